@@ -1,0 +1,48 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench up pins clean
+
+help:
+	@echo "make demo   install, then run the whole loop on two real models"
+	@echo "make test   install, then checks and tests"
+	@echo "make check  format, lint, types, import directions"
+	@echo "make bench  side-by-side measurements against peers"
+	@echo "make up     Prefect, MLflow, the schedules and the console"
+
+setup: $(READY)
+
+# torch goes first and pinned: unpinned it brings several GB of CUDA packages.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx,examples,bench,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/requant demo
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/run.sh
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+up: setup
+	$(BIN)/requant up
+
+pins: setup
+	sh infra/deploy/pins.sh $(BIN)/pip > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .requant

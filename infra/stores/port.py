@@ -1,0 +1,45 @@
+"""What every object store can do; each adapter passes `tests/contract/test_stores.py`."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class ObjectStore(Protocol):
+    """Flat keys ("traffic/minilm/date=2026-01-01/hour=03/x.parquet") to immutable or replaceable bytes.
+
+    Keys are relative, use "/" and never contain "..". All methods raise `infra.errors.Unavailable` when the
+    store cannot answer (or its disk is full), and leave no partial object behind.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the store lives, as given to `open_store` (no credentials)."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes; raises `NotFound`."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace, atomically: a reader sees the old bytes or the new ones."""
+        ...
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write only if absent; exactly one of many concurrent writers wins, the others get `AlreadyExists`.
+
+        Safe to retry after a time-out: finding the very same bytes there counts as success only when the
+        writer cannot know whether its own write landed (S3 time-out), never in a plain race.
+        """
+        ...
+
+    def exists(self, key: str) -> bool:
+        """True when `get` would find the key."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that start with `prefix`, in lexicographic order."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove; absent keys are fine."""
+        ...

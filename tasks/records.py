@@ -1,0 +1,195 @@
+"""The values that pass between stages: frozen, without behaviour beyond what follows from their own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensor = NDArray[np.float32]
+Payload = str | Tensor
+"""What a request carries: a text, or one float32 tensor without the batch dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One live request as it was served."""
+
+    request_id: str
+    time: datetime  # timezone-aware, UTC
+    tenant: str
+    domain: str
+    language: str
+    payload: Payload
+    latency_ms: float | None = None
+    model_version: str | None = None
+    decision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A bounded, representative draw from live traffic: a traffic window's sample, or a calibration set."""
+
+    requests: tuple[Request, ...]
+    digest: str  # SHA-256 over the sorted request ids and payloads
+    seen: int  # requests offered before sampling
+    dropped: Mapping[str, int]  # reason -> count: duplicate, tenant-cap, ...
+
+
+class CaseKind(StrEnum):
+    """What a golden case is used for."""
+
+    PLAIN = "plain"  # fidelity (or accuracy, where it has a label)
+    QUERY = "query"  # retrieval: `relevant` names the passages it must find
+    PASSAGE = "passage"  # retrieval: the fixed corpus
+    SAFETY = "safety"  # label is "allowed" or "blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """One fixed evaluation case."""
+
+    case_id: str
+    payload: Payload
+    domain: str
+    language: str
+    kind: CaseKind = CaseKind.PLAIN
+    label: str | None = None
+    relevant: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenSet:
+    """The fixed evaluation cases of one model; never overlaps a calibration set."""
+
+    cases: tuple[GoldenCase, ...]
+    digest: str
+    safety_weight: Tensor | None = None  # [embedding]; the shipped linear safety head
+    safety_bias: float = 0.0
+
+
+class Verdict(StrEnum):
+    """The outcome of a gate. No data is never `passed`; `error` means that it could not be judged."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A point estimate with its confidence interval (level stated by whoever made it; 95 % unless said)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One check of one metric on one group of golden cases."""
+
+    metric: str  # cosine, recall, accuracy, flips, safety-flips, latency-ratio, size-ratio, peak-memory-ratio
+    group: str  # "all", "domain=code", "language=ja", or a target's name
+    verdict: Verdict
+    estimate: Interval | None
+    budget: float
+    direction: str  # "at least" or "at most"
+    count: int  # cases judged
+    reason: str  # one sentence with the figures
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """All gates of one candidate on one target."""
+
+    target: str
+    gates: tuple[GateResult, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the gates: error, failed, inconclusive, passed; no gates at all is inconclusive."""
+        found = {gate.verdict for gate in self.gates}
+        for worst in (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE):
+            if worst in found:
+                return worst
+        return Verdict.PASSED if found else Verdict.INCONCLUSIVE
+
+    @property
+    def refusals(self) -> tuple[GateResult, ...]:
+        """The gates that did not pass."""
+        return tuple(gate for gate in self.gates if gate.verdict is not Verdict.PASSED)
+
+
+class Action(StrEnum):
+    """What the loop decided to do (DESIGN.md, D3)."""
+
+    KEEP = "keep"
+    RECALIBRATE = "recalibrate"
+    FALLBACK = "fallback"
+    REQUEST_RETRAINING = "request-retraining"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Health(StrEnum):
+    """What one lens says."""
+
+    FINE = "fine"
+    DEGRADED = "degraded"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One measured statement of a lens: a layer, a domain, a feature."""
+
+    subject: str  # "layer conv2", "language=ja", "length"
+    value: float
+    limit: float
+    exceeded: bool
+    text: str  # one sentence with the figures
+
+
+@dataclass(frozen=True, slots=True)
+class LensReading:
+    """What one lens saw in one window."""
+
+    lens: str  # input, range, fidelity, safety, control
+    health: Health
+    findings: tuple[Finding, ...]
+    count: int  # requests or cases looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why the loop did or did not act; kept for every run."""
+
+    action: Action
+    reasons: tuple[str, ...]
+    readings: tuple[LensReading, ...]
+    window_digest: str
+
+
+__all__ = [
+    "Action",
+    "CaseKind",
+    "Decision",
+    "Finding",
+    "GateReport",
+    "GateResult",
+    "GoldenCase",
+    "GoldenSet",
+    "Health",
+    "Interval",
+    "LensReading",
+    "Payload",
+    "Request",
+    "Sample",
+    "Tensor",
+    "Verdict",
+]
