@@ -28,6 +28,7 @@ class Request:
     latency_ms: float | None = None
     model_version: str | None = None
     decision: str | None = None
+    label: str | None = None  # the right answer, where somebody supplied one later
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ class GateResult:
     """One check of one metric on one group of golden cases."""
 
     metric: str  # cosine, recall, accuracy, flips, safety-flips, latency-ratio, size-ratio, peak-memory-ratio
-    group: str  # "all", "domain=code", "language=ja", or a target's name
+    group: str  # "all", "domain=code", "language=ja"
+    binding: bool  # False: reported only, because no such traffic is served
     verdict: Verdict
     estimate: Interval | None
     budget: float
@@ -113,8 +115,8 @@ class GateReport:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the gates: error, failed, inconclusive, passed; no gates at all is inconclusive."""
-        found = {gate.verdict for gate in self.gates}
+        """The worst of the binding gates: error, failed, inconclusive, passed; none at all is inconclusive."""
+        found = {gate.verdict for gate in self.gates if gate.binding}
         for worst in (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE):
             if worst in found:
                 return worst
@@ -122,8 +124,8 @@ class GateReport:
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:
-        """The gates that did not pass."""
-        return tuple(gate for gate in self.gates if gate.verdict is not Verdict.PASSED)
+        """The binding gates that did not pass."""
+        return tuple(gate for gate in self.gates if gate.binding and gate.verdict is not Verdict.PASSED)
 
 
 class Action(StrEnum):

@@ -1,0 +1,172 @@
+"""The description of one model that Requant keeps right: one YAML file, checked once, here."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from croniter import croniter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infra.errors import BadInput
+
+
+class Task(StrEnum):
+    """What the model does; decides how inputs are prepared and outputs judged."""
+
+    TEXT_EMBEDDING = "text-embedding"
+    IMAGE_CLASSIFICATION = "image-classification"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(_Strict):
+    """What one request looks like to the model."""
+
+    tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
+    max_length: int = Field(default=128, ge=1, le=8192)  # tokens
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # of one tensor, without the batch dimension
+
+
+class DataSpec(_Strict):
+    """Shipped data, as Parquet files beside the spec."""
+
+    calibration: str  # the pool that anchors every calibration set
+    traffic: str | None = None  # a corpus to replay as traffic
+
+
+class GoldenSpec(_Strict):
+    """The fixed evaluation cases, as files beside the spec."""
+
+    cases: str
+    safety_head: str | None = None
+
+
+class QualityBudget(_Strict):
+    """A bound on one golden metric, overall and for every group that the traffic holds, or for one named group."""
+
+    metric: Literal["cosine", "recall-drop", "accuracy-drop", "flips"]
+    group: str | None = Field(default=None, pattern=r"^(all|domain=.+|language=.+)$")
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+
+class Budgets(_Strict):
+    """What a candidate may cost, relative to full precision, and how good it must stay."""
+
+    latency_ratio: float = Field(gt=0)  # candidate / full precision, median of paired runs
+    size_ratio: float = Field(gt=0)
+    peak_memory_ratio: float = Field(default=1.5, gt=0)
+    safety_flips: int = Field(default=0, ge=0)  # decisions of the safety head that differ from full precision
+    quality: tuple[QualityBudget, ...] = Field(min_length=1)
+
+
+class ControlSpec(_Strict):
+    """Below this, full precision itself is wrong on what users send, and only retraining helps."""
+
+    metric: Literal["accuracy", "recall"]
+    at_least: float = Field(ge=0, le=1)
+
+
+def _cron(value: str) -> str:
+    if not croniter.is_valid(value):
+        raise ValueError("not a cron expression of five fields, such as '0 3 * * *'")
+    return value
+
+
+class ScheduleSpec(_Strict):
+    """When maintenance runs."""
+
+    slug: str = Field(pattern=r"^[a-z0-9-]+$")
+    cron: Annotated[str, AfterValidator(_cron)]
+    timezone: str = "UTC"
+
+
+class WindowSpec(_Strict):
+    """How live traffic is sampled."""
+
+    hours: int = Field(default=24, ge=1)  # the current window ends with the newest request
+    minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
+    sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
+    tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
+
+
+class ModelSpec(_Strict):
+    """One model: where it comes from, what it is judged by and what it may cost."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")
+    source: str = Field(min_length=1)  # folder, package:NAME/path, s3://..., models:/NAME/VERSION
+    task: Task
+    input: InputSpec
+    data: DataSpec
+    golden: GoldenSpec
+    budgets: Budgets
+    targets: tuple[Literal["onnxruntime-cpu", "tensorrt-rtx", "tensorrt"], ...] = Field(min_length=1)
+    schedule: ScheduleSpec
+    window: WindowSpec = WindowSpec()
+    control: ControlSpec | None = None
+    approval: Literal["auto", "manual"] = "auto"
+
+    @model_validator(mode="after")
+    def _input_fits_task(self) -> Self:
+        if self.task is Task.TEXT_EMBEDDING and self.input.tokenizer is None:
+            raise ValueError("input.tokenizer is missing: a text model needs its tokenizer.json")
+        if self.task is Task.IMAGE_CLASSIFICATION and self.input.shape is None:
+            raise ValueError("input.shape is missing: an image model needs the shape of one image")
+        return self
+
+
+def parse_spec(text: str, *, where: str) -> ModelSpec:
+    """Read a spec from YAML; raises `BadInput` naming each wrong field, what was found and what is allowed."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise BadInput(f"{where} is not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(document, Mapping):
+        raise BadInput(
+            f"{where} holds {type(document).__name__}, not a mapping of fields: see examples/minilm/model.yaml"
+        )
+    try:
+        return ModelSpec.model_validate(document)
+    except ValidationError as exc:
+        raise BadInput(f"{where}: " + "; ".join(_sentence(error) for error in exc.errors())) from exc
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """Read a spec file; raises `BadInput` when it is missing, not UTF-8 or wrong."""
+    try:
+        return parse_spec(path.read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadInput(f"the spec {path} cannot be read ({exc}): give the path of a UTF-8 YAML file") from exc
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "the spec"
+    if error["type"] == "extra_forbidden":
+        allowed = ", ".join(_fields_at(error["loc"][:-1]))
+        return f"{path} is unknown; allowed here: {allowed}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    return f"{path} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    """Field names allowed at a location of the spec."""
+    model: type[BaseModel] = ModelSpec
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,47 @@
+"""How one input, text or tensor, is written in Parquet: four columns that traffic, samples and golden sets share."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+
+from infra.errors import BadInput
+from tasks.records import Payload
+
+PAYLOAD_FIELDS = (
+    pa.field("text", pa.string()),
+    pa.field("tensor", pa.binary()),  # little-endian, C order
+    pa.field("shape", pa.list_(pa.int32())),
+    pa.field("dtype", pa.string()),  # "float32"
+)
+
+
+def encode(payload: Payload) -> dict[str, object]:
+    """The four columns of one payload."""
+    if isinstance(payload, str):
+        return {"text": payload, "tensor": None, "shape": None, "dtype": None}
+    tensor = np.ascontiguousarray(payload, dtype="<f4")
+    return {"text": None, "tensor": tensor.tobytes(), "shape": list(tensor.shape), "dtype": "float32"}
+
+
+def decode(row: Mapping[str, object]) -> Payload:
+    """The payload of one row; raises `BadInput` when it is neither a text nor a well-formed float32 tensor."""
+    text, raw, shape, dtype = (row.get(field.name) for field in PAYLOAD_FIELDS)
+    if isinstance(text, str) and raw is None:
+        return text
+    if text is not None or not isinstance(raw, bytes) or not isinstance(shape, list):
+        raise BadInput("the input is neither a text nor a tensor: fill `text`, or `tensor` with `shape` and `dtype`")
+    if dtype != "float32":
+        raise BadInput(f"the tensor's dtype is {dtype!r}: only 'float32' is allowed")
+    if len(raw) != 4 * int(np.prod(shape)):
+        raise BadInput(f"the tensor has {len(raw)} bytes, but shape {shape} of float32 needs {4 * int(np.prod(shape))}")
+    return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
+
+
+def fingerprint(payload: Payload) -> str:
+    """SHA-256 of the content alone, in hexadecimal: equal payloads are duplicates."""
+    if isinstance(payload, str):
+        return sha256(b"text:" + payload.encode()).hexdigest()
+    tensor = np.ascontiguousarray(payload, dtype="<f4")
+    return sha256(f"tensor:{tensor.shape}:".encode() + tensor.tobytes()).hexdigest()
