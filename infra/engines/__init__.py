@@ -1,0 +1,26 @@
+"""Targets that engines are built for; `open_target` is the only place that knows which module drives which."""
+
+from importlib import import_module
+
+from infra.engines.port import Target
+from infra.errors import BadInput, Unavailable
+
+TARGETS = ("onnxruntime-cpu", "tensorrt-rtx", "tensorrt")
+
+
+def open_target(name: str) -> Target:
+    """The adapter of a target; raises `BadInput` (unknown) and `Unavailable` (its module is not installed)."""
+    if name == "onnxruntime-cpu":
+        from infra.engines.onnxruntime_cpu import OnnxRuntimeCpu
+
+        return OnnxRuntimeCpu()
+    if name not in TARGETS:
+        raise BadInput(f"no target is called {name!r}: allowed are {', '.join(TARGETS)}")
+    module = name.replace("-", "_")
+    try:
+        loaded = import_module(module)
+    except ImportError as exc:
+        raise Unavailable(f"target {name} needs the module {module}: pip install 'requant[{name}]'") from exc
+    from infra.engines.tensorrt import TensorRt
+
+    return TensorRt(name, loaded, ahead_of_time=name == "tensorrt-rtx")

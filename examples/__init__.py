@@ -1,0 +1,1 @@
+"""Model specs with the data they ship: nothing under `tasks` or `infra` imports this package."""

@@ -1,0 +1,1 @@
+"""A sentence encoder on real text in many languages: corpus, golden set and safety head."""

@@ -1,0 +1,80 @@
+"""A graph in MLflow's ONNX flavour: loadable by `mlflow.pyfunc.load_model` with nothing of ours installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import BadInput
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def log_onnx(client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path) -> str:
+    """What `mlflow.onnx.log_model` does, on this client instead of the global one; returns the logged model's id.
+
+    `folder` is scratch space. Raises `BadInput` for bytes that are no ONNX model.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
+    graph = _parsed(onnx_bytes)
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="onnx")
+    model_id = str(logged.model_id)
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    described = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
+    _save(graph, onnx_bytes, folder / "model", described)
+    client.log_model_artifacts(model_id, str(folder / "model"))
+    client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    return model_id
+
+
+def _parsed(onnx_bytes: bytes) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
+
+    try:
+        model = onnx.load_model_from_string(onnx_bytes)
+    except DecodeError as error:
+        raise BadInput("The bytes to register are no ONNX model: hand over the serialized graph.") from error
+    if not model.graph.output:  # protobuf reads an empty or foreign message without a murmur
+        raise BadInput("The bytes to register are an ONNX model without outputs: hand over the serialized graph.")
+    return model
+
+
+def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> None:
+    import mlflow.onnx
+
+    mlflow.onnx.save_model(
+        graph,
+        str(folder),
+        mlflow_model=described,
+        signature=_signature(graph),
+        # Inferring requirements would start a process and load the model: seconds for an answer that is known.
+        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("onnx", "onnxruntime")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    (folder / "model.onnx").write_bytes(onnx_bytes)  # byte for byte what the release holds, not a re-serialization
+
+
+def _signature(graph: Any) -> object:
+    """Names, types and shapes of inputs and outputs, -1 for a symbolic dimension."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema
+
+    constants = {one.name for one in graph.graph.initializer}
+    inputs = [_spec(one) for one in graph.graph.input if one.name not in constants]
+    return ModelSignature(Schema(inputs), Schema([_spec(one) for one in graph.graph.output]))
+
+
+def _spec(value: Any) -> object:
+    import onnx
+    from mlflow.types import TensorSpec
+
+    tensor = value.type.tensor_type
+    shape = tuple(side.dim_value if side.HasField("dim_value") else -1 for side in tensor.shape.dim)
+    return TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape, value.name)

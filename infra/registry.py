@@ -1,0 +1,367 @@
+"""The model registry and the experiment log: MLflow, and the only module that knows it.
+
+MLflow is imported on first use: it takes two seconds, and reads its settings from the environment as it loads.
+Everything goes through an explicit client, never through MLflow's global URI or active run, so that threads and
+several registries in one process do not meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import socket
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from infra.errors import BadInput, NotFound, RequantError, Unavailable
+from infra.flavour import log_onnx
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_T = TypeVar("_T")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RELEASE = "release"  # the tag that names a version's release bundle
+_NOT_FOUND = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+_BAD_INPUT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+_TAKEN = {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
+_BATCH = 100  # parameters or tags that MLflow takes in one request
+_PATIENCE = 5.0  # seconds to wait for a server's first sign of life
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_LIMITS = {  # MLflow's own defaults retry a dead server for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """One version of a registered model."""
+
+    version: str
+    release: str | None  # digest of its release bundle; None for a version that Requant did not make
+    tags: Mapping[str, str]
+    run_id: str | None
+
+
+class Registry:
+    """One MLflow tracking server (or database) and its model registry."""
+
+    def __init__(self, tracking_uri: str, registry_uri: str | None = None, artifact_root: str | None = None) -> None:
+        """`artifact_root` is where a database without a server keeps files; left out, a folder beside SQLite's."""
+        self._tracking_uri = tracking_uri
+        self._registry_uri = registry_uri
+        self._artifact_root = artifact_root or _beside(tracking_uri)
+        self._opened: MlflowClient | None = None
+        self._lock = threading.Lock()
+
+    def ping(self) -> None:
+        """Return when the registry answers; raises `Unavailable` within seconds when it does not."""
+        _reach(self._tracking_uri)
+        if self._registry_uri:
+            _reach(self._registry_uri)
+        with self._client("answer") as client:
+            client.search_registered_models(max_results=1)
+
+    def register(
+        self,
+        model: str,
+        onnx_bytes: bytes,
+        *,
+        release: str,
+        tags: Mapping[str, str],
+        run_name: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, str],
+        artifacts: Mapping[str, bytes],
+    ) -> str:
+        """Log a run with the graph in the ONNX flavour and register it; the same release gives the same version.
+
+        Raises `BadInput` for bytes that are no ONNX model, `Unavailable`.
+        """
+        known = self._version_of(model, release)
+        if known is not None:
+            return known
+        with tempfile.TemporaryDirectory() as folder, self._client(f"register {model}") as client:
+            with self._run(client, model, run_name, {**tags, _RELEASE: release}) as run_id:
+                _log(client, run_id, params, metrics, artifacts)
+                model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder))
+            with _unless_taken():
+                client.create_registered_model(model)
+            made = client.create_model_version(
+                model, f"models:/{model_id}", run_id, tags={**tags, _RELEASE: release}, model_id=model_id
+            )
+            return str(made.version)
+
+    def aliases(self, model: str) -> dict[str, str]:
+        """Alias to version; empty for a model that has no version yet."""
+        try:
+            with self._client(f"read the aliases of {model}") as client:
+                found = client.get_registered_model(_checked(model)).aliases
+        except NotFound:
+            return {}
+        return {str(alias): str(version) for alias, version in found.items()}
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        """Point the alias at the version; raises `NotFound`, `Unavailable`."""
+        with self._client(f"set the alias {alias} of {model} to version {version}") as client:
+            client.get_model_version(_checked(model), version)  # not every server refuses an alias to nothing
+            client.set_registered_model_alias(model, alias, version)
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Remove the alias; an absent one is fine."""
+        with contextlib.suppress(NotFound), self._client(f"delete the alias {alias} of {model}") as client:
+            if alias in client.get_registered_model(_checked(model)).aliases:
+                client.delete_registered_model_alias(model, alias)
+
+    def version(self, model: str, version: str) -> RegisteredVersion:
+        """One version; raises `NotFound`, `Unavailable`."""
+        with self._client(f"read version {version} of {model}") as client:
+            return _registered(client.get_model_version(_checked(model), version))
+
+    def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
+        """Every version, oldest first; empty for an unknown model."""
+        return self._search(model, f"name = '{_checked(model)}'")
+
+    def log_run(
+        self,
+        model: str,
+        run_name: str,
+        params: Mapping[str, str],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, bytes],
+        parent: str | None = None,
+    ) -> str:
+        """Log a finished run under the model's experiment and return its id; raises `Unavailable`."""
+        nesting = {"mlflow.parentRunId": parent} if parent else {}
+        with (
+            self._client(f"log the run {run_name} of {model}") as client,
+            self._run(client, model, run_name, {**tags, **nesting}) as run_id,
+        ):
+            _log(client, run_id, params, metrics, artifacts)
+        return run_id
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """One file of a run; raises `NotFound`, `Unavailable`."""
+        with tempfile.TemporaryDirectory() as folder, self._client(f"read the artifact {path} of {run_id}") as client:
+            parent = path.rpartition("/")[0]
+            if not any(item.path == path and not item.is_dir for item in client.list_artifacts(run_id, parent or None)):
+                raise NotFound(f"The run {run_id} has no artifact {path}: see the run's page for what it has.")
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def _version_of(self, model: str, release: str) -> str | None:
+        if not re.fullmatch(r"[A-Za-z0-9:._-]+", release):
+            raise BadInput(f"{release!r} is no release digest: give the one that write_release returned.")
+        found = self._search(model, f"name = '{_checked(model)}' and tags.{_RELEASE} = '{release}'")
+        return found[0].version if found else None
+
+    def _search(self, model: str, query: str) -> tuple[RegisteredVersion, ...]:
+        found: list[RegisteredVersion] = []
+        token = None
+        with self._client(f"list the versions of {model}") as client:
+            while True:
+                page = client.search_model_versions(query, page_token=token)
+                found += [_registered(one) for one in page]
+                token = page.token
+                if not token:
+                    return tuple(sorted(found, key=lambda one: int(one.version)))
+
+    @contextlib.contextmanager
+    def _run(self, client: MlflowClient, model: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """A run that ends as finished, or as failed when the block raises."""
+        experiment = self._experiment(client, _checked(model))
+        run_id = str(client.create_run(experiment, run_name=name).info.run_id)
+        try:
+            _log_tags(client, run_id, tags)
+            yield run_id
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first failure is the one to report
+                client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id)
+
+    def _experiment(self, client: MlflowClient, model: str) -> str:
+        found = client.get_experiment_by_name(model)
+        if found is None:
+            location = f"{self._artifact_root.rstrip('/')}/{model}" if self._artifact_root else None
+            with _unless_taken():
+                client.create_experiment(model, artifact_location=location)
+            found = client.get_experiment_by_name(model)
+        return str(found.experiment_id)
+
+    @contextlib.contextmanager
+    def _client(self, doing: str) -> Iterator[MlflowClient]:
+        """The client, with every failure inside the block translated."""
+        with self._lock:
+            if self._opened is None:
+                for uri in filter(None, (self._tracking_uri, self._registry_uri)):
+                    _reach(uri)
+                with _translated(self._tracking_uri, "open"):
+                    self._opened = _open(self._tracking_uri, self._registry_uri)
+        with _translated(self._tracking_uri, doing):
+            yield self._opened
+
+
+def _open(tracking_uri: str, registry_uri: str | None) -> MlflowClient:
+    for name, value in _LIMITS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    with _one_at_a_time(tracking_uri):
+        client = MlflowClient(tracking_uri, registry_uri or tracking_uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """MLflow creates a fresh SQLite database's tables without a lock: two first commands would trip each other."""
+    path = _sqlite_file(uri)
+    if path is None:
+        yield
+        return
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _reach(uri: str) -> None:
+    """Fail early and clearly where MLflow would retry for minutes; raises `Unavailable`."""
+    parts = urlsplit(uri)
+    try:
+        if parts.scheme in ("http", "https"):
+            httpx.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE)
+        elif (path := _sqlite_file(uri)) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
+        elif parts.hostname:
+            port = parts.port or _PORTS.get(parts.scheme.partition("+")[0], 5432)
+            socket.create_connection((parts.hostname, port), timeout=_PATIENCE).close()
+    except (httpx.HTTPError, httpx.InvalidURL, sqlite3.Error, OSError, ValueError) as error:
+        raise Unavailable(
+            f"The registry {_shown(uri)} does not answer ({error}): start it or correct its address."
+        ) from error
+
+
+@contextlib.contextmanager
+def _translated(uri: str, doing: str) -> Iterator[None]:
+    """Turn whatever MLflow and its backends raise into our errors, chained."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    vendors = (MlflowException, RequestException, SQLAlchemyError, Boto3Error, BotoCoreError, ClientError, OSError)
+    try:
+        yield
+    except vendors as error:
+        raise _ours(error, getattr(error, "error_code", ""), _shown(uri), doing) from error
+
+
+def _ours(error: Exception, code: str, uri: str, doing: str) -> RequantError:
+    text = " ".join(str(error).split())[:300]
+    if code in _NOT_FOUND:
+        return NotFound(
+            f"The registry {uri} could not {doing}, because there is no such thing ({text}): check the name."
+        )
+    if code in _BAD_INPUT:
+        return BadInput(f"The registry {uri} could not {doing}, because it did not accept it ({text}): correct it.")
+    return Unavailable(f"The registry {uri} could not {doing} ({text}): check that it and its file store are up.")
+
+
+@contextlib.contextmanager
+def _unless_taken() -> Iterator[None]:
+    """Somebody else making the same thing first is as good."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in _TAKEN:
+            raise
+
+
+def _log(
+    client: MlflowClient,
+    run_id: str,
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+    artifacts: Mapping[str, bytes],
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    stamp = int(time.time() * 1000)
+    for names in _batches(params):
+        client.log_batch(run_id, params=[Param(name, str(params[name])) for name in names])
+    for names in _batches(metrics):
+        client.log_batch(run_id, metrics=[Metric(name, float(metrics[name]), stamp, 0) for name in names])
+    if artifacts:
+        with tempfile.TemporaryDirectory() as folder:
+            for path, data in artifacts.items():
+                _write(Path(folder), path, data)
+            client.log_artifacts(run_id, folder)
+
+
+def _write(folder: Path, path: str, data: bytes) -> None:
+    target = (folder / path).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise BadInput(f"The artifact path {path!r} leaves the run's folder: use a relative path without '..'.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+
+
+def _log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    for names in _batches(tags):
+        client.log_batch(run_id, tags=[RunTag(name, str(tags[name])) for name in names])
+
+
+def _batches(names: Mapping[str, _T]) -> Iterator[list[str]]:
+    rest = iter(names)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
+
+
+def _registered(found: Any) -> RegisteredVersion:
+    tags = {str(key): str(value) for key, value in found.tags.items()}
+    return RegisteredVersion(str(found.version), tags.get(_RELEASE), tags, found.run_id or None)
+
+
+def _checked(model: str) -> str:
+    if _MODEL.fullmatch(model) is None:
+        raise BadInput(f"The model name {model!r} cannot be registered: use letters, digits, '.', '_' and '-'.")
+    return model
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(unquote(uri.removeprefix(prefix).partition("?")[0])) if uri.startswith(prefix) else None
+
+
+def _beside(uri: str) -> str | None:
+    """MLflow would put a database's files into ./mlruns of wherever the command runs."""
+    path = _sqlite_file(uri)
+    return (path.absolute().parent / "artifacts").as_uri() if path else None
+
+
+def _shown(uri: str) -> str:
+    """The address without user name and password."""
+    parts = urlsplit(uri)
+    return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri

@@ -1,0 +1,120 @@
+"""Where everything lives: settings decide between a laptop and production, never branches in code (DESIGN.md, D12)."""
+
+import getpass
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.errors import BadInput
+from infra.registry import Registry
+from infra.releases import Signer
+from infra.stores import ObjectStore, open_store
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_CLI_PROMPT": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""No dependency reports home, asks a model hub, or unpickles."""
+
+
+class Settings(BaseSettings):
+    """`REQUANT_*` environment variables; the defaults embed everything in the workspace folder."""
+
+    model_config = SettingsConfigDict(env_prefix="REQUANT_", extra="ignore", frozen=True)
+
+    workspace: Path = Path(".requant")
+    store_url: str | None = None  # s3://bucket/prefix, file:///path
+    s3_endpoint_url: str | None = None
+    s3_region: str | None = None
+    mlflow_tracking_uri: str | None = None
+    prefect_api_url: str | None = None
+    signing_key: Path | None = None  # Ed25519, PEM
+    actor: str = Field(default_factory=getpass.getuser)
+    prefect_port: int = 4200
+    mlflow_port: int = 5000
+    console_port: int = 8400
+
+    @property
+    def root(self) -> Path:
+        """The workspace as an absolute path."""
+        return self.workspace.expanduser().resolve()
+
+    @property
+    def store_address(self) -> str:
+        """The object store: the given one, or a folder of the workspace."""
+        return self.store_url or (self.root / "store").as_uri()
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow: the given server or database, or SQLite in the workspace."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def key_path(self) -> Path:
+        """The key that signs releases."""
+        return self.signing_key or self.root / "keys" / "signing.pem"
+
+    def store(self) -> ObjectStore:
+        """The object store, opened."""
+        return open_store(self.store_address, endpoint_url=self.s3_endpoint_url, region=self.s3_region)
+
+    def registry(self) -> Registry:
+        """The MLflow registry, opened."""
+        return Registry(self.mlflow_uri, artifact_root=(self.root / "artifacts").as_uri() if self._embedded else None)
+
+    def signer(self) -> Signer:
+        """The signing key; an embedded workspace makes its own the first time."""
+        if self.signing_key is None and not self.key_path.exists():
+            self.key_path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return Signer.create(self.key_path)
+            except BadInput:  # another process was first
+                return Signer.from_pem(self.key_path)
+        return Signer.from_pem(self.key_path)
+
+    @property
+    def _embedded(self) -> bool:
+        return self.mlflow_tracking_uri is None
+
+
+def read_settings() -> Settings:
+    """The settings of this process's environment; raises `BadInput` naming the variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as exc:
+        wrong = "; ".join(f"REQUANT_{str(e['loc'][0]).upper()} is {e['input']!r}: {e['msg']}" for e in exc.errors())
+        raise BadInput(f"settings: {wrong}") from exc
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings, read once per process."""
+    return read_settings()
+
+
+def use_workspace(workspace: Path | None) -> Settings:
+    """Point this process, and the processes it starts, at a workspace; call it before Prefect or MLflow is imported."""
+    if workspace is not None:
+        os.environ["REQUANT_WORKSPACE"] = str(workspace)
+    settings.cache_clear()
+    chosen = settings()
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    os.environ["PREFECT_HOME"] = str(chosen.root / "prefect")
+    os.environ["MLFLOW_TRACKING_URI"] = chosen.mlflow_uri
+    os.environ["REQUANT_WORKSPACE"] = str(chosen.root)
+    if chosen.prefect_api_url:
+        os.environ["PREFECT_API_URL"] = chosen.prefect_api_url
+    return chosen

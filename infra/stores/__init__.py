@@ -1,0 +1,28 @@
+"""Object stores: one port (`infra.stores.port`), a local folder and S3."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from infra.errors import BadInput
+from infra.stores.port import ObjectStore
+
+
+def open_store(url: str, *, endpoint_url: str | None = None, region: str | None = None) -> ObjectStore:
+    """The store at `file:///path`, a plain path or `s3://bucket/prefix`; raises `BadInput` for any other address.
+
+    `endpoint_url` and `region` are for S3 alone; credentials come from the usual AWS chain.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme == "s3":
+        from infra.stores.s3 import S3Store  # boto3 takes a third of a second to import; a laptop needs none of it
+
+        return S3Store(url, endpoint_url=endpoint_url, region=region)
+    if scheme in ("", "file"):
+        from infra.stores.local import LocalStore
+
+        return LocalStore(url)
+    raise BadInput(f"The store address {url!r} starts with {scheme!r}: use s3://bucket/prefix, file:///path or a path.")
+
+
+__all__ = ["ObjectStore", "open_store"]

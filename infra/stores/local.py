@@ -1,0 +1,157 @@
+"""Objects as files in a folder: the store of a laptop, of tests, and of one host."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.stores.keys import checked, checked_prefix
+
+_PARTIAL = ".partial"  # unfinished writes live here, outside every key
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class LocalStore:
+    """The port `ObjectStore` on a folder, which is created on first write."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is `file:///absolute/path` or a plain path; raises `BadInput` for anything else."""
+        self._url = url
+        self._root = _folder(url)
+
+    @property
+    def url(self) -> str:
+        """The folder as it was given."""
+        return self._url
+
+    def get(self, key: str) -> bytes:
+        """The file's bytes; raises `NotFound`, `Unavailable`."""
+        try:
+            return self._path(key).read_bytes()
+        except _ABSENT as error:
+            raise NotFound(f"There is no object {key} in {self._url}: check the name, or write it first.") from error
+        except OSError as error:
+            raise self._failure("read", key, error) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace by renaming a finished file over the old one; raises `Unavailable`."""
+        path = self._path(key)
+        try:
+            with self._finished(path, data) as partial:
+                partial.replace(path)
+        except OSError as error:
+            raise self._failure("write", key, error) from error
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write by linking a finished file to a free name; raises `AlreadyExists`, `Unavailable`."""
+        path = self._path(key)
+        try:
+            with self._finished(path, data) as partial:
+                os.link(partial, path)  # unlike O_EXCL, the name never shows incomplete content
+        except FileExistsError as error:
+            raise AlreadyExists(
+                f"The object {key} in {self._url} is already there: another writer was first; read it."
+            ) from error
+        except OSError as error:
+            raise self._failure("create", key, error) from error
+
+    def exists(self, key: str) -> bool:
+        """True when the file is there; raises `Unavailable`."""
+        try:
+            return self._path(key).is_file()
+        except OSError as error:
+            raise self._failure("look for", key, error) from error
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that start with the prefix, in lexicographic order; raises `Unavailable`."""
+        folder = checked_prefix(prefix).rpartition("/")[0]
+        try:
+            yield from _keys(self._root / folder, f"{folder}/" if folder else "", prefix)
+        except OSError as error:
+            raise self._failure("list", prefix, error) from error
+
+    def delete(self, key: str) -> None:
+        """Remove the file if it is there; raises `Unavailable`."""
+        try:
+            self._path(key).unlink()
+        except _ABSENT:
+            return
+        except OSError as error:
+            raise self._failure("delete", key, error) from error
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked(key)
+
+    @contextlib.contextmanager
+    def _finished(self, path: Path, data: bytes) -> Iterator[Path]:
+        """A synced file with the data on the same file system, gone afterwards; the folder of `path` is synced."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (self._root / _PARTIAL).mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._root / _PARTIAL)
+        partial = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would lock out a reader under another account
+                os.fsync(file.fileno())
+            yield partial
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _failure(self, verb: str, key: str, error: OSError) -> RequantError:
+        return Unavailable(f"The store {self._url} could not {verb} {key!r} ({error.strerror}): {_remedy(error)}.")
+
+
+def _folder(url: str) -> Path:
+    parts = urlsplit(url)
+    if not url or (parts.scheme and parts.scheme != "file"):
+        raise BadInput(f"The store address {url!r} is not a folder: write file:///absolute/path or a plain path.")
+    if not parts.scheme:
+        return Path(url).expanduser().absolute()
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise BadInput(f"The store address {url!r} names a host or a relative path: write file:///absolute/path.")
+    return Path(unquote(parts.path))
+
+
+def _keys(folder: Path, base: str, prefix: str) -> Iterator[str]:
+    """Keys under the folder in the order of the whole key: "a-b/x" comes before "a/x"."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(entry.name + "/" if entry.is_dir() else entry.name for entry in found)
+    except _ABSENT:
+        return
+    for name in names:
+        key = base + name
+        if key == f"{_PARTIAL}/" or not (key.startswith(prefix) or prefix.startswith(key)):
+            continue
+        if name.endswith("/"):
+            yield from _keys(folder / name, key, prefix)
+        elif key.startswith(prefix):
+            yield key
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space or raise the limit there, or set another store, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP):
+        return "choose a folder that this account may write, on a file system with hard links"
+    if isinstance(error, (FileExistsError, *_ABSENT)):
+        return "part of the path is a file where a folder must be, or the other way round; choose another key or store"
+    return "check the disk and the folder, then run again"

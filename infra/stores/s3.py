@@ -1,0 +1,200 @@
+"""Objects in an S3 bucket, or in anything that speaks its protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeGuard
+from urllib.parse import urlsplit
+
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+)
+
+from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.stores.keys import checked, checked_prefix
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_ABSENT = {"404", "NoSuchKey", "NotFound"}
+_DENIED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+_CREATE_ATTEMPTS = 5
+_FIRST_PAUSE = 0.05  # seconds; doubles after every attempt
+
+
+class S3Store:
+    """The port `ObjectStore` on one bucket and prefix."""
+
+    def __init__(self, url: str, *, endpoint_url: str | None = None, region: str | None = None) -> None:
+        """`url` is `s3://bucket/prefix`; raises `BadInput` for anything else, `Unavailable` for a bad configuration."""
+        self._url = url
+        self._bucket, self._base = _bucket_and_base(url)
+        try:
+            session = Session()
+            self._client = _client(session, endpoint_url, region, attempts=4)
+            # A library's own retry would meet the first attempt's object and call it somebody else's: 412.
+            self._once = _client(session, endpoint_url, region, attempts=1)
+        except (BotoCoreError, ValueError) as error:
+            raise Unavailable(
+                f"The store {url} is badly configured ({error}): check the endpoint and region."
+            ) from error
+
+    @property
+    def url(self) -> str:
+        """The address as it was given."""
+        return self._url
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes; raises `NotFound`, `Unavailable`."""
+        name = self._name(key)
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("read", key, error) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace; raises `Unavailable`."""
+        name = self._name(key)
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=name, Body=data)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("write", key, error) from error
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write only if absent, by `If-None-Match: *`; raises `AlreadyExists`, `Unavailable`."""
+        name = self._name(key)
+        unsure = False  # true once an attempt may have landed without our hearing of it
+        failure: Exception | None = None
+        for attempt in range(_CREATE_ATTEMPTS):
+            time.sleep(_FIRST_PAUSE * 2**attempt if attempt else 0)
+            try:
+                self._once.put_object(Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*")
+            except (BotoCoreError, ClientError) as error:
+                unsure, failure = unsure or _may_have_landed(error), error
+            else:
+                return
+            if unsure and self._stands(name, data):
+                return
+            if _status(failure) == 412:
+                raise AlreadyExists(
+                    f"The object {key} in {self._url} is already there: another writer was first; read it."
+                ) from failure
+            if not _passing(failure):
+                break
+        raise self._failure("create", key, failure) from failure
+
+    def exists(self, key: str) -> bool:
+        """True when the object is there; raises `Unavailable`."""
+        name = self._name(key)
+        try:
+            self._client.head_object(Bucket=self._bucket, Key=name)
+        except (BotoCoreError, ClientError) as error:
+            translated = self._failure("look for", key, error)
+            if isinstance(translated, NotFound):
+                return False
+            raise translated from error
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that start with the prefix, in lexicographic order; raises `Unavailable`."""
+        start = self._base + checked_prefix(prefix)
+        try:
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start):
+                for item in page.get("Contents", ()):
+                    yield item["Key"][len(self._base) :]
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("list", prefix, error) from error
+
+    def delete(self, key: str) -> None:
+        """Remove; absent keys are fine; raises `Unavailable`."""
+        name = self._name(key)
+        try:
+            self._client.delete_object(Bucket=self._bucket, Key=name)
+        except (BotoCoreError, ClientError) as error:
+            translated = self._failure("delete", key, error)
+            if not isinstance(translated, NotFound):
+                raise translated from error
+
+    def _name(self, key: str) -> str:
+        return self._base + checked(key)
+
+    def _stands(self, name: str, data: bytes) -> bool:
+        """Whether the very same bytes are stored; a store that cannot say counts as no."""
+        try:
+            return self._once.get_object(Bucket=self._bucket, Key=name)["Body"].read() == data
+        except (BotoCoreError, ClientError):
+            return False
+
+    def _failure(self, verb: str, key: str, error: Exception | None) -> RequantError:
+        code = _code(error) if isinstance(error, ClientError) else str(error)
+        if code in _ABSENT:
+            return NotFound(f"There is no object {key} in {self._url}: check the name, or write it first.")
+        return Unavailable(f"The store {self._url} could not {verb} {key!r} ({code}): {_remedy(code, error)}.")
+
+
+def _client(session: Session, endpoint_url: str | None, region: str | None, attempts: int) -> S3Client:
+    config = Config(
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        connect_timeout=3,
+        read_timeout=60,
+        max_pool_connections=32,
+        request_checksum_calculation="when_required",  # older S3-compatible servers refuse the newer checksums
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if endpoint_url else "auto"},  # own endpoints have no name per bucket
+    )
+    # Every S3-compatible server accepts this region; without one botocore refuses to sign.
+    return session.client(
+        "s3", endpoint_url=endpoint_url, region_name=region or session.region_name or "us-east-1", config=config
+    )
+
+
+def _bucket_and_base(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or {"@", ":"} & set(parts.netloc):
+        raise BadInput(
+            f"The store address {parts.scheme}://... is no bucket: write s3://bucket/prefix, no credentials."
+        )
+    base = parts.path.strip("/")
+    return parts.netloc, f"{checked(base)}/" if base else ""
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def _status(error: Exception | None) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if _is_answer(error) else 0
+
+
+def _is_answer(error: Exception | None) -> TypeGuard[ClientError]:
+    return isinstance(error, ClientError)
+
+
+def _passing(error: Exception | None) -> bool:
+    """Worth another attempt: no answer, a conflict between conditional writers (409), the server's own failure."""
+    if _is_answer(error):
+        return _status(error) in (408, 409, 429) or _status(error) >= 500
+    return isinstance(error, (HTTPClientError, EndpointConnectionError, ConnectTimeoutError))
+
+
+def _may_have_landed(error: Exception) -> bool:
+    """True unless the server said no, or the request was never sent."""
+    if _is_answer(error):
+        return _status(error) == 408 or _status(error) >= 500
+    return isinstance(error, HTTPClientError)  # botocore's ConnectionErrors are not: those sent nothing
+
+
+def _remedy(code: str, error: Exception | None) -> str:
+    if code in _DENIED or isinstance(error, NoCredentialsError):
+        return "check the credentials and the bucket's policy"
+    if code == "NoSuchBucket":
+        return "create the bucket or correct its name"
+    return "check that the server is up, reachable and has free space, then run again"

@@ -1,0 +1,47 @@
+"""Shipped data, before it is anyone's traffic: one Parquet row per text or tensor, with its domain and language."""
+
+from datetime import UTC, datetime
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import BadInput
+from tasks.payloads import PAYLOAD_FIELDS, decode
+from tasks.records import Request
+
+COLUMNS = ("id", *(field.name for field in PAYLOAD_FIELDS), "domain", "language", "label")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
+    """The rows as requests of tenant "corpus", at the epoch; raises `BadInput` when a row or column is wrong."""
+    try:
+        table = pq.read_table(BytesIO(data))
+    except (pa.ArrowException, OSError) as exc:
+        raise BadInput(f"{where} is not a readable Parquet file ({str(exc).splitlines()[0]}): write it again") from exc
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise BadInput(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    if not table.num_rows:
+        raise BadInput(f"{where} has no rows")
+    return tuple(_request(row, f"{where}, row {number}") for number, row in enumerate(table.to_pylist()))
+
+
+def _request(row: dict[str, object], where: str) -> Request:
+    if not all(isinstance(row[name], str) and row[name] for name in ("id", "domain", "language")):
+        raise BadInput(f"{where}: id, domain and language must be texts that are not empty")
+    try:
+        payload = decode(row)
+    except BadInput as exc:
+        raise BadInput(f"{where}: {exc}") from exc
+    label = row["label"]
+    return Request(
+        request_id=str(row["id"]),
+        time=EPOCH,
+        tenant="corpus",
+        domain=str(row["domain"]),
+        language=str(row["language"]),
+        payload=payload,
+        label=None if label is None else str(label),
+    )

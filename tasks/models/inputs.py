@@ -1,0 +1,125 @@
+"""From payloads to the arrays a graph wants, in batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from infra.engines.port import Arrays, Engine, Profile, Shapes
+from infra.errors import BadInput
+from tasks.models.export import OUTPUTS
+from tasks.models.spec import ModelSpec, Task
+from tasks.records import Payload, Tensor
+
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Feeds of up to BATCH cases."""
+
+    feeds: Arrays
+    cases: NDArray[np.int64]  # their places in the sequence
+    mask: NDArray[np.bool_] | None  # [batch, tokens]: True where a token is real
+
+
+class Inputs(Protocol):
+    """How one task prepares its inputs."""
+
+    @property
+    def output(self) -> str:
+        """Name of the graph's output."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """Shapes that engines are built for."""
+        ...
+
+    def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
+        """All payloads, each once; order and grouping are the batcher's choice."""
+        ...
+
+
+def open_inputs(spec: ModelSpec, tokenizer: bytes | None) -> Inputs:
+    """The batcher of a spec; `tokenizer` is the content of its tokenizer.json."""
+    if spec.task is Task.TEXT_EMBEDDING:
+        if tokenizer is None:
+            raise BadInput(
+                f"{spec.name}: the tokenizer is missing from the registered model; run `requant model add` again"
+            )
+        return TextInputs(tokenizer, spec.input.max_length)
+    return ImageInputs(spec.input.shape or ())
+
+
+def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tensor:
+    """Outputs of every payload, in order: [payloads, ...]."""
+    results: dict[int, NDArray[np.float32]] = {}
+    for batch in inputs.batches(payloads):
+        for case, row in zip(batch.cases, engine.run(batch.feeds)[inputs.output], strict=True):
+            results[int(case)] = row
+    return np.stack([results[case] for case in range(len(payloads))]) if results else np.zeros((0, 0), np.float32)
+
+
+class TextInputs:
+    """Token ids and mask, padded to the longest text of the batch."""
+
+    output = OUTPUTS[Task.TEXT_EMBEDDING]
+
+    def __init__(self, tokenizer: bytes, max_length: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer.decode())
+        except Exception as exc:  # the library raises bare Exception
+            raise BadInput(f"input.tokenizer is not a tokenizers JSON file: {exc}") from exc
+        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.no_padding()
+        self._max_length = max_length
+
+    @property
+    def profile(self) -> Profile:
+        """Up to 64 texts of the full length."""
+        shapes = Shapes((1, 2), (8, min(64, self._max_length)), (64, self._max_length))
+        return {"input_ids": shapes, "attention_mask": shapes}
+
+    def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
+        """Texts of like length share a batch, so that little is padded."""
+        if not all(isinstance(payload, str) for payload in payloads):
+            raise BadInput("a text model was given a tensor; look at the traffic's `text` column")
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch([str(item) for item in payloads])]
+        order = sorted(range(len(encoded)), key=lambda case: (len(encoded[case]), case))
+        for start in range(0, len(order), BATCH):
+            cases = order[start : start + BATCH]
+            longest = max(len(encoded[case]) for case in cases)
+            ids, mask = np.zeros((len(cases), longest), np.int64), np.zeros((len(cases), longest), np.int64)
+            for row, case in enumerate(cases):
+                ids[row, : len(encoded[case])] = encoded[case]
+                mask[row, : len(encoded[case])] = 1
+            yield Batch({"input_ids": ids, "attention_mask": mask}, np.asarray(cases), mask.astype(bool))
+
+
+class ImageInputs:
+    """Images stacked into [batch, channels, height, width]."""
+
+    output = OUTPUTS[Task.IMAGE_CLASSIFICATION]
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    @property
+    def profile(self) -> Profile:
+        """Up to 256 images."""
+        return {"image": Shapes((1, *self._shape), (BATCH, *self._shape), (256, *self._shape))}
+
+    def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
+        """In order."""
+        for start in range(0, len(payloads), BATCH):
+            images = payloads[start : start + BATCH]
+            for image in images:
+                if isinstance(image, str) or image.shape != self._shape:
+                    found = "a text" if isinstance(image, str) else f"shape {image.shape}"
+                    raise BadInput(f"the model wants images of shape {self._shape}, but was given {found}")
+            stacked = np.stack([np.asarray(image, np.float32) for image in images])
+            yield Batch({"image": stacked}, np.arange(start, start + len(images)), None)

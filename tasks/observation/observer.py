@@ -1,0 +1,112 @@
+"""One pass over the data: what every site's quantizer would see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.observation.histogram import ExponentHistogram
+from tasks.observation.sites import Site
+
+ROWS = 192
+"""Activation rows kept per site, for the searches that need joint values and not only ranges."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteObservation:
+    """What one site saw."""
+
+    histogram: ExponentHistogram  # of |x|
+    channel_amax: NDArray[np.float32]  # [channels]
+    rows: NDArray[np.float32]  # [at most ROWS, channels]; empty where the site cannot be smoothed
+
+
+class Observer:
+    """Adds up batches; the result does not depend on how the data were batched.
+
+    `divisors` (site name -> [channels]) are the smoothing factors of a deployed graph: with them, the observer
+    sees what that graph's quantizers see.
+    """
+
+    def __init__(self, sites: tuple[Site, ...], divisors: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        self._sites = sites
+        self._divisors = divisors or {}
+        self._histograms = {site.name: ExponentHistogram.empty() for site in sites}
+        self._amax: dict[str, NDArray[np.float32]] = {}
+        self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
+
+    def update(
+        self,
+        tensors: Mapping[str, NDArray[np.float32]],
+        cases: NDArray[np.int64],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Add one batch: site tensors [batch, ...], the number of each case [batch], valid tokens [batch, tokens]."""
+        for site in self._sites:
+            values = tensors[site.tensor]
+            if site.channel_axis == 1:
+                self._add_images(site, values)
+            else:
+                self._add_rows(site, values, cases, mask)
+
+    def result(self) -> dict[str, SiteObservation]:
+        """Everything seen so far, by site name."""
+        nothing = np.zeros(0, np.float32)
+        return {
+            site.name: SiteObservation(
+                self._histograms[site.name],
+                self._amax.get(site.name, nothing),
+                self._rows[site.name][1] if site.name in self._rows else np.zeros((0, 0), np.float32),
+            )
+            for site in self._sites
+        }
+
+    def _add_images(self, site: Site, values: NDArray[np.float32]) -> None:
+        self._histograms[site.name] += ExponentHistogram.of(values)
+        self._raise_amax(site, np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != 1)))
+
+    def _add_rows(
+        self,
+        site: Site,
+        values: NDArray[np.float32],
+        cases: NDArray[np.int64],
+        mask: NDArray[np.bool_] | None,
+    ) -> None:
+        channels = values.shape[-1]
+        per_case = int(np.prod(values.shape[1:-1]))
+        numbers = (cases.astype(np.uint64)[:, None] << np.uint64(24)) + np.arange(per_case, dtype=np.uint64)[None, :]
+        rows = values.reshape(-1, channels)
+        keys = _mix(numbers.reshape(-1).astype(np.uint64))
+        if mask is not None and mask.size == len(rows):
+            rows, keys = rows[mask.reshape(-1)], keys[mask.reshape(-1)]
+        if site.name in self._divisors:
+            rows = rows / self._divisors[site.name]
+        self._histograms[site.name] += ExponentHistogram.of(rows)
+        self._raise_amax(site, np.abs(rows).max(axis=0, initial=0.0))
+        self._keep_rows(site, keys, rows)
+
+    def _raise_amax(self, site: Site, amax: NDArray[np.float32]) -> None:
+        seen = self._amax.get(site.name)
+        self._amax[site.name] = amax if seen is None else np.maximum(seen, amax)
+
+    def _keep_rows(self, site: Site, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
+        """Bottom-k by the hash of the row's number: a uniform sample that batching cannot change."""
+        keep = np.argsort(keys, kind="stable")[:ROWS]
+        keys, rows = keys[keep], rows[keep]
+        if site.name in self._rows:
+            old_keys, old_rows = self._rows[site.name]
+            keys, rows = np.concatenate([old_keys, keys]), np.concatenate([old_rows, rows])
+            keep = np.argsort(keys, kind="stable")[:ROWS]
+            keys, rows = keys[keep], rows[keep]
+        self._rows[site.name] = (keys, rows.copy())
+
+
+def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finalizer (Steele, Lea and Flood, 2014)."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

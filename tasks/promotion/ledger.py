@@ -1,0 +1,228 @@
+"""What the entries of a model's ledger mean: pure functions over the whole history, oldest entry first.
+
+The ledger is the chain at `ledger/MODEL` (`infra.chain`). The newest promotion or rollback *is* the champion: no
+second record could disagree. A writer reads, decides here, and appends with the head's number as its fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from infra.canonical import Json
+from infra.chain import Link
+from infra.errors import BadInput, Refused
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    PROMOTED = "promoted"  # a candidate that passed its gates became champion; details: projected_from
+    ROLLED_BACK = "rolled-back"  # an earlier champion became champion again; details: projected_from
+    REFUSED = "refused"  # a candidate's gates, or the rules below, said no
+    APPROVAL_REQUESTED = "approval-requested"  # a candidate waits for a person
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    RETRAINING_REQUESTED = "retraining-requested"  # recalibration cannot help
+    DECIDED = "decided"  # one maintenance decision about one traffic window; details: window
+    INTENDED = "intended"  # a run is about to requantize for a window; details: window, run
+    FINISHED = "finished"  # the outcome of an intent, failed ones too; details: window, run
+    ALIAS_UNDONE = "alias-undone"  # an operator's move to something unverified was reversed
+
+
+_REIGNS = frozenset({Kind.PROMOTED, Kind.ROLLED_BACK})
+_ANSWERS = frozenset({Kind.APPROVED, Kind.REJECTED})
+_ABOUT_A_VERSION = _REIGNS | _ANSWERS | {Kind.APPROVAL_REQUESTED}
+_FIELDS = {"kind", "actor", "reason", "version", "release", "details"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a model's ledger."""
+
+    number: int  # the fence
+    time: datetime  # UTC, of the writer's clock
+    kind: Kind
+    actor: str  # a person's name, "maintenance", "mlflow"
+    reason: str  # one sentence
+    version: str | None  # of the registry
+    release: str | None  # digest of the release bundle
+    details: Mapping[str, Json]
+
+
+def body(
+    kind: Kind,
+    *,
+    actor: str,
+    reason: str,
+    version: str | None = None,
+    release: str | None = None,
+    details: Mapping[str, Json] | None = None,
+) -> dict[str, Json]:
+    """What `Chain.append` takes; raises `BadInput` when an entry of this kind needs a version and has none."""
+    if kind in _ABOUT_A_VERSION and not version:
+        raise BadInput(f"A ledger entry of the kind '{kind}' needs the version that it is about: give version=.")
+    return {
+        "kind": kind.value,
+        "actor": actor,
+        "reason": reason,
+        "version": version,
+        "release": release,
+        "details": dict(details or {}),
+    }
+
+
+def parse(links: Sequence[Link]) -> tuple[Entry, ...]:
+    """Entries from verified links; raises `BadInput` for an entry that this version of Requant cannot read."""
+    return tuple(_entry(link) for link in links)
+
+
+def _entry(link: Link) -> Entry:
+    if set(link.body) != _FIELDS:
+        raise BadInput(f"Ledger entry {link.number} has the fields {sorted(link.body)}: upgrade Requant to read it.")
+    found = link.body
+    try:
+        kind, time = Kind(str(found["kind"])), datetime.fromisoformat(link.time)
+    except ValueError as error:
+        raise BadInput(f"Ledger entry {link.number} cannot be read ({error}): upgrade Requant.") from error
+    details = found["details"]
+    if not isinstance(details, Mapping):
+        raise BadInput(f"Ledger entry {link.number} has details that are no object: upgrade Requant to read it.")
+    version, release = _optional(found["version"]), _optional(found["release"])
+    return Entry(link.number, time, kind, str(found["actor"]), str(found["reason"]), version, release, details)
+
+
+def _optional(value: Json) -> str | None:
+    return None if value is None else str(value)
+
+
+def champion(entries: Sequence[Entry]) -> Entry | None:
+    """The newest promotion or rollback; None before the first."""
+    return next(_newest(entries, _REIGNS), None)
+
+
+def previous(entries: Sequence[Entry]) -> Entry | None:
+    """The newest reign of another version than the champion's: who served before."""
+    reigning = champion(entries)
+    return next((one for one in _newest(entries, _REIGNS) if reigning and one.version != reigning.version), None)
+
+
+def pending_approvals(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Approval requests that nobody answered, newest first, one a version.
+
+    A change of champion voids the requests before it: their gates compared against another champion.
+    """
+    reigning = champion(entries)
+    since = reigning.number if reigning else 0
+    settled: set[str | None] = set()
+    pending = []
+    for entry in _newest(entries, _ANSWERS | {Kind.APPROVAL_REQUESTED}):
+        if entry.number > since and entry.version not in settled and entry.kind is Kind.APPROVAL_REQUESTED:
+            pending.append(entry)
+        settled.add(entry.version)
+    return tuple(pending)
+
+
+def challenger(entries: Sequence[Entry]) -> Entry | None:
+    """The newest approval request that still waits."""
+    return next(iter(pending_approvals(entries)), None)
+
+
+def decided(entries: Sequence[Entry], window_digest: str) -> Entry | None:
+    """The newest decision about a traffic window: a second run over the same window has nothing to decide."""
+    return next((one for one in _newest(entries, {Kind.DECIDED}) if one.details.get("window") == window_digest), None)
+
+
+def open_intent(entries: Sequence[Entry], window_digest: str, now: datetime, lease: timedelta) -> Entry | None:
+    """The intent of a run that may still be at work on the window: not finished, and younger than the lease.
+
+    An older one belongs to a run that died: another may take the window over.
+    """
+    finished: set[Json] = set()
+    for entry in _newest(entries, {Kind.INTENDED, Kind.FINISHED}):
+        if entry.details.get("window") != window_digest:
+            continue
+        run = str(entry.details.get("run"))
+        if entry.kind is Kind.FINISHED:
+            finished.add(run)
+        elif run not in finished and now < entry.time + lease:
+            return entry
+    return None
+
+
+def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:
+    """The reign to return to: the newest of version `to`, or the one that the present champion replaced.
+
+    Rolling back again goes further back, never forward to what was just left: promotions 1, 2, 3 roll back to 2,
+    then to 1. Raises `Refused` when there is nothing to return to.
+    """
+    reigning = champion(entries)
+    if reigning is None:
+        raise Refused("No version has ever been promoted, so there is nothing to roll back to: promote one first.")
+    if to is None:
+        return _replaced(entries, reigning)
+    if to == reigning.version:
+        raise Refused(f"Version {to} is the champion already: name an earlier champion.")
+    for entry in _newest(entries, _REIGNS):
+        if entry.version == to:
+            return entry
+    raise Refused(f"Version {to} was never champion, so its fitness is unproved: roll back to {_names(entries)}.")
+
+
+def _replaced(entries: Sequence[Entry], reigning: Entry) -> Entry:
+    standing = _standing(entries)
+    if len(standing) < 2:
+        raise Refused(
+            f"Version {reigning.version} has no champion before it to roll back to: name one that was champion once."
+        )
+    return standing[-2]
+
+
+def _standing(entries: Sequence[Entry]) -> list[Entry]:
+    """Promotions not rolled back past, oldest first; the last is the champion's."""
+    standing: list[Entry] = []
+    for entry in entries:
+        if entry.kind is Kind.ROLLED_BACK and any(one.version == entry.version for one in standing):
+            while standing[-1].version != entry.version:
+                standing.pop()
+        elif entry.kind in _REIGNS and (not standing or standing[-1].version != entry.version):
+            standing.append(entry)
+    return standing
+
+
+def _names(entries: Sequence[Entry]) -> str:
+    reigning = champion(entries)
+    names = {
+        str(one.version) for one in entries if one.kind in _REIGNS and reigning and one.version != reigning.version
+    }
+    return f"one of {', '.join(sorted(names))}" if names else "nothing yet, promote a candidate instead"
+
+
+def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
+    """What the registry's aliases must show; None means that the alias must not exist."""
+    found = {"champion": champion(entries), "previous": previous(entries), "challenger": challenger(entries)}
+    return {alias: entry.version if entry else None for alias, entry in found.items()}
+
+
+def may_promote(entries: Sequence[Entry], base: str | None) -> None:
+    """Pass when the champion still is `base`, which the candidate's gates compared it against; None: no champion.
+
+    Raises `Refused` when the champion has changed since.
+    """
+    reigning = champion(entries)
+    present = reigning.version if reigning else None
+    if present != base:
+        raise Refused(
+            f"The candidate was judged against {_version(base)}, but the champion now is {_version(present)}: "
+            "judge it again."
+        )
+
+
+def _version(version: str | None) -> str:
+    return f"version {version}" if version else "no champion"
+
+
+def _newest(entries: Sequence[Entry], kinds: frozenset[Kind] | set[Kind]) -> Iterator[Entry]:
+    return (entry for entry in reversed(entries) if entry.kind in kinds)

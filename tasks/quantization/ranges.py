@@ -1,0 +1,101 @@
+"""Range rules: from one histogram of |x| to the largest magnitude that INT8 will represent.
+
+A scale is amax / 127 (symmetric, zero-point 0). Every rule reads the same histogram; none reads the data again.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from tasks.observation.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
+
+LEVELS = 127
+_SMALLEST = 1e-12
+"""An all-zero tensor still needs a positive scale."""
+
+
+class RangeRule(StrEnum):
+    """How amax follows from a histogram."""
+
+    MAX = "max"
+    PERCENTILE = "percentile"  # the 99.99th
+    MSE = "mse"
+    ENTROPY = "entropy"
+
+
+def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
+    """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN."""
+    if histogram.nonfinite:
+        raise BadInput(
+            f"{histogram.nonfinite} activations are infinite or NaN: no scale follows from them; "
+            "look for the requests that cause them in the calibration set"
+        )
+    if not histogram.total:
+        raise BadInput("the calibration set is empty: no range can be observed; sample more traffic first")
+    match rule:
+        case RangeRule.MAX:
+            value = histogram.amax
+        case RangeRule.PERCENTILE:
+            value = histogram.quantile(0.9999)
+        case RangeRule.MSE:
+            value = _least(histogram, squared_error)
+        case RangeRule.ENTROPY:
+            value = _least(histogram, divergence)
+    return max(value, _SMALLEST)
+
+
+def squared_error(histogram: ExponentHistogram, clip: float) -> float:
+    """Expected squared error of INT8 with this clip: rounding step^2 / 12 inside, (|x| - clip)^2 outside.
+
+    Banner, Nahshan and Soudry, "Post training 4-bit quantization" (2019), section 3, on the binned distribution.
+    """
+    counts = histogram.counts[:FINITE_BINS]
+    used = np.flatnonzero(counts)
+    centres = np.minimum(CENTRES[used], histogram.amax)
+    outside = np.maximum(centres - clip, 0.0)
+    # Rounding cannot cost more than the value itself, which matters for the many near-zero elements.
+    inside = np.minimum((clip / LEVELS) ** 2 / 12, centres**2)
+    return float((counts[used] * (outside**2 + inside)).sum() / histogram.total)
+
+
+def divergence(histogram: ExponentHistogram, clip: float) -> float:
+    """KL(P || Q) of the clipped distribution against its 128-level version.
+
+    Migacz, "8-bit inference with TensorRT" (2017), on a 2048-bin linear histogram resampled from the exponent bins.
+    """
+    linear = _linear(histogram)
+    width = histogram.amax / len(linear)
+    kept = int(np.clip(round(clip / width), LEVELS + 1, len(linear)))
+    reference = linear[:kept].copy()
+    reference[-1] += linear[kept:].sum()
+    levels = (np.arange(kept) * (LEVELS + 1)) // kept
+    occupied = linear[:kept] > 0
+    mass = np.bincount(levels, linear[:kept], LEVELS + 1)
+    spread = np.bincount(levels, occupied, LEVELS + 1)
+    quantized = np.where(occupied, (mass / np.maximum(spread, 1))[levels], 0.0)
+    p = reference / reference.sum()
+    q = quantized / quantized.sum()
+    both = (p > 0) & (q > 0)
+    # Mass that fell on an empty level is penalised by a floor instead of an infinity.
+    lost = float((p[(p > 0) & (q == 0)] * 30).sum())
+    return float((p[both] * np.log(p[both] / q[both])).sum()) + lost
+
+
+def _least(histogram: ExponentHistogram, cost: Callable[[ExponentHistogram, float], float]) -> float:
+    """The clip with the least cost among 96 fractions of the largest magnitude, finest at the top."""
+    clips = histogram.amax * np.geomspace(0.02, 1.0, 96)
+    return float(clips[int(np.argmin([cost(histogram, float(clip)) for clip in clips]))])
+
+
+def _linear(histogram: ExponentHistogram, bins: int = 2048) -> NDArray[np.float64]:
+    """Counts over [0, amax] in equal bins; each exponent bin spreads its count evenly."""
+    counts = histogram.counts[:FINITE_BINS].astype(np.float64)
+    cumulative = np.concatenate([[0.0], np.cumsum(counts)])
+    edges = np.append(EDGES, 2.0**128)
+    last = int(np.flatnonzero(counts)[-1])
+    edges[last + 1] = max(histogram.amax, edges[last] * (1 + 1e-9))
+    at = np.linspace(0.0, histogram.amax, bins + 1)
+    return np.diff(np.interp(at, edges[: last + 2], cumulative[: last + 2]))

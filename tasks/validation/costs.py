@@ -1,0 +1,95 @@
+"""What a candidate costs, as ratios to full precision: latency, size, peak memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.models.spec import Budgets
+from tasks.records import GateResult, Interval, Verdict
+from tasks.validation.gates import AT_MOST
+from tasks.validation.groups import ALL
+from tasks.validation.intervals import median_interval
+from tasks.validation.latency import PairedLatency
+
+MINIMUM_ROUNDS = 10
+"""Fewer timed rounds than this support no verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One figure of full precision and of the candidate, in the same unit."""
+
+    reference: float
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was measured; None where it was not, which is never a pass."""
+
+    latency: PairedLatency | None = None
+    size: Pair | None = None  # bytes of the engine that is loaded
+    peak_memory: Pair | None = None  # bytes
+
+
+def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
+    """The three binding gates `latency-ratio`, `size-ratio` and `peak-memory-ratio`."""
+    return (
+        latency_gate(costs.latency, budgets.latency_ratio),
+        _pair_gate("size-ratio", costs.size, budgets.size_ratio),
+        _pair_gate("peak-memory-ratio", costs.peak_memory, budgets.peak_memory_ratio),
+    )
+
+
+def latency_gate(latency: PairedLatency | None, budget: float) -> GateResult:
+    """The gate on the median of the paired ratios.
+
+    Unlike quality it passes on the estimate alone, and fails only when the whole interval is over the budget:
+    timing noise is the machine's and not the model's, and another run settles what lies between.
+    """
+    metric = "latency-ratio"
+    if latency is None:
+        return _unmeasured(metric, budget)
+    ratios = latency.ratios
+    if not (np.isfinite(ratios).all() and (ratios > 0).all()):
+        return _gate(metric, Verdict.ERROR, None, budget, ratios.size, "a timing is zero, negative or not a number")
+    if ratios.size < MINIMUM_ROUNDS:
+        reason = f"only {ratios.size} rounds were timed, and {MINIMUM_ROUNDS} are needed"
+        return _gate(metric, Verdict.INCONCLUSIVE, None, budget, ratios.size, reason)
+    estimate = median_interval(ratios)
+    reason = f"median {estimate.value:.3g} (95 % interval {estimate.low:.3g} to {estimate.high:.3g})"
+    return _gate(metric, _latency_verdict(estimate, budget), estimate, budget, ratios.size, reason)
+
+
+def _latency_verdict(estimate: Interval, budget: float) -> Verdict:
+    if estimate.value <= budget:
+        return Verdict.PASSED
+    return Verdict.FAILED if estimate.low > budget else Verdict.INCONCLUSIVE
+
+
+def _pair_gate(metric: str, pair: Pair | None, budget: float) -> GateResult:
+    if pair is None:
+        return _unmeasured(metric, budget)
+    if not (
+        math.isfinite(pair.reference) and math.isfinite(pair.candidate) and min(pair.reference, pair.candidate) > 0
+    ):
+        reason = f"{pair.candidate:g} and {pair.reference:g} bytes are no measurement: both must be above 0"
+        return _gate(metric, Verdict.ERROR, None, budget, 1, reason)
+    ratio = pair.candidate / pair.reference
+    verdict = Verdict.PASSED if ratio <= budget else Verdict.FAILED
+    reason = f"{ratio:.3g} ({pair.candidate:,.0f} of {pair.reference:,.0f} bytes)"
+    return _gate(metric, verdict, Interval(ratio, ratio, ratio), budget, 1, reason)
+
+
+def _unmeasured(metric: str, budget: float) -> GateResult:
+    return _gate(metric, Verdict.INCONCLUSIVE, None, budget, 0, "it was not measured")
+
+
+def _gate(
+    metric: str, verdict: Verdict, estimate: Interval | None, budget: float, count: int, reason: str
+) -> GateResult:
+    text = f"{metric}: {reason}; the budget is {AT_MOST} {budget:g}"
+    return GateResult(metric, ALL, True, verdict, estimate, budget, AT_MOST, count, text)

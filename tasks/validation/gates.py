@@ -1,0 +1,179 @@
+"""The gates: measured scores against budgets, each with a verdict that says how it came about.
+
+Quality is a non-inferiority test (`judge`): a gate passes only when the whole confidence interval keeps the budget,
+fails when the estimate itself breaks it, and in between the cases are too few to tell: inconclusive, and not promoted.
+Fewer than `MINIMUM_CASES` cases are always inconclusive, and scores that are not finite are an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from tasks.models.spec import Budgets, QualityBudget, Task
+from tasks.records import GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
+from tasks.validation.golden_metrics import CaseScores, Outputs, evaluate
+from tasks.validation.groups import ALL, group_names, judged
+from tasks.validation.intervals import difference_interval, paired_interval, share_interval
+
+MINIMUM_CASES = 10
+"""Fewer golden cases than this support no verdict."""
+
+AT_LEAST, AT_MOST = "at least", "at most"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One budget on one metric of one group."""
+
+    metric: str
+    group: str
+    binding: bool
+    budget: float
+    direction: str  # AT_LEAST or AT_MOST
+
+
+def golden_gates(
+    task: Task,
+    golden: GoldenSet,
+    reference: Outputs,
+    candidate: Outputs,
+    budgets: Budgets,
+    *,
+    served: frozenset[str],
+) -> tuple[GateResult, ...]:
+    """Every quality and safety gate of a candidate's outputs [N, width] against full precision's.
+
+    Outputs that cannot be scored (NaN, another shape) give one binding gate with the verdict `error`, never `passed`.
+    """
+    try:
+        scores = evaluate(task, golden, reference, candidate)
+    except BadInput as exc:
+        return (error_gate("outputs", ALL, exc),)
+    gates = quality_gates(scores, golden.cases, budgets, served=served)
+    if golden.safety_weight is None:
+        return gates
+    flips = scores["safety-flips"].values if "safety-flips" in scores else np.zeros(0)
+    return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips))
+
+
+def quality_gates(
+    scores: Mapping[str, CaseScores], cases: Sequence[GoldenCase], budgets: Budgets, *, served: frozenset[str]
+) -> tuple[GateResult, ...]:
+    """One gate per quality budget and group of golden cases.
+
+    `served` holds the groups found in traffic ("language=ja", "domain=code"); empty means everything. A group that is
+    not served is reported with all its cases, and does not bind; "all" and served groups bind, and look only at
+    cases that are served in both language and domain. A served group without a golden case is inconclusive.
+    A budget that names a group replaces the metric's general budget there; a metric with no general budget is
+    judged only in the groups named.
+    """
+    bounds = _bounds(budgets.quality, group_names(cases, served), served)
+    return tuple(_quality_gate(bound, scores.get(bound.metric), cases, served) for bound in bounds)
+
+
+def safety_gate(flips: int, count: int, budget: int) -> GateResult:
+    """The gate on decisions of the safety head that differ from full precision; it binds whatever is served.
+
+    The golden safety cases are judged as a list, not as a sample: one flip over the budget fails, with no interval.
+    """
+    bound = Bound("safety-flips", ALL, True, budget, AT_MOST)
+    if flips > budget:
+        return _result(bound, Verdict.FAILED, _exactly(flips), count, f"{flips} of {count} decisions flipped")
+    if count < MINIMUM_CASES:
+        reason = f"only {count} safety cases, and {MINIMUM_CASES} are needed: add some to the golden set"
+        return _result(bound, Verdict.INCONCLUSIVE, _exactly(flips) if count else None, count, reason)
+    return _result(bound, Verdict.PASSED, _exactly(flips), count, f"{flips} of {count} decisions flipped")
+
+
+def error_gate(metric: str, group: str, exc: BaseException) -> GateResult:
+    """A binding gate that could not be judged, with the exception's words as its reason."""
+    reason = f"could not be judged: {' '.join(str(exc).split()) or type(exc).__name__}"
+    return GateResult(metric, group, True, Verdict.ERROR, None, 0.0, AT_MOST, 0, reason)
+
+
+def unexecuted(target: str, reason: str) -> GateReport:
+    """The report of an engine that was built but cannot run here: inconclusive (DESIGN.md, D6)."""
+    gate = GateResult("execution", ALL, True, Verdict.INCONCLUSIVE, None, 1.0, AT_LEAST, 0, reason)
+    return GateReport(target, (gate,))
+
+
+def judge(estimate: Interval, budget: float, direction: str) -> Verdict:
+    """Non-inferiority: failed when the estimate breaks the budget, passed when the whole interval keeps it."""
+    figures = np.array([estimate.value, estimate.low, estimate.high, budget])
+    if np.isnan(figures).any():
+        return Verdict.ERROR
+    if direction == AT_LEAST:
+        broken, kept = estimate.value < budget, estimate.low >= budget
+    else:
+        broken, kept = estimate.value > budget, estimate.high <= budget
+    if broken:
+        return Verdict.FAILED
+    return Verdict.PASSED if kept else Verdict.INCONCLUSIVE
+
+
+def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
+    """The interval that fits the metric's kind of score; raises `BadInput` as those in `intervals.py` do."""
+    if metric.endswith("flips"):
+        return share_interval(values)
+    return difference_interval(values) if metric.endswith("-drop") else paired_interval(values)
+
+
+def _bounds(rules: Sequence[QualityBudget], groups: Sequence[str], served: frozenset[str]) -> list[Bound]:
+    """Each rule spelled out for each group that it reaches."""
+    named = {(rule.metric, rule.group) for rule in rules}
+    reached = [
+        (rule, group)
+        for rule in rules
+        for group in ([rule.group] if rule.group else [g for g in groups if (rule.metric, g) not in named])
+    ]
+    return [_bound(rule, group, binding=group == ALL or not served or group in served) for rule, group in reached]
+
+
+def _bound(rule: QualityBudget, group: str, *, binding: bool) -> Bound:
+    if rule.at_least is not None:
+        return Bound(rule.metric, group, binding, rule.at_least, AT_LEAST)
+    return Bound(rule.metric, group, binding, rule.at_most or 0.0, AT_MOST)
+
+
+def _quality_gate(
+    bound: Bound, scores: CaseScores | None, cases: Sequence[GoldenCase], served: frozenset[str]
+) -> GateResult:
+    if scores is None:
+        return _result(bound, Verdict.INCONCLUSIVE, None, 0, "no golden case measures it: add such cases")
+    chosen = [judged(cases[index], bound.group, served if bound.binding else frozenset()) for index in scores.cases]
+    return _judged(bound, scores.values[np.array(chosen, bool)])
+
+
+def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
+    """The gate on the scores [n] of one group."""
+    if not np.isfinite(values).all():
+        return _result(bound, Verdict.ERROR, None, values.size, "a score is NaN or infinite: the outputs are broken")
+    estimate = interval_of(bound.metric, values) if values.size > 1 else None
+    if estimate is None or values.size < MINIMUM_CASES:
+        reason = f"only {values.size} golden cases, and {MINIMUM_CASES} are needed: add some of this group"
+        return _result(bound, Verdict.INCONCLUSIVE, estimate, values.size, reason)
+    verdict = judge(estimate, bound.budget, bound.direction)
+    return _result(bound, verdict, estimate, values.size, _figures(estimate, verdict))
+
+
+def _figures(estimate: Interval, verdict: Verdict) -> str:
+    text = f"{estimate.value:.4g} (95 % interval {estimate.low:.4g} to {estimate.high:.4g})"
+    if verdict is Verdict.INCONCLUSIVE:
+        return f"{text} straddles the budget: too few golden cases to tell"
+    return text
+
+
+def _result(bound: Bound, verdict: Verdict, estimate: Interval | None, count: int, reason: str) -> GateResult:
+    text = f"{bound.metric} of {bound.group}: {reason}; the budget is {bound.direction} {bound.budget:g}"
+    return GateResult(
+        bound.metric, bound.group, bound.binding, verdict, estimate, bound.budget, bound.direction, count, text
+    )
+
+
+def _exactly(count: int) -> Interval:
+    return Interval(float(count), float(count), float(count))

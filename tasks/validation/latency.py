@@ -1,0 +1,59 @@
+"""Paired timing: both engines in turn, so that whatever slows the machine slows both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairedLatency:
+    """Seconds of each round, in the order in which they were taken."""
+
+    reference: NDArray[np.float64]  # [R] seconds
+    candidate: NDArray[np.float64]  # [R] seconds
+
+    @property
+    def ratios(self) -> NDArray[np.float64]:
+        """Candidate / reference of each round, [R]; NaN where the clock saw no time pass in either."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.candidate / self.reference)
+
+
+def paired_latency(
+    run_reference: Run,
+    run_candidate: Run,
+    *,
+    rounds: int = 30,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PairedLatency:
+    """Time one call of each per round, whoever goes first alternating; `warmup` untimed rounds go before.
+
+    Raises `BadInput` for fewer than one round, and whatever the calls themselves raise.
+    """
+    if rounds < 1 or warmup < 0:
+        raise BadInput(f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}")
+    for _ in range(warmup):
+        run_reference()
+        run_candidate()
+    seconds = np.empty((rounds, 2))
+    runs = (run_reference, run_candidate)
+    for index in range(rounds):
+        for side in (0, 1) if index % 2 == 0 else (1, 0):
+            seconds[index, side] = _timed(runs[side], clock)
+    return PairedLatency(seconds[:, 0], seconds[:, 1])
+
+
+def _timed(run: Run, clock: Callable[[], float]) -> float:
+    start = clock()
+    run()
+    return clock() - start

@@ -1,0 +1,115 @@
+"""One gate report for each reader: Markdown for people, JSON for the release, names for MLflow and Prometheus."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra import telemetry
+from infra.errors import BadInput
+from tasks.records import GateReport, GateResult, Interval, Verdict
+
+_ORDER = (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    target: str
+    gates: tuple[GateResult, ...]
+
+
+def to_json(report: GateReport) -> str:
+    """The report as JSON, `version` 1; `from_json` reads it back equal."""
+    return _Document(version=1, target=report.target, gates=report.gates).model_dump_json(indent=2)
+
+
+def from_json(text: str | bytes) -> GateReport:
+    """Read what `to_json` wrote; raises `BadInput` for anything else."""
+    try:
+        document = _Document.model_validate_json(text)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the top"
+        raise BadInput(
+            f"the gate report is not readable at {place} ({first['msg']}): "
+            "write it with tasks.validation.report.to_json"
+        ) from exc
+    return GateReport(document.target, document.gates)
+
+
+def to_markdown(report: GateReport) -> str:
+    """A table with the worst gates first, under a heading with the verdict; text from traffic is escaped."""
+    lines = [
+        f"## {_escaped(report.target)}: {report.verdict}",
+        "",
+        "| verdict | metric | group | estimate | budget | cases | binds | reason |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            _line(gate)
+            for gate in sorted(report.gates, key=lambda gate: (not gate.binding, _ORDER.index(gate.verdict)))
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_metrics(report: GateReport) -> Mapping[str, float]:
+    """Estimates under names that MLflow allows: "onnxruntime-cpu/cosine.language.ja", with ".low" and ".high".
+
+    Letters that MLflow or a file system would refuse become "_", and a short digest keeps such names apart.
+    """
+    return {
+        f"{_clean(report.target)}/{_clean(gate.metric)}.{_group(gate.group)}{suffix}": value
+        for gate in report.gates
+        for suffix, value in _figures(gate.estimate)
+    }
+
+
+def to_samples(model: str, report: GateReport) -> Iterator[telemetry.Sample]:
+    """The report as Prometheus samples, for `telemetry.write_snapshot`."""
+    for gate in report.gates:
+        labels = {"model": model, "target": report.target, "metric": gate.metric, "group": gate.group}
+        yield telemetry.Sample("requant_gate_verdict", {**labels, "verdict": gate.verdict}, 1)
+        yield telemetry.Sample("requant_gate_budget", labels, gate.budget)
+        if gate.estimate is None:
+            continue
+        yield telemetry.Sample("requant_gate_estimate", labels, gate.estimate.value)
+        if gate.metric in _OWN_METRICS:
+            own = {"model": model, "target": report.target}
+            yield telemetry.Sample(_OWN_METRICS[gate.metric], own, gate.estimate.value)
+
+
+_OWN_METRICS = {"latency-ratio": "requant_latency_ratio", "safety-flips": "requant_safety_flips"}
+
+
+def _line(gate: GateResult) -> str:
+    estimate = gate.estimate
+    figures = "–" if estimate is None else f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+    cells = (gate.verdict, gate.metric, gate.group, figures, f"{gate.direction} {gate.budget:g}", str(gate.count))
+    return f"| {' | '.join(map(_escaped, (*cells, 'yes' if gate.binding else 'no', gate.reason)))} |"
+
+
+def _escaped(text: str) -> str:
+    """Group names come from traffic: no cell, link or tag of theirs may take effect."""
+    return re.sub(r"([\\`*_|\[\]<>&!#])", r"\\\1", " ".join(text.split()))
+
+
+def _figures(estimate: Interval | None) -> tuple[tuple[str, float], ...]:
+    if estimate is None:
+        return ()
+    return ("", estimate.value), (".low", estimate.low), (".high", estimate.high)
+
+
+def _group(group: str) -> str:
+    dimension, _, value = group.partition("=")
+    return f"{dimension}.{_clean(value)}" if value else _clean(dimension)
+
+
+def _clean(text: str, most: int = 60) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9_-]", "_", text)[:most]
+    return cleaned if cleaned == text else f"{cleaned}-{sha256(text.encode()).hexdigest()[:8]}"
