@@ -101,10 +101,9 @@ class Registry:
                 model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder))
             with _unless_taken():
                 client.create_registered_model(model)
-            made = client.create_model_version(
-                model, f"models:/{model_id}", run_id, tags={**tags, _RELEASE: release}, model_id=model_id
-            )
-            return str(made.version)
+            source = self._source(client, model_id)
+            named = {**tags, _RELEASE: release}
+            return str(client.create_model_version(model, source, run_id, tags=named, model_id=model_id).version)
 
     def aliases(self, model: str) -> dict[str, str]:
         """Alias to version; empty for a model that has no version yet."""
@@ -180,6 +179,12 @@ class Registry:
                 if not token:
                     return tuple(sorted(found, key=lambda one: int(one.version)))
 
+    def _source(self, client: MlflowClient, model_id: str) -> str:
+        """A server takes the logged model by id alone; a database would look that id up at MLflow's global URI."""
+        if self._tracking_uri.startswith(("http://", "https://")):
+            return f"models:/{model_id}"
+        return str(client.get_logged_model(model_id).artifact_location)
+
     @contextlib.contextmanager
     def _run(self, client: MlflowClient, model: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
         """A run that ends as finished, or as failed when the block raises."""
@@ -241,8 +246,8 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
 
 def _reach(uri: str) -> None:
     """Fail early and clearly where MLflow would retry for minutes; raises `Unavailable`."""
-    parts = urlsplit(uri)
     try:
+        parts = urlsplit(uri)
         if parts.scheme in ("http", "https"):
             httpx.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE)
         elif (path := _sqlite_file(uri)) is not None:
@@ -363,5 +368,4 @@ def _beside(uri: str) -> str | None:
 
 def _shown(uri: str) -> str:
     """The address without user name and password."""
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
+    return re.sub(r"//[^/]*@", "//", uri, count=1)

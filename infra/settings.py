@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import BadInput
 from infra.registry import Registry
-from infra.releases import Signer
+from infra.releases import Release, Signer, read_release
 from infra.stores import ObjectStore, open_store
 
 QUIET = {
@@ -84,6 +84,10 @@ class Settings(BaseSettings):
             except BadInput:  # another process was first
                 return Signer.from_pem(self.key_path)
         return Signer.from_pem(self.key_path)
+
+    def release(self, model: str, digest: str) -> Release:
+        """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
+        return read_release(self.store(), model, digest, self.signer().verifier())
 
     @property
     def _embedded(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from hashlib import sha256
+from math import prod
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ def encode(payload: Payload) -> dict[str, object]:
     """The four columns of one payload."""
     if isinstance(payload, str):
         return {"text": payload, "tensor": None, "shape": None, "dtype": None}
-    tensor = np.ascontiguousarray(payload, dtype="<f4")
+    tensor = np.asarray(payload, dtype="<f4", order="C")
     return {"text": None, "tensor": tensor.tobytes(), "shape": list(tensor.shape), "dtype": "float32"}
 
 
@@ -34,8 +35,10 @@ def decode(row: Mapping[str, object]) -> Payload:
         raise BadInput("the input is neither a text nor a tensor: fill `text`, or `tensor` with `shape` and `dtype`")
     if dtype != "float32":
         raise BadInput(f"the tensor's dtype is {dtype!r}: only 'float32' is allowed")
-    if len(raw) != 4 * int(np.prod(shape)):
-        raise BadInput(f"the tensor has {len(raw)} bytes, but shape {shape} of float32 needs {4 * int(np.prod(shape))}")
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise BadInput(f"the tensor's shape is {shape}: only sizes of 0 and more are allowed")
+    if len(raw) != 4 * prod(shape):
+        raise BadInput(f"the tensor has {len(raw)} bytes, but shape {shape} of float32 needs {4 * prod(shape)}")
     return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
 
 
@@ -43,5 +46,5 @@ def fingerprint(payload: Payload) -> str:
     """SHA-256 of the content alone, in hexadecimal: equal payloads are duplicates."""
     if isinstance(payload, str):
         return sha256(b"text:" + payload.encode()).hexdigest()
-    tensor = np.ascontiguousarray(payload, dtype="<f4")
+    tensor = np.asarray(payload, dtype="<f4", order="C")
     return sha256(f"tensor:{tensor.shape}:".encode() + tensor.tobytes()).hexdigest()

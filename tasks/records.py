@@ -177,10 +177,63 @@ class Decision:
     window_digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """A stored sample: a traffic window's, or a calibration set."""
+
+    model: str
+    digest: str
+    key: str  # in the object store
+    rows: int
+    seen: int  # requests offered
+    dropped: Mapping[str, int]  # reason -> count
+    groups: tuple[str, ...]  # "domain=code", "language=ja": what it holds
+    start: str = ""  # ISO 8601, of the window
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRef:
+    """A quantized graph that was built and stored, and has yet to be judged or released."""
+
+    model: str
+    candidate_id: str  # SHA-256 over everything it follows from; the same inputs give the same candidate
+    recipe: str
+    calibration: str  # digest of the calibration set
+    kept_high: tuple[str, ...]  # sites in floating point
+    int8_share: float  # of the weight products' multiply-accumulates
+
+    def key(self, name: str) -> str:
+        """Where one of its files lies in the object store."""
+        return f"candidates/{self.model}/{self.candidate_id}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRef:
+    """One built engine of a candidate."""
+
+    target: str
+    size: int  # bytes
+    seconds: float  # of building; 0 when it was built before
+    executable: bool
+    reason: str  # why it cannot run here, where it cannot
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRef:
+    """A version of the registry and the release it carries."""
+
+    model: str
+    version: str
+    digest: str
+
+
 __all__ = [
     "Action",
+    "CandidateRef",
     "CaseKind",
     "Decision",
+    "EngineRef",
     "Finding",
     "GateReport",
     "GateResult",
@@ -190,8 +243,10 @@ __all__ = [
     "Interval",
     "LensReading",
     "Payload",
+    "ReleaseRef",
     "Request",
     "Sample",
+    "SampleRef",
     "Tensor",
     "Verdict",
 ]

@@ -1,7 +1,7 @@
 """Personal data and secrets in free text, replaced before anything is stored.
 
 What is replaced: e-mail addresses, phone numbers, payment card numbers (Luhn-checked), API keys and passwords.
-What is left: code, dates, versions, addresses of hosts, hashes and plain numbers, because models are calibrated on them.
+What is left: code, dates, versions, host addresses, hashes and plain numbers, because models are calibrated on them.
 All patterns run in linear time: quantifiers over long runs are bounded or possessive.
 """
 
@@ -134,7 +134,8 @@ _RULES = (
         re.compile(
             # National numbers look like any number: only a word before them tells.
             r"(?i:\b(?:telephone|telefon|téléphone|phone|mobile|mobil|handy|tel|tél|fax|call|телефон|тел)\b|電話(?:番号)?)"
-            r"(?:\s{0,2}(?:[.:#：は]|number|no\.?|nr\.?)){0,3}\s{0,3}(?P<secret>\(?\d(?:[ ()/-]{0,2}\d){6,14})(?![\w]|[.-]\d)"
+            r"(?:\s{0,2}(?:[.:#：は]|number|no\.?|nr\.?)){0,3}\s{0,3}"
+            r"(?P<secret>\(?\d(?:[ ()/-]{0,2}\d){6,14})(?![\w]|[.-]\d)"
         ),
         _dialable,
     ),

@@ -65,11 +65,11 @@ def train(images: Array, digits: npt.NDArray[np.int64]) -> ConvNet:
     inputs, targets = torch.from_numpy(images), torch.from_numpy(digits)
     low, high = np.log(TRAINED_EXPOSURES)
     for _ in range(EPOCHS):
-        for indices in torch.randperm(len(inputs)).split(BATCH):
+        for indices in torch.split(torch.randperm(len(inputs)), BATCH):
             exposure = torch.exp(torch.empty(len(indices), 1, 1, 1).uniform_(low, high))
             loss = torch.nn.functional.cross_entropy(network(inputs[indices] * exposure), targets[indices])
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
     return network.eval()

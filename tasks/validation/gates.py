@@ -64,7 +64,7 @@ def golden_gates(
 def quality_gates(
     scores: Mapping[str, CaseScores], cases: Sequence[GoldenCase], budgets: Budgets, *, served: frozenset[str]
 ) -> tuple[GateResult, ...]:
-    """One gate per quality budget and group of golden cases.
+    """One gate per quality budget and group of the golden cases that its metric applies to.
 
     `served` holds the groups found in traffic ("language=ja", "domain=code"); empty means everything. A group that is
     not served is reported with all its cases, and does not bind; "all" and served groups bind, and look only at
@@ -72,8 +72,11 @@ def quality_gates(
     A budget that names a group replaces the metric's general budget there; a metric with no general budget is
     judged only in the groups named.
     """
-    bounds = _bounds(budgets.quality, group_names(cases, served), served)
-    return tuple(_quality_gate(bound, scores.get(bound.metric), cases, served) for bound in bounds)
+    return tuple(
+        _quality_gate(bound, scores.get(bound.metric), cases, served)
+        for rule in budgets.quality
+        for bound in _bounds(rule, budgets.quality, _groups(scores.get(rule.metric), cases, served), served)
+    )
 
 
 def safety_gate(flips: int, count: int, budget: int) -> GateResult:
@@ -123,15 +126,18 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     return difference_interval(values) if metric.endswith("-drop") else paired_interval(values)
 
 
-def _bounds(rules: Sequence[QualityBudget], groups: Sequence[str], served: frozenset[str]) -> list[Bound]:
-    """Each rule spelled out for each group that it reaches."""
-    named = {(rule.metric, rule.group) for rule in rules}
-    reached = [
-        (rule, group)
-        for rule in rules
-        for group in ([rule.group] if rule.group else [g for g in groups if (rule.metric, g) not in named])
-    ]
-    return [_bound(rule, group, binding=group == ALL or not served or group in served) for rule, group in reached]
+def _groups(scores: CaseScores | None, cases: Sequence[GoldenCase], served: frozenset[str]) -> list[str]:
+    """Groups of the cases that the metric applies to, and those of traffic: safety texts are no group of cosine."""
+    return group_names([] if scores is None else [cases[index] for index in scores.cases], served)
+
+
+def _bounds(
+    rule: QualityBudget, rules: Sequence[QualityBudget], groups: Sequence[str], served: frozenset[str]
+) -> list[Bound]:
+    """The rule spelled out for each group that it reaches."""
+    named = {other.group for other in rules if other.metric == rule.metric}
+    reached = [rule.group] if rule.group else [group for group in groups if group not in named]
+    return [_bound(rule, group, binding=group == ALL or not served or group in served) for group in reached]
 
 
 def _bound(rule: QualityBudget, group: str, *, binding: bool) -> Bound:

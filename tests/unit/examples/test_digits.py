@@ -30,7 +30,8 @@ def rows(split: str) -> list[Row]:
 def base(row: Row) -> bytes:
     """Undo the exposure: scaled images share a brightest pixel of 1 once divided by it."""
     image: npt.NDArray[np.float32] = tensor_of(row["tensor"], row["shape"])
-    return np.round(image / image.max() * 255).astype(np.uint8).tobytes()
+    levels: bytes = np.round(image / image.max() * 255).astype(np.uint8).tobytes()
+    return levels
 
 
 def test_files_have_the_agreed_columns() -> None:

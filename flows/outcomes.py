@@ -1,0 +1,46 @@
+"""What a flow returns: enough to print, to test and to show in the console."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.records import Decision, GateReport
+
+
+class Status(StrEnum):
+    """How a run ended."""
+
+    KEPT = "kept"  # nothing had to be done
+    PROMOTED = "promoted"
+    AWAITING_APPROVAL = "awaiting-approval"
+    REFUSED = "refused"  # no candidate passed its gates
+    RETRAINING_REQUESTED = "retraining-requested"
+    INCONCLUSIVE = "inconclusive"  # too little traffic to tell
+    ALREADY_DONE = "already-done"  # another run decided, or acts on, the same window
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One recipe that was built and judged."""
+
+    recipe: str
+    reports: tuple[GateReport, ...]
+    reason: str  # why it did not pass, or what it reached
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a maintenance or re-quantization run."""
+
+    model: str
+    status: Status
+    reason: str  # one sentence
+    version: str | None = None  # of the registry: what was promoted, waits or was refused
+    release: str | None = None
+    rungs: tuple[Rung, ...] = ()
+    decision: Decision | None = None
+    report: str | None = None  # where the drift report lies
+
+    @property
+    def refused(self) -> bool:
+        """Whether the answer was no."""
+        return self.status is Status.REFUSED

@@ -1,0 +1,54 @@
+"""Peak memory of one engine, measured in a process of its own."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from infra.engines import open_target
+from infra.engines.port import Arrays
+from infra.errors import Unavailable
+
+RUNS = 5
+TIMEOUT_S = 120
+
+
+def peak_memory(target: str, plan: bytes, feeds: Arrays) -> int:
+    """Bytes of resident memory at the peak of loading the plan and running it a few times, above the empty process.
+
+    Raises `Unavailable` when the measuring process fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plan_path, feeds_path = Path(folder) / "plan", Path(folder) / "feeds.npz"
+        plan_path.write_bytes(plan)
+        np.savez(feeds_path, **feeds)  # type: ignore[arg-type]  # the stub takes the names for its own options
+        command = [sys.executable, "-m", "infra.engines.footprint", target, str(plan_path), str(feeds_path)]
+        # The command is this module, by this interpreter.
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
+    if done.returncode:
+        raise Unavailable(f"peak memory could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return int(json.loads(done.stdout)["bytes"])
+
+
+def _resident(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
+
+
+def main(target: str, plan: str, feeds: str) -> None:
+    """Load, run and print the growth of the peak."""
+    adapter = open_target(target)
+    with np.load(feeds, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    before = _resident("VmRSS")
+    engine = adapter.load(Path(plan).read_bytes())
+    for _ in range(RUNS):
+        engine.run(arrays)
+    print(json.dumps({"bytes": max(_resident("VmHWM") - before, 1)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,104 @@
+"""From what the lenses saw to what is done: the table of DESIGN.md, D3, as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from infra.errors import BadInput
+from tasks.records import Action, Decision, Health, LensReading
+
+LENSES = ("input", "range", "fidelity", "safety", "control")
+_SHOWN = 3  # findings of one lens that a reason quotes
+_WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
+
+
+def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
+    """Keep, recalibrate, fall back, request retraining, or say that nothing can be said; with reasons in figures.
+
+    Several readings of one lens count as the worst of them; a lens without a reading is inconclusive. Range and
+    fidelity must both have been judged to keep. Input, safety and control may be inconclusive: the reasons say so.
+    Raises `BadInput` on a lens that the table does not know.
+    """
+    seen = tuple(readings)
+    unknown = sorted({reading.lens for reading in seen} - set(LENSES))
+    if unknown:
+        raise BadInput(f"there is no lens called {unknown[0]}: the decision knows {', '.join(LENSES)}")
+    health = {lens: _health(lens, seen) for lens in LENSES}
+    action = _action(health)
+    reasons = (_headline(action, health), *(_reason(lens, health[lens], seen) for lens in _order(health)))
+    return Decision(action, reasons, seen, window_digest)
+
+
+def recalibrates(decision: Decision) -> bool:
+    """True when a candidate is to be built: a request for retraining includes one only if fidelity is down as well."""
+    if decision.action is Action.REQUEST_RETRAINING:
+        return _health("fidelity", decision.readings) is Health.DEGRADED
+    return decision.action in (Action.RECALIBRATE, Action.FALLBACK)
+
+
+def wants_retraining(decision: Decision) -> bool:
+    """True when full precision is wrong as well, also when safety made the loop fall back first."""
+    return _health("control", decision.readings) is Health.DEGRADED
+
+
+def _health(lens: str, readings: Iterable[LensReading]) -> Health:
+    found = {reading.health for reading in readings if reading.lens == lens}
+    return next((worst for worst in _WORST if worst in found), Health.INCONCLUSIVE)
+
+
+def _action(health: Mapping[str, Health]) -> Action:
+    judged = (health["range"], health["fidelity"])
+    if health["safety"] is Health.DEGRADED:
+        return Action.FALLBACK
+    if health["control"] is Health.DEGRADED:
+        return Action.REQUEST_RETRAINING
+    if Health.DEGRADED in judged:
+        return Action.RECALIBRATE
+    if Health.INCONCLUSIVE in judged:
+        return Action.INCONCLUSIVE
+    return Action.KEEP
+
+
+def _headline(action: Action, health: Mapping[str, Health]) -> str:
+    match action:
+        case Action.FALLBACK:
+            also = ", and request retraining" if health["control"] is Health.DEGRADED else ""
+            return f"Safety decisions flip more often than the budget allows: fall back, then recalibrate{also}."
+        case Action.REQUEST_RETRAINING:
+            also = (
+                "the quantized model has lost more on top, so recalibrate too"
+                if health["fidelity"] is Health.DEGRADED
+                else "recalibration cannot help"
+            )
+            return f"Full precision itself is wrong on this traffic: request retraining; {also}."
+        case Action.RECALIBRATE:
+            down = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.DEGRADED)
+            return f"The quantized model no longer fits this traffic ({down} degraded): recalibrate."
+        case Action.INCONCLUSIVE:
+            open_ = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.INCONCLUSIVE)
+            return f"Nothing is known to be wrong, but {open_} could not be judged: no decision."
+        case Action.KEEP:
+            moved = "The input moved, but ranges" if health["input"] is Health.DEGRADED else "Ranges"
+            return f"{moved} and fidelity are fine: keep."
+
+
+def _order(health: Mapping[str, Health]) -> list[str]:
+    """What degraded first, then what is unknown."""
+    return sorted(LENSES, key=lambda lens: _WORST.index(health[lens]))
+
+
+def _reason(lens: str, health: Health, readings: Iterable[LensReading]) -> str:
+    findings = [finding for reading in readings if reading.lens == lens for finding in reading.findings]
+    if health is Health.DEGRADED:
+        shown = [finding.text for finding in findings if finding.exceeded]
+    else:
+        shown = [finding.text for finding in findings]
+    more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return f"{_said(lens, health)}: {'; '.join(shown[:_SHOWN]) or 'no figures'}{more}."
+
+
+def _said(lens: str, health: Health) -> str:
+    if health is Health.INCONCLUSIVE and lens in ("input", "safety", "control"):
+        return f"{lens.capitalize()} could not be judged and counts as fine"
+    degraded = "moved" if lens == "input" else "degraded"
+    return f"{lens.capitalize()} {degraded if health is Health.DEGRADED else f'is {health.value}'}"

@@ -1,0 +1,110 @@
+"""The range lens: do the deployed scales still fit the activations of live traffic?
+
+Nothing else notices this. A scale is stale in two ways: live values are clipped, or most of the range lies idle. Both
+are counted only when scales derived anew from live traffic would remove a material share of the quantization error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
+from tasks.records import Finding, Health, LensReading
+
+EXCEEDANCE = 0.005
+"""Share of live |x| above amax, beyond that on the calibration set: less is a few elements."""
+IDLE_BITS = 1.0
+"""Bits of the range that live values no longer reach: healthy text models differ by 13-39 % between languages."""
+ERROR = 0.002
+"""Removable error, as a share of the signal's energy: 27 dB, where INT8 of a well-fitted layer has some 40 dB."""
+_LEVELS = 127  # symmetric INT8
+_TOP = 0.9999
+
+
+@dataclass(frozen=True, slots=True)
+class RangeLimits:
+    """From where on a layer's scale is stale."""
+
+    exceedance: float = EXCEEDANCE
+    idle_bits: float = IDLE_BITS
+    error: float = ERROR
+
+
+def range_lens(
+    live: Mapping[str, ExponentHistogram],
+    reference: Mapping[str, ExponentHistogram],
+    amax: Mapping[str, float],
+    *,
+    count: int,
+    minimum: int = 1,
+    limits: RangeLimits | None = None,
+) -> LensReading:
+    """Judge each layer of `amax` (the deployed clipping magnitudes); `count` is the number of live requests observed.
+
+    `reference` holds the histograms of the calibration set. Inconclusive below `minimum` requests or when a layer was
+    not observed; fine when nothing is quantized. Findings are sorted, the most removable error first.
+    """
+    bounds = limits or RangeLimits()
+    if amax and count < minimum:
+        text = f"{count} requests were observed: {minimum} are needed to judge the scales"
+        return LensReading("range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count)
+    findings = [
+        _judged(layer, live.get(layer, ExponentHistogram.empty()), reference.get(layer), clip, bounds)
+        for layer, clip in amax.items()
+    ]
+    findings.sort(key=lambda finding: (not finding.exceeded, -finding.value, finding.subject))
+    unseen = [layer for layer in amax if layer not in live or not live[layer].total]
+    health = Health.INCONCLUSIVE if unseen else Health.FINE
+    if any(finding.exceeded for finding in findings):
+        health = Health.DEGRADED
+    return LensReading("range", health, tuple(findings), count)
+
+
+def relative_error(histogram: ExponentHistogram, clip: float) -> float:
+    """E[(Q(x) - x)^2] / E[x^2] of symmetric INT8 with this clip, from bin centres; 0 when there is no signal.
+
+    Rounding step^2 / 12 inside, (|x| - clip)^2 outside: Banner, Nahshan and Soudry (2019), section 3.
+    """
+    counts = histogram.counts[:FINITE_BINS]
+    used = np.flatnonzero(counts)
+    centres = np.minimum(CENTRES[used], histogram.amax)
+    energy = float((counts[used] * centres**2).sum())
+    # A value below half a step is rounded to zero: it cannot lose more than itself.
+    rounding = np.minimum((clip / _LEVELS) ** 2 / 12, centres**2)
+    clipping = np.maximum(centres - clip, 0.0) ** 2
+    return float((counts[used] * (rounding + clipping)).sum()) / energy if energy else 0.0
+
+
+def _judged(
+    layer: str, live: ExponentHistogram, reference: ExponentHistogram | None, clip: float, limits: RangeLimits
+) -> Finding:
+    subject = f"layer {layer}"
+    if live.nonfinite:
+        text = f"{layer}: {live.nonfinite} live activations are infinite or NaN: find the requests that cause them"
+        return Finding(subject, float(live.nonfinite), 0.0, True, text)
+    if not live.total:
+        return Finding(subject, 0.0, limits.error, False, f"{layer}: no live activation was observed")
+    over = max(0.0, live.fraction_above(clip) - (reference.fraction_above(clip) if reference else 0.0))
+    idle = _idle_bits(live, reference, clip)
+    removable = relative_error(live, clip) - relative_error(live, live.amax)
+    stale = removable > limits.error and (over > limits.exceedance or idle > limits.idle_bits)
+    text = (
+        f"{layer}: {100 * over:.2g} % more of live |x| than of the calibration set lies above the deployed "
+        f"amax {clip:.3g} (live maximum {live.amax:.3g}, {idle:.1f} bits idle); new scales would remove an error of "
+        f"{100 * max(0.0, removable):.2g} % of the signal's energy"
+    )
+    return Finding(subject, max(0.0, removable), limits.error, stale, text)
+
+
+def _idle_bits(live: ExponentHistogram, reference: ExponentHistogram | None, clip: float) -> float:
+    """Bits that neither the live maximum nor, against the calibration set, the live tail reaches."""
+    if not live.amax:
+        return 0.0
+    idle = np.log2(clip / live.amax)
+    if reference is not None and reference.total and live.quantile(_TOP):
+        # One outlier of the calibration set that today's sample lacks is no sign that the distribution shrank.
+        idle = min(idle, np.log2(max(reference.quantile(_TOP), 1e-300) / live.quantile(_TOP)))
+    return max(0.0, float(idle))

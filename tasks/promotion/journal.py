@@ -1,0 +1,78 @@
+"""One model's ledger in the store, and its projection onto the registry's aliases (DESIGN.md, D9)."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from infra.canonical import Json
+from infra.chain import Chain
+from infra.errors import AlreadyExists, NotFound, Unavailable
+from infra.settings import settings
+from tasks.promotion.ledger import Entry, aliases, champion, parse
+
+RACES = 50
+Decide = Callable[[Sequence[Entry]], Mapping[str, Json] | None]
+"""Given the whole history, the entry to append, or None when there is nothing left to do."""
+
+
+def read(model: str) -> tuple[Entry, ...]:
+    """Every entry, oldest first; raises `Tampered`."""
+    return parse(_chain(model).read())
+
+
+def commit(model: str, decide: Decide) -> Entry | None:
+    """Append what `decide` answers, fenced by the head that it reasoned on; a lost race decides again.
+
+    Returns the entry, or None when `decide` found nothing to do; whatever `decide` raises passes through.
+    """
+    for _ in range(RACES):
+        entries = read(model)
+        body = decide(entries)
+        if body is None:
+            return None
+        try:
+            link = _chain(model).append(body, expect=len(entries))
+        except AlreadyExists:
+            continue
+        return parse((link,))[0]
+    raise Unavailable(f"the ledger of {model} lost {RACES} races in a row: fewer writers at once, then retry")
+
+
+def project(model: str) -> None:
+    """Make the registry's aliases show what the ledger says, then note that they do."""
+    entries = read(model)
+    registry = settings().registry()
+    present = registry.aliases(model)
+    for alias, version in aliases(entries).items():
+        if version is None and alias in present:
+            registry.delete_alias(model, alias)
+        elif version is not None and present.get(alias) != version:
+            registry.set_alias(model, alias, version)
+    reigning = champion(entries)
+    note_mark(model, reigning.number if reigning else 0)
+
+
+def shown_champion(model: str) -> str | None:
+    """The version that the alias `champion` shows in the registry."""
+    return settings().registry().aliases(model).get("champion")
+
+
+def mark(model: str) -> int:
+    """The ledger number of the promotion that the aliases were last known to show; 0 when none was."""
+    try:
+        return int(json.loads(settings().store().get(_mark_key(model)))["number"])
+    except NotFound:
+        return 0
+
+
+def note_mark(model: str, number: int) -> None:
+    """Note that the aliases show the promotion of this number; a late writer never turns it back."""
+    if number > mark(model):
+        settings().store().put(_mark_key(model), json.dumps({"version": 1, "number": number}).encode())
+
+
+def _mark_key(model: str) -> str:
+    return f"projections/{model}.json"
+
+
+def _chain(model: str) -> Chain:
+    return Chain(settings().store(), f"ledger/{model}")

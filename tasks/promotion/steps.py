@@ -1,0 +1,304 @@
+"""Prefect tasks of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version as installed
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.canonical import Json
+from infra.errors import BadInput, NotFound, Refused
+from infra.releases import write_release
+from infra.settings import settings
+from tasks.promotion import journal, ledger
+from tasks.promotion.ledger import Entry, Kind, body
+from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
+from tasks.records import CandidateRef, Decision, EngineRef, GateReport, ReleaseRef, SampleRef
+
+LEASE = timedelta(hours=2)
+"""A run that has not finished by then is taken for dead, and another may act on its window."""
+LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx")
+
+
+@task(name="read-champion", cache_policy=NO_CACHE)
+def read_champion(model: str) -> ReleaseRef | None:
+    """Who serves, by the ledger."""
+    return champion_of(model)
+
+
+def champion_of(model: str) -> ReleaseRef | None:
+    """The ledger's champion; None before the first promotion."""
+    return _reference(model, ledger.champion(journal.read(model)))
+
+
+@task(name="record-decision", cache_policy=NO_CACHE)
+def record_decision(model: str, decision: Decision, actor: str) -> bool:
+    """Append the decision about a window once; False when a run decided the same window before."""
+
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+        if ledger.decided(entries, decision.window_digest) is not None:
+            return None
+        details: dict[str, Json] = {
+            "window": decision.window_digest,
+            "action": decision.action.value,
+            "reasons": list(decision.reasons),
+            "lenses": {reading.lens: reading.health.value for reading in decision.readings},
+        }
+        return body(Kind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
+
+    return journal.commit(model, decide) is not None
+
+
+@task(name="claim-window", cache_policy=NO_CACHE)
+def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
+    """Write the intent before acting; False when another live run already acts on this window."""
+
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+        taken = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
+        if taken is not None and taken.details.get("run") != run:
+            return None
+        return body(Kind.INTENDED, actor=actor, reason=reason, details={"window": window, "run": run})
+
+    return journal.commit(model, decide) is not None
+
+
+@task(name="finish-window", cache_policy=NO_CACHE)
+def finish(model: str, window: str, run: str, actor: str, outcome: str) -> None:
+    """Close the intent, whatever came of it."""
+    details: dict[str, Json] = {"window": window, "run": run}
+    journal.commit(model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details))
+
+
+@task(name="release-candidate", cache_policy=NO_CACHE)
+def release_candidate(
+    candidate: CandidateRef, engines: Sequence[EngineRef], reports: Sequence[GateReport], run_name: str
+) -> ReleaseRef:
+    """Bundle graph, engines, scales and golden reports; sign; register as an MLflow model version."""
+    store = settings().store()
+    prefix = candidate.key("")
+    files = {key.removeprefix(prefix): store.get(key) for key in store.list(prefix)}
+    recorded: Mapping[str, Json] = json.loads(files.pop("candidate.json"))
+    facts: dict[str, Json] = {
+        **recorded,
+        "engines": [asdict(engine) for engine in engines],
+        "verdicts": {report.target: report.verdict.value for report in reports},
+        "libraries": {name: installed(name) for name in LIBRARIES},
+    }
+    release = write_release(store, candidate.model, files, facts, settings().signer())
+    metrics = {
+        f"{report.target}/{gate.metric}.{gate.group.replace('=', '.')}": gate.estimate.value
+        for report in reports
+        for gate in report.gates
+        if gate.estimate is not None
+    }
+    version = (
+        settings()
+        .registry()
+        .register(
+            candidate.model,
+            files.get("engines/onnxruntime-cpu/plan", files["graph.onnx"]),
+            release=release.digest,
+            tags={"recipe": candidate.recipe, "calibration": candidate.calibration, **_verdict_tags(reports)},
+            run_name=run_name,
+            metrics=metrics,
+            params={"recipe": candidate.recipe, "int8_share": f"{candidate.int8_share:.4f}"},
+            artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
+        )
+    )
+    for key in list(store.list(prefix)):
+        store.delete(key)
+    return ReleaseRef(candidate.model, version, release.digest)
+
+
+@task(name="promote", cache_policy=NO_CACHE)
+def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
+    """Make a release champion, if the champion it was judged against still reigns; raises `Refused` otherwise."""
+    _promote(release, base, actor, reason)
+
+
+@task(name="request-approval", cache_policy=NO_CACHE)
+def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
+    """Let a passing candidate wait for a person, as `challenger`."""
+    entry = body(
+        Kind.APPROVAL_REQUESTED,
+        actor=actor,
+        reason=reason,
+        version=release.version,
+        release=release.digest,
+        details={"base": base},
+    )
+    journal.commit(release.model, lambda _: entry)
+    journal.project(release.model)
+
+
+@task(name="record-refusal", cache_policy=NO_CACHE)
+def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> None:
+    """Note which gates refused a candidate."""
+    details: dict[str, Json] = {"gates": list(gates)}
+    entry = body(
+        Kind.REFUSED, actor=actor, reason=reason, version=release.version, release=release.digest, details=details
+    )
+    journal.commit(release.model, lambda _: entry)
+
+
+@task(name="request-retraining", cache_policy=NO_CACHE)
+def request_retraining(model: str, window: SampleRef, decision: Decision, actor: str) -> bool:
+    """Ask for a new model, with the evidence; once per window."""
+
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+        asked = (item for item in entries if item.kind is Kind.RETRAINING_REQUESTED)
+        if any(item.details.get("window") == window.digest for item in asked):
+            return None
+        evidence: list[Json] = [
+            finding.text for reading in decision.readings for finding in reading.findings if finding.exceeded
+        ]
+        details: dict[str, Json] = {"window": window.digest, "sample": window.key, "evidence": evidence}
+        return body(Kind.RETRAINING_REQUESTED, actor=actor, reason=decision.reasons[0], details=details)
+
+    return journal.commit(model, decide) is not None
+
+
+@task(name="answer-approval", cache_policy=NO_CACHE)
+def answer_approval(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
+    """A person's yes or no to a waiting candidate; answering the same twice acts once.
+
+    Raises `Refused` when no such candidate waits or the champion has changed since it was judged.
+    """
+    kind = Kind.APPROVED if approve else Kind.REJECTED
+    waiting: list[Entry] = []
+
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+        waiting[:] = [item for item in ledger.pending_approvals(entries) if item.version == version]
+        if not waiting:
+            _check_answered_before(entries, model, version, kind)
+            return None
+        return body(kind, actor=actor, reason=reason, version=version, release=waiting[0].release)
+
+    journal.commit(model, decide)
+    asked = waiting[0] if waiting else _last_request(journal.read(model), version)
+    if approve and asked is not None and asked.release is not None:
+        reigning = champion_of(model)
+        if reigning is None or reigning.version != version:
+            base = asked.details.get("base")
+            _promote(ReleaseRef(model, version, asked.release), None if base is None else str(base), actor, reason)
+    journal.project(model)
+
+
+@task(name="roll-back", cache_policy=NO_CACHE)
+def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef:
+    """Make an earlier champion serve again; its bytes and signature are verified first."""
+    chosen: list[Entry] = []
+
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json]:
+        target = ledger.rollback_target(entries, to)
+        _verify(model, target)
+        chosen[:] = [target]
+        details: dict[str, Json] = {"projected_from": journal.shown_champion(model)}
+        return body(
+            Kind.ROLLED_BACK,
+            actor=actor,
+            reason=reason,
+            version=target.version,
+            release=target.release,
+            details=details,
+        )
+
+    journal.commit(model, decide)
+    journal.project(model)
+    reference = _reference(model, chosen[0])
+    assert reference is not None  # noqa: S101  # a reign always names a version and a release
+    return reference
+
+
+@task(name="reconcile", cache_policy=NO_CACHE)
+def reconcile_model(model: str) -> Reconciliation:
+    """Compare the registry's alias with the ledger, record what an operator did, and bring both in step."""
+    found: list[Reconciliation] = []
+
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+        observed = journal.shown_champion(model)
+        verified = {} if observed is None else {observed: _verification(model, observed)}
+        found[:] = [reconcile(entries, observed, verified, journal.mark(model))]
+        return found[0].record
+
+    journal.commit(model, decide)
+    if found[0].outcome is not Outcome.IN_STEP or found[0].mark:
+        journal.project(model)
+    return found[0]
+
+
+def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
+    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+        reigning = ledger.champion(entries)
+        if reigning is not None and reigning.release == release.digest:
+            return None
+        ledger.may_promote(entries, base)
+        details: dict[str, Json] = {"projected_from": journal.shown_champion(release.model)}
+        return body(
+            Kind.PROMOTED,
+            actor=actor,
+            reason=reason,
+            version=release.version,
+            release=release.digest,
+            details=details,
+        )
+
+    settings().release(release.model, release.digest)
+    journal.commit(release.model, decide)
+    journal.project(release.model)
+
+
+def _check_answered_before(entries: Sequence[Entry], model: str, version: str, kind: Kind) -> None:
+    """The same answer again is fine; another answer, or none to give, is refused."""
+    answers = (item for item in reversed(entries) if item.version == version)
+    last = next((item for item in answers if item.kind in (Kind.APPROVED, Kind.REJECTED)), None)
+    if last is None or last.kind is not kind:
+        waiting = ", ".join(str(item.version) for item in ledger.pending_approvals(entries)) or "none"
+        raise Refused(f"version {version} of {model} does not wait for approval (waiting: {waiting})")
+
+
+def _last_request(entries: Sequence[Entry], version: str) -> Entry | None:
+    asked = (item for item in reversed(entries) if item.kind is Kind.APPROVAL_REQUESTED and item.version == version)
+    return next(asked, None)
+
+
+def _verify(model: str, target: Entry) -> None:
+    if target.release is None:
+        raise Refused(f"version {target.version} of {model} has no release recorded, so it cannot be verified")
+    release = settings().release(model, target.release)
+    for name in release.files:
+        release.file(name)
+
+
+def _verification(model: str, version: str) -> Verification:
+    try:
+        digest = settings().registry().version(model, version).release
+        if digest is None:
+            return Verification(False, "it carries no release")
+        release = settings().release(model, digest)
+        for name in release.files:
+            release.file(name)
+    except (Refused, NotFound, BadInput) as exc:
+        return Verification(False, str(exc))
+    if not _passed(release.facts):
+        return Verification(False, "its golden gates did not pass")
+    return Verification(True, release=digest)
+
+
+def _passed(facts: Mapping[str, Json]) -> bool:
+    """An operator may bring back only what the gates let through on the target that could be executed."""
+    verdicts = facts.get("verdicts")
+    return isinstance(verdicts, Mapping) and "passed" in verdicts.values() and "failed" not in verdicts.values()
+
+
+def _verdict_tags(reports: Sequence[GateReport]) -> dict[str, str]:
+    return {f"verdict.{report.target}": report.verdict.value for report in reports}
+
+
+def _reference(model: str, entry: Entry | None) -> ReleaseRef | None:
+    if entry is None or entry.version is None or entry.release is None:
+        return None
+    return ReleaseRef(model, entry.version, entry.release)

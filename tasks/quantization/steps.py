@@ -1,0 +1,137 @@
+"""Prefect tasks of quantization: load, call one pure function, record. They take names and digests, never arrays."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.canonical import Json, canonical, sha256
+from infra.engines import open_target
+from infra.errors import BadInput, NotFound
+from infra.settings import settings
+from tasks.models.catalog import RegisteredModel, open_model
+from tasks.observation.archive import dump_observation, parse_observation
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Scales, dump_scales, parse_scales
+from tasks.observation.watch import watch
+from tasks.quantization import qdq
+from tasks.quantization.derive import Derived, derive
+from tasks.quantization.lowering import lower
+from tasks.quantization.recipes import Recipe, Smoothing, find_recipe
+from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
+from tasks.traffic import from_parquet
+
+
+@task(name="observe-calibration-set", cache_policy=NO_CACHE)
+def observe(calibration: SampleRef) -> str:
+    """One observer pass over a calibration set; returns the observation's key. Done before: not done again."""
+    model, store = open_model(calibration.model), settings().store()
+    key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}.npz"
+    if not store.exists(key):
+        requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
+        if not requests:
+            raise BadInput(f"the calibration set {calibration.key} is empty: sample more traffic first")
+        observed = watch(model.instrumented, model.sites, model.inputs, [item.payload for item in requests])
+        store.put(key, dump_observation(observed))
+    return key
+
+
+@task(name="write-qdq-graph", cache_policy=NO_CACHE)
+def write_graph(
+    calibration: SampleRef, observation: str, recipe_name: str, champion: ReleaseRef | None
+) -> CandidateRef:
+    """Scales by recipe, then the Q/DQ graph, stored as a candidate. The same inputs give the same candidate."""
+    model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
+    candidate_id = _candidate_id(model, recipe, observation, champion)
+    try:
+        facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
+    except NotFound:
+        observed = parse_observation(store.get(observation), where=f"the observation {observation}")
+        deployed = _deployed(champion)
+        derived = derive(model.graph, model.sites, observed, recipe, deployed)
+        graph = _graph(model, recipe, derived, champion)
+        facts = _store(model, candidate_id, calibration, recipe, derived, graph)
+    return CandidateRef(
+        model.name, candidate_id, recipe.name, facts["calibration"], tuple(facts["kept_high"]), facts["int8_share"]
+    )
+
+
+@task(name="build-engine", cache_policy=NO_CACHE)
+def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
+    """Lower the candidate's graph for one target and compile it."""
+    store, target = settings().store(), open_target(target_name)
+    reason = target.why_not_executable()
+    plan_key = candidate.key(f"engines/{target_name}/plan")
+    if store.exists(candidate.key(f"engines/{target_name}/layers.json")):
+        return EngineRef(target_name, len(store.get(plan_key)), 0.0, reason is None, reason or "")
+    started = time.perf_counter()
+    model = open_model(candidate.model)
+    graph = onnx.load_from_string(store.get(candidate.key("graph.onnx")))
+    built = target.build(lower(graph, target.form).SerializeToString(), model.inputs.profile)
+    store.put(plan_key, built.plan)
+    store.put(candidate.key(f"engines/{target_name}/layers.json"), built.layers)
+    seconds = time.perf_counter() - started
+    return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")
+
+
+def _candidate_id(model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None) -> str:
+    """Only a recipe that keeps the champion's graph depends on the champion."""
+    base = champion.digest if champion and recipe.smoothing is Smoothing.DEPLOYED else None
+    parts: Mapping[str, Json] = {
+        "model": model.digest,
+        "recipe": recipe.document(),
+        "observation": observation,
+        "champion": base,
+    }
+    return sha256(canonical(parts))[:32]
+
+
+def _deployed(champion: ReleaseRef | None) -> Scales | None:
+    if champion is None:
+        return None
+    release = settings().release(champion.model, champion.digest)
+    return parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
+
+
+def _graph(model: RegisteredModel, recipe: Recipe, derived: Derived, champion: ReleaseRef | None) -> onnx.ModelProto:
+    """A recalibration patches the champion's graph; every other recipe writes a new one (DESIGN.md, D4 and D7)."""
+    if recipe.smoothing is Smoothing.DEPLOYED and champion is not None:
+        release = settings().release(champion.model, champion.digest)
+        if release.facts.get("model") == model.digest:
+            return qdq.rescale(onnx.load_from_string(release.file("graph.onnx")), model.sites, derived.scales)
+    return qdq.write(model.graph, model.sites, derived.scales)
+
+
+def _store(
+    model: RegisteredModel,
+    candidate_id: str,
+    calibration: SampleRef,
+    recipe: Recipe,
+    derived: Derived,
+    graph: onnx.ModelProto,
+) -> dict[str, Json]:
+    nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+    seen = {name: SiteObservation(item, nothing, no_rows) for name, item in derived.reference.items()}
+    facts: dict[str, Json] = {
+        "version": 1,
+        "model": model.digest,
+        "calibration": calibration.digest,
+        "recipe": recipe.document(),
+        "kept_high": list(derived.kept_high),
+        "int8_share": derived.int8_share,
+        "sensitivity": [asdict(item) for item in derived.ranking],
+    }
+    files = {
+        "graph.onnx": graph.SerializeToString(deterministic=True),
+        "scales.json": dump_scales(derived.scales),
+        "ranges.npz": dump_observation(seen),
+        "candidate.json": canonical(facts),  # last: a candidate without it is incomplete and is written again
+    }
+    for name, data in files.items():
+        settings().store().put(f"candidates/{model.name}/{candidate_id}/{name}", data)
+    return facts

@@ -1,0 +1,23 @@
+"""The identity of a sample."""
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+
+from tasks.payloads import fingerprint
+from tasks.records import Request, Sample
+
+
+def digest(requests: Iterable[Request]) -> str:
+    """SHA-256 over the sorted pairs of request id and payload fingerprint, in hexadecimal."""
+    pairs = sorted((request.request_id, fingerprint(request.payload)) for request in requests)
+    hashed = sha256()
+    for request_id, print_ in pairs:
+        name = request_id.encode()
+        hashed.update(len(name).to_bytes(8, "big") + name + bytes.fromhex(print_))
+    return hashed.hexdigest()
+
+
+def sample_of(requests: Iterable[Request], *, seen: int, dropped: Mapping[str, int]) -> Sample:
+    """A sample in order of time, with its digest; reasons that dropped nothing are left out."""
+    ordered = tuple(sorted(requests, key=lambda request: (request.time, request.request_id)))
+    return Sample(ordered, digest(ordered), seen, {reason: count for reason, count in dropped.items() if count})

@@ -1,0 +1,172 @@
+"""A sample of live traffic in which rare domains and languages are present and no tenant dominates.
+
+One pass, and memory that does not grow with the traffic: at most `STRATA` reservoirs of bounded size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from heapq import merge
+from math import ceil
+
+from infra.errors import BadInput
+from tasks.payloads import fingerprint
+from tasks.records import Request, Sample
+from tasks.sampling.digest import sample_of
+from tasks.sampling.reservoir import DistinctCount, Entry, Reservoir
+
+STRATA = 128
+"""Pairs of domain and language that are told apart; whoever invents more finds them pooled."""
+POOLED = ("other", "other")
+_SPARE = 2
+"""Places per stratum, in units of the sample size: tenants may send the same text, which only the end can tell."""
+
+Stratum = tuple[str, str]  # domain, language
+
+
+def draw(
+    requests: Iterable[Request], *, size: int, tenant_share: float, minimum_per_stratum: int = 8, seed: int = 0
+) -> Sample:
+    """At most `size` distinct requests, proportional to the traffic of each (domain, language) above a floor.
+
+    Of several tenants, none gets more than ceil(tenant_share * size) places; a lone tenant may fill the sample.
+    The same input in any order, or with requests delivered twice, gives the same sample. Beyond 1024 distinct inputs
+    per stratum the counts behind the proportions, and `dropped`, are estimates within some 3 %.
+    Raises `BadInput` on a size or a share that allows nothing.
+    """
+    if size < 1 or not 0 < tenant_share <= 1 or minimum_per_stratum < 0:
+        raise BadInput(
+            f"a sample of size {size} with tenant_share {tenant_share} and minimum_per_stratum {minimum_per_stratum} "
+            "cannot be drawn: size must be 1 or more, the share above 0 and at most 1, the minimum 0 or more"
+        )
+    cap = ceil(tenant_share * size)
+    pool = _Pool(size, cap, seed)
+    for request in requests:
+        pool.add(request)
+    selection = _Selection(size, cap if len(pool.tenants) > 1 else size)
+    selection.fill(pool.candidates(), pool.quotas(minimum_per_stratum))
+    dropped = {"duplicate": pool.duplicates + selection.duplicates, "tenant-cap": selection.capped}
+    return sample_of(selection.chosen, seen=pool.seen, dropped=dropped)
+
+
+@dataclass(slots=True)
+class _Stratum:
+    reservoir: Reservoir[Request]
+    distinct: DistinctCount = field(default_factory=DistinctCount)
+    seen: int = 0
+
+
+class _Pool:
+    """What one pass keeps."""
+
+    def __init__(self, size: int, cap: int, seed: int) -> None:
+        self._size, self._cap, self._seed = size, cap, seed
+        self._strata: dict[Stratum, _Stratum] = {}
+        self.tenants: set[str] = set()  # two are enough to know that there are several
+        self.seen = 0
+
+    def add(self, request: Request) -> None:
+        self.seen += 1
+        if len(self.tenants) < 2:
+            self.tenants.add(request.tenant)
+        stratum = self._stratum((request.domain, request.language))
+        stratum.seen += 1
+        content = fingerprint(request.payload)
+        stratum.distinct.add(content)
+        # Keyed by content, not by id: equal inputs of one tenant take one place however often they are sent.
+        stratum.reservoir.offer(f"{content}:{request.tenant}", request, group=request.tenant)
+
+    def _stratum(self, key: Stratum) -> _Stratum:
+        if key not in self._strata:
+            if len(self._strata) >= STRATA:
+                key = POOLED
+            reservoir = Reservoir[Request](_SPARE * self._size, seed=self._seed, cap=self._cap, order=_first)
+            self._strata.setdefault(key, _Stratum(reservoir))
+        return self._strata[key]
+
+    @property
+    def duplicates(self) -> int:
+        return sum(max(0, stratum.seen - stratum.distinct.value) for stratum in self._strata.values())
+
+    def candidates(self) -> dict[Stratum, list[Entry[Request]]]:
+        return {key: stratum.reservoir.entries() for key, stratum in self._strata.items()}
+
+    def quotas(self, minimum: int) -> dict[Stratum, int]:
+        return allocate({key: stratum.distinct.value for key, stratum in self._strata.items()}, self._size, minimum)
+
+
+def _first(request: Request) -> tuple[object, ...]:
+    return request.time, request.request_id
+
+
+def allocate(counts: Mapping[Stratum, int], size: int, minimum: int) -> dict[Stratum, int]:
+    """Places per stratum: proportional to the counts, but none below min(minimum, its count) while that fits.
+
+    Counts {a: 900, b: 98, c: 2}, size 100, minimum 8 -> {a: 88, b: 10, c: 2}.
+    """
+    if sum(counts.values()) <= size:
+        return dict(counts)
+    minimum = min(minimum, size // len(counts))
+    floors = {key: min(minimum, count) for key, count in counts.items()}
+    free = dict(counts)
+    left = size
+    while True:
+        total = sum(free.values())
+        # Whoever's share is below the floor gets the floor; the others share what is left.
+        low = [key for key, count in free.items() if left * count < floors[key] * total]
+        if not low:
+            break
+        for key in low:
+            left -= floors[key]
+            del free[key]
+    return {**floors, **_proportional(free, left)}
+
+
+def _proportional(counts: Mapping[Stratum, int], size: int) -> dict[Stratum, int]:
+    """Whole numbers that add up to `size`, by the largest remainder (Hamilton's method)."""
+    total = sum(counts.values())
+    shares = {key: divmod(size * count, total) for key, count in counts.items()}
+    left = size - sum(whole for whole, _ in shares.values())
+    favoured = set(sorted(shares, key=lambda key: (-shares[key][1], key))[:left])
+    return {key: whole + (key in favoured) for key, (whole, _) in shares.items()}
+
+
+class _Selection:
+    """The final choice among the candidates of all strata."""
+
+    def __init__(self, size: int, cap: int) -> None:
+        self._size, self._cap = size, cap
+        self._tenants: Counter[str] = Counter()
+        self._contents: set[str] = set()
+        self._ids: set[str] = set()
+        self.chosen: list[Request] = []
+        self.duplicates = 0
+        self.capped = 0
+
+    def fill(self, candidates: Mapping[Stratum, list[Entry[Request]]], quotas: Mapping[Stratum, int]) -> None:
+        """Each stratum's quota, the rarest first while tenants have room; then whoever is left, best first."""
+        waiting = {key: iter(entries) for key, entries in candidates.items()}
+        for key in sorted(waiting, key=lambda key: (quotas[key], key)):
+            taken = 0
+            while taken < quotas[key] and (entry := next(waiting[key], None)) is not None:
+                taken += self._take(entry.item)
+        for entry in merge(*waiting.values(), key=lambda entry: entry.rank):
+            if len(self.chosen) >= self._size:
+                break
+            self._take(entry.item)
+
+    def _take(self, request: Request) -> bool:
+        content = fingerprint(request.payload)
+        if content in self._contents or request.request_id in self._ids:
+            self.duplicates += 1
+        elif self._tenants[request.tenant] >= self._cap:
+            self.capped += 1
+        else:
+            self._contents.add(content)
+            self._ids.add(request.request_id)
+            self._tenants[request.tenant] += 1
+            self.chosen.append(request)
+            return True
+        return False

@@ -1,0 +1,74 @@
+"""Cost verdicts: what was not measured never passes, and timing noise alone never fails."""
+
+import numpy as np
+import pytest
+
+from tasks.models.spec import Budgets, QualityBudget
+from tasks.records import GateReport, Verdict
+from tasks.validation.costs import Costs, Pair, cost_gates, latency_gate
+from tasks.validation.latency import PairedLatency
+
+BUDGETS = Budgets(
+    latency_ratio=0.8, size_ratio=0.5, peak_memory_ratio=1.0, quality=(QualityBudget(metric="cosine", at_least=0.9),)
+)
+
+
+def latency(ratios: list[float] | np.ndarray) -> PairedLatency:
+    reference = np.full(len(ratios), 0.01)
+    return PairedLatency(reference, reference * np.asarray(ratios))
+
+
+def test_a_cheap_candidate_passes_every_cost_gate() -> None:
+    costs = Costs(latency([0.5] * 30), Pair(1000, 300), Pair(1000, 900))
+    gates = cost_gates(costs, BUDGETS)
+    assert [gate.metric for gate in gates] == ["latency-ratio", "size-ratio", "peak-memory-ratio"]
+    assert GateReport("t", gates).verdict is Verdict.PASSED
+
+
+def test_what_was_not_measured_is_inconclusive() -> None:
+    gates = cost_gates(Costs(), BUDGETS)
+    assert {gate.verdict for gate in gates} == {Verdict.INCONCLUSIVE}
+    assert all(gate.binding and gate.estimate is None for gate in gates)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([0.7] * 30, Verdict.PASSED),
+        ([0.7] * 16 + [1.5] * 14, Verdict.PASSED),  # the median keeps it, though the interval straddles
+        ([0.7] * 14 + [0.9] * 16, Verdict.INCONCLUSIVE),
+        ([0.9] * 30, Verdict.FAILED),
+        ([0.1] * 5, Verdict.INCONCLUSIVE),
+        ([], Verdict.INCONCLUSIVE),
+        ([0.7] * 29 + [float("nan")], Verdict.ERROR),
+        ([0.7] * 29 + [0.0], Verdict.ERROR),
+        ([0.7] * 29 + [-0.1], Verdict.ERROR),
+    ],
+)
+def test_latency_is_judged_by_the_median_of_paired_ratios(ratios: list[float], verdict: Verdict) -> None:
+    assert latency_gate(latency(ratios), 0.8).verdict is verdict
+
+
+def test_a_reference_that_took_no_time_is_an_error() -> None:
+    stopped = PairedLatency(np.zeros(30), np.ones(30))
+    assert latency_gate(stopped, 100.0).verdict is Verdict.ERROR
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "verdict"),
+    [
+        (100, 50, Verdict.PASSED),
+        (100, 51, Verdict.FAILED),
+        (0, 50, Verdict.ERROR),
+        (100, 0, Verdict.ERROR),
+        (float("nan"), 1, Verdict.ERROR),
+        (1, float("inf"), Verdict.ERROR),
+    ],
+)
+def test_sizes_are_judged_exactly(reference: float, candidate: float, verdict: Verdict) -> None:
+    assert cost_gates(Costs(size=Pair(reference, candidate)), BUDGETS)[1].verdict is verdict
+
+
+def test_the_reason_holds_the_figures() -> None:
+    gate = cost_gates(Costs(size=Pair(2_000_000, 500_000)), BUDGETS)[1]
+    assert gate.reason == "size-ratio: 0.25 (500,000 of 2,000,000 bytes); the budget is at most 0.5"
