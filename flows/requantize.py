@@ -1,5 +1,6 @@
 """Re-quantization: calibration set, observers, recipe, Q/DQ graph, engines, golden gates, release, promotion."""
 
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.measures import write_measures
 from flows.outcomes import Outcome, Rung, Status
 from flows.progress import Progress
 from infra.settings import settings
@@ -20,6 +22,8 @@ from tasks.records import Action, CandidateRef, EngineRef, GateReport, ReleaseRe
 from tasks.sampling import steps as sampling
 from tasks.validation import steps as validation
 from tasks.validation.report import to_markdown
+
+COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
 
 
 @flow(name="requantize", flow_run_name="requantize-{model}", validate_parameters=True)
@@ -49,7 +53,7 @@ def requantize(
     try:
         outcome = _build(model, sample, recipe, reason, require_approval, action, actor)
     except BaseException as exc:
-        promotion.finish(model, sample.digest, run, actor, f"failed: {exc}")
+        promotion.finish(model, sample.digest, run, actor, f"failed: {exc}", failed=True)
         raise
     promotion.finish(model, sample.digest, run, actor, f"{outcome.status}: {outcome.reason}")
     return outcome
@@ -64,6 +68,7 @@ def _build(
     action: Action,
     actor: str,
 ) -> Outcome:
+    started = time.perf_counter()
     registered = open_model(model)
     progress = Progress(f"re-quantize {model}")
     champion = promotion.read_champion(model)
@@ -78,12 +83,14 @@ def _build(
         candidate = quantization.write_graph(calibration, observation, rung.name, champion)
         engines, reports = _judge(candidate, registered.spec.targets, sample.groups)
         rungs.append(_rung(rung, reports))
-        if _passes(reports):
-            break
+        if _passes(reports) or not _quality_failed(reports):
+            break  # more precision mends quality, never cost
+    write_measures(model, reports=reports, flow="requantize", seconds=time.perf_counter() - started)
     progress.step("releasing the candidate", 0.9)
     release = promotion.release_candidate(candidate, engines, reports, f"{rung.name} on {sample.digest[:8]}")
     _leave_artifact(model, rungs, release)
     outcome = _conclude(model, release, rungs, champion, reason, require_approval, actor)
+    write_measures(model)
     progress.step(outcome.reason, 1.0)
     return outcome
 
@@ -107,6 +114,10 @@ def _passes(reports: Sequence[GateReport]) -> bool:
     verdicts = {report.verdict for report in reports}
     unknown = any(report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports)
     return Verdict.PASSED in verdicts and not verdicts & {Verdict.FAILED, Verdict.ERROR} and not unknown
+
+
+def _quality_failed(reports: Sequence[GateReport]) -> bool:
+    return any(gate.metric not in COSTS for report in reports if _executed(report) for gate in report.refusals)
 
 
 def _executed(report: GateReport) -> bool:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
 from typing import cast
@@ -118,14 +119,20 @@ def redacted(request: Request) -> Request:
         payload=payload,
         request_id=_pseudonym(request.request_id),
         tenant=_pseudonym(request.tenant),
-        domain=redact(request.domain).text,
-        language=redact(request.language).text,
-        decision=redact(request.decision).text if request.decision else request.decision,
-        label=redact(request.label).text if request.label else request.label,
+        domain=_clean(request.domain),
+        language=_clean(request.language),
+        decision=_clean(request.decision) if request.decision else request.decision,
+        label=_clean(request.label) if request.label else request.label,
         time=request.time.astimezone(UTC),
     )
 
 
+@lru_cache(maxsize=4096)
+def _clean(name: str) -> str:
+    return redact(name).text
+
+
+@lru_cache(maxsize=4096)  # a tenant's name comes with each of its requests
 def _pseudonym(name: str) -> str:
     return f"redacted-{sha256(name.encode()).hexdigest()[:16]}" if redact(name).counts else name
 

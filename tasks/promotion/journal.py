@@ -39,16 +39,24 @@ def commit(model: str, decide: Decide) -> Entry | None:
 
 def project(model: str) -> None:
     """Make the registry's aliases show what the ledger says, then note that they do."""
-    entries = read(model)
+    for _ in range(RACES):
+        entries = read(model)
+        _show(model, aliases(entries))
+        if len(read(model)) == len(entries):  # otherwise a newer entry may have been projected before this one
+            reigning = champion(entries)
+            note_mark(model, reigning.number if reigning else 0)
+            return
+    raise Unavailable(f"the aliases of {model} lost {RACES} races in a row: run `requant reconcile {model}`")
+
+
+def _show(model: str, wanted: Mapping[str, str | None]) -> None:
     registry = settings().registry()
     present = registry.aliases(model)
-    for alias, version in aliases(entries).items():
+    for alias, version in wanted.items():
         if version is None and alias in present:
             registry.delete_alias(model, alias)
         elif version is not None and present.get(alias) != version:
             registry.set_alias(model, alias, version)
-    reigning = champion(entries)
-    note_mark(model, reigning.number if reigning else 0)
 
 
 def shown_champion(model: str) -> str | None:

@@ -34,6 +34,21 @@ def champion_of(model: str) -> ReleaseRef | None:
     return _reference(model, ledger.champion(journal.read(model)))
 
 
+def looks_since_promotion(model: str) -> int:
+    """Decisions since the present champion came: sequential tests spend their error rate over them."""
+    entries = journal.read(model)
+    reigning = ledger.champion(entries)
+    since = reigning.number if reigning else 0
+    return sum(entry.kind is Kind.DECIDED and entry.number > since for entry in entries)
+
+
+def acted_on(model: str, window: str) -> bool:
+    """Whether a run finished, or still holds, a re-quantization for this window."""
+    entries = journal.read(model)
+    done = (one for one in entries if one.kind is Kind.FINISHED and one.details.get("window") == window)
+    return any(not one.details.get("failed") for one in done) or ledger.open_intent(entries, window, datetime.now(UTC), LEASE) is not None
+
+
 @task(name="record-decision", cache_policy=NO_CACHE)
 def record_decision(model: str, decision: Decision, actor: str) -> bool:
     """Append the decision about a window once; False when a run decided the same window before."""
@@ -66,9 +81,9 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
 
 
 @task(name="finish-window", cache_policy=NO_CACHE)
-def finish(model: str, window: str, run: str, actor: str, outcome: str) -> None:
-    """Close the intent, whatever came of it."""
-    details: dict[str, Json] = {"window": window, "run": run}
+def finish(model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False) -> None:
+    """Close the intent, whatever came of it; after a failure the next run may try again."""
+    details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
     journal.commit(model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details))
 
 

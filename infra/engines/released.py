@@ -1,0 +1,30 @@
+"""Load what a release carries, on whatever this machine can execute."""
+
+from collections.abc import Sequence
+
+from infra.engines import open_target
+from infra.engines.port import Engine
+from infra.errors import Unavailable
+from infra.releases import Release
+
+
+def load_released(release: Release, targets: Sequence[str]) -> Engine:
+    """The release's engine for the first target that runs here; its bytes are verified before they are loaded.
+
+    Raises `Unavailable` when none runs here, and `Tampered` when the bytes differ from the manifest.
+    """
+    reasons = []
+    for name in targets:
+        plan = f"engines/{name}/plan"
+        if plan not in release.files:
+            continue
+        try:
+            target = open_target(name)
+        except Unavailable as exc:
+            reasons.append(str(exc))
+            continue
+        reason = target.why_not_executable()
+        if reason is None:
+            return target.load(release.file(plan))
+        reasons.append(reason)
+    raise Unavailable(f"no engine of release {release.digest[:12]} runs here: {'; '.join(reasons) or 'it has none'}")

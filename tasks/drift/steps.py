@@ -1,0 +1,192 @@
+"""Prefect tasks of drift: look at one window through each lens, decide, and write the report."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.engines.released import load_released
+from infra.settings import settings
+from tasks.drift.control import control_lens
+from tasks.drift.decision import decide
+from tasks.drift.fidelity import fidelity_lens, safety_lens
+from tasks.drift.input import input_lens
+from tasks.drift.intervals import alpha_at
+from tasks.drift.range import range_lens
+from tasks.drift.report import drift_report, lens_page
+from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.inputs import run_all
+from tasks.models.scoring import accuracy, fidelity, fidelity_metric, recall_at_k, safety_decisions
+from tasks.models.spec import Budgets, Task
+from tasks.observation.archive import parse_observation
+from tasks.observation.scales import parse_scales
+from tasks.observation.watch import watch
+from tasks.records import CaseKind, Decision, LensReading, ReleaseRef, Request, SampleRef, Tensor
+from tasks.traffic import from_parquet
+
+LABELLED = 20
+"""So many labelled live requests speak for the window; with fewer, golden cases of its domains do."""
+
+
+@task(name="input-lens", cache_policy=NO_CACHE)
+def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
+    """The window beside what the champion was calibrated on."""
+    return input_lens(_calibrated_on(champion), _requests(window.key))
+
+
+@task(name="range-lens", cache_policy=NO_CACHE)
+def look_at_ranges(window: SampleRef, champion: ReleaseRef) -> LensReading:
+    """Live activations, observed off the serving path, against the deployed scales."""
+    model, release = open_model(window.model), settings().release(champion.model, champion.digest)
+    scales = parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
+    reference = parse_observation(release.file("ranges.npz"), where=f"the ranges of version {champion.version}")
+    divisors = {name: item.divisors for name, item in scales.items() if item.divisors is not None}
+    requests = _requests(window.key)
+    sites = tuple(site for site in model.sites if site.name in scales)
+    seen = watch(model.instrumented, sites, model.inputs, [one.payload for one in requests], divisors)
+    return range_lens(
+        {name: item.histogram for name, item in seen.items()},
+        {name: item.histogram for name, item in reference.items()},
+        {name: item.amax for name, item in scales.items()},
+        count=len(requests),
+        minimum=model.spec.window.minimum_rows,
+    )
+
+
+@task(name="fidelity-lens", cache_policy=NO_CACHE)
+def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list[LensReading]:
+    """The champion's engine against full precision on the window; with a safety head, its decisions too.
+
+    `look` counts the looks since the champion was promoted: all of them together keep the false-alarm rate.
+    """
+    model, requests = open_model(window.model), _requests(window.key)
+    payloads = [one.payload for one in requests]
+    expected = run_all(model.reference, model.inputs, payloads)
+    engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
+    served = run_all(engine, model.inputs, payloads)
+    readings = [
+        fidelity_lens(
+            fidelity(model.spec.task, expected, served),
+            _masks(requests),
+            limit=partial(_limit, model.spec.budgets),
+            metric=fidelity_metric(model.spec.task),
+            alpha=alpha_at(look),
+        )
+    ]
+    golden = model.golden
+    if golden.safety_weight is not None:
+        before, after = (safety_decisions(one, golden.safety_weight, golden.safety_bias) for one in (expected, served))
+        flips, cases = int((before != after).sum()), sum(case.kind is CaseKind.SAFETY for case in golden.cases)
+        budget = model.spec.budgets.safety_flips
+        readings.append(safety_lens(flips, len(requests), budget, budget_count=cases, alpha=alpha_at(look)))
+    return readings
+
+
+@task(name="control", cache_policy=NO_CACHE)
+def look_at_control(window: SampleRef) -> LensReading:
+    """Full precision on labelled live requests, or on golden cases of the window's domains and languages."""
+    model, requests = open_model(window.model), _requests(window.key)
+    rule = model.spec.control
+    metric, floor = (rule.metric, rule.at_least) if rule else ("accuracy", None)
+    if model.spec.task is Task.IMAGE_CLASSIFICATION:
+        correct = _correct(model, requests, window.groups)
+    else:
+        correct = _recalled(model, window.groups)
+    return control_lens(correct, metric=metric, floor=floor)
+
+
+@task(name="decide", cache_policy=NO_CACHE)
+def decide_window(window: SampleRef, readings: Sequence[LensReading]) -> Decision:
+    """The decision table of DESIGN.md, D3."""
+    return decide(readings, window_digest=window.digest)
+
+
+@task(name="drift-report", cache_policy=NO_CACHE)
+def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision) -> str:
+    """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key."""
+    pages = {
+        "lenses.html": lens_page(decision),
+        "evidently.html": drift_report(_calibrated_on(champion), _requests(window.key)),
+    }
+    prefix = f"reports/{window.model}/{window.digest[:16]}"
+    for name, page in pages.items():
+        settings().store().put(f"{prefix}/{name}", page)
+    settings().registry().log_run(
+        window.model,
+        f"drift {window.digest[:8]}",
+        params={"window": window.digest, "champion": champion.version},
+        metrics={"rows": float(window.rows)},
+        tags={"decision": decision.action.value, **{f"lens.{one.lens}": one.health.value for one in decision.readings}},
+        artifacts=pages,
+    )
+    return f"{prefix}/lenses.html"
+
+
+def _requests(key: str) -> tuple[Request, ...]:
+    return from_parquet(settings().store().get(key), where=key)
+
+
+def _calibrated_on(champion: ReleaseRef) -> tuple[Request, ...]:
+    release = settings().release(champion.model, champion.digest)
+    return _requests(f"calibration/{champion.model}/{release.facts['calibration']}.parquet")
+
+
+def _masks(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
+    """ "all", and each domain and language -> which requests belong to it, [requests]."""
+    masks = {"all": np.ones(len(requests), bool)}
+    for name in sorted({name for one in requests for name in _groups(one)}):
+        masks[name] = np.asarray([name in _groups(one) for one in requests])
+    return masks
+
+
+def _groups(request: Request) -> tuple[str, str]:
+    return f"domain={request.domain}", f"language={request.language}"
+
+
+def _limit(budgets: Budgets, group: str) -> float | None:
+    """The least mean cosine, or agreement, that the golden gates would pass for a group."""
+    for wanted in (group, None):
+        for rule in budgets.quality:
+            if rule.group == wanted and rule.metric == "cosine":
+                return rule.at_least
+            if rule.group == wanted and rule.metric == "flips" and rule.at_most is not None:
+                return 1 - rule.at_most
+    return None
+
+
+def _correct(model: RegisteredModel, requests: Sequence[Request], groups: Sequence[str]) -> NDArray[np.float64]:
+    labelled = [(one.payload, int(one.label)) for one in requests if one.label is not None and one.label.isdigit()]
+    if len(labelled) < LABELLED:
+        labelled = [
+            (case.payload, int(case.label))
+            for case in model.golden.cases
+            if case.label is not None and f"domain={case.domain}" in groups
+        ]
+    if not labelled:
+        return np.zeros(0)
+    logits = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
+    return accuracy(logits, np.asarray([label for _, label in labelled]))
+
+
+def _recalled(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
+    """Recall of full precision on golden queries whose domain and language the window holds."""
+    cases, outputs = model.golden.cases, model.golden_reference
+    passages = [i for i, case in enumerate(cases) if case.kind is CaseKind.PASSAGE]
+    queries = [
+        i
+        for i, case in enumerate(cases)
+        if case.kind is CaseKind.QUERY and {f"domain={case.domain}", f"language={case.language}"} <= set(groups)
+    ]
+    if not queries:
+        return np.zeros(0)
+    row = {cases[i].case_id: number for number, i in enumerate(passages)}
+    relevant = [frozenset(row[name] for name in cases[i].relevant) for i in queries]
+    return recall_at_k(_rows(outputs, queries), _rows(outputs, passages), relevant)
+
+
+def _rows(outputs: Tensor, places: Sequence[int]) -> Tensor:
+    chosen: Tensor = outputs[np.asarray(places)]
+    return chosen

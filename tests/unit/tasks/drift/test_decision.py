@@ -1,0 +1,115 @@
+"""The table of DESIGN.md, D3, row by row and in every combination."""
+
+from itertools import product
+
+import pytest
+
+from infra.errors import BadInput
+from tasks.drift.decision import LENSES, decide, recalibrates, wants_retraining
+from tasks.records import Action, Decision, Finding, Health, LensReading
+
+FINE, DEGRADED, INCONCLUSIVE = Health.FINE, Health.DEGRADED, Health.INCONCLUSIVE
+
+
+def reading(lens: str, health: Health) -> LensReading:
+    finding = Finding("x", 1.0, 0.5, health is DEGRADED, f"{lens} figure is 1.0")
+    return LensReading(lens, health, (finding,), 100)
+
+
+def decided(**health: Health) -> Decision:
+    whole = {**dict.fromkeys(LENSES, FINE), **health}
+    return decide([reading(lens, value) for lens, value in whole.items()], window_digest="abc")
+
+
+@pytest.mark.parametrize(
+    ("health", "action", "headline"),
+    [
+        ({}, Action.KEEP, "Ranges and fidelity are fine: keep."),
+        ({"input": DEGRADED}, Action.KEEP, "The input moved, but ranges and fidelity are fine: keep."),
+        ({"range": DEGRADED}, Action.RECALIBRATE, "no longer fits this traffic (range degraded): recalibrate"),
+        ({"fidelity": DEGRADED}, Action.RECALIBRATE, "(fidelity degraded)"),
+        ({"range": DEGRADED, "fidelity": DEGRADED}, Action.RECALIBRATE, "(range and fidelity degraded)"),
+        ({"input": DEGRADED, "range": DEGRADED}, Action.RECALIBRATE, "(range degraded)"),
+        ({"control": DEGRADED}, Action.REQUEST_RETRAINING, "recalibration cannot help"),
+        ({"control": DEGRADED, "range": DEGRADED}, Action.REQUEST_RETRAINING, "recalibration cannot help"),
+        ({"control": DEGRADED, "fidelity": DEGRADED}, Action.REQUEST_RETRAINING, "recalibrate too"),
+        ({"safety": DEGRADED}, Action.FALLBACK, "fall back, then recalibrate."),
+        ({"safety": DEGRADED, "control": DEGRADED}, Action.FALLBACK, "and request retraining"),
+        ({"range": INCONCLUSIVE}, Action.INCONCLUSIVE, "range could not be judged"),
+        ({"fidelity": INCONCLUSIVE}, Action.INCONCLUSIVE, "fidelity could not be judged"),
+        (dict.fromkeys(LENSES, INCONCLUSIVE), Action.INCONCLUSIVE, "range and fidelity could not be judged"),
+        ({"fidelity": INCONCLUSIVE, "range": DEGRADED}, Action.RECALIBRATE, "(range degraded)"),
+        ({"control": INCONCLUSIVE}, Action.KEEP, "keep"),
+        ({"safety": INCONCLUSIVE, "input": INCONCLUSIVE}, Action.KEEP, "keep"),
+    ],
+)
+def test_each_row_of_the_table_holds(health: dict[str, Health], action: Action, headline: str) -> None:
+    decision = decided(**health)
+    assert decision.action is action
+    assert headline in decision.reasons[0]
+
+
+COMBINATIONS = [dict(zip(LENSES, values, strict=True)) for values in product(Health, repeat=len(LENSES))]
+
+
+@pytest.mark.parametrize(
+    "health", COMBINATIONS, ids=lambda health: "-".join(value.value[:1] for value in health.values())
+)
+def test_every_combination_is_decided_by_the_first_rule_that_applies(health: dict[str, Health]) -> None:
+    decision = decided(**health)
+    degraded = {lens for lens, value in health.items() if value is DEGRADED}
+    judged = {health["range"], health["fidelity"]}
+    expected = (
+        Action.FALLBACK
+        if "safety" in degraded
+        else Action.REQUEST_RETRAINING
+        if "control" in degraded
+        else Action.RECALIBRATE
+        if degraded & {"range", "fidelity"}
+        else Action.INCONCLUSIVE
+        if INCONCLUSIVE in judged
+        else Action.KEEP
+    )
+    assert decision.action is expected
+    assert len(decision.reasons) == 1 + len(LENSES)
+    assert all(reason.endswith(".") for reason in decision.reasons)
+    assert recalibrates(decision) == (
+        expected in (Action.FALLBACK, Action.RECALIBRATE)
+        or (expected is Action.REQUEST_RETRAINING and "fidelity" in degraded)
+    )
+    assert wants_retraining(decision) == ("control" in degraded)
+
+
+def test_no_readings_at_all_decide_nothing() -> None:
+    assert decide([], window_digest="abc").action is Action.INCONCLUSIVE
+
+
+def test_what_could_not_be_judged_but_counts_as_fine_is_said() -> None:
+    reasons = " ".join(decided(control=INCONCLUSIVE).reasons)
+    assert "Control could not be judged and counts as fine: control figure is 1.0." in reasons
+
+
+def test_reasons_quote_the_figures_of_what_degraded_first() -> None:
+    assert decided(fidelity=DEGRADED).reasons[1] == "Fidelity degraded: fidelity figure is 1.0."
+
+
+def test_many_findings_are_summed_up() -> None:
+    findings = tuple(Finding(f"l{i}", 1, 0, True, f"layer {i}") for i in range(9))
+    decision = decide([LensReading("range", DEGRADED, findings, 1)], window_digest="abc")
+    assert decision.reasons[1] == "Range degraded: layer 0; layer 1; layer 2; and 6 more."
+
+
+def test_of_several_readings_of_one_lens_the_worst_counts() -> None:
+    readings = [reading(lens, FINE) for lens in LENSES] + [reading("safety", DEGRADED)]
+    assert decide(readings, window_digest="abc").action is Action.FALLBACK
+
+
+def test_the_decision_keeps_its_evidence() -> None:
+    decision = decided()
+    assert decision.window_digest == "abc"
+    assert [one.lens for one in decision.readings] == list(LENSES)
+
+
+def test_an_unknown_lens_is_refused() -> None:
+    with pytest.raises(BadInput, match="no lens called vibes: the decision knows input, range"):
+        decide([reading("vibes", FINE)], window_digest="abc")

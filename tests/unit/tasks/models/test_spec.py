@@ -1,0 +1,93 @@
+"""A wrong spec says which field is wrong, what was found and what is allowed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.errors import BadInput
+from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
+
+GOOD: dict[str, Any] = {
+    "version": 1,
+    "name": "digits",
+    "source": ".",
+    "task": "image-classification",
+    "input": {"shape": [1, 8, 8]},
+    "data": {"calibration": "calibration.parquet"},
+    "golden": {"cases": "golden.parquet"},
+    "budgets": {"latency_ratio": 0.9, "size_ratio": 0.6, "quality": [{"metric": "flips", "at_most": 0.05}]},
+    "targets": ["onnxruntime-cpu"],
+    "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
+}
+
+
+def parse(**changes: Any) -> ModelSpec:
+    return parse_spec(yaml.safe_dump({**GOOD, **changes}), where="model.yaml")
+
+
+def test_a_whole_spec_is_read_with_its_defaults() -> None:
+    spec = parse()
+    assert spec.task is Task.IMAGE_CLASSIFICATION
+    assert spec.input.shape == (1, 8, 8)
+    assert spec.window.hours == 24
+    assert spec.approval == "auto"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"nmae": "x"}, "nmae is unknown; allowed here: version, name, source"),
+        ({"window": {"hour": 3}}, "window.hour is unknown; allowed here: hours, minimum_rows, sample, tenant_share"),
+        (
+            {"control": {"metric": "accuracy", "at_least": 0.9, "x": 1}},
+            "control.x is unknown; allowed here: metric, at_least",
+        ),
+        (
+            {"budgets": {**GOOD["budgets"], "quality": [{"metric": "flips", "at_most": 0.1, "grp": "all"}]}},
+            "budgets.quality.0.grp is unknown; allowed here: metric, group, at_least, at_most",
+        ),
+        ({"version": 2}, "version is 2: input should be 1"),
+        ({"name": "Digits!"}, "name is 'Digits!'"),
+        ({"task": "speech"}, "task is 'speech': input should be 'text-embedding' or 'image-classification'"),
+        ({"task": "text-embedding"}, "input.tokenizer is missing"),
+        ({"input": {}}, "input.shape is missing"),
+        ({"input": {"shape": [0, 8]}}, "input.shape.0 is 0: input should be greater than or equal to 1"),
+        ({"schedule": {"slug": "nightly", "cron": "never"}}, "schedule.cron is 'never'"),
+        ({"schedule": {"cron": "0 3 * * *"}}, "schedule.slug is missing"),
+        ({"targets": []}, "targets is \\[\\]"),
+        ({"targets": ["abacus"]}, "targets.0 is 'abacus': input should be 'onnxruntime-cpu'"),
+        ({"window": {"tenant_share": 0}}, "window.tenant_share is 0: input should be greater than 0"),
+        (
+            {"budgets": {**GOOD["budgets"], "quality": [{"metric": "flips", "at_most": 0.1, "at_least": 0.1}]}},
+            "give exactly one of at_least and at_most",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path_with_what_was_found_and_what_is_allowed(
+    changes: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(BadInput, match=f"^model.yaml: .*{found}") as caught:
+        parse(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    with pytest.raises(BadInput, match=r"name is 'X'.*; schedule is missing"):
+        parse_spec(yaml.safe_dump({k: v for k, v in {**GOOD, "name": "X"}.items() if k != "schedule"}), where="m")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("a: [", "is not YAML"), ("- 1", "holds list, not a mapping"), ("", "NoneType")]
+)
+def test_a_file_that_is_no_mapping_is_refused(text: str, found: str) -> None:
+    with pytest.raises(BadInput, match=found):
+        parse_spec(text, where="model.yaml")
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("absent.yaml", "binary.yaml"):
+        with pytest.raises(BadInput, match="cannot be read"):
+            load_spec(tmp_path / name)

@@ -1,0 +1,90 @@
+"""A calibration set: the window, its anchor, and never a golden case."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from infra.errors import BadInput
+from tasks.records import GoldenCase, Request, Sample
+from tasks.sampling.calibration import compose
+from tasks.sampling.digest import digest, sample_of
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def requests(prefix: str, count: int, tenant: str = "acme") -> list[Request]:
+    return [
+        Request(f"{prefix}{i}", START + timedelta(seconds=i), tenant, "docs", "en", f"{prefix} text {i}")
+        for i in range(count)
+    ]
+
+
+def window(count: int) -> Sample:
+    return sample_of(requests("live", count), seen=1000, dropped={"duplicate": 3})
+
+
+def case(payload: str) -> GoldenCase:
+    return GoldenCase("g1", payload, "docs", "en")
+
+
+def share_of_pool(sample: Sample) -> float:
+    return sum(one.request_id.startswith("pool") for one in sample.requests) / len(sample.requests)
+
+
+def test_a_quarter_comes_from_the_pool_and_the_rest_from_the_window() -> None:
+    found = compose(window(256), requests("pool", 500), golden=(), size=100)
+    assert len(found.requests) == 100
+    assert share_of_pool(found) == 0.25
+    assert (found.seen, found.dropped) == (1500, {"duplicate": 3})
+
+
+def test_a_thin_window_is_not_padded_by_the_pool() -> None:
+    found = compose(window(25), requests("pool", 500), golden=(), size=100)
+    assert share_of_pool(found) == 0.5
+
+
+def test_the_pool_alone_can_make_the_first_set() -> None:
+    found = compose(window(0), requests("pool", 500), golden=(), size=64, anchor_share=1.0)
+    assert len(found.requests) == 64
+
+
+def test_an_empty_calibration_set_is_refused() -> None:
+    with pytest.raises(BadInput, match="the calibration set is empty: sample more traffic"):
+        compose(window(0), [], golden=(), size=64)
+
+
+def test_a_pool_that_overlaps_the_golden_set_is_refused_with_examples() -> None:
+    golden = [case("pool text 3"), case("pool text 5")]
+    with pytest.raises(BadInput, match=r"golden set overlaps the calibration set: 2 cases, e\.g\. pool3, pool5"):
+        compose(window(10), requests("pool", 10), golden=golden, size=64)
+
+
+def test_live_requests_that_equal_golden_cases_are_dropped_and_counted() -> None:
+    found = compose(window(10), requests("pool", 10), golden=[case("live text 4")], size=64)
+    assert "live4" not in {one.request_id for one in found.requests}
+    assert found.dropped["golden"] == 1
+
+
+def test_a_golden_case_is_recognised_after_redaction_too() -> None:
+    live = replace(requests("live", 1)[0], payload="ask <EMAIL>")
+    sample = sample_of([live, *requests("other", 3)], seen=4, dropped={})
+    assert compose(sample, [], golden=[case("ask bob@example.com")], size=64).dropped["golden"] == 1
+
+
+def test_what_window_and_pool_share_is_taken_once() -> None:
+    found = compose(window(10), [*requests("live", 10), *requests("pool", 10)], golden=(), size=64)
+    assert len({one.request_id for one in found.requests}) == len(found.requests) == 20
+
+
+def test_a_senseless_anchor_share_is_refused() -> None:
+    with pytest.raises(BadInput, match="anchor share is 2"):
+        compose(window(10), [], golden=(), size=64, anchor_share=2)
+
+
+def test_the_digest_knows_ids_and_contents_but_not_the_order() -> None:
+    one, two = requests("a", 2)
+    assert digest([one, two]) == digest([two, one])
+    assert digest([one]) != digest([replace(one, request_id="b")])
+    assert digest([one]) != digest([replace(one, payload="else")])
+    assert digest([one]) == digest([replace(one, label="7")])
