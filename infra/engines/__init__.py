@@ -19,8 +19,8 @@ def open_target(name: str) -> Target:
     module = name.replace("-", "_")
     try:
         loaded = import_module(module)
-    except ImportError as exc:
-        raise Unavailable(f"target {name} needs the module {module}: pip install 'requant[{name}]'") from exc
+    except (ImportError, OSError) as exc:  # OSError: the module is there, and its shared libraries are not
+        raise Unavailable(f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'") from exc
     from infra.engines.tensorrt import TensorRt
 
     return TensorRt(name, loaded, ahead_of_time=name == "tensorrt-rtx")

@@ -27,10 +27,14 @@ def peak_memory(target: str, plan: bytes, feeds: Arrays) -> int:
         np.savez(feeds_path, **feeds)  # type: ignore[arg-type]  # the stub takes the names for its own options
         command = [sys.executable, "-m", "infra.engines.footprint", target, str(plan_path), str(feeds_path)]
         # The command is this module, by this interpreter.
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
+        except subprocess.TimeoutExpired as exc:
+            raise Unavailable(f"peak memory could not be measured: it took more than {TIMEOUT_S} s") from exc
     if done.returncode:
-        raise Unavailable(f"peak memory could not be measured: {done.stderr.strip().splitlines()[-1:]}")
-    return int(json.loads(done.stdout)["bytes"])
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise Unavailable(f"peak memory could not be measured: {why}")
+    return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
 def _resident(field: str) -> int:

@@ -27,6 +27,7 @@ from tasks.observation.watch import watch
 from tasks.records import CaseKind, Decision, LensReading, ReleaseRef, Request, SampleRef, Tensor
 from tasks.traffic import from_parquet
 
+PER_MILLE = 1000
 LABELLED = 20
 """So many labelled live requests speak for the window; with fewer, golden cases of its domains do."""
 
@@ -79,9 +80,9 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list
     golden = model.golden
     if golden.safety_weight is not None:
         before, after = (safety_decisions(one, golden.safety_weight, golden.safety_bias) for one in (expected, served))
-        flips, cases = int((before != after).sum()), sum(case.kind is CaseKind.SAFETY for case in golden.cases)
-        budget = model.spec.budgets.safety_flips
-        readings.append(safety_lens(flips, len(requests), budget, budget_count=cases, alpha=alpha_at(look)))
+        budget = round(model.spec.budgets.live_safety_flips * PER_MILLE)
+        flips = int((before != after).sum())
+        readings.append(safety_lens(flips, len(requests), budget, budget_count=PER_MILLE, alpha=alpha_at(look)))
     return readings
 
 

@@ -66,7 +66,8 @@ class Budgets(_Strict):
     latency_ratio: float = Field(gt=0)  # candidate / full precision, median of paired runs
     size_ratio: float = Field(gt=0)
     peak_memory_ratio: float = Field(default=1.5, gt=0)
-    safety_flips: int = Field(default=0, ge=0)  # decisions of the safety head that differ from full precision
+    safety_flips: int = Field(default=0, ge=0)  # golden safety decisions that differ from full precision
+    live_safety_flips: float = Field(default=0.01, ge=0, le=1)  # share of live decisions that may differ
     quality: tuple[QualityBudget, ...] = Field(min_length=1)
 
 
