@@ -24,10 +24,20 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "ORT_DISABLE_TELEMETRY": "1",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
     "PREFECT_CLI_PROMPT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""No dependency reports home, asks a model hub, or unpickles."""
+"""No dependency reports home, asks a model hub, unpickles, or talks while all is well."""
+
+
+def _user() -> str:
+    """The user's name; a container may run under a number that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
 
 
 class Settings(BaseSettings):
@@ -42,7 +52,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = None
     prefect_api_url: str | None = None
     signing_key: Path | None = None  # Ed25519, PEM
-    actor: str = Field(default_factory=getpass.getuser)
+    actor: str = Field(default_factory=_user)
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400

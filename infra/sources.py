@@ -1,5 +1,6 @@
 """Bring a model's source, wherever it lives, to a local folder."""
 
+import shutil
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,19 +9,20 @@ from infra.errors import BadInput, NotFound, Unavailable
 from infra.stores import open_store
 
 
-def fetch(source: str, *, base: Path, cache: Path) -> Path:
+def fetch(source: str, *, base: Path, cache: Path, endpoint_url: str | None = None, region: str | None = None) -> Path:
     """The folder that holds the weights.
 
     `package:NAME/path` is a folder inside an installed package, `s3://bucket/prefix` is copied to `cache`,
     `models:/NAME/VERSION` is downloaded from MLflow to `cache`; anything else is a folder, relative to `base`.
-    Raises `BadInput` when it is not there.
+    What lay in `cache` before is removed; `endpoint_url` and `region` are for S3 alone. Raises `BadInput` or
+    `NotFound` when the source is not there, and `Unavailable` when its server does not answer.
     """
     if source.startswith("package:"):
         return _package(source)
     if source.startswith("s3://"):
-        return _objects(source, cache)
+        return _objects(source, _emptied(cache), endpoint_url, region)
     if source.startswith("models:/"):
-        return _registered(source, cache)
+        return _registered(source, _emptied(cache))
     folder = (base / source).resolve()
     if not folder.is_dir():
         raise BadInput(
@@ -31,7 +33,7 @@ def fetch(source: str, *, base: Path, cache: Path) -> Path:
 
 def _package(source: str) -> Path:
     name, _, inner = source.removeprefix("package:").partition("/")
-    if find_spec(name) is None:
+    if not _installed(name):
         raise BadInput(
             f"source: package {name!r} is not installed; pip install 'requant[examples]' brings the examples'"
         )
@@ -41,8 +43,22 @@ def _package(source: str) -> Path:
     return folder
 
 
-def _objects(source: str, cache: Path) -> Path:
-    store = open_store(source)
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # the parent of a dotted name is missing; the name is empty
+        return False
+
+
+def _emptied(cache: Path) -> Path:
+    """A file of an earlier source must not be read as this one's."""
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _objects(source: str, cache: Path, endpoint_url: str | None, region: str | None) -> Path:
+    store = open_store(source, endpoint_url=endpoint_url, region=region)
     keys = list(store.list(""))
     if not keys:
         raise BadInput(f"source: nothing lies under {source}; give the prefix of the folder that holds the weights")
@@ -59,7 +75,7 @@ def _registered(source: str, cache: Path) -> Path:
 
     try:
         return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(cache)))
-    except MlflowException as exc:
+    except (MlflowException, OSError) as exc:  # a file store that does not answer raises its own OSError
         if getattr(exc, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            raise NotFound(f"source: the MLflow registry has no {source}") from exc
-        raise Unavailable(f"source: MLflow did not give {source}: {exc.message}") from exc
+            raise NotFound(f"source: the MLflow registry has no {source}; give models:/NAME/VERSION") from exc
+        raise Unavailable(f"source: MLflow did not give {source}: {' '.join(str(exc).split())[:300]}") from exc

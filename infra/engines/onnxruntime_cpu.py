@@ -14,9 +14,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from infra.engines.port import Arrays, Built, Engine, Profile
 from infra.errors import BadInput, Refused
 
-_FAILURES = tuple(
+_FAILURES: tuple[type[Exception], ...] = tuple(
     kind for _, kind in inspect.getmembers(state, inspect.isclass) if issubclass(kind, Exception)
 )  # one per status code of the runtime; they share no base of their own
+_RUN_FAILURES: tuple[type[Exception], ...] = (*_FAILURES, ValueError, TypeError, RuntimeError)
 _QUANTIZED = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -65,7 +66,7 @@ class OnnxRuntimeEngine:
         """Feeds the graph does not declare are left out (an attention mask that the export folded away)."""
         try:
             values = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
-        except (*_FAILURES, ValueError, TypeError, RuntimeError) as exc:
+        except _RUN_FAILURES as exc:
             raise BadInput(f"the engine refused its inputs: {_first_line(exc)}") from exc
         return dict(zip(self._outputs, values, strict=True))
 

@@ -179,8 +179,8 @@ def _set_shapes(optimization: Any, name: str, declared: tuple[int, ...], profile
     )
     if not fits:
         raise BadInput(
-            f"the profile of input {name!r} does not fit its shape {declared}: it needs {len(declared)} dimensions with "
-            f"smallest <= common <= largest, and has {shapes.smallest}, {shapes.common}, {shapes.largest}"
+            f"the profile of input {name!r} does not fit its shape {declared}: give {len(declared)} dimensions with "
+            f"smallest <= common <= largest, not {shapes.smallest}, {shapes.common}, {shapes.largest}"
         )
     optimization.set_shape(name, shapes.smallest, shapes.common, shapes.largest)
 

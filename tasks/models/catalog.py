@@ -28,7 +28,7 @@ from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
 FULL_PRECISION = "reference.onnx"
-TRANSIENT = 8
+OPEN_MODELS = 8
 """Models that one process keeps open."""
 
 
@@ -114,12 +114,16 @@ def open_model(name: str) -> RegisteredModel:
     """The model in use under a name; raises `NotFound` naming the known ones."""
     store = settings().store()
     try:
-        digest = str(json.loads(store.get(f"models/{name}/current"))["digest"])
+        data = store.get(f"models/{name}/current")
     except NotFound as exc:
         known = ", ".join(model_names(store)) or "none yet"
         raise NotFound(
             f"no model is called {name!r} (known: {known}): add it with `requant model add SPEC.yaml`"
         ) from exc
+    try:
+        digest = str(json.loads(data)["digest"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BadInput(f"models/{name}/current is damaged: run `requant model add` again for {name}") from exc
     return _opened(store.url, name, digest)
 
 
@@ -128,7 +132,7 @@ def model_names(store: ObjectStore) -> list[str]:
     return sorted({key.split("/")[1] for key in store.list("models/") if key.endswith("/current")})
 
 
-@lru_cache(maxsize=TRANSIENT)
+@lru_cache(maxsize=OPEN_MODELS)
 def _opened(address: str, name: str, digest: str) -> RegisteredModel:
     return RegisteredModel(name, digest)
 
@@ -139,7 +143,8 @@ def _key(model: str, digest: str, name: str) -> str:
 
 def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     base = spec_path.resolve().parent
-    folder = fetch(spec.source, base=base, cache=cache)
+    chosen = settings()
+    folder = fetch(spec.source, base=base, cache=cache, endpoint_url=chosen.s3_endpoint_url, region=chosen.s3_region)
     files = {
         "spec.yaml": spec_path.read_bytes(),
         "golden.parquet": _read(base / spec.golden.cases, "golden.cases"),

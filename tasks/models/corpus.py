@@ -19,7 +19,9 @@ def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
     try:
         table = pq.read_table(BytesIO(data))
     except (pa.ArrowException, OSError) as exc:
-        raise BadInput(f"{where} is not a readable Parquet file ({str(exc).splitlines()[0]}): write it again") from exc
+        raise BadInput(
+            f"{where} is not a readable Parquet file ({' '.join(str(exc).split())[:200]}): write it again"
+        ) from exc
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise BadInput(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")

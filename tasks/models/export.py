@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,12 @@ from infra.errors import BadInput
 from tasks.models.spec import ModelSpec, Task
 
 OUTPUTS = {Task.TEXT_EMBEDDING: "sentence_embedding", Task.IMAGE_CLASSIFICATION: "logits"}
+INPUTS = {Task.TEXT_EMBEDDING: ("input_ids", "attention_mask"), Task.IMAGE_CLASSIFICATION: ("image",)}
 OPSET = 20
+OLDEST_OPSET = 13
+"""Of a graph that is taken as it is: per-channel Q/DQ begins here."""
+POOLED = frozenset({"Transformer", "Pooling", "Normalize"})
+"""What a sentence-transformers folder may list in modules.json; the pooling must be the mean."""
 TOLERANCE = 1e-4
 """Largest allowed difference between the exported graph and torch, on outputs of order one."""
 
@@ -25,16 +32,18 @@ TOLERANCE = 1e-4
 def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     """The full-precision graph, opset 20, with dynamic batch (and length).
 
-    A folder with one `model.onnx` is taken as it is. Raises `BadInput` when the folder cannot be read as the spec's
-    task, or when the exported graph does not compute what torch computes.
+    A folder with one `model.onnx` is taken as it is, but for names of nodes that lack one. Raises `BadInput` when the
+    folder cannot be read as the spec's task, or when the exported graph does not compute what torch computes.
     """
     ready = folder / "model.onnx"
     if ready.is_file():
-        return onnx.load(ready)
+        return _ready(spec, ready)
     try:
-        module, probe, shapes = _text(folder) if spec.task is Task.TEXT_EMBEDDING else _image(spec, folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as exc:
-        raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {str(exc).splitlines()[0]}") from exc
+        module, probe, shapes = _text(spec, folder) if spec.task is Task.TEXT_EMBEDDING else _image(spec, folder)
+        with torch.no_grad():
+            module(**probe)
+    except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
+        raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}") from exc
     model = _to_onnx(module, probe, shapes, OUTPUTS[spec.task])
     _check(model, module, probe)
     return model
@@ -75,6 +84,42 @@ class ConvNet(nn.Module):
         return hidden
 
 
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+
+
+def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(path)
+    except Exception as exc:  # protobuf's and onnx's own kinds
+        raise BadInput(f"source: {path} is no readable ONNX file: {_first_line(exc)}") from exc
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise BadInput(f"source: {path} has opset {opset}: export it with opset {OLDEST_OPSET} or later")
+    weights = {item.name for item in model.graph.initializer}
+    inputs = {item.name for item in model.graph.input} - weights
+    outputs = [item.name for item in model.graph.output]
+    if not inputs <= set(INPUTS[spec.task]) or OUTPUTS[spec.task] not in outputs:
+        raise BadInput(
+            f"source: {path} maps {', '.join(sorted(inputs))} to {', '.join(outputs)}; "
+            f"{spec.task} needs {', '.join(INPUTS[spec.task])} to {OUTPUTS[spec.task]}"
+        )
+    _name_nodes(model.graph)
+    return model
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """ONNX lets nodes go without a name; sites and Q/DQ nodes are named after theirs."""
+    taken = {node.name for node in graph.node}
+    seen = {""}
+    for index, node in enumerate(graph.node):
+        if node.name in seen:
+            node.name = next(
+                name for extra in count() if (name := f"{node.op_type}_{index}{'_' * extra}") not in taken | seen
+            )
+        seen.add(node.name)
+
+
 def _ints(value: list[int] | int | str) -> list[int]:
     if not isinstance(value, list):
         raise ValueError(f"config.json: {value!r} should be a list of numbers")  # noqa: TRY004  # caught with the rest
@@ -85,26 +130,45 @@ Probe = dict[str, torch.Tensor]
 Shapes = dict[str, dict[int, Dim]]
 
 
-def _text(folder: Path) -> tuple[nn.Module, Probe, Shapes]:
+def _text(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
     from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
+    _require_mean_pooling(folder)
     # Eager attention exports to plain products and a softmax, which every target parses.
     encoder = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="eager")
+    positions, longest = getattr(encoder.config, "max_position_embeddings", None), spec.input.max_length
+    if positions and longest > positions:
+        raise ValueError(f"input.max_length is {longest}, and the model has {positions} positions")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, int(encoder.config.vocab_size), (3, 16), generator=generator)
     mask = (torch.arange(16)[None, :] < torch.tensor([[16], [9], [5]])).to(torch.int64)
-    batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=512)
+    batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max(longest, 16))
     shape = {0: batch, 1: tokens}
     probe = {"input_ids": ids, "attention_mask": mask}
     return SentenceEncoder(encoder).eval(), probe, {"input_ids": shape, "attention_mask": shape}
+
+
+def _require_mean_pooling(folder: Path) -> None:
+    """Another pooling would export, run, and be another model than its authors'."""
+    modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
+    kinds = (
+        {str(item["type"]).rsplit(".", 1)[-1] for item in json.loads(modules.read_text())} if modules.exists() else {}
+    )
+    if not set(kinds) <= POOLED:
+        raise ValueError(f"modules.json lists {', '.join(sorted(set(kinds) - POOLED))}; bring a model.onnx instead")
+    if pooling.exists() and not json.loads(pooling.read_text()).get("pooling_mode_mean_tokens", False):
+        raise ValueError("1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx instead")
 
 
 def _image(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text())
-    if config.get("architecture") != "requant-convnet":
-        raise ValueError(f"config.json names architecture {config.get('architecture')!r}; bring a model.onnx instead")
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    if architecture != "requant-convnet":
+        raise ValueError(f"config.json names architecture {architecture!r}; bring a model.onnx instead")
     module = ConvNet(config)
     module.load_state_dict(load_file(folder / "weights.safetensors"))
     image = torch.rand(3, *(spec.input.shape or ()), generator=torch.Generator().manual_seed(0))
@@ -112,17 +176,22 @@ def _image(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
 
 
 def _to_onnx(module: nn.Module, probe: Probe, shapes: Shapes, output: str) -> onnx.ModelProto:
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        program = torch.onnx.export(
-            module,
-            kwargs=probe,
-            dynamo=True,
-            input_names=list(probe),
-            output_names=[output],
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            verbose=False,
-        )
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            program = torch.onnx.export(
+                module,
+                kwargs=probe,
+                dynamo=True,
+                input_names=list(probe),
+                output_names=[output],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as exc:  # the exporter's errors derive from whatever its stages raise
+        raise BadInput(
+            f"source: torch could not export the model to ONNX ({_first_line(exc)}); bring a model.onnx instead"
+        ) from exc
     if program is None:
         raise BadInput("source: torch could not export the model to ONNX")
     model: onnx.ModelProto = program.model_proto
@@ -133,12 +202,25 @@ def _to_onnx(module: nn.Module, probe: Probe, shapes: Shapes, output: str) -> on
 
 
 def _check(model: onnx.ModelProto, module: nn.Module, probe: Probe) -> None:
-    with torch.no_grad():
-        expected = module(**probe).numpy()
-    feeds = {name: tensor.numpy() for name, tensor in probe.items()}
-    (found,) = open_target("onnxruntime-cpu").load(model.SerializeToString()).run(feeds).values()
-    difference = float(np.abs(found - expected).max())
-    if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise BadInput(
-            f"source: the exported graph differs from torch by {difference:.2g}; the export cannot be trusted"
-        )
+    """On the probe and on smaller ones: a graph that holds the probe's shape as a constant agrees on that alone."""
+    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
+    for smaller in (probe, _slice(probe, 1, 16), _slice(probe, 2, 9)):
+        with torch.no_grad():
+            expected = module(**smaller).numpy()
+        try:
+            (found,) = engine.run({name: tensor.numpy() for name, tensor in smaller.items()}).values()
+        except BadInput as exc:
+            raise BadInput(f"source: the exported graph does not run on other shapes: {exc}") from exc
+        difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+        if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise BadInput(
+                f"source: the exported graph differs from torch by {difference:.2g}; the export cannot be trusted"
+            )
+
+
+def _slice(probe: Probe, cases: int, tokens: int) -> Probe:
+    """The first cases, and of token arrays [batch, tokens] the first tokens."""
+    return {
+        name: (tensor[:cases, :tokens] if tensor.ndim == 2 else tensor[:cases]).contiguous()
+        for name, tensor in probe.items()
+    }

@@ -15,6 +15,8 @@ from tasks.models.spec import ModelSpec, Task
 from tasks.records import Payload, Tensor
 
 BATCH = 16
+SHORTEST = 2
+"""Tokens: engines are built, and graphs exported, for no fewer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +61,14 @@ def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tens
     """Outputs of every payload, in order: [payloads, ...]."""
     results: dict[int, NDArray[np.float32]] = {}
     for batch in inputs.batches(payloads):
-        for case, row in zip(batch.cases, engine.run(batch.feeds)[inputs.output], strict=True):
-            results[int(case)] = row
+        outputs = engine.run(batch.feeds)
+        found = outputs.get(inputs.output)
+        if found is None or len(found) != len(batch.cases):
+            raise BadInput(
+                f"the engine gave {', '.join(outputs)} for {len(batch.cases)} cases: "
+                f"one row of {inputs.output!r} a case is needed; export the model again"
+            )
+        results.update(zip(batch.cases.tolist(), found, strict=True))
     return np.stack([results[case] for case in range(len(payloads))]) if results else np.zeros((0, 0), np.float32)
 
 
@@ -74,6 +82,9 @@ class TextInputs:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         except Exception as exc:  # the library raises bare Exception
             raise BadInput(f"input.tokenizer is not a tokenizers JSON file: {exc}") from exc
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if max_length <= special:  # the library would then not truncate at all
+            raise BadInput(f"input.max_length is {max_length}, and {special} of these are the tokenizer's own tokens")
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.no_padding()
         self._max_length = max_length
@@ -81,23 +92,30 @@ class TextInputs:
     @property
     def profile(self) -> Profile:
         """Up to 64 texts of the full length."""
-        shapes = Shapes((1, 2), (8, min(64, self._max_length)), (64, self._max_length))
+        longest = max(SHORTEST, self._max_length)
+        shapes = Shapes((1, SHORTEST), (8, min(64, longest)), (64, longest))
         return {"input_ids": shapes, "attention_mask": shapes}
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
         """Texts of like length share a batch, so that little is padded."""
         if not all(isinstance(payload, str) for payload in payloads):
             raise BadInput("a text model was given a tensor; look at the traffic's `text` column")
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch([str(item) for item in payloads])]
+        encoded = self._encode([str(item) for item in payloads])
         order = sorted(range(len(encoded)), key=lambda case: (len(encoded[case]), case))
         for start in range(0, len(order), BATCH):
             cases = order[start : start + BATCH]
-            longest = max(len(encoded[case]) for case in cases)
+            longest = max(SHORTEST, *(len(encoded[case]) for case in cases))
             ids, mask = np.zeros((len(cases), longest), np.int64), np.zeros((len(cases), longest), np.int64)
             for row, case in enumerate(cases):
                 ids[row, : len(encoded[case])] = encoded[case]
                 mask[row, : len(encoded[case])] = 1
             yield Batch({"input_ids": ids, "attention_mask": mask}, np.asarray(cases), mask.astype(bool))
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        except Exception as exc:  # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
+            raise BadInput(f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column") from exc
 
 
 class ImageInputs:

@@ -1,8 +1,7 @@
-"""How an observation is kept: one compressed NumPy archive without pickles."""
+"""How an observation is kept: one NumPy archive without pickles."""
 
 from collections.abc import Mapping
 from io import BytesIO
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,15 +31,19 @@ def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
     """Read the archive; raises `BadInput` when it is damaged or of another version."""
     try:
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
-            if int(arrays["version"]) != VERSION:
-                raise BadInput(f"{where} has version {int(arrays['version'])}: this release reads version {VERSION}")
-            return {
-                str(name): SiteObservation(
-                    ExponentHistogram(arrays[f"{i}.counts"].reshape(BINS), float(arrays[f"{i}.amax"])),
-                    arrays[f"{i}.channels"],
-                    arrays[f"{i}.rows"],
-                )
-                for i, name in enumerate(arrays["sites"])
-            }
-    except (ValueError, KeyError, OSError, BadZipFile, EOFError) as exc:
-        raise BadInput(f"{where} is not an observation ({exc}): observe the calibration set again") from exc
+            version = int(arrays["version"])
+            observed = {str(name): _site(arrays, i) for i, name in enumerate(arrays["sites"])}
+    except Exception as exc:  # damaged bytes raise whatever zipfile, zlib, struct and NumPy trip over
+        raise BadInput(f"{where} is not an observation ({exc!r}): observe the calibration set again") from exc
+    if version != VERSION:
+        raise BadInput(f"{where} has version {version}: this release reads version {VERSION}")
+    return observed
+
+
+def _site(arrays: Mapping[str, np.ndarray], index: int) -> SiteObservation:
+    counts, channels, rows = (arrays[f"{index}.{part}"] for part in ("counts", "channels", "rows"))
+    if counts.shape != (BINS,) or counts.dtype != np.int64 or (counts < 0).any():
+        raise ValueError(f"counts of shape {counts.shape} and type {counts.dtype}")
+    if channels.ndim != 1 or rows.ndim != 2 or (rows.size and rows.shape[1] != len(channels)):
+        raise ValueError(f"{channels.shape} channels and rows {rows.shape}")
+    return SiteObservation(ExponentHistogram(counts, float(arrays[f"{index}.amax"])), channels, rows)

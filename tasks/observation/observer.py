@@ -66,7 +66,7 @@ class Observer:
 
     def _add_images(self, site: Site, values: NDArray[np.float32]) -> None:
         self._histograms[site.name] += ExponentHistogram.of(values)
-        self._raise_amax(site, np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != 1)))
+        self._raise_amax(site, np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != 1), initial=0.0))
 
     def _add_rows(
         self,

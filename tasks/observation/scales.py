@@ -55,12 +55,19 @@ def check_scales(scales: Scales, *, where: str) -> None:
     """Raise `BadInput` naming the first site whose amax or divisors are not positive and finite."""
     for name, item in scales.items():
         divisors = np.ones(1) if item.divisors is None else item.divisors
-        if not (np.isfinite(item.amax) and item.amax > 0 and np.isfinite(divisors).all() and (divisors > 0).all()):
+        with np.errstate(over="ignore", under="ignore"):
+            scale = np.float32(item.scale)  # as the graph stores it
+        if not (np.isfinite(scale) and scale > 0 and np.isfinite(divisors).all() and (divisors > 0).all()):
             raise BadInput(
                 f"{where}: the scale of {name} is not a positive finite number; recalibrate on clean traffic"
             )
 
 
 def _quantizer(item: Mapping[str, object]) -> Quantizer:
-    divisors = item["divisors"]
-    return Quantizer(float(str(item["amax"])), None if divisors is None else np.asarray(divisors, dtype=np.float32))
+    amax = float(str(item["amax"]))
+    if item["divisors"] is None:
+        return Quantizer(amax)
+    divisors = np.asarray(item["divisors"], dtype=np.float32)
+    if divisors.ndim != 1 or not divisors.size:
+        raise ValueError(f"divisors of shape {divisors.shape}")
+    return Quantizer(amax, divisors)

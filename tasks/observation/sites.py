@@ -5,6 +5,7 @@ Attention scores, norms and softmax have no constant weight and so are never sit
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -12,6 +13,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from infra.errors import BadInput
+
+OPS = ("MatMul", "Gemm", "Conv")
+"""Operators that a weighted layer becomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,9 @@ class Site:
 
 
 def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
-    """All sites in graph order."""
+    """All sites in graph order, each under a name of its own; raises `BadInput` when two nodes share a name."""
     graph = model.graph
+    _require_names(graph)
     weights = {item.name: item for item in graph.initializer}
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -53,16 +60,19 @@ def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
         layer = _layer(node, weights, consumers)
         if layer is not None:
             found.setdefault(node.input[0], []).append(layer)
+    names = _distinct([_joint_name([layer.name for layer in layers]) for layers in found.values()])
     return tuple(
-        Site(_joint_name([layer.name for layer in layers]), tensor, 1 if layers[0].op == "Conv" else -1, tuple(layers))
-        for tensor, layers in found.items()
+        Site(name, tensor, 1 if any(layer.op == "Conv" for layer in layers) else -1, tuple(layers))
+        for name, (tensor, layers) in zip(names, found.items(), strict=True)
     )
 
 
 def layer_weight(model: onnx.ModelProto, layer: Layer) -> NDArray[np.float32]:
-    """The layer's weight as [outputs, inputs...]: the output axis moved to the front."""
+    """The layer's weight as [outputs, inputs...]: the output axis moved to the front; `BadInput` when not finite."""
     item = next(item for item in model.graph.initializer if item.name == layer.weight)
     weight: NDArray[np.float32] = numpy_helper.to_array(item).astype(np.float32)
+    if not np.isfinite(weight).all():
+        raise BadInput(f"the weight of {layer.name} holds NaN or infinity: the model is broken, export it again")
     return np.moveaxis(weight, layer.output_axis, 0)
 
 
@@ -83,13 +93,15 @@ def _layer(
     weights: dict[str, onnx.TensorProto],
     consumers: dict[str, list[onnx.NodeProto]],
 ) -> Layer | None:
-    if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.input) < 2:
+    if node.op_type not in OPS or len(node.input) < 2:
         return None
     weight = weights.get(node.input[1])
-    if weight is None or node.input[0] in weights or len(weight.dims) < 2:
+    if weight is None or weight.data_type != onnx.TensorProto.FLOAT or node.input[0] in weights:
         return None
+    if len(weight.dims) < 3 if node.op_type == "Conv" else len(weight.dims) != 2:
+        return None  # a stack of matrices has no one axis of outputs
     if node.op_type == "MatMul":
-        axis = len(weight.dims) - 1
+        axis = 1
     elif node.op_type == "Gemm":
         if _attribute(node, "transA"):
             return None
@@ -97,6 +109,23 @@ def _layer(
     else:
         axis = 0
     return Layer(_module_name(node, weights, consumers), node.name, node.op_type, node.input[1], axis)
+
+
+def _require_names(graph: onnx.GraphProto) -> None:
+    """Layers are told apart by their nodes' names; `tasks.models.export` gives every node one."""
+    names = [node.name for node in graph.node if node.op_type in OPS]
+    if len(set(names)) < len(names) or "" in names:
+        raise BadInput("the graph has layers without a name, or two of one name: register the model again")
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """A module that runs twice has one name and two sites: `albert.query`, `albert.query#2`."""
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return result
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

@@ -46,7 +46,10 @@ def acted_on(model: str, window: str) -> bool:
     """Whether a run finished, or still holds, a re-quantization for this window."""
     entries = journal.read(model)
     done = (one for one in entries if one.kind is Kind.FINISHED and one.details.get("window") == window)
-    return any(not one.details.get("failed") for one in done) or ledger.open_intent(entries, window, datetime.now(UTC), LEASE) is not None
+    return (
+        any(not one.details.get("failed") for one in done)
+        or ledger.open_intent(entries, window, datetime.now(UTC), LEASE) is not None
+    )
 
 
 @task(name="record-decision", cache_policy=NO_CACHE)

@@ -13,7 +13,7 @@ from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import sensitivity, smoothing
-from tasks.quantization.ranges import amax
+from tasks.quantization.ranges import amax, require_data
 from tasks.quantization.recipes import Recipe, Smoothing
 from tasks.quantization.sensitivity import Sensitivity
 
@@ -38,15 +38,12 @@ def derive(
 ) -> Derived:
     """Scales for every site that the recipe quantizes.
 
-    Raises `BadInput` when the calibration set was empty, held NaN, or when a recipe that starts from the champion's
-    graph has no champion.
+    Raises `BadInput` when the calibration set was empty or held NaN, when a recipe that starts from the champion's
+    graph has no champion that fits, and when a recipe would leave nothing quantized.
     """
     if not recipe.quantized:
         return Derived({}, tuple(site.name for site in sites), (), 0.0, {})
-    if recipe.smoothing is Smoothing.DEPLOYED and not deployed:
-        raise BadInput(
-            f"recipe {recipe.name} keeps the champion's graph, but no quantized champion exists: use int8-smooth"
-        )
+    _require_fit(sites, observed, recipe, deployed)
     weights = {site.name: [layer_weight(model, layer) for layer in site.layers] for site in sites}
     quantizers = {
         site.name: _quantizer(site, observed[site.name], weights[site.name], recipe, deployed or {}) for site in sites
@@ -57,6 +54,44 @@ def derive(
     check_scales(scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
     return Derived(scales, kept, ranking, share, {name: _seen(observed[name], scales[name]) for name in scales})
+
+
+def _require_fit(
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    deployed: Scales | None,
+) -> None:
+    for site in sites:
+        if site.name not in observed:
+            raise BadInput(f"site {site.name} was not observed: observe the calibration set again")
+        try:
+            require_data(observed[site.name].histogram)
+        except BadInput as exc:
+            raise BadInput(f"site {site.name}: {exc}") from exc
+    if recipe.high_precision_sites >= len(sites):
+        raise BadInput(
+            f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: use a lower one, "
+            "or full-precision"
+        )
+    if recipe.smoothing is Smoothing.DEPLOYED:
+        _require_champion(sites, observed, recipe, deployed)
+
+
+def _require_champion(
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    deployed: Scales | None,
+) -> None:
+    if not deployed:
+        raise BadInput(
+            f"recipe {recipe.name} keeps the champion's graph, but no quantized champion exists: use int8-smooth"
+        )
+    strange = set(deployed) - {site.name for site in sites}
+    for name, item in deployed.items():
+        if name in strange or (item.divisors is not None and item.divisors.shape != observed[name].channel_amax.shape):
+            raise BadInput(f"the champion's scale of {name} does not fit this model's sites: use int8-smooth")
 
 
 def _quantizer(

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from infra.errors import BadInput
 from tasks.observation.scales import Scales, check_scales
 from tasks.observation.sites import Layer, Site, layer_weight
 from tasks.quantization.smoothing import weight_scales
@@ -43,11 +44,18 @@ def write(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
 
 
 def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> onnx.ModelProto:
-    """The same Q/DQ graph with new activation scales: weights, placement and smoothing stay (DESIGN.md, D7)."""
+    """The same Q/DQ graph with new activation scales: weights, placement and smoothing stay (DESIGN.md, D7).
+
+    Raises `BadInput` when a scale is not a positive finite number, or the graph quantizes other sites.
+    """
     check_scales(scales, where="the Q/DQ graph")
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
     wanted = {f"{site.tensor}.scale": scales[site.name].scale for site in sites if site.name in scales}
+    present = {node.input[1] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+    if present != set(wanted):
+        odd = sorted(present ^ set(wanted))
+        raise BadInput(f"the Q/DQ graph and the new scales differ in {odd[0]} ({len(odd)} in all): write a new graph")
     for item in copy.graph.initializer:
         if item.name in wanted:
             item.CopyFrom(numpy_helper.from_array(np.float32(wanted[item.name]), item.name))

@@ -28,6 +28,23 @@ class RangeRule(StrEnum):
 
 def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
     """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN."""
+    require_data(histogram)
+    if not histogram.amax:
+        return _SMALLEST
+    match rule:
+        case RangeRule.MAX:
+            value = histogram.amax
+        case RangeRule.PERCENTILE:
+            value = histogram.quantile(0.9999) or histogram.amax  # nearly everything is zero
+        case RangeRule.MSE:
+            value = _least(histogram, squared_error)
+        case RangeRule.ENTROPY:
+            value = _least(histogram, divergence)
+    return max(value, _SMALLEST)
+
+
+def require_data(histogram: ExponentHistogram) -> None:
+    """Raise `BadInput` where no scale can follow: nothing was observed, or something was infinite or NaN."""
     if histogram.nonfinite:
         raise BadInput(
             f"{histogram.nonfinite} activations are infinite or NaN: no scale follows from them; "
@@ -35,16 +52,6 @@ def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
         )
     if not histogram.total:
         raise BadInput("the calibration set is empty: no range can be observed; sample more traffic first")
-    match rule:
-        case RangeRule.MAX:
-            value = histogram.amax
-        case RangeRule.PERCENTILE:
-            value = histogram.quantile(0.9999)
-        case RangeRule.MSE:
-            value = _least(histogram, squared_error)
-        case RangeRule.ENTROPY:
-            value = _least(histogram, divergence)
-    return max(value, _SMALLEST)
 
 
 def squared_error(histogram: ExponentHistogram, clip: float) -> float:
@@ -85,7 +92,7 @@ def divergence(histogram: ExponentHistogram, clip: float) -> float:
 
 
 def _least(histogram: ExponentHistogram, cost: Callable[[ExponentHistogram, float], float]) -> float:
-    """The clip with the least cost among 96 fractions of the largest magnitude, finest at the top."""
+    """The clip with the least cost among 96 fractions of the largest magnitude, each 4 % below the next."""
     clips = histogram.amax * np.geomspace(0.02, 1.0, 96)
     return float(clips[int(np.argmin([cost(histogram, float(clip)) for clip in clips]))])
 

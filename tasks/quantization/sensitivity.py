@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer
 from tasks.observation.sites import Site
-from tasks.quantization.smoothing import fake_quantize, output_error
+from tasks.quantization.ranges import squared_error
+from tasks.quantization.smoothing import fake_quantize, output_error, weight_scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Sensitivity:
     """One site's cost."""
 
     site: str
-    error: float  # squared output error / squared output; for convolutions, of the input instead
+    error: float  # squared output error / squared output; for convolutions, of input and weight instead
     macs_share: float  # of the multiply-accumulates per position of all sites
 
 
@@ -42,8 +44,20 @@ def rank(
 def _error(observed: SiteObservation, quantizer: Quantizer, weights: Sequence[NDArray[np.float32]]) -> float:
     if observed.rows.size:
         return output_error(observed.rows, np.concatenate(list(weights)), quantizer)
-    weight = weights[0]
-    scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1).clip(min=1e-12) / 127
-    restored = fake_quantize(weight, scale.reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float32))
-    lost = float(np.square(weight - restored).sum() / np.square(weight).sum())
-    return lost + quantizer.scale**2 / 12 / max(quantizer.amax**2 / 9, 1e-30)
+    noise = squared_error(observed.histogram, quantizer.amax) / max(_mean_square(observed.histogram), 1e-30)
+    return noise + _weight_error(weights)
+
+
+def _weight_error(weights: Sequence[NDArray[np.float32]]) -> float:
+    """Squared rounding error of the weights / squared weights."""
+    lost, energy = 0.0, 0.0
+    for weight in weights:
+        flat = weight.reshape(len(weight), -1)
+        lost += float(np.square(flat - fake_quantize(flat, weight_scales(flat)[:, None])).sum())
+        energy += float(np.square(flat).sum())
+    return lost / max(energy, 1e-30)
+
+
+def _mean_square(histogram: ExponentHistogram) -> float:
+    centres = np.minimum(CENTRES, histogram.amax)
+    return float((histogram.counts[:FINITE_BINS] * centres**2).sum() / max(histogram.total, 1))

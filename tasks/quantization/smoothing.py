@@ -74,7 +74,8 @@ def output_error(rows: NDArray[np.float32], weight: NDArray[np.float32], quantiz
 def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """Per-channel scales of a weight [outputs, inputs...] -> [outputs]: largest magnitude / 127, never zero."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    return np.where(largest > 0, largest / LEVELS, 1.0).astype(np.float32)
+    # Below this the quotient is no normal float32, and such a channel computes nothing.
+    return np.where(largest > 1e-35, largest / LEVELS, 1.0).astype(np.float32)
 
 
 def fake_quantize(values: NDArray[np.float32], scale: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:

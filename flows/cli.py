@@ -1,0 +1,262 @@
+"""The `requant` command. Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage.
+
+Nothing heavy is imported before a command runs: the workspace must be chosen before Prefect reads its settings.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import RequantError
+from infra.settings import settings, use_workspace
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keeps quantized models right on today's traffic.",
+)
+model_app = typer.Typer(no_args_is_help=True, help="Register models and list them.")
+traffic_app = typer.Typer(no_args_is_help=True, help="Bring live traffic in.")
+app.add_typer(model_app, name="model")
+app.add_typer(traffic_app, name="traffic")
+
+Model = Annotated[str, typer.Argument(help="Name of a registered model, such as minilm.")]
+Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+@app.callback()
+def choose_workspace(
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder that holds everything the embedded default stores [.requant].")
+    ] = None,
+) -> None:
+    """Point this run, and what it starts, at a workspace."""
+    # A failure is told in one sentence; Prefect would print its traceback beside it.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    use_workspace(workspace)
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Run the whole loop on two real models, in seven scenes, in a workspace of its own."""
+    from flows import demo, printing
+
+    use_workspace(settings().root / "demo")
+    with printing.progress(quiet=as_json) as say:
+        story = demo.run(say)
+    printing.emit(story, as_json, printing.story)
+    if not story.as_described:
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(as_json: Json = False) -> None:
+    """Make a workspace: folders and the key that signs releases."""
+    from flows import printing
+
+    chosen = settings()
+    chosen.signer()
+    chosen.registry().ping()
+    places = {"workspace": str(chosen.root), "store": chosen.store_address, "mlflow": chosen.mlflow_uri}
+    printing.emit(places, as_json, printing.fields)
+
+
+@model_app.command("add")
+def model_add(
+    spec: Annotated[Path, typer.Argument(help="The model's YAML spec, such as examples/minilm/model.yaml.")],
+    as_json: Json = False,
+) -> None:
+    """Check a spec, export its model to ONNX, and register both with their golden set."""
+    from flows import printing
+    from tasks.models.catalog import register
+
+    with printing.progress(quiet=as_json) as say:
+        say(f"exporting the model of {spec}", 0.0)
+        added = register(spec)
+    facts = {
+        "model": added.name,
+        "digest": added.digest,
+        "sites": len(added.sites),
+        "golden cases": len(added.golden.cases),
+    }
+    printing.emit(facts, as_json, printing.fields)
+
+
+@model_app.command("list")
+def model_list(as_json: Json = False) -> None:
+    """All registered models."""
+    from flows import printing, views
+
+    printing.emit(views.all_models(), as_json, printing.models)
+
+
+@traffic_app.command("import")
+def traffic_import(
+    path: Annotated[Path, typer.Argument(help="JSON Lines (.jsonl) or Parquet (.parquet).")],
+    model: Annotated[str, typer.Option(help="The model that served it.")],
+    as_json: Json = False,
+) -> None:
+    """Redact and store traffic; records that are wrong are set aside with the reason."""
+    from flows import intake, printing
+
+    taken = intake.take_in(path, model)
+    printing.emit(taken, as_json, printing.intake)
+
+
+@app.command()
+def maintain(model: Model, as_json: Json = False) -> None:
+    """One scheduled maintenance run, now."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.maintenance import maintenance
+
+        outcome = maintenance(model, actor=settings().actor)
+    printing.emit(outcome, as_json, printing.outcome)
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def requantize(
+    model: Model,
+    recipe: Annotated[str | None, typer.Option(help="One recipe; left out, the ladder is climbed.")] = None,
+    reason: Reason = "asked for by hand",
+    require_approval: Annotated[bool, typer.Option(help="Let a passing candidate wait for a person.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build, judge and promote a candidate for the newest traffic."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.requantize import requantize
+
+        outcome = requantize(model, recipe=recipe, reason=reason, require_approval=require_approval)
+    printing.emit(outcome, as_json, printing.outcome)
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def approve(
+    model: Model,
+    candidate: Annotated[str, typer.Argument(help="Version that waits for approval.")],
+    reason: Reason = "reviewed",
+    as_json: Json = False,
+) -> None:
+    """Promote a candidate that waits."""
+    _answer(model, candidate, True, reason, as_json)
+
+
+@app.command()
+def reject(
+    model: Model,
+    candidate: Annotated[str, typer.Argument(help="Version that waits for approval.")],
+    reason: Reason = "reviewed",
+    as_json: Json = False,
+) -> None:
+    """Turn a candidate down that waits."""
+    _answer(model, candidate, False, reason, as_json)
+
+
+@app.command()
+def rollback(
+    model: Model,
+    reason: Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")],
+    to: Annotated[str | None, typer.Option(help="A version that was champion before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring an earlier champion back, verified first."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.rollback import rollback
+
+        release = rollback(model, reason=reason, to=to)
+    printing.emit(release, as_json, printing.fields)
+
+
+@app.command()
+def reconcile(
+    model: Annotated[str | None, typer.Argument(help="Name of a registered model; left out, all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Follow what operators did in MLflow when it is verified; undo and report it when it is not."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.reconcile import reconcile
+
+        found = reconcile(model)
+    printing.emit(found, as_json, printing.reconciliations)
+
+
+@app.command()
+def status(
+    model: Annotated[str | None, typer.Argument(help="Name of a registered model; left out, all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Who serves, what was decided last, what waits."""
+    from flows import printing, views
+
+    printing.emit([views.one_model(model)] if model else views.all_models(), as_json, printing.models)
+
+
+@app.command()
+def history(model: Model, as_json: Json = False) -> None:
+    """The model's ledger: who did what, when and why."""
+    from flows import printing, views
+
+    printing.emit(views.history(model), as_json, printing.history)
+
+
+@app.command()
+def up() -> None:
+    """Start Prefect, MLflow, the schedules and the console; Ctrl-C stops them all."""
+    from flows.up import run
+
+    run(settings())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check versions, stores, registry, device and disk, and say how to mend each."""
+    from flows import doctor, printing
+
+    checks = doctor.examine(settings())
+    printing.emit(checks, as_json, printing.checks)
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(2)
+
+
+def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool) -> None:
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.approval import approval
+
+        approval(model, version, approve, reason)
+    word = "promoted" if approve else "rejected"
+    printing.emit({"model": model, "version": version, "answer": word}, as_json, printing.fields)
+
+
+def main() -> None:
+    """Run the command; an error is one sentence on standard error, and its exit code."""
+    try:
+        app()
+    except RequantError as exc:
+        document: dict[str, Any] = {"error": str(exc), "kind": type(exc).__name__}
+        if "--json" in sys.argv:
+            print(json.dumps(document))
+        print(f"requant: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+
+
+if __name__ == "__main__":
+    main()

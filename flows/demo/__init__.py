@@ -1,0 +1,83 @@
+"""The whole product on two real models, in seven scenes.
+
+Every decision is computed from the traffic that a scene writes. A scene states what it should show; when the loop
+decides otherwise, the scene is not as described and the demo fails.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flows.runtime import orchestrator
+from infra.errors import BadInput
+from infra.settings import settings
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One scene as it came out."""
+
+    number: int
+    title: str
+    lines: tuple[str, ...]
+    as_described: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One group of new traffic, before and after the champion changed."""
+
+    model: str
+    traffic: str
+    metric: str
+    before: float
+    after: float
+    flips_before: int
+    flips_after: int
+    latency: float  # of the champion after, ratio to full precision
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The whole demo."""
+
+    scenes: tuple[Scene, ...]
+    summary: tuple[Row, ...]
+    reports: tuple[str, ...]
+    complete: bool
+    seconds: float
+
+    @property
+    def as_described(self) -> bool:
+        """Whether every scene was played and came out as it says."""
+        return self.complete and all(scene.as_described for scene in self.scenes)
+
+
+def run(say: Callable[[str, float], None]) -> Story:
+    """Play all scenes in a fresh workspace; raises `BadInput` when it is not the demo's own."""
+    started = time.perf_counter()
+    root = settings().root
+    if root.name != "demo":
+        raise BadInput(f"the demo would erase {root}: run it in a workspace whose last folder is called demo")
+    shutil.rmtree(root, ignore_errors=True)
+    with orchestrator(settings()):
+        from flows.demo.scenes import SCENES
+        from flows.demo.stage import Stage
+        from flows.progress import listening
+
+        stage, scenes = Stage(), []
+        for number, (title, play) in enumerate(SCENES.items(), start=1):
+            begun = time.perf_counter()
+            say(f"scene {number}: {title}", 0.0)
+            with listening(say):
+                problems, lines = play(stage)
+            lines += [f"expected otherwise: {problem}" for problem in problems]
+            scenes.append(Scene(number, title, tuple(lines), not problems, time.perf_counter() - begun))
+            if problems:
+                break
+        complete = len(scenes) == len(SCENES)
+    seconds = time.perf_counter() - started
+    return Story(tuple(scenes), tuple(stage.summary), tuple(stage.reports), complete, seconds)

@@ -1,0 +1,189 @@
+"""The scenes. Each writes traffic, runs a flow, and returns what it found wrong and what it has to tell."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from flows.demo.stage import EXAMPLES, Stage
+from flows.demo.summary import compare
+from flows.maintenance import maintenance
+from flows.outcomes import Outcome, Status
+from flows.reconcile import reconcile
+from flows.requantize import requantize
+from infra.settings import settings
+from tasks.models.catalog import register
+from tasks.promotion import journal
+from tasks.promotion.ledger import Kind, previous
+from tasks.promotion.reconcile import Outcome as Reconciled
+from tasks.promotion.steps import champion_of
+from tasks.records import Action, Health, Payload, ReleaseRef, Tensor, Verdict
+
+Played = tuple[list[str], list[str]]
+"""What came out otherwise than described, and the lines to print."""
+
+
+def first_champions(stage: Stage) -> Played:
+    """Both models registered, first INT8 champions built from baseline traffic and judged."""
+    problems, lines = [], []
+    traffic = {
+        "minilm": stage.texts(domains=("docs", "interface"), languages=("en",)),
+        "digits": stage.images(0.5, 1.0),
+    }
+    for model, requests in traffic.items():
+        register(EXAMPLES / model / "model.yaml")
+        stage.serve(model, requests)
+        outcome = maintenance(model)
+        problems += _unless(outcome.status is Status.PROMOTED, f"{model}: {outcome.reason}")
+        problems += _unless(bool(outcome.rungs) and outcome.rungs[-1].recipe != "full-precision", "a champion in INT8")
+        lines += [f"{model}: {outcome.reason}", *_rungs(outcome)]
+    return problems, lines
+
+
+def keep(stage: Stage) -> Played:
+    """Other technical English and code: the input moved, ranges and fidelity are fine, nothing is built."""
+    before = champion_of("minilm")
+    stage.serve("minilm", stage.texts(domains=("code", "docstrings")))
+    outcome = maintenance("minilm")
+    problems = _unless(outcome.status is Status.KEPT, f"the run ended as {outcome.status}")
+    problems += _unless(_health(outcome, "input") is Health.DEGRADED, "the input lens did not move")
+    problems += _unless(champion_of("minilm") == before and not outcome.rungs, "something was built")
+    return problems, _told(stage, outcome)
+
+
+def recalibrate(stage: Stage) -> Played:
+    """A brighter camera: the range lens names the layers that saturate, and new scales win the accuracy back."""
+    before = _champion("digits")
+    stage.serve("digits", stage.images(4.0, 8.0))
+    outcome = maintenance("digits")
+    after = _champion("digits")
+    problems = _unless(outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}")
+    problems += _unless(_action(outcome) is Action.RECALIBRATE, f"the decision was {_action(outcome)}")
+    problems += _unless(_health(outcome, "range") is Health.DEGRADED, "the range lens saw nothing")
+    problems += _unless(_health(outcome, "control") is Health.FINE, "full precision was not shown to be right")
+    problems += _unless([one.recipe for one in outcome.rungs] == ["recalibrate"], "more than new scales was needed")
+    engines = {name.split("/")[1] for name in settings().release("digits", after.digest).files if "/plan" in name}
+    problems += _unless(engines == {"onnxruntime-cpu", "tensorrt-rtx"}, f"engines were built for {sorted(engines)}")
+    rows = compare("digits", _window(outcome), before, after)
+    problems += _unless(all(row.after > row.before for row in rows), "the accuracy was not won back")
+    stage.summary += rows
+    return problems, [*_told(stage, outcome), *_rungs(outcome)]
+
+
+def escalate(stage: Stage) -> Played:
+    """Japanese and Russian: new scales do not mend the fidelity, so the ladder climbs until the gates pass."""
+    before = _champion("minilm")
+    stage.serve("minilm", stage.texts(languages=("ja", "ru")))
+    outcome = maintenance("minilm")
+    problems = _unless(outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}")
+    problems += _unless(_health(outcome, "fidelity") is Health.DEGRADED, "the fidelity lens saw nothing")
+    recipes = [one.recipe for one in outcome.rungs]
+    problems += _unless(recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the rungs were {recipes}")
+    problems += _unless(recipes[-1:] != ["full-precision"], "only full precision passed")
+    rows = compare("minilm", _window(outcome), before, _champion("minilm"))
+    problems += _unless(all(row.after > row.before for row in rows), "the fidelity was not won back")
+    stage.summary += rows
+    return problems, [*_told(stage, outcome), *_rungs(outcome)]
+
+
+def retrain(stage: Stage) -> Played:
+    """Inverted images: full precision fails too, so nothing is built and retraining is requested with the evidence."""
+    before = champion_of("digits")
+    stage.serve("digits", [replace(one, payload=_inverted(one.payload)) for one in stage.images(4.0, 8.0)])
+    outcome = maintenance("digits")
+    problems = _unless(outcome.status is Status.RETRAINING_REQUESTED, f"the run ended as {outcome.status}")
+    problems += _unless(champion_of("digits") == before and not outcome.rungs, "something was built")
+    newest = journal.read("digits")[-1]
+    problems += _unless(newest.kind is Kind.RETRAINING_REQUESTED, "the ledger holds no request")
+    evidence = newest.details.get("evidence")
+    return problems, [*_told(stage, outcome), f"evidence in the ledger: {evidence}"]
+
+
+def refuse(stage: Stage) -> Played:
+    """A poisoned window: one tenant's huge images would stretch every scale; the gates refuse the candidate."""
+    before = champion_of("digits")
+    images = stage.images(4.0, 8.0)
+    poisoned = [
+        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 5 == 0 else one
+        for number, one in enumerate(images)
+    ]
+    stage.serve("digits", poisoned)
+    outcome = requantize("digits", recipe="recalibrate", reason="calibrate on today's traffic")
+    refusals = [gate for report in outcome.rungs[-1].reports for gate in report.refusals]
+    problems = _unless(outcome.status is Status.REFUSED, f"the run ended as {outcome.status}")
+    problems += _unless(any(gate.verdict is Verdict.FAILED for gate in refusals), "no gate failed")
+    problems += _unless(champion_of("digits") == before, "the champion changed")
+    failed = [gate.reason for gate in refusals if gate.verdict is Verdict.FAILED][:3]
+    return problems, [outcome.reason, *failed, f"champion untouched: version {_champion('digits').version}"]
+
+
+def roll_back(stage: Stage) -> Played:
+    """The alias is moved in MLflow itself; reconcile verifies and follows, and the ledger shows who and when."""
+    leaving, target = _champion("minilm"), previous(journal.read("minilm"))
+    assert target is not None  # noqa: S101  # two promotions came before
+    assert target.version is not None  # noqa: S101  # a reign always names its version
+    settings().registry().set_alias("minilm", "champion", target.version)
+    found = reconcile("minilm")["minilm"]
+    newest = journal.read("minilm")[-1]
+    problems = _unless(found.outcome is Reconciled.ADOPTED, f"reconcile found {found.outcome}: {found.reason}")
+    problems += _unless(_champion("minilm").version == target.version, "the champion did not follow")
+    problems += _unless(newest.kind is Kind.ROLLED_BACK and newest.actor == "mlflow", "the ledger does not show it")
+    lines = [
+        f"the alias champion was moved from version {leaving.version} to {target.version} in MLflow",
+        f"reconcile: {found.outcome}; {found.reason}",
+        f"ledger entry {newest.number}: {newest.kind} to version {newest.version} by {newest.actor} at {newest.time}",
+    ]
+    return problems, lines
+
+
+SCENES: Mapping[str, Callable[[Stage], Played]] = {
+    "First champions": first_champions,
+    "Keep": keep,
+    "Recalibrate": recalibrate,
+    "Escalate": escalate,
+    "Request retraining": retrain,
+    "Refuse": refuse,
+    "Roll back by the registry": roll_back,
+}
+
+
+def _inverted(payload: Payload) -> Tensor:
+    image = np.asarray(payload, np.float32)
+    return np.asarray(image.max() - image, np.float32)
+
+
+def _unless(fine: bool, problem: str) -> list[str]:
+    return [] if fine else [problem]
+
+
+def _champion(model: str) -> ReleaseRef:
+    found = champion_of(model)
+    assert found is not None  # noqa: S101  # the first scene promoted one, or the demo stopped
+    return found
+
+
+def _health(outcome: Outcome, lens: str) -> Health | None:
+    readings = outcome.decision.readings if outcome.decision else ()
+    return next((one.health for one in readings if one.lens == lens), None)
+
+
+def _action(outcome: Outcome) -> Action | None:
+    return outcome.decision.action if outcome.decision else None
+
+
+def _window(outcome: Outcome) -> str:
+    assert outcome.decision is not None  # noqa: S101  # a maintenance run with a champion always decides
+    return f"windows/{outcome.model}/{outcome.decision.window_digest}.parquet"
+
+
+def _told(stage: Stage, outcome: Outcome) -> list[str]:
+    if outcome.report:
+        stage.reports.append(f"{settings().store_address}/{outcome.report}")
+    return list(outcome.decision.reasons) if outcome.decision else [outcome.reason]
+
+
+def _rungs(outcome: Outcome) -> list[str]:
+    return [
+        f"rung {rung.recipe}: {', '.join(f'{one.target} {one.verdict}' for one in rung.reports)}; {rung.reason}"
+        for rung in outcome.rungs
+    ]

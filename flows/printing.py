@@ -1,0 +1,163 @@
+"""How the command line speaks: Rich on a terminal, plain lines in a pipe, or one JSON document."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from infra.settings import settings
+
+T = TypeVar("T")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
+    """Print a value as JSON or by its renderer."""
+    if as_json:
+        print(TypeAdapter(Any).dump_json(value, indent=2).decode())
+    else:
+        render(value)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal, a line per step otherwise; nothing when quiet."""
+    if quiet:
+        yield lambda sentence, share: None
+    elif sys.stdout.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=1.0)
+            yield lambda sentence, share: bar.update(task, description=sentence, completed=share)
+    else:
+        yield lambda sentence, share: print(f"{share:4.0%}  {sentence}", flush=True)
+
+
+@contextmanager
+def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
+    """A Prefect server to report to, and the steps of every flow shown as they come.
+
+    An unknown model is refused before anything is started.
+    """
+    from flows.runtime import orchestrator
+    from tasks.models.catalog import open_model
+
+    if model is not None:
+        open_model(model)
+
+    with progress(quiet=quiet) as say:
+        say("reaching Prefect", 0.0)
+        with orchestrator(settings()):
+            from flows.progress import listening
+
+            with listening(say):
+                yield
+
+
+def fields(value: Any) -> None:
+    """One line per field."""
+    pairs = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    for name, item in pairs.items():
+        console.print(f"[bold]{escape(name)}[/bold]  {escape(str(item))}")
+
+
+def models(views: Sequence[Any]) -> None:
+    """A table of models."""
+    if not views:
+        console.print("no models yet: add one with `requant model add SPEC.yaml`")
+        return
+    table = _table("model", "task", "champion", "last decision", "waiting", "schedule")
+    for view in views:
+        decision = view.last_decision.reason if view.last_decision else "none yet"
+        waiting = ", ".join(entry.version for entry in view.waiting) or "-"
+        champion = f"version {view.champion.version}" if view.champion else "none"
+        table.add_row(*map(escape, (view.name, view.task, champion, decision, waiting, view.schedule)))
+    console.print(table)
+
+
+def history(entries: Sequence[Any]) -> None:
+    """A table of ledger entries, oldest first."""
+    table = _table("#", "time", "what", "version", "by", "why")
+    for entry in entries:
+        when = entry.time.strftime("%Y-%m-%d %H:%M:%S")
+        cells = (str(entry.number), when, entry.kind.value, entry.version or "-", entry.actor, entry.reason)
+        table.add_row(*map(escape, cells))
+    console.print(table)
+
+
+def intake(taken: Any) -> None:
+    """What became of a traffic file."""
+    console.print(f"{taken.accepted} requests stored in {taken.parts} files; {taken.rejected} set aside")
+    for reason, count in taken.reasons.items():
+        console.print(f"  {count} x {escape(reason)}")
+    if taken.rejects:
+        console.print(f"  they lie at {taken.rejects}")
+
+
+def outcome(result: Any) -> None:
+    """How a run ended, and why."""
+    console.print(f"[bold]{result.status.value}[/bold]  {escape(result.reason)}")
+    for line in result.decision.reasons[1:] if result.decision else ():
+        console.print(f"  {escape(line)}")
+    if result.rungs:
+        console.print(_rungs(result.rungs))
+    if result.report:
+        console.print(f"report  {settings().store_address}/{result.report}")
+
+
+def _rungs(rungs: Sequence[Any]) -> Table:
+    table = _table("rung", "verdicts", "why")
+    for rung in rungs:
+        verdicts = ", ".join(f"{report.target} {report.verdict.value}" for report in rung.reports)
+        table.add_row(rung.recipe, verdicts, escape(rung.reason))
+    return table
+
+
+def reconciliations(found: Mapping[str, Any]) -> None:
+    """One line per model."""
+    for name, one in found.items():
+        console.print(f"{name}  [bold]{one.outcome.value}[/bold]  {escape(one.reason)}")
+
+
+def checks(found: Sequence[Any]) -> None:
+    """One line per check, with how to mend it."""
+    marks = {"fine": "[green]fine[/green]", "absent": "[yellow]absent[/yellow]", "broken": "[red]broken[/red]"}
+    for check in found:
+        console.print(f"{marks[check.state]:>6}  [bold]{check.what}[/bold]  {escape(check.found)}")
+        if check.mend:
+            console.print(f"        {escape(check.mend)}")
+
+
+def story(told: Any) -> None:
+    """The demo's scenes and its summary."""
+    for scene in told.scenes:
+        mark = "[green]as described[/green]" if scene.as_described else "[red]NOT as described[/red]"
+        console.print(f"\n[bold]{scene.number}. {scene.title}[/bold]  {mark}  ({scene.seconds:.0f} s)")
+        for line in scene.lines:
+            console.print(f"   {escape(line)}")
+    table = _table("model", "new traffic", "metric", "champion before", "champion after", "flips", "latency", "size")
+    for row in told.summary:
+        cells = (row.model, row.traffic, row.metric, f"{row.before:.4f}", f"{row.after:.4f}")
+        table.add_row(*cells, f"{row.flips_before} -> {row.flips_after}", f"{row.latency:.2f} x", f"{row.size:.2f} x")
+    console.print("\n", table)
+    console.print("latency and size are ratios to full precision on ONNX Runtime, CPU")
+    for path in told.reports:
+        console.print(f"report  {path}")
+    verdict = "[green]every scene came out as described[/green]"
+    if not told.as_described:
+        verdict = "[red]the demo failed: a scene came out otherwise[/red]"
+    console.print(f"\n{verdict} in {told.seconds:.0f} s")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
