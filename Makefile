@@ -33,7 +33,7 @@ check: setup
 	$(BIN)/lint-imports
 
 test: check
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/run.sh
+	sh tests/run.sh
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -17,7 +17,7 @@ from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
 from tasks.quantization import steps as quantization
 from tasks.quantization.ladder import climb
-from tasks.quantization.recipes import Recipe
+from tasks.quantization.recipes import Recipe, find_recipe
 from tasks.records import Action, CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.sampling import steps as sampling
 from tasks.validation import steps as validation
@@ -44,6 +44,8 @@ def requantize(
 ) -> Outcome:
     """Build, judge and promote a candidate for the traffic at hand."""
     actor = actor or settings().actor
+    if recipe is not None:
+        find_recipe(recipe)  # a misspelt one is refused before anything is written
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
     if sample is None:
         return Outcome(model, Status.INCONCLUSIVE, f"{model}: too little traffic to calibrate on; import more")

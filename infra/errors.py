@@ -4,7 +4,7 @@ RequantError
 ├── BadInput        what the caller handed over is wrong: a spec, a file, an argument (exit code 2)
 ├── Unavailable     the outside world did not answer: store, registry, orchestrator (exit code 2)
 ├── Refused         the request is well formed, and the answer is no (exit code 1)
-│   └── Tampered    bytes do not match what was recorded or signed
+│   └── Tampered    bytes do not match what was recorded or signed (exit code 2)
 ├── AlreadyExists   a create-if-absent found the key taken: somebody else was first
 └── NotFound        no object, model or version of that name
 Vendor errors are translated at the edge where they are raised, and chained.
@@ -34,6 +34,8 @@ class Refused(RequantError):
 
 class Tampered(Refused):
     """Bytes differ from their recorded digest or signature; they were not loaded."""
+
+    exit_code = 2
 
 
 class AlreadyExists(RequantError):

@@ -23,6 +23,7 @@ from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.golden import read_golden
 from tasks.models.inputs import Inputs, open_inputs, run_all
+from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.spec import ModelSpec, load_spec, parse_spec
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
@@ -166,8 +167,9 @@ def _read(path: Path, field: str) -> bytes:
 
 
 def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
-    read_corpus(files["pool.parquet"], where="data.calibration")
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
+    require_disjoint(pool, golden_contents(golden.cases))
     sites = find_sites(onnx.load_from_string(files[FULL_PRECISION]))
     if not sites:
         raise BadInput("source: the graph has no matrix product or convolution with constant weights to quantize")

@@ -177,6 +177,8 @@ def _image(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
 
 def _to_onnx(module: nn.Module, probe: Probe, shapes: Shapes, output: str) -> onnx.ModelProto:
     try:
+        # It prints its progress, and names every package that it does without.
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             program = torch.onnx.export(
                 module,

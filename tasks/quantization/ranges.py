@@ -13,6 +13,7 @@ from infra.errors import BadInput
 from tasks.observation.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 
 LEVELS = 127
+_UPPER = np.append(EDGES[1:], 2.0**128)
 _SMALLEST = 1e-12
 """An all-zero tensor still needs a positive scale."""
 
@@ -35,7 +36,8 @@ def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
         case RangeRule.MAX:
             value = histogram.amax
         case RangeRule.PERCENTILE:
-            value = histogram.quantile(0.9999) or histogram.amax  # nearly everything is zero
+            value = histogram.quantile(0.9999)
+            value = value if value > _SMALLEST else histogram.amax  # nearly everything is zero
         case RangeRule.MSE:
             value = _least(histogram, squared_error)
         case RangeRule.ENTROPY:
@@ -57,15 +59,19 @@ def require_data(histogram: ExponentHistogram) -> None:
 def squared_error(histogram: ExponentHistogram, clip: float) -> float:
     """Expected squared error of INT8 with this clip: rounding step^2 / 12 inside, (|x| - clip)^2 outside.
 
-    Banner, Nahshan and Soudry, "Post training 4-bit quantization" (2019), section 3, on the binned distribution.
+    Banner, Nahshan and Soudry, "Post training 4-bit quantization" (2019), section 3, each bin taken as uniform: at the
+    bins' centres alone, a clip inside the topmost bin would look free.
     """
     counts = histogram.counts[:FINITE_BINS]
     used = np.flatnonzero(counts)
-    centres = np.minimum(CENTRES[used], histogram.amax)
-    outside = np.maximum(centres - clip, 0.0)
+    low, high = EDGES[used], np.minimum(_UPPER[used], histogram.amax)
+    below, above = np.maximum(low - clip, 0.0), np.maximum(high - clip, 0.0)
+    # The mean of (x - clip)^2 over the bin, of which a share lies outside.
+    share = np.divide(above - below, high - low, out=(high > clip).astype(np.float64), where=high > low)
+    outside = share * (below**2 + below * above + above**2) / 3
     # Rounding cannot cost more than the value itself, which matters for the many near-zero elements.
-    inside = np.minimum((clip / LEVELS) ** 2 / 12, centres**2)
-    return float((counts[used] * (outside**2 + inside)).sum() / histogram.total)
+    inside = (1 - share) * np.minimum((clip / LEVELS) ** 2 / 12, CENTRES[used] ** 2)
+    return float((counts[used] * (outside + inside)).sum() / histogram.total)
 
 
 def divergence(histogram: ExponentHistogram, clip: float) -> float:
@@ -74,6 +80,9 @@ def divergence(histogram: ExponentHistogram, clip: float) -> float:
     Migacz, "8-bit inference with TensorRT" (2017), on a 2048-bin linear histogram resampled from the exponent bins.
     """
     linear = _linear(histogram)
+    if linear[1:].any():
+        # Zeros are exact at every scale, and half of a ReLU's output; pytorch-quantization leaves them out likewise.
+        linear[0] = linear[1]
     width = histogram.amax / len(linear)
     kept = int(np.clip(round(clip / width), LEVELS + 1, len(linear)))
     reference = linear[:kept].copy()
@@ -83,6 +92,8 @@ def divergence(histogram: ExponentHistogram, clip: float) -> float:
     mass = np.bincount(levels, linear[:kept], LEVELS + 1)
     spread = np.bincount(levels, occupied, LEVELS + 1)
     quantized = np.where(occupied, (mass / np.maximum(spread, 1))[levels], 0.0)
+    if not quantized.any():
+        return float("inf")  # everything lies beyond this clip
     p = reference / reference.sum()
     q = quantized / quantized.sum()
     both = (p > 0) & (q > 0)
@@ -101,8 +112,9 @@ def _linear(histogram: ExponentHistogram, bins: int = 2048) -> NDArray[np.float6
     """Counts over [0, amax] in equal bins; each exponent bin spreads its count evenly."""
     counts = histogram.counts[:FINITE_BINS].astype(np.float64)
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
-    edges = np.append(EDGES, 2.0**128)
     last = int(np.flatnonzero(counts)[-1])
-    edges[last + 1] = max(histogram.amax, edges[last] * (1 + 1e-9))
+    edges = np.append(EDGES[: last + 1], max(histogram.amax, EDGES[last] * (1 + 1e-9)))
     at = np.linspace(0.0, histogram.amax, bins + 1)
-    return np.diff(np.interp(at, edges[: last + 2], cumulative[: last + 2]))
+    below = np.interp(at, edges, cumulative[: last + 2])
+    below[-1] = cumulative[-1]  # also where the largest magnitude is the lower edge of its bin
+    return np.diff(below)

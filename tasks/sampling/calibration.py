@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from infra.errors import BadInput
+from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.payloads import fingerprint
 from tasks.records import GoldenCase, Request, Sample
-from tasks.redaction import redact
 from tasks.sampling.digest import sample_of
 from tasks.sampling.strata import draw
 
@@ -48,27 +48,6 @@ def compose(
     dropped = Counter(window.dropped)
     dropped["golden"] += len(window.requests) - len(allowed)
     return sample_of(chosen, seen=window.seen + len(pool), dropped=dropped)
-
-
-def golden_contents(golden: Iterable[GoldenCase]) -> frozenset[str]:
-    """Fingerprints of golden inputs, as shipped and as redaction would store them."""
-    contents = set()
-    for case in golden:
-        contents.add(fingerprint(case.payload))
-        if isinstance(case.payload, str):
-            contents.add(fingerprint(redact(case.payload).text))
-    return frozenset(contents)
-
-
-def require_disjoint(pool: Iterable[Request], forbidden: frozenset[str]) -> None:
-    """Raises `BadInput` naming some of the pool's requests that are golden cases."""
-    both = [request.request_id for request in pool if fingerprint(request.payload) in forbidden]
-    if both:
-        cases = "1 case" if len(both) == 1 else f"{len(both)} cases"
-        raise BadInput(
-            f"the golden set overlaps the calibration set: {cases}, e.g. {', '.join(both[:3])}; "
-            "remove them from the calibration pool, because a model must not be calibrated on what judges it"
-        )
 
 
 def _part(requests: Sequence[Request], size: int, tenant_share: float, seed: int) -> tuple[Request, ...]:

@@ -1,0 +1,32 @@
+"""A workspace for one test, and nothing of it left afterwards."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings, settings, use_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Settings]:
+    """This process pointed at an empty workspace."""
+    yield from pointed_at(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="module")
+def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One workspace for all tests of a file that tell one story."""
+    yield from pointed_at(tmp_path_factory.mktemp("shared") / "workspace")
+
+
+def pointed_at(folder: Path) -> Iterator[Settings]:
+    """Environment and settings for a workspace, restored afterwards."""
+    before = dict(os.environ)
+    try:
+        yield use_workspace(folder)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        settings.cache_clear()

@@ -1,0 +1,70 @@
+"""One Prefect server for all integration tests of a worker, and a registered model with traffic."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra.settings import Settings
+from tasks.records import Request
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+START = datetime(2026, 1, 5, 8, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API address of a real server."""
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    from flows.runtime import free_port, server
+
+    settings = Settings(workspace=tmp_path_factory.mktemp("server"))
+    with server(settings, free_port(), services=False) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def loop(shared_workspace: Settings, prefect_address: str) -> Iterator[Settings]:
+    """A workspace whose flows report to the server."""
+    from flows.runtime import using
+
+    with using(prefect_address):
+        yield shared_workspace
+
+
+def images(*exposures: float, seed: int = 0, labelled: float = 0.3) -> list[Request]:
+    """The shipped digits at these exposures; a share of them labelled."""
+    from tasks.models.corpus import read_corpus
+
+    rng = np.random.default_rng(seed)
+    rows = read_corpus((EXAMPLES / "digits" / "traffic.parquet").read_bytes(), where="traffic")
+    drawn = rng.choice(exposures, len(rows))
+    return [
+        replace(
+            row,
+            payload=np.asarray(row.payload, np.float32) * np.float32(exposure),
+            domain=f"exposure-{exposure:g}",
+            label=row.label if rng.random() < labelled else None,
+        )
+        for row, exposure in zip(rows, drawn, strict=True)
+    ]
+
+
+def serve(settings: Settings, model: str, day: int, requests: Sequence[Request]) -> None:
+    """Write one day of traffic."""
+    from tasks.traffic import write_traffic
+
+    timed = [
+        replace(
+            one,
+            request_id=f"{day}-{number}",
+            tenant=f"t{number % 5}",
+            time=START + timedelta(days=2 * day, minutes=number),
+        )
+        for number, one in enumerate(requests)
+    ]
+    write_traffic(settings.store(), model, timed)

@@ -1,0 +1,234 @@
+"""The whole loop on a small model, with a real Prefect server, MLflow, store and engines; one story, in order."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from infra.errors import Refused, Tampered
+from infra.settings import Settings
+from tasks.records import Action, Health
+from tests.integration.conftest import EXAMPLES, images, serve
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def digits(loop: Settings) -> Settings:
+    from tasks.models.catalog import register
+
+    register(EXAMPLES / "digits" / "model.yaml")
+    serve(loop, "digits", 0, images(0.5, 1.0))
+    return loop
+
+
+def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> None:
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+
+    outcome = maintenance("digits")
+    assert outcome.status is Status.PROMOTED, outcome.reason
+    assert outcome.release is not None
+    release = digits.release("digits", outcome.release)
+    assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan", "engines/tensorrt-rtx/layers.json"} <= set(
+        release.files
+    )
+    assert digits.registry().aliases("digits") == {"champion": outcome.version}
+
+
+def test_the_champion_is_used_by_someone_who_has_nothing_of_ours(digits: Settings) -> None:
+    code = """
+import sys, json, numpy as np, mlflow
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+out = model.predict({"image": np.zeros((3, 1, 8, 8), np.float32)})
+assert not any(name.split(".")[0] in ("flows", "tasks", "infra", "dashboards") for name in sys.modules)
+print(json.dumps(list(np.asarray(out["logits"]).shape)))
+"""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": digits.mlflow_uri}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [3, 10]
+
+
+def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+
+    serve(digits, "digits", 1, images(0.5, 1.0, seed=1))
+    outcome = maintenance("digits")
+    assert outcome.status is Status.KEPT, outcome.reason
+    assert not outcome.rungs
+
+
+def test_the_same_window_is_decided_once(digits: Settings) -> None:
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+    from tasks.promotion import journal
+
+    before = journal.read("digits")
+    assert maintenance("digits").status is Status.ALREADY_DONE
+    assert journal.read("digits") == before
+
+
+def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(digits: Settings) -> None:
+    from flows.views import history
+    from tasks.promotion.ledger import Kind
+
+    promoted = sum(entry.kind is Kind.PROMOTED for entry in history("digits"))
+    serve(digits, "digits", 2, images(4.0, 8.0, seed=2))
+    command = [sys.executable, "-m", "flows.cli", "maintain", "digits", "--json"]
+    environment = {**os.environ, "REQUANT_PREFECT_API_URL": os.environ["PREFECT_API_URL"]}
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    results = [run.communicate(timeout=240) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], results
+    outcomes = [json.loads(out) for out, _ in results]
+    assert sorted(one["status"] for one in outcomes) == ["already-done", "promoted"]
+    acted = next(one for one in outcomes if one["status"] == "promoted")
+    assert acted["decision"]["action"] == Action.RECALIBRATE
+    health = {one["lens"]: one["health"] for one in acted["decision"]["readings"]}
+    assert health["range"] == Health.DEGRADED
+    assert health["control"] == Health.FINE
+    assert [rung["recipe"] for rung in acted["rungs"]] == ["recalibrate"]
+    assert sum(entry.kind is Kind.PROMOTED for entry in history("digits")) == promoted + 1
+
+
+def test_wrong_full_precision_is_answered_by_a_request_for_retraining(digits: Settings) -> None:
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import Kind
+
+    inverted = [
+        replace(one, payload=np.max(np.asarray(one.payload)) - np.asarray(one.payload))
+        for one in images(4.0, 8.0, seed=3)
+    ]
+    serve(digits, "digits", 3, inverted)
+    outcome = maintenance("digits")
+    assert outcome.status is Status.RETRAINING_REQUESTED, outcome.reason
+    newest = journal.read("digits")[-1]
+    assert newest.kind is Kind.RETRAINING_REQUESTED
+    assert newest.details["evidence"]
+
+
+def test_scales_from_a_poisoned_window_are_refused_and_the_champion_stays(digits: Settings) -> None:
+    from flows.outcomes import Status
+    from flows.requantize import requantize
+    from tasks.promotion.steps import champion_of
+
+    before = champion_of("digits")
+    poisoned = [
+        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 5 == 0 else one
+        for number, one in enumerate(images(4.0, 8.0, seed=4))
+    ]
+    serve(digits, "digits", 4, poisoned)
+    outcome = requantize("digits", recipe="recalibrate", reason="today's traffic")
+    assert outcome.status is Status.REFUSED
+    assert before is not None
+    assert champion_of("digits") == before
+    assert digits.registry().aliases("digits")["champion"] == before.version
+
+
+def test_a_candidate_waits_for_approval_and_approving_twice_acts_once(digits: Settings) -> None:
+    from flows.approval import approval
+    from flows.outcomes import Status
+    from flows.requantize import requantize
+    from tasks.promotion import journal
+
+    serve(digits, "digits", 5, images(4.0, 8.0, seed=5))
+    outcome = requantize("digits", recipe="int8-smooth", reason="try it", require_approval=True)
+    assert outcome.status is Status.AWAITING_APPROVAL, outcome.reason
+    assert outcome.version is not None
+    assert digits.registry().aliases("digits")["challenger"] == outcome.version
+    approval("digits", outcome.version, True, "looks good", "ann")
+    entries = journal.read("digits")
+    approval("digits", outcome.version, True, "looks good", "ann")
+    assert journal.read("digits") == entries
+    assert digits.registry().aliases("digits")["champion"] == outcome.version
+
+
+def test_rolling_back_restores_the_champion_before(digits: Settings) -> None:
+    from flows.rollback import rollback
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import Kind, previous
+
+    target = previous(journal.read("digits"))
+    assert target is not None
+    back = rollback("digits", reason="users complain", actor="bob")
+    assert back.version == target.version
+    newest = journal.read("digits")[-1]
+    assert (newest.kind, newest.actor, newest.reason) == (Kind.ROLLED_BACK, "bob", "users complain")
+    assert digits.registry().aliases("digits")["champion"] == target.version
+
+
+def test_an_operators_move_to_a_verified_version_is_adopted(digits: Settings) -> None:
+    from flows.reconcile import reconcile
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import previous
+    from tasks.promotion.reconcile import Outcome
+
+    other = previous(journal.read("digits"))
+    assert other is not None
+    assert other.version is not None
+    digits.registry().set_alias("digits", "champion", other.version)
+    assert reconcile("digits")["digits"].outcome is Outcome.ADOPTED
+    assert journal.read("digits")[-1].actor == "mlflow"
+    assert reconcile("digits")["digits"].outcome is Outcome.IN_STEP
+
+
+def test_an_operators_move_to_a_refused_version_is_undone(digits: Settings) -> None:
+    from flows.reconcile import reconcile
+    from flows.views import history
+    from tasks.promotion.ledger import Kind
+    from tasks.promotion.reconcile import Outcome
+
+    refused = next(entry for entry in history("digits") if entry.kind is Kind.REFUSED)
+    before = digits.registry().aliases("digits")["champion"]
+    assert refused.version is not None
+    digits.registry().set_alias("digits", "champion", refused.version)
+    assert reconcile("digits")["digits"].outcome is Outcome.UNDONE
+    assert digits.registry().aliases("digits")["champion"] == before
+
+
+def test_a_release_with_a_flipped_byte_is_neither_served_nor_rolled_back_to(digits: Settings) -> None:
+    from flows.rollback import rollback
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import champion, rollback_target
+
+    entries = journal.read("digits")
+    target = rollback_target(entries)
+    key = f"releases/digits/{target.release}/engines/onnxruntime-cpu/plan"
+    plan = bytearray(digits.store().get(key))
+    plan[len(plan) // 2] ^= 1
+    digits.store().put(key, bytes(plan))
+    with pytest.raises(Tampered, match="engines/onnxruntime-cpu/plan"):
+        rollback("digits", reason="try", actor="bob")
+    assert champion(journal.read("digits")) == champion(entries)
+    plan[len(plan) // 2] ^= 1
+    digits.store().put(key, bytes(plan))
+
+
+def test_what_never_was_champion_is_not_rolled_back_to(digits: Settings) -> None:
+    from flows.rollback import rollback
+
+    with pytest.raises(Refused, match="never champion"):
+        rollback("digits", reason="try", to="999", actor="bob")
+
+
+def test_the_run_leaves_metrics_and_a_drift_report_behind(digits: Settings) -> None:
+    from infra.telemetry import read_snapshots
+
+    text = read_snapshots(digits.root / "metrics")
+    assert 'requant_champion_version{model="digits"}' in text
+    assert 'requant_rollbacks_total{model="digits"}' in text
+    pages = list(digits.store().list("reports/digits/"))
+    assert any(page.endswith("evidently.html") for page in pages)
+    assert any(page.endswith("lenses.html") for page in pages)

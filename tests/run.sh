@@ -1,0 +1,7 @@
+#!/bin/sh
+# The tests of `make test`: system packages first (they are needed for the real S3 server and the real browser).
+set -eu
+cd "$(dirname "$0")/.."
+bash tests/services/packages.sh || echo "some system packages are missing; the tests that need them say so and are skipped"
+# One file stays on one worker, so that each service is started once.
+exec .venv/bin/pytest --numprocesses 2 --dist loadfile --quiet "$@"
