@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench up pins clean
+.PHONY: help setup demo test check bench up clean
 
 help:
 	@echo "make demo   install, then run the whole loop on two real models"
@@ -40,9 +40,6 @@ bench: setup
 
 up: setup
 	$(BIN)/requant up
-
-pins: setup
-	sh infra/deploy/pins.sh $(BIN)/pip > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 clean:
 	rm -rf $(VENV) .requant
