@@ -23,7 +23,7 @@ from flows.reconcile import reconcile
 from flows.requantize import requantize
 from flows.rollback import rollback
 from infra.errors import NotFound, Unavailable
-from infra.settings import settings
+from infra.settings import settings, use_workspace
 from tasks.models.catalog import model_names, open_model
 
 SHARED = "requant"
@@ -108,4 +108,5 @@ def _deployment(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeploy
 
 
 if __name__ == "__main__":
+    use_workspace(None)
     serve_all()

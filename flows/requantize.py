@@ -46,18 +46,26 @@ def requantize(
     actor = actor or settings().actor
     if recipe is not None:
         find_recipe(recipe)  # a misspelt one is refused before anything is written
+    progress = Progress(f"re-quantize {model}")
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
     if sample is None:
-        return Outcome(model, Status.INCONCLUSIVE, f"{model}: too little traffic to calibrate on; import more")
+        text = f"{model}: too few requests in the newest window to calibrate on; import more"
+        return _ended(progress, Outcome(model, Status.INCONCLUSIVE, text))
     run = str(flow_run.id or "unnamed")
     if not promotion.claim(model, sample.digest, run, actor, reason):
-        return Outcome(model, Status.ALREADY_DONE, f"{model}: another run already acts on this window")
+        text = f"{model}: another run already acts on this window"
+        return _ended(progress, Outcome(model, Status.ALREADY_DONE, text))
     try:
-        outcome = _build(model, sample, recipe, reason, require_approval, action, actor)
+        outcome = _build(model, sample, recipe, reason, require_approval, action, actor, progress)
     except BaseException as exc:
         promotion.finish(model, sample.digest, run, actor, f"failed: {exc}", failed=True)
         raise
     promotion.finish(model, sample.digest, run, actor, f"{outcome.status}: {outcome.reason}")
+    return _ended(progress, outcome)
+
+
+def _ended(progress: Progress, outcome: Outcome) -> Outcome:
+    progress.step(outcome.reason, 1.0)
     return outcome
 
 
@@ -69,10 +77,10 @@ def _build(
     require_approval: bool,
     action: Action,
     actor: str,
+    progress: Progress,
 ) -> Outcome:
     started = time.perf_counter()
     registered = open_model(model)
-    progress = Progress(f"re-quantize {model}")
     champion = promotion.read_champion(model)
     progress.step("composing the calibration set", 0.05)
     calibration = sampling.compose_calibration_set(model, sample)
@@ -93,7 +101,6 @@ def _build(
     _leave_artifact(model, rungs, release)
     outcome = _conclude(model, release, rungs, champion, reason, require_approval, actor)
     write_measures(model)
-    progress.step(outcome.reason, 1.0)
     return outcome
 
 

@@ -43,6 +43,7 @@ def _run(settings: Settings, console: Console, stack: ExitStack) -> None:
         address = f"http://127.0.0.1:{settings.mlflow_port}"
         _await(f"{address}/health", processes[-1], "MLflow")
         console.print(f"MLflow    {address}")
+    os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")  # a person who pressed a button waits
     processes.append(stack.enter_context(_process(settings, "schedules", ["-m", "flows.deployments"])))
     token = os.environ.setdefault("REQUANT_CONSOLE_TOKEN", secrets.token_urlsafe(24))
     command = ["-m", "dashboards.console", "--port", str(settings.console_port)]

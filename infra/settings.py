@@ -28,6 +28,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore",
     "PREFECT_CLI_PROMPT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """No dependency reports home, asks a model hub, unpickles, or talks while all is well."""
 

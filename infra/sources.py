@@ -1,5 +1,6 @@
 """Bring a model's source, wherever it lives, to a local folder."""
 
+import re
 import shutil
 from importlib.resources import files
 from importlib.util import find_spec
@@ -7,6 +8,8 @@ from pathlib import Path
 
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.stores import open_store
+
+_REGISTERED = re.compile(r"models:/[^/@]+(/[^/@]+|@[^/@]+)")
 
 
 def fetch(source: str, *, base: Path, cache: Path, endpoint_url: str | None = None, region: str | None = None) -> Path:
@@ -22,7 +25,7 @@ def fetch(source: str, *, base: Path, cache: Path, endpoint_url: str | None = No
     if source.startswith("s3://"):
         return _objects(source, _emptied(cache), endpoint_url, region)
     if source.startswith("models:/"):
-        return _registered(source, _emptied(cache))
+        return _registered(source, cache)
     folder = (base / source).resolve()
     if not folder.is_dir():
         raise BadInput(
@@ -70,12 +73,19 @@ def _objects(source: str, cache: Path, endpoint_url: str | None, region: str | N
 
 
 def _registered(source: str, cache: Path) -> Path:
+    if _REGISTERED.fullmatch(source) is None:
+        raise BadInput(f"source: {source!r} names no version: give models:/NAME/VERSION or models:/NAME@ALIAS")
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(cache)))
+        return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(_emptied(cache))))
     except (MlflowException, OSError) as exc:  # a file store that does not answer raises its own OSError
-        if getattr(exc, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+        code = getattr(exc, "error_code", "")
+        if code == "RESOURCE_DOES_NOT_EXIST":
             raise NotFound(f"source: the MLflow registry has no {source}; give models:/NAME/VERSION") from exc
+        if code == "INVALID_PARAMETER_VALUE":  # its answer to an unknown alias
+            raise BadInput(
+                f"source: {source} names no model of the MLflow registry; give models:/NAME/VERSION"
+            ) from exc
         raise Unavailable(f"source: MLflow did not give {source}: {' '.join(str(exc).split())[:300]}") from exc

@@ -21,6 +21,6 @@ def open_target(name: str) -> Target:
         loaded = import_module(module)
     except (ImportError, OSError) as exc:  # OSError: the module is there, and its shared libraries are not
         raise Unavailable(f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'") from exc
-    from infra.engines.tensorrt import TensorRt
+    from infra.engines.nvidia import TensorRt
 
     return TensorRt(name, loaded, ahead_of_time=name == "tensorrt-rtx")

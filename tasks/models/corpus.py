@@ -1,5 +1,6 @@
 """Shipped data, before it is anyone's traffic: one Parquet row per text or tensor, with its domain and language."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -27,7 +28,11 @@ def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
         raise BadInput(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     if not table.num_rows:
         raise BadInput(f"{where} has no rows")
-    return tuple(_request(row, f"{where}, row {number}") for number, row in enumerate(table.to_pylist()))
+    requests = tuple(_request(row, f"{where}, row {number}") for number, row in enumerate(table.to_pylist()))
+    ((often, times),) = Counter(item.request_id for item in requests).most_common(1)
+    if times > 1:
+        raise BadInput(f"{where}: {times} rows have the id {often!r}; give each row its own")
+    return requests
 
 
 def _request(row: dict[str, object], where: str) -> Request:

@@ -13,8 +13,8 @@ FALLBACK = "full-precision"
 def climb(*, recipe: str | None, has_champion: bool, action: Action, sites: int) -> Sequence[Recipe]:
     """The rungs in order. A named recipe is the only rung; a safety fallback goes to full precision at once.
 
-    Mixed rungs that would leave no site quantized are left out. Full precision is the last rung only where a champion
-    must be replaced: it is a fallback, not a quantization.
+    `has_champion` says that a quantized champion serves: a full-precision one has no scales to recalibrate. Mixed rungs
+    that would leave no site quantized are left out. Full precision is the last rung.
     """
     if recipe is not None:
         return (find_recipe(recipe),)

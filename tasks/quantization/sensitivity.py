@@ -1,4 +1,9 @@
-"""How much each site's quantization costs, from the observation alone: no pass over the data."""
+"""How much each site's quantization costs, from the observation alone: no pass over the data.
+
+A local measure: what later layers make of an error is not in it. It separates sites of unlike cost (MiniLM without
+smoothing: Spearman 0.84 with quantizing one site after the other) better than like ones (with smoothing: 0.43, though
+the four worst sites are the same four).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

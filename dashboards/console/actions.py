@@ -1,0 +1,83 @@
+"""What a person starts: the same deployments as the schedule, under a name and with a reason in the ledger."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from dashboards.console.forms import Actor, FormId, Reason, form_key, remember_actor
+from flows import views
+from flows.deployments import SHARED, trigger
+from tasks.quantization.recipes import find_recipe
+
+router = APIRouter()
+
+
+@router.post("/models/{model}/requantize")
+def requantize_now(
+    request: Request,
+    model: str,
+    form_id: FormId,
+    actor: Actor,
+    reason: Reason,
+    recipe: Annotated[str, Form()] = "",
+    require_approval: Annotated[bool, Form()] = False,
+) -> Response:
+    """Build a candidate by one recipe, or climb the ladder."""
+    wanted = find_recipe(recipe).name if recipe else None
+    parameters = {"recipe": wanted, "reason": reason, "require_approval": require_approval}
+    return _start(request, "requantize", model, form_id, actor, parameters)
+
+
+@router.post("/models/{model}/maintain")
+def maintain_now(request: Request, model: str, form_id: FormId, actor: Actor) -> Response:
+    """Look at the newest window now, and act if need be."""
+    return _start(request, "maintenance", model, form_id, actor, {}, deployment=model)
+
+
+@router.post("/models/{model}/answer")
+def answer(
+    request: Request,
+    model: str,
+    form_id: FormId,
+    actor: Actor,
+    reason: Reason,
+    version: Annotated[str, Form(min_length=1, max_length=40)],
+    verdict: Annotated[Literal["approve", "reject"], Form()],
+) -> Response:
+    """Approve or reject a candidate that waits."""
+    parameters = {"version": version, "approve": verdict == "approve", "reason": reason}
+    return _start(request, "approval", model, form_id, actor, parameters)
+
+
+@router.post("/models/{model}/rollback")
+def roll_back(
+    request: Request,
+    model: str,
+    form_id: FormId,
+    actor: Actor,
+    reason: Reason,
+    to: Annotated[str, Form(max_length=40)] = "",
+) -> Response:
+    """Let an earlier champion serve again."""
+    return _start(request, "rollback", model, form_id, actor, {"to": to or None, "reason": reason})
+
+
+def _start(
+    request: Request,
+    flow: str,
+    model: str,
+    form_id: str,
+    actor: str,
+    parameters: Mapping[str, Any],
+    deployment: str = SHARED,
+) -> Response:
+    """Start the run and go to its page; raises `NotFound` for an unknown model, and as `trigger`."""
+    key = form_key(request, form_id, flow, model)
+    views.one_model(model)
+    actor = actor.strip()
+    run = trigger(flow, {"model": model, "actor": actor, **parameters}, key=key, deployment=deployment)
+    response = RedirectResponse(f"/runs/{run.run_id}", status_code=303)
+    remember_actor(response, actor)
+    return response

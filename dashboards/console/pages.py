@@ -1,0 +1,200 @@
+"""What a person reads: models, a version beside the champion, runs; and what machines read: /metrics, /health."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.templating import Jinja2Templates
+
+from dashboards.console import present
+from dashboards.console.forms import new_form, remembered_actor
+from flows import views
+from flows.deployments import next_runs
+from flows.runs import RunView, read_run, recent_runs
+from flows.views import ModelView
+from infra.errors import NotFound, RequantError, Unavailable
+from infra.settings import settings
+from infra.telemetry import CONTENT_TYPE, read_snapshots
+from tasks.promotion.ledger import Entry, Kind
+from tasks.quantization.recipes import RECIPES
+
+RUNS = 50
+STOP_POLLING = 286
+"""htmx's own status: swap this in and ask no more."""
+REPORT_POLICY = "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:{}"
+"""A report holds text from traffic: it gets an origin of its own, reaches nothing, and only Evidently's may script."""
+
+_T = TypeVar("_T")
+router = APIRouter()
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters.update(
+    {one.__name__: one for one in (present.figure, present.interval, present.percent, present.size, present.when)}
+)
+_environment.globals.update({"picture": present.picture, "reference": present.reference, "WIDTH": present.WIDTH})
+_templates = Jinja2Templates(env=_environment)
+
+
+@router.get("/")
+def models_page(request: Request) -> Response:
+    """Every model at a glance."""
+    scheduled, note = _asked(next_runs)
+    rows = [(one, _recipe(one, one.champion), (scheduled or {}).get(one.name)) for one in views.all_models()]
+    return show(request, "models.html.j2", note=note, rows=rows)
+
+
+@router.get("/models/{model}")
+def model_page(request: Request, model: str) -> Response:
+    """One model: champion, waiting candidates, actions, history."""
+    view, history = views.one_model(model), views.history(model)
+    scheduled, note = _asked(next_runs)
+    runs, _ = (None, None) if note else _asked(lambda: recent_runs(RUNS))
+    return show(
+        request,
+        "model.html.j2",
+        note=note,
+        model=view,
+        champion_recipe=_recipe(view, view.champion),
+        previous_recipe=_recipe(view, view.previous),
+        next_run=(scheduled or {}).get(model),
+        history=history[::-1],
+        runs=[run for run in runs or () if run.model == model][:5],
+        ends=_ends(history),
+        recipes=RECIPES.values(),
+        earlier=_earlier(view, history),
+        reports=report_keys,
+        form=lambda action: new_form(request, action, model),
+    )
+
+
+@router.get("/models/{model}/versions/{version}")
+def version_page(request: Request, model: str, version: str) -> Response:
+    """A version beside the champion and full precision, gate by gate."""
+    view = views.one_version(model, version)
+    waiting = [entry for entry in views.one_model(model).waiting if entry.version == version]
+    return show(
+        request,
+        "version.html.j2",
+        note=None,
+        view=view,
+        waiting=waiting,
+        form=lambda action: new_form(request, action, model),
+    )
+
+
+@router.get("/runs")
+def runs_page(request: Request) -> Response:
+    """The newest runs."""
+    runs, note = _asked(lambda: recent_runs(RUNS))
+    ends: dict[str, str] = {}
+    for model in {run.model for run in runs or () if run.model}:
+        ends |= _ends(_history(model))
+    return show(request, "runs.html.j2", note=note, runs=runs or (), ends=ends)
+
+
+@router.get("/runs/{run_id}")
+def run_page(request: Request, run_id: str) -> Response:
+    """One run, watched while it lasts; raises `NotFound` and `Unavailable`."""
+    run = read_run(run_id)
+    return show(request, "run.html.j2", note=None, run=run, outcome=_outcome(run))
+
+
+@router.get("/runs/{run_id}/progress")
+def run_progress(request: Request, run_id: str) -> Response:
+    """The part of a run's page that changes; the last answer ends the polling."""
+    run, note = _asked(lambda: read_run(run_id))
+    status = STOP_POLLING if run and run.finished else 200
+    outcome = _outcome(run) if run else None
+    return show(request, "progress.html.j2", status=status, note=note, run=run, outcome=outcome)
+
+
+@router.get("/reports/{key:path}")
+def report(key: str) -> Response:
+    """A stored drift report, shut in; raises `NotFound`."""
+    scripts = key.endswith("/evidently.html")
+    policy = REPORT_POLICY.format(*((" allow-scripts", "; script-src 'unsafe-inline'") if scripts else ("", "")))
+    page = views.report_page(f"reports/{key}")
+    return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+
+
+@router.get("/metrics")
+def metrics() -> Response:
+    """Every model's newest figures for Prometheus; wants the token as a bearer, in ?token= or by the cookie."""
+    return Response(read_snapshots(settings().root / "metrics"), headers={"Content-Type": CONTENT_TYPE})
+
+
+@router.get("/health")
+def health() -> Response:
+    """Whether the console answers; says nothing else, because it asks for no token."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """The page names an SVG; browsers that ask anyway get a short no."""
+    return PlainTextResponse("", status_code=404)
+
+
+def show(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
+    """A page; `actor` is known to every template."""
+    context["actor"] = remembered_actor(request)
+    return _templates.TemplateResponse(request, template, context, status_code=status)
+
+
+def report_keys(model: str, decision: Entry) -> tuple[str, ...]:
+    """Where the reports of a decision about a window lie."""
+    window = decision.details.get("window")
+    if decision.kind is not Kind.DECIDED or not isinstance(window, str):
+        return ()
+    return tuple(f"reports/{model}/{window[:16]}/{name}" for name in ("lenses.html", "evidently.html"))
+
+
+def _asked(ask: Callable[[], _T]) -> tuple[_T | None, str | None]:
+    """The answer, or why there is none: what the ledger knows is shown without Prefect."""
+    try:
+        return ask(), None
+    except Unavailable as exc:
+        return None, str(exc)
+
+
+def _recipe(model: ModelView, entry: Entry | None) -> str:
+    if entry is None or entry.release is None:
+        return ""
+    try:
+        recipe = settings().release(model.name, entry.release).facts["recipe"]
+    except RequantError:
+        return "unreadable release"  # the version's own page says why
+    return str(recipe["name"]) if isinstance(recipe, dict) else ""
+
+
+def _earlier(model: ModelView, history: Sequence[Entry]) -> list[str]:
+    """Versions that reigned before and do not now, newest first."""
+    reigns = [entry.version for entry in history if entry.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and entry.version]
+    present = model.champion.version if model.champion else None
+    return [version for version in dict.fromkeys(reversed(reigns)) if version != present]
+
+
+def _outcome(run: RunView) -> str | None:
+    """What the run itself wrote at its end."""
+    return _ends(_history(run.model)).get(run.run_id) if run.model and run.finished else None
+
+
+def _ends(history: Sequence[Entry]) -> dict[str, str]:
+    """Run -> what it wrote to the ledger at its end, which outlives Prefect's progress notes."""
+    return {str(one.details.get("run")): one.reason for one in history if one.kind is Kind.FINISHED}
+
+
+def _history(model: str) -> Sequence[Entry]:
+    """A run may name a model that was never registered."""
+    try:
+        return views.history(model)
+    except NotFound:
+        return ()

@@ -1,0 +1,171 @@
+"""One person's afternoon, with a real Prefect server, served deployments, MLflow, engines and browser."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from infra.settings import Settings
+from tests.integration.conftest import EXAMPLES, images, serve
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TOKEN = "a token only for this test"
+RUN_S = 90
+"""A run's longest time: its process alone takes seconds to start, on a busy machine many."""
+
+pytestmark = [
+    pytest.mark.timeout(420),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: bash tests/services/packages.sh installs it"),
+]
+
+
+@contextmanager
+def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """One of our modules as a process, ended by its id."""
+    started = subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.wait(15)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+@pytest.fixture(scope="module")
+def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The model with a day of traffic; latency is left to the benchmarks, because this machine is busy with us."""
+    from tasks.models.catalog import register
+
+    folder = tmp_path_factory.mktemp("spec") / "digits"
+    shutil.copytree(EXAMPLES / "digits", folder)
+    spec = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(spec.replace("latency_ratio: 3.0", "latency_ratio: 100.0"))
+    register(folder / "model.yaml")
+    serve(shared_workspace, "digits", 0, images(0.5, 1.0))
+    return shared_workspace
+
+
+@pytest.fixture(scope="module")
+def prefect(digits: Settings) -> Iterator[str]:
+    """A server with its scheduler."""
+    from flows.runtime import free_port, server, using
+
+    with server(digits, free_port(), services=True) as address, using(address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def console(prefect: str) -> Iterator[str]:
+    """The console's own address with the token; deployments are served, and there is a first champion."""
+    from flows.runtime import free_port
+
+    deployments = process("-m", "flows.deployments", PREFECT_RUNNER_POLL_FREQUENCY="1")
+    page = process("-m", "dashboards.console", "--port", str(free_port()), REQUANT_CONSOLE_TOKEN=TOKEN)
+    with deployments, page as started:
+        from flows.requantize import requantize
+
+        outcome = requantize("digits", recipe="int8-smooth", reason="the first champion", actor="seed")
+        assert outcome.version == "1", outcome.reason
+        assert started.stdout is not None
+        yield started.stdout.readline().strip()
+
+
+@pytest.fixture
+def page(console: str, tmp_path: Path) -> Iterator[Page]:
+    """A tab that has logged in, and a picture of how it ended; complaints of the browser fail the test."""
+    complaints: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        tab = browser.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.goto(console)
+        try:
+            yield tab
+        finally:
+            tab.screenshot(path=tmp_path / "console.png", full_page=True)
+            print(f"{tab.url} at the end: {tmp_path / 'console.png'}")
+            browser.close()
+    assert complaints == []
+
+
+def test_a_person_requantizes_approves_and_rolls_back(page: Page, digits: Settings, prefect: str) -> None:
+    assert "token" not in page.url
+    page.get_by_role("link", name="digits").click()
+    ask_for_a_candidate(page)
+    assert "waits for approval" in watched(page)
+    assert runs_of(prefect, "requantize") == 2, "the first champion's, and one for the form that was posted three times"
+    assert digits.registry().aliases("digits") == {"champion": "1", "challenger": "2"}
+
+    page.get_by_role("link", name="Open digits").click()
+    waiting = page.get_by_role("region", name="Waiting candidate")
+    waiting.get_by_role("link", name="version 2").click()
+    expect(page.get_by_role("table").first).to_contain_text("accuracy-drop")
+    page.get_by_label("Reason").fill("the gates convince me")
+    page.get_by_role("button", name="Approve").click()
+    watched(page)
+    assert digits.registry().aliases("digits") == {"champion": "2", "previous": "1"}
+
+    page.get_by_role("link", name="Open digits").click()
+    expect(page.get_by_role("region", name="Champion")).to_contain_text("version 2")
+    form = page.get_by_role("form", name="Roll back")
+    form.get_by_label("Reason").fill("users complain")
+    form.get_by_role("button").click()
+    watched(page)
+    assert digits.registry().aliases("digits") == {"champion": "1", "previous": "2"}
+
+    page.get_by_role("link", name="Open digits").click()
+    expect(page.get_by_role("region", name="Champion")).to_contain_text("version 1")
+    history = page.get_by_role("table").last
+    for words in ("rolled-back", "users complain", "the gates convince me", "<b>Ada</b>"):
+        expect(history).to_contain_text(words)
+
+
+def ask_for_a_candidate(page: Page) -> None:
+    """Fill the form in, and post it three times: twice at once behind the page's back, then by its button."""
+    form = page.get_by_role("form", name="Re-quantize now")
+    form.get_by_label("Recipe").select_option("int8-percentile")
+    form.get_by_label("Your name").fill("<b>Ada</b>")
+    form.get_by_label("Reason").fill("to see another recipe")
+    form.get_by_label("waits for approval").check()
+    post = "fetch(form.action, {method: 'POST', body: new FormData(form), redirect: 'manual'})"
+    form.evaluate(f"form => Promise.all([{post}, {post}])")
+    form.get_by_role("button").click()
+
+
+def watched(page: Page) -> str:
+    """Watch a run to its end without a reload, as its page refreshes itself; returns the last sentence."""
+    page.wait_for_url("**/runs/*")
+    page.evaluate("window.loaded = 'once'")
+    page.wait_for_selector("[data-state=Running]", timeout=RUN_S * 1000)
+    page.wait_for_selector("[data-finished=true]", timeout=RUN_S * 1000)
+    assert page.evaluate("window.loaded") == "once"
+    assert page.locator("[data-state]").get_attribute("data-state") == "Completed", page.inner_text("main")
+    return page.inner_text(".doing")
+
+
+def runs_of(prefect: str, flow: str) -> int:
+    """How often a flow was started, as Prefect counts."""
+    answer = httpx.post(f"{prefect}/flow_runs/count", json={"flows": {"name": {"any_": [flow]}}})
+    return int(answer.raise_for_status().json())

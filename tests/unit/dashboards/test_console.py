@@ -1,0 +1,405 @@
+"""The console: who may use it, what it refuses, and that no text of others takes effect on its pages."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from dashboards.console import actions, pages
+from dashboards.console.access import Access
+from dashboards.console.app import create_app
+from flows.deployments import Triggered
+from flows.runs import RunView, Step
+from flows.runtime import using
+from flows.views import GateRow, VersionView
+from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered, Unavailable
+from infra.settings import Settings
+from infra.telemetry import Sample, parse, write_snapshot
+from tasks.promotion import journal
+from tasks.promotion.ledger import Kind, body
+from tasks.records import GateReport, GateResult, Interval, Verdict
+
+TOKEN = "letmein"
+HERE = "http://127.0.0.1:8400"
+NOBODY = "http://127.0.0.1:9/api"  # the discard port: refused at once
+HOSTILE = "<script>alert('traffic')</script>"
+ESCAPED = "&lt;script&gt;alert(&#39;traffic&#39;)&lt;/script&gt;"
+SPEC = """
+version: 1
+name: tiny
+source: .
+task: image-classification
+input: {shape: [1, 8, 8]}
+data: {traffic: t.parquet, calibration: c.parquet}
+golden: {cases: g.parquet}
+budgets: {latency_ratio: 1.0, size_ratio: 0.5, quality: [{metric: flips, at_most: 0.05}]}
+targets: [onnxruntime-cpu]
+schedule: {slug: nightly, cron: "0 3 * * *", timezone: UTC}
+"""
+GATE = GateResult(
+    metric="flips",
+    group=f"domain={HOSTILE}",
+    binding=True,
+    verdict=Verdict.FAILED,
+    estimate=Interval(0.07, 0.06, 0.08),
+    budget=0.05,
+    direction="at most",
+    count=400,
+    reason=f"flips of {HOSTILE}: 0.07",
+)
+RUN = RunView(
+    run_id="1b4e28ba-2fa1-41d2-883f-0016d3cca427",
+    name="requantize-tiny",
+    model="tiny",
+    state="Running",
+    message="",
+    started="2026-01-05T08:00:00+00:00",
+    finished=False,
+    share=0.25,
+    doing="observing 256 requests",
+    steps=(Step("sample-window-0", "Completed", 1.25),),
+)
+
+
+@pytest.fixture
+def known(workspace: Settings) -> Settings:
+    """A workspace with one registered model, whose ledger holds text of others."""
+    store = workspace.store()
+    store.put("models/tiny/current", json.dumps({"version": 1, "digest": "d" * 64}).encode())
+    store.put(f"models/tiny/{'d' * 64}/spec.yaml", SPEC.encode())
+    details = {"window": "w" * 64, "action": "keep", "lenses": {"input": "fine"}}
+    journal.commit("tiny", lambda _: body(Kind.DECIDED, actor="maintenance", reason=HOSTILE, details=details))
+    asked = body(Kind.APPROVAL_REQUESTED, actor=HOSTILE, reason="look at it", version="2", release="r" * 64)
+    journal.commit("tiny", lambda _: asked)
+    return workspace
+
+
+@pytest.fixture
+def stranger(known: Settings) -> Iterator[TestClient]:
+    """A browser that has not logged in; no Prefect answers."""
+    with using(NOBODY), TestClient(create_app(TOKEN), base_url=HERE, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def browser(stranger: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """A browser that has logged in; asking Prefect fails at once."""
+
+    def refused(*_: Any) -> None:
+        raise Unavailable("Prefect did not answer: see whether its server runs")
+
+    for name in ("next_runs", "recent_runs", "read_run"):
+        monkeypatch.setattr(pages, name, refused)
+    stranger.get("/", params={"token": TOKEN})
+    return stranger
+
+
+@pytest.fixture
+def triggered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What was asked of Prefect; it starts whatever it is asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def trigger(flow: str, parameters: Mapping[str, Any], *, key: str | None, deployment: str) -> Triggered:
+        asked.append((f"{flow}/{deployment}", dict(parameters), key))
+        return Triggered(RUN.run_id, "run")
+
+    monkeypatch.setattr(actions, "trigger", trigger)
+    return asked
+
+
+def form_id(browser: TestClient, action: str) -> str:
+    found = re.search(
+        rf'action="/models/tiny/{action}"[^>]*>.*?name="form_id" value="([^"]+)"',
+        browser.get("/models/tiny").text,
+        re.S,
+    )
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/models/tiny", "/runs", "/metrics", "/static/console.css", "/reports/tiny/x/lenses.html", "/nowhere"]
+)
+def test_nothing_answers_a_stranger(stranger: TestClient, path: str) -> None:
+    for wrong in ({}, {"token": ""}, {"token": "wrong"}, {"token": "lëtmein"}):
+        answer = stranger.get(path, params=wrong)
+        assert answer.status_code == 401
+        assert "address with the token" in answer.text
+        assert "set-cookie" not in answer.headers
+
+
+def test_a_stranger_starts_nothing(stranger: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+    own = Access(TOKEN).form_id("maintenance tiny")
+    assert stranger.post("/models/tiny/maintain", data={"form_id": own, "actor": "Eve"}).status_code == 401
+    assert triggered == []
+
+
+def test_health_asks_for_no_token_and_tells_nothing(stranger: TestClient) -> None:
+    assert stranger.get("/health").json() == {"status": "ok"}
+
+
+def test_the_token_becomes_a_cookie_and_leaves_the_address(stranger: TestClient) -> None:
+    answer = stranger.get("/models/tiny", params={"token": TOKEN, "x": "1"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{HERE}/models/tiny?x=1")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKEN not in cookie
+    page = stranger.get("/models/tiny")
+    assert page.status_code == 200, page.text
+
+
+def test_a_token_never_redirects_elsewhere(stranger: TestClient) -> None:
+    answer = stranger.get(f"{HERE}//elsewhere.example/?token={TOKEN}")
+    assert answer.headers["location"].startswith(f"{HERE}//elsewhere.example")
+
+
+def test_another_token_has_another_cookie() -> None:
+    one, other = Access("one"), Access("other")
+    assert one.cookie != other.cookie
+    assert not other.remembers(one.session)
+    assert not one.remembers(None)
+
+
+def test_an_empty_token_is_refused() -> None:
+    with pytest.raises(BadInput):
+        create_app("")
+
+
+@pytest.mark.parametrize("host", ["requant.example", "127.0.0.1.requant.example", "", "0.0.0.0"])
+def test_another_host_name_is_refused(browser: TestClient, host: str) -> None:
+    for path in ("/", "/health", "/metrics"):
+        assert browser.get(path, headers={"Host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8400", "localhost:8400"])
+def test_its_own_names_are_answered(browser: TestClient, host: str) -> None:
+    assert browser.get("/health", headers={"Host": host}).status_code == 200
+
+
+def test_pages_run_no_script_but_their_own(browser: TestClient) -> None:
+    for path in ("/", "/models/tiny", "/runs", "/nowhere"):
+        answer = browser.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?! src=)|\son\w+=|style=", answer.text)
+
+
+def test_a_form_starts_the_schedules_own_deployment_once(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+    once = form_id(browser, "requantize")
+    sent = {"form_id": once, "actor": " Ada ", "reason": "try", "recipe": "int8-max", "require_approval": "true"}
+    answers = [browser.post("/models/tiny/requantize", data=sent) for _ in range(2)]
+    assert [one.headers["location"] for one in answers] == [f"/runs/{RUN.run_id}"] * 2
+    wanted = {"model": "tiny", "actor": "Ada", "recipe": "int8-max", "reason": "try", "require_approval": True}
+    key = f"console-{once.partition('.')[0]}"
+    assert triggered == [("requantize/requant", wanted, key)] * 2
+    assert form_id(browser, "requantize") != once
+    assert 'name="actor" value="Ada"' in browser.get("/models/tiny").text
+
+
+def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+    given = {"actor": "Ada", "reason": "why not"}
+    for action, fields in (
+        ("maintain", {}),
+        ("answer", {"version": "2", "verdict": "approve"}),
+        ("answer", {"version": "2", "verdict": "reject"}),
+    ):
+        sent = {**given, **fields, "form_id": form_id(browser, action)}
+        assert browser.post(f"/models/tiny/{action}", data=sent).status_code == 303
+    own = Access(TOKEN).form_id("rollback tiny")
+    assert browser.post("/models/tiny/rollback", data={**given, "to": "", "form_id": own}).status_code == 303
+    assert [(one[0], {k: v for k, v in one[1].items() if k not in ("model", "actor")}) for one in triggered] == [
+        ("maintenance/tiny", {}),
+        ("approval/requant", {"version": "2", "approve": True, "reason": "why not"}),
+        ("approval/requant", {"version": "2", "approve": False, "reason": "why not"}),
+        ("rollback/requant", {"to": None, "reason": "why not"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "anything",
+        "x.y",
+        "é.é",
+        Access("another token").form_id("requantize tiny"),
+        Access(TOKEN).form_id("rollback tiny"),
+        Access(TOKEN).form_id("requantize other"),
+    ],
+)
+def test_a_form_of_another_site_action_or_model_is_refused(
+    browser: TestClient, triggered: list[tuple[Any, ...]], forged: str
+) -> None:
+    sent = {"form_id": forged, "actor": "Eve", "reason": "because"}
+    answer = browser.post("/models/tiny/requantize", data=sent)
+    assert answer.status_code == 403
+    assert "does not come from this console" in answer.text
+    assert triggered == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"actor": "", "reason": "r"},
+        {"actor": "Ada", "reason": " "},
+        {"actor": "Ada"},
+        {"actor": "Ada", "reason": "r" * 501},
+        {"actor": "Ada", "reason": "r", "recipe": "int9"},
+    ],
+)
+def test_a_form_without_name_reason_or_known_recipe_is_refused(
+    browser: TestClient, triggered: list[tuple[Any, ...]], fields: dict[str, str]
+) -> None:
+    answer = browser.post("/models/tiny/requantize", data={**fields, "form_id": form_id(browser, "requantize")})
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "text/html; charset=utf-8")
+    assert triggered == []
+
+
+def test_what_is_not_there_is_a_friendly_404(browser: TestClient) -> None:
+    own = {"form_id": Access(TOKEN).form_id("maintenance nope"), "actor": "Ada"}
+    for answer in (
+        browser.get("/nowhere"),
+        browser.get("/models/nope"),
+        browser.get(f"/models/{HOSTILE}"),
+        browser.get("/reports/tiny/none/lenses.html"),
+        browser.post("/models/nope/maintain", data=own),
+    ):
+        assert answer.status_code == 404
+        assert 'role="alert"' in answer.text
+        assert "<script>" not in answer.text
+    assert "no model is called" in browser.get("/models/nope").text
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (NotFound("no such thing"), 404),
+        (Refused("no"), 409),
+        (Tampered("bytes differ"), 409),
+        (BadInput("wrong"), 400),
+        (Unavailable("silence"), 503),
+        (RequantError("odd"), 500),
+    ],
+)
+def test_every_error_is_a_page_with_its_sentence(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch, error: RequantError, status: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pages.views, "one_version", fail)
+    answer = browser.get("/models/tiny/versions/1")
+    assert answer.status_code == status
+    assert str(error) in answer.text
+
+
+def test_without_prefect_the_ledger_is_still_shown(stranger: TestClient) -> None:
+    """The real client against a port where nobody listens."""
+    stranger.get("/", params={"token": TOKEN})
+    for path in ("/", "/models/tiny"):
+        answer = stranger.get(path)
+        assert answer.status_code == 200
+        assert "Prefect did not list its deployments" in answer.text
+        assert "keep" in answer.text
+        assert "unknown" in answer.text
+    assert "Prefect did not answer" in stranger.get("/runs").text
+    run = stranger.get(f"/runs/{RUN.run_id}")
+    assert run.status_code == 503
+    own = {"form_id": Access(TOKEN).form_id("maintenance tiny"), "actor": "Ada"}
+    assert stranger.post("/models/tiny/maintain", data=own).status_code == 503
+
+
+def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = replace(GATE, group="all", verdict=Verdict.PASSED, binding=False, estimate=None)
+    view = VersionView(
+        model="tiny",
+        version="2",
+        release="r" * 64,
+        recipe="int8-max",
+        facts={
+            "recipe": {"name": "int8-max", "summary": HOSTILE, "rule": "max", "smoothing": "none"},
+            "int8_share": 0.875,
+            "kept_high": [HOSTILE],
+            "sensitivity": [{"site": HOSTILE, "error": 0.5, "macs_share": 0.125}],
+            "engines": [{"target": "onnxruntime-cpu", "size": 12_345, "seconds": 0.5, "reason": HOSTILE}],
+            "calibration": "c" * 64,
+            "model": "d" * 64,
+        },
+        reports=(GateReport("onnxruntime-cpu", (GATE, passed)),),
+        champion="1",
+        rows=(
+            GateRow("onnxruntime-cpu", GATE, replace(GATE, estimate=Interval(0.01, 0.0, 0.02))),
+            GateRow("onnxruntime-cpu", passed, None),
+        ),
+    )
+    monkeypatch.setattr(pages.views, "one_version", lambda *_: view)
+    version = browser.get("/models/tiny/versions/2").text
+    for page in (version, browser.get("/models/tiny").text, browser.get("/").text):
+        assert "<script>alert" not in page
+        assert ESCAPED in page
+    for figure in ("0.07 [0.06, 0.08]", ">0.01<", "≤ 0.05", "87.5 %", "12.3 kB", "<svg", "Approve"):
+        assert figure in version
+    assert version.index("Binding gates") < version.index("do not bind")
+
+
+def test_a_run_is_watched_until_it_ends(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "read_run", lambda _: RUN)
+    page = browser.get(f"/runs/{RUN.run_id}").text
+    assert 'hx-trigger="every 1s"' in page
+    assert '<progress max="1" value="0.25"' in page
+    assert "observing 256 requests" in page
+    assert browser.get(f"/runs/{RUN.run_id}/progress").status_code == 200
+    ended = replace(RUN, state="Failed", finished=True, message=f"Refused: {HOSTILE}")
+    monkeypatch.setattr(pages, "read_run", lambda _: ended)
+    last = browser.get(f"/runs/{RUN.run_id}/progress")
+    assert last.status_code == pages.STOP_POLLING
+    assert ESCAPED in last.text
+    assert "hx-trigger" not in browser.get(f"/runs/{RUN.run_id}").text
+
+
+def test_a_run_is_watched_on_while_prefect_is_away(browser: TestClient) -> None:
+    answer = browser.get(f"/runs/{RUN.run_id}/progress")
+    assert answer.status_code == 200
+    assert "keeps asking" in answer.text
+
+
+def test_a_drift_report_is_shut_in(browser: TestClient, known: Settings) -> None:
+    for name in ("lenses.html", "evidently.html"):
+        known.store().put(f"reports/tiny/{'w' * 16}/{name}", HOSTILE.encode())
+    links = re.findall(r'href="(/reports/[^"]+)"', browser.get("/models/tiny").text)
+    policies = {link: browser.get(link).headers["content-security-policy"] for link in links}
+    assert len(policies) == 2
+    for link, policy in policies.items():
+        assert policy.startswith("sandbox")
+        assert "allow-same-origin" not in policy
+        assert "connect-src" not in policy
+        assert ("allow-scripts" in policy) == link.endswith("/evidently.html")
+
+
+@pytest.mark.parametrize("path", ["/reports/../models/tiny/current", "/reports/%2e%2e/models/tiny/current"])
+def test_a_report_is_nothing_but_a_report(browser: TestClient, path: str) -> None:
+    assert browser.get(path).status_code in (400, 404)
+
+
+def test_metrics_are_for_whoever_has_the_token(stranger: TestClient, known: Settings) -> None:
+    sample = Sample("requant_champion_version", {"model": "tiny"}, 2.0)
+    write_snapshot(known.root / "metrics" / "tiny.prom", [sample])
+    bearer = stranger.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    for answer in (bearer, stranger.get("/metrics", params={"token": TOKEN})):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert sample in parse(answer.text)
+    for wrong in ("Bearer wrong", "Bearer", f"Basic {TOKEN}", ""):
+        assert stranger.get("/metrics", headers={"Authorization": wrong}).status_code == 401
+
+
+def test_no_page_names_the_environments_secrets(browser: TestClient) -> None:
+    assert os.environ["PREFECT_API_URL"] == NOBODY
+    assert TOKEN not in browser.get("/models/tiny").text
