@@ -37,11 +37,12 @@ def search(
     """Choose alpha by the output error of the site's own layers; weights are [outputs, inputs]."""
     stacked = np.concatenate(weights)
     plain = Quantizer(amax(observed.histogram, rule))
-    best = Smoothed(plain, None, output_error(observed.rows, stacked, plain))
+    exact = observed.rows @ stacked.T
+    best = Smoothed(plain, None, output_error(observed.rows, stacked, plain, exact))
     for alpha in alphas:
         divisors = factors(observed.channel_amax, np.abs(stacked).max(axis=0), alpha)
         quantizer = Quantizer(smoothed_amax(observed, divisors, rule), divisors)
-        error = output_error(observed.rows, stacked, quantizer)
+        error = output_error(observed.rows, stacked, quantizer, exact)
         if error < best.error:
             best = Smoothed(quantizer, alpha, error)
     return best
@@ -63,9 +64,17 @@ def smoothed_amax(observed: SiteObservation, divisors: NDArray[np.float32], rule
     return amax(ExponentHistogram.of(observed.rows / divisors), rule)
 
 
-def output_error(rows: NDArray[np.float32], weight: NDArray[np.float32], quantizer: Quantizer) -> float:
-    """|| X W' - Q(X) Q(W)' ||^2 / || X W' ||^2 for rows [n, inputs] and weight [outputs, inputs]."""
-    exact = rows @ weight.T
+def output_error(
+    rows: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    quantizer: Quantizer,
+    exact: NDArray[np.float32] | None = None,
+) -> float:
+    """|| X W' - Q(X) Q(W)' ||^2 / || X W' ||^2 for rows [n, inputs] and weight [outputs, inputs].
+
+    `exact` is X W' where the caller has it, [n, outputs].
+    """
+    exact = rows @ weight.T if exact is None else exact
     x, w = (rows, weight) if quantizer.divisors is None else (rows / quantizer.divisors, weight * quantizer.divisors)
     quantized = fake_quantize(x, np.float32(quantizer.scale)) @ fake_quantize(w, weight_scales(w)[:, None]).T
     return float(np.square(exact - quantized).sum() / max(float(np.square(exact).sum()), 1e-30))

@@ -1,0 +1,310 @@
+"""What every target adapter promises: built, described, refused, translated, and run or said why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from infra.engines import TARGETS, footprint, onnxruntime_cpu, open_target
+from infra.engines.nvidia import TensorRt
+from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from infra.engines.port import Built, Profile, Shapes, Target
+from infra.errors import BadInput, Refused, Unavailable
+from tasks.observation.scales import Quantizer
+from tasks.observation.sites import find_sites
+from tasks.quantization import qdq
+from tasks.quantization.lowering import lower
+from tests import graphs
+
+WEIGHT = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+X = np.random.default_rng(1).uniform(-2, 2, (3, 8)).astype(np.float32)
+PROFILE: Profile = {"x": Shapes((1, 8), (4, 8), (16, 8))}
+PARSERS = [name for name in TARGETS if name != "onnxruntime-cpu"]
+
+
+def opened(name: str) -> Target:
+    try:
+        return open_target(name)
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return opened(request.param)
+
+
+@pytest.fixture
+def executable(target: Target) -> Target:
+    reason = target.why_not_executable()
+    if reason is not None:
+        pytest.skip(reason)
+    return target
+
+
+def quantized(form: str) -> bytes:
+    plain = graphs.product(WEIGHT)
+    sites = find_sites(plain)
+    divisors = np.linspace(0.5, 2, 8, dtype=np.float32)
+    scales = {site.name: Quantizer(float(np.abs(X / divisors).max()), divisors) for site in sites}
+    return lower(qdq.write(plain, sites, scales), form).SerializeToString()
+
+
+def built(target: Target) -> Built:
+    return target.build(quantized(target.form), PROFILE)
+
+
+def strange_graph() -> bytes:
+    nodes = [helper.make_node("Nope", ["x"], ["y"], "strange")]
+    return graphs.model(nodes, {}, {"x": ["batch", 8]}, {"y": ["batch", 8]}).SerializeToString()
+
+
+def test_an_adapter_bears_the_name_it_was_opened_by(target: Target) -> None:
+    assert target.name in TARGETS
+    assert target.form in ("s8", "u8")
+
+
+def test_a_graph_in_the_targets_form_becomes_a_plan(target: Target) -> None:
+    assert len(built(target).plan) > 100
+
+
+def test_the_layers_are_kept_with_their_names_and_precisions(target: Target) -> None:
+    document = json.loads(built(target).layers)
+    assert document["version"]
+    assert all(layer["name"] and layer["type"] and layer["precision"] for layer in document["layers"])
+    assert any("INT8" in layer["precision"] for layer in document["layers"])
+    names = " ".join(layer["name"] for layer in document["layers"])
+    assert "x.quantize" in names or "node_MatMul_0" in names
+
+
+def test_an_unknown_operator_is_refused_with_the_reason(target: Target) -> None:
+    with pytest.raises(Refused, match=r"Nope|Plugin not found"):
+        target.build(strange_graph(), PROFILE)
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\x00" * 64], ids=["nothing", "text", "zeros"])
+def test_bytes_that_are_no_graph_are_refused(target: Target, data: bytes) -> None:
+    with pytest.raises(Refused):
+        target.build(data, PROFILE)
+
+
+def test_a_graph_cut_short_is_refused(target: Target) -> None:
+    with pytest.raises(Refused):
+        target.build(quantized(target.form)[:-40], PROFILE)
+
+
+def test_weights_in_a_file_beside_the_graph_are_refused(target: Target) -> None:
+    graph = onnx.load_from_string(quantized(target.form))
+    item = graph.graph.initializer[0]
+    item.ClearField("raw_data")
+    item.data_location = onnx.TensorProto.EXTERNAL
+    item.external_data.add(key="location", value="weights.bin")
+    with pytest.raises(Refused):
+        target.build(graph.SerializeToString(), PROFILE)
+
+
+def test_an_input_without_a_profile_is_bad_input(target: Target) -> None:
+    with pytest.raises(BadInput, match="no shapes for input 'x'"):
+        target.build(quantized(target.form), {})
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        Shapes((1, 8, 1), (4, 8, 1), (16, 8, 1)),
+        Shapes((1, 7), (4, 7), (16, 7)),
+        Shapes((16, 8), (4, 8), (1, 8)),
+        Shapes((-1, 8), (4, 8), (16, 8)),
+        Shapes((1, 8), (4, 8), (16, 8, 1)),
+    ],
+    ids=["rank", "fixed-dimension", "order", "negative", "unequal"],
+)
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_profile_that_does_not_fit_is_bad_input(name: str, shapes: Shapes) -> None:
+    target = opened(name)
+    with pytest.raises(BadInput, match="does not fit"):
+        target.build(quantized("s8"), {"x": shapes})
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_non_zero_zero_point_is_refused_in_the_parsers_words(name: str) -> None:
+    with pytest.raises(Refused, match=r"[Zz]ero.?[Pp]oint"):
+        opened(name).build(quantized("u8"), PROFILE)
+
+
+@pytest.mark.parametrize("damage", [lambda plan: b"", lambda plan: b"no plan", lambda plan: plan[: len(plan) // 2]])
+def test_a_plan_that_is_none_is_not_loaded(target: Target, damage) -> None:  # type: ignore[no-untyped-def]
+    wanted = BadInput if target.why_not_executable() is None else Unavailable
+    with pytest.raises(wanted):
+        target.load(damage(built(target).plan))
+
+
+def test_an_engine_runs_like_full_precision_or_the_target_says_why_not(target: Target) -> None:
+    plan, reason = built(target).plan, target.why_not_executable()
+    if reason is not None:
+        print(reason)
+        with pytest.raises(Unavailable, match="cannot be loaded") as caught:
+            target.load(plan)
+        assert reason in str(caught.value)
+        return
+    exact = graphs.run(graphs.product(WEIGHT), X)
+    found = target.load(plan).run({"x": X})["y"]
+    assert found.dtype == np.float32
+    assert np.linalg.norm(found - exact) < 0.02 * np.linalg.norm(exact)
+
+
+def test_an_engine_answers_for_each_shape_of_its_profile(executable: Target) -> None:
+    engine = executable.load(built(executable).plan)
+    whole = engine.run({"x": np.repeat(X, 2, axis=0)})["y"]
+    assert whole.shape == (6, 6)
+    assert np.allclose(engine.run({"x": X[:1]})["y"], whole[:1], atol=1e-5)
+
+
+def test_a_feed_that_the_graph_does_not_know_is_left_out(executable: Target) -> None:
+    engine = executable.load(built(executable).plan)
+    assert set(engine.run({"x": X, "attention_mask": X})) == {"y"}
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {},
+        {"x": X[:, :3]},
+        {"x": X[0]},
+        {"x": X.astype(np.float64)},
+        {"x": X.astype(object)},
+        {"x": "text"},
+        {"x": None},
+    ],
+    ids=["missing", "width", "rank", "float64", "object", "text", "none"],
+)
+def test_feeds_that_do_not_fit_are_bad_input(executable: Target, feeds: dict[str, np.ndarray]) -> None:
+    engine = executable.load(built(executable).plan)
+    with pytest.raises(BadInput):
+        engine.run(feeds)
+
+
+def test_an_unknown_target_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="allowed are onnxruntime-cpu"):
+        open_target("tpu")
+
+
+@pytest.mark.parametrize("failure", [ImportError("libnvinfer.so.11"), OSError("libcuda.so.1")])
+def test_a_target_whose_module_or_library_is_missing_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def failing(name: str) -> None:
+        raise failure
+
+    monkeypatch.setattr("infra.engines.import_module", failing)
+    with pytest.raises(Unavailable, match=r"pip install 'requant\[tensorrt\]'"):
+        open_target("tensorrt")
+
+
+# --- ONNX Runtime -----------------------------------------------------------------------------------------------------
+
+
+class FailingSession:
+    """A session that answers with one of the runtime's errors."""
+
+    def __init__(self, failure: Exception) -> None:
+        self._failure = failure
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="x")]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="y")]
+
+    def run(self, *_: object) -> None:
+        raise self._failure
+
+
+def test_the_runtimes_error_classes_are_all_known() -> None:
+    assert len(onnxruntime_cpu._FAILURES) >= 15
+
+
+@pytest.mark.parametrize("kind", onnxruntime_cpu._RUN_FAILURES)
+def test_every_error_of_the_runtime_is_translated(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = kind()  # without a text, which some have
+    with pytest.raises(BadInput) as caught:
+        OnnxRuntimeEngine(FailingSession(failure)).run({"x": X})  # type: ignore[arg-type]  # a fake
+    assert caught.value.__cause__ is failure
+
+
+def layers_of(plain: onnx.ModelProto) -> dict[str, str]:
+    scales = {site.name: Quantizer(2.0) for site in find_sites(plain)}
+    graph = lower(qdq.write(plain, find_sites(plain), scales), "u8").SerializeToString()
+    layers = json.loads(open_target("onnxruntime-cpu").build(graph, PROFILE).layers)["layers"]
+    return {layer["type"]: layer["precision"] for layer in layers}
+
+
+def test_a_product_over_tokens_runs_in_integers() -> None:
+    assert layers_of(graphs.product(WEIGHT, tokens=True))["MatMulIntegerToFloat"] == "INT8"
+
+
+def test_a_product_that_the_runtime_left_in_floating_point_is_shown_as_such() -> None:
+    # [batch, inputs] @ weight + bias becomes a Gemm before the integer fusion looks for its MatMul.
+    assert layers_of(graphs.product(WEIGHT))["Gemm"] == "FLOAT"
+
+
+def test_building_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    built(open_target("onnxruntime-cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- TensorRT's bindings ----------------------------------------------------------------------------------------------
+
+
+class FailingTensorRt:
+    """The module on a host whose driver is missing: the builder's constructor returns nothing, and pybind objects."""
+
+    class ILogger:
+        pass
+
+    @staticmethod
+    def Builder(logger: object) -> None:  # noqa: N802  # the vendor's name
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
+def test_a_builder_that_cannot_start_is_unavailable() -> None:
+    target = TensorRt("tensorrt", FailingTensorRt(), ahead_of_time=False)  # type: ignore[arg-type]  # a fake
+    with pytest.raises(Unavailable, match="look at its driver"):
+        target.build(quantized("s8"), PROFILE)
+
+
+def test_a_device_that_the_target_does_not_support_is_a_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    reason = opened("tensorrt-rtx").why_not_executable()
+    assert reason is not None
+    assert "SM90" in reason
+
+
+# --- Peak memory ------------------------------------------------------------------------------------------------------
+
+
+def test_peak_memory_is_measured_in_a_process_of_its_own() -> None:
+    plan = built(open_target("onnxruntime-cpu")).plan
+    assert 0 < footprint.peak_memory("onnxruntime-cpu", plan, {"x": X}) < 2**30
+
+
+def test_a_plan_that_cannot_be_measured_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match="this is not an ONNX Runtime plan"):
+        footprint.peak_memory("onnxruntime-cpu", b"no plan", {"x": X})
+
+
+def test_a_measurement_that_hangs_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "TIMEOUT_S", 0.01)
+    with pytest.raises(Unavailable, match="took more than"):
+        footprint.peak_memory("onnxruntime-cpu", b"no plan", {"x": X})

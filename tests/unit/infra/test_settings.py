@@ -1,0 +1,53 @@
+"""Settings come from the environment, or from defaults that work anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import BadInput
+from infra.settings import QUIET, read_settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORKSPACE", "STORE_URL", "MLFLOW_TRACKING_URI", "SIGNING_KEY", "ACTOR", "PREFECT_PORT"):
+        monkeypatch.delenv(f"REQUANT_{name}", raising=False)
+
+
+def test_everything_lies_in_the_workspace_unless_told_otherwise(tmp_path: Path) -> None:
+    found = read_settings()
+    assert found.root == tmp_path / ".requant"
+    assert found.store_address == (tmp_path / ".requant" / "store").as_uri()
+    assert found.mlflow_uri == f"sqlite:///{tmp_path / '.requant' / 'mlflow.db'}"
+    assert found.key_path == tmp_path / ".requant" / "keys" / "signing.pem"
+
+
+def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUANT_STORE_URL", "s3://bucket/prefix")
+    monkeypatch.setenv("REQUANT_MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert (read_settings().store_address, read_settings().mlflow_uri) == ("s3://bucket/prefix", "http://mlflow:5000")
+
+
+def test_a_wrong_value_is_bad_input_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUANT_PREFECT_PORT", "many")
+    with pytest.raises(BadInput, match="REQUANT_PREFECT_PORT is 'many'"):
+        read_settings()
+
+
+@pytest.mark.parametrize("failure", [KeyError("uid not found: 1000620000"), OSError("No username set")])
+def test_a_container_whose_user_has_no_name_still_has_an_actor(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def nameless() -> str:
+        raise failure
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert read_settings().actor.startswith("uid-")
+
+
+def test_no_dependency_reports_home() -> None:
+    assert QUIET["DO_NOT_TRACK"] == "1"
+    assert QUIET["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"

@@ -1,0 +1,187 @@
+"""The observer's answer depends on the data alone: not on batches, order or padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tasks.models.inputs import Batch
+from tasks.observation.histogram import ExponentHistogram
+from tasks.observation.observer import ROWS, Observer, SiteObservation
+from tasks.observation.sites import Layer, Site
+from tasks.observation.watch import watch
+
+Floats = NDArray[np.float32]
+LINEAR = Site("fc", "t", -1, (Layer("fc", "n", "MatMul", "w", 1),))
+CONV = Site("conv", "t", 1, (Layer("conv", "n", "Conv", "w", 0),))
+CHANNELS = 3
+
+
+def texts(seed: int, count: int = 12) -> list[Floats]:
+    """Activations of texts of 1 to 9 tokens, [tokens, channels] each."""
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.standard_normal((rng.integers(1, 10), CHANNELS)) * 10.0 ** rng.integers(-3, 4)).astype(np.float32)
+        for _ in range(count)
+    ]
+
+
+def padded(cases: list[Floats], longest: int, filler: float = 1e9) -> tuple[Floats, NDArray[np.bool_]]:
+    values = np.full((len(cases), longest, CHANNELS), filler, np.float32)
+    mask = np.zeros((len(cases), longest), bool)
+    for row, case in enumerate(cases):
+        values[row, : len(case)] = case
+        mask[row, : len(case)] = True
+    return values, mask
+
+
+def observed(
+    cases: list[Floats],
+    batches: list[list[int]],
+    divisors: Mapping[str, Floats] | None = None,
+    extra: int = 0,
+) -> SiteObservation:
+    observer = Observer((LINEAR,), divisors)
+    for batch in batches:
+        values, mask = padded([cases[i] for i in batch], max(len(cases[i]) for i in batch) + extra)
+        observer.update({"t": values}, np.asarray(batch, np.int64), mask)
+    return observer.result()["fc"]
+
+
+def assert_same(left: SiteObservation, right: SiteObservation) -> None:
+    assert left.histogram == right.histogram
+    assert left.channel_amax.tobytes() == right.channel_amax.tobytes()
+    assert left.rows.shape == right.rows.shape
+    assert left.rows.tobytes() == right.rows.tobytes()
+
+
+@given(st.integers(0, 5), st.permutations(range(12)), st.lists(st.integers(1, 11), max_size=5), st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_any_split_order_and_padding_gives_the_same_result_bit_for_bit(
+    seed: int, order: list[int], cuts: list[int], extra: int
+) -> None:
+    bounds = sorted({0, 12, *cuts})
+    batches = [order[start:end] for start, end in pairwise(bounds)]
+    divisors = {"fc": np.array([0.3, 1, 7], np.float32)}
+    whole = observed(texts(seed), [list(range(12))], divisors)
+    assert_same(observed(texts(seed), batches, divisors, extra), whole)
+
+
+def test_many_rows_are_sampled_alike_however_they_were_batched() -> None:
+    cases = [text for seed in range(20) for text in texts(seed)]
+    everything = list(range(len(cases)))
+    batches = [everything[start : start + 7] for start in range(0, len(everything), 7)]
+    assert_same(observed(cases, batches[::-1]), observed(cases, [everything]))
+    assert len(observed(cases, batches).rows) == ROWS
+
+
+def test_padding_is_not_observed() -> None:
+    found = observed(texts(0), [list(range(12))])
+    rows = np.concatenate(texts(0))
+    assert found.histogram == ExponentHistogram.of(rows)
+    assert (found.channel_amax == np.abs(rows).max(axis=0)).all()
+    assert found.rows.max() < 1e9
+
+
+def test_without_a_mask_every_row_counts() -> None:
+    observer = Observer((LINEAR,))
+    values = np.random.default_rng(0).standard_normal((4, 5, CHANNELS)).astype(np.float32)
+    observer.update({"t": values}, np.arange(4))
+    assert observer.result()["fc"].histogram == ExponentHistogram.of(values)
+
+
+def test_a_pooled_activation_is_not_masked_by_tokens() -> None:
+    observer = Observer((LINEAR,))
+    pooled = np.ones((2, CHANNELS), np.float32)
+    observer.update({"t": pooled}, np.arange(2), np.array([[True, False, False], [True, True, False]]))
+    assert observer.result()["fc"].histogram.total == pooled.size
+
+
+def test_divisors_show_what_the_deployed_quantizer_sees() -> None:
+    divisors = np.array([2.0, 0.5, 10.0], np.float32)
+    found = observed(texts(1), [list(range(12))], {"fc": divisors})
+    assert found.histogram == ExponentHistogram.of(np.concatenate(texts(1)) / divisors)
+
+
+def test_kept_rows_are_a_uniform_sample() -> None:
+    # 40 texts of 50 tokens; a row's value is its own number, so that the sample tells which rows it holds.
+    values = np.arange(2000, dtype=np.float32).reshape(40, 50, 1) + 1
+    observer = Observer((LINEAR,))
+    observer.update({"t": values}, np.arange(40))
+    kept = observer.result()["fc"].rows[:, 0] - 1
+    assert len(set(kept.tolist())) == ROWS
+    for parts in (kept // 50 // 10, kept % 50 // 10):  # by text, and by place in the text
+        counts = np.bincount(parts.astype(int))
+        expected = ROWS / len(counts)
+        statistic = float(((counts - expected) ** 2 / expected).sum())
+        assert statistic < 18.5  # chi-squared, four degrees of freedom, p = 0.001
+
+
+def test_images_are_observed_by_channel() -> None:
+    values = np.random.default_rng(0).standard_normal((6, CHANNELS, 4, 4)).astype(np.float32)
+    observer = Observer((CONV,))
+    for start in (0, 2, 5):
+        part = values[start : {0: 2, 2: 5, 5: 6}[start]]
+        observer.update({"t": part}, np.arange(len(part)))
+    found = observer.result()["conv"]
+    assert found.histogram == ExponentHistogram.of(values)
+    assert (found.channel_amax == np.abs(values).max(axis=(0, 2, 3))).all()
+    assert found.rows.size == 0
+
+
+def test_nan_stays_visible() -> None:
+    cases = texts(0)
+    cases[3][0, 1] = np.nan
+    found = observed(cases, [list(range(6)), list(range(6, 12))])
+    assert found.histogram.nonfinite == 1
+    assert np.isnan(found.channel_amax[1])
+
+
+def test_nothing_seen_is_an_empty_observation() -> None:
+    found = Observer((LINEAR,)).result()["fc"]
+    assert (found.histogram.total, found.channel_amax.size, found.rows.size) == (0, 0, 0)
+
+
+def test_an_empty_batch_of_images_changes_nothing() -> None:
+    observer = Observer((CONV,))
+    observer.update({"t": np.zeros((0, CHANNELS, 4, 4), np.float32)}, np.zeros(0, np.int64))
+    assert observer.result()["conv"].histogram.total == 0
+
+
+class Halves:
+    """An engine whose one inner tensor is half of its input."""
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, Floats]:
+        return {"t": np.asarray(feeds["x"], np.float32) / 2}
+
+
+class OneByOne:
+    """A batcher of one payload a batch."""
+
+    output, profile = "y", {}  # type: ignore[var-annotated]  # no shapes
+
+    def batches(self, payloads):  # type: ignore[no-untyped-def]
+        for case, payload in enumerate(payloads):
+            yield Batch({"x": payload[None]}, np.array([case]), None)
+
+
+def test_watching_shows_inner_tensors_and_the_graphs_own_inputs() -> None:
+    own = Site("first", "x", -1, LINEAR.layers)
+    payloads = [np.full(CHANNELS, 2.0 + i, np.float32) for i in range(3)]
+    found = watch(Halves(), (own, LINEAR), OneByOne(), payloads)
+    assert found["first"].histogram.amax == 4.0
+    assert found["fc"].histogram.amax == 2.0
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_four_dimensional_activations_are_observed_row_by_row(heads: int) -> None:
+    values = np.random.default_rng(0).standard_normal((2, heads, 5, CHANNELS)).astype(np.float32)
+    observer = Observer((LINEAR,))
+    observer.update({"t": values}, np.arange(2))
+    assert observer.result()["fc"].rows.shape == (min(2 * heads * 5, ROWS), CHANNELS)

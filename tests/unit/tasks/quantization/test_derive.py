@@ -1,0 +1,169 @@
+"""From an observation and a recipe to scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from infra.errors import BadInput
+from tasks.observation.histogram import ExponentHistogram
+from tasks.observation.observer import Observer, SiteObservation
+from tasks.observation.scales import Quantizer, Scales
+from tasks.observation.sites import Site, find_sites
+from tasks.quantization import qdq
+from tasks.quantization.derive import Derived, derive
+from tasks.quantization.lowering import lower
+from tasks.quantization.recipes import RECIPES, find_recipe
+from tests import graphs
+from tests.unit.tasks.quantization.observations import observe
+
+MODEL = graphs.encoder(16)
+X = np.random.default_rng(0).standard_normal((24, 6, 16)).astype(np.float32)
+SITES, OBSERVED = observe(MODEL, X)
+WEIGHTED = [name for name, recipe in RECIPES.items() if recipe.quantized and recipe.high_precision_sites < len(SITES)]
+
+
+def derived(name: str, observed: dict[str, SiteObservation] | None = None, deployed: Scales | None = None) -> Derived:
+    return derive(MODEL, SITES, observed or OBSERVED, find_recipe(name), deployed)
+
+
+CHAMPION = derived("int8-smooth").scales
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_every_recipe_gives_a_graph_that_runs_and_stays_close(name: str) -> None:
+    found = derived(name, deployed=CHAMPION)
+    graph = lower(qdq.write(MODEL, SITES, found.scales), "u8")
+    onnx.checker.check_model(graph, full_check=True)
+    exact = graphs.run(MODEL, X)
+    limit = 0.5 if name == "int8-percentile" or "mse" in name or "entropy" in name else 0.35
+    assert np.linalg.norm(graphs.run(graph, X) - exact) < limit * np.linalg.norm(exact)
+
+
+def test_no_smoothing_means_the_histograms_own_range() -> None:
+    found = derived("int8-max")
+    assert {name: item.amax for name, item in found.scales.items()} == {
+        name: item.histogram.amax for name, item in OBSERVED.items()
+    }
+    assert all(item.divisors is None for item in found.scales.values())
+
+
+def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> None:
+    doubled = {
+        name: SiteObservation(ExponentHistogram.of(item.rows * 2), item.channel_amax * 2, item.rows * 2)
+        for name, item in OBSERVED.items()
+    }
+    found = derived("recalibrate", doubled, CHAMPION)
+    for name, item in CHAMPION.items():
+        again = found.scales[name]
+        assert again.amax == pytest.approx(2 * item.amax, rel=1e-5)
+        assert (again.divisors is None) == (item.divisors is None)
+        assert item.divisors is None or (again.divisors == item.divisors).all()
+
+
+def test_recalibration_keeps_the_champions_placement() -> None:
+    mixed = derived("int8-mixed-2").scales
+    assert set(derived("recalibrate", deployed=mixed).scales) == set(mixed)
+
+
+def test_a_mixed_recipe_keeps_the_most_sensitive_sites_in_high_precision() -> None:
+    found = derived("int8-mixed-3")
+    assert found.kept_high == tuple(item.site for item in found.ranking[:3])
+    assert not set(found.kept_high) & set(found.scales)
+    share = sum(item.macs_share for item in found.ranking[3:])
+    assert found.int8_share == pytest.approx(share)
+    assert derived("int8-smooth").int8_share == pytest.approx(1)
+
+
+def test_full_precision_quantizes_nothing_and_needs_no_data() -> None:
+    found = derive(MODEL, SITES, {}, find_recipe("full-precision"), None)
+    assert (found.scales, found.int8_share, len(found.kept_high)) == ({}, 0.0, len(SITES))
+
+
+def test_the_reference_is_what_each_quantizer_saw() -> None:
+    found = derived("int8-smooth")
+    for name, item in found.scales.items():
+        assert found.reference[name].amax == pytest.approx(item.amax, rel=1e-6)
+        if item.divisors is not None:
+            rows = OBSERVED[name].rows / item.divisors
+            assert (found.reference[name].counts == ExponentHistogram.of(rows).counts).all()
+
+
+def test_the_same_observation_gives_the_same_scales() -> None:
+    first, second = derived("int8-smooth"), derived("int8-smooth")
+    assert {name: item.amax for name, item in first.scales.items()} == {
+        name: item.amax for name, item in second.scales.items()
+    }
+
+
+# --- What cannot be derived -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deployed", [None, {}], ids=["no champion", "a full-precision champion"])
+@pytest.mark.parametrize("name", ["recalibrate", "recalibrate-mse"])
+def test_recalibrating_without_a_quantized_champion_is_bad_input(name: str, deployed: Scales | None) -> None:
+    with pytest.raises(BadInput, match="no quantized champion exists"):
+        derived(name, deployed=deployed)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [{"another.site": Quantizer(1.0)}, {"layer.0.up": Quantizer(1.0, np.ones(3, np.float32))}],
+    ids=["site", "width"],
+)
+def test_a_champion_of_another_model_is_bad_input(strange: Scales) -> None:
+    with pytest.raises(BadInput, match="does not fit this model's sites"):
+        derived("recalibrate", deployed=strange)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_an_empty_observation_is_bad_input(name: str) -> None:
+    empty = Observer(SITES).result()
+    with pytest.raises(BadInput, match=r"layer\.0\.attention.*empty"):
+        derived(name, empty, CHAMPION)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_nan_anywhere_in_the_observation_is_bad_input_that_names_the_site(name: str) -> None:
+    rows = OBSERVED["layer.1.down"].rows
+    # Outside of the kept rows: the histogram alone knows of it.
+    broken = SiteObservation(ExponentHistogram.of(np.append(rows, np.float32(np.nan))), np.abs(rows).max(axis=0), rows)
+    with pytest.raises(BadInput, match=r"layer\.1\.down: 1 activations are infinite or NaN"):
+        derived(name, OBSERVED | {"layer.1.down": broken}, CHAMPION)
+
+
+def test_a_site_that_was_not_observed_is_bad_input() -> None:
+    part = {name: item for name, item in OBSERVED.items() if name != "layer.1.up"}
+    with pytest.raises(BadInput, match=r"layer\.1\.up was not observed"):
+        derived("int8-max", part)
+
+
+def test_a_recipe_that_would_quantize_nothing_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="none of the 8 sites"):
+        derived("int8-mixed-8")
+
+
+def test_a_convolution_is_calibrated_without_smoothing() -> None:
+    kernel = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
+    model = graphs.convolution(kernel)
+    sites, observed = observe(model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32))
+    found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
+    assert found.scales["conv"].divisors is None
+
+
+def both() -> tuple[onnx.ModelProto, tuple[Site, ...], dict[str, SiteObservation]]:
+    """One tensor that feeds a product and a convolution."""
+    helper = graphs.helper
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"], "m"), helper.make_node("Conv", ["x", "k"], ["y"], "c")]
+    weights = {"w": np.eye(6, dtype=np.float32), "k": np.ones((5, 3, 2, 2), np.float32)}
+    model = graphs.model(nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": ["n", 5, 5, 5], "p": ["n", 3, 6, 6]})
+    _, observed = observe(model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32))
+    return model, find_sites(model), observed
+
+
+def test_a_tensor_that_feeds_a_product_and_a_convolution_has_one_quantizer() -> None:
+    model, sites, observed = both()
+    found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
+    assert len(found.scales) == 1
+    onnx.checker.check_model(qdq.write(model, sites, found.scales), full_check=True)

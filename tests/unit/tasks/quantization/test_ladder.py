@@ -1,0 +1,64 @@
+"""Which recipes there are, and in which order they are tried."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from infra.errors import BadInput
+from tasks.quantization.ladder import climb
+from tasks.quantization.recipes import RECIPES, Smoothing, find_recipe
+from tasks.records import Action
+
+
+def names(*, recipe: str | None = None, champion: bool = True, action: Action = Action.RECALIBRATE, sites: int = 24):  # type: ignore[no-untyped-def]
+    return [rung.name for rung in climb(recipe=recipe, has_champion=champion, action=action, sites=sites)]
+
+
+def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
+    found = names()
+    assert found[:3] == ["recalibrate", "recalibrate-mse", "int8-smooth"]
+    assert found[-1] == "full-precision"
+
+
+def test_each_further_rung_keeps_more_in_high_precision() -> None:
+    kept = [RECIPES[name].high_precision_sites for name in names()[2:-1]]
+    assert kept == sorted(set(kept))
+
+
+def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
+    found = climb(recipe=None, has_champion=False, action=Action.RECALIBRATE, sites=24)
+    assert all(rung.smoothing is not Smoothing.DEPLOYED for rung in found)
+    assert found[0].name == "int8-smooth"
+
+
+def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
+    assert names(champion=False, sites=4) == ["int8-smooth", "int8-mixed-1", "int8-mixed-2", "full-precision"]
+    assert names(champion=False, sites=1) == ["int8-smooth", "full-precision"]
+
+
+@pytest.mark.parametrize("action", [Action.RECALIBRATE, Action.FALLBACK])
+def test_a_named_recipe_is_the_only_rung(action: Action) -> None:
+    assert names(recipe="int8-mse", action=action) == ["int8-mse"]
+
+
+def test_a_safety_fallback_goes_to_full_precision_at_once() -> None:
+    assert names(action=Action.FALLBACK) == ["full-precision"]
+
+
+def test_an_unknown_recipe_is_bad_input_that_names_the_known_ones() -> None:
+    with pytest.raises(BadInput, match=r"allowed are recalibrate, .*full-precision"):
+        names(recipe="int4")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_found_by_its_own_name_and_documents_itself(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+    assert json.loads(json.dumps(recipe.document()))["version"] == 1
+
+
+def test_only_the_fallback_does_not_quantize() -> None:
+    assert [name for name, recipe in RECIPES.items() if not recipe.quantized] == ["full-precision"]
