@@ -86,7 +86,12 @@ def _build(
     calibration = sampling.compose_calibration_set(model, sample)
     progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
     observation = quantization.observe(calibration)
-    ladder = climb(recipe=recipe, has_champion=champion is not None, action=action, sites=len(registered.sites))
+    ladder = climb(
+        recipe=recipe,
+        has_quantized_champion=quantization.is_quantized(champion),
+        action=action,
+        sites=len(registered.sites),
+    )
     rungs: list[Rung] = []
     for index, rung in enumerate(ladder):
         progress.step(f"rung {rung.name}: {rung.summary}", 0.2 + 0.6 * index / len(ladder))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.observation.error import squared_error
 from tasks.observation.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 from tasks.records import Finding, Health, LensReading
 
@@ -22,7 +23,6 @@ CLIPPING_ERROR = 0.02
 """Removable error, as a share of the signal's energy: maxima 13 % higher cost (0.13 / 1.13)^2 = 1.3 % at most."""
 IDLE_ERROR = 0.002
 """The same where range lies idle: rounding noise is milder than clipping, but 27 dB is far from INT8's usual 40 dB."""
-_LEVELS = 127  # symmetric INT8
 _TOP = 0.9999
 
 
@@ -67,18 +67,10 @@ def range_lens(
 
 
 def relative_error(histogram: ExponentHistogram, clip: float) -> float:
-    """E[(Q(x) - x)^2] / E[x^2] of symmetric INT8 with this clip, from bin centres; 0 when there is no signal.
-
-    Rounding step^2 / 12 inside, (|x| - clip)^2 outside: Banner, Nahshan and Soudry (2019), section 3.
-    """
+    """E[(Q(x) - x)^2] / E[x^2] of symmetric INT8 with this clip; 0 when there is no signal."""
     counts = histogram.counts[:FINITE_BINS]
-    used = np.flatnonzero(counts)
-    centres = np.minimum(CENTRES[used], histogram.amax)
-    energy = float((counts[used] * centres**2).sum())
-    # A value below half a step is rounded to zero: it cannot lose more than itself.
-    rounding = np.minimum((clip / _LEVELS) ** 2 / 12, centres**2)
-    clipping = np.maximum(centres - clip, 0.0) ** 2
-    return float((counts[used] * (rounding + clipping)).sum()) / energy if energy else 0.0
+    energy = float((counts * np.minimum(CENTRES, histogram.amax) ** 2).sum())
+    return squared_error(histogram, clip) * histogram.total / energy if energy else 0.0
 
 
 def _judged(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.observation.error import squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer
 from tasks.observation.sites import Site
-from tasks.quantization.ranges import squared_error
 from tasks.quantization.smoothing import fake_quantize, output_error, weight_scales
 
 

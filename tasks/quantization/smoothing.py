@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.observation.error import LEVELS
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer
-from tasks.quantization.ranges import LEVELS, RangeRule, amax
+from tasks.quantization.ranges import RangeRule, amax
 
 ALPHAS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Tried beside no smoothing at all."""

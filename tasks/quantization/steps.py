@@ -79,6 +79,11 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")
 
 
+def is_quantized(champion: ReleaseRef | None) -> bool:
+    """Whether there is a champion whose graph a recalibration could keep; a fallback to full precision has none."""
+    return bool(_deployed(champion))
+
+
 def _candidate_id(model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None) -> str:
     """Only a recipe that keeps the champion's graph depends on the champion."""
     base = champion.digest if champion and recipe.smoothing is Smoothing.DEPLOYED else None

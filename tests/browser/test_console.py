@@ -60,7 +60,7 @@ def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("spec") / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)
     spec = (folder / "model.yaml").read_text()
-    (folder / "model.yaml").write_text(spec.replace("latency_ratio: 3.0", "latency_ratio: 100.0"))
+    (folder / "model.yaml").write_text(spec.replace("latency_ratio: 10.0", "latency_ratio: 100.0"))
     register(folder / "model.yaml")
     serve(shared_workspace, "digits", 0, images(0.5, 1.0))
     return shared_workspace

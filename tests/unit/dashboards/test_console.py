@@ -233,6 +233,7 @@ def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tupl
         Access(TOKEN).form_id("rollback tiny"),
         Access(TOKEN).form_id("requantize other"),
     ],
+    ids=["text", "no digest", "not ASCII", "another token", "another action", "another model"],
 )
 def test_a_form_of_another_site_action_or_model_is_refused(
     browser: TestClient, triggered: list[tuple[Any, ...]], forged: str

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.observation.error import squared_error
 from tasks.observation.histogram import ExponentHistogram
-from tasks.quantization.ranges import RangeRule, amax, squared_error
+from tasks.quantization.ranges import RangeRule, amax
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(7)

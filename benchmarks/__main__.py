@@ -1,0 +1,59 @@
+"""`python -m benchmarks [NAME...] [--quick] [--json FILE]`."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.machine import conditions
+from benchmarks.table import Table
+
+NAMES = ("fidelity", "latency", "recalibration", "observation", "drift-to-quality")
+WIDTH = 180
+"""Columns of a table that goes to a file."""
+MODULES: Mapping[str, str] = {name: f"benchmarks.{name.replace('-', '_')}" for name in NAMES}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the named benchmarks, or all, and print each table as soon as it is there."""
+    options = _options(arguments)
+    console, before = Console(), conditions()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(" · ".join(f"{name} {value}" for name, value in before.items()), style="dim", highlight=False)
+    documents = []
+    for name in options.names or NAMES:
+        table = _measure(name)(options.quick)
+        console.print(table.render())
+        documents.append(table.document())
+    if options.json:
+        report = {"version": 1, "quick": options.quick, "conditions": before, "benchmarks": documents}
+        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _measure(name: str) -> Callable[[bool], Table]:
+    module = import_module(MODULES[name])
+    measure: Callable[[bool], Table] = module.measure
+    return measure
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks", description="Side-by-side runs against peers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="fewer texts, peers and rounds: to see that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures with versions and CPU")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")
+    return options
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    main()

@@ -1,0 +1,105 @@
+"""Every benchmark in its smallest form, on the digits: that it runs, not how fast."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from safetensors.numpy import load_file
+
+from benchmarks import drift_to_quality, fidelity, latency, observation, pairs, peers, recalibration, subject
+from benchmarks.__main__ import main
+from benchmarks.int8_work import int8_share
+from benchmarks.peers import OURS, TENSORRT_BEST
+from benchmarks.subject import Subject
+
+STATIC = peers.Contender("static", peers.static(TENSORRT_BEST))
+BROKEN = peers.Contender("broken", lambda _: (_ for _ in ()).throw(ImportError("No module named 'surgeon'")))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("digits")
+    onnx.save(convnet(), folder / "model.onnx")
+    return subject.digits(True, folder)
+
+
+def convnet() -> onnx.ModelProto:
+    """The digits model written node by node: the export through torch takes longer than all of these tests."""
+    weights = load_file(subject.EXAMPLES / "digits" / "weights.safetensors")
+    steps: list[tuple[str, list[str], dict[str, object]]] = [
+        ("Conv", ["conv1.weight", "conv1.bias"], {"pads": [1, 1, 1, 1]}),
+        ("Relu", [], {}),
+        ("Conv", ["conv2.weight", "conv2.bias"], {"pads": [1, 1, 1, 1]}),
+        ("Relu", [], {}),
+        ("MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Flatten", [], {}),
+        ("Gemm", ["fc1.weight", "fc1.bias"], {"transB": 1}),
+        ("Relu", [], {}),
+        ("Gemm", ["fc2.weight", "fc2.bias"], {"transB": 1}),
+    ]
+    names = ["image", *(f"step{number}" for number in range(1, len(steps))), "logits"]
+    nodes = [
+        helper.make_node(op, [before, *constants], [after], after, **options)
+        for (op, constants, options), before, after in zip(steps, names[:-1], names[1:], strict=True)
+    ]
+    given = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 1, 8, 8])
+    found = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 10])
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "digits", [given], [found], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_failed(digits: Subject) -> None:
+    table = fidelity.compare(digits, (STATIC, BROKEN))
+    rows = {row.name: row for row in table.rows}
+    assert rows[OURS].mean > 0.99
+    assert rows["static"].share == pytest.approx(1.0)
+    assert rows[OURS].tensorrt_rtx == "builds"
+    assert rows["broken"].mean is None
+    assert "No module named 'surgeon'" in rows["broken"].tensorrt_rtx
+    assert [goal.reached for goal in table.goals] == [True, True, True]
+
+
+def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
+    assert int8_share(digits.source, 1) == 0
+
+
+def test_latency_times_every_engine_that_loads(digits: Subject) -> None:
+    feeds = {"image": np.zeros((8, 1, 8, 8), np.float32)}
+    table = latency.compare(digits, (STATIC, BROKEN), feeds, rounds=3)
+    rows = {row.name: row for row in table.rows}
+    assert rows["static"].milliseconds > 0
+    assert rows[peers.FP32].speedup == 1
+    assert rows["broken"].failure is not None
+
+
+def test_recalibration_breaks_ours_down_and_asks_a_failing_peer_once(digits: Subject) -> None:
+    table = recalibration.compare(digits, [STATIC, BROKEN], rounds=2)
+    total, *phases = [row for row in table.rows if row.name not in ("static", "broken")]
+    assert sum(phase.seconds for phase in phases) == pytest.approx(total.seconds, rel=0.5)
+    assert [row.failure is None for row in table.rows if row.name in ("static", "broken")] == [True, False]
+
+
+def test_observation_compares_passes_and_reductions(digits: Subject) -> None:
+    table = observation.compare(digits, (4, 16), rounds=2)
+    assert [row.name for row in table.rows[:2]] == [observation.PLAIN, observation.OBSERVED]
+    assert all(row.ratio > 0 for row in table.rows)
+
+
+def test_exposure_drift_is_measured_for_three_models_at_every_exposure(digits: Subject) -> None:
+    rows = drift_to_quality.exposures(digits, quick=True)
+    assert len(rows) == 3 * len(digits.held_out)
+    assert all(0 <= row.value <= 1 for row in rows)
+
+
+def test_interleaved_rounds_give_paired_ratios() -> None:
+    rounds = pairs.Rounds({"slow": np.array([2.0, 8.0, 4.0]), "fast": np.array([1.0, 2.0, 4.0])})
+    assert rounds.ratio("slow", "fast")[0] == 2
+    measured = pairs.interleave({"a": lambda: None, "b": lambda: None}, rounds=3)
+    assert measured.seconds["a"].shape == (3,)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fidelty"])
+    assert "allowed are fidelity" in capsys.readouterr().err
