@@ -4,11 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_table_artifact
-from pydantic import Field
 
 from flows.measures import write_measures
 from flows.outcomes import Outcome, Status
@@ -24,13 +22,17 @@ from tasks.sampling import steps as sampling
 
 @flow(name="maintenance", flow_run_name="maintain-{model}")
 def maintenance(
-    model: Annotated[str, Field(description="Name of a registered model, such as minilm")],
-    until: Annotated[
-        datetime | None, Field(description="End of the traffic window; empty is the newest request")
-    ] = None,
-    actor: Annotated[str, Field(description="Who runs it; the schedule is 'maintenance'")] = "maintenance",
+    model: str,
+    until: datetime | None = None,
+    actor: str = "maintenance",
 ) -> Outcome:
-    """Keep one model right on the newest window; running it again, or twice at once, changes nothing more."""
+    """Keep one model right on the newest window; running it again, or twice at once, changes nothing more.
+
+    Args:
+        model: Name of a registered model, such as minilm.
+        until: End of the traffic window; empty is the newest request.
+        actor: Who runs it; the schedule is 'maintenance'.
+    """
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
     champion = promotion.read_champion(model)

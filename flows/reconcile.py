@@ -1,10 +1,7 @@
 """Reconciliation: follow what operators did in MLflow when it is verified, undo it when it is not."""
 
-from typing import Annotated
-
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from pydantic import Field
 
 from flows.measures import write_measures
 from infra.settings import settings
@@ -15,9 +12,13 @@ from tasks.promotion.reconcile import Reconciliation
 
 @flow(name="reconcile", flow_run_name="reconcile")
 def reconcile(
-    model: Annotated[str | None, Field(description="Name of a registered model; empty takes all")] = None,
+    model: str | None = None,
 ) -> dict[str, Reconciliation]:
-    """Bring ledger and registry in step; one answer per model."""
+    """Bring ledger and registry in step; one answer per model.
+
+    Args:
+        model: Name of a registered model; empty takes all.
+    """
     names = [model] if model else model_names(settings().store())
     found = {name: promotion.reconcile_model(name) for name in names}
     rows = [{"model": name, "outcome": one.outcome.value, "why": one.reason} for name, one in found.items()]

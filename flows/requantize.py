@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from typing import Annotated
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.measures import write_measures
 from flows.outcomes import Outcome, Rung, Status
@@ -28,21 +26,25 @@ COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
 
 @flow(name="requantize", flow_run_name="requantize-{model}", validate_parameters=True)
 def requantize(
-    model: Annotated[str, Field(description="Name of a registered model, such as minilm")],
-    recipe: Annotated[
-        str | None, Field(description="One recipe to build; empty climbs the ladder until a candidate passes")
-    ] = None,
-    reason: Annotated[str, Field(description="Why, in one sentence; written to the ledger")] = "asked for by hand",
-    require_approval: Annotated[bool, Field(description="Let a passing candidate wait for a person")] = False,
-    window: Annotated[
-        str | None, Field(description="Key of a stored traffic sample; empty samples the current window")
-    ] = None,
-    action: Annotated[
-        Action, Field(description="Why it runs: recalibrate, or fallback for safety")
-    ] = Action.RECALIBRATE,
-    actor: Annotated[str | None, Field(description="Who asked; empty is the user of the process")] = None,
+    model: str,
+    recipe: str | None = None,
+    reason: str = "asked for by hand",
+    require_approval: bool = False,
+    window: str | None = None,
+    action: Action = Action.RECALIBRATE,
+    actor: str | None = None,
 ) -> Outcome:
-    """Build, judge and promote a candidate for the traffic at hand."""
+    """Build, judge and promote a candidate for the traffic at hand.
+
+    Args:
+        model: Name of a registered model, such as minilm.
+        recipe: One recipe to build; empty climbs the ladder until a candidate passes.
+        reason: Why, in one sentence; written to the ledger.
+        require_approval: Let a passing candidate wait for a person.
+        window: Key of a stored traffic sample; empty samples the current window.
+        action: Why it runs: recalibrate, or fallback for safety.
+        actor: Who asked; empty is the user of the process.
+    """
     actor = actor or settings().actor
     if recipe is not None:
         find_recipe(recipe)  # a misspelt one is refused before anything is written

@@ -14,14 +14,19 @@ from tasks.records import ReleaseRef
 
 @flow(name="rollback", flow_run_name="rollback-{model}")
 def rollback(
-    model: Annotated[str, Field(description="Name of a registered model, such as minilm")],
-    reason: Annotated[str, Field(min_length=1, description="Why, in one sentence; written to the ledger")],
-    to: Annotated[
-        str | None, Field(description="Version that was champion before; empty is the one the champion replaced")
-    ] = None,
-    actor: Annotated[str | None, Field(description="Who asked; empty is the user of the process")] = None,
+    model: str,
+    reason: Annotated[str, Field(min_length=1)],
+    to: str | None = None,
+    actor: str | None = None,
 ) -> ReleaseRef:
-    """Bring back an earlier champion."""
+    """Bring back an earlier champion.
+
+    Args:
+        model: Name of a registered model, such as minilm.
+        reason: Why, in one sentence; written to the ledger.
+        to: Version that was champion before; empty is the one the champion replaced.
+        actor: Who asked; empty is the user of the process.
+    """
     who = actor or settings().actor
     release = promotion.roll_back(model, to, who, reason)
     text = f"Version {release.version} of {model} is champion again, by {who}: {reason}"
