@@ -37,7 +37,20 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
             task = bar.add_task("starting", total=1.0)
             yield lambda sentence, share: bar.update(task, description=sentence, completed=share)
     else:
-        yield lambda sentence, share: print(f"{share:4.0%}  {sentence}", flush=True)
+        yield _plain_lines()
+
+
+def _plain_lines() -> Callable[[str, float], None]:
+    """One line per step; a flow inside a flow may end with the same sentence, which is said once."""
+    last = ""
+
+    def say(sentence: str, share: float) -> None:
+        nonlocal last
+        if sentence != last:
+            print(f"{share:4.0%}  {sentence}", flush=True)
+        last = sentence
+
+    return say
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def run(served: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert served.registry().aliases("digits")["champion"] == (before.version if before else None)
 
 
-def refused(said: Said, *words: str) -> None:
+def expect_refusal(said: Said, *words: str) -> None:
     """Exit code 2, one sentence on standard error that holds the words, and no traceback."""
     assert said.code == 2, said
     lines = [line for line in said.err.splitlines() if line.startswith("requant: ")]
@@ -79,23 +79,23 @@ def refused(said: Said, *words: str) -> None:
 
 
 def test_an_unknown_model_is_named_with_the_known_ones(run: Run) -> None:
-    refused(run("maintain", "nope"), "nope", "digits", "requant model add")
+    expect_refusal(run("maintain", "nope"), "nope", "digits", "requant model add")
 
 
 def test_a_missing_traffic_file(run: Run, tmp_path: Path) -> None:
-    refused(run("traffic", "import", str(tmp_path / "none.parquet"), "--model", "digits"), "none.parquet")
+    expect_refusal(run("traffic", "import", str(tmp_path / "none.parquet"), "--model", "digits"), "none.parquet")
 
 
 def test_a_truncated_parquet_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "cut.parquet"
     path.write_bytes((EXAMPLES / "digits" / "traffic.parquet").read_bytes()[:2000])
-    refused(run("traffic", "import", str(path), "--model", "digits"), "cut.parquet")
+    expect_refusal(run("traffic", "import", str(path), "--model", "digits"), "cut.parquet")
 
 
 def test_wrong_column_types(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "types.parquet"
     pq.write_table(pa.table({"request_id": [1, 2], "time": ["a", "b"]}), path)
-    refused(run("traffic", "import", str(path), "--model", "digits"), "types.parquet")
+    expect_refusal(run("traffic", "import", str(path), "--model", "digits"), "types.parquet")
 
 
 def test_bad_records_are_set_aside_with_reasons_and_the_good_ones_kept(
@@ -119,7 +119,7 @@ def test_bad_records_are_set_aside_with_reasons_and_the_good_ones_kept(
 def test_a_spec_with_an_unknown_field(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_text((EXAMPLES / "digits" / "model.yaml").read_text().replace("  size_ratio", "  sizes"))
-    refused(run("model", "add", str(path)), "budgets.sizes", "size_ratio")
+    expect_refusal(run("model", "add", str(path)), "budgets.sizes", "size_ratio")
 
 
 def test_a_golden_set_that_overlaps_the_calibration_pool(run: Run, tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ def test_a_golden_set_that_overlaps_the_calibration_pool(run: Run, tmp_path: Pat
     stolen = {name: golden[0].get(name) for name in pool.column_names} | {"id": "stolen"}
     table = pa.Table.from_pylist([*pool.to_pylist(), stolen], schema=pool.schema)
     pq.write_table(table, tmp_path / "digits" / "calibration.parquet")
-    refused(run("model", "add", str(tmp_path / "digits" / "model.yaml")), "overlaps", "stolen")
+    expect_refusal(run("model", "add", str(tmp_path / "digits" / "model.yaml")), "overlaps", "stolen")
 
 
 def test_an_unknown_recipe(run: Run) -> None:
-    refused(run("requantize", "digits", "--recipe", "int1"), "int1", "int8-smooth")
+    expect_refusal(run("requantize", "digits", "--recipe", "int1"), "int1", "int8-smooth")
 
 
 def test_too_few_rows_in_the_window_are_inconclusive_and_nothing_is_built(run: Run, served: Settings) -> None:
@@ -155,7 +155,7 @@ def test_an_engine_file_with_a_flipped_byte_is_not_loaded(run: Run, served: Sett
     served.store().put(key, plan[:100] + bytes([plan[100] ^ 1]) + plan[101:])
     try:
         serve(served, "digits", 21, images(0.5, 1.0, seed=21))
-        refused(run("maintain", "digits"), "engines/onnxruntime-cpu/plan", "digest")
+        expect_refusal(run("maintain", "digits"), "engines/onnxruntime-cpu/plan", "digest")
     finally:
         served.store().put(key, plan)
 
@@ -166,17 +166,17 @@ def test_a_store_that_answers_500(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("REQUANT_S3_ENDPOINT_URL", address)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-        refused(run("status", "digits"), "bucket")
+        expect_refusal(run("status", "digits"), "bucket")
 
 
 def test_mlflow_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUANT_MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    refused(run("reconcile", "digits"), "127.0.0.1:9")
+    expect_refusal(run("reconcile", "digits"), "127.0.0.1:9")
 
 
 def test_prefect_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUANT_PREFECT_API_URL", "http://127.0.0.1:9/api")
-    refused(run("maintain", "digits"), "127.0.0.1:9", "REQUANT_PREFECT_API_URL")
+    expect_refusal(run("maintain", "digits"), "127.0.0.1:9", "REQUANT_PREFECT_API_URL")
 
 
 def test_a_full_disk_leaves_nothing_half_written(run: Run, served: Settings, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_nothing_half_written(run: Run, served: Settings, tmp
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    refused(said, "store")
+    expect_refusal(said, "store")
     assert set(served.store().list("")) == before
 
 
