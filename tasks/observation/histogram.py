@@ -15,6 +15,7 @@ BINS = 2048
 """8 exponent bits and 3 mantissa bits: bins are at most 12.5 % wide."""
 FINITE_BINS = 2040
 """Bins from here on hold infinities and NaN."""
+CHUNK = 1 << 15
 
 EDGES: NDArray[np.float64] = (np.arange(FINITE_BINS, dtype=np.uint32) << 20).view(np.float32).astype(np.float64)
 """Lower edge of each finite bin, [2040]."""
@@ -38,10 +39,8 @@ class ExponentHistogram:
     def of(cls, values: NDArray[np.float32]) -> ExponentHistogram:
         """Bin every element of an array of any shape."""
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        # The upper half of each little-endian float32 holds sign, exponent and the top seven mantissa bits.
-        bins = (flat.view(np.uint16)[1::2] >> 4) & 0x7FF
-        counts = np.bincount(bins, minlength=BINS)
-        magnitude = float(np.abs(flat).max(initial=0.0))
+        counts = _count(flat.view(np.uint32))
+        magnitude = float(max(flat.max(initial=0.0), -flat.min(initial=0.0)))
         if not np.isfinite(magnitude):
             magnitude = float(np.abs(flat[np.isfinite(flat)]).max(initial=0.0))
         return cls(counts, magnitude)
@@ -85,6 +84,17 @@ class ExponentHistogram:
         inside = (q * self.total - (cumulative[index] - counts[index])) / max(int(counts[index]), 1)
         upper = EDGES[index + 1] if index + 1 < FINITE_BINS else self.amax
         return float(min(EDGES[index] + np.clip(inside, 0, 1) * (upper - EDGES[index]), self.amax))
+
+
+def _count(bits: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Elements per bin, from the floats' bits without the sign; in pieces that stay in the cache."""
+    counts, bins = np.zeros(BINS, np.int64), np.empty(CHUNK, np.int64)
+    for start in range(0, bits.size, CHUNK):
+        piece = bins[: min(CHUNK, bits.size - start)]
+        np.right_shift(bits[start : start + CHUNK], 20, out=piece, casting="unsafe")
+        piece &= 0x7FF
+        counts += np.bincount(piece, minlength=BINS)
+    return counts
 
 
 def _share_above(threshold: float) -> NDArray[np.float64]:
