@@ -217,11 +217,12 @@ def history(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
-def up() -> None:
+def up(as_json: Json = False) -> None:
     """Start Prefect, MLflow, the schedules and the console; Ctrl-C stops them all."""
+    from flows import printing
     from flows.up import run
 
-    run(settings())
+    run(settings(), lambda addresses: printing.emit(addresses, as_json, printing.addresses))
 
 
 @app.command()

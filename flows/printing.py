@@ -74,6 +74,13 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
                 yield
 
 
+def addresses(found: Mapping[str, str]) -> None:
+    """Where everything listens, once it does."""
+    for name, address in found.items():
+        console.print(f"{name:<9} {address}")
+    console.print("Ctrl-C stops them all")
+
+
 def fields(value: Any) -> None:
     """One line per field."""
     pairs = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

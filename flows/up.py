@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import httpx
-from rich.console import Console
 
 from flows.runtime import server, using
 from infra.errors import Unavailable
@@ -20,29 +19,33 @@ POLL_S = 0.5
 START_TIMEOUT_S = 90
 
 
-def run(settings: Settings) -> None:
-    """Start what the settings do not already name, print the addresses, and wait; stops cleanly."""
-    console = Console(highlight=False, soft_wrap=True)
+Ready = Callable[[Mapping[str, str]], None]
+"""Called with the address of every service once all answer."""
+
+
+def run(settings: Settings, ready: Ready) -> None:
+    """Start what the settings do not already name, tell the addresses, and wait; stops cleanly."""
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     with ExitStack() as stack:
         try:
-            _run(settings, console, stack)
+            _run(settings, ready, stack)
         except KeyboardInterrupt:
-            console.print("stopping")
+            print("stopping", file=sys.stderr)
 
 
-def _run(settings: Settings, console: Console, stack: ExitStack) -> None:
+def _run(settings: Settings, ready: Ready, stack: ExitStack) -> None:
+    addresses: dict[str, str] = {}
     api = settings.prefect_api_url or stack.enter_context(server(settings, settings.prefect_port, services=True))
     stack.enter_context(using(api))
-    console.print(f"Prefect   {api.removesuffix('/api')}")
+    addresses["Prefect"] = api.removesuffix("/api")
     processes = []
     if settings.mlflow_tracking_uri:
-        console.print(f"MLflow    {settings.mlflow_tracking_uri}")
+        addresses["MLflow"] = settings.mlflow_tracking_uri
     else:
         processes.append(stack.enter_context(_process(settings, "mlflow", _mlflow(settings))))
         address = f"http://127.0.0.1:{settings.mlflow_port}"
         _await(f"{address}/health", processes[-1], "MLflow")
-        console.print(f"MLflow    {address}")
+        addresses["MLflow"] = address
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")  # a person who pressed a button waits
     processes.append(stack.enter_context(_process(settings, "schedules", ["-m", "flows.deployments"])))
     token = os.environ.setdefault("REQUANT_CONSOLE_TOKEN", secrets.token_urlsafe(24))
@@ -50,8 +53,8 @@ def _run(settings: Settings, console: Console, stack: ExitStack) -> None:
     processes.append(stack.enter_context(_process(settings, "console", command)))
     address = f"http://127.0.0.1:{settings.console_port}"
     _await(f"{address}/health", processes[-1], "the console")
-    console.print(f"console   {address}/?token={token}")
-    console.print("Ctrl-C stops them all")
+    addresses["console"] = f"{address}/?token={token}"
+    ready(addresses)
     while True:
         for process in processes:
             if process.poll() is not None:

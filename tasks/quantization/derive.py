@@ -29,14 +29,23 @@ class Derived:
     reference: Mapping[str, ExponentHistogram]  # what each quantizer saw in calibration; the range lens compares
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Tuned:
+    """A quantizer for every site, and what each costs; recipes that differ only in what they keep high share it."""
+
+    quantizers: Mapping[str, Quantizer]
+    ranking: tuple[Sensitivity, ...]
+
+
 def derive(
     model: onnx.ModelProto,
     sites: tuple[Site, ...],
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
     deployed: Scales | None,
+    tuned: Tuned | None = None,
 ) -> Derived:
-    """Scales for every site that the recipe quantizes.
+    """Scales for every site that the recipe quantizes; `tuned` is given where a rung before found it.
 
     Raises `BadInput` when the calibration set was empty or held NaN, when a recipe that starts from the champion's
     graph has no champion that fits, and when a recipe would leave nothing quantized.
@@ -44,16 +53,30 @@ def derive(
     if not recipe.quantized:
         return Derived({}, tuple(site.name for site in sites), (), 0.0, {})
     _require_fit(sites, observed, recipe, deployed)
+    _require_fit(sites, observed, recipe, deployed)
+    tuned = tuned or tune(model, sites, observed, recipe, deployed)
+    ranking = tuned.ranking
+    kept = _kept(ranking, recipe, deployed or {})
+    scales = {name: item for name, item in tuned.quantizers.items() if name not in kept}
+    check_scales(scales, where=f"recipe {recipe.name}")
+    share = sum(item.macs_share for item in ranking if item.site not in kept)
+    return Derived(scales, kept, ranking, share, {name: _seen(observed[name], scales[name]) for name in scales})
+
+
+def tune(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    deployed: Scales | None,
+) -> Tuned:
+    """Search the quantizers and rank the sites: the slow part of `derive`, which raises the same errors."""
+    _require_fit(sites, observed, recipe, deployed)
     weights = {site.name: [layer_weight(model, layer) for layer in site.layers] for site in sites}
     quantizers = {
         site.name: _quantizer(site, observed[site.name], weights[site.name], recipe, deployed or {}) for site in sites
     }
-    ranking = sensitivity.rank(sites, observed, quantizers, weights)
-    kept = _kept(ranking, recipe, deployed or {})
-    scales = {name: item for name, item in quantizers.items() if name not in kept}
-    check_scales(scales, where=f"recipe {recipe.name}")
-    share = sum(item.macs_share for item in ranking if item.site not in kept)
-    return Derived(scales, kept, ranking, share, {name: _seen(observed[name], scales[name]) for name in scales})
+    return Tuned(quantizers, sensitivity.rank(sites, observed, quantizers, weights))
 
 
 def _require_fit(

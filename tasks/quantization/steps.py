@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.watch import watch
 from tasks.quantization import qdq
-from tasks.quantization.derive import Derived, derive
+from tasks.quantization.derive import Derived, Tuned, derive, tune
 from tasks.quantization.lowering import lower
 from tasks.quantization.recipes import Recipe, Smoothing, find_recipe
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
@@ -53,7 +54,8 @@ def write_graph(
     except NotFound:
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
-        derived = derive(model.graph, model.sites, observed, recipe, deployed)
+        tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
+        derived = derive(model.graph, model.sites, observed, recipe, deployed, tuned)
         graph = _graph(model, recipe, derived, champion)
         facts = _store(model, candidate_id, calibration, recipe, derived, graph)
     return CandidateRef(
@@ -77,6 +79,20 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     store.put(candidate.key(f"engines/{target_name}/layers.json"), built.layers)
     seconds = time.perf_counter() - started
     return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")
+
+
+def _tuning(recipe: Recipe) -> Recipe:
+    """The recipe without what does not change its quantizers."""
+    name = recipe.name if recipe.smoothing is Smoothing.DEPLOYED else "tuning"
+    return replace(recipe, name=name, summary="", high_precision_sites=0)
+
+
+@lru_cache(maxsize=4)
+def _tuned(model_name: str, digest: str, observation: str, recipe: Recipe, champion: ReleaseRef | None) -> Tuned:
+    """Rungs of one run share the search; the observation and the champion are named by their digests."""
+    model = open_model(model_name)
+    observed = parse_observation(settings().store().get(observation), where=f"the observation {observation}")
+    return tune(model.graph, model.sites, observed, recipe, _deployed(champion))
 
 
 def is_quantized(champion: ReleaseRef | None) -> bool:
