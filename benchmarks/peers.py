@@ -67,6 +67,7 @@ class Contender:
     name: str
     make: Callable[[Subject], bytes]
     quick: bool = True  # part of a quick run
+    patches: bool = False  # leaves ONNX Runtime's own quantizer changed in this process, so it goes last
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
