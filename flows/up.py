@@ -26,19 +26,21 @@ Ready = Callable[[Mapping[str, str]], None]
 def run(settings: Settings, ready: Ready) -> None:
     """Start what the settings do not already name, tell the addresses, and wait; stops cleanly."""
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         try:
-            _run(settings, ready, stack)
+            _run(settings, ready, stack, processes)
         except KeyboardInterrupt:
             print("stopping", file=sys.stderr)
+            for process in processes:  # all at once; the stack then waits for each
+                _ask_to_stop(process)
 
 
-def _run(settings: Settings, ready: Ready, stack: ExitStack) -> None:
+def _run(settings: Settings, ready: Ready, stack: ExitStack, processes: list[subprocess.Popen[bytes]]) -> None:
     addresses: dict[str, str] = {}
     api = settings.prefect_api_url or stack.enter_context(server(settings, settings.prefect_port, services=True))
     stack.enter_context(using(api))
     addresses["Prefect"] = api.removesuffix("/api")
-    processes = []
     if settings.mlflow_tracking_uri:
         addresses["MLflow"] = settings.mlflow_tracking_uri
     else:
@@ -85,9 +87,13 @@ def _process(settings: Settings, name: str, arguments: list[str]) -> Iterator[su
             _stop(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    _ask_to_stop(process)
     try:
         process.wait(15)
     except subprocess.TimeoutExpired:

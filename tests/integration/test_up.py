@@ -71,7 +71,7 @@ def test_up_serves_everything_and_stops_cleanly(workspace: Settings, tmp_path: P
         }
         assert wanted <= _deployments(addresses["Prefect"], wanted)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(150) == 0, log.read_text()
     for address in addresses.values():
         with pytest.raises(httpx.TransportError):
             httpx.get(address)
