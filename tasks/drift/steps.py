@@ -18,13 +18,14 @@ from tasks.drift.intervals import alpha_at
 from tasks.drift.range import range_lens
 from tasks.drift.report import drift_report, lens_page
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.golden import positions, relevant_rows
 from tasks.models.inputs import run_all
 from tasks.models.scoring import accuracy, fidelity, fidelity_metric, recall_at_k, safety_decisions
 from tasks.models.spec import Budgets, Task
 from tasks.observation.archive import parse_observation
 from tasks.observation.scales import parse_scales
 from tasks.observation.watch import watch
-from tasks.records import CaseKind, Decision, LensReading, ReleaseRef, Request, SampleRef, Tensor
+from tasks.records import CaseKind, Decision, GoldenCase, LensReading, ReleaseRef, Request, SampleRef
 from tasks.traffic import from_parquet
 
 PER_MILLE = 1000
@@ -143,7 +144,7 @@ def _masks(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
     return masks
 
 
-def _groups(request: Request) -> tuple[str, str]:
+def _groups(request: Request | GoldenCase) -> tuple[str, str]:
     return f"domain={request.domain}", f"language={request.language}"
 
 
@@ -175,19 +176,9 @@ def _correct(model: RegisteredModel, requests: Sequence[Request], groups: Sequen
 def _recalled(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
     """Recall of full precision on golden queries whose domain and language the window holds."""
     cases, outputs = model.golden.cases, model.golden_reference
-    passages = [i for i, case in enumerate(cases) if case.kind is CaseKind.PASSAGE]
-    queries = [
-        i
-        for i, case in enumerate(cases)
-        if case.kind is CaseKind.QUERY and {f"domain={case.domain}", f"language={case.language}"} <= set(groups)
-    ]
-    if not queries:
+    passages = positions(cases, CaseKind.PASSAGE)
+    queries = positions(cases, CaseKind.QUERY)
+    queries = queries[[set(_groups(cases[place])) <= set(groups) for place in queries]]
+    if not queries.size:
         return np.zeros(0)
-    row = {cases[i].case_id: number for number, i in enumerate(passages)}
-    relevant = [frozenset(row[name] for name in cases[i].relevant) for i in queries]
-    return recall_at_k(_rows(outputs, queries), _rows(outputs, passages), relevant)
-
-
-def _rows(outputs: Tensor, places: Sequence[int]) -> Tensor:
-    chosen: Tensor = outputs[np.asarray(places)]
-    return chosen
+    return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))

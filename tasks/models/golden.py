@@ -1,4 +1,4 @@
-"""Golden sets on disk: one Parquet file of cases, and beside it the safety head as safetensors."""
+"""Golden sets: one Parquet file of cases and beside it the safety head as safetensors; and which case is which."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
@@ -63,6 +64,19 @@ def write_safety_head(weight: Tensor, bias: float) -> bytes:
     """The safetensors file of a linear safety head, weight [D]: it blocks where `embedding @ weight + bias > 0`."""
     tensors = {"weight": np.ascontiguousarray(weight, np.float32), "bias": np.array([bias], np.float32)}
     return bytes(safetensors.save(tensors))
+
+
+def positions(cases: Iterable[GoldenCase], *kinds: CaseKind) -> NDArray[np.int64]:
+    """Where the cases of these kinds stand."""
+    return np.array([index for index, case in enumerate(cases) if case.kind in kinds], np.int64)
+
+
+def relevant_rows(
+    cases: Sequence[GoldenCase], queries: NDArray[np.int64], passages: NDArray[np.int64]
+) -> list[frozenset[int]]:
+    """Per query, the rows of its relevant passages among the passages; both given by their positions in the set."""
+    row = {cases[place].case_id: number for number, place in enumerate(passages)}
+    return [frozenset(row[name] for name in cases[place].relevant) for place in queries]
 
 
 def _rows(data: bytes, where: str) -> list[dict[str, object]]:

@@ -53,7 +53,6 @@ def derive(
     if not recipe.quantized:
         return Derived({}, tuple(site.name for site in sites), (), 0.0, {})
     _require_fit(sites, observed, recipe, deployed)
-    _require_fit(sites, observed, recipe, deployed)
     tuned = tuned or tune(model, sites, observed, recipe, deployed)
     ranking = tuned.ranking
     kept = _kept(ranking, recipe, deployed or {})

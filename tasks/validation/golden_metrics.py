@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.models import scoring
+from tasks.models.golden import positions, relevant_rows
 from tasks.models.spec import Task
 from tasks.records import CaseKind, GoldenCase, GoldenSet
 
@@ -52,11 +53,6 @@ def evaluate(task: Task, golden: GoldenSet, reference: Outputs, candidate: Outpu
     return MappingProxyType({metric: scores for metric, scores in found.items() if scores.values.size})
 
 
-def positions(cases: Iterable[GoldenCase], *kinds: CaseKind) -> NDArray[np.int64]:
-    """Where the cases of these kinds stand."""
-    return np.array([index for index, case in enumerate(cases) if case.kind in kinds], np.int64)
-
-
 def _fidelity(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dict[str, CaseScores]:
     cases = positions(golden.cases, CaseKind.PLAIN, CaseKind.QUERY, CaseKind.PASSAGE)
     return {"cosine": CaseScores(scoring.cosine(reference[cases], candidate[cases]), cases)}
@@ -66,7 +62,7 @@ def _retrieval(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dic
     queries, passages = (positions(golden.cases, kind) for kind in (CaseKind.QUERY, CaseKind.PASSAGE))
     if not queries.size:
         return {}
-    relevant = _relevant(golden.cases, queries, passages)
+    relevant = relevant_rows(golden.cases, queries, passages)
     sides = [(outputs[queries], outputs[passages]) for outputs in (reference, candidate)]
     before, after = (scoring.recall_at_k(asked, searched, relevant, RECALL_AT) for asked, searched in sides)
     first, now = (scoring.nearest_passages(asked, searched, 1)[:, 0] for asked, searched in sides)
@@ -76,14 +72,6 @@ def _retrieval(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dic
         "recall-reference": CaseScores(before, queries),
         "recall-candidate": CaseScores(after, queries),
     }
-
-
-def _relevant(
-    cases: tuple[GoldenCase, ...], queries: NDArray[np.int64], passages: NDArray[np.int64]
-) -> list[frozenset[int]]:
-    """Per query, the rows of its passages among the passages."""
-    row = {cases[index].case_id: number for number, index in enumerate(passages)}
-    return [frozenset(row[name] for name in cases[index].relevant) for index in queries]
 
 
 def _safety(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dict[str, CaseScores]:
