@@ -9,18 +9,20 @@ from infra.errors import BadInput
 from tasks.observation.histogram import BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""Version 1 knew the largest magnitude of a channel, not its sign."""
 
 
 def dump_observation(observed: Mapping[str, SiteObservation]) -> bytes:
-    """Histogram counts [2048], amax, channel maxima and rows of every site."""
+    """Histogram counts [2048], amax, channel extremes and rows of every site."""
     names = sorted(observed)
     arrays: dict[str, np.ndarray] = {"version": np.asarray(VERSION), "sites": np.asarray(names)}
     for index, name in enumerate(names):
         site = observed[name]
         arrays[f"{index}.counts"] = site.histogram.counts
         arrays[f"{index}.amax"] = np.asarray(site.histogram.amax)
-        arrays[f"{index}.channels"] = site.channel_amax
+        arrays[f"{index}.low"], arrays[f"{index}.high"] = site.channel_low, site.channel_high
         arrays[f"{index}.rows"] = site.rows
     buffer = BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own options
@@ -32,18 +34,22 @@ def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
     try:
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
             version = int(arrays["version"])
-            observed = {str(name): _site(arrays, i) for i, name in enumerate(arrays["sites"])}
+            if version not in READ:
+                raise BadInput(f"{where} has version {version}: this release reads versions 1 and {VERSION}")
+            observed = {str(name): _site(arrays, i, version) for i, name in enumerate(arrays["sites"])}
+    except BadInput:
+        raise
     except Exception as exc:  # damaged bytes raise whatever zipfile, zlib, struct and NumPy trip over
         raise BadInput(f"{where} is not an observation ({exc!r}): observe the calibration set again") from exc
-    if version != VERSION:
-        raise BadInput(f"{where} has version {version}: this release reads version {VERSION}")
     return observed
 
 
-def _site(arrays: Mapping[str, np.ndarray], index: int) -> SiteObservation:
-    counts, channels, rows = (arrays[f"{index}.{part}"] for part in ("counts", "channels", "rows"))
+def _site(arrays: Mapping[str, np.ndarray], index: int, version: int) -> SiteObservation:
+    counts, rows = arrays[f"{index}.counts"], arrays[f"{index}.rows"]
+    high = arrays[f"{index}.{'channels' if version == 1 else 'high'}"]
+    low = -high if version == 1 else arrays[f"{index}.low"]
     if counts.shape != (BINS,) or counts.dtype != np.int64 or (counts < 0).any():
         raise ValueError(f"counts of shape {counts.shape} and type {counts.dtype}")
-    if channels.ndim != 1 or rows.ndim != 2 or (rows.size and rows.shape[1] != len(channels)):
-        raise ValueError(f"{channels.shape} channels and rows {rows.shape}")
-    return SiteObservation(ExponentHistogram(counts, float(arrays[f"{index}.amax"])), channels, rows)
+    if high.ndim != 1 or low.shape != high.shape or rows.ndim != 2 or (rows.size and rows.shape[1] != len(high)):
+        raise ValueError(f"channels {low.shape} and {high.shape}, and rows {rows.shape}")
+    return SiteObservation(ExponentHistogram(counts, float(arrays[f"{index}.amax"])), low, high, rows)

@@ -20,8 +20,14 @@ class SiteObservation:
     """What one site saw."""
 
     histogram: ExponentHistogram  # of |x|
-    channel_amax: NDArray[np.float32]  # [channels]
+    channel_low: NDArray[np.float32]  # [channels], the least value of each
+    channel_high: NDArray[np.float32]  # [channels], the largest
     rows: NDArray[np.float32]  # [at most ROWS, channels]; empty where the site cannot be smoothed
+
+    @property
+    def channel_amax(self) -> NDArray[np.float32]:
+        """Largest magnitude per channel, [channels]."""
+        return np.maximum(np.abs(self.channel_low), np.abs(self.channel_high))
 
 
 class Observer:
@@ -35,7 +41,7 @@ class Observer:
         self._sites = sites
         self._divisors = divisors or {}
         self._histograms = {site.name: ExponentHistogram.empty() for site in sites}
-        self._amax: dict[str, NDArray[np.float32]] = {}
+        self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
 
     def update(
@@ -58,7 +64,7 @@ class Observer:
         return {
             site.name: SiteObservation(
                 self._histograms[site.name],
-                self._amax.get(site.name, nothing),
+                *self._extremes.get(site.name, (nothing, nothing)),
                 self._rows[site.name][1] if site.name in self._rows else np.zeros((0, 0), np.float32),
             )
             for site in self._sites
@@ -66,7 +72,8 @@ class Observer:
 
     def _add_images(self, site: Site, values: NDArray[np.float32]) -> None:
         self._histograms[site.name] += ExponentHistogram.of(values)
-        self._raise_amax(site, np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != 1), initial=0.0))
+        others = tuple(axis for axis in range(values.ndim) if axis != 1)
+        self._widen(site, values.min(axis=others, initial=0.0), values.max(axis=others, initial=0.0))
 
     def _add_rows(
         self,
@@ -85,12 +92,15 @@ class Observer:
         if site.name in self._divisors:
             rows = rows / self._divisors[site.name]
         self._histograms[site.name] += ExponentHistogram.of(rows)
-        self._raise_amax(site, np.abs(rows).max(axis=0, initial=0.0))
+        self._widen(site, rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0))
         self._keep_rows(site, keys, rows)
 
-    def _raise_amax(self, site: Site, amax: NDArray[np.float32]) -> None:
-        seen = self._amax.get(site.name)
-        self._amax[site.name] = amax if seen is None else np.maximum(seen, amax)
+    def _widen(self, site: Site, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        """Zero is always inside: it must stay exact, because padding is made of it."""
+        if site.name in self._extremes:
+            before, after = self._extremes[site.name]
+            low, high = np.minimum(before, low), np.maximum(after, high)
+        self._extremes[site.name] = (low, high)
 
     def _keep_rows(self, site: Site, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
         """Bottom-k by the hash of the row's number: a uniform sample that batching cannot change."""

@@ -8,31 +8,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.observation.formats import Format
 
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""Version 1 knew INT8, symmetric, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantizer:
-    """INT8, symmetric, per-tensor: x is divided by `divisors`, if any, then by amax / 127, and rounded."""
+    """Per-tensor: x is divided by `divisors`, if any, then by the scale, shifted by the zero-point and rounded."""
 
-    amax: float
+    amax: float  # largest magnitude that is represented
     divisors: NDArray[np.float32] | None = None  # [channels]; SmoothQuant's factors
+    format: Format = Format.INT8
+    bounds: tuple[float, float] | None = None  # least and largest value, zero between; None: -amax and amax
 
     @property
     def scale(self) -> float:
         """The step between two levels."""
-        return self.amax / 127
+        if self.bounds is None:
+            return self.amax / self.format.largest
+        return (self.bounds[1] - self.bounds[0]) / (2 * self.format.largest + 1)
+
+    @property
+    def zero_point(self) -> int:
+        """The level of 0: Jacob et al., "Quantization and training of neural networks" (2018), section 2.1."""
+        if self.bounds is None:
+            return 0
+        lowest = -self.format.largest - 1
+        return int(np.clip(np.rint(lowest - self.bounds[0] / self.scale), lowest, self.format.largest))
 
 
 Scales = Mapping[str, Quantizer]
-"""Site name -> quantizer; a site that is absent stays in high precision."""
+"""Site name -> quantizer; a site that is absent has no fixed scale: high precision, weight-only or dynamic."""
 
 
 def dump_scales(scales: Scales) -> bytes:
     """The JSON document, with sorted keys so that equal scales have equal digests."""
     sites = {
-        name: {"amax": item.amax, "divisors": None if item.divisors is None else item.divisors.tolist()}
+        name: {
+            "amax": item.amax,
+            "divisors": None if item.divisors is None else item.divisors.tolist(),
+            "format": item.format.value,
+            "bounds": None if item.bounds is None else list(item.bounds),
+        }
         for name, item in scales.items()
     }
     return json.dumps({"version": VERSION, "sites": sites}, sort_keys=True).encode()
@@ -42,8 +62,8 @@ def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
     """Read the document; raises `BadInput` when it is not one, or a scale is not a positive finite number."""
     try:
         document = json.loads(data)
-        if document["version"] != VERSION:
-            raise BadInput(f"{where} has version {document['version']!r}: this release reads version {VERSION}")
+        if document["version"] not in READ:
+            raise BadInput(f"{where} has version {document['version']!r}: this release reads versions 1 and {VERSION}")
         scales = {name: _quantizer(item) for name, item in document["sites"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInput(f"{where} is not a scales document ({exc!r}): rebuild the release") from exc
@@ -52,12 +72,13 @@ def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
 
 
 def check_scales(scales: Scales, *, where: str) -> None:
-    """Raise `BadInput` naming the first site whose amax or divisors are not positive and finite."""
+    """Raise `BadInput` naming the first site whose amax, bounds or divisors are not positive and finite."""
     for name, item in scales.items():
         divisors = np.ones(1) if item.divisors is None else item.divisors
         with np.errstate(over="ignore", under="ignore"):
             scale = np.float32(item.scale)  # as the graph stores it
-        if not (np.isfinite(scale) and scale > 0 and np.isfinite(divisors).all() and (divisors > 0).all()):
+        inside = item.bounds is None or item.bounds[0] <= 0 <= item.bounds[1]
+        if not (np.isfinite(scale) and scale > 0 and inside and np.isfinite(divisors).all() and (divisors > 0).all()):
             raise BadInput(
                 f"{where}: the scale of {name} is not a positive finite number; recalibrate on clean traffic"
             )
@@ -65,9 +86,12 @@ def check_scales(scales: Scales, *, where: str) -> None:
 
 def _quantizer(item: Mapping[str, object]) -> Quantizer:
     amax = float(str(item["amax"]))
-    if item["divisors"] is None:
-        return Quantizer(amax)
-    divisors = np.asarray(item["divisors"], dtype=np.float32)
-    if divisors.ndim != 1 or not divisors.size:
+    format = Format(str(item.get("format", Format.INT8.value)))
+    bounds = item.get("bounds")
+    if bounds is not None:
+        low, high = bounds  # type: ignore[misc]  # anything else raises what the caller translates
+        bounds = (float(low), float(high))
+    divisors = None if item["divisors"] is None else np.asarray(item["divisors"], dtype=np.float32)
+    if divisors is not None and (divisors.ndim != 1 or not divisors.size):
         raise ValueError(f"divisors of shape {divisors.shape}")
-    return Quantizer(amax, divisors)
+    return Quantizer(amax, divisors, format, bounds)  # type: ignore[arg-type]  # two floats, by the lines above
