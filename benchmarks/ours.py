@@ -15,7 +15,7 @@ from tasks.observation.watch import watch
 from tasks.quantization import qdq
 from tasks.quantization.derive import Derived, derive
 from tasks.quantization.lowering import lower
-from tasks.quantization.recipes import Smoothing, find_recipe
+from tasks.quantization.recipes import find_recipe
 from tasks.records import Payload
 
 
@@ -65,10 +65,10 @@ def quantize(
     with clock.phase("derive"):
         derived = derive(subject.model, subject.sites, observed, chosen, deployed)
     with clock.phase("write"):
-        if champion and chosen.smoothing is Smoothing.DEPLOYED:
+        if champion and chosen.keeps_graph:
             graph = qdq.rescale(champion.graph, subject.sites, derived.scales)
         else:
-            graph = qdq.write(subject.model, subject.sites, derived.scales)
+            graph = qdq.write(derived.plan)
     return Candidate(graph, derived, clock)
 
 

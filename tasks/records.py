@@ -201,7 +201,7 @@ class CandidateRef:
     recipe: str
     calibration: str  # digest of the calibration set
     kept_high: tuple[str, ...]  # sites in floating point
-    int8_share: float  # of the weight products' multiply-accumulates
+    quantized_share: float  # of the weight products' multiply-accumulates
 
     def key(self, name: str) -> str:
         """Where one of its files lies in the object store."""

@@ -34,13 +34,12 @@ def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
     try:
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
             version = int(arrays["version"])
-            if version not in READ:
-                raise BadInput(f"{where} has version {version}: this release reads versions 1 and {VERSION}")
-            observed = {str(name): _site(arrays, i, version) for i, name in enumerate(arrays["sites"])}
-    except BadInput:
-        raise
+            names = enumerate(arrays["sites"]) if version in READ else ()
+            observed = {str(name): _site(arrays, i, version) for i, name in names}
     except Exception as exc:  # damaged bytes raise whatever zipfile, zlib, struct and NumPy trip over
         raise BadInput(f"{where} is not an observation ({exc!r}): observe the calibration set again") from exc
+    if version not in READ:
+        raise BadInput(f"{where} has version {version}: this release reads versions 1 and {VERSION}")
     return observed
 
 

@@ -85,13 +85,11 @@ def check_scales(scales: Scales, *, where: str) -> None:
 
 
 def _quantizer(item: Mapping[str, object]) -> Quantizer:
-    amax = float(str(item["amax"]))
-    format = Format(str(item.get("format", Format.INT8.value)))
-    bounds = item.get("bounds")
-    if bounds is not None:
-        low, high = bounds  # type: ignore[misc]  # anything else raises what the caller translates
+    bounds = None
+    if item.get("bounds") is not None:
+        low, high = np.asarray(item["bounds"], np.float64)
         bounds = (float(low), float(high))
     divisors = None if item["divisors"] is None else np.asarray(item["divisors"], dtype=np.float32)
     if divisors is not None and (divisors.ndim != 1 or not divisors.size):
         raise ValueError(f"divisors of shape {divisors.shape}")
-    return Quantizer(amax, divisors, format, bounds)  # type: ignore[arg-type]  # two floats, by the lines above
+    return Quantizer(float(str(item["amax"])), divisors, Format(str(item.get("format", "int8"))), bounds)

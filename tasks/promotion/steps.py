@@ -122,7 +122,7 @@ def release_candidate(
             tags={"recipe": candidate.recipe, "calibration": candidate.calibration, **_verdict_tags(reports)},
             run_name=run_name,
             metrics=metrics,
-            params={"recipe": candidate.recipe, "int8_share": f"{candidate.int8_share:.4f}"},
+            params={"recipe": candidate.recipe, "quantized_share": f"{candidate.quantized_share:.4f}"},
             artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
         )
     )

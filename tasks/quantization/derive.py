@@ -1,20 +1,21 @@
-"""From one observation and one recipe to scales: the pure heart of a rung."""
+"""From one observation and one recipe to a graph's plan: the pure heart of a rung."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.observation.sites import Site, layer_weight
-from tasks.quantization import sensitivity, smoothing
-from tasks.quantization.ranges import amax, require_data
-from tasks.quantization.recipes import Recipe, Smoothing
+from tasks.quantization import sensitivity
+from tasks.quantization.assemble import assemble
+from tasks.quantization.choose import Choice, choose
+from tasks.quantization.plan import GraphPlan
+from tasks.quantization.ranges import require_data
+from tasks.quantization.recipes import Recipe
 from tasks.quantization.sensitivity import Sensitivity
 
 
@@ -22,18 +23,23 @@ from tasks.quantization.sensitivity import Sensitivity
 class Derived:
     """What a recipe made of an observation."""
 
-    scales: Scales
+    plan: GraphPlan
     kept_high: tuple[str, ...]  # sites left in floating point, most sensitive first
     ranking: tuple[Sensitivity, ...]
-    int8_share: float  # of the weight products' multiply-accumulates per position
+    quantized_share: float  # of the weight products' multiply-accumulates per position
     reference: Mapping[str, ExponentHistogram]  # what each quantizer saw in calibration; the range lens compares
+
+    @property
+    def scales(self) -> Scales:
+        """The fixed activation quantizers."""
+        return self.plan.scales
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tuned:
-    """A quantizer for every site, and what each costs; recipes that differ only in what they keep high share it."""
+    """A choice for every site, and what each costs; recipes that differ only in what they keep high share it."""
 
-    quantizers: Mapping[str, Quantizer]
+    choices: Mapping[str, Choice]
     ranking: tuple[Sensitivity, ...]
 
 
@@ -45,21 +51,24 @@ def derive(
     deployed: Scales | None,
     tuned: Tuned | None = None,
 ) -> Derived:
-    """Scales for every site that the recipe quantizes; `tuned` is given where a rung before found it.
+    """The plan for every site that the recipe quantizes; `tuned` is given where a rung before found it.
 
     Raises `BadInput` when the calibration set was empty or held NaN, when a recipe that starts from the champion's
     graph has no champion that fits, and when a recipe would leave nothing quantized.
     """
+    names = tuple(site.name for site in sites)
     if not recipe.quantized:
-        return Derived({}, tuple(site.name for site in sites), (), 0.0, {})
-    _require_fit(sites, observed, recipe, deployed)
+        return Derived(GraphPlan(model, (), {}), names, (), 0.0, {})
     tuned = tuned or tune(model, sites, observed, recipe, deployed)
-    ranking = tuned.ranking
-    kept = _kept(ranking, recipe, deployed or {})
-    scales = {name: item for name, item in tuned.quantizers.items() if name not in kept}
-    check_scales(scales, where=f"recipe {recipe.name}")
-    share = sum(item.macs_share for item in ranking if item.site not in kept)
-    return Derived(scales, kept, ranking, share, {name: _seen(observed[name], scales[name]) for name in scales})
+    if not recipe.weights.format.is_scaled:
+        plan = assemble(model, sites, observed, recipe, tuned.choices, ())
+        return Derived(plan, names, tuned.ranking, 0.0, {})
+    kept = _kept(tuned.ranking, recipe, deployed or {})
+    plan = assemble(model, sites, observed, recipe, tuned.choices, kept)
+    check_scales(plan.scales, where=f"recipe {recipe.name}")
+    share = sum(item.macs_share for item in tuned.ranking if item.site not in kept)
+    reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
+    return Derived(plan, kept, tuned.ranking, share, reference)
 
 
 def tune(
@@ -69,13 +78,13 @@ def tune(
     recipe: Recipe,
     deployed: Scales | None,
 ) -> Tuned:
-    """Search the quantizers and rank the sites: the slow part of `derive`, which raises the same errors."""
+    """Make every site's choice and rank the sites: the slow part of `derive`, which raises the same errors."""
     _require_fit(sites, observed, recipe, deployed)
     weights = {site.name: [layer_weight(model, layer) for layer in site.layers] for site in sites}
-    quantizers = {
-        site.name: _quantizer(site, observed[site.name], weights[site.name], recipe, deployed or {}) for site in sites
+    choices = {
+        site.name: choose(site, observed[site.name], weights[site.name], recipe, deployed or {}) for site in sites
     }
-    return Tuned(quantizers, sensitivity.rank(sites, observed, quantizers, weights))
+    return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, recipe.weights))
 
 
 def _require_fit(
@@ -96,7 +105,7 @@ def _require_fit(
             f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: use a lower one, "
             "or full-precision"
         )
-    if recipe.smoothing is Smoothing.DEPLOYED:
+    if recipe.keeps_graph:
         _require_champion(sites, observed, recipe, deployed)
 
 
@@ -116,27 +125,9 @@ def _require_champion(
             raise BadInput(f"the champion's scale of {name} does not fit this model's sites: use int8-smooth")
 
 
-def _quantizer(
-    site: Site,
-    observed: SiteObservation,
-    weights: list[NDArray[np.float32]],
-    recipe: Recipe,
-    deployed: Scales,
-) -> Quantizer:
-    smoothable = site.can_smooth and observed.rows.size > 0
-    if recipe.smoothing is Smoothing.SEARCHED and smoothable:
-        return smoothing.search(observed, weights, recipe.rule).quantizer
-    divisors = (
-        deployed[site.name].divisors if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed else None
-    )
-    if divisors is None:
-        return Quantizer(amax(observed.histogram, recipe.rule))
-    return Quantizer(smoothing.smoothed_amax(observed, divisors, recipe.rule), divisors)
-
-
 def _kept(ranking: tuple[Sensitivity, ...], recipe: Recipe, deployed: Scales) -> tuple[str, ...]:
     """A recalibration keeps the champion's placement; a mixed recipe keeps the most sensitive sites high."""
-    if recipe.smoothing is Smoothing.DEPLOYED:
+    if recipe.keeps_graph:
         return tuple(item.site for item in ranking if item.site not in deployed)
     return tuple(item.site for item in ranking[: recipe.high_precision_sites])
 

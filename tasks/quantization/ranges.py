@@ -24,6 +24,7 @@ class RangeRule(StrEnum):
     PERCENTILE = "percentile"  # the 99.99th
     MSE = "mse"
     ENTROPY = "entropy"
+    MOVING_AVERAGE = "moving-average"
 
 
 def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
@@ -41,6 +42,8 @@ def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
             value = _least(histogram, squared_error)
         case RangeRule.ENTROPY:
             value = _least(histogram, divergence)
+        case RangeRule.MOVING_AVERAGE:
+            value = histogram.amax
     return max(value, _SMALLEST)
 
 

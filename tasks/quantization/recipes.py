@@ -39,14 +39,17 @@ class ActivationScheme:
     rule: RangeRule = RangeRule.MAX  # without meaning where dynamic
 
 
+_INT8_WEIGHTS, _INT8_ACTIVATIONS = WeightScheme(), ActivationScheme()
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One way to quantize."""
 
     name: str
     summary: str  # one sentence, shown to people
-    weights: WeightScheme = WeightScheme()
-    activations: ActivationScheme | None = ActivationScheme()  # None: weight-only
+    weights: WeightScheme = _INT8_WEIGHTS
+    activations: ActivationScheme | None = _INT8_ACTIVATIONS  # None: weight-only
     smoothing: Smoothing = Smoothing.NONE
     rounding: Rounding = Rounding.NEAREST
     bias_correction: bool = False

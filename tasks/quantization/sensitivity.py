@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tasks.observation.error import squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
-from tasks.observation.scales import Quantizer
 from tasks.observation.sites import Site
-from tasks.quantization.smoothing import fake_quantize, output_error, weight_scales
+from tasks.quantization.choose import Choice, output_error
+from tasks.quantization.weights import WeightScheme, quantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,36 +31,41 @@ class Sensitivity:
 def rank(
     sites: tuple[Site, ...],
     observed: Mapping[str, SiteObservation],
-    quantizers: Mapping[str, Quantizer],
+    choices: Mapping[str, Choice],
     weights: Mapping[str, Sequence[NDArray[np.float32]]],
+    scheme: WeightScheme,
 ) -> tuple[Sensitivity, ...]:
     """Most sensitive first; `weights` are [outputs, inputs...] per layer of each site."""
     work = {site.name: float(sum(weight.size for weight in weights[site.name])) for site in sites}
     total = sum(work.values())
     found = [
         Sensitivity(
-            site.name, _error(observed[site.name], quantizers[site.name], weights[site.name]), work[site.name] / total
+            site.name,
+            _error(observed[site.name], choices[site.name], weights[site.name], scheme),
+            work[site.name] / total,
         )
         for site in sites
     ]
     return tuple(sorted(found, key=lambda item: (-item.error, item.site)))
 
 
-def _error(observed: SiteObservation, quantizer: Quantizer, weights: Sequence[NDArray[np.float32]]) -> float:
+def _error(
+    observed: SiteObservation, choice: Choice, weights: Sequence[NDArray[np.float32]], scheme: WeightScheme
+) -> float:
+    if not scheme.format.is_scaled:
+        return 0.0
     if observed.rows.size:
-        return output_error(observed.rows, np.concatenate(list(weights)), quantizer)
-    noise = squared_error(observed.histogram, quantizer.amax) / max(_mean_square(observed.histogram), 1e-30)
+        return output_error(observed, weights, choice, scheme)
+    if choice.activation is None:
+        return _weight_error(weights)
+    noise = squared_error(observed.histogram, choice.activation.amax) / max(_mean_square(observed.histogram), 1e-30)
     return noise + _weight_error(weights)
 
 
 def _weight_error(weights: Sequence[NDArray[np.float32]]) -> float:
-    """Squared rounding error of the weights / squared weights."""
-    lost, energy = 0.0, 0.0
-    for weight in weights:
-        flat = weight.reshape(len(weight), -1)
-        lost += float(np.square(flat - fake_quantize(flat, weight_scales(flat)[:, None])).sum())
-        energy += float(np.square(flat).sum())
-    return lost / max(energy, 1e-30)
+    """Squared rounding error of the weights in INT8 / squared weights."""
+    lost = sum(float(np.square(weight - quantize(weight, WeightScheme()).dequantized()).sum()) for weight in weights)
+    return lost / max(sum(float(np.square(weight).sum()) for weight in weights), 1e-30)
 
 
 def _mean_square(histogram: ExponentHistogram) -> float:

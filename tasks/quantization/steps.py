@@ -23,7 +23,7 @@ from tasks.observation.watch import watch
 from tasks.quantization import qdq
 from tasks.quantization.derive import Derived, Tuned, derive, tune
 from tasks.quantization.lowering import lower
-from tasks.quantization.recipes import Recipe, Smoothing, find_recipe
+from tasks.quantization.recipes import Recipe, find_recipe
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
 from tasks.traffic import from_parquet
 
@@ -59,7 +59,7 @@ def write_graph(
         graph = _graph(model, recipe, derived, champion)
         facts = _store(model, candidate_id, calibration, recipe, derived, graph)
     return CandidateRef(
-        model.name, candidate_id, recipe.name, facts["calibration"], tuple(facts["kept_high"]), facts["int8_share"]
+        model.name, candidate_id, recipe.name, facts["calibration"], tuple(facts["kept_high"]), facts["quantized_share"]
     )
 
 
@@ -83,7 +83,7 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
 
 def _tuning(recipe: Recipe) -> Recipe:
     """The recipe without what does not change its quantizers."""
-    name = recipe.name if recipe.smoothing is Smoothing.DEPLOYED else "tuning"
+    name = recipe.name if recipe.keeps_graph else "tuning"
     return replace(recipe, name=name, summary="", high_precision_sites=0)
 
 
@@ -102,7 +102,7 @@ def is_quantized(champion: ReleaseRef | None) -> bool:
 
 def _candidate_id(model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None) -> str:
     """Only a recipe that keeps the champion's graph depends on the champion."""
-    base = champion.digest if champion and recipe.smoothing is Smoothing.DEPLOYED else None
+    base = champion.digest if champion and recipe.keeps_graph else None
     parts: Mapping[str, Json] = {
         "model": model.digest,
         "recipe": recipe.document(),
@@ -121,11 +121,11 @@ def _deployed(champion: ReleaseRef | None) -> Scales | None:
 
 def _graph(model: RegisteredModel, recipe: Recipe, derived: Derived, champion: ReleaseRef | None) -> onnx.ModelProto:
     """A recalibration patches the champion's graph; every other recipe writes a new one (DESIGN.md, D4 and D7)."""
-    if recipe.smoothing is Smoothing.DEPLOYED and champion is not None:
+    if recipe.keeps_graph and champion is not None:
         release = settings().release(champion.model, champion.digest)
         if release.facts.get("model") == model.digest:
             return qdq.rescale(onnx.load_from_string(release.file("graph.onnx")), model.sites, derived.scales)
-    return qdq.write(model.graph, model.sites, derived.scales)
+    return qdq.write(derived.plan)
 
 
 def _store(
@@ -137,14 +137,14 @@ def _store(
     graph: onnx.ModelProto,
 ) -> dict[str, Json]:
     nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
-    seen = {name: SiteObservation(item, nothing, no_rows) for name, item in derived.reference.items()}
+    seen = {name: SiteObservation(item, nothing, nothing, no_rows) for name, item in derived.reference.items()}
     facts: dict[str, Json] = {
         "version": 1,
         "model": model.digest,
         "calibration": calibration.digest,
         "recipe": recipe.document(),
         "kept_high": list(derived.kept_high),
-        "int8_share": derived.int8_share,
+        "quantized_share": derived.quantized_share,
         "sensitivity": [asdict(item) for item in derived.ranking],
     }
     files = {

@@ -17,12 +17,15 @@ SHRINKS = tuple(np.linspace(1.0, 0.3, 29).tolist())
 """Fractions of the largest magnitude that a search for the clip of least squared error tries."""
 
 
+_BY_CHANNEL = PerChannel()
+
+
 @dataclass(frozen=True, slots=True)
 class WeightScheme:
     """How weights are stored."""
 
     format: Format = Format.INT8
-    granularity: Granularity = PerChannel()
+    granularity: Granularity = _BY_CHANNEL
     symmetric: bool = True
     clipped: bool = False  # scales of least squared rounding error instead of the largest magnitude
 

@@ -61,7 +61,7 @@ def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded:
         gates = cost_gates(Costs(_latency(model, loaded, feeds, rounds), size, memory), model.spec.budgets)
         if all(gate.verdict is not Verdict.INCONCLUSIVE for gate in gates):
             break
-    if candidate.int8_share > 0:
+    if candidate.quantized_share > 0:
         return gates
     # The fallback to full precision is chosen because nothing cheaper is safe: its costs are reported, not judged.
     return tuple(replace(gate, binding=False) for gate in gates)

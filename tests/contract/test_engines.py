@@ -19,6 +19,7 @@ from infra.errors import BadInput, Refused, Unavailable
 from tasks.observation.scales import Quantizer
 from tasks.observation.sites import find_sites
 from tasks.quantization import qdq
+from tasks.quantization.assemble import from_scales
 from tasks.quantization.lowering import lower
 from tests import graphs
 
@@ -53,7 +54,7 @@ def quantized(form: str) -> bytes:
     sites = find_sites(plain)
     divisors = np.linspace(0.5, 2, 8, dtype=np.float32)
     scales = {site.name: Quantizer(float(np.abs(X / divisors).max()), divisors) for site in sites}
-    return lower(qdq.write(plain, sites, scales), form).SerializeToString()
+    return lower(qdq.write(from_scales(plain, sites, scales)), form).SerializeToString()
 
 
 def built(target: Target) -> Built:
@@ -240,7 +241,7 @@ def test_every_error_of_the_runtime_is_translated(kind: type[Exception], monkeyp
 
 def layers_of(plain: onnx.ModelProto) -> dict[str, str]:
     scales = {site.name: Quantizer(2.0) for site in find_sites(plain)}
-    graph = lower(qdq.write(plain, find_sites(plain), scales), "u8").SerializeToString()
+    graph = lower(qdq.write(from_scales(plain, find_sites(plain), scales)), "u8").SerializeToString()
     layers = json.loads(open_target("onnxruntime-cpu").build(graph, PROFILE).layers)["layers"]
     return {layer["type"]: layer["precision"] for layer in layers}
 

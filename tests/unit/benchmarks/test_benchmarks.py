@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from benchmarks import drift_to_quality, fidelity, latency, observation, pairs, peers, recalibration, subject
 from benchmarks.__main__ import main
-from benchmarks.int8_work import int8_share
+from benchmarks.int8_work import quantized_share
 from benchmarks.peers import OURS, TENSORRT_BEST
 from benchmarks.subject import Subject
 
@@ -61,7 +61,7 @@ def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_fai
 
 
 def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
-    assert int8_share(digits.source, 1) == 0
+    assert quantized_share(digits.source, 1) == 0
 
 
 def test_latency_times_every_engine_that_loads(digits: Subject) -> None:

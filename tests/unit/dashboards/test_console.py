@@ -326,7 +326,7 @@ def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest
         recipe="int8-max",
         facts={
             "recipe": {"name": "int8-max", "summary": HOSTILE, "rule": "max", "smoothing": "none"},
-            "int8_share": 0.875,
+            "quantized_share": 0.875,
             "kept_high": [HOSTILE],
             "sensitivity": [{"site": HOSTILE, "error": 0.5, "macs_share": 0.125}],
             "engines": [{"target": "onnxruntime-cpu", "size": 12_345, "seconds": 0.5, "reason": HOSTILE}],

@@ -71,8 +71,8 @@ def test_what_is_no_scales_document_is_bad_input(document: bytes) -> None:
 
 
 def test_another_version_of_scales_is_bad_input() -> None:
-    document = json.loads(dump_scales({})) | {"version": 2}
-    with pytest.raises(BadInput, match="version 2"):
+    document = json.loads(dump_scales({})) | {"version": 3}
+    with pytest.raises(BadInput, match="version 3"):
         parse_scales(json.dumps(document).encode(), where="scales.json")
 
 
@@ -81,8 +81,10 @@ def observation() -> dict[str, SiteObservation]:
     values = rng.standard_normal((50, 3)).astype(np.float32)
     nothing = np.zeros(0, np.float32)
     return {
-        "fc.{query,key}": SiteObservation(ExponentHistogram.of(values), np.abs(values).max(axis=0), values[:7]),
-        "conv": SiteObservation(ExponentHistogram.of(values), nothing, np.zeros((0, 0), np.float32)),
+        "fc.{query,key}": SiteObservation(
+            ExponentHistogram.of(values), values.min(axis=0), values.max(axis=0), values[:7]
+        ),
+        "conv": SiteObservation(ExponentHistogram.of(values), nothing, nothing, np.zeros((0, 0), np.float32)),
     }
 
 

@@ -31,10 +31,13 @@ def derived(name: str, observed: dict[str, SiteObservation] | None = None, deplo
 CHAMPION = derived("int8-smooth").scales
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
-def test_every_recipe_gives_a_graph_that_runs_and_stays_close(name: str) -> None:
+INT8 = [name for name in WEIGHTED if name.startswith(("int8", "recalibrate"))]
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_every_int8_recipe_gives_a_graph_that_runs_and_stays_close(name: str) -> None:
     found = derived(name, deployed=CHAMPION)
-    graph = lower(qdq.write(MODEL, SITES, found.scales), "u8")
+    graph = lower(qdq.write(found.plan), "u8")
     onnx.checker.check_model(graph, full_check=True)
     exact = graphs.run(MODEL, X)
     limit = 0.5 if name == "int8-percentile" or "mse" in name or "entropy" in name else 0.35
@@ -51,7 +54,9 @@ def test_no_smoothing_means_the_histograms_own_range() -> None:
 
 def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> None:
     doubled = {
-        name: SiteObservation(ExponentHistogram.of(item.rows * 2), item.channel_amax * 2, item.rows * 2)
+        name: SiteObservation(
+            ExponentHistogram.of(item.rows * 2), item.channel_low * 2, item.channel_high * 2, item.rows * 2
+        )
         for name, item in OBSERVED.items()
     }
     found = derived("recalibrate", doubled, CHAMPION)
@@ -72,13 +77,13 @@ def test_a_mixed_recipe_keeps_the_most_sensitive_sites_in_high_precision() -> No
     assert found.kept_high == tuple(item.site for item in found.ranking[:3])
     assert not set(found.kept_high) & set(found.scales)
     share = sum(item.macs_share for item in found.ranking[3:])
-    assert found.int8_share == pytest.approx(share)
-    assert derived("int8-smooth").int8_share == pytest.approx(1)
+    assert found.quantized_share == pytest.approx(share)
+    assert derived("int8-smooth").quantized_share == pytest.approx(1)
 
 
 def test_full_precision_quantizes_nothing_and_needs_no_data() -> None:
     found = derive(MODEL, SITES, {}, find_recipe("full-precision"), None)
-    assert (found.scales, found.int8_share, len(found.kept_high)) == ({}, 0.0, len(SITES))
+    assert (found.scales, found.quantized_share, len(found.kept_high)) == ({}, 0.0, len(SITES))
 
 
 def test_the_reference_is_what_each_quantizer_saw() -> None:
@@ -128,7 +133,9 @@ def test_an_empty_observation_is_bad_input(name: str) -> None:
 def test_nan_anywhere_in_the_observation_is_bad_input_that_names_the_site(name: str) -> None:
     rows = OBSERVED["layer.1.down"].rows
     # Outside of the kept rows: the histogram alone knows of it.
-    broken = SiteObservation(ExponentHistogram.of(np.append(rows, np.float32(np.nan))), np.abs(rows).max(axis=0), rows)
+    broken = SiteObservation(
+        ExponentHistogram.of(np.append(rows, np.float32(np.nan))), rows.min(axis=0), rows.max(axis=0), rows
+    )
     with pytest.raises(BadInput, match=r"layer\.1\.down: 1 activations are infinite or NaN"):
         derived(name, OBSERVED | {"layer.1.down": broken}, CHAMPION)
 
@@ -166,4 +173,4 @@ def test_a_tensor_that_feeds_a_product_and_a_convolution_has_one_quantizer() -> 
     model, sites, observed = both()
     found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
     assert len(found.scales) == 1
-    onnx.checker.check_model(qdq.write(model, sites, found.scales), full_check=True)
+    onnx.checker.check_model(qdq.write(found.plan), full_check=True)

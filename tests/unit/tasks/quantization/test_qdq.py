@@ -16,6 +16,7 @@ from infra.errors import BadInput
 from tasks.observation.scales import Quantizer
 from tasks.observation.sites import find_sites
 from tasks.quantization import qdq
+from tasks.quantization.assemble import from_scales
 from tasks.quantization.lowering import lower
 from tasks.quantization.smoothing import fake_quantize, weight_scales
 from tests import graphs
@@ -88,7 +89,7 @@ def convolution_reference(x: Floats, kernel: Floats, amax: float) -> NDArray[np.
 
 def written(model: onnx.ModelProto, amax: float, divisors: Floats | None = None) -> onnx.ModelProto:
     sites = find_sites(model)
-    return qdq.write(model, sites, {site.name: Quantizer(amax, divisors) for site in sites})
+    return qdq.write(from_scales(model, sites, {site.name: Quantizer(amax, divisors) for site in sites}))
 
 
 @pytest.mark.parametrize("form", ["s8", "u8"])
@@ -126,7 +127,7 @@ def test_scales_along_the_wrong_axis_would_be_noticed() -> None:
 def test_both_lowerings_give_the_same_outputs(optimize: bool) -> None:
     model = graphs.encoder(16)
     sites = find_sites(model)
-    graph = qdq.write(model, sites, {site.name: Quantizer(3.0 + i) for i, site in enumerate(sites)})
+    graph = qdq.write(from_scales(model, sites, {site.name: Quantizer(3.0 + i) for i, site in enumerate(sites)}))
     x = np.random.default_rng(0).standard_normal((3, 6, 16)).astype(np.float32)
     left, right = (graphs.run(lower(graph, form), x, optimize=optimize) for form in ("s8", "u8"))
     if optimize:  # the integer kernel adds in another order, and a last bit can tip one rounding further on
@@ -152,7 +153,7 @@ def test_smoothing_leaves_the_product_unchanged_but_for_rounding() -> None:
 def attention(scales: dict[str, Quantizer] | None = None) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     model = graphs.encoder(16)
     sites = find_sites(model)
-    return model, qdq.write(model, sites, scales or {site.name: Quantizer(4.0) for site in sites})
+    return model, qdq.write(from_scales(model, sites, scales or {site.name: Quantizer(4.0) for site in sites}))
 
 
 def kinds(model: onnx.ModelProto) -> dict[str, int]:
@@ -164,7 +165,7 @@ def test_a_written_graph_passes_the_onnx_checker_with_full_type_inference() -> N
     model = graphs.encoder(16)
     sites = find_sites(model)
     divisors = {site.name: np.ones(64 if "down" in site.name else 16, np.float32) for site in sites}
-    graph = qdq.write(model, sites, {name: Quantizer(4.0, item) for name, item in divisors.items()})
+    graph = qdq.write(from_scales(model, sites, {name: Quantizer(4.0, item) for name, item in divisors.items()}))
     for form in ("s8", "u8"):
         onnx.checker.check_model(lower(graph, form), full_check=True)
 
@@ -196,14 +197,14 @@ def test_sites_without_a_scale_are_left_as_they_were() -> None:
 
 def test_no_scales_leave_the_graph_unchanged() -> None:
     model = graphs.encoder(16)
-    assert qdq.write(model, find_sites(model), {}) == model
+    assert qdq.write(from_scales(model, find_sites(model), {})) == model
 
 
 def test_the_model_that_was_read_is_not_changed() -> None:
     model = graphs.encoder(16)
     before = model.SerializeToString(deterministic=True)
     sites = find_sites(model)
-    qdq.write(model, sites, {site.name: Quantizer(4.0) for site in sites})
+    qdq.write(from_scales(model, sites, {site.name: Quantizer(4.0) for site in sites}))
     assert model.SerializeToString(deterministic=True) == before
 
 
@@ -224,7 +225,7 @@ def shared_weight(scales: dict[str, Quantizer]) -> tuple[onnx.ModelProto, onnx.M
         helper.make_node("MatMul", ["h", "w"], ["y"], "second"),
     ]
     model = graphs.model(nodes, {"w": square}, {"x": ["n", 8]}, {"y": ["n", 8]})
-    return model, qdq.write(model, find_sites(model), scales)
+    return model, qdq.write(from_scales(model, find_sites(model), scales))
 
 
 def test_a_weight_of_two_layers_is_quantized_for_each_with_its_own_smoothing() -> None:
@@ -246,7 +247,7 @@ def test_a_weight_that_one_of_two_layers_still_reads_stays() -> None:
 def test_a_scale_that_is_no_positive_number_is_bad_input(amax: float) -> None:
     model = graphs.product(W)
     with pytest.raises(BadInput, match="the scale of fc"):
-        qdq.write(model, find_sites(model), {"fc": Quantizer(amax)})
+        qdq.write(from_scales(model, find_sites(model), {"fc": Quantizer(amax)}))
 
 
 # --- Recalibration patches the scales ---------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def test_rescaling_is_writing_with_the_new_scales() -> None:
     model, graph = attention()
     sites = find_sites(model)
     scales = {site.name: Quantizer(2.0 + i) for i, site in enumerate(sites)}
-    assert qdq.rescale(graph, sites, scales) == qdq.write(model, sites, scales)
+    assert qdq.rescale(graph, sites, scales) == qdq.write(from_scales(model, sites, scales))
 
 
 @pytest.mark.parametrize("wanted", [{}, {"layer.0.up": Quantizer(1.0)}])

@@ -12,9 +12,12 @@ from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.scales import Quantizer, Scales
 from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import qdq
+from tasks.quantization.assemble import from_scales
+from tasks.quantization.choose import Choice
 from tasks.quantization.derive import derive
 from tasks.quantization.recipes import find_recipe
 from tasks.quantization.sensitivity import rank
+from tasks.quantization.weights import WeightScheme
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -23,7 +26,7 @@ def one_at_a_time(
     model: graphs.onnx.ModelProto, sites: tuple[Site, ...], scales: Scales, x: graphs.Floats
 ) -> Mapping[str, float]:
     exact = graphs.run(model, x)
-    outputs = {name: graphs.run(qdq.write(model, sites, {name: item}), x) for name, item in scales.items()}
+    outputs = {name: graphs.run(qdq.write(from_scales(model, sites, {name: item})), x) for name, item in scales.items()}
     return {name: float(np.square(found - exact).sum()) for name, found in outputs.items()}
 
 
@@ -56,7 +59,7 @@ def convolution_error(amax: float) -> float:
     model = graphs.convolution(kernel)
     sites, observed = observe(model, np.random.default_rng(1).standard_normal((8, 3, 6, 6)).astype(np.float32))
     weights = {"conv": [layer_weight(model, sites[0].layers[0])]}
-    (found,) = rank(sites, observed, {"conv": Quantizer(amax)}, weights)
+    (found,) = rank(sites, observed, {"conv": Choice(Quantizer(amax))}, weights, WeightScheme())
     return found.error
 
 

@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 
 
 def seen(rows: Floats) -> SiteObservation:
-    return SiteObservation(ExponentHistogram.of(rows), np.abs(rows).max(axis=0), rows)
+    return SiteObservation(ExponentHistogram.of(rows), rows.min(axis=0), rows.max(axis=0), rows)
 
 
 def problem(seed: int, outlier: float = 1.0) -> tuple[Floats, Floats]:

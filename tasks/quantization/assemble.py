@@ -1,0 +1,105 @@
+"""From the choices of every site to the plan of a graph: factors folded, weights rounded, errors corrected."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from tasks.observation.formats import Format, PerBlock, PerChannel
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Scales
+from tasks.observation.sites import Site, layer_weight
+from tasks.quantization.choose import Choice, deployed_factors
+from tasks.quantization.folding import fold
+from tasks.quantization.plan import CastSite, GraphPlan, QuantizedSite
+from tasks.quantization.recipes import Recipe
+from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
+
+SMALLEST_TABLE = 1 << 12
+"""Values; smaller tables are positions and token types, and not worth a scale a row."""
+_SHORT = (Format.FP16, Format.BF16)
+
+
+def assemble(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    choices: Mapping[str, Choice],
+    kept: Collection[str],
+) -> GraphPlan:
+    """The plan of one recipe; sites in `kept` stay in high precision."""
+    if recipe.weights.format in _SHORT:
+        return GraphPlan(model, tuple(CastSite(site, recipe.weights.format) for site in sites), _tables(model, recipe))
+    active = tuple(site for site in sites if site.name not in kept)
+    factors = deployed_factors({site.name: choices[site.name] for site in active})
+    folded, done = fold(model, active, factors)
+    planned: list[QuantizedSite | CastSite] = [
+        _planned(folded, site, recipe, choices[site.name], folded=site.name in done) for site in active
+    ]
+    if recipe.high_precision in _SHORT:
+        planned += [CastSite(site, recipe.high_precision) for site in sites if site.name in kept]
+    return GraphPlan(folded, tuple(planned), _tables(folded, recipe))
+
+
+def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> GraphPlan:
+    """INT8 weights, one scale a channel, at every site that has a quantizer; nothing is folded."""
+    choices = {name: Choice(item, item.divisors) for name, item in scales.items()}
+    planned = tuple(
+        _planned(model, site, Recipe("", ""), choices[site.name], folded=False) for site in sites if site.name in scales
+    )
+    return GraphPlan(model, planned, {})
+
+
+def layer_scheme(recipe: Recipe, weight: NDArray[np.float32]) -> WeightScheme:
+    """The recipe's scheme, where the layer can have it: convolutions have neither blocks nor fewer than 8 bits."""
+    scheme = recipe.weights
+    narrow = scheme.format in (Format.INT4, Format.INT2) or isinstance(scheme.granularity, PerBlock)
+    return replace(scheme, format=Format.INT8, granularity=PerChannel()) if narrow and weight.ndim > 2 else scheme
+
+
+def find_tables(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Embedding tables: float constants [rows, width] that only Gather nodes read, row by row."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return tuple(
+        item.name
+        for item in model.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT
+        and len(item.dims) == 2
+        and int(np.prod(item.dims)) >= SMALLEST_TABLE
+        and readers.get(item.name)
+        and all(_gathers_rows(node, item.name) for node in readers[item.name])
+    )
+
+
+def _planned(model: onnx.ModelProto, site: Site, recipe: Recipe, choice: Choice, *, folded: bool) -> QuantizedSite:
+    weights = []
+    for layer in site.layers:
+        weight = layer_weight(model, layer)
+        if choice.divisors is not None:
+            weight = weight * choice.divisors.reshape(-1, *[1] * (weight.ndim - 2))
+        weights.append(quantize(weight, layer_scheme(recipe, weight)))
+    dynamic = recipe.activations is not None and recipe.activations.dynamic
+    return QuantizedSite(site, tuple(weights), choice.activation, dynamic, None if folded else choice.divisors)
+
+
+def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | Format]:
+    if recipe.tables is Format.FP32:
+        return {}
+    names = find_tables(model)
+    if recipe.tables in _SHORT:
+        return dict.fromkeys(names, recipe.tables)
+    constants = {item.name: item for item in model.graph.initializer}
+    scheme = WeightScheme(recipe.tables)
+    return {name: quantize(numpy_helper.to_array(constants[name]), scheme) for name in names}
+
+
+def _gathers_rows(node: onnx.NodeProto, table: str) -> bool:
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+    return node.op_type == "Gather" and node.input[0] == table and axis == 0

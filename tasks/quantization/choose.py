@@ -1,0 +1,82 @@
+"""What each site's activation becomes: a fixed quantizer, a range at run time, or nothing; and its factors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Quantizer, Scales
+from tasks.observation.sites import Site
+from tasks.quantization import smoothing
+from tasks.quantization.ranges import amax
+from tasks.quantization.recipes import ActivationScheme, Recipe, Smoothing
+from tasks.quantization.weights import WeightScheme, quantize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """One site's activation."""
+
+    activation: Quantizer | None  # None: dynamic, or left in floating point
+    divisors: NDArray[np.float32] | None = None  # [channels]; equal to the activation's own, where it has some
+
+
+def choose(
+    site: Site,
+    observed: SiteObservation,
+    weights: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    deployed: Scales,
+) -> Choice:
+    """The recipe's choice for one site; weights are [outputs, inputs...] per layer."""
+    scheme = recipe.activations
+    if scheme is None or scheme.dynamic:
+        return Choice(None)
+    if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
+        found = smoothing.search(observed, weights, scheme.rule).quantizer
+        return Choice(found, found.divisors)
+    if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed:
+        before = deployed[site.name]
+        scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
+        return Choice(quantizer(observed, scheme, before.divisors), before.divisors)
+    return Choice(quantizer(observed, scheme))
+
+
+def quantizer(
+    observed: SiteObservation, scheme: ActivationScheme, divisors: NDArray[np.float32] | None = None
+) -> Quantizer:
+    """The range by the scheme's rule, of the activation after its division."""
+    if divisors is None:
+        largest = amax(observed.histogram, scheme.rule)
+    else:
+        largest = smoothing.smoothed_amax(observed, divisors, scheme.rule)
+    if scheme.symmetric:
+        return Quantizer(largest, divisors, scheme.format)
+    by = np.float32(1) if divisors is None else divisors
+    low = max(float((observed.channel_low / by).min(initial=0.0)), -largest)
+    high = min(float((observed.channel_high / by).max(initial=0.0)), largest)
+    if low == high:
+        high = largest  # all zeros: any positive range will do
+    return Quantizer(largest, divisors, scheme.format, (low, high))
+
+
+def output_error(
+    observed: SiteObservation, weights: Sequence[NDArray[np.float32]], choice: Choice, scheme: WeightScheme
+) -> float:
+    """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 over the observed rows; weights are [outputs, inputs]."""
+    stacked = np.concatenate(list(weights))
+    exact = observed.rows @ stacked.T
+    rows = observed.rows
+    if choice.divisors is not None:
+        rows, stacked = rows / choice.divisors, stacked * choice.divisors
+    if choice.activation is not None:
+        rows = smoothing.fake_quantize_activation(rows, choice.activation)
+    approximate = rows @ quantize(stacked, scheme).dequantized().T
+    return float(np.square(exact - approximate).sum() / max(float(np.square(exact).sum()), 1e-30))
+
+
+def deployed_factors(choices: Mapping[str, Choice]) -> dict[str, NDArray[np.float32]]:
+    """Site name -> factors, of the sites that have some."""
+    return {name: item.divisors for name, item in choices.items() if item.divisors is not None}
