@@ -25,7 +25,8 @@ Ready = Callable[[Mapping[str, str]], None]
 
 def run(settings: Settings, ready: Ready) -> None:
     """Start what the settings do not already name, tell the addresses, and wait; stops cleanly."""
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    for asked in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start with SIGINT ignored
+        signal.signal(asked, lambda *_: _interrupt())
     processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         try:

@@ -116,16 +116,17 @@ def point(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Points MLflow at an address, until the test ends."""
     import mlflow
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = mlflow.get_tracking_uri()
 
     def to(address: str) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # what MLflow sets itself is undone with these
+            monkeypatch.setenv(name, address)
         mlflow.set_tracking_uri(address)
         mlflow.set_registry_uri(address)
 
     yield to
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+    mlflow.set_tracking_uri(before)
+    mlflow.set_registry_uri("")  # nothing: the tracking server's again
 
 
 @pytest.fixture

@@ -29,13 +29,19 @@ def running(workspace: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment.pop("PREFECT_API_URL", None)
     environment.pop("REQUANT_PREFECT_API_URL", None)
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "flows.cli", "up"], stdout=out, stderr=out, env=environment)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "up"],
+            stdout=out,
+            stderr=out,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as for a shell's background job
+        )
         try:
             yield process
         finally:
             if process.poll() is None:
-                process.kill()
-                process.wait()
+                process.terminate()  # it ends its services; killing it would leave them behind
+                process.wait(60)
 
 
 def said(log: Path, process: subprocess.Popen[bytes], word: str, seconds: float = 150) -> str:
