@@ -13,7 +13,7 @@ from benchmarks.table import Goal, Table, column, reason
 from benchmarks.turns import open_session
 from infra.engines import open_target
 from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from infra.errors import RequantError
+from infra.errors import BadInput, RequantError
 from tasks.models.inputs import run_all
 from tasks.models.scoring import cosine
 from tasks.observation.sites import layer_weight
@@ -81,6 +81,19 @@ def judge(chosen: Subject, name: str, graphs: Graphs) -> Row:
         graphs.seconds,
         accepted(chosen, graphs.gpu),
     )
+
+
+def closeness(chosen: Subject, plan: bytes) -> tuple[float, float, float, float]:
+    """Mean and least cosine of the judged group, then of the one beside it."""
+    session = open_session(plan)
+    if isinstance(session, str):
+        raise BadInput(f"ONNX Runtime cannot load our own graph: {session}")
+    engine = OnnxRuntimeEngine(session)
+    judged, *_, beside = (
+        cosine(chosen.expected[group], run_all(engine, chosen.inputs, cases))
+        for group, cases in chosen.held_out.items()
+    )
+    return (*_mean_and_least(judged), *_mean_and_least(beside))
 
 
 def accepted(chosen: Subject, graph: bytes) -> str:

@@ -1,6 +1,6 @@
 """Requant's own path from texts to graphs and engines, with the time of every phase."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -9,13 +9,14 @@ import onnx
 
 from benchmarks.subject import Subject
 from infra.engines import open_target
+from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.observation.sites import expose
 from tasks.observation.watch import watch
 from tasks.quantization import qdq
 from tasks.quantization.derive import Derived, derive
 from tasks.quantization.lowering import lower
-from tasks.quantization.recipes import find_recipe
+from tasks.quantization.recipes import Recipe, find_recipe
 from tasks.records import Payload
 
 
@@ -61,15 +62,27 @@ def quantize(
         instrumented = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
     with clock.phase("observe"):
         observed = watch(instrumented, subject.sites, subject.inputs, payloads or subject.calibration)
+    return derived(subject, chosen, observed, champion, clock)
+
+
+def derived(
+    subject: Subject,
+    chosen: Recipe,
+    observed: Mapping[str, SiteObservation],
+    champion: Candidate | None = None,
+    clock: Clock | None = None,
+) -> Candidate:
+    """From an observation on: scales, weights and the graph."""
+    clock = clock or Clock()
     deployed: Scales | None = champion.derived.scales if champion else None
     with clock.phase("derive"):
-        derived = derive(subject.model, subject.sites, observed, chosen, deployed)
+        found = derive(subject.model, subject.sites, observed, chosen, deployed)
     with clock.phase("write"):
         if champion and chosen.keeps_graph:
-            graph = qdq.rescale(champion.graph, subject.sites, derived.scales)
+            graph = qdq.rescale(champion.graph, subject.sites, found.scales)
         else:
-            graph = qdq.write(derived.plan)
-    return Candidate(graph, derived, clock)
+            graph = qdq.write(found.plan)
+    return Candidate(graph, found, clock)
 
 
 def build(subject: Subject, candidate: Candidate, target: str) -> bytes:

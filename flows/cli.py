@@ -144,6 +144,14 @@ def requantize(
 
 
 @app.command()
+def recipes(as_json: Json = False) -> None:
+    """Every recipe, and which targets can express it."""
+    from flows import printing, views
+
+    printing.emit(views.recipes(), as_json, printing.recipes)
+
+
+@app.command()
 def approve(
     model: Model,
     candidate: Annotated[str, typer.Argument(help="Version that waits for approval.")],

@@ -102,6 +102,18 @@ def models(views: Sequence[Any]) -> None:
     console.print(table)
 
 
+def recipes(views: Sequence[Any]) -> None:
+    """A table of recipes against targets, and below it the rules behind every no."""
+    targets = list(views[0].obstacles)
+    table = _table("recipe", *targets, "what it does")
+    for view in views:
+        cells = ("no" if reason else "yes" for reason in view.obstacles.values())
+        table.add_row(view.name, *cells, escape(view.summary))
+    console.print(table)
+    for reason in dict.fromkeys(reason for view in views for reason in view.obstacles.values() if reason):
+        console.print(f"no: {escape(reason)}")
+
+
 def history(entries: Sequence[Any]) -> None:
     """A table of ledger entries, oldest first."""
     table = _table("#", "time", "what", "version", "by", "why")

@@ -8,6 +8,8 @@ from infra.settings import settings
 from tasks.models.catalog import model_names, open_model
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import Entry, Kind
+from tasks.quantization.recipes import RECIPES
+from tasks.quantization.targets import TARGETS, why_not
 from tasks.records import GateReport, GateResult
 from tasks.validation.report import from_json
 
@@ -23,6 +25,15 @@ class ModelView:
     last_decision: Entry | None
     waiting: tuple[Entry, ...]  # approvals
     schedule: str  # cron, with its time zone
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeView:
+    """One recipe, and what keeps each target from expressing it."""
+
+    name: str
+    summary: str
+    obstacles: dict[str, str | None]  # target -> the rule that it breaks; None where it can be expressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,14 @@ class VersionView:
     reports: tuple[GateReport, ...]
     champion: str | None  # version it is shown beside
     rows: tuple[GateRow, ...]
+
+
+def recipes() -> list[RecipeView]:
+    """Every recipe, cheapest repair first, as `tasks.quantization.targets` has it."""
+    return [
+        RecipeView(name, recipe.summary, {target: why_not(recipe, target) for target in TARGETS})
+        for name, recipe in RECIPES.items()
+    ]
 
 
 def all_models() -> list[ModelView]:

@@ -100,7 +100,7 @@ def _require_shapes(session: ort.InferenceSession, profile: Profile) -> None:
 
 
 def _describe(optimized: onnx.ModelProto) -> bytes:
-    """The graph as the runtime optimized it for this CPU; a layer is INT8 when it reads 8-bit tensors."""
+    """The graph as the runtime optimized it for this CPU; a layer has as many bits as the integers it reads."""
     graph = optimized.graph
     narrow = {item.name for item in graph.initializer if item.data_type in _QUANTIZED}
     layers = []
@@ -108,7 +108,8 @@ def _describe(optimized: onnx.ModelProto) -> bytes:
         reads = any(name in narrow for name in node.input)
         if node.op_type.startswith(("QuantizeLinear", "QLinear")):
             narrow.update(node.output)
-        layers.append({"name": node.name, "type": node.op_type, "precision": "INT8" if reads else "FLOAT"})
+        bits = next((item.i for item in node.attribute if item.name == "bits"), 8)  # of MatMulNBits
+        layers.append({"name": node.name, "type": node.op_type, "precision": f"INT{bits}" if reads else "FLOAT"})
     return json.dumps({"version": ort.__version__, "layers": layers}).encode()
 
 
