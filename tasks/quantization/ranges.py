@@ -1,6 +1,7 @@
 """Range rules: from one histogram of |x| to the largest magnitude that will be represented.
 
-A scale is amax / 127 in INT8 (symmetric, zero-point 0), amax / 448 in FP8. Every rule reads the same histogram; none reads the data again.
+A scale is amax / 127 in INT8 (symmetric, zero-point 0), amax / 448 in FP8. Every rule reads the same histogram; none
+reads the data again.
 """
 
 from collections.abc import Callable
@@ -32,8 +33,8 @@ class RangeRule(StrEnum):
 def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = LEVELS) -> float:
     """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN.
 
-    `largest` is the format's largest level. Above 127 it is a floating-point format, whose steps shrink with the values:
-    a clip gains nothing there, and MSE and entropy, which weigh clipping against the step, keep the largest magnitude.
+    `largest` is the format's largest level. Above 127 it is a floating-point format, whose steps shrink with the
+    values: a clip gains nothing there, and MSE and entropy, which weigh it against the step, keep all.
     """
     require_data(histogram)
     if not histogram.amax:

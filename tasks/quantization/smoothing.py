@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.observation.error import LEVELS
+from tasks.observation.formats import round_to_levels
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer
@@ -86,6 +87,13 @@ def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
     # Below this the quotient is no normal float32, and such a channel computes nothing.
     return np.where(largest > 1e-35, largest / LEVELS, 1.0).astype(np.float32)
+
+
+def fake_quantize_activation(values: NDArray[np.float32], quantizer: Quantizer) -> NDArray[np.float32]:
+    """What the graph makes of an activation that was already divided: round to the quantizer's levels and back."""
+    units = (values / np.float32(quantizer.scale) + np.float32(quantizer.zero_point)).astype(np.float32)
+    levels = round_to_levels(units, quantizer.format).astype(np.float32)
+    return (levels - np.float32(quantizer.zero_point)) * np.float32(quantizer.scale)
 
 
 def fake_quantize(values: NDArray[np.float32], scale: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:
