@@ -19,8 +19,8 @@ from tasks.quantization.weights import QuantizedWeight, WeightScheme, block_size
 DAMPING = 0.3
 """Added to every diagonal element of the Hessian, as a share of itself.
 
-The paper adds 1 % of the mean. Smoothed inputs differ so much in energy that no share of the mean suits all: a small one
-lets a few hundred rows be overfitted, a large one drowns the quiet inputs.
+The paper adds 1 % of the mean. Smoothed inputs differ so much in energy that no share of the mean suits all: a small
+one lets a few hundred rows be overfitted, a large one drowns the quiet inputs.
 """
 FLOOR = 1e-3
 """Added on top, as a share of the mean: inputs that were never seen."""
