@@ -16,14 +16,14 @@ from infra.errors import BadInput
 from tasks.observation.formats import Format, PerChannel, round_to_levels
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, block_size, qparams
 
-DAMPING = 0.3
+DAMPING = 0.1
 """Added to every diagonal element of the Hessian, as a share of itself.
 
 The paper adds 1 % of the mean. Smoothed inputs differ so much in energy that no share of the mean suits all: a small
 one lets a few hundred rows be overfitted, a large one drowns the quiet inputs.
 """
-FLOOR = 1e-3
-"""Added on top, as a share of the mean: inputs that were never seen."""
+FLOOR = 0.03
+"""Added on top, as a share of the mean: inputs that were hardly seen stay near plain rounding."""
 LAZY = 128
 """Inputs whose effect on those after them is applied at once (section 3.3, step 2)."""
 

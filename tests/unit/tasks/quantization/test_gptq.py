@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.observation.formats import Format, PerBlock, PerChannel, PerTensor
-from tasks.quantization.gptq import gptq, inverse_factor
+from tasks.quantization.gptq import DAMPING, FLOOR, gptq, inverse_factor
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
 
 Floats = NDArray[np.float32]
@@ -42,12 +42,12 @@ def error(rows: Floats, weight: Floats, quantized: QuantizedWeight) -> float:
     return float(np.square(rows @ (weight - quantized.dequantized()).T).sum())
 
 
-def written_out(weight: Floats, rows: Floats, damping: float) -> Floats:
+def written_out(weight: Floats, rows: Floats) -> Floats:
     """Algorithm 1 without lazy updates, one output at a time: INT8 with one scale a row, inputs by energy."""
     gram = rows.T.astype(np.float64) @ rows
     order = np.argsort(-np.diag((rows.T @ rows).astype(np.float64)), kind="stable")
     gram = gram[np.ix_(order, order)]
-    inverse = np.linalg.inv(gram + np.diag(damping * np.diag(gram) + 1e-3 * np.diag(gram).mean()))
+    inverse = np.linalg.inv(gram + np.diag(DAMPING * np.diag(gram) + FLOOR * np.diag(gram).mean()))
     upper = np.linalg.cholesky(inverse).T
     found = np.zeros_like(weight, dtype=np.float64)
     for row, target in zip(weight[:, order].astype(np.float64), found, strict=True):
@@ -89,7 +89,7 @@ def test_levels_stay_inside_the_format(scheme: WeightScheme) -> None:
 def test_the_result_is_the_papers_algorithm() -> None:
     weight, rows = problem(1, inputs=300)  # more than two lazy blocks
     found = gptq(weight, rows, WeightScheme()).dequantized()
-    expected = written_out(weight, rows, 0.3)
+    expected = written_out(weight, rows)
     assert np.mean(np.abs(found - expected) < 1e-5) > 0.98  # float32 may tip a tie, and what follows from it
 
 
@@ -145,7 +145,7 @@ def test_the_factor_is_that_of_the_inverse() -> None:
     rows = problem(10)[1].astype(np.float64)
     gram = rows.T @ rows / np.square(rows).sum() * rows.shape[1]
     factor = inverse_factor(gram, 0.3).astype(np.float64)
-    damped = gram + np.diag(0.3 * np.diag(gram) + 1e-3)
+    damped = gram + np.diag(0.3 * np.diag(gram) + FLOOR)
     assert np.array_equal(factor, np.triu(factor))
     assert factor.T @ factor @ damped == pytest.approx(np.eye(len(gram)), abs=1e-3)
 
