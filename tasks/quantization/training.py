@@ -107,7 +107,7 @@ class _Site:
         weight = replace(self._start, levels=levels.detach().numpy().astype(np.int8), scales=scales)
         if self._quantizer is None:
             return weight, None
-        return weight, replace(self._quantizer, amax=self._quantizer.amax * float(torch.exp(self._clip)))
+        return weight, replace(self._quantizer, amax=self._quantizer.amax * float(torch.exp(self._clip.detach())))
 
 
 def _round(values: torch.Tensor) -> torch.Tensor:
