@@ -1,6 +1,7 @@
-"""Range rules: from one histogram of |x| to the largest magnitude that INT8 will represent.
+"""Range rules: from one histogram of |x| to the largest magnitude that will be represented.
 
-A scale is amax / 127 (symmetric, zero-point 0). Every rule reads the same histogram; none reads the data again.
+A scale is amax / 127 in INT8 (symmetric, zero-point 0), amax / 448 in FP8. Every rule reads the same histogram; none
+reads the data again.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from infra.errors import BadInput
 from tasks.observation.error import LEVELS, squared_error
 from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
 
+BATCHES = 32
+"""That the observed values are taken to have come in, for the moving average of the batches' largest magnitudes."""
 _SMALLEST = 1e-12
 """An all-zero tensor still needs a positive scale."""
 
@@ -24,14 +27,20 @@ class RangeRule(StrEnum):
     PERCENTILE = "percentile"  # the 99.99th
     MSE = "mse"
     ENTROPY = "entropy"
-    MOVING_AVERAGE = "moving-average"
+    MOVING_AVERAGE = "moving-average"  # of the batches' largest magnitudes
 
 
-def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
-    """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN."""
+def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = LEVELS) -> float:
+    """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN.
+
+    `largest` is the format's largest level. Above 127 it is a floating-point format, whose steps shrink with the
+    values: a clip gains nothing there, and MSE and entropy, which weigh it against the step, keep all.
+    """
     require_data(histogram)
     if not histogram.amax:
         return _SMALLEST
+    if largest > LEVELS and rule in (RangeRule.MSE, RangeRule.ENTROPY):
+        rule = RangeRule.MAX
     match rule:
         case RangeRule.MAX:
             value = histogram.amax
@@ -43,7 +52,7 @@ def amax(histogram: ExponentHistogram, rule: RangeRule) -> float:
         case RangeRule.ENTROPY:
             value = _least(histogram, divergence)
         case RangeRule.MOVING_AVERAGE:
-            value = histogram.amax
+            value = expected_largest(histogram)
     return max(value, _SMALLEST)
 
 
@@ -56,6 +65,25 @@ def require_data(histogram: ExponentHistogram) -> None:
         )
     if not histogram.total:
         raise BadInput("the calibration set is empty: no range can be observed; sample more traffic first")
+
+
+def expected_largest(histogram: ExponentHistogram, batches: int = BATCHES) -> float:
+    """What a moving average of the batches' largest magnitudes converges to, if values were independent; > 0.
+
+    The largest of n values lies below x with probability F(x)^n, so its mean is amax - integral of F^n over [0, amax],
+    n = total / batches. F is linear inside a bin, which makes the integral exact there. Values of one batch depend on
+    each other, so a real moving average lies lower: this is its upper estimate, and needs no order of the batches.
+    """
+    counts = histogram.counts[:FINITE_BINS]
+    last = int(np.flatnonzero(counts)[-1])
+    total, n = histogram.total, max(histogram.total / batches, 1.0)
+    edges = np.append(EDGES[: last + 1], max(histogram.amax, EDGES[last]))
+    upto = np.concatenate([[0], np.cumsum(counts[: last + 1])]) / total
+    rise = np.diff(upto)
+    # Over a bin where F rises from a to b, the mean of F^n is (b^(n+1) - a^(n+1)) / ((n + 1) (b - a)).
+    flat = upto[:-1] ** n
+    mean = np.divide(np.diff(upto ** (n + 1)), (n + 1) * rise, out=flat, where=rise > 0)
+    return max(histogram.amax - float((mean * np.diff(edges)).sum()), _SMALLEST)
 
 
 def divergence(histogram: ExponentHistogram, clip: float) -> float:

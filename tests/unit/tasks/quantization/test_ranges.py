@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.observation.error import squared_error
 from tasks.observation.histogram import ExponentHistogram
-from tasks.quantization.ranges import RangeRule, amax
+from tasks.quantization.ranges import RangeRule, amax, expected_largest
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(7)
@@ -138,3 +138,45 @@ def test_infinities_and_nan_are_bad_input(rule: RangeRule, broken: float) -> Non
 def test_no_data_is_bad_input(rule: RangeRule) -> None:
     with pytest.raises(BadInput, match="empty"):
         amax(ExponentHistogram.empty(), rule)
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "uniform", "heavy", "relu"])
+def test_the_moving_average_is_that_of_shuffled_batches(name: str) -> None:
+    values = np.abs(SHAPES[name])
+    rng = np.random.default_rng(1)
+    maxima = [rng.choice(values, (32, len(values) // 32)).max(axis=1).mean() for _ in range(50)]
+    assert expected_largest(ExponentHistogram.of(values)) == pytest.approx(np.mean(maxima), rel=0.04)
+
+
+def test_the_moving_average_of_uniform_values_is_the_known_one() -> None:
+    values = np.linspace(0, 1, 6_400, dtype=np.float32)
+    assert expected_largest(ExponentHistogram.of(values)) == pytest.approx(200 / 201, rel=1e-3)
+
+
+def test_an_outlier_of_one_batch_counts_for_the_batches_that_can_hold_it() -> None:
+    values = np.append(np.full(31_999, 1, np.float32), np.float32(1001))
+    assert expected_largest(ExponentHistogram.of(values)) == pytest.approx(1 + 1000 * (1 - np.exp(-1 / 32)), rel=0.05)
+
+
+@pytest.mark.parametrize("rule", RangeRule)
+@pytest.mark.parametrize(
+    "values",
+    [[5.0], [1e-30], [1e30], [0.0], [2.0] * 100, [0.01] * 10_000 + [1e30], [0.0] * 10_000 + [1e-30], [3e38, 1e-38]],
+    ids=lambda values: f"{len(values)} values to {max(values):g}",
+)
+def test_every_rule_is_sound_on_extreme_histograms(rule: RangeRule, values: list[float]) -> None:
+    largest = max(float(np.float32(max(values))), 1e-12)
+    with np.errstate(all="raise", under="ignore"):
+        found = amax(ExponentHistogram.of(np.array(values, np.float32)), rule)
+    assert 0 < found <= largest
+
+
+@pytest.mark.parametrize("rule", [RangeRule.MSE, RangeRule.ENTROPY])
+def test_a_floating_point_format_is_not_clipped_for_the_sake_of_its_step(rule: RangeRule, values: Floats) -> None:
+    assert amax(ExponentHistogram.of(values), rule, 448.0) == np.abs(values).max()
+
+
+@pytest.mark.parametrize("rule", RangeRule)
+def test_the_range_scales_with_the_values(rule: RangeRule) -> None:
+    small, large = (ExponentHistogram.of(SHAPES["laplace"] * np.float32(factor)) for factor in (1, 1024))
+    assert amax(large, rule) == pytest.approx(1024 * amax(small, rule), rel=1e-6)
