@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 
@@ -20,12 +20,19 @@ from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.watch import watch
-from tasks.quantization import qdq
+from tasks.quantization import qdq, sensitivity
+from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, tune
 from tasks.quantization.lowering import lower
 from tasks.quantization.recipes import Recipe, find_recipe
+from tasks.quantization.sensitivity import Losses
+from tasks.quantization.submodules import submodules
+from tasks.quantization.switches import install
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
 from tasks.traffic import from_parquet
+
+SENSITIVITY_CASES = 24
+"""Of the calibration set: enough to rank 24 sites as 440 held-out texts do, for a few seconds."""
 
 
 @task(name="observe-calibration-set", cache_policy=NO_CACHE)
@@ -42,22 +49,61 @@ def observe(calibration: SampleRef) -> str:
     return key
 
 
+@task(name="measure-sensitivity", cache_policy=NO_CACHE)
+def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: str, others: bool = False) -> str:
+    """What quantizing each part alone does to the output, on some calibration cases; returns the figures' key.
+
+    `others` adds the parts that recipes leave in floating point: they are reported by submodule and choose nothing.
+    Recipes that differ only in what they keep high share the figures, and so do later runs.
+    """
+    model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
+    named: Mapping[str, Json] = {
+        "model": model.digest,
+        "observation": observation,
+        "recipe": _tuning(recipe).document(),
+        "cases": SENSITIVITY_CASES,
+        "others": others,
+    }
+    key = f"sensitivities/{model.name}/{sha256(canonical(named))[:32]}.json"
+    if not store.exists(key):
+        requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
+        payloads = sensitivity.spread([item.payload for item in requests], SENSITIVITY_CASES)
+        observed = parse_observation(store.get(observation), where=f"the observation {observation}")
+        tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), None)
+        plan = assemble(model.graph, model.sites, observed, recipe, tuned.choices, (), folding=False)
+        switched = install(plan, others=others)
+        engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
+        losses = sensitivity.measure(engine, model.inputs, model.spec.task, switched.parts, payloads)
+        store.put(key, sensitivity.dump_losses(losses))
+    return key
+
+
 @task(name="write-qdq-graph", cache_policy=NO_CACHE)
 def write_graph(
-    calibration: SampleRef, observation: str, recipe_name: str, champion: ReleaseRef | None
+    calibration: SampleRef,
+    observation: str,
+    recipe_name: str,
+    champion: ReleaseRef | None,
+    losses: str | None = None,
 ) -> CandidateRef:
-    """Scales by recipe, then the Q/DQ graph, stored as a candidate. The same inputs give the same candidate."""
+    """Scales by recipe, then the Q/DQ graph, stored as a candidate. The same inputs give the same candidate.
+
+    `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local errors.
+    """
     model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
-    candidate_id = _candidate_id(model, recipe, observation, champion)
+    candidate_id = _candidate_id(model, recipe, observation, champion, losses)
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
-        derived = derive(model.graph, model.sites, observed, recipe, deployed, tuned)
+        measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
+        derived = derive(
+            model.graph, model.sites, observed, recipe, deployed, tuned, measured.parts if measured else None
+        )
         graph = _graph(model, recipe, derived, champion)
-        facts = _store(model, candidate_id, calibration, recipe, derived, graph)
+        facts = _store(model, candidate_id, calibration, recipe, derived, graph, measured)
     return CandidateRef(
         model.name, candidate_id, recipe.name, facts["calibration"], tuple(facts["kept_high"]), facts["quantized_share"]
     )
@@ -100,14 +146,17 @@ def is_quantized(champion: ReleaseRef | None) -> bool:
     return bool(_deployed(champion))
 
 
-def _candidate_id(model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None) -> str:
-    """Only a recipe that keeps the champion's graph depends on the champion."""
+def _candidate_id(
+    model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None, losses: str | None
+) -> str:
+    """Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on the ranking."""
     base = champion.digest if champion and recipe.keeps_graph else None
     parts: Mapping[str, Json] = {
         "model": model.digest,
         "recipe": recipe.document(),
         "observation": observation,
         "champion": base,
+        "losses": losses if recipe.high_precision_sites else None,
     }
     return sha256(canonical(parts))[:32]
 
@@ -128,6 +177,12 @@ def _graph(model: RegisteredModel, recipe: Recipe, derived: Derived, champion: R
     return qdq.write(derived.plan)
 
 
+def _submodules(model: RegisteredModel, losses: Losses | None) -> Sequence[Json]:
+    """What each part of the network costs, where that was measured."""
+    groups = sensitivity.by_submodule(losses, submodules(model.sites)) if losses else ()
+    return [asdict(group) for group in groups]
+
+
 def _store(
     model: RegisteredModel,
     candidate_id: str,
@@ -135,6 +190,7 @@ def _store(
     recipe: Recipe,
     derived: Derived,
     graph: onnx.ModelProto,
+    losses: Losses | None,
 ) -> dict[str, Json]:
     nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
     seen = {name: SiteObservation(item, nothing, nothing, no_rows) for name, item in derived.reference.items()}
@@ -146,6 +202,7 @@ def _store(
         "kept_high": list(derived.kept_high),
         "quantized_share": derived.quantized_share,
         "sensitivity": [asdict(item) for item in derived.ranking],
+        "submodules": _submodules(model, losses),
     }
     files = {
         "graph.onnx": graph.SerializeToString(deterministic=True),
