@@ -1,25 +1,52 @@
 """Which recipes to try, and in which order (DESIGN.md, D4): the cheapest repair first."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from tasks.quantization.recipes import RECIPES, Recipe, find_recipe
+from tasks.quantization.targets import expressible
 from tasks.records import Action
+
+Search = Literal["first", "full"]
+"""Stop at the first rung that passes, or measure every rung and take the cheapest that passes."""
 
 FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
 FROM_TRAFFIC = ("int8-smooth", "int8-mixed-2", "int8-mixed-4", "int8-mixed-6", "int8-mixed-8")
+SHORTER_FLOATS = ("int8-weights", "fp8", "fp16")
+"""Activations in floating point, or all of it: where no INT8 placement is good enough."""
 FALLBACK = "full-precision"
+ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
+"""Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
 
-def climb(*, recipe: str | None, has_quantized_champion: bool, action: Action, sites: int) -> Sequence[Recipe]:
+def climb(
+    *,
+    recipe: str | None,
+    has_quantized_champion: bool,
+    action: Action,
+    sites: int,
+    targets: Sequence[str],
+    search: Search = "first",
+) -> Sequence[Recipe]:
     """The rungs in order. A named recipe is the only rung; a safety fallback goes to full precision at once.
 
-    A full-precision champion has no scales to recalibrate. Mixed rungs that would leave no site quantized are left
-    out. Full precision is the last rung.
+    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed rungs that would
+    leave no site quantized, are left out. Full precision is the last rung.
     """
     if recipe is not None:
         return (find_recipe(recipe),)
     if action is Action.FALLBACK:
         return (RECIPES[FALLBACK],)
-    names = (*(FROM_CHAMPION if has_quantized_champion else ()), *FROM_TRAFFIC)
-    rungs = [RECIPES[name] for name in names]
+    start = FROM_CHAMPION if has_quantized_champion else ()
+    names = (*start, *(ONLY_IN_FULL if search == "full" else ()), *FROM_TRAFFIC, *SHORTER_FLOATS)
+    rungs = expressible([RECIPES[name] for name in names], targets)
     return (*(rung for rung in rungs if rung.high_precision_sites < sites), RECIPES[FALLBACK])
+
+
+def climbs_past_cost(recipe: Recipe) -> bool:
+    """Whether the next rung may pass although this one was good enough and too dear.
+
+    Up to the last mixed rung each costs more than the one before. The shorter floats differ in what they cost, and
+    full precision is not judged by it.
+    """
+    return recipe.name in SHORTER_FLOATS

@@ -23,6 +23,7 @@ from tasks.observation.watch import watch
 from tasks.quantization import qdq, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, tune
+from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
 from tasks.quantization.lowering import lower
 from tasks.quantization.recipes import Recipe, find_recipe
 from tasks.quantization.sensitivity import Losses
@@ -125,6 +126,57 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     store.put(candidate.key(f"engines/{target_name}/layers.json"), built.layers)
     seconds = time.perf_counter() - started
     return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")
+
+
+@task(name="record-ladder", cache_policy=NO_CACHE)
+def record_ladder(
+    calibration: SampleRef,
+    window: str,
+    candidates: Sequence[CandidateRef],
+    rungs: Sequence[RungFigures],
+    limits: Limits,
+    reason: str,
+) -> str:
+    """One MLflow run for the climb, with the front where there is one, and a child run a rung; returns its id."""
+    model, registry = calibration.model, settings().registry()
+    pictures = _pictures(f"{model} on {window[:8]}", rungs, limits)
+    for name, data in pictures.items():
+        settings().store().put(f"reports/{model}/{window[:16]}/{name}", data)
+    promoted = next((one.name for one in rungs if one.chosen), "none")
+    parent = registry.log_run(
+        model,
+        f"ladder on {window[:8]}",
+        params={"window": window, "calibration": calibration.digest, "reason": reason[:500]},
+        metrics={"rungs": len(rungs)},
+        tags={"kind": "ladder", "passed": promoted},
+        artifacts=pictures,
+    )
+    for candidate, one in zip(candidates, rungs, strict=True):
+        recipe = {name: json.dumps(value) for name, value in find_recipe(one.name).document().items()}
+        ratios = {
+            "loss": one.loss,
+            "size-ratio": one.size,
+            "latency-ratio": one.latency,
+            "peak-memory-ratio": one.peak_memory,
+        }
+        known = {name: value for name, value in ratios.items() if value is not None}
+        registry.log_run(
+            model,
+            one.name,
+            params={**recipe, "candidate": candidate.candidate_id, "kept_high": json.dumps(candidate.kept_high)},
+            metrics={**one.metrics, **known, "quantized-share": candidate.quantized_share},
+            tags={"kind": "rung", "verdict": "passed" if one.passed else "refused", "why": one.reason[:500]},
+            artifacts={},
+            parent=parent,
+        )
+    return parent
+
+
+def _pictures(title: str, rungs: Sequence[RungFigures], limits: Limits) -> dict[str, bytes]:
+    """One rung is no front."""
+    if len(rungs) < 2:
+        return {}
+    return {"front.png": draw_png(title, rungs, limits), "front.html": draw_html(title, rungs, limits)}
 
 
 def _tuning(recipe: Recipe) -> Recipe:
