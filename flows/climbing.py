@@ -1,14 +1,14 @@
 """The ladder at work: build and judge one rung after the other, and say which to promote."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flows.outcomes import Rung
 from flows.progress import Progress
 from tasks.models.spec import ModelSpec
 from tasks.quantization import steps as quantization
 from tasks.quantization.front import Limits, RungFigures, cheapest
-from tasks.quantization.ladder import Search, climbs_past_cost
+from tasks.quantization.ladder import Search, climbs_past_cost, is_hopeless
 from tasks.quantization.recipes import Recipe
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.validation import steps as validation
@@ -52,8 +52,13 @@ def climb_ladder(
     """
     climbed: list[Climbed] = []
     for index, rung in enumerate(ladder):
-        progress.step(f"rung {rung.name}: {rung.summary}", 0.2 + 0.6 * index / len(ladder))
-        climbed.append(_measured(material, rung, targets, thorough=search == "full"))
+        share = 0.2 + 0.6 * index / len(ladder)
+        losses = _losses(material, rung, progress, share, thorough=search == "full")
+        if search == "first" and climbed and losses and _is_hopeless(climbed[-1], rung, losses):
+            progress.step(f"rung {rung.name} is passed by: its predicted loss is over the budget", share)
+            continue
+        progress.step(f"rung {rung.name}: {rung.summary}", share)
+        climbed.append(_measured(material, rung, targets, losses, thorough=search == "full"))
         if search == "first" and _ends(rung, climbed[-1].reports):
             break
     return climbed
@@ -101,11 +106,32 @@ def _ends(rung: Recipe, reports: Sequence[GateReport]) -> bool:
     return passes(reports) or not (quality_failed(reports) or climbs_past_cost(rung))
 
 
-def _measured(material: Material, rung: Recipe, targets: Sequence[str], *, thorough: bool) -> Climbed:
-    """Build and judge one rung; only what chooses its sites needs to know how sensitive they are."""
-    losses = None
-    if rung.high_precision_sites:
-        losses = quantization.measure_sensitivity(material.calibration, material.observation, rung.name, thorough)
+def _losses(material: Material, rung: Recipe, progress: Progress, share: float, *, thorough: bool) -> str | None:
+    """Only what chooses its sites needs to know how sensitive they are."""
+    if not rung.high_precision_sites:
+        return None
+    progress.step("measuring the sites' sensitivity", share)
+    return quantization.measure_sensitivity(material.calibration, material.observation, rung.name, thorough)
+
+
+def _is_hopeless(before: Climbed, rung: Recipe, losses: str) -> bool:
+    """Whether the rung before, of which this one is a milder form, lost too much for this one to pass."""
+    if _family(rung) != _family(before.recipe):
+        return False
+    model = before.candidate.model
+    now, then = (quantization.loss_left(model, losses, name) for name in (rung.name, before.recipe.name))
+    refusals = [gate for report in before.reports if _executed(report) for gate in report.refusals]
+    return is_hopeless(refusals, now / then if then else 1.0)
+
+
+def _family(recipe: Recipe) -> Recipe:
+    return replace(recipe, name="", summary="", high_precision_sites=0)
+
+
+def _measured(
+    material: Material, rung: Recipe, targets: Sequence[str], losses: str | None, *, thorough: bool
+) -> Climbed:
+    """Build and judge one rung."""
     candidate = quantization.write_graph(
         material.calibration, material.observation, rung.name, material.champion, losses
     )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tasks.quantization.recipes import RECIPES, Recipe, find_recipe
 from tasks.quantization.targets import expressible
-from tasks.records import Action
+from tasks.records import Action, GateResult
 
 Search = Literal["first", "full"]
 """Stop at the first rung that passes, or measure every rung and take the cheapest that passes."""
@@ -17,6 +17,9 @@ SHORTER_FLOATS = ("int8-weights", "fp8", "fp16")
 FALLBACK = "full-precision"
 ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
 """Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
+
+SLACK = 1.2
+"""A predicted loss so many times over its budget is not worth an engine."""
 
 
 def climb(
@@ -50,3 +53,16 @@ def climbs_past_cost(recipe: Recipe) -> bool:
     full precision is not judged by it.
     """
     return recipe.name in SHORTER_FLOATS
+
+
+def is_hopeless(refusals: Sequence[GateResult], left: float) -> bool:
+    """Whether a rung that leaves this share of the losses of the rung before is predicted to be refused as well.
+
+    Losses add up nearly (`mixed`), so that 1 - cosine shrinks by the share. SLACK keeps doubtful rungs: those are
+    measured. A metric that is no loss predicts nothing.
+    """
+    return any(
+        (1 - gate.estimate.value) * left > (1 - gate.budget) * SLACK
+        for gate in refusals
+        if gate.metric == "cosine" and gate.estimate is not None
+    )

@@ -20,9 +20,9 @@ from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.watch import watch
-from tasks.quantization import qdq, sensitivity
+from tasks.quantization import mixed, qdq, sensitivity
 from tasks.quantization.assemble import assemble
-from tasks.quantization.derive import Derived, Tuned, derive, tune
+from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
 from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
 from tasks.quantization.lowering import lower
 from tasks.quantization.recipes import Recipe, find_recipe
@@ -63,9 +63,8 @@ def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: s
         "observation": observation,
         "recipe": _tuning(recipe).document(),
         "cases": SENSITIVITY_CASES,
-        "others": others,
     }
-    key = f"sensitivities/{model.name}/{sha256(canonical(named))[:32]}.json"
+    key = f"sensitivities/{model.name}/{sha256(canonical(named))[:32]}{'-others' if others else ''}.json"
     if not store.exists(key):
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
         payloads = sensitivity.spread([item.payload for item in requests], SENSITIVITY_CASES)
@@ -77,6 +76,14 @@ def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: s
         losses = sensitivity.measure(engine, model.inputs, model.spec.task, switched.parts, payloads)
         store.put(key, sensitivity.dump_losses(losses))
     return key
+
+
+def loss_left(model_name: str, losses: str, recipe_name: str) -> float:
+    """The share of the measured losses that a recipe's quantized sites keep, 0..1; without mixed precision all."""
+    model, recipe = open_model(model_name), find_recipe(recipe_name)
+    measured = sensitivity.parse_losses(settings().store().get(losses), where=losses)
+    points = mixed.front(site_costs(model.graph, model.sites, measured.parts))
+    return mixed.keep(points, recipe.high_precision_sites).loss / max(points[0].loss, 1e-30)
 
 
 @task(name="write-qdq-graph", cache_policy=NO_CACHE)
@@ -208,7 +215,7 @@ def _candidate_id(
         "recipe": recipe.document(),
         "observation": observation,
         "champion": base,
-        "losses": losses if recipe.high_precision_sites else None,
+        "losses": losses.replace("-others", "") if losses and recipe.high_precision_sites else None,
     }
     return sha256(canonical(parts))[:32]
 

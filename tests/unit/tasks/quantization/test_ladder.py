@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from infra.errors import BadInput
-from tasks.quantization.ladder import Search, climb, climbs_past_cost
+from tasks.quantization.ladder import Search, climb, climbs_past_cost, is_hopeless
 from tasks.quantization.recipes import RECIPES, Smoothing, find_recipe
 from tasks.quantization.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
-from tasks.records import Action
+from tasks.records import Action, GateResult, Interval, Verdict
 
 
 def names(
@@ -99,3 +99,20 @@ def test_every_recipe_is_found_by_its_own_name_and_documents_itself(name: str) -
 
 def test_only_the_fallback_does_not_quantize() -> None:
     assert [name for name, recipe in RECIPES.items() if not recipe.quantized] == ["full-precision"]
+
+
+def refusal(metric: str, value: float, budget: float) -> GateResult:
+    estimate = Interval(value, value, value)
+    return GateResult(metric, "all", True, Verdict.FAILED, estimate, budget, "at least", 20, "because")
+
+
+def test_a_rung_whose_predicted_loss_is_far_over_the_budget_is_not_worth_an_engine() -> None:
+    refusals = [refusal("cosine", 0.97, 0.99)]  # loses 0.03, and may lose 0.01
+    assert is_hopeless(refusals, left=0.5)
+    assert not is_hopeless(refusals, left=0.39)  # 0.0117: close enough to be measured
+    assert not is_hopeless(refusals, left=0.3)
+
+
+def test_what_is_no_loss_predicts_nothing() -> None:
+    assert not is_hopeless([refusal("safety-flips", 12, 3)], left=1.0)
+    assert not is_hopeless([], left=1.0)
