@@ -18,8 +18,9 @@ FALLBACK = "full-precision"
 ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
 """Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
-SLACK = 1.2
-"""A predicted loss so many times over its budget is not worth an engine."""
+SLACK = 2.0
+"""A predicted loss so many times over its budget is not worth an engine. On Japanese, where one site does most of the harm,
+MiniLM's prediction for two sites kept high was 1.9 times what was then measured."""
 
 
 def climb(

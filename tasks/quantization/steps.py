@@ -32,8 +32,8 @@ from tasks.quantization.switches import install
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
 from tasks.traffic import from_parquet
 
-SENSITIVITY_CASES = 24
-"""Of the calibration set: enough to rank 24 sites as 440 held-out texts do, for a few seconds."""
+SENSITIVITY_CASES = 12
+"""Of the calibration set: MiniLM's sites rank as on 26 texts (Spearman 0.998), whose ranking is that of 440 (0.997)."""
 
 
 @task(name="observe-calibration-set", cache_policy=NO_CACHE)
