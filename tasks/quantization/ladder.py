@@ -19,8 +19,10 @@ ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mi
 """Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
 SLACK = 2.0
-"""A predicted loss so many times over its budget is not worth an engine. On Japanese, where one site does most of the harm,
-MiniLM's prediction for two sites kept high was 1.9 times what was then measured."""
+"""A predicted loss so many times over its budget is not worth an engine.
+
+On Japanese, where one site does most of the harm, MiniLM lost half of what was predicted with two sites kept high.
+"""
 
 
 def climb(
