@@ -8,7 +8,7 @@ from flows.progress import Progress
 from tasks.models.spec import ModelSpec
 from tasks.quantization import steps as quantization
 from tasks.quantization.front import Limits, RungFigures, cheapest
-from tasks.quantization.ladder import Search, climbs_past_cost, is_hopeless
+from tasks.quantization.ladder import Search, chooses_sites, climbs_past_cost, is_hopeless
 from tasks.quantization.recipes import Recipe
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.validation import steps as validation
@@ -108,7 +108,7 @@ def _ends(rung: Recipe, reports: Sequence[GateReport]) -> bool:
 
 def _losses(material: Material, rung: Recipe, progress: Progress, share: float, *, thorough: bool) -> str | None:
     """Only what chooses its sites needs to know how sensitive they are."""
-    if not rung.high_precision_sites:
+    if not chooses_sites(rung):
         return None
     progress.step("measuring the sites' sensitivity", share)
     return quantization.measure_sensitivity(material.calibration, material.observation, rung.name, thorough)

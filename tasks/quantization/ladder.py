@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.quantization.recipes import RECIPES, Recipe, find_recipe
+from tasks.quantization.recipes import RECIPES, Recipe, Rounding, find_recipe
 from tasks.quantization.targets import expressible
 from tasks.records import Action, GateResult
 
@@ -12,9 +12,12 @@ Search = Literal["first", "full"]
 
 FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
 FROM_TRAFFIC = ("int8-smooth", "int8-mixed-2", "int8-mixed-4", "int8-mixed-6", "int8-mixed-8")
+TRAINED = ("int8-trained",)
 SHORTER_FLOATS = ("int8-weights", "fp8", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
 FALLBACK = "full-precision"
+UNWRITTEN = frozenset({Rounding.TRAINED})
+"""Roundings that `assemble` does not make yet: a rung of theirs would be another one under a wrong name."""
 ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
 """Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
@@ -44,9 +47,15 @@ def climb(
     if action is Action.FALLBACK:
         return (RECIPES[FALLBACK],)
     start = FROM_CHAMPION if has_quantized_champion else ()
-    names = (*start, *(ONLY_IN_FULL if search == "full" else ()), *FROM_TRAFFIC, *SHORTER_FLOATS)
-    rungs = expressible([RECIPES[name] for name in names], targets)
-    return (*(rung for rung in rungs if rung.high_precision_sites < sites), RECIPES[FALLBACK])
+    names = (*start, *(ONLY_IN_FULL if search == "full" else ()), *FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+    able = [RECIPES[name] for name in names if RECIPES[name].rounding not in UNWRITTEN]
+    rungs = (rung for rung in expressible(able, targets) if rung.high_precision_sites < sites)
+    return (*rungs, RECIPES[FALLBACK])
+
+
+def chooses_sites(recipe: Recipe) -> bool:
+    """Whether the recipe treats the most sensitive sites differently, and so has to know which these are."""
+    return recipe.high_precision_sites > 0 or recipe.rounding is Rounding.TRAINED
 
 
 def climbs_past_cost(recipe: Recipe) -> bool:

@@ -67,6 +67,15 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> 
     assert "killed" in closed[0].reason
 
 
+def test_the_rungs_of_both_runs_shared_one_measurement_of_sensitivity(digits: Settings) -> None:
+    from tasks.quantization.sensitivity import parse_losses
+
+    (key,) = digits.store().list("sensitivities/digits/")
+    losses = parse_losses(digits.store().get(key), where=key)
+    assert len(losses.parts) == 4
+    assert losses.together > 0
+
+
 def test_the_cheapest_rung_that_passed_was_promoted(digits: Settings) -> None:
     from mlflow.tracking import MlflowClient
 
