@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ app.add_typer(traffic_app, name="traffic")
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model, such as minilm.")]
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
+Search = Literal["first", "full"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -129,6 +130,9 @@ def requantize(
     recipe: Annotated[str | None, typer.Option(help="One recipe; left out, the ladder is climbed.")] = None,
     reason: Reason = "asked for by hand",
     require_approval: Annotated[bool, typer.Option(help="Let a passing candidate wait for a person.")] = False,
+    search: Annotated[
+        Search, typer.Option(help="first: stop at the first rung that passes; full: measure all, promote the cheapest.")
+    ] = "first",
     as_json: Json = False,
 ) -> None:
     """Build, judge and promote a candidate for the newest traffic."""
@@ -137,7 +141,7 @@ def requantize(
     with printing.orchestrated(model, quiet=as_json):
         from flows.requantize import requantize
 
-        outcome = requantize(model, recipe=recipe, reason=reason, require_approval=require_approval)
+        outcome = requantize(model, recipe=recipe, reason=reason, require_approval=require_approval, search=search)
     printing.emit(outcome, as_json, printing.outcome)
     if outcome.refused:
         raise typer.Exit(1)

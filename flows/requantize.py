@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
+from flows.climbing import Climbed, Material, chosen, climb_ladder, figures, limits, passes
 from flows.measures import write_measures
 from flows.outcomes import Outcome, Rung, Status
 from flows.progress import Progress
@@ -14,14 +17,12 @@ from infra.settings import settings
 from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
 from tasks.quantization import steps as quantization
-from tasks.quantization.ladder import climb
-from tasks.quantization.recipes import Recipe, find_recipe
-from tasks.records import Action, CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
+from tasks.quantization.ladder import Search, climb
+from tasks.quantization.recipes import find_recipe
+from tasks.quantization.targets import require_expressible
+from tasks.records import Action, ReleaseRef, SampleRef
 from tasks.sampling import steps as sampling
-from tasks.validation import steps as validation
 from tasks.validation.report import to_markdown
-
-COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
 
 
 @flow(name="requantize", flow_run_name="requantize-{model}", validate_parameters=True)
@@ -33,6 +34,7 @@ def requantize(
     window: str | None = None,
     action: Action = Action.RECALIBRATE,
     actor: str | None = None,
+    search: Literal["first", "full"] = "first",
 ) -> Outcome:
     """Build, judge and promote a candidate for the traffic at hand.
 
@@ -44,10 +46,12 @@ def requantize(
         window: Key of a stored traffic sample; empty samples the current window.
         action: Why it runs: recalibrate, or fallback for safety.
         actor: Who asked; empty is the user of the process.
+        search: Promote the first rung that passes, or measure all of them and promote the cheapest that passes.
     """
     actor = actor or settings().actor
     if recipe is not None:
-        find_recipe(recipe)  # a misspelt one is refused before anything is written
+        # A misspelt one, or one that a target cannot express, is refused before anything is sampled or written.
+        require_expressible(find_recipe(recipe), open_model(model).spec.targets)
     progress = Progress(f"re-quantize {model}")
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
     if sample is None:
@@ -58,7 +62,7 @@ def requantize(
         text = f"{model}: another run already acts on this window"
         return _ended(progress, Outcome(model, Status.ALREADY_DONE, text))
     try:
-        outcome = _build(model, sample, recipe, reason, require_approval, action, actor, progress)
+        outcome = _build(model, sample, recipe, reason, require_approval, action, actor, progress, search)
     except BaseException as exc:
         promotion.finish(model, sample.digest, run, actor, f"failed: {exc}", failed=True)
         raise
@@ -80,6 +84,7 @@ def _build(
     action: Action,
     actor: str,
     progress: Progress,
+    search: Search,
 ) -> Outcome:
     started = time.perf_counter()
     registered = open_model(model)
@@ -93,70 +98,41 @@ def _build(
         has_quantized_champion=quantization.is_quantized(champion),
         action=action,
         sites=len(registered.sites),
+        targets=registered.spec.targets,
+        search=search,
     )
-    rungs: list[Rung] = []
-    for index, rung in enumerate(ladder):
-        progress.step(f"rung {rung.name}: {rung.summary}", 0.2 + 0.6 * index / len(ladder))
-        candidate = quantization.write_graph(calibration, observation, rung.name, champion)
-        engines, reports = _judge(candidate, registered.spec.targets, sample.groups)
-        rungs.append(_rung(rung, reports))
-        if _passes(reports) or not _quality_failed(reports):
-            break  # more precision mends quality, never cost
-    write_measures(model, reports=reports, flow="requantize", seconds=time.perf_counter() - started)
+    material = Material(calibration, observation, champion, sample.groups)
+    climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)
+    measured = [figures(one, registered.spec) for one in climbed]
+    best = chosen(climbed, measured, search)
+    measured[best] = replace(measured[best], chosen=measured[best].passed)
+    quantization.record_ladder(
+        calibration, sample.digest, [one.candidate for one in climbed], measured, limits(registered.spec), reason
+    )
+    rungs, taken = [one.told for one in climbed], climbed[best]
+    write_measures(model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started)
     progress.step("releasing the candidate", 0.9)
-    release = promotion.release_candidate(candidate, engines, reports, f"{rung.name} on {sample.digest[:8]}")
-    _leave_artifact(model, rungs, release)
-    outcome = _conclude(model, release, rungs, champion, reason, require_approval, actor)
+    name = f"{taken.recipe.name} on {sample.digest[:8]}"
+    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name)
+    _leave_artifact(model, rungs, taken, release)
+    outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval, actor)
     write_measures(model)
     return outcome
-
-
-def _judge(
-    candidate: CandidateRef, targets: Sequence[str], served: Sequence[str]
-) -> tuple[list[EngineRef], list[GateReport]]:
-    """Executable targets first: an engine for a device elsewhere is built only for a graph that passed here."""
-    engines: list[EngineRef] = []
-    reports: list[GateReport] = []
-    for target in sorted(targets, key=lambda name: name != "onnxruntime-cpu"):
-        if any(report.verdict in (Verdict.FAILED, Verdict.ERROR) for report in reports):
-            break
-        engines.append(quantization.build_engine(candidate, target))
-        reports.append(validation.judge(candidate, engines[-1], served))
-    return engines, reports
-
-
-def _passes(reports: Sequence[GateReport]) -> bool:
-    """At least one target was executed and passed, and none said no; a target without its device is inconclusive."""
-    verdicts = {report.verdict for report in reports}
-    unknown = any(report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports)
-    return Verdict.PASSED in verdicts and not verdicts & {Verdict.FAILED, Verdict.ERROR} and not unknown
-
-
-def _quality_failed(reports: Sequence[GateReport]) -> bool:
-    return any(gate.metric not in COSTS for report in reports if _executed(report) for gate in report.refusals)
-
-
-def _executed(report: GateReport) -> bool:
-    return all(gate.metric != "execution" for gate in report.gates)
-
-
-def _rung(recipe: Recipe, reports: list[GateReport]) -> Rung:
-    refusals = [gate.reason for report in reports for gate in report.refusals if gate.metric != "execution"]
-    return Rung(recipe.name, tuple(reports), refusals[0] if refusals else "every gate passed")
 
 
 def _conclude(
     model: str,
     release: ReleaseRef,
     rungs: list[Rung],
+    taken: Climbed,
     champion: ReleaseRef | None,
     reason: str,
     require_approval: bool,
     actor: str,
 ) -> Outcome:
-    last, base = rungs[-1], champion.version if champion else None
+    last, base = taken.told, champion.version if champion else None
     where = {"model": model, "version": release.version, "release": release.digest, "rungs": tuple(rungs)}
-    if not _passes(last.reports):
+    if not passes(last.reports):
         gates = [gate.reason for report in last.reports for gate in report.refusals]
         text = f"{last.recipe} was refused: {last.reason}"
         promotion.record_refusal(release, actor, text, gates)
@@ -170,10 +146,10 @@ def _conclude(
     return Outcome(status=Status.PROMOTED, reason=text, **where)  # type: ignore[arg-type]
 
 
-def _leave_artifact(model: str, rungs: Sequence[Rung], release: ReleaseRef) -> None:
+def _leave_artifact(model: str, rungs: Sequence[Rung], taken: Climbed, release: ReleaseRef) -> None:
     lines = [f"# {model}, version {release.version}", "", "| rung | verdict | why |", "|---|---|---|"]
     for rung in rungs:
         verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in rung.reports)
         lines.append(f"| {rung.recipe} | {verdicts} | {rung.reason} |")
-    tables = "\n".join(to_markdown(report) for report in rungs[-1].reports)
+    tables = "\n".join(to_markdown(report) for report in taken.reports)
     create_markdown_artifact(key=f"gates-{model}", markdown="\n".join([*lines, "", tables]))

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound, Refused
+from infra.processes import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
 from tasks.promotion import journal, ledger
@@ -46,10 +47,10 @@ def acted_on(model: str, window: str) -> bool:
     """Whether a run finished, or still holds, a re-quantization for this window."""
     entries = journal.read(model)
     done = (one for one in entries if one.kind is Kind.FINISHED and one.details.get("window") == window)
-    return (
-        any(not one.details.get("failed") for one in done)
-        or ledger.open_intent(entries, window, datetime.now(UTC), LEASE) is not None
-    )
+    if any(not one.details.get("failed") for one in done):
+        return True
+    held = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
+    return held is not None and not is_gone(held.details.get("process"))
 
 
 @task(name="record-decision", cache_policy=NO_CACHE)
@@ -72,14 +73,20 @@ def record_decision(model: str, decision: Decision, actor: str) -> bool:
 
 @task(name="claim-window", cache_policy=NO_CACHE)
 def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
-    """Write the intent before acting; False when another live run already acts on this window."""
+    """Write the intent before acting; False when another live run already acts on this window.
+
+    The intent of a run whose process is certainly gone is closed first: what was killed may be continued at once.
+    """
+    while journal.commit(model, lambda entries: _burial(entries, window, actor)) is not None:
+        pass
 
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
         taken = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
         if taken is not None and taken.details.get("run") != run:
             return None
-        return body(Kind.INTENDED, actor=actor, reason=reason, details={"window": window, "run": run})
+        return body(Kind.INTENDED, actor=actor, reason=reason, details=details)
 
+    details: dict[str, Json] = {"window": window, "run": run, "process": identity()}
     return journal.commit(model, decide) is not None
 
 
@@ -246,6 +253,15 @@ def reconcile_model(model: str) -> Reconciliation:
     if found[0].outcome is not Outcome.IN_STEP or found[0].mark:
         journal.project(model)
     return found[0]
+
+
+def _burial(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
+    """The end of an intent whose process died, or None when nobody died on this window."""
+    held = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
+    if held is None or not is_gone(held.details.get("process")):
+        return None
+    details: dict[str, Json] = {"window": window, "run": held.details.get("run"), "failed": True}
+    return body(Kind.FINISHED, actor=actor, reason="failed: its process was killed", details=details)
 
 
 def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:

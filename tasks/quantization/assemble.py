@@ -30,13 +30,15 @@ def assemble(
     recipe: Recipe,
     choices: Mapping[str, Choice],
     kept: Collection[str],
+    *,
+    folding: bool = True,
 ) -> GraphPlan:
-    """The plan of one recipe; sites in `kept` stay in high precision."""
+    """The plan of one recipe; sites in `kept` stay in high precision; without folding the model stays as it is."""
     if recipe.weights.format in _SHORT:
         return GraphPlan(model, tuple(CastSite(site, recipe.weights.format) for site in sites), _tables(model, recipe))
     active = tuple(site for site in sites if site.name not in kept)
     factors = deployed_factors({site.name: choices[site.name] for site in active})
-    folded, done = fold(model, active, factors)
+    folded, done = fold(model, active, factors) if folding else (model, frozenset[str]())
     planned: list[QuantizedSite | CastSite] = [
         _planned(folded, site, recipe, choices[site.name], folded=site.name in done) for site in active
     ]

@@ -1,5 +1,6 @@
 """From one observation and one recipe to a graph's plan: the pure heart of a rung."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.observation.sites import Site, layer_weight
-from tasks.quantization import sensitivity
+from tasks.quantization import mixed, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.choose import Choice, choose
 from tasks.quantization.plan import GraphPlan
@@ -50,8 +51,12 @@ def derive(
     recipe: Recipe,
     deployed: Scales | None,
     tuned: Tuned | None = None,
+    losses: Mapping[str, float] | None = None,
 ) -> Derived:
     """The plan for every site that the recipe quantizes; `tuned` is given where a rung before found it.
+
+    `losses` are what each site alone costs the model's output, where that was measured; without them the sites are
+    ranked by their local errors.
 
     Raises `BadInput` when the calibration set was empty or held NaN, when a recipe that starts from the champion's
     graph has no champion that fits, and when a recipe would leave nothing quantized.
@@ -63,12 +68,13 @@ def derive(
     if not recipe.weights.format.is_scaled:
         plan = assemble(model, sites, observed, recipe, tuned.choices, ())
         return Derived(plan, names, tuned.ranking, 0.0, {})
-    kept = _kept(tuned.ranking, recipe, deployed or {})
+    ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
+    kept = _kept(model, sites, ranking, recipe, deployed or {}, losses)
     plan = assemble(model, sites, observed, recipe, tuned.choices, kept)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
-    share = sum(item.macs_share for item in tuned.ranking if item.site not in kept)
+    share = sum(item.macs_share for item in ranking if item.site not in kept)
     reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
-    return Derived(plan, kept, tuned.ranking, share, reference)
+    return Derived(plan, kept, ranking, share, reference)
 
 
 def tune(
@@ -125,11 +131,32 @@ def _require_champion(
             raise BadInput(f"the champion's scale of {name} does not fit this model's sites: use int8-smooth")
 
 
-def _kept(ranking: tuple[Sensitivity, ...], recipe: Recipe, deployed: Scales) -> tuple[str, ...]:
-    """A recalibration keeps the champion's placement; a mixed recipe keeps the most sensitive sites high."""
+def site_costs(
+    model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float]
+) -> tuple[mixed.SiteCost, ...]:
+    """Every site's loss and its weights: what high precision costs in size and, by position, in products."""
+    sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
+    return tuple(
+        mixed.SiteCost(site.name, losses[site.name], sum(sizes[layer.weight] for layer in site.layers))
+        for site in sites
+    )
+
+
+def _kept(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    ranking: tuple[Sensitivity, ...],
+    recipe: Recipe,
+    deployed: Scales,
+    losses: Mapping[str, float] | None,
+) -> tuple[str, ...]:
+    """A recalibration keeps the champion's placement; a mixed recipe is a point of the front of loss and cost."""
     if recipe.keeps_graph:
         return tuple(item.site for item in ranking if item.site not in deployed)
-    return tuple(item.site for item in ranking[: recipe.high_precision_sites])
+    if losses is None or not recipe.high_precision_sites:
+        return tuple(item.site for item in ranking[: recipe.high_precision_sites])
+    best = mixed.keep(mixed.front(site_costs(model, sites, losses)), recipe.high_precision_sites)
+    return tuple(item.site for item in ranking if item.site in best.kept)
 
 
 def _seen(observed: SiteObservation, quantizer: Quantizer) -> ExponentHistogram:

@@ -1,22 +1,31 @@
-"""How much each site's quantization costs, from the observation alone: no pass over the data.
+"""How much each site's quantization costs: measured on a switched graph, or from the observation alone.
 
-A local measure: what later layers make of an error is not in it. It separates sites of unlike cost (MiniLM without
-smoothing: Spearman 0.84 with quantizing one site after the other) better than like ones (with smoothing: 0.43, though
-the four worst sites are the same four).
+`measure` quantizes one part after the other and compares what the whole model returns. `rank` needs no pass over the
+data, and knows nothing of what later layers make of an error: `benchmarks/sensitivity.py` holds both against
+quantizing one site after the other in engines of their own.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.canonical import canonical
+from infra.engines.port import Arrays, Engine
+from infra.errors import BadInput
+from tasks.models.inputs import Inputs
+from tasks.models.scoring import cosine, finite_rows
+from tasks.models.spec import Task
 from tasks.observation.error import squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.sites import Site
 from tasks.quantization.choose import Choice, output_error
+from tasks.quantization.switches import INPUT, Part
 from tasks.quantization.weights import WeightScheme, quantize
+from tasks.records import Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,101 @@ class Sensitivity:
     site: str
     error: float  # squared output error / squared output; for convolutions, of input and weight instead
     macs_share: float  # of the multiply-accumulates per position of all sites
+    loss: float | None = None  # of the model's output when this site alone is quantized; None: not measured
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What quantizing one part at a time does to the model's output: mean loss a case, 0 is none."""
+
+    parts: Mapping[str, float]  # part -> loss, in the order of the switches
+    submodules: Mapping[str, str]  # part -> submodule, of the parts that are no sites
+    together: float  # all sites at once, nothing else
+    cases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One part of the network."""
+
+    name: str
+    loss: float  # summed over its parts, each quantized by itself
+    parts: int
+
+
+def measure(engine: Engine, inputs: Inputs, task: Task, parts: Sequence[Part], payloads: Sequence[Payload]) -> Losses:
+    """Run a switched graph over the payloads: once in full precision, once a part, once with all sites.
+
+    Raises `BadInput` when an output is not finite.
+    """
+    sites = np.array([part.submodule is None for part in parts])
+    settings = [np.zeros(len(parts), bool), *np.eye(len(parts), dtype=bool), sites]
+    outputs: list[list[NDArray[np.float32]]] = [[] for _ in settings]
+    for batch in inputs.batches(payloads):
+        for place, switches in enumerate(settings):
+            feeds: Arrays = {**batch.feeds, INPUT: switches}
+            outputs[place].append(engine.run(feeds)[inputs.output])
+    exact, *found = [np.concatenate(one) for one in outputs]
+    means = [float(output_loss(task, exact, one).mean()) for one in found]
+    names = [part.name for part in parts]
+    others = {part.name: part.submodule for part in parts if part.submodule is not None}
+    return Losses(dict(zip(names, means[:-1], strict=True)), others, means[-1], len(payloads))
+
+
+def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
+    """The losses of every submodule, most harmful first; `sites` are site -> submodule."""
+    groups: dict[str, list[float]] = {}
+    for part, loss in losses.parts.items():
+        groups.setdefault({**sites, **losses.submodules}[part], []).append(loss)
+    found = [Group(name, sum(each), len(each)) for name, each in groups.items()]
+    return tuple(sorted(found, key=lambda group: (-group.loss, group.name)))
+
+
+def dump_losses(losses: Losses) -> bytes:
+    """The JSON document."""
+    return canonical({"version": 1, **asdict(losses)})
+
+
+def parse_losses(data: bytes, *, where: str) -> Losses:
+    """Read the document; raises `BadInput` when it is not one."""
+    try:
+        document = json.loads(data)
+        if document.pop("version") != 1:
+            raise BadInput(f"{where} is of another version: delete it, and it is measured again")
+        return Losses(**document)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise BadInput(f"{where} holds no measured losses ({exc!r}): delete it, and it is measured again") from exc
+
+
+def output_loss(task: Task, exact: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far each output is from full precision's: [N, D], [N, D] -> [N], 0 is none.
+
+    Embeddings: 1 - cosine. Logits: the divergence KL(exact || found) of their softmax in nats, because agreement of
+    the largest class is 1 for nearly every case and ranks nothing.
+    """
+    if task is Task.TEXT_EMBEDDING:
+        return 1.0 - cosine(exact, found)
+    before, after = (_log_softmax(finite_rows(side, "measured")) for side in (exact, found))
+    divergence: NDArray[np.float64] = (np.exp(before) * (before - after)).sum(axis=1)
+    return np.maximum(divergence, 0.0)
+
+
+def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tuple[Sensitivity, ...]:
+    """The ranking by measured losses, most sensitive first; equal ones by the local error."""
+    found = [replace(item, loss=losses[item.site]) for item in ranking]
+    return tuple(sorted(found, key=lambda item: (-losses[item.site], -item.error, item.site)))
+
+
+def spread(payloads: Sequence[Payload], count: int) -> tuple[Payload, ...]:
+    """So many payloads, evenly from the whole sequence: the same ones every time."""
+    if len(payloads) <= count:
+        return tuple(payloads)
+    return tuple(payloads[int(place)] for place in np.linspace(0, len(payloads) - 1, count))
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def rank(

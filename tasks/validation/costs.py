@@ -39,9 +39,14 @@ def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
     """The three binding gates `latency-ratio`, `size-ratio` and `peak-memory-ratio`."""
     return (
         latency_gate(costs.latency, budgets.latency_ratio),
-        _pair_gate("size-ratio", costs.size, budgets.size_ratio),
+        size_gate(costs.size, budgets),
         _pair_gate("peak-memory-ratio", costs.peak_memory, budgets.peak_memory_ratio),
     )
+
+
+def size_gate(size: Pair | None, budgets: Budgets) -> GateResult:
+    """The gate that needs no measurement."""
+    return _pair_gate("size-ratio", size, budgets.size_ratio)
 
 
 def latency_gate(latency: PairedLatency | None, budget: float) -> GateResult:

@@ -16,6 +16,9 @@ from tasks.records import GateReport, GateResult, Interval, Verdict
 _ORDER = (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
 
 
+_OF_THE_MACHINE = frozenset({"latency-ratio", "peak-memory-ratio"})
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +44,15 @@ def from_json(text: str | bytes) -> GateReport:
             "write it with tasks.validation.report.to_json"
         ) from exc
     return GateReport(document.target, document.gates)
+
+
+def is_settled(report: GateReport) -> bool:
+    """Whether judging again would say the same: it passed, or failed by more than a timing.
+
+    A machine that is busy today may make a latency or a memory figure fail that passes tomorrow.
+    """
+    failed = {gate.metric for gate in report.refusals if gate.verdict is Verdict.FAILED}
+    return report.verdict is Verdict.PASSED or (report.verdict is Verdict.FAILED and bool(failed - _OF_THE_MACHINE))
 
 
 def to_markdown(report: GateReport) -> str:

@@ -6,9 +6,19 @@ import pytest
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file
 
-from benchmarks import drift_to_quality, fidelity, latency, observation, pairs, peers, recalibration, subject
+from benchmarks import (
+    drift_to_quality,
+    fidelity,
+    latency,
+    observation,
+    pairs,
+    peers,
+    recalibration,
+    sensitivity,
+    subject,
+)
 from benchmarks.__main__ import main
-from benchmarks.int8_work import quantized_share
+from benchmarks.int8_work import int8_share
 from benchmarks.peers import OURS, TENSORRT_BEST
 from benchmarks.subject import Subject
 
@@ -61,7 +71,7 @@ def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_fai
 
 
 def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
-    assert quantized_share(digits.source, 1) == 0
+    assert int8_share(digits.source, 1) == 0
 
 
 def test_latency_times_every_engine_that_loads(digits: Subject) -> None:
@@ -84,6 +94,15 @@ def test_observation_compares_passes_and_reductions(digits: Subject) -> None:
     table = observation.compare(digits, (4, 16), rounds=2)
     assert [row.name for row in table.rows[:2]] == [observation.PLAIN, observation.OBSERVED]
     assert all(row.ratio > 0 for row in table.rows)
+
+
+def test_every_ranking_is_held_against_one_engine_a_site(digits: Subject) -> None:
+    table = sensitivity.compare(digits, ("int8-max",))
+    rows = {row.name: row for row in table.rows}
+    assert rows[sensitivity.EXHAUSTIVE].correlation == pytest.approx(1)
+    assert rows[sensitivity.MEASURED].runs == len(digits.sites) + 2
+    assert rows[sensitivity.LOCAL].passes is None
+    assert "convolutions" in table.notes[1]
 
 
 def test_exposure_drift_is_measured_for_three_models_at_every_exposure(digits: Subject) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.requantize import _passes, _quality_failed
+from flows.climbing import passes, quality_failed
 from tasks.records import GateReport, GateResult, Interval, Verdict
 from tasks.validation.gates import unexecuted
 
@@ -19,25 +19,25 @@ ABSENT = unexecuted("tensorrt-rtx", "no device")
 
 
 def test_one_executed_target_that_passed_is_enough_beside_an_absent_device() -> None:
-    assert _passes([report(gate("cosine", Verdict.PASSED)), ABSENT])
+    assert passes([report(gate("cosine", Verdict.PASSED)), ABSENT])
 
 
 def test_an_absent_device_alone_promotes_nothing() -> None:
-    assert not _passes([ABSENT])
-    assert not _passes([])
+    assert not passes([ABSENT])
+    assert not passes([])
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.ERROR])
 def test_any_executed_target_that_did_not_pass_refuses(verdict: Verdict) -> None:
     passed = report(gate("cosine", Verdict.PASSED))
-    assert not _passes([passed, report(gate("cosine", verdict), target="tensorrt")])
+    assert not passes([passed, report(gate("cosine", verdict), target="tensorrt")])
 
 
 @pytest.mark.parametrize("metric", ["latency-ratio", "size-ratio", "peak-memory-ratio"])
 def test_cost_alone_does_not_make_the_ladder_climb(metric: str) -> None:
-    assert not _quality_failed([report(gate("cosine", Verdict.PASSED), gate(metric, Verdict.FAILED)), ABSENT])
+    assert not quality_failed([report(gate("cosine", Verdict.PASSED), gate(metric, Verdict.FAILED)), ABSENT])
 
 
 @pytest.mark.parametrize("metric", ["cosine", "safety-flips", "outputs"])
 def test_quality_and_safety_do(metric: str) -> None:
-    assert _quality_failed([report(gate(metric, Verdict.FAILED))])
+    assert quality_failed([report(gate(metric, Verdict.FAILED))])

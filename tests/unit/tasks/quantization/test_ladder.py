@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
 from infra.errors import BadInput
-from tasks.quantization.ladder import climb
+from tasks.quantization.ladder import UNWRITTEN, Search, climb, climbs_past_cost, is_hopeless
 from tasks.quantization.recipes import RECIPES, Smoothing, find_recipe
-from tasks.records import Action
+from tasks.quantization.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
+from tasks.records import Action, GateResult, Interval, Verdict
 
 
-def names(*, recipe: str | None = None, champion: bool = True, action: Action = Action.RECALIBRATE, sites: int = 24):  # type: ignore[no-untyped-def]
-    return [rung.name for rung in climb(recipe=recipe, has_quantized_champion=champion, action=action, sites=sites)]
+def names(
+    *,
+    recipe: str | None = None,
+    champion: bool = True,
+    action: Action = Action.RECALIBRATE,
+    sites: int = 24,
+    targets: Sequence[str] = (ONNXRUNTIME, TENSORRT_RTX),
+    search: Search = "first",
+) -> list[str]:
+    rungs = climb(
+        recipe=recipe,
+        has_quantized_champion=champion,
+        action=action,
+        sites=sites,
+        targets=targets,
+        search=search,
+    )
+    return [rung.name for rung in rungs]
 
 
 def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
@@ -23,19 +41,43 @@ def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
 
 
 def test_each_further_rung_keeps_more_in_high_precision() -> None:
-    kept = [RECIPES[name].high_precision_sites for name in names()[2:-1]]
+    found = names()
+    kept = [RECIPES[name].high_precision_sites for name in found[2 : found.index("int8-weights")]]
     assert kept == sorted(set(kept))
 
 
 def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
-    found = climb(recipe=None, has_quantized_champion=False, action=Action.RECALIBRATE, sites=24)
-    assert all(rung.smoothing is not Smoothing.DEPLOYED for rung in found)
-    assert found[0].name == "int8-smooth"
+    found = names(champion=False)
+    assert all(RECIPES[name].smoothing is not Smoothing.DEPLOYED for name in found)
+    assert found[0] == "int8-smooth"
 
 
 def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
-    assert names(champion=False, sites=4) == ["int8-smooth", "int8-mixed-2", "full-precision"]
-    assert names(champion=False, sites=1) == ["int8-smooth", "full-precision"]
+    floats = ["int8-weights", "fp8", "fp16", "full-precision"]
+    assert names(champion=False, sites=4) == ["int8-smooth", "int8-mixed-2", *floats]
+    assert names(champion=False, sites=1) == ["int8-smooth", *floats]
+
+
+def test_a_full_search_measures_every_rung_of_the_way_up_and_more() -> None:
+    more = names(search="full")
+    assert set(names()) < set(more)
+    assert len(set(more)) == len(more)
+    assert more[-1] == "full-precision"
+
+
+@pytest.mark.parametrize("search", ["first", "full"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_rung_asks_for_what_a_target_cannot_express(search: Search, target: str) -> None:
+    assert all(why_not(RECIPES[name], target) is None for name in names(targets=[target], search=search))
+
+
+@pytest.mark.parametrize("search", ["first", "full"])
+def test_no_rung_is_another_one_under_a_wrong_name(search: Search) -> None:
+    assert all(RECIPES[name].rounding not in UNWRITTEN for name in names(search=search))
+
+
+def test_only_the_shorter_floats_may_be_passed_by_when_they_cost_too_much() -> None:
+    assert [name for name in names() if climbs_past_cost(RECIPES[name])] == ["int8-weights", "fp8", "fp16"]
 
 
 @pytest.mark.parametrize("action", [Action.RECALIBRATE, Action.FALLBACK])
@@ -62,3 +104,20 @@ def test_every_recipe_is_found_by_its_own_name_and_documents_itself(name: str) -
 
 def test_only_the_fallback_does_not_quantize() -> None:
     assert [name for name, recipe in RECIPES.items() if not recipe.quantized] == ["full-precision"]
+
+
+def refusal(metric: str, value: float, budget: float) -> GateResult:
+    estimate = Interval(value, value, value)
+    return GateResult(metric, "all", True, Verdict.FAILED, estimate, budget, "at least", 20, "because")
+
+
+def test_a_rung_whose_predicted_loss_is_far_over_the_budget_is_not_worth_an_engine() -> None:
+    refusals = [refusal("cosine", 0.97, 0.99)]  # loses 0.03, and may lose 0.01
+    assert is_hopeless(refusals, left=0.7)
+    assert not is_hopeless(refusals, left=0.6)  # 0.018: close enough to be measured
+    assert not is_hopeless(refusals, left=0.3)
+
+
+def test_what_is_no_loss_predicts_nothing() -> None:
+    assert not is_hopeless([refusal("safety-flips", 12, 3)], left=1.0)
+    assert not is_hopeless([], left=1.0)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from infra.errors import BadInput
+from tasks.models.spec import Task
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.scales import Quantizer, Scales
 from tasks.observation.sites import Site, layer_weight
@@ -16,7 +18,15 @@ from tasks.quantization.assemble import from_scales
 from tasks.quantization.choose import Choice
 from tasks.quantization.derive import derive
 from tasks.quantization.recipes import find_recipe
-from tasks.quantization.sensitivity import rank
+from tasks.quantization.sensitivity import (
+    Losses,
+    by_submodule,
+    dump_losses,
+    output_loss,
+    parse_losses,
+    rank,
+    spread,
+)
 from tasks.quantization.weights import WeightScheme
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
@@ -79,3 +89,45 @@ def test_a_convolutions_cost_is_near_the_true_error_of_its_output() -> None:
     true = one_at_a_time(model, sites, scales, x)["conv"] / float(np.square(exact).sum())
     assert convolution_error(scales["conv"].amax) == pytest.approx(true, rel=0.3)
     assert observed["conv"].histogram == ExponentHistogram.of(x)
+
+
+def test_logits_that_agree_in_their_class_still_differ_in_loss() -> None:
+    exact = np.array([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]], np.float32)
+    near, far = exact + np.float32(0.01) * np.eye(2, 3, dtype=np.float32), exact * np.float32(0.5)
+    losses = [output_loss(Task.IMAGE_CLASSIFICATION, exact, one).mean() for one in (exact, near, far)]
+    assert losses[0] == pytest.approx(0, abs=1e-12)
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_an_embeddings_loss_is_what_its_cosine_lacks() -> None:
+    exact, found = np.array([[1.0, 0.0]], np.float32), np.array([[1.0, 1.0]], np.float32)
+    assert output_loss(Task.TEXT_EMBEDDING, exact, found)[0] == pytest.approx(1 - 0.5**0.5)
+
+
+def test_measured_losses_survive_their_document() -> None:
+    losses = Losses({"a": 0.25, "norms": 0.5}, {"norms": "norms"}, 0.3, 24)
+    assert parse_losses(dump_losses(losses), where="there") == losses
+    with pytest.raises(BadInput, match="there"):
+        parse_losses(b"[]", where="there")
+
+
+def test_submodules_add_up_their_parts() -> None:
+    losses = Losses({"a": 0.25, "b": 0.5, "n": 0.1}, {"n": "norms"}, 0.8, 24)
+    groups = by_submodule(losses, {"a": "feed-forward", "b": "feed-forward"})
+    assert [(group.name, group.loss, group.parts) for group in groups] == [("feed-forward", 0.75, 2), ("norms", 0.1, 1)]
+
+
+def test_a_sequence_is_thinned_evenly_and_the_same_way_every_time() -> None:
+    texts = [str(place) for place in range(100)]
+    assert spread(texts, 5) == ("0", "24", "49", "74", "99")
+    assert spread(texts[:3], 5) == ("0", "1", "2")
+
+
+def test_a_mixed_recipe_keeps_what_the_measured_losses_say() -> None:
+    model = graphs.encoder(16)
+    sites, observed = observe(model, np.random.default_rng(0).standard_normal((4, 5, 16)).astype(np.float32))
+    worst = sites[-1].name
+    losses = {site.name: 1.0 if site.name == worst else 0.001 for site in sites}
+    derived = derive(model, sites, observed, find_recipe("int8-mixed-1"), None, losses=losses)
+    assert derived.kept_high == (worst,)
+    assert derived.ranking[0].loss == 1.0

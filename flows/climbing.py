@@ -1,0 +1,162 @@
+"""The ladder at work: build and judge one rung after the other, and say which to promote."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from flows.outcomes import Rung
+from flows.progress import Progress
+from tasks.models.spec import ModelSpec
+from tasks.quantization import steps as quantization
+from tasks.quantization.front import Limits, RungFigures, cheapest
+from tasks.quantization.ladder import Search, chooses_sites, climbs_past_cost, is_hopeless
+from tasks.quantization.recipes import Recipe
+from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
+from tasks.validation import steps as validation
+from tasks.validation.report import to_metrics
+
+COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
+
+
+@dataclass(frozen=True, slots=True)
+class Climbed:
+    """One rung that was built and judged."""
+
+    recipe: Recipe
+    candidate: CandidateRef
+    engines: tuple[EngineRef, ...]
+    reports: tuple[GateReport, ...]
+
+    @property
+    def told(self) -> Rung:
+        """As an outcome shows it."""
+        refusals = [gate.reason for report in self.reports for gate in report.refusals if gate.metric != "execution"]
+        return Rung(self.recipe.name, self.reports, refusals[0] if refusals else "every gate passed")
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What every rung starts from."""
+
+    calibration: SampleRef
+    observation: str
+    champion: ReleaseRef | None
+    served: tuple[str, ...]  # groups of the traffic
+
+
+def climb_ladder(
+    material: Material, ladder: Sequence[Recipe], targets: Sequence[str], search: Search, progress: Progress
+) -> list[Climbed]:
+    """Every rung up to the first that passes, or all of them.
+
+    A first search also ends at a rung that was good enough and too dear: more precision mends quality, never cost.
+    """
+    climbed: list[Climbed] = []
+    for index, rung in enumerate(ladder):
+        share = 0.2 + 0.6 * index / len(ladder)
+        losses = _losses(material, rung, progress, share, thorough=search == "full")
+        if search == "first" and climbed and losses and _is_hopeless(climbed[-1], rung, losses):
+            progress.step(f"rung {rung.name} is passed by: its predicted loss is over the budget", share)
+            continue
+        progress.step(f"rung {rung.name}: {rung.summary}", share)
+        climbed.append(_measured(material, rung, targets, losses, thorough=search == "full"))
+        if search == "first" and _ends(rung, climbed[-1].reports):
+            break
+    return climbed
+
+
+def chosen(climbed: Sequence[Climbed], figures: Sequence[RungFigures], search: Search) -> int:
+    """Which rung to release: the last of a first search; of a full one the cheapest that passed, else the last."""
+    best = cheapest(figures) if search == "full" else None
+    return len(climbed) - 1 if best is None else best
+
+
+def figures(one: Climbed, spec: ModelSpec) -> RungFigures:
+    """What is logged and plotted of a rung; its loss is the spec's first quality metric over all cases."""
+    rule = spec.budgets.quality[0]
+    value = _estimate(one.reports, rule.metric)
+    loss = None if value is None else value if rule.at_least is None else 1 - value
+    metrics = {name: number for report in one.reports for name, number in to_metrics(report).items()}
+    size, latency, memory = (_estimate(one.reports, f"{kind}-ratio") for kind in ("size", "latency", "peak-memory"))
+    return RungFigures(
+        one.recipe.name, passes(one.reports), False, one.told.reason, loss, size, latency, memory, metrics
+    )
+
+
+def limits(spec: ModelSpec) -> Limits:
+    """What the spec allows, on the same axes."""
+    rule, budgets = spec.budgets.quality[0], spec.budgets
+    if rule.at_least is not None:
+        return Limits(f"1 - {rule.metric}", 1 - rule.at_least, budgets.size_ratio, budgets.latency_ratio)
+    return Limits(rule.metric, rule.at_most or 0.0, budgets.size_ratio, budgets.latency_ratio)
+
+
+def passes(reports: Sequence[GateReport]) -> bool:
+    """At least one target was executed and passed, and none said no; a target without its device is inconclusive."""
+    verdicts = {report.verdict for report in reports}
+    unknown = any(report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports)
+    return Verdict.PASSED in verdicts and not verdicts & {Verdict.FAILED, Verdict.ERROR} and not unknown
+
+
+def quality_failed(reports: Sequence[GateReport]) -> bool:
+    """Whether an executed target refused for anything but cost."""
+    return any(gate.metric not in COSTS for report in reports if _executed(report) for gate in report.refusals)
+
+
+def _ends(rung: Recipe, reports: Sequence[GateReport]) -> bool:
+    return passes(reports) or not (quality_failed(reports) or climbs_past_cost(rung))
+
+
+def _losses(material: Material, rung: Recipe, progress: Progress, share: float, *, thorough: bool) -> str | None:
+    """Only what chooses its sites needs to know how sensitive they are."""
+    if not chooses_sites(rung):
+        return None
+    progress.step("measuring the sites' sensitivity", share)
+    return quantization.measure_sensitivity(material.calibration, material.observation, rung.name, thorough)
+
+
+def _is_hopeless(before: Climbed, rung: Recipe, losses: str) -> bool:
+    """Whether the rung before, of which this one is a milder form, lost too much for this one to pass."""
+    if _family(rung) != _family(before.recipe):
+        return False
+    model = before.candidate.model
+    now, then = (quantization.loss_left(model, losses, name) for name in (rung.name, before.recipe.name))
+    refusals = [gate for report in before.reports if _executed(report) for gate in report.refusals]
+    return is_hopeless(refusals, now / then if then else 1.0)
+
+
+def _family(recipe: Recipe) -> Recipe:
+    return replace(recipe, name="", summary="", high_precision_sites=0)
+
+
+def _measured(
+    material: Material, rung: Recipe, targets: Sequence[str], losses: str | None, *, thorough: bool
+) -> Climbed:
+    """Build and judge one rung."""
+    candidate = quantization.write_graph(
+        material.calibration, material.observation, rung.name, material.champion, losses
+    )
+    engines: list[EngineRef] = []
+    reports: list[GateReport] = []
+    # Executable targets first: an engine for a device elsewhere is built only for a graph that passed here.
+    for target in sorted(targets, key=lambda name: name != "onnxruntime-cpu"):
+        if any(report.verdict in (Verdict.FAILED, Verdict.ERROR) for report in reports):
+            break
+        engines.append(quantization.build_engine(candidate, target))
+        reports.append(validation.judge(candidate, engines[-1], material.served, thorough))
+    return Climbed(rung, candidate, tuple(engines), tuple(reports))
+
+
+def _executed(report: GateReport) -> bool:
+    return all(gate.metric != "execution" for gate in report.gates)
+
+
+def _estimate(reports: Sequence[GateReport], metric: str) -> float | None:
+    return next(_estimates(reports, metric), None)
+
+
+def _estimates(reports: Sequence[GateReport], metric: str) -> Iterator[float]:
+    """Over all cases first, then by group."""
+    gates = [gate for report in reports for gate in report.gates if gate.metric == metric and gate.estimate]
+    for gate in sorted(gates, key=lambda gate: gate.group != "all"):
+        if gate.estimate is not None:
+            yield gate.estimate.value

@@ -1,0 +1,75 @@
+"""What a climb makes of its rungs' reports: figures, the end of a search, and the choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.climbing import Climbed, _ends, chosen, figures, limits
+from tasks.models.spec import load_spec
+from tasks.quantization.front import RungFigures
+from tasks.quantization.recipes import find_recipe
+from tasks.records import CandidateRef, GateReport, GateResult, Interval, Verdict
+from tasks.validation.report import is_settled
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+SPEC = load_spec(EXAMPLES / "minilm" / "model.yaml")
+
+
+def gate(metric: str, value: float, verdict: Verdict = Verdict.PASSED, group: str = "all") -> GateResult:
+    return GateResult(metric, group, True, verdict, Interval(value, value, value), 1.0, "at least", 20, "because")
+
+
+def climbed(recipe: str, *gates: GateResult) -> Climbed:
+    candidate = CandidateRef("minilm", "c", recipe, "d", (), 1.0)
+    return Climbed(find_recipe(recipe), candidate, (), (GateReport("onnxruntime-cpu", gates),))
+
+
+GOOD = (gate("cosine", 0.995), gate("latency-ratio", 0.6), gate("size-ratio", 0.5), gate("peak-memory-ratio", 0.7))
+
+
+def test_a_rungs_loss_is_what_the_first_metric_lacks_over_all_cases() -> None:
+    found = figures(climbed("int8-smooth", gate("cosine", 0.9, group="language=ja"), *GOOD), SPEC)
+    assert found.loss == pytest.approx(0.005)
+    assert (found.size, found.latency, found.peak_memory) == (0.5, 0.6, 0.7)
+    assert found.passed
+    assert found.metrics["onnxruntime-cpu/cosine.language.ja"] == 0.9
+
+
+def test_a_rung_that_could_not_be_judged_has_no_figures() -> None:
+    found = figures(climbed("int8-smooth"), SPEC)
+    assert (found.loss, found.size, found.latency, found.passed) == (None, None, None, False)
+
+
+def test_the_limits_are_the_specs_budgets_on_the_same_axes() -> None:
+    assert limits(SPEC).loss == "1 - cosine"
+    assert limits(SPEC).loss_budget == pytest.approx(0.008)
+    assert limits(load_spec(EXAMPLES / "digits" / "model.yaml")).loss_budget >= 0
+
+
+def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_the_shorter_floats() -> None:
+    dear = (gate("cosine", 0.995), gate("latency-ratio", 1.4, Verdict.FAILED))
+    assert _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *dear).reports)
+    assert not _ends(find_recipe("int8-weights"), climbed("int8-weights", *dear).reports)
+    bad = (gate("cosine", 0.9, Verdict.FAILED),)
+    assert not _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *bad).reports)
+
+
+def test_a_first_search_takes_its_last_rung_and_a_full_one_the_cheapest_that_passed() -> None:
+    rungs = [climbed("int8-smooth", *GOOD), climbed("int8-mixed-4", *GOOD), climbed("full-precision", *GOOD)]
+    speeds = (0.5, 0.4, 1.0)
+    measured = [
+        RungFigures(one.recipe.name, True, False, "", 0.0, 0.5, speed, None, {})
+        for one, speed in zip(rungs, speeds, strict=True)
+    ]
+    assert chosen(rungs, measured, "first") == 2
+    assert chosen(rungs, measured, "full") == 1
+
+
+def test_a_verdict_that_a_busy_machine_may_have_made_is_not_kept() -> None:
+    slow = GateReport("onnxruntime-cpu", (gate("cosine", 0.99), gate("latency-ratio", 2.0, Verdict.FAILED)))
+    unknown = GateReport("onnxruntime-cpu", (gate("latency-ratio", 2.0, Verdict.INCONCLUSIVE),))
+    bad = GateReport("onnxruntime-cpu", (gate("cosine", 0.9, Verdict.FAILED), gate("latency-ratio", 1, Verdict.FAILED)))
+    assert [is_settled(one) for one in (slow, unknown, bad)] == [False, False, True]
+    assert is_settled(GateReport("onnxruntime-cpu", GOOD))
