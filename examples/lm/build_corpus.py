@@ -1,13 +1,11 @@
-"""Build the polyglot example's corpus and golden set: shipped MiniLM texts, more of the standard library, and suites.
+"""Build the polyglot example's corpus and golden set out of the MiniLM example's texts and the suites.
 
     python -m examples.lm.build_corpus
 
-The same interpreter version gives the same bytes. No model takes part.
+The same MiniLM files give the same bytes. No model takes part.
 """
 
 import argparse
-import platform
-import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,12 +16,10 @@ import pyarrow.parquet as pq
 
 from examples.lm import suites
 from examples.lm.suites import Example
-from examples.minilm.stdlib_text import docstrings, functions
 from examples.rows import CorpusRow, GoldenCase, Payload, fingerprint, write
 
 HERE = Path(__file__).parent
 MINILM = HERE.parent / "minilm"
-MORE_FUNCTIONS, MORE_DOCSTRINGS = 3000, 2000
 PLAIN_CASES = 30
 SUITE_ROWS = {"traffic": 700, "calibration": 250}
 GOLDEN_SUITES = {"qa": 160, "dialogue": 80, "coding": 80, "safety": 80, "summary": 80}
@@ -40,24 +36,17 @@ class Text:
 
 
 def texts() -> list[Text]:
-    """Every text once: the MiniLM example's, then more functions and docstrings of the standard library."""
+    """Every text of the MiniLM example once; its own split does not matter here."""
     found = [
         Text(row["text"], row["domain"], row["language"])
         for name in ("traffic", "calibration", "golden")
         for row in pq.read_table(MINILM / f"{name}.parquet").to_pylist()
         if row.get("kind", "plain") == "plain"
     ]
-    found += [Text(text, "code", "en") for text in _sample((one.text for one in functions()), MORE_FUNCTIONS)]
-    found += [Text(text, "docstrings", "en") for text in _sample((one.text for one in docstrings()), MORE_DOCSTRINGS)]
     unique: dict[str, Text] = {}
     for text in found:
         unique.setdefault(fingerprint(text.text), text)
     return list(unique.values())
-
-
-def _sample(found: Iterable[str], at_most: int) -> list[str]:
-    unique = {fingerprint(text): text for text in found}
-    return [unique[key] for key in sorted(unique, key=lambda key: fingerprint(f"polyglot {key}"))[:at_most]]
 
 
 def summaries(gathered: Iterable[Text], split: str) -> list[Example]:
@@ -124,27 +113,18 @@ def _suite_case(example: Example) -> GoldenCase:
     )
 
 
-def licences() -> str:
-    """Compose the LICENSES file."""
-    python = platform.python_version()
-    psf = (Path(sysconfig.get_path("stdlib")) / "LICENSE.txt").read_text(encoding="utf-8")
-    return f"""Sources of train.parquet, traffic.parquet, calibration.parquet and golden.parquet
+LICENCES = """Sources of train.parquet, traffic.parquet, calibration.parquet and golden.parquet
 ===============================================================================
 
-docs, interface   texts of ../minilm/*.parquet, whose sources and licences ../minilm/LICENSES names: the Python
-                  Software Foundation License Version 2, and the BSD licences of Django, Wagtail and Sphinx.
-code, docstrings  the same, and more functions and docstrings of the standard library of Python {python}: Python
-                  Software Foundation License Version 2, below.
-summary           first sentences of the docs and docstrings above: same licence.
-qa, dialogue,     written for Requant (suites.py; guardrail requests by ../minilm/safety_texts.py): Apache License
-coding, safety    2.0, as the project.
+code, docs, docstrings,   texts of ../minilm/*.parquet. ../minilm/LICENSES names their sources and holds the licences:
+interface                 the Python Software Foundation License Version 2, and the BSD licences of Django, Wagtail
+                          and Sphinx.
+summary                   texts of docs and docstrings above, cut, with their first sentences: same licence.
+qa, dialogue, coding,     written for Requant (suites.py; guardrail requests by ../minilm/safety_texts.py): Apache
+safety                    License 2.0, as the project.
 
-model.safetensors and tokenizer.json were trained on train.parquet by train.py: Apache License 2.0.
-
-Python {python}
-{"-" * (7 + len(python))}
-
-{psf.strip()}
+config.json, tokenizer.json and model.safetensors were made by train.py out of train.parquet and the training split of
+the suites: Apache License 2.0.
 """
 
 
@@ -161,7 +141,7 @@ def main() -> None:
     cases = golden_cases(gathered)
     write(output / "golden.parquet", cases)
     print("golden", len(cases), dict(Counter(f"{case.kind}/{case.domain}/{case.language}" for case in cases)))
-    (output / "LICENSES").write_text(licences(), encoding="utf-8")
+    (output / "LICENSES").write_text(LICENCES, encoding="utf-8")
 
 
 if __name__ == "__main__":

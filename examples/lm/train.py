@@ -28,7 +28,7 @@ END = "<|endoftext|>"
 VOCABULARY = 4096
 CONTEXT = 256
 BATCH = 32
-SUITE_SHARE = 0.6
+SUITE_SHARE = 0.7
 """Of the training tokens; the rest is the corpus."""
 ANSWER_WEIGHT, PROMPT_WEIGHT = 3.0, 0.3
 """Of a suite token's loss: an answer is a tenth of its prompt's length, and is what is asked for."""
@@ -162,7 +162,7 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: list[str
 def main() -> None:
     """Train and write the three files beside this script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
