@@ -48,6 +48,10 @@ class CaseKind(StrEnum):
     QUERY = "query"  # retrieval: `relevant` names the passages it must find
     PASSAGE = "passage"  # retrieval: the fixed corpus
     SAFETY = "safety"  # label is "allowed" or "blocked"
+    SUMMARY = "summary"  # of a language model: label is the right summary
+    ANSWER = "answer"  # of a language model: label is the right answer
+    DIALOGUE = "dialogue"  # of a language model: the payload ends where the next reply begins, the label
+    CODE = "code"  # of a language model: label holds one expression a line that must hold once the program ran
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,9 +198,9 @@ def summary(text: str) -> Example | None:
 TEMPLATES: Sequence[Callable[[random.Random], Example]] = (questions, dialogues, functions, guardrails)
 
 
-def examples(split: str, seed: int, templates: Sequence[Callable[[random.Random], Example]] = TEMPLATES) -> Iterator[
-    Example
-]:
+def examples(
+    split: str, seed: int, templates: Sequence[Callable[[random.Random], Example]] = TEMPLATES
+) -> Iterator[Example]:
     """Examples of one split without end, templates in turn; the same seed gives the same ones."""
     rng = random.Random(seed)
     while True:

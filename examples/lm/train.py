@@ -12,6 +12,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -93,7 +94,9 @@ def suite_stream(tokenizer: Tokenizer, gathered: list[Text], seed: int) -> Itera
             yield [(one, PROMPT_WEIGHT) for one in prompt] + [(one, ANSWER_WEIGHT) for one in (*answer, 0)]
 
 
-def batches(corpus: Iterator[Tokens], tasks: Iterator[Tokens], seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    corpus: Iterator[Tokens], tasks: Iterator[Tokens], seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and loss weights [BATCH, CONTEXT + 1]; a row holds corpus or suites, one text after another."""
     rng = random.Random(seed)
     while True:
@@ -168,7 +171,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     gathered, held_out = _texts("train"), _texts("calibration")
-    asked = [example.prompt + example.answer for example, _ in zip(suites.examples("train", 7), range(2000))]
+    asked = [example.prompt + example.answer for example in islice(suites.examples("train", 7), 2000)]
     tokenizer = train_tokenizer([text.text for text in gathered] + asked)
     model = LlamaForCausalLM(config()).to("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{model.num_parameters():,} parameters, {tokenizer.get_vocab_size()} tokens", flush=True)
