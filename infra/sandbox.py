@@ -4,7 +4,10 @@ This guards against accidents (loops, memory, stray files), not against an attac
 its user may read. Run untrusted models on a machine that holds nothing else.
 """
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,19 +55,29 @@ class Ran:
 def run_checks(program: str, checks: Sequence[str]) -> Ran:
     """Run a Python program, then evaluate each check in its names; whatever it breaks, it has not passed."""
     with tempfile.TemporaryDirectory() as folder:
+        # This interpreter, isolated from the environment, the user's site and the current folder.
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", "-c", _DRIVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=folder,
+            env={},
+            start_new_session=True,
+        )
         try:
-            # This interpreter, isolated from the environment, the user's site and the current folder.
-            done = subprocess.run(  # noqa: S603
-                [sys.executable, "-I", "-S", "-c", _DRIVER],
-                input=json.dumps([program, list(checks)]),
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                cwd=folder,
-                env={},
-                check=False,
-            )
-            found = json.loads(done.stdout)
-        except (subprocess.TimeoutExpired, ValueError):
+            told, _ = process.communicate(json.dumps([program, list(checks)]), timeout=TIMEOUT_S)
+            found = json.loads(told)
+        except (subprocess.TimeoutExpired, ValueError, BrokenPipeError):
             return Ran(False, False)
+        finally:
+            _end(process)
     return Ran(bool(found["compiles"]), bool(found["passes"]) and bool(checks))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """The process and whatever it started: all are of the session that began with it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
