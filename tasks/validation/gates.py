@@ -84,17 +84,22 @@ def is_reported(metric: str) -> bool:
 
 
 def _shown(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -> Iterator[GateResult]:
-    """A figure of all its cases, and of each group where every text has one; nothing binds and nothing passes."""
+    """A figure of all its cases and of each group; nothing binds and nothing passes."""
     found = scores[metric]
     cases = [golden.cases[index] for index in found.cases]
-    labelled = sum(case.label is not None for case in cases)
-    basis = f"{labelled} of {len(cases)} cases labelled" if labelled else "fidelity to full precision, no labels"
-    for group in group_names(cases, frozenset()) if metric in REPORTED else [ALL]:
+    basis = "needs no labels" if metric in REPORTED else _basis(cases)
+    for group in group_names(cases, frozenset()):
         values = found.values[[judged(case, group, frozenset()) for case in cases]]
         estimate = paired_interval(values) if values.size > 1 else None
         figure = "" if estimate is None else f" {estimate.value:.4g}"
         text = f"{metric} of {group}:{figure}, reported and not judged ({basis})"
         yield GateResult(metric, group, False, Verdict.INCONCLUSIVE, estimate, 0.0, SHOWN, values.size, text)
+
+
+def _basis(cases: Sequence[GoldenCase]) -> str:
+    """What the answers were compared with."""
+    labelled = sum(case.label is not None for case in cases)
+    return f"labels for {labelled} of {len(cases)} cases; full precision's own answers stand in for the others"
 
 
 def quality_gates(

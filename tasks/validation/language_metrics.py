@@ -22,7 +22,7 @@ REPORTED = ("kl", "loss-reference", "loss-candidate")
 class LanguageOutputs:
     """What both models made of a golden set."""
 
-    compared: Comparison  # of its plain cases, in order
+    compared: Comparison  # of every case's text, prompts among them, in order
     reference: Mapping[int, str]  # answers by position, full precision's
     candidate: Mapping[int, str]
 
@@ -30,7 +30,7 @@ class LanguageOutputs:
 def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[str, CaseScores]:
     """Every metric that the golden set allows; a metric without a case is absent.
 
-    Of plain cases: `perplexity-ratio` as the difference of both mean token losses, whose mean's exponential is the
+    Of every text: `perplexity-ratio` as the difference of both mean token losses, whose mean's exponential is the
     ratio; `agreement`, the share of tokens after which both models find the same next one likeliest; `kl`, `loss-*`.
     Of suites, full precision's score minus the candidate's: `rouge-drop`, `exact-match-drop`, `f1-drop`,
     `dialogue-drop`, `code-drop`; the scores themselves as `*-reference` and `*-candidate`. Of safety cases,
@@ -42,7 +42,7 @@ def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[st
 
 
 def _texts(golden: GoldenSet, compared: Comparison) -> dict[str, CaseScores]:
-    cases = positions(golden.cases, CaseKind.PLAIN)
+    cases = np.arange(len(golden.cases))
     values = {
         "perplexity-ratio": compared.candidate_loss - compared.reference_loss,
         "agreement": compared.agreement,

@@ -17,7 +17,7 @@ from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden,
 from tasks.models.inputs import language_inputs, run_all
 from tasks.models.language.comparison import compare
 from tasks.models.spec import Task
-from tasks.records import CandidateRef, CaseKind, EngineRef, GateReport, GateResult, Verdict
+from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates
 from tasks.validation.gates import error_gate, golden_gates, language_gates, unexecuted
 from tasks.validation.language_metrics import LanguageOutputs
@@ -59,8 +59,7 @@ def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> 
         outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
         return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
     inputs = language_inputs(model.inputs)
-    plain = [case.payload for case in golden.cases if case.kind is CaseKind.PLAIN]
-    compared = compare(model.reference, loaded, inputs, plain)
+    compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
     said = LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, golden))
     return language_gates(golden, said, budgets, served=served)
 

@@ -21,7 +21,7 @@ def test_a_right_program_passes() -> None:
         ("raise ValueError", Ran(True, False)),
         ("import sys; sys.exit(0)", Ran(True, False)),
         ("import os; os._exit(0)", Ran(False, False)),
-        ("print('{\"compiles\": true, \"passes\": true}')", Ran(True, False)),
+        ('print(\'{"compiles": true, "passes": true}\')', Ran(True, False)),
         ("x = bytearray(2 << 30)", Ran(True, False)),
         ("open('left.txt', 'w').write('x')", Ran(True, False)),
     ],
