@@ -99,6 +99,8 @@ def _shown(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -> 
 def _basis(cases: Sequence[GoldenCase]) -> str:
     """What the answers were compared with."""
     labelled = sum(case.label is not None for case in cases)
+    if labelled == len(cases):
+        return "against labels"
     return f"labels for {labelled} of {len(cases)} cases; full precision's own answers stand in for the others"
 
 
