@@ -3,7 +3,9 @@
     python -m examples.lm.train
 
 Writes config.json, tokenizer.json and model.safetensors (FP16) as a Hugging Face directory. The data and their order
-are the same on every run; the weights also depend on the machine's arithmetic. Two minutes on a GPU, hours on a CPU.
+are the same on every run; the weights also depend on the machine's arithmetic. Four minutes on a GPU, hours on a CPU.
+The shipped weights are of 2,400 steps, which is past the best held-out loss (it stands at 4.2 after 800 and at 5.3 in
+the end): the tasks gain from the later steps, and the corpus is learnt by heart.
 """
 
 import argparse

@@ -26,7 +26,7 @@ MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
 
 AT_LEAST, AT_MOST = "at least", "at most"
-SHOWN = "no budget, not"
+SHOWN = "reported"
 """The direction of a figure that nothing judges."""
 
 
