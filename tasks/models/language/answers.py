@@ -1,5 +1,6 @@
 """How good an answer is: ROUGE, exact match and F1 by the libraries that define them, code by running it."""
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -54,8 +55,11 @@ SUITES = (*METRICS, CaseKind.CODE, CaseKind.SAFETY)
 
 @cache
 def _scorer() -> Any:
+    from absl import logging
     from rouge_score.rouge_scorer import RougeScorer
 
+    # Whoever configures logging later closes every handler, and absl's would close whatever stderr was at its import.
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
     return RougeScorer(["rougeL"])
 
 
