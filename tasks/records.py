@@ -48,6 +48,10 @@ class CaseKind(StrEnum):
     QUERY = "query"  # retrieval: `relevant` names the passages it must find
     PASSAGE = "passage"  # retrieval: the fixed corpus
     SAFETY = "safety"  # label is "allowed" or "blocked"
+    SUMMARY = "summary"  # of a language model: label is the right summary
+    ANSWER = "answer"  # of a language model: label is the right answer
+    DIALOGUE = "dialogue"  # of a language model: the payload ends where the next reply begins, the label
+    CODE = "code"  # of a language model: label holds one expression a line that must hold once the program ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,20 @@ class Interval:
 class GateResult:
     """One check of one metric on one group of golden cases."""
 
-    metric: str  # cosine, recall, accuracy, flips, safety-flips, latency-ratio, size-ratio, peak-memory-ratio
+    metric: str  # as in budgets (tasks/models/spec.py), safety-flips, latency-ratio, size-ratio, peak-memory-ratio
     group: str  # "all", "domain=code", "language=ja"
     binding: bool  # False: reported only, because no such traffic is served
     verdict: Verdict
     estimate: Interval | None
     budget: float
-    direction: str  # "at least" or "at most"
+    direction: str  # "at least" or "at most"; "reported" of a figure that nothing judges
     count: int  # cases judged
     reason: str  # one sentence with the figures
+
+    @property
+    def reported(self) -> bool:
+        """Whether it is a figure for the reader, which nothing judges."""
+        return self.direction == "reported"
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class _Check:
 
     def request(self, record: Mapping[str, object]) -> Request:
         """The request that a record describes; raises `_Bad`."""
-        payload = _text(record) if self.task is Task.TEXT_EMBEDDING else _tensor(record, self.shape)
+        payload = _tensor(record, self.shape) if self.task is Task.IMAGE_CLASSIFICATION else _text(record)
         try:
             plain = _Record.model_validate(record)
         except ValidationError as error:

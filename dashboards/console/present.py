@@ -74,9 +74,9 @@ def when(moment: datetime | str | None) -> str:
 
 
 def picture(row: GateRow) -> Picture | None:
-    """The gate's interval, budget and champion on one scale; None without an estimate."""
+    """The gate's interval, budget and champion on one scale; None without an estimate or a budget."""
     gate, found = row.candidate, row.candidate.estimate
-    if found is None:
+    if found is None or gate.reported:
         return None
     champion = row.champion.estimate if row.champion else None
     points = [found.low, found.high, gate.budget, *([champion.value] if champion else [])]

@@ -5,13 +5,14 @@ TensorRT-RTX builds ahead of time for a named compute capability and needs no GP
 
 import json
 import threading
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.engines.port import Arrays, Built, Engine, Profile
+from infra.engines.port import Arrays, Built, Engine, Profile, Profiles, each_profile
 from infra.errors import BadInput, Refused, Unavailable
 
 COMPUTE_CAPABILITY = "SM89"
@@ -42,7 +43,7 @@ class TensorRt:
             return f"{self.name} does not support the visible device, which is {device}"
         return None
 
-    def build(self, graph: bytes, profile: Profile) -> Built:
+    def build(self, graph: bytes, profile: Profiles) -> Built:
         """Parse and compile; every sentence of the parser is kept in the refusal."""
         messages: list[str] = []
         logger = _collector(self._trt, messages)
@@ -66,7 +67,7 @@ class TensorRt:
             raise BadInput(_NO_PLAN.format(name=self.name, why="; ".join(messages)[:300] or "no reason given"))
         return TensorRtEngine(self._trt, engine)
 
-    def _compile(self, graph: bytes, profile: Profile, logger: Any, messages: list[str]) -> Built:
+    def _compile(self, graph: bytes, profile: Profiles, logger: Any, messages: list[str]) -> Built:
         builder = self._trt.Builder(logger)
         network = self._parse(graph, builder, logger, messages)
         config = self._config(builder, network, profile)
@@ -91,17 +92,18 @@ class TensorRt:
         # TensorRT 11 and TensorRT-RTX know nothing but strong typing.
         return 0 if strongly_typed is None or self._ahead_of_time else 1 << int(strongly_typed)
 
-    def _config(self, builder: Any, network: Any, profile: Profile) -> Any:
+    def _config(self, builder: Any, network: Any, profiles: Profiles) -> Any:
         config = builder.create_builder_config()
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
         if self._ahead_of_time:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(self._trt.ComputeCapability, self._capability()), 0)
-        optimization = builder.create_optimization_profile()
-        for index in range(network.num_inputs):
-            tensor = network.get_input(index)
-            _set_shapes(optimization, tensor.name, tuple(tensor.shape), profile)
-        config.add_optimization_profile(optimization)
+        for profile in each_profile(profiles):
+            optimization = builder.create_optimization_profile()
+            for index in range(network.num_inputs):
+                tensor = network.get_input(index)
+                _set_shapes(optimization, tensor.name, tuple(tensor.shape), profile)
+            config.add_optimization_profile(optimization)
         return config
 
     def _capability(self) -> str:
@@ -123,6 +125,7 @@ class TensorRtEngine:
         self._context = engine.create_execution_context()
         if self._context is None:
             raise Unavailable("the device has no memory left for the engine: free some and load it again")
+        self._nowhere = torch.empty(16, dtype=torch.uint8, device="cuda")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._alone = threading.Lock()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -154,17 +157,28 @@ class TensorRtEngine:
         import torch
 
         held = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
+        self._choose_profile(feeds)
         for name, tensor in held.items():
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 raise BadInput(f"input {name!r} of shape {tuple(tensor.shape)} is outside the engine's profile")
         for name in self._outputs:
             held[name] = torch.empty(tuple(self._context.get_tensor_shape(name)), dtype=torch.float32, device="cuda")
         for name, tensor in held.items():
-            self._context.set_tensor_address(name, tensor.data_ptr())
+            # An empty tensor has no address, and TensorRT wants one nevertheless.
+            self._context.set_tensor_address(name, tensor.data_ptr() or self._nowhere.data_ptr())
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise Unavailable("the device failed while running the engine: look at the driver's log")
         self._stream.synchronize()
         return {name: held[name].cpu().numpy() for name in self._outputs}
+
+    def _choose_profile(self, feeds: Arrays) -> None:
+        """Switch to the first profile that holds the feeds' shapes; where none does, the runtime says which input."""
+        for index in range(self._engine.num_optimization_profiles):
+            ranges = {name: self._engine.get_tensor_profile_shape(name, index) for name in feeds}
+            if all(_within(feeds[name].shape, low, high) for name, (low, _, high) in ranges.items()):
+                if self._context.active_optimization_profile != index:
+                    self._context.set_optimization_profile_async(index, self._stream.cuda_stream)
+                return
 
 
 def _set_shapes(optimization: Any, name: str, declared: tuple[int, ...], profile: Profile) -> None:
@@ -174,7 +188,7 @@ def _set_shapes(optimization: Any, name: str, declared: tuple[int, ...], profile
     shapes = profile[name]
     triples = list(zip(shapes.smallest, shapes.common, shapes.largest, strict=False))
     fits = {len(shapes.smallest), len(shapes.common), len(shapes.largest)} == {len(declared)} and all(
-        0 < low <= common <= high and fixed in (-1, low) and fixed in (-1, high)
+        0 <= low <= common <= high and fixed in (-1, low) and fixed in (-1, high)
         for (low, common, high), fixed in zip(triples, declared, strict=True)
     )
     if not fits:
@@ -183,6 +197,10 @@ def _set_shapes(optimization: Any, name: str, declared: tuple[int, ...], profile
             f"smallest <= common <= largest, not {shapes.smallest}, {shapes.common}, {shapes.largest}"
         )
     optimization.set_shape(name, shapes.smallest, shapes.common, shapes.largest)
+
+
+def _within(shape: tuple[int, ...], low: Iterable[int], high: Iterable[int]) -> bool:
+    return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
 
 
 def _device_capability() -> str:

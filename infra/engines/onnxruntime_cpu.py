@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from infra.engines.port import Arrays, Built, Engine, Profile
+from infra.engines.port import Arrays, Built, Engine, Profiles, each_profile
 from infra.errors import BadInput, Refused
 
 _FAILURES: tuple[type[Exception], ...] = tuple(
@@ -32,7 +32,7 @@ class OnnxRuntimeCpu:
         """Always executable."""
         return None
 
-    def build(self, graph: bytes, profile: Profile) -> Built:
+    def build(self, graph: bytes, profile: Profiles) -> Built:
         """Check that the runtime accepts the graph and note what it makes of it on this CPU.
 
         Any shape is allowed, so the profile has only to name every input.
@@ -93,8 +93,8 @@ def _has_vnni() -> bool:
         return False
 
 
-def _require_shapes(session: ort.InferenceSession, profile: Profile) -> None:
-    missing = [item.name for item in session.get_inputs() if item.name not in profile]
+def _require_shapes(session: ort.InferenceSession, profiles: Profiles) -> None:
+    missing = [item.name for one in each_profile(profiles) for item in session.get_inputs() if item.name not in one]
     if missing:
         raise BadInput(f"the profile has no shapes for input {missing[0]!r}: give smallest, common and largest")
 

@@ -1,6 +1,6 @@
 """What every target can do; each adapter passes `tests/contract/test_engines.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,13 @@ class Shapes:
 
 Profile = Mapping[str, Shapes]
 """Input name -> shapes."""
+Profiles = Profile | Sequence[Profile]
+"""One, or several of which each feed fits at least one: a language model's prefill and decode."""
+
+
+def each_profile(profiles: Profiles) -> tuple[Profile, ...]:
+    """The profiles one by one."""
+    return (profiles,) if isinstance(profiles, Mapping) else tuple(profiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class Target(Protocol):
         """Why engines cannot run here (no device, no module), or None when they can."""
         ...
 
-    def build(self, graph: bytes, profile: Profile) -> Built:
+    def build(self, graph: bytes, profile: Profiles) -> Built:
         """Compile an ONNX graph; raises `Refused` when the target cannot express it, naming its reason."""
         ...
 

@@ -19,7 +19,9 @@ from tasks.drift.range import range_lens
 from tasks.drift.report import drift_report, lens_page
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.golden import positions, relevant_rows
-from tasks.models.inputs import run_all
+from tasks.models.inputs import language_inputs, run_all
+from tasks.models.language.answers import exact_match
+from tasks.models.language.comparison import compare
 from tasks.models.scoring import accuracy, fidelity, fidelity_metric, recall_at_k, safety_decisions
 from tasks.models.spec import Budgets, Task
 from tasks.observation.archive import parse_observation
@@ -65,6 +67,8 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list
     `look` counts the looks since the champion was promoted: all of them together keep the false-alarm rate.
     """
     model, requests = open_model(window.model), _requests(window.key)
+    if model.spec.task is Task.CAUSAL_LM:
+        return [_agreement(model, requests, champion, look)]
     payloads = [one.payload for one in requests]
     expected = run_all(model.reference, model.inputs, payloads)
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
@@ -87,6 +91,14 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list
     return readings
 
 
+def _agreement(model: RegisteredModel, requests: Sequence[Request], champion: ReleaseRef, look: int) -> LensReading:
+    """A language model's: the share of a request's tokens after which both find the same next token likeliest."""
+    engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
+    found = compare(model.reference, engine, language_inputs(model.inputs), [one.payload for one in requests])
+    limit = partial(_limit, model.spec.budgets)
+    return fidelity_lens(found.agreement, _masks(requests), limit=limit, metric="agreement", alpha=alpha_at(look))
+
+
 @task(name="control", cache_policy=NO_CACHE)
 def look_at_control(window: SampleRef) -> LensReading:
     """Full precision on labelled live requests, or on golden cases of the window's domains and languages."""
@@ -95,6 +107,8 @@ def look_at_control(window: SampleRef) -> LensReading:
     metric, floor = (rule.metric, rule.at_least) if rule else ("accuracy", None)
     if model.spec.task is Task.IMAGE_CLASSIFICATION:
         correct = _correct(model, requests, window.groups)
+    elif model.spec.task is Task.CAUSAL_LM:
+        correct = _answered(model, window.groups)
     else:
         correct = _recalled(model, window.groups)
     return control_lens(correct, metric=metric, floor=floor)
@@ -152,7 +166,7 @@ def _limit(budgets: Budgets, group: str) -> float | None:
     """The least mean cosine, or agreement, that the golden gates would pass for a group."""
     for wanted in (group, None):
         for rule in budgets.quality:
-            if rule.group == wanted and rule.metric == "cosine":
+            if rule.group == wanted and rule.metric in ("cosine", "agreement"):
                 return rule.at_least
             if rule.group == wanted and rule.metric == "flips" and rule.at_most is not None:
                 return 1 - rule.at_most
@@ -171,6 +185,17 @@ def _correct(model: RegisteredModel, requests: Sequence[Request], groups: Sequen
         return np.zeros(0)
     logits = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
     return accuracy(logits, np.asarray([label for _, label in labelled]))
+
+
+def _answered(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
+    """Whether full precision answers golden questions of the window's domains and languages exactly."""
+    cases = model.golden.cases
+    asked = [
+        place
+        for place in positions(cases, CaseKind.ANSWER).tolist()
+        if cases[place].label is not None and set(_groups(cases[place])) <= set(groups)
+    ]
+    return np.array([exact_match(cases[place].label or "", model.golden_answers[place]) for place in asked])
 
 
 def _recalled(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:

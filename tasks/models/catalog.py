@@ -21,10 +21,13 @@ from infra.sources import fetch
 from infra.stores import ObjectStore
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
-from tasks.models.golden import read_golden
-from tasks.models.inputs import Inputs, open_inputs, run_all
+from tasks.models.golden import positions, read_golden
+from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
+from tasks.models.language.answers import SUITES
+from tasks.models.language.comparison import compare
+from tasks.models.language.generation import answer
 from tasks.models.overlap import golden_contents, require_disjoint
-from tasks.models.spec import ModelSpec, load_spec, parse_spec
+from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
@@ -58,7 +61,8 @@ class RegisteredModel:
     @cached_property
     def inputs(self) -> Inputs:
         """How payloads become feeds."""
-        return open_inputs(self.spec, self.file("tokenizer.json") if self.spec.input.tokenizer else None)
+        tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
+        return open_inputs(self.spec, tokenizer, self.graph if self.spec.task is Task.CAUSAL_LM else None)
 
     @cached_property
     def reference(self) -> Engine:
@@ -82,6 +86,11 @@ class RegisteredModel:
         return run_all(self.reference, self.inputs, [case.payload for case in self.golden.cases])
 
     @cached_property
+    def golden_answers(self) -> Mapping[int, str]:
+        """A language model's full-precision answer to every golden case that asks for one, by its position."""
+        return answer_golden(self.reference, self.inputs, self.golden)
+
+    @cached_property
     def pool(self) -> tuple[Request, ...]:
         """The calibration pool."""
         return read_corpus(self.file("pool.parquet"), where=f"the calibration pool of {self.name}")
@@ -89,6 +98,13 @@ class RegisteredModel:
     def file(self, name: str) -> bytes:
         """One file's bytes."""
         return settings().store().get(_key(self.name, self.digest, name))
+
+
+def answer_golden(engine: Engine, inputs: Inputs, golden: GoldenSet) -> Mapping[int, str]:
+    """What a language model's engine says to every golden case that asks for an answer, by its position."""
+    asked = positions(golden.cases, *SUITES).tolist()
+    prompts = [str(golden.cases[place].payload) for place in asked]
+    return dict(zip(asked, answer(engine, language_inputs(inputs), prompts), strict=True))
 
 
 def register(spec_path: Path) -> RegisteredModel:
@@ -173,6 +189,11 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     sites = find_sites(onnx.load_from_string(files[FULL_PRECISION]))
     if not sites:
         raise BadInput("source: the graph has no matrix product or convolution with constant weights to quantize")
-    inputs = open_inputs(spec, files.get("tokenizer.json"))
+    graph = onnx.load_from_string(files[FULL_PRECISION])
+    inputs = open_inputs(spec, files.get("tokenizer.json"), graph if spec.task is Task.CAUSAL_LM else None)
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
-    run_all(engine, inputs, [case.payload for case in golden.cases[:2]])
+    first = [case.payload for case in golden.cases[:2]]
+    if spec.task is Task.CAUSAL_LM:
+        compare(engine, engine, language_inputs(inputs), first)
+    else:
+        run_all(engine, inputs, first)

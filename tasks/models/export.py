@@ -16,9 +16,11 @@ from torch.export import Dim
 
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.models.language.decoder import LOGITS, cut, flatten, load_decoder, mark, read_layout
+from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.spec import ModelSpec, Task
 
-OUTPUTS = {Task.TEXT_EMBEDDING: "sentence_embedding", Task.IMAGE_CLASSIFICATION: "logits"}
+OUTPUTS = {Task.TEXT_EMBEDDING: "sentence_embedding", Task.IMAGE_CLASSIFICATION: "logits", Task.CAUSAL_LM: LOGITS}
 INPUTS = {Task.TEXT_EMBEDDING: ("input_ids", "attention_mask"), Task.IMAGE_CLASSIFICATION: ("image",)}
 OPSET = 20
 OLDEST_OPSET = 13
@@ -38,14 +40,31 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     ready = folder / "model.onnx"
     if ready.is_file():
         return _ready(spec, ready)
+    if spec.task is Task.CAUSAL_LM:
+        return _language(spec, folder)
     try:
         module, probe, shapes = _text(spec, folder) if spec.task is Task.TEXT_EMBEDDING else _image(spec, folder)
         with torch.no_grad():
             module(**probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
         raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}") from exc
-    model = _to_onnx(module, probe, shapes, OUTPUTS[spec.task])
+    model = _to_onnx(module, probe, shapes, list(probe), [OUTPUTS[spec.task]])
     _check(model, module, probe)
+    return model
+
+
+def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
+    """The decoder with its cache; checked where it reads a text at once, and where it adds one token to a cache."""
+    try:
+        module, layout, probe, shapes = load_decoder(folder, spec.input.max_length + spec.input.new_tokens)
+        with torch.no_grad():
+            module(**probe)
+    except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
+        raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}") from exc
+    model = _to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
+    mark(model, layout)
+    for one in (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1)):
+        _compare(model, module, one, flatten(one))
     return model
 
 
@@ -99,13 +118,22 @@ def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
     weights = {item.name for item in model.graph.initializer}
     inputs = {item.name for item in model.graph.input} - weights
     outputs = [item.name for item in model.graph.output]
-    if not inputs <= set(INPUTS[spec.task]) or OUTPUTS[spec.task] not in outputs:
+    if spec.task is Task.CAUSAL_LM:
+        _require_cache(model, path)
+    elif not inputs <= set(INPUTS[spec.task]) or OUTPUTS[spec.task] not in outputs:
         raise BadInput(
             f"source: {path} maps {', '.join(sorted(inputs))} to {', '.join(outputs)}; "
             f"{spec.task} needs {', '.join(INPUTS[spec.task])} to {OUTPUTS[spec.task]}"
         )
     _name_nodes(model.graph)
     return model
+
+
+def _require_cache(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        read_layout(model)
+    except ValueError as exc:
+        raise BadInput(f"source: {path} is no decoder with a cache: {exc}; see tasks.models.language.decoder") from exc
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -175,18 +203,20 @@ def _image(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
     return module.eval(), {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}}
 
 
-def _to_onnx(module: nn.Module, probe: Probe, shapes: Shapes, output: str) -> onnx.ModelProto:
+def _to_onnx(
+    module: nn.Module, probe: Mapping[str, object], shapes: Mapping[str, object], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
     try:
         # It prints its progress, and names every package that it does without.
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             program = torch.onnx.export(
                 module,
-                kwargs=probe,
+                kwargs=dict(probe),
                 dynamo=True,
-                input_names=list(probe),
-                output_names=[output],
-                dynamic_shapes=shapes,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=dict(shapes),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -205,14 +235,20 @@ def _to_onnx(module: nn.Module, probe: Probe, shapes: Shapes, output: str) -> on
 
 def _check(model: onnx.ModelProto, module: nn.Module, probe: Probe) -> None:
     """On the probe and on smaller ones: a graph that holds the probe's shape as a constant agrees on that alone."""
-    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
     for smaller in (probe, _slice(probe, 1, 16), _slice(probe, 2, 9)):
-        with torch.no_grad():
-            expected = module(**smaller).numpy()
-        try:
-            (found,) = engine.run({name: tensor.numpy() for name, tensor in smaller.items()}).values()
-        except BadInput as exc:
-            raise BadInput(f"source: the exported graph does not run on other shapes: {exc}") from exc
+        _compare(model, module, smaller, smaller)
+
+
+def _compare(model: onnx.ModelProto, module: nn.Module, probe: Probe | DecoderProbe, feeds: Probe) -> None:
+    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
+    with torch.no_grad():
+        returned = module(**probe)
+    wanted = returned if isinstance(returned, tuple) else (returned,)
+    try:
+        outputs = engine.run({name: tensor.numpy() for name, tensor in feeds.items()})
+    except BadInput as exc:
+        raise BadInput(f"source: the exported graph does not run on other shapes: {exc}") from exc
+    for expected, found in zip((one.numpy() for one in wanted), outputs.values(), strict=True):
         difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
         if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise BadInput(

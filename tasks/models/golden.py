@@ -167,6 +167,8 @@ def _check(cases: Sequence[GoldenCase], where: str) -> None:
 def _check_case(case: GoldenCase, passages: set[str], where: str) -> None:
     if case.kind is CaseKind.SAFETY and case.label not in _SAFETY_LABELS:
         raise BadInput(f"{where}: the label of a safety case is {case.label!r}; allowed: {', '.join(_SAFETY_LABELS)}")
+    if case.kind is CaseKind.CODE and not (case.label or "").strip():
+        raise BadInput(f"{where}: a code case needs checks in its label, one expression a line")
     if case.kind is CaseKind.QUERY and not case.relevant:
         raise BadInput(f"{where}: a query needs at least one case_id in `relevant`")
     if case.kind is not CaseKind.QUERY and case.relevant:

@@ -1,31 +1,24 @@
 """From payloads to the arrays a graph wants, in batches."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from infra.engines.port import Arrays, Engine, Profile, Shapes
+from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
+from tasks.models.batches import BATCH, Batch
 from tasks.models.export import OUTPUTS
+from tasks.models.language.decoder import read_layout
+from tasks.models.language.inputs import LanguageInputs
 from tasks.models.spec import ModelSpec, Task
 from tasks.records import Payload, Tensor
 
-BATCH = 16
 SHORTEST = 2
 """Tokens: engines are built, and graphs exported, for no fewer."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Feeds of up to BATCH cases."""
-
-    feeds: Arrays
-    cases: NDArray[np.int64]  # their places in the sequence
-    mask: NDArray[np.bool_] | None  # [batch, tokens]: True where a token is real
 
 
 class Inputs(Protocol):
@@ -37,7 +30,7 @@ class Inputs(Protocol):
         ...
 
     @property
-    def profile(self) -> Profile:
+    def profile(self) -> Profiles:
         """Shapes that engines are built for."""
         ...
 
@@ -46,15 +39,30 @@ class Inputs(Protocol):
         ...
 
 
-def open_inputs(spec: ModelSpec, tokenizer: bytes | None) -> Inputs:
-    """The batcher of a spec; `tokenizer` is the content of its tokenizer.json."""
+def open_inputs(spec: ModelSpec, tokenizer: bytes | None, graph: onnx.ModelProto | None = None) -> Inputs:
+    """The batcher of a spec; `tokenizer` is the content of its tokenizer.json.
+
+    A language model's batcher also needs its graph, which tells what its cache looks like.
+    """
+    if spec.task is Task.IMAGE_CLASSIFICATION:
+        return ImageInputs(spec.input.shape or ())
+    if tokenizer is None:
+        raise BadInput(
+            f"{spec.name}: the tokenizer is missing from the registered model; run `requant model add` again"
+        )
     if spec.task is Task.TEXT_EMBEDDING:
-        if tokenizer is None:
-            raise BadInput(
-                f"{spec.name}: the tokenizer is missing from the registered model; run `requant model add` again"
-            )
         return TextInputs(tokenizer, spec.input.max_length)
-    return ImageInputs(spec.input.shape or ())
+    if graph is None:
+        raise BadInput(f"{spec.name}: a language model's inputs follow from its graph: open both together")
+    rules = spec.input
+    return LanguageInputs(tokenizer, read_layout(graph), max_length=rules.max_length, new_tokens=rules.new_tokens)
+
+
+def language_inputs(inputs: Inputs) -> LanguageInputs:
+    """The same inputs, known to be a language model's; raises `BadInput` when they are not."""
+    if not isinstance(inputs, LanguageInputs):
+        raise BadInput("only a language model reads tokens one after another: this model has another task")
+    return inputs
 
 
 def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tensor:

@@ -17,6 +17,31 @@ class Task(StrEnum):
 
     TEXT_EMBEDDING = "text-embedding"
     IMAGE_CLASSIFICATION = "image-classification"
+    CAUSAL_LM = "causal-lm"
+
+
+Metric = Literal[
+    "cosine",
+    "recall-drop",
+    "accuracy-drop",
+    "flips",
+    "perplexity-ratio",
+    "agreement",
+    "rouge-drop",
+    "exact-match-drop",
+    "f1-drop",
+    "code-drop",
+    "dialogue-drop",
+]
+_OF_LANGUAGE: frozenset[str] = frozenset(
+    {"perplexity-ratio", "agreement", "rouge-drop", "exact-match-drop", "f1-drop", "code-drop", "dialogue-drop"}
+)
+METRICS: Mapping[Task, frozenset[str]] = {
+    Task.TEXT_EMBEDDING: frozenset({"cosine", "recall-drop", "flips"}),
+    Task.IMAGE_CLASSIFICATION: frozenset({"accuracy-drop", "flips"}),
+    Task.CAUSAL_LM: _OF_LANGUAGE,
+}
+"""Golden metrics that budgets may bound, by task."""
 
 
 class _Strict(BaseModel):
@@ -28,6 +53,7 @@ class InputSpec(_Strict):
 
     tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
     max_length: int = Field(default=128, ge=1, le=8192)  # tokens
+    new_tokens: int = Field(default=48, ge=1, le=4096)  # most that a language model generates to one prompt
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # of one tensor, without the batch dimension
 
 
@@ -48,7 +74,7 @@ class GoldenSpec(_Strict):
 class QualityBudget(_Strict):
     """A bound on one golden metric, overall and for every group that the traffic holds, or for one named group."""
 
-    metric: Literal["cosine", "recall-drop", "accuracy-drop", "flips"]
+    metric: Metric
     group: str | None = Field(default=None, pattern=r"^(all|domain=.+|language=.+)$")
     at_least: float | None = None
     at_most: float | None = None
@@ -74,7 +100,7 @@ class Budgets(_Strict):
 class ControlSpec(_Strict):
     """Below this, full precision itself is wrong on what users send, and only retraining helps."""
 
-    metric: Literal["accuracy", "recall"]
+    metric: Literal["accuracy", "recall", "exact-match"]
     at_least: float = Field(ge=0, le=1)
 
 
@@ -120,10 +146,14 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:
-        if self.task is Task.TEXT_EMBEDDING and self.input.tokenizer is None:
+        if self.task is not Task.IMAGE_CLASSIFICATION and self.input.tokenizer is None:
             raise ValueError("input.tokenizer is missing: a text model needs its tokenizer.json")
         if self.task is Task.IMAGE_CLASSIFICATION and self.input.shape is None:
             raise ValueError("input.shape is missing: an image model needs the shape of one image")
+        for rule in self.budgets.quality:
+            if rule.metric not in METRICS[self.task]:
+                allowed = ", ".join(sorted(METRICS[self.task]))
+                raise ValueError(f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: {allowed}")
         return self
 
 

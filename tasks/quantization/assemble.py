@@ -16,10 +16,12 @@ from tasks.quantization.choose import Choice, deployed_factors
 from tasks.quantization.folding import fold
 from tasks.quantization.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipes import Recipe
+from tasks.quantization.rounding import corrections, round_weights, train_site
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
 
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
+NO_ROWS: NDArray[np.float32] = np.zeros((0, 0), np.float32)
 _SHORT = (Format.FP16, Format.BF16)
 
 
@@ -31,16 +33,29 @@ def assemble(
     choices: Mapping[str, Choice],
     kept: Collection[str],
     *,
+    trained: Collection[str] = (),
     folding: bool = True,
 ) -> GraphPlan:
-    """The plan of one recipe; sites in `kept` stay in high precision; without folding the model stays as it is."""
+    """The plan of one recipe; sites in `kept` stay in high precision, and the weights of those in `trained` are.
+
+    Without folding the model stays as it is.
+    """
     if recipe.weights.format in _SHORT:
         return GraphPlan(model, tuple(CastSite(site, recipe.weights.format) for site in sites), _tables(model, recipe))
     active = tuple(site for site in sites if site.name not in kept)
     factors = deployed_factors({site.name: choices[site.name] for site in active})
     folded, done = fold(model, active, factors) if folding else (model, frozenset[str]())
     planned: list[QuantizedSite | CastSite] = [
-        _planned(folded, site, recipe, choices[site.name], folded=site.name in done) for site in active
+        _planned(
+            folded,
+            site,
+            observed[site.name].rows,
+            recipe,
+            choices[site.name],
+            folded=site.name in done,
+            trained=site.name in trained,
+        )
+        for site in active
     ]
     if recipe.high_precision in _SHORT:
         planned += [CastSite(site, recipe.high_precision) for site in sites if site.name in kept]
@@ -51,7 +66,9 @@ def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales)
     """INT8 weights, one scale a channel, at every site that has a quantizer; nothing is folded."""
     choices = {name: Choice(item, item.divisors) for name, item in scales.items()}
     planned = tuple(
-        _planned(model, site, Recipe("", ""), choices[site.name], folded=False) for site in sites if site.name in scales
+        _planned(model, site, NO_ROWS, Recipe("", ""), choices[site.name], folded=False)
+        for site in sites
+        if site.name in scales
     )
     return GraphPlan(model, planned, {})
 
@@ -80,15 +97,28 @@ def find_tables(model: onnx.ModelProto) -> tuple[str, ...]:
     )
 
 
-def _planned(model: onnx.ModelProto, site: Site, recipe: Recipe, choice: Choice, *, folded: bool) -> QuantizedSite:
-    weights = []
-    for layer in site.layers:
-        weight = layer_weight(model, layer)
-        if choice.divisors is not None:
-            weight = weight * choice.divisors.reshape(-1, *[1] * (weight.ndim - 2))
-        weights.append(quantize(weight, layer_scheme(recipe, weight)))
+def _planned(
+    model: onnx.ModelProto,
+    site: Site,
+    rows: NDArray[np.float32],
+    recipe: Recipe,
+    choice: Choice,
+    *,
+    folded: bool,
+    trained: bool = False,
+) -> QuantizedSite:
+    weights = [layer_weight(model, layer) for layer in site.layers]
+    if choice.divisors is not None:
+        weights = [weight * choice.divisors.reshape(-1, *[1] * (weight.ndim - 2)) for weight in weights]
+        rows = rows / choice.divisors if rows.size else rows
+    rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
+    activation = choice.activation
+    if trained and rows.size and len(weights) == 1:
+        level, activation = train_site(weights[0], rows, rounded[0], activation)
+        rounded = (level,)
+    corrected = corrections(weights, rows, rounded, activation) if recipe.bias_correction else None
     dynamic = recipe.activations is not None and recipe.activations.dynamic
-    return QuantizedSite(site, tuple(weights), choice.activation, dynamic, None if folded else choice.divisors)
+    return QuantizedSite(site, rounded, activation, dynamic, None if folded else choice.divisors, corrected)
 
 
 def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | Format]:

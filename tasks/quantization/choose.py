@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer, Scales
 from tasks.observation.sites import Site
-from tasks.quantization import smoothing
+from tasks.quantization import awq, equalization, smoothing
 from tasks.quantization.ranges import amax
-from tasks.quantization.recipes import ActivationScheme, Recipe, Smoothing
+from tasks.quantization.recipes import ActivationScheme, Recipe, Rounding, Smoothing
 from tasks.quantization.weights import WeightScheme, quantize
 
 
@@ -33,7 +33,11 @@ def choose(
     """The recipe's choice for one site; weights are [outputs, inputs...] per layer."""
     scheme = recipe.activations
     if scheme is None or scheme.dynamic:
-        return Choice(None)
+        scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
+        return Choice(None, awq.search(observed.rows, weights, recipe.weights).divisors if scaled else None)
+    if recipe.smoothing is Smoothing.EQUALIZED and observed.rows.size:
+        divisors = equalization.factors(observed.channel_amax, equalization.input_ranges(weights))
+        return Choice(quantizer(observed, scheme, divisors), divisors)
     if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
         found = smoothing.search(observed, weights, scheme.rule).quantizer
         return Choice(found, found.divisors)

@@ -13,10 +13,11 @@ from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import mixed, sensitivity
 from tasks.quantization.assemble import assemble
-from tasks.quantization.choose import Choice, choose
+from tasks.quantization.choose import Choice, choose, deployed_factors, quantizer
+from tasks.quantization.folding import fold
 from tasks.quantization.plan import GraphPlan
 from tasks.quantization.ranges import require_data
-from tasks.quantization.recipes import Recipe
+from tasks.quantization.recipes import Recipe, Smoothing
 from tasks.quantization.sensitivity import Sensitivity
 
 
@@ -27,7 +28,7 @@ class Derived:
     plan: GraphPlan
     kept_high: tuple[str, ...]  # sites left in floating point, most sensitive first
     ranking: tuple[Sensitivity, ...]
-    quantized_share: float  # of the weight products' multiply-accumulates per position
+    quantized_share: float  # of the weight products' multiply-accumulates per position, below full precision
     reference: Mapping[str, ExponentHistogram]  # what each quantizer saw in calibration; the range lens compares
 
     @property
@@ -67,10 +68,11 @@ def derive(
     tuned = tuned or tune(model, sites, observed, recipe, deployed)
     if not recipe.weights.format.is_scaled:
         plan = assemble(model, sites, observed, recipe, tuned.choices, ())
-        return Derived(plan, names, tuned.ranking, 0.0, {})
+        return Derived(plan, (), tuned.ranking, 1.0, {})
     ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
     kept = _kept(model, sites, ranking, recipe, deployed or {}, losses)
-    plan = assemble(model, sites, observed, recipe, tuned.choices, kept)
+    trained = [item.site for item in ranking[: recipe.trained_sites]]
+    plan = assemble(model, sites, observed, recipe, tuned.choices, kept, trained=trained)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
     reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
@@ -90,7 +92,14 @@ def tune(
     choices = {
         site.name: choose(site, observed[site.name], weights[site.name], recipe, deployed or {}) for site in sites
     }
+    if recipe.smoothing is Smoothing.EQUALIZED:  # factors that cannot be folded would cost a product of their own
+        _, folded = fold(model, sites, deployed_factors(choices))
+        choices = {name: item if name in folded else _plain(observed[name], recipe) for name, item in choices.items()}
     return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, recipe.weights))
+
+
+def _plain(observed: SiteObservation, recipe: Recipe) -> Choice:
+    return Choice(quantizer(observed, recipe.activations) if recipe.activations else None)
 
 
 def _require_fit(

@@ -16,9 +16,7 @@ TRAINED = ("int8-trained",)
 SHORTER_FLOATS = ("int8-weights", "fp8", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
 FALLBACK = "full-precision"
-UNWRITTEN = frozenset({Rounding.TRAINED})
-"""Roundings that `assemble` does not make yet: a rung of theirs would be another one under a wrong name."""
-ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
+ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-gptq", "int8-mixed-1", "int8-mixed-3")
 """Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
 SLACK = 2.0
@@ -48,8 +46,8 @@ def climb(
         return (RECIPES[FALLBACK],)
     start = FROM_CHAMPION if has_quantized_champion else ()
     names = (*start, *(ONLY_IN_FULL if search == "full" else ()), *FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
-    able = [RECIPES[name] for name in names if RECIPES[name].rounding not in UNWRITTEN]
-    rungs = (rung for rung in expressible(able, targets) if rung.high_precision_sites < sites)
+    able = expressible([RECIPES[name] for name in names], targets)
+    rungs = (rung for rung in able if rung.high_precision_sites < sites)
     return (*rungs, RECIPES[FALLBACK])
 
 

@@ -54,6 +54,7 @@ class Recipe:
     rounding: Rounding = Rounding.NEAREST
     bias_correction: bool = False
     tables: Format = Format.FP32  # embedding tables, one scale a row
+    trained_sites: int = 0  # the most sensitive ones, where the rounding is trained
     high_precision_sites: int = 0  # the most sensitive sites are not quantized
     high_precision: Format = Format.FP32  # what those compute in
     quantized: bool = True
@@ -131,12 +132,19 @@ _ALL = (
         bias_correction=True,
         tables=Format.INT8,
     ),
+    Recipe(
+        "int8-gptq",
+        "int8-smooth with GPTQ rounding of the weights",
+        smoothing=_SMOOTH,
+        rounding=Rounding.GPTQ,
+    ),
     *(_mixed(count) for count in (1, 2, 3, 4, 6, 8)),
     Recipe(
         "int8-trained",
-        "int8-smooth with quantization-aware training of the four most sensitive sites",
+        "int8-gptq with quantization-aware training of the most sensitive sites",
         smoothing=_SMOOTH,
         rounding=Rounding.TRAINED,
+        trained_sites=4,
     ),
     Recipe("fp8", "FP8 weights and activations", WeightScheme(Format.FP8), ActivationScheme(Format.FP8)),
     Recipe("int8-weights", "INT8 weights, activations in floating point", activations=None, tables=Format.INT8),

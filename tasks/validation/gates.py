@@ -7,7 +7,8 @@ Fewer than `MINIMUM_CASES` cases are always inconclusive, and scores that are no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,18 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.models.spec import Budgets, QualityBudget, Task
-from tasks.records import GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
+from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
 from tasks.validation.golden_metrics import CaseScores, Outputs, evaluate
 from tasks.validation.groups import ALL, group_names, judged
 from tasks.validation.intervals import difference_interval, paired_interval, share_interval
+from tasks.validation.language_metrics import REPORTED, LanguageOutputs, evaluate_language
 
 MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
 
 AT_LEAST, AT_MOST = "at least", "at most"
+SHOWN = "reported"
+"""The direction of a figure that nothing judges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,45 @@ def golden_gates(
         return gates
     flips = scores["safety-flips"].values if "safety-flips" in scores else np.zeros(0)
     return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips))
+
+
+def language_gates(
+    golden: GoldenSet, outputs: LanguageOutputs, budgets: Budgets, *, served: frozenset[str]
+) -> tuple[GateResult, ...]:
+    """Every quality and safety gate of a language model's candidate, and the figures that are only reported."""
+    scores = evaluate_language(golden, outputs)
+    gates = quality_gates(scores, golden.cases, budgets, served=served)
+    shown = [gate for metric in sorted(scores) if is_reported(metric) for gate in _shown(metric, scores, golden)]
+    if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
+        return (*gates, *shown)
+    flips = scores["safety-flips"].values
+    return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips), *shown)
+
+
+def is_reported(metric: str) -> bool:
+    """Whether a metric is for the reader alone."""
+    return metric in REPORTED or metric.endswith(("-reference", "-candidate"))
+
+
+def _shown(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -> Iterator[GateResult]:
+    """A figure of all its cases and of each group; nothing binds and nothing passes."""
+    found = scores[metric]
+    cases = [golden.cases[index] for index in found.cases]
+    basis = "needs no labels" if metric in REPORTED else _basis(cases)
+    for group in group_names(cases, frozenset()):
+        values = found.values[[judged(case, group, frozenset()) for case in cases]]
+        estimate = paired_interval(values) if values.size > 1 else None
+        figure = "" if estimate is None else f" {estimate.value:.4g}"
+        text = f"{metric} of {group}:{figure}, reported and not judged ({basis})"
+        yield GateResult(metric, group, False, Verdict.INCONCLUSIVE, estimate, 0.0, SHOWN, values.size, text)
+
+
+def _basis(cases: Sequence[GoldenCase]) -> str:
+    """What the answers were compared with."""
+    labelled = sum(case.label is not None for case in cases)
+    if labelled == len(cases):
+        return "against labels"
+    return f"labels for {labelled} of {len(cases)} cases; full precision's own answers stand in for the others"
 
 
 def quality_gates(
@@ -123,6 +166,9 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     """The interval that fits the metric's kind of score; raises `BadInput` as those in `intervals.py` do."""
     if metric.endswith("flips"):
         return share_interval(values)
+    if metric == "perplexity-ratio":
+        found = paired_interval(values)
+        return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))
     return difference_interval(values) if metric.endswith("-drop") else paired_interval(values)
 
 

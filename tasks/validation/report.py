@@ -86,6 +86,8 @@ def to_samples(model: str, report: GateReport) -> Iterator[telemetry.Sample]:
     """The report as Prometheus samples, for `telemetry.write_snapshot`."""
     for gate in report.gates:
         labels = {"model": model, "target": report.target, "metric": gate.metric, "group": gate.group}
+        if gate.reported:
+            continue  # a figure without a verdict would look like an open question
         yield telemetry.Sample("requant_gate_verdict", {**labels, "verdict": gate.verdict}, 1)
         yield telemetry.Sample("requant_gate_budget", labels, gate.budget)
         if gate.estimate is None:
@@ -102,7 +104,8 @@ _OWN_METRICS = {"latency-ratio": "requant_latency_ratio", "safety-flips": "requa
 def _line(gate: GateResult) -> str:
     estimate = gate.estimate
     figures = "–" if estimate is None else f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
-    cells = (gate.verdict, gate.metric, gate.group, figures, f"{gate.direction} {gate.budget:g}", str(gate.count))
+    budget = "–" if gate.reported else f"{gate.direction} {gate.budget:g}"
+    cells = (gate.verdict, gate.metric, gate.group, figures, budget, str(gate.count))
     return f"| {' | '.join(map(_escaped, (*cells, 'yes' if gate.binding else 'no', gate.reason)))} |"
 
 

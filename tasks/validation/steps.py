@@ -14,11 +14,15 @@ from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import NotFound, RequantError
 from infra.settings import settings
-from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
-from tasks.models.inputs import Batch, run_all
+from tasks.models.batches import Batch
+from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
+from tasks.models.inputs import language_inputs, run_all
+from tasks.models.language.comparison import compare
+from tasks.models.spec import Task
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
-from tasks.validation.gates import error_gate, golden_gates, unexecuted
+from tasks.validation.gates import error_gate, golden_gates, language_gates, unexecuted
+from tasks.validation.language_metrics import LanguageOutputs
 from tasks.validation.latency import PairedLatency, paired_latency
 from tasks.validation.report import from_json, is_settled, to_json
 
@@ -74,16 +78,24 @@ def _judged(
     model = open_model(candidate.model)
     try:
         loaded = open_target(engine.target).load(plan)
-        outputs = run_all(loaded, model.inputs, [case.payload for case in model.golden.cases])
-        quality = golden_gates(
-            model.spec.task, model.golden, model.golden_reference, outputs, model.spec.budgets, served=served
-        )
+        quality = _quality(model, loaded, served)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
         return GateReport(engine.target, (*quality, *_cost_gates(candidate, engine, plan, loaded)))
     except RequantError as exc:
         return GateReport(engine.target, (error_gate("outputs", "all", exc),))
+
+
+def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    golden, budgets = model.golden, model.spec.budgets
+    if model.spec.task is not Task.CAUSAL_LM:
+        outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
+        return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+    inputs = language_inputs(model.inputs)
+    compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
+    said = LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, golden))
+    return language_gates(golden, said, budgets, served=served)
 
 
 def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:

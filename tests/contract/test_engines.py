@@ -309,3 +309,11 @@ def test_a_measurement_that_hangs_is_unavailable(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(footprint, "TIMEOUT_S", 0.01)
     with pytest.raises(Unavailable, match="took more than"):
         footprint.peak_memory("onnxruntime-cpu", b"no plan", {"x": X})
+
+
+def test_an_engine_is_built_for_several_profiles_at_once(target: Target) -> None:
+    small, large = Shapes((1, 8), (2, 8), (2, 8)), Shapes((3, 8), (8, 8), (16, 8))
+    profiles = [{"x": small}, {"x": large}]
+    assert target.build(quantized(target.form), profiles).plan
+    with pytest.raises(BadInput, match="no shapes for input 'x'"):
+        target.build(quantized(target.form), [{"x": small}, {}])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from infra.errors import BadInput
-from tasks.models.inputs import BATCH, ImageInputs, TextInputs, open_inputs, run_all
+from tasks.models.batches import BATCH
+from tasks.models.inputs import ImageInputs, TextInputs, open_inputs, run_all
 from tasks.models.spec import load_spec
 
 EXAMPLES = Path(__file__).parents[4] / "examples"

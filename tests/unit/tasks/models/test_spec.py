@@ -50,8 +50,17 @@ def test_a_whole_spec_is_read_with_its_defaults() -> None:
         ),
         ({"version": 2}, "version is 2: input should be 1"),
         ({"name": "Digits!"}, "name is 'Digits!'"),
-        ({"task": "speech"}, "task is 'speech': input should be 'text-embedding' or 'image-classification'"),
+        (
+            {"task": "speech"},
+            "task is 'speech': input should be 'text-embedding', 'image-classification' or 'causal-lm'",
+        ),
         ({"task": "text-embedding"}, "input.tokenizer is missing"),
+        ({"task": "causal-lm"}, "input.tokenizer is missing"),
+        (
+            {"task": "causal-lm", "input": {"tokenizer": "tokenizer.json"}},
+            "budgets.quality: causal-lm has no metric flips; allowed here: agreement, code-drop, ",
+        ),
+        ({"input": {"shape": [1], "new_tokens": 0}}, "input.new_tokens is 0: input should be greater than or equal"),
         ({"input": {}}, "input.shape is missing"),
         ({"input": {"shape": [0, 8]}}, "input.shape.0 is 0: input should be greater than or equal to 1"),
         ({"schedule": {"slug": "nightly", "cron": "never"}}, "schedule.cron is 'never'"),

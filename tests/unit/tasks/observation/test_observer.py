@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks.models.inputs import Batch
+from tasks.models.batches import Batch
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import ROWS, Observer, SiteObservation
 from tasks.observation.sites import Layer, Site

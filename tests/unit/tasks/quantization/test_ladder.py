@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from infra.errors import BadInput
-from tasks.quantization.ladder import UNWRITTEN, Search, climb, climbs_past_cost, is_hopeless
+from tasks.quantization.ladder import Search, climb, climbs_past_cost, is_hopeless
 from tasks.quantization.recipes import RECIPES, Smoothing, find_recipe
 from tasks.quantization.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
 from tasks.records import Action, GateResult, Interval, Verdict
@@ -42,7 +42,7 @@ def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
 
 def test_each_further_rung_keeps_more_in_high_precision() -> None:
     found = names()
-    kept = [RECIPES[name].high_precision_sites for name in found[2 : found.index("int8-weights")]]
+    kept = [RECIPES[name].high_precision_sites for name in found[2 : found.index("int8-trained")]]
     assert kept == sorted(set(kept))
 
 
@@ -53,7 +53,7 @@ def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
 
 
 def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
-    floats = ["int8-weights", "fp8", "fp16", "full-precision"]
+    floats = ["int8-trained", "int8-weights", "fp8", "fp16", "full-precision"]
     assert names(champion=False, sites=4) == ["int8-smooth", "int8-mixed-2", *floats]
     assert names(champion=False, sites=1) == ["int8-smooth", *floats]
 
@@ -69,11 +69,6 @@ def test_a_full_search_measures_every_rung_of_the_way_up_and_more() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_rung_asks_for_what_a_target_cannot_express(search: Search, target: str) -> None:
     assert all(why_not(RECIPES[name], target) is None for name in names(targets=[target], search=search))
-
-
-@pytest.mark.parametrize("search", ["first", "full"])
-def test_no_rung_is_another_one_under_a_wrong_name(search: Search) -> None:
-    assert all(RECIPES[name].rounding not in UNWRITTEN for name in names(search=search))
 
 
 def test_only_the_shorter_floats_may_be_passed_by_when_they_cost_too_much() -> None:

@@ -1,0 +1,212 @@
+"""A Hugging Face causal language model with its key and value cache as explicit inputs and outputs.
+
+Inputs, with T new tokens after P cached ones: `input_ids`, `attention_mask`, `position_ids` [batch, T], `past_mask`
+[batch, P], and a layer's `past.N.key` and `past.N.value` [batch, heads, P, width]. Outputs: `logits` [batch, T,
+vocabulary] and `present.N.key`, `present.N.value` [batch, heads, P + T, width]. P is 0 in prefill; T is 1 in decode.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+from torch.export import Dim
+
+LOGITS = "logits"
+FED = ("input_ids", "attention_mask", "position_ids", "past_mask")
+STOP_KEY = "requant.stop_tokens"
+"""In the graph's metadata: ids that end a text, separated by commas."""
+PROBE_PAST, PROBE_TOKENS = 5, 7
+Probe = dict[str, torch.Tensor | list[torch.Tensor]]
+Shapes = dict[str, dict[int, Dim] | list[dict[int, Dim]]]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """What a graph's cache looks like."""
+
+    layers: tuple[tuple[int, int], ...]  # of each: heads and width
+    stops: tuple[int, ...]  # token ids that end a text
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The cache's part of a name, in order: "0.key", "0.value", "1.key" and so on."""
+        return tuple(f"{layer}.{part}" for layer in range(len(self.layers)) for part in ("key", "value"))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Every input of the graph."""
+        return (*FED, *(f"past.{name}" for name in self.names))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Every output of the graph."""
+        return (LOGITS, *(f"present.{name}" for name in self.names))
+
+
+class CachedDecoder(nn.Module):
+    """The model behind a mask that is built in the open, so that every exporter and target sees plain operators."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past_mask: torch.Tensor,
+        past: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """Logits of the new tokens, and the cache with them; shapes are the module's, above."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(ddp_cache_data=list(zip(past[::2], past[1::2], strict=True)))
+        found = self.model(
+            input_ids=input_ids,
+            attention_mask=_bias(attention_mask, past_mask),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        present = [tensor for layer in found.past_key_values.layers for tensor in (layer.keys, layer.values)]
+        return (found.logits, *present)
+
+
+class Product(nn.Module):
+    """A linear layer as x W + b with W [inputs, outputs]: the export keeps W's name, which a transpose would lose."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        product = torch.matmul(values, self.weight)
+        return product if self.bias is None else product + self.bias
+
+
+def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
+    """The model of a Hugging Face folder in FP32, its cache, a probe and the probe's dynamic dimensions.
+
+    Raises `ValueError` when the model has fewer positions than `longest`, and whatever transformers raises.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    # Eager attention exports to plain products and a softmax, which every target parses.
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), local_files_only=True, attn_implementation="eager", dtype=torch.float32
+    )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and longest > positions:
+        raise ValueError(f"input.max_length and input.new_tokens need {longest} positions; the model has {positions}")
+    decoder = CachedDecoder(model).eval()
+    with torch.no_grad():
+        layout = _layout(decoder)
+    _spell_products(model)
+    return decoder, layout, _probe(layout, int(model.config.vocab_size)), _shapes(layout, longest)
+
+
+def mark(graph: onnx.ModelProto, layout: CacheLayout) -> None:
+    """Write the stop tokens into the graph's metadata, where `read_layout` finds them."""
+    onnx.helper.set_model_props(graph, {STOP_KEY: ",".join(map(str, layout.stops))})
+
+
+def read_layout(graph: onnx.ModelProto) -> CacheLayout:
+    """The cache of an exported graph; raises `ValueError` when its inputs are not those of this module."""
+    shapes = {item.name: [d.dim_value for d in item.type.tensor_type.shape.dim] for item in graph.graph.input}
+    keys = sum(name.startswith("past.") and name.endswith(".key") for name in shapes)
+    try:
+        layers = tuple((shapes[f"past.{layer}.key"][1], shapes[f"past.{layer}.key"][3]) for layer in range(keys))
+    except (KeyError, IndexError) as exc:
+        raise ValueError(f"the cache's inputs are incomplete ({exc})") from exc
+    stops = next((item.value for item in graph.metadata_props if item.key == STOP_KEY), "")
+    layout = CacheLayout(layers, tuple(int(item) for item in stops.split(",") if item))
+    missing = sorted({*layout.inputs} ^ {*shapes})
+    if not keys or missing:
+        raise ValueError(f"the inputs differ in {', '.join(missing[:3]) or 'past.0.key'} from a cached decoder's")
+    return layout
+
+
+def flatten(probe: Probe) -> dict[str, torch.Tensor]:
+    """A probe as the graph's inputs by name."""
+    past = probe["past"]
+    flat = {name: value for name, value in probe.items() if isinstance(value, torch.Tensor)}
+    names = (f"past.{layer}.{part}" for layer in range(len(past) // 2) for part in ("key", "value"))
+    return flat | dict(zip(names, past, strict=True))
+
+
+def cut(probe: Probe, cases: int, past: int, tokens: int) -> Probe:
+    """The first cases of a probe, with fewer cached and fewer new tokens."""
+    lengths = {"past_mask": past}
+    found: Probe = {
+        name: value[:cases, : lengths.get(name, tokens)].contiguous()
+        for name, value in probe.items()
+        if isinstance(value, torch.Tensor)
+    }
+    found["past"] = [tensor[:cases, :, :past].contiguous() for tensor in probe["past"]]
+    return found
+
+
+def _bias(mask: torch.Tensor, past_mask: torch.Tensor) -> torch.Tensor:
+    """0 where a new token may look, else the lowest float: [batch, T], [batch, P] -> [batch, 1, T, P + T]."""
+    tokens, past = mask.shape[1], past_mask.shape[1]
+    seen = torch.cat([past_mask, mask], dim=1)[:, None, None, :] > 0
+    columns = torch.arange(past + tokens, device=mask.device)[None, :]
+    rows = past + torch.arange(tokens, device=mask.device)[:, None]
+    allowed = (columns <= rows)[None, None] & seen
+    return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+
+
+def _layout(decoder: CachedDecoder) -> CacheLayout:
+    """Asked of the model itself: configurations of different families name heads and widths differently."""
+    found = decoder.model(input_ids=torch.zeros((1, 2), dtype=torch.int64), use_cache=True).past_key_values
+    layers = tuple((int(layer.keys.shape[1]), int(layer.keys.shape[3])) for layer in found.layers)
+    stop = getattr(decoder.model, "generation_config", None) or decoder.model.config
+    stops = getattr(stop, "eos_token_id", None)
+    return CacheLayout(layers, () if stops is None else tuple(stops) if isinstance(stops, Sequence) else (int(stops),))
+
+
+def _spell_products(model: nn.Module) -> None:
+    """Replace linear layers, and GPT-2's transposed ones, by products of the same arithmetic."""
+    from transformers.pytorch_utils import Conv1D
+
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, nn.Linear | Conv1D):
+            continue
+        parent, _, leaf = name.rpartition(".")
+        weight = layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
+        setattr(model.get_submodule(parent), leaf, Product(weight, layer.bias))
+
+
+def _probe(layout: CacheLayout, vocabulary: int) -> Probe:
+    random = torch.Generator().manual_seed(0)
+    kept = torch.tensor([PROBE_TOKENS, 6, 4])
+    lost = torch.tensor([0, 2, PROBE_PAST])
+    mask = torch.arange(PROBE_TOKENS)[None, :] < kept[:, None]
+    past_mask = torch.arange(PROBE_PAST)[None, :] >= lost[:, None]
+    seen = past_mask.sum(1, keepdim=True)
+    return {
+        "input_ids": torch.randint(0, vocabulary, (3, PROBE_TOKENS), generator=random),
+        "attention_mask": mask.to(torch.int64),
+        "position_ids": (seen + torch.arange(PROBE_TOKENS)[None, :]).to(torch.int64),
+        "past_mask": past_mask.to(torch.int64),
+        "past": [
+            torch.randn(3, heads, PROBE_PAST, width, generator=random)
+            for heads, width in layout.layers
+            for _ in ("key", "value")
+        ],
+    }
+
+
+def _shapes(layout: CacheLayout, longest: int) -> Shapes:
+    batch, tokens, past = Dim("batch", min=1, max=1024), Dim("tokens", min=1, max=longest), Dim("past", max=longest)
+    new, old = {0: batch, 1: tokens}, {0: batch, 1: past}
+    cache: list[dict[int, Dim]] = [{0: batch, 2: past} for _ in layout.names]
+    return {"input_ids": new, "attention_mask": new, "position_ids": new, "past_mask": old, "past": cache}

@@ -1,0 +1,55 @@
+"""How a site's weights find their levels, and what is subtracted afterwards."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.observation.scales import Quantizer
+from tasks.quantization.awq import clip
+from tasks.quantization.correction import correction
+from tasks.quantization.gptq import gptq
+from tasks.quantization.recipes import Rounding
+from tasks.quantization.training import train
+from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
+
+Weights = tuple[QuantizedWeight, ...]
+
+
+def round_weights(
+    weights: Sequence[NDArray[np.float32]], rows: NDArray[np.float32], scheme: WeightScheme, rounding: Rounding
+) -> Weights:
+    """Levels of every layer of a site; weights [outputs, inputs...] and rows [n, inputs] on one side of the factors.
+
+    Without rows (convolutions) there is nothing to learn from, and every rounding is to the nearest level.
+    """
+    if not rows.size or rounding is Rounding.NEAREST:
+        return tuple(quantize(weight, scheme) for weight in weights)
+    if rounding is Rounding.AWQ:
+        plain = replace(scheme, clipped=False)
+        return tuple(quantize(clip(weight, rows, plain), plain) for weight in weights)
+    return tuple(gptq(weight, rows, scheme) for weight in weights)
+
+
+def train_site(
+    weight: NDArray[np.float32], rows: NDArray[np.float32], start: QuantizedWeight, quantizer: Quantizer | None
+) -> tuple[QuantizedWeight, Quantizer | None]:
+    """Train a site of one layer from its rounded weight; its start comes back where held-out rows gain nothing."""
+    trained = train(rows, weight, start, quantizer)
+    return trained.weight, trained.quantizer
+
+
+def corrections(
+    weights: Sequence[NDArray[np.float32]],
+    rows: NDArray[np.float32],
+    rounded: Weights,
+    quantizer: Quantizer | None,
+) -> tuple[NDArray[np.float32], ...] | None:
+    """What to add to each layer's output, [outputs]; None without rows."""
+    if not rows.size:
+        return None
+    return tuple(
+        correction(rows, weight, levels.dequantized(), quantizer)
+        for weight, levels in zip(weights, rounded, strict=True)
+    )

@@ -1,0 +1,121 @@
+"""A small language model through the same loop: registered, quantized, judged on its answers, and watched."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from examples.rows import CorpusRow, Payload, write
+from infra.settings import Settings
+from tasks.models.golden import write_golden
+from tasks.records import CaseKind, GoldenCase, Request, Verdict
+from tests.integration.conftest import serve
+from tests.language_folders import write_folder
+
+pytestmark = pytest.mark.timeout(400)
+
+WORDS = ["model", "scale", "range", "batch", "token", "cache", "layer", "graph", "drift", "gate"]
+QUALITY = [
+    {"metric": "perplexity-ratio", "at_most": 1.5},
+    {"metric": "agreement", "at_least": 0.3},
+    {"metric": "exact-match-drop", "group": "all", "at_most": 0.9},
+    {"metric": "code-drop", "group": "all", "at_most": 0.9},
+]
+
+
+def sentences(seed: int, count: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [f"{seed} {number} {' '.join(rng.choice(WORDS, 5))}" for number in range(count)]
+
+
+def golden_cases() -> list[GoldenCase]:
+    kinds = {CaseKind.PLAIN: None, CaseKind.ANSWER: "x", CaseKind.SAFETY: "allowed", CaseKind.CODE: "True"}
+    return [
+        GoldenCase(f"{kind}-{number}", text, "docs", "en", kind, label)
+        for seed, (kind, label) in enumerate(kinds.items(), 1)
+        for number, text in enumerate(sentences(seed, 40 if kind is CaseKind.PLAIN else 12))
+    ]
+
+
+@pytest.fixture(scope="module")
+def language(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    from tasks.models.catalog import register
+
+    folder = write_folder(tmp_path_factory.mktemp("language"), "llama")
+    pool = [CorpusRow(str(n), Payload(text=text), "docs", "en") for n, text in enumerate(sentences(50, 80))]
+    write(folder / "calibration.parquet", pool)
+    (folder / "golden.parquet").write_bytes(write_golden(golden_cases()))
+    (folder / "model.yaml").write_text(yaml.safe_dump(_spec()))
+    register(folder / "model.yaml")
+    serve(loop, "speaker", 0, traffic(60))
+    return loop
+
+
+def _spec() -> dict[str, object]:
+    return {
+        "version": 1,
+        "name": "speaker",
+        "source": ".",
+        "task": "causal-lm",
+        "input": {"tokenizer": "tokenizer.json", "max_length": 32, "new_tokens": 8},
+        "data": {"calibration": "calibration.parquet"},
+        "golden": {"cases": "golden.parquet"},
+        "budgets": {
+            "latency_ratio": 50.0,  # two tiny layers say nothing about speed
+            "size_ratio": 2.0,
+            "peak_memory_ratio": 5.0,
+            "safety_flips": 12,
+            "quality": QUALITY,
+        },
+        "control": {"metric": "exact-match", "at_least": 0.0},
+        "targets": ["onnxruntime-cpu", "tensorrt-rtx"],
+        "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
+        "window": {"sample": 64, "minimum_rows": 32},
+    }
+
+
+def traffic(seed: int) -> list[Request]:
+    from tasks.models.corpus import EPOCH
+
+    return [Request(str(n), EPOCH, "t", "docs", "en", text) for n, text in enumerate(sentences(seed, 80))]
+
+
+def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -> None:
+    from flows.outcomes import Status
+    from flows.requantize import requantize
+
+    outcome = requantize("speaker", recipe="int8-smooth")
+    assert outcome.status is Status.PROMOTED, outcome.reason
+    assert outcome.release is not None
+    release = language.release("speaker", outcome.release)
+    assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= set(release.files)
+    report = next(one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu")
+    judged = {gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED}
+    assert judged >= {"perplexity-ratio", "agreement", "exact-match-drop", "code-drop", "safety-flips"}
+    assert any(gate.metric == "kl" and not gate.binding for gate in report.gates)
+
+
+def test_maintenance_watches_its_ranges_and_its_agreement(language: Settings) -> None:
+    from flows.maintenance import maintenance
+
+    serve(language, "speaker", 1, [replace(one, domain="docs") for one in traffic(70)])
+    outcome = maintenance("speaker")
+    assert outcome.decision is not None
+    readings = {one.lens: one for one in outcome.decision.readings}
+    assert {"input", "range", "fidelity", "control"} <= set(readings)
+    assert "agreement to full precision is" in readings["fidelity"].findings[0].text
+    assert readings["range"].count == readings["fidelity"].count > 0
+
+
+def test_a_folder_that_is_no_language_model_is_refused(tmp_path: Path, language: Settings) -> None:
+    from infra.errors import BadInput
+    from tasks.models.catalog import register
+
+    write(tmp_path / "calibration.parquet", [CorpusRow("1", Payload(text="a"), "docs", "en")])
+    (tmp_path / "golden.parquet").write_bytes(write_golden(golden_cases()))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(_spec()))
+    with pytest.raises(BadInput, match="cannot be loaded as causal-lm"):
+        register(tmp_path / "model.yaml")

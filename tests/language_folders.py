@@ -1,0 +1,60 @@
+"""Hugging Face folders of small, randomly initialised language models, as a user would bring their own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+VOCABULARY = 300
+END = "<end>"
+TEXTS = ("Quantized models go stale.", "Die Katze sitzt auf dem Dach.", "def add(x):\n    return x + 1\n", "モデル")
+
+
+def write_folder(folder: Path, family: str, *, layers: int = 2, hidden: int = 32, positions: int = 64) -> Path:
+    """A folder with config.json, model.safetensors and tokenizer.json of one family: llama, qwen2 or gpt2."""
+    torch.manual_seed(0)
+    model = _model(family, layers, hidden, positions)
+    # Weights of the usual size give nearly flat logits; larger ones make the next token depend on the text.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def tokenizer() -> Tokenizer:
+    """Byte-level BPE of 300 tokens."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    made.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    return made
+
+
+def _model(family: str, layers: int, hidden: int, positions: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    common = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
+    shape = {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": positions,
+    }
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**common, **shape, tie_word_embeddings=True))
+    if family == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**common, **shape))
+    return GPT2LMHeadModel(GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=positions))

@@ -1,0 +1,59 @@
+"""Small language models of three families, each exported once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from transformers import AutoModelForCausalLM
+
+from infra.engines import open_target
+from infra.engines.port import Engine
+from tasks.models.export import export
+from tasks.models.language.decoder import read_layout
+from tasks.models.language.inputs import LanguageInputs
+from tasks.models.spec import InputSpec, ModelSpec, Task
+from tests.language_folders import write_folder
+
+MAX_LENGTH, NEW_TOKENS = 32, 16
+
+
+@dataclass(frozen=True)
+class Small:
+    """One exported model, its engine and the model of transformers that it came from."""
+
+    folder: Path
+    graph: onnx.ModelProto
+    engine: Engine
+    inputs: LanguageInputs
+    model: Any
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Builds and exports a family when it is first asked for."""
+    made: dict[str, Small] = {}
+
+    def build(family: str) -> Small:
+        if family not in made:
+            made[family] = _export(write_folder(tmp_path_factory.mktemp(family), family))
+        return made[family]
+
+    return build
+
+
+def spec() -> ModelSpec:
+    """As much of a spec as the export reads."""
+    rules = InputSpec(tokenizer="tokenizer.json", max_length=MAX_LENGTH, new_tokens=NEW_TOKENS)
+    return ModelSpec.model_construct(task=Task.CAUSAL_LM, input=rules)
+
+
+def _export(folder: Path) -> Small:
+    graph = export(spec(), folder)
+    inputs = LanguageInputs(
+        (folder / "tokenizer.json").read_bytes(), read_layout(graph), max_length=MAX_LENGTH, new_tokens=NEW_TOKENS
+    )
+    engine = open_target("onnxruntime-cpu").load(graph.SerializeToString())
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    return Small(folder, graph, engine, inputs, model)
