@@ -17,6 +17,7 @@ from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.observation.archive import dump_observation, parse_observation
+from tasks.observation.formats import Format
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.watch import watch
@@ -25,7 +26,7 @@ from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
 from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
 from tasks.quantization.lowering import lower
-from tasks.quantization.recipes import Recipe, find_recipe
+from tasks.quantization.recipes import Recipe, Rounding, find_recipe
 from tasks.quantization.sensitivity import Losses
 from tasks.quantization.submodules import submodules
 from tasks.quantization.switches import install
@@ -187,9 +188,17 @@ def _pictures(title: str, rungs: Sequence[RungFigures], limits: Limits) -> dict[
 
 
 def _tuning(recipe: Recipe) -> Recipe:
-    """The recipe without what does not change its quantizers."""
-    name = recipe.name if recipe.keeps_graph else "tuning"
-    return replace(recipe, name=name, summary="", high_precision_sites=0)
+    """The recipe without what does not change its quantizers; AWQ alone among the roundings brings factors."""
+    return replace(
+        recipe,
+        name=recipe.name if recipe.keeps_graph else "tuning",
+        summary="",
+        rounding=recipe.rounding if recipe.rounding is Rounding.AWQ else Rounding.NEAREST,
+        bias_correction=False,
+        tables=Format.FP32,
+        trained_sites=0,
+        high_precision_sites=0,
+    )
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +49,17 @@ class S3Server:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", self.secret)
 
 
+def free_ports(count: int) -> list[int]:
+    """All held until the last is drawn: a port that was let go may be drawn again."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +77,7 @@ def radosgw() -> Iterator[S3Server]:
     if missing:
         pytest.skip(f"no {', '.join(missing)} here: install them with tests/services/packages.sh")
     script, folder = str(_SERVICES / "s3.sh"), tempfile.mkdtemp(prefix="s3-")
-    ports = [str(free_port()), str(free_port())]
+    ports = [str(port) for port in free_ports(2)]
     try:
         started = subprocess.run([script, "start", folder, *ports], capture_output=True, text=True, timeout=300)
         assert started.returncode == 0, started.stderr

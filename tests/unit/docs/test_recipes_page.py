@@ -1,0 +1,16 @@
+"""Every recipe has its worked line."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.quantization.recipes import RECIPES
+
+PAGE = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
+FAMILIES = {"int8-mixed-": "`int8-mixed-1` … `int8-mixed-8`", "int4-block-": "`int4-block-32`, `-64`, `-128`"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_worked_line(name: str) -> None:
+    shown = next((text for start, text in FAMILIES.items() if name.startswith(start)), f"`{name}`")
+    assert f"| {shown} |" in PAGE
