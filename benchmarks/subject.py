@@ -76,14 +76,17 @@ class Subject:
 
 
 @lru_cache(maxsize=2)
-def minilm(quick: bool) -> Subject:
-    """MiniLM: 128 English calibration texts from the traffic, judged on golden cases that are not safety probes."""
+def minilm(quick: bool, folder: Path | None = None) -> Subject:
+    """MiniLM: 128 English calibration texts from the traffic, judged on golden cases that are not safety probes.
+
+    A folder with a `model.onnx` and the tokenizer saves the export.
+    """
     cases = [case for case in _golden("minilm") if case.kind is not CaseKind.SAFETY]
     english = tuple(case.payload for case in cases if case.language == "en")
     others = tuple(case.payload for case in cases if case.language != "en")
     step = 8 if quick else 1
     held_out = {ENGLISH: english[::step], OTHERS: others[::step]}
-    return _open("minilm", held_out, "en", quick)
+    return _open("minilm", held_out, "en", quick, folder)
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """What a batcher yields."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,3 +18,10 @@ class Batch:
     feeds: Arrays
     cases: NDArray[np.int64]  # their places in the sequence
     mask: NDArray[np.bool_] | None  # [batch, tokens]: True where a token is real
+
+    def parts(self, size: int) -> Iterator["Batch"]:
+        """The same cases in batches of at most `size`; padding stays as it is."""
+        for start in range(0, len(self.cases), size):
+            chosen = slice(start, start + size)
+            feeds = {name: value[chosen] for name, value in self.feeds.items()}
+            yield Batch(feeds, self.cases[chosen], None if self.mask is None else self.mask[chosen])

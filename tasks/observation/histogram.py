@@ -36,14 +36,15 @@ class ExponentHistogram:
         return cls(np.zeros(BINS, np.int64), 0.0)
 
     @classmethod
-    def of(cls, values: NDArray[np.float32]) -> ExponentHistogram:
-        """Bin every element of an array of any shape."""
+    def of(cls, values: NDArray[np.float32], largest: float | None = None) -> ExponentHistogram:
+        """Bin every element of an array of any shape; `largest` is max |x| where it is known already."""
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         counts = _count(flat.view(np.uint32))
-        magnitude = float(max(flat.max(initial=0.0), -flat.min(initial=0.0)))
-        if not np.isfinite(magnitude):
-            magnitude = float(np.abs(flat[np.isfinite(flat)]).max(initial=0.0))
-        return cls(counts, magnitude)
+        if largest is None:
+            largest = float(max(flat.max(initial=0.0), -flat.min(initial=0.0)))
+        if not np.isfinite(largest):
+            largest = float(np.abs(flat[np.isfinite(flat)]).max(initial=0.0))
+        return cls(counts, largest)
 
     def __add__(self, other: ExponentHistogram) -> ExponentHistogram:
         """The histogram of both data sets together; commutative and associative."""

@@ -51,12 +51,16 @@ class Observer:
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Add one batch: site tensors [batch, ...], the number of each case [batch], valid tokens [batch, tokens]."""
+        drawn: dict[int, _Draw] = {}
         for site in self._sites:
             values = tensors[site.tensor]
             if site.channel_axis == 1:
                 self._add_images(site, values)
-            else:
-                self._add_rows(site, values, cases, mask)
+                continue
+            per_case = int(np.prod(values.shape[1:-1]))
+            if per_case not in drawn:
+                drawn[per_case] = _draw(cases, per_case, mask)
+            self._add_rows(site, values, drawn[per_case])
 
     def result(self) -> dict[str, SiteObservation]:
         """Everything seen so far, by site name."""
@@ -71,29 +75,24 @@ class Observer:
         }
 
     def _add_images(self, site: Site, values: NDArray[np.float32]) -> None:
-        self._histograms[site.name] += ExponentHistogram.of(values)
         others = tuple(axis for axis in range(values.ndim) if axis != 1)
-        self._widen(site, values.min(axis=others, initial=0.0), values.max(axis=others, initial=0.0))
+        self._count(site, values, values.min(axis=others, initial=0.0), values.max(axis=others, initial=0.0))
 
-    def _add_rows(
-        self,
-        site: Site,
-        values: NDArray[np.float32],
-        cases: NDArray[np.int64],
-        mask: NDArray[np.bool_] | None,
-    ) -> None:
-        channels = values.shape[-1]
-        per_case = int(np.prod(values.shape[1:-1]))
-        numbers = (cases.astype(np.uint64)[:, None] << np.uint64(24)) + np.arange(per_case, dtype=np.uint64)[None, :]
-        rows = values.reshape(-1, channels)
-        keys = _mix(numbers.reshape(-1).astype(np.uint64))
-        if mask is not None and mask.size == len(rows):
-            rows, keys = rows[mask.reshape(-1)], keys[mask.reshape(-1)]
+    def _add_rows(self, site: Site, values: NDArray[np.float32], drawn: _Draw) -> None:
+        rows = values.reshape(-1, values.shape[-1])
+        if drawn.real is not None:
+            rows = rows[drawn.real]
         if site.name in self._divisors:
             rows = rows / self._divisors[site.name]
-        self._histograms[site.name] += ExponentHistogram.of(rows)
-        self._widen(site, rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0))
-        self._keep_rows(site, keys, rows)
+        self._count(site, rows, rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0))
+        self._keep_rows(site, drawn.keys, rows[drawn.chosen])
+
+    def _count(
+        self, site: Site, values: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
+    ) -> None:
+        largest = float(max(high.max(initial=0.0), -low.min(initial=0.0)))
+        self._histograms[site.name] += ExponentHistogram.of(values, largest)
+        self._widen(site, low, high)
 
     def _widen(self, site: Site, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         """Zero is always inside: it must stay exact, because padding is made of it."""
@@ -104,14 +103,31 @@ class Observer:
 
     def _keep_rows(self, site: Site, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
         """Bottom-k by the hash of the row's number: a uniform sample that batching cannot change."""
-        keep = np.argsort(keys, kind="stable")[:ROWS]
-        keys, rows = keys[keep], rows[keep]
         if site.name in self._rows:
             old_keys, old_rows = self._rows[site.name]
             keys, rows = np.concatenate([old_keys, keys]), np.concatenate([old_rows, rows])
             keep = np.argsort(keys, kind="stable")[:ROWS]
             keys, rows = keys[keep], rows[keep]
-        self._rows[site.name] = (keys, rows.copy())
+        self._rows[site.name] = (keys, rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draw:
+    """Which rows of a batch count, and which of those are candidates for the sample; the same for many sites."""
+
+    real: NDArray[np.intp] | None  # rows that are no padding; None where all are
+    chosen: NDArray[np.intp]  # at most ROWS of the real ones, by their keys
+    keys: NDArray[np.uint64]  # of the chosen
+
+
+def _draw(cases: NDArray[np.int64], per_case: int, mask: NDArray[np.bool_] | None) -> _Draw:
+    numbers = (cases.astype(np.uint64)[:, None] << np.uint64(24)) + np.arange(per_case, dtype=np.uint64)[None, :]
+    keys, real = _mix(numbers.reshape(-1)), None
+    if mask is not None and mask.size == len(keys) and not mask.all():
+        real = np.flatnonzero(mask)
+        keys = keys[real]
+    chosen = np.argsort(keys, kind="stable")[:ROWS]
+    return _Draw(real, chosen, keys[chosen])
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

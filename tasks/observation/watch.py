@@ -1,15 +1,20 @@
 """Run a model over requests with an observer at every site, off the serving path."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.engines.port import Engine
+from tasks.models.batches import Batch
 from tasks.models.inputs import Inputs
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.sites import Site
 from tasks.records import Payload
+
+CASES = 4
+"""At a time: every site's activations of two such groups are held at once, so this bounds the memory."""
 
 
 def watch(
@@ -21,8 +26,7 @@ def watch(
 ) -> dict[str, SiteObservation]:
     """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen."""
     observer = Observer(sites, divisors)
-    for batch in inputs.batches(payloads):
-        exposed = dict(engine_tensors(instrumented, batch.feeds))
+    for batch, exposed in _run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
     return observer.result()
 
@@ -31,3 +35,19 @@ def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> 
     """Outputs and inputs together: a site may read the graph's own input."""
     given = {name: value for name, value in feeds.items() if value.dtype == np.float32}
     return {**given, **engine.run(feeds)}  # type: ignore[dict-item]  # float32 by the line above
+
+
+def _run_ahead(
+    engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
+) -> Iterator[tuple[Batch, Mapping[str, NDArray[np.float32]]]]:
+    """The engine computes the next group while the caller counts this one: counting leaves all cores but one idle."""
+    parts = (part for batch in inputs.batches(payloads) for part in batch.parts(CASES))
+    with ThreadPoolExecutor(1, thread_name_prefix="watch") as ahead:
+        before = None
+        for part in parts:
+            running = part, ahead.submit(engine_tensors, engine, part.feeds)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = running
+        if before is not None:
+            yield before[0], before[1].result()

@@ -93,7 +93,13 @@ def test_recalibration_breaks_ours_down_and_asks_a_failing_peer_once(digits: Sub
 def test_observation_compares_passes_and_reductions(digits: Subject) -> None:
     table = observation.compare(digits, (4, 16), rounds=2)
     assert [row.name for row in table.rows[:2]] == [observation.PLAIN, observation.OBSERVED]
-    assert all(row.ratio > 0 for row in table.rows)
+    assert all(row.ratio > 0 for row in table.rows if row.name != observation.RULES)
+
+
+def test_observing_twice_the_cases_is_timed_by_the_case(digits: Subject) -> None:
+    small, large = observation.growth(digits, (16, 32))
+    assert small.seconds == pytest.approx(small.per_case * 16 / 1e3)
+    assert large.seconds == pytest.approx(large.per_case * 32 / 1e3)
 
 
 def test_every_ranking_is_held_against_one_engine_a_site(digits: Subject) -> None:
