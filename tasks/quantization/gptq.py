@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtri  # type: ignore[import-untyped]  # ships no types
+from scipy.linalg.lapack import dpotrf, dtrtri  # type: ignore[import-untyped]  # ships no types
 
 from infra.errors import BadInput
 from tasks.observation.formats import Format, PerChannel, round_to_levels
@@ -28,24 +28,46 @@ LAZY = 128
 """Inputs whose effect on those after them is applied at once (section 3.3, step 2)."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Curvature:
+    """What the rows say of every layer that reads them."""
+
+    order: NDArray[np.intp]  # in which the inputs are rounded, [inputs]
+    factor: NDArray[np.float32]  # see `inverse_factor`, in that order
+
+
 def gptq(
     weight: NDArray[np.float32], rows: NDArray[np.float32], scheme: WeightScheme, damping: float = DAMPING
 ) -> QuantizedWeight:
     """Round a weight [outputs, inputs] for the rows [n, inputs] that it will meet.
 
-    Without blocks, scales come from the weight as given, and the inputs of most energy go first; with blocks, a
-    block's scales come from its weights as the blocks before have left them, and inputs go in order. Give the rows as
-    the layer sees them: smoothed, and quantized where the activation is. Raises `BadInput` when shapes do not fit.
+    Give the rows as the layer sees them: smoothed, and quantized where the activation is. Raises `BadInput` when
+    shapes do not fit.
     """
     if weight.ndim != 2 or rows.ndim != 2 or rows.shape[1] != weight.shape[1]:
         raise BadInput(f"GPTQ needs rows of the weight's inputs: weight {weight.shape}, rows {rows.shape}")
-    block = block_size(scheme.granularity, weight.shape[1])
+    return compensate(weight, curvature(rows, scheme, damping), scheme)
+
+
+def curvature(rows: NDArray[np.float32], scheme: WeightScheme, damping: float = DAMPING) -> Curvature:
+    """Of rows [n, inputs]: the inputs of most energy go first, but in their own order where a scheme has blocks."""
     gram = (rows.T @ rows).astype(np.float64)
-    order = np.arange(len(gram)) if block else np.argsort(-np.diag(gram), kind="stable")
-    factor = inverse_factor(gram[np.ix_(order, order)], damping)
+    blocks = block_size(scheme.granularity, len(gram))
+    order = np.arange(len(gram)) if blocks else np.argsort(-np.diag(gram), kind="stable")
+    return Curvature(order, inverse_factor(gram[np.ix_(order, order)], damping))
+
+
+def compensate(weight: NDArray[np.float32], seen: Curvature, scheme: WeightScheme) -> QuantizedWeight:
+    """`gptq` for one of several weights [outputs, inputs] that read the same rows.
+
+    Without blocks, scales come from the weight as given; with blocks, a block's come from its weights as the blocks
+    before have left them.
+    """
+    block = block_size(scheme.granularity, weight.shape[1])
+    order = seen.order
     pending = np.ascontiguousarray(weight.T[order], dtype=np.float32)
     steps = [] if block else [_Steps.of(weight, scheme)]
-    rounded = _round(pending, factor, scheme, block, steps)
+    rounded = _round(pending, seen.factor, scheme, block, steps)
     levels = np.empty_like(rounded)
     levels[order] = rounded
     scales = np.stack([item.scale for item in steps], axis=1)
@@ -63,8 +85,8 @@ def inverse_factor(gram: NDArray[np.float64], damping: float) -> NDArray[np.floa
     damped = gram / mean if mean > 0 else np.zeros_like(gram)
     diagonal = np.diag_indices_from(damped)
     damped[diagonal] = damped[diagonal] * (1 + damping) + (FLOOR if mean > 0 else 1.0)
-    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    inverse: NDArray[np.float64] = dtrtri(upper)[0]  # a third of the work of solving for the identity
+    lower = dpotrf(np.asfortranarray(damped[::-1, ::-1]), lower=1, clean=1, overwrite_a=1)[0]
+    inverse: NDArray[np.float64] = dtrtri(lower[::-1, ::-1])[0]  # a third of the work of solving for the identity
     return inverse.astype(np.float32)
 
 

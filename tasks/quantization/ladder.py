@@ -11,12 +11,12 @@ Search = Literal["first", "full"]
 """Stop at the first rung that passes, or measure every rung and take the cheapest that passes."""
 
 FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
-FROM_TRAFFIC = ("int8-smooth", "int8-mixed-2", "int8-mixed-4", "int8-mixed-6", "int8-mixed-8")
+FROM_TRAFFIC = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4", "int8-mixed-6", "int8-mixed-8")
 TRAINED = ("int8-trained",)
 SHORTER_FLOATS = ("int8-weights", "fp8", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
 FALLBACK = "full-precision"
-ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-gptq", "int8-mixed-1", "int8-mixed-3")
+ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
 """Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
 SLACK = 2.0

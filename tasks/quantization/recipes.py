@@ -79,8 +79,9 @@ _SMOOTH = Smoothing.SEARCHED
 def _mixed(count: int) -> Recipe:
     return Recipe(
         f"int8-mixed-{count}",
-        f"SmoothQuant tuned on the new traffic; the {count} most sensitive sites stay in floating point",
+        f"int8-gptq with the {count} most sensitive sites in floating point",
         smoothing=_SMOOTH,
+        rounding=Rounding.GPTQ,
         high_precision_sites=count,
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tasks.observation.scales import Quantizer
 from tasks.quantization.awq import clip
 from tasks.quantization.correction import correction
-from tasks.quantization.gptq import gptq
+from tasks.quantization.gptq import compensate, curvature
 from tasks.quantization.recipes import Rounding
 from tasks.quantization.training import train
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
@@ -29,7 +29,8 @@ def round_weights(
     if rounding is Rounding.AWQ:
         plain = replace(scheme, clipped=False)
         return tuple(quantize(clip(weight, rows, plain), plain) for weight in weights)
-    return tuple(gptq(weight, rows, scheme) for weight in weights)
+    seen = curvature(rows, scheme)
+    return tuple(compensate(weight, seen, scheme) for weight in weights)
 
 
 def train_site(

@@ -9,7 +9,7 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.quantization.ladder import Search, climb, climbs_past_cost, is_hopeless
-from tasks.quantization.recipes import RECIPES, Smoothing, find_recipe
+from tasks.quantization.recipes import RECIPES, Rounding, Smoothing, find_recipe
 from tasks.quantization.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
 from tasks.records import Action, GateResult, Interval, Verdict
 
@@ -36,14 +36,23 @@ def names(
 
 def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
     found = names()
-    assert found[:3] == ["recalibrate", "recalibrate-mse", "int8-smooth"]
+    assert found[:4] == ["recalibrate", "recalibrate-mse", "int8-smooth", "int8-gptq"]
     assert found[-1] == "full-precision"
 
 
 def test_each_further_rung_keeps_more_in_high_precision() -> None:
     found = names()
-    kept = [RECIPES[name].high_precision_sites for name in found[2 : found.index("int8-trained")]]
+    kept = [
+        RECIPES[name].high_precision_sites for name in found[found.index("int8-gptq") : found.index("int8-trained")]
+    ]
     assert kept == sorted(set(kept))
+
+
+def test_what_costs_nothing_in_service_is_tried_before_anything_is_left_in_floating_point() -> None:
+    found = [RECIPES[name] for name in names()]
+    first = next(place for place, one in enumerate(found) if one.high_precision_sites)
+    assert found[first].rounding is found[first - 1].rounding is Rounding.GPTQ
+    assert not found[first - 1].high_precision_sites
 
 
 def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
@@ -54,8 +63,8 @@ def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
 
 def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
     floats = ["int8-trained", "int8-weights", "fp8", "fp16", "full-precision"]
-    assert names(champion=False, sites=4) == ["int8-smooth", "int8-mixed-2", *floats]
-    assert names(champion=False, sites=1) == ["int8-smooth", *floats]
+    assert names(champion=False, sites=4) == ["int8-smooth", "int8-gptq", "int8-mixed-2", *floats]
+    assert names(champion=False, sites=1) == ["int8-smooth", "int8-gptq", *floats]
 
 
 def test_a_full_search_measures_every_rung_of_the_way_up_and_more() -> None:
