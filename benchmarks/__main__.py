@@ -12,7 +12,16 @@ from rich.console import Console
 from benchmarks.machine import conditions
 from benchmarks.table import Table
 
-NAMES = ("fidelity", "latency", "recalibration", "observation", "drift-to-quality", "recipes", "sensitivity")
+NAMES = (
+    "fidelity",
+    "latency",
+    "front",
+    "recalibration",
+    "observation",
+    "drift-to-quality",
+    "recipes",
+    "sensitivity",
+)
 WIDTH = 180
 """Columns of a table that goes to a file."""
 MODULES: Mapping[str, str] = {name: f"benchmarks.{name.replace('-', '_')}" for name in NAMES}

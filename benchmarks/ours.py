@@ -65,6 +65,12 @@ def quantize(
     return derived(subject, chosen, observed, champion, clock)
 
 
+def observe(subject: Subject) -> Mapping[str, SiteObservation]:
+    """One pass over the subject's calibration set, for any number of recipes."""
+    instrumented = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
+    return watch(instrumented, subject.sites, subject.inputs, subject.calibration)
+
+
 def derived(
     subject: Subject,
     chosen: Recipe,

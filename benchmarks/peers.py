@@ -17,7 +17,7 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic
 from onnxruntime.quantization import quantize_static as ort_quantize_static
 
-from benchmarks import ours
+from benchmarks import ours, toolkits
 from benchmarks.subject import Subject
 from infra.engines.port import Arrays
 from tasks.models.spec import Task
@@ -43,6 +43,16 @@ CPU_BEST: Mapping[str, Any] = {
 }
 """The same with asymmetric U8 activations, the form that ONNX Runtime fuses on x86."""
 
+OLIVE_BEST: Mapping[str, Any] = {
+    "activation_symmetric": True,
+    "per_channel": True,
+    "op_types_to_quantize": MATMULS,
+    "extra_options": {
+        "MatMulConstBOnly": True,
+        "OpTypesToExcludeOutputQuantization": MATMULS,
+        "QuantizeBias": False,
+    },
+}
 DYNAMIC_BEST: Mapping[str, Any] = {
     "op_types_to_quantize": MATMULS,
     "per_channel": True,
@@ -194,10 +204,16 @@ PEERS = (
     Contender("ORT quantize_static, MatMul inputs, asymmetric U8", static(CPU_BEST), quick=False),
     Contender("ORT quantize_dynamic, defaults", dynamic({})),
     Contender("ORT quantize_dynamic, MatMul, per channel", dynamic(DYNAMIC_BEST), quick=False),
+    Contender("Olive static, defaults", toolkits.olive({}), quick=False),
+    Contender("Olive static, MatMul inputs, symmetric", toolkits.olive(OLIVE_BEST), quick=False),
+    # modelopt's ONNX path leaves ONNX Runtime's quantizer changed in the process, and Olive's then fails.
     Contender("modelopt onnx, defaults (entropy)", modelopt_onnx(None), quick=False),
     Contender("modelopt onnx, max", modelopt_onnx("max")),
     Contender("modelopt torch INT8_DEFAULT_CFG", modelopt_torch("INT8_DEFAULT_CFG"), quick=False),
     Contender("modelopt torch INT8_SMOOTHQUANT_CFG", modelopt_torch("INT8_SMOOTHQUANT_CFG"), quick=False),
+    Contender("NNCF, defaults", toolkits.nncf(transformer=False, symmetric=False), quick=False),
+    Contender("NNCF, transformer", toolkits.nncf(transformer=True, symmetric=False), quick=False),
+    Contender("NNCF, transformer, symmetric", toolkits.nncf(transformer=True, symmetric=True), quick=False),
 )
 
 

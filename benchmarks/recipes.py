@@ -8,10 +8,6 @@ from benchmarks.latency import full_texts
 from benchmarks.subject import Subject
 from benchmarks.table import Table, column, reason
 from benchmarks.turns import time_plans
-from infra.engines import open_target
-from infra.engines.port import Engine
-from tasks.observation.sites import expose
-from tasks.observation.watch import watch
 from tasks.quantization.recipes import RECIPES, Recipe
 from tasks.quantization.targets import ONNXRUNTIME, why_not
 
@@ -38,7 +34,7 @@ def measure(quick: bool) -> Table:
     """All recipes that need no champion, from one observation."""
     chosen = subject.minilm(quick)
     recipes = [item for item in RECIPES.values() if not item.keeps_graph]
-    observed = watch(_instrumented(chosen), chosen.sites, chosen.inputs, chosen.calibration)
+    observed = ours.observe(chosen)
     made = {item.name: ours.derived(chosen, item, observed) for item in recipes}
     plans = {name: item.lowered("u8") for name, item in made.items() if why_not(RECIPES[name], ONNXRUNTIME) is None}
     rounds = time_plans(plans, full_texts(chosen), 5 if quick else 15, 0)
@@ -49,10 +45,6 @@ def measure(quick: bool) -> Table:
         rows.append(_row(chosen, recipe, plans.get(recipe.name), made[recipe.name].lowered("s8"), speed, seconds))
     counts = ", ".join(f"{len(cases)} {group}" for group, cases in chosen.held_out.items())
     return Table("recipes", TITLE, rows, (), (f"{len(chosen.calibration)} calibration texts; held out: {counts}.",))
-
-
-def _instrumented(chosen: Subject) -> Engine:
-    return open_target("onnxruntime-cpu").load(expose(chosen.model, chosen.sites).SerializeToString())
 
 
 def _row(chosen: Subject, recipe: Recipe, plan: bytes | None, graph: bytes, speed: float | None, seconds: float) -> Row:

@@ -1,5 +1,8 @@
 """Every benchmark in its smallest form, on the digits: that it runs, not how fast."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +12,7 @@ from safetensors.numpy import load_file
 from benchmarks import (
     drift_to_quality,
     fidelity,
+    front,
     latency,
     observation,
     pairs,
@@ -72,6 +76,25 @@ def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_fai
 
 def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
     assert int8_share(digits.source, 1) == 0
+
+
+def test_the_front_holds_ours_against_peers_and_draws_both(digits: Subject, tmp_path: Path) -> None:
+    feeds = {"image": np.zeros((8, 1, 8, 8), np.float32)}
+    rows = front.compare(digits, digits, ("int8-smooth", "int8-gptq"), (STATIC, BROKEN), feeds, rounds=2)
+    named = {row.name: row for row in rows}
+    assert named["static"].tuned_mean == pytest.approx(named["int8-smooth"].tuned_mean, abs=0.01)
+    assert named["broken"].mean is None
+    reached = {goal.what: goal.reached for goal in front.goals(rows)}
+    assert reached["mean cosine on English and code:"]
+    assert [file.read_bytes()[:4] for file in front.draw(rows, tmp_path)] == [b"\x89PNG", b"<htm"]
+
+
+def test_a_peer_that_is_closer_and_faster_misses_the_goal() -> None:
+    mine = front.Row("int8-gptq", 0.998, 0.99, 0.99, 0.98, 1.0, 58.0, 1.6, "builds")
+    better = replace(mine, name="peer", mean=0.999, speedup=1.7)
+    for rival, missed in ((better, 2), (replace(better, tensorrt_rtx="refused"), 1), (replace(better, speedup=1.5), 0)):
+        found = [goal for goal in front.goals([mine, rival]) if goal.what.startswith("peers")]
+        assert sum(not goal.reached for goal in found) == missed
 
 
 def test_latency_times_every_engine_that_loads(digits: Subject) -> None:
