@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from tasks.observation.sites import Site
 ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
 
+_TOKEN_BITS = np.uint64(24)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteObservation:
@@ -23,6 +26,7 @@ class SiteObservation:
     channel_low: NDArray[np.float32]  # [channels], the least value of each
     channel_high: NDArray[np.float32]  # [channels], the largest
     rows: NDArray[np.float32]  # [at most ROWS, channels]; empty where the site cannot be smoothed
+    broken: Mapping[int, int] = field(default_factory=dict)  # case -> infinities and NaN; -1 where no case is known
 
     @property
     def channel_amax(self) -> NDArray[np.float32]:
@@ -43,6 +47,7 @@ class Observer:
         self._histograms = {site.name: ExponentHistogram.empty() for site in sites}
         self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
+        self._broken: dict[str, Counter[int]] = {site.name: Counter() for site in sites}
 
     def update(
         self,
@@ -54,7 +59,7 @@ class Observer:
         for site in self._sites:
             values = tensors[site.tensor]
             if site.channel_axis == 1:
-                self._add_images(site, values)
+                self._add_images(site, values, cases)
             else:
                 self._add_rows(site, values, cases, mask)
 
@@ -66,12 +71,13 @@ class Observer:
                 self._histograms[site.name],
                 *self._extremes.get(site.name, (nothing, nothing)),
                 self._rows[site.name][1] if site.name in self._rows else np.zeros((0, 0), np.float32),
+                dict(self._broken[site.name]),
             )
             for site in self._sites
         }
 
-    def _add_images(self, site: Site, values: NDArray[np.float32]) -> None:
-        self._histograms[site.name] += ExponentHistogram.of(values)
+    def _add_images(self, site: Site, values: NDArray[np.float32], cases: NDArray[np.int64]) -> None:
+        self._count(site, values, cases)
         others = tuple(axis for axis in range(values.ndim) if axis != 1)
         self._widen(site, values.min(axis=others, initial=0.0), values.max(axis=others, initial=0.0))
 
@@ -82,18 +88,27 @@ class Observer:
         cases: NDArray[np.int64],
         mask: NDArray[np.bool_] | None,
     ) -> None:
-        channels = values.shape[-1]
-        per_case = int(np.prod(values.shape[1:-1]))
-        numbers = (cases.astype(np.uint64)[:, None] << np.uint64(24)) + np.arange(per_case, dtype=np.uint64)[None, :]
-        rows = values.reshape(-1, channels)
-        keys = _mix(numbers.reshape(-1).astype(np.uint64))
+        rows = values.reshape(-1, values.shape[-1])
+        numbers = _numbers(values.shape, cases, mask)
         if mask is not None and mask.size == len(rows):
-            rows, keys = rows[mask.reshape(-1)], keys[mask.reshape(-1)]
+            keep = mask.reshape(-1)
+            rows, numbers = rows[keep], None if numbers is None else numbers[keep]
         if site.name in self._divisors:
             rows = rows / self._divisors[site.name]
-        self._histograms[site.name] += ExponentHistogram.of(rows)
+        keys = _mix(_content(rows) if numbers is None else numbers)
+        self._count(site, rows, None if numbers is None else (numbers >> _TOKEN_BITS).astype(np.int64))
         self._widen(site, rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0))
         self._keep_rows(site, keys, rows)
+
+    def _count(self, site: Site, values: NDArray[np.float32], cases: NDArray[np.int64] | None) -> None:
+        """Into the histogram, and infinities and NaN into the account of each case: values [cases, ...]."""
+        seen = ExponentHistogram.of(values)
+        self._histograms[site.name] += seen
+        if seen.nonfinite:
+            bad = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1)
+            owners = np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
+            for place in np.flatnonzero(bad):
+                self._broken[site.name][int(owners[place])] += int(bad[place])
 
     def _widen(self, site: Site, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         """Zero is always inside: it must stay exact, because padding is made of it."""
@@ -112,6 +127,30 @@ class Observer:
             keep = np.argsort(keys, kind="stable")[:ROWS]
             keys, rows = keys[keep], rows[keep]
         self._rows[site.name] = (keys, rows.copy())
+
+
+def _numbers(
+    shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None
+) -> NDArray[np.uint64] | None:
+    """A number for each row of a tensor [..., channels]: its case, and its place in the case.
+
+    Rows are a case's own when the first axis counts cases, or cases times tokens. Others (the tokens that were routed
+    to an expert) belong to no known case: None.
+    """
+    rows = int(np.prod(shape[:-1]))
+    if shape[0] != len(cases) and (mask is None or mask.size != rows):
+        return None
+    places = np.arange(rows // max(len(cases), 1), dtype=np.uint64)
+    numbered: NDArray[np.uint64] = (cases.astype(np.uint64)[:, None] << _TOKEN_BITS) + places[None, :]
+    return numbered.reshape(-1)
+
+
+def _content(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """A number from each row's own bytes: rows [n, channels] -> [n]."""
+    numbers = np.zeros(len(rows), np.uint64)
+    for column in np.ascontiguousarray(rows.T, dtype=np.float32).view(np.uint32):
+        numbers = _mix(numbers ^ column.astype(np.uint64))
+    return numbers
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

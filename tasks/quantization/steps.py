@@ -17,6 +17,7 @@ from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.observation.archive import dump_observation, parse_observation
+from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
@@ -47,6 +48,8 @@ def observe(calibration: SampleRef) -> str:
         if not requests:
             raise BadInput(f"the calibration set {calibration.key} is empty: sample more traffic first")
         observed = watch(model.instrumented, model.sites, model.inputs, [item.payload for item in requests])
+        ids = [item.request_id for item in requests]
+        require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
         store.put(key, dump_observation(observed))
     return key
 
