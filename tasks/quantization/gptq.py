@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtri  # type: ignore[import-untyped]  # ships no types
 
 from infra.errors import BadInput
+from tasks.observation.error import widened
 from tasks.observation.formats import Format, PerChannel, round_to_levels
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, block_size, qparams
 
@@ -40,7 +41,8 @@ def gptq(
     if weight.ndim != 2 or rows.ndim != 2 or rows.shape[1] != weight.shape[1]:
         raise BadInput(f"GPTQ needs rows of the weight's inputs: weight {weight.shape}, rows {rows.shape}")
     block = block_size(scheme.granularity, weight.shape[1])
-    gram = (rows.T @ rows).astype(np.float64)
+    wide = widened(rows)
+    gram = (wide.T @ wide).astype(np.float64)
     order = np.arange(len(gram)) if block else np.argsort(-np.diag(gram), kind="stable")
     factor = inverse_factor(gram[np.ix_(order, order)], damping)
     pending = np.ascontiguousarray(weight.T[order], dtype=np.float32)

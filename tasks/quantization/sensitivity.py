@@ -18,7 +18,7 @@ from infra.errors import BadInput
 from tasks.models.inputs import Inputs
 from tasks.models.scoring import cosine, finite_rows
 from tasks.models.spec import Task
-from tasks.observation.error import squared_error
+from tasks.observation.error import relative_error, squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.sites import Site
@@ -162,14 +162,16 @@ def _error(
         return output_error(observed, weights, choice, scheme)
     if choice.activation is None:
         return _weight_error(weights)
-    noise = squared_error(observed.histogram, choice.activation.amax) / max(_mean_square(observed.histogram), 1e-30)
+    signal = max(_mean_square(observed.histogram), np.finfo(np.float64).tiny)
+    noise = squared_error(observed.histogram, choice.activation.amax) / signal
     return noise + _weight_error(weights)
 
 
 def _weight_error(weights: Sequence[NDArray[np.float32]]) -> float:
     """Squared rounding error of the weights in INT8 / squared weights."""
-    lost = sum(float(np.square(weight - quantize(weight, WeightScheme()).dequantized()).sum()) for weight in weights)
-    return lost / max(sum(float(np.square(weight).sum()) for weight in weights), 1e-30)
+    flat = np.concatenate([weight.ravel() for weight in weights])
+    rounded = np.concatenate([quantize(weight, WeightScheme()).dequantized().ravel() for weight in weights])
+    return relative_error(flat, rounded)
 
 
 def _mean_square(histogram: ExponentHistogram) -> float:
