@@ -15,8 +15,10 @@ def squared_error(histogram: ExponentHistogram, clip: float) -> float:
     """Expected squared error of INT8 with this clip: rounding step^2 / 12 inside, (|x| - clip)^2 outside.
 
     Banner, Nahshan and Soudry, "Post training 4-bit quantization" (2019), section 3, each bin taken as uniform: at the
-    bins' centres alone, a clip inside the topmost bin would look free.
+    bins' centres alone, a clip inside the topmost bin would look free. 0 without data.
     """
+    if not histogram.total:
+        return 0.0
     counts = histogram.counts[:FINITE_BINS]
     used = np.flatnonzero(counts)
     low, high = EDGES[used], np.minimum(_UPPER[used], histogram.amax)

@@ -115,9 +115,9 @@ def output_loss(task: Task, exact: NDArray[np.float32], found: NDArray[np.float3
 
 
 def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tuple[Sensitivity, ...]:
-    """The ranking by measured losses, most sensitive first; equal ones by the local error."""
-    found = [replace(item, loss=losses[item.site]) for item in ranking]
-    return tuple(sorted(found, key=lambda item: (-losses[item.site], -item.error, item.site)))
+    """The ranking by measured losses, most sensitive first; equal ones, and ones not measured, by the local error."""
+    found = [replace(item, loss=losses.get(item.site)) for item in ranking]
+    return tuple(sorted(found, key=lambda item: (-losses.get(item.site, 0.0), -item.error, item.site)))
 
 
 def spread(payloads: Sequence[Payload], count: int) -> tuple[Payload, ...]:

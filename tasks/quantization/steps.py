@@ -74,7 +74,7 @@ def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: s
         payloads = sensitivity.spread([item.payload for item in requests], SENSITIVITY_CASES)
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), None)
-        plan = assemble(model.graph, model.sites, observed, recipe, tuned.choices, (), folding=False)
+        plan = assemble(model.graph, model.sites, observed, recipe, tuned.choices, tuned.unknown, folding=False)
         switched = install(plan, others=others)
         engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
         losses = sensitivity.measure(engine, model.inputs, model.spec.task, switched.parts, payloads)
@@ -117,7 +117,13 @@ def write_graph(
         graph = _graph(model, recipe, derived, champion)
         facts = _store(model, candidate_id, calibration, recipe, derived, graph, measured)
     return CandidateRef(
-        model.name, candidate_id, recipe.name, facts["calibration"], tuple(facts["kept_high"]), facts["quantized_share"]
+        model.name,
+        candidate_id,
+        recipe.name,
+        facts["calibration"],
+        tuple(facts["kept_high"]),
+        facts["quantized_share"],
+        tuple(facts.get("remarks", ())),
     )
 
 
@@ -176,7 +182,12 @@ def record_ladder(
             one.name,
             params={**recipe, "candidate": candidate.candidate_id, "kept_high": json.dumps(candidate.kept_high)},
             metrics={**one.metrics, **known, "quantized-share": candidate.quantized_share},
-            tags={"kind": "rung", "verdict": "passed" if one.passed else "refused", "why": one.reason[:500]},
+            tags={
+                "kind": "rung",
+                "verdict": "passed" if one.passed else "refused",
+                "why": one.reason[:500],
+                "remarks": "; ".join(candidate.remarks)[:500],
+            },
             artifacts={},
             parent=parent,
         )
@@ -272,6 +283,7 @@ def _store(
         "recipe": recipe.document(),
         "kept_high": list(derived.kept_high),
         "quantized_share": derived.quantized_share,
+        "remarks": list(derived.remarks),
         "sensitivity": [asdict(item) for item in derived.ranking],
         "submodules": _submodules(model, losses),
     }

@@ -22,6 +22,7 @@ RATE = 0.02
 """Of Adam, in units of the weights' steps, and of the logarithms of steps and clip a tenth of it."""
 HELD_OUT = 4
 """One row in so many is not trained on, and decides which step's state is kept."""
+LEAST_ROWS = 2 * HELD_OUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +67,8 @@ def train(
 
 
 def _require(rows: NDArray[np.float32], start: QuantizedWeight, quantizer: Quantizer | None) -> None:
-    if len(rows) < 2 * HELD_OUT:
-        raise BadInput(f"training a site needs at least {2 * HELD_OUT} observed rows, and there are {len(rows)}")
+    if len(rows) < LEAST_ROWS:
+        raise BadInput(f"training a site needs at least {LEAST_ROWS} observed rows, and there are {len(rows)}")
     if not start.format.is_integer or (quantizer is not None and not quantizer.format.is_integer):
         raise BadInput("only evenly spaced formats can be trained here: use INT8, INT4 or INT2")
 
