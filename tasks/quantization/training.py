@@ -7,6 +7,8 @@ no pass over the whole model is needed, and sites can be trained one by one, the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +50,28 @@ def train(
     `BadInput` on fewer than 8 rows and on formats that are not evenly spaced.
     """
     _require(rows, start, quantizer)
+    with _one_thread():
+        return _train(rows, weight, start, quantizer, steps)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split among threads, and a last bit can tip a rounding: the result must not know of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    rows: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    start: QuantizedWeight,
+    quantizer: Quantizer | None,
+    steps: int,
+) -> Trained:
     held = np.arange(len(rows)) % HELD_OUT == 0
     learned, judged = (torch.from_numpy(np.ascontiguousarray(rows[part])) for part in (~held, held))
     exact = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32)).T
