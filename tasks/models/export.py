@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from infra.engines import open_target
 from infra.errors import BadInput
-from tasks.models.graph_files import float_weights, load_graph, require_one_graph
+from tasks.models.graph_files import float_weights, load_graph, require_room
 from tasks.models.language.decoder import LOGITS, cut, flatten, load_decoder, mark, read_layout
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.spec import ModelSpec, Task
@@ -41,7 +41,7 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     ready = folder / "model.onnx"
     if ready.is_file():
         return _ready(spec, ready)
-    require_one_graph(float_weights(folder), where=str(folder))
+    require_room(float_weights(folder), where=str(folder))
     if spec.task is Task.CAUSAL_LM:
         return _language(spec, folder)
     try:

@@ -10,6 +10,8 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnx.inliner import inline_local_functions
 
 from infra.errors import BadInput
+from infra.memory import require_memory
+from tasks.models.memory import export_footprint
 
 LIMIT = (1 << 31) - 1
 """Bytes of one protobuf message: a graph travels through releases, registry and runtimes as one."""
@@ -22,13 +24,13 @@ def load_graph(path: Path) -> onnx.ModelProto:
     Raises `BadInput` when the file is no ONNX, when a file of weights is missing, too short, or not inside the model's
     folder, and when both together are more than one graph can hold.
     """
-    require_one_graph(path.stat().st_size, where=str(path))
+    require_room(path.stat().st_size, where=str(path))
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as exc:  # protobuf's and onnx's own kinds
         raise BadInput(f"source: {path} is no readable ONNX file: {_first_line(exc)}") from exc
     outside = sum(_length(tensor, path) for tensor in _tensors(model.graph) if uses_external_data(tensor))
-    require_one_graph(path.stat().st_size + outside, where=str(path))
+    require_room(path.stat().st_size + outside, where=str(path))
     try:
         load_external_data_for_model(model, str(path.parent))
         return inline_local_functions(model) if model.functions else model
@@ -38,13 +40,17 @@ def load_graph(path: Path) -> onnx.ModelProto:
         ) from exc
 
 
-def require_one_graph(size: int, *, where: str) -> None:
-    """Raise `BadInput` naming the size where a graph of so many bytes is more than protobuf can hold."""
+def require_room(size: int, *, where: str) -> None:
+    """Raise where so many bytes of graph and weights are too many, naming the size.
+
+    `BadInput` when it is more than protobuf can hold, `Unavailable` when it is more than the memory here is enough for.
+    """
     if size > LIMIT:
         raise BadInput(
             f"source: {where} holds {size / 1e9:.2f} GB of graph and weights, and a graph must stay under "
             f"{LIMIT / 1e9:.2f} GB: split the model, or export a smaller one"
         )
+    require_memory(export_footprint(size), f"registering {where}", "free some, or register it on a larger machine")
 
 
 def float_weights(folder: Path) -> int:

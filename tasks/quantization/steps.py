@@ -14,8 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
 from infra.errors import BadInput, NotFound
+from infra.memory import require_memory
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.memory import footprint
 from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
@@ -44,6 +46,7 @@ def observe(calibration: SampleRef) -> str:
     model, store = open_model(calibration.model), settings().store()
     key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}.npz"
     if not store.exists(key):
+        _require_memory(model)
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
         if not requests:
             raise BadInput(f"the calibration set {calibration.key} is empty: sample more traffic first")
@@ -107,6 +110,7 @@ def write_graph(
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
+        _require_memory(model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED))
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
@@ -213,6 +217,14 @@ def _tuning(recipe: Recipe) -> Recipe:
         trained_sites=0,
         high_precision_sites=0,
     )
+
+
+def _require_memory(model: RegisteredModel, *, hessian: bool = False) -> None:
+    """Before the work begins: the kernel would end it without a word."""
+    spec = model.spec.input
+    needed = footprint(model.graph, model.sites, tokens=spec.max_length, hessian=hessian).total
+    mend = "free some, lower input.max_length, or run it on a larger machine"
+    require_memory(needed, f"quantizing {model.name}", mend)
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from infra.errors import BadInput
 from tasks.models.export import export
-from tasks.models.graph_files import LIMIT, float_weights, load_graph, require_one_graph
+from tasks.models.graph_files import LIMIT, float_weights, load_graph, require_room
 from tasks.models.spec import load_spec
 from tests import graphs
 
@@ -156,7 +156,7 @@ def test_a_folder_whose_weights_are_too_many_is_refused_before_they_are_loaded(t
 
 
 def test_the_limit_itself_is_allowed() -> None:
-    require_one_graph(LIMIT, where="x")
+    require_room(LIMIT, where="x")
 
 
 def test_functions_of_the_graph_are_expanded_so_that_their_layers_are_seen(tmp_path: Path) -> None:
