@@ -115,7 +115,8 @@ class Observer:
         if site.name in self._extremes:
             before, after = self._extremes[site.name]
             low, high = np.minimum(before, low), np.maximum(after, high)
-        self._extremes[site.name] = (low, high)
+        # Which of 0 and -0 a minimum returns depends on the order of the batches.
+        self._extremes[site.name] = (low + np.float32(0), high + np.float32(0))
 
     def _keep_rows(self, site: Site, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
         """Bottom-k by the hash of the row's number: a uniform sample that batching cannot change."""

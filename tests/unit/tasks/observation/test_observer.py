@@ -246,3 +246,10 @@ def test_the_first_broken_site_is_named_with_its_count_and_its_request() -> None
     with pytest.raises(BadInput, match=r"window: site fc saw 4 infinite or NaN .* request 'r7' and 1 more: .* take"):
         require_finite((LINEAR,), found, [f"r{i}" for i in range(12)], where="window")
     require_finite((LINEAR,), {"fc": observed(texts(0), [[0]])}, ["r0"], where="window")
+
+
+def test_the_sign_of_a_zero_does_not_tell_the_order_of_the_batches() -> None:
+    zeros = [np.zeros((1, CHANNELS), np.float32), np.full((1, CHANNELS), -0.0, np.float32)]
+    forth, back = (observed(one, [[0], [1]]) for one in (zeros, zeros[::-1]))
+    assert forth.channel_low.tobytes() == back.channel_low.tobytes()
+    assert forth.channel_high.tobytes() == back.channel_high.tobytes()
