@@ -59,8 +59,11 @@ def scale_remarks(
         if (count := int((erased_channels(layer_weight(plan.model, layer), weight) >= ERASED).sum()))
     ]
     return _sentences(
-        (activations, "rounded to zero in their activations by a few outliers: clip them, or keep the sites high"),
-        (weights, "rounded to zero in their weights by a few outliers: keep the sites in floating point"),
+        (
+            activations,
+            "rounded to zero in their activations by outliers: where quality is lost, clip them or keep the sites high",
+        ),
+        (weights, "rounded to zero in their weights by outliers: where quality is lost, keep the sites high"),
     )
 
 
