@@ -30,7 +30,9 @@ class Climbed:
     def told(self) -> Rung:
         """As an outcome shows it."""
         refusals = [gate.reason for report in self.reports for gate in report.refusals if gate.metric != "execution"]
-        return Rung(self.recipe.name, self.reports, refusals[0] if refusals else "every gate passed")
+        return Rung(
+            self.recipe.name, self.reports, refusals[0] if refusals else "every gate passed", self.candidate.remarks
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Rung:
     recipe: str
     reports: tuple[GateReport, ...]
     reason: str  # why it did not pass, or what it reached
+    remarks: tuple[str, ...] = ()  # on sites that were left alone, and on scales to look at
 
 
 @dataclass(frozen=True, slots=True)

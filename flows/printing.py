@@ -140,6 +140,8 @@ def outcome(result: Any) -> None:
         console.print(f"  {escape(line)}")
     if result.rungs:
         console.print(_rungs(result.rungs))
+    for remark in result.rungs[-1].remarks if result.rungs else ():
+        console.print(f"note  {escape(remark)}")
     if result.report:
         console.print(f"report  {settings().store_address}/{result.report}")
 

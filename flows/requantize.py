@@ -151,5 +151,6 @@ def _leave_artifact(model: str, rungs: Sequence[Rung], taken: Climbed, release: 
     for rung in rungs:
         verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in rung.reports)
         lines.append(f"| {rung.recipe} | {verdicts} | {rung.reason} |")
+    lines += ["", *(f"- {remark}" for remark in taken.candidate.remarks)]
     tables = "\n".join(to_markdown(report) for report in taken.reports)
     create_markdown_artifact(key=f"gates-{model}", markdown="\n".join([*lines, "", tables]))

@@ -211,6 +211,7 @@ class CandidateRef:
     calibration: str  # digest of the calibration set
     kept_high: tuple[str, ...]  # sites in floating point
     quantized_share: float  # of the weight products' multiply-accumulates
+    remarks: tuple[str, ...] = ()  # sentences on sites that were left alone, and on scales to look at
 
     def key(self, name: str) -> str:
         """Where one of its files lies in the object store."""

@@ -56,6 +56,15 @@ class TensorRt:
         ) as exc:  # its bindings raise these for arguments and absent drivers
             raise Unavailable(f"{self.name} failed ({exc}; {'; '.join(messages)[-300:]}): look at its driver") from exc
 
+    def check(self, graph: bytes) -> None:
+        """Parse the graph."""
+        messages: list[str] = []
+        logger = _collector(self._trt, messages)
+        try:
+            self._parse(graph, self._trt.Builder(logger), logger, messages)
+        except (RuntimeError, TypeError, ValueError) as exc:  # as of `build`
+            raise Unavailable(f"{self.name} failed ({exc}; {'; '.join(messages)[-300:]}): look at its driver") from exc
+
     def load(self, plan: bytes) -> Engine:
         """Deserialize on the visible device."""
         reason = self.why_not_executable()
@@ -80,7 +89,7 @@ class TensorRt:
         network = builder.create_network(self._network_flags())
         parser = self._trt.OnnxParser(network, logger)
         if not parser.parse(graph):
-            errors = [parser.get_error(i).desc() for i in range(parser.num_errors)] or messages
+            errors = [_told(parser.get_error(i)) for i in range(parser.num_errors)] or messages
             raise Refused(f"{self.name} cannot express the graph: {'; '.join(errors)[:600]}")
         if not network.num_outputs:  # no bytes at all parse as an empty graph
             raise Refused(f"{self.name} cannot express the graph: it has no output")
@@ -201,6 +210,11 @@ def _set_shapes(optimization: Any, name: str, declared: tuple[int, ...], profile
 
 def _within(shape: tuple[int, ...], low: Iterable[int], high: Iterable[int]) -> bool:
     return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
+
+
+def _told(error: Any) -> str:
+    """A sentence of the parser, with the node that it is about."""
+    return f"{error.desc()} (node {error.node_name()}, {error.node_operator()})" if error.node_name() else error.desc()
 
 
 def _device_capability() -> str:

@@ -32,6 +32,13 @@ class OnnxRuntimeCpu:
         """Always executable."""
         return None
 
+    def check(self, graph: bytes) -> None:
+        """Load the graph, and forget it."""
+        try:
+            _session(graph)
+        except _FAILURES as exc:
+            raise Refused(f"ONNX Runtime cannot load the graph: {_first_line(exc)}") from exc
+
     def build(self, graph: bytes, profile: Profiles) -> Built:
         """Check that the runtime accepts the graph and note what it makes of it on this CPU.
 

@@ -63,6 +63,10 @@ class Target(Protocol):
         """Why engines cannot run here (no device, no module), or None when they can."""
         ...
 
+    def check(self, graph: bytes) -> None:
+        """Raise `Refused` when the target cannot express an ONNX graph, naming the node; nothing is built."""
+        ...
+
     def build(self, graph: bytes, profile: Profiles) -> Built:
         """Compile an ONNX graph; raises `Refused` when the target cannot express it, naming its reason."""
         ...

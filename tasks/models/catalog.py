@@ -26,6 +26,7 @@ from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.answers import SUITES
 from tasks.models.language.comparison import compare
 from tasks.models.language.generation import answer
+from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
 from tasks.observation.sites import Site, expose, find_sites
@@ -186,10 +187,11 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
     require_disjoint(pool, golden_contents(golden.cases))
-    sites = find_sites(onnx.load_from_string(files[FULL_PRECISION]))
+    graph = onnx.load_from_string(files[FULL_PRECISION])
+    require_operators(graph, spec.targets)
+    sites = find_sites(graph)
     if not sites:
         raise BadInput("source: the graph has no matrix product or convolution with constant weights to quantize")
-    graph = onnx.load_from_string(files[FULL_PRECISION])
     inputs = open_inputs(spec, files.get("tokenizer.json"), graph if spec.task is Task.CAUSAL_LM else None)
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
     first = [case.payload for case in golden.cases[:2]]

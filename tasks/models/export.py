@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.models.graph_files import float_weights, load_graph, require_room
 from tasks.models.language.decoder import LOGITS, cut, flatten, load_decoder, mark, read_layout
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.spec import ModelSpec, Task
@@ -40,6 +41,7 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     ready = folder / "model.onnx"
     if ready.is_file():
         return _ready(spec, ready)
+    require_room(float_weights(folder), where=str(folder))
     if spec.task is Task.CAUSAL_LM:
         return _language(spec, folder)
     try:
@@ -108,10 +110,7 @@ def _first_line(exc: Exception) -> str:
 
 
 def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(path)
-    except Exception as exc:  # protobuf's and onnx's own kinds
-        raise BadInput(f"source: {path} is no readable ONNX file: {_first_line(exc)}") from exc
+    model = load_graph(path)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise BadInput(f"source: {path} has opset {opset}: export it with opset {OLDEST_OPSET} or later")

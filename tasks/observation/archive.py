@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from io import BytesIO
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def dump_observation(observed: Mapping[str, SiteObservation]) -> bytes:
 def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
     """Read the archive; raises `BadInput` when it is damaged or of another version."""
     try:
+        _require_checksums(data)
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
             version = int(arrays["version"])
             names = enumerate(arrays["sites"]) if version in READ else ()
@@ -41,6 +43,13 @@ def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
     if version not in READ:
         raise BadInput(f"{where} has version {version}: this release reads versions 1 and {VERSION}")
     return observed
+
+
+def _require_checksums(data: bytes) -> None:
+    """NumPy reads as many bytes as an array's header says, and a checksum is compared only at the end of a member."""
+    damaged = ZipFile(BytesIO(data)).testzip()
+    if damaged is not None:
+        raise BadZipFile(f"{damaged} does not match its checksum")
 
 
 def _site(arrays: Mapping[str, np.ndarray], index: int, version: int) -> SiteObservation:

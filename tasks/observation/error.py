@@ -1,10 +1,13 @@
-"""What INT8 costs, from a histogram alone: the MSE rule minimises it, the range lens holds live traffic against it."""
+"""What quantization costs: from a histogram alone, and from an output beside the exact one."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.observation.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 
 LEVELS = 127
+ORDINARY = (1e-9, 1e9)
+"""Magnitudes whose products, summed and squared, are normal float32 numbers."""
 _UPPER = np.append(EDGES[1:], 2.0**128)
 
 
@@ -12,8 +15,10 @@ def squared_error(histogram: ExponentHistogram, clip: float) -> float:
     """Expected squared error of INT8 with this clip: rounding step^2 / 12 inside, (|x| - clip)^2 outside.
 
     Banner, Nahshan and Soudry, "Post training 4-bit quantization" (2019), section 3, each bin taken as uniform: at the
-    bins' centres alone, a clip inside the topmost bin would look free.
+    bins' centres alone, a clip inside the topmost bin would look free. 0 without data.
     """
+    if not histogram.total:
+        return 0.0
     counts = histogram.counts[:FINITE_BINS]
     used = np.flatnonzero(counts)
     low, high = EDGES[used], np.minimum(_UPPER[used], histogram.amax)
@@ -24,3 +29,17 @@ def squared_error(histogram: ExponentHistogram, clip: float) -> float:
     # Rounding cannot cost more than the value itself, which matters for the many near-zero elements.
     inside = (1 - share) * np.minimum((clip / LEVELS) ** 2 / 12, CENTRES[used] ** 2)
     return float((counts[used] * (outside + inside)).sum() / histogram.total)
+
+
+def relative_error(exact: NDArray[np.floating], found: NDArray[np.floating]) -> float:
+    """|| exact - found ||^2 / || exact ||^2 in float64, at most 1e30: squares of 1e30 are no float32."""
+    lost = np.square(exact.astype(np.float64) - found).sum()
+    energy = np.square(exact, dtype=np.float64).sum()
+    return float(min(lost / max(energy, np.finfo(np.float64).tiny), 1e30))
+
+
+def widened(values: NDArray[np.float32], *others: NDArray[np.float32]) -> NDArray[np.floating]:
+    """The values as they are, or in float64 where products with the others would leave float32: of any shapes."""
+    largest = [float(np.abs(one).max(initial=0.0)) for one in (values, *others)]
+    ordinary = all(not one or ORDINARY[0] < one < ORDINARY[1] for one in largest)
+    return values if ordinary else values.astype(np.float64)

@@ -8,6 +8,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+SMALLEST = 1e-35
+"""Of a range: divided by any format's levels, it is still a normal float32."""
+LARGEST = 1e38
+"""Of a range: its lowest level, twice as far out in INT2, is still a float32."""
+
 
 class Format(StrEnum):
     """What a number is stored as."""

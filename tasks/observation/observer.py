@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from tasks.observation.sites import Site
 ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
 
+_TOKEN_BITS = np.uint64(24)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteObservation:
@@ -23,6 +26,7 @@ class SiteObservation:
     channel_low: NDArray[np.float32]  # [channels], the least value of each
     channel_high: NDArray[np.float32]  # [channels], the largest
     rows: NDArray[np.float32]  # [at most ROWS, channels]; empty where the site cannot be smoothed
+    broken: Mapping[int, int] = field(default_factory=dict)  # case -> infinities and NaN; -1 where no case is known
 
     @property
     def channel_amax(self) -> NDArray[np.float32]:
@@ -43,6 +47,7 @@ class Observer:
         self._histograms = {site.name: ExponentHistogram.empty() for site in sites}
         self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
+        self._broken: dict[str, Counter[int]] = {site.name: Counter() for site in sites}
 
     def update(
         self,
@@ -51,16 +56,16 @@ class Observer:
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Add one batch: site tensors [batch, ...], the number of each case [batch], valid tokens [batch, tokens]."""
-        drawn: dict[int, _Draw] = {}
+        numbered: dict[tuple[int, ...], _Rows] = {}
         for site in self._sites:
             values = tensors[site.tensor]
             if site.channel_axis == 1:
-                self._add_images(site, values)
+                self._add_images(site, values, cases)
                 continue
-            per_case = int(np.prod(values.shape[1:-1]))
-            if per_case not in drawn:
-                drawn[per_case] = _draw(cases, per_case, mask)
-            self._add_rows(site, values, drawn[per_case])
+            shape = values.shape[:-1]
+            if shape not in numbered:
+                numbered[shape] = _rows(shape, cases, mask)
+            self._add_rows(site, values, numbered[shape])
 
     def result(self) -> dict[str, SiteObservation]:
         """Everything seen so far, by site name."""
@@ -70,28 +75,40 @@ class Observer:
                 self._histograms[site.name],
                 *self._extremes.get(site.name, (nothing, nothing)),
                 self._rows[site.name][1] if site.name in self._rows else np.zeros((0, 0), np.float32),
+                dict(self._broken[site.name]),
             )
             for site in self._sites
         }
 
-    def _add_images(self, site: Site, values: NDArray[np.float32]) -> None:
-        others = tuple(axis for axis in range(values.ndim) if axis != 1)
-        self._count(site, values, values.min(axis=others, initial=0.0), values.max(axis=others, initial=0.0))
+    def _add_images(self, site: Site, values: NDArray[np.float32], cases: NDArray[np.int64]) -> None:
+        self._count(site, values, tuple(axis for axis in range(values.ndim) if axis != 1), cases)
 
-    def _add_rows(self, site: Site, values: NDArray[np.float32], drawn: _Draw) -> None:
+    def _add_rows(self, site: Site, values: NDArray[np.float32], known: _Rows) -> None:
         rows = values.reshape(-1, values.shape[-1])
-        if drawn.real is not None:
-            rows = rows[drawn.real]
+        if known.real is not None:
+            rows = rows[known.real]
         if site.name in self._divisors:
             rows = rows / self._divisors[site.name]
-        self._count(site, rows, rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0))
-        self._keep_rows(site, drawn.keys, rows[drawn.chosen])
+        self._count(site, rows, (0,), known.owners)
+        if known.keys is not None:
+            self._keep_rows(site, known.keys, rows[known.chosen])
+        else:
+            keys = _mix(_content(rows))
+            chosen = np.argsort(keys, kind="stable")[:ROWS]
+            self._keep_rows(site, keys[chosen], rows[chosen])
 
     def _count(
-        self, site: Site, values: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
+        self, site: Site, values: NDArray[np.float32], axes: tuple[int, ...], cases: NDArray[np.int64] | None
     ) -> None:
-        largest = float(max(high.max(initial=0.0), -low.min(initial=0.0)))
-        self._histograms[site.name] += ExponentHistogram.of(values, largest)
+        """Into histogram and extremes, and infinities and NaN into the account of each case: values [cases, ...]."""
+        low, high = values.min(axis=axes, initial=0.0), values.max(axis=axes, initial=0.0)
+        seen = ExponentHistogram.of(values, float(max(high.max(initial=0.0), -low.min(initial=0.0))))
+        self._histograms[site.name] += seen
+        if seen.nonfinite:
+            bad = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1)
+            owners = np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
+            for place in np.flatnonzero(bad):
+                self._broken[site.name][int(owners[place])] += int(bad[place])
         self._widen(site, low, high)
 
     def _widen(self, site: Site, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
@@ -99,7 +116,8 @@ class Observer:
         if site.name in self._extremes:
             before, after = self._extremes[site.name]
             low, high = np.minimum(before, low), np.maximum(after, high)
-        self._extremes[site.name] = (low, high)
+        # Which of 0 and -0 a minimum returns depends on the order of the batches.
+        self._extremes[site.name] = (low + np.float32(0), high + np.float32(0))
 
     def _keep_rows(self, site: Site, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
         """Bottom-k by the hash of the row's number: a uniform sample that batching cannot change."""
@@ -112,22 +130,49 @@ class Observer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Draw:
-    """Which rows of a batch count, and which of those are candidates for the sample; the same for many sites."""
+class _Rows:
+    """What is known of a tensor's rows before their values are read; the same for many sites."""
 
-    real: NDArray[np.intp] | None  # rows that are no padding; None where all are
-    chosen: NDArray[np.intp]  # at most ROWS of the real ones, by their keys
-    keys: NDArray[np.uint64]  # of the chosen
+    real: NDArray[np.intp] | None  # those that are no padding; None where all are
+    owners: NDArray[np.int64] | None  # the case of each real row
+    keys: NDArray[np.uint64] | None  # of the chosen; None where only a row's content can tell rows apart
+    chosen: NDArray[np.intp]  # at most ROWS of the real ones
 
 
-def _draw(cases: NDArray[np.int64], per_case: int, mask: NDArray[np.bool_] | None) -> _Draw:
-    numbers = (cases.astype(np.uint64)[:, None] << np.uint64(24)) + np.arange(per_case, dtype=np.uint64)[None, :]
-    keys, real = _mix(numbers.reshape(-1)), None
-    if mask is not None and mask.size == len(keys) and not mask.all():
+def _rows(shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None) -> _Rows:
+    numbers, real = _numbers((*shape, 1), cases, mask), None
+    if mask is not None and mask.size == int(np.prod(shape)) and not mask.all():
         real = np.flatnonzero(mask)
-        keys = keys[real]
+        numbers = None if numbers is None else numbers[real]
+    if numbers is None:
+        return _Rows(real, None, None, np.zeros(0, np.intp))
+    keys = _mix(numbers)
     chosen = np.argsort(keys, kind="stable")[:ROWS]
-    return _Draw(real, chosen, keys[chosen])
+    return _Rows(real, (numbers >> _TOKEN_BITS).astype(np.int64), keys[chosen], chosen)
+
+
+def _numbers(
+    shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None
+) -> NDArray[np.uint64] | None:
+    """A number for each row of a tensor [..., channels]: its case, and its place in the case.
+
+    Rows are a case's own when the first axis counts cases, or cases times tokens. Others (the tokens that were routed
+    to an expert) belong to no known case: None.
+    """
+    rows = int(np.prod(shape[:-1]))
+    if shape[0] != len(cases) and (mask is None or mask.size != rows):
+        return None
+    places = np.arange(rows // max(len(cases), 1), dtype=np.uint64)
+    numbered: NDArray[np.uint64] = (cases.astype(np.uint64)[:, None] << _TOKEN_BITS) + places[None, :]
+    return numbered.reshape(-1)
+
+
+def _content(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """A number from each row's own bytes: rows [n, channels] -> [n]."""
+    numbers = np.zeros(len(rows), np.uint64)
+    for column in np.ascontiguousarray(rows.T, dtype=np.float32).view(np.uint32):
+        numbers = _mix(numbers ^ column.astype(np.uint64))
+    return numbers
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

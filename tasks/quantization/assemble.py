@@ -17,6 +17,8 @@ from tasks.quantization.folding import fold
 from tasks.quantization.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipes import Recipe
 from tasks.quantization.rounding import corrections, round_weights, train_site
+from tasks.quantization.training import LEAST_ROWS
+from tasks.quantization.unknown import holds
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
 
 SMALLEST_TABLE = 1 << 12
@@ -41,7 +43,8 @@ def assemble(
     Without folding the model stays as it is.
     """
     if recipe.weights.format in _SHORT:
-        return GraphPlan(model, tuple(CastSite(site, recipe.weights.format) for site in sites), _tables(model, recipe))
+        cast = tuple(CastSite(site, recipe.weights.format) for site in sites if site.name not in kept)
+        return GraphPlan(model, cast, _tables(model, recipe))
     active = tuple(site for site in sites if site.name not in kept)
     factors = deployed_factors({site.name: choices[site.name] for site in active})
     folded, done = fold(model, active, factors) if folding else (model, frozenset[str]())
@@ -113,7 +116,7 @@ def _planned(
         rows = rows / choice.divisors if rows.size else rows
     rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
     activation = choice.activation
-    if trained and rows.size and len(weights) == 1:
+    if trained and len(rows) >= LEAST_ROWS and len(weights) == 1:
         level, activation = train_site(weights[0], rows, rounded[0], activation)
         rounded = (level,)
     corrected = corrections(weights, rows, rounded, activation) if recipe.bias_correction else None
@@ -125,9 +128,9 @@ def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight
     if recipe.tables is Format.FP32:
         return {}
     names = find_tables(model)
-    if recipe.tables in _SHORT:
-        return dict.fromkeys(names, recipe.tables)
     constants = {item.name: item for item in model.graph.initializer}
+    if recipe.tables in _SHORT:
+        return {name: recipe.tables for name in names if holds(recipe.tables, constants[name])}
     scheme = WeightScheme(recipe.tables)
     return {name: quantize(numpy_helper.to_array(constants[name]), scheme) for name in names}
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.observation.error import widened
 from tasks.quantization.weights import WeightScheme, grouped, quantize
 
 ALPHAS = tuple(np.linspace(0.0, 1.0, 21).tolist())
@@ -45,12 +46,13 @@ def search(
     stacked = np.concatenate(list(weights))
     mean = np.abs(rows).mean(axis=0) if channel_mean is None else channel_mean
     plain = replace(scheme, clipped=False)  # clipping comes after, by output error
-    energy = max(float(np.square(rows @ stacked.T).sum()), 1e-30)
+    wide = widened(rows, stacked)
+    energy = max(float(np.square(wide @ stacked.T).sum()), 1e-30)
     found = []
     for alpha in alphas:
         s = factors(mean, alpha)
         lost = stacked - quantize(stacked * s, plain).dequantized() / s
-        found.append(Scaled(s if alpha else None, alpha, float(np.square(rows @ lost.T).sum()) / energy))
+        found.append(Scaled(s if alpha else None, alpha, float(np.square(wide @ lost.T).sum()) / energy))
     return min(found, key=lambda item: item.error)
 
 
@@ -80,7 +82,7 @@ def clip(
     if groups.shape[0] != len(weight):
         raise BadInput("one scale a tensor cannot be clipped by the error of single outputs: use scales per channel")
     padded = np.pad(rows, ((0, 0), (0, groups.shape[1] * size - weight.shape[1])))
-    blocks = padded.reshape(len(rows), -1, size).transpose(1, 0, 2)
+    blocks = widened(padded, weight).reshape(len(rows), -1, size).transpose(1, 0, 2)
     grams = blocks.transpose(0, 2, 1) @ blocks  # [blocks, size, size]: w' G w is the squared output of the group
     limit, plain = np.abs(groups).max(axis=-1), replace(scheme, clipped=False)
     best, least = limit, np.full(limit.shape, np.inf)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.observation.error import relative_error, widened
+from tasks.observation.formats import SMALLEST
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer, Scales
 from tasks.observation.sites import Site
@@ -61,24 +63,21 @@ def quantizer(
     by = np.float32(1) if divisors is None else divisors
     low = max(float((observed.channel_low / by).min(initial=0.0)), -largest)
     high = min(float((observed.channel_high / by).max(initial=0.0)), largest)
-    if low == high:
-        high = largest  # all zeros: any positive range will do
-    return Quantizer(largest, divisors, scheme.format, (low, high))
+    # All zeros, or next to it: any range will do whose step is a normal number.
+    return Quantizer(largest, divisors, scheme.format, (low, max(high, low + SMALLEST)))
 
 
 def output_error(
     observed: SiteObservation, weights: Sequence[NDArray[np.float32]], choice: Choice, scheme: WeightScheme
 ) -> float:
     """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 over the observed rows; weights are [outputs, inputs]."""
-    stacked = np.concatenate(list(weights))
-    exact = observed.rows @ stacked.T
-    rows = observed.rows
+    rows, stacked = observed.rows, np.concatenate(list(weights))
+    exact = widened(rows, stacked) @ stacked.T
     if choice.divisors is not None:
         rows, stacked = rows / choice.divisors, stacked * choice.divisors
     if choice.activation is not None:
         rows = smoothing.fake_quantize_activation(rows, choice.activation)
-    approximate = rows @ quantize(stacked, scheme).dequantized().T
-    return float(np.square(exact - approximate).sum() / max(float(np.square(exact).sum()), 1e-30))
+    return relative_error(exact, widened(rows, stacked) @ quantize(stacked, scheme).dequantized().T)
 
 
 def deployed_factors(choices: Mapping[str, Choice]) -> dict[str, NDArray[np.float32]]:

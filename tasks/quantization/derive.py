@@ -18,7 +18,10 @@ from tasks.quantization.folding import fold
 from tasks.quantization.plan import GraphPlan
 from tasks.quantization.ranges import require_data
 from tasks.quantization.recipes import Recipe, Smoothing
+from tasks.quantization.remarks import kept_remarks, observed_remarks, scale_remarks
 from tasks.quantization.sensitivity import Sensitivity
+from tasks.quantization.training import LEAST_ROWS
+from tasks.quantization.unknown import overflowing, unknown_ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +33,7 @@ class Derived:
     ranking: tuple[Sensitivity, ...]
     quantized_share: float  # of the weight products' multiply-accumulates per position, below full precision
     reference: Mapping[str, ExponentHistogram]  # what each quantizer saw in calibration; the range lens compares
+    remarks: tuple[str, ...] = ()  # sentences on sites that were left alone, and on scales to look at
 
     @property
     def scales(self) -> Scales:
@@ -43,6 +47,7 @@ class Tuned:
 
     choices: Mapping[str, Choice]
     ranking: tuple[Sensitivity, ...]
+    unknown: tuple[str, ...] = ()  # sites whose range would be a guess
 
 
 def derive(
@@ -59,6 +64,9 @@ def derive(
     `losses` are what each site alone costs the model's output, where that was measured; without them the sites are
     ranked by their local errors.
 
+    Sites that calibration never reached, or with zeros alone, get no fixed range: they stay in floating point, or keep
+    the champion's range where its graph is kept.
+
     Raises `BadInput` when the calibration set was empty or held NaN, when a recipe that starts from the champion's
     graph has no champion that fits, and when a recipe would leave nothing quantized.
     """
@@ -67,16 +75,24 @@ def derive(
         return Derived(GraphPlan(model, (), {}), names, (), 0.0, {})
     tuned = tuned or tune(model, sites, observed, recipe, deployed)
     if not recipe.weights.format.is_scaled:
-        plan = assemble(model, sites, observed, recipe, tuned.choices, ())
-        return Derived(plan, (), tuned.ranking, 1.0, {})
+        over = overflowing(model, sites, observed, recipe.weights.format)
+        plan = assemble(model, sites, observed, recipe, tuned.choices, over)
+        share = sum(item.macs_share for item in tuned.ranking if item.site not in over)
+        return Derived(plan, over, tuned.ranking, share, {}, kept_remarks(over, recipe.weights.format, ()))
     ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
-    kept = _kept(model, sites, ranking, recipe, deployed or {}, losses)
+    kept = _kept(model, sites, ranking, recipe, deployed or {}, losses, tuned.unknown)
     trained = [item.site for item in ranking[: recipe.trained_sites]]
     plan = assemble(model, sites, observed, recipe, tuned.choices, kept, trained=trained)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
     reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
-    return Derived(plan, kept, ranking, share, reference)
+    untrained = [name for name in trained if len(observed[name].rows) < LEAST_ROWS]
+    remarks = (
+        *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
+        *scale_remarks(plan, reference, plan.scales),
+        *kept_remarks((), recipe.weights.format, untrained),
+    )
+    return Derived(plan, kept, ranking, share, reference, remarks)
 
 
 def tune(
@@ -89,13 +105,27 @@ def tune(
     """Make every site's choice and rank the sites: the slow part of `derive`, which raises the same errors."""
     _require_fit(sites, observed, recipe, deployed)
     weights = {site.name: [layer_weight(model, layer) for layer in site.layers] for site in sites}
+    unknown = unknown_ranges(sites, observed, recipe)
     choices = {
-        site.name: choose(site, observed[site.name], weights[site.name], recipe, deployed or {}) for site in sites
+        site.name: _without_range(site.name, recipe, deployed or {})
+        if site.name in unknown
+        else choose(site, observed[site.name], weights[site.name], recipe, deployed or {})
+        for site in sites
     }
     if recipe.smoothing is Smoothing.EQUALIZED:  # factors that cannot be folded would cost a product of their own
         _, folded = fold(model, sites, deployed_factors(choices))
-        choices = {name: item if name in folded else _plain(observed[name], recipe) for name, item in choices.items()}
-    return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, recipe.weights))
+        choices = {
+            name: item if name in folded or name in unknown else _plain(observed[name], recipe)
+            for name, item in choices.items()
+        }
+    return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, recipe.weights), unknown)
+
+
+def _without_range(site: str, recipe: Recipe, deployed: Scales) -> Choice:
+    """A recalibration keeps what it knows nothing new of."""
+    if recipe.keeps_graph and site in deployed:
+        return Choice(deployed[site], deployed[site].divisors)
+    return Choice(None)
 
 
 def _plain(observed: SiteObservation, recipe: Recipe) -> Choice:
@@ -111,10 +141,18 @@ def _require_fit(
     for site in sites:
         if site.name not in observed:
             raise BadInput(f"site {site.name} was not observed: observe the calibration set again")
-        try:
-            require_data(observed[site.name].histogram)
-        except BadInput as exc:
-            raise BadInput(f"site {site.name}: {exc}") from exc
+        if observed[site.name].histogram.nonfinite:
+            try:
+                require_data(observed[site.name].histogram)
+            except BadInput as exc:
+                raise BadInput(f"site {site.name}: {exc}") from exc
+    if not any(observed[site.name].histogram.total for site in sites):
+        require_data(ExponentHistogram.empty())
+    if len(unknown_ranges(sites, observed, recipe)) == len(sites):
+        raise BadInput(
+            f"recipe {recipe.name} fixes ranges of activations, and calibration saw nothing but zeros at all "
+            f"{len(sites)} sites: look at the calibration set, or use a weight-only recipe (`requant recipes`)"
+        )
     if recipe.high_precision_sites >= len(sites):
         raise BadInput(
             f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: use a lower one, "
@@ -136,18 +174,25 @@ def _require_champion(
         )
     strange = set(deployed) - {site.name for site in sites}
     for name, item in deployed.items():
-        if name in strange or (item.divisors is not None and item.divisors.shape != observed[name].channel_amax.shape):
+        if name in strange or _is_narrower(item, observed[name]):
             raise BadInput(f"the champion's scale of {name} does not fit this model's sites: use int8-smooth")
+
+
+def _is_narrower(quantizer: Quantizer, observed: SiteObservation) -> bool:
+    """Whether factors are of another width than the site; one that was never reached has none to compare."""
+    seen = observed.channel_amax
+    return quantizer.divisors is not None and bool(seen.size) and quantizer.divisors.shape != seen.shape
 
 
 def site_costs(
     model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float]
 ) -> tuple[mixed.SiteCost, ...]:
-    """Every site's loss and its weights: what high precision costs in size and, by position, in products."""
+    """Every measured site's loss and its weights: what high precision costs in size and, by position, in products."""
     sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
     return tuple(
         mixed.SiteCost(site.name, losses[site.name], sum(sizes[layer.weight] for layer in site.layers))
         for site in sites
+        if site.name in losses
     )
 
 
@@ -158,19 +203,25 @@ def _kept(
     recipe: Recipe,
     deployed: Scales,
     losses: Mapping[str, float] | None,
+    unknown: tuple[str, ...],
 ) -> tuple[str, ...]:
-    """A recalibration keeps the champion's placement; a mixed recipe is a point of the front of loss and cost."""
+    """A recalibration keeps the champion's placement; a mixed recipe is a point of the front of loss and cost.
+
+    Sites of unknown range are kept in any case, and count towards the number that a mixed recipe keeps.
+    """
     if recipe.keeps_graph:
         return tuple(item.site for item in ranking if item.site not in deployed)
-    if losses is None or not recipe.high_precision_sites:
-        return tuple(item.site for item in ranking[: recipe.high_precision_sites])
-    best = mixed.keep(mixed.front(site_costs(model, sites, losses)), recipe.high_precision_sites)
-    return tuple(item.site for item in ranking if item.site in best.kept)
+    known = [item.site for item in ranking if item.site not in unknown]
+    count = max(recipe.high_precision_sites - len(unknown), 0)
+    if losses is None or not count:
+        return (*unknown, *known[:count])
+    best = mixed.keep(mixed.front(site_costs(model, sites, losses)), count)
+    return (*unknown, *(name for name in known if name in best.kept))
 
 
 def _seen(observed: SiteObservation, quantizer: Quantizer) -> ExponentHistogram:
     """The quantizer's own input: exact without smoothing, from the observed rows with it."""
-    if quantizer.divisors is None:
+    if quantizer.divisors is None or not observed.histogram.total:
         return observed.histogram
     seen = ExponentHistogram.of(observed.rows / quantizer.divisors)
     return ExponentHistogram(seen.counts, float((observed.channel_amax / quantizer.divisors).max()))

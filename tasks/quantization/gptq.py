@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri  # type: ignore[import-untyped]  # ships no types
 
 from infra.errors import BadInput
+from tasks.observation.error import widened
 from tasks.observation.formats import Format, PerChannel, round_to_levels
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, block_size, qparams
 
@@ -51,7 +52,8 @@ def gptq(
 
 def curvature(rows: NDArray[np.float32], scheme: WeightScheme, damping: float = DAMPING) -> Curvature:
     """Of rows [n, inputs]: the inputs of most energy go first, but in their own order where a scheme has blocks."""
-    gram = (rows.T @ rows).astype(np.float64)
+    wide = widened(rows)
+    gram = (wide.T @ wide).astype(np.float64)
     blocks = block_size(scheme.granularity, len(gram))
     order = np.arange(len(gram)) if blocks else np.argsort(-np.diag(gram), kind="stable")
     return Curvature(order, inverse_factor(gram[np.ix_(order, order)], damping))

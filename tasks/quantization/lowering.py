@@ -8,6 +8,9 @@ from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
 
+_CUTS = ("Relu", "Clip")
+_ZERO = "requant.zero"
+
 
 def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """The graph in a target's form: "s8" (TensorRT) as it is, "u8" (ONNX Runtime on x86) for what that fuses."""
@@ -15,7 +18,7 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
         case "s8":
             return qdq
         case "u8":
-            return gathered_levels(unsigned_activations(qdq))
+            return kept_cuts(gathered_levels(unsigned_activations(qdq)))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")
 
@@ -30,6 +33,40 @@ def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
             zero_point = int(numpy_helper.to_array(item))
             item.CopyFrom(numpy_helper.from_array(np.asarray(zero_point + 128, np.uint8), item.name))
     return copy
+
+
+def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
+    """Relu and Clip before an FP8 quantizer become Max and Min: ONNX Runtime 1.32 drops the one and fails on the other.
+
+    Its ReluQuantRewrite takes the zero-point's byte for the lowest level, which is so for U8 and not for FP8.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(qdq)
+    graph = copy.graph
+    fp8 = {item.name for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT8E4M3FN}
+    read = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[2] in fp8}
+    if not any(node.op_type in _CUTS and node.output[0] in read for node in graph.node):
+        return copy
+    nodes = [
+        one
+        for node in graph.node
+        for one in (_cut(node) if node.op_type in _CUTS and node.output[0] in read else [node])
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), _ZERO))
+    return copy
+
+
+def _cut(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    low, high = (_ZERO, "") if node.op_type == "Relu" else (*node.input[1:], "", "")[:2]
+    bounds = [(op, bound) for op, bound in (("Max", low), ("Min", high)) if bound] or [("Identity", "")]
+    source, nodes = node.input[0], []
+    for place, (op, bound) in enumerate(bounds):
+        result = node.output[0] if place == len(bounds) - 1 else f"{node.output[0]}.{op}"
+        nodes.append(helper.make_node(op, [source, bound] if bound else [source], [result], f"{node.name}.{op}"))
+        source = result
+    return nodes
 
 
 def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:

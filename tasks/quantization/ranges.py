@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.observation.error import LEVELS, squared_error
+from tasks.observation.formats import LARGEST, SMALLEST
 from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
 
 BATCHES = 32
 """That the observed values are taken to have come in, for the moving average of the batches' largest magnitudes."""
-_SMALLEST = 1e-12
-"""An all-zero tensor still needs a positive scale."""
+FEW = 2048
+"""Values. Rules that weigh a distribution keep all of fewer: what they would cut off is chance."""
 
 
 class RangeRule(StrEnum):
@@ -38,22 +39,24 @@ def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = LEVELS)
     """
     require_data(histogram)
     if not histogram.amax:
-        return _SMALLEST
+        return SMALLEST
     if largest > LEVELS and rule in (RangeRule.MSE, RangeRule.ENTROPY):
+        rule = RangeRule.MAX
+    if histogram.total < FEW and rule in (RangeRule.ENTROPY, RangeRule.MOVING_AVERAGE):
         rule = RangeRule.MAX
     match rule:
         case RangeRule.MAX:
             value = histogram.amax
         case RangeRule.PERCENTILE:
             value = histogram.quantile(0.9999)
-            value = value if value > _SMALLEST else histogram.amax  # nearly everything is zero
+            value = value if value > SMALLEST else histogram.amax  # nearly everything is zero
         case RangeRule.MSE:
             value = _least(histogram, squared_error)
         case RangeRule.ENTROPY:
             value = _least(histogram, divergence)
         case RangeRule.MOVING_AVERAGE:
             value = expected_largest(histogram)
-    return max(value, _SMALLEST)
+    return min(max(value, SMALLEST), LARGEST)
 
 
 def require_data(histogram: ExponentHistogram) -> None:
@@ -83,7 +86,7 @@ def expected_largest(histogram: ExponentHistogram, batches: int = BATCHES) -> fl
     # Over a bin where F rises from a to b, the mean of F^n is (b^(n+1) - a^(n+1)) / ((n + 1) (b - a)).
     flat = upto[:-1] ** n
     mean = np.divide(np.diff(upto ** (n + 1)), (n + 1) * rise, out=flat, where=rise > 0)
-    return max(histogram.amax - float((mean * np.diff(edges)).sum()), _SMALLEST)
+    return max(histogram.amax - float((mean * np.diff(edges)).sum()), SMALLEST)
 
 
 def divergence(histogram: ExponentHistogram, clip: float) -> float:

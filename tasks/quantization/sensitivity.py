@@ -18,7 +18,7 @@ from infra.errors import BadInput
 from tasks.models.inputs import Inputs
 from tasks.models.scoring import cosine, finite_rows
 from tasks.models.spec import Task
-from tasks.observation.error import squared_error
+from tasks.observation.error import relative_error, squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.sites import Site
@@ -115,9 +115,9 @@ def output_loss(task: Task, exact: NDArray[np.float32], found: NDArray[np.float3
 
 
 def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tuple[Sensitivity, ...]:
-    """The ranking by measured losses, most sensitive first; equal ones by the local error."""
-    found = [replace(item, loss=losses[item.site]) for item in ranking]
-    return tuple(sorted(found, key=lambda item: (-losses[item.site], -item.error, item.site)))
+    """The ranking by measured losses, most sensitive first; equal ones, and ones not measured, by the local error."""
+    found = [replace(item, loss=losses.get(item.site)) for item in ranking]
+    return tuple(sorted(found, key=lambda item: (-losses.get(item.site, 0.0), -item.error, item.site)))
 
 
 def spread(payloads: Sequence[Payload], count: int) -> tuple[Payload, ...]:
@@ -162,14 +162,16 @@ def _error(
         return output_error(observed, weights, choice, scheme)
     if choice.activation is None:
         return _weight_error(weights)
-    noise = squared_error(observed.histogram, choice.activation.amax) / max(_mean_square(observed.histogram), 1e-30)
+    signal = max(_mean_square(observed.histogram), np.finfo(np.float64).tiny)
+    noise = squared_error(observed.histogram, choice.activation.amax) / signal
     return noise + _weight_error(weights)
 
 
 def _weight_error(weights: Sequence[NDArray[np.float32]]) -> float:
     """Squared rounding error of the weights in INT8 / squared weights."""
-    lost = sum(float(np.square(weight - quantize(weight, WeightScheme()).dequantized()).sum()) for weight in weights)
-    return lost / max(sum(float(np.square(weight).sum()) for weight in weights), 1e-30)
+    flat = np.concatenate([weight.ravel() for weight in weights])
+    rounded = np.concatenate([quantize(weight, WeightScheme()).dequantized().ravel() for weight in weights])
+    return relative_error(flat, rounded)
 
 
 def _mean_square(histogram: ExponentHistogram) -> float:

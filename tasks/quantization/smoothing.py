@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.error import LEVELS
-from tasks.observation.formats import round_to_levels
+from tasks.observation.error import LEVELS, relative_error, widened
+from tasks.observation.formats import LARGEST, SMALLEST, round_to_levels
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer
@@ -39,7 +39,7 @@ def search(
     """Choose alpha by the output error of the site's own layers; weights are [outputs, inputs]."""
     stacked = np.concatenate(weights)
     plain = Quantizer(amax(observed.histogram, rule))
-    exact = observed.rows @ stacked.T
+    exact = widened(observed.rows, stacked) @ stacked.T
     best = Smoothed(plain, None, output_error(observed.rows, stacked, plain, exact))
     for alpha in alphas:
         divisors = factors(observed.channel_amax, np.abs(stacked).max(axis=0), alpha)
@@ -62,24 +62,25 @@ def factors(activation: NDArray[np.float32], weight: NDArray[np.float32], alpha:
 def smoothed_amax(observed: SiteObservation, divisors: NDArray[np.float32], rule: RangeRule) -> float:
     """The range after smoothing: exact for max; other rules read the observed rows."""
     if rule is RangeRule.MAX:
-        return max(float((observed.channel_amax / divisors).max()), 1e-12)
-    return amax(ExponentHistogram.of(observed.rows / divisors), rule)
+        return min(max(float((observed.channel_amax / divisors.astype(np.float64)).max()), SMALLEST), LARGEST)
+    rows = np.clip(observed.rows / divisors.astype(np.float64), -LARGEST, LARGEST)
+    return amax(ExponentHistogram.of(rows.astype(np.float32)), rule)
 
 
 def output_error(
     rows: NDArray[np.float32],
     weight: NDArray[np.float32],
     quantizer: Quantizer,
-    exact: NDArray[np.float32] | None = None,
+    exact: NDArray[np.floating] | None = None,
 ) -> float:
     """|| X W' - Q(X) Q(W)' ||^2 / || X W' ||^2 for rows [n, inputs] and weight [outputs, inputs].
 
     `exact` is X W' where the caller has it, [n, outputs].
     """
-    exact = rows @ weight.T if exact is None else exact
+    exact = widened(rows, weight) @ weight.T if exact is None else exact
     x, w = (rows, weight) if quantizer.divisors is None else (rows / quantizer.divisors, weight * quantizer.divisors)
-    quantized = fake_quantize(x, np.float32(quantizer.scale)) @ fake_quantize(w, weight_scales(w)[:, None]).T
-    return float(np.square(exact - quantized).sum() / max(float(np.square(exact).sum()), 1e-30))
+    seen = widened(fake_quantize(x, np.float32(quantizer.scale)), w)
+    return relative_error(exact, seen @ fake_quantize(w, weight_scales(w)[:, None]).T)
 
 
 def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:

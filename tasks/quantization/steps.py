@@ -14,9 +14,12 @@ from prefect.cache_policies import NO_CACHE
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
 from infra.errors import BadInput, NotFound
+from infra.memory import require_memory
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.memory import footprint
 from tasks.observation.archive import dump_observation, parse_observation
+from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
@@ -43,10 +46,13 @@ def observe(calibration: SampleRef) -> str:
     model, store = open_model(calibration.model), settings().store()
     key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}.npz"
     if not store.exists(key):
+        _require_memory(model)
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
         if not requests:
             raise BadInput(f"the calibration set {calibration.key} is empty: sample more traffic first")
         observed = watch(model.instrumented, model.sites, model.inputs, [item.payload for item in requests])
+        ids = [item.request_id for item in requests]
+        require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
         store.put(key, dump_observation(observed))
     return key
 
@@ -71,7 +77,7 @@ def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: s
         payloads = sensitivity.spread([item.payload for item in requests], SENSITIVITY_CASES)
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), None)
-        plan = assemble(model.graph, model.sites, observed, recipe, tuned.choices, (), folding=False)
+        plan = assemble(model.graph, model.sites, observed, recipe, tuned.choices, tuned.unknown, folding=False)
         switched = install(plan, others=others)
         engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
         losses = sensitivity.measure(engine, model.inputs, model.spec.task, switched.parts, payloads)
@@ -104,6 +110,7 @@ def write_graph(
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
+        _require_memory(model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED))
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
@@ -114,7 +121,13 @@ def write_graph(
         graph = _graph(model, recipe, derived, champion)
         facts = _store(model, candidate_id, calibration, recipe, derived, graph, measured)
     return CandidateRef(
-        model.name, candidate_id, recipe.name, facts["calibration"], tuple(facts["kept_high"]), facts["quantized_share"]
+        model.name,
+        candidate_id,
+        recipe.name,
+        facts["calibration"],
+        tuple(facts["kept_high"]),
+        facts["quantized_share"],
+        tuple(facts.get("remarks", ())),
     )
 
 
@@ -173,7 +186,12 @@ def record_ladder(
             one.name,
             params={**recipe, "candidate": candidate.candidate_id, "kept_high": json.dumps(candidate.kept_high)},
             metrics={**one.metrics, **known, "quantized-share": candidate.quantized_share},
-            tags={"kind": "rung", "verdict": "passed" if one.passed else "refused", "why": one.reason[:500]},
+            tags={
+                "kind": "rung",
+                "verdict": "passed" if one.passed else "refused",
+                "why": one.reason[:500],
+                "remarks": "; ".join(candidate.remarks)[:500],
+            },
             artifacts={},
             parent=parent,
         )
@@ -199,6 +217,14 @@ def _tuning(recipe: Recipe) -> Recipe:
         trained_sites=0,
         high_precision_sites=0,
     )
+
+
+def _require_memory(model: RegisteredModel, *, hessian: bool = False) -> None:
+    """Before the work begins: the kernel would end it without a word."""
+    spec = model.spec.input
+    needed = footprint(model.graph, model.sites, tokens=spec.max_length, hessian=hessian).total
+    mend = "free some, lower input.max_length, or run it on a larger machine"
+    require_memory(needed, f"quantizing {model.name}", mend)
 
 
 @lru_cache(maxsize=4)
@@ -269,6 +295,7 @@ def _store(
         "recipe": recipe.document(),
         "kept_high": list(derived.kept_high),
         "quantized_share": derived.quantized_share,
+        "remarks": list(derived.remarks),
         "sensitivity": [asdict(item) for item in derived.ranking],
         "submodules": _submodules(model, losses),
     }

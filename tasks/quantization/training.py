@@ -7,6 +7,8 @@ no pass over the whole model is needed, and sites can be trained one by one, the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +24,7 @@ RATE = 0.02
 """Of Adam, in units of the weights' steps, and of the logarithms of steps and clip a tenth of it."""
 HELD_OUT = 4
 """One row in so many is not trained on, and decides which step's state is kept."""
+LEAST_ROWS = 2 * HELD_OUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +50,28 @@ def train(
     `BadInput` on fewer than 8 rows and on formats that are not evenly spaced.
     """
     _require(rows, start, quantizer)
+    with _one_thread():
+        return _train(rows, weight, start, quantizer, steps)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split among threads, and a last bit can tip a rounding: the result must not know of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    rows: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    start: QuantizedWeight,
+    quantizer: Quantizer | None,
+    steps: int,
+) -> Trained:
     held = np.arange(len(rows)) % HELD_OUT == 0
     learned, judged = (torch.from_numpy(np.ascontiguousarray(rows[part])) for part in (~held, held))
     exact = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32)).T
@@ -66,8 +91,8 @@ def train(
 
 
 def _require(rows: NDArray[np.float32], start: QuantizedWeight, quantizer: Quantizer | None) -> None:
-    if len(rows) < 2 * HELD_OUT:
-        raise BadInput(f"training a site needs at least {2 * HELD_OUT} observed rows, and there are {len(rows)}")
+    if len(rows) < LEAST_ROWS:
+        raise BadInput(f"training a site needs at least {LEAST_ROWS} observed rows, and there are {len(rows)}")
     if not start.format.is_integer or (quantizer is not None and not quantizer.format.is_integer):
         raise BadInput("only evenly spaced formats can be trained here: use INT8, INT4 or INT2")
 

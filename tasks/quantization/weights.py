@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.observation.formats import Format, Granularity, PerBlock, PerChannel, PerTensor, round_to_levels
+from tasks.observation.error import widened
+from tasks.observation.formats import LARGEST, Format, Granularity, PerBlock, PerChannel, PerTensor, round_to_levels
 
-SMALLEST_NORMAL = 1e-35
+SMALLEST_SCALE = 1e-37
 """Below this the quotient of a weight and its scale is no normal float32, and such a channel computes nothing."""
 SHRINKS = tuple(np.linspace(1.0, 0.3, 29).tolist())
 """Fractions of the largest magnitude that a search for the clip of least squared error tries."""
@@ -74,14 +75,15 @@ def qparams(flat: NDArray[np.float32], scheme: WeightScheme) -> tuple[NDArray[np
     """
     groups = grouped(flat, scheme.granularity)
     if scheme.symmetric:
-        largest = np.abs(groups).max(axis=-1)
+        largest = np.minimum(np.abs(groups).max(axis=-1), LARGEST)
         scales = positive(largest / scheme.format.largest)
         if scheme.clipped:
             scales = _least_error(groups, scales, lambda step: (step, None), scheme.format)[0]
         return scales, None
     if not scheme.format.is_integer:
         raise BadInput(f"{scheme.format} has no zero-point: use a symmetric scheme, or an integer format")
-    low, high = np.minimum(groups.min(axis=-1), 0.0), np.maximum(groups.max(axis=-1), 0.0)
+    low = np.clip(groups.min(axis=-1).astype(np.float64), -LARGEST, 0.0)
+    high = np.clip(groups.max(axis=-1).astype(np.float64), 0.0, LARGEST)
     scales = positive((high - low) / (2 * scheme.format.largest + 1))
 
     def with_zero(step: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int8] | None]:
@@ -120,7 +122,7 @@ def spread(values: NDArray[np.float32], block: int | None, inputs: int) -> NDArr
 
 def positive(scales: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scales must be strictly positive: a channel of zeros gets 1."""
-    return np.where(scales > SMALLEST_NORMAL, scales, 1.0).astype(np.float32)
+    return np.where(scales > SMALLEST_SCALE, scales, 1.0).astype(np.float32)
 
 
 Qparams = tuple[NDArray[np.float32], NDArray[np.int8] | None]
@@ -148,8 +150,9 @@ def _least_error(
 
 def _error(
     groups: NDArray[np.float32], scales: NDArray[np.float32], zero: NDArray[np.int8] | None, format: Format
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     steps, offset = scales[..., None], 0.0 if zero is None else zero[..., None].astype(np.float32)
     levels = round_to_levels((groups / steps + offset).astype(np.float32), format).astype(np.float32)
-    error: NDArray[np.float32] = np.square(groups - (levels - offset) * steps).sum(axis=-1)
+    lost = widened(groups) - (levels - offset) * steps
+    error: NDArray[np.floating] = np.square(lost).sum(axis=-1)
     return error

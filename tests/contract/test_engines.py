@@ -84,6 +84,12 @@ def test_the_layers_are_kept_with_their_names_and_precisions(target: Target) -> 
     assert "x.quantize" in names or "node_MatMul_0" in names
 
 
+def test_a_graph_is_checked_without_being_built(target: Target) -> None:
+    target.check(quantized(target.form))
+    with pytest.raises(Refused, match=r"strange.*Nope|Nope.*strange"):
+        target.check(strange_graph())
+
+
 def test_an_unknown_operator_is_refused_with_the_reason(target: Target) -> None:
     with pytest.raises(Refused, match=r"Nope|Plugin not found"):
         target.build(strange_graph(), PROFILE)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from infra.errors import BadInput
 from tasks.models.batches import Batch
+from tasks.observation.finite import require_finite
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import ROWS, Observer, SiteObservation
 from tasks.observation.sites import Layer, Site
@@ -185,3 +187,69 @@ def test_four_dimensional_activations_are_observed_row_by_row(heads: int) -> Non
     observer = Observer((LINEAR,))
     observer.update({"t": values}, np.arange(2))
     assert observer.result()["fc"].rows.shape == (min(2 * heads * 5, ROWS), CHANNELS)
+
+
+# --- Rows that are no case's own, and what is broken -----------------------------------------------------------------
+
+
+def routed(batches: list[list[int]]) -> SiteObservation:
+    """What an expert sees to which every row with a positive first value is sent: [any number, channels]."""
+    observer, cases = Observer((LINEAR,)), texts(2)
+    for batch in batches:
+        rows = np.concatenate([cases[i] for i in batch])
+        mask = np.ones((len(batch), 3), bool)
+        observer.update({"t": rows[rows[:, 0] > 0]}, np.asarray(batch, np.int64), mask)
+    return observer.result()["fc"]
+
+
+def test_rows_that_were_routed_are_sampled_alike_however_they_were_batched() -> None:
+    whole = routed([list(range(12))])
+    assert whole.histogram.total > 0
+    assert_same(routed([[3, 1, 4, 0, 5], [9, 2, 6, 8], [7, 11, 10]]), whole)
+
+
+def test_an_expert_that_no_token_went_to_saw_nothing() -> None:
+    observer = Observer((LINEAR,))
+    observer.update({"t": np.zeros((0, CHANNELS), np.float32)}, np.arange(4))
+    found = observer.result()["fc"]
+    assert (found.histogram.total, found.rows.shape, found.broken) == (0, (0, CHANNELS), {})
+
+
+def test_tokens_flattened_into_rows_belong_to_their_cases() -> None:
+    cases = texts(3)
+    values, mask = padded(cases, 9)
+    flat, whole = Observer((LINEAR,)), Observer((LINEAR,))
+    flat.update({"t": values.reshape(-1, CHANNELS)}, np.arange(12), mask)
+    whole.update({"t": values}, np.arange(12), mask)
+    assert_same(flat.result()["fc"], whole.result()["fc"])
+
+
+@pytest.mark.parametrize("batches", [[list(range(12))], [[11, 3], [0, 5, 7], [1, 2, 4, 6, 8, 9, 10]]])
+def test_infinities_and_nan_are_counted_by_case(batches: list[list[int]]) -> None:
+    cases = texts(0)
+    cases[3][0, 1], cases[7][0, :] = np.nan, np.inf
+    assert observed(cases, batches).broken == {3: 1, 7: CHANNELS}
+
+
+def test_broken_images_are_counted_by_case() -> None:
+    values = np.ones((4, CHANNELS, 2, 2), np.float32)
+    values[2, 1] = -np.inf
+    observer = Observer((CONV,))
+    observer.update({"t": values}, np.array([4, 5, 6, 7]))
+    assert observer.result()["conv"].broken == {6: 4}
+
+
+def test_the_first_broken_site_is_named_with_its_count_and_its_request() -> None:
+    cases = texts(0)
+    cases[3][0, 1], cases[7][0, :] = np.nan, np.inf
+    found = {"fc": observed(cases, [list(range(12))])}
+    with pytest.raises(BadInput, match=r"window: site fc saw 4 infinite or NaN .* request 'r7' and 1 more: .* take"):
+        require_finite((LINEAR,), found, [f"r{i}" for i in range(12)], where="window")
+    require_finite((LINEAR,), {"fc": observed(texts(0), [[0]])}, ["r0"], where="window")
+
+
+def test_the_sign_of_a_zero_does_not_tell_the_order_of_the_batches() -> None:
+    zeros = [np.zeros((1, CHANNELS), np.float32), np.full((1, CHANNELS), -0.0, np.float32)]
+    forth, back = (observed(one, [[0], [1]]) for one in (zeros, zeros[::-1]))
+    assert forth.channel_low.tobytes() == back.channel_low.tobytes()
+    assert forth.channel_high.tobytes() == back.channel_high.tobytes()

@@ -17,9 +17,12 @@ from tasks.observation.scales import Quantizer
 from tasks.observation.sites import find_sites
 from tasks.quantization import qdq
 from tasks.quantization.assemble import from_scales
+from tasks.quantization.derive import derive
 from tasks.quantization.lowering import lower
+from tasks.quantization.recipes import find_recipe
 from tasks.quantization.smoothing import fake_quantize, weight_scales
 from tests import graphs
+from tests.unit.tasks.quantization.observations import observe
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(3)
@@ -299,3 +302,24 @@ def test_lowering_shifts_activations_only_and_leaves_the_original_alone() -> Non
     points = [numpy_helper.to_array(i) for i in shifted.graph.initializer if i.name.endswith("zero_point")]
     assert sorted((p.dtype.name, p.ndim) for p in points) == [("int8", 1)] * 12 + [("uint8", 0)] * 8
     assert all((p == (128 if p.dtype == np.uint8 else 0)).all() for p in points)
+
+
+@pytest.mark.parametrize(
+    ("step", "bounds"), [("Relu", []), ("Clip", ["low"]), ("Clip", ["low", "high"]), ("Clip", ["", "high"])]
+)
+def test_what_cuts_values_off_before_an_fp8_quantizer_is_not_dropped_by_the_runtime(
+    step: str, bounds: list[str]
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "up"),
+        helper.make_node(step, ["p", *bounds], ["h"], "cut"),
+        helper.make_node("MatMul", ["h", "v"], ["y"], "down"),
+    ]
+    weights = {"w": W, "v": W.T.copy(), "low": np.float32(0), "high": np.float32(3)}
+    model = graphs.model(nodes, weights, {"x": ["n", 8]}, {"y": ["n", 8]})
+    sites, observed = observe(model, ROWS)
+    graph = lower(qdq.write(derive(model, sites, observed, find_recipe("fp8"), None).plan), "u8")
+    fused, plain = (graphs.run(graph, ROWS, optimize=optimize) for optimize in (True, False))
+    assert np.allclose(fused, plain, rtol=1e-3, atol=1e-3)
+    exact = graphs.run(model, ROWS)
+    assert np.linalg.norm(fused - exact) < 0.1 * np.linalg.norm(exact)

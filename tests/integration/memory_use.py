@@ -1,0 +1,50 @@
+"""One process that does one piece of work on a model, and prints its estimate beside the memory that it took.
+
+`python -m tests.integration.memory_use WORKSPACE register SPEC` or `... derive MODEL RECIPE`
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from infra.settings import use_workspace
+
+
+def resident(field: str) -> int:
+    """Bytes of a line of this process's status: VmRSS now, VmHWM at the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def main(workspace: str, work: str, *arguments: str) -> None:
+    """Print one JSON document: estimate and peak above the start, in bytes."""
+    settings = use_workspace(Path(workspace))
+    import onnx  # noqa: F401  # the libraries are there before the work begins
+    import torch  # noqa: F401
+
+    from tasks.models.catalog import open_model, register
+    from tasks.models.memory import export_footprint, footprint
+    from tasks.quantization.recipes import Rounding, find_recipe
+    from tasks.quantization.steps import build_engine, observe, write_graph
+    from tasks.sampling.digest import sample_of
+    from tasks.sampling.steps import _keep
+
+    before = resident("VmRSS")
+    if work == "register":
+        model = register(Path(arguments[0]))
+        estimate = export_footprint(sum(path.stat().st_size for path in Path(arguments[0]).parent.glob("model.onnx*")))
+        tokens = model.spec.input.max_length
+    else:
+        model, recipe = open_model(arguments[0]), find_recipe(arguments[1])
+        calibration = _keep("calibration", model.name, sample_of(model.pool[:48], seen=48, dropped={}), "", "")
+        candidate = write_graph.fn(calibration, observe.fn(calibration), recipe.name, None)
+        build_engine.fn(candidate, "onnxruntime-cpu")
+        tokens = model.spec.input.max_length
+        hessian = recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED)
+        estimate = footprint(model.graph, model.sites, tokens=tokens, hessian=hessian).total
+    assert settings.root
+    print(json.dumps({"estimate": estimate, "peak": resident("VmHWM") - before}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
