@@ -87,7 +87,7 @@ def closeness(chosen: Subject, plan: bytes) -> tuple[float, float, float, float]
     """Mean and least cosine of the judged group, then of the one beside it."""
     session = open_session(plan)
     if isinstance(session, str):
-        raise BadInput(f"ONNX Runtime cannot load our own graph: {session}")
+        raise BadInput(f"ONNX Runtime cannot load the graph: {session}")
     engine = OnnxRuntimeEngine(session)
     judged, *_, beside = (
         cosine(chosen.expected[group], run_all(engine, chosen.inputs, cases))

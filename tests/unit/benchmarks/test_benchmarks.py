@@ -108,9 +108,28 @@ def test_latency_times_every_engine_that_loads(digits: Subject) -> None:
 
 def test_recalibration_breaks_ours_down_and_asks_a_failing_peer_once(digits: Subject) -> None:
     table = recalibration.compare(digits, [STATIC, BROKEN], rounds=2)
-    total, *phases = [row for row in table.rows if row.name not in ("static", "broken")]
+    rows = {row.name: row for row in table.rows}
+    names = list(rows)
+    start = names.index(recalibration.SCALES_ONLY)
+    total, phases = table.rows[0], table.rows[1:start]
     assert sum(phase.seconds for phase in phases) == pytest.approx(total.seconds, rel=0.5)
-    assert [row.failure is None for row in table.rows if row.name in ("static", "broken")] == [True, False]
+    assert rows["static"].mean > 0.9
+    assert rows["static"].tensorrt_rtx == "builds"
+    assert "No module named 'surgeon'" in rows["broken"].failure
+
+
+def test_a_peer_is_a_rival_by_its_fidelity_before_its_speed() -> None:
+    def row(name: str, seconds: float, mean: float) -> recalibration.Row:
+        return recalibration.Row(name, seconds, seconds / 2, mean, mean, None, None)
+
+    fast, faithful = (peer.name for peer in recalibration.OPPONENTS[1:3])
+    mine, again = row("ours", 2.0, 0.99), row(recalibration.SCALES_ONLY, 1.0, 0.99)
+    found = recalibration.goals([mine, again, row(fast, 4.0, 0.5), row(faithful, 20.0, 0.992)])
+    assert found[-2].found == 10.0
+    assert faithful in found[-2].what
+    weaker = recalibration.goals([mine, again, row(fast, 4.0, 0.5), row(faithful, 20.0, 0.98)])
+    assert "none is as faithful" in weaker[-2].what
+    assert found[-1].found == 2.0
 
 
 def test_observation_compares_passes_and_reductions(digits: Subject) -> None:
