@@ -22,7 +22,7 @@ def open_target(name: str) -> Target:
         loaded = import_module(module)
     except (ImportError, OSError) as exc:  # OSError: the module is there, and its shared libraries are not
         raise Unavailable(f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'") from exc
-    from infra.engines.nvidia import TensorRt
+    from infra.engines.nvidia.target import TensorRt
 
     if name == "tensorrt-rtx":
         return TensorRt(name, loaded, ahead_of_time=True)

@@ -13,8 +13,8 @@ from onnx import helper
 
 from infra.canonical import sha256
 from infra.engines import TARGETS, footprint, onnxruntime_cpu, open_target
-from infra.engines.nvidia import TensorRt
 from infra.engines.nvidia.metadata import dump_metadata, parse_metadata
+from infra.engines.nvidia.target import TensorRt
 from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from infra.engines.port import Built, Profile, Shapes, Target
 from infra.errors import BadInput, Refused, Unavailable

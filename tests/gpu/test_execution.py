@@ -113,8 +113,8 @@ def test_a_warm_timing_cache_builds_the_same_plan_faster(plain: Any, tmp_path: P
         pytest.skip(reason)
     from importlib import import_module
 
-    from infra.engines.nvidia import TensorRt
     from infra.engines.nvidia.metadata import parse_metadata
+    from infra.engines.nvidia.target import TensorRt
     from infra.stores import open_store
 
     store = open_store(str(tmp_path))
@@ -140,8 +140,8 @@ def test_plans_with_each_option_are_built_and_run(plain: Any, options: dict[str,
         pytest.skip(reason)
     from importlib import import_module
 
-    from infra.engines.nvidia import TensorRt
     from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
+    from infra.engines.nvidia.target import TensorRt
 
     if "hardware" in options:
         options = {"hardware": HardwareCompatibility(options["hardware"])}

@@ -16,7 +16,6 @@ from infra.errors import BadInput
 from tests.gpu.devices import NEEDS_CUDA
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("pydantic", reason="pydantic is not installed, and plans' metadata are read with it")
 pytestmark = NEEDS_CUDA
 DELAY = 50_000_000
 """Cycles that a kernel sleeps before it writes: some 25 ms, long enough for a missing wait to be seen."""
