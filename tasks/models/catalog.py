@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from infra.canonical import canonical, sha256
-from infra.engines import open_target
+from infra.engines import open_target, open_watching
 from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.settings import settings
@@ -72,8 +72,13 @@ class RegisteredModel:
 
     @cached_property
     def instrumented(self) -> Engine:
-        """The full-precision graph that also returns every site's activations; never on the serving path."""
-        return open_target("onnxruntime-cpu").load(expose(self.graph, self.sites).SerializeToString())
+        """The full-precision graph that also returns every site's activations; never on the serving path.
+
+        On the device where a target of the spec runs there, otherwise on the CPU.
+        """
+        exposed = expose(self.graph, self.sites).SerializeToString()
+        targets = self.spec.targets if settings().observe_on_cuda else ()
+        return open_watching(targets).load_exact(exposed, self.inputs.profile)
 
     @cached_property
     def golden(self) -> GoldenSet:

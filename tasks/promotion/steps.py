@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 from prefect import task
@@ -21,7 +22,15 @@ from tasks.records import CandidateRef, Decision, EngineRef, GateReport, Release
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
-LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx")
+LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx", "tensorrt")
+"""Whose versions a release records, as far as they are installed: a GPU host need not have both of the last."""
+
+
+def _version(library: str) -> str | None:
+    try:
+        return installed(library)
+    except PackageNotFoundError:
+        return None
 
 
 @task(name="read-champion", cache_policy=NO_CACHE)
@@ -110,7 +119,7 @@ def release_candidate(
         **recorded,
         "engines": [asdict(engine) for engine in engines],
         "verdicts": {report.target: report.verdict.value for report in reports},
-        "libraries": {name: installed(name) for name in LIBRARIES},
+        "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
     }
     release = write_release(store, candidate.model, files, facts, settings().signer())
     metrics = {

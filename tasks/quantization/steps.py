@@ -144,6 +144,8 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     graph = onnx.load_from_string(store.get(candidate.key("graph.onnx")))
     built = target.build(lower(graph, target.form).SerializeToString(), model.inputs.profile)
     store.put(plan_key, built.plan)
+    if built.metadata is not None:
+        store.put(candidate.key(f"engines/{target_name}/plan.json"), built.metadata)
     store.put(candidate.key(f"engines/{target_name}/layers.json"), built.layers)
     seconds = time.perf_counter() - started
     return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")

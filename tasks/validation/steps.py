@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version as installed
 
+import onnx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -23,7 +24,8 @@ from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdi
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
 from tasks.validation.gates import error_gate, golden_gates, language_gates, unexecuted
 from tasks.validation.language_metrics import LanguageOutputs
-from tasks.validation.latency import PairedLatency, paired_latency
+from tasks.validation.latency import PairedLatency, paired_engines
+from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.report import from_json, is_settled, to_json
 
 LATENCY_ROUNDS = (30, 120)
@@ -37,7 +39,7 @@ def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], tho
     The same engine under the same budgets is not judged twice: a run that was killed goes on where it stopped.
     """
     if not engine.executable:
-        report = unexecuted(engine.target, engine.reason)
+        report = _unexecuted(candidate, engine)
     else:
         plan = settings().store().get(candidate.key(f"engines/{engine.target}/plan"))
         known = _verdict_key(candidate, engine, plan, served, thorough)
@@ -47,6 +49,12 @@ def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], tho
             settings().store().put(known, to_json(report).encode())
     settings().store().put(candidate.key(f"golden/{engine.target}.json"), to_json(report).encode())
     return report
+
+
+def _unexecuted(candidate: CandidateRef, engine: EngineRef) -> GateReport:
+    """Inconclusive; where the target can tell its kernels without a device, so is what they multiply told."""
+    report = unexecuted(engine.target, engine.reason)
+    return replace(report, gates=(*report.gates, *_precision(candidate, engine.target, None, engine.reason)))
 
 
 def _known(key: str) -> GateReport | None:
@@ -77,14 +85,34 @@ def _judged(
 ) -> GateReport:
     model = open_model(candidate.model)
     try:
-        loaded = open_target(engine.target).load(plan)
-        quality = _quality(model, loaded, served)
+        loaded = open_target(engine.target).load(plan, _metadata(candidate, engine.target))
+        inspection = loaded.inspection()
+        if inspection is not None:
+            settings().store().put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
+        told = _precision(candidate, engine.target, inspection, f"{engine.target} tells nothing of its kernels")
+        quality = (*_quality(model, loaded, served), *told)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
         return GateReport(engine.target, (*quality, *_cost_gates(candidate, engine, plan, loaded)))
     except RequantError as exc:
         return GateReport(engine.target, (error_gate("outputs", "all", exc),))
+
+
+def _metadata(candidate: CandidateRef, target: str) -> bytes | None:
+    """Of the plan; none of a target whose plans run anywhere."""
+    try:
+        return settings().store().get(candidate.key(f"engines/{target}/plan.json"))
+    except NotFound:
+        return None
+
+
+def _precision(candidate: CandidateRef, target: str, inspection: bytes | None, why_not: str) -> tuple[GateResult, ...]:
+    """What was asked for in INT8 or FP8 against what runs; reported."""
+    store, model = settings().store(), open_model(candidate.model)
+    asked = asked_for(onnx.load_from_string(store.get(candidate.key("graph.onnx"))), model.sites)
+    kernels = open_target(target).kernels(store.get(candidate.key(f"engines/{target}/layers.json")), inspection)
+    return precision_gate(asked, kernels, why_not)
 
 
 def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
@@ -118,7 +146,7 @@ def _size(model: RegisteredModel, engine: EngineRef) -> Pair:
 
 
 def _latency(model: RegisteredModel, loaded: Engine, feeds: Arrays, rounds: int) -> PairedLatency:
-    return paired_latency(lambda: model.reference.run(feeds), lambda: loaded.run(feeds), rounds=rounds)
+    return paired_engines(model.reference, loaded, feeds, rounds=rounds)
 
 
 def typical_batch(model: RegisteredModel) -> Batch:

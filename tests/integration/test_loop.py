@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from infra.canonical import sha256
 from infra.errors import Refused, Tampered
 from infra.settings import Settings
 from tasks.records import Action, Health
@@ -38,6 +39,19 @@ def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> N
         release.files
     )
     assert digits.registry().aliases("digits") == {"champion": outcome.version}
+    told = json.loads(release.file("engines/tensorrt-rtx/plan.json"))
+    assert told["plan_sha256"] == sha256(release.file("engines/tensorrt-rtx/plan"))
+    assert "engines/onnxruntime-cpu/plan.json" not in release.files  # any host runs that graph
+    # What is not installed is not recorded, and stops nothing.
+    assert set(release.facts["libraries"]) >= {"onnx", "onnxruntime", "torch"}  # type: ignore[arg-type]  # a mapping
+    gates = {}
+    for target in ("onnxruntime-cpu", "tensorrt-rtx"):
+        report = json.loads(release.file(f"golden/{target}.json"))
+        gates[target] = next(gate for gate in report["gates"] if gate["metric"] == "layer-precision")
+        assert gates[target]["binding"] is False
+    assert gates["onnxruntime-cpu"]["verdict"] in ("passed", "failed")
+    executable = gates["tensorrt-rtx"]["verdict"] != "inconclusive"
+    assert executable or "no CUDA device is visible" in gates["tensorrt-rtx"]["reason"]
 
 
 def test_the_champion_is_used_by_someone_who_has_nothing_of_ours(digits: Settings) -> None:
