@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.histogram import BINS, ExponentHistogram
+from tasks.observation.histogram import BINS, ExponentHistogram, with_one_nan
 
 if TYPE_CHECKING:
     import torch
@@ -50,13 +50,14 @@ def take(values: Values, places: NDArray[np.intp]) -> Values:
 
 
 def on_host(values: Values) -> NDArray[np.float32]:
-    """The values in host memory."""
-    return values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
+    """The values in host memory, with one NaN for all: its sign and payload depend on who computed it."""
+    held = values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
+    return np.where(np.isnan(held), np.float32(np.nan), held)
 
 
 def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
     axes = _others(values.ndim, channel_axis)
-    low, high = _plain(values.min(axis=axes, initial=0.0)), _plain(values.max(axis=axes, initial=0.0))
+    low, high = on_host(values.min(axis=axes, initial=0.0)), on_host(values.max(axis=axes, initial=0.0))
     seen = ExponentHistogram.of(values, _largest(low, high))
     broken = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1) if seen.nonfinite else None
     return Counted(seen, low, high, broken)
@@ -68,8 +69,8 @@ def _count_on_device(values: torch.Tensor, channel_axis: int) -> Counted:
 
     flat = values.contiguous().view(-1)
     bins = torch.bitwise_and(torch.bitwise_right_shift(flat.view(torch.int32), 20), 0x7FF)
-    counts = torch.bincount(bins, minlength=BINS).cpu().numpy()
-    low, high = (_plain(on_host(one)) for one in _extremes(values, _others(values.ndim, channel_axis)))
+    counts = with_one_nan(torch.bincount(bins, minlength=BINS).cpu().numpy())
+    low, high = (on_host(one) for one in _extremes(values, _others(values.ndim, channel_axis)))
     largest = _largest(low, high)
     if not np.isfinite(largest):
         finite = flat[torch.isfinite(flat)]
@@ -90,11 +91,6 @@ def _extremes(values: torch.Tensor, axes: tuple[int, ...]) -> tuple[torch.Tensor
     if not values.numel():
         return zeros, zeros
     return torch.minimum(values.amin(axes), zeros), torch.maximum(values.amax(axes), zeros)
-
-
-def _plain(extremes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A NaN's sign and payload depend on who computed it."""
-    return np.where(np.isnan(extremes), np.float32(np.nan), extremes)
 
 
 def _largest(low: NDArray[np.float32], high: NDArray[np.float32]) -> float:

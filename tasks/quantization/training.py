@@ -4,8 +4,9 @@ Esser et al., "Learned step size quantization" (2020): rounding passes gradients
 with the weights. What is matched is the site's own full-precision output, as in Li et al., "BRECQ" (2021), section 3.1:
 no pass over the whole model is needed, and sites can be trained one by one, the most sensitive alone.
 
-Where a CUDA device is visible, it trains there. Its sums are taken in another order, which can tip a rounding, so what
-it makes is held to a tolerance against the CPU's: `ERROR_APART` and `LEVELS_APART`.
+Where a CUDA device is visible, it trains there. Its sums are taken in another order: in float32, Adam made whole steps
+of what was left of sums that should be zero, and a tenth of the levels came out otherwise. So training is in float64,
+and what a device makes is held to a tolerance against the CPU's: `ERROR_APART` and `LEVELS_APART`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ RATE = 0.02
 HELD_OUT = 4
 """One row in so many is not trained on, and decides which step's state is kept."""
 LEAST_ROWS = 2 * HELD_OUT
-ERROR_APART = 0.01
+ERROR_APART = 0.001
 """Relative difference of the error on the rows held out, between what two devices made of one site."""
-LEVELS_APART = 0.02
+LEVELS_APART = 0.001
 """Share of the weight's levels that may differ, each by one."""
 
 
@@ -88,8 +89,8 @@ def _train(
     device: torch.device,
 ) -> Trained:
     held = np.arange(len(rows)) % HELD_OUT == 0
-    learned, judged = (torch.from_numpy(np.ascontiguousarray(rows[part])).to(device) for part in (~held, held))
-    exact = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32)).to(device).T
+    learned, judged = (_double(rows[part], device) for part in (~held, held))
+    exact = _double(weight, device).T
     site = _Site(start, quantizer, device)
     groups: list[dict[str, object]] = [{"params": [site.units]}, {"params": site.logs, "lr": RATE / 10}]
     optimizer = torch.optim.Adam(groups, lr=RATE)
@@ -119,11 +120,11 @@ class _Site:
         self._start, self._quantizer = start, quantizer
         zeros = np.zeros_like(start.scales) if start.zero_points is None else start.zero_points.astype(np.float32)
         zero = spread(zeros, start.block, start.levels.shape[1])
-        self.units = torch.tensor(start.levels.astype(np.float32) - zero, device=device, requires_grad=True)
-        self._zero, self._largest = torch.from_numpy(zero).to(device), start.format.largest
-        self._steps = torch.tensor(np.log(start.scales), device=device, requires_grad=True)
+        self.units = _double(start.levels.astype(np.float32) - zero, device).requires_grad_()
+        self._zero, self._largest = _double(zero, device), start.format.largest
+        self._steps = _double(np.log(start.scales, dtype=np.float64), device).requires_grad_()
         clips = quantizer is not None and quantizer.bounds is None
-        self._clip = torch.tensor(0.0, device=device, requires_grad=clips)
+        self._clip = torch.tensor(0.0, dtype=torch.float64, device=device, requires_grad=clips)
         self.logs = [self._steps, self._clip]
 
     def output(self, rows: torch.Tensor) -> torch.Tensor:
@@ -144,11 +145,15 @@ class _Site:
     def result(self) -> tuple[QuantizedWeight, Quantizer | None]:
         """As it stands now."""
         levels = torch.clamp(torch.round(self.units + self._zero), -self._largest - 1, self._largest)
-        scales = torch.exp(self._steps).detach().cpu().numpy()
+        scales = torch.exp(self._steps).detach().cpu().numpy().astype(np.float32)
         weight = replace(self._start, levels=levels.detach().cpu().numpy().astype(np.int8), scales=scales)
         if self._quantizer is None:
             return weight, None
         return weight, replace(self._quantizer, amax=self._quantizer.amax * float(torch.exp(self._clip.detach())))
+
+
+def _double(values: NDArray[np.floating], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, np.float64)).to(device)
 
 
 def _round(values: torch.Tensor) -> torch.Tensor:
