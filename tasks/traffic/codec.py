@@ -56,10 +56,15 @@ def from_parquet(data: bytes, *, where: str) -> tuple[Request, ...]:
     return tuple(_request(row, f"row {number} of {where}") for number, row in enumerate(rows, 1))
 
 
-def _check_schema(schema: pa.Schema, where: str) -> None:
+def require_version(schema: pa.Schema, where: str) -> None:
+    """Raise `BadInput` unless a file says that it has this version of the schema."""
     version = (schema.metadata or {}).get(_METADATA_KEY, b"none").decode(errors="replace")
     if version != str(VERSION):
         raise BadInput(f"{where} has traffic schema version {version}, not {VERSION}: import the traffic again")
+
+
+def _check_schema(schema: pa.Schema, where: str) -> None:
+    require_version(schema, where)
     for field in SCHEMA:
         if field.name not in schema.names:
             raise BadInput(f"{where} has no column {field.name}: import the traffic again")

@@ -40,10 +40,15 @@ class Window:
     end: datetime | None  # inclusive
 
 
-def read_window(store: ObjectStore, model: str, *, hours: int, until: datetime | None = None) -> Window:
-    """The traffic of `hours` up to `until`, or up to the newest request; only parts of those hours are read."""
+def read_window(
+    store: ObjectStore, model: str, *, hours: int, until: datetime | None = None, now: datetime | None = None
+) -> Window:
+    """The traffic of `hours` up to `until`, or up to the newest request; only parts of those hours are read.
+
+    A request later than `now` and an hour, written by a host with a wrong clock, is not the newest.
+    """
     parts = [(hour, key) for key in store.list(f"traffic/{model}/") if (hour := hour_of(key)) is not None]
-    end = until or _newest(store, parts)
+    end = until or _newest(store, parts, (now or datetime.now(UTC)) + CLOCK_SKEW)
     if end is None or not parts:
         return Window((), None, None)
     end = end.astimezone(UTC)
@@ -52,6 +57,11 @@ def read_window(store: ObjectStore, model: str, *, hours: int, until: datetime |
     return Window(StoredRequests(store, keys, start, end), start, end)
 
 
-def _newest(store: ObjectStore, parts: Sequence[tuple[datetime, str]]) -> datetime | None:
-    last = max((hour for hour, _ in parts), default=None)
-    return max((request.time for hour, key in parts if hour == last for request in read_part(store, key)), default=None)
+def _newest(store: ObjectStore, parts: Sequence[tuple[datetime, str]], latest: datetime) -> datetime | None:
+    """The time of the newest believable request; hours are tried from the last one back."""
+    for hour in sorted({hour for hour, _ in parts if hour <= latest}, reverse=True):
+        keys = [key for at, key in parts if at == hour]
+        times = [request.time for key in keys for request in read_part(store, key) if request.time <= latest]
+        if times:
+            return max(times)
+    return None

@@ -51,13 +51,16 @@ def _check_columns(schema: pa.Schema, path: Path) -> list[str]:
             raise BadInput(f"{path} has no column {name}: it needs {', '.join(_REQUIRED)} and the input's columns")
     names = [name for name in _KINDS if name in schema.names]
     for name in names:
-        found = _columnkind_of(schema.field(name).type)
+        found = kind_of_column(schema.field(name).type)
         if found not in (_KINDS[name], "nothing"):
             raise BadInput(f"{path} has column {name} of type {schema.field(name).type}: it must be {_KINDS[name]}")
     return names
 
 
-def _columnkind_of(kind: pa.DataType) -> str:
+def kind_of_column(kind: pa.DataType) -> str:
+    """What a column holds, whichever of Arrow's types for it was chosen."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     tests: tuple[tuple[str, bool], ...] = (
         ("nothing", pa.types.is_null(kind)),
         ("text", pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)),
@@ -73,7 +76,7 @@ def _bytewise(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Text as bytes: Parquet does not promise that text is UTF-8, and one bad row must not lose the others."""
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        kind = _columnkind_of(column.type)
+        kind = kind_of_column(column.type)
         if kind == "text":
             column = column.cast(pa.large_binary())
         elif kind == "time with zone":
