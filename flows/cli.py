@@ -115,6 +115,23 @@ def traffic_import(
     printing.emit(taken, as_json, printing.intake)
 
 
+@traffic_app.command("simulate")
+def traffic_simulate(
+    model: Model,
+    scenario: Annotated[Path, typer.Option(help="A scenario file, such as examples/scenarios/new-language.yaml.")],
+    days: Annotated[float | None, typer.Option(help="Length; left out, the scenario's.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests an hour; left out, the scenario's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and --until give the same bytes.")] = 0,
+    until: Annotated[str | None, typer.Option(help="When it ends [the last full hour].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
+    from flows import printing, simulation
+
+    made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    printing.emit(made, as_json, printing.fields)
+
+
 @app.command()
 def maintain(model: Model, as_json: Json = False) -> None:
     """One scheduled maintenance run, now."""
