@@ -196,7 +196,8 @@ def _replay_key(model: str) -> str:
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:
-    if spec.data.traffic is None:
+    """The corpus to replay, if the spec names one and it is there: nothing but simulations needs it."""
+    if spec.data.traffic is None or not (base / spec.data.traffic).exists():
         return None
     data = _read(base / spec.data.traffic, "data.traffic")
     read_corpus(data, where="data.traffic")

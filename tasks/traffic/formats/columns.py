@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from infra.errors import BadInput
 from tasks.traffic.formats.raw import RAW_KEPT, Bad, Raw
 
+BUFFER = 1 << 20
+"""Bytes read ahead of each column: without a limit, a row group is held whole."""
 _KINDS: Mapping[str, str] = {
     "request_id": "text",
     "time": "time with zone",
@@ -32,7 +34,7 @@ _REQUIRED = ("request_id", "time")
 def read_rows(path: Path) -> Iterator[Raw]:
     """Every row, a thousand in memory at a time; raises `BadInput` on a damaged file and wrong columns."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=BUFFER) as file:
             names = _check_columns(file.schema_arrow, path)
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=names):

@@ -133,9 +133,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A tracking database with four traces of the experiment "chat"."""
     import mlflow
 
-    uri = f"sqlite:///{tmp_path_factory.mktemp('traces')}/mlflow.db"
+    folder = tmp_path_factory.mktemp("traces")
+    uri = f"sqlite:///{folder}/mlflow.db"
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("chat", artifact_location=(folder / "artifacts").as_uri())
     mlflow.set_experiment("chat")
 
     @mlflow.trace
