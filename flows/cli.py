@@ -28,6 +28,7 @@ app.add_typer(traffic_app, name="traffic")
 Model = Annotated[str, typer.Argument(help="Name of a registered model, such as minilm.")]
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
 Search = Literal["first", "full"]
+TrafficFormat = Literal["requant-parquet", "jsonl", "kserve", "triton", "openai-chat", "mlflow-traces"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -99,15 +100,36 @@ def model_list(as_json: Json = False) -> None:
 
 @traffic_app.command("import")
 def traffic_import(
-    path: Annotated[Path, typer.Argument(help="JSON Lines (.jsonl) or Parquet (.parquet).")],
+    path: Annotated[str, typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server.")],
     model: Annotated[str, typer.Option(help="The model that served it.")],
+    format: Annotated[TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")] = None,
+    first_at: Annotated[
+        str | None, typer.Option(help="When the first record was taken, where the format knows no date.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; records that are wrong are set aside with the reason."""
     from flows import intake, printing
 
-    taken = intake.take_in(path, model)
+    taken = intake.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
+
+
+@traffic_app.command("simulate")
+def traffic_simulate(
+    model: Model,
+    scenario: Annotated[Path, typer.Option(help="A scenario file, such as examples/scenarios/new-language.yaml.")],
+    days: Annotated[float | None, typer.Option(help="Length; left out, the scenario's.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests an hour; left out, the scenario's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and --until give the same bytes.")] = 0,
+    until: Annotated[str | None, typer.Option(help="When it ends [the last full hour].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
+    from flows import printing, simulation
+
+    made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    printing.emit(made, as_json, printing.fields)
 
 
 @app.command()

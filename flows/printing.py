@@ -126,11 +126,12 @@ def history(entries: Sequence[Any]) -> None:
 
 def intake(taken: Any) -> None:
     """What became of a traffic file."""
-    console.print(f"{taken.accepted} requests stored in {taken.parts} files; {taken.rejected} set aside")
+    known = f"{taken.duplicates} known already; " if taken.duplicates else ""
+    console.print(f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set aside")
     for reason, count in taken.reasons.items():
         console.print(f"  {count} x {escape(reason)}")
-    if taken.rejects:
-        console.print(f"  they lie at {taken.rejects}")
+    for key in taken.rejects:
+        console.print(f"  they lie at {key}")
 
 
 def outcome(result: Any) -> None:

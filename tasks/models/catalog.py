@@ -2,6 +2,7 @@
 
 models/NAME/DIGEST/<file>   immutable, addressed by content
 models/NAME/current         the digest in use
+models/NAME/traffic.parquet the corpus that simulations replay, where the spec names one; no part of the digest
 """
 
 import json
@@ -101,6 +102,15 @@ class RegisteredModel:
         """The calibration pool."""
         return read_corpus(self.file("pool.parquet"), where=f"the calibration pool of {self.name}")
 
+    @cached_property
+    def replay(self) -> tuple[Request, ...]:
+        """The corpus to replay as traffic: the spec's own, or the calibration pool."""
+        try:
+            data = settings().store().get(_replay_key(self.name))
+        except NotFound:
+            return self.pool
+        return read_corpus(data, where=f"the traffic corpus of {self.name}")
+
     def file(self, name: str) -> bytes:
         """One file's bytes."""
         return settings().store().get(_key(self.name, self.digest, name))
@@ -124,11 +134,16 @@ def register(spec_path: Path) -> RegisteredModel:
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     _check(spec, files)
+    replay = _replay(spec, spec_path.resolve().parent)
     for name, data in files.items():
         try:
             store.create(_key(spec.name, digest, name), data)
         except AlreadyExists:
             continue  # the key names the content
+    if replay is None:
+        store.delete(_replay_key(spec.name))
+    else:
+        store.put(_replay_key(spec.name), replay)
     store.put(f"models/{spec.name}/current", json.dumps({"version": 1, "digest": digest}).encode())
     return open_model(spec.name)
 
@@ -179,6 +194,19 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
         files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
     return files
+
+
+def _replay_key(model: str) -> str:
+    return f"models/{model}/traffic.parquet"
+
+
+def _replay(spec: ModelSpec, base: Path) -> bytes | None:
+    """The corpus to replay, if the spec names one and it is there: nothing but simulations needs it."""
+    if spec.data.traffic is None or not (base / spec.data.traffic).exists():
+        return None
+    data = _read(base / spec.data.traffic, "data.traffic")
+    read_corpus(data, where="data.traffic")
+    return data
 
 
 def _read(path: Path, field: str) -> bytes:

@@ -311,7 +311,7 @@ def test_writing_the_same_requests_again_in_any_order_changes_nothing(store: Loc
 
 
 def test_an_hour_is_split_into_parts_of_bounded_size(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.traffic.PART_BYTES", 10)
+    monkeypatch.setattr("tasks.traffic.parts.PART_BYTES", 10)
     keys = write_traffic(store, "minilm", [request(name, payload="12345678") for name in "abc"])
     assert len(keys) == 3
 
