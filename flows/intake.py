@@ -23,7 +23,7 @@ class Intake:
 def take_in(path: Path, model: str) -> Intake:
     """Check, redact and store every record; raises `BadInput` when the file itself cannot be read."""
     spec, store = open_model(model).spec, settings().store()
-    found = read_import(path, task=spec.task, shape=spec.input.shape)
+    found = read_import(path, task=spec.task, shape=spec.payload_shape)
     keys = write_traffic(store, model, found.accepted)
     rejects = write_rejects(store, model, found.rejected, path.name) if found.rejected else None
     reasons: dict[str, int] = {}
