@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 PAD, START = "<|endoftext|>", "<|startoftranscript|>"
 VOCABULARY = {PAD: 0, START: 1, **{word: number for number, word in enumerate(WORDS, 2)}}
 SECONDS, MELS = 1, 40
-TRAINING, STEPS, BATCH, LEARNING_RATE, SEED = 3000, 1500, 32, 2e-3, 7
+TRAINING, STEPS, BATCH, LEARNING_RATE, SEED = 3000, 2000, 32, 2e-3, 7
 TRAINED_GAINS, TRAINED_SNR = (1 / 64, 2.0), (8.0, 40.0)
 """Wider than what is measured, so that the edges of the measured range are not the edges of the trained one."""
 GOLDEN, POOL, TRAFFIC = 40, 64, 120

@@ -126,6 +126,15 @@ def corpus_rows(drawn: Sequence[tuple[Image, str]]) -> list[CorpusRow]:
     ]
 
 
+def write_data(output: Path) -> list[GoldenCase]:
+    """The three Parquet files; returns the golden cases."""
+    golden = golden_cases()
+    write(output / "golden.parquet", golden)
+    write(output / "calibration.parquet", corpus_rows(pictures(POOL, 2000)))
+    write(output / "traffic.parquet", corpus_rows(pictures(TRAFFIC, 3000)))
+    return golden
+
+
 def main() -> None:
     """Train, write everything beside this script, and print the zero-shot accuracy under each sight."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -133,10 +142,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
     arguments = parser.parse_args()
     output: Path = arguments.output
-    golden = golden_cases()
-    write(output / "golden.parquet", golden)
-    write(output / "calibration.parquet", corpus_rows(pictures(POOL, 2000)))
-    write(output / "traffic.parquet", corpus_rows(pictures(TRAFFIC, 3000)))
+    golden = write_data(output)
     model = train(arguments.steps)
     model.save_pretrained(output)
     processor().save_pretrained(output)

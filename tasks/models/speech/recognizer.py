@@ -95,10 +95,15 @@ def read_hearing(graph: onnx.ModelProto) -> Hearing:
     if text is None:
         raise ValueError(f"its metadata lacks {KEY}")
     try:
-        given: dict[str, Any] = json.loads(text)
-        return Hearing(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-    except (ValueError, TypeError, AttributeError) as exc:
-        raise ValueError(f"its metadata's {KEY} is damaged ({exc})") from exc
+        given = json.loads(text)
+        lists = ("prompt", "stops", "suppressed", "suppressed_first")
+        ids = {name: tuple(int(one) for one in given[name]) for name in lists}
+        version, features = int(given["version"]), dict(given["features"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise ValueError(f"its metadata's {KEY} is damaged ({exc!r})") from exc
+    if version != 1:
+        raise ValueError(f"its metadata's {KEY} has version {version}, and 1 is read")
+    return Hearing(features=features, **ids)
 
 
 def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:

@@ -24,9 +24,11 @@ class ImageEncoder(nn.Module):
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, encoder: nn.Module, mean: Sequence[float], deviation: Sequence[float], *, clip: bool) -> None:
+    def __init__(
+        self, encoder: nn.Module, projection: nn.Module | None, mean: Sequence[float], deviation: Sequence[float]
+    ) -> None:
         super().__init__()
-        self.encoder, self.clip = encoder, clip
+        self.encoder, self.projection = encoder, projection
         self.register_buffer("mean", torch.tensor(list(mean))[None, :, None, None])
         self.register_buffer("deviation", torch.tensor(list(deviation))[None, :, None, None])
 
@@ -36,7 +38,7 @@ class ImageEncoder(nn.Module):
         CLIP's projection, or what ViT makes of its CLS token.
         """
         found = self.encoder(pixel_values=(image - self.mean) / self.deviation)
-        embedding = found.image_embeds if self.clip else found.last_hidden_state[:, 0]
+        embedding = found.last_hidden_state[:, 0] if self.projection is None else self.projection(found.pooler_output)
         return nn.functional.normalize(embedding, dim=1)
 
 
@@ -45,7 +47,7 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
 
     Raises `ValueError` for another architecture or another image size than the model's, and what transformers raises.
     """
-    from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
+    from transformers import AutoConfig, AutoModel, CLIPModel, CLIPVisionModelWithProjection
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     if config.model_type not in CLIP | VIT:
@@ -56,9 +58,13 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
     shape = (int(vision.num_channels), *_sides(vision.image_size))
     if spec.input.shape != shape:
         raise ValueError(f"input.shape is {list(spec.input.shape or ())}, and the model reads {list(shape)}")
-    kind = CLIPVisionModelWithProjection if clip else AutoModel
-    encoder = pretrained(kind, folder, spare=() if clip else ("pooler.",))
-    module = ImageEncoder(encoder, *_normalisation(folder, shape[0]), clip=clip).eval()
+    if clip:
+        kind = CLIPModel if config.model_type == "clip" else CLIPVisionModelWithProjection
+        model = pretrained(kind, folder)
+        encoder, projection = model.vision_model, model.visual_projection
+    else:
+        encoder, projection = pretrained(AutoModel, folder, spare=("pooler.",)), None
+    module = ImageEncoder(encoder, projection, *_normalisation(folder, shape[0])).eval()
     image = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     return Loaded(module, {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}})
 
