@@ -97,13 +97,13 @@ def read_hearing(graph: onnx.ModelProto) -> Hearing:
     try:
         given = json.loads(text)
         lists = ("prompt", "stops", "suppressed", "suppressed_first")
-        ids = {name: tuple(int(one) for one in given[name]) for name in lists}
+        prompt, stops, suppressed, first = (tuple(int(one) for one in given[name]) for name in lists)
         version, features = int(given["version"]), dict(given["features"])
     except (ValueError, TypeError, KeyError) as exc:
         raise ValueError(f"its metadata's {KEY} is damaged ({exc!r})") from exc
     if version != 1:
         raise ValueError(f"its metadata's {KEY} has version {version}, and 1 is read")
-    return Hearing(features=features, **ids)
+    return Hearing(features, prompt, stops, suppressed, first)
 
 
 def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
