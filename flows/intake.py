@@ -32,7 +32,7 @@ def take_in(path: str, model: str, format: str | None = None, first_at: str | No
     `first_at` is ISO 8601 with a time zone. Raises `BadInput` when the source itself cannot be read.
     """
     spec, store = open_model(model).spec, settings().store()
-    task, shape = spec.task, spec.input.shape
+    task, shape = spec.task, spec.payload_shape
     if path.startswith(SERVER):
         traces = settings().registry().traces(path.removeprefix(SERVER))
         records = judge_traces(traces, task=task, shape=shape)

@@ -1,6 +1,6 @@
 """Prefect tasks of drift: look at one window through each lens, decide, and write the report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,15 +15,17 @@ from tasks.drift.decision import decide
 from tasks.drift.fidelity import fidelity_lens, safety_lens
 from tasks.drift.input import input_lens
 from tasks.drift.intervals import alpha_at
+from tasks.drift.labelled import recognised, transcribed
 from tasks.drift.range import range_lens
 from tasks.drift.report import drift_report, lens_page
+from tasks.models.agreement import token_agreement
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.golden import positions, relevant_rows
-from tasks.models.inputs import language_inputs, run_all
+from tasks.models.inputs import run_all
 from tasks.models.language.answers import exact_match
-from tasks.models.language.comparison import compare
 from tasks.models.scoring import accuracy, fidelity, fidelity_metric, recall_at_k, safety_decisions
 from tasks.models.spec import Budgets, Task
+from tasks.models.traits import TRAITS
 from tasks.observation.archive import parse_observation
 from tasks.observation.scales import parse_scales
 from tasks.observation.watch import watch
@@ -67,7 +69,7 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list
     `look` counts the looks since the champion was promoted: all of them together keep the false-alarm rate.
     """
     model, requests = open_model(window.model), _requests(window.key)
-    if model.spec.task is Task.CAUSAL_LM:
+    if TRAITS[model.spec.task].per_token:
         return [_agreement(model, requests, champion, look)]
     payloads = [one.payload for one in requests]
     expected = run_all(model.reference, model.inputs, payloads)
@@ -92,11 +94,11 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list
 
 
 def _agreement(model: RegisteredModel, requests: Sequence[Request], champion: ReleaseRef, look: int) -> LensReading:
-    """A language model's: the share of a request's tokens after which both find the same next token likeliest."""
+    """Where tokens are written: the share of a request's after which both find the same next token likeliest."""
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
-    found = compare(model.reference, engine, language_inputs(model.inputs), [one.payload for one in requests])
+    found = token_agreement(model.reference, engine, model.inputs, [one.payload for one in requests])
     limit = partial(_limit, model.spec.budgets)
-    return fidelity_lens(found.agreement, _masks(requests), limit=limit, metric="agreement", alpha=alpha_at(look))
+    return fidelity_lens(found, _masks(requests), limit=limit, metric="agreement", alpha=alpha_at(look))
 
 
 @task(name="control", cache_policy=NO_CACHE)
@@ -105,12 +107,7 @@ def look_at_control(window: SampleRef) -> LensReading:
     model, requests = open_model(window.model), _requests(window.key)
     rule = model.spec.control
     metric, floor = (rule.metric, rule.at_least) if rule else ("accuracy", None)
-    if model.spec.task is Task.IMAGE_CLASSIFICATION:
-        correct = _correct(model, requests, window.groups)
-    elif model.spec.task is Task.CAUSAL_LM:
-        correct = _answered(model, window.groups)
-    else:
-        correct = _recalled(model, window.groups)
+    correct = CONTROLS[model.spec.task](model, requests, window.groups)
     return control_lens(correct, metric=metric, floor=floor)
 
 
@@ -165,7 +162,8 @@ def _groups(request: Request | GoldenCase) -> tuple[str, str]:
 def _limit(budgets: Budgets, group: str) -> float | None:
     """The least mean cosine, or agreement, that the golden gates would pass for a group."""
     for wanted in (group, None):
-        for rule in budgets.quality:
+        rules = sorted(budgets.quality, key=lambda rule: rule.metric == "flips")  # only where nothing bounds it itself
+        for rule in rules:
             if rule.group == wanted and rule.metric in ("cosine", "agreement"):
                 return rule.at_least
             if rule.group == wanted and rule.metric == "flips" and rule.at_most is not None:
@@ -187,7 +185,7 @@ def _correct(model: RegisteredModel, requests: Sequence[Request], groups: Sequen
     return accuracy(logits, np.asarray([label for _, label in labelled]))
 
 
-def _answered(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
+def _answered(model: RegisteredModel, _: Sequence[Request], groups: Sequence[str]) -> NDArray[np.float64]:
     """Whether full precision answers golden questions of the window's domains and languages exactly."""
     cases = model.golden.cases
     asked = [
@@ -198,7 +196,7 @@ def _answered(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float
     return np.array([exact_match(cases[place].label or "", model.golden_answers[place]) for place in asked])
 
 
-def _recalled(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
+def _recalled(model: RegisteredModel, _: Sequence[Request], groups: Sequence[str]) -> NDArray[np.float64]:
     """Recall of full precision on golden queries whose domain and language the window holds."""
     cases, outputs = model.golden.cases, model.golden_reference
     passages = positions(cases, CaseKind.PASSAGE)
@@ -207,3 +205,13 @@ def _recalled(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float
     if not queries.size:
         return np.zeros(0)
     return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))
+
+
+CONTROLS: Mapping[Task, Callable[[RegisteredModel, Sequence[Request], Sequence[str]], NDArray[np.float64]]] = {
+    Task.TEXT_EMBEDDING: _recalled,
+    Task.IMAGE_CLASSIFICATION: _correct,
+    Task.IMAGE_EMBEDDING: recognised,
+    Task.SPEECH_RECOGNITION: transcribed,
+    Task.CAUSAL_LM: _answered,
+}
+"""Whether full precision is right on labelled requests, or golden cases, like the window's."""

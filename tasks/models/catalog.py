@@ -20,20 +20,25 @@ from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import ObjectStore
+from tasks.models.agreement import token_agreement
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.answers import SUITES
-from tasks.models.language.comparison import compare
 from tasks.models.language.generation import answer
 from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
+from tasks.models.traits import TRAITS
+from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
+from tasks.models.vision.encoder import embed_texts
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
 FULL_PRECISION = "reference.onnx"
+CLASSES = "classes.safetensors"
+"""Of an image encoder; empty where the data hold no labels."""
 OPEN_MODELS = 8
 """Models that one process keeps open."""
 
@@ -64,7 +69,8 @@ class RegisteredModel:
     def inputs(self) -> Inputs:
         """How payloads become feeds."""
         tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
-        return open_inputs(self.spec, tokenizer, self.graph if self.spec.task is Task.CAUSAL_LM else None)
+        graph = self.graph if TRAITS[self.spec.task].per_token else None
+        return open_inputs(self.spec, tokenizer, graph, lambda: self.reference)
 
     @cached_property
     def reference(self) -> Engine:
@@ -96,6 +102,12 @@ class RegisteredModel:
     def golden_answers(self) -> Mapping[int, str]:
         """A language model's full-precision answer to every golden case that asks for one, by its position."""
         return answer_golden(self.reference, self.inputs, self.golden)
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """What an image encoder's embeddings are held against; None where the data hold no labels."""
+        data = self.file(CLASSES) if self.spec.task is Task.IMAGE_EMBEDDING else b""
+        return parse_classes(data, where=f"{CLASSES} of {self.name}") if data else None
 
     @cached_property
     def pool(self) -> tuple[Request, ...]:
@@ -193,6 +205,8 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     if spec.input.tokenizer:
         files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
+    if spec.task is Task.IMAGE_EMBEDDING:
+        files[CLASSES] = _classes(spec, folder, files)
     return files
 
 
@@ -207,6 +221,30 @@ def _replay(spec: ModelSpec, base: Path) -> bytes | None:
     data = _read(base / spec.data.traffic, "data.traffic")
     read_corpus(data, where="data.traffic")
     return data
+
+
+def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes:
+    """All labels' texts by CLIP's text tower where the spec has a prompt; else means of the pool's labelled images."""
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
+    golden = read_golden(files["golden.parquet"], None, where="golden.cases")
+    shown = [(one.payload, one.label) for one in pool if one.label is not None]
+    if spec.golden.prompt is not None:
+        names = tuple(sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label}))
+        if not names:
+            raise BadInput("golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some")
+        try:
+            texts = [spec.golden.prompt.replace("{}", name) for name in names]
+            return dump_classes(Classes(names, embed_texts(folder, str(spec.input.tokenizer), texts)))
+        except (ValueError, OSError) as exc:
+            raise BadInput(f"golden.prompt: {folder} cannot embed texts: {' '.join(str(exc).split())[:300]}") from exc
+    if not shown:
+        return b""
+    engine, inputs = open_target("onnxruntime-cpu").load(files[FULL_PRECISION]), open_inputs(spec, None)
+    found = prototypes(run_all(engine, inputs, [payload for payload, _ in shown]), [label for _, label in shown])
+    unknown = sorted({one.label for one in golden.cases if one.label} - set(found.names))
+    if unknown:
+        raise BadInput(f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: add some")
+    return dump_classes(found)
 
 
 def _read(path: Path, field: str) -> bytes:
@@ -225,10 +263,10 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     sites = find_sites(graph)
     if not sites:
         raise BadInput("source: the graph has no matrix product or convolution with constant weights to quantize")
-    inputs = open_inputs(spec, files.get("tokenizer.json"), graph if spec.task is Task.CAUSAL_LM else None)
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine)
     first = [case.payload for case in golden.cases[:2]]
-    if spec.task is Task.CAUSAL_LM:
-        compare(engine, engine, language_inputs(inputs), first)
+    if TRAITS[spec.task].per_token:
+        token_agreement(engine, engine, inputs, first)
     else:
         run_all(engine, inputs, first)

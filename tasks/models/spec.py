@@ -1,7 +1,6 @@
 """The description of one model that Requant keeps right: one YAML file, checked once, here."""
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,38 +9,7 @@ from croniter import croniter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
-
-
-class Task(StrEnum):
-    """What the model does; decides how inputs are prepared and outputs judged."""
-
-    TEXT_EMBEDDING = "text-embedding"
-    IMAGE_CLASSIFICATION = "image-classification"
-    CAUSAL_LM = "causal-lm"
-
-
-Metric = Literal[
-    "cosine",
-    "recall-drop",
-    "accuracy-drop",
-    "flips",
-    "perplexity-ratio",
-    "agreement",
-    "rouge-drop",
-    "exact-match-drop",
-    "f1-drop",
-    "code-drop",
-    "dialogue-drop",
-]
-_OF_LANGUAGE: frozenset[str] = frozenset(
-    {"perplexity-ratio", "agreement", "rouge-drop", "exact-match-drop", "f1-drop", "code-drop", "dialogue-drop"}
-)
-METRICS: Mapping[Task, frozenset[str]] = {
-    Task.TEXT_EMBEDDING: frozenset({"cosine", "recall-drop", "flips"}),
-    Task.IMAGE_CLASSIFICATION: frozenset({"accuracy-drop", "flips"}),
-    Task.CAUSAL_LM: _OF_LANGUAGE,
-}
-"""Golden metrics that budgets may bound, by task."""
+from tasks.models.traits import METRICS, TRAITS, Metric, Task
 
 
 class _Strict(BaseModel):
@@ -52,8 +20,9 @@ class InputSpec(_Strict):
     """What one request looks like to the model."""
 
     tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
+    prompt: tuple[str, ...] = ()  # tokens that a speech model's transcript begins with; empty: its own start token
     max_length: int = Field(default=128, ge=1, le=8192)  # tokens
-    new_tokens: int = Field(default=48, ge=1, le=4096)  # most that a language model generates to one prompt
+    new_tokens: int = Field(default=48, ge=1, le=4096)  # most that is written to one prompt or recording
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # of one tensor, without the batch dimension
 
 
@@ -69,6 +38,13 @@ class GoldenSpec(_Strict):
 
     cases: str
     safety_head: str | None = None
+    prompt: str | None = None  # text of a class for an image-text encoder, with {} for its label: "a photo of a {}"
+
+    @model_validator(mode="after")
+    def _prompt_has_a_place(self) -> Self:
+        if self.prompt is not None and self.prompt.count("{}") != 1:
+            raise ValueError("golden.prompt needs {} once, where the label goes: 'a photo of a {}'")
+        return self
 
 
 class QualityBudget(_Strict):
@@ -100,7 +76,7 @@ class Budgets(_Strict):
 class ControlSpec(_Strict):
     """Below this, full precision itself is wrong on what users send, and only retraining helps."""
 
-    metric: Literal["accuracy", "recall", "exact-match"]
+    metric: Literal["accuracy", "recall", "exact-match", "word-accuracy"]
     at_least: float = Field(ge=0, le=1)
 
 
@@ -146,15 +122,21 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:
-        if self.task is not Task.IMAGE_CLASSIFICATION and self.input.tokenizer is None:
-            raise ValueError("input.tokenizer is missing: a text model needs its tokenizer.json")
-        if self.task is Task.IMAGE_CLASSIFICATION and self.input.shape is None:
+        traits = TRAITS[self.task]
+        if (traits.tokenizer or self.golden.prompt) and self.input.tokenizer is None:
+            raise ValueError("input.tokenizer is missing: a model of texts needs its tokenizer.json")
+        if traits.reads == "image" and self.input.shape is None:
             raise ValueError("input.shape is missing: an image model needs the shape of one image")
         for rule in self.budgets.quality:
             if rule.metric not in METRICS[self.task]:
                 allowed = ", ".join(sorted(METRICS[self.task]))
                 raise ValueError(f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: {allowed}")
         return self
+
+    @property
+    def payload_shape(self) -> tuple[int, ...] | None:
+        """Of one tensor payload, -1 where any length goes; None for texts."""
+        return {"text": None, "image": self.input.shape, "waveform": (-1,)}[TRAITS[self.task].reads]
 
 
 def parse_spec(text: str, *, where: str) -> ModelSpec:
@@ -201,3 +183,6 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(model.model_fields)
+
+
+__all__ = ["METRICS", "Budgets", "Metric", "ModelSpec", "QualityBudget", "Task", "load_spec", "parse_spec"]

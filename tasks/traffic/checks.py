@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import PydanticCustomError
 
-from tasks.models.spec import Task
+from tasks.models.traits import TRAITS, Task
 from tasks.records import Payload, Request, Tensor
 from tasks.traffic.formats.raw import Bad
 
@@ -72,7 +72,7 @@ class Check:
 
     def request(self, record: Mapping[str, object]) -> Request:
         """The request that a record describes; raises `Bad`."""
-        payload = _tensor(record, self.shape) if self.task is Task.IMAGE_CLASSIFICATION else _text(record)
+        payload = _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
         try:
             plain = _Record.model_validate(record)
         except ValidationError as error:
@@ -122,13 +122,22 @@ def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tens
     if nested is None:
         raise Bad("tensor is missing: this model reads tensors; give tensor (nested lists) or tensor_b64")
     tensor = _unpack(nested, record.get("shape"), shape) if isinstance(nested, bytes) else _from_lists(nested)
-    if shape is not None and tensor.shape != shape:
-        raise Bad(f"tensor has shape {list(tensor.shape)}: this model reads {list(shape)}")
+    if shape is not None and not _fits(tensor.shape, shape):
+        raise Bad(f"tensor has shape {list(tensor.shape)}: this model reads {_spelled(shape)}")
     if not tensor.size:
         raise Bad("tensor is empty")
     if not np.isfinite(tensor).all():
         raise Bad("tensor holds NaN or infinite values")
     return tensor
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether the shapes agree; -1 takes any length."""
+    return len(found) == len(wanted) and all(want in (-1, size) for size, want in zip(found, wanted, strict=True))
+
+
+def _spelled(shape: tuple[int, ...]) -> str:
+    return str(list(shape)) if -1 not in shape else "one row of any length"
 
 
 def _unbase64(packed: object) -> bytes:
@@ -142,7 +151,8 @@ def _unbase64(packed: object) -> bytes:
 
 def _unpack(raw: bytes, given: object, shape: tuple[int, ...] | None) -> Tensor:
     """Little-endian float32 in C order; the record's own shape comes before the model's."""
-    sizes = shape if given is None else given
+    own = (len(raw) // 4,) if shape == (-1,) else shape
+    sizes = own if given is None else given
     if not isinstance(sizes, (list, tuple)) or not all(type(size) is int and size > 0 for size in sizes):
         raise Bad("shape is missing or not a list of positive integers")
     count = 1

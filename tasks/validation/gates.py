@@ -70,12 +70,20 @@ def language_gates(
 ) -> tuple[GateResult, ...]:
     """Every quality and safety gate of a language model's candidate, and the figures that are only reported."""
     scores = evaluate_language(golden, outputs)
+    gates = metric_gates(scores, golden, budgets, served=served)
+    if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
+        return gates
+    flips = scores["safety-flips"].values
+    return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips))
+
+
+def metric_gates(
+    scores: Mapping[str, CaseScores], golden: GoldenSet, budgets: Budgets, *, served: frozenset[str]
+) -> tuple[GateResult, ...]:
+    """A gate for every quality budget, and the figures that are only reported, of any kind of model."""
     gates = quality_gates(scores, golden.cases, budgets, served=served)
     shown = [gate for metric in sorted(scores) if is_reported(metric) for gate in _shown(metric, scores, golden)]
-    if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
-        return (*gates, *shown)
-    flips = scores["safety-flips"].values
-    return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips), *shown)
+    return (*gates, *shown)
 
 
 def is_reported(metric: str) -> bool:
@@ -169,7 +177,9 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     if metric == "perplexity-ratio":
         found = paired_interval(values)
         return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))
-    return difference_interval(values) if metric.endswith("-drop") else paired_interval(values)
+    # Most recordings have no error at all, and resampled zeros alone would prove too much.
+    differs = metric.endswith(("-drop", "-increase", "-error-rate"))
+    return difference_interval(values) if differs else paired_interval(values)
 
 
 def _groups(scores: CaseScores | None, cases: Sequence[GoldenCase], served: frozenset[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Prefect tasks of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version as installed
@@ -17,16 +17,19 @@ from infra.errors import NotFound, RequantError
 from infra.settings import settings
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
-from tasks.models.inputs import language_inputs, run_all
+from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare
 from tasks.models.spec import Task
+from tasks.models.speech.comparison import agreement
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
-from tasks.validation.gates import error_gate, golden_gates, language_gates, unexecuted
+from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates, unexecuted
 from tasks.validation.language_metrics import LanguageOutputs
 from tasks.validation.latency import PairedLatency, paired_engines
 from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.report import from_json, is_settled, to_json
+from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
+from tasks.validation.vision_metrics import evaluate_vision
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
@@ -90,7 +93,7 @@ def _judged(
         if inspection is not None:
             settings().store().put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
         told = _precision(candidate, engine.target, inspection, f"{engine.target} tells nothing of its kernels")
-        quality = (*_quality(model, loaded, served), *told)
+        quality = (*QUALITY[model.spec.task](model, loaded, served), *told)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
@@ -115,15 +118,44 @@ def _precision(candidate: CandidateRef, target: str, inspection: bytes | None, w
     return precision_gate(asked, kernels, why_not)
 
 
-def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+def _of_outputs(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
     golden, budgets = model.golden, model.spec.budgets
-    if model.spec.task is not Task.CAUSAL_LM:
-        outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
-        return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
-    inputs = language_inputs(model.inputs)
+    outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
+    return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+
+
+def _of_answers(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    golden, inputs = model.golden, language_inputs(model.inputs)
     compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
     said = LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, golden))
-    return language_gates(golden, said, budgets, served=served)
+    return language_gates(golden, said, model.spec.budgets, served=served)
+
+
+def _of_transcripts(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    golden, inputs = model.golden, speech_inputs(model.inputs)
+    payloads = [case.payload for case in golden.cases]
+    same = agreement(model.reference, loaded, inputs, payloads)
+    sides = inputs.expected(payloads), inputs.written(loaded, payloads)
+    before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
+    scores = evaluate_speech(golden, SpeechOutputs(same, before, after))
+    return metric_gates(scores, golden, model.spec.budgets, served=served)
+
+
+def _of_images(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    golden = model.golden
+    outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
+    scores = evaluate_vision(golden, model.golden_reference, outputs, model.classes)
+    return metric_gates(scores, golden, model.spec.budgets, served=served)
+
+
+QUALITY: Mapping[Task, Callable[[RegisteredModel, Engine, frozenset[str]], tuple[GateResult, ...]]] = {
+    Task.TEXT_EMBEDDING: _of_outputs,
+    Task.IMAGE_CLASSIFICATION: _of_outputs,
+    Task.IMAGE_EMBEDDING: _of_images,
+    Task.SPEECH_RECOGNITION: _of_transcripts,
+    Task.CAUSAL_LM: _of_answers,
+}
+"""How an engine of each kind is run on the golden cases and judged."""
 
 
 def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.models.spec import Task
+from tasks.models.traits import TRAITS, Task
 from tasks.traffic.formats.conversation import render
 from tasks.traffic.formats.raw import Bad
 
@@ -44,7 +44,7 @@ def rows_of_body(body: Mapping[str, Any], task: Task, shape: tuple[int, ...] | N
 
 def rows_of_tensors(inputs: Sequence[NamedTensor], task: Task, shape: tuple[int, ...] | None) -> list[Row]:
     """One row for each of the batch; raises `Bad` when it is not plain which input the model reads."""
-    if task is Task.IMAGE_CLASSIFICATION:
+    if TRAITS[task].reads != "text":
         return _numbers(_the_one([one for one in inputs if one.datatype in NUMERIC], "numeric"), shape)
     texts = [one for one in inputs if one.datatype == "BYTES"]
     if not texts:
@@ -58,13 +58,13 @@ def row_of_value(value: object, task: Task) -> Row:
     if isinstance(value, Mapping):
         context = {name: value[name] for name in CONTEXT if isinstance(value.get(name), str)}
         return {**context, **_row_of_object(value, task)}
-    if task is Task.IMAGE_CLASSIFICATION:
+    if TRAITS[task].reads != "text":
         return {"tensor": value}
     return {"text": value}
 
 
 def _row_of_object(value: Mapping[str, Any], task: Task) -> Row:
-    if task is Task.IMAGE_CLASSIFICATION:
+    if TRAITS[task].reads != "text":
         lists = [name for name, item in value.items() if isinstance(item, list)]
         if len(lists) != 1:
             raise Bad(f"it has {len(lists)} lists: this model reads one tensor")

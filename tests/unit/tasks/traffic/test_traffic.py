@@ -205,6 +205,17 @@ def test_a_bad_tensor_is_set_aside_with_its_reason(tmp_path: Path, fields: dict[
     assert reason in found.rejected[0].reason
 
 
+def test_a_waveform_may_have_any_length_and_only_one_axis(tmp_path: Path) -> None:
+    good = [
+        image(tensor_b64=PACKED),
+        image(request_id="r2", tensor=[0.5, -0.5]),
+        image(request_id="r3", tensor=[[0.5]]),
+    ]
+    found = lines(tmp_path, *good, task=Task.SPEECH_RECOGNITION, shape=(-1,))
+    assert [np.asarray(one.payload).tolist() for one in found.accepted] == [[0, 1, 2, 3], [0.5, -0.5]]
+    assert found.rejected[0].reason == "tensor has shape [1, 1]: this model reads one row of any length"
+
+
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent.parquet", "traffic.csv"])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match=name):
