@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log
 from typing import Generic, TypeVar
@@ -76,7 +76,7 @@ class Reservoir(Generic[T]):
     def offer(self, key: str, item: T, *, weight: float = 1.0, group: str = "") -> None:
         """Consider one item; a weight of 0 is never drawn."""
         if not weight >= 0 or weight == inf:
-            raise BadInput(f"the weight of {key!r} is {weight}: it must be a finite number of 0 or more")
+            raise _bad_weight(key, weight)
         if weight:
             self._consider(Entry(key, group, log(uniform(key, self.seed)) / weight, item))
 
@@ -84,22 +84,23 @@ class Reservoir(Generic[T]):
         self,
         keys: pa.Array,
         hashes: NDArray[np.uint64],
-        item: Callable[[int], T],
+        items: Callable[[NDArray[np.intp]], Sequence[T]],
         *,
         weights: NDArray[np.float64] | None = None,
-        group: Callable[[int], str] = lambda _: "",
+        groups: Callable[[NDArray[np.intp]], Sequence[str]] = lambda rows: [""] * len(rows),
     ) -> None:
         """As `offer` row by row, and as fast as the batch can be compared with the worst that is kept.
 
-        `keys` are strings [rows], `hashes` what `hash64(keys, seed)` gives, `item` and `group` tell those of a row.
-        Raises `BadInput` on a weight that `offer` would refuse.
+        `keys` are strings [rows], `hashes` what `hash64(keys, seed)` gives; `items` and `groups` tell those of the few
+        rows that may stay. Raises `BadInput` on a weight that `offer` would refuse.
         """
-        if weights is not None and not (np.isfinite(weights) & (weights >= 0)).all():
-            worst = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
-            self.offer(keys[worst].as_py(), item(worst), weight=float(weights[worst]))
-        for row in self._promising(hashes, weights).tolist():
-            weight = 1.0 if weights is None else float(weights[row])
-            self.offer(keys[row].as_py(), item(row), weight=weight, group=group(row))
+        if weights is not None:
+            _require_weights(keys, weights)
+        rows = self._promising(hashes, weights)
+        heavy = [1.0] * len(rows) if weights is None else weights[rows].tolist()
+        chosen = keys.take(pa.array(rows)).to_pylist()
+        for key, item, weight, group in zip(chosen, items(rows), heavy, groups(rows), strict=True):
+            self.offer(key, item, weight=weight, group=group)
 
     def _promising(self, hashes: NDArray[np.uint64], weights: NDArray[np.float64] | None) -> NDArray[np.intp]:
         """Rows that may be kept; a few too many rather than one too few, since `offer` decides exactly."""
@@ -155,6 +156,16 @@ class Reservoir(Generic[T]):
         if len(kept) == self.capacity:
             self._threshold = kept[-1].priority
         self._kept = {entry.key: entry for entry in (*kept, *spare)}
+
+
+def _require_weights(keys: pa.Array, weights: NDArray[np.float64]) -> None:
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise _bad_weight(keys[int(bad[0])].as_py(), float(weights[bad[0]]))
+
+
+def _bad_weight(key: str, weight: float) -> BadInput:
+    return BadInput(f"the weight of {key!r} is {weight}: it must be a finite number of 0 or more")
 
 
 def _split(entries: Iterable[Entry[T]], capacity: int, cap: int | None) -> tuple[list[Entry[T]], list[Entry[T]]]:

@@ -24,7 +24,8 @@ NAMES = ("tenant", "domain", "language", "model_version", "decision")
 NUMBERS = ("latency_ms", "tokens")
 TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
-_EPOCH_HOURS = 24
+_A_DAY = 24
+_SPILL = 4096  # names of a column that are added up before a sketch sees them
 
 
 def profile_batch(
@@ -61,6 +62,8 @@ class Scan:
         self._missing: Counter[str] = Counter()
         self._numbers: dict[str, NDArray[np.int64]] = {}
         self._names: dict[str, Categories] = {}
+        self._tally: dict[str, dict[str, int]] = {}
+        self._pending: dict[str, tuple[pa.Array, NDArray[np.int64]]] = {}
         self._distinct: dict[str, NDArray[np.uint8]] = {}
         self._waves: dict[str, Waves] = {}
         self._reservoir = empty_reservoir(settings)
@@ -96,6 +99,10 @@ class Scan:
 
     def profile(self) -> Profile:
         """Of everything added so far."""
+        for name in list(self._pending):
+            self._settle(name)
+        for name in list(self._tally):
+            self._spill(name)
         return Profile(
             settings=self._settings,
             rows=self._rows,
@@ -118,7 +125,28 @@ class Scan:
         if not pa.types.is_dictionary(column.type):
             column = _strings(name, column).dictionary_encode()
         counts = np.bincount(column.indices.to_numpy(zero_copy_only=False), minlength=len(column.dictionary))
-        self._names.setdefault(name, Categories()).add(_strings(name, column.dictionary), counts)
+        known = self._pending.get(name)
+        if known is not None and known[0].equals(column.dictionary):
+            known[1][:] += counts
+            return
+        self._settle(name)
+        self._pending[name] = column.dictionary, counts
+
+    def _settle(self, name: str) -> None:
+        """Batches of one row group share a dictionary: its names are counted when another one comes."""
+        if name in self._pending:
+            dictionary, counts = self._pending.pop(name)
+            tally = self._tally.setdefault(name, {})
+            for text, count in zip(_strings(name, dictionary).to_pylist(), counts.tolist(), strict=True):
+                if count:
+                    tally[text] = tally.get(text, 0) + count
+            if len(tally) > _SPILL:
+                self._spill(name)
+
+    def _spill(self, name: str) -> None:
+        tally = self._tally.pop(name)
+        counts = np.fromiter(tally.values(), np.int64, len(tally))
+        self._names.setdefault(name, Categories()).add(pa.array(tally, pa.string()), counts)
 
     def _bin(self, name: str, column: pa.Array | NDArray[np.float64]) -> None:
         if isinstance(column, pa.Array):
@@ -135,7 +163,7 @@ class Scan:
             return
         micros = _micros(times)
         first, last = int(micros.min()) // _HOUR, int(micros.max()) // _HOUR
-        if last - first > _EPOCH_HOURS:
+        if last - first > _A_DAY:
             hours = (micros // _HOUR) % 24
             self._bin("hour", hours)
             return
@@ -203,18 +231,18 @@ class Scan:
         ids = _strings(ID, columns[ID])
         hashes = hash64(ids, self._settings.seed)
         self._see(ID, hashes)
-        found = {name: columns[name] for name in ("tenant", "domain", "language") if name in columns}
         times = columns.get(TIME)
 
-        def name(column: str, row: int) -> str:
-            return found[column][row].as_py() or "" if column in found else ""
+        def taken(name: str, rows: NDArray[np.intp]) -> list[str]:
+            column = columns.get(name)
+            return [""] * len(rows) if column is None else column.take(pa.array(rows)).to_pylist()
 
-        def kept(row: int) -> Kept:
-            time = times[row].cast(pa.timestamp("us", "UTC")).value if times is not None else 0
-            return Kept(time or 0, name("domain", row), name("language", row))
+        def kept(rows: NDArray[np.intp]) -> list[Kept]:
+            moments = [0] * len(rows) if times is None else _micros(times.take(pa.array(rows))).tolist()
+            return [*map(Kept, moments, taken("domain", rows), taken("language", rows))]
 
         if self._reservoir is not None:
-            self._reservoir.offer_all(ids, hashes, kept, weights=weights, group=lambda row: name("tenant", row))
+            self._reservoir.offer_all(ids, hashes, kept, weights=weights, groups=lambda rows: taken("tenant", rows))
 
 
 def _strings(name: str, column: pa.Array) -> pa.Array:
