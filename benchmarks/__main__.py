@@ -21,6 +21,8 @@ NAMES = (
     "drift-to-quality",
     "recipes",
     "sensitivity",
+    "profiles",
+    "sampling",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

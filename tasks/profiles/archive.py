@@ -71,7 +71,8 @@ def parse(data: bytes, *, where: str) -> Profile:
 
 
 def _profile(document: Mapping[str, Any]) -> Profile:
-    settings = Settings(**document["settings"])
+    lists = {name: tuple(document["settings"][name]) for name in ("names", "numbers")}
+    settings = Settings(**{**document["settings"], **lists})
     return Profile(
         settings=settings,
         rows=int(document["rows"]),

@@ -20,8 +20,6 @@ from tasks.profiles.quantiles import BINS, FineHistogram
 from tasks.profiles.settings import Settings
 from tasks.profiles.waves import Waves, normalized, scaled_units, waves_of
 
-NAMES = ("tenant", "domain", "language", "model_version", "decision")
-NUMBERS = ("latency_ms", "tokens")
 TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
 _A_DAY = 24
@@ -82,10 +80,10 @@ class Scan:
         """
         self._rows += batch.num_rows
         columns = {name: batch.column(name) for name in batch.schema.names}
-        for name in NAMES:
+        for name in self._settings.names:
             if name in columns:
                 self._count(name, columns[name])
-        for name in NUMBERS:
+        for name in self._settings.numbers:
             if name in columns:
                 self._bin(name, self._present(name, columns[name]))
         if TIME in columns:

@@ -11,6 +11,8 @@ from infra.errors import BadInput
 VERSION = 1
 """Of a stored profile's format."""
 RESERVOIR = 1024
+NAMES = ("tenant", "domain", "language", "model_version", "decision")
+NUMBERS = ("latency_ms",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Settings:
     """Of one model's profiles."""
 
     seed: int = 0
+    names: tuple[str, ...] = NAMES  # columns of strings to count
+    numbers: tuple[str, ...] = NUMBERS  # columns of numbers to bin
     reservoir: int = RESERVOIR  # requests kept as a sample; 0: none, and ids are not looked at
     payloads: bool = True  # describe texts and tensors
     waves: int = 128  # random Fourier features of each embedding; 0: none

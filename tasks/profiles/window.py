@@ -23,7 +23,7 @@ from infra.stores.port import ObjectStore
 from tasks.profiles.archive import dump, parse
 from tasks.profiles.hashing import hash64
 from tasks.profiles.profile import Profile, empty, merge
-from tasks.profiles.scan import ID, NAMES, NUMBERS, TENSOR, TEXT, TIME, profile_batches
+from tasks.profiles.scan import ID, TENSOR, TEXT, TIME, profile_batches
 from tasks.profiles.settings import VERSION, Settings
 
 BATCH = 1 << 16
@@ -135,7 +135,7 @@ def _profiled(store: ObjectStore, key: str, settings: Settings) -> bytes:
     if f"part-{sha256(data).hexdigest()[:32]}.parquet" != key.rpartition("/")[2]:
         raise Tampered(f"{key} in {store.url} does not match the digest in its name: restore it or delete it")
     try:
-        return dump(profile_batches(map(_without_repeats, _batches(data)), settings))
+        return dump(profile_batches(map(_without_repeats, _batches(data, settings)), settings))
     except BadInput as error:
         raise BadInput(f"{key} cannot be profiled: {error}") from error
     except (pa.ArrowException, OSError) as error:
@@ -143,15 +143,15 @@ def _profiled(store: ObjectStore, key: str, settings: Settings) -> bytes:
         raise BadInput(f"{key} is not a whole Parquet file ({reason}): write or fetch it again") from error
 
 
-def _batches(data: bytes) -> Iterator[pa.RecordBatch]:
+def _batches(data: bytes, settings: Settings) -> Iterator[pa.RecordBatch]:
     metadata = pq.read_metadata(pa.BufferReader(data))
     present = set(metadata.schema.to_arrow_schema().names)
     lacking = [name for name in _REQUIRED if name not in present]
     if lacking:
         raise BadInput(f"it has no column {lacking[0]}; import the traffic again")
-    names = [name for name in NAMES if name in present]
+    names = [name for name in settings.names if name in present]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=metadata, read_dictionary=names)
-    columns = [name for name in (ID, TIME, *NAMES, *NUMBERS, TEXT, TENSOR) if name in present]
+    columns = [name for name in (ID, TIME, *settings.names, *settings.numbers, TEXT, TENSOR) if name in present]
     yield from file.iter_batches(BATCH, columns=columns, use_threads=False)
 
 
