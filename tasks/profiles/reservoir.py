@@ -77,8 +77,9 @@ class Reservoir(Generic[T]):
         """Consider one item; a weight of 0 is never drawn."""
         if not weight >= 0 or weight == inf:
             raise _bad_weight(key, weight)
-        if weight:
-            self._consider(Entry(key, group, log(uniform(key, self.seed)) / weight, item))
+        priority = log(uniform(key, self.seed)) / weight if weight else -inf
+        if priority > -inf:  # a weight below some 1e-308 is as good as 0
+            self._consider(Entry(key, group, priority, item))
 
     def offer_all(
         self,
@@ -110,7 +111,7 @@ class Reservoir(Generic[T]):
         if weights is None:
             scores, bound = units, exp(self._threshold) * (1 - _MARGIN)
         else:
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", over="ignore"):
                 scores, bound = np.log(units) / weights, self._threshold * (1 + _MARGIN)
         rows = np.flatnonzero(scores >= bound)
         if self.cap is not None or len(rows) <= self.capacity:
