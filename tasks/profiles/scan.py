@@ -23,6 +23,7 @@ from tasks.profiles.waves import Waves, normalized, scaled_units, waves_of
 TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
 _A_DAY = 24
+_TOGETHER = 4096  # embeddings whose waves are held at once
 _SPILL = 4096  # names of a column that are added up before a sketch sees them
 
 
@@ -93,7 +94,8 @@ class Scan:
         if ID in columns and self._reservoir is not None:
             self._ids(columns, weights)
         if embeddings is not None:
-            self._embed("model", np.asarray(embeddings, np.float64))
+            for start in range(0, len(embeddings), _TOGETHER):
+                self._embed("model", embeddings[start : start + _TOGETHER].astype(np.float64))
 
     def profile(self) -> Profile:
         """Of everything added so far."""
@@ -233,7 +235,9 @@ class Scan:
 
         def taken(name: str, rows: NDArray[np.intp]) -> list[str]:
             column = columns.get(name)
-            return [""] * len(rows) if column is None else column.take(pa.array(rows)).to_pylist()
+            return (
+                [""] * len(rows) if column is None else [text or "" for text in column.take(pa.array(rows)).to_pylist()]
+            )
 
         def kept(rows: NDArray[np.intp]) -> list[Kept]:
             moments = [0] * len(rows) if times is None else _micros(times.take(pa.array(rows))).tolist()
@@ -252,5 +256,6 @@ def _strings(name: str, column: pa.Array) -> pa.Array:
 def _micros(times: pa.Array) -> NDArray[np.int64]:
     if not pa.types.is_timestamp(times.type):
         raise BadInput(f"column {TIME} is of type {times.type}, not a time: import the traffic again")
-    micros: NDArray[np.int64] = pc.cast(times, pa.timestamp("us", times.type.tz)).cast(pa.int64()).to_numpy()
+    cut = pc.cast(times, pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
+    micros: NDArray[np.int64] = cut.fill_null(0).to_numpy(zero_copy_only=False)
     return micros

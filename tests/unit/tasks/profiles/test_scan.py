@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from infra.errors import BadInput
 from tasks.drift.features import features
-from tasks.profiles import Settings, dump, merge, profile_batch
+from tasks.profiles import Settings, dump, merge, parse, profile_batch
 from tasks.profiles.quantiles import FineHistogram
 from tasks.profiles.text import NO_SCRIPT, describe, embed
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
@@ -76,6 +76,20 @@ def test_counts_missing_values_and_hours() -> None:
     assert found.missing == {"decision": 11, "latency_ms": 11, "model_version": 12}
     assert found.histogram("hour", [13.0, 14.0]).tolist() == [4, 4, 4]
     assert (found.rows, found.buckets("tenant").sum(), found.redelivered) == (12, 12, pytest.approx(0, abs=0.01))
+
+
+def test_rows_without_time_or_tenant_are_counted_as_missing_and_may_be_kept() -> None:
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "request_id": ["a", "b"],
+            "time": pa.array([1, None], pa.timestamp("ns", "UTC")),
+            "tenant": pa.array([None, "acme"], pa.string()),
+        }
+    )
+    found = profile_batch(rows, SMALL)
+    assert found.missing == {"tenant": 1, "time": 1}
+    assert sorted((entry.key, entry.group) for entry in found.reservoir.entries()) == [("a", ""), ("b", "acme")]  # type: ignore[union-attr]
+    assert dump(parse(dump(found), where="x")) == dump(found)
 
 
 def test_hours_of_years_apart_count_by_the_hour_of_the_day() -> None:
