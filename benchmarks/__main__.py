@@ -22,6 +22,8 @@ NAMES = (
     "recipes",
     "sensitivity",
     "scan",
+    "profiles",
+    "sampling",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

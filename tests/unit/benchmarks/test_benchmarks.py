@@ -17,7 +17,11 @@ from benchmarks import (
     observation,
     pairs,
     peers,
+    profile_memory,
+    profiles,
     recalibration,
+    request_files,
+    sampling,
     sensitivity,
     subject,
 )
@@ -170,3 +174,33 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["fidelty"])
     assert "allowed are fidelity" in capsys.readouterr().err
+
+
+def test_profiling_is_measured_against_reading_and_a_report(tmp_path: Path) -> None:
+    read, ratio = profiles._reading(tmp_path, 5_000, rounds=1)
+    assert [row.rows for row in read] == [5_000] * 5
+    assert ratio > 0
+    report, gain = profiles._against_report(500)
+    assert len(report) == 2
+    assert gain > 1
+    assert len(profiles._texts(50)) == len(profiles._quantiles(10_000)) == 2
+
+
+def test_a_profile_of_a_billion_requests_is_as_small_as_one_of_thousands() -> None:
+    small, large, huge = profiles._sizes(20_000)
+    assert small.rows == 1_000
+    assert huge.rows > 1_000_000_000
+    assert huge.size < 1.2 * large.size < 100_000  # type: ignore[operator]
+
+
+def test_request_files_are_the_same_for_a_seed_and_streamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (request_files.write(tmp_path / name, 200_000, seed=3).read_bytes() for name in "ab")
+    assert one == other
+    assert [batch.num_rows for batch in request_files.batches(tmp_path / "a", ("time",))] == [131_072, 68_928]
+    profile_memory.main(1_000)
+    assert len(capsys.readouterr().out.split()) == 3
+
+
+def test_sampling_is_measured() -> None:
+    table = sampling.measure(True)
+    assert all(goal.reached for goal in table.goals)

@@ -1,13 +1,18 @@
 """A reservoir that order, repetition and sharding cannot change."""
 
 from collections.abc import Iterable
+from functools import reduce
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import sampling
 from infra.errors import BadInput
-from tasks.sampling.reservoir import DistinctCount, Reservoir, uniform
+from tasks.profiles.hashing import hash64
+from tasks.profiles.reservoir import DistinctCount, Reservoir, uniform
 
 KEYS = st.lists(st.text(max_size=4), max_size=60)
 CAPACITY = st.integers(1, 12)
@@ -76,6 +81,7 @@ def test_every_key_is_drawn_equally_often() -> None:
 def test_a_weight_of_zero_is_never_drawn_and_a_senseless_one_is_refused() -> None:
     reservoir: Reservoir[str] = Reservoir(3)
     reservoir.offer("a", "a", weight=0)
+    reservoir.offer("a", "a", weight=5e-324)
     assert reservoir.items() == []
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(BadInput, match="finite number of 0 or more"):
@@ -110,3 +116,47 @@ def test_the_distinct_count_is_exact_at_first_and_close_later() -> None:
     for i in range(50_000):
         counter.add(str(i))
     assert counter.value == pytest.approx(50_000, rel=0.1)
+
+
+WEIGHTS = st.lists(st.floats(0, 1e6), min_size=60, max_size=60)
+
+
+@given(KEYS, CAPACITY, CAP, st.none() | WEIGHTS, st.integers(1, 7))
+def test_batches_keep_what_single_offers_keep(
+    keys: list[str], capacity: int, cap: int | None, heavy: list[float] | None, size: int
+) -> None:
+    single: Reservoir[int] = Reservoir(capacity, cap=cap, seed=3, order=lambda row: (row,))
+    for row, key in enumerate(keys):
+        single.offer(key, row, weight=heavy[row] if heavy else 1.0, group=key[:1])
+    batched: Reservoir[int] = Reservoir(capacity, cap=cap, seed=3, order=lambda row: (row,))
+    for start in range(0, len(keys), size):
+        part = pa.array(keys[start : start + size], pa.string())
+        batched.offer_all(
+            part,
+            hash64(part, 3),
+            lambda rows, start=start: (rows + start).tolist(),
+            weights=np.array(heavy)[start : start + len(part)] if heavy else None,
+            groups=lambda rows, part=part: [part[row].as_py()[:1] for row in rows.tolist()],
+        )
+    assert batched.entries() == single.entries()
+
+
+def test_sixty_four_shards_of_many_keys_equal_one_pass() -> None:
+    keys = pa.array([f"request-{n % 9000}" for n in range(20_000)])
+    whole = sampling.filled(keys, 100, 0)
+    shards = [sampling.filled(keys[n : n + 313], 100, 0, start=n) for n in range(0, len(keys), 313)]
+    assert len(shards) == 64
+    merged = reduce(Reservoir.merge, reversed(shards))
+    assert [entry.key for entry in merged.entries()] == [entry.key for entry in whole.entries()]
+
+
+def test_inclusion_is_uniform_and_by_weight() -> None:
+    assert sampling.uniform_p(400, 100, 200) > 0.001
+    assert sampling.weighted_p(400) > 0.001
+
+
+def test_a_batch_with_a_senseless_weight_is_refused() -> None:
+    keys = pa.array(["a", "b"])
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(BadInput, match=r"weight of 'b' is .* finite number of 0 or more"):
+            Reservoir[int](3).offer_all(keys, hash64(keys), list, weights=np.array([1, weight]))
