@@ -22,7 +22,8 @@ from tasks.models.spec import Task
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
 from tasks.validation.gates import error_gate, golden_gates, language_gates, unexecuted
-from tasks.validation.language_metrics import LanguageOutputs
+from tasks.validation.golden_metrics import CaseScores, evaluate
+from tasks.validation.language_metrics import LanguageOutputs, evaluate_language
 from tasks.validation.latency import PairedLatency, paired_latency
 from tasks.validation.report import from_json, is_settled, to_json
 
@@ -89,13 +90,24 @@ def _judged(
 
 def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
     golden, budgets = model.golden, model.spec.budgets
-    if model.spec.task is not Task.CAUSAL_LM:
-        outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
-        return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+    if model.spec.task is Task.CAUSAL_LM:
+        return language_gates(golden, _said(model, loaded), budgets, served=served)
+    outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
+    return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+
+
+def golden_scores(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    """Every golden metric of an engine, judged by nothing; raises `BadInput` for outputs that cannot be scored."""
+    if model.spec.task is Task.CAUSAL_LM:
+        return evaluate_language(model.golden, _said(model, loaded))
+    outputs = run_all(loaded, model.inputs, [case.payload for case in model.golden.cases])
+    return evaluate(model.spec.task, model.golden, model.golden_reference, outputs)
+
+
+def _said(model: RegisteredModel, loaded: Engine) -> LanguageOutputs:
     inputs = language_inputs(model.inputs)
-    compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
-    said = LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, golden))
-    return language_gates(golden, said, budgets, served=served)
+    compared = compare(model.reference, loaded, inputs, [case.payload for case in model.golden.cases])
+    return LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, model.golden))
 
 
 def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:
