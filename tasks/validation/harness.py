@@ -37,13 +37,7 @@ def run_harness(
     Raises `Unavailable` when the package is missing, `BadInput` for an unknown task and for whatever a task raises.
     """
     evaluate, tasks = _imported()
-    try:
-        known = tasks(include_path=None if include is None else str(include))
-    except Exception as exc:  # a task file can be wrong in any way
-        raise BadInput(f"the task files in {include} cannot be read ({_line(exc)}): see lm-eval's task guide") from exc
-    if task not in known.all_tasks:
-        where = f" nor in {include}" if include else "; name a folder of your own with --include-path"
-        raise BadInput(f"lm-eval has no task or group called {task!r}{where}")
+    known = _known(tasks, task, include)
     try:
         found = evaluate(
             model=adapter(engine, inputs), tasks=[task], task_manager=known, limit=limit, bootstrap_iters=0
@@ -53,6 +47,19 @@ def run_harness(
     except Exception as exc:  # tasks run code of their own: data sets, filters, metrics
         raise BadInput(f"lm-eval could not run {task} ({_line(exc)}): look at its data set and its task file") from exc
     return _scores(found["results"])
+
+
+def _known(tasks: Any, task: str, include: Path | None) -> Any:
+    """A task manager that has the task: the harness's own thousands of files are read only where the folder has not."""
+    try:
+        for defaults in (False, True) if include else (True,):
+            known = tasks(include_path=None if include is None else str(include), include_defaults=defaults)
+            if task in known.all_tasks:
+                return known
+    except Exception as exc:  # a task file can be wrong in any way
+        raise BadInput(f"the task files in {include} cannot be read ({_line(exc)}): see lm-eval's task guide") from exc
+    where = f" nor in {include}" if include else "; name a folder of your own with --include-path"
+    raise BadInput(f"lm-eval has no task or group called {task!r}{where}")
 
 
 def _imported() -> tuple[Any, Any]:

@@ -134,9 +134,8 @@ def _answers(model: Any, task: str) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    found = simple_evaluate(
-        model=model, tasks=[task], task_manager=TaskManager(include_path=str(TASKS)), bootstrap_iters=0
-    )
+    own = TaskManager(include_path=str(TASKS), include_defaults=False)
+    found = simple_evaluate(model=model, tasks=[task], task_manager=own, bootstrap_iters=0)
     said = [one for case in found["samples"][task] for one in _flat(case["filtered_resps"])]
     scores = {key: value for key, value in found["results"][task].items() if isinstance(value, float)}
     return {"scores": scores, "said": said}
