@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.engines.port import Arrays, Built, Engine, Profile, Profiles, each_profile
+from infra.engines.port import Arrays, Built, Engine, Profile, Profiles, each_profile, typed
 from infra.errors import BadInput, Refused, Unavailable
 
 COMPUTE_CAPABILITY = "SM89"
@@ -157,7 +157,7 @@ class TensorRtEngine:
         if name not in feeds:
             raise BadInput(f"the engine wants an input called {name!r}")
         wanted = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        found = np.ascontiguousarray(feeds[name])
+        found = np.ascontiguousarray(typed(feeds[name], wanted))
         if found.dtype != wanted:
             raise BadInput(f"input {name!r} is {found.dtype}, and the engine wants {wanted}")
         return found
@@ -171,7 +171,9 @@ class TensorRtEngine:
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 raise BadInput(f"input {name!r} of shape {tuple(tensor.shape)} is outside the engine's profile")
         for name in self._outputs:
-            held[name] = torch.empty(tuple(self._context.get_tensor_shape(name)), dtype=torch.float32, device="cuda")
+            wanted = self._trt.nptype(self._engine.get_tensor_dtype(name))
+            kind = torch.from_numpy(np.zeros(0, wanted)).dtype
+            held[name] = torch.empty(tuple(self._context.get_tensor_shape(name)), dtype=kind, device="cuda")
         for name, tensor in held.items():
             # An empty tensor has no address, and TensorRT wants one nevertheless.
             self._context.set_tensor_address(name, tensor.data_ptr() or self._nowhere.data_ptr())

@@ -27,6 +27,8 @@ Metric = Literal[
     "flips",
     "perplexity-ratio",
     "agreement",
+    "cache-perplexity-ratio",
+    "cache-agreement",
     "rouge-drop",
     "exact-match-drop",
     "f1-drop",
@@ -34,7 +36,17 @@ Metric = Literal[
     "dialogue-drop",
 ]
 _OF_LANGUAGE: frozenset[str] = frozenset(
-    {"perplexity-ratio", "agreement", "rouge-drop", "exact-match-drop", "f1-drop", "code-drop", "dialogue-drop"}
+    {
+        "perplexity-ratio",
+        "agreement",
+        "cache-perplexity-ratio",
+        "cache-agreement",
+        "rouge-drop",
+        "exact-match-drop",
+        "f1-drop",
+        "code-drop",
+        "dialogue-drop",
+    }
 )
 METRICS: Mapping[Task, frozenset[str]] = {
     Task.TEXT_EMBEDDING: frozenset({"cosine", "recall-drop", "flips"}),

@@ -15,7 +15,13 @@ from tasks.validation.groups import group_names, judged
 from tasks.validation.harness import Score
 
 _BEFORE, _AFTER, _DROP = "-reference", "-candidate", "-drop"
-_SAME = {"cosine": 1.0, "agreement": 1.0, "perplexity-ratio": 1.0}
+_SAME = {
+    "cosine": 1.0,
+    "agreement": 1.0,
+    "perplexity-ratio": 1.0,
+    "cache-agreement": 1.0,
+    "cache-perplexity-ratio": 1.0,
+}
 """What full precision scores beside itself; of every other relation, 0."""
 
 

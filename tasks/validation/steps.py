@@ -17,7 +17,7 @@ from infra.settings import settings
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
 from tasks.models.inputs import language_inputs, run_all
-from tasks.models.language.comparison import compare
+from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.spec import Task
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
@@ -106,8 +106,10 @@ def golden_scores(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseSc
 
 def _said(model: RegisteredModel, loaded: Engine) -> LanguageOutputs:
     inputs = language_inputs(model.inputs)
-    compared = compare(model.reference, loaded, inputs, [case.payload for case in model.golden.cases])
-    return LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, model.golden))
+    texts = [case.payload for case in model.golden.cases]
+    compared = compare(model.reference, loaded, inputs, texts)
+    cached = compare_cached(model.reference, loaded, inputs, texts)
+    return LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, model.golden), cached)
 
 
 def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:
