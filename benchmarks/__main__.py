@@ -21,6 +21,7 @@ NAMES = (
     "drift-to-quality",
     "recipes",
     "sensitivity",
+    "language",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""
