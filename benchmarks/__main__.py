@@ -24,6 +24,7 @@ NAMES = (
     "scan",
     "profiles",
     "sampling",
+    "language",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

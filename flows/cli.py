@@ -170,6 +170,26 @@ def requantize(
 
 
 @app.command()
+def evaluate(
+    model: Model,
+    suite: Annotated[
+        str, typer.Option(help="golden, or lm-eval:TASK for a task of the evaluation harness.")
+    ] = "golden",
+    version: Annotated[str | None, typer.Option(help="A registered version; left out, the champion.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="Id of a candidate that was built, or its beginning.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Cases of an lm-eval task, at most.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
+    from flows import printing
+    from flows.evaluate import evaluate
+
+    found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+    printing.emit(found, as_json, printing.evaluation)
+
+
+@app.command()
 def recipes(as_json: Json = False) -> None:
     """Every recipe, and which targets can express it."""
     from flows import printing, views

@@ -114,6 +114,19 @@ def recipes(views: Sequence[Any]) -> None:
         console.print(f"no: {escape(reason)}")
 
 
+def evaluation(found: Any) -> None:
+    """Both sides of every figure over all cases; the groups are in the JSON document and in MLflow."""
+    table = _table("metric", "cases", "full precision", "candidate", "difference")
+    shown = [one for one in found.figures if one.group == "all"] or found.figures
+    for one in shown:
+        name = one.metric if one.group == "all" else f"{one.group} {one.metric}"
+        sides = (f"{one.full_precision:.4f}", f"{one.candidate:.4f}", f"{one.difference:+.4f}")
+        table.add_row(escape(name), "-" if one.count is None else str(one.count), *sides)
+    console.print(f"{escape(found.suite)} on {found.subject} of {found.model}, {found.target}")
+    console.print(table)
+    console.print(f"MLflow run {found.run}")
+
+
 def history(entries: Sequence[Any]) -> None:
     """A table of ledger entries, oldest first."""
     table = _table("#", "time", "what", "version", "by", "why")

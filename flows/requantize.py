@@ -17,6 +17,7 @@ from infra.settings import settings
 from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
 from tasks.quantization import steps as quantization
+from tasks.quantization.kv_cache import require_cache
 from tasks.quantization.ladder import Search, climb
 from tasks.quantization.recipes import find_recipe
 from tasks.quantization.targets import require_expressible
@@ -51,7 +52,9 @@ def requantize(
     actor = actor or settings().actor
     if recipe is not None:
         # A misspelt one, or one that a target cannot express, is refused before anything is sampled or written.
-        require_expressible(find_recipe(recipe), open_model(model).spec.targets)
+        chosen_recipe, spec = find_recipe(recipe), open_model(model).spec
+        require_expressible(chosen_recipe, spec.targets)
+        require_cache(chosen_recipe, spec.task, spec.budgets)
     progress = Progress(f"re-quantize {model}")
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
     if sample is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from infra.engines.clock import wall_clock
-from infra.engines.port import Arrays, Built, Engine, Kernel, Profiles, each_profile
+from infra.engines.port import Arrays, Built, Engine, Kernel, Profiles, each_profile, typed
 from infra.errors import BadInput, Refused
 
 _FAILURES: tuple[type[Exception], ...] = tuple(
@@ -25,6 +25,7 @@ _FAILURES: tuple[type[Exception], ...] = tuple(
 _RUN_FAILURES: tuple[type[Exception], ...] = (*_FAILURES, ValueError, TypeError, RuntimeError)
 _WEIGHT = re.compile(r"(.+)\.weight\.(?:quantized|dequantized)")
 _RESTORES = ("QuantizeLinear", "DequantizeLinear")
+_TYPES: dict[str, np.dtype[np.generic]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
 _QUANTIZED = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -81,13 +82,17 @@ class OnnxRuntimeEngine:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
-        self._inputs = {item.name for item in session.get_inputs()}
+        self._inputs = {item.name: _TYPES.get(item.type) for item in session.get_inputs()}
         self._outputs = [item.name for item in session.get_outputs()]
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Feeds the graph does not declare are left out (an attention mask that the export folded away)."""
+        """Feeds the graph does not declare are left out (an attention mask that the export folded away).
+
+        An empty array has no values, so it takes the graph's type: a cache before the first token.
+        """
+        given = {name: typed(value, self._inputs[name]) for name, value in feeds.items() if name in self._inputs}
         try:
-            values = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+            values = self._session.run(self._outputs, given)
         except _RUN_FAILURES as exc:
             raise BadInput(f"the engine refused its inputs: {_first_line(exc)}") from exc
         return dict(zip(self._outputs, values, strict=True))

@@ -35,6 +35,11 @@ def each_profile(profiles: Profiles) -> tuple[Profile, ...]:
     return (profiles,) if isinstance(profiles, Mapping) else tuple(profiles)
 
 
+def typed(value: NDArray[np.generic], wanted: np.dtype[np.generic] | None) -> NDArray[np.generic]:
+    """An empty array in the type that an engine wants; any other stays as it is."""
+    return value if wanted is None or value.size else value.astype(wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """One engine, ready to be stored in a release."""

@@ -23,6 +23,8 @@ Metric = Literal[
     "flips",
     "perplexity-ratio",
     "agreement",
+    "cache-perplexity-ratio",
+    "cache-agreement",
     "rouge-drop",
     "exact-match-drop",
     "f1-drop",
@@ -47,7 +49,17 @@ class Traits:
 
 
 _OF_LANGUAGE = frozenset(
-    {"perplexity-ratio", "agreement", "rouge-drop", "exact-match-drop", "f1-drop", "code-drop", "dialogue-drop"}
+    {
+        "perplexity-ratio",
+        "agreement",
+        "cache-perplexity-ratio",
+        "cache-agreement",
+        "rouge-drop",
+        "exact-match-drop",
+        "f1-drop",
+        "code-drop",
+        "dialogue-drop",
+    }
 )
 TRAITS: Mapping[Task, Traits] = {
     Task.TEXT_EMBEDDING: Traits(

@@ -17,10 +17,12 @@ from infra.errors import BadInput, NotFound
 from infra.memory import require_memory
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.inputs import language_inputs
 from tasks.models.memory import footprint
 from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
+from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.watch import watch
@@ -28,7 +30,9 @@ from tasks.quantization import mixed, qdq, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
 from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
+from tasks.quantization.kv_cache import cache_scales, observe_cache, told_saving, write_cache
 from tasks.quantization.lowering import lower
+from tasks.quantization.ranges import RangeRule
 from tasks.quantization.recipes import Recipe, Rounding, find_recipe
 from tasks.quantization.sensitivity import Losses
 from tasks.quantization.submodules import submodules
@@ -119,6 +123,10 @@ def write_graph(
             model.graph, model.sites, observed, recipe, deployed, tuned, measured.parts if measured else None
         )
         graph = _graph(model, recipe, derived, champion)
+        if recipe.kv_cache is Format.INT8:
+            layout = language_inputs(model.inputs).layout
+            graph = write_cache(graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX))
+            derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
         facts = _store(model, candidate_id, calibration, recipe, derived, graph, measured)
     return CandidateRef(
         model.name,
@@ -129,6 +137,13 @@ def write_graph(
         facts["quantized_share"],
         tuple(facts.get("remarks", ())),
     )
+
+
+def _cache_ranges(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, ExponentHistogram]:
+    """Full precision's keys and values on the calibration set."""
+    requests = from_parquet(settings().store().get(calibration.key), where=f"the calibration set {calibration.key}")
+    payloads = [item.payload for item in requests]
+    return observe_cache(model.reference, language_inputs(model.inputs).layout, model.inputs, payloads)
 
 
 @task(name="build-engine", cache_policy=NO_CACHE)

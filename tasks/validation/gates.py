@@ -20,7 +20,7 @@ from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSe
 from tasks.validation.golden_metrics import CaseScores, Outputs, evaluate
 from tasks.validation.groups import ALL, group_names, judged
 from tasks.validation.intervals import difference_interval, paired_interval, share_interval
-from tasks.validation.language_metrics import REPORTED, LanguageOutputs, evaluate_language
+from tasks.validation.language_metrics import OF_CACHE, REPORTED, LanguageOutputs, evaluate_language
 
 MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
@@ -70,6 +70,9 @@ def language_gates(
 ) -> tuple[GateResult, ...]:
     """Every quality and safety gate of a language model's candidate, and the figures that are only reported."""
     scores = evaluate_language(golden, outputs)
+    if outputs.cached is None:  # the cache holds what was computed: there is nothing to judge in reading it back
+        rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
+        budgets = budgets.model_copy(update={"quality": rules})
     gates = metric_gates(scores, golden, budgets, served=served)
     if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
         return gates
@@ -174,7 +177,7 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     """The interval that fits the metric's kind of score; raises `BadInput` as those in `intervals.py` do."""
     if metric.endswith("flips"):
         return share_interval(values)
-    if metric == "perplexity-ratio":
+    if metric.endswith("perplexity-ratio"):
         found = paired_interval(values)
         return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))
     # Most recordings have no error at all, and resampled zeros alone would prove too much.

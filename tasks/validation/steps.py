@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version as installed
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -18,13 +20,14 @@ from infra.settings import settings
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
 from tasks.models.inputs import language_inputs, run_all, speech_inputs
-from tasks.models.language.comparison import compare
+from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.spec import Task
 from tasks.models.speech.comparison import agreement
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
 from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates, unexecuted
-from tasks.validation.language_metrics import LanguageOutputs
+from tasks.validation.golden_metrics import CaseScores, evaluate
+from tasks.validation.language_metrics import LanguageOutputs, evaluate_language
 from tasks.validation.latency import PairedLatency, paired_engines
 from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.report import from_json, is_settled, to_json
@@ -119,43 +122,73 @@ def _precision(candidate: CandidateRef, target: str, inspection: bytes | None, w
 
 
 def _of_outputs(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    golden, budgets = model.golden, model.spec.budgets
-    outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
+    golden, budgets, outputs = model.golden, model.spec.budgets, _outputs(model, loaded)
     return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
 
 
 def _of_answers(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    golden, inputs = model.golden, language_inputs(model.inputs)
-    compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
-    said = LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, golden))
-    return language_gates(golden, said, model.spec.budgets, served=served)
+    return language_gates(model.golden, _said(model, loaded), model.spec.budgets, served=served)
 
 
-def _of_transcripts(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    golden, inputs = model.golden, speech_inputs(model.inputs)
-    payloads = [case.payload for case in golden.cases]
-    same = agreement(model.reference, loaded, inputs, payloads)
-    sides = inputs.expected(payloads), inputs.written(loaded, payloads)
-    before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
-    scores = evaluate_speech(golden, SpeechOutputs(same, before, after))
-    return metric_gates(scores, golden, model.spec.budgets, served=served)
-
-
-def _of_images(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    golden = model.golden
-    outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
-    scores = evaluate_vision(golden, model.golden_reference, outputs, model.classes)
-    return metric_gates(scores, golden, model.spec.budgets, served=served)
+def _of_scores(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    return metric_gates(golden_scores(model, loaded), model.golden, model.spec.budgets, served=served)
 
 
 QUALITY: Mapping[Task, Callable[[RegisteredModel, Engine, frozenset[str]], tuple[GateResult, ...]]] = {
     Task.TEXT_EMBEDDING: _of_outputs,
     Task.IMAGE_CLASSIFICATION: _of_outputs,
-    Task.IMAGE_EMBEDDING: _of_images,
-    Task.SPEECH_RECOGNITION: _of_transcripts,
+    Task.IMAGE_EMBEDDING: _of_scores,
+    Task.SPEECH_RECOGNITION: _of_scores,
     Task.CAUSAL_LM: _of_answers,
 }
 """How an engine of each kind is run on the golden cases and judged."""
+
+
+def golden_scores(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    """Every golden metric of an engine, judged by nothing; raises `BadInput` for outputs that cannot be scored."""
+    return SCORES[model.spec.task](model, loaded)
+
+
+def _scored_outputs(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    return evaluate(model.spec.task, model.golden, model.golden_reference, _outputs(model, loaded))
+
+
+def _scored_answers(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    return evaluate_language(model.golden, _said(model, loaded))
+
+
+def _scored_transcripts(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
+    same = agreement(model.reference, loaded, inputs, payloads)
+    sides = inputs.expected(payloads), inputs.written(loaded, payloads)
+    before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
+    return evaluate_speech(model.golden, SpeechOutputs(same, before, after))
+
+
+def _scored_images(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    return evaluate_vision(model.golden, model.golden_reference, _outputs(model, loaded), model.classes)
+
+
+SCORES: Mapping[Task, Callable[[RegisteredModel, Engine], Mapping[str, CaseScores]]] = {
+    Task.TEXT_EMBEDDING: _scored_outputs,
+    Task.IMAGE_CLASSIFICATION: _scored_outputs,
+    Task.IMAGE_EMBEDDING: _scored_images,
+    Task.SPEECH_RECOGNITION: _scored_transcripts,
+    Task.CAUSAL_LM: _scored_answers,
+}
+"""How an engine of each kind is run on the golden cases and scored."""
+
+
+def _outputs(model: RegisteredModel, loaded: Engine) -> NDArray[np.float32]:
+    return run_all(loaded, model.inputs, [case.payload for case in model.golden.cases])
+
+
+def _said(model: RegisteredModel, loaded: Engine) -> LanguageOutputs:
+    inputs = language_inputs(model.inputs)
+    texts = [case.payload for case in model.golden.cases]
+    compared = compare(model.reference, loaded, inputs, texts)
+    cached = compare_cached(model.reference, loaded, inputs, texts)
+    return LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, model.golden), cached)
 
 
 def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:

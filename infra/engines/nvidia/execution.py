@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.engines.nvidia.inspection import inspect
-from infra.engines.port import Arrays
+from infra.engines.port import Arrays, typed
 from infra.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class TensorRtEngine:
         if name not in feeds:
             raise BadInput(f"the engine wants an input called {name!r}")
         wanted = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        found = np.ascontiguousarray(feeds[name])
+        found = np.ascontiguousarray(typed(feeds[name], wanted))
         if found.dtype != wanted:
             raise BadInput(f"input {name!r} is {found.dtype}, and the engine wants {wanted}")
         return found
