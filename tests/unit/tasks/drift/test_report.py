@@ -26,7 +26,7 @@ IMAGES: list[Payload] = list(np.random.default_rng(0).random((60, 1, 4, 4), np.f
 
 @pytest.mark.parametrize(("payloads", "column"), [(TEXTS, b"punctuation"), (IMAGES, b"standard deviation")])
 def test_evidently_reports_on_texts_and_on_tensors(payloads: list[Payload], column: bytes) -> None:
-    page = drift_report(requests(payloads[:30]), requests(payloads[30:]))
+    page = drift_report(requests(payloads[:30]), requests(payloads[30:])).html
     assert page.lstrip()[:100].lower().startswith((b"<!doctype", b"<html"))
     assert column in page
     assert not LOADED.search(page)
