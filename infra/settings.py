@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400
+    evidently_port: int = 8000
 
     @property
     def root(self) -> Path:

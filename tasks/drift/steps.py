@@ -87,7 +87,7 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
         why = f"; the reference is the same hours of the last {weeks} weeks" if seasonal else ""
         return too_few(len(reference), len(requests), MINIMUM, why)
     vectors = None if seasonal else _embeddings(model, window, champion, reference, requests)
-    found, rules = tables(reference, requests, vectors), _alarms(model.spec, share=1)
+    found, rules = tables(reference, requests, vectors), alarms(model.spec, "input")
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
         newer = [one for one, is_new in zip(requests, fresh, strict=True) if is_new]
@@ -165,7 +165,7 @@ def _judge(
     scores: NDArray[np.float64],
     metric: str,
 ) -> LensReading:
-    limit, groups, rules = partial(_limit, model.spec.budgets), _masks(requests), _alarms(model.spec)
+    limit, groups, rules = partial(_limit, model.spec.budgets), _masks(requests), alarms(model.spec, "fidelity")
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
         newer = np.asarray(fresh, bool)
@@ -184,7 +184,7 @@ def _judge_safety(
     champion: ReleaseRef,
     flipped: NDArray[np.bool_],
 ) -> LensReading:
-    budget, rules = round(model.spec.budgets.live_safety_flips * PER_MILLE), _alarms(model.spec)
+    budget, rules = round(model.spec.budgets.live_safety_flips * PER_MILLE), alarms(model.spec, "safety")
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
         return safety_increments(flipped[np.asarray(fresh, bool)], budget / PER_MILLE)
@@ -227,7 +227,7 @@ def _judge_labelled(
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
         return control_increments(correct[np.asarray(fresh, bool)], floor)
 
-    rules = _alarms(model.spec)
+    rules = alarms(model.spec, "control")
     evidence, key = _count(model, champion, "control", window, labelled, increments, rules)
     return replace(control_lens(correct, metric=metric, floor=floor, evidence=evidence, rules=rules), evidence=key)
 
@@ -241,6 +241,12 @@ def decide_window(
     model = open_model(window.model)
     rules, end = restraint(model.spec), datetime.fromisoformat(window.end) if window.end else None
     return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
+
+
+def alarms(spec: ModelSpec, lens: str) -> Alarms:
+    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
+    share = 1 if lens == "input" else ACTING
+    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover, MINIMUM)
 
 
 def restraint(spec: ModelSpec) -> Restraint:
@@ -315,10 +321,6 @@ def _count(
         return with_window(before, mark, until, increments(is_fresh(before, mark, requests)), rules)
 
     return dossier.counted(dossier.prefix(model.name, champion.digest, model.source, lens), add)
-
-
-def _alarms(spec: ModelSpec, *, share: int = ACTING) -> Alarms:
-    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover, MINIMUM)
 
 
 def _weeks_before(spec: ModelSpec, window: SampleRef) -> tuple[Request, ...]:

@@ -1,9 +1,9 @@
 """Bets against the claim that all is well: capital that grows is evidence, however often one looks.
 
 A bet is fair or worse while the claim holds, so that capital ever reaches 1/alpha with probability alpha at most,
-however long one plays (Ville, 1939). Bets are constants from a fixed grid, and the average over the grid is the capital:
-it does not depend on the order of the requests, and adds up over windows and machines. Waudby-Smith and Ramdas, "Estimating
-means of bounded random variables by betting" (2024); the grid is their mixture of constant bets.
+however long one plays (Ville, 1939). Bets are constants from a fixed grid, and the average over the grid is the
+capital: it does not depend on the order of the requests, and adds up over windows and machines. Waudby-Smith and
+Ramdas, "Estimating means of bounded random variables by betting" (2024); the grid is their mixture of constant bets.
 """
 
 from __future__ import annotations
