@@ -50,11 +50,9 @@ def test_a_change_after_a_long_good_time_is_found_by_the_detector_and_missed_by_
     generator, stream = np.random.default_rng(2), Stream()
     for _ in range(500):
         stream = advanced(stream, step(flips(generator, 0.01)))
-    for delay in range(1, 6):
+    for _ in range(3):
         stream = advanced(stream, step(flips(generator, 0.25)))
-        if stream.statistic >= log(3000):
-            break
-    assert delay <= 3
+    assert stream.statistic >= log(3000)
     assert stream.e_value < 0
 
 
