@@ -45,12 +45,13 @@ def text_vectors(texts: Sequence[str]) -> NDArray[np.float64]:
 def compare(reference: NDArray[np.floating], current: NDArray[np.floating], *, seed: int = 0) -> Compared:
     """Compare vectors [n, D] with [m, D], n >= 4 and m >= 2; values that are not finite count as 0.
 
-    Every other reference row says where the reference lies, and the rest is held against it as the current rows are: a
+    A random half of the reference says where it lies, and the other is held against it as the current rows are: a
     row that helped to draw the map would look closer than it is. The Gaussian kernel's width is the median distance in
     the reference (zero distances left out), so the current side decides nothing about the measure.
     """
     before, after = (np.nan_to_num(np.asarray(one, np.float64), posinf=0.0, neginf=0.0) for one in (reference, current))
     generator = np.random.default_rng(seed)
+    before = before[generator.permutation(len(before))]  # traffic may alternate: no fair half otherwise
     frequencies = generator.standard_normal((before.shape[1], FEATURES)) / _width(before)
     offsets = generator.uniform(0, 2 * np.pi, FEATURES)
     left, right = (np.sqrt(2 / FEATURES) * np.cos(side @ frequencies + offsets) for side in (before, after))

@@ -99,7 +99,7 @@ def aggregated(findings: Sequence[Finding], sensitivity: Mapping[str, float], li
     matters = bool(stale.any()) and (not known or share >= MATTERS)
     text = (
         f"all layers ({how}): new scales would remove an error of {100 * removable:.2g} % of the signal's energy; "
-        f"{int(stale.sum())} of {len(names)} layers are stale, and carry {100 * share:.2g} % of the weight"
+        f"{int(stale.sum())} of {len(names)} layers are stale, and carry {100 * share:.0f} % of the weight"
         f"{'' if matters or not stale.any() else ', too little to act on'}"
     )
     return Finding(ALL, removable, limit, matters, text)

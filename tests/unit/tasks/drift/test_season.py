@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+
 from tasks.drift.input import input_lens
 from tasks.drift.season import same_hours, weeks_before
 from tasks.records import Health, Request
@@ -10,9 +12,13 @@ MONDAY = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
 
 def requests(end: datetime, language: str, count: int = 60) -> list[Request]:
-    text = {"en": "what does this return", "ja": "この関数は何を返しますか"}[language]
+    words = {"en": "what does this function return when it fails", "ja": "こ の 関 数 は 何 を 返 し ま す か"}[
+        language
+    ].split()
+    generator = np.random.default_rng(end.toordinal())
     return [
-        Request(f"{end:%m%d}-{i}", end - timedelta(minutes=i), "t", "d", language, f"{text} {i}") for i in range(count)
+        Request(f"{end:%m%d}-{i}", end - timedelta(minutes=i), "t", "d", language, " ".join(generator.choice(words, 9)))
+        for i in range(count)
     ]
 
 
