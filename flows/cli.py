@@ -271,8 +271,21 @@ def history(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+def explain(
+    model: Model,
+    window: Annotated[str, typer.Option(help="Digest of a window, or how it begins; or latest.")] = "latest",
+    as_json: Json = False,
+) -> None:
+    """Why the loop did or did not act on a window, with the figures of every lens and the evidence so far."""
+    from flows import printing
+    from flows.explain import explain as explained
+
+    printing.emit(explained(model, window), as_json, printing.explanation)
+
+
+@app.command()
 def up(as_json: Json = False) -> None:
-    """Start Prefect, MLflow, the schedules and the console; Ctrl-C stops them all."""
+    """Start Prefect, MLflow, Evidently, the schedules and the console; Ctrl-C stops them all."""
     from flows import printing
     from flows.up import run
 

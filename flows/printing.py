@@ -1,5 +1,6 @@
 """How the command line speaks: Rich on a terminal, plain lines in a pipe, or one JSON document."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,6 +136,25 @@ def history(entries: Sequence[Any]) -> None:
         cells = (str(entry.number), when, entry.kind.value, entry.version or "-", entry.actor, entry.reason)
         table.add_row(*map(escape, cells))
     console.print(table)
+
+
+def explanation(found: Any) -> None:
+    """One decision: what was done, why, on which evidence."""
+    console.print(f"[bold]{found.action}[/bold]  window {found.window[:16]} up to {found.end or 'an unknown time'}")
+    for line in found.reasons:
+        console.print(f"  {escape(line)}")
+    console.print(f"what changed  {escape(found.attribution)}")
+    if found.held:
+        console.print(f"held back     {escape(found.held)}")
+    console.print(f"restraint     {escape(found.restraint)}")
+    console.print(f"false alarms  {escape(found.false_alarms)}")
+    table = _table("lens", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm")
+    for one in found.evidence:
+        cells = (one.lens, one.subject, str(one.requests), one.since_promotion, one.now, one.needed)
+        table.add_row(*map(escape, cells), "yes" if one.alarmed else "no")
+    console.print(table)
+    for name, digests in found.inputs.items():
+        console.print(f"{name:<13} {escape(json.dumps(digests))}")
 
 
 def intake(taken: Any) -> None:

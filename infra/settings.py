@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     tensorrt_max_aux_streams: int | None = Field(None, ge=0)
     tensorrt_timing_cache: bool = True  # kept in the object store
     observe_on_cuda: bool = True  # where a target of the model runs on the visible device
+    evidently_port: int = 8000
 
     @property
     def root(self) -> Path:

@@ -61,6 +61,11 @@ class RegisteredModel:
         return onnx.load_from_string(self.file(FULL_PRECISION))
 
     @cached_property
+    def source(self) -> str:
+        """SHA-256 of the full-precision graph: other weights, another digest."""
+        return sha256(self.file(FULL_PRECISION))
+
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Where the graph can be quantized."""
         return find_sites(self.graph)
@@ -175,6 +180,11 @@ def open_model(name: str) -> RegisteredModel:
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(f"models/{name}/current is damaged: run `requant model add` again for {name}") from exc
     return _opened(store.url, name, digest)
+
+
+def source_of(name: str, digest: str) -> str:
+    """`RegisteredModel.source` of an earlier registration; raises `NotFound` when its graph is gone."""
+    return _opened(settings().store().url, name, digest).source
 
 
 def model_names(store: ObjectStore) -> list[str]:

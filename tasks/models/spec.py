@@ -1,12 +1,13 @@
 """The description of one model that Requant keeps right: one YAML file, checked once, here."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from croniter import croniter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
 from tasks.models.traits import METRICS, TRAITS, Metric, Task
@@ -101,6 +102,46 @@ class WindowSpec(_Strict):
     minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
     sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
     tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
+    # What the input lens compares with: the champion's calibration set, or the same hours of the weeks before.
+    reference: Literal["champion", "same-hour-of-week"] = "champion"
+    weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
+
+
+def _one_in(value: object) -> object:
+    """ "one in 1000 windows" as 1000."""
+    found = re.fullmatch(r"\s*one in ([0-9_]+) windows\s*", value) if isinstance(value, str) else None
+    return int(found[1]) if found else value
+
+
+class ConfirmSpec(_Strict):
+    """In how many of the last windows a lens must have degraded before the loop acts; safety needs no confirmation."""
+
+    windows: int = Field(default=1, ge=1)
+    of: int = Field(default=1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.windows > self.of:
+            raise ValueError(f"{self.windows} of {self.of} windows can never be: windows must not exceed of")
+        return self
+
+
+class BuildsSpec(_Strict):
+    """How many rebuilds the loop may start by itself; safety is exempt."""
+
+    at_most: int = Field(default=8, ge=0)
+    days: float = Field(default=7.0, gt=0)  # of traffic time
+
+
+class DriftSpec(_Strict):
+    """How sure the loop must be before it acts, and what keeps it from thrashing."""
+
+    # Windows between two false alarms of fidelity, safety and control together, at least, on average.
+    false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=10, le=10_000_000)] = 1000
+    recover: float = Field(default=0.5, gt=0, le=1)  # share of what set an alarm off, to which it must fall to end
+    confirm: ConfirmSpec = ConfirmSpec()
+    cooldown_windows: int = Field(default=1, ge=0)  # windows after a build in which no second one is started
+    builds: BuildsSpec = BuildsSpec()
 
 
 class ModelSpec(_Strict):
@@ -117,6 +158,7 @@ class ModelSpec(_Strict):
     targets: tuple[Literal["onnxruntime-cpu", "tensorrt-rtx", "tensorrt"], ...] = Field(min_length=1)
     schedule: ScheduleSpec
     window: WindowSpec = WindowSpec()
+    drift: DriftSpec = DriftSpec()
     control: ControlSpec | None = None
     approval: Literal["auto", "manual"] = "auto"
 

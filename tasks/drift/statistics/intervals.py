@@ -1,8 +1,6 @@
-"""Confidence intervals of a mean, and how confident each of many looks has to be."""
+"""Confidence intervals of a mean over fixed cases, which are the same at every look."""
 
 from __future__ import annotations
-
-from math import pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +40,3 @@ def _bootstrap(values: NDArray[np.float64], alpha: float, seed: int) -> Interval
     )
     low, high = np.quantile(means, (alpha / 2, 1 - alpha / 2))
     return Interval(float(values.mean()), float(low), float(high))
-
-
-def alpha_at(look: int, *, alpha: float = 0.05) -> float:
-    """The share of `alpha` that look number `look` (from 1) may spend, so that all looks together raise at most alpha.
-
-    alpha * 6 / (pi * look)^2: a convergent series, so the bound holds however long one goes on looking, and whatever
-    the dependence between looks. Looks are counted anew after each promotion.
-    """
-    return alpha * 6 / (pi * max(look, 1)) ** 2
