@@ -133,6 +133,9 @@ def requantize(
     search: Annotated[
         Search, typer.Option(help="first: stop at the first rung that passes; full: measure all, promote the cheapest.")
     ] = "first",
+    allow_scale_change: Annotated[
+        bool, typer.Option(help="Let new scales differ from the champion's by more than the spec allows one window.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build, judge and promote a candidate for the newest traffic."""
@@ -141,7 +144,14 @@ def requantize(
     with printing.orchestrated(model, quiet=as_json):
         from flows.requantize import requantize
 
-        outcome = requantize(model, recipe=recipe, reason=reason, require_approval=require_approval, search=search)
+        outcome = requantize(
+            model,
+            recipe=recipe,
+            reason=reason,
+            require_approval=require_approval,
+            search=search,
+            allow_scale_change=allow_scale_change,
+        )
     printing.emit(outcome, as_json, printing.outcome)
     if outcome.refused:
         raise typer.Exit(1)

@@ -127,6 +127,22 @@ class WindowSpec(_Strict):
     tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
 
 
+class CalibrationSpec(_Strict):
+    """How a calibration set is chosen from the window, and what it may do to a scale."""
+
+    size: int | None = Field(default=None, ge=8)  # requests; as many as window.sample when it is left out
+    selection: Literal["random", "cover"] = "random"  # cover: few requests that reach and fill every site's range
+    anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
+    guardrails: tuple[str, ...] = ()  # domains of the calibration pool that are always in the set, whole
+    near_duplicates: float = Field(default=0.9, gt=0, le=1)  # similarity from which texts count as one; 1: never
+    quarantine: bool = True  # set requests aside that alone reach far beyond all others
+    least_support: float = Field(
+        default=0.06, ge=0, le=0.25
+    )  # share of the traffic that has to reach a magnitude; 0: any
+    largest_scale_change: float = Field(default=16.0, gt=1)  # that one recalibration makes to an activation's amax
+    privacy: Literal["patterns", "library"] = "patterns"  # what redacts the texts that are kept in samples
+
+
 class ModelSpec(_Strict):
     """One model: where it comes from, what it is judged by and what it may cost."""
 
@@ -141,6 +157,7 @@ class ModelSpec(_Strict):
     targets: tuple[Literal["onnxruntime-cpu", "tensorrt-rtx", "tensorrt"], ...] = Field(min_length=1)
     schedule: ScheduleSpec
     window: WindowSpec = WindowSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
     approval: Literal["auto", "manual"] = "auto"
 

@@ -26,7 +26,7 @@ def watch(
 ) -> dict[str, SiteObservation]:
     """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen."""
     observer = Observer(sites, divisors)
-    for batch, exposed in _run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
     return observer.result()
 
@@ -37,7 +37,7 @@ def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> 
     return {**given, **engine.run(feeds)}  # type: ignore[dict-item]  # float32 by the line above
 
 
-def _run_ahead(
+def run_ahead(
     engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
 ) -> Iterator[tuple[Batch, Mapping[str, NDArray[np.float32]]]]:
     """The engine computes the next group while the caller counts this one: counting leaves all cores but one idle."""

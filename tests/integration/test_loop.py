@@ -126,7 +126,7 @@ def test_scales_from_a_poisoned_window_are_refused_and_the_champion_stays(digits
 
     before = champion_of("digits")
     poisoned = [
-        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 5 == 0 else one
+        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 3 == 0 else one
         for number, one in enumerate(images(4.0, 8.0, seed=4))
     ]
     serve(digits, "digits", 4, poisoned)
