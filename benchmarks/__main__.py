@@ -21,6 +21,8 @@ NAMES = (
     "drift-to-quality",
     "recipes",
     "sensitivity",
+    "selection",
+    "poisoning",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

@@ -110,6 +110,20 @@ def traffic_import(
     printing.emit(taken, as_json, printing.intake)
 
 
+@traffic_app.command("forget")
+def traffic_forget(
+    model: Annotated[str, typer.Option(help="The model that served it.")],
+    tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
+    request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
+    as_json: Json = False,
+) -> None:
+    """Erase a tenant or a request from everything stored, and name every release that was calibrated with it."""
+    from flows import forget, printing
+
+    printing.emit(forget.forget(model, tenant=tenant, request=request, reason=reason), as_json, printing.forgotten)
+
+
 @app.command()
 def maintain(model: Model, as_json: Json = False) -> None:
     """One scheduled maintenance run, now."""

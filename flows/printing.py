@@ -133,6 +133,17 @@ def intake(taken: Any) -> None:
         console.print(f"  they lie at {taken.rejects}")
 
 
+def forgotten(acts: Sequence[Any]) -> None:
+    """What was removed, which releases had been calibrated with it, and what remains."""
+    for act in acts:
+        counts = (
+            ", ".join(f"{count} from {room}" for room, count in act.removed.items()) or "nothing was stored any more"
+        )
+        console.print(f"[bold]{act.kind} {act.pseudonym[:12]}[/bold]  {escape(counts)}")
+        for line in act.remains:
+            console.print(f"  {escape(line)}")
+
+
 def outcome(result: Any) -> None:
     """How a run ended, and why."""
     console.print(f"[bold]{result.status.value}[/bold]  {escape(result.reason)}")
