@@ -16,6 +16,7 @@ from tasks.models.inputs import run_all
 from tasks.models.scoring import cosine
 from tasks.models.spec import CalibrationSpec
 from tasks.observation.extents import extents
+from tasks.payloads import fingerprint
 from tasks.records import Payload, Request, Tensor
 
 SHARE = 0.05
@@ -23,8 +24,8 @@ TENANTS = 8
 START = datetime(2026, 1, 5, tzinfo=UTC)
 RULES = CalibrationSpec()
 RECIPES = ("recalibrate", "recalibrate-mse")
-Attack = Callable[[Sequence[Payload]], Sequence[Payload]]
-"""From the payloads at hand, the strongest first, to what the attacker sends."""
+NOBODY = "nobody: as many other honest requests"
+"""The control: what a rule moves when nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,15 @@ def attacked(chosen: Subject, seeds: Sequence[int], quick: bool) -> list[Row]:
 
 
 def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
-    """The largest move and the largest loss over everything."""
-    return (
-        Goal("largest relative move of a scale:", 0.05, max(row.moved for row in rows), "at most"),
-        Goal("largest fidelity lost by everyone else:", 0.001, max(row.lost for row in rows), "at most"),
-    )
+    """The largest move and the largest loss over every attack, for each recipe."""
+    found = []
+    for recipe in RECIPES:
+        attacks = [row for row in rows if row.recipe == recipe and row.attack != NOBODY]
+        found += [
+            Goal(f"{recipe}: largest relative move of a scale:", 0.05, max(row.moved for row in attacks), "at most"),
+            Goal(f"{recipe}: largest fidelity lost:", 0.001, max(row.lost for row in attacks), "at most"),
+        ]
+    return tuple(found)
 
 
 def _window(chosen: Subject, engine: Engine, champion: Candidate, rng: np.random.Generator, size: int) -> list[Row]:
@@ -129,10 +134,19 @@ def attacks(
         "the same, each in a domain and language of its own": (moderate, many, True),
         "many tenants, hardly anything": (tiny, many, False),
     }
+    harmless = [one.payload for one in _others(chosen, honest)][:count]
+    kinds[NOBODY] = (harmless, lambda n: f"tenant-{n % TENANTS}", False)
     return {
         name: [_attack(honest[n], payload, f"attack-{n}", tenant(n), n, own) for n, payload in enumerate(payloads)]
         for name, (payloads, tenant, own) in kinds.items()
     }
+
+
+def _others(chosen: Subject, honest: Sequence[Request]) -> list[Request]:
+    """Honest requests that the window does not hold; the pool's where it holds them all."""
+    held = {fingerprint(one.payload) for one in honest}
+    rows = [one for one in (*chosen.traffic, *sets.pool_of(chosen)) if one.language == honest[0].language]
+    return [one for one in rows if fingerprint(one.payload) not in held]
 
 
 def _bank(chosen: Subject, honest: Sequence[Request], rng: np.random.Generator) -> list[tuple[Payload, float]]:

@@ -136,9 +136,8 @@ class CalibrationSpec(_Strict):
     guardrails: tuple[str, ...] = ()  # domains of the calibration pool that are always in the set, whole
     near_duplicates: float = Field(default=0.9, gt=0, le=1)  # similarity from which texts count as one; 1: never
     quarantine: bool = True  # set requests aside that alone reach far beyond all others
-    least_support: float = Field(
-        default=0.06, ge=0, le=0.25
-    )  # share of the traffic that has to reach a magnitude; 0: any
+    # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
+    least_support: float = Field(default=0.1, ge=0, le=0.25)
     largest_scale_change: float = Field(default=16.0, gt=1)  # that one recalibration makes to an activation's amax
     privacy: Literal["patterns", "library"] = "patterns"  # what redacts the texts that are kept in samples
 

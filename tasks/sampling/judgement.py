@@ -14,7 +14,7 @@ from tasks.observation.extents import Extents
 from tasks.records import Request
 from tasks.sampling.calibration import Offer
 from tasks.sampling.diversity import cover
-from tasks.sampling.quarantine import Quarantined, ceilings, quarantine
+from tasks.sampling.quarantine import Quarantined, ceilings, quarantine, stretching
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +36,9 @@ def judge(offered: Offer, found: Extents, weights: Mapping[str, float], rules: C
     outside = {one.request_id for one in out}
     left = np.asarray([one.request_id not in outside for one in live], bool)
     limits = ceilings(own.rows(np.flatnonzero(left)), shares[left], anchors, rules.least_support) if left.any() else {}
+    if rules.quarantine and limits:
+        rest = np.flatnonzero(left)
+        out += stretching([live[place] for place in rest.tolist()], own.rows(rest), limits)
     return Judgement(out, limits, live, found)
 
 

@@ -21,8 +21,12 @@ SUPPORT = 0.1
 """Share of the traffic that has to reach a magnitude before it counts as a shift."""
 FAR = 2.0
 TAIL = 1.25
-MARGIN = 1.05
+MARGIN = 1.02
 """A ceiling lies so far above what enough of the traffic reaches."""
+BODY = 0.75
+POOL_TAIL = 0.98
+MOST = 0.5
+"""Of all columns: a request above so many ceilings is set aside, although it is far outside at none."""
 FEWEST = 20
 """Requests. Fewer tell no level."""
 ALONE = (0.05, 0.5)
@@ -95,17 +99,34 @@ def limits(peaks: Floats, shares: Floats, anchors: Floats) -> Floats:
 
 
 def ceilings(live: Extents, weights: Floats, anchors: Floats, least_support: float) -> dict[str, float]:
-    """Site -> what a share `least_support` of the traffic reaches, and a twentieth more; never below the pool's peak.
+    """Site -> the largest |x| that its range may reach; a range that fewer requests stretch ends there.
 
-    A range that fewer requests stretch ends there. With a share of 0, or fewer than `FEWEST` requests, there are none.
+    The largest of: what the calibration pool reaches; the live body (what `BODY` of the traffic stays below) times the
+    pool's own ratio of tail to body; and what a share `least_support` of the traffic reaches, and a little more. The
+    body moves little whatever a small part sends, and a shift of more than `least_support` is followed. With a share of
+    0, or fewer than `FEWEST` requests, there are none.
     """
     if not least_support or len(live.peak) < FEWEST:
         return {}
-    level = MARGIN * quantile(live.peak, weights / weights.sum(), 1 - least_support)
+    shares = weights / weights.sum()
+    level = MARGIN * quantile(live.peak, shares, 1 - least_support)
+    if len(anchors) >= FEWEST:
+        body, tail = np.quantile(anchors, BODY, axis=0), np.quantile(anchors, POOL_TAIL, axis=0)
+        ratio = np.divide(tail, body, out=np.ones_like(body), where=body > 0)
+        level = np.maximum(level, quantile(live.peak, shares, BODY) * ratio)
     level = np.maximum(level, anchors.max(axis=0)) if len(anchors) else level
     peaks = live.peak.max(axis=0)
     found = zip(live.columns, level.tolist(), peaks.tolist(), strict=True)
     return {name: value for name, value, peak in found if 0 < value < peak}
+
+
+def stretching(requests: Sequence[Request], live: Extents, limits: Mapping[str, float]) -> tuple[Quarantined, ...]:
+    """Requests that lie above the ceilings of at least half of all columns: together they would reshape a histogram."""
+    allowed = np.asarray([limits.get(name, np.inf) for name in live.columns])
+    over = (live.peak > allowed).mean(axis=1) >= MOST
+    return tuple(
+        _entry(requests[row], live.columns, live.peak[row], allowed, False) for row in np.flatnonzero(over).tolist()
+    )
 
 
 def quantile(values: Floats, shares: Floats, q: float) -> Floats:

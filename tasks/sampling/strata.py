@@ -31,6 +31,8 @@ LENGTHS = (0.25, 0.5, 0.75, 0.95)
 """Quantiles of a stratum's lengths between its buckets; the last bucket holds the rare long texts."""
 CELL = 1
 """Places of a tenant and length of a stratum, at least, while its places suffice."""
+FLOORS = 1 / 16
+"""Of a stratum's places, the most that tenants with less than one place to expect may take by their floors."""
 
 Stratum = tuple[str, str]  # domain, language
 Cell = tuple[str, str]  # tenant, bucket of length
@@ -152,13 +154,21 @@ def _proportional(counts: Mapping[Key, int], size: int) -> dict[Key, int]:
     return {key: whole + (key in favoured) for key, (whole, _) in shares.items()}
 
 
-def cells(entries: Sequence[Entry[Request]]) -> dict[Cell, list[Entry[Request]]]:
-    """A stratum's candidates by tenant and length, best first in each."""
+def cells(entries: Sequence[Entry[Request]], quota: int) -> dict[Cell, list[Entry[Request]]]:
+    """A stratum's candidates by tenant and length, best first in each.
+
+    Where tenants are too many for a floor each, those with less than one place to expect are one cell together, in
+    which chance decides: whoever invents tenants gains nothing.
+    """
     lengths = np.asarray([_length(entry.item) for entry in entries])
     edges = np.quantile(lengths, LENGTHS) if len(entries) else lengths
+    sizes = Counter(entry.item.tenant for entry in entries)
+    scarce = {tenant for tenant, count in sizes.items() if count * quota < len(entries)}
+    pooled = scarce if len(scarce) > FLOORS * quota else set()
     found: dict[Cell, list[Entry[Request]]] = {}
     for entry, bucket in zip(entries, np.searchsorted(edges, lengths).tolist(), strict=True):
-        found.setdefault((entry.item.tenant, str(bucket)), []).append(entry)
+        tenant = "" if entry.item.tenant in pooled else entry.item.tenant
+        found.setdefault((tenant, str(bucket)), []).append(entry)
     return found
 
 
@@ -185,7 +195,7 @@ class _Selection:
         """Each stratum's quota, the rarest first while tenants have room; then whoever is left, best first."""
         waiting: list[list[tuple[Entry[Request], Stratum, Cell]]] = []
         for key in sorted(candidates, key=lambda key: (quotas[key], key)):
-            parted = cells(candidates[key])
+            parted = cells(candidates[key], quotas[key])
             self._cells.update({(key, cell): len(found) for cell, found in parted.items()})
             waiting.append(self._fill_stratum(key, parted, quotas[key]))
         for entry, key, cell in merge(*waiting, key=lambda one: one[0].rank):
