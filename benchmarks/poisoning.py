@@ -24,8 +24,11 @@ TENANTS = 8
 START = datetime(2026, 1, 5, tzinfo=UTC)
 RULES = CalibrationSpec()
 RECIPES = ("recalibrate", "recalibrate-mse")
+ONE, MANY = "one tenant, as extreme as it can", "many tenants, as extreme as they can"
 NOBODY = "nobody: as many other honest requests"
 """The control: what a rule moves when nothing is wrong."""
+FEW = (ONE, NOBODY)
+"""Kinds that a quick run shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def attacked(chosen: Subject, seeds: Sequence[int], quick: bool) -> list[Row]:
     rows = [
         row
         for seed in seeds
-        for row in _window(chosen, engine, champion, np.random.default_rng(seed), 128 if quick else 256)
+        for row in _window(chosen, engine, champion, np.random.default_rng(seed), 128 if quick else 256, quick)
     ]
     worst: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -94,7 +97,7 @@ def _window(chosen: Subject, engine: Engine, champion: Candidate, rng: np.random
     }
     usual = {recipe: _fidelity(chosen, base[RULES, recipe]) for recipe in RECIPES}
     rows = []
-    for name, requests in attacks(chosen, engine, honest, rng).items():
+    for name, requests in attacks(chosen, engine, honest, rng, few).items():
         found = {rules: sets.composed(chosen, engine, [*honest, *requests], size, rules, champion) for rules in clean}
         for recipe in RECIPES:
             after = {rules: sets.recalibrated(chosen, found[rules], recipe, champion, rules) for rules in clean}
@@ -116,7 +119,7 @@ def _honest(chosen: Subject, rng: np.random.Generator) -> list[Request]:
 
 
 def attacks(
-    chosen: Subject, engine: Engine, honest: Sequence[Request], rng: np.random.Generator
+    chosen: Subject, engine: Engine, honest: Sequence[Request], rng: np.random.Generator, few: bool = False
 ) -> Mapping[str, list[Request]]:
     """What the attacker sends, by kind; it knows the model and picks what reaches furthest."""
     count = round(len(honest) * SHARE / (1 - SHARE))
@@ -128,14 +131,16 @@ def attacks(
     tiny: list[Payload] = [_tiny(honest[0].payload, number) for number in range(count)]
     one, many = (lambda n: "attacker"), (lambda n: f"sybil-{n}")
     kinds: dict[str, tuple[Sequence[Payload], Callable[[int], str], bool]] = {
-        "one tenant, as extreme as it can": (huge, one, False),
-        "many tenants, as extreme as they can": (huge, many, False),
+        ONE: (huge, one, False),
+        MANY: (huge, many, False),
         "many tenants, less than twice what is usual": (moderate, many, False),
         "the same, each in a domain and language of its own": (moderate, many, True),
         "many tenants, hardly anything": (tiny, many, False),
     }
     harmless = [one.payload for one in _others(chosen, honest)][:count]
     kinds[NOBODY] = (harmless, lambda n: f"tenant-{n % TENANTS}", False)
+    if few:
+        kinds = {name: kinds[name] for name in FEW}
     return {
         name: [_attack(honest[n], payload, f"attack-{n}", tenant(n), n, own) for n, payload in enumerate(payloads)]
         for name, (payloads, tenant, own) in kinds.items()

@@ -252,6 +252,32 @@ def history(model: Model, as_json: Json = False) -> None:
     printing.emit(views.history(model), as_json, printing.history)
 
 
+@app.command("lineage")
+def show_lineage(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="Only what leads to and from this version.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="Only what leads to and from this digest, or its first digits.")
+    ] = None,
+    export: Annotated[
+        Literal["openlineage", "prov"] | None, typer.Option(help="OpenLineage events or PROV-JSON.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the export to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """From traffic to calibration set, scales, graph, engines and release, up and down from any digest."""
+    from flows import lineage, printing
+
+    found = lineage.of(model, version, digest)
+    if export is None:
+        printing.emit(found, as_json, printing.lineage)
+    elif output is None:
+        print(lineage.exported(found, export).decode(), end="")
+    else:
+        lineage.write(found, export, output)
+        printing.emit({"written": str(output), "nodes": len(found.nodes)}, as_json, printing.fields)
+
+
 @app.command()
 def up(as_json: Json = False) -> None:
     """Start Prefect, MLflow, the schedules and the console; Ctrl-C stops them all."""

@@ -139,7 +139,7 @@ class CalibrationSpec(_Strict):
     # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
     least_support: float = Field(default=0.1, ge=0, le=0.25)
     largest_scale_change: float = Field(default=16.0, gt=1)  # that one recalibration makes to an activation's amax
-    privacy: Literal["patterns", "library"] = "patterns"  # what redacts the texts that are kept in samples
+    privacy: Literal["patterns", "library"] = "library"  # what redacts the texts that are kept in samples
 
 
 class ModelSpec(_Strict):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.errors import BadInput
+from tasks.models.corpus import guardrail_cases
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.payloads import fingerprint
 from tasks.records import GoldenCase, Request, Sample
@@ -82,17 +83,6 @@ def offer(
     dropped["golden"] += len(window.requests) - len(allowed)
     dropped["near-duplicate"] += len(allowed) - len(live)
     return Offer(live, fresh, always, window.seen + len(pool), dropped)
-
-
-def guardrail_cases(pool: Sequence[Request], domains: Collection[str]) -> tuple[Request, ...]:
-    """The pool's cases of these domains; raises `BadInput` when it has none of one."""
-    missing = sorted(set(domains) - {one.domain for one in pool})
-    if missing:
-        held = ", ".join(sorted({one.domain for one in pool})) or "none"
-        raise BadInput(
-            f"calibration.guardrails names {missing[0]!r}, and the calibration pool has no such domain: it has {held}"
-        )
-    return tuple(one for one in pool if one.domain in set(domains))
 
 
 def anchors(offered: Offer, size: int, anchor_share: float = ANCHOR_SHARE, seed: int = 0) -> tuple[Request, ...]:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 
 import numpy as np
@@ -15,10 +15,14 @@ from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.spec import CalibrationSpec
 from tasks.observation.extents import extents
 from tasks.observation.scales import parse_scales
-from tasks.records import ReleaseRef, Request, Sample, SampleRef
+from tasks.privacy import require_library, scrub
+from tasks.records import GoldenCase, ReleaseRef, Request, Sample, SampleRef
+from tasks.redaction import redact
 from tasks.sampling.calibration import anchors, offer, settle
+from tasks.sampling.digest import sample_of
 from tasks.sampling.judgement import covering, judge
 from tasks.sampling.quarantine import Quarantined, document
 from tasks.sampling.strata import draw
@@ -34,6 +38,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | None
     rules = open_model(model).spec.window
     window = read_window(settings().store(), model, hours=rules.hours, until=until)
     sample = draw(window.requests, size=rules.sample, tenant_share=rules.tenant_share)
+    sample = _scrubbed(sample, open_model(model).spec.calibration)
     if len(sample.requests) < rules.minimum_rows or window.start is None or window.end is None:
         return None
     files = window.requests.keys if isinstance(window.requests, StoredRequests) else ()
@@ -66,7 +71,7 @@ def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef 
     offered = offer(
         sample,
         registered.pool,
-        golden=registered.golden.cases,
+        golden=_scrubbed_cases(registered.golden.cases, rules),
         similarity=rules.near_duplicates,
         guardrails=rules.guardrails,
     )
@@ -95,6 +100,26 @@ def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef 
         order=order,
     )
     return _keep("calibration", model, composed, window.start, window.end, limits, window.digest)
+
+
+def _scrubbed(sample: Sample, rules: CalibrationSpec) -> Sample:
+    """Without what the library recognises, where the spec wants it: samples outlive the traffic."""
+    if rules.privacy == "patterns":
+        return sample
+    require_library()
+    clean = [
+        replace(one, payload=scrub(one.payload).text) if isinstance(one.payload, str) else one
+        for one in sample.requests
+    ]
+    return replace(sample_of(clean, seen=sample.seen, dropped=sample.dropped), weights=sample.weights)
+
+
+def _scrubbed_cases(cases: Sequence[GoldenCase], rules: CalibrationSpec) -> list[GoldenCase]:
+    """Golden cases also as the library would leave them: a live request that equals one is still recognised."""
+    if rules.privacy == "patterns":
+        return list(cases)
+    texts = [(one, scrub(redact(one.payload).text)) for one in cases if isinstance(one.payload, str)]
+    return [*cases, *(replace(one, payload=found.text) for one, found in texts if found.counts)]
 
 
 def _stored(window: SampleRef) -> Sample:
