@@ -87,7 +87,9 @@ def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
     return tuple(found)
 
 
-def _window(chosen: Subject, engine: Engine, champion: Candidate, rng: np.random.Generator, size: int) -> list[Row]:
+def _window(
+    chosen: Subject, engine: Engine, champion: Candidate, rng: np.random.Generator, size: int, few: bool
+) -> list[Row]:
     honest = _honest(chosen, rng)
     clean = {rules: sets.composed(chosen, engine, honest, size, rules, champion) for rules in (sets.OFF, RULES)}
     base = {
