@@ -25,6 +25,8 @@ NAMES = (
     "profiles",
     "sampling",
     "language",
+    "selection",
+    "poisoning",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

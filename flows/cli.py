@@ -132,6 +132,20 @@ def traffic_simulate(
     printing.emit(made, as_json, printing.fields)
 
 
+@traffic_app.command("forget")
+def traffic_forget(
+    model: Annotated[str, typer.Option(help="The model that served it.")],
+    tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
+    request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
+    as_json: Json = False,
+) -> None:
+    """Erase a tenant or a request from everything stored, and name every release that was calibrated with it."""
+    from flows import forget, printing
+
+    printing.emit(forget.forget(model, tenant=tenant, request=request, reason=reason), as_json, printing.forgotten)
+
+
 @app.command()
 def maintain(model: Model, as_json: Json = False) -> None:
     """One scheduled maintenance run, now."""
@@ -155,6 +169,9 @@ def requantize(
     search: Annotated[
         Search, typer.Option(help="first: stop at the first rung that passes; full: measure all, promote the cheapest.")
     ] = "first",
+    allow_scale_change: Annotated[
+        bool, typer.Option(help="Let new scales differ from the champion's by more than the spec allows one window.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build, judge and promote a candidate for the newest traffic."""
@@ -163,7 +180,14 @@ def requantize(
     with printing.orchestrated(model, quiet=as_json):
         from flows.requantize import requantize
 
-        outcome = requantize(model, recipe=recipe, reason=reason, require_approval=require_approval, search=search)
+        outcome = requantize(
+            model,
+            recipe=recipe,
+            reason=reason,
+            require_approval=require_approval,
+            search=search,
+            allow_scale_change=allow_scale_change,
+        )
     printing.emit(outcome, as_json, printing.outcome)
     if outcome.refused:
         raise typer.Exit(1)
@@ -268,6 +292,32 @@ def history(model: Model, as_json: Json = False) -> None:
     from flows import printing, views
 
     printing.emit(views.history(model), as_json, printing.history)
+
+
+@app.command("lineage")
+def show_lineage(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="Only what leads to and from this version.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="Only what leads to and from this digest, or its first digits.")
+    ] = None,
+    export: Annotated[
+        Literal["openlineage", "prov"] | None, typer.Option(help="OpenLineage events or PROV-JSON.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the export to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """From traffic to calibration set, scales, graph, engines and release, up and down from any digest."""
+    from flows import lineage, printing
+
+    found = lineage.of(model, version, digest)
+    if export is None:
+        printing.emit(found, as_json, printing.lineage)
+    elif output is None:
+        print(lineage.exported(found, export).decode(), end="")
+    else:
+        lineage.write(found, export, output)
+        printing.emit({"written": str(output), "nodes": len(found.nodes)}, as_json, printing.fields)
 
 
 @app.command()

@@ -167,6 +167,33 @@ def intake(taken: Any) -> None:
         console.print(f"  they lie at {key}")
 
 
+def forgotten(acts: Sequence[Any]) -> None:
+    """What was removed, which releases had been calibrated with it, and what remains."""
+    for act in acts:
+        counts = (
+            ", ".join(f"{count} from {room}" for room, count in act.removed.items()) or "nothing was stored any more"
+        )
+        console.print(f"[bold]{act.kind} {act.pseudonym[:12]}[/bold]  {escape(counts)}")
+        for line in act.remains:
+            console.print(f"  {escape(line)}")
+
+
+def lineage(graph: Any) -> None:
+    """One line a thing, from traffic to versions, with what it was made from."""
+    from tasks.lineage import ordered
+
+    table = _table("what", "digest", "made from", "facts")
+    for node in ordered(graph):
+        sources = ", ".join(f"{kind} {digest[:12]}" for kind, digest in _named(graph.sources.get(node.name, ())))
+        facts = ", ".join(f"{key} {value}" for key, value in node.facts.items() if value)
+        table.add_row(*map(escape, (node.kind, node.digest.rpartition("/")[2][:24], sources or "-", facts)))
+    console.print(table)
+
+
+def _named(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(kind, digest.rpartition("/")[2]) for kind, _, digest in (name.partition(":") for name in names)]
+
+
 def outcome(result: Any) -> None:
     """How a run ended, and why."""
     console.print(f"[bold]{result.status.value}[/bold]  {escape(result.reason)}")

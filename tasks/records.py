@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -38,7 +38,8 @@ class Sample:
     requests: tuple[Request, ...]
     digest: str  # SHA-256 over the sorted request ids and payloads
     seen: int  # requests offered before sampling
-    dropped: Mapping[str, int]  # reason -> count: duplicate, tenant-cap, ...
+    dropped: Mapping[str, int]  # reason -> count: duplicate, tenant-cap, near-duplicate, quarantined, ...
+    weights: Mapping[str, float] = field(default_factory=dict)  # request id -> distinct requests that it stands for
 
 
 class CaseKind(StrEnum):
@@ -220,6 +221,8 @@ class SampleRef:
     groups: tuple[str, ...]  # "domain=code", "language=ja": what it holds
     start: str = ""  # ISO 8601, of the window
     end: str = ""
+    ceilings: Mapping[str, float] = field(default_factory=dict)  # site -> |x| beyond which too few requests reach
+    source: str = ""  # digest of what it was drawn from: of a window the traffic files, of a calibration set the window
 
 
 @dataclass(frozen=True, slots=True)

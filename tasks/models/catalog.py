@@ -21,7 +21,7 @@ from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import ObjectStore
 from tasks.models.agreement import token_agreement
-from tasks.models.corpus import read_corpus
+from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.export import export
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
@@ -268,6 +268,7 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
     require_disjoint(pool, golden_contents(golden.cases))
+    guardrail_cases(pool, spec.calibration.guardrails)
     graph = onnx.load_from_string(files[FULL_PRECISION])
     require_operators(graph, spec.targets)
     sites = find_sites(graph)

@@ -144,6 +144,21 @@ class DriftSpec(_Strict):
     builds: BuildsSpec = BuildsSpec()
 
 
+class CalibrationSpec(_Strict):
+    """How a calibration set is chosen from the window, and what it may do to a scale."""
+
+    size: int | None = Field(default=None, ge=8)  # requests; as many as window.sample when it is left out
+    selection: Literal["random", "cover"] = "random"  # cover: few requests that reach and fill every site's range
+    anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
+    guardrails: tuple[str, ...] = ()  # domains of the calibration pool that are always in the set, whole
+    near_duplicates: float = Field(default=0.9, gt=0, le=1)  # similarity from which texts count as one; 1: never
+    quarantine: bool = True  # set requests aside that alone reach far beyond all others
+    # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
+    least_support: float = Field(default=0.1, ge=0, le=0.25)
+    largest_scale_change: float = Field(default=16.0, gt=1)  # that one recalibration makes to an activation's amax
+    privacy: Literal["patterns", "library"] = "library"  # what redacts the texts that are kept in samples
+
+
 class ModelSpec(_Strict):
     """One model: where it comes from, what it is judged by and what it may cost."""
 
@@ -159,6 +174,7 @@ class ModelSpec(_Strict):
     schedule: ScheduleSpec
     window: WindowSpec = WindowSpec()
     drift: DriftSpec = DriftSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
     approval: Literal["auto", "manual"] = "auto"
 

@@ -36,7 +36,7 @@ def watch(
 ) -> dict[str, SiteObservation]:
     """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen."""
     observer = Observer(sites, divisors)
-    for batch, exposed in _run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
     return observer.result()
 
@@ -57,7 +57,7 @@ def _device_tensors(engine: DeviceEngine, feeds: Mapping[str, NDArray[np.generic
     return {**given, **engine.run_on_device(held)}
 
 
-def _run_ahead(
+def run_ahead(
     engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
 ) -> Iterator[tuple[Batch, Mapping[str, Values]]]:
     """The engine computes the next group while the caller counts this one: counting leaves all cores but one idle."""

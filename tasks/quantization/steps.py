@@ -20,6 +20,7 @@ from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
 from tasks.models.memory import footprint
 from tasks.observation.archive import dump_observation, parse_observation
+from tasks.observation.bounded import bounded
 from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
 from tasks.observation.histogram import ExponentHistogram
@@ -48,7 +49,9 @@ SENSITIVITY_CASES = 12
 def observe(calibration: SampleRef) -> str:
     """One observer pass over a calibration set; returns the observation's key. Done before: not done again."""
     model, store = open_model(calibration.model), settings().store()
-    key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}.npz"
+    limits = calibration.ceilings
+    suffix = f"-{sha256(canonical(dict(limits)))[:8]}" if limits else ""
+    key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}{suffix}.npz"
     if not store.exists(key):
         _require_memory(model)
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
@@ -57,7 +60,7 @@ def observe(calibration: SampleRef) -> str:
         observed = watch(model.instrumented, model.sites, model.inputs, [item.payload for item in requests])
         ids = [item.request_id for item in requests]
         require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
-        store.put(key, dump_observation(observed))
+        store.put(key, dump_observation(bounded(observed, limits)))
     return key
 
 
@@ -104,13 +107,16 @@ def write_graph(
     recipe_name: str,
     champion: ReleaseRef | None,
     losses: str | None = None,
+    allow_scale_change: bool = False,
 ) -> CandidateRef:
     """Scales by recipe, then the Q/DQ graph, stored as a candidate. The same inputs give the same candidate.
 
-    `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local errors.
+    `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local errors. Where the
+    champion's graph is kept, no scale leaves the spec's `calibration.largest_scale_change` unless a person allowed it.
     """
     model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
-    candidate_id = _candidate_id(model, recipe, observation, champion, losses)
+    change = None if allow_scale_change else model.spec.calibration.largest_scale_change
+    candidate_id = _candidate_id(model, recipe, observation, champion, losses, change)
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
@@ -119,15 +125,16 @@ def write_graph(
         deployed = _deployed(champion)
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
         measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
+        parts = measured.parts if measured else None
         derived = derive(
-            model.graph, model.sites, observed, recipe, deployed, tuned, measured.parts if measured else None
+            model.graph, model.sites, observed, recipe, deployed, tuned, parts, change, calibration.ceilings
         )
         graph = _graph(model, recipe, derived, champion)
         if recipe.kv_cache is Format.INT8:
             layout = language_inputs(model.inputs).layout
             graph = write_cache(graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX))
             derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
-        facts = _store(model, candidate_id, calibration, recipe, derived, graph, measured)
+        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, measured)
     return CandidateRef(
         model.name,
         candidate_id,
@@ -258,7 +265,12 @@ def is_quantized(champion: ReleaseRef | None) -> bool:
 
 
 def _candidate_id(
-    model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None, losses: str | None
+    model: RegisteredModel,
+    recipe: Recipe,
+    observation: str,
+    champion: ReleaseRef | None,
+    losses: str | None,
+    change: float | None,
 ) -> str:
     """Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on the ranking."""
     base = champion.digest if champion and recipe.keeps_graph else None
@@ -267,6 +279,7 @@ def _candidate_id(
         "recipe": recipe.document(),
         "observation": observation,
         "champion": base,
+        "largest_scale_change": change if base else None,
         "losses": losses.replace("-others", "") if losses and recipe.high_precision_sites else None,
     }
     return sha256(canonical(parts))[:32]
@@ -298,6 +311,7 @@ def _store(
     model: RegisteredModel,
     candidate_id: str,
     calibration: SampleRef,
+    observation: str,
     recipe: Recipe,
     derived: Derived,
     graph: onnx.ModelProto,
@@ -309,6 +323,7 @@ def _store(
         "version": 1,
         "model": model.digest,
         "calibration": calibration.digest,
+        "observation": observation,
         "recipe": recipe.document(),
         "kept_high": list(derived.kept_high),
         "quantized_share": derived.quantized_share,

@@ -17,11 +17,13 @@ from benchmarks import (
     observation,
     pairs,
     peers,
+    poisoning,
     profile_memory,
     profiles,
     recalibration,
     request_files,
     sampling,
+    selection,
     sensitivity,
     subject,
 )
@@ -161,6 +163,21 @@ def test_exposure_drift_is_measured_for_three_models_at_every_exposure(digits: S
     rows = drift_to_quality.exposures(digits, quick=True)
     assert len(rows) == 3 * len(digits.held_out)
     assert all(0 <= row.value <= 1 for row in rows)
+
+
+def test_64_chosen_digits_cover_more_than_64_random_ones(digits: Subject) -> None:
+    rows = {row.how: row for row in selection.compare(selection.exposed(digits), 1, quick=True)}
+    assert rows["64 chosen"].cover > max(0.99, rows["64 random"].cover)
+    assert rows["64 chosen"].quality > 0.99
+    assert len(selection.goals(list(rows.values()))) == 2
+
+
+def test_one_tenants_thousandfold_digits_move_no_scale_and_are_set_aside(digits: Subject) -> None:
+    rows = {(row.attack, row.recipe): row for row in poisoning.attacked(digits, [0], quick=True)}
+    attack = rows[poisoning.ONE, "recalibrate"]
+    assert (attack.caught, attack.honest) == (1, 0)
+    assert attack.moved <= 0.05 < attack.undefended
+    assert rows[poisoning.NOBODY, "recalibrate"].moved <= 0.05
 
 
 def test_interleaved_rounds_give_paired_ratios() -> None:
