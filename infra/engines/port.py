@@ -37,7 +37,8 @@ def each_profile(profiles: Profiles) -> tuple[Profile, ...]:
 
 def typed(value: NDArray[np.generic], wanted: np.dtype[np.generic] | None) -> NDArray[np.generic]:
     """An empty array in the type that an engine wants; any other stays as it is."""
-    return value if wanted is None or value.size else value.astype(wanted)
+    # What is no array at all is the runtime's to refuse.
+    return value.astype(wanted) if wanted is not None and isinstance(value, np.ndarray) and not value.size else value
 
 
 @dataclass(frozen=True, slots=True)

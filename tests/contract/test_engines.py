@@ -272,7 +272,7 @@ class FailingSession:
         self._failure = failure
 
     def get_inputs(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name="x")]
+        return [SimpleNamespace(name="x", type="tensor(float)")]
 
     def get_outputs(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(name="y")]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tasks.traffic_import import Reject
+from tasks.traffic import Reject
 
 from flows.forget import Forgotten, forget
 from infra.errors import BadInput, NotFound
