@@ -145,6 +145,11 @@ def open_model(name: str) -> RegisteredModel:
     return _opened(store.url, name, digest)
 
 
+def where_spread(name: str) -> str | None:
+    """The cluster setting for a model's work: the process's own, or its spec's."""
+    return settings().cluster or open_model(name).spec.cluster
+
+
 def model_names(store: ObjectStore) -> list[str]:
     """All registered models, sorted."""
     return sorted({key.split("/")[1] for key in store.list("models/") if key.endswith("/current")})

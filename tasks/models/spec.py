@@ -143,6 +143,8 @@ class ModelSpec(_Strict):
     window: WindowSpec = WindowSpec()
     control: ControlSpec | None = None
     approval: Literal["auto", "manual"] = "auto"
+    # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
+    cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
 
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:

@@ -14,6 +14,11 @@ from infra.errors import BadInput
 T = TypeVar("T")
 
 
+def _unordered(item: object) -> tuple[object, ...]:
+    """No item goes before another; a function with a name, because a reservoir travels between processes."""
+    return ()
+
+
 def uniform(key: str, seed: int = 0) -> float:
     """A number in (0, 1) that only the key and the seed decide."""
     digest = blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
@@ -49,7 +54,7 @@ class Reservoir(Generic[T]):
         *,
         seed: int = 0,
         cap: int | None = None,
-        order: Callable[[T], tuple[object, ...]] = lambda _: (),
+        order: Callable[[T], tuple[object, ...]] = _unordered,
     ) -> None:
         """`capacity` and `cap` are positive, `order` tells which of two items of one key stays: the lesser.
 
@@ -132,6 +137,12 @@ class DistinctCount:
     def add(self, key: str) -> None:
         """Count one key, once."""
         self._lowest.offer(key, None)
+
+    def merge(self, other: DistinctCount) -> DistinctCount:
+        """The count of both together; what is in both counts once. Raises `BadInput` when their sizes differ."""
+        whole = DistinctCount(self._lowest.capacity)
+        whole._lowest = self._lowest.merge(other._lowest)
+        return whole
 
     @property
     def value(self) -> int:

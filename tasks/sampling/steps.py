@@ -10,10 +10,10 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from tasks.models.catalog import open_model
+from tasks.models.catalog import open_model, where_spread
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling.calibration import compose
-from tasks.sampling.strata import draw
+from tasks.sampling.shares import draw_window
 from tasks.traffic import from_parquet, read_window, to_parquet
 
 SERVED_SHARE = 0.02
@@ -25,7 +25,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | None
     """Draw from the newest window and store the sample; None when it has fewer rows than the spec demands."""
     rules = open_model(model).spec.window
     window = read_window(settings().store(), model, hours=rules.hours, until=until)
-    sample = draw(window.requests, size=rules.sample, tenant_share=rules.tenant_share)
+    sample = draw_window(window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share)
     if len(sample.requests) < rules.minimum_rows or window.start is None or window.end is None:
         return None
     return _keep("windows", model, sample, window.start.isoformat(), window.end.isoformat())
