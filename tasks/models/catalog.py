@@ -145,6 +145,11 @@ def open_model(name: str) -> RegisteredModel:
     return _opened(store.url, name, digest)
 
 
+def open_exactly(name: str, digest: str) -> RegisteredModel:
+    """A registered model by its digest, also when another has come into use since."""
+    return _opened(settings().store().url, name, digest)
+
+
 def where_spread(name: str) -> str | None:
     """The cluster setting for a model's work: the process's own, or its spec's."""
     return settings().cluster or open_model(name).spec.cluster

@@ -12,11 +12,11 @@ from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
 from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
-from infra.errors import NotFound, RequantError
+from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from tasks.models.batches import Batch
-from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
-from tasks.models.inputs import language_inputs, run_all
+from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model, where_spread
+from tasks.models.inputs import language_inputs
 from tasks.models.language.comparison import compare
 from tasks.models.spec import Task
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
@@ -25,6 +25,7 @@ from tasks.validation.gates import error_gate, golden_gates, language_gates, une
 from tasks.validation.language_metrics import LanguageOutputs
 from tasks.validation.latency import PairedLatency, paired_latency
 from tasks.validation.report import from_json, is_settled, to_json
+from tasks.validation.shares import GoldenEngine, golden_outputs
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
@@ -78,19 +79,24 @@ def _judged(
     model = open_model(candidate.model)
     try:
         loaded = open_target(engine.target).load(plan)
-        quality = _quality(model, loaded, served)
+        named = GoldenEngine(engine.target, candidate.key(f"engines/{engine.target}/plan"), sha256(plan))
+        quality = _quality(model, loaded, served, named)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
         return GateReport(engine.target, (*quality, *_cost_gates(candidate, engine, plan, loaded)))
+    except Unavailable:
+        raise  # a cluster or a store that does not answer says nothing about the engine
     except RequantError as exc:
         return GateReport(engine.target, (error_gate("outputs", "all", exc),))
 
 
-def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+def _quality(
+    model: RegisteredModel, loaded: Engine, served: frozenset[str], named: GoldenEngine
+) -> tuple[GateResult, ...]:
     golden, budgets = model.golden, model.spec.budgets
     if model.spec.task is not Task.CAUSAL_LM:
-        outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
+        outputs = golden_outputs(model, named, where_spread(model.name))
         return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
     inputs = language_inputs(model.inputs)
     compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
