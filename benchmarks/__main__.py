@@ -21,6 +21,7 @@ NAMES = (
     "drift-to-quality",
     "recipes",
     "sensitivity",
+    "scale",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

@@ -230,6 +230,7 @@ def _read_part(store: ObjectStore, key: str) -> tuple[Request, ...]:
 
 
 __all__ = [
+    "PART_ROWS",
     "SCHEMA",
     "VERSION",
     "Import",

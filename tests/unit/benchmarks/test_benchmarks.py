@@ -18,6 +18,7 @@ from benchmarks import (
     pairs,
     peers,
     recalibration,
+    scale,
     sensitivity,
     subject,
 )
@@ -170,3 +171,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["fidelty"])
     assert "allowed are fidelity" in capsys.readouterr().err
+
+
+def test_scale_counts_every_kind_of_work_and_works_out_the_day(digits: Subject) -> None:
+    table = scale.compare(digits, 400)
+    rows = {row.name: row for row in table.rows}
+    assert all(row.million > 0 for row in table.rows)
+    draw = rows[scale.DRAW]
+    assert draw.hours == pytest.approx(draw.million * 1000 / 3600)
+    assert draw.cores == pytest.approx(draw.hours / 24)
+    assert rows[scale.MERGE].daily == 25_000
+    assert f"{draw.hours:,.1f} core-hours" in table.notes[1]
