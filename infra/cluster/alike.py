@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 PACKAGES = ("requant", "numpy", "onnxruntime", "pyarrow", "dask", "distributed")
 """What a worker must have in the version of the caller."""
-_ROOMS = ("infra", "tasks")
+_ROOMS = ("infra", "tasks", "flows")
 
 
 @cache

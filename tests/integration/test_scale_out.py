@@ -147,13 +147,53 @@ def test_the_cluster_is_a_setting_of_the_process_or_the_spec(
     assert seen[0] == seen[1]
 
 
-def test_workers_need_no_prefect(running: Cluster) -> None:
+def test_workers_need_no_prefect_to_sample_observe_and_judge(running: Cluster) -> None:
     with open_mapper(running.address, pieces=8) as mapper:
         assert set(mapper.map(has_prefect, range(8))) == {False}
 
 
 def has_prefect(_: int) -> bool:
     return "prefect" in sys.modules
+
+
+class Told:
+    """A progress that remembers its sentences."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def step(self, sentence: str, share: float) -> None:
+        self.sentences.append(sentence)
+
+
+def test_rungs_of_a_full_search_are_built_on_workers_to_the_same_bytes(
+    model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.climbing import Material, RungWork, build_ahead, build_rung
+    from tasks.quantization.recipes import find_recipe
+    from tasks.quantization.steps import observe
+
+    calibration = SampleRef(model.name, "some", CALIBRATION, CASES, CASES, {}, ())
+    material = Material(calibration, observe.fn(calibration), None, ())
+    ladder = [find_recipe(name) for name in ("int8-smooth", "int8-weights", "full-precision")]
+    monkeypatch.setenv("REQUANT_CLUSTER", running.address)
+    settings.cache_clear()
+    told = Told()
+    build_ahead(material, ladder, ["onnxruntime-cpu"], told)  # type: ignore[arg-type]  # a Progress needs a server
+    assert told.sentences == ["building 3 rungs on the cluster"]
+    together = candidates()
+    assert sum(name.endswith("/graph.onnx") for name in together) == 3
+    assert sum(name.endswith("/plan") for name in together) == 3
+    for name in together:
+        settings().store().delete(name)
+    for rung in ladder:
+        build_rung(RungWork(material, rung.name, None, ("onnxruntime-cpu",)))
+    assert candidates() == together
+
+
+def candidates() -> dict[str, bytes]:
+    store = settings().store()
+    return {name: store.get(name) for name in store.list("candidates/digits/")}
 
 
 def wait_for_workers(running: Cluster, count: int) -> None:
