@@ -135,7 +135,11 @@ class Pool:
 
     def quotas(self, minimum: int) -> dict[Stratum, int]:
         """Places of each stratum."""
-        return allocate({key: stratum.distinct.value for key, stratum in self._strata.items()}, self.size, minimum)
+        return allocate(self.counts(), self.size, minimum)
+
+    def counts(self) -> dict[Stratum, int]:
+        """Distinct inputs of each stratum."""
+        return {key: stratum.distinct.value for key, stratum in self._strata.items()}
 
 
 def _first(request: Request) -> tuple[object, ...]:
