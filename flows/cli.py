@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from infra.errors import RequantError
-from infra.settings import settings, use_workspace
+from infra.settings import settings, use_cluster, use_workspace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,9 @@ Model = Annotated[str, typer.Argument(help="Name of a registered model, such as 
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
 Search = Literal["first", "full"]
 TrafficFormat = Literal["requant-parquet", "jsonl", "kserve", "triton", "openai-chat", "mlflow-traces"]
+Cluster = Annotated[
+    str | None, typer.Option(help="Where work is spread: none, local, or a Dask scheduler's tcp://HOST:PORT.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -147,10 +150,11 @@ def traffic_forget(
 
 
 @app.command()
-def maintain(model: Model, as_json: Json = False) -> None:
+def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> None:
     """One scheduled maintenance run, now."""
     from flows import printing
 
+    use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
         from flows.maintenance import maintenance
 
@@ -172,11 +176,13 @@ def requantize(
     allow_scale_change: Annotated[
         bool, typer.Option(help="Let new scales differ from the champion's by more than the spec allows one window.")
     ] = False,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Build, judge and promote a candidate for the newest traffic."""
     from flows import printing
 
+    use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
         from flows.requantize import requantize
 

@@ -1,10 +1,13 @@
 """The ladder at work: build and judge one rung after the other, and say which to promote."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flows.outcomes import Rung
 from flows.progress import Progress
+from infra.cluster import InProcess, open_mapper
+from infra.settings import NONE
+from tasks.models.catalog import where_spread
 from tasks.models.spec import ModelSpec
 from tasks.quantization import steps as quantization
 from tasks.quantization.front import Limits, RungFigures, cheapest
@@ -13,6 +16,7 @@ from tasks.quantization.recipes import Recipe
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.validation import steps as validation
 from tasks.validation.report import to_metrics
+from tasks.validation.shares import ANYWHERE
 
 COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
 
@@ -54,6 +58,8 @@ def climb_ladder(
     A first search also ends at a rung that was good enough and too dear: more precision mends quality, never cost.
     """
     climbed: list[Climbed] = []
+    if search == "full":
+        build_ahead(material, ladder, targets, progress)
     for index, rung in enumerate(ladder):
         share = 0.2 + 0.6 * index / len(ladder)
         losses = _losses(material, rung, progress, share, thorough=search == "full")
@@ -65,6 +71,45 @@ def climb_ladder(
         if search == "first" and _ends(rung, climbed[-1].reports):
             break
     return climbed
+
+
+def build_ahead(material: Material, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress) -> None:
+    """Where a cluster is set, graphs and engines of all rungs are made there, and the climb below finds them made.
+
+    The climb judges one after the other: golden cases spread by themselves, and nothing runs beside a timing.
+    """
+    with open_mapper(where_spread(material.calibration.model) or NONE, pieces=len(ladder)) as mapper:
+        if isinstance(mapper, InProcess):
+            return
+        losses = {rung.name: _losses(material, rung, progress, 0.2, thorough=True) for rung in ladder}
+        progress.step(f"building {len(ladder)} rungs on the cluster", 0.2)
+        works = [RungWork(material, rung.name, losses[rung.name], tuple(targets)) for rung in ladder]
+        for _ in mapper.map(build_rung, works):
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class RungWork:
+    """One rung of a ladder, by names and digests."""
+
+    material: Material
+    recipe: str
+    losses: str | None  # key
+    targets: tuple[str, ...]
+
+
+def build_rung(work: RungWork) -> None:
+    """Graph and engines, stored where the climb looks for them; runs on a worker, outside Prefect's engine."""
+    candidate = _written(quantization.write_graph.fn, work.material, work.recipe, work.losses)
+    for target in work.targets:
+        if target in ANYWHERE:
+            quantization.build_engine.fn(candidate, target)
+
+
+def _written(write: Callable[..., CandidateRef], material: Material, recipe: str, losses: str | None) -> CandidateRef:
+    return write(
+        material.calibration, material.observation, recipe, material.champion, losses, material.allow_scale_change
+    )
 
 
 def chosen(climbed: Sequence[Climbed], figures: Sequence[RungFigures], search: Search) -> int:
@@ -135,9 +180,7 @@ def _measured(
     material: Material, rung: Recipe, targets: Sequence[str], losses: str | None, *, thorough: bool
 ) -> Climbed:
     """Build and judge one rung."""
-    candidate = quantization.write_graph(
-        material.calibration, material.observation, rung.name, material.champion, losses, material.allow_scale_change
-    )
+    candidate = _written(quantization.write_graph, material, rung.name, losses)
     engines: list[EngineRef] = []
     reports: list[GateReport] = []
     # Executable targets first: an engine for a device elsewhere is built only for a graph that passed here.

@@ -18,7 +18,7 @@ from tasks.models.spec import Task
 from tasks.promotion.steps import champion_of
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
 from tasks.validation.harness import run_harness
-from tasks.validation.steps import golden_scores
+from tasks.validation.steps import Asked, golden_scores
 
 GOLDEN, HARNESS = "golden", "lm-eval:"
 PLAN = "engines/{}/plan"
@@ -64,7 +64,7 @@ def evaluate(
     subject = find_subject(registered, version, candidate)
     engine = open_target(subject.target).load(subject.plan)
     if task is None:
-        figures = golden_figures(registered.golden, golden_scores(registered, engine))
+        figures = golden_figures(registered.golden, golden_scores(Asked(registered, engine)))
     else:
         figures = _harness(registered, engine, task, include, limit)
     return Evaluation(model, subject.name, suite, subject.target, figures, _log(model, suite, subject, figures, limit))

@@ -34,6 +34,10 @@ QUIET = {
 """No dependency reports home, asks a model hub, unpickles, or talks while all is well."""
 
 
+NONE, LOCAL = "none", "local"
+"""Of the cluster setting: this process, or processes of this machine; else it is a scheduler's address."""
+
+
 def _user() -> str:
     """The user's name; a container may run under a number that has none."""
     try:
@@ -55,6 +59,7 @@ class Settings(BaseSettings):
     prefect_api_url: str | None = None
     signing_key: Path | None = None  # Ed25519, PEM
     actor: str = Field(default_factory=_user)
+    cluster: str | None = None  # none, local, tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400
@@ -106,6 +111,12 @@ class Settings(BaseSettings):
         """The MLflow registry, opened."""
         return Registry(self.mlflow_uri, artifact_root=(self.root / "artifacts").as_uri() if self._embedded else None)
 
+    def travelling(self) -> dict[str, str]:
+        """As environment variables for a process elsewhere, which spreads nothing further; credentials stay here."""
+        given = self.model_dump(mode="json", exclude_none=True)
+        places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
+        return QUIET | {f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()}
+
     def signer(self) -> Signer:
         """The signing key; an embedded workspace makes its own the first time."""
         if self.signing_key is None and not self.key_path.exists():
@@ -144,6 +155,13 @@ def read_settings() -> Settings:
 def settings() -> Settings:
     """The settings, read once per process."""
     return read_settings()
+
+
+def use_cluster(cluster: str | None) -> None:
+    """Let this process, and the processes it starts, spread work there; None leaves it to environment and spec."""
+    if cluster is not None:
+        os.environ["REQUANT_CLUSTER"] = cluster
+        settings.cache_clear()
 
 
 def use_workspace(workspace: Path | None) -> Settings:

@@ -36,8 +36,8 @@ class S3Store:
 
     def __init__(self, url: str, *, endpoint_url: str | None = None, region: str | None = None) -> None:
         """`url` is `s3://bucket/prefix`; raises `BadInput` for anything else, `Unavailable` for a bad configuration."""
-        self._url = url
-        self._endpoint_url = endpoint_url
+        self._url, self._endpoint_url = url, endpoint_url
+        self._opened_by = (url, endpoint_url, region)
         self._bucket, self._base = _bucket_and_base(url)
         try:
             session = self._session = Session()
@@ -48,6 +48,10 @@ class S3Store:
             raise Unavailable(
                 f"The store {url} is badly configured ({error}): check the endpoint and region."
             ) from error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process opens its own clients, with its own credentials."""
+        return _reopened, self._opened_by
 
     @property
     def url(self) -> str:
@@ -213,3 +217,7 @@ def _remedy(code: str, error: Exception | None) -> str:
     if code == "NoSuchBucket":
         return "create the bucket or correct its name"
     return "check that the server is up, reachable and has free space, then run again"
+
+
+def _reopened(url: str, endpoint_url: str | None, region: str | None) -> S3Store:
+    return S3Store(url, endpoint_url=endpoint_url, region=region)

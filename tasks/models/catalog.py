@@ -187,6 +187,16 @@ def source_of(name: str, digest: str) -> str:
     return _opened(settings().store().url, name, digest).source
 
 
+def open_exactly(name: str, digest: str) -> RegisteredModel:
+    """A registered model by its digest, also when another has come into use since."""
+    return _opened(settings().store().url, name, digest)
+
+
+def where_spread(name: str) -> str | None:
+    """The cluster setting for a model's work: the process's own, or its spec's."""
+    return settings().cluster or open_model(name).spec.cluster
+
+
 def model_names(store: ObjectStore) -> list[str]:
     """All registered models, sorted."""
     return sorted({key.split("/")[1] for key in store.list("models/") if key.endswith("/current")})

@@ -1,6 +1,8 @@
 """From payloads to the arrays a graph wants, in batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -86,6 +88,11 @@ def speech_inputs(inputs: Inputs) -> SpeechInputs:
 
 def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tensor:
     """Outputs of every payload, in order: [payloads, ...]."""
+    return stacked(run_batches(engine, inputs, payloads), len(payloads))
+
+
+def run_batches(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> dict[int, NDArray[np.float32]]:
+    """The output of each case that the batcher gives, by its place."""
     results: dict[int, NDArray[np.float32]] = {}
     for batch in inputs.batches(payloads):
         outputs = engine.run(batch.feeds)
@@ -96,7 +103,38 @@ def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tens
                 f"one row of {inputs.output!r} a case is needed; export the model again"
             )
         results.update(zip(batch.cases.tolist(), found, strict=True))
-    return np.stack([results[case] for case in range(len(payloads))]) if results else np.zeros((0, 0), np.float32)
+    return results
+
+
+def stacked(results: Mapping[int, NDArray[np.float32]], count: int) -> Tensor:
+    """The outputs of `count` cases in order, [count, ...]."""
+    return np.stack([results[case] for case in range(count)]) if results else np.zeros((0, 0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShare:
+    """Every `of`-th batch of another batcher, from `index` on.
+
+    Batches stay whole: cases keep their numbers and their padding, so that shares together are the single pass.
+    """
+
+    inputs: Inputs
+    index: int
+    of: int
+
+    @property
+    def output(self) -> str:
+        """As of the whole."""
+        return self.inputs.output
+
+    @property
+    def profile(self) -> Profiles:
+        """As of the whole."""
+        return self.inputs.profile
+
+    def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
+        """This share's batches of all payloads."""
+        return islice(self.inputs.batches(payloads), self.index, None, self.of)
 
 
 class TextInputs:

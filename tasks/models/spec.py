@@ -177,6 +177,8 @@ class ModelSpec(_Strict):
     calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
     approval: Literal["auto", "manual"] = "auto"
+    # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
+    cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
 
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:

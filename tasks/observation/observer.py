@@ -71,6 +71,17 @@ class Observer:
                 numbered[shape] = _rows(shape, cases, mask)
             self._add_rows(site, values, numbered[shape])
 
+    def merge(self, other: Observer) -> None:
+        """Take in what an observer of other cases saw, at the same sites and with the same divisors."""
+        for site in self._sites:
+            name = site.name
+            self._histograms[name] += other._histograms[name]
+            self._broken[name].update(other._broken[name])
+            if name in other._extremes:
+                self._widen(site, *other._extremes[name])
+            if name in other._rows:
+                self._keep_rows(site, *other._rows[name])
+
     def result(self) -> dict[str, SiteObservation]:
         """Everything seen so far, by site name."""
         nothing = np.zeros(0, np.float32)

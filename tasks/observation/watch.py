@@ -35,10 +35,21 @@ def watch(
     divisors: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> dict[str, SiteObservation]:
     """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen."""
+    return watched(instrumented, sites, inputs, payloads, divisors).result()
+
+
+def watched(
+    instrumented: Engine,
+    sites: tuple[Site, ...],
+    inputs: Inputs,
+    payloads: Sequence[Payload],
+    divisors: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Observer:
+    """The observer itself, which merges with those of other batches."""
     observer = Observer(sites, divisors)
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
-    return observer.result()
+    return observer
 
 
 def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> Mapping[str, Values]:

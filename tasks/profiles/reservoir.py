@@ -16,6 +16,13 @@ from xxhash import xxh64_intdigest
 from infra.errors import BadInput
 
 T = TypeVar("T")
+
+
+def _unordered(item: object) -> tuple[object, ...]:
+    """No item goes before another; a function with a name, because a reservoir travels between processes."""
+    return ()
+
+
 _MARGIN = 1e-9
 """How much a vectorized logarithm may differ from the scalar one that decides, relative; the truth is some 1e-16."""
 
@@ -58,7 +65,7 @@ class Reservoir(Generic[T]):
         *,
         seed: int = 0,
         cap: int | None = None,
-        order: Callable[[T], tuple[object, ...]] = lambda _: (),
+        order: Callable[[T], tuple[object, ...]] = _unordered,
     ) -> None:
         """`capacity` and `cap` are positive, `order` tells which of two items of one key stays: the lesser.
 
@@ -196,6 +203,12 @@ class DistinctCount:
     def add(self, key: str) -> None:
         """Count one key, once."""
         self._lowest.offer(key, None)
+
+    def merge(self, other: DistinctCount) -> DistinctCount:
+        """The count of both together; what is in both counts once. Raises `BadInput` when their sizes differ."""
+        whole = DistinctCount(self._lowest.capacity)
+        whole._lowest = self._lowest.merge(other._lowest)
+        return whole
 
     @property
     def value(self) -> int:

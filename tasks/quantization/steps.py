@@ -16,7 +16,7 @@ from infra.engines import open_target
 from infra.errors import BadInput, NotFound
 from infra.memory import require_memory
 from infra.settings import settings
-from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.models.inputs import language_inputs
 from tasks.models.memory import footprint
 from tasks.observation.archive import dump_observation, parse_observation
@@ -26,7 +26,7 @@ from tasks.observation.formats import Format
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
-from tasks.observation.watch import watch
+from tasks.observation.shares import observe_shares
 from tasks.quantization import mixed, qdq, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
@@ -57,7 +57,7 @@ def observe(calibration: SampleRef) -> str:
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
         if not requests:
             raise BadInput(f"the calibration set {calibration.key} is empty: sample more traffic first")
-        observed = watch(model.instrumented, model.sites, model.inputs, [item.payload for item in requests])
+        observed = observe_shares(model, calibration.key, len(requests), where_spread(model.name))
         ids = [item.request_id for item in requests]
         require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
         store.put(key, dump_observation(bounded(observed, limits)))

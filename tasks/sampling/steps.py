@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.models.spec import CalibrationSpec
 from tasks.observation.extents import extents
 from tasks.observation.scales import parse_scales
@@ -25,7 +25,7 @@ from tasks.sampling.calibration import anchors, offer, settle
 from tasks.sampling.digest import sample_of
 from tasks.sampling.judgement import covering, judge
 from tasks.sampling.quarantine import Quarantined, document
-from tasks.sampling.strata import draw
+from tasks.sampling.shares import draw_window
 from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
 
 SERVED_SHARE = 0.02
@@ -37,7 +37,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | None
     """Draw from the newest window and store the sample; None when it has fewer rows than the spec demands."""
     rules = open_model(model).spec.window
     window = read_window(settings().store(), model, hours=rules.hours, until=until)
-    sample = draw(window.requests, size=rules.sample, tenant_share=rules.tenant_share)
+    sample = draw_window(window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share)
     sample = _scrubbed(sample, open_model(model).spec.calibration)
     if len(sample.requests) < rules.minimum_rows or window.start is None or window.end is None:
         return None

@@ -19,7 +19,7 @@ from infra.errors import BadInput
 from tasks.payloads import fingerprint
 from tasks.records import Request, Sample
 from tasks.sampling.digest import sample_of
-from tasks.sampling.reservoir import DistinctCount, Entry, Reservoir
+from tasks.sampling.reservoir import DistinctCount, Entry, Reservoir, uniform
 
 STRATA = 128
 """Pairs of domain and language that are told apart; whoever invents more finds them pooled."""
@@ -57,10 +57,20 @@ def draw(
             f"a sample of size {size} with tenant_share {tenant_share} and minimum_per_stratum {minimum_per_stratum} "
             "cannot be drawn: size must be 1 or more, the share above 0 and at most 1, the minimum 0 or more"
         )
-    cap = ceil(tenant_share * size)
-    pool = _Pool(size, cap, seed)
+    return choose(gather(requests, size=size, tenant_share=tenant_share, seed=seed), minimum_per_stratum)
+
+
+def gather(requests: Iterable[Request], *, size: int, tenant_share: float, seed: int = 0) -> Pool:
+    """What one pass keeps of some of the traffic; pools of other parts of it merge with `Pool.merge`."""
+    pool = Pool(size, ceil(tenant_share * size), seed)
     for request in requests:
         pool.add(request)
+    return pool
+
+
+def choose(pool: Pool, minimum_per_stratum: int = 8) -> Sample:
+    """The sample of everything that was gathered."""
+    size, cap = pool.size, pool.cap
     selection = _Selection(size, cap if len(pool.tenants) > 1 else size)
     selection.fill(pool.candidates(), pool.quotas(minimum_per_stratum))
     dropped = {"duplicate": pool.duplicates + selection.duplicates, "tenant-cap": selection.capped}
@@ -74,17 +84,24 @@ class _Stratum:
     distinct: DistinctCount = field(default_factory=DistinctCount)
     seen: int = 0
 
+    def merge(self, other: _Stratum) -> None:
+        self.reservoir = self.reservoir.merge(other.reservoir)
+        self.distinct = self.distinct.merge(other.distinct)
+        self.seen += other.seen
 
-class _Pool:
-    """What one pass keeps."""
+
+class Pool:
+    """What one pass keeps; neither order nor grouping of the passes changes it."""
 
     def __init__(self, size: int, cap: int, seed: int) -> None:
-        self._size, self._cap, self._seed = size, cap, seed
+        self.size, self.cap, self._seed = size, cap, seed
         self._strata: dict[Stratum, _Stratum] = {}
         self.tenants: set[str] = set()  # two are enough to know that there are several
         self.seen = 0
+        self._last: Stratum | None = None  # the named stratum that gives way first, once there are STRATA
 
     def add(self, request: Request) -> None:
+        """One request."""
         self.seen += 1
         if len(self.tenants) < 2:
             self.tenants.add(request.tenant)
@@ -95,23 +112,47 @@ class _Pool:
         # Keyed by content, not by id: equal inputs of one tenant take one place however often they are sent.
         stratum.reservoir.offer(f"{content}:{request.tenant}", request, group=request.tenant)
 
+    def merge(self, other: Pool) -> None:
+        """Take in what another pass kept; raises `BadInput` when it was set up differently."""
+        self.seen += other.seen
+        self.tenants |= other.tenants
+        for key, stratum in other._strata.items():
+            self._stratum(key).merge(stratum)
+
     def _stratum(self, key: Stratum) -> _Stratum:
         if key not in self._strata:
-            if len(self._strata) >= STRATA:
-                key = POOLED
-            reservoir = Reservoir[Request](_SPARE * self._size, seed=self._seed, cap=self._cap, order=_first)
+            key = self._admitted(key)
+            reservoir = Reservoir[Request](_SPARE * self.size, seed=self._seed, cap=self.cap, order=_first)
             self._strata.setdefault(key, _Stratum(reservoir))
         return self._strata[key]
 
+    def _admitted(self, key: Stratum) -> Stratum:
+        """The key, or POOLED: by a hash, since whoever came first would depend on the order of the traffic."""
+        if key == POOLED or len(self._strata.keys() - {POOLED}) < STRATA:
+            return key
+        if self._last is None:
+            self._last = max(self._strata.keys() - {POOLED}, key=self._place)
+        if self._place(key) > self._place(self._last):
+            return POOLED
+        left, self._last = self._strata.pop(self._last), None
+        self._stratum(POOLED).merge(left)
+        return key
+
+    def _place(self, key: Stratum) -> tuple[float, Stratum]:
+        return uniform("/".join(key), self._seed), key
+
     @property
     def duplicates(self) -> int:
+        """Requests whose input was there before; an estimate beyond 1024 distinct inputs a stratum."""
         return sum(max(0, stratum.seen - stratum.distinct.value) for stratum in self._strata.values())
 
     def candidates(self) -> dict[Stratum, list[Entry[Request]]]:
-        return {key: stratum.reservoir.entries() for key, stratum in self._strata.items()}
+        """Of each stratum, best first."""
+        return {key: self._strata[key].reservoir.entries() for key in sorted(self._strata)}
 
     def quotas(self, minimum: int) -> dict[Stratum, int]:
-        return allocate(self.counts(), self._size, minimum)
+        """Places of each stratum."""
+        return allocate(self.counts(), self.size, minimum)
 
     def counts(self) -> dict[Stratum, int]:
         """Distinct inputs of each stratum."""

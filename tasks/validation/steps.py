@@ -1,7 +1,7 @@
 """Prefect tasks of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version as installed
 
@@ -15,10 +15,10 @@ from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
 from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
-from infra.errors import NotFound, RequantError
+from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from tasks.models.batches import Batch
-from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
+from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model, where_spread
 from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.spec import Task
@@ -31,6 +31,7 @@ from tasks.validation.language_metrics import LanguageOutputs, evaluate_language
 from tasks.validation.latency import PairedLatency, paired_engines
 from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.report import from_json, is_settled, to_json
+from tasks.validation.shares import GoldenEngine, golden_outputs
 from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
 from tasks.validation.vision_metrics import evaluate_vision
 
@@ -96,11 +97,14 @@ def _judged(
         if inspection is not None:
             settings().store().put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
         told = _precision(candidate, engine.target, inspection, f"{engine.target} tells nothing of its kernels")
-        quality = (*QUALITY[model.spec.task](model, loaded, served), *told)
+        named = GoldenEngine(engine.target, candidate.key(f"engines/{engine.target}/plan"), sha256(plan))
+        quality = (*QUALITY[model.spec.task](Asked(model, loaded, named), served), *told)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
         return GateReport(engine.target, (*quality, *_cost_gates(candidate, engine, plan, loaded)))
+    except Unavailable:
+        raise  # a cluster or a store that does not answer says nothing about the engine
     except RequantError as exc:
         return GateReport(engine.target, (error_gate("outputs", "all", exc),))
 
@@ -121,20 +125,37 @@ def _precision(candidate: CandidateRef, target: str, inspection: bytes | None, w
     return precision_gate(asked, kernels, why_not)
 
 
-def _of_outputs(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    golden, budgets, outputs = model.golden, model.spec.budgets, _outputs(model, loaded)
-    return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An engine that is to answer the golden cases; with a name, it may do so elsewhere."""
+
+    model: RegisteredModel
+    engine: Engine
+    named: GoldenEngine | None = None
+
+    def outputs(self) -> NDArray[np.float32]:
+        """Of every golden case, in order."""
+        if self.named is not None:
+            return golden_outputs(self.model, self.named, where_spread(self.model.name))
+        return run_all(self.engine, self.model.inputs, [case.payload for case in self.model.golden.cases])
 
 
-def _of_answers(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    return language_gates(model.golden, _said(model, loaded), model.spec.budgets, served=served)
+def _of_outputs(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
+    model = asked.model
+    return golden_gates(
+        model.spec.task, model.golden, model.golden_reference, asked.outputs(), model.spec.budgets, served=served
+    )
 
 
-def _of_scores(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    return metric_gates(golden_scores(model, loaded), model.golden, model.spec.budgets, served=served)
+def _of_answers(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
+    return language_gates(asked.model.golden, _said(asked), asked.model.spec.budgets, served=served)
 
 
-QUALITY: Mapping[Task, Callable[[RegisteredModel, Engine, frozenset[str]], tuple[GateResult, ...]]] = {
+def _of_scores(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
+    return metric_gates(golden_scores(asked), asked.model.golden, asked.model.spec.budgets, served=served)
+
+
+QUALITY: Mapping[Task, Callable[[Asked, frozenset[str]], tuple[GateResult, ...]]] = {
     Task.TEXT_EMBEDDING: _of_outputs,
     Task.IMAGE_CLASSIFICATION: _of_outputs,
     Task.IMAGE_EMBEDDING: _of_scores,
@@ -144,32 +165,34 @@ QUALITY: Mapping[Task, Callable[[RegisteredModel, Engine, frozenset[str]], tuple
 """How an engine of each kind is run on the golden cases and judged."""
 
 
-def golden_scores(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+def golden_scores(asked: Asked) -> Mapping[str, CaseScores]:
     """Every golden metric of an engine, judged by nothing; raises `BadInput` for outputs that cannot be scored."""
-    return SCORES[model.spec.task](model, loaded)
+    return SCORES[asked.model.spec.task](asked)
 
 
-def _scored_outputs(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
-    return evaluate(model.spec.task, model.golden, model.golden_reference, _outputs(model, loaded))
+def _scored_outputs(asked: Asked) -> Mapping[str, CaseScores]:
+    model = asked.model
+    return evaluate(model.spec.task, model.golden, model.golden_reference, asked.outputs())
 
 
-def _scored_answers(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
-    return evaluate_language(model.golden, _said(model, loaded))
+def _scored_answers(asked: Asked) -> Mapping[str, CaseScores]:
+    return evaluate_language(asked.model.golden, _said(asked))
 
 
-def _scored_transcripts(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+def _scored_transcripts(asked: Asked) -> Mapping[str, CaseScores]:
+    model = asked.model
     inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
-    same = agreement(model.reference, loaded, inputs, payloads)
-    sides = inputs.expected(payloads), inputs.written(loaded, payloads)
+    same = agreement(model.reference, asked.engine, inputs, payloads)
+    sides = inputs.expected(payloads), inputs.written(asked.engine, payloads)
     before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
     return evaluate_speech(model.golden, SpeechOutputs(same, before, after))
 
 
-def _scored_images(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
-    return evaluate_vision(model.golden, model.golden_reference, _outputs(model, loaded), model.classes)
+def _scored_images(asked: Asked) -> Mapping[str, CaseScores]:
+    return evaluate_vision(asked.model.golden, asked.model.golden_reference, asked.outputs(), asked.model.classes)
 
 
-SCORES: Mapping[Task, Callable[[RegisteredModel, Engine], Mapping[str, CaseScores]]] = {
+SCORES: Mapping[Task, Callable[[Asked], Mapping[str, CaseScores]]] = {
     Task.TEXT_EMBEDDING: _scored_outputs,
     Task.IMAGE_CLASSIFICATION: _scored_outputs,
     Task.IMAGE_EMBEDDING: _scored_images,
@@ -179,11 +202,8 @@ SCORES: Mapping[Task, Callable[[RegisteredModel, Engine], Mapping[str, CaseScore
 """How an engine of each kind is run on the golden cases and scored."""
 
 
-def _outputs(model: RegisteredModel, loaded: Engine) -> NDArray[np.float32]:
-    return run_all(loaded, model.inputs, [case.payload for case in model.golden.cases])
-
-
-def _said(model: RegisteredModel, loaded: Engine) -> LanguageOutputs:
+def _said(asked: Asked) -> LanguageOutputs:
+    model, loaded = asked.model, asked.engine
     inputs = language_inputs(model.inputs)
     texts = [case.payload for case in model.golden.cases]
     compared = compare(model.reference, loaded, inputs, texts)

@@ -16,7 +16,7 @@ from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("flows", "tasks", "infra", "dashboards")
-VENDORS = {"mlflow", "boto3", "botocore", "tensorrt", "tensorrt_rtx", "onnxruntime"}
+VENDORS = {"mlflow", "boto3", "botocore", "tensorrt", "tensorrt_rtx", "onnxruntime", "dask", "distributed"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 LONGEST = 500  # lines
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -31,6 +32,11 @@ def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
     store.put("empty", b"")
     assert store.exists("empty")
     assert store.get("empty") == b""
+
+
+def test_a_store_travels_to_another_process_as_its_address(store: ObjectStore) -> None:
+    store.put("key", b"value")
+    assert pickle.loads(pickle.dumps(store)).get("key") == b"value"
 
 
 def test_put_replaces(store: ObjectStore) -> None:

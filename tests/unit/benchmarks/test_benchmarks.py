@@ -23,6 +23,7 @@ from benchmarks import (
     recalibration,
     request_files,
     sampling,
+    scale,
     selection,
     sensitivity,
     subject,
@@ -221,3 +222,14 @@ def test_request_files_are_the_same_for_a_seed_and_streamed(tmp_path: Path, caps
 def test_sampling_is_measured() -> None:
     table = sampling.measure(True)
     assert all(goal.reached for goal in table.goals)
+
+
+def test_scale_counts_every_kind_of_work_and_works_out_the_day(digits: Subject) -> None:
+    table = scale.compare(digits, 400)
+    rows = {row.name: row for row in table.rows}
+    assert all(row.million > 0 for row in table.rows)
+    draw = rows[scale.DRAW]
+    assert draw.hours == pytest.approx(draw.million * 1000 / 3600)
+    assert draw.cores == pytest.approx(draw.hours / 24)
+    assert rows[scale.MERGE].daily == 25_000
+    assert f"{draw.hours:,.1f} core-hours" in table.notes[1]

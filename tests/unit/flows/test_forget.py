@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tasks.traffic import Reject
 
 from flows.forget import Forgotten, forget
 from infra.errors import BadInput, NotFound
@@ -18,7 +17,7 @@ from tasks import erasure
 from tasks.promotion import journal
 from tasks.promotion.ledger import Kind, body
 from tasks.records import Request
-from tasks.traffic import read_window, to_parquet, write_traffic
+from tasks.traffic import Reject, read_window, to_parquet, write_traffic
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
 SET = "c" * 64

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BadInput
-from infra.settings import QUIET, read_settings
+from infra.settings import LOCAL, NONE, QUIET, read_settings, use_cluster
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("WORKSPACE", "STORE_URL", "MLFLOW_TRACKING_URI", "SIGNING_KEY", "ACTOR", "PREFECT_PORT"):
+    for name in ("WORKSPACE", "STORE_URL", "MLFLOW_TRACKING_URI", "SIGNING_KEY", "ACTOR", "PREFECT_PORT", "CLUSTER"):
         monkeypatch.delenv(f"REQUANT_{name}", raising=False)
 
 
@@ -29,6 +29,32 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUANT_STORE_URL", "s3://bucket/prefix")
     monkeypatch.setenv("REQUANT_MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert (read_settings().store_address, read_settings().mlflow_uri) == ("s3://bucket/prefix", "http://mlflow:5000")
+
+
+def test_settings_travel_as_environment_to_a_process_that_has_another_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REQUANT_CLUSTER", "tcp://127.0.0.1:8786")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    here = read_settings()
+    travelling, places = here.travelling(), (here.root, here.store_address, here.key_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name, value in travelling.items():
+        monkeypatch.setenv(name, value)
+    there = read_settings()
+    assert (there.root, there.store_address, there.key_path) == places
+    assert there.actor == here.actor
+    assert there.cluster == NONE  # what was spread is not spread again
+    assert "secret" not in travelling.values()
+
+
+def test_a_cluster_given_on_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUANT_CLUSTER", "tcp://127.0.0.1:8786")
+    use_cluster(None)
+    assert read_settings().cluster == "tcp://127.0.0.1:8786"
+    use_cluster(LOCAL)
+    assert read_settings().cluster == LOCAL
 
 
 def test_a_wrong_value_is_bad_input_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,17 @@ def test_a_whole_spec_is_read_with_its_defaults() -> None:
     assert spec.input.shape == (1, 8, 8)
     assert spec.window.hours == 24
     assert spec.approval == "auto"
+    assert spec.cluster is None
+
+
+@pytest.mark.parametrize("place", ["none", "local", "tcp://127.0.0.1:8786", "tls://dask.internal:8786"])
+def test_a_spec_says_where_its_work_is_spread(place: str) -> None:
+    assert parse(cluster=place).cluster == place
+
+
+def test_a_cluster_that_is_no_address_is_refused_by_its_field() -> None:
+    with pytest.raises(BadInput, match=r"cluster is 'http://dask:8786'"):
+        parse(cluster="http://dask:8786")
 
 
 @pytest.mark.parametrize(

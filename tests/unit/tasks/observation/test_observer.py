@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -253,3 +254,29 @@ def test_the_sign_of_a_zero_does_not_tell_the_order_of_the_batches() -> None:
     forth, back = (observed(one, [[0], [1]]) for one in (zeros, zeros[::-1]))
     assert forth.channel_low.tobytes() == back.channel_low.tobytes()
     assert forth.channel_high.tobytes() == back.channel_high.tobytes()
+
+
+@pytest.mark.parametrize("divisors", [None, {"fc": np.asarray([0.5, 2.0, 3.0], np.float32)}])
+def test_observers_of_some_batches_merge_to_the_single_pass(divisors: Mapping[str, Floats] | None) -> None:
+    cases = texts(3, 60)
+    cases[17][0, 1], cases[44][0, 0] = np.inf, np.nan
+    batches = [list(range(first, first + 5)) for first in range(0, 60, 5)]
+    whole = Observer((LINEAR,), divisors)
+    for index in (2, 0, 1):
+        part = Observer((LINEAR,), divisors)
+        for batch in batches[index::3]:
+            values, mask = padded([cases[i] for i in batch], 9)
+            part.update({"t": values}, np.asarray(batch, np.int64), mask)
+        whole.merge(pickle.loads(pickle.dumps(part)))
+    expected = observed(cases, batches, divisors)
+    assert_same(whole.result()["fc"], expected)
+    assert whole.result()["fc"].broken == expected.broken == {17: 1, 44: 1}
+
+
+def test_an_observer_that_saw_nothing_changes_nothing() -> None:
+    values, mask = padded(texts(4), 9)
+    whole = Observer((LINEAR,))
+    whole.update({"t": values}, np.arange(12, dtype=np.int64), mask)
+    before = whole.result()["fc"]
+    whole.merge(Observer((LINEAR,)))
+    assert_same(whole.result()["fc"], before)

@@ -1,5 +1,6 @@
 """The sample of a window: proportional, with a floor for the rare and a cap for the loud."""
 
+import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from infra.errors import BadInput
 from tasks.payloads import fingerprint
 from tasks.records import Request, Sample
-from tasks.sampling.strata import allocate, draw
+from tasks.sampling.strata import STRATA, allocate, choose, draw, gather
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -151,6 +152,39 @@ def test_memory_does_not_grow_with_the_traffic() -> None:
 def test_invented_strata_are_pooled() -> None:
     sample = draw((request(i, language=f"x{i}") for i in range(2000)), size=32, tenant_share=1.0)
     assert len(sample.requests) == 32
+
+
+@pytest.mark.parametrize("languages", [3, STRATA + 40])
+def test_shares_in_any_order_and_grouping_give_the_sample_of_one_pass(languages: int) -> None:
+    """More languages than STRATA as well: which of them are pooled must not depend on who came first."""
+    rng = random.Random(5)
+    requests = [
+        request(i, text=f"text {i % 1700}", tenant=f"t{rng.randrange(4)}", language=f"x{rng.randrange(languages)}")
+        for i in range(3000)
+    ]
+    expected = draw(requests, size=48, tenant_share=0.4)
+    for _ in range(3):
+        rng.shuffle(requests)
+        cuts = sorted(rng.sample(range(len(requests)), 6))
+        pools = [
+            gather(requests[start:end], size=48, tenant_share=0.4)
+            for start, end in zip([0, *cuts], [*cuts, len(requests)], strict=True)
+        ]
+        while len(pools) > 1:
+            rng.shuffle(pools)
+            pools[0].merge(pools.pop())
+        assert choose(pools[0]) == expected
+
+
+def test_a_pool_that_travelled_is_the_same() -> None:
+    pool = gather([request(i) for i in range(500)], size=16, tenant_share=0.5)
+    assert choose(pickle.loads(pickle.dumps(pool))) == choose(pool)
+
+
+def test_pools_of_another_size_are_not_merged() -> None:
+    pool = gather([request(1)], size=16, tenant_share=0.5)
+    with pytest.raises(BadInput, match="cannot be merged"):
+        pool.merge(gather([request(2)], size=8, tenant_share=0.5))
 
 
 @pytest.mark.parametrize(("size", "share"), [(0, 0.5), (8, 0.0), (8, 1.5)])

@@ -1,0 +1,55 @@
+"""A window's sample, drawn in shares that may run anywhere: what a worker is given are names, what it gives merges."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from infra.cluster import open_mapper
+from infra.settings import settings
+from tasks.records import Sample
+from tasks.sampling.strata import Pool, choose, draw, gather
+from tasks.traffic import StoredRequests, Window
+
+PARTS = 4
+"""Of traffic in a share: up to 40,000 requests, some seconds of work, which is what a dying worker costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowShare:
+    """Some parts of one window, and how to draw from them."""
+
+    keys: tuple[str, ...]
+    start: datetime
+    end: datetime
+    size: int
+    tenant_share: float
+
+
+def draw_window(window: Window, cluster: str | None, *, size: int, tenant_share: float) -> Sample:
+    """The sample of a window, by the cluster setting: byte for byte what `draw` gives in one process.
+
+    Raises what `draw` raises, and `Unavailable` when the cluster does not answer.
+    """
+    if not isinstance(window.requests, StoredRequests):
+        return draw(window.requests, size=size, tenant_share=tenant_share)
+    shares = shares_of(window.requests, size, tenant_share)
+    whole = gather((), size=size, tenant_share=tenant_share)
+    with open_mapper(cluster, pieces=len(shares)) as mapper:
+        for pool in mapper.map(gather_share, shares):
+            whole.merge(pool)
+    return choose(whole)
+
+
+def shares_of(requests: StoredRequests, size: int, tenant_share: float) -> Sequence[WindowShare]:
+    """The window's parts, PARTS at a time."""
+    keys = requests.keys
+    return [
+        WindowShare(keys[first : first + PARTS], requests.start, requests.end, size, tenant_share)
+        for first in range(0, len(keys), PARTS)
+    ]
+
+
+def gather_share(share: WindowShare) -> Pool:
+    """What one pass over a share keeps; runs on a worker."""
+    requests = StoredRequests(settings().store(), share.keys, share.start, share.end)
+    return gather(requests, size=share.size, tenant_share=share.tenant_share)

@@ -1,0 +1,206 @@
+"""A scheduler and two worker processes, one of them killed in the middle: the bytes are those of a single process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from infra.canonical import sha256
+from infra.cluster import open_mapper
+from infra.errors import Tampered
+from infra.settings import NONE, Settings, settings
+from tasks.models.catalog import RegisteredModel, register
+from tasks.observation.archive import dump_observation
+from tasks.observation.observer import Observer
+from tasks.observation.shares import observe_shares
+from tasks.records import Request, Sample, SampleRef
+from tasks.sampling import shares as sampling
+from tasks.sampling.strata import Pool
+from tasks.traffic import Window, read_window, to_parquet, write_traffic
+from tasks.validation.shares import GoldenEngine, golden_outputs
+from tests.clusters import Cluster, cluster
+from tests.integration.conftest import EXAMPLES
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+HOURS, AN_HOUR = 24, 300
+CASES = 160
+CALIBRATION = "calibration/digits/some.parquet"
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def model(shared_workspace: Settings) -> RegisteredModel:
+    added = register(EXAMPLES / "digits" / "model.yaml")
+    settings().store().put(CALIBRATION, to_parquet(added.pool[:CASES]))
+    return added
+
+
+@pytest.fixture(scope="module")
+def window(shared_workspace: Settings) -> Window:
+    """A day of texts in one part an hour, so that there are shares for everybody."""
+    rng = np.random.default_rng(0)
+    requests = [
+        Request(
+            f"r{number}",
+            START + timedelta(hours=number / AN_HOUR),
+            f"t{rng.integers(4)}",
+            ("docs", "chat")[rng.integers(2)],
+            ("en", "de", "ja")[rng.integers(3)],
+            f"text {rng.integers(900)}",
+        )
+        for number in range(HOURS * AN_HOUR)
+    ]
+    write_traffic(settings().store(), "texts", requests)
+    found = read_window(settings().store(), "texts", hours=HOURS)
+    assert len(found.requests.keys) >= HOURS  # type: ignore[union-attr]  # StoredRequests
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(shared_workspace: Settings) -> Iterator[Cluster]:
+    with cluster(workers=2) as started:
+        yield started
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, kind: type, result: int, worker: subprocess.Popen[bytes]) -> list[int]:
+    """Kill a worker when this many results have been merged; gives the number of merges, as they come."""
+    merged: list[int] = []
+    merge = kind.merge  # type: ignore[attr-defined]
+
+    def merge_and_kill(whole: object, part: object) -> None:
+        merged.append(len(merged) + 1)
+        if merged[-1] == result:
+            os.kill(worker.pid, signal.SIGKILL)
+            assert worker.wait(10) == -signal.SIGKILL
+        merge(whole, part)
+
+    monkeypatch.setattr(kind, "merge", merge_and_kill)
+    return merged
+
+
+def drawn(window: Window, place: str) -> Sample:
+    return sampling.draw_window(window, place, size=64, tenant_share=0.4)
+
+
+def test_a_worker_killed_in_the_middle_of_sampling_changes_no_byte(
+    window: Window, running: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "PARTS", 1)
+    alone = drawn(window, NONE)
+    with monkeypatch.context() as patched:
+        merged = kill_at(patched, Pool, 3, running.workers[0])
+        together = drawn(window, running.address)
+    assert len(merged) == HOURS
+    assert together == alone
+    assert to_parquet(together.requests) == to_parquet(alone.requests)
+    assert [worker.poll() for worker in running.workers] == [-signal.SIGKILL, None]
+
+
+def test_a_worker_killed_in_the_middle_of_observing_changes_no_byte(
+    model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.add_worker()
+    alone = observe_shares(model, CALIBRATION, CASES, NONE)
+    with monkeypatch.context() as patched:
+        wait_for_workers(running, 2)
+        merged = kill_at(patched, Observer, 1, running.workers[1])
+        together = observe_shares(model, CALIBRATION, CASES, running.address)
+    assert len(merged) == 4
+    assert dump_observation(together) == dump_observation(alone)
+    assert running.workers[1].poll() == -signal.SIGKILL
+
+
+def test_golden_cases_get_the_same_outputs_on_workers(model: RegisteredModel, running: Cluster) -> None:
+    plan = model.file("reference.onnx")
+    settings().store().put("candidates/plan", plan)
+    engine = GoldenEngine("onnxruntime-cpu", "candidates/plan", sha256(plan))
+    alone, together = (golden_outputs(model, engine, place) for place in (NONE, running.address))
+    assert together.tobytes() == alone.tobytes() == model.golden_reference.tobytes()
+    with pytest.raises(Tampered, match="is not the plan that was to be judged"):
+        golden_outputs(model, replace(engine, digest="0" * 64), running.address)
+
+
+def test_the_cluster_is_a_setting_of_the_process_or_the_spec(
+    model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps of the flows, with nothing but the setting between the two runs."""
+    from tasks.quantization.steps import observe
+
+    calibration = SampleRef(model.name, "some", CALIBRATION, CASES, CASES, {}, ())
+    seen = []
+    for place in (NONE, running.address):
+        monkeypatch.setenv("REQUANT_CLUSTER", place)
+        settings.cache_clear()
+        key = observe.fn(calibration)
+        seen.append(settings().store().get(key))
+        settings().store().delete(key)
+    assert seen[0] == seen[1]
+
+
+def test_workers_need_no_prefect_to_sample_observe_and_judge(running: Cluster) -> None:
+    with open_mapper(running.address, pieces=8) as mapper:
+        assert set(mapper.map(has_prefect, range(8))) == {False}
+
+
+def has_prefect(_: int) -> bool:
+    return "prefect" in sys.modules
+
+
+class Told:
+    """A progress that remembers its sentences."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def step(self, sentence: str, share: float) -> None:
+        self.sentences.append(sentence)
+
+
+def test_rungs_of_a_full_search_are_built_on_workers_to_the_same_bytes(
+    model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.climbing import Material, RungWork, build_ahead, build_rung
+    from tasks.quantization.recipes import find_recipe
+    from tasks.quantization.steps import observe
+
+    calibration = SampleRef(model.name, "some", CALIBRATION, CASES, CASES, {}, ())
+    material = Material(calibration, observe.fn(calibration), None, ())
+    ladder = [find_recipe(name) for name in ("int8-smooth", "int8-weights", "full-precision")]
+    monkeypatch.setenv("REQUANT_CLUSTER", running.address)
+    settings.cache_clear()
+    told = Told()
+    build_ahead(material, ladder, ["onnxruntime-cpu"], told)  # type: ignore[arg-type]  # a Progress needs a server
+    assert told.sentences == ["building 3 rungs on the cluster"]
+    together = candidates()
+    assert sum(name.endswith("/graph.onnx") for name in together) == 3
+    assert sum(name.endswith("/plan") for name in together) == 3
+    for name in together:
+        settings().store().delete(name)
+    for rung in ladder:
+        build_rung(RungWork(material, rung.name, None, ("onnxruntime-cpu",)))
+    assert candidates() == together
+
+
+def candidates() -> dict[str, bytes]:
+    store = settings().store()
+    return {name: store.get(name) for name in store.list("candidates/digits/")}
+
+
+def wait_for_workers(running: Cluster, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with open_mapper(running.address, pieces=2) as mapper:
+            if mapper.workers == count:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"there were never {count} workers")
