@@ -100,7 +100,7 @@ def retrain(stage: Stage) -> Played:
 
 
 def refuse(stage: Stage) -> Played:
-    """A third of everybody's images a thousand times too bright: no outliers any more; the gates refuse."""
+    """A third of everybody's images a thousand times too bright, and a person lifts the bound: the gates refuse."""
     before = champion_of("digits")
     images = stage.images(4.0, 8.0)
     poisoned = [
@@ -108,7 +108,7 @@ def refuse(stage: Stage) -> Played:
         for number, one in enumerate(images)
     ]
     stage.serve("digits", poisoned)
-    outcome = requantize("digits", recipe="recalibrate", reason="calibrate on today's traffic")
+    outcome = requantize("digits", recipe="recalibrate", reason="calibrate on today's traffic", allow_scale_change=True)
     refusals = [gate for report in outcome.rungs[-1].reports for gate in report.refusals]
     problems = _unless(outcome.status is Status.REFUSED, f"the run ended as {outcome.status}")
     problems += _unless(any(gate.verdict is Verdict.FAILED for gate in refusals), "no gate failed")

@@ -12,7 +12,7 @@ import yaml
 from examples.rows import CorpusRow, Payload, write
 from infra.settings import Settings
 from tasks.models.golden import write_golden
-from tasks.records import CaseKind, GoldenCase, Request, Verdict
+from tasks.records import CaseKind, GoldenCase, Request, SampleRef, Verdict
 from tests.integration.conftest import serve
 from tests.language_folders import write_folder
 
@@ -170,11 +170,16 @@ def test_an_evaluation_that_cannot_be_run_is_refused_in_one_sentence(
 
 
 def test_a_candidate_is_evaluated_by_the_beginning_of_its_id(language: Settings) -> None:
+    """One that was built and judged but not released: a release takes its candidate's place."""
     from flows.evaluate import find_subject
     from tasks.models.catalog import open_model
+    from tasks.quantization.steps import build_engine, write_graph
 
-    ids = {key.split("/")[2] for key in language.store().list("candidates/speaker/")}
-    one = sorted(ids)[0]
-    found = find_subject(open_model("speaker"), None, one[:10])
-    assert found.name == f"candidate {one[:12]}"
-    assert found.plan == language.store().get(f"candidates/speaker/{one}/engines/onnxruntime-cpu/plan")
+    store = language.store()
+    stored = next(key for key in store.list("calibration/speaker/") if key.endswith(".parquet"))
+    calibration = SampleRef(**json.loads(store.get(stored.replace(".parquet", ".json"))))
+    made = write_graph.fn(calibration, next(iter(store.list("observations/speaker/"))), "int8-max", None)
+    build_engine.fn(made, "onnxruntime-cpu")
+    found = find_subject(open_model("speaker"), None, made.candidate_id[:10])
+    assert found.name == f"candidate {made.candidate_id[:12]}"
+    assert found.plan == store.get(made.key("engines/onnxruntime-cpu/plan"))

@@ -145,8 +145,8 @@ def test_scales_from_a_poisoned_window_are_refused_and_the_champion_stays(digits
         for number, one in enumerate(images(4.0, 8.0, seed=4))
     ]
     serve(digits, "digits", 4, poisoned)
-    outcome = requantize("digits", recipe="recalibrate", reason="today's traffic")
-    assert outcome.status is Status.REFUSED
+    outcome = requantize("digits", recipe="recalibrate", reason="today's traffic", allow_scale_change=True)
+    assert outcome.status is Status.REFUSED, "even where a person lifts the bound on scales, the gates refuse"
     assert before is not None
     assert champion_of("digits") == before
     assert digits.registry().aliases("digits")["champion"] == before.version
@@ -278,7 +278,8 @@ def test_what_one_tenant_alone_sent_is_set_aside_with_the_reasons(digits: Settin
     entries = json.loads(digits.store().get(key))["entries"]
     (tenant, count), *others = Counter(entry["tenant"] for entry in entries).most_common()
     assert tenant == "t0"
-    assert count > 10 * sum(number for _, number in others)
+    # Whoever reaches beyond nine tenths of the others goes too: a few of everybody's brightest images.
+    assert count > 5 * sum(number for _, number in others)
     assert "taken for a shift" in entries[0]["reason"]
 
 

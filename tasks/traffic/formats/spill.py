@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.errors import Unavailable
+
 CACHE_KILOBYTES = 64_000
 """Of the database kept in memory; the rest is on the disk that holds temporary files, which needs about the space of
 what waits: a response may lie a whole file behind its request."""
@@ -24,5 +26,11 @@ def spill(schema: str) -> Iterator[sqlite3.Connection]:
             database.executescript(schema)
             database.execute("BEGIN")
             yield database
+        except sqlite3.Error as exc:
+            raise Unavailable(
+                f"the temporary folder {tempfile.gettempdir()} could not hold what waits during the import "
+                f"({exc}): free some space there, or point TMPDIR at another disk; what was stored before stays, and "
+                "importing the file again stores nothing twice"
+            ) from exc
         finally:
             database.close()

@@ -70,7 +70,7 @@ def test_a_cluster_that_is_no_address_is_refused_by_its_field() -> None:
         ({"task": "causal-lm"}, "input.tokenizer is missing"),
         (
             {"task": "causal-lm", "input": {"tokenizer": "tokenizer.json"}},
-            "budgets.quality: causal-lm has no metric flips; allowed here: agreement, code-drop, ",
+            "budgets.quality: causal-lm has no metric flips; allowed here: agreement, cache-agreement, ",
         ),
         ({"input": {"shape": [1], "new_tokens": 0}}, "input.new_tokens is 0: input should be greater than or equal"),
         ({"input": {}}, "input.shape is missing"),
