@@ -25,6 +25,7 @@ QUALITY = [
     {"metric": "agreement", "at_least": 0.3},
     {"metric": "exact-match-drop", "group": "all", "at_most": 0.9},
     {"metric": "code-drop", "group": "all", "at_most": 0.9},
+    {"metric": "cache-agreement", "group": "all", "at_least": 0.3},
 ]
 
 
@@ -110,6 +111,32 @@ def test_maintenance_watches_its_ranges_and_its_agreement(language: Settings) ->
     assert {"input", "range", "fidelity", "control"} <= set(readings)
     assert "agreement to full precision is" in readings["fidelity"].findings[0].text
     assert readings["range"].count == readings["fidelity"].count > 0
+
+
+def test_its_most_sensitive_site_stays_high_by_losses_measured_token_by_token(language: Settings) -> None:
+    from flows.requantize import requantize
+
+    serve(language, "speaker", 3, [replace(one, domain="docs") for one in traffic(80)])
+    outcome = requantize("speaker", recipe="int8-mixed-1")
+    assert outcome.release is not None, outcome.reason
+    facts = language.release("speaker", outcome.release).facts
+    losses = {row["site"]: row["loss"] for row in facts["sensitivity"]}
+    assert all(loss is not None and loss >= 0 for loss in losses.values())
+    assert len(facts["kept_high"]) == 1
+
+
+def test_an_int8_cache_is_judged_through_the_cache(language: Settings) -> None:
+    from flows.requantize import requantize
+
+    serve(language, "speaker", 5, [replace(one, domain="docs") for one in traffic(90)])
+    outcome = requantize("speaker", recipe="int8-kv")
+    (rung,) = outcome.rungs
+    report = next(one for one in rung.reports if one.target == "onnxruntime-cpu")
+    gates = {gate.metric: gate for gate in report.gates if gate.group == "all"}
+    assert gates["cache-agreement"].binding
+    assert gates["cache-agreement"].estimate is not None
+    assert gates["cache-agreement"].verdict is Verdict.PASSED, gates["cache-agreement"].reason
+    assert any("cache" in remark for remark in rung.remarks)
 
 
 def test_a_folder_that_is_no_language_model_is_refused(tmp_path: Path, language: Settings) -> None:
