@@ -9,7 +9,7 @@ import onnx
 
 from benchmarks.subject import Subject
 from infra.engines import open_target
-from tasks.observation.observer import SiteObservation
+from tasks.observation.observer import ROWS, SiteObservation
 from tasks.observation.scales import Scales
 from tasks.observation.sites import expose
 from tasks.observation.watch import watch
@@ -65,10 +65,10 @@ def quantize(
     return derived(subject, chosen, observed, champion, clock)
 
 
-def observe(subject: Subject) -> Mapping[str, SiteObservation]:
-    """One pass over the subject's calibration set, for any number of recipes."""
+def observe(subject: Subject, rows: int = ROWS) -> Mapping[str, SiteObservation]:
+    """One pass over the subject's calibration set, for any number of recipes; `rows` are kept of every site."""
     instrumented = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
-    return watch(instrumented, subject.sites, subject.inputs, subject.calibration)
+    return watch(instrumented, subject.sites, subject.inputs, subject.calibration, rows=rows)
 
 
 def derived(

@@ -37,10 +37,12 @@ class Footprint:
         return self.weights + self.activations + self.search + self.rows + BASE
 
 
-def footprint(model: onnx.ModelProto, sites: tuple[Site, ...], *, tokens: int, hessian: bool = False) -> Footprint:
+def footprint(
+    model: onnx.ModelProto, sites: tuple[Site, ...], *, tokens: int, hessian: bool = False, kept: int = ROWS
+) -> Footprint:
     """Of observing a model in batches and deriving one graph; `tokens` stands for every dimension that is not fixed.
 
-    The first dimension of an activation is the batch. `hessian`: the recipe rounds by GPTQ.
+    The first dimension of an activation is the batch. `hessian`: the recipe rounds by GPTQ. `kept`: rows of a site.
     """
     sizes = {item.name: math.prod(item.dims) * _width(item.data_type) for item in model.graph.initializer}
     dims = {item.name: tuple(item.dims) for item in model.graph.initializer}
@@ -59,7 +61,7 @@ def footprint(model: onnx.ModelProto, sites: tuple[Site, ...], *, tokens: int, h
         weights=COPIES * sum(sizes.values()),
         activations=4 * (sum(elements) + sum(results) + 2 * largest),
         search=4 * max(layers, default=0) + (HESSIAN * max(inputs, default=0) ** 2 if hessian else 0),
-        rows=4 * ROWS * sum(shape[-1] for shape in seen.values() if shape),
+        rows=4 * kept * sum(shape[-1] for shape in seen.values() if shape),
     )
 
 

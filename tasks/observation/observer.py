@@ -16,6 +16,9 @@ from tasks.observation.sites import Site
 ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
 
+MANY_ROWS = 4096
+"""Kept in a pass of its own where GPTQ learns to round to few bits: 192 rows of 512 inputs are overfitted."""
+
 _TOKEN_BITS = np.uint64(24)
 
 
@@ -26,7 +29,7 @@ class SiteObservation:
     histogram: ExponentHistogram  # of |x|
     channel_low: NDArray[np.float32]  # [channels], the least value of each
     channel_high: NDArray[np.float32]  # [channels], the largest
-    rows: NDArray[np.float32]  # [at most ROWS, channels]; empty where the site cannot be smoothed
+    rows: NDArray[np.float32]  # [kept, channels], ROWS unless more were asked for; empty where nothing can be smoothed
     broken: Mapping[int, int] = field(default_factory=dict)  # case -> infinities and NaN; -1 where no case is known
 
     @property
@@ -39,11 +42,14 @@ class Observer:
     """Adds up batches; the result does not depend on how the data were batched.
 
     `divisors` (site name -> [channels]) are the smoothing factors of a deployed graph: with them, the observer
-    sees what that graph's quantizers see.
+    sees what that graph's quantizers see. `rows` are kept at most of every site.
     """
 
-    def __init__(self, sites: tuple[Site, ...], divisors: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+    def __init__(
+        self, sites: tuple[Site, ...], divisors: Mapping[str, NDArray[np.float32]] | None = None, rows: int = ROWS
+    ) -> None:
         self._sites = sites
+        self._most = rows
         self._divisors = divisors or {}
         self._histograms = {site.name: ExponentHistogram.empty() for site in sites}
         self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
@@ -68,7 +74,7 @@ class Observer:
                 continue
             shape = tuple(values.shape[:-1])
             if shape not in numbered:
-                numbered[shape] = _rows(shape, cases, mask)
+                numbered[shape] = _rows(shape, cases, mask, self._most)
             self._add_rows(site, values, numbered[shape])
 
     def merge(self, other: Observer) -> None:
@@ -110,7 +116,7 @@ class Observer:
         else:
             seen = on_host(rows)
             keys = _mix(_content(seen))
-            chosen = np.argsort(keys, kind="stable")[:ROWS]
+            chosen = np.argsort(keys, kind="stable")[: self._most]
             self._keep_rows(site, keys[chosen], seen[chosen])
 
     def _count(self, site: Site, values: Values, channel_axis: int, cases: NDArray[np.int64] | None) -> None:
@@ -136,7 +142,7 @@ class Observer:
         if site.name in self._rows:
             old_keys, old_rows = self._rows[site.name]
             keys, rows = np.concatenate([old_keys, keys]), np.concatenate([old_rows, rows])
-            keep = np.argsort(keys, kind="stable")[:ROWS]
+            keep = np.argsort(keys, kind="stable")[: self._most]
             keys, rows = keys[keep], rows[keep]
         self._rows[site.name] = (keys, rows)
 
@@ -148,10 +154,10 @@ class _Rows:
     real: NDArray[np.intp] | None  # those that are no padding; None where all are
     owners: NDArray[np.int64] | None  # the case of each real row
     keys: NDArray[np.uint64] | None  # of the chosen; None where only a row's content can tell rows apart
-    chosen: NDArray[np.intp]  # at most ROWS of the real ones
+    chosen: NDArray[np.intp]  # at most as many of the real ones as are kept
 
 
-def _rows(shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None) -> _Rows:
+def _rows(shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None, most: int) -> _Rows:
     numbers, real = _numbers((*shape, 1), cases, mask), None
     if mask is not None and mask.size == int(np.prod(shape)) and not mask.all():
         real = np.flatnonzero(mask)
@@ -159,7 +165,7 @@ def _rows(shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.boo
     if numbers is None:
         return _Rows(real, None, None, np.zeros(0, np.intp))
     keys = _mix(numbers)
-    chosen = np.argsort(keys, kind="stable")[:ROWS]
+    chosen = np.argsort(keys, kind="stable")[:most]
     return _Rows(real, (numbers >> _TOKEN_BITS).astype(np.int64), keys[chosen], chosen)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import DeviceEngine, Engine
 from tasks.observation.counting import Values
-from tasks.observation.observer import Observer, SiteObservation
+from tasks.observation.observer import ROWS, Observer, SiteObservation
 from tasks.observation.sites import Site
 
 if TYPE_CHECKING:  # a GPU host that only counts has no tokenizers
@@ -33,9 +33,13 @@ def watch(
     inputs: Inputs,
     payloads: Sequence[Payload],
     divisors: Mapping[str, NDArray[np.float32]] | None = None,
+    rows: int = ROWS,
 ) -> dict[str, SiteObservation]:
-    """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen."""
-    return watched(instrumented, sites, inputs, payloads, divisors).result()
+    """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen.
+
+    `rows` are kept at most of every site.
+    """
+    return watched(instrumented, sites, inputs, payloads, divisors, rows).result()
 
 
 def watched(
@@ -44,9 +48,10 @@ def watched(
     inputs: Inputs,
     payloads: Sequence[Payload],
     divisors: Mapping[str, NDArray[np.float32]] | None = None,
+    rows: int = ROWS,
 ) -> Observer:
     """The observer itself, which merges with those of other batches."""
-    observer = Observer(sites, divisors)
+    observer = Observer(sites, divisors, rows)
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
     return observer

@@ -17,6 +17,7 @@ from tasks.quantization.folding import fold
 from tasks.quantization.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipes import Recipe
 from tasks.quantization.rounding import corrections, round_weights, train_site
+from tasks.quantization.submodules import by_site
 from tasks.quantization.training import LEAST_ROWS
 from tasks.quantization.unknown import holds
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
@@ -48,12 +49,13 @@ def assemble(
     active = tuple(site for site in sites if site.name not in kept)
     factors = deployed_factors({site.name: choices[site.name] for site in active})
     folded, done = fold(model, active, factors) if folding else (model, frozenset[str]())
+    recipes = by_site(recipe, sites)
     planned: list[QuantizedSite | CastSite] = [
         _planned(
             folded,
             site,
             observed[site.name].rows,
-            recipe,
+            recipes[site.name],
             choices[site.name],
             folded=site.name in done,
             trained=site.name in trained,

@@ -21,6 +21,7 @@ from tasks.quantization.ranges import require_data
 from tasks.quantization.recipes import Recipe, Smoothing
 from tasks.quantization.remarks import kept_remarks, observed_remarks, scale_remarks
 from tasks.quantization.sensitivity import Sensitivity
+from tasks.quantization.submodules import by_site
 from tasks.quantization.training import LEAST_ROWS
 from tasks.quantization.unknown import overflowing, unknown_ranges
 
@@ -116,11 +117,11 @@ def tune(
     """Make every site's choice and rank the sites: the slow part of `derive`, which raises the same errors."""
     _require_fit(sites, observed, recipe, deployed)
     weights = {site.name: [layer_weight(model, layer) for layer in site.layers] for site in sites}
-    unknown = unknown_ranges(sites, observed, recipe)
+    unknown, recipes = unknown_ranges(sites, observed, recipe), by_site(recipe, sites)
     choices = {
         site.name: _without_range(site.name, recipe, deployed or {})
         if site.name in unknown
-        else choose(site, observed[site.name], weights[site.name], recipe, deployed or {})
+        else choose(site, observed[site.name], weights[site.name], recipes[site.name], deployed or {})
         for site in sites
     }
     if recipe.smoothing is Smoothing.EQUALIZED:  # factors that cannot be folded would cost a product of their own
@@ -129,7 +130,8 @@ def tune(
             name: item if name in folded or name in unknown else _plain(observed[name], recipe)
             for name, item in choices.items()
         }
-    return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, recipe.weights), unknown)
+    schemes = {name: item.weights for name, item in recipes.items()}
+    return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, schemes), unknown)
 
 
 def _without_range(site: str, recipe: Recipe, deployed: Scales) -> Choice:

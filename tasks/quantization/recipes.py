@@ -54,16 +54,23 @@ class Recipe:
     rounding: Rounding = Rounding.NEAREST
     bias_correction: bool = False
     tables: Format = Format.FP32  # embedding tables, one scale a row
+    head: WeightScheme | None = None  # of the layer that returns the output, where it has a scheme of its own
+    head_at_ends: bool = False  # the first and the last numbered block get the head's scheme too
     kv_cache: Format = Format.FP32  # a language model's keys and values between steps: FP32 or INT8, one scale a tensor
     trained_sites: int = 0  # the most sensitive ones, where the rounding is trained
     high_precision_sites: int = 0  # the most sensitive sites are not quantized
     high_precision: Format = Format.FP32  # what those compute in
     quantized: bool = True
-    version: int = 3
+    version: int = 4
 
     def document(self) -> Mapping[str, Json]:
         """As it is written into a release's manifest."""
         return asdict(self)
+
+    @property
+    def learns_from_many(self) -> bool:
+        """Few bits lose so much that GPTQ moves weights far: it then needs more rows than an observation keeps."""
+        return self.rounding is Rounding.GPTQ and self.activations is None
 
     @property
     def keeps_graph(self) -> bool:
@@ -89,7 +96,7 @@ def _mixed(count: int) -> Recipe:
 
 def _weight_only(name: str, summary: str, format: Format, block: int, **more: object) -> Recipe:
     scheme = WeightScheme(format, PerBlock(block), clipped=True)
-    return Recipe(name, summary, scheme, None, tables=Format.INT8, **more)  # type: ignore[arg-type]  # its own fields
+    return Recipe(name, summary, scheme, None, tables=Format.INT8, head=_INT8_WEIGHTS, **more)  # type: ignore[arg-type]  # its own fields
 
 
 _ALL = (
@@ -157,11 +164,28 @@ _ALL = (
     ),
     Recipe("fp8", "FP8 weights and activations", WeightScheme(Format.FP8), ActivationScheme(Format.FP8)),
     Recipe("int8-weights", "INT8 weights, activations in floating point", activations=None, tables=Format.INT8),
-    *(_weight_only(f"int4-block-{b}", f"INT4 weights, {b} a scale", Format.INT4, b) for b in (32, 64, 128)),
-    _weight_only("int4-awq", "INT4 weights, activation-aware scaling", Format.INT4, 32, rounding=Rounding.AWQ),
-    _weight_only("int4-gptq", "INT4 weights, GPTQ rounding", Format.INT4, 32, rounding=Rounding.GPTQ),
-    _weight_only("int2-block-32", "INT2 weights, 32 a scale", Format.INT2, 32),
-    _weight_only("int2-gptq", "INT2 weights, GPTQ rounding", Format.INT2, 32, rounding=Rounding.GPTQ),
+    *(
+        _weight_only(f"int4-block-{b}", f"INT4 weights, {b} a scale, the output layer in INT8", Format.INT4, b)
+        for b in (32, 64, 128)
+    ),
+    _weight_only(
+        "int4-awq", "INT4 weights, activation-aware scaling, INT8 output layer", Format.INT4, 32, rounding=Rounding.AWQ
+    ),
+    _weight_only(
+        "int4-gptq", "INT4 weights, GPTQ rounding, the output layer in INT8", Format.INT4, 32, rounding=Rounding.GPTQ
+    ),
+    _weight_only(
+        "int4-mixed",
+        "int4-gptq with the first and the last block in INT8 too",
+        Format.INT4,
+        32,
+        rounding=Rounding.GPTQ,
+        head_at_ends=True,
+    ),
+    _weight_only("int2-block-32", "INT2 weights, 32 a scale, the output layer in INT8", Format.INT2, 32),
+    _weight_only(
+        "int2-gptq", "INT2 weights, GPTQ rounding, the output layer in INT8", Format.INT2, 32, rounding=Rounding.GPTQ
+    ),
     Recipe("fp16", "FP16 weight products", WeightScheme(Format.FP16), None, tables=Format.FP16),
     Recipe("bf16", "BF16 weight products", WeightScheme(Format.BF16), None, tables=Format.BF16),
     Recipe("full-precision", "no quantization: the fallback when quality or safety cannot wait", quantized=False),

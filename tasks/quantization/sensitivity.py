@@ -144,15 +144,15 @@ def rank(
     observed: Mapping[str, SiteObservation],
     choices: Mapping[str, Choice],
     weights: Mapping[str, Sequence[NDArray[np.float32]]],
-    scheme: WeightScheme,
+    schemes: Mapping[str, WeightScheme],
 ) -> tuple[Sensitivity, ...]:
-    """Most sensitive first; `weights` are [outputs, inputs...] per layer of each site."""
+    """Most sensitive first; `weights` are [outputs, inputs...] per layer of each site, stored by its scheme."""
     work = {site.name: float(sum(weight.size for weight in weights[site.name])) for site in sites}
     total = sum(work.values())
     found = [
         Sensitivity(
             site.name,
-            _error(observed[site.name], choices[site.name], weights[site.name], scheme),
+            _error(observed[site.name], choices[site.name], weights[site.name], schemes[site.name]),
             work[site.name] / total,
         )
         for site in sites

@@ -24,9 +24,10 @@ from tasks.observation.bounded import bounded
 from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
 from tasks.observation.histogram import ExponentHistogram
-from tasks.observation.observer import SiteObservation
+from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.shares import observe_shares
+from tasks.observation.watch import watch
 from tasks.quantization import mixed, qdq, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
@@ -120,10 +121,13 @@ def write_graph(
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
-        _require_memory(model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED))
+        kept = MANY_ROWS if recipe.learns_from_many else ROWS
+        _require_memory(model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED), kept=kept)
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
+        if recipe.learns_from_many:  # after the search, which the few rows serve as well
+            observed = _more_rows(model, calibration)
         measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
         parts = measured.parts if measured else None
         derived = derive(
@@ -144,6 +148,14 @@ def write_graph(
         facts["quantized_share"],
         tuple(facts.get("remarks", ())),
     )
+
+
+def _more_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, SiteObservation]:
+    """A pass over the calibration set that keeps as many rows as GPTQ needs for few bits; they are not stored."""
+    requests = from_parquet(settings().store().get(calibration.key), where=f"the calibration set {calibration.key}")
+    payloads = [item.payload for item in requests]
+    found = watch(model.instrumented, model.sites, model.inputs, payloads, rows=MANY_ROWS)
+    return bounded(found, calibration.ceilings)
 
 
 def _cache_ranges(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, ExponentHistogram]:
@@ -243,10 +255,10 @@ def _tuning(recipe: Recipe) -> Recipe:
     )
 
 
-def _require_memory(model: RegisteredModel, *, hessian: bool = False) -> None:
+def _require_memory(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> None:
     """Before the work begins: the kernel would end it without a word."""
     spec = model.spec.input
-    needed = footprint(model.graph, model.sites, tokens=spec.max_length, hessian=hessian).total
+    needed = footprint(model.graph, model.sites, tokens=spec.max_length, hessian=hessian, kept=kept).total
     mend = "free some, lower input.max_length, or run it on a larger machine"
     require_memory(needed, f"quantizing {model.name}", mend)
 

@@ -69,7 +69,7 @@ def convolution_error(amax: float) -> float:
     model = graphs.convolution(kernel)
     sites, observed = observe(model, np.random.default_rng(1).standard_normal((8, 3, 6, 6)).astype(np.float32))
     weights = {"conv": [layer_weight(model, sites[0].layers[0])]}
-    (found,) = rank(sites, observed, {"conv": Choice(Quantizer(amax))}, weights, WeightScheme())
+    (found,) = rank(sites, observed, {"conv": Choice(Quantizer(amax))}, weights, {"conv": WeightScheme()})
     return found.error
 
 
