@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench up clean
+.PHONY: help setup demo test test-gpu check bench up clean
 
 help:
 	@echo "make demo   install, then run the whole loop on two real models"
 	@echo "make test   install, then checks and tests"
+	@echo "make test-gpu  what needs a CUDA device; says why where there is none"
 	@echo "make check  format, lint, types, import directions"
 	@echo "make bench  side-by-side measurements against peers"
 	@echo "make up     Prefect, MLflow, the schedules and the console"
@@ -20,7 +21,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx,examples,bench,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx,examples,evaluation,privacy,lineage,bench,dev]'
 	touch $@
 
 demo: setup
@@ -34,6 +35,10 @@ check: setup
 
 test: check
 	sh tests/run.sh
+
+# On a host with packages of its own: `python3 -m pytest tests/gpu -ra -s` from this folder.
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu -ra -s
 
 bench: setup
 	$(BIN)/python -m benchmarks

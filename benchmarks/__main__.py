@@ -21,6 +21,12 @@ NAMES = (
     "drift-to-quality",
     "recipes",
     "sensitivity",
+    "scan",
+    "profiles",
+    "sampling",
+    "language",
+    "selection",
+    "poisoning",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

@@ -7,7 +7,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "transformers", "nvidia-modelopt", "tensorrt-rtx")
+PACKAGES = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "transformers",
+    "nvidia-modelopt",
+    "tensorrt-rtx",
+    "pyarrow",
+    "duckdb",
+    "evidently",
+)
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 
 

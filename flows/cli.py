@@ -28,6 +28,7 @@ app.add_typer(traffic_app, name="traffic")
 Model = Annotated[str, typer.Argument(help="Name of a registered model, such as minilm.")]
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
 Search = Literal["first", "full"]
+TrafficFormat = Literal["requant-parquet", "jsonl", "kserve", "triton", "openai-chat", "mlflow-traces"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -99,15 +100,50 @@ def model_list(as_json: Json = False) -> None:
 
 @traffic_app.command("import")
 def traffic_import(
-    path: Annotated[Path, typer.Argument(help="JSON Lines (.jsonl) or Parquet (.parquet).")],
+    path: Annotated[str, typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server.")],
     model: Annotated[str, typer.Option(help="The model that served it.")],
+    format: Annotated[TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")] = None,
+    first_at: Annotated[
+        str | None, typer.Option(help="When the first record was taken, where the format knows no date.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; records that are wrong are set aside with the reason."""
     from flows import intake, printing
 
-    taken = intake.take_in(path, model)
+    taken = intake.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
+
+
+@traffic_app.command("simulate")
+def traffic_simulate(
+    model: Model,
+    scenario: Annotated[Path, typer.Option(help="A scenario file, such as examples/scenarios/new-language.yaml.")],
+    days: Annotated[float | None, typer.Option(help="Length; left out, the scenario's.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests an hour; left out, the scenario's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and --until give the same bytes.")] = 0,
+    until: Annotated[str | None, typer.Option(help="When it ends [the last full hour].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
+    from flows import printing, simulation
+
+    made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    printing.emit(made, as_json, printing.fields)
+
+
+@traffic_app.command("forget")
+def traffic_forget(
+    model: Annotated[str, typer.Option(help="The model that served it.")],
+    tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
+    request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
+    as_json: Json = False,
+) -> None:
+    """Erase a tenant or a request from everything stored, and name every release that was calibrated with it."""
+    from flows import forget, printing
+
+    printing.emit(forget.forget(model, tenant=tenant, request=request, reason=reason), as_json, printing.forgotten)
 
 
 @app.command()
@@ -133,6 +169,9 @@ def requantize(
     search: Annotated[
         Search, typer.Option(help="first: stop at the first rung that passes; full: measure all, promote the cheapest.")
     ] = "first",
+    allow_scale_change: Annotated[
+        bool, typer.Option(help="Let new scales differ from the champion's by more than the spec allows one window.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build, judge and promote a candidate for the newest traffic."""
@@ -141,10 +180,37 @@ def requantize(
     with printing.orchestrated(model, quiet=as_json):
         from flows.requantize import requantize
 
-        outcome = requantize(model, recipe=recipe, reason=reason, require_approval=require_approval, search=search)
+        outcome = requantize(
+            model,
+            recipe=recipe,
+            reason=reason,
+            require_approval=require_approval,
+            search=search,
+            allow_scale_change=allow_scale_change,
+        )
     printing.emit(outcome, as_json, printing.outcome)
     if outcome.refused:
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    suite: Annotated[
+        str, typer.Option(help="golden, or lm-eval:TASK for a task of the evaluation harness.")
+    ] = "golden",
+    version: Annotated[str | None, typer.Option(help="A registered version; left out, the champion.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="Id of a candidate that was built, or its beginning.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Cases of an lm-eval task, at most.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
+    from flows import printing
+    from flows.evaluate import evaluate
+
+    found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+    printing.emit(found, as_json, printing.evaluation)
 
 
 @app.command()
@@ -228,9 +294,48 @@ def history(model: Model, as_json: Json = False) -> None:
     printing.emit(views.history(model), as_json, printing.history)
 
 
+@app.command("lineage")
+def show_lineage(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="Only what leads to and from this version.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="Only what leads to and from this digest, or its first digits.")
+    ] = None,
+    export: Annotated[
+        Literal["openlineage", "prov"] | None, typer.Option(help="OpenLineage events or PROV-JSON.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the export to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """From traffic to calibration set, scales, graph, engines and release, up and down from any digest."""
+    from flows import lineage, printing
+
+    found = lineage.of(model, version, digest)
+    if export is None:
+        printing.emit(found, as_json, printing.lineage)
+    elif output is None:
+        print(lineage.exported(found, export).decode(), end="")
+    else:
+        lineage.write(found, export, output)
+        printing.emit({"written": str(output), "nodes": len(found.nodes)}, as_json, printing.fields)
+
+
+@app.command()
+def explain(
+    model: Model,
+    window: Annotated[str, typer.Option(help="Digest of a window, or how it begins; or latest.")] = "latest",
+    as_json: Json = False,
+) -> None:
+    """Why the loop did or did not act on a window, with the figures of every lens and the evidence so far."""
+    from flows import printing
+    from flows.explain import explain as explained
+
+    printing.emit(explained(model, window), as_json, printing.explanation)
+
+
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start Prefect, MLflow, the schedules and the console; Ctrl-C stops them all."""
+    """Start Prefect, MLflow, Evidently, the schedules and the console; Ctrl-C stops them all."""
     from flows import printing
     from flows.up import run
 

@@ -43,6 +43,7 @@ class Material:
     observation: str
     champion: ReleaseRef | None
     served: tuple[str, ...]  # groups of the traffic
+    allow_scale_change: bool = False
 
 
 def climb_ladder(
@@ -135,7 +136,7 @@ def _measured(
 ) -> Climbed:
     """Build and judge one rung."""
     candidate = quantization.write_graph(
-        material.calibration, material.observation, rung.name, material.champion, losses
+        material.calibration, material.observation, rung.name, material.champion, losses, material.allow_scale_change
     )
     engines: list[EngineRef] = []
     reports: list[GateReport] = []

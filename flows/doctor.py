@@ -12,6 +12,7 @@ from flows.runtime import healthy, running_server
 from infra.engines import TARGETS, open_target
 from infra.errors import AlreadyExists, RequantError, Unavailable
 from infra.settings import Settings
+from tasks.privacy import LIMITS, missing
 
 PACKAGES = ("prefect", "mlflow", "evidently", "torch", "onnx", "onnxruntime", "boto3", "transformers")
 PYTHON = (3, 11)
@@ -39,7 +40,7 @@ def examine(settings: Settings) -> list[Check]:
         ("Prefect", lambda: _prefect(settings)),
     )
     checks = [_run(what, probe) for what, probe in probes]
-    return [*checks, *map(_package, PACKAGES), *map(_target, TARGETS)]
+    return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS)]
 
 
 def _run(what: str, probe: Callable[[], Check]) -> Check:
@@ -99,6 +100,13 @@ def _package(name: str) -> Check:
         return Check(name, "fine", version(name))
     except PackageNotFoundError:
         return Check(name, "broken", "not installed", "make setup")
+
+
+def _privacy() -> Check:
+    reason = missing()
+    if reason is not None:
+        return Check("privacy library", "absent", reason, "make setup, or set calibration.privacy to patterns")
+    return Check("privacy library", "fine", f"presidio-analyzer {version('presidio-analyzer')}: {LIMITS}")
 
 
 def _target(name: str) -> Check:

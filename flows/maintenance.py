@@ -1,7 +1,7 @@
 """Scheduled maintenance: sample the window, look through every lens, decide, act when the decision says so."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from infra.settings import settings
 from tasks.drift import steps as drift
 from tasks.drift.decision import recalibrates, wants_retraining
 from tasks.promotion import steps as promotion
-from tasks.records import Decision, LensReading, ReleaseRef, SampleRef
+from tasks.records import Action, Decision, Health, LensReading, PastDecision, ReleaseRef, SampleRef
 from tasks.sampling import steps as sampling
 
 
@@ -42,10 +42,11 @@ def maintenance(
     window = sampling.sample_window(model, until)
     if window is None:
         return Outcome(model, Status.INCONCLUSIVE, f"{model}: too few requests in the window to tell; nothing was done")
-    decision = _decide(window, champion, progress)
-    first = promotion.record_decision(model, decision, actor)
+    past = promotion.decisions_before(model, window.digest)
+    decision = _decide(window, champion, past, progress)
+    first = promotion.record_decision(model, decision, actor, champion, window, drift.basis(window, decision))
     progress.step("writing the drift report", 0.8)
-    report = drift.write_report(window, champion, decision)
+    report = drift.write_report(window, champion, decision, past)
     _leave_artifacts(model, decision, report)
     write_measures(model, readings=decision.readings, flow="maintenance", seconds=time.perf_counter() - started)
     outcome = _act(window, decision, first, actor)
@@ -53,19 +54,22 @@ def maintenance(
     return replace(outcome, decision=decision, report=report)
 
 
-def _decide(window: SampleRef, champion: ReleaseRef, progress: Progress) -> Decision:
-    look = promotion.looks_since_promotion(window.model) + 1
-    readings: list[LensReading] = []
+def _decide(window: SampleRef, champion: ReleaseRef, past: Sequence[PastDecision], progress: Progress) -> Decision:
+    weights = drift.look_at_weights(champion)
+    readings: list[LensReading] = [weights]
+    stale = next((one.exceeded.get("range", ()) for one in reversed(past) if one.champion == champion.version), ())
     lenses: tuple[tuple[str, Callable[[], list[LensReading]]], ...] = (
         ("inputs", lambda: [drift.look_at_inputs(window, champion)]),
-        ("ranges", lambda: [drift.look_at_ranges(window, champion)]),
-        ("fidelity", lambda: drift.look_at_fidelity(window, champion, look)),
-        ("full precision", lambda: [drift.look_at_control(window)]),
+        ("ranges", lambda: [drift.look_at_ranges(window, champion, stale)]),
+        ("fidelity", lambda: drift.look_at_fidelity(window, champion)),
+        ("full precision", lambda: [drift.look_at_control(window, champion)]),
     )
+    if weights.health is Health.DEGRADED:  # scales and answers of other weights say nothing about these
+        lenses = (lenses[0], lenses[-1])
     for index, (name, look_through) in enumerate(lenses):
         progress.step(f"looking at {name} of {window.rows} requests", 0.2 + 0.15 * index)
         readings += look_through()
-    return drift.decide_window(window, readings)
+    return drift.decide_window(window, champion, readings, past)
 
 
 def _act(window: SampleRef, decision: Decision, first: bool, actor: str) -> Outcome:
@@ -79,8 +83,8 @@ def _act(window: SampleRef, decision: Decision, first: bool, actor: str) -> Outc
         return Outcome(model, Status.ALREADY_DONE, f"this window was decided before: {decision.action}")
     if wants_retraining(decision):
         return Outcome(model, Status.RETRAINING_REQUESTED, why)
-    kept = decision.action.value == "keep"
-    return Outcome(model, Status.KEPT if kept else Status.INCONCLUSIVE, why)
+    ends = {Action.KEEP: Status.KEPT, Action.HOLD: Status.HELD}
+    return Outcome(model, ends.get(decision.action, Status.INCONCLUSIVE), why)
 
 
 def _leave_artifacts(model: str, decision: Decision, report: str) -> None:

@@ -10,6 +10,7 @@ class Status(StrEnum):
     """How a run ended."""
 
     KEPT = "kept"  # nothing had to be done
+    HELD = "held"  # something degraded, and acting waits for confirmation, the cooldown or the build budget
     PROMOTED = "promoted"
     AWAITING_APPROVAL = "awaiting-approval"
     REFUSED = "refused"  # no candidate passed its gates

@@ -1,5 +1,6 @@
 """How the command line speaks: Rich on a terminal, plain lines in a pipe, or one JSON document."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,6 +115,19 @@ def recipes(views: Sequence[Any]) -> None:
         console.print(f"no: {escape(reason)}")
 
 
+def evaluation(found: Any) -> None:
+    """Both sides of every figure over all cases; the groups are in the JSON document and in MLflow."""
+    table = _table("metric", "cases", "full precision", "candidate", "difference")
+    shown = [one for one in found.figures if one.group == "all"] or found.figures
+    for one in shown:
+        name = one.metric if one.group == "all" else f"{one.group} {one.metric}"
+        sides = (f"{one.full_precision:.4f}", f"{one.candidate:.4f}", f"{one.difference:+.4f}")
+        table.add_row(escape(name), "-" if one.count is None else str(one.count), *sides)
+    console.print(f"{escape(found.suite)} on {found.subject} of {found.model}, {found.target}")
+    console.print(table)
+    console.print(f"MLflow run {found.run}")
+
+
 def history(entries: Sequence[Any]) -> None:
     """A table of ledger entries, oldest first."""
     table = _table("#", "time", "what", "version", "by", "why")
@@ -124,13 +138,60 @@ def history(entries: Sequence[Any]) -> None:
     console.print(table)
 
 
+def explanation(found: Any) -> None:
+    """One decision: what was done, why, on which evidence."""
+    console.print(f"[bold]{found.action}[/bold]  window {found.window[:16]} up to {found.end or 'an unknown time'}")
+    for line in found.reasons:
+        console.print(f"  {escape(line)}")
+    console.print(f"what changed  {escape(found.attribution)}")
+    if found.held:
+        console.print(f"held back     {escape(found.held)}")
+    console.print(f"restraint     {escape(found.restraint)}")
+    console.print(f"false alarms  {escape(found.false_alarms)}")
+    table = _table("lens", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm")
+    for one in found.evidence:
+        cells = (one.lens, one.subject, str(one.requests), one.since_promotion, one.now, one.needed)
+        table.add_row(*map(escape, cells), "yes" if one.alarmed else "no")
+    console.print(table)
+    for name, digests in found.inputs.items():
+        console.print(f"{name:<13} {escape(json.dumps(digests))}")
+
+
 def intake(taken: Any) -> None:
     """What became of a traffic file."""
-    console.print(f"{taken.accepted} requests stored in {taken.parts} files; {taken.rejected} set aside")
+    known = f"{taken.duplicates} known already; " if taken.duplicates else ""
+    console.print(f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set aside")
     for reason, count in taken.reasons.items():
         console.print(f"  {count} x {escape(reason)}")
-    if taken.rejects:
-        console.print(f"  they lie at {taken.rejects}")
+    for key in taken.rejects:
+        console.print(f"  they lie at {key}")
+
+
+def forgotten(acts: Sequence[Any]) -> None:
+    """What was removed, which releases had been calibrated with it, and what remains."""
+    for act in acts:
+        counts = (
+            ", ".join(f"{count} from {room}" for room, count in act.removed.items()) or "nothing was stored any more"
+        )
+        console.print(f"[bold]{act.kind} {act.pseudonym[:12]}[/bold]  {escape(counts)}")
+        for line in act.remains:
+            console.print(f"  {escape(line)}")
+
+
+def lineage(graph: Any) -> None:
+    """One line a thing, from traffic to versions, with what it was made from."""
+    from tasks.lineage import ordered
+
+    table = _table("what", "digest", "made from", "facts")
+    for node in ordered(graph):
+        sources = ", ".join(f"{kind} {digest[:12]}" for kind, digest in _named(graph.sources.get(node.name, ())))
+        facts = ", ".join(f"{key} {value}" for key, value in node.facts.items() if value)
+        table.add_row(*map(escape, (node.kind, node.digest.rpartition("/")[2][:24], sources or "-", facts)))
+    console.print(table)
+
+
+def _named(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(kind, digest.rpartition("/")[2]) for kind, _, digest in (name.partition(":") for name in names)]
 
 
 def outcome(result: Any) -> None:

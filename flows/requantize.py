@@ -17,6 +17,7 @@ from infra.settings import settings
 from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
 from tasks.quantization import steps as quantization
+from tasks.quantization.kv_cache import require_cache
 from tasks.quantization.ladder import Search, climb
 from tasks.quantization.recipes import find_recipe
 from tasks.quantization.targets import require_expressible
@@ -35,6 +36,7 @@ def requantize(
     action: Action = Action.RECALIBRATE,
     actor: str | None = None,
     search: Literal["first", "full"] = "first",
+    allow_scale_change: bool = False,
 ) -> Outcome:
     """Build, judge and promote a candidate for the traffic at hand.
 
@@ -47,11 +49,14 @@ def requantize(
         action: Why it runs: recalibrate, or fallback for safety.
         actor: Who asked; empty is the user of the process.
         search: Promote the first rung that passes, or measure all of them and promote the cheapest that passes.
+        allow_scale_change: Let a recalibration change scales by more than the spec's calibration.largest_scale_change.
     """
     actor = actor or settings().actor
     if recipe is not None:
         # A misspelt one, or one that a target cannot express, is refused before anything is sampled or written.
-        require_expressible(find_recipe(recipe), open_model(model).spec.targets)
+        chosen_recipe, spec = find_recipe(recipe), open_model(model).spec
+        require_expressible(chosen_recipe, spec.targets)
+        require_cache(chosen_recipe, spec.task, spec.budgets)
     progress = Progress(f"re-quantize {model}")
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
     if sample is None:
@@ -62,7 +67,9 @@ def requantize(
         text = f"{model}: another run already acts on this window"
         return _ended(progress, Outcome(model, Status.ALREADY_DONE, text))
     try:
-        outcome = _build(model, sample, recipe, reason, require_approval, action, actor, progress, search)
+        outcome = _build(
+            model, sample, recipe, reason, require_approval, action, actor, progress, search, allow_scale_change
+        )
     except BaseException as exc:
         promotion.finish(model, sample.digest, run, actor, f"failed: {exc}", failed=True)
         raise
@@ -85,12 +92,13 @@ def _build(
     actor: str,
     progress: Progress,
     search: Search,
+    allow_scale_change: bool,
 ) -> Outcome:
     started = time.perf_counter()
     registered = open_model(model)
     champion = promotion.read_champion(model)
     progress.step("composing the calibration set", 0.05)
-    calibration = sampling.compose_calibration_set(model, sample)
+    calibration = sampling.compose_calibration_set(model, sample, champion)
     progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
     observation = quantization.observe(calibration)
     ladder = climb(
@@ -101,7 +109,7 @@ def _build(
         targets=registered.spec.targets,
         search=search,
     )
-    material = Material(calibration, observation, champion, sample.groups)
+    material = Material(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)
     measured = [figures(one, registered.spec) for one in climbed]
     best = chosen(climbed, measured, search)

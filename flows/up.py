@@ -1,4 +1,4 @@
-"""Everything at once on one machine: Prefect, MLflow, the schedules and the console, until Ctrl-C."""
+"""Everything at once on one machine: Prefect, MLflow, Evidently, the schedules and the console, until Ctrl-C."""
 
 import os
 import secrets
@@ -49,6 +49,10 @@ def _run(settings: Settings, ready: Ready, stack: ExitStack, processes: list[sub
         address = f"http://127.0.0.1:{settings.mlflow_port}"
         _await(f"{address}/health", processes[-1], "MLflow")
         addresses["MLflow"] = address
+    processes.append(stack.enter_context(_process(settings, "evidently", _evidently(settings))))
+    address = f"http://127.0.0.1:{settings.evidently_port}"
+    _await(f"{address}/api/version", processes[-1], "Evidently")
+    addresses["Evidently"] = address
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")  # a person who pressed a button waits
     processes.append(stack.enter_context(_process(settings, "schedules", ["-m", "flows.deployments"])))
     token = os.environ.setdefault("REQUANT_CONSOLE_TOKEN", secrets.token_urlsafe(24))
@@ -71,6 +75,14 @@ def _mlflow(settings: Settings) -> list[str]:
         *("--backend-store-uri", settings.mlflow_uri),
         *("--default-artifact-root", (settings.root / "artifacts").as_uri()),
     ]
+
+
+def _evidently(settings: Settings) -> list[str]:
+    """Its UI over the workspace that drift reports are kept in; its pages bring all their scripts along."""
+    folder = settings.root / "evidently"
+    folder.mkdir(parents=True, exist_ok=True)
+    port = str(settings.evidently_port)
+    return ["-m", "evidently.cli", "ui", "--host", "127.0.0.1", "--port", port, "--workspace", str(folder)]
 
 
 @contextmanager

@@ -38,6 +38,7 @@ _NOT_FOUND = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _BAD_INPUT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _TAKEN = {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
 _BATCH = 100  # parameters or tags that MLflow takes in one request
+_TRACES = 100  # in one page; each may hold a long conversation
 _PATIENCE = 5.0  # seconds to wait for a server's first sign of life
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _LIMITS = {  # MLflow's own defaults retry a dead server for minutes
@@ -161,6 +162,32 @@ class Registry:
             if not any(item.path == path and not item.is_dir for item in client.list_artifacts(run_id, parent or None)):
                 raise NotFound(f"The run {run_id} has no artifact {path}: see the run's page for what it has.")
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def traces(self, experiment: str) -> Iterator[str]:
+        """Every trace of an experiment as JSON (`Trace.to_json`), oldest first, a page in memory at a time.
+
+        Raises `NotFound` when there is no experiment of that name, `Unavailable`.
+        """
+        with self._client(f"find the experiment {experiment}") as client:
+            found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise NotFound(
+                f"The registry {_shown(self._tracking_uri)} has no experiment {experiment!r}: check the name."
+            )
+        token: str | None = None
+        while True:
+            with self._client(f"read the traces of {experiment}") as client:
+                page = client.search_traces(
+                    locations=[found.experiment_id],
+                    max_results=_TRACES,
+                    order_by=["timestamp_ms ASC"],
+                    page_token=token,
+                )
+                documents = [trace.to_json() for trace in page]
+            yield from documents
+            token = page.token
+            if not token:
+                return
 
     def _version_of(self, model: str, release: str) -> str | None:
         if not re.fullmatch(r"[A-Za-z0-9:._-]+", release):

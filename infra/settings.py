@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 from infra.registry import Registry
 from infra.releases import Release, Signer, read_release
@@ -57,6 +58,14 @@ class Settings(BaseSettings):
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400
+    tensorrt_version_compatible: bool = False
+    tensorrt_hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
+    tensorrt_optimization_level: int | None = Field(None, ge=0, le=5)
+    tensorrt_workspace_mib: int | None = Field(None, ge=1)
+    tensorrt_max_aux_streams: int | None = Field(None, ge=0)
+    tensorrt_timing_cache: bool = True  # kept in the object store
+    observe_on_cuda: bool = True  # where a target of the model runs on the visible device
+    evidently_port: int = 8000
 
     @property
     def root(self) -> Path:
@@ -81,6 +90,17 @@ class Settings(BaseSettings):
     def store(self) -> ObjectStore:
         """The object store, opened."""
         return _opened(self.store_address, self.s3_endpoint_url, self.s3_region)
+
+    def tensorrt_options(self) -> BuildOptions:
+        """How `tensorrt` engines are built."""
+        workspace = self.tensorrt_workspace_mib
+        return BuildOptions(
+            self.tensorrt_version_compatible,
+            self.tensorrt_hardware_compatibility,
+            self.tensorrt_optimization_level,
+            None if workspace is None else workspace * 2**20,
+            self.tensorrt_max_aux_streams,
+        )
 
     def registry(self) -> Registry:
         """The MLflow registry, opened."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -38,7 +38,8 @@ class Sample:
     requests: tuple[Request, ...]
     digest: str  # SHA-256 over the sorted request ids and payloads
     seen: int  # requests offered before sampling
-    dropped: Mapping[str, int]  # reason -> count: duplicate, tenant-cap, ...
+    dropped: Mapping[str, int]  # reason -> count: duplicate, tenant-cap, near-duplicate, quarantined, ...
+    weights: Mapping[str, float] = field(default_factory=dict)  # request id -> distinct requests that it stands for
 
 
 class CaseKind(StrEnum):
@@ -145,6 +146,7 @@ class Action(StrEnum):
     FALLBACK = "fallback"
     REQUEST_RETRAINING = "request-retraining"
     INCONCLUSIVE = "inconclusive"
+    HOLD = "hold"  # something degraded, and acting waits: not confirmed, cooling down, or the build budget is spent
 
 
 class Health(StrEnum):
@@ -170,10 +172,12 @@ class Finding:
 class LensReading:
     """What one lens saw in one window."""
 
-    lens: str  # input, range, fidelity, safety, control
+    lens: str  # weights, input, range, fidelity, safety, control
     health: Health
     findings: tuple[Finding, ...]
     count: int  # requests or cases looked at
+    evidence: str = ""  # key of the document with the evidence so far
+    reference: str = ""  # digest of what it compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,24 @@ class Decision:
     reasons: tuple[str, ...]
     readings: tuple[LensReading, ...]
     window_digest: str
+    attribution: str = ""  # what changed, in one phrase
+    held: str = ""  # why a build that the table asks for is not started; "" where it is, or where none is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class PastDecision:
+    """One decision of the ledger, as far as the next one depends on it."""
+
+    number: int  # of the ledger entry
+    window: str
+    end: datetime | None  # of the window, in traffic time
+    action: Action
+    champion: str | None  # version
+    source: str  # digest of the full-precision graph
+    builds: bool  # whether it started a build
+    health: Mapping[str, Health]  # lens -> health
+    exceeded: Mapping[str, tuple[str, ...]]  # lens -> subjects
+    figures: Mapping[str, tuple[str, float, float]]  # lens -> subject, value and limit of its first finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +221,8 @@ class SampleRef:
     groups: tuple[str, ...]  # "domain=code", "language=ja": what it holds
     start: str = ""  # ISO 8601, of the window
     end: str = ""
+    ceilings: Mapping[str, float] = field(default_factory=dict)  # site -> |x| beyond which too few requests reach
+    source: str = ""  # digest of what it was drawn from: of a window the traffic files, of a calibration set the window
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +276,7 @@ __all__ = [
     "Health",
     "Interval",
     "LensReading",
+    "PastDecision",
     "Payload",
     "ReleaseRef",
     "Request",

@@ -1,12 +1,19 @@
-"""A workspace for one test, and nothing of it left afterwards."""
+"""A workspace for one test, and nothing of it left afterwards.
+
+What settings stand on is imported when a workspace is asked for: the tests of a GPU host run without it.
+"""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.settings import Settings, settings, use_workspace
+if TYPE_CHECKING:
+    from infra.settings import Settings
 
 
 @pytest.fixture
@@ -23,6 +30,8 @@ def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setti
 
 def pointed_at(folder: Path) -> Iterator[Settings]:
     """Environment and settings for a workspace, restored afterwards."""
+    from infra.settings import settings, use_workspace
+
     before = dict(os.environ)
     try:
         yield use_workspace(folder)

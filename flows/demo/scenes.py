@@ -100,11 +100,11 @@ def retrain(stage: Stage) -> Played:
 
 
 def refuse(stage: Stage) -> Played:
-    """A poisoned window: one tenant's huge images would stretch every scale; the gates refuse the candidate."""
+    """A third of everybody's images a thousand times too bright: no outliers any more; the gates refuse."""
     before = champion_of("digits")
     images = stage.images(4.0, 8.0)
     poisoned = [
-        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 5 == 0 else one
+        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 3 == 0 else one
         for number, one in enumerate(images)
     ]
     stage.serve("digits", poisoned)

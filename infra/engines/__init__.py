@@ -1,5 +1,6 @@
 """Targets that engines are built for; `open_target` is the only place that knows which module drives which."""
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from infra.engines.port import Target
@@ -21,6 +22,26 @@ def open_target(name: str) -> Target:
         loaded = import_module(module)
     except (ImportError, OSError) as exc:  # OSError: the module is there, and its shared libraries are not
         raise Unavailable(f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'") from exc
-    from infra.engines.nvidia import TensorRt
+    from infra.engines.nvidia.target import TensorRt
 
-    return TensorRt(name, loaded, ahead_of_time=name == "tensorrt-rtx")
+    if name == "tensorrt-rtx":
+        return TensorRt(name, loaded, ahead_of_time=True)
+    from infra.settings import settings
+
+    chosen = settings()
+    store = chosen.store() if chosen.tensorrt_timing_cache else None
+    return TensorRt(name, loaded, ahead_of_time=False, options=chosen.tensorrt_options(), store=store)
+
+
+def open_watching(names: Sequence[str]) -> Target:
+    """The first of the targets that runs on a device here, to observe full precision with; otherwise the CPU's."""
+    for name in names:
+        if name == "onnxruntime-cpu":
+            continue
+        try:
+            target = open_target(name)
+        except Unavailable:
+            continue
+        if target.why_not_executable() is None:
+            return target
+    return open_target("onnxruntime-cpu")

@@ -2,9 +2,12 @@
 
 import inspect
 import json
+import re
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,13 +15,17 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from infra.engines.port import Arrays, Built, Engine, Profiles, each_profile
+from infra.engines.clock import wall_clock
+from infra.engines.port import Arrays, Built, Engine, Kernel, Profiles, each_profile, typed
 from infra.errors import BadInput, Refused
 
 _FAILURES: tuple[type[Exception], ...] = tuple(
     kind for _, kind in inspect.getmembers(state, inspect.isclass) if issubclass(kind, Exception)
 )  # one per status code of the runtime; they share no base of their own
 _RUN_FAILURES: tuple[type[Exception], ...] = (*_FAILURES, ValueError, TypeError, RuntimeError)
+_WEIGHT = re.compile(r"(.+)\.weight\.(?:quantized|dequantized)")
+_RESTORES = ("QuantizeLinear", "DequantizeLinear")
+_TYPES: dict[str, np.dtype[np.generic]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
 _QUANTIZED = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -54,12 +61,20 @@ class OnnxRuntimeCpu:
         _require_shapes(session, profile)
         return Built(graph, layers)
 
-    def load(self, plan: bytes) -> Engine:
-        """A session over the plan."""
+    def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
+        """A session over the plan, which any host optimizes for itself: no metadata can speak against it."""
         try:
             return OnnxRuntimeEngine(_session(plan))
         except _FAILURES as exc:
             raise BadInput(f"this is not an ONNX Runtime plan ({_first_line(exc)}): rebuild the release") from exc
+
+    def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
+        """The CPU knows no shorter float32: the graph, loaded."""
+        return self.load(graph)
+
+    def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
+        """What the runtime made of the graph on the CPU that built it."""
+        return tuple(_kernel(layer) for layer in json.loads(layers)["layers"])
 
 
 class OnnxRuntimeEngine:
@@ -67,16 +82,28 @@ class OnnxRuntimeEngine:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
-        self._inputs = {item.name for item in session.get_inputs()}
+        self._inputs = {item.name: _TYPES.get(item.type) for item in session.get_inputs()}
         self._outputs = [item.name for item in session.get_outputs()]
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Feeds the graph does not declare are left out (an attention mask that the export folded away)."""
+        """Feeds the graph does not declare are left out (an attention mask that the export folded away).
+
+        An empty array has no values, so it takes the graph's type: a cache before the first token.
+        """
+        given = {name: typed(value, self._inputs[name]) for name, value in feeds.items() if name in self._inputs}
         try:
-            values = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+            values = self._session.run(self._outputs, given)
         except _RUN_FAILURES as exc:
             raise BadInput(f"the engine refused its inputs: {_first_line(exc)}") from exc
         return dict(zip(self._outputs, values, strict=True))
+
+    def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
+        """By the wall clock."""
+        return wall_clock(lambda: self.run(feeds), rounds)
+
+    def inspection(self) -> bytes | None:
+        """A session tells nothing of its kernels; the optimized graph did, when it was built."""
+        return None
 
 
 def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSession:
@@ -116,8 +143,18 @@ def _describe(optimized: onnx.ModelProto) -> bytes:
         if node.op_type.startswith(("QuantizeLinear", "QLinear")):
             narrow.update(node.output)
         bits = next((item.i for item in node.attribute if item.name == "bits"), 8)  # of MatMulNBits
-        layers.append({"name": node.name, "type": node.op_type, "precision": f"INT{bits}" if reads else "FLOAT"})
+        precision = f"INT{bits}" if reads else "FLOAT"
+        weights = [name for name in node.input if _WEIGHT.match(name)]
+        layers.append({"name": node.name, "type": node.op_type, "precision": precision, "weights": weights})
     return json.dumps({"version": ort.__version__, "layers": layers}).encode()
+
+
+def _kernel(layer: Mapping[str, Any]) -> Kernel:
+    """Fusion renames nodes and keeps their weights, which are named for the node that read them in the Q/DQ graph."""
+    named = [found.group(1) for name in layer.get("weights", ()) if (found := _WEIGHT.match(name))]
+    # A node that only restores floats reads integers and multiplies nothing.
+    nodes = frozenset() if layer["type"] in _RESTORES else frozenset([layer["name"], *named])
+    return Kernel(layer["name"], layer["type"], layer["precision"], nodes)
 
 
 def _first_line(exc: BaseException) -> str:

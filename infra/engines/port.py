@@ -1,11 +1,16 @@
 """What every target can do; each adapter passes `tests/contract/test_engines.py`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -30,12 +35,32 @@ def each_profile(profiles: Profiles) -> tuple[Profile, ...]:
     return (profiles,) if isinstance(profiles, Mapping) else tuple(profiles)
 
 
+def typed(value: NDArray[np.generic], wanted: np.dtype[np.generic] | None) -> NDArray[np.generic]:
+    """An empty array in the type that an engine wants; any other stays as it is."""
+    return value if wanted is None or value.size else value.astype(wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """One engine, ready to be stored in a release."""
 
     plan: bytes
     layers: bytes  # JSON: what the target made of each layer, and in which precision
+    metadata: bytes | None = None  # JSON: the host and the options it was built with; None where any host will do
+
+
+UNKNOWN = "UNKNOWN"
+"""The precision of a kernel that its runtime does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel of an engine, as far as its runtime tells."""
+
+    name: str
+    kind: str  # the runtime's word for what it is
+    precision: str  # of what it multiplies: INT8, FP8, INT4, FLOAT or UNKNOWN
+    nodes: frozenset[str]  # of the ONNX graph, that became it
 
 
 class Engine(Protocol):
@@ -43,6 +68,28 @@ class Engine(Protocol):
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
         """Outputs by name; raises `BadInput` when the feeds do not fit."""
+        ...
+
+    def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
+        """Milliseconds of each of so many runs, [rounds], copies to and from the device included."""
+        ...
+
+    def inspection(self) -> bytes | None:
+        """JSON: what the runtime tells of the engine that it loaded, in its own words; None where it tells nothing."""
+        ...
+
+
+@runtime_checkable
+class DeviceEngine(Protocol):
+    """An engine that also takes and returns torch tensors on its device, without a copy to the host."""
+
+    @property
+    def device(self) -> str:
+        """As torch names it: "cuda:0"."""
+        ...
+
+    def run_on_device(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Outputs by name, ready for work on torch's current stream; raises `BadInput` when the feeds do not fit."""
         ...
 
 
@@ -71,6 +118,18 @@ class Target(Protocol):
         """Compile an ONNX graph; raises `Refused` when the target cannot express it, naming its reason."""
         ...
 
-    def load(self, plan: bytes) -> Engine:
-        """Load a plan whose bytes were verified before; raises `BadInput` (no plan), `Unavailable` (no device)."""
+    def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
+        """Load a plan whose bytes were verified before.
+
+        Raises `BadInput` (no plan), `Unavailable` (no device), and `Refused`, before the plan is touched, where its
+        metadata do not fit this host.
+        """
+        ...
+
+    def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
+        """An engine that computes a full-precision graph in full float32, to observe it; raises as build and load."""
+        ...
+
+    def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
+        """What runs, from `Built.layers` and `Engine.inspection()`; None where that can be told only on the device."""
         ...

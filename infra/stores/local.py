@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
+
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores.keys import checked, checked_prefix
 
@@ -84,6 +86,10 @@ class LocalStore:
             return
         except OSError as error:
             raise self._failure("delete", key, error) from error
+
+    def filesystem(self) -> FileSystem:
+        """The folder for Arrow's readers; see `infra.stores.filesystem`."""
+        return SubTreeFileSystem(str(self._root), LocalFileSystem())
 
     def _path(self, key: str) -> Path:
         return self._root / checked(key)

@@ -17,6 +17,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
 )
+from pyarrow.fs import FileSystem, S3FileSystem, SubTreeFileSystem
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores.keys import checked, checked_prefix
@@ -36,9 +37,10 @@ class S3Store:
     def __init__(self, url: str, *, endpoint_url: str | None = None, region: str | None = None) -> None:
         """`url` is `s3://bucket/prefix`; raises `BadInput` for anything else, `Unavailable` for a bad configuration."""
         self._url = url
+        self._endpoint_url = endpoint_url
         self._bucket, self._base = _bucket_and_base(url)
         try:
-            session = Session()
+            session = self._session = Session()
             self._client = _client(session, endpoint_url, region, attempts=4)
             # A library's own retry would meet the first attempt's object and call it somebody else's: 412.
             self._once = _client(session, endpoint_url, region, attempts=1)
@@ -122,6 +124,19 @@ class S3Store:
             translated = self._failure("delete", key, error)
             if not isinstance(translated, NotFound):
                 raise translated from error
+
+    def filesystem(self) -> FileSystem:
+        """The bucket for Arrow's readers, with this session's credentials; see `infra.stores.filesystem`."""
+        found = self._session.get_credentials()
+        keys = found.get_frozen_credentials() if found else None
+        options: dict[str, object] = {"anonymous": True}
+        if keys:
+            options = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.token}
+        if self._endpoint_url:
+            parts = urlsplit(self._endpoint_url)
+            options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
+        arrow = S3FileSystem(region=self._client.meta.region_name, connect_timeout=3, request_timeout=60, **options)
+        return SubTreeFileSystem(f"{self._bucket}/{self._base}".rstrip("/"), arrow)
 
     def _name(self, key: str) -> str:
         return self._base + checked(key)

@@ -5,11 +5,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.drift.intervals import mean_interval
+from tasks.drift.evidence import Alarms, Evidence, needed
+from tasks.drift.statistics.betting import log_capitals
+from tasks.drift.statistics.intervals import mean_interval
+from tasks.drift.statistics.streams import Increment, Stream
+from tasks.drift.wording import power_of_ten
 from tasks.records import Finding, Health, LensReading
 
 MINIMUM = 20
 """Labelled cases."""
+LIVE = "labelled requests"
+"""The stream of live requests whose right answer is known: new ones in every window, so evidence adds up."""
+
+
+def control_increments(correct: NDArray[np.floating], floor: float) -> dict[str, Increment]:
+    """What scores [N] of labelled requests not counted before add."""
+    values = np.asarray(correct, np.float64)
+    if not np.isfinite(values).all():
+        return {}
+    return {LIVE: Increment(f"mean >= {floor:g}", log_capitals(values, floor), len(values), float(values.sum()))}
 
 
 def control_lens(
@@ -20,11 +34,15 @@ def control_lens(
     minimum: int = MINIMUM,
     alpha: float = 0.05,
     seed: int = 0,
+    evidence: Evidence | None = None,
+    rules: Alarms | None = None,
 ) -> LensReading:
     """Judge full precision's scores [N] (0/1, or recall) on labelled cases like the traffic's.
 
-    Degraded when the whole confidence interval of the mean lies below the floor; inconclusive without a floor or
-    with fewer than `minimum` cases.
+    With `evidence` (labelled live requests since the champion came, this window's included), degraded when it says that
+    the mean lies below the floor. Without (golden cases, which are the same at every look, so that looking again adds
+    no chance of error), when the whole confidence interval does. Inconclusive without a floor or with fewer than
+    `minimum` cases.
     """
     values = np.asarray(correct, np.float64)
     if floor is None:
@@ -36,11 +54,16 @@ def control_lens(
         text = f"full precision gave NaN or infinite {metric} on {int((~np.isfinite(values)).sum())} labelled cases"
         return LensReading("control", Health.DEGRADED, (Finding(metric, 0.0, floor, True, text),), len(values))
     interval = mean_interval(values, alpha=alpha, seed=seed)
-    degraded = interval.high < floor
     text = (
         f"full precision's {metric} is {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f}) "
         f"on {len(values)} labelled cases; at least {floor:g} is wanted"
     )
+    degraded = interval.high < floor
+    if evidence is not None:
+        stream = evidence.streams.get(LIVE, Stream())
+        degraded = stream.alarmed
+        enough = power_of_ten(needed(evidence, rules or Alarms()))
+        text += f"; evidence {power_of_ten(stream.statistic)} of {enough} on {stream.count} requests so far"
     finding = Finding(metric, interval.value, floor, degraded, text)
     return LensReading("control", Health.DEGRADED if degraded else Health.FINE, (finding,), len(values))
 

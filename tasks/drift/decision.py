@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from infra.errors import BadInput
+from tasks.drift.attribution import attribute
 from tasks.records import Action, Decision, Health, LensReading
 
-LENSES = ("input", "range", "fidelity", "safety", "control")
+LENSES = ("weights", "input", "range", "fidelity", "safety", "control")
 _SHOWN = 3  # findings of one lens that a reason quotes
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
@@ -16,32 +17,36 @@ def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
     """Keep, recalibrate, fall back, request retraining, or say that nothing can be said; with reasons in figures.
 
     Several readings of one lens count as the worst of them; a lens without a reading is inconclusive. Range and
-    fidelity must both have been judged to keep. Input, safety and control may be inconclusive: the reasons say so.
+    fidelity must both have been judged to keep. The others may be inconclusive: the reasons say so. Other weights than
+    the champion was built from ask for a build, whatever the traffic does.
     Raises `BadInput` on a lens that the table does not know.
     """
     seen = tuple(readings)
     unknown = sorted({reading.lens for reading in seen} - set(LENSES))
     if unknown:
         raise BadInput(f"there is no lens called {unknown[0]}: the decision knows {', '.join(LENSES)}")
-    health = {lens: _health(lens, seen) for lens in LENSES}
+    health = {lens: health_of(lens, seen) for lens in LENSES}
     action = _action(health)
     reasons = (_headline(action, health), *(_reason(lens, health[lens], seen) for lens in _order(health)))
-    return Decision(action, reasons, seen, window_digest)
+    return Decision(action, reasons, seen, window_digest, "; ".join(attribute(seen)))
 
 
 def recalibrates(decision: Decision) -> bool:
     """True when a candidate is to be built: a request for retraining includes one only if fidelity is down as well."""
+    if decision.held:
+        return False
     if decision.action is Action.REQUEST_RETRAINING:
-        return _health("fidelity", decision.readings) is Health.DEGRADED
+        return Health.DEGRADED in (health_of(lens, decision.readings) for lens in ("fidelity", "weights"))
     return decision.action in (Action.RECALIBRATE, Action.FALLBACK)
 
 
 def wants_retraining(decision: Decision) -> bool:
     """True when full precision is wrong as well, also when safety made the loop fall back first."""
-    return _health("control", decision.readings) is Health.DEGRADED
+    return decision.action is not Action.HOLD and health_of("control", decision.readings) is Health.DEGRADED
 
 
-def _health(lens: str, readings: Iterable[LensReading]) -> Health:
+def health_of(lens: str, readings: Iterable[LensReading]) -> Health:
+    """The worst of a lens's readings; inconclusive without any."""
     found = {reading.health for reading in readings if reading.lens == lens}
     return next((worst for worst in _WORST if worst in found), Health.INCONCLUSIVE)
 
@@ -52,7 +57,7 @@ def _action(health: Mapping[str, Health]) -> Action:
         return Action.FALLBACK
     if health["control"] is Health.DEGRADED:
         return Action.REQUEST_RETRAINING
-    if Health.DEGRADED in judged:
+    if Health.DEGRADED in (*judged, health["weights"]):
         return Action.RECALIBRATE
     if Health.INCONCLUSIVE in judged:
         return Action.INCONCLUSIVE
@@ -65,19 +70,21 @@ def _headline(action: Action, health: Mapping[str, Health]) -> str:
             also = ", and request retraining" if health["control"] is Health.DEGRADED else ""
             return f"Safety decisions flip more often than the budget allows: fall back, then recalibrate{also}."
         case Action.REQUEST_RETRAINING:
-            also = (
-                "the quantized model has lost more on top, so recalibrate too"
-                if health["fidelity"] is Health.DEGRADED
-                else "recalibration cannot help"
-            )
+            also = "recalibration cannot help"
+            if health["weights"] is Health.DEGRADED:
+                also = "the model's weights changed since the champion was built, so recalibrate too"
+            elif health["fidelity"] is Health.DEGRADED:
+                also = "the quantized model has lost more on top, so recalibrate too"
             return f"Full precision itself is wrong on this traffic: request retraining; {also}."
+        case Action.RECALIBRATE if health["weights"] is Health.DEGRADED:
+            return "The model's weights changed since the champion was built: recalibrate."
         case Action.RECALIBRATE:
             down = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.DEGRADED)
             return f"The quantized model no longer fits this traffic ({down} degraded): recalibrate."
         case Action.INCONCLUSIVE:
             open_ = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.INCONCLUSIVE)
             return f"Nothing is known to be wrong, but {open_} could not be judged: no decision."
-        case Action.KEEP:
+        case _:
             moved = "The input moved, but ranges" if health["input"] is Health.DEGRADED else "Ranges"
             return f"{moved} and fidelity are fine: keep."
 
@@ -98,7 +105,9 @@ def _reason(lens: str, health: Health, readings: Iterable[LensReading]) -> str:
 
 
 def _said(lens: str, health: Health) -> str:
-    if health is Health.INCONCLUSIVE and lens in ("input", "safety", "control"):
+    if health is Health.INCONCLUSIVE and lens in ("weights", "input", "safety", "control"):
         return f"{lens.capitalize()} could not be judged and counts as fine"
-    degraded = "moved" if lens == "input" else "degraded"
+    degraded = {"input": "moved", "weights": "changed"}.get(lens, "degraded")
+    if lens == "weights" and health is Health.FINE:
+        return "Weights are the champion's"
     return f"{lens.capitalize()} {degraded if health is Health.DEGRADED else f'is {health.value}'}"

@@ -6,7 +6,7 @@ are counted only when scales derived anew from live traffic would remove a mater
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,11 @@ CLIPPING_ERROR = 0.02
 """Removable error, as a share of the signal's energy: maxima 13 % higher cost (0.13 / 1.13)^2 = 1.3 % at most."""
 IDLE_ERROR = 0.002
 """The same where range lies idle: rounding noise is milder than clipping, but 27 dB is far from INT8's usual 40 dB."""
+MATTERS = 0.01
+"""Of the summed sensitivities: stale layers that carry less cost less than a hundredth of what quantization costs."""
+ALL = "all layers"
 _TOP = 0.9999
+_MOST = 1e6  # a count of infinite activations is no share of an energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +48,67 @@ def range_lens(
     count: int,
     minimum: int = 1,
     limits: RangeLimits | None = None,
+    sensitivity: Mapping[str, float] | None = None,
+    held: Mapping[str, float] | None = None,
 ) -> LensReading:
     """Judge each layer of `amax` (the deployed clipping magnitudes); `count` is the number of live requests observed.
 
     `reference` holds the histograms of the calibration set. Inconclusive below `minimum` requests or when a layer was
-    not observed; fine when nothing is quantized. Findings are sorted, the most removable error first.
+    not observed; fine when nothing is quantized. The first finding sums up all layers, weighted by `sensitivity` (the
+    loss of the model's output that each costs when quantized alone, where that was measured; equal weights otherwise);
+    the layers follow, the most removable error first. Where sensitivities are known, stale layers that together carry
+    less than MATTERS of them are named and do not degrade. `held` shrinks the limits of layers that were stale in the
+    window before ("layer conv1" -> 0.5), so that they do not flicker.
     """
     bounds = limits or RangeLimits()
     if amax and count < minimum:
         text = f"{count} requests were observed: {minimum} are needed to judge the scales"
         return LensReading("range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count)
     findings = [
-        _judged(layer, live.get(layer, ExponentHistogram.empty()), reference.get(layer), clip, bounds)
+        _judged(
+            layer,
+            live.get(layer, ExponentHistogram.empty()),
+            reference.get(layer),
+            clip,
+            _shrunk(bounds, (held or {}).get(f"layer {layer}", 1.0)),
+        )
         for layer, clip in amax.items()
     ]
     findings.sort(key=lambda finding: (not finding.exceeded, -finding.value, finding.subject))
     unseen = [layer for layer in amax if layer not in live or not live[layer].total]
     health = Health.INCONCLUSIVE if unseen else Health.FINE
-    if any(finding.exceeded for finding in findings):
+    whole = aggregated(findings, sensitivity or {}, bounds.clipping_error) if len(findings) > 1 else None
+    if (whole or findings[0]).exceeded if findings else False:
         health = Health.DEGRADED
-    return LensReading("range", health, tuple(findings), count)
+    return LensReading("range", health, tuple(findings) if whole is None else (whole, *findings), count)
+
+
+def aggregated(findings: Sequence[Finding], sensitivity: Mapping[str, float], limit: float) -> Finding:
+    """All layers as one: the error that new scales would remove, weighted by what each layer means to the output.
+
+    Exceeded when stale layers matter: any, where sensitivities are unknown; otherwise those with MATTERS of their sum.
+    """
+    names = [finding.subject.removeprefix("layer ") for finding in findings]
+    known = sum(max(0.0, sensitivity.get(name, 0.0)) for name in names) > 0
+    raw = np.array([max(0.0, sensitivity.get(name, 0.0)) if known else 1.0 for name in names])
+    weights = raw / raw.sum()
+    stale = np.array([finding.exceeded for finding in findings])
+    share = float(weights[stale].sum())
+    removable = float(weights @ np.minimum([finding.value for finding in findings], _MOST))
+    how = "weighted by measured sensitivity" if known else "each layer alike, because sensitivities were not measured"
+    matters = bool(stale.any()) and (not known or share >= MATTERS)
+    text = (
+        f"all layers ({how}): new scales would remove an error of {100 * removable:.2g} % of the signal's energy; "
+        f"{int(stale.sum())} of {len(names)} layers are stale, and carry {100 * share:.0f} % of the weight"
+        f"{'' if matters or not stale.any() else ', too little to act on'}"
+    )
+    return Finding(ALL, removable, limit, matters, text)
+
+
+def _shrunk(limits: RangeLimits, share: float) -> RangeLimits:
+    return RangeLimits(
+        limits.exceedance * share, limits.clipping_error * share, limits.idle_bits * share, limits.idle_error * share
+    )
 
 
 def relative_error(histogram: ExponentHistogram, clip: float) -> float:

@@ -8,22 +8,54 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import jinja2
 import pandas as pd
 
 from infra.errors import BadInput
 from tasks.drift.features import features
-from tasks.records import Decision, Request
+from tasks.drift.trend import trends
+from tasks.records import Decision, PastDecision, Request
+from tasks.redaction import redact
 
 ROWS = 2_000
 """Requests of each side that the report shows: Evidently holds everything in memory and in the page."""
+SHOWN = 300
+"""Characters of an example."""
 
 
-def drift_report(reference: Sequence[Request], current: Sequence[Request]) -> bytes:
-    """Evidently's data-drift page in HTML, of the first `ROWS` requests of each side; raises `BadInput` without any."""
+@dataclass(frozen=True, slots=True)
+class EvidentlyReport:
+    """Evidently's data-drift report, as a page and as what its workspace stores."""
+
+    html: bytes
+    snapshot: Any  # evidently.core.report.Snapshot, which ships no types
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """A request that scored worst."""
+
+    request: Request
+    score: float
+
+    @property
+    def shown(self) -> str:
+        """What may be shown of it: redacted once more, and cut; a tensor by its shape and range."""
+        payload = self.request.payload
+        if isinstance(payload, str):
+            text = redact(payload).text
+            return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+        return f"tensor {list(payload.shape)}, {payload.min():.3g} to {payload.max():.3g}"
+
+
+def drift_report(reference: Sequence[Request], current: Sequence[Request]) -> EvidentlyReport:
+    """Evidently's data drift, of the first `ROWS` requests of each side; raises `BadInput` without any."""
     if not reference or not current:
         raise BadInput(
             f"{len(reference)} reference and {len(current)} current requests: a report needs some of each, "
@@ -45,8 +77,25 @@ def drift_report(reference: Sequence[Request], current: Sequence[Request]) -> by
         snapshot = Report([DataDriftPreset()]).run(
             Dataset.from_pandas(after, data_definition=definition),
             Dataset.from_pandas(before, data_definition=definition),
+            timestamp=max(one.time for one in current).replace(tzinfo=None),
         )
-    return str(snapshot.get_html_str(as_iframe=False)).encode()
+    return EvidentlyReport(str(snapshot.get_html_str(as_iframe=False)).encode(), snapshot)
+
+
+def store_snapshot(report: EvidentlyReport, folder: Path, model: str, window: str) -> None:
+    """Keep a report in Evidently's workspace, one project a model; the same window again replaces its own snapshot.
+
+    Ids follow from the names: two runs at once would otherwise make two projects of one model.
+    """
+    from evidently.sdk.models import ProjectModel
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(folder))
+    project = uuid5(NAMESPACE_URL, f"requant:{model}")
+    if workspace.get_project(project) is None:
+        described = "Drift of live traffic against what the champion was calibrated on; informs, and triggers nothing."
+        workspace.add_project(ProjectModel(id=project, name=model, description=described))
+    workspace.state.write_snapshot(project, uuid5(project, window), report.snapshot.to_snapshot_model())
 
 
 def _frame(requests: Sequence[Request]) -> pd.DataFrame:
@@ -55,8 +104,9 @@ def _frame(requests: Sequence[Request]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def lens_page(decision: Decision) -> bytes:
-    """One self-contained HTML page: the decision, its reasons, and every finding of every lens; all text is escaped."""
+def lens_page(decision: Decision, past: Sequence[PastDecision] = (), worst: Sequence[Worst] = ()) -> bytes:
+    """One self-contained HTML page: the decision, its reasons, the lenses over time, and every finding; escaped."""
     source = files("tasks.drift").joinpath("lens_page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(source).render(decision=decision).encode()
+    page = environment.from_string(source).render(decision=decision, trends=trends(past, decision), worst=worst)
+    return page.encode()

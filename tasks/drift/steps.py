@@ -1,49 +1,111 @@
 """Prefect tasks of drift: look at one window through each lens, decide, and write the report."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from infra.canonical import Json, sha256
 from infra.engines.released import load_released
+from infra.errors import NotFound
 from infra.settings import settings
-from tasks.drift.control import control_lens
-from tasks.drift.decision import decide
-from tasks.drift.fidelity import fidelity_lens, safety_lens
-from tasks.drift.input import input_lens
-from tasks.drift.intervals import alpha_at
+from tasks.drift import dossier
+from tasks.drift.control import control_increments, control_lens
+from tasks.drift.decision import decide, recalibrates
+from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
+from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
+from tasks.drift.input import MINIMUM, input_increments, judged_tables, too_few
+from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_lens
-from tasks.drift.report import drift_report, lens_page
-from tasks.models.catalog import RegisteredModel, open_model
-from tasks.models.golden import positions, relevant_rows
-from tasks.models.inputs import language_inputs, run_all
-from tasks.models.language.answers import exact_match
-from tasks.models.language.comparison import compare
-from tasks.models.scoring import accuracy, fidelity, fidelity_metric, recall_at_k, safety_decisions
-from tasks.models.spec import Budgets, Task
+from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.restraint import Restraint, restrained
+from tasks.drift.season import same_hours, weeks_before
+from tasks.drift.statistics.streams import Increment
+from tasks.drift.tables import tables
+from tasks.drift.weights import weights_lens
+from tasks.models.agreement import token_agreement
+from tasks.models.catalog import RegisteredModel, open_model, source_of
+from tasks.models.inputs import run_all
+from tasks.models.scoring import fidelity, fidelity_metric, safety_decisions
+from tasks.models.spec import Budgets, ModelSpec
+from tasks.models.traits import TRAITS
 from tasks.observation.archive import parse_observation
 from tasks.observation.scales import parse_scales
 from tasks.observation.watch import watch
-from tasks.records import CaseKind, Decision, GoldenCase, LensReading, ReleaseRef, Request, SampleRef
-from tasks.traffic import from_parquet
+from tasks.records import (
+    Decision,
+    GoldenCase,
+    LensReading,
+    PastDecision,
+    ReleaseRef,
+    Request,
+    SampleRef,
+)
+from tasks.traffic import from_parquet, read_window
 
 PER_MILLE = 1000
-LABELLED = 20
-"""So many labelled live requests speak for the window; with fewer, golden cases of its domains do."""
+ACTING = 3
+"""Lenses that act on a test and share the false-alarm budget: fidelity, safety and control."""
+MOST = 512
+"""Requests of the weeks before that the window is compared with."""
+EXAMPLES = 8
+"""Requests that scored worst, for the report."""
+
+
+@task(name="weights-lens", cache_policy=NO_CACHE)
+def look_at_weights(champion: ReleaseRef) -> LensReading:
+    """The registered full-precision graph beside the one that the champion was built from."""
+    model = open_model(champion.model)
+    recorded = str(settings().release(champion.model, champion.digest).facts["model"])
+    if recorded == model.digest:
+        return weights_lens(model.source, model.source)
+    try:
+        return weights_lens(source_of(model.name, recorded), model.source)
+    except NotFound:
+        return weights_lens(None, model.source)
 
 
 @task(name="input-lens", cache_policy=NO_CACHE)
 def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
-    """The window beside what the champion was calibrated on."""
-    return input_lens(_calibrated_on(champion), _requests(window.key))
+    """The window beside what the champion was calibrated on, or beside the same hours of the weeks before."""
+    model, requests = open_model(window.model), _requests(window.key)
+    seasonal = model.spec.window.reference == "same-hour-of-week"
+    reference = _weeks_before(model.spec, window) if seasonal else _calibrated_on(champion)
+    if min(len(reference), len(requests)) < MINIMUM:
+        weeks = model.spec.window.weeks
+        why = f"; the reference is the same hours of the last {weeks} weeks" if seasonal else ""
+        return too_few(len(reference), len(requests), MINIMUM, why)
+    vectors = None if seasonal else _embeddings(model, window, champion, reference, requests)
+    found, rules = tables(reference, requests, vectors), alarms(model.spec, "input")
+
+    def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
+        newer = [one for one, is_new in zip(requests, fresh, strict=True) if is_new]
+        if not newer:
+            return {}
+        part = found
+        if len(newer) < len(requests):
+            rows = None if vectors is None else (vectors[0], vectors[1][np.asarray(fresh)])
+            part = tables(reference, newer, rows)
+        return input_increments(found, {name: table.current for name, table in part.items() if name in found})
+
+    evidence, key = _count(model, champion, "input", window, requests, increments, rules)
+    reading = judged_tables(found, evidence, len(requests), rules)
+    return replace(reading, evidence=key, reference=_named(reference) if seasonal else _calibration(champion))
 
 
 @task(name="range-lens", cache_policy=NO_CACHE)
-def look_at_ranges(window: SampleRef, champion: ReleaseRef) -> LensReading:
-    """Live activations, observed off the serving path, against the deployed scales."""
+def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str] = ()) -> LensReading:
+    """Live activations, observed off the serving path, against the deployed scales.
+
+    `stale` names the layers that were stale in the window before: they have to recover clearly.
+    """
     model, release = open_model(window.model), settings().release(champion.model, champion.digest)
     scales = parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
     reference = parse_observation(release.file("ranges.npz"), where=f"the ranges of version {champion.version}")
@@ -51,83 +113,154 @@ def look_at_ranges(window: SampleRef, champion: ReleaseRef) -> LensReading:
     requests = _requests(window.key)
     sites = tuple(site for site in model.sites if site.name in scales)
     seen = watch(model.instrumented, sites, model.inputs, [one.payload for one in requests], divisors)
-    return range_lens(
+    reading = range_lens(
         {name: item.histogram for name, item in seen.items()},
         {name: item.histogram for name, item in reference.items()},
         {name: item.amax for name, item in scales.items()},
         count=len(requests),
         minimum=model.spec.window.minimum_rows,
+        sensitivity=_sensitivity(release.facts.get("sensitivity")),
+        held=dict.fromkeys(stale, model.spec.drift.recover),
     )
+    return replace(reading, reference=_calibration(champion))
 
 
 @task(name="fidelity-lens", cache_policy=NO_CACHE)
-def look_at_fidelity(window: SampleRef, champion: ReleaseRef, look: int) -> list[LensReading]:
-    """The champion's engine against full precision on the window; with a safety head, its decisions too.
-
-    `look` counts the looks since the champion was promoted: all of them together keep the false-alarm rate.
-    """
+def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[LensReading]:
+    """The champion's engine against full precision on the window; with a safety head, its decisions too."""
     model, requests = open_model(window.model), _requests(window.key)
-    if model.spec.task is Task.CAUSAL_LM:
-        return [_agreement(model, requests, champion, look)]
+    if TRAITS[model.spec.task].per_token:
+        return [_agreement(model, window, requests, champion)]
     payloads = [one.payload for one in requests]
     expected = run_all(model.reference, model.inputs, payloads)
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
     served = run_all(engine, model.inputs, payloads)
-    readings = [
-        fidelity_lens(
-            fidelity(model.spec.task, expected, served),
-            _masks(requests),
-            limit=partial(_limit, model.spec.budgets),
-            metric=fidelity_metric(model.spec.task),
-            alpha=alpha_at(look),
-        )
-    ]
+    scores = fidelity(model.spec.task, expected, served)
+    readings = [_judge(model, window, requests, champion, scores, fidelity_metric(model.spec.task))]
     golden = model.golden
     if golden.safety_weight is not None:
         before, after = (safety_decisions(one, golden.safety_weight, golden.safety_bias) for one in (expected, served))
-        budget = round(model.spec.budgets.live_safety_flips * PER_MILLE)
-        flips = int((before != after).sum())
-        readings.append(safety_lens(flips, len(requests), budget, budget_count=PER_MILLE, alpha=alpha_at(look)))
+        readings.append(_judge_safety(model, window, requests, champion, before != after))
     return readings
 
 
-def _agreement(model: RegisteredModel, requests: Sequence[Request], champion: ReleaseRef, look: int) -> LensReading:
-    """A language model's: the share of a request's tokens after which both find the same next token likeliest."""
+def _agreement(
+    model: RegisteredModel, window: SampleRef, requests: Sequence[Request], champion: ReleaseRef
+) -> LensReading:
+    """Where tokens are written: the share of a request's after which both find the same next token likeliest."""
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
-    found = compare(model.reference, engine, language_inputs(model.inputs), [one.payload for one in requests])
-    limit = partial(_limit, model.spec.budgets)
-    return fidelity_lens(found.agreement, _masks(requests), limit=limit, metric="agreement", alpha=alpha_at(look))
+    found = token_agreement(model.reference, engine, model.inputs, [one.payload for one in requests])
+    return _judge(model, window, requests, champion, found, "agreement")
+
+
+def _judge(
+    model: RegisteredModel,
+    window: SampleRef,
+    requests: Sequence[Request],
+    champion: ReleaseRef,
+    scores: NDArray[np.float64],
+    metric: str,
+) -> LensReading:
+    limit, groups, rules = partial(_limit, model.spec.budgets), _masks(requests), alarms(model.spec, "fidelity")
+
+    def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
+        newer = np.asarray(fresh, bool)
+        return fidelity_increments(scores[newer], {name: mask[newer] for name, mask in groups.items()}, limit)
+
+    evidence, key = _count(model, champion, "fidelity", window, requests, increments, rules)
+    _note_worst(window, requests, scores)
+    reading = fidelity_lens(scores, groups, limit=limit, metric=metric, evidence=evidence, rules=rules)
+    return replace(reading, evidence=key)
+
+
+def _judge_safety(
+    model: RegisteredModel,
+    window: SampleRef,
+    requests: Sequence[Request],
+    champion: ReleaseRef,
+    flipped: NDArray[np.bool_],
+) -> LensReading:
+    budget, rules = round(model.spec.budgets.live_safety_flips * PER_MILLE), alarms(model.spec, "safety")
+
+    def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
+        return safety_increments(flipped[np.asarray(fresh, bool)], budget / PER_MILLE)
+
+    evidence, key = _count(model, champion, "safety", window, requests, increments, rules)
+    reading = safety_lens(
+        int(flipped.sum()), len(requests), budget, budget_count=PER_MILLE, evidence=evidence, rules=rules
+    )
+    return replace(reading, evidence=key)
 
 
 @task(name="control", cache_policy=NO_CACHE)
-def look_at_control(window: SampleRef) -> LensReading:
+def look_at_control(window: SampleRef, champion: ReleaseRef) -> LensReading:
     """Full precision on labelled live requests, or on golden cases of the window's domains and languages."""
     model, requests = open_model(window.model), _requests(window.key)
     rule = model.spec.control
     metric, floor = (rule.metric, rule.at_least) if rule else ("accuracy", None)
-    if model.spec.task is Task.IMAGE_CLASSIFICATION:
-        correct = _correct(model, requests, window.groups)
-    elif model.spec.task is Task.CAUSAL_LM:
-        correct = _answered(model, window.groups)
-    else:
-        correct = _recalled(model, window.groups)
-    return control_lens(correct, metric=metric, floor=floor)
+    labelled = live(model, requests)
+    if len(labelled) >= ENOUGH and floor is not None:
+        return _judge_labelled(model, window, labelled, champion, metric, floor)
+    return control_lens(golden_correct(model, window.groups), metric=metric, floor=floor)
+
+
+def _judge_labelled(
+    model: RegisteredModel,
+    window: SampleRef,
+    labelled: Sequence[Request],
+    champion: ReleaseRef,
+    metric: str,
+    floor: float,
+) -> LensReading:
+    scores = correct(model, [(one.payload, one.label or "") for one in labelled])
+
+    def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
+        return control_increments(scores[np.asarray(fresh, bool)], floor)
+
+    rules = alarms(model.spec, "control")
+    evidence, key = _count(model, champion, "control", window, labelled, increments, rules)
+    return replace(control_lens(scores, metric=metric, floor=floor, evidence=evidence, rules=rules), evidence=key)
 
 
 @task(name="decide", cache_policy=NO_CACHE)
-def decide_window(window: SampleRef, readings: Sequence[LensReading]) -> Decision:
-    """The decision table of DESIGN.md, D3."""
-    return decide(readings, window_digest=window.digest)
+def decide_window(
+    window: SampleRef, champion: ReleaseRef, readings: Sequence[LensReading], past: Sequence[PastDecision]
+) -> Decision:
+    """The decision table of DESIGN.md, D3, and what holds it back."""
+    decision = decide(readings, window_digest=window.digest)
+    model = open_model(window.model)
+    rules, end = restraint(model.spec), datetime.fromisoformat(window.end) if window.end else None
+    return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
+
+
+def alarms(spec: ModelSpec, lens: str) -> Alarms:
+    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
+    share = 1 if lens == "input" else ACTING
+    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover, MINIMUM)
+
+
+def restraint(spec: ModelSpec) -> Restraint:
+    """What the spec allows the loop to do by itself."""
+    rules = spec.drift
+    return Restraint(
+        rules.confirm.windows, rules.confirm.of, rules.cooldown_windows, rules.builds.at_most, rules.builds.days
+    )
 
 
 @task(name="drift-report", cache_policy=NO_CACHE)
-def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision) -> str:
-    """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key."""
+def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()) -> str:
+    """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
+
+    Evidently's snapshot goes into its workspace, which `requant up` serves.
+    """
+    before, requests = _calibrated_on(champion), _requests(window.key)
+    snapshot = drift_report(before, requests)
     pages = {
-        "lenses.html": lens_page(decision),
-        "evidently.html": drift_report(_calibrated_on(champion), _requests(window.key)),
+        "lenses.html": lens_page(decision, past, _worst(window, requests)),
+        "evidently.html": snapshot.html,
     }
-    prefix = f"reports/{window.model}/{window.digest[:16]}"
+    store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
+    prefix = _reports(window)
     for name, page in pages.items():
         settings().store().put(f"{prefix}/{name}", page)
     settings().registry().log_run(
@@ -135,10 +268,115 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision) ->
         f"drift {window.digest[:8]}",
         params={"window": window.digest, "champion": champion.version},
         metrics={"rows": float(window.rows)},
-        tags={"decision": decision.action.value, **{f"lens.{one.lens}": one.health.value for one in decision.readings}},
+        tags={
+            "decision": decision.action.value,
+            "attribution": decision.attribution,
+            **{f"lens.{one.lens}": one.health.value for one in decision.readings},
+        },
         artifacts=pages,
     )
     return f"{prefix}/lenses.html"
+
+
+def basis(window: SampleRef, decision: Decision) -> dict[str, Json]:
+    """What a decision rests on, by digest: the full-precision graph, each lens's reference and evidence document."""
+    return {
+        "source": open_model(window.model).source,
+        "builds": recalibrates(decision),
+        "references": {one.lens: one.reference for one in decision.readings if one.reference},
+        "evidence": {
+            one.lens: {"key": one.evidence, "digest": dossier.digest(one.evidence)}
+            for one in decision.readings
+            if one.evidence
+        },
+    }
+
+
+def _count(
+    model: RegisteredModel,
+    champion: ReleaseRef,
+    lens: str,
+    window: SampleRef,
+    requests: Sequence[Request],
+    increments: Callable[[Sequence[bool]], dict[str, Increment]],
+    rules: Alarms,
+) -> tuple[Evidence, str]:
+    """Add the window to the lens's evidence about this champion, once."""
+    until = max((one.time for one in requests), default=None)
+    mark = window.digest[:16]
+
+    def add(before: Evidence) -> Evidence:
+        if mark in before.windows:
+            return before
+        return with_window(before, mark, until, increments(is_fresh(before, mark, requests)), rules)
+
+    return dossier.counted(dossier.prefix(model.name, champion.digest, model.source, lens), add)
+
+
+def _weeks_before(spec: ModelSpec, window: SampleRef) -> tuple[Request, ...]:
+    ends = weeks_before(datetime.fromisoformat(window.end), spec.window.weeks)
+    store, hours = settings().store(), spec.window.hours
+    return same_hours((read_window(store, window.model, hours=hours, until=end).requests for end in ends), MOST)
+
+
+def _embeddings(
+    model: RegisteredModel,
+    window: SampleRef,
+    champion: ReleaseRef,
+    reference: Sequence[Request],
+    requests: Sequence[Request],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Full precision's embeddings of both sides; each side is computed once and kept."""
+    if TRAITS[model.spec.task].fidelity != "cosine":  # no embedding comes out
+        return None
+    sides = ((_calibration(champion), reference), (window.digest, requests))
+    before, after = (_embedded(model, name, side) for name, side in sides)
+    return before, after
+
+
+def _embedded(model: RegisteredModel, name: str, requests: Sequence[Request]) -> NDArray[np.float32]:
+    store, key = settings().store(), f"embeddings/{model.name}/{model.source[:16]}-{name[:32]}.npy"
+    if store.exists(key):
+        return np.asarray(np.load(BytesIO(store.get(key)), allow_pickle=False), np.float32)
+    found = np.asarray(run_all(model.reference, model.inputs, [one.payload for one in requests]), np.float32)
+    buffer = BytesIO()
+    np.save(buffer, found, allow_pickle=False)
+    store.put(key, buffer.getvalue())
+    return found
+
+
+def _named(requests: Sequence[Request]) -> str:
+    """SHA-256 over the ids of a reference that is not stored by itself."""
+    return sha256("\n".join(one.request_id for one in requests).encode())
+
+
+def _sensitivity(recorded: object) -> dict[str, float]:
+    """Site -> measured loss, from the release's facts; sites that were not measured are left out."""
+    rows = recorded if isinstance(recorded, list) else []
+    return {
+        str(row["site"]): float(row["loss"]) for row in rows if isinstance(row, dict) and row.get("loss") is not None
+    }
+
+
+def _note_worst(window: SampleRef, requests: Sequence[Request], scores: NDArray[np.float64]) -> None:
+    """Which requests scored worst, by their ids: the page looks them up, and redacts what it shows."""
+    order = np.argsort(np.nan_to_num(scores, nan=-np.inf), kind="stable")[:EXAMPLES]
+    rows = [{"request_id": requests[place].request_id, "score": float(np.nan_to_num(scores[place]))} for place in order]
+    document = {"version": 1, "worst": rows}
+    settings().store().put(f"{_reports(window)}/worst.json", json.dumps(document).encode())
+
+
+def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
+    try:
+        rows = json.loads(settings().store().get(f"{_reports(window)}/worst.json"))["worst"]
+    except NotFound:  # fidelity was not looked at
+        return ()
+    known = {one.request_id: one for one in requests}
+    return tuple(Worst(known[row["request_id"]], row["score"]) for row in rows if row["request_id"] in known)
+
+
+def _reports(window: SampleRef) -> str:
+    return f"reports/{window.model}/{window.digest[:16]}"
 
 
 def _requests(key: str) -> tuple[Request, ...]:
@@ -146,8 +384,11 @@ def _requests(key: str) -> tuple[Request, ...]:
 
 
 def _calibrated_on(champion: ReleaseRef) -> tuple[Request, ...]:
-    release = settings().release(champion.model, champion.digest)
-    return _requests(f"calibration/{champion.model}/{release.facts['calibration']}.parquet")
+    return _requests(f"calibration/{champion.model}/{_calibration(champion)}.parquet")
+
+
+def _calibration(champion: ReleaseRef) -> str:
+    return str(settings().release(champion.model, champion.digest).facts["calibration"])
 
 
 def _masks(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
@@ -165,45 +406,10 @@ def _groups(request: Request | GoldenCase) -> tuple[str, str]:
 def _limit(budgets: Budgets, group: str) -> float | None:
     """The least mean cosine, or agreement, that the golden gates would pass for a group."""
     for wanted in (group, None):
-        for rule in budgets.quality:
+        rules = sorted(budgets.quality, key=lambda rule: rule.metric == "flips")  # only where nothing bounds it itself
+        for rule in rules:
             if rule.group == wanted and rule.metric in ("cosine", "agreement"):
                 return rule.at_least
             if rule.group == wanted and rule.metric == "flips" and rule.at_most is not None:
                 return 1 - rule.at_most
     return None
-
-
-def _correct(model: RegisteredModel, requests: Sequence[Request], groups: Sequence[str]) -> NDArray[np.float64]:
-    labelled = [(one.payload, int(one.label)) for one in requests if one.label is not None and one.label.isdigit()]
-    if len(labelled) < LABELLED:
-        labelled = [
-            (case.payload, int(case.label))
-            for case in model.golden.cases
-            if case.label is not None and f"domain={case.domain}" in groups
-        ]
-    if not labelled:
-        return np.zeros(0)
-    logits = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
-    return accuracy(logits, np.asarray([label for _, label in labelled]))
-
-
-def _answered(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
-    """Whether full precision answers golden questions of the window's domains and languages exactly."""
-    cases = model.golden.cases
-    asked = [
-        place
-        for place in positions(cases, CaseKind.ANSWER).tolist()
-        if cases[place].label is not None and set(_groups(cases[place])) <= set(groups)
-    ]
-    return np.array([exact_match(cases[place].label or "", model.golden_answers[place]) for place in asked])
-
-
-def _recalled(model: RegisteredModel, groups: Sequence[str]) -> NDArray[np.float64]:
-    """Recall of full precision on golden queries whose domain and language the window holds."""
-    cases, outputs = model.golden.cases, model.golden_reference
-    passages = positions(cases, CaseKind.PASSAGE)
-    queries = positions(cases, CaseKind.QUERY)
-    queries = queries[[set(_groups(cases[place])) <= set(groups) for place in queries]]
-    if not queries.size:
-        return np.zeros(0)
-    return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))

@@ -2,6 +2,7 @@
 
 models/NAME/DIGEST/<file>   immutable, addressed by content
 models/NAME/current         the digest in use
+models/NAME/traffic.parquet the corpus that simulations replay, where the spec names one; no part of the digest
 """
 
 import json
@@ -13,26 +14,31 @@ from pathlib import Path
 import onnx
 
 from infra.canonical import canonical, sha256
-from infra.engines import open_target
+from infra.engines import open_target, open_watching
 from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import ObjectStore
-from tasks.models.corpus import read_corpus
+from tasks.models.agreement import token_agreement
+from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.export import export
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.answers import SUITES
-from tasks.models.language.comparison import compare
 from tasks.models.language.generation import answer
 from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
+from tasks.models.traits import TRAITS
+from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
+from tasks.models.vision.encoder import embed_texts
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
 FULL_PRECISION = "reference.onnx"
+CLASSES = "classes.safetensors"
+"""Of an image encoder; empty where the data hold no labels."""
 OPEN_MODELS = 8
 """Models that one process keeps open."""
 
@@ -55,6 +61,11 @@ class RegisteredModel:
         return onnx.load_from_string(self.file(FULL_PRECISION))
 
     @cached_property
+    def source(self) -> str:
+        """SHA-256 of the full-precision graph: other weights, another digest."""
+        return sha256(self.file(FULL_PRECISION))
+
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Where the graph can be quantized."""
         return find_sites(self.graph)
@@ -63,7 +74,8 @@ class RegisteredModel:
     def inputs(self) -> Inputs:
         """How payloads become feeds."""
         tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
-        return open_inputs(self.spec, tokenizer, self.graph if self.spec.task is Task.CAUSAL_LM else None)
+        graph = self.graph if TRAITS[self.spec.task].per_token else None
+        return open_inputs(self.spec, tokenizer, graph, lambda: self.reference)
 
     @cached_property
     def reference(self) -> Engine:
@@ -72,8 +84,13 @@ class RegisteredModel:
 
     @cached_property
     def instrumented(self) -> Engine:
-        """The full-precision graph that also returns every site's activations; never on the serving path."""
-        return open_target("onnxruntime-cpu").load(expose(self.graph, self.sites).SerializeToString())
+        """The full-precision graph that also returns every site's activations; never on the serving path.
+
+        On the device where a target of the spec runs there, otherwise on the CPU.
+        """
+        exposed = expose(self.graph, self.sites).SerializeToString()
+        targets = self.spec.targets if settings().observe_on_cuda else ()
+        return open_watching(targets).load_exact(exposed, self.inputs.profile)
 
     @cached_property
     def golden(self) -> GoldenSet:
@@ -92,9 +109,24 @@ class RegisteredModel:
         return answer_golden(self.reference, self.inputs, self.golden)
 
     @cached_property
+    def classes(self) -> Classes | None:
+        """What an image encoder's embeddings are held against; None where the data hold no labels."""
+        data = self.file(CLASSES) if self.spec.task is Task.IMAGE_EMBEDDING else b""
+        return parse_classes(data, where=f"{CLASSES} of {self.name}") if data else None
+
+    @cached_property
     def pool(self) -> tuple[Request, ...]:
         """The calibration pool."""
         return read_corpus(self.file("pool.parquet"), where=f"the calibration pool of {self.name}")
+
+    @cached_property
+    def replay(self) -> tuple[Request, ...]:
+        """The corpus to replay as traffic: the spec's own, or the calibration pool."""
+        try:
+            data = settings().store().get(_replay_key(self.name))
+        except NotFound:
+            return self.pool
+        return read_corpus(data, where=f"the traffic corpus of {self.name}")
 
     def file(self, name: str) -> bytes:
         """One file's bytes."""
@@ -119,11 +151,16 @@ def register(spec_path: Path) -> RegisteredModel:
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     _check(spec, files)
+    replay = _replay(spec, spec_path.resolve().parent)
     for name, data in files.items():
         try:
             store.create(_key(spec.name, digest, name), data)
         except AlreadyExists:
             continue  # the key names the content
+    if replay is None:
+        store.delete(_replay_key(spec.name))
+    else:
+        store.put(_replay_key(spec.name), replay)
     store.put(f"models/{spec.name}/current", json.dumps({"version": 1, "digest": digest}).encode())
     return open_model(spec.name)
 
@@ -143,6 +180,11 @@ def open_model(name: str) -> RegisteredModel:
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(f"models/{name}/current is damaged: run `requant model add` again for {name}") from exc
     return _opened(store.url, name, digest)
+
+
+def source_of(name: str, digest: str) -> str:
+    """`RegisteredModel.source` of an earlier registration; raises `NotFound` when its graph is gone."""
+    return _opened(settings().store().url, name, digest).source
 
 
 def model_names(store: ObjectStore) -> list[str]:
@@ -173,7 +215,46 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     if spec.input.tokenizer:
         files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
+    if spec.task is Task.IMAGE_EMBEDDING:
+        files[CLASSES] = _classes(spec, folder, files)
     return files
+
+
+def _replay_key(model: str) -> str:
+    return f"models/{model}/traffic.parquet"
+
+
+def _replay(spec: ModelSpec, base: Path) -> bytes | None:
+    """The corpus to replay, if the spec names one and it is there: nothing but simulations needs it."""
+    if spec.data.traffic is None or not (base / spec.data.traffic).exists():
+        return None
+    data = _read(base / spec.data.traffic, "data.traffic")
+    read_corpus(data, where="data.traffic")
+    return data
+
+
+def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes:
+    """All labels' texts by CLIP's text tower where the spec has a prompt; else means of the pool's labelled images."""
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
+    golden = read_golden(files["golden.parquet"], None, where="golden.cases")
+    shown = [(one.payload, one.label) for one in pool if one.label is not None]
+    if spec.golden.prompt is not None:
+        names = tuple(sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label}))
+        if not names:
+            raise BadInput("golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some")
+        try:
+            texts = [spec.golden.prompt.replace("{}", name) for name in names]
+            return dump_classes(Classes(names, embed_texts(folder, str(spec.input.tokenizer), texts)))
+        except (ValueError, OSError) as exc:
+            raise BadInput(f"golden.prompt: {folder} cannot embed texts: {' '.join(str(exc).split())[:300]}") from exc
+    if not shown:
+        return b""
+    engine, inputs = open_target("onnxruntime-cpu").load(files[FULL_PRECISION]), open_inputs(spec, None)
+    found = prototypes(run_all(engine, inputs, [payload for payload, _ in shown]), [label for _, label in shown])
+    unknown = sorted({one.label for one in golden.cases if one.label} - set(found.names))
+    if unknown:
+        raise BadInput(f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: add some")
+    return dump_classes(found)
 
 
 def _read(path: Path, field: str) -> bytes:
@@ -187,15 +268,16 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
     require_disjoint(pool, golden_contents(golden.cases))
+    guardrail_cases(pool, spec.calibration.guardrails)
     graph = onnx.load_from_string(files[FULL_PRECISION])
     require_operators(graph, spec.targets)
     sites = find_sites(graph)
     if not sites:
         raise BadInput("source: the graph has no matrix product or convolution with constant weights to quantize")
-    inputs = open_inputs(spec, files.get("tokenizer.json"), graph if spec.task is Task.CAUSAL_LM else None)
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine)
     first = [case.payload for case in golden.cases[:2]]
-    if spec.task is Task.CAUSAL_LM:
-        compare(engine, engine, language_inputs(inputs), first)
+    if TRAITS[spec.task].per_token:
+        token_agreement(engine, engine, inputs, first)
     else:
         run_all(engine, inputs, first)

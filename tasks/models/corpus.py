@@ -1,6 +1,7 @@
 """Shipped data, before it is anyone's traffic: one Parquet row per text or tensor, with its domain and language."""
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -33,6 +34,17 @@ def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
     if times > 1:
         raise BadInput(f"{where}: {times} rows have the id {often!r}; give each row its own")
     return requests
+
+
+def guardrail_cases(pool: Sequence[Request], domains: Collection[str]) -> tuple[Request, ...]:
+    """The pool's cases of these domains; raises `BadInput` when it has none of one."""
+    missing = sorted(set(domains) - {one.domain for one in pool})
+    if missing:
+        held = ", ".join(sorted({one.domain for one in pool})) or "none"
+        raise BadInput(
+            f"calibration.guardrails names {missing[0]!r}, and the calibration pool has no such domain: it has {held}"
+        )
+    return tuple(one for one in pool if one.domain in set(domains))
 
 
 def _request(row: dict[str, object], where: str) -> Request:

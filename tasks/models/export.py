@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import count
 from pathlib import Path
@@ -17,12 +17,14 @@ from torch.export import Dim
 from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.models.graph_files import float_weights, load_graph, require_room
-from tasks.models.language.decoder import LOGITS, cut, flatten, load_decoder, mark, read_layout
 from tasks.models.language.decoder import Probe as DecoderProbe
+from tasks.models.language.decoder import cut, flatten, load_decoder, mark, read_layout
+from tasks.models.loading import Loaded, Probe
 from tasks.models.spec import ModelSpec, Task
+from tasks.models.speech.recognizer import load_recognizer, read_hearing
+from tasks.models.traits import TRAITS
+from tasks.models.vision.encoder import load_image_encoder
 
-OUTPUTS = {Task.TEXT_EMBEDDING: "sentence_embedding", Task.IMAGE_CLASSIFICATION: "logits", Task.CAUSAL_LM: LOGITS}
-INPUTS = {Task.TEXT_EMBEDDING: ("input_ids", "attention_mask"), Task.IMAGE_CLASSIFICATION: ("image",)}
 OPSET = 20
 OLDEST_OPSET = 13
 """Of a graph that is taken as it is: per-channel Q/DQ begins here."""
@@ -45,13 +47,14 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     if spec.task is Task.CAUSAL_LM:
         return _language(spec, folder)
     try:
-        module, probe, shapes = _text(spec, folder) if spec.task is Task.TEXT_EMBEDDING else _image(spec, folder)
+        loaded = LOADERS[spec.task](spec, folder)
         with torch.no_grad():
-            module(**probe)
+            loaded.module(**loaded.probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
         raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}") from exc
-    model = _to_onnx(module, probe, shapes, list(probe), [OUTPUTS[spec.task]])
-    _check(model, module, probe)
+    model = _to_onnx(loaded.module, loaded.probe, loaded.shapes, list(loaded.probe), [TRAITS[spec.task].output])
+    onnx.helper.set_model_props(model, dict(loaded.properties))
+    _check(model, loaded.module, loaded.probe)
     return model
 
 
@@ -117,13 +120,16 @@ def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
     weights = {item.name for item in model.graph.initializer}
     inputs = {item.name for item in model.graph.input} - weights
     outputs = [item.name for item in model.graph.output]
+    traits = TRAITS[spec.task]
     if spec.task is Task.CAUSAL_LM:
         _require_cache(model, path)
-    elif not inputs <= set(INPUTS[spec.task]) or OUTPUTS[spec.task] not in outputs:
+    elif not inputs <= set(traits.feeds) or traits.output not in outputs:
         raise BadInput(
             f"source: {path} maps {', '.join(sorted(inputs))} to {', '.join(outputs)}; "
-            f"{spec.task} needs {', '.join(INPUTS[spec.task])} to {OUTPUTS[spec.task]}"
+            f"{spec.task} needs {', '.join(traits.feeds)} to {traits.output}"
         )
+    if spec.task is Task.SPEECH_RECOGNITION:
+        _require_hearing(model, path)
     _name_nodes(model.graph)
     return model
 
@@ -133,6 +139,13 @@ def _require_cache(model: onnx.ModelProto, path: Path) -> None:
         read_layout(model)
     except ValueError as exc:
         raise BadInput(f"source: {path} is no decoder with a cache: {exc}; see tasks.models.language.decoder") from exc
+
+
+def _require_hearing(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        read_hearing(model)
+    except ValueError as exc:
+        raise BadInput(f"source: {path} is no speech model: {exc}; see tasks.models.speech.recognizer") from exc
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -153,11 +166,7 @@ def _ints(value: list[int] | int | str) -> list[int]:
     return value
 
 
-Probe = dict[str, torch.Tensor]
-Shapes = dict[str, dict[int, Dim]]
-
-
-def _text(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
+def _text(spec: ModelSpec, folder: Path) -> Loaded:
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
@@ -174,7 +183,7 @@ def _text(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max(longest, 16))
     shape = {0: batch, 1: tokens}
     probe = {"input_ids": ids, "attention_mask": mask}
-    return SentenceEncoder(encoder).eval(), probe, {"input_ids": shape, "attention_mask": shape}
+    return Loaded(SentenceEncoder(encoder).eval(), probe, {"input_ids": shape, "attention_mask": shape})
 
 
 def _require_mean_pooling(folder: Path) -> None:
@@ -189,7 +198,7 @@ def _require_mean_pooling(folder: Path) -> None:
         raise ValueError("1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx instead")
 
 
-def _image(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
+def _image(spec: ModelSpec, folder: Path) -> Loaded:
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text())
@@ -199,7 +208,16 @@ def _image(spec: ModelSpec, folder: Path) -> tuple[nn.Module, Probe, Shapes]:
     module = ConvNet(config)
     module.load_state_dict(load_file(folder / "weights.safetensors"))
     image = torch.rand(3, *(spec.input.shape or ()), generator=torch.Generator().manual_seed(0))
-    return module.eval(), {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}}
+    return Loaded(module.eval(), {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}})
+
+
+LOADERS: Mapping[Task, Callable[[ModelSpec, Path], Loaded]] = {
+    Task.TEXT_EMBEDDING: _text,
+    Task.IMAGE_CLASSIFICATION: _image,
+    Task.IMAGE_EMBEDDING: load_image_encoder,
+    Task.SPEECH_RECOGNITION: load_recognizer,
+}
+"""From a folder to a module; a language model's cache wants more than one probe, so it is exported by itself."""
 
 
 def _to_onnx(

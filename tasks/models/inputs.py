@@ -1,6 +1,6 @@
 """From payloads to the arrays a graph wants, in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,10 +11,12 @@ from tokenizers import Tokenizer
 from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
-from tasks.models.export import OUTPUTS
 from tasks.models.language.decoder import read_layout
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.spec import ModelSpec, Task
+from tasks.models.speech.inputs import SpeechInputs
+from tasks.models.speech.recognizer import read_hearing
+from tasks.models.traits import TRAITS
 from tasks.records import Payload, Tensor
 
 SHORTEST = 2
@@ -39,29 +41,46 @@ class Inputs(Protocol):
         ...
 
 
-def open_inputs(spec: ModelSpec, tokenizer: bytes | None, graph: onnx.ModelProto | None = None) -> Inputs:
+def open_inputs(
+    spec: ModelSpec,
+    tokenizer: bytes | None,
+    graph: onnx.ModelProto | None = None,
+    reference: Callable[[], Engine] | None = None,
+) -> Inputs:
     """The batcher of a spec; `tokenizer` is the content of its tokenizer.json.
 
-    A language model's batcher also needs its graph, which tells what its cache looks like.
+    A language model's batcher also needs its graph, which tells what its cache looks like. A speech model's needs its
+    graph, for its features, and full precision itself, which writes the tokens that a recording is read with.
     """
-    if spec.task is Task.IMAGE_CLASSIFICATION:
-        return ImageInputs(spec.input.shape or ())
+    traits, rules = TRAITS[spec.task], spec.input
+    if traits.reads == "image":
+        return ImageInputs(rules.shape or (), traits.output)
     if tokenizer is None:
         raise BadInput(
             f"{spec.name}: the tokenizer is missing from the registered model; run `requant model add` again"
         )
     if spec.task is Task.TEXT_EMBEDDING:
-        return TextInputs(tokenizer, spec.input.max_length)
+        return TextInputs(tokenizer, rules.max_length)
     if graph is None:
-        raise BadInput(f"{spec.name}: a language model's inputs follow from its graph: open both together")
-    rules = spec.input
-    return LanguageInputs(tokenizer, read_layout(graph), max_length=rules.max_length, new_tokens=rules.new_tokens)
+        raise BadInput(f"{spec.name}: the inputs of {spec.task} follow from its graph: open both together")
+    if spec.task is Task.CAUSAL_LM:
+        return LanguageInputs(tokenizer, read_layout(graph), max_length=rules.max_length, new_tokens=rules.new_tokens)
+    if reference is None:
+        raise BadInput(f"{spec.name}: a speech model's inputs need its full precision: open both together")
+    return SpeechInputs(tokenizer, read_hearing(graph), reference, new_tokens=rules.new_tokens)
 
 
 def language_inputs(inputs: Inputs) -> LanguageInputs:
     """The same inputs, known to be a language model's; raises `BadInput` when they are not."""
     if not isinstance(inputs, LanguageInputs):
         raise BadInput("only a language model reads tokens one after another: this model has another task")
+    return inputs
+
+
+def speech_inputs(inputs: Inputs) -> SpeechInputs:
+    """The same inputs, known to be a speech model's; raises `BadInput` when they are not."""
+    if not isinstance(inputs, SpeechInputs):
+        raise BadInput("only a speech model reads waveforms: this model has another task")
     return inputs
 
 
@@ -83,7 +102,7 @@ def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tens
 class TextInputs:
     """Token ids and mask, padded to the longest text of the batch."""
 
-    output = OUTPUTS[Task.TEXT_EMBEDDING]
+    output = TRAITS[Task.TEXT_EMBEDDING].output
 
     def __init__(self, tokenizer: bytes, max_length: int) -> None:
         try:
@@ -129,10 +148,8 @@ class TextInputs:
 class ImageInputs:
     """Images stacked into [batch, channels, height, width]."""
 
-    output = OUTPUTS[Task.IMAGE_CLASSIFICATION]
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
+    def __init__(self, shape: tuple[int, ...], output: str = TRAITS[Task.IMAGE_CLASSIFICATION].output) -> None:
+        self._shape, self.output = shape, output
 
     @property
     def profile(self) -> Profile:

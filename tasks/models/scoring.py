@@ -1,6 +1,6 @@
 """Per-case scores from model outputs; drift watches them on live samples, validation on golden cases.
 
-Outputs are `embedding` [N, D] of a text-embedding model or `logits` [N, C] of an image classifier.
+Outputs are `embedding` [N, D] of a text or image encoder or `logits` [N, C] of an image classifier.
 A NaN, an infinity or a zero embedding has no score: it raises `BadInput`, so that no mean can hide it and no
 comparison with NaN can read as "fine". Whoever judges turns that into the verdict `error`.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from infra.errors import BadInput
-from tasks.models.spec import Task
+from tasks.models.traits import TRAITS, Task
 
 Scores = NDArray[np.float64]
 """One number per case, [N]."""
@@ -22,7 +22,7 @@ Scores = NDArray[np.float64]
 
 def fidelity_metric(task: Task) -> str:
     """What `fidelity` measures for this task: "cosine" or "agreement"."""
-    return "cosine" if task is Task.TEXT_EMBEDDING else "agreement"
+    return TRAITS[task].fidelity
 
 
 def fidelity(task: Task, reference: ArrayLike, candidate: ArrayLike) -> Scores:
@@ -31,7 +31,7 @@ def fidelity(task: Task, reference: ArrayLike, candidate: ArrayLike) -> Scores:
     Embeddings: cosine, -1..1. Logits: 1.0 where both have the same largest class, else 0.0.
     Raises `BadInput` when shapes differ or either side is not finite.
     """
-    if task is Task.TEXT_EMBEDDING:
+    if TRAITS[task].fidelity == "cosine":
         return cosine(reference, candidate)
     agree = classes(reference, "reference") == classes(candidate, "candidate", like=reference)
     return np.asarray(agree, np.float64)

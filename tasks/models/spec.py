@@ -1,47 +1,16 @@
 """The description of one model that Requant keeps right: one YAML file, checked once, here."""
 
+import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from croniter import croniter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
-
-
-class Task(StrEnum):
-    """What the model does; decides how inputs are prepared and outputs judged."""
-
-    TEXT_EMBEDDING = "text-embedding"
-    IMAGE_CLASSIFICATION = "image-classification"
-    CAUSAL_LM = "causal-lm"
-
-
-Metric = Literal[
-    "cosine",
-    "recall-drop",
-    "accuracy-drop",
-    "flips",
-    "perplexity-ratio",
-    "agreement",
-    "rouge-drop",
-    "exact-match-drop",
-    "f1-drop",
-    "code-drop",
-    "dialogue-drop",
-]
-_OF_LANGUAGE: frozenset[str] = frozenset(
-    {"perplexity-ratio", "agreement", "rouge-drop", "exact-match-drop", "f1-drop", "code-drop", "dialogue-drop"}
-)
-METRICS: Mapping[Task, frozenset[str]] = {
-    Task.TEXT_EMBEDDING: frozenset({"cosine", "recall-drop", "flips"}),
-    Task.IMAGE_CLASSIFICATION: frozenset({"accuracy-drop", "flips"}),
-    Task.CAUSAL_LM: _OF_LANGUAGE,
-}
-"""Golden metrics that budgets may bound, by task."""
+from tasks.models.traits import METRICS, TRAITS, Metric, Task
 
 
 class _Strict(BaseModel):
@@ -52,8 +21,9 @@ class InputSpec(_Strict):
     """What one request looks like to the model."""
 
     tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
+    prompt: tuple[str, ...] = ()  # tokens that a speech model's transcript begins with; empty: its own start token
     max_length: int = Field(default=128, ge=1, le=8192)  # tokens
-    new_tokens: int = Field(default=48, ge=1, le=4096)  # most that a language model generates to one prompt
+    new_tokens: int = Field(default=48, ge=1, le=4096)  # most that is written to one prompt or recording
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # of one tensor, without the batch dimension
 
 
@@ -69,6 +39,13 @@ class GoldenSpec(_Strict):
 
     cases: str
     safety_head: str | None = None
+    prompt: str | None = None  # text of a class for an image-text encoder, with {} for its label: "a photo of a {}"
+
+    @model_validator(mode="after")
+    def _prompt_has_a_place(self) -> Self:
+        if self.prompt is not None and self.prompt.count("{}") != 1:
+            raise ValueError("golden.prompt needs {} once, where the label goes: 'a photo of a {}'")
+        return self
 
 
 class QualityBudget(_Strict):
@@ -100,7 +77,7 @@ class Budgets(_Strict):
 class ControlSpec(_Strict):
     """Below this, full precision itself is wrong on what users send, and only retraining helps."""
 
-    metric: Literal["accuracy", "recall", "exact-match"]
+    metric: Literal["accuracy", "recall", "exact-match", "word-accuracy"]
     at_least: float = Field(ge=0, le=1)
 
 
@@ -125,6 +102,61 @@ class WindowSpec(_Strict):
     minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
     sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
     tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
+    # What the input lens compares with: the champion's calibration set, or the same hours of the weeks before.
+    reference: Literal["champion", "same-hour-of-week"] = "champion"
+    weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
+
+
+def _one_in(value: object) -> object:
+    """ "one in 1000 windows" as 1000."""
+    found = re.fullmatch(r"\s*one in ([0-9_]+) windows\s*", value) if isinstance(value, str) else None
+    return int(found[1]) if found else value
+
+
+class ConfirmSpec(_Strict):
+    """In how many of the last windows a lens must have degraded before the loop acts; safety needs no confirmation."""
+
+    windows: int = Field(default=1, ge=1)
+    of: int = Field(default=1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.windows > self.of:
+            raise ValueError(f"{self.windows} of {self.of} windows can never be: windows must not exceed of")
+        return self
+
+
+class BuildsSpec(_Strict):
+    """How many rebuilds the loop may start by itself; safety is exempt."""
+
+    at_most: int = Field(default=8, ge=0)
+    days: float = Field(default=7.0, gt=0)  # of traffic time
+
+
+class DriftSpec(_Strict):
+    """How sure the loop must be before it acts, and what keeps it from thrashing."""
+
+    # Windows between two false alarms of fidelity, safety and control together, at least, on average.
+    false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=10, le=10_000_000)] = 1000
+    recover: float = Field(default=0.5, gt=0, le=1)  # share of what set an alarm off, to which it must fall to end
+    confirm: ConfirmSpec = ConfirmSpec()
+    cooldown_windows: int = Field(default=1, ge=0)  # windows after a build in which no second one is started
+    builds: BuildsSpec = BuildsSpec()
+
+
+class CalibrationSpec(_Strict):
+    """How a calibration set is chosen from the window, and what it may do to a scale."""
+
+    size: int | None = Field(default=None, ge=8)  # requests; as many as window.sample when it is left out
+    selection: Literal["random", "cover"] = "random"  # cover: few requests that reach and fill every site's range
+    anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
+    guardrails: tuple[str, ...] = ()  # domains of the calibration pool that are always in the set, whole
+    near_duplicates: float = Field(default=0.9, gt=0, le=1)  # similarity from which texts count as one; 1: never
+    quarantine: bool = True  # set requests aside that alone reach far beyond all others
+    # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
+    least_support: float = Field(default=0.1, ge=0, le=0.25)
+    largest_scale_change: float = Field(default=16.0, gt=1)  # that one recalibration makes to an activation's amax
+    privacy: Literal["patterns", "library"] = "library"  # what redacts the texts that are kept in samples
 
 
 class ModelSpec(_Strict):
@@ -141,20 +173,28 @@ class ModelSpec(_Strict):
     targets: tuple[Literal["onnxruntime-cpu", "tensorrt-rtx", "tensorrt"], ...] = Field(min_length=1)
     schedule: ScheduleSpec
     window: WindowSpec = WindowSpec()
+    drift: DriftSpec = DriftSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
     approval: Literal["auto", "manual"] = "auto"
 
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:
-        if self.task is not Task.IMAGE_CLASSIFICATION and self.input.tokenizer is None:
-            raise ValueError("input.tokenizer is missing: a text model needs its tokenizer.json")
-        if self.task is Task.IMAGE_CLASSIFICATION and self.input.shape is None:
+        traits = TRAITS[self.task]
+        if (traits.tokenizer or self.golden.prompt) and self.input.tokenizer is None:
+            raise ValueError("input.tokenizer is missing: a model of texts needs its tokenizer.json")
+        if traits.reads == "image" and self.input.shape is None:
             raise ValueError("input.shape is missing: an image model needs the shape of one image")
         for rule in self.budgets.quality:
             if rule.metric not in METRICS[self.task]:
                 allowed = ", ".join(sorted(METRICS[self.task]))
                 raise ValueError(f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: {allowed}")
         return self
+
+    @property
+    def payload_shape(self) -> tuple[int, ...] | None:
+        """Of one tensor payload, -1 where any length goes; None for texts."""
+        return {"text": None, "image": self.input.shape, "waveform": (-1,)}[TRAITS[self.task].reads]
 
 
 def parse_spec(text: str, *, where: str) -> ModelSpec:
@@ -201,3 +241,6 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(model.model_fields)
+
+
+__all__ = ["METRICS", "Budgets", "Metric", "ModelSpec", "QualityBudget", "Task", "load_spec", "parse_spec"]

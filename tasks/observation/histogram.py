@@ -15,6 +15,8 @@ BINS = 2048
 """8 exponent bits and 3 mantissa bits: bins are at most 12.5 % wide."""
 FINITE_BINS = 2040
 """Bins from here on hold infinities and NaN."""
+NAN_BIN = 2044
+"""Where every NaN is counted: that of the quiet NaN without a payload."""
 CHUNK = 1 << 15
 
 EDGES: NDArray[np.float64] = (np.arange(FINITE_BINS, dtype=np.uint32) << 20).view(np.float32).astype(np.float64)
@@ -39,7 +41,7 @@ class ExponentHistogram:
     def of(cls, values: NDArray[np.float32], largest: float | None = None) -> ExponentHistogram:
         """Bin every element of an array of any shape; `largest` is max |x| where it is known already."""
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        counts = _count(flat.view(np.uint32))
+        counts = with_one_nan(_count(flat.view(np.uint32)))
         if largest is None:
             largest = float(max(flat.max(initial=0.0), -flat.min(initial=0.0)))
         if not np.isfinite(largest):
@@ -85,6 +87,13 @@ class ExponentHistogram:
         inside = (q * self.total - (cumulative[index] - counts[index])) / max(int(counts[index]), 1)
         upper = EDGES[index + 1] if index + 1 < FINITE_BINS else self.amax
         return float(min(EDGES[index] + np.clip(inside, 0, 1) * (upper - EDGES[index]), self.amax))
+
+
+def with_one_nan(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same counts [2048] with all NaN in one bin: a payload depends on which processor computed it."""
+    counts[NAN_BIN] = counts[FINITE_BINS + 1 :].sum()
+    counts[FINITE_BINS + 1 : NAN_BIN] = counts[NAN_BIN + 1 :] = 0
+    return counts
 
 
 def _count(bits: NDArray[np.uint32]) -> NDArray[np.int64]:

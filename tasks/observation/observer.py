@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.observation.counting import Values, count, divide, on_host, take
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.sites import Site
 
@@ -51,18 +52,21 @@ class Observer:
 
     def update(
         self,
-        tensors: Mapping[str, NDArray[np.float32]],
+        tensors: Mapping[str, Values],
         cases: NDArray[np.int64],
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add one batch: site tensors [batch, ...], the number of each case [batch], valid tokens [batch, tokens]."""
+        """Add one batch: site tensors [batch, ...], the number of each case [batch], valid tokens [batch, tokens].
+
+        Tensors on a device are counted there.
+        """
         numbered: dict[tuple[int, ...], _Rows] = {}
         for site in self._sites:
             values = tensors[site.tensor]
             if site.channel_axis == 1:
                 self._add_images(site, values, cases)
                 continue
-            shape = values.shape[:-1]
+            shape = tuple(values.shape[:-1])
             if shape not in numbered:
                 numbered[shape] = _rows(shape, cases, mask)
             self._add_rows(site, values, numbered[shape])
@@ -80,36 +84,33 @@ class Observer:
             for site in self._sites
         }
 
-    def _add_images(self, site: Site, values: NDArray[np.float32], cases: NDArray[np.int64]) -> None:
-        self._count(site, values, tuple(axis for axis in range(values.ndim) if axis != 1), cases)
+    def _add_images(self, site: Site, values: Values, cases: NDArray[np.int64]) -> None:
+        self._count(site, values, 1, cases)
 
-    def _add_rows(self, site: Site, values: NDArray[np.float32], known: _Rows) -> None:
+    def _add_rows(self, site: Site, values: Values, known: _Rows) -> None:
         rows = values.reshape(-1, values.shape[-1])
         if known.real is not None:
-            rows = rows[known.real]
+            rows = take(rows, known.real)
         if site.name in self._divisors:
-            rows = rows / self._divisors[site.name]
-        self._count(site, rows, (0,), known.owners)
+            rows = divide(rows, self._divisors[site.name])
+        self._count(site, rows, -1, known.owners)
         if known.keys is not None:
-            self._keep_rows(site, known.keys, rows[known.chosen])
+            self._keep_rows(site, known.keys, on_host(take(rows, known.chosen)))
         else:
-            keys = _mix(_content(rows))
+            seen = on_host(rows)
+            keys = _mix(_content(seen))
             chosen = np.argsort(keys, kind="stable")[:ROWS]
-            self._keep_rows(site, keys[chosen], rows[chosen])
+            self._keep_rows(site, keys[chosen], seen[chosen])
 
-    def _count(
-        self, site: Site, values: NDArray[np.float32], axes: tuple[int, ...], cases: NDArray[np.int64] | None
-    ) -> None:
+    def _count(self, site: Site, values: Values, channel_axis: int, cases: NDArray[np.int64] | None) -> None:
         """Into histogram and extremes, and infinities and NaN into the account of each case: values [cases, ...]."""
-        low, high = values.min(axis=axes, initial=0.0), values.max(axis=axes, initial=0.0)
-        seen = ExponentHistogram.of(values, float(max(high.max(initial=0.0), -low.min(initial=0.0))))
-        self._histograms[site.name] += seen
-        if seen.nonfinite:
-            bad = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1)
+        counted = count(values, channel_axis)
+        self._histograms[site.name] += counted.histogram
+        if counted.broken is not None:
             owners = np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
-            for place in np.flatnonzero(bad):
-                self._broken[site.name][int(owners[place])] += int(bad[place])
-        self._widen(site, low, high)
+            for place in np.flatnonzero(counted.broken):
+                self._broken[site.name][int(owners[place])] += int(counted.broken[place])
+        self._widen(site, counted.low, counted.high)
 
     def _widen(self, site: Site, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         """Zero is always inside: it must stay exact, because padding is made of it."""

@@ -1,17 +1,27 @@
-"""Run a model over requests with an observer at every site, off the serving path."""
+"""Run a model over requests with an observer at every site, off the serving path.
+
+An engine on a device keeps the activations there, and there they are counted; only counts, extremes and the kept rows
+travel. Which engine watches is chosen where it is opened (`tasks.models.catalog`), by what is present.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.engines.port import Engine
-from tasks.models.batches import Batch
-from tasks.models.inputs import Inputs
+from infra.engines.port import DeviceEngine, Engine
+from tasks.observation.counting import Values
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.sites import Site
-from tasks.records import Payload
+
+if TYPE_CHECKING:  # a GPU host that only counts has no tokenizers
+    from tasks.models.batches import Batch
+    from tasks.models.inputs import Inputs
+    from tasks.records import Payload
 
 CASES = 4
 """At a time: every site's activations of two such groups are held at once, so this bounds the memory."""
@@ -26,20 +36,30 @@ def watch(
 ) -> dict[str, SiteObservation]:
     """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen."""
     observer = Observer(sites, divisors)
-    for batch, exposed in _run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
     return observer.result()
 
 
-def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.float32]]:
-    """Outputs and inputs together: a site may read the graph's own input."""
+def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> Mapping[str, Values]:
+    """Outputs and inputs together, on the device where the engine has one: a site may read the graph's own input."""
+    if isinstance(engine, DeviceEngine):
+        return _device_tensors(engine, feeds)
     given = {name: value for name, value in feeds.items() if value.dtype == np.float32}
     return {**given, **engine.run(feeds)}  # type: ignore[dict-item]  # float32 by the line above
 
 
-def _run_ahead(
+def _device_tensors(engine: DeviceEngine, feeds: Mapping[str, NDArray[np.generic]]) -> Mapping[str, Values]:
+    import torch
+
+    held = {name: torch.from_numpy(np.ascontiguousarray(value)).to(engine.device) for name, value in feeds.items()}
+    given = {name: value for name, value in held.items() if value.dtype == torch.float32}
+    return {**given, **engine.run_on_device(held)}
+
+
+def run_ahead(
     engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
-) -> Iterator[tuple[Batch, Mapping[str, NDArray[np.float32]]]]:
+) -> Iterator[tuple[Batch, Mapping[str, Values]]]:
     """The engine computes the next group while the caller counts this one: counting leaves all cores but one idle."""
     parts = (part for batch in inputs.batches(payloads) for part in batch.parts(CASES))
     with ThreadPoolExecutor(1, thread_name_prefix="watch") as ahead:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     INTENDED = "intended"  # a run is about to requantize for a window; details: window, run
     FINISHED = "finished"  # the outcome of an intent, failed ones too; details: window, run
     ALIAS_UNDONE = "alias-undone"  # an operator's move to something unverified was reversed
+    FORGOTTEN = "forgotten"  # somebody's data were erased; details: a pseudonym, counts, releases they had gone into
 
 
 _REIGNS = frozenset({Kind.PROMOTED, Kind.ROLLED_BACK})

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 from prefect import task
@@ -15,13 +16,22 @@ from infra.processes import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
 from tasks.promotion import journal, ledger
+from tasks.promotion.decisions import decision_details, past_decisions
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
-from tasks.records import CandidateRef, Decision, EngineRef, GateReport, ReleaseRef, SampleRef
+from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
-LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx")
+LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx", "tensorrt")
+"""Whose versions a release records, as far as they are installed: a GPU host need not have both of the last."""
+
+
+def _version(library: str) -> str | None:
+    try:
+        return installed(library)
+    except PackageNotFoundError:
+        return None
 
 
 @task(name="read-champion", cache_policy=NO_CACHE)
@@ -35,12 +45,9 @@ def champion_of(model: str) -> ReleaseRef | None:
     return _reference(model, ledger.champion(journal.read(model)))
 
 
-def looks_since_promotion(model: str) -> int:
-    """Decisions since the present champion came: sequential tests spend their error rate over them."""
-    entries = journal.read(model)
-    reigning = ledger.champion(entries)
-    since = reigning.number if reigning else 0
-    return sum(entry.kind is Kind.DECIDED and entry.number > since for entry in entries)
+def decisions_before(model: str, window: str) -> tuple[PastDecision, ...]:
+    """What was decided before about other windows, oldest first: nothing that came after a decision about this one."""
+    return past_decisions(journal.read(model), before=window)
 
 
 def acted_on(model: str, window: str) -> bool:
@@ -54,18 +61,18 @@ def acted_on(model: str, window: str) -> bool:
 
 
 @task(name="record-decision", cache_policy=NO_CACHE)
-def record_decision(model: str, decision: Decision, actor: str) -> bool:
-    """Append the decision about a window once; False when a run decided the same window before."""
+def record_decision(
+    model: str, decision: Decision, actor: str, champion: ReleaseRef, window: SampleRef, basis: Mapping[str, Json]
+) -> bool:
+    """Append the decision about a window once, "keep" too; False when a run decided the same window before.
+
+    `basis` names by digest what else it rests on: the full-precision graph, the references, the evidence.
+    """
 
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
         if ledger.decided(entries, decision.window_digest) is not None:
             return None
-        details: dict[str, Json] = {
-            "window": decision.window_digest,
-            "action": decision.action.value,
-            "reasons": list(decision.reasons),
-            "lenses": {reading.lens: reading.health.value for reading in decision.readings},
-        }
+        details = {**decision_details(decision, window), **basis, "champion": asdict(champion)}
         return body(Kind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
 
     return journal.commit(model, decide) is not None
@@ -110,7 +117,7 @@ def release_candidate(
         **recorded,
         "engines": [asdict(engine) for engine in engines],
         "verdicts": {report.target: report.verdict.value for report in reports},
-        "libraries": {name: installed(name) for name in LIBRARIES},
+        "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
     }
     release = write_release(store, candidate.model, files, facts, settings().signer())
     metrics = {

@@ -13,6 +13,7 @@ from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import mixed, sensitivity
 from tasks.quantization.assemble import assemble
+from tasks.quantization.changes import held_remarks, hold, under
 from tasks.quantization.choose import Choice, choose, deployed_factors, quantizer
 from tasks.quantization.folding import fold
 from tasks.quantization.plan import GraphPlan
@@ -58,11 +59,16 @@ def derive(
     deployed: Scales | None,
     tuned: Tuned | None = None,
     losses: Mapping[str, float] | None = None,
+    largest_change: float | None = None,
+    ceilings: Mapping[str, float] | None = None,
 ) -> Derived:
     """The plan for every site that the recipe quantizes; `tuned` is given where a rung before found it.
 
     `losses` are what each site alone costs the model's output, where that was measured; without them the sites are
     ranked by their local errors.
+
+    `largest_change` bounds what a recipe that keeps the champion's graph may do to its scales, and so do `ceilings`
+    under "SITE / factors" where the graph divides by factors.
 
     Sites that calibration never reached, or with zeros alone, get no fixed range: they stay in floating point, or keep
     the champion's range where its graph is kept.
@@ -82,7 +88,11 @@ def derive(
     ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
     kept = _kept(model, sites, ranking, recipe, deployed or {}, losses, tuned.unknown)
     trained = [item.site for item in ranking[: recipe.trained_sites]]
-    plan = assemble(model, sites, observed, recipe, tuned.choices, kept, trained=trained)
+    choices, held = tuned.choices, dict[str, float]()
+    if recipe.keeps_graph:
+        choices = under(choices, ceilings or {})
+        choices, held = hold(choices, deployed or {}, largest_change or math.inf)
+    plan = assemble(model, sites, observed, recipe, choices, kept, trained=trained)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
     reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
@@ -91,6 +101,7 @@ def derive(
         *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
         *scale_remarks(plan, reference, plan.scales),
         *kept_remarks((), recipe.weights.format, untrained),
+        *held_remarks(held, largest_change),
     )
     return Derived(plan, kept, ranking, share, reference, remarks)
 

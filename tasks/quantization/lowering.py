@@ -28,6 +28,7 @@ def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
     shifted = {node.input[2] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+    shifted -= {name for name in shifted if name.endswith(".cache_zero_point")}  # a graph's inputs keep their type
     for item in copy.graph.initializer:
         if item.name in shifted and item.data_type == onnx.TensorProto.INT8:
             zero_point = int(numpy_helper.to_array(item))

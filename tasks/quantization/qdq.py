@@ -57,7 +57,7 @@ def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
     wanted = {site.tensor: scales[site.name] for site in sites if site.name in scales}
-    present = {node.input[1].removesuffix(".scale") for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+    present = {node.input[1].removesuffix(".scale") for node in copy.graph.node if _fixes_a_site(node)}
     if present != set(wanted):
         odd = sorted(present ^ set(wanted))
         raise BadInput(f"the Q/DQ graph and the new scales differ in {odd[0]} ({len(odd)} in all): write a new graph")
@@ -66,6 +66,11 @@ def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
         for part in _qparams(tensor, quantizer):
             parts[part.name].CopyFrom(part)
     return copy
+
+
+def _fixes_a_site(node: onnx.NodeProto) -> bool:
+    """A cache's levels keep their scale: what they were cached with must be what they are restored with."""
+    return bool(node.op_type == "QuantizeLinear" and node.input[1].endswith(".scale"))
 
 
 def _raised(plan: GraphPlan) -> onnx.ModelProto:

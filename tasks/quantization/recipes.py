@@ -54,11 +54,12 @@ class Recipe:
     rounding: Rounding = Rounding.NEAREST
     bias_correction: bool = False
     tables: Format = Format.FP32  # embedding tables, one scale a row
+    kv_cache: Format = Format.FP32  # a language model's keys and values between steps: FP32 or INT8, one scale a tensor
     trained_sites: int = 0  # the most sensitive ones, where the rounding is trained
     high_precision_sites: int = 0  # the most sensitive sites are not quantized
     high_precision: Format = Format.FP32  # what those compute in
     quantized: bool = True
-    version: int = 2
+    version: int = 3
 
     def document(self) -> Mapping[str, Json]:
         """As it is written into a release's manifest."""
@@ -138,6 +139,13 @@ _ALL = (
         "int8-smooth with GPTQ rounding of the weights",
         smoothing=_SMOOTH,
         rounding=Rounding.GPTQ,
+    ),
+    Recipe(
+        "int8-kv",
+        "int8-gptq with keys and values cached in INT8: for language models",
+        smoothing=_SMOOTH,
+        rounding=Rounding.GPTQ,
+        kv_cache=Format.INT8,
     ),
     *(_mixed(count) for count in (1, 2, 3, 4, 6, 8)),
     Recipe(

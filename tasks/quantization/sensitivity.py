@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from infra.canonical import canonical
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
+from tasks.models.batches import Batch
 from tasks.models.inputs import Inputs
 from tasks.models.scoring import cosine, finite_rows
-from tasks.models.spec import Task
+from tasks.models.traits import TRAITS, Task
 from tasks.observation.error import relative_error, squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
@@ -40,7 +41,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What quantizing one part at a time does to the model's output: mean loss a case, 0 is none."""
+    """What quantizing one part at a time does to the model's output: mean loss a case (or a token), 0 is none."""
 
     parts: Mapping[str, float]  # part -> loss, in the order of the switches
     submodules: Mapping[str, str]  # part -> submodule, of the parts that are no sites
@@ -64,16 +65,22 @@ def measure(engine: Engine, inputs: Inputs, task: Task, parts: Sequence[Part], p
     """
     sites = np.array([part.submodule is None for part in parts])
     settings = [np.zeros(len(parts), bool), *np.eye(len(parts), dtype=bool), sites]
-    outputs: list[list[NDArray[np.float32]]] = [[] for _ in settings]
+    losses: list[list[NDArray[np.float64]]] = [[] for _ in settings[1:]]
     for batch in inputs.batches(payloads):
-        for place, switches in enumerate(settings):
-            feeds: Arrays = {**batch.feeds, INPUT: switches}
-            outputs[place].append(engine.run(feeds)[inputs.output])
-    exact, *found = [np.concatenate(one) for one in outputs]
-    means = [float(output_loss(task, exact, one).mean()) for one in found]
+        exact, *found = (_rows(engine, batch, inputs.output, switches) for switches in settings)
+        for kept, one in zip(losses, found, strict=True):
+            kept.append(output_loss(task, exact, one))
+    means = [float(np.concatenate(one).mean()) for one in losses]
     names = [part.name for part in parts]
     others = {part.name: part.submodule for part in parts if part.submodule is not None}
     return Losses(dict(zip(names, means[:-1], strict=True)), others, means[-1], len(payloads))
+
+
+def _rows(engine: Engine, batch: Batch, output: str, switches: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """A row a case, or of logits [batch, tokens, vocabulary] a row a token that is no padding."""
+    feeds: Arrays = {**batch.feeds, INPUT: switches}
+    found = engine.run(feeds)[output]
+    return found if found.ndim < 3 or batch.mask is None else np.asarray(found[batch.mask])
 
 
 def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
@@ -107,7 +114,7 @@ def output_loss(task: Task, exact: NDArray[np.float32], found: NDArray[np.float3
     Embeddings: 1 - cosine. Logits: the divergence KL(exact || found) of their softmax in nats, because agreement of
     the largest class is 1 for nearly every case and ranks nothing.
     """
-    if task is Task.TEXT_EMBEDDING:
+    if TRAITS[task].fidelity == "cosine":
         return 1.0 - cosine(exact, found)
     before, after = (_log_softmax(finite_rows(side, "measured")) for side in (exact, found))
     divergence: NDArray[np.float64] = (np.exp(before) * (before - after)).sum(axis=1)

@@ -17,10 +17,13 @@ from infra.errors import BadInput, NotFound
 from infra.memory import require_memory
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.inputs import language_inputs
 from tasks.models.memory import footprint
 from tasks.observation.archive import dump_observation, parse_observation
+from tasks.observation.bounded import bounded
 from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
+from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.watch import watch
@@ -28,7 +31,9 @@ from tasks.quantization import mixed, qdq, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
 from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
+from tasks.quantization.kv_cache import cache_scales, observe_cache, told_saving, write_cache
 from tasks.quantization.lowering import lower
+from tasks.quantization.ranges import RangeRule
 from tasks.quantization.recipes import Recipe, Rounding, find_recipe
 from tasks.quantization.sensitivity import Losses
 from tasks.quantization.submodules import submodules
@@ -44,7 +49,9 @@ SENSITIVITY_CASES = 12
 def observe(calibration: SampleRef) -> str:
     """One observer pass over a calibration set; returns the observation's key. Done before: not done again."""
     model, store = open_model(calibration.model), settings().store()
-    key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}.npz"
+    limits = calibration.ceilings
+    suffix = f"-{sha256(canonical(dict(limits)))[:8]}" if limits else ""
+    key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}{suffix}.npz"
     if not store.exists(key):
         _require_memory(model)
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
@@ -53,7 +60,7 @@ def observe(calibration: SampleRef) -> str:
         observed = watch(model.instrumented, model.sites, model.inputs, [item.payload for item in requests])
         ids = [item.request_id for item in requests]
         require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
-        store.put(key, dump_observation(observed))
+        store.put(key, dump_observation(bounded(observed, limits)))
     return key
 
 
@@ -100,13 +107,16 @@ def write_graph(
     recipe_name: str,
     champion: ReleaseRef | None,
     losses: str | None = None,
+    allow_scale_change: bool = False,
 ) -> CandidateRef:
     """Scales by recipe, then the Q/DQ graph, stored as a candidate. The same inputs give the same candidate.
 
-    `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local errors.
+    `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local errors. Where the
+    champion's graph is kept, no scale leaves the spec's `calibration.largest_scale_change` unless a person allowed it.
     """
     model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
-    candidate_id = _candidate_id(model, recipe, observation, champion, losses)
+    change = None if allow_scale_change else model.spec.calibration.largest_scale_change
+    candidate_id = _candidate_id(model, recipe, observation, champion, losses, change)
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
@@ -115,11 +125,16 @@ def write_graph(
         deployed = _deployed(champion)
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
         measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
+        parts = measured.parts if measured else None
         derived = derive(
-            model.graph, model.sites, observed, recipe, deployed, tuned, measured.parts if measured else None
+            model.graph, model.sites, observed, recipe, deployed, tuned, parts, change, calibration.ceilings
         )
         graph = _graph(model, recipe, derived, champion)
-        facts = _store(model, candidate_id, calibration, recipe, derived, graph, measured)
+        if recipe.kv_cache is Format.INT8:
+            layout = language_inputs(model.inputs).layout
+            graph = write_cache(graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX))
+            derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
+        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, measured)
     return CandidateRef(
         model.name,
         candidate_id,
@@ -129,6 +144,13 @@ def write_graph(
         facts["quantized_share"],
         tuple(facts.get("remarks", ())),
     )
+
+
+def _cache_ranges(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, ExponentHistogram]:
+    """Full precision's keys and values on the calibration set."""
+    requests = from_parquet(settings().store().get(calibration.key), where=f"the calibration set {calibration.key}")
+    payloads = [item.payload for item in requests]
+    return observe_cache(model.reference, language_inputs(model.inputs).layout, model.inputs, payloads)
 
 
 @task(name="build-engine", cache_policy=NO_CACHE)
@@ -144,6 +166,8 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     graph = onnx.load_from_string(store.get(candidate.key("graph.onnx")))
     built = target.build(lower(graph, target.form).SerializeToString(), model.inputs.profile)
     store.put(plan_key, built.plan)
+    if built.metadata is not None:
+        store.put(candidate.key(f"engines/{target_name}/plan.json"), built.metadata)
     store.put(candidate.key(f"engines/{target_name}/layers.json"), built.layers)
     seconds = time.perf_counter() - started
     return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")
@@ -241,7 +265,12 @@ def is_quantized(champion: ReleaseRef | None) -> bool:
 
 
 def _candidate_id(
-    model: RegisteredModel, recipe: Recipe, observation: str, champion: ReleaseRef | None, losses: str | None
+    model: RegisteredModel,
+    recipe: Recipe,
+    observation: str,
+    champion: ReleaseRef | None,
+    losses: str | None,
+    change: float | None,
 ) -> str:
     """Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on the ranking."""
     base = champion.digest if champion and recipe.keeps_graph else None
@@ -250,6 +279,7 @@ def _candidate_id(
         "recipe": recipe.document(),
         "observation": observation,
         "champion": base,
+        "largest_scale_change": change if base else None,
         "losses": losses.replace("-others", "") if losses and recipe.high_precision_sites else None,
     }
     return sha256(canonical(parts))[:32]
@@ -281,6 +311,7 @@ def _store(
     model: RegisteredModel,
     candidate_id: str,
     calibration: SampleRef,
+    observation: str,
     recipe: Recipe,
     derived: Derived,
     graph: onnx.ModelProto,
@@ -292,6 +323,7 @@ def _store(
         "version": 1,
         "model": model.digest,
         "calibration": calibration.digest,
+        "observation": observation,
         "recipe": recipe.document(),
         "kept_high": list(derived.kept_high),
         "quantized_share": derived.quantized_share,

@@ -49,6 +49,7 @@ FEATURES: Sequence[Feature] = (
     Feature("FP16", lambda r: Format.FP16 in _floats(r), {}),
     Feature("BF16", lambda r: Format.BF16 in _floats(r), {ONNXRUNTIME: "its CPU provider has no BF16 matrix product"}),
     Feature("INT8 embedding tables", lambda r: r.tables is Format.INT8, {}),
+    Feature("INT8 cache of keys and values", lambda r: r.kv_cache is Format.INT8, {}),
 )
 
 

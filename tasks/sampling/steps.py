@@ -2,19 +2,31 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 
+import numpy as np
+from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from tasks.models.catalog import open_model
-from tasks.records import Request, Sample, SampleRef
-from tasks.sampling.calibration import compose
+from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.spec import CalibrationSpec
+from tasks.observation.extents import extents
+from tasks.observation.scales import parse_scales
+from tasks.privacy import require_library, scrub
+from tasks.records import GoldenCase, ReleaseRef, Request, Sample, SampleRef
+from tasks.redaction import redact
+from tasks.sampling.calibration import anchors, offer, settle
+from tasks.sampling.digest import sample_of
+from tasks.sampling.judgement import covering, judge
+from tasks.sampling.quarantine import Quarantined, document
 from tasks.sampling.strata import draw
-from tasks.traffic import from_parquet, read_window, to_parquet
+from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
 
 SERVED_SHARE = 0.02
 """A domain or language with less of the sample than this does not make its golden gates binding."""
@@ -26,9 +38,12 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | None
     rules = open_model(model).spec.window
     window = read_window(settings().store(), model, hours=rules.hours, until=until)
     sample = draw(window.requests, size=rules.sample, tenant_share=rules.tenant_share)
+    sample = _scrubbed(sample, open_model(model).spec.calibration)
     if len(sample.requests) < rules.minimum_rows or window.start is None or window.end is None:
         return None
-    return _keep("windows", model, sample, window.start.isoformat(), window.end.isoformat())
+    files = window.requests.keys if isinstance(window.requests, StoredRequests) else ()
+    source = sha256(canonical(sorted(files)))
+    return _keep("windows", model, sample, window.start.isoformat(), window.end.isoformat(), source=source)
 
 
 @task(name="load-sample", cache_policy=NO_CACHE)
@@ -44,16 +59,94 @@ def load_sample(model: str, key: str) -> SampleRef:
 
 
 @task(name="compose-calibration-set", cache_policy=NO_CACHE)
-def compose_calibration_set(model: str, window: SampleRef) -> SampleRef:
-    """The window's sample, anchored by the calibration pool, without golden cases."""
-    registered = open_model(model)
-    data = settings().store().get(window.key)
-    sample = Sample(from_parquet(data, where=window.key), window.digest, window.seen, window.dropped)
-    rules = registered.spec.window
-    composed = compose(
-        sample, registered.pool, golden=registered.golden.cases, size=rules.sample, tenant_share=rules.tenant_share
+def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef | None = None) -> SampleRef:
+    """The window's sample without golden cases, near-duplicates and outliers, anchored by the calibration pool.
+
+    What was set aside is stored at `quarantine/MODEL/WINDOW.json`. The champion's smoothing factors tell what its
+    quantizers would have seen.
+    """
+    registered, rules = open_model(model), open_model(model).spec.calibration
+    size = rules.size or registered.spec.window.sample
+    sample = _stored(window)
+    offered = offer(
+        sample,
+        registered.pool,
+        golden=_scrubbed_cases(registered.golden.cases, rules),
+        similarity=rules.near_duplicates,
+        guardrails=rules.guardrails,
     )
-    return _keep("calibration", model, composed, window.start, window.end)
+    held = anchors(offered, size, rules.anchor_share)
+    looks = (rules.quarantine or rules.least_support or rules.selection == "cover") and offered.live
+    limits: dict[str, float] = {}
+    order: tuple[Request, ...] | None = None
+    if looks:
+        payloads = [one.payload for one in (*offered.live, *held)]
+        found = extents(
+            registered.instrumented, registered.sites, registered.inputs, payloads, _factors(registered, champion)
+        )
+        judged = judge(offered, found, sample.weights, rules)
+        _set_aside(model, window, judged.quarantined)
+        offered, limits = (
+            offered.without({one.request_id for one in judged.quarantined}, "quarantined"),
+            judged.ceilings,
+        )
+        if rules.selection == "cover":
+            order = covering(offered, judged, size - len(held), registered.spec.window.tenant_share)
+    composed = settle(
+        offered,
+        size=size,
+        anchor_share=rules.anchor_share,
+        tenant_share=registered.spec.window.tenant_share,
+        order=order,
+    )
+    return _keep("calibration", model, composed, window.start, window.end, limits, window.digest)
+
+
+def _scrubbed(sample: Sample, rules: CalibrationSpec) -> Sample:
+    """Without what the library recognises, where the spec wants it: samples outlive the traffic."""
+    if rules.privacy == "patterns":
+        return sample
+    require_library()
+    clean = [
+        replace(one, payload=scrub(one.payload).text) if isinstance(one.payload, str) else one
+        for one in sample.requests
+    ]
+    return replace(sample_of(clean, seen=sample.seen, dropped=sample.dropped), weights=sample.weights)
+
+
+def _scrubbed_cases(cases: Sequence[GoldenCase], rules: CalibrationSpec) -> list[GoldenCase]:
+    """Golden cases also as the library would leave them: a live request that equals one is still recognised."""
+    if rules.privacy == "patterns":
+        return list(cases)
+    texts = [(one, scrub(redact(one.payload).text)) for one in cases if isinstance(one.payload, str)]
+    return [*cases, *(replace(one, payload=found.text) for one, found in texts if found.counts)]
+
+
+def _stored(window: SampleRef) -> Sample:
+    store = settings().store()
+    requests = from_parquet(store.get(window.key), where=window.key)
+    try:
+        weights = json.loads(store.get(_weights_key(window.key)))
+    except NotFound:  # stored before weights were
+        weights = {}
+    return Sample(requests, window.digest, window.seen, window.dropped, weights)
+
+
+def _factors(registered: RegisteredModel, champion: ReleaseRef | None) -> dict[str, NDArray[np.float32]]:
+    """The champion's smoothing factors, where they fit the model at hand."""
+    if champion is None:
+        return {}
+    release = settings().release(champion.model, champion.digest)
+    if release.facts.get("model") != registered.digest:
+        return {}
+    scales = parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
+    return {name: item.divisors for name, item in scales.items() if item.divisors is not None}
+
+
+def _set_aside(model: str, window: SampleRef, found: Sequence[Quarantined]) -> None:
+    if found:
+        key = f"quarantine/{model}/{window.digest}.json"
+        settings().store().put(key, json.dumps(document(found, window.digest), sort_keys=True).encode())
 
 
 def groups_of(requests: tuple[Request, ...]) -> tuple[str, ...]:
@@ -62,7 +155,15 @@ def groups_of(requests: tuple[Request, ...]) -> tuple[str, ...]:
     return tuple(sorted(name for name, count in Counter(names).items() if count >= SERVED_SHARE * len(requests)))
 
 
-def _keep(room: str, model: str, sample: Sample, start: str, end: str) -> SampleRef:
+def _keep(
+    room: str,
+    model: str,
+    sample: Sample,
+    start: str,
+    end: str,
+    ceilings: Mapping[str, float] | None = None,
+    source: str = "",
+) -> SampleRef:
     store, stem = settings().store(), f"{room}/{model}/{sample.digest}"
     reference = SampleRef(
         model=model,
@@ -74,7 +175,15 @@ def _keep(room: str, model: str, sample: Sample, start: str, end: str) -> Sample
         groups=groups_of(sample.requests),
         start=start,
         end=end,
+        ceilings=dict(ceilings or {}),
+        source=source,
     )
+    if sample.weights:
+        store.put(_weights_key(reference.key), json.dumps(sample.weights, sort_keys=True).encode())
     store.put(f"{stem}.json", json.dumps(asdict(reference), sort_keys=True).encode())
     store.put(reference.key, to_parquet(sample.requests))
     return reference
+
+
+def _weights_key(key: str) -> str:
+    return f"{key.removesuffix('.parquet')}.weights.json"

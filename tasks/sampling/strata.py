@@ -1,15 +1,19 @@
-"""A sample of live traffic in which rare domains and languages are present and no tenant dominates.
+"""A sample of live traffic in which rare domains, languages, tenants and lengths are present and no tenant dominates.
 
-One pass, and memory that does not grow with the traffic: at most `STRATA` reservoirs of bounded size.
+One pass, and memory that does not grow with the traffic: at most `STRATA` reservoirs of bounded size, one for each pair
+of domain and language. What a reservoir kept is parted into cells of tenant and length once the pass is over.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import merge
 from math import ceil
+from typing import TypeVar
+
+import numpy as np
 
 from infra.errors import BadInput
 from tasks.payloads import fingerprint
@@ -23,7 +27,16 @@ POOLED = ("other", "other")
 _SPARE = 2
 """Places per stratum, in units of the sample size: tenants may send the same text, which only the end can tell."""
 
+LENGTHS = (0.25, 0.5, 0.75, 0.95)
+"""Quantiles of a stratum's lengths between its buckets; the last bucket holds the rare long texts."""
+CELL = 1
+"""Places of a tenant and length of a stratum, at least, while its places suffice."""
+FLOORS = 1 / 16
+"""Of a stratum's places, the most that tenants with less than one place to expect may take by their floors."""
+
 Stratum = tuple[str, str]  # domain, language
+Cell = tuple[str, str]  # tenant, bucket of length
+Key = TypeVar("Key", bound=tuple[str, ...])
 
 
 def draw(
@@ -31,7 +44,10 @@ def draw(
 ) -> Sample:
     """At most `size` distinct requests, proportional to the traffic of each (domain, language) above a floor.
 
-    Of several tenants, none gets more than ceil(tenant_share * size) places; a lone tenant may fill the sample.
+    Within it, tenants and lengths are proportional above a floor of one place. `weights` tells how many distinct
+    requests each one stands for. Of several tenants, none gets more than ceil(tenant_share * size) places; a lone
+    tenant may fill the sample.
+
     The same input in any order, or with requests delivered twice, gives the same sample. Beyond 1024 distinct inputs
     per stratum the counts behind the proportions, and `dropped`, are estimates within some 3 %.
     Raises `BadInput` on a size or a share that allows nothing.
@@ -48,7 +64,8 @@ def draw(
     selection = _Selection(size, cap if len(pool.tenants) > 1 else size)
     selection.fill(pool.candidates(), pool.quotas(minimum_per_stratum))
     dropped = {"duplicate": pool.duplicates + selection.duplicates, "tenant-cap": selection.capped}
-    return sample_of(selection.chosen, seen=pool.seen, dropped=dropped)
+    sample = sample_of(selection.chosen, seen=pool.seen, dropped=dropped)
+    return replace(sample, weights=selection.weights(pool.counts()))
 
 
 @dataclass(slots=True)
@@ -94,15 +111,19 @@ class _Pool:
         return {key: stratum.reservoir.entries() for key, stratum in self._strata.items()}
 
     def quotas(self, minimum: int) -> dict[Stratum, int]:
-        return allocate({key: stratum.distinct.value for key, stratum in self._strata.items()}, self._size, minimum)
+        return allocate(self.counts(), self._size, minimum)
+
+    def counts(self) -> dict[Stratum, int]:
+        """Distinct inputs of each stratum."""
+        return {key: stratum.distinct.value for key, stratum in self._strata.items()}
 
 
 def _first(request: Request) -> tuple[object, ...]:
     return request.time, request.request_id
 
 
-def allocate(counts: Mapping[Stratum, int], size: int, minimum: int) -> dict[Stratum, int]:
-    """Places per stratum: proportional to the counts, but none below min(minimum, its count) while that fits.
+def allocate(counts: Mapping[Key, int], size: int, minimum: int) -> dict[Key, int]:
+    """Places per stratum or cell: proportional to the counts, but none below min(minimum, its count) while that fits.
 
     Counts {a: 900, b: 98, c: 2}, size 100, minimum 8 -> {a: 88, b: 10, c: 2}.
     """
@@ -124,13 +145,36 @@ def allocate(counts: Mapping[Stratum, int], size: int, minimum: int) -> dict[Str
     return {**floors, **_proportional(free, left)}
 
 
-def _proportional(counts: Mapping[Stratum, int], size: int) -> dict[Stratum, int]:
+def _proportional(counts: Mapping[Key, int], size: int) -> dict[Key, int]:
     """Whole numbers that add up to `size`, by the largest remainder (Hamilton's method)."""
     total = sum(counts.values())
     shares = {key: divmod(size * count, total) for key, count in counts.items()}
     left = size - sum(whole for whole, _ in shares.values())
     favoured = set(sorted(shares, key=lambda key: (-shares[key][1], key))[:left])
     return {key: whole + (key in favoured) for key, (whole, _) in shares.items()}
+
+
+def cells(entries: Sequence[Entry[Request]], quota: int) -> dict[Cell, list[Entry[Request]]]:
+    """A stratum's candidates by tenant and length, best first in each.
+
+    Where tenants are too many for a floor each, those with less than one place to expect are one cell together, in
+    which chance decides: whoever invents tenants gains nothing.
+    """
+    lengths = np.asarray([_length(entry.item) for entry in entries])
+    edges = np.quantile(lengths, LENGTHS) if len(entries) else lengths
+    sizes = Counter(entry.item.tenant for entry in entries)
+    scarce = {tenant for tenant, count in sizes.items() if count * quota < len(entries)}
+    pooled = scarce if len(scarce) > FLOORS * quota else set()
+    found: dict[Cell, list[Entry[Request]]] = {}
+    for entry, bucket in zip(entries, np.searchsorted(edges, lengths).tolist(), strict=True):
+        tenant = "" if entry.item.tenant in pooled else entry.item.tenant
+        found.setdefault((tenant, str(bucket)), []).append(entry)
+    return found
+
+
+def _length(request: Request) -> int:
+    """Characters of a text; tensors of one model are all of one size."""
+    return len(request.payload) if isinstance(request.payload, str) else 0
 
 
 class _Selection:
@@ -141,23 +185,56 @@ class _Selection:
         self._tenants: Counter[str] = Counter()
         self._contents: set[str] = set()
         self._ids: set[str] = set()
+        self._cells: dict[tuple[Stratum, Cell], int] = {}  # candidates
+        self._of: dict[str, tuple[Stratum, Cell]] = {}  # of each chosen request
         self.chosen: list[Request] = []
         self.duplicates = 0
         self.capped = 0
 
     def fill(self, candidates: Mapping[Stratum, list[Entry[Request]]], quotas: Mapping[Stratum, int]) -> None:
         """Each stratum's quota, the rarest first while tenants have room; then whoever is left, best first."""
-        waiting = {key: iter(entries) for key, entries in candidates.items()}
-        for key in sorted(waiting, key=lambda key: (quotas[key], key)):
-            taken = 0
-            while taken < quotas[key] and (entry := next(waiting[key], None)) is not None:
-                taken += self._take(entry.item)
-        for entry in merge(*waiting.values(), key=lambda entry: entry.rank):
+        waiting: list[list[tuple[Entry[Request], Stratum, Cell]]] = []
+        for key in sorted(candidates, key=lambda key: (quotas[key], key)):
+            parted = cells(candidates[key], quotas[key])
+            self._cells.update({(key, cell): len(found) for cell, found in parted.items()})
+            waiting.append(self._fill_stratum(key, parted, quotas[key]))
+        for entry, key, cell in merge(*waiting, key=lambda one: one[0].rank):
             if len(self.chosen) >= self._size:
                 break
-            self._take(entry.item)
+            self._take(entry.item, key, cell)
 
-    def _take(self, request: Request) -> bool:
+    def weights(self, counts: Mapping[Stratum, int]) -> dict[str, float]:
+        """Request id -> distinct requests of the traffic that it stands for."""
+        held = Counter(self._of.values())
+        candidates: Counter[Stratum] = Counter()
+        for (key, _), count in self._cells.items():
+            candidates[key] += count
+        return {
+            name: counts[place[0]] * self._cells[place] / candidates[place[0]] / held[place]
+            for name, place in self._of.items()
+        }
+
+    def _fill_stratum(
+        self, key: Stratum, parted: Mapping[Cell, list[Entry[Request]]], quota: int
+    ) -> list[tuple[Entry[Request], Stratum, Cell]]:
+        """Each cell's places, the rarest first; then the stratum's others, best first. Gives what is left over."""
+        places = allocate({cell: len(found) for cell, found in parted.items()}, quota, CELL) if parted else {}
+        left: list[tuple[Entry[Request], Stratum, Cell]] = []
+        taken = 0
+        for cell in sorted(parted, key=lambda cell: (places[cell], cell)):
+            queue = iter(parted[cell])
+            filled = 0
+            while filled < places[cell] and (entry := next(queue, None)) is not None:
+                filled += self._take(entry.item, key, cell)
+            taken += filled
+            left += [(entry, key, cell) for entry in queue]
+        left.sort(key=lambda one: one[0].rank)
+        others = iter(left)
+        while taken < quota and (one := next(others, None)) is not None:
+            taken += self._take(one[0].item, key, one[2])
+        return list(others)
+
+    def _take(self, request: Request, key: Stratum, cell: Cell) -> bool:
         content = fingerprint(request.payload)
         if content in self._contents or request.request_id in self._ids:
             self.duplicates += 1
@@ -167,6 +244,7 @@ class _Selection:
             self._contents.add(content)
             self._ids.add(request.request_id)
             self._tenants[request.tenant] += 1
+            self._of[request.request_id] = (key, cell)
             self.chosen.append(request)
             return True
         return False

@@ -20,7 +20,7 @@ from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSe
 from tasks.validation.golden_metrics import CaseScores, Outputs, evaluate
 from tasks.validation.groups import ALL, group_names, judged
 from tasks.validation.intervals import difference_interval, paired_interval, share_interval
-from tasks.validation.language_metrics import REPORTED, LanguageOutputs, evaluate_language
+from tasks.validation.language_metrics import OF_CACHE, REPORTED, LanguageOutputs, evaluate_language
 
 MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
@@ -70,12 +70,23 @@ def language_gates(
 ) -> tuple[GateResult, ...]:
     """Every quality and safety gate of a language model's candidate, and the figures that are only reported."""
     scores = evaluate_language(golden, outputs)
+    if outputs.cached is None:  # the cache holds what was computed: there is nothing to judge in reading it back
+        rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
+        budgets = budgets.model_copy(update={"quality": rules})
+    gates = metric_gates(scores, golden, budgets, served=served)
+    if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
+        return gates
+    flips = scores["safety-flips"].values
+    return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips))
+
+
+def metric_gates(
+    scores: Mapping[str, CaseScores], golden: GoldenSet, budgets: Budgets, *, served: frozenset[str]
+) -> tuple[GateResult, ...]:
+    """A gate for every quality budget, and the figures that are only reported, of any kind of model."""
     gates = quality_gates(scores, golden.cases, budgets, served=served)
     shown = [gate for metric in sorted(scores) if is_reported(metric) for gate in _shown(metric, scores, golden)]
-    if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
-        return (*gates, *shown)
-    flips = scores["safety-flips"].values
-    return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips), *shown)
+    return (*gates, *shown)
 
 
 def is_reported(metric: str) -> bool:
@@ -166,10 +177,12 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     """The interval that fits the metric's kind of score; raises `BadInput` as those in `intervals.py` do."""
     if metric.endswith("flips"):
         return share_interval(values)
-    if metric == "perplexity-ratio":
+    if metric.endswith("perplexity-ratio"):
         found = paired_interval(values)
         return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))
-    return difference_interval(values) if metric.endswith("-drop") else paired_interval(values)
+    # Most recordings have no error at all, and resampled zeros alone would prove too much.
+    differs = metric.endswith(("-drop", "-increase", "-error-rate"))
+    return difference_interval(values) if differs else paired_interval(values)
 
 
 def _groups(scores: CaseScores | None, cases: Sequence[GoldenCase], served: frozenset[str]) -> list[str]:

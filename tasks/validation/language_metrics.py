@@ -18,6 +18,10 @@ REPORTED = ("kl", "loss-reference", "loss-candidate")
 """Beside the `-reference` and `-candidate` scores of every suite: figures for the reader, judged by nothing."""
 
 
+OF_CACHE = ("cache-perplexity-ratio", "cache-agreement")
+"""What only a candidate whose cache is quantized is judged by."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LanguageOutputs:
     """What both models made of a golden set."""
@@ -25,6 +29,7 @@ class LanguageOutputs:
     compared: Comparison  # of every case's text, prompts among them, in order
     reference: Mapping[int, str]  # answers by position, full precision's
     candidate: Mapping[int, str]
+    cached: Comparison | None = None  # of steps over the candidate's cache, where that holds levels
 
 
 def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[str, CaseScores]:
@@ -32,11 +37,17 @@ def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[st
 
     Of every text: `perplexity-ratio` as the difference of both mean token losses, whose mean's exponential is the
     ratio; `agreement`, the share of tokens after which both models find the same next one likeliest; `kl`, `loss-*`.
+    Where the candidate caches levels, `cache-perplexity-ratio` and `cache-agreement` are the same of steps over them.
     Of suites, full precision's score minus the candidate's: `rouge-drop`, `exact-match-drop`, `f1-drop`,
     `dialogue-drop`, `code-drop`; the scores themselves as `*-reference` and `*-candidate`. Of safety cases,
     `safety-flips`. A case without a label is scored against full precision's own answer: fidelity, not quality.
     """
-    found = _texts(golden, outputs.compared) | _suites(golden, outputs) | _code(golden, outputs)
+    found = (
+        _texts(golden, outputs.compared)
+        | _cached(golden, outputs.cached)
+        | _suites(golden, outputs)
+        | _code(golden, outputs)
+    )
     found |= _safety(golden, outputs)
     return MappingProxyType({metric: scores for metric, scores in found.items() if scores.values.size})
 
@@ -51,6 +62,15 @@ def _texts(golden: GoldenSet, compared: Comparison) -> dict[str, CaseScores]:
         "loss-candidate": compared.candidate_loss,
     }
     return {metric: CaseScores(scores, cases) for metric, scores in values.items()}
+
+
+def _cached(golden: GoldenSet, cached: Comparison | None) -> dict[str, CaseScores]:
+    """Of texts with at least one step over the cache."""
+    if cached is None:
+        return {}
+    cases = np.flatnonzero(cached.tokens > 1)
+    values = (cached.candidate_loss - cached.reference_loss, cached.agreement)
+    return {metric: CaseScores(scores[cases], cases) for metric, scores in zip(OF_CACHE, values, strict=True)}
 
 
 def _suites(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:

@@ -1,4 +1,7 @@
-"""Paired timing: both engines in turn, so that whatever slows the machine slows both."""
+"""Paired timing: both engines in turn, so that whatever slows the machine slows both.
+
+An engine times itself: by the wall clock on a CPU, by events between its kernels on a device, copies included.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 
 Run = Callable[[], object]
+Timed = Callable[[], float]
+"""Runs once, and says how many seconds that took."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +51,30 @@ def paired_latency(
     for _ in range(warmup):
         run_reference()
         run_candidate()
+    return _in_turn(lambda: _timed(run_reference, clock), lambda: _timed(run_candidate, clock), rounds)
+
+
+def paired_engines(
+    reference: Engine, candidate: Engine, feeds: Arrays, *, rounds: int = 30, warmup: int = 3
+) -> PairedLatency:
+    """As `paired_latency`, of two engines over the same feeds, each timing itself."""
+    if rounds < 1 or warmup < 0:
+        raise BadInput(f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}")
+    for engine in (reference, candidate):
+        engine.time_runs(feeds, warmup)
+    return _in_turn(lambda: _once(reference, feeds), lambda: _once(candidate, feeds), rounds)
+
+
+def _in_turn(time_reference: Timed, time_candidate: Timed, rounds: int) -> PairedLatency:
     seconds = np.empty((rounds, 2))
-    runs = (run_reference, run_candidate)
     for index in range(rounds):
         for side in (0, 1) if index % 2 == 0 else (1, 0):
-            seconds[index, side] = _timed(runs[side], clock)
+            seconds[index, side] = (time_reference, time_candidate)[side]()
     return PairedLatency(seconds[:, 0], seconds[:, 1])
+
+
+def _once(engine: Engine, feeds: Arrays) -> float:
+    return float(engine.time_runs(feeds, 1)[0]) / 1e3
 
 
 def _timed(run: Run, clock: Callable[[], float]) -> float:

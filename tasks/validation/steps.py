@@ -1,10 +1,13 @@
 """Prefect tasks of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version as installed
 
+import numpy as np
+import onnx
+from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -16,15 +19,20 @@ from infra.errors import NotFound, RequantError
 from infra.settings import settings
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model
-from tasks.models.inputs import language_inputs, run_all
-from tasks.models.language.comparison import compare
+from tasks.models.inputs import language_inputs, run_all, speech_inputs
+from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.spec import Task
+from tasks.models.speech.comparison import agreement
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
-from tasks.validation.gates import error_gate, golden_gates, language_gates, unexecuted
-from tasks.validation.language_metrics import LanguageOutputs
-from tasks.validation.latency import PairedLatency, paired_latency
+from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates, unexecuted
+from tasks.validation.golden_metrics import CaseScores, evaluate
+from tasks.validation.language_metrics import LanguageOutputs, evaluate_language
+from tasks.validation.latency import PairedLatency, paired_engines
+from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.report import from_json, is_settled, to_json
+from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
+from tasks.validation.vision_metrics import evaluate_vision
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
@@ -37,7 +45,7 @@ def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], tho
     The same engine under the same budgets is not judged twice: a run that was killed goes on where it stopped.
     """
     if not engine.executable:
-        report = unexecuted(engine.target, engine.reason)
+        report = _unexecuted(candidate, engine)
     else:
         plan = settings().store().get(candidate.key(f"engines/{engine.target}/plan"))
         known = _verdict_key(candidate, engine, plan, served, thorough)
@@ -47,6 +55,12 @@ def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], tho
             settings().store().put(known, to_json(report).encode())
     settings().store().put(candidate.key(f"golden/{engine.target}.json"), to_json(report).encode())
     return report
+
+
+def _unexecuted(candidate: CandidateRef, engine: EngineRef) -> GateReport:
+    """Inconclusive; where the target can tell its kernels without a device, so is what they multiply told."""
+    report = unexecuted(engine.target, engine.reason)
+    return replace(report, gates=(*report.gates, *_precision(candidate, engine.target, None, engine.reason)))
 
 
 def _known(key: str) -> GateReport | None:
@@ -77,8 +91,12 @@ def _judged(
 ) -> GateReport:
     model = open_model(candidate.model)
     try:
-        loaded = open_target(engine.target).load(plan)
-        quality = _quality(model, loaded, served)
+        loaded = open_target(engine.target).load(plan, _metadata(candidate, engine.target))
+        inspection = loaded.inspection()
+        if inspection is not None:
+            settings().store().put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
+        told = _precision(candidate, engine.target, inspection, f"{engine.target} tells nothing of its kernels")
+        quality = (*QUALITY[model.spec.task](model, loaded, served), *told)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
@@ -87,15 +105,90 @@ def _judged(
         return GateReport(engine.target, (error_gate("outputs", "all", exc),))
 
 
-def _quality(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
-    golden, budgets = model.golden, model.spec.budgets
-    if model.spec.task is not Task.CAUSAL_LM:
-        outputs = run_all(loaded, model.inputs, [case.payload for case in golden.cases])
-        return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+def _metadata(candidate: CandidateRef, target: str) -> bytes | None:
+    """Of the plan; none of a target whose plans run anywhere."""
+    try:
+        return settings().store().get(candidate.key(f"engines/{target}/plan.json"))
+    except NotFound:
+        return None
+
+
+def _precision(candidate: CandidateRef, target: str, inspection: bytes | None, why_not: str) -> tuple[GateResult, ...]:
+    """What was asked for in INT8 or FP8 against what runs; reported."""
+    store, model = settings().store(), open_model(candidate.model)
+    asked = asked_for(onnx.load_from_string(store.get(candidate.key("graph.onnx"))), model.sites)
+    kernels = open_target(target).kernels(store.get(candidate.key(f"engines/{target}/layers.json")), inspection)
+    return precision_gate(asked, kernels, why_not)
+
+
+def _of_outputs(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    golden, budgets, outputs = model.golden, model.spec.budgets, _outputs(model, loaded)
+    return golden_gates(model.spec.task, golden, model.golden_reference, outputs, budgets, served=served)
+
+
+def _of_answers(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    return language_gates(model.golden, _said(model, loaded), model.spec.budgets, served=served)
+
+
+def _of_scores(model: RegisteredModel, loaded: Engine, served: frozenset[str]) -> tuple[GateResult, ...]:
+    return metric_gates(golden_scores(model, loaded), model.golden, model.spec.budgets, served=served)
+
+
+QUALITY: Mapping[Task, Callable[[RegisteredModel, Engine, frozenset[str]], tuple[GateResult, ...]]] = {
+    Task.TEXT_EMBEDDING: _of_outputs,
+    Task.IMAGE_CLASSIFICATION: _of_outputs,
+    Task.IMAGE_EMBEDDING: _of_scores,
+    Task.SPEECH_RECOGNITION: _of_scores,
+    Task.CAUSAL_LM: _of_answers,
+}
+"""How an engine of each kind is run on the golden cases and judged."""
+
+
+def golden_scores(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    """Every golden metric of an engine, judged by nothing; raises `BadInput` for outputs that cannot be scored."""
+    return SCORES[model.spec.task](model, loaded)
+
+
+def _scored_outputs(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    return evaluate(model.spec.task, model.golden, model.golden_reference, _outputs(model, loaded))
+
+
+def _scored_answers(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    return evaluate_language(model.golden, _said(model, loaded))
+
+
+def _scored_transcripts(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
+    same = agreement(model.reference, loaded, inputs, payloads)
+    sides = inputs.expected(payloads), inputs.written(loaded, payloads)
+    before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
+    return evaluate_speech(model.golden, SpeechOutputs(same, before, after))
+
+
+def _scored_images(model: RegisteredModel, loaded: Engine) -> Mapping[str, CaseScores]:
+    return evaluate_vision(model.golden, model.golden_reference, _outputs(model, loaded), model.classes)
+
+
+SCORES: Mapping[Task, Callable[[RegisteredModel, Engine], Mapping[str, CaseScores]]] = {
+    Task.TEXT_EMBEDDING: _scored_outputs,
+    Task.IMAGE_CLASSIFICATION: _scored_outputs,
+    Task.IMAGE_EMBEDDING: _scored_images,
+    Task.SPEECH_RECOGNITION: _scored_transcripts,
+    Task.CAUSAL_LM: _scored_answers,
+}
+"""How an engine of each kind is run on the golden cases and scored."""
+
+
+def _outputs(model: RegisteredModel, loaded: Engine) -> NDArray[np.float32]:
+    return run_all(loaded, model.inputs, [case.payload for case in model.golden.cases])
+
+
+def _said(model: RegisteredModel, loaded: Engine) -> LanguageOutputs:
     inputs = language_inputs(model.inputs)
-    compared = compare(model.reference, loaded, inputs, [case.payload for case in golden.cases])
-    said = LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, golden))
-    return language_gates(golden, said, budgets, served=served)
+    texts = [case.payload for case in model.golden.cases]
+    compared = compare(model.reference, loaded, inputs, texts)
+    cached = compare_cached(model.reference, loaded, inputs, texts)
+    return LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, model.golden), cached)
 
 
 def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:
@@ -118,7 +211,7 @@ def _size(model: RegisteredModel, engine: EngineRef) -> Pair:
 
 
 def _latency(model: RegisteredModel, loaded: Engine, feeds: Arrays, rounds: int) -> PairedLatency:
-    return paired_latency(lambda: model.reference.run(feeds), lambda: loaded.run(feeds), rounds=rounds)
+    return paired_engines(model.reference, loaded, feeds, rounds=rounds)
 
 
 def typical_batch(model: RegisteredModel) -> Batch:

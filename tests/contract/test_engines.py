@@ -11,8 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from infra.canonical import sha256
 from infra.engines import TARGETS, footprint, onnxruntime_cpu, open_target
-from infra.engines.nvidia import TensorRt
+from infra.engines.nvidia.metadata import dump_metadata, parse_metadata
+from infra.engines.nvidia.target import TensorRt
 from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from infra.engines.port import Built, Profile, Shapes, Target
 from infra.errors import BadInput, Refused, Unavailable
@@ -171,6 +173,52 @@ def test_an_engine_answers_for_each_shape_of_its_profile(executable: Target) -> 
     whole = engine.run({"x": np.repeat(X, 2, axis=0)})["y"]
     assert whole.shape == (6, 6)
     assert np.allclose(engine.run({"x": X[:1]})["y"], whole[:1], atol=1e-5)
+
+
+def test_an_engine_times_its_own_runs(executable: Target) -> None:
+    taken = executable.load(built(executable).plan).time_runs({"x": X}, 5)
+    assert taken.shape == (5,)
+    assert (taken > 0).all()
+    assert taken.max() < 60_000  # milliseconds
+
+
+def test_full_precision_is_computed_exactly_where_it_is_observed(executable: Target) -> None:
+    plain = graphs.product(WEIGHT)
+    found = executable.load_exact(plain.SerializeToString(), PROFILE).run({"x": X})["y"]
+    assert np.allclose(found, graphs.run(plain, X), rtol=1e-5, atol=1e-5)  # TF32 would be off by 1e-3
+
+
+def test_what_an_engine_runs_is_told_once_it_is_loaded(executable: Target) -> None:
+    made = built(executable)
+    kernels = executable.kernels(made.layers, executable.load(made.plan).inspection())
+    assert kernels
+    assert any("node_MatMul_0" in kernel.nodes for kernel in kernels)
+
+
+def test_metadata_are_kept_where_a_plan_is_bound_to_a_host(target: Target) -> None:
+    made = built(target)
+    if target.name == "onnxruntime-cpu":
+        assert made.metadata is None
+        return
+    told = parse_metadata(made.metadata or b"")
+    assert (told.target, told.plan_sha256) == (target.name, sha256(made.plan))
+    assert told.build_seconds > 0
+
+
+def test_a_plan_that_does_not_fit_the_host_is_refused_before_it_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = opened("tensorrt-rtx")
+    made = built(target)
+    monkeypatch.setattr(target, "why_not_executable", lambda: None)
+    monkeypatch.setattr(target._trt, "Runtime", lambda logger: pytest.fail("the plan was touched"))
+    elsewhere = parse_metadata(made.metadata or b"").model_copy(update={"capability": "SM75"})
+    with pytest.raises(Refused, match=r"does not fit this host: it was built for SM75.*rebuild the release here"):
+        target.load(made.plan, dump_metadata(elsewhere))
+
+
+def test_kernels_are_unknown_where_nothing_could_be_inspected(target: Target) -> None:
+    if target.name == "onnxruntime-cpu":
+        pytest.skip("it tells its kernels without a device")
+    assert target.kernels(built(target).layers, None) is None
 
 
 def test_a_feed_that_the_graph_does_not_know_is_left_out(executable: Target) -> None:

@@ -1,7 +1,9 @@
 """A small language model through the same loop: registered, quantized, judged on its answers, and watched."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tasks.records import CaseKind, GoldenCase, Request, Verdict
 from tests.integration.conftest import serve
 from tests.language_folders import write_folder
 
+HARNESS = Path(__file__).parents[1] / "harness_tasks"
 pytestmark = pytest.mark.timeout(400)
 
 WORDS = ["model", "scale", "range", "batch", "token", "cache", "layer", "graph", "drift", "gate"]
@@ -119,3 +122,59 @@ def test_a_folder_that_is_no_language_model_is_refused(tmp_path: Path, language:
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(_spec()))
     with pytest.raises(BadInput, match="cannot be loaded as causal-lm"):
         register(tmp_path / "model.yaml")
+
+
+def test_a_suite_is_run_on_the_champion_and_on_full_precision_and_logged(
+    language: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.evaluate import evaluate
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(HARNESS)
+    golden = evaluate("speaker")
+    told = {one.metric: one for one in golden.figures if one.group == "all"}
+    assert golden.subject.startswith("version ")
+    assert told["agreement"].full_precision == 1.0 > told["agreement"].candidate > 0.3
+    assert told["perplexity"].candidate / told["perplexity"].full_precision == pytest.approx(
+        told["perplexity-ratio"].candidate, rel=1e-6
+    )
+    found = evaluate("speaker", suite="lm-eval:requant_words", include=HARNESS, limit=4)
+    words = {one.metric: one for one in found.figures}["word_perplexity"]
+    assert 0 < abs(words.difference) < 0.5 * words.full_precision, "INT8 is not full precision, and near it"
+    document = json.loads(language.registry().artifact(found.run, "evaluation.json"))
+    assert document["figures"][0]["candidate"] == words.candidate
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"suite": "glue"}, "no suite is called 'glue': allowed are golden and lm-eval:TASK"),
+        ({"suite": "lm-eval:"}, "no suite is called"),
+        ({"limit": 3}, "belong to lm-eval suites"),
+        ({"suite": "lm-eval:x", "limit": 0}, "give at least 1 case"),
+        ({"suite": "lm-eval:x", "include": Path("/nowhere")}, "is no folder"),
+        ({"version": "1", "candidate": "2"}, "not both"),
+        ({"candidate": "zz"}, "0 candidates of speaker begin with 'zz': give one of"),
+        ({"version": "999"}, "999"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_run_is_refused_in_one_sentence(
+    language: Settings, asked: dict[str, Any], error: str
+) -> None:
+    from flows.evaluate import evaluate
+    from infra.errors import RequantError
+
+    with pytest.raises(RequantError, match=error):
+        evaluate("speaker", **asked)
+
+
+def test_a_candidate_is_evaluated_by_the_beginning_of_its_id(language: Settings) -> None:
+    from flows.evaluate import find_subject
+    from tasks.models.catalog import open_model
+
+    ids = {key.split("/")[2] for key in language.store().list("candidates/speaker/")}
+    one = sorted(ids)[0]
+    found = find_subject(open_model("speaker"), None, one[:10])
+    assert found.name == f"candidate {one[:12]}"
+    assert found.plan == language.store().get(f"candidates/speaker/{one}/engines/onnxruntime-cpu/plan")

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from infra.canonical import sha256
 from infra.errors import Refused, Tampered
 from infra.settings import Settings
 from tasks.records import Action, Health
@@ -38,6 +40,19 @@ def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> N
         release.files
     )
     assert digits.registry().aliases("digits") == {"champion": outcome.version}
+    told = json.loads(release.file("engines/tensorrt-rtx/plan.json"))
+    assert told["plan_sha256"] == sha256(release.file("engines/tensorrt-rtx/plan"))
+    assert "engines/onnxruntime-cpu/plan.json" not in release.files  # any host runs that graph
+    # What is not installed is not recorded, and stops nothing.
+    assert set(release.facts["libraries"]) >= {"onnx", "onnxruntime", "torch"}  # type: ignore[arg-type]  # a mapping
+    gates = {}
+    for target in ("onnxruntime-cpu", "tensorrt-rtx"):
+        report = json.loads(release.file(f"golden/{target}.json"))
+        gates[target] = next(gate for gate in report["gates"] if gate["metric"] == "layer-precision")
+        assert gates[target]["binding"] is False
+    assert gates["onnxruntime-cpu"]["verdict"] in ("passed", "failed")
+    executable = gates["tensorrt-rtx"]["verdict"] != "inconclusive"
+    assert executable or "no CUDA device is visible" in gates["tensorrt-rtx"]["reason"]
 
 
 def test_the_champion_is_used_by_someone_who_has_nothing_of_ours(digits: Settings) -> None:
@@ -126,7 +141,7 @@ def test_scales_from_a_poisoned_window_are_refused_and_the_champion_stays(digits
 
     before = champion_of("digits")
     poisoned = [
-        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 5 == 0 else one
+        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 3 == 0 else one
         for number, one in enumerate(images(4.0, 8.0, seed=4))
     ]
     serve(digits, "digits", 4, poisoned)
@@ -232,3 +247,49 @@ def test_the_run_leaves_metrics_and_a_drift_report_behind(digits: Settings) -> N
     pages = list(digits.store().list("reports/digits/"))
     assert any(page.endswith("evidently.html") for page in pages)
     assert any(page.endswith("lenses.html") for page in pages)
+
+
+def test_the_lineage_of_the_champion_reaches_from_traffic_to_engines(digits: Settings) -> None:
+    from flows import lineage
+    from tasks.lineage import KINDS, ordered
+    from tasks.promotion.steps import champion_of
+
+    champion = champion_of("digits")
+    assert champion is not None
+    found = lineage.of("digits", version=champion.version)
+    assert {node.kind for node in found.nodes.values()} == set(KINDS)
+    scales = next(node for node in ordered(found) if node.kind == "scales")
+    assert champion.digest in {node.digest for node in lineage.of("digits", digest=scales.digest).nodes.values()}
+
+
+def test_what_one_tenant_alone_sent_is_set_aside_with_the_reasons(digits: Settings) -> None:
+    from flows.outcomes import Status
+    from flows.requantize import requantize
+
+    extreme = [
+        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 5 == 0 else one
+        for number, one in enumerate(images(4.0, 8.0, seed=8))
+    ]
+    serve(digits, "digits", 40, extreme)
+    before = set(digits.store().list("quarantine/digits/"))
+    outcome = requantize("digits", recipe="recalibrate", reason="one tenant went wild")
+    assert outcome.status is Status.PROMOTED, outcome.reason
+    (key,) = set(digits.store().list("quarantine/digits/")) - before
+    entries = json.loads(digits.store().get(key))["entries"]
+    (tenant, count), *others = Counter(entry["tenant"] for entry in entries).most_common()
+    assert tenant == "t0"
+    assert count > 10 * sum(number for _, number in others)
+    assert "taken for a shift" in entries[0]["reason"]
+
+
+def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(digits: Settings) -> None:
+    from flows.forget import forget
+    from tasks.promotion.steps import champion_of
+    from tasks.traffic import read_window
+
+    champion = champion_of("digits")
+    assert champion is not None
+    (done,) = forget("digits", tenant="t1", actor="dpo")
+    assert done.removed["traffic"] > 100
+    assert champion.digest in {one.release for one in done.releases}
+    assert "t1" not in {one.tenant for one in read_window(digits.store(), "digits", hours=10_000).requests}

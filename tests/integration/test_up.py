@@ -17,14 +17,14 @@ from infra.settings import Settings
 from tests.integration.conftest import EXAMPLES
 
 pytestmark = pytest.mark.timeout(300)
-SERVICES = ("Prefect", "MLflow", "console")
+SERVICES = ("Prefect", "MLflow", "Evidently", "console")
 
 
 @contextmanager
 def running(workspace: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     from flows.runtime import free_port
 
-    ports = {f"REQUANT_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "CONSOLE")}
+    ports = {f"REQUANT_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "CONSOLE", "EVIDENTLY")}
     environment = {**os.environ, **ports, "REQUANT_WORKSPACE": str(workspace), "PYTHONUNBUFFERED": "1"}
     environment.pop("PREFECT_API_URL", None)
     environment.pop("REQUANT_PREFECT_API_URL", None)
@@ -68,6 +68,7 @@ def test_up_serves_everything_and_stops_cleanly(workspace: Settings, tmp_path: P
         assert httpx.get(f"{addresses['Prefect']}/api/health").is_success
         assert httpx.get(f"{addresses['MLflow']}/health").is_success
         assert httpx.get(f"{addresses['console']}/health").is_success
+        assert httpx.get(f"{addresses['Evidently']}/api/projects").json() == []
         wanted = {
             "maintenance/digits",
             "requantize/requant",

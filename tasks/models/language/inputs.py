@@ -49,19 +49,26 @@ class LanguageInputs:
             ids, mask = padded([encoded[case] for case in cases])
             yield Batch(prefill_feeds(self.layout, ids, mask), np.asarray(cases), mask.astype(bool))
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; raises `BadInput` for a text that has none."""
+    @property
+    def first(self) -> int | None:
+        """The token before every text: the tokenizer's own, else the model's stop token, else None."""
+        before = self._tokenizer.encode("").ids
+        return before[0] if before else next(iter(self.layout.stops), None)
+
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Token ids of each text, with the tokenizer's own around them or without; `BadInput` for one that has none."""
         try:
-            found = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
+            found = [encoding.ids for encoding in encoded]
         except Exception as exc:  # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
             raise BadInput(f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column") from exc
         if not all(found):
             raise BadInput("the tokenizer makes nothing of a text: a language model needs at least one token")
         return found
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of token ids, with special tokens or without."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def _profile(self, tokens: tuple[int, int, int], past: tuple[int, int, int]) -> Profile:
         sizes = (1, COMMON_BATCH, LARGEST_BATCH)

@@ -17,7 +17,13 @@ from benchmarks import (
     observation,
     pairs,
     peers,
+    poisoning,
+    profile_memory,
+    profiles,
     recalibration,
+    request_files,
+    sampling,
+    selection,
     sensitivity,
     subject,
 )
@@ -159,6 +165,21 @@ def test_exposure_drift_is_measured_for_three_models_at_every_exposure(digits: S
     assert all(0 <= row.value <= 1 for row in rows)
 
 
+def test_64_chosen_digits_cover_more_than_64_random_ones(digits: Subject) -> None:
+    rows = {row.how: row for row in selection.compare(selection.exposed(digits), 1, quick=True)}
+    assert rows["64 chosen"].cover > max(0.99, rows["64 random"].cover)
+    assert rows["64 chosen"].quality > 0.99
+    assert len(selection.goals(list(rows.values()))) == 2
+
+
+def test_one_tenants_thousandfold_digits_move_no_scale_and_are_set_aside(digits: Subject) -> None:
+    rows = {(row.attack, row.recipe): row for row in poisoning.attacked(digits, [0], quick=True)}
+    attack = rows[poisoning.ONE, "recalibrate"]
+    assert (attack.caught, attack.honest) == (1, 0)
+    assert attack.moved <= 0.05 < attack.undefended
+    assert rows[poisoning.NOBODY, "recalibrate"].moved <= 0.05
+
+
 def test_interleaved_rounds_give_paired_ratios() -> None:
     rounds = pairs.Rounds({"slow": np.array([2.0, 8.0, 4.0]), "fast": np.array([1.0, 2.0, 4.0])})
     assert rounds.ratio("slow", "fast")[0] == 2
@@ -170,3 +191,33 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["fidelty"])
     assert "allowed are fidelity" in capsys.readouterr().err
+
+
+def test_profiling_is_measured_against_reading_and_a_report(tmp_path: Path) -> None:
+    read, ratio = profiles._reading(tmp_path, 5_000, rounds=1)
+    assert [row.rows for row in read] == [5_000] * 5
+    assert ratio > 0
+    report, gain = profiles._against_report(500)
+    assert len(report) == 2
+    assert gain > 1
+    assert len(profiles._texts(50)) == len(profiles._quantiles(10_000)) == 2
+
+
+def test_a_profile_of_a_billion_requests_is_as_small_as_one_of_thousands() -> None:
+    small, large, huge = profiles._sizes(20_000)
+    assert small.rows == 1_000
+    assert huge.rows > 1_000_000_000
+    assert huge.size < 1.2 * large.size < 100_000  # type: ignore[operator]
+
+
+def test_request_files_are_the_same_for_a_seed_and_streamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (request_files.write(tmp_path / name, 200_000, seed=3).read_bytes() for name in "ab")
+    assert one == other
+    assert [batch.num_rows for batch in request_files.batches(tmp_path / "a", ("time",))] == [131_072, 68_928]
+    profile_memory.main(1_000)
+    assert len(capsys.readouterr().out.split()) == 3
+
+
+def test_sampling_is_measured() -> None:
+    table = sampling.measure(True)
+    assert all(goal.reached for goal in table.goals)

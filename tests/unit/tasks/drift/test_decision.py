@@ -30,6 +30,8 @@ def decided(**health: Health) -> Decision:
         ({"fidelity": DEGRADED}, Action.RECALIBRATE, "(fidelity degraded)"),
         ({"range": DEGRADED, "fidelity": DEGRADED}, Action.RECALIBRATE, "(range and fidelity degraded)"),
         ({"input": DEGRADED, "range": DEGRADED}, Action.RECALIBRATE, "(range degraded)"),
+        ({"weights": DEGRADED}, Action.RECALIBRATE, "weights changed since the champion was built: recalibrate."),
+        ({"weights": DEGRADED, "control": DEGRADED}, Action.REQUEST_RETRAINING, "so recalibrate too"),
         ({"control": DEGRADED}, Action.REQUEST_RETRAINING, "recalibration cannot help"),
         ({"control": DEGRADED, "range": DEGRADED}, Action.REQUEST_RETRAINING, "recalibration cannot help"),
         ({"control": DEGRADED, "fidelity": DEGRADED}, Action.REQUEST_RETRAINING, "recalibrate too"),
@@ -65,7 +67,7 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(health: dic
         else Action.REQUEST_RETRAINING
         if "control" in degraded
         else Action.RECALIBRATE
-        if degraded & {"range", "fidelity"}
+        if degraded & {"weights", "range", "fidelity"}
         else Action.INCONCLUSIVE
         if INCONCLUSIVE in judged
         else Action.KEEP
@@ -75,7 +77,7 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(health: dic
     assert all(reason.endswith(".") for reason in decision.reasons)
     assert recalibrates(decision) == (
         expected in (Action.FALLBACK, Action.RECALIBRATE)
-        or (expected is Action.REQUEST_RETRAINING and "fidelity" in degraded)
+        or (expected is Action.REQUEST_RETRAINING and bool(degraded & {"fidelity", "weights"}))
     )
     assert wants_retraining(decision) == ("control" in degraded)
 
@@ -111,5 +113,5 @@ def test_the_decision_keeps_its_evidence() -> None:
 
 
 def test_an_unknown_lens_is_refused() -> None:
-    with pytest.raises(BadInput, match="no lens called vibes: the decision knows input, range"):
+    with pytest.raises(BadInput, match="no lens called vibes: the decision knows weights, input, range"):
         decide([reading("vibes", FINE)], window_digest="abc")

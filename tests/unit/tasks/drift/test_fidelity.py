@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.drift.control import control_lens
 from tasks.drift.fidelity import Limits, fidelity_lens, safety_lens
-from tasks.drift.intervals import alpha_at, mean_interval, share_interval
+from tasks.drift.statistics.intervals import mean_interval, share_interval
 from tasks.records import Health, LensReading
 
 ALL = {"all": 0.98}
@@ -124,8 +124,3 @@ def test_the_exact_interval_of_a_share_agrees_with_published_values() -> None:
     assert (interval.low, interval.high) == (pytest.approx(0.0025, abs=1e-4), pytest.approx(0.4450, abs=1e-4))
     assert share_interval(0, 10).low == 0.0
     assert share_interval(10, 10).high == 1.0
-
-
-def test_all_looks_together_spend_no_more_than_alpha() -> None:
-    assert sum(alpha_at(look) for look in range(1, 10_000)) <= 0.05
-    assert alpha_at(1) > alpha_at(2) > 0

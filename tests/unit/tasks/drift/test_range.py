@@ -76,8 +76,8 @@ def test_findings_name_each_layer_the_worst_first() -> None:
     live = {name: ExponentHistogram.of(activations(1, scale)) for name, scale in (("a", 1), ("b", 8), ("c", 3))}
     reference = {name: ExponentHistogram.of(activations()) for name in live}
     reading = range_lens(live, reference, dict.fromkeys(live, 1.0), count=100)
-    assert [finding.subject for finding in reading.findings] == ["layer b", "layer c", "layer a"]
-    assert [finding.exceeded for finding in reading.findings] == [True, True, False]
+    assert [finding.subject for finding in reading.findings] == ["all layers", "layer b", "layer c", "layer a"]
+    assert [finding.exceeded for finding in reading.findings] == [True, True, True, False]
 
 
 def test_a_layer_that_was_not_observed_is_never_fine() -> None:

@@ -3,14 +3,15 @@
 import os
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from infra.errors import BadInput
 from tasks.drift.decision import decide
-from tasks.drift.report import drift_report, lens_page
-from tasks.records import Finding, Health, LensReading, Payload, Request
+from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
+from tasks.records import Action, Finding, Health, LensReading, PastDecision, Payload, Request
 
 LOADED = re.compile(rb"""<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*["']https?://""")
 
@@ -26,7 +27,7 @@ IMAGES: list[Payload] = list(np.random.default_rng(0).random((60, 1, 4, 4), np.f
 
 @pytest.mark.parametrize(("payloads", "column"), [(TEXTS, b"punctuation"), (IMAGES, b"standard deviation")])
 def test_evidently_reports_on_texts_and_on_tensors(payloads: list[Payload], column: bytes) -> None:
-    page = drift_report(requests(payloads[:30]), requests(payloads[30:]))
+    page = drift_report(requests(payloads[:30]), requests(payloads[30:])).html
     assert page.lstrip()[:100].lower().startswith((b"<!doctype", b"<html"))
     assert column in page
     assert not LOADED.search(page)
@@ -53,3 +54,26 @@ def test_what_users_sent_is_escaped() -> None:
     assert "<script>" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_window_is_one_snapshot_in_evidentlys_workspace_however_often_it_is_stored(tmp_path: Path) -> None:
+    report = drift_report(requests(TEXTS[:30]), requests(TEXTS[30:]))
+    for window in ("w1", "w1", "w2"):
+        store_snapshot(report, tmp_path, "tiny", window)
+    (project,) = [folder for folder in tmp_path.iterdir() if (folder / "metadata.json").exists()]
+    assert "tiny" in (project / "metadata.json").read_text()
+    assert len(list((project / "snapshots").iterdir())) == 2
+
+
+def test_the_page_draws_the_lenses_over_time_and_redacts_its_examples() -> None:
+    finding = Finding("all layers", 0.31, 0.02, True, "stale")
+    decision = decide([LensReading("range", Health.DEGRADED, (finding,), 9)], window_digest="w2")
+    figures = {"range": ("all layers", 0.001, 0.02)}
+    past = PastDecision(1, "w1", None, Action.KEEP, "1", "s", False, {"range": Health.FINE}, {}, figures)
+    (one,) = requests(["write to ann@example.com"])
+    page = lens_page(decision, [past], [Worst(one, 0.5)]).decode()
+    assert "Range, 2 windows".lower() in page.lower()
+    assert page.count("<circle class=") == 2
+    assert "scales outgrown" in page
+    assert "ann@example.com" not in page
+    assert "&lt;EMAIL&gt;" in page

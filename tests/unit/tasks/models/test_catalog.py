@@ -14,7 +14,7 @@ from onnx import helper
 
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from tasks.models.catalog import model_names, open_model, register
+from tasks.models.catalog import RegisteredModel, model_names, open_model, register
 from tests import graphs
 
 DIGITS = Path(__file__).parents[4] / "examples" / "digits"
@@ -67,6 +67,17 @@ def test_registering_the_same_content_again_changes_nothing(spec: Callable[..., 
     keys = sorted(settings().store().list(""))
     assert register(path) == first
     assert sorted(settings().store().list("")) == keys
+
+
+def test_a_corpus_to_replay_is_kept_beside_and_the_pool_stands_in_for_it(spec: Callable[..., Path]) -> None:
+    path = spec()
+    first = register(path)
+    assert first.replay == first.pool
+    shutil.copy(DIGITS / "traffic.parquet", path.parent)
+    again = register(path)
+    assert again.digest == first.digest  # replaying other rows makes no other model
+    settings.cache_clear()
+    assert len(RegisteredModel(again.name, again.digest).replay) == 422
 
 
 def test_new_weights_are_a_new_digest_and_the_old_ones_stay(spec: Callable[..., Path]) -> None:

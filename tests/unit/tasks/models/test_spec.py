@@ -52,7 +52,8 @@ def test_a_whole_spec_is_read_with_its_defaults() -> None:
         ({"name": "Digits!"}, "name is 'Digits!'"),
         (
             {"task": "speech"},
-            "task is 'speech': input should be 'text-embedding', 'image-classification' or 'causal-lm'",
+            "task is 'speech': input should be 'text-embedding', 'image-classification', 'image-embedding', "
+            "'speech-recognition' or 'causal-lm'",
         ),
         ({"task": "text-embedding"}, "input.tokenizer is missing"),
         ({"task": "causal-lm"}, "input.tokenizer is missing"),

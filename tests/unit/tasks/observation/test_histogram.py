@@ -89,3 +89,10 @@ def test_bins_are_at_most_an_eighth_wide_and_cover_every_float() -> None:
 def test_a_strided_view_is_binned_like_its_copy() -> None:
     values = np.arange(20, dtype=np.float32).reshape(4, 5)
     assert ExponentHistogram.of(values[:, ::2]) == ExponentHistogram.of(values[:, ::2].copy())
+
+
+def test_a_nan_is_counted_alike_whatever_its_payload_and_sign() -> None:
+    quiet = ExponentHistogram.of(np.array([np.nan], np.float32))
+    for bits in (0x7FFFFFFF, 0xFFC00000, 0x7FC00001, 0x7F900000):
+        assert ExponentHistogram.of(np.array([bits], np.uint32).view(np.float32)) == quiet
+    assert quiet != ExponentHistogram.of(np.array([np.inf], np.float32))

@@ -7,7 +7,7 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.records import GoldenCase, Request, Sample
-from tasks.sampling.calibration import compose
+from tasks.sampling.calibration import compose, offer, settle
 from tasks.sampling.digest import digest, sample_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -88,3 +88,46 @@ def test_the_digest_knows_ids_and_contents_but_not_the_order() -> None:
     assert digest([one]) != digest([replace(one, request_id="b")])
     assert digest([one]) != digest([replace(one, payload="else")])
     assert digest([one]) == digest([replace(one, label="7")])
+
+
+def guarded(count: int) -> list[Request]:
+    return [replace(one, domain="safety") for one in requests("guard", count)]
+
+
+def test_guardrail_cases_are_always_in_and_take_the_places_of_anchors() -> None:
+    offered = offer(window(256), [*guarded(20), *requests("pool", 500)], golden=(), guardrails=("safety",))
+    found = settle(offered, size=100)
+    assert sum(one.domain == "safety" for one in found.requests) == 20
+    assert (len(found.requests), share_of_pool(found)) == (100, 0.05)
+
+
+def test_more_guardrail_cases_than_anchors_take_places_of_the_window_and_never_most() -> None:
+    offered = offer(window(256), [*guarded(40), *requests("pool", 500)], golden=(), guardrails=("safety",))
+    assert len(settle(offered, size=100).requests) == 100
+    with pytest.raises(BadInput, match="40 guardrail cases do not fit into a calibration set of 64"):
+        settle(offered, size=64)
+
+
+def test_a_guardrail_domain_that_the_pool_lacks_is_refused_with_what_it_has() -> None:
+    with pytest.raises(BadInput, match="no such domain: it has docs"):
+        offer(window(8), requests("pool", 8), golden=(), guardrails=("safety",))
+
+
+def test_guardrail_cases_are_never_golden_cases() -> None:
+    with pytest.raises(BadInput, match="overlaps the calibration set"):
+        offer(window(8), guarded(8), golden=[case("guard text 3")], guardrails=("safety",))
+
+
+def test_near_duplicates_of_the_window_are_dropped_and_counted() -> None:
+    text = "Please summarise the attached contract and list every deadline that it names"
+    live = [replace(one, payload=f"{text}{'!' * i}") for i, one in enumerate(requests("live", 3))]
+    offered = offer(sample_of(live, seen=3, dropped={}), requests("pool", 8), golden=(), similarity=0.8)
+    assert (len(offered.live), offered.dropped["near-duplicate"]) == (1, 2)
+
+
+def test_all_identical_inputs_and_an_empty_window_leave_the_anchor_alone() -> None:
+    same = [replace(one, payload="same") for one in requests("live", 30)]
+    found = settle(offer(sample_of(same, seen=30, dropped={}), requests("pool", 90), golden=()), size=64)
+    assert len(found.requests) <= 64
+    empty = settle(offer(window(0), requests("pool", 90), golden=(), similarity=0.9), size=64)
+    assert len(empty.requests) == 16

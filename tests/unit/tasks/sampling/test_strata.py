@@ -177,3 +177,38 @@ def test_places_add_up_and_nobody_gets_more_than_there_is(
 def test_the_documented_allocation() -> None:
     counts = {("a", "en"): 900, ("b", "en"): 98, ("c", "en"): 2}
     assert allocate(counts, 100, 8) == {("a", "en"): 88, ("b", "en"): 10, ("c", "en"): 2}
+
+
+def texts(count: int, length: int, start: int, tenant: str = "acme") -> list[Request]:
+    return [request(start + i, f"{start + i} ".ljust(length, "x"), tenant) for i in range(count)]
+
+
+def test_rare_lengths_and_rare_tenants_are_present() -> None:
+    sample = draw([*texts(990, 20, 0), *texts(6, 900, 2000), *texts(4, 20, 3000, "tiny")], size=64, tenant_share=1.0)
+    assert max(len(str(one.payload)) for one in sample.requests) == 900
+    assert tenants(sample)["tiny"] >= 1
+
+
+def test_whoever_invents_tenants_gets_no_more_places_than_its_traffic() -> None:
+    honest = [request(i, tenant=f"t{i % 8}") for i in range(950)]
+    invented = [request(5000 + i, tenant=f"a{i:03}") for i in range(50)]
+    sample = draw([*honest, *invented], size=128, tenant_share=0.5)
+    assert sum(one.tenant.startswith("a") for one in sample.requests) <= 12
+
+
+def test_a_thousand_tenants_of_one_request_are_drawn_by_chance_and_not_by_name() -> None:
+    sample = draw([request(i, tenant=f"t{i:04}") for i in range(1000)], size=64, tenant_share=0.5)
+    assert np.mean([int(one.tenant[1:]) for one in sample.requests]) == pytest.approx(500, abs=120)
+
+
+def test_weights_say_how_much_of_the_traffic_a_request_stands_for() -> None:
+    requests = [request(i, language="en" if i < 980 else "ja") for i in range(1000)]
+    sample = draw(requests, size=64, tenant_share=1.0)
+    by_language = Counter[str]()
+    for one in sample.requests:
+        by_language[one.language] += round(1000 * sample.weights[one.request_id])
+    assert by_language["en"] / by_language.total() == pytest.approx(0.98, abs=0.005)
+
+
+def test_identical_texts_and_one_tenant_only_make_a_sound_sample() -> None:
+    assert len(draw([request(i, "same") for i in range(100)], size=64, tenant_share=0.5).requests) == 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,11 @@ def outputs(
     """A candidate that gives other answers to the first case of some kinds, and predicts worse."""
     count = len(of.cases)
     compared = Comparison(
-        np.full(count, 2.0), np.full(count, 2.0 + loss), np.full(count, agreement), np.full(count, loss)
+        np.full(count, 2.0),
+        np.full(count, 2.0 + loss),
+        np.full(count, agreement),
+        np.full(count, loss),
+        np.full(count, 9),
     )
     said = {n: str(GIVEN[case.kind]) for n, case in enumerate(of.cases) if case.kind is not CaseKind.PLAIN}
     first = {kind: next(n for n, case in enumerate(of.cases) if case.kind is kind) for kind in RIGHT}
@@ -104,7 +109,9 @@ def _outputs_without_code(of: GoldenSet) -> LanguageOutputs:
     same = np.full(count, 1.0)
     said = {n: str(GIVEN[case.kind]) for n, case in enumerate(of.cases) if case.kind is not CaseKind.PLAIN}
     first = next(n for n, case in enumerate(of.cases) if case.kind is CaseKind.SUMMARY)
-    return LanguageOutputs(Comparison(same, same, same, same * 0), said, {**said, first: "Something else"})
+    return LanguageOutputs(
+        Comparison(same, same, same, same * 0, same.astype(np.int64)), said, {**said, first: "Something else"}
+    )
 
 
 def test_the_perplexity_gate_is_the_exponential_of_the_mean_difference() -> None:
@@ -149,3 +156,27 @@ def test_scores_are_the_libraries() -> None:
     assert answers.rouge("the cat sat", "the cat ran") == pytest.approx(2 / 3)
     assert answers.exact_match("Oslo", "oslo.") == 1
     assert answers.f1("red bicycle", "red") == pytest.approx(2 / 3)
+
+
+def test_gates_through_the_cache_bind_where_it_holds_levels_and_are_not_asked_elsewhere() -> None:
+    of = golden()
+    made = outputs(of)
+    rules = (
+        QualityBudget(metric="cache-agreement", group="all", at_least=0.9),
+        QualityBudget(metric="cache-perplexity-ratio", group="all", at_most=1.05),
+    )
+    assert not [gate for gate in gates(of, made, *rules) if gate.metric.startswith("cache-")]
+    for agreement, verdict in ((1.0, Verdict.PASSED), (0.5, Verdict.FAILED)):
+        through = replace(made, cached=outputs(of, loss=0.0, agreement=agreement).compared)
+        found = {gate.metric: gate for gate in gates(of, through, *rules)}
+        assert found["cache-agreement"].verdict is verdict
+        assert found["cache-agreement"].binding
+        assert found["cache-perplexity-ratio"].verdict is Verdict.PASSED
+
+
+def test_texts_without_a_step_over_the_cache_are_left_out_of_its_gate() -> None:
+    of = golden()
+    compared = outputs(of).compared
+    short = replace(compared, tokens=np.array([1, *compared.tokens[1:]]))
+    scores = evaluate_language(of, replace(outputs(of), cached=short))
+    assert scores["cache-agreement"].cases.tolist() == list(range(1, len(of.cases)))

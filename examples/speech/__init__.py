@@ -1,0 +1,1 @@
+"""Spoken digits made of formants, and a small Whisper that writes them down."""

@@ -1,0 +1,164 @@
+"""A suite on a release or a candidate, with full precision beside it, logged to MLflow; nothing is promoted by it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from infra.engines import open_target
+from infra.engines.port import Engine
+from infra.errors import BadInput, NotFound, Refused
+from infra.settings import settings
+from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.inputs import language_inputs
+from tasks.models.spec import Task
+from tasks.promotion.steps import champion_of
+from tasks.validation.evaluation import Figure, golden_figures, harness_figures
+from tasks.validation.harness import run_harness
+from tasks.validation.steps import golden_scores
+
+GOLDEN, HARNESS = "golden", "lm-eval:"
+PLAN = "engines/{}/plan"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a suite found."""
+
+    model: str
+    subject: str  # "version 3", "candidate 0f3a…"
+    suite: str
+    target: str
+    figures: tuple[Figure, ...]
+    run: str  # MLflow's id
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated."""
+
+    name: str
+    target: str
+    plan: bytes
+
+
+def evaluate(
+    model: str,
+    *,
+    suite: str = GOLDEN,
+    version: str | None = None,
+    candidate: str | None = None,
+    include: Path | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Run a suite on the engine that can run here: of a version, of a candidate, or else of the champion.
+
+    Raises `BadInput` for a suite that does not exist or does not fit the model, `NotFound` for a version or candidate
+    that does not exist, `Refused` where none of its engines runs here.
+    """
+    registered = open_model(model)
+    task = _task(suite, registered, include, limit)
+    subject = find_subject(registered, version, candidate)
+    engine = open_target(subject.target).load(subject.plan)
+    if task is None:
+        figures = golden_figures(registered.golden, golden_scores(registered, engine))
+    else:
+        figures = _harness(registered, engine, task, include, limit)
+    return Evaluation(model, subject.name, suite, subject.target, figures, _log(model, suite, subject, figures, limit))
+
+
+def find_subject(model: RegisteredModel, version: str | None, candidate: str | None) -> Subject:
+    """The engine of a version (verified), of a stored candidate, or of the champion."""
+    if version is not None and candidate is not None:
+        raise BadInput("give --version or --candidate, not both")
+    if candidate is not None:
+        return _candidate(model, candidate)
+    if version is None:
+        reigning = champion_of(model.name)
+        if reigning is None:
+            raise NotFound(f"{model.name} has no champion yet: name a version or a candidate, or requantize first")
+        version = reigning.version
+    digest = settings().registry().version(model.name, version).release
+    if digest is None:
+        raise NotFound(f"version {version} of {model.name} carries no release: it was not made by Requant")
+    release = settings().release(model.name, digest)
+    target = _runnable(model, [name for name in model.spec.targets if PLAN.format(name) in release.files])
+    return Subject(f"version {version}", target, release.file(PLAN.format(target)))
+
+
+def _candidate(model: RegisteredModel, given: str) -> Subject:
+    """By the whole id, or its beginning."""
+    store, prefix = settings().store(), f"candidates/{model.name}/"
+    ids = sorted({key.removeprefix(prefix).partition("/")[0] for key in store.list(prefix)})
+    found = [one for one in ids if one.startswith(given)]
+    if not given or len(found) != 1:
+        told = f"{len(found)} candidates of {model.name} begin with {given!r}" if given else "the candidate is empty"
+        raise NotFound(f"{told}: give one of {', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}")
+    folder = f"{prefix}{found[0]}/"
+    built = [name for name in model.spec.targets if store.exists(f"{folder}{PLAN.format(name)}")]
+    target = _runnable(model, built)
+    return Subject(f"candidate {found[0][:12]}", target, store.get(f"{folder}{PLAN.format(target)}"))
+
+
+def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:
+    for target in targets:
+        if open_target(target).why_not_executable() is None:
+            return target
+    raise Refused(f"none of the engines built for {model.name} ({', '.join(targets) or 'none'}) can run here")
+
+
+def _task(suite: str, model: RegisteredModel, include: Path | None, limit: int | None) -> str | None:
+    """The harness's task, or None for the golden set."""
+    if suite == GOLDEN:
+        if include is not None or limit is not None:
+            raise BadInput("--include-path and --limit belong to lm-eval suites: the golden set is run whole")
+        return None
+    task = suite.removeprefix(HARNESS)
+    if not suite.startswith(HARNESS) or not task:
+        raise BadInput(f"no suite is called {suite!r}: allowed are {GOLDEN} and {HARNESS}TASK")
+    if model.spec.task is not Task.CAUSAL_LM:
+        raise BadInput(f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite {GOLDEN}")
+    if limit is not None and limit < 1:
+        raise BadInput(f"--limit is {limit}: give at least 1 case, or leave it out for all")
+    if include is not None and not include.is_dir():
+        raise BadInput(f"--include-path {include} is no folder: give one that holds lm-eval task files")
+    return task
+
+
+def _harness(
+    model: RegisteredModel, engine: Engine, task: str, include: Path | None, limit: int | None
+) -> tuple[Figure, ...]:
+    inputs = language_inputs(model.inputs)
+    before, after = (run_harness(one, inputs, task, include=include, limit=limit) for one in (model.reference, engine))
+    return harness_figures(before, after)
+
+
+def _log(model: str, suite: str, subject: Subject, figures: tuple[Figure, ...], limit: int | None) -> str:
+    sides = {"full-precision": "full_precision", "candidate": "candidate", "difference": "difference"}
+    metrics = {
+        _allowed(f"{one.metric}/{one.group}/{side}"): float(getattr(one, field))
+        for one in figures
+        for side, field in sides.items()
+    }
+    params = {"suite": suite, "subject": subject.name, "target": subject.target, "limit": str(limit or "all")}
+    told = json.dumps({"version": 1, "figures": TypeAdapter(tuple[Figure, ...]).dump_python(figures)}, indent=1)
+    return (
+        settings()
+        .registry()
+        .log_run(
+            model,
+            f"{suite} on {subject.name}",
+            params=params,
+            metrics=metrics,
+            tags={"kind": "evaluation", "suite": suite},
+            artifacts={"evaluation.json": told.encode()},
+        )
+    )
+
+
+def _allowed(name: str) -> str:
+    """A metric's name as MLflow takes it."""
+    return re.sub(r"[^\w./: -]", ":", name)

@@ -1,0 +1,56 @@
+"""What a plan and a timing cache depend on: the module, the device and its driver."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One machine as TensorRT sees it; None where there is no device."""
+
+    module: str
+    version: str
+    capability: str | None  # "SM89"
+    device: str | None
+    driver: str | None
+    cuda: str | None  # that torch was built for
+
+
+def read_host(trt: Any) -> Host:
+    """This machine."""
+    import torch
+
+    visible = torch.cuda.is_available()
+    return Host(
+        trt.__name__,
+        str(trt.__version__),
+        device_capability() if visible else None,
+        torch.cuda.get_device_name() if visible else None,
+        _driver(),
+        torch.version.cuda,
+    )
+
+
+def device_capability() -> str:
+    """The visible device's compute capability, as the modules spell it."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return f"SM{major}{minor}"
+
+
+def parse_driver(text: str) -> str | None:
+    """The version in the kernel module's own words; None where they name none."""
+    found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return found.group(1) if found else None
+
+
+def _driver() -> str | None:
+    try:
+        return parse_driver(_DRIVER.read_text())
+    except OSError:
+        return None

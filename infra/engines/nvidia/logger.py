@@ -1,0 +1,32 @@
+"""What the module says while it works, kept for the refusal or the remark instead of printed."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Sentences in the order in which they came."""
+
+    errors: list[str] = field(default_factory=list)
+    cache_complaints: list[str] = field(default_factory=list)  # warnings about the timing cache
+
+    def tail(self, characters: int) -> str:
+        """The end of the errors."""
+        return "; ".join(self.errors)[-characters:]
+
+
+def collector(trt: Any, log: Log) -> Any:
+    """A logger of the module that writes into the log."""
+
+    class Collector(trt.ILogger):  # type: ignore[misc]  # the base comes with the module
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                log.errors.append(message)
+            elif severity == trt.ILogger.Severity.WARNING and "timing cache" in message.lower():
+                log.cache_complaints.append(message)
+
+    return Collector()

@@ -1,0 +1,95 @@
+"""The adapter: what `infra.engines.port.Target` promises, over `tensorrt` or `tensorrt_rtx`."""
+
+from types import ModuleType
+from typing import Any
+
+from infra.engines.nvidia.builder import Builder
+from infra.engines.nvidia.execution import TensorRtEngine
+from infra.engines.nvidia.host import device_capability, read_host
+from infra.engines.nvidia.inspection import parse_inspection
+from infra.engines.nvidia.logger import Log, collector
+from infra.engines.nvidia.metadata import parse_metadata, why_unfit
+from infra.engines.nvidia.options import BuildOptions
+from infra.engines.port import Built, Engine, Kernel, Profiles
+from infra.errors import BadInput, Refused, Unavailable
+from infra.stores.port import ObjectStore
+
+_NO_PLAN = "this is not a {name} plan for this device and version ({why}): rebuild the release on such a host"
+
+
+class TensorRt:
+    """A target over `tensorrt` (>= 10.12, strongly typed; 11) or `tensorrt_rtx`."""
+
+    form = "s8"
+
+    def __init__(
+        self,
+        name: str,
+        trt: ModuleType,
+        *,
+        ahead_of_time: bool,
+        options: BuildOptions | None = None,
+        store: ObjectStore | None = None,
+    ) -> None:
+        """`store` keeps the timing caches; without one every build measures anew."""
+        self.name = name
+        self._trt: Any = trt
+        self._ahead_of_time = ahead_of_time
+        self._options = options or BuildOptions()
+        self._store = store
+
+    def why_not_executable(self) -> str | None:
+        """Asks the CUDA driver; a machine without one cannot run engines."""
+        try:
+            import torch
+        except ImportError:
+            return "torch is not installed, and it carries the CUDA memory that the engine reads"
+        if not torch.cuda.is_available():
+            return f"no CUDA device is visible, so {self.name} engines are built here but cannot run"
+        device = device_capability()
+        if self._ahead_of_time and not hasattr(self._trt.ComputeCapability, device):
+            return f"{self.name} does not support the visible device, which is {device}"
+        return None
+
+    def build(self, graph: bytes, profile: Profiles) -> Built:
+        """Parse and compile; every sentence of the parser is kept in the refusal."""
+        return self._builder().build(graph, profile)
+
+    def check(self, graph: bytes) -> None:
+        """Parse the graph."""
+        self._builder().check(graph)
+
+    def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
+        """Deserialize on the visible device, if the metadata fit it."""
+        reason = self.why_not_executable()
+        if reason is not None:
+            raise Unavailable(f"the {self.name} engine cannot be loaded: {reason}")
+        self._require_fit(plan, metadata)
+        log = Log()
+        runtime = self._trt.Runtime(collector(self._trt, log))
+        # A version-compatible plan carries its own lean runtime, which is host code: the plan was verified before.
+        runtime.engine_host_code_allowed = metadata is not None and parse_metadata(metadata).options.version_compatible
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BadInput(_NO_PLAN.format(name=self.name, why=log.tail(300) or "no reason given"))
+        return TensorRtEngine(self._trt, engine)
+
+    def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
+        """Built without TF32, and loaded."""
+        built = self._builder().build(graph, profile, exact=True)
+        return self.load(built.plan, built.metadata)
+
+    def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
+        """The inspector's; what the parser made of the graph does not tell which kernels the builder chose."""
+        return None if inspection is None else parse_inspection(inspection)
+
+    def _builder(self) -> Builder:
+        executable = self.why_not_executable() is None
+        return Builder(self.name, self._trt, self._ahead_of_time, executable, self._options, self._store)
+
+    def _require_fit(self, plan: bytes, metadata: bytes | None) -> None:
+        if metadata is None:  # an older release
+            return
+        reason = why_unfit(parse_metadata(metadata), self.name, plan, read_host(self._trt))
+        if reason is not None:
+            raise Refused(f"the {self.name} plan does not fit this host: {reason}; rebuild the release here")

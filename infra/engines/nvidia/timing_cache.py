@@ -1,0 +1,68 @@
+"""Timings of kernels kept from one build to the next: faster builds, and the same choice of kernels (DESIGN.md, D7).
+
+A cache holds for one version of TensorRT on one kind of device under one driver, and those are its key.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra.canonical import sha256
+from infra.engines.nvidia.host import Host
+from infra.errors import NotFound
+from infra.stores.port import ObjectStore
+
+_DIGEST = 64
+
+
+def cache_key(host: Host) -> str:
+    """Where a host's cache lies in the object store."""
+    parts = (f"{host.module}-{host.version}", f"{host.capability}-{host.device}", f"driver-{host.driver}")
+    return "timing-caches/" + "/".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmCache:
+    """A cache that a builder's config holds while it builds."""
+
+    store: ObjectStore
+    key: str
+    before: bytes  # as it was taken from the store; empty where it was not
+    remarks: tuple[str, ...]  # why it was not
+
+    def keep(self, config: Any) -> None:
+        """Store the config's cache if the build changed it."""
+        cache = config.get_timing_cache()
+        after = bytes(cache.serialize()) if cache is not None else b""
+        if after and after != self.before:
+            self.store.put(self.key, sha256(after).encode() + after)
+
+
+def attach(config: Any, store: ObjectStore, key: str, complaints: Sequence[str]) -> WarmCache:
+    """Give a builder's config the stored cache, or an empty one.
+
+    `complaints` are what the module logs while it reads the cache: it answers what it cannot read with an empty one.
+    """
+    stored, remarks = _read(store, key)
+    heard = len(complaints)
+    cache = config.create_timing_cache(stored)
+    taken = cache is not None and config.set_timing_cache(cache, False)
+    if not taken:
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    if stored and (not taken or len(complaints) > heard):
+        why = "; ".join(complaints[heard:])[:200] or "it is of another device or version"
+        return WarmCache(store, key, b"", (f"the timing cache {key} was not taken: {why}",))
+    return WarmCache(store, key, stored, remarks)
+
+
+def _read(store: ObjectStore, key: str) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes under their digest: damaged ones must not reach native code."""
+    try:
+        data = store.get(key)
+    except NotFound:
+        return b"", ()
+    digest, cache = data[:_DIGEST], data[_DIGEST:]
+    if sha256(cache).encode() != digest:
+        return b"", (f"the timing cache {key} is damaged and was ignored",)
+    return cache, ()

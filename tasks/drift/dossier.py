@@ -1,0 +1,50 @@
+"""The evidence documents of a champion in the object store: numbered, and each created only where none stands.
+
+evidence/MODEL/CHAMPION-SOURCE/LENS/00000007.json is the state after seven windows. Two runs that count the same window
+at once race for one number; the loser reads again and finds the window counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from infra.canonical import sha256
+from infra.errors import AlreadyExists, Unavailable
+from infra.settings import settings
+from tasks.drift.evidence import Evidence, dump_evidence, parse_evidence
+
+RACES = 50
+
+
+def prefix(model: str, champion: str, source: str, lens: str) -> str:
+    """Where a lens keeps what it knows about one champion beside one full-precision graph (digests)."""
+    return f"evidence/{model}/{champion[:16]}-{source[:16]}/{lens}/"
+
+
+def newest(place: str) -> tuple[Evidence, str]:
+    """The newest state, and its key; nothing is known before the first window (key "")."""
+    keys = [key for key in settings().store().list(place) if key.endswith(".json")]
+    if not keys:
+        return Evidence(), ""
+    return parse_evidence(settings().store().get(keys[-1]), where=keys[-1]), keys[-1]
+
+
+def counted(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence, str]:
+    """Append the state that `add` makes of the newest; unchanged states are not written. Returns it and its key."""
+    for _ in range(RACES):
+        before, key = newest(place)
+        after = add(before)
+        if after == before:
+            return before, key
+        target = f"{place}{int(key.rsplit('/', 1)[-1].removesuffix('.json')) + 1 if key else 1:08d}.json"
+        try:
+            settings().store().create(target, dump_evidence(after))
+        except AlreadyExists:
+            continue
+        return after, target
+    raise Unavailable(f"the evidence at {place} lost {RACES} races in a row: fewer runs at once, then retry")
+
+
+def digest(key: str) -> str:
+    """SHA-256 of a state, for the ledger; "" where there is none."""
+    return sha256(settings().store().get(key)) if key else ""

@@ -1,0 +1,121 @@
+"""The right to erasure: whose data an act of forgetting is about, and stored files without it.
+
+An act is known by a pseudonym, the SHA-256 of a random salt and the name, so that one that was killed can go on without
+the name being written down. The salt is deleted with the act: afterwards nothing leads from the pseudonym to the name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Literal
+
+from infra.errors import BadInput
+from tasks.records import Request
+from tasks.traffic import from_parquet, redacted, to_parquet
+
+VERSION = 1
+Kind = Literal["tenant", "request"]
+_WORDS = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s"\',:;{}\[\]()]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One act of forgetting."""
+
+    kind: Kind
+    salt: str  # hexadecimal
+    pseudonym: str  # hexadecimal
+
+    def names(self, name: str) -> bool:
+        """Whether a stored name is the one to forget."""
+        return _pseudonym(self.salt, self.kind, name) == self.pseudonym
+
+    def is_about(self, request: Request) -> bool:
+        """Whether a stored request has to go."""
+        return self.names(request.tenant if self.kind == "tenant" else request.request_id)
+
+
+def new_act(kind: Kind, name: str) -> Act:
+    """An act for a tenant or a request, under the name that traffic is stored with; raises `BadInput` without one."""
+    if not name.strip():
+        raise BadInput(f"the {kind} to forget has no name: give the id as it stands in the traffic")
+    salt = secrets.token_hex(16)
+    return Act(kind, salt, _pseudonym(salt, kind, stored_name(name)))
+
+
+def stored_name(name: str) -> str:
+    """What redaction makes of an id: one that is personal data itself is stored as a pseudonym."""
+    probe = Request(name, datetime(1970, 1, 1, tzinfo=UTC), name, "", "", "")
+    return redacted(probe).tenant
+
+
+def _pseudonym(salt: str, kind: str, name: str) -> str:
+    return sha256(f"{salt}:{kind}:{name}".encode()).hexdigest()[:32]
+
+
+def dump_act(act: Act) -> bytes:
+    """The note that an act has begun."""
+    document = {"version": VERSION, "kind": act.kind, "salt": act.salt, "pseudonym": act.pseudonym}
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def parse_act(data: bytes, *, where: str) -> Act:
+    """Read the note; raises `BadInput`."""
+    try:
+        found = json.loads(data)
+        version, kind, act = found["version"], found["kind"], (str(found["salt"]), str(found["pseudonym"]))
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BadInput(f"{where} is no act of forgetting ({exc!r}): delete it and forget again") from exc
+    if version != VERSION or kind not in ("tenant", "request"):
+        raise BadInput(f"{where} is an act of version {version!r} about a {kind!r}: upgrade Requant to carry it out")
+    return Act(kind, *act)
+
+
+def without_requests(data: bytes, act: Act, *, where: str) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
+    """The requests of a Parquet file that stay, and those that go."""
+    requests = from_parquet(data, where=where)
+    going = tuple(one for one in requests if act.is_about(one))
+    return tuple(one for one in requests if not act.is_about(one)), going
+
+
+def sample_bytes(requests: tuple[Request, ...]) -> bytes:
+    """A sample's file."""
+    return to_parquet(requests)
+
+
+def without_lines(data: bytes, act: Act) -> tuple[bytes, int]:
+    """Rejected records, one JSON document a line, without those that hold the name anywhere; and how many went.
+
+    Rejected records are whatever somebody sent, cut and redacted: every word and quoted text of a line is compared.
+    """
+    lines = data.decode(errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if not any(act.names(word) for word in _words(line))]
+    return "".join(kept).encode(), len(lines) - len(kept)
+
+
+def _words(line: str) -> Iterator[str]:
+    try:
+        raw = str(json.loads(line)["raw"])
+    except (ValueError, KeyError, TypeError):
+        raw = line
+    for quoted, plain in _WORDS.findall(raw):
+        yield quoted or plain
+        yield stored_name(quoted or plain)
+
+
+def without_entries(data: bytes, act: Act, *, where: str) -> tuple[bytes, int]:
+    """A quarantine document without the requests to forget, and how many went; raises `BadInput` on a damaged one."""
+    try:
+        found: Mapping[str, object] = json.loads(data)
+        entries = found["entries"]
+        assert isinstance(entries, list)  # noqa: S101  # told as damage below
+        kept = [one for one in entries if not act.names(one["tenant" if act.kind == "tenant" else "request_id"])]
+    except (ValueError, KeyError, TypeError, AssertionError) as exc:
+        raise BadInput(f"{where} is no quarantine document ({exc!r}): delete it") from exc
+    return json.dumps({**found, "entries": kept}, sort_keys=True).encode(), len(entries) - len(kept)

@@ -1,0 +1,1 @@
+"""Speech recognition: a Whisper as one teacher-forced graph, its features, greedy transcripts, and comparisons."""

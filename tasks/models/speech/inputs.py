@@ -1,0 +1,111 @@
+"""From waveforms to the feeds of a speech recognizer, and from token ids to text."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from infra.engines.port import Arrays, Engine, Profile, Shapes
+from infra.errors import BadInput
+from tasks.models.batches import BATCH, Batch
+from tasks.models.speech.recognizer import Hearing
+from tasks.models.speech.transcription import forced, transcribe
+from tasks.models.traits import TRAITS, Task
+from tasks.payloads import fingerprint
+from tasks.records import Payload
+
+LARGEST_BATCH, COMMON_BATCH = 64, 8
+KEPT = 4096
+"""Transcripts of full precision that are remembered."""
+Transcript = tuple[int, ...]
+
+
+class SpeechInputs:
+    """Log-mel features by transformers' extractor, and the tokens that full precision writes of them.
+
+    A recognizer's next token depends on those before it. Nobody knows the right ones of live traffic, so full
+    precision's own transcript stands before every position, in calibration as in comparison: both engines, and
+    every window, are asked the same questions.
+    """
+
+    output = TRAITS[Task.SPEECH_RECOGNITION].output
+
+    def __init__(self, tokenizer: bytes, hearing: Hearing, reference: Callable[[], Engine], *, new_tokens: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer.decode())
+        except Exception as exc:  # the library raises bare Exception
+            raise BadInput(f"input.tokenizer is not a tokenizers JSON file: {exc}") from exc
+        self.hearing, self.new_tokens, self._reference = hearing, new_tokens, reference
+        self._known: dict[str, Transcript] = {}
+
+    @property
+    def profile(self) -> Profile:
+        """Up to 64 recordings, and up to the prompt and `new_tokens` tokens of each."""
+        mels, frames = self._extractor.feature_size, self._extractor.nb_max_frames
+        longest = len(self.hearing.prompt) + self.new_tokens
+        sizes = (1, COMMON_BATCH, LARGEST_BATCH)
+        heard = Shapes(*((batch, mels, frames) for batch in sizes))
+        read = Shapes((1, 1), (COMMON_BATCH, min(16, longest)), (LARGEST_BATCH, longest))
+        return {"input_features": heard, "decoder_input_ids": read}
+
+    def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
+        """In order; the mask is of the tokens."""
+        for start in range(0, len(payloads), BATCH):
+            chosen = payloads[start : start + BATCH]
+            features = self.features(chosen)
+            ids, real = forced(self.hearing, self._expected(chosen, features))
+            feeds: Arrays = {"input_features": features, "decoder_input_ids": ids}
+            yield Batch(feeds, np.arange(start, start + len(chosen)), real)
+
+    def features(self, payloads: Sequence[Payload]) -> NDArray[np.float32]:
+        """[cases, mels, frames]; what is longer than the model hears is cut, what is shorter is followed by silence.
+
+        One at a time, because the last bit of a product may depend on what else is multiplied.
+        """
+        waves = [_wave(payload) for payload in payloads]
+        rate = self._extractor.sampling_rate
+        found = [self._extractor(wave, sampling_rate=rate, return_tensors="np")["input_features"] for wave in waves]
+        return np.concatenate(found).astype(np.float32)
+
+    def expected(self, payloads: Sequence[Payload]) -> list[Transcript]:
+        """Token ids that full precision writes of each recording."""
+        groups = [payloads[start : start + BATCH] for start in range(0, len(payloads), BATCH)]
+        return [one for group in groups for one in self._expected(group, None)]
+
+    def written(self, engine: Engine, payloads: Sequence[Payload]) -> list[Transcript]:
+        """Token ids that an engine writes of each recording."""
+        return [
+            tuple(ids)
+            for start in range(0, len(payloads), BATCH)
+            for ids in transcribe(engine, self.features(payloads[start : start + BATCH]), self.hearing, self.new_tokens)
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _expected(self, payloads: Sequence[Payload], features: NDArray[np.float32] | None) -> list[Transcript]:
+        names = [fingerprint(payload) for payload in payloads]
+        if not all(name in self._known for name in names):
+            heard = self.features(payloads) if features is None else features
+            found = transcribe(self._reference(), heard, self.hearing, self.new_tokens)
+            if len(self._known) > KEPT:
+                self._known.clear()
+            self._known |= {name: tuple(ids) for name, ids in zip(names, found, strict=True)}
+        return [self._known[name] for name in names]
+
+    @cached_property
+    def _extractor(self) -> Any:
+        from transformers import WhisperFeatureExtractor
+
+        return WhisperFeatureExtractor(**self.hearing.features)
+
+
+def _wave(payload: Payload) -> NDArray[np.float32]:
+    if isinstance(payload, str) or payload.ndim != 1 or not payload.size:
+        found = "a text" if isinstance(payload, str) else f"shape {list(payload.shape)}"
+        raise BadInput(f"a speech model wants one waveform of some samples, but was given {found}")
+    return payload

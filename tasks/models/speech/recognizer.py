@@ -1,0 +1,153 @@
+"""A Hugging Face Whisper as one graph: what was heard and what is written so far, to logits of what follows.
+
+Inputs: `input_features` [batch, mels, frames], of as many frames as the model has positions for, and
+`decoder_input_ids` [batch, tokens]. Output: `logits` [batch, tokens, vocabulary]. What else a transcript needs to know
+(features, first tokens, stop and suppressed ones) is in the graph's metadata.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+from torch.export import Dim
+
+from tasks.models.language.decoder import Product
+from tasks.models.loading import Loaded, pretrained
+from tasks.models.spec import ModelSpec
+
+KEY = "requant.speech"
+"""In the graph's metadata: a `Hearing` as JSON."""
+PROBE_TOKENS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What turns waveforms into features, and logits into a transcript."""
+
+    features: Mapping[str, Any]  # arguments of transformers' WhisperFeatureExtractor
+    prompt: tuple[int, ...]  # token ids that a transcript begins with
+    stops: tuple[int, ...]  # token ids that end it
+    suppressed: tuple[int, ...] = ()  # token ids that are never written
+    suppressed_first: tuple[int, ...] = ()  # nor as the first after the prompt
+    version: int = 1
+
+
+class Recognizer(nn.Module):
+    """The model behind a causal mask that is built in the open, so that every exporter sees plain operators."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits after every token; shapes are the module's, above."""
+        tokens = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device)
+        allowed = (tokens[None, :] <= tokens[:, None])[None, None]
+        bias = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+        found = self.model(
+            input_features=input_features,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=bias.expand(decoder_input_ids.shape[0], 1, -1, -1),
+            use_cache=False,
+        )
+        logits: torch.Tensor = found.logits
+        return logits
+
+
+def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
+    """The model of a Hugging Face Whisper folder.
+
+    Raises `ValueError` for a prompt that the tokenizer does not know and for more tokens than there are positions,
+    `OSError` for missing files, and whatever transformers raises.
+    """
+    from transformers import WhisperForConditionalGeneration
+
+    model = pretrained(WhisperForConditionalGeneration, folder)
+    hearing = _hearing(spec, folder, model)
+    longest = len(hearing.prompt) + spec.input.new_tokens
+    positions = min(int(model.config.max_target_positions), int(model.config.max_source_positions) - 1)
+    if longest > positions:
+        raise ValueError(f"the prompt and input.new_tokens need {longest} positions; the model has {positions}")
+    frames = _frames(model)
+    if int(hearing.features["chunk_length"] * hearing.features["sampling_rate"]) != frames * _hop(hearing):
+        raise ValueError(
+            f"preprocessor_config.json's chunk_length gives other than the {frames} frames that the encoder reads"
+        )
+    _spell_products(model)
+    random = torch.Generator().manual_seed(0)
+    probe = {
+        "input_features": torch.rand(3, int(model.config.num_mel_bins), frames, generator=random),
+        "decoder_input_ids": torch.randint(0, int(model.config.vocab_size), (3, PROBE_TOKENS), generator=random),
+    }
+    batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=1, max=longest)
+    shapes = {"input_features": {0: batch}, "decoder_input_ids": {0: batch, 1: tokens}}
+    return Loaded(Recognizer(model).eval(), probe, shapes, {KEY: json.dumps(asdict(hearing), sort_keys=True)})
+
+
+def read_hearing(graph: onnx.ModelProto) -> Hearing:
+    """What `load_recognizer` wrote into a graph; raises `ValueError` when it is not there."""
+    text = next((item.value for item in graph.metadata_props if item.key == KEY), None)
+    if text is None:
+        raise ValueError(f"its metadata lacks {KEY}")
+    try:
+        given = json.loads(text)
+        lists = ("prompt", "stops", "suppressed", "suppressed_first")
+        prompt, stops, suppressed, first = (tuple(int(one) for one in given[name]) for name in lists)
+        version, features = int(given["version"]), dict(given["features"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise ValueError(f"its metadata's {KEY} is damaged ({exc!r})") from exc
+    if version != 1:
+        raise ValueError(f"its metadata's {KEY} has version {version}, and 1 is read")
+    return Hearing(features, prompt, stops, suppressed, first)
+
+
+def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
+    given = json.loads((folder / "preprocessor_config.json").read_text())
+    names = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft", "padding_value", "do_normalize")
+    defaults = {"sampling_rate": 16_000, "hop_length": 160, "chunk_length": 30, "n_fft": 400}
+    rules, start = model.generation_config, model.config.decoder_start_token_id
+    return Hearing(
+        features=defaults | {name: given[name] for name in names if name in given},
+        prompt=_prompt(spec, folder) or (int(start),),
+        stops=_ids(rules.eos_token_id if rules.eos_token_id is not None else model.config.eos_token_id),
+        suppressed=_ids(getattr(rules, "suppress_tokens", None)),
+        suppressed_first=_ids(getattr(rules, "begin_suppress_tokens", None)),
+    )
+
+
+def _prompt(spec: ModelSpec, folder: Path) -> tuple[int, ...]:
+    from tokenizers import Tokenizer
+
+    known = Tokenizer.from_file(str(folder / (spec.input.tokenizer or "tokenizer.json"))).get_vocab()
+    missing = [token for token in spec.input.prompt if token not in known]
+    if missing:
+        raise ValueError(f"input.prompt names {missing[0]!r}, which is no token of {spec.input.tokenizer}")
+    return tuple(known[token] for token in spec.input.prompt)
+
+
+def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (int(value),) if isinstance(value, int) else tuple(int(item) for item in value)
+
+
+def _frames(model: Any) -> int:
+    encoder = model.model.encoder
+    return int(model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0])
+
+
+def _hop(hearing: Hearing) -> int:
+    return int(hearing.features["hop_length"])
+
+
+def _spell_products(model: nn.Module) -> None:
+    """Linear layers as products that keep their weights' names; Whisper's keys have no bias to be named after."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, Product(layer.weight.T, layer.bias))

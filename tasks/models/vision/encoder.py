@@ -1,0 +1,106 @@
+"""A Hugging Face CLIP's vision tower, or a ViT, as one graph from pixels to an embedding of length 1."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import Dim
+
+from tasks.models.loading import Loaded, pretrained
+from tasks.models.spec import ModelSpec
+
+CLIP = frozenset({"clip", "clip_vision_model"})
+VIT = frozenset({"vit", "deit", "dinov2"})
+
+
+class ImageEncoder(nn.Module):
+    """Normalised pixels, the encoder, and L2 normalisation."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(
+        self, encoder: nn.Module, projection: nn.Module | None, mean: Sequence[float], deviation: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.encoder, self.projection = encoder, projection
+        self.register_buffer("mean", torch.tensor(list(mean))[None, :, None, None])
+        self.register_buffer("deviation", torch.tensor(list(deviation))[None, :, None, None])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Pixels in 0..1 [batch, channels, height, width] -> embeddings [batch, width].
+
+        CLIP's projection, or what ViT makes of its CLS token.
+        """
+        found = self.encoder(pixel_values=(image - self.mean) / self.deviation)
+        embedding = found.last_hidden_state[:, 0] if self.projection is None else self.projection(found.pooler_output)
+        return nn.functional.normalize(embedding, dim=1)
+
+
+def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
+    """The vision side of a CLIP folder, or a ViT; pixels are normalised as preprocessor_config.json says.
+
+    Raises `ValueError` for another architecture or another image size than the model's, and what transformers raises.
+    """
+    from transformers import AutoConfig, AutoModel, CLIPModel, CLIPVisionModelWithProjection
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if config.model_type not in CLIP | VIT:
+        known = ", ".join(sorted(CLIP | VIT))
+        raise ValueError(f"config.json names model_type {config.model_type!r}, not {known}; bring a model.onnx instead")
+    clip = config.model_type in CLIP
+    vision = getattr(config, "vision_config", config)
+    shape = (int(vision.num_channels), *_sides(vision.image_size))
+    if spec.input.shape != shape:
+        raise ValueError(f"input.shape is {list(spec.input.shape or ())}, and the model reads {list(shape)}")
+    if clip:
+        kind = CLIPModel if config.model_type == "clip" else CLIPVisionModelWithProjection
+        model = pretrained(kind, folder)
+        encoder, projection = model.vision_model, model.visual_projection
+    else:
+        encoder, projection = pretrained(AutoModel, folder, spare=("pooler.",)), None
+    module = ImageEncoder(encoder, projection, *_normalisation(folder, shape[0])).eval()
+    image = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    return Loaded(module, {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}})
+
+
+def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[np.float32]:
+    """What a CLIP folder's text tower makes of each text: [texts, width], of length 1.
+
+    Raises `ValueError` when the folder has no text tower, and what transformers and tokenizers raise.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoConfig, CLIPModel
+
+    kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
+    if kind != "clip":
+        raise ValueError(f"golden.prompt needs a CLIP folder with both towers, and this is a {kind}: leave it out")
+    model = pretrained(CLIPModel, folder)
+    encoder = Tokenizer.from_file(str(folder / tokenizer))
+    encoder.no_padding()
+    encoder.enable_truncation(int(model.config.text_config.max_position_embeddings))
+    rows = [torch.tensor([encoder.encode(text).ids]) for text in texts]
+    with torch.no_grad():
+        found = torch.cat([model.get_text_features(input_ids=row).pooler_output for row in rows])
+        return np.asarray(nn.functional.normalize(found, dim=1).numpy(), np.float32)
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _normalisation(folder: Path, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel; without the file, pixels go in as they are."""
+    path = folder / "preprocessor_config.json"
+    given = json.loads(path.read_text()) if path.exists() else {}
+    if not given.get("do_normalize", bool(given)):
+        return [0.0] * channels, [1.0] * channels
+    mean, deviation = list(given["image_mean"]), list(given["image_std"])
+    if len(mean) != channels or len(deviation) != channels:
+        raise ValueError(f"preprocessor_config.json normalises {len(mean)} channels, and the model reads {channels}")
+    return mean, deviation

@@ -1,0 +1,107 @@
+"""Counting one site's values, where they lie: NumPy in host memory, torch on the device.
+
+Both count the same bits, so the same values give the same counts, extremes and rows, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.observation.histogram import BINS, ExponentHistogram, with_one_nan
+
+if TYPE_CHECKING:
+    import torch
+
+Values: TypeAlias = "NDArray[np.float32] | torch.Tensor"
+"""Activations on the host, or float32 on a device."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """One tensor's share of an observation, in host memory."""
+
+    histogram: ExponentHistogram
+    low: NDArray[np.float32]  # [channels], at most 0
+    high: NDArray[np.float32]  # [channels], at least 0
+    broken: NDArray[np.int64] | None  # infinities and NaN of each entry of the first axis; None where there are none
+
+
+def count(values: Values, channel_axis: int) -> Counted:
+    """Histogram and extremes per channel of float32 values [cases, ...], channels last (-1) or second (1)."""
+    if isinstance(values, np.ndarray):
+        return _count_on_host(values, channel_axis)
+    return _count_on_device(values, channel_axis)
+
+
+def divide(values: Values, divisors: NDArray[np.float32]) -> Values:
+    """Rows [n, channels] / divisors [channels], correctly rounded on either side."""
+    if isinstance(values, np.ndarray):
+        return values / divisors
+    return values / _beside(divisors, values)
+
+
+def take(values: Values, places: NDArray[np.intp]) -> Values:
+    """Some rows, where they lie."""
+    return values[places] if isinstance(values, np.ndarray) else values[_beside(places, values)]
+
+
+def on_host(values: Values) -> NDArray[np.float32]:
+    """The values in host memory, with one NaN for all: its sign and payload depend on who computed it."""
+    held = values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
+    return np.where(np.isnan(held), np.float32(np.nan), held)
+
+
+def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
+    axes = _others(values.ndim, channel_axis)
+    low, high = on_host(values.min(axis=axes, initial=0.0)), on_host(values.max(axis=axes, initial=0.0))
+    seen = ExponentHistogram.of(values, _largest(low, high))
+    broken = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1) if seen.nonfinite else None
+    return Counted(seen, low, high, broken)
+
+
+def _count_on_device(values: torch.Tensor, channel_axis: int) -> Counted:
+    """Integers are counted exactly in any order, so that the device's threads change nothing."""
+    import torch
+
+    flat = values.contiguous().view(-1)
+    bins = torch.bitwise_and(torch.bitwise_right_shift(flat.view(torch.int32), 20), 0x7FF)
+    counts = with_one_nan(torch.bincount(bins, minlength=BINS).cpu().numpy())
+    low, high = (on_host(one) for one in _extremes(values, _others(values.ndim, channel_axis)))
+    largest = _largest(low, high)
+    if not np.isfinite(largest):
+        finite = flat[torch.isfinite(flat)]
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
+    seen = ExponentHistogram(counts, largest)
+    broken = None
+    if seen.nonfinite:
+        broken = (~torch.isfinite(values)).reshape(len(values), -1).sum(dim=1).cpu().numpy()
+    return Counted(seen, low, high, broken)
+
+
+def _extremes(values: torch.Tensor, axes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and largest value per channel, with 0 among them."""
+    import torch
+
+    channels = [size for axis, size in enumerate(values.shape) if axis not in axes]
+    zeros = torch.zeros(channels, dtype=values.dtype, device=values.device)
+    if not values.numel():
+        return zeros, zeros
+    return torch.minimum(values.amin(axes), zeros), torch.maximum(values.amax(axes), zeros)
+
+
+def _largest(low: NDArray[np.float32], high: NDArray[np.float32]) -> float:
+    return float(max(high.max(initial=0.0), -low.min(initial=0.0)))
+
+
+def _others(dimensions: int, channel_axis: int) -> tuple[int, ...]:
+    return tuple(axis for axis in range(dimensions) if axis != channel_axis % dimensions)
+
+
+def _beside(array: NDArray[np.generic], values: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(values.device)

@@ -1,0 +1,29 @@
+"""Mergeable profiles of traffic: what lenses, reports and calibration read instead of the traffic itself (ADR 17)."""
+
+from tasks.profiles.archive import dump, parse
+from tasks.profiles.profile import Kept, Profile, Site, empty, merge
+from tasks.profiles.quantiles import snapped
+from tasks.profiles.scan import Scan, profile_batch, profile_batches
+from tasks.profiles.settings import VERSION, Settings
+from tasks.profiles.window import PartProfile, WindowProfile, profile_key, profile_part, profile_window
+
+__all__ = [
+    "VERSION",
+    "Kept",
+    "PartProfile",
+    "Profile",
+    "Scan",
+    "Settings",
+    "Site",
+    "WindowProfile",
+    "dump",
+    "empty",
+    "merge",
+    "parse",
+    "profile_batch",
+    "profile_batches",
+    "profile_key",
+    "profile_part",
+    "profile_window",
+    "snapped",
+]

@@ -1,0 +1,141 @@
+"""How a profile is kept: one line that says what follows and its checksum, then compressed JSON and arrays.
+
+Nothing in it is code: no pickles. The same profile gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput, Tampered
+from tasks.observation.histogram import BINS as EXPONENT_BINS
+from tasks.observation.histogram import ExponentHistogram
+from tasks.profiles.categories import BUCKETS, Categories
+from tasks.profiles.distinct import REGISTERS, Distinct
+from tasks.profiles.profile import Kept, Profile, Site, empty_reservoir
+from tasks.profiles.quantiles import BINS, FineHistogram
+from tasks.profiles.reservoir import Entry, Reservoir
+from tasks.profiles.settings import VERSION, Settings
+from tasks.profiles.waves import Waves
+
+_NAME = b"requant-profile"
+
+
+def dump(profile: Profile) -> bytes:
+    """The stored form; equal profiles give equal bytes."""
+    document = {
+        "settings": asdict(profile.settings),
+        "rows": profile.rows,
+        "missing": dict(profile.missing),
+        "numbers": {name: _sparse(histogram.counts) for name, histogram in profile.numbers.items()},
+        "names": {name: _names(counted) for name, counted in profile.names.items()},
+        "distinct": {name: _packed(distinct.registers) for name, distinct in profile.distinct.items()},
+        "waves": {
+            name: [_packed(waves.sums), waves.rows, waves.zeros, waves.nonfinite]
+            for name, waves in profile.waves.items()
+        },
+        "reservoir": _entries(profile.reservoir),
+        "sites": {
+            name: [_sparse(site.histogram.counts), site.histogram.amax, site.limit, site.above]
+            for name, site in profile.sites.items()
+        },
+    }
+    body = zlib.compress(json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(), 6)
+    return b"%s %d %s\n%s" % (_NAME, VERSION, sha256(body).hexdigest().encode(), body)
+
+
+def parse(data: bytes, *, where: str) -> Profile:
+    """Read what `dump` wrote; raises `BadInput` on another version or form, `Tampered` on a wrong checksum."""
+    head, _, body = data.partition(b"\n")
+    words = head.split(b" ")
+    if len(words) != 3 or words[0] != _NAME:
+        raise BadInput(f"{where} is not a profile: delete it, and the next run profiles the part again")
+    if words[1] != str(VERSION).encode():
+        found = words[1].decode(errors="replace")
+        raise BadInput(f"{where} has profile version {found}: this release reads {VERSION}; profile the part again")
+    if words[2] != sha256(body).hexdigest().encode():
+        raise Tampered(f"{where} does not match its checksum: delete it, and the next run profiles the part again")
+    try:
+        return _profile(json.loads(zlib.decompress(body)))
+    except (KeyError, TypeError, ValueError, zlib.error, AttributeError) as error:
+        raise BadInput(f"{where} is not a profile ({error!r}): delete it and profile the part again") from error
+
+
+def _profile(document: Mapping[str, Any]) -> Profile:
+    lists = {name: tuple(document["settings"][name]) for name in ("names", "numbers")}
+    settings = Settings(**{**document["settings"], **lists})
+    return Profile(
+        settings=settings,
+        rows=int(document["rows"]),
+        missing=document["missing"],
+        numbers={name: FineHistogram(_dense(item, BINS)) for name, item in document["numbers"].items()},
+        names={name: _categories(item) for name, item in document["names"].items()},
+        distinct={name: Distinct(_unpacked(item, np.uint8, REGISTERS)) for name, item in document["distinct"].items()},
+        waves={
+            name: Waves(_unpacked(sums, np.int64, settings.waves), *counts)
+            for name, (sums, *counts) in document["waves"].items()
+        },
+        reservoir=_reservoir(document["reservoir"], settings),
+        sites={
+            name: Site(ExponentHistogram(_dense(counts, EXPONENT_BINS), amax), limit, above)
+            for name, (counts, amax, limit, above) in document["sites"].items()
+        },
+    )
+
+
+def _sparse(counts: NDArray[np.int64]) -> list[list[int]]:
+    used = np.flatnonzero(counts)
+    return [used.tolist(), counts[used].tolist()]
+
+
+def _dense(item: list[list[int]], size: int) -> NDArray[np.int64]:
+    used, found = item
+    counts = np.zeros(size, np.int64)
+    if len(used) != len(found) or (used and not 0 <= min(used) <= max(used) < size) or min(found, default=0) < 0:
+        raise ValueError(f"counts of {len(used)} bins among {size}")
+    counts[used] = found
+    return counts
+
+
+def _packed(array: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def _unpacked(text: str, dtype: type[Any], size: int) -> NDArray[Any]:
+    array = np.frombuffer(base64.b64decode(text), np.dtype(dtype).newbyteorder("<")).astype(dtype)
+    if len(array) != size:
+        raise ValueError(f"{len(array)} values, not {size}")
+    return array
+
+
+def _names(counted: Categories) -> Mapping[str, Any]:
+    state = counted.state()
+    key, value = ("sketch", base64.b64encode(state).decode()) if isinstance(state, bytes) else ("exact", dict(state))
+    return {"buckets": _sparse(counted.buckets), key: value}
+
+
+def _categories(item: Mapping[str, Any]) -> Categories:
+    state = base64.b64decode(item["sketch"]) if "sketch" in item else item["exact"]
+    return Categories.of_state(_dense(item["buckets"], BUCKETS), state)
+
+
+def _entries(reservoir: Reservoir[Kept] | None) -> list[list[object]]:
+    return [[e.key, e.group, e.priority, *e.item] for e in reservoir.entries()] if reservoir else []
+
+
+def _reservoir(rows: list[list[Any]], settings: Settings) -> Reservoir[Kept] | None:
+    made = empty_reservoir(settings)
+    if made is None:
+        return None
+    for key, group, priority, *item in rows:
+        made.hold(Entry(key, group, priority, Kept(*item)))
+    return made

@@ -1,0 +1,141 @@
+"""A partition of traffic in a few kilobytes.
+
+The law that merging obeys: profile(A ∪ B) = merge(profile(A), profile(B)), in any order and grouping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from tasks.observation.histogram import ExponentHistogram
+from tasks.profiles.categories import Categories
+from tasks.profiles.distinct import Distinct
+from tasks.profiles.quantiles import FineHistogram
+from tasks.profiles.reservoir import Reservoir
+from tasks.profiles.settings import Settings
+from tasks.profiles.waves import Waves
+
+V = TypeVar("V")
+
+
+class Kept(NamedTuple):
+    """A request of the reservoir: what it takes to find and to group it; its input stays in the traffic."""
+
+    time: int  # microseconds since 1970, UTC: names the hour's folder
+    domain: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What one quantizer's input did, as whoever ran the instrumented model counted it."""
+
+    histogram: ExponentHistogram
+    limit: float  # the deployed range, a magnitude
+    above: int  # elements beyond it
+
+    def merge(self, other: Site) -> Site:
+        """Both together; raises `BadInput` when they were held against different ranges."""
+        if self.limit != other.limit:
+            raise BadInput(
+                f"exceedance was counted above {self.limit:g} and above {other.limit:g}: "
+                "merge profiles of one release only"
+            )
+        return Site(self.histogram + other.histogram, self.limit, self.above + other.above)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is known of some requests; the size does not depend on their number."""
+
+    settings: Settings
+    rows: int = 0
+    missing: Mapping[str, int] = field(default_factory=dict)  # column -> rows without a value; never 0
+    numbers: Mapping[str, FineHistogram] = field(default_factory=dict)  # latency_ms, hour, length, mean, ...
+    names: Mapping[str, Categories] = field(default_factory=dict)  # tenant, domain, language, script, ...
+    distinct: Mapping[str, Distinct] = field(default_factory=dict)  # request_id, input
+    waves: Mapping[str, Waves] = field(default_factory=dict)  # text, tensor, model
+    reservoir: Reservoir[Kept] | None = None
+    sites: Mapping[str, Site] = field(default_factory=dict)  # quantizer -> counts
+
+    def histogram(self, feature: str, edges: Sequence[float]) -> NDArray[np.int64]:
+        """Counts of a number below, between and above edges frozen earlier, [edges + 1]; zeros where it has none.
+
+        Exact: edges lie on the grid (`snapped`), which is why a new reference needs no second look at the traffic.
+        """
+        return self.numbers.get(feature, FineHistogram.empty()).between(edges)
+
+    def counts(self, feature: str) -> Mapping[str, int]:
+        """Names of a column and their rows, the most frequent first; `names[feature].error` bounds the error."""
+        return self.names[feature].counts() if feature in self.names else MappingProxyType({})
+
+    def buckets(self, feature: str) -> NDArray[np.int64]:
+        """Rows by hash bucket of the name, [256]: exact however many names there are."""
+        return (self.names[feature] if feature in self.names else Categories()).buckets
+
+    def rff_mean(self, of: str = "text") -> NDArray[np.float64]:
+        """Mean random Fourier feature of embeddings, [waves]: the distance of two estimates their MMD."""
+        return self.waves.get(of, Waves.empty(self.settings.waves)).mean
+
+    @property
+    def redelivered(self) -> float:
+        """The estimated share of rows whose id was counted before; 0 when ids were not looked at."""
+        if "request_id" not in self.distinct or not self.rows:
+            return 0.0
+        return max(0.0, 1 - self.distinct["request_id"].value / self.rows)
+
+    def with_sites(self, sites: Mapping[str, Site]) -> Profile:
+        """The same with what an instrumented model's quantizers saw added."""
+        return replace(self, sites=_joined(self.sites, sites, Site.merge))
+
+
+def empty(settings: Settings) -> Profile:
+    """The neutral element of `merge`."""
+    return Profile(settings, reservoir=empty_reservoir(settings))
+
+
+def empty_reservoir(settings: Settings) -> Reservoir[Kept] | None:
+    """Of a key's several deliveries the earliest stays."""
+    return Reservoir(settings.reservoir, seed=settings.seed, order=tuple) if settings.reservoir else None
+
+
+def merge(*profiles: Profile) -> Profile:
+    """The profile of all the requests together, in any order and grouping; raises `BadInput` on other settings.
+
+    Exact, byte for byte, in everything but names beyond the 1536th of a column, whose error is stated.
+    """
+    if not profiles:
+        raise BadInput("there is no profile to merge: profile at least one part, or start from `empty(settings)`")
+    return reduce(_both, profiles)
+
+
+def _both(one: Profile, other: Profile) -> Profile:
+    if one.settings != other.settings:
+        raise BadInput(
+            f"profiles with settings {one.settings.digest} and {other.settings.digest} cannot be merged: "
+            "profile the parts again with the same settings"
+        )
+    return Profile(
+        settings=one.settings,
+        rows=one.rows + other.rows,
+        missing=_joined(one.missing, other.missing, int.__add__),
+        numbers=_joined(one.numbers, other.numbers, FineHistogram.__add__),
+        names=_joined(one.names, other.names, Categories.merge),
+        distinct=_joined(one.distinct, other.distinct, Distinct.__or__),
+        waves=_joined(one.waves, other.waves, Waves.__add__),
+        reservoir=one.reservoir.merge(other.reservoir) if one.reservoir and other.reservoir else None,
+        sites=_joined(one.sites, other.sites, Site.merge),
+    )
+
+
+def _joined(one: Mapping[str, V], other: Mapping[str, V], both: Callable[[V, V], V]) -> dict[str, V]:
+    alone = {**one, **other}
+    return {key: both(one[key], other[key]) if key in one and key in other else alone[key] for key in sorted(alone)}

@@ -1,0 +1,208 @@
+"""A bounded, weighted random sample that does not depend on order, repetition or sharding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import exp, inf, log
+from typing import Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
+
+from infra.errors import BadInput
+
+T = TypeVar("T")
+_MARGIN = 1e-9
+"""How much a vectorized logarithm may differ from the scalar one that decides, relative; the truth is some 1e-16."""
+
+
+def uniform(key: str, seed: int = 0) -> float:
+    """A number in (0, 1) that only the key and the seed decide."""
+    return _unit(xxh64_intdigest(key.encode(), seed % 2**64))
+
+
+def _unit(digest: int) -> float:
+    return ((digest >> 12) + 0.5) / 2**52  # 52 bits: exact in a double, and never 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """One offered item; `priority` is log(u) / weight."""
+
+    key: str
+    group: str
+    priority: float
+    item: T
+
+    @property
+    def rank(self) -> tuple[float, str]:
+        """Sorts the best first."""
+        return -self.priority, self.key
+
+
+class Reservoir(Generic[T]):
+    """Keeps the `capacity` keys with the largest log(u) / weight, u from a hash of the key.
+
+    A-ES: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006). Since u belongs to the key,
+    a key offered twice counts once, and `merge` of two shards equals one pass over both.
+    With a `cap`, no group fills more than that many places as long as others want them.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        seed: int = 0,
+        cap: int | None = None,
+        order: Callable[[T], tuple[object, ...]] = lambda _: (),
+    ) -> None:
+        """`capacity` and `cap` are positive, `order` tells which of two items of one key stays: the lesser.
+
+        Raises `BadInput`.
+        """
+        if capacity < 1 or (cap is not None and cap < 1):
+            raise BadInput(f"a reservoir of {capacity} places and a cap of {cap} cannot hold anything: give 1 or more")
+        self.capacity = capacity
+        self.cap = cap
+        self.seed = seed
+        self._order = order
+        self._kept: dict[str, Entry[T]] = {}
+        self._threshold = -inf
+
+    def offer(self, key: str, item: T, *, weight: float = 1.0, group: str = "") -> None:
+        """Consider one item; a weight of 0 is never drawn."""
+        if not weight >= 0 or weight == inf:
+            raise _bad_weight(key, weight)
+        priority = log(uniform(key, self.seed)) / weight if weight else -inf
+        if priority > -inf:  # a weight below some 1e-308 is as good as 0
+            self._consider(Entry(key, group, priority, item))
+
+    def offer_all(
+        self,
+        keys: pa.Array,
+        hashes: NDArray[np.uint64],
+        items: Callable[[NDArray[np.intp]], Sequence[T]],
+        *,
+        weights: NDArray[np.float64] | None = None,
+        groups: Callable[[NDArray[np.intp]], Sequence[str]] = lambda rows: [""] * len(rows),
+    ) -> None:
+        """As `offer` row by row, and as fast as the batch can be compared with the worst that is kept.
+
+        `keys` are strings [rows], `hashes` what `hash64(keys, seed)` gives; `items` and `groups` tell those of the few
+        rows that may stay. Raises `BadInput` on a weight that `offer` would refuse.
+        """
+        if weights is not None:
+            _require_weights(keys, weights)
+        rows = self._promising(hashes, weights)
+        heavy = [1.0] * len(rows) if weights is None else weights[rows].tolist()
+        chosen = keys.take(pa.array(rows)).to_pylist()
+        for key, item, weight, group in zip(chosen, items(rows), heavy, groups(rows), strict=True):
+            self.offer(key, item, weight=weight, group=group)
+
+    def _promising(self, hashes: NDArray[np.uint64], weights: NDArray[np.float64] | None) -> NDArray[np.intp]:
+        """Rows that may be kept; a few too many rather than one too few, since `offer` decides exactly."""
+        units = (hashes >> np.uint64(12)).astype(np.float64)
+        units += 0.5
+        units *= 2.0**-52
+        if weights is None:
+            scores, bound = units, exp(self._threshold) * (1 - _MARGIN)
+        else:
+            with np.errstate(divide="ignore", over="ignore"):
+                scores, bound = np.log(units) / weights, self._threshold * (1 + _MARGIN)
+        rows = np.flatnonzero(scores >= bound)
+        if self.cap is not None or len(rows) <= self.capacity:
+            return rows
+        best = np.partition(scores[rows], -self.capacity)[-self.capacity]
+        top = rows[scores[rows] >= best - _MARGIN * abs(best)]
+        # A key that the batch holds several times takes one place, so fewer may be sure of theirs.
+        return top if len(np.unique(hashes[top])) >= self.capacity else rows
+
+    def hold(self, entry: Entry[T]) -> None:
+        """Consider an entry of another reservoir of this seed: one that was stored."""
+        self._consider(entry)
+
+    def merge(self, other: Reservoir[T]) -> Reservoir[T]:
+        """The reservoir of both data sets together; raises `BadInput` when they were set up differently."""
+        if (self.capacity, self.cap, self.seed) != (other.capacity, other.cap, other.seed):
+            raise BadInput("reservoirs of different capacity, cap or seed cannot be merged: set them up alike")
+        whole: Reservoir[T] = Reservoir(self.capacity, seed=self.seed, cap=self.cap, order=self._order)
+        for entry in (*self._kept.values(), *other._kept.values()):
+            whole._consider(entry)
+        return whole
+
+    def entries(self) -> list[Entry[T]]:
+        """What is kept, best first."""
+        self._compact()
+        return sorted(self._kept.values(), key=lambda entry: entry.rank)
+
+    def items(self) -> list[T]:
+        """The items of `entries`."""
+        return [entry.item for entry in self.entries()]
+
+    def _consider(self, entry: Entry[T]) -> None:
+        if entry.priority < self._threshold:
+            return
+        known = self._kept.get(entry.key)
+        if known is None or self._order(entry.item) < self._order(known.item):
+            self._kept[entry.key] = entry
+        if len(self._kept) >= 2 * self.capacity:  # compacting in bulk costs O(log) an item
+            self._compact()
+
+    def _compact(self) -> None:
+        kept, spare = _split(self._kept.values(), self.capacity, self.cap)
+        if len(kept) == self.capacity:
+            self._threshold = kept[-1].priority
+        self._kept = {entry.key: entry for entry in (*kept, *spare)}
+
+
+def _require_weights(keys: pa.Array, weights: NDArray[np.float64]) -> None:
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise _bad_weight(keys[int(bad[0])].as_py(), float(weights[bad[0]]))
+
+
+def _bad_weight(key: str, weight: float) -> BadInput:
+    return BadInput(f"the weight of {key!r} is {weight}: it must be a finite number of 0 or more")
+
+
+def _split(entries: Iterable[Entry[T]], capacity: int, cap: int | None) -> tuple[list[Entry[T]], list[Entry[T]]]:
+    """The best entries within the cap, and the best of those above it that fill what is left."""
+    kept: list[Entry[T]] = []
+    above: list[Entry[T]] = []
+    groups: Counter[str] = Counter()
+    for entry in sorted(entries, key=lambda entry: entry.rank):
+        if cap is not None and groups[entry.group] >= cap:
+            above.append(entry)
+        elif len(kept) < capacity:
+            kept.append(entry)
+            groups[entry.group] += 1
+    return kept, above[: capacity - len(kept)]
+
+
+class DistinctCount:
+    """How many different keys were added: exact up to `size`, then within about 1 / sqrt(size) of the truth.
+
+    K minimum values: Bar-Yossef and others, "Counting distinct elements in a data stream" (2002).
+    """
+
+    def __init__(self, size: int = 1024) -> None:
+        """`size` hashes are kept at most."""
+        self._lowest: Reservoir[None] = Reservoir(size)
+
+    def add(self, key: str) -> None:
+        """Count one key, once."""
+        self._lowest.offer(key, None)
+
+    @property
+    def value(self) -> int:
+        """The number of different keys."""
+        entries = self._lowest.entries()
+        if len(entries) < self._lowest.capacity:
+            return len(entries)
+        # The k-th largest of n uniform numbers lies at about 1 - k / n.
+        beyond = 1 - uniform(entries[-1].key)
+        return round((len(entries) - 1) / beyond)

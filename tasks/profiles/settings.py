@@ -1,0 +1,44 @@
+"""What is counted and how: profiles of other settings cannot be merged, and are stored under another name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+from infra.errors import BadInput
+
+VERSION = 1
+"""Of a stored profile's format."""
+RESERVOIR = 1024
+NAMES = ("tenant", "domain", "language", "model_version", "decision")
+NUMBERS = ("latency_ms",)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one model's profiles."""
+
+    seed: int = 0
+    names: tuple[str, ...] = NAMES  # columns of strings to count
+    numbers: tuple[str, ...] = NUMBERS  # columns of numbers to bin
+    reservoir: int = RESERVOIR  # requests kept as a sample; 0: none, and ids are not looked at
+    payloads: bool = True  # describe texts and tensors
+    waves: int = 128  # random Fourier features of each embedding; 0: none
+    bandwidth: float = 0.7  # of their kernel, where an embedding has length 1
+    tensor_scale: float = 1.0  # what a tensor's elements are divided by before they are embedded
+
+    def __post_init__(self) -> None:
+        """Raises `BadInput` on what cannot be counted."""
+        if self.reservoir < 0 or self.waves < 0:
+            raise BadInput(f"a profile cannot keep {self.reservoir} requests or {self.waves} waves: give 0 or more")
+        if not self.bandwidth > 0 or not self.tensor_scale > 0:
+            raise BadInput(
+                f"a kernel of bandwidth {self.bandwidth} on tensors of scale {self.tensor_scale} measures nothing: "
+                "give numbers above 0"
+            )
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 over every field."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,161 @@
+"""Profiles of stored traffic: each part is read once, ever; a window is the merge of its parts' profiles.
+
+Keys are `profiles/MODEL/date=YYYY-MM-DD/hour=HH/part-<digest>-v<version>-<settings>.profile`, beside the part
+`traffic/MODEL/date=.../hour=.../part-<digest>.parquet` that they are about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Tampered
+from infra.stores.port import ObjectStore
+from tasks.profiles.archive import dump, parse
+from tasks.profiles.hashing import hash64
+from tasks.profiles.profile import Profile, empty, merge
+from tasks.profiles.scan import ID, TENSOR, TEXT, TIME, profile_batches
+from tasks.profiles.settings import VERSION, Settings
+
+BATCH = 1 << 16
+"""Rows in memory at a time."""
+_PART = re.compile(
+    r"^traffic/(?P<model>.+)/(?P<hour>date=\d{4}-\d\d-\d\d/hour=\d\d)/part-(?P<digest>[0-9a-f]{32})\.parquet$"
+)
+_REQUIRED = (ID, TIME, "tenant", "domain", "language")
+
+
+class PartProfile(NamedTuple):
+    """One part's profile as bytes: it travels between processes, sketches do not."""
+
+    data: bytes
+    read: bool  # whether the part itself was read for it
+    remark: str  # why a stored profile was made anew; "" otherwise
+
+
+class Mapper(Protocol):
+    """`map`, or that of a pool or cluster: applies a picklable function to each part, in any order of time."""
+
+    def __call__(self, work: Callable[[str], PartProfile], parts: Iterable[str], /) -> Iterable[PartProfile]:
+        """The results; their order does not matter."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WindowProfile:
+    """What became of a window's parts."""
+
+    profile: Profile
+    parts: int  # different ones
+    read: int  # parts read now; the others' profiles were stored before
+    remarks: tuple[str, ...]
+
+
+def profile_window(
+    store: ObjectStore,
+    model: str,
+    parts: Iterable[str],
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+    *,
+    mapper: Mapper = map,
+) -> WindowProfile:
+    """The profile of these parts of a model's traffic; without any, that of no requests.
+
+    A key given twice counts once. Raises `BadInput` on a key that is no part of the model or a part that is no traffic,
+    `Tampered` on a part that does not match its name, `NotFound` on one that is gone and was never profiled.
+    """
+    keys = sorted(set(parts))
+    strange = next((key for key in keys if not _of_model(key, model)), None)
+    if strange is not None:
+        raise BadInput(f"{strange} is not a part of the traffic of {model}: list them under traffic/{model}/")
+    whole, read, remarks = empty(settings), 0, []
+    for done in mapper(partial(profile_part, store, settings=settings), keys):
+        whole = merge(whole, parse(done.data, where=f"a part's profile of {model}"))
+        read += done.read
+        remarks += [done.remark] if done.remark else []
+    return WindowProfile(whole, len(keys), read, tuple(sorted(remarks)))
+
+
+def profile_part(store: ObjectStore, key: str, settings: Settings = Settings()) -> PartProfile:  # noqa: B008  # frozen
+    """The stored profile of one part, or a new one that is stored; errors as of `profile_window`."""
+    name = profile_key(key, settings)
+    try:
+        stored = store.get(name)
+    except NotFound:
+        data = _profiled(store, key, settings)
+        with contextlib.suppress(AlreadyExists):  # somebody else profiled the same part: the bytes are the same
+            store.create(name, data)
+        return PartProfile(data, True, "")
+    try:
+        _checked(stored, settings, name)
+    except (BadInput, Tampered) as error:
+        return _again(store, key, settings, error)
+    return PartProfile(stored, False, "")
+
+
+def profile_key(part: str, settings: Settings) -> str:
+    """Where a part's profile is stored; raises `BadInput` on a key that names no part."""
+    found = _PART.match(part)
+    if not found:
+        raise BadInput(f"{part} is not a part of stored traffic: import the traffic first")
+    return f"profiles/{found['model']}/{found['hour']}/part-{found['digest']}-v{VERSION}-{settings.digest}.profile"
+
+
+def _of_model(key: str, model: str) -> bool:
+    found = _PART.match(key)
+    return found is not None and found["model"] == model
+
+
+def _checked(data: bytes, settings: Settings, where: str) -> None:
+    found = parse(data, where=where).settings
+    if found != settings:
+        raise BadInput(f"{where} has settings {found.digest}, not {settings.digest}: profile the part again")
+
+
+def _again(store: ObjectStore, key: str, settings: Settings, error: RequantError) -> PartProfile:
+    try:
+        data = _profiled(store, key, settings)
+    except NotFound as gone:
+        raise type(error)(f"{error}; its part {key} is gone, so restore one of the two") from gone
+    store.put(profile_key(key, settings), data)
+    return PartProfile(data, True, f"{key} was profiled again, because {error}")
+
+
+def _profiled(store: ObjectStore, key: str, settings: Settings) -> bytes:
+    data = store.get(key)
+    if f"part-{sha256(data).hexdigest()[:32]}.parquet" != key.rpartition("/")[2]:
+        raise Tampered(f"{key} in {store.url} does not match the digest in its name: restore it or delete it")
+    try:
+        return dump(profile_batches(map(_without_repeats, _batches(data, settings)), settings))
+    except BadInput as error:
+        raise BadInput(f"{key} cannot be profiled: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0].rstrip(".")
+        raise BadInput(f"{key} is not a whole Parquet file ({reason}): write or fetch it again") from error
+
+
+def _batches(data: bytes, settings: Settings) -> Iterator[pa.RecordBatch]:
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    present = set(metadata.schema.to_arrow_schema().names)
+    lacking = [name for name in _REQUIRED if name not in present]
+    if lacking:
+        raise BadInput(f"it has no column {lacking[0]}; import the traffic again")
+    names = [name for name in settings.names if name in present]
+    file = pq.ParquetFile(pa.BufferReader(data), metadata=metadata, read_dictionary=names)
+    columns = [name for name in (ID, TIME, *settings.names, *settings.numbers, TEXT, TENSOR) if name in present]
+    yield from file.iter_batches(BATCH, columns=columns, use_threads=False)
+
+
+def _without_repeats(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The first delivery of each request; parts are far smaller than a batch."""
+    _, first = np.unique(hash64(batch.column(ID)), return_index=True)
+    return batch if len(first) == batch.num_rows else batch.take(pa.array(np.sort(first)))

@@ -1,0 +1,93 @@
+"""How a decision is written to the ledger, and what later decisions read back of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+
+from infra.canonical import Json
+from tasks.promotion.ledger import Entry, Kind
+from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision, SampleRef
+
+_SUBJECTS = 50  # of one lens: an entry stays small however many layers a model has
+_WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
+
+
+def decision_details(decision: Decision, window: SampleRef) -> dict[str, Json]:
+    """A decision as an entry's details; figures that are not finite are left out, because JSON has none."""
+    return {
+        "window": decision.window_digest,
+        "start": window.start,
+        "end": window.end,
+        "action": decision.action.value,
+        "reasons": list(decision.reasons),
+        "attribution": decision.attribution,
+        "held": decision.held,
+        "lenses": {lens: _worst(lens, decision.readings).value for lens in _lenses(decision)},
+        "exceeded": {lens: _exceeded(lens, decision.readings) for lens in _lenses(decision)},
+        "figures": {lens: row for lens in _lenses(decision) if (row := _figures(lens, decision.readings))},
+    }
+
+
+def past_decisions(entries: Sequence[Entry], *, before: str | None = None) -> tuple[PastDecision, ...]:
+    """Decisions of the ledger, oldest first; with `before`, those ahead of the decision about this window."""
+    found = []
+    for entry in entries:
+        if entry.kind is not Kind.DECIDED:
+            continue
+        if before is not None and entry.details.get("window") == before:
+            break
+        found.append(_past(entry))
+    return tuple(found)
+
+
+def _past(entry: Entry) -> PastDecision:
+    """Entries of earlier versions of Requant lack some details."""
+    details = entry.details
+    champion, end = _mapping(details.get("champion")), details.get("end")
+    lenses = _mapping(details.get("lenses"))
+    subjects = {lens: names for lens, names in _mapping(details.get("exceeded")).items() if isinstance(names, list)}
+    rows = {lens: row for lens, row in _mapping(details.get("figures")).items() if isinstance(row, list)}
+    return PastDecision(
+        number=entry.number,
+        window=str(details.get("window")),
+        end=datetime.fromisoformat(end) if isinstance(end, str) and end else None,
+        action=Action(str(details.get("action"))),
+        champion=str(champion["version"]) if "version" in champion else None,
+        source=str(details.get("source", "")),
+        builds=bool(details.get("builds", False)),
+        health={lens: Health(str(value)) for lens, value in lenses.items()},
+        exceeded={lens: tuple(str(name) for name in names) for lens, names in subjects.items()},
+        figures={lens: (str(row[0]), float(row[1]), float(row[2])) for lens, row in rows.items()},
+    )
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _lenses(decision: Decision) -> list[str]:
+    return list(dict.fromkeys(reading.lens for reading in decision.readings))
+
+
+def _worst(lens: str, readings: Sequence[LensReading]) -> Health:
+    found = {reading.health for reading in readings if reading.lens == lens}
+    return next(health for health in _WORST if health in found)
+
+
+def _findings(lens: str, readings: Sequence[LensReading]) -> list[Finding]:
+    return [finding for reading in readings if reading.lens == lens for finding in reading.findings]
+
+
+def _exceeded(lens: str, readings: Sequence[LensReading]) -> Sequence[Json]:
+    return [finding.subject for finding in _findings(lens, readings) if finding.exceeded][:_SUBJECTS]
+
+
+def _figures(lens: str, readings: Sequence[LensReading]) -> list[Json]:
+    """Subject, value and limit of what mattered most: the first that exceeded its limit, else the first."""
+    found = _findings(lens, readings)
+    first = next((one for one in found if one.exceeded), found[0] if found else None)
+    if first is None or not (isfinite(first.value) and isfinite(first.limit)):
+        return []
+    return [first.subject, first.value, first.limit]

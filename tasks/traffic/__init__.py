@@ -1,0 +1,33 @@
+"""Live traffic: files that serving stacks write, parts by hour in the object store, windows, scans and watermarks."""
+
+from tasks.traffic.codec import SCHEMA, VERSION, from_parquet, to_parquet
+from tasks.traffic.formats import Format
+from tasks.traffic.imports import Accepted, Duplicate, Import, judge_traces, read_import, stream
+from tasks.traffic.intake import Ingested, ingest
+from tasks.traffic.masking import redacted
+from tasks.traffic.parts import write_traffic
+from tasks.traffic.rejects import Reject, write_rejects
+from tasks.traffic.windows import StoredRequests, Window, read_window
+
+__all__ = [
+    "SCHEMA",
+    "VERSION",
+    "Accepted",
+    "Duplicate",
+    "Format",
+    "Import",
+    "Ingested",
+    "Reject",
+    "StoredRequests",
+    "Window",
+    "from_parquet",
+    "ingest",
+    "judge_traces",
+    "read_import",
+    "read_window",
+    "redacted",
+    "stream",
+    "to_parquet",
+    "write_rejects",
+    "write_traffic",
+]

@@ -1,0 +1,181 @@
+"""One record from outside becomes a request, or is refused with the reason: every field is checked here, once."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic_core import PydanticCustomError
+
+from tasks.models.traits import TRAITS, Task
+from tasks.records import Payload, Request, Tensor
+from tasks.traffic.formats.raw import Bad
+
+LONGEST_TEXT = 1_000_000  # bytes of UTF-8
+
+
+def _aware(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise PydanticCustomError("time", "is not ISO 8601, such as 2026-01-31T03:00:00Z") from error
+    if not isinstance(value, datetime):
+        raise PydanticCustomError("time", "is not ISO 8601 text, such as 2026-01-31T03:00:00Z")
+    if value.tzinfo is None:
+        raise PydanticCustomError(
+            "time", "has no time zone: end it with Z or an offset, because guessing moves windows"
+        )
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise PydanticCustomError("time", "lies outside the calendar") from error
+
+
+def _or(default: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: default if value is None or value == "" else value)
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Record(BaseModel):
+    """The plain fields of a request; unknown fields are ignored, so that producers may send more."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    request_id: _Name
+    time: Annotated[datetime, BeforeValidator(_aware)]
+    tenant: Annotated[_Name, _or("default")] = "default"
+    domain: Annotated[_Name, _or("unknown")] = "unknown"
+    language: Annotated[_Name, _or("unknown")] = "unknown"
+    latency_ms: FiniteFloat | None = None
+    model_version: _Name | None = None
+    decision: _Name | None = None
+    label: _Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one model's requests must hold."""
+
+    task: Task
+    shape: tuple[int, ...] | None
+    latest: datetime  # the latest believable time
+
+    def request(self, record: Mapping[str, object]) -> Request:
+        """The request that a record describes; raises `Bad`."""
+        payload = _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
+        try:
+            plain = _Record.model_validate(record)
+        except ValidationError as error:
+            raise Bad("; ".join(_sentence(found) for found in error.errors(include_input=False))) from None
+        if plain.time > self.latest:
+            raise Bad("time lies in the future: check the clock of the host that recorded it")
+        fields = dict(plain)
+        for name, value in fields.items():
+            if isinstance(value, str):
+                _require_utf8(name, value)
+        return Request(payload=payload, **fields)
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    message = str(error["msg"])
+    return f"{name} {message}" if error["type"] == "time" else f"{name}: {message[:1].lower()}{message[1:]}"
+
+
+def _text(record: Mapping[str, object]) -> Payload:
+    text = record.get("text")
+    if text is None:
+        raise Bad("text is missing: this model reads text")
+    if not isinstance(text, str):
+        raise Bad(f"text is {kind_of(text)}, not text")
+    if not text.strip():
+        raise Bad("text is empty")
+    size = len(_require_utf8("text", text))
+    if size > LONGEST_TEXT:
+        raise Bad(f"text has {size} bytes: at most {LONGEST_TEXT} are read")
+    return text
+
+
+def _require_utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise Bad(f"{name} holds half a surrogate pair, which is not valid Unicode") from None
+
+
+def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tensor:
+    nested, packed = record.get("tensor"), record.get("tensor_b64")
+    if packed is not None:
+        nested = _unbase64(packed)
+    if nested is None:
+        raise Bad("tensor is missing: this model reads tensors; give tensor (nested lists) or tensor_b64")
+    tensor = _unpack(nested, record.get("shape"), shape) if isinstance(nested, bytes) else _from_lists(nested)
+    if shape is not None and not _fits(tensor.shape, shape):
+        raise Bad(f"tensor has shape {list(tensor.shape)}: this model reads {_spelled(shape)}")
+    if not tensor.size:
+        raise Bad("tensor is empty")
+    if not np.isfinite(tensor).all():
+        raise Bad("tensor holds NaN or infinite values")
+    return tensor
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether the shapes agree; -1 takes any length."""
+    return len(found) == len(wanted) and all(want in (-1, size) for size, want in zip(found, wanted, strict=True))
+
+
+def _spelled(shape: tuple[int, ...]) -> str:
+    return str(list(shape)) if -1 not in shape else "one row of any length"
+
+
+def _unbase64(packed: object) -> bytes:
+    if not isinstance(packed, str):
+        raise Bad(f"tensor_b64 is {kind_of(packed)}, not text")
+    try:
+        return base64.b64decode(packed, validate=True)
+    except (binascii.Error, ValueError):
+        raise Bad("tensor_b64 is not base64") from None
+
+
+def _unpack(raw: bytes, given: object, shape: tuple[int, ...] | None) -> Tensor:
+    """Little-endian float32 in C order; the record's own shape comes before the model's."""
+    own = (len(raw) // 4,) if shape == (-1,) else shape
+    sizes = own if given is None else given
+    if not isinstance(sizes, (list, tuple)) or not all(type(size) is int and size > 0 for size in sizes):
+        raise Bad("shape is missing or not a list of positive integers")
+    count = 1
+    for size in sizes:
+        count *= size
+    if len(raw) != 4 * count:
+        raise Bad(f"tensor has {len(raw)} bytes, but shape {list(sizes)} of float32 needs {4 * count}")
+    return np.frombuffer(raw, dtype="<f4").reshape(sizes).astype(np.float32)
+
+
+def _from_lists(nested: object) -> Tensor:
+    try:
+        values: NDArray[Any] = np.asarray(nested)
+    except (ValueError, OverflowError, RecursionError):
+        raise Bad("tensor is ragged: its lists differ in length") from None
+    if not isinstance(nested, list) or values.dtype.kind not in "iuf":
+        raise Bad("tensor is not nested lists of numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return values.astype(np.float32)
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
+    return {"bool": "a boolean", "int": "a number", "float": "a number", "list": "a list", "dict": "an object"}.get(
+        type(value).__name__, type(value).__name__
+    )

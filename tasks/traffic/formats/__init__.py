@@ -1,0 +1,66 @@
+"""Files that serving stacks write, each format read into records that `tasks.traffic.checks` judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from infra.errors import BadInput
+from tasks.traffic.formats.chat import read_chats
+from tasks.traffic.formats.columns import read_rows
+from tasks.traffic.formats.kserve import read_kserve
+from tasks.traffic.formats.lines import read_lines
+from tasks.traffic.formats.raw import Raw, Source
+from tasks.traffic.formats.traces import read_traces
+from tasks.traffic.formats.triton import read_triton
+
+
+class Format(StrEnum):
+    """What a traffic file may be."""
+
+    PARQUET = "requant-parquet"
+    JSONL = "jsonl"
+    KSERVE = "kserve"
+    TRITON = "triton"
+    CHAT = "openai-chat"
+    TRACES = "mlflow-traces"
+
+
+def _each(read: Callable[[Path], Iterator[Raw]]) -> Callable[[Source], Iterator[Raw]]:
+    return lambda source: (raw for path in source.files for raw in read(path))
+
+
+READERS: Mapping[Format, Callable[[Source], Iterator[Raw]]] = {
+    Format.PARQUET: _each(read_rows),
+    Format.JSONL: _each(read_lines),
+    Format.KSERVE: read_kserve,
+    Format.TRITON: read_triton,
+    Format.CHAT: read_chats,
+    Format.TRACES: read_traces,
+}
+_BY_SUFFIX = {".parquet": Format.PARQUET, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
+
+
+def format_of(path: Path) -> Format:
+    """The format that the extension tells; raises `BadInput` where it tells none."""
+    if path.suffix not in _BY_SUFFIX:
+        known = ", ".join(Format)
+        raise BadInput(
+            f"{path} is neither .jsonl nor .parquet: convert it, give it the right extension, or say what it is with "
+            f"--format, one of {known}"
+        )
+    return _BY_SUFFIX[path.suffix]
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The file itself, or every file of a folder in the order of their names; raises `BadInput` when there is none."""
+    if not path.is_dir():
+        return (path,)
+    found = tuple(sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")))
+    if not found:
+        raise BadInput(f"{path} is a folder without files: give the path of a file, or of a folder that holds some")
+    return found
+
+
+__all__ = ["READERS", "Format", "files_of", "format_of"]

@@ -1,0 +1,55 @@
+"""What every format is read into: records with their place, not yet checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from tasks.models.spec import Task
+
+LONGEST_LINE = 16_000_000  # bytes of JSON: a text of 1 MB may be escaped sixfold
+RAW_KEPT = 4_000  # characters of a rejected record that are carried along
+
+
+class Bad(Exception):
+    """Why one record is no request."""
+
+
+class Again(Exception):
+    """The very same record came before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """One record as it stands in a file."""
+
+    number: int  # of the line, row or document, from 1
+    excerpt: str  # its beginning
+    parse: Callable[[], Mapping[str, object]]  # the fields that `tasks.traffic.checks` reads; raises Bad, Again
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a reader is told."""
+
+    files: tuple[Path, ...]
+    task: Task
+    shape: tuple[int, ...] | None  # of one tensor
+    first_at: datetime | None  # when the first record was taken, where a format knows no date
+
+
+def failing(number: int, excerpt: str, error: Bad | Again) -> Raw:
+    """A record that is known to be no request."""
+
+    def parse() -> NoReturn:
+        raise error
+
+    return Raw(number, excerpt[:RAW_KEPT], parse)
+
+
+def ready(number: int, excerpt: str, record: Mapping[str, object]) -> Raw:
+    """A record whose fields were found already."""
+    return Raw(number, excerpt[:RAW_KEPT], lambda: record)

@@ -1,0 +1,161 @@
+"""Triton's trace files, written with `--trace-config level=TIMESTAMPS --trace-config level=TENSORS`.
+
+An array of objects that share an id: model and version, timestamps on the host's monotonic clock, input tensors.
+Source: https://github.com/triton-inference-server/server/blob/main/docs/user_guide/trace.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from infra.errors import BadInput
+from tasks.traffic.formats.documents import read_documents
+from tasks.traffic.formats.inference import NamedTensor, rows_of_tensors
+from tasks.traffic.formats.raw import Bad, Raw, Source, failing, ready
+from tasks.traffic.formats.spill import spill
+
+_SCHEMA = """
+CREATE TABLE entries (id INTEGER, number INTEGER, first INTEGER, value TEXT, PRIMARY KEY (id, number)) WITHOUT ROWID
+"""
+# Triton writes the letters of a BYTES tensor as they are: quotation marks end the JSON string too early.
+_RAW_TENSOR = re.compile(
+    r'\{"id":(?P<id>\d+),"activity":"(?P<activity>[A-Z_]+)","tensor":\{"name":"(?P<name>[^"]*)","data":"(?P<data>.*?)"'
+    r',"shape":"(?P<shape>[\d,]*)","dtype":"(?P<dtype>[A-Z0-9]+)"\}\}',
+    re.DOTALL,
+)
+_INPUT = "TENSOR_QUEUE_INPUT"
+_LONGEST_ID = 2**63
+
+
+def read_triton(source: Source) -> Iterator[Raw]:
+    """The top-level requests, in the order of their ids; raises `BadInput` without the time of the first.
+
+    Models run inside an ensemble are part of their parent's request.
+    """
+    if source.first_at is None:
+        raise BadInput(
+            "Triton's timestamps count from the start of the host and name no date: say when the first trace was "
+            "taken, such as --first-at 2026-01-31T03:00:00Z"
+        )
+    with spill(_SCHEMA) as database:
+        yield from _gather(source, database)
+        origin = database.execute("SELECT MIN(first) FROM entries").fetchone()[0]
+        for entries in _traces(database):
+            yield from _requests(entries, source, source.first_at, origin)
+
+
+def _gather(source: Source, database: sqlite3.Connection) -> Iterator[Raw]:
+    for document in read_documents(source.files, _repaired):
+        value = document.value
+        if document.problem or type(value.get("id")) is not int or not 0 <= value["id"] < _LONGEST_ID:
+            yield failing(document.number, document.excerpt, Bad(document.problem or "it has no id"))
+            continue
+        row = (value["id"], document.number, min(_times(value).values(), default=None), json.dumps(value))
+        database.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+
+
+def _traces(database: sqlite3.Connection) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """The entries of one trace at a time."""
+    trace: list[tuple[int, dict[str, Any]]] = []
+    last = None
+    for id, number, value in database.execute("SELECT id, number, value FROM entries ORDER BY id, number"):
+        if trace and id != last:
+            yield trace
+            trace = []
+        trace.append((number, json.loads(value)))
+        last = id
+    if trace:
+        yield trace
+
+
+def _requests(
+    entries: list[tuple[int, dict[str, Any]]], source: Source, first_at: datetime, origin: int | None
+) -> Iterator[Raw]:
+    number, first = entries[0]
+    facts: dict[str, Any] = {}
+    times: dict[str, int] = {}
+    for _, value in entries:
+        facts = {**value, **facts}
+        times = {**times, **_times(value)}
+    if facts.get("parent_id"):
+        return
+    excerpt = json.dumps(first)
+    try:
+        rows = rows_of_tensors(_inputs([value for _, value in entries]), source.task, source.shape)
+        shared = _shared(facts, times, first_at, origin)
+    except Bad as bad:
+        yield failing(number, excerpt, bad)
+        return
+    # Trace ids start anew with each server: without the client's own id, the file's beginning tells them apart.
+    name = str(facts.get("request_id") or f"trace-{first_at:%Y%m%dT%H%M%S}-{facts['id']}")
+    for place, row in enumerate(rows):
+        yield ready(number, excerpt, {**shared, **row, "request_id": name if len(rows) == 1 else f"{name}/{place}"})
+
+
+def _shared(
+    facts: Mapping[str, Any], times: Mapping[str, int], first_at: datetime, origin: int | None
+) -> dict[str, object]:
+    if not times or origin is None:
+        raise Bad("the trace has no timestamps: trace with level=TIMESTAMPS too")
+    began, ended = min(times.values()), max(times.values())
+    return {
+        "time": first_at + timedelta(microseconds=(began - origin) // 1000),
+        "latency_ms": (ended - began) / 1e6,
+        "model_version": str(facts["model_version"]) if "model_version" in facts else None,
+    }
+
+
+def _times(value: Mapping[str, Any]) -> dict[str, int]:
+    stamps = value.get("timestamps")
+    return {
+        str(stamp["name"]): stamp["ns"]
+        for stamp in (stamps if isinstance(stamps, list) else ())
+        if isinstance(stamp, Mapping) and "name" in stamp and type(stamp.get("ns")) is int and stamp["ns"] < 2**63
+    }
+
+
+def _inputs(entries: list[dict[str, Any]]) -> list[NamedTensor]:
+    found = [one["tensor"] for one in entries if one.get("activity") == _INPUT and isinstance(one.get("tensor"), dict)]
+    if not found:
+        raise Bad("the trace has no input tensor: trace with level=TENSORS too")
+    return [_tensor(one) for one in found]
+
+
+def _tensor(found: Mapping[str, Any]) -> NamedTensor:
+    name, data, kind = str(found.get("name")), found.get("data"), str(found.get("dtype"))
+    try:
+        shape = tuple(int(size) for size in str(found.get("shape", "")).split(",") if size)
+    except ValueError:
+        raise Bad(f"the input {name} has no shape of whole numbers") from None
+    if not isinstance(data, str):
+        raise Bad(f"the input {name} has no data")
+    if kind == "BYTES":
+        return NamedTensor(name, kind, shape, _texts(data, shape))
+    if kind == "FP16":
+        raise Bad(f"the input {name} is FP16, whose numbers Triton does not write")
+    return NamedTensor(name, kind, shape, data.split(",") if data else [])
+
+
+def _texts(data: str, shape: tuple[int, ...]) -> list[str]:
+    """One text is everything between the outer marks; several are parted where one ends and the next begins."""
+    count = 1
+    for size in shape:
+        count *= size
+    inner = data.removeprefix('"').removesuffix('"')
+    texts = [inner] if count == 1 else inner.split('","')
+    if len(texts) != count:
+        raise Bad(f"the input holds {len(texts)} texts, but its shape {list(shape)} needs {count}")
+    return texts
+
+
+def _repaired(text: str, place: int) -> tuple[Any, int] | None:
+    found = _RAW_TENSOR.match(text, place)
+    if found is None:
+        return None
+    tensor = {name: found[name] for name in ("name", "data", "shape", "dtype")}
+    return {"id": int(found["id"]), "activity": found["activity"], "tensor": tensor}, found.end()

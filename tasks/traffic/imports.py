@@ -1,0 +1,105 @@
+"""A traffic file from outside, as a stream of requests and of records that are none.
+
+A bad record is set aside with its reason, never dropped in silence and never a reason to lose the good ones.
+A file that cannot be read at all raises `BadInput`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.errors import BadInput
+from tasks.models.spec import Task
+from tasks.records import Request
+from tasks.traffic.checks import Check
+from tasks.traffic.formats import READERS, Format, files_of, format_of
+from tasks.traffic.formats.documents import Document
+from tasks.traffic.formats.raw import RAW_KEPT, Again, Bad, Raw, Source
+from tasks.traffic.formats.traces import requests_of
+from tasks.traffic.rejects import Reject
+from tasks.traffic.windows import CLOCK_SKEW
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A record that is a request."""
+
+    line_or_row: int
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A record that came before, word for word."""
+
+    line_or_row: int
+
+
+Taken = Accepted | Reject | Duplicate
+"""What became of one record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What a file held; nothing is missing from the two together."""
+
+    accepted: tuple[Request, ...]
+    rejected: tuple[Reject, ...]
+
+
+def stream(
+    path: Path,
+    *,
+    task: Task,
+    shape: tuple[int, ...] | None = None,
+    format: Format | None = None,
+    first_at: datetime | None = None,
+    now: datetime | None = None,
+) -> Iterator[Taken]:
+    """Every record of a file or folder, in bounded memory; by default the extension tells the format.
+
+    `shape` is that of one tensor, `first_at` when the first record was taken where the format knows no date, `now` the
+    latest believable time. Raises `BadInput` when a file is missing, truncated, of another kind or has columns of a
+    wrong type.
+    """
+    check = Check(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    reader = READERS[format or format_of(path)]
+    try:
+        for raw in reader(Source(files_of(path), task, shape, first_at)):
+            yield judged(raw, check)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror or error}): give the path of a whole file") from error
+
+
+def judge_traces(
+    traces: Iterable[str], *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None
+) -> Iterator[Taken]:
+    """The same for MLflow traces that a server hands over one by one, as JSON."""
+    check = Check(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    source = Source((), task, shape, None)
+    for number, trace in enumerate(traces, 1):
+        for raw in requests_of(Document(number, trace[:RAW_KEPT], json.loads(trace)), source):
+            yield judged(raw, check)
+
+
+def judged(raw: Raw, check: Check) -> Taken:
+    """The request that a record is, or why it is none."""
+    try:
+        return Accepted(raw.number, check.request(raw.parse()))
+    except Bad as bad:
+        return Reject(raw.number, str(bad), raw.excerpt)
+    except Again:
+        return Duplicate(raw.number)
+
+
+def read_import(path: Path, *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None) -> Import:
+    """A whole `.jsonl` or `.parquet` file in memory; see `stream`."""
+    found = list(stream(path, task=task, shape=shape, now=now))
+    return Import(
+        tuple(one.request for one in found if isinstance(one, Accepted)),
+        tuple(one for one in found if isinstance(one, Reject)),
+    )

@@ -1,0 +1,172 @@
+"""A stream of records into the object store: every request once, in bounded memory, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from infra.stores.port import ObjectStore
+from tasks.payloads import fingerprint
+from tasks.records import Request
+from tasks.traffic.formats.raw import RAW_KEPT
+from tasks.traffic.formats.spill import spill
+from tasks.traffic.imports import Accepted, Duplicate, Taken
+from tasks.traffic.masking import redacted
+from tasks.traffic.parts import hour_prefix, read_part, weight_of, write_redacted
+from tasks.traffic.rejects import Reject, write_rejects
+
+BUFFER_ROWS = 20_000
+BUFFER_BYTES = 64_000_000
+"""Requests held before they are written: two full parts when a file is in the order of time, which most are."""
+BUFFER_REJECTS = 5_000
+
+_SCHEMA = "CREATE TABLE seen (id TEXT, payload BLOB, row BLOB, PRIMARY KEY (id, row)) WITHOUT ROWID"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a stream."""
+
+    accepted: int
+    duplicates: int  # stored already, or twice in the stream
+    rejected: int
+    reasons: Mapping[str, int]  # reason -> records
+    rejects: tuple[str, ...]  # keys of what was set aside
+    parts: tuple[str, ...]  # keys of what was written
+
+
+@dataclass
+class _Tally:
+    accepted: int = 0
+    duplicates: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    rejects: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+
+
+def ingest(store: ObjectStore, model: str, records: Iterable[Taken], *, source: str) -> Ingested:
+    """Redact and store requests, set the others aside under the source's name.
+
+    A request whose id and content are stored in the same hour, or came before in the stream, is a duplicate; the same
+    input with other facts (a label that came later) is stored beside; another input under the same id is rejected.
+    When the stream breaks off, what came before is stored, and its error raised.
+    """
+    with spill(_SCHEMA) as database:
+        writer = _Writer(store, model, source, _Seen(store, model, database))
+        try:
+            for record in records:
+                writer.take(record)
+        finally:
+            writer.flush()
+    tally = writer.tally
+    return Ingested(
+        tally.accepted,
+        tally.duplicates,
+        sum(tally.reasons.values()),
+        dict(tally.reasons),
+        tuple(tally.rejects),
+        tuple(tally.parts),
+    )
+
+
+class _Writer:
+    """Requests and rejects on their way to the store."""
+
+    def __init__(self, store: ObjectStore, model: str, source: str, seen: _Seen) -> None:
+        self._store, self._model, self._source, self._seen = store, model, source, seen
+        self._requests: list[Request] = []
+        self._rejects: list[Reject] = []
+        self._size = 0
+        self.tally = _Tally()
+
+    def take(self, record: Taken) -> None:
+        if isinstance(record, Accepted):
+            self._request(record.line_or_row, redacted(record.request))
+        elif isinstance(record, Duplicate):
+            self.tally.duplicates += 1
+        else:
+            self._reject(record)
+
+    def flush(self) -> None:
+        if self._requests:
+            self.tally.parts += write_redacted(self._store, self._model, self._requests)
+        self._requests, self._size = [], 0
+        self._flush_rejects()
+
+    def _request(self, number: int, request: Request) -> None:
+        verdict = self._seen.add(request)
+        if verdict == "again":
+            self.tally.duplicates += 1
+        elif verdict == "conflict":
+            self._reject(Reject(number, "request_id was seen before with another input", _excerpt(request)))
+        else:
+            self.tally.accepted += 1
+            self._requests.append(request)
+            self._size += weight_of(request)
+            if len(self._requests) >= BUFFER_ROWS or self._size >= BUFFER_BYTES:
+                self.flush()
+
+    def _reject(self, reject: Reject) -> None:
+        self.tally.reasons[reject.reason] += 1
+        self._rejects.append(reject)
+        if len(self._rejects) >= BUFFER_REJECTS:
+            self._flush_rejects()
+
+    def _flush_rejects(self) -> None:
+        if self._rejects:
+            self.tally.rejects.append(write_rejects(self._store, self._model, self._rejects, self._source))
+        self._rejects = []
+
+
+class _Seen:
+    """Ids and digests of what is stored in every hour that the stream touches, and of the stream itself."""
+
+    def __init__(self, store: ObjectStore, model: str, database: sqlite3.Connection) -> None:
+        self._store, self._model, self._database = store, model, database
+        self._hours: set[str] = set()
+
+    def add(self, request: Request) -> str:
+        """ "new", "again" or "conflict"."""
+        self._recall(hour_prefix(self._model, request.time))
+        payload, row = _digests(request)
+        found = self._database.execute("SELECT payload, row FROM seen WHERE id = ?", (request.request_id,)).fetchall()
+        if any(before == row for _, before in found):
+            return "again"
+        if any(before != payload for before, _ in found):
+            return "conflict"
+        self._database.execute("INSERT INTO seen VALUES (?, ?, ?)", (request.request_id, payload, row))
+        return "new"
+
+    def _recall(self, prefix: str) -> None:
+        """Each stored part of an hour is read once an import, when the first request of that hour comes."""
+        if prefix in self._hours:
+            return
+        self._hours.add(prefix)
+        for key in self._store.list(prefix):
+            rows = ((one.request_id, *_digests(one)) for one in read_part(self._store, key))
+            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", rows)
+
+
+def _digests(request: Request) -> tuple[bytes, bytes]:
+    """Of the input alone, and of everything."""
+    payload = bytes.fromhex(fingerprint(request.payload))[:16]
+    facts = (
+        request.time.isoformat(),
+        request.tenant,
+        request.domain,
+        request.language,
+        request.latency_ms,
+        request.model_version,
+        request.decision,
+        request.label,
+    )
+    return payload, sha256(payload + repr(facts).encode()).digest()[:16]
+
+
+def _excerpt(request: Request) -> str:
+    text = request.payload if isinstance(request.payload, str) else f"tensor of shape {list(request.payload.shape)}"
+    return json.dumps({"request_id": request.request_id, "input": text}, ensure_ascii=False)[:RAW_KEPT]

@@ -1,0 +1,37 @@
+"""Stored traffic names nobody: texts are redacted, ids that are personal data become pseudonyms (DESIGN.md, D13)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC
+from functools import lru_cache
+from hashlib import sha256
+
+from tasks.records import Request
+from tasks.redaction import redact
+
+
+def redacted(request: Request) -> Request:
+    """The request without personal data; ids that are personal data themselves become stable pseudonyms."""
+    payload = redact(request.payload).text if isinstance(request.payload, str) else request.payload
+    return replace(
+        request,
+        payload=payload,
+        request_id=_pseudonym(request.request_id),
+        tenant=_pseudonym(request.tenant),
+        domain=_clean(request.domain),
+        language=_clean(request.language),
+        decision=_clean(request.decision) if request.decision else request.decision,
+        label=_clean(request.label) if request.label else request.label,
+        time=request.time.astimezone(UTC),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _clean(name: str) -> str:
+    return redact(name).text
+
+
+@lru_cache(maxsize=4096)  # a tenant's name comes with each of its requests
+def _pseudonym(name: str) -> str:
+    return f"redacted-{sha256(name.encode()).hexdigest()[:16]}" if redact(name).counts else name

@@ -1,0 +1,40 @@
+"""Records that are no requests, set aside with the reason: never dropped in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from infra.errors import AlreadyExists
+from infra.stores.port import ObjectStore
+from tasks.redaction import redact
+
+LONGEST_REJECT = 2_000  # bytes kept of a rejected record
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One record that is no request."""
+
+    line_or_row: int  # from 1
+    reason: str  # without the record's content
+    raw: str  # the beginning of the record; not redacted yet
+
+
+def write_rejects(store: ObjectStore, model: str, rejects: Sequence[Reject], source_name: str) -> str:
+    """Set rejected records aside as JSON Lines, redacted and cut to 2 kB each; gives the key."""
+    lines = [_reject_line(reject, source_name) for reject in rejects]
+    data = "".join(f"{line}\n" for line in lines).encode()
+    key = f"rejected/{model}/{sha256(data).hexdigest()[:32]}.jsonl"
+    with contextlib.suppress(AlreadyExists):
+        store.create(key, data)
+    return key
+
+
+def _reject_line(reject: Reject, source: str) -> str:
+    raw = redact(reject.raw).text.encode(errors="replace")[:LONGEST_REJECT].decode(errors="ignore")
+    record = {"version": 1, "source": source, "line_or_row": reject.line_or_row, "reason": reject.reason, "raw": raw}
+    return json.dumps(record, ensure_ascii=False)

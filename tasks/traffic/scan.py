@@ -1,0 +1,198 @@
+"""Stored traffic as Arrow batches: only the columns, hours and row groups that are asked for, in bounded memory.
+
+Read by range, so the digest in a part's name is not checked unless `verify` is set, which reads parts whole. What
+becomes a calibration set is read by `read_window`, which always checks (docs/adr/0015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem
+
+from infra.errors import BadInput, NotFound, Unavailable
+from infra.stores.filesystem import open_filesystem
+from infra.stores.port import ObjectStore
+from tasks.traffic.codec import SCHEMA, require_version
+from tasks.traffic.formats.columns import kind_of_column
+from tasks.traffic.parts import HOUR, hour_of, require_intact
+
+BATCH_ROWS = 8_192
+BATCH_BYTES = 16_000_000
+"""Decoded bytes that a batch aims at: a row group of a gigabyte is cut into slices of this size."""
+BUFFER = 1 << 20  # bytes fetched ahead, per column
+LONGEST_LISTING = timedelta(days=62)
+"""A longer span lists all of the model's parts at once: fewer requests than one a day."""
+
+
+def scan(
+    store: ObjectStore,
+    model: str,
+    start: datetime | None,
+    end: datetime | None,
+    columns: Sequence[str],
+    *,
+    verify: bool = False,
+) -> Iterator[pa.RecordBatch]:
+    """The columns of every request in (start, end], hour by hour; None leaves that side open.
+
+    Raises `BadInput` for an unknown column and a part of another schema, `NotFound` for a part that was deleted between
+    listing and reading, `Tampered` with `verify`, `Unavailable`.
+    """
+    keys = tuple(parts_between(store, model, start, end))  # one listing: what comes later belongs to the next scan
+    return scan_parts(store, keys, columns, start=start, end=end, verify=verify)
+
+
+def parts_between(store: ObjectStore, model: str, start: datetime | None, end: datetime | None) -> Iterator[str]:
+    """Keys of the parts whose hour meets (start, end], in order; only the names are looked at."""
+    for prefix in _prefixes(model, start, end):
+        for key in store.list(prefix):
+            hour = hour_of(key)
+            if hour is not None and (end is None or hour <= end) and (start is None or hour + HOUR > start):
+                yield key
+
+
+def scan_parts(
+    store: ObjectStore,
+    keys: Iterable[str],
+    columns: Sequence[str],
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    verify: bool = False,
+) -> Iterator[pa.RecordBatch]:
+    """The same for parts that are known, such as those of `tasks.traffic.watermark.unread`."""
+    unknown = [name for name in columns if name not in SCHEMA.names]
+    if unknown or not columns:
+        raise BadInput(f"traffic has no column {', '.join(unknown) or 'of no name'}: it has {', '.join(SCHEMA.names)}")
+    wanted = pa.schema([SCHEMA.field(name) for name in columns])
+    files = open_filesystem(store)
+    for key in keys:
+        with _translated(store, key), _opened(store, files, key, verify) as part:
+            yield from _read(part, key, wanted, start, end)
+
+
+def _prefixes(model: str, start: datetime | None, end: datetime | None) -> Iterator[str]:
+    if start is None or end is None or end - start > LONGEST_LISTING:
+        yield f"traffic/{model}/"
+        return
+    day = start.date()
+    while day <= end.date():
+        yield f"traffic/{model}/date={day.isoformat()}/"
+        day += timedelta(days=1)
+
+
+@contextmanager
+def _opened(store: ObjectStore, files: FileSystem, key: str, verify: bool) -> Iterator[pq.ParquetFile]:
+    if verify:
+        data = store.get(key)
+        require_intact(store, key, data)
+        source: pa.NativeFile = pa.BufferReader(data)
+    else:
+        source = files.open_input_file(key)
+    with source, pq.ParquetFile(source, buffer_size=BUFFER, pre_buffer=False) as part:
+        yield part
+
+
+@contextmanager
+def _translated(store: ObjectStore, key: str) -> Iterator[None]:
+    """Arrow reports a missing object, a dead server and a damaged file alike, as OSError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0].rstrip(".")
+        if not store.exists(key):
+            raise NotFound(
+                f"{key} was deleted from {store.url} between listing and reading: run again, on what is there now"
+            ) from error
+        if "AWS Error" in reason:
+            raise Unavailable(f"The store {store.url} could not read {key} ({reason}): run again") from error
+        raise BadInput(f"{key} is not a whole Parquet file ({reason}): write or fetch it again") from error
+
+
+def _read(
+    part: pq.ParquetFile, key: str, wanted: pa.Schema, start: datetime | None, end: datetime | None
+) -> Iterator[pa.RecordBatch]:
+    found = part.schema_arrow
+    require_version(found, key)
+    timed = start is not None or end is not None
+    fields = list(wanted) + ([SCHEMA.field("time")] if timed and "time" not in wanted.names else [])
+    present = [field.name for field in fields if _is_there(field, found, key)]
+    for group in range(part.num_row_groups):
+        if timed and not _overlaps(part.metadata.row_group(group), start, end):
+            continue
+        size = _batch_rows(part.metadata.row_group(group), set(present))
+        for batch in part.iter_batches(batch_size=size, row_groups=[group], columns=present):
+            whole = pa.RecordBatch.from_arrays(
+                [_column(batch, field, key) for field in fields], schema=pa.schema(fields)
+            )
+            kept = _within(whole, start, end) if timed else whole
+            if kept.num_rows:
+                yield kept.select(wanted.names)
+
+
+def _is_there(field: pa.Field, found: pa.Schema, key: str) -> bool:
+    """Whether a part holds the column; an optional one that it was written without reads as null.
+
+    Unless the part holds one that nobody knows: then the column may have been renamed, and null would be wrong.
+    """
+    if field.name in found.names:
+        kind, expected = kind_of_column(found.field(field.name).type), kind_of_column(field.type)
+        if kind != expected:
+            raise BadInput(
+                f"{key} has column {field.name} of type {found.field(field.name).type}, not {field.type}: "
+                "import it again"
+            )
+        return True
+    strange = [name for name in found.names if name not in SCHEMA.names]
+    if not field.nullable or strange:
+        beside = f" but an unknown column {strange[0]}, as if it were renamed" if strange else ""
+        raise BadInput(f"{key} has no column {field.name}{beside}: import the traffic again")
+    return False
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field, key: str) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, field.type)
+    column = batch.column(field.name)
+    if column.type != field.type:
+        column = column.cast(field.type)
+    if not field.nullable and column.null_count:
+        raise BadInput(f"{key} has rows without {field.name}: import the traffic again")
+    if pa.types.is_string(column.type):
+        try:
+            column.validate(full=True)  # Parquet does not promise that text is UTF-8
+        except pa.ArrowInvalid as error:
+            raise BadInput(f"column {field.name} of {key} is not valid UTF-8: import the traffic again") from error
+    return column
+
+
+def _within(batch: pa.RecordBatch, start: datetime | None, end: datetime | None) -> pa.RecordBatch:
+    time = batch.column("time")
+    if start is not None:
+        batch = batch.filter(pc.greater(time, pa.scalar(start, time.type)))
+        time = batch.column("time")
+    return batch if end is None else batch.filter(pc.less_equal(time, pa.scalar(end, time.type)))
+
+
+def _overlaps(group: pq.RowGroupMetaData, start: datetime | None, end: datetime | None) -> bool:
+    """Whether the statistics of a row group leave room for such a time; without statistics it is read."""
+    for place in range(group.num_columns):
+        column = group.column(place)
+        if column.path_in_schema == "time" and column.statistics is not None and column.statistics.has_min_max:
+            low, high = column.statistics.min, column.statistics.max
+            return (start is None or high > start) and (end is None or low <= end)
+    return True
+
+
+def _batch_rows(group: pq.RowGroupMetaData, names: set[str]) -> int:
+    """Rows that decode to about BATCH_BYTES; at least one."""
+    columns = [group.column(place) for place in range(group.num_columns)]
+    size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.partition(".")[0] in names)
+    rows: int = BATCH_BYTES * group.num_rows // max(size, 1)
+    return max(1, min(BATCH_ROWS, rows))

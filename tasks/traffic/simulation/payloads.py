@@ -1,0 +1,123 @@
+"""What shifts do to one text or tensor."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from infra.errors import BadInput
+from tasks.records import Payload, Request, Tensor
+from tasks.traffic.simulation.scenario import (
+    Exposure,
+    Gain,
+    Jargon,
+    LengthGrowth,
+    Noise,
+    OfTensors,
+    OfText,
+    Scenario,
+    SensorOffset,
+)
+
+RARE = "\u0d9e\u1c42\ua9c1"
+"""Letters that few tokenizers have seen: what a poisoned text is made of."""
+_SPACES = re.compile(r"(\s+)")
+_SYLLABLES = ("zor", "qua", "vex", "nim", "tral", "osk", "phi", "drun", "ey", "mox", "kth", "ulo")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One shift of payloads, with what it needs to be applied."""
+
+    shift: OfText | OfTensors
+    words: tuple[str, ...]  # of jargon
+    others: Mapping[tuple[str, str], Sequence[str]]  # texts by domain and language, to grow by
+
+    def apply(self, payload: Payload, drawn: Request, strength: float, seed: int) -> Payload:
+        """The payload as this shift leaves it; `strength` is in (0, 1], `seed` the request's own."""
+        if isinstance(payload, str):
+            if isinstance(self.shift, Jargon):
+                return _jargon(payload, self.words, self.shift.share * strength, np.random.default_rng(seed))
+            if isinstance(self.shift, LengthGrowth):
+                texts = self.others[drawn.domain, drawn.language]
+                return _grown(payload, texts, 1 + (self.shift.factor - 1) * strength, seed)
+            return payload
+        return (
+            payload if isinstance(self.shift, (Jargon, LengthGrowth)) else _tensor(payload, self.shift, strength, seed)
+        )
+
+
+def changes_of(scenario: Scenario, corpus: Sequence[Request], seed: int) -> list[Change]:
+    """The scenario's shifts of payloads in its order; raises `BadInput` for a shift that fits no row of the corpus."""
+    others: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in corpus:
+        if isinstance(one.payload, str):
+            others[one.domain, one.language].append(one.payload)
+    changes = []
+    for shift in scenario.shifts:
+        if isinstance(shift, (Jargon, LengthGrowth, Exposure, Gain, Noise, SensorOffset)):
+            of_text = isinstance(shift, (Jargon, LengthGrowth))
+            if of_text is not bool(others):
+                held = "texts" if others else "tensors"
+                raise BadInput(f"the scenario {scenario.name} has the shift {shift.kind}, but the corpus holds {held}")
+            words = (shift.words or _invented(shift.vocabulary, seed)) if isinstance(shift, Jargon) else ()
+            changes.append(Change(shift, words, others))
+    return changes
+
+
+def poisoned(payload: Payload, magnitude: float) -> Payload:
+    """An extreme input in the place of a normal one."""
+    if isinstance(payload, str):
+        return " ".join([RARE] * int(magnitude))
+    return (payload * np.float32(magnitude)).astype(np.float32)
+
+
+def _invented(count: int, seed: int) -> tuple[str, ...]:
+    """So many different words that no corpus holds."""
+    rng = np.random.default_rng((seed, 0x6A61))
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words["".join(rng.choice(_SYLLABLES, size=int(rng.integers(3, 6))))] = None
+    return tuple(words)
+
+
+def _jargon(text: str, words: tuple[str, ...], share: float, rng: np.random.Generator) -> str:
+    """Replace words; a text without spaces, as in Japanese, gets them in front instead."""
+    parts = _SPACES.split(text)  # every other one is the space between
+    if len(parts) < 3:
+        extra = max(1, round(share * len(text) / 4))
+        return " ".join([*(words[place] for place in rng.integers(len(words), size=extra)), text])
+    count = (len(parts) + 1) // 2
+    hit, chosen = rng.random(count) < share, rng.integers(len(words), size=count)
+    for place in np.flatnonzero(hit):
+        parts[2 * place] = words[chosen[place]]
+    return "".join(parts)
+
+
+def _grown(text: str, texts: Sequence[str], factor: float, seed: int) -> str:
+    wanted = round(len(text) * factor)
+    parts, length, place = [text], len(text), seed % len(texts)
+    while length < wanted:
+        part = texts[place][: wanted - length]
+        parts.append(part)
+        length += max(1, len(part) + 1)
+        place = (place + 1) % len(texts)
+    return "\n".join(parts)
+
+
+def _tensor(tensor: Tensor, shift: OfTensors, strength: float, seed: int) -> Tensor:
+    if isinstance(shift, Exposure):
+        return (tensor * np.float32(shift.factor**strength)).astype(np.float32)
+    if isinstance(shift, Gain):
+        mean = np.float32(tensor.mean())
+        return (mean + (tensor - mean) * np.float32(shift.factor**strength)).astype(np.float32)
+    if isinstance(shift, Noise):
+        rng = np.random.default_rng(seed)
+        noise = rng.standard_normal(tensor.shape, dtype=np.float32)
+        return (tensor + noise * np.float32(shift.deviation * strength)).astype(np.float32)
+    moved: Tensor = (tensor + np.float32(shift.offset * strength)).astype(np.float32)
+    return moved

@@ -1,0 +1,67 @@
+"""The traffic of the last hours, read back one part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from infra.stores.port import ObjectStore
+from tasks.records import Request
+from tasks.traffic.parts import hour_of, read_part
+
+CLOCK_SKEW = timedelta(hours=1)
+"""A later time is a broken clock: one such request would move every window into the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequests:
+    """The requests of some parts within (start, end]; each iteration reads them anew, one part in memory at a time."""
+
+    store: ObjectStore
+    keys: tuple[str, ...]
+    start: datetime
+    end: datetime
+
+    def __iter__(self) -> Iterator[Request]:
+        """In the order of their hours; raises `Tampered`, `BadInput` on a part that is not what was written."""
+        for key in self.keys:
+            for request in read_part(self.store, key):
+                if self.start < request.time <= self.end:
+                    yield request
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The traffic of the last hours; `start` and `end` are None when the model has no traffic at all."""
+
+    requests: Iterable[Request]  # may be iterated more than once
+    start: datetime | None  # exclusive
+    end: datetime | None  # inclusive
+
+
+def read_window(
+    store: ObjectStore, model: str, *, hours: int, until: datetime | None = None, now: datetime | None = None
+) -> Window:
+    """The traffic of `hours` up to `until`, or up to the newest request; only parts of those hours are read.
+
+    A request later than `now` and an hour, written by a host with a wrong clock, is not the newest.
+    """
+    parts = [(hour, key) for key in store.list(f"traffic/{model}/") if (hour := hour_of(key)) is not None]
+    end = until or _newest(store, parts, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    if end is None or not parts:
+        return Window((), None, None)
+    end = end.astimezone(UTC)
+    start = end - timedelta(hours=hours)
+    keys = tuple(key for hour, key in parts if hour <= end and hour + timedelta(hours=1) > start)
+    return Window(StoredRequests(store, keys, start, end), start, end)
+
+
+def _newest(store: ObjectStore, parts: Sequence[tuple[datetime, str]], latest: datetime) -> datetime | None:
+    """The time of the newest believable request; hours are tried from the last one back."""
+    for hour in sorted({hour for hour, _ in parts if hour <= latest}, reverse=True):
+        keys = [key for at, key in parts if at == hour]
+        times = [request.time for key in keys for request in read_part(store, key) if request.time <= latest]
+        if times:
+            return max(times)
+    return None

@@ -1,0 +1,81 @@
+"""A suite's figures of a candidate beside full precision's, for a reader: nothing is judged here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.records import GoldenSet
+from tasks.validation.golden_metrics import CaseScores
+from tasks.validation.groups import group_names, judged
+from tasks.validation.harness import Score
+
+_BEFORE, _AFTER, _DROP = "-reference", "-candidate", "-drop"
+_SAME = {
+    "cosine": 1.0,
+    "agreement": 1.0,
+    "perplexity-ratio": 1.0,
+    "cache-agreement": 1.0,
+    "cache-perplexity-ratio": 1.0,
+}
+"""What full precision scores beside itself; of every other relation, 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric of one group of cases, or of one task."""
+
+    metric: str
+    group: str
+    full_precision: float
+    candidate: float
+    count: int | None  # cases; None where the suite does not tell
+
+    @property
+    def difference(self) -> float:
+        """Candidate minus full precision."""
+        return self.candidate - self.full_precision
+
+
+def golden_figures(golden: GoldenSet, scores: Mapping[str, CaseScores]) -> tuple[Figure, ...]:
+    """Means of every metric over all its cases and over each group.
+
+    A metric that both sides have for themselves (`rouge-reference`, `rouge-candidate`) is one figure, and its drop is
+    the difference; the mean token loss is told as perplexity. A relation (cosine, flips) has full precision beside
+    itself on the other side.
+    """
+    return tuple(figure for metric in sorted(scores) for figure in _figures(metric, scores, golden))
+
+
+def harness_figures(full_precision: Sequence[Score], candidate: Sequence[Score]) -> tuple[Figure, ...]:
+    """Both runs of a task side by side; a group's tasks are its groups."""
+    before = {(one.task, one.metric): one.value for one in full_precision}
+    return tuple(
+        Figure(one.metric, one.task, before[one.task, one.metric], one.value, None)
+        for one in candidate
+        if (one.task, one.metric) in before
+    )
+
+
+def _figures(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -> Iterator[Figure]:
+    if metric.endswith((_AFTER, _DROP)):
+        return
+    name, paired = metric.removesuffix(_BEFORE), metric.endswith(_BEFORE)
+    found = scores[f"{name}{_AFTER}"] if paired else scores[metric]
+    cases = [golden.cases[index] for index in found.cases]
+    for group in group_names(cases, frozenset()):
+        chosen = np.array([judged(case, group, frozenset()) for case in cases], bool)
+        after = _mean(name, found, chosen)
+        before = _mean(name, scores[metric], chosen) if paired else _SAME.get(name, 0.0)
+        shown = "perplexity" if name == "loss" else name
+        yield Figure(shown, group, before, after, int(chosen.sum()))
+
+
+def _mean(name: str, scores: CaseScores, chosen: NDArray[np.bool_]) -> float:
+    """Losses and their differences are logarithms."""
+    mean = float(scores.values[chosen].mean())
+    return math.exp(mean) if name == "loss" or name.endswith("perplexity-ratio") else mean

@@ -1,0 +1,139 @@
+"""Does what was asked for in INT8 or FP8 run in it? What was asked stands in the Q/DQ graph, what runs in the engine.
+
+A runtime is free to restore floats and multiply those: the answers stay right, and the speed that was paid for with
+accuracy is lost. So the gate reports and does not bind; what the loss costs, the latency gate judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import onnx
+
+from infra.engines.port import UNKNOWN, Kernel
+from tasks.observation.sites import Site
+from tasks.records import GateResult, Interval, Verdict
+from tasks.validation.gates import AT_LEAST
+from tasks.validation.groups import ALL
+
+METRIC = "layer-precision"
+_NAMED = 3
+_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+_FORMATS = {
+    onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.UINT8: "INT8",
+    onnx.TensorProto.FLOAT8E4M3FN: "FP8",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One layer whose activation and weight are both quantized: a product in that format."""
+
+    site: str
+    layer: str
+    node: str  # of the graph
+    precision: str  # INT8 or FP8
+
+
+class Found(StrEnum):
+    """What an engine made of one layer that was asked for."""
+
+    AS_ASKED = "as asked"
+    OTHERWISE = "otherwise"  # its kernels multiply something longer
+    ABSENT = "absent"  # no kernel bears its name
+    UNTOLD = "untold"  # the runtime does not say what its kernels multiply
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One layer, what was asked for, and what runs."""
+
+    asked: Asked
+    found: Found
+    kernel: str  # the one that tells, empty where there is none
+
+
+def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Asked, ...]:
+    """Every product of a Q/DQ graph that reads two dequantized operands of one format; weight-only asks for none."""
+    producers = {name: node for node in graph.graph.node for name in node.output}
+    nodes = {node.name: node for node in graph.graph.node}
+    types = {item.name: item.data_type for item in graph.graph.initializer}
+    asked = []
+    for site in sites:
+        for layer in site.layers:
+            formats = {_format(name, producers, types) for name in nodes[layer.node].input[:2]}
+            if len(formats) == 1 and (precision := formats.pop()):
+                asked.append(Asked(site.name, layer.name, layer.node, precision))
+    return tuple(asked)
+
+
+def compare_precision(asked: Sequence[Asked], kernels: Sequence[Kernel]) -> tuple[Finding, ...]:
+    """What became of each product; where several kernels bear its name, one as asked is enough."""
+    return tuple(_finding(one, [kernel for kernel in kernels if one.node in kernel.nodes]) for one in asked)
+
+
+def precision_gate(asked: Sequence[Asked], kernels: Sequence[Kernel] | None, why_not: str) -> tuple[GateResult, ...]:
+    """The reported gate `layer-precision`: the share of products that run as asked; no gate where none was asked.
+
+    Without kernels (an engine that nobody could inspect) it is inconclusive for the reason given, never passed.
+    """
+    if not asked:
+        return ()
+    if kernels is None:
+        return (_gate(Verdict.INCONCLUSIVE, None, len(asked), why_not),)
+    findings = compare_precision(asked, kernels)
+    wrong = [one for one in findings if one.found in (Found.OTHERWISE, Found.ABSENT)]
+    untold = [one for one in findings if one.found is Found.UNTOLD]
+    share = 1 - (len(wrong) + len(untold)) / len(asked)
+    verdict = Verdict.FAILED if wrong else Verdict.INCONCLUSIVE if untold else Verdict.PASSED
+    return (_gate(verdict, Interval(share, share, share), len(asked), _told(findings, wrong, untold)),)
+
+
+def _finding(asked: Asked, kernels: Sequence[Kernel]) -> Finding:
+    telling = [kernel for kernel in kernels if kernel.precision]
+    for wanted, found in ((asked.precision, Found.AS_ASKED), (UNKNOWN, Found.UNTOLD)):
+        for kernel in telling:
+            if kernel.precision == wanted:
+                return Finding(asked, found, kernel.name)
+    return Finding(asked, Found.OTHERWISE, telling[0].name) if telling else Finding(asked, Found.ABSENT, "")
+
+
+def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:
+    """INT8 or FP8 where the tensor is restored from it, otherwise nothing."""
+    restored = producers.get(name)
+    if restored is None or restored.op_type != "DequantizeLinear":
+        return ""
+    source = restored.input[0]
+    quantizer = producers.get(source)
+    if quantizer is None:
+        return _FORMATS.get(types.get(source, 0), "")
+    if quantizer.op_type not in _QUANTIZERS:
+        return ""
+    if quantizer.op_type == "DynamicQuantizeLinear":
+        return "INT8"
+    return _FORMATS.get(types.get(quantizer.input[2], 0), "")
+
+
+def _told(findings: Sequence[Finding], wrong: Sequence[Finding], untold: Sequence[Finding]) -> str:
+    kept = len(findings) - len(wrong) - len(untold)
+    parts = [f"{kept} of {len(findings)} products run as asked"]
+    if wrong:
+        parts.append(f"not so {_names(wrong)}: the runtime multiplies floats there, so nothing is gained")
+    if untold:
+        parts.append(f"the runtime does not say what {_names(untold)} multiply")
+    return "; ".join(parts)
+
+
+def _names(findings: Sequence[Finding]) -> str:
+    shown = [
+        f"{one.asked.layer} ({one.asked.precision} asked, {one.kernel or 'no kernel'})" for one in findings[:_NAMED]
+    ]
+    more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
+    return ", ".join(shown) + more
+
+
+def _gate(verdict: Verdict, share: Interval | None, count: int, reason: str) -> GateResult:
+    return GateResult(METRIC, ALL, False, verdict, share, 1.0, AT_LEAST, count, f"{METRIC}: {reason}")

@@ -1,0 +1,55 @@
+"""Training on the device makes what training on the CPU makes, within the stated tolerance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tasks.observation.formats import Format, PerBlock
+from tasks.observation.scales import Quantizer
+from tasks.quantization.weights import WeightScheme, quantize
+from tests.gpu.devices import NEEDS_CUDA
+
+pytest.importorskip("torch")
+pytestmark = NEEDS_CUDA
+
+SCHEMES = {
+    "int8": WeightScheme(),
+    "int4": WeightScheme(Format.INT4, PerBlock(16)),
+    "int4, asymmetric": WeightScheme(Format.INT4, PerBlock(16), symmetric=False),
+    "int2": WeightScheme(Format.INT2, PerBlock(16), clipped=True),
+}
+
+
+def problem(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rows [192, 384] whose inputs depend on each other, and a weight [128, 384]: a site of a small encoder."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((192, 64)) @ rng.standard_normal((64, 384)) + 0.1 * rng.standard_normal((192, 384))
+    return rows.astype(np.float32), rng.standard_normal((128, 384)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("quantized", [False, True], ids=["weight-only", "with its activation"])
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_a_site_is_trained_on_the_device_as_on_the_cpu(scheme: WeightScheme, quantized: bool, seed: int) -> None:
+    from tasks.quantization.training import ERROR_APART, LEVELS_APART, train
+
+    rows, weight = problem(seed)
+    quantizer = Quantizer(float(np.abs(rows).max())) if quantized else None
+    start = quantize(weight, scheme)
+    host, device = (train(rows, weight, start, quantizer, device=where) for where in ("cpu", "cuda"))
+    apart = np.abs(host.weight.levels.astype(int) - device.weight.levels.astype(int))
+    error = abs(device.after - host.after) / host.after
+    print(f"error {host.after:.3e} and {device.after:.3e} ({error:.2e} apart), {(apart > 0).mean():.2e} of the levels")
+    assert device.before == pytest.approx(host.before, rel=1e-3)
+    assert error <= ERROR_APART
+    assert (apart > 0).mean() <= LEVELS_APART
+    assert apart.max(initial=0) <= 1
+    assert np.allclose(device.weight.scales, host.weight.scales, rtol=1e-2)
+
+
+def test_the_device_is_used_where_it_is_visible() -> None:
+    from tasks.quantization.training import default_device
+
+    assert default_device() == "cuda"

@@ -1,0 +1,41 @@
+"""The same hours of earlier weeks are a reference, drawn the same way every time."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from tasks.drift.input import input_lens
+from tasks.drift.season import same_hours, weeks_before
+from tasks.records import Health, Request
+
+MONDAY = datetime(2026, 1, 5, 9, tzinfo=UTC)
+
+
+def requests(end: datetime, language: str, count: int = 60) -> list[Request]:
+    words = {"en": "what does this function return when it fails", "ja": "こ の 関 数 は 何 を 返 し ま す か"}[
+        language
+    ].split()
+    generator = np.random.default_rng(end.toordinal())
+    return [
+        Request(f"{end:%m%d}-{i}", end - timedelta(minutes=i), "t", "d", language, " ".join(generator.choice(words, 9)))
+        for i in range(count)
+    ]
+
+
+def test_weeks_are_counted_back_from_the_windows_end() -> None:
+    assert weeks_before(MONDAY, 2) == [MONDAY - timedelta(days=7), MONDAY - timedelta(days=14)]
+
+
+def test_the_draw_is_bounded_and_the_same_in_any_order() -> None:
+    windows = [requests(end, "en") for end in weeks_before(MONDAY, 3)]
+    drawn = same_hours(windows, 50)
+    assert len(drawn) == 50
+    assert same_hours([window[::-1] for window in windows[::-1]] + windows, 50) == drawn
+
+
+def test_what_comes_every_monday_is_no_drift_beside_other_mondays() -> None:
+    current = requests(MONDAY, "ja")
+    assert input_lens(requests(MONDAY - timedelta(days=1), "en"), current).health is Health.DEGRADED
+    mondays = same_hours([requests(end, "ja") for end in weeks_before(MONDAY, 4)], 512)
+    assert input_lens(mondays, current).health is Health.FINE
+    assert input_lens(same_hours([], 512), current).health is Health.INCONCLUSIVE
