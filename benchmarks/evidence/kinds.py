@@ -1,25 +1,27 @@
 """The kinds of model on the map: what each was calibrated on, and the shifts that its traffic can take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from benchmarks.evidence import shifts
 from benchmarks.evidence.shifts import Grouped, Part, Select, Shift
 from benchmarks.subject import EXAMPLES, Subject
+from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.sources import fetch
+from tasks.models.agreement import token_agreement
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
-from tasks.models.golden import read_golden, relevant_rows
-from tasks.models.inputs import language_inputs, open_inputs, run_all
-from tasks.models.language.comparison import compare
-from tasks.models.scoring import accuracy, fidelity, recall_at_k
-from tasks.models.spec import Task, load_spec
+from tasks.models.golden import read_golden
+from tasks.models.inputs import Inputs, open_inputs, run_all
+from tasks.models.scoring import fidelity
+from tasks.models.spec import ModelSpec, load_spec
+from tasks.models.traits import TRAITS
 from tasks.records import CaseKind, GoldenCase, Payload, Request
 
 Scores = NDArray[np.float64]
@@ -40,39 +42,14 @@ class Kind:
     budget: float  # of the loss: 1 - cosine, or 1 - agreement
     quality: str  # what full precision is judged by
 
-    @cached_property
-    def metric(self) -> str:
-        """What the loss is one minus of."""
-        return "cosine" if self.subject.spec.task is Task.TEXT_EMBEDDING else "agreement"
-
 
 def losses(kind: Kind, reference: Engine, engine: Engine, payloads: Sequence[Payload]) -> Scores:
     """1 - cosine, or the share of answers or tokens that differ from full precision's, [payloads]."""
     subject = kind.subject
-    if subject.spec.task is Task.CAUSAL_LM:
-        return 1 - compare(reference, engine, language_inputs(subject.inputs), payloads).agreement
+    if TRAITS[subject.spec.task].per_token:
+        return 1 - token_agreement(reference, engine, subject.inputs, payloads)
     expected, found = (run_all(one, subject.inputs, payloads) for one in (reference, engine))
     return 1 - fidelity(subject.spec.task, expected, found)
-
-
-def quality(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
-    """Full precision's own answers against the labels, a case each; empty where these cases have none.
-
-    Recall at 5 of queries among the passages at hand; accuracy; minus nats a token of a language model.
-    """
-    subject, payloads = kind.subject, [payload for _, payload in cases]
-    if subject.spec.task is Task.CAUSAL_LM:
-        return -compare(engine, engine, language_inputs(subject.inputs), payloads).reference_loss
-    outputs = run_all(engine, subject.inputs, payloads)
-    if subject.spec.task is Task.IMAGE_CLASSIFICATION:
-        return accuracy(outputs, np.asarray([int(case.label or -1) for case, _ in cases]))
-    golden = [case for case, _ in cases]
-    known = {case.case_id for case in golden if case.kind is CaseKind.PASSAGE}
-    passages = np.flatnonzero([case.kind is CaseKind.PASSAGE for case in golden])
-    queries = np.flatnonzero([case.kind is CaseKind.QUERY and bool(set(case.relevant) & known) for case in golden])
-    if not queries.size:
-        return np.zeros(0)
-    return recall_at_k(outputs[queries], outputs[passages], relevant_rows(golden, queries, passages))
 
 
 def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
@@ -118,20 +95,26 @@ def image_classifier() -> Kind:
     scans = _in(("scan", "exposure-1"))
     home = shifts.scaled(0.5, 1.0)
 
-    def after(mutate: shifts.Mutate) -> shifts.Mutate:
-        return lambda payload, rng: mutate(home(payload, rng), rng)
-
     found = (
         Shift("exposure", "exposures 4 and 8", (Part(scans, shifts.scaled(4.0, 8.0)),)),
-        Shift("noise", "white noise of a tenth", (Part(scans, after(shifts.noisy(0.1))),)),
-        Shift("sensor offset", "a quarter of the largest value added", (Part(scans, after(shifts.offset(0.25))),)),
+        Shift("noise", "white noise of a tenth", (Part(scans, shifts.chained(home, shifts.noisy(0.1))),)),
+        Shift(
+            "sensor offset",
+            "a quarter of the largest value added",
+            (Part(scans, shifts.chained(home, shifts.offset(0.25))),),
+        ),
         Shift(
             "tenant mix",
             "nine images in ten from a tenant at exposure 4",
             (Part(scans, home, 0.1), Part(scans, shifts.scaled(4.0), 0.9)),
         ),
         Shift("weight update", "a low-rank update of every matrix", (Part(scans, home),), weights=ADAPTER),
-        Shift("adversarial", "spikes, the worst of four", (Part(scans, after(shifts.hostile_tensor)),), variants=4),
+        Shift(
+            "adversarial",
+            "spikes, the worst of four",
+            (Part(scans, shifts.chained(home, shifts.hostile_tensor)),),
+            variants=4,
+        ),
     )
     return _open(
         "image classifier",
@@ -143,21 +126,84 @@ def image_classifier() -> Kind:
     )
 
 
+def speech_recognizer() -> Kind:
+    """Spoken digits, calibrated on recordings of the studio."""
+    studio = _in(("studio",))
+    found = (
+        Shift("gain", "recordings four and eight times as loud", (Part(studio, shifts.scaled(4.0, 8.0)),)),
+        Shift("noise", "white noise of a fifth", (Part(studio, shifts.noisy(0.2)),)),
+        Shift("sensor offset", "a tenth of the largest value added", (Part(studio, shifts.offset(0.1)),)),
+        Shift("length", "up to half a second of a quiet room before the words", (Part(studio, shifts.late),)),
+        Shift(
+            "tenant mix",
+            "nine recordings in ten from a tenant with a weak, noisy line",
+            (Part(studio, share=0.1), Part(studio, shifts.chained(shifts.scaled(0.05), shifts.noisy(0.1)), 0.9)),
+        ),
+        Shift("weight update", "a low-rank update of every matrix", (Part(studio),), weights=ADAPTER),
+        Shift("adversarial", "clicks, the worst of four", (Part(studio, shifts.hostile_tensor),), variants=4),
+    )
+    home = Shift("home", "studio recordings", (Part(studio),))
+    return _open("speech recognizer", "speech", home, found, 0.05, "word accuracy")
+
+
+def image_encoder() -> Kind:
+    """Coloured shapes, calibrated at daylight."""
+    daylight = _in(("daylight",))
+    found = (
+        Shift("exposure", "exposures 2 and 4", (Part(daylight, shifts.scaled(2.0, 4.0)),)),
+        Shift("noise", "white noise of a fifth", (Part(daylight, shifts.noisy(0.2)),)),
+        Shift("sensor offset", "half of the largest value added", (Part(daylight, shifts.offset(0.5)),)),
+        Shift(
+            "tenant mix",
+            "nine images in ten from a tenant at exposure 4",
+            (Part(daylight, share=0.1), Part(daylight, shifts.scaled(4.0), 0.9)),
+        ),
+        Shift("weight update", "a low-rank update of every matrix", (Part(daylight),), weights=ADAPTER),
+        Shift("adversarial", "spikes, the worst of four", (Part(daylight, shifts.hostile_tensor),), variants=4),
+    )
+    return _open("image encoder", "vision", Shift("home", "daylight", (Part(daylight),)), found, 0.02, "accuracy")
+
+
 def _open(name: str, folder: str, home: Shift, found: tuple[Shift, ...], budget: float, quality: str) -> Kind:
     path = EXAMPLES / folder
     spec = load_spec(path / "model.yaml")
     weights = fetch(spec.source, base=path, cache=EXAMPLES)
     graph = export(spec, weights)
-    tokenizer = (weights / spec.input.tokenizer).read_bytes() if spec.input.tokenizer else None
-    rows = [*_corpus(path, "traffic"), *_corpus(path, "calibration")]
+    pool = _corpus(path, "calibration")
     golden = read_golden((path / "golden.parquet").read_bytes(), None, where=f"the golden set of {name}").cases
     judged = tuple(case for case in golden if case.kind is not CaseKind.SAFETY)
-    subject = Subject(name, spec, weights, graph, open_inputs(spec, tokenizer, graph), tuple(rows), (), {})
-    return Kind(name, subject, tuple(rows), judged, home, found, budget, quality)
+    rows = (*_corpus(path, "traffic"), *pool)
+    # The inputs follow from the graph, and of a speech model from its full precision as well.
+    closed = Subject(name, spec, weights, graph, open_inputs_of(spec, weights, graph), rows, (), {})
+    return Kind(name, closed, rows, judged, home, found, budget, quality)
+
+
+def open_inputs_of(spec: ModelSpec, weights: Path, graph: onnx.ModelProto) -> Inputs:
+    """How payloads become feeds of this graph."""
+    tokenizer = (weights / spec.input.tokenizer).read_bytes() if spec.input.tokenizer else None
+    engine: list[Engine] = []
+
+    def reference() -> Engine:
+        if not engine:
+            engine.append(open_target("onnxruntime-cpu").load(graph.SerializeToString()))
+        return engine[0]
+
+    return open_inputs(spec, tokenizer, graph, reference)
+
+
+def with_graph(subject: Subject, graph: onnx.ModelProto) -> Subject:
+    """The subject with other weights: a recognizer's transcripts are then its new ones."""
+    return replace(subject, model=graph, inputs=open_inputs_of(subject.spec, subject.folder, graph))
 
 
 def _corpus(path: Path, part: str) -> tuple[Request, ...]:
     return read_corpus((path / f"{part}.parquet").read_bytes(), where=f"{part} of {path.name}")
 
 
-KINDS = {"text": text_encoder, "language": language_model, "image": image_classifier}
+KINDS = {
+    "text": text_encoder,
+    "language": language_model,
+    "image": image_classifier,
+    "speech": speech_recognizer,
+    "vision": image_encoder,
+}

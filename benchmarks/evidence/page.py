@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from benchmarks.evidence.aggregate import Row, headline
+from benchmarks.evidence.aggregate import Row, headline, rows
+from benchmarks.evidence.regret import as_lines, regret
+from benchmarks.evidence.trial import Cell
 from tasks.records import Interval
 
 _HEAD = """# What drift costs a quantized model, and what wins it back
@@ -15,13 +17,28 @@ stale minus at home, that new scales alone remove. The rung is the first that ke
 """
 
 
-def as_markdown(found: Sequence[Row], seeds: int, cases: int) -> str:
+_REGRET = """## Regret: the loop's decision against an oracle
+
+Each cell's window goes through the lenses (weights, input, range, fidelity, control) and the decision table; where it
+asks for a build, the ladder is climbed from `recalibrate` on, and full precision is its last rung. The oracle tries
+every action and takes the one that loses least on held-out cases. Losses count as far as they exceed the model's
+budget: regret is (ours - best) / (stale - best), each summed over the cells. A build is needless where the stale
+champion kept the budget. After a weight update the champion still answers with the old weights.
+"""
+
+
+def as_markdown(cells: Sequence[Cell], seeds: int, cases: int) -> str:
     """The whole page."""
+    found = rows(cells)
     lines = [_HEAD.format(seeds=seeds, cases=cases), "## In short", ""]
     lines += [
         f"- {kind}: recalibration alone wins back {value:.0%} of what a shift costs (median of {count} costly cells)."
         for kind, (value, count) in headline(found).items()
     ]
+    lines += ["", _REGRET, *as_lines(regret([cell.choice for cell in cells])), ""]
+    for kind in sorted({cell.kind for cell in cells}):
+        one = regret([cell.choice for cell in cells if cell.kind == kind])
+        lines += [f"### {kind.capitalize()}", "", *as_lines(one), ""]
     for kind in sorted({row.kind for row in found}):
         lines += ["", f"## {kind.capitalize()}", "", *_table([row for row in found if row.kind == kind])]
     return "\n".join(lines) + "\n"

@@ -138,6 +138,17 @@ def offset(amount: float) -> Mutate:
     return mutate
 
 
+def chained(first: Mutate, second: Mutate) -> Mutate:
+    """One after the other."""
+    return lambda payload, rng: second(first(payload, rng), rng)
+
+
+def late(payload: Payload, rng: Generator) -> Payload:
+    """A recording that begins with 4,000 to 8,000 samples of a quiet room."""
+    room = 0.001 * rng.standard_normal(int(rng.integers(4000, 8000)), np.float32)
+    return np.concatenate([room, _tensor(payload)]).astype(np.float32)
+
+
 def hostile_tensor(payload: Payload, rng: Generator) -> Payload:
     """One value in fifty becomes a spike of up to twelve times the largest."""
     signal = _tensor(payload).copy()

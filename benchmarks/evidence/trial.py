@@ -12,21 +12,24 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from benchmarks import ours
-from benchmarks.evidence.kinds import Kind, Scores, losses, quality
-from benchmarks.evidence.shifts import Case, Shift, draw
+from benchmarks.evidence.kinds import Kind, Scores, losses, with_graph
+from benchmarks.evidence.lenses import judged_by_lenses
+from benchmarks.evidence.quality import quality
+from benchmarks.evidence.scene import Choice, Scene, load
+from benchmarks.evidence.shifts import Shift, draw
 from benchmarks.ours import Candidate
 from benchmarks.subject import Subject
 from infra.canonical import sha256
-from infra.engines import open_target
 from infra.engines.port import Arrays, Engine
+from tasks.drift.decision import recalibrates
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipes import RECIPES, Recipe
-from tasks.records import GoldenCase, Payload
+from tasks.records import GoldenCase, Payload, Request
 
 SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
 """Static per-tensor activations with and without smoothing, floating-point ones, ranges at run time, weights only."""
 RUNGS = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4")
-KEPT, LAST = "keep", "full-precision"
+KEPT, AGAIN, LAST = "keep", "recalibrate", "full-precision"
 RANK = 4
 
 
@@ -44,31 +47,19 @@ class Cell:
     chosen: Scores
     quality_home: Scores  # full precision's, on home and on shifted golden cases
     quality: Scores
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scene:
-    """One kind of model, one seed: its champions, and what they were calibrated on."""
-
-    kind: Kind
-    seed: int
-    count: int
-    observed: Mapping[str, SiteObservation] = field(repr=False)
-    champions: Mapping[str, Candidate] = field(repr=False)
-    home: Mapping[str, Scores]  # what each champion loses where it was calibrated
-    quality: Scores  # full precision's there
+    choice: Choice  # what the loop does, and what else it could have done
 
 
 def open_scene(kind: Kind, schemes: Sequence[str], count: int, seed: int) -> Scene:
     """Observe `count` home requests and derive a champion by every scheme."""
     rng = _random(kind, kind.home, seed)
-    calibration = [payloads[0] for _, payloads in draw(kind.traffic, kind.home, count, rng)]
-    observed = _observe(kind.subject, calibration)
+    calibration = [replace(one, payload=payloads[0]) for one, payloads in draw(kind.traffic, kind.home, count, rng)]
+    observed = _observe(kind.subject, [one.payload for one in calibration])
     champions = {name: ours.derived(kind.subject, RECIPES[name], observed) for name in schemes}
     cases = [(case, payloads[0]) for case, payloads in draw(kind.golden, kind.home, count, rng)]
     reference, judged = Remembered(kind.subject.reference), [payload for _, payload in cases]
     home = {name: losses(kind, reference, load(one), judged) for name, one in champions.items()}
-    return Scene(kind, seed, count, observed, champions, home, quality(kind, reference, cases))
+    return Scene(kind, seed, count, calibration, observed, champions, home, quality(kind, reference, cases))
 
 
 def meet(scene: Scene, shift: Shift) -> list[Cell]:
@@ -78,40 +69,110 @@ def meet(scene: Scene, shift: Shift) -> list[Cell]:
     traffic = draw(kind.traffic, shift, scene.count, rng)
     golden = draw(kind.golden, shift, scene.count, rng)
     reference = Remembered(subject.reference)
-    return [_cell(scene, shift, subject, reference, name, traffic, golden) for name in scene.champions]
+    shifted = replace(kind, subject=subject)
+    shared = _repairs(shifted, reference, traffic, golden, None) if shift.variants == 1 else None
+    return [_cell(scene, shift, shifted, reference, name, shared, traffic, golden) for name in scene.champions]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Losses of one candidate."""
+
+    window: Scores
+    judged: Scores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repairs:
+    """A window of shifted traffic, held-out cases like it, and what each rung of the ladder does with both."""
+
+    kind: Kind  # after a weight update
+    reference: Engine
+    window: Sequence[Request]
+    judged: Sequence[tuple[GoldenCase, Payload]]
+    observed: Mapping[str, SiteObservation]
+    rungs: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def payloads(self) -> list[Payload]:
+        """Of the window."""
+        return [one.payload for one in self.window]
+
+    def outcome(self, candidate: Candidate) -> Outcome:
+        """What a candidate loses on the window and on the held-out cases."""
+        score, engine = partial(losses, self.kind, self.reference), load(candidate)
+        return Outcome(score(engine, self.payloads), score(engine, [payload for _, payload in self.judged]))
+
+    def rung(self, name: str) -> Outcome:
+        """The same of a rung that is derived from the window alone; each is built once."""
+        if name not in self.rungs:
+            self.rungs[name] = self.outcome(ours.derived(self.kind.subject, RECIPES[name], self.observed))
+        return self.rungs[name]
+
+
+def _repairs(
+    kind: Kind,
+    reference: Engine,
+    traffic: Sequence[tuple[Request, list[Payload]]],
+    golden: Sequence[tuple[GoldenCase, list[Payload]]],
+    champion: Engine | None,
+) -> Repairs:
+    """Of each case's variants, what the champion loses most on."""
+    calibration, judged = (_worst(kind, reference, champion, [each for _, each in part]) for part in (traffic, golden))
+    window = [replace(one, payload=payload) for (one, _), payload in zip(traffic, calibration, strict=True)]
+    cases = [(case, payload) for (case, _), payload in zip(golden, judged, strict=True)]
+    return Repairs(kind, reference, window, cases, _observe(kind.subject, calibration))
 
 
 def _cell(
     scene: Scene,
     shift: Shift,
-    subject: Subject,
+    kind: Kind,
     reference: Engine,
     scheme: str,
-    traffic: Sequence[tuple[Case, list[Payload]]],
+    shared: Repairs | None,
+    traffic: Sequence[tuple[Request, list[Payload]]],
     golden: Sequence[tuple[GoldenCase, list[Payload]]],
 ) -> Cell:
-    kind, champion = replace(scene.kind, subject=subject), scene.champions[scheme]
-    recipe = RECIPES[scheme]
-    stale = champion if subject is scene.kind.subject else ours.derived(subject, recipe, scene.observed)
-    engine = load(stale)
-    worst = partial(_worst, kind, reference, engine)
-    calibration, judged = worst([each for _, each in traffic]), worst([each for _, each in golden])
-    score = partial(losses, kind, reference, payloads=judged)
-    observed = _observe(subject, calibration)
-    again = _recalibrated(subject, recipe, observed, stale)
-    rung, chosen = _climb(kind, reference, observed, calibration, stale, again)
+    champion, recipe = scene.champions[scheme], RECIPES[scheme]
+    served = load(champion)
+    repairs = shared or _repairs(kind, reference, traffic, golden, served)
+    kept = repairs.outcome(champion)
+    changed = kind.subject is not scene.kind.subject
+    stale = ours.derived(kind.subject, recipe, scene.observed) if changed else champion
+    tried = {KEPT: repairs.outcome(stale) if changed else kept}
+    again = _recalibrated(kind.subject, recipe, repairs.observed, stale)
+    if again is not None:
+        tried[AGAIN] = repairs.outcome(again)
+    tried |= {
+        name: repairs.rung(name) for name in RUNGS if RECIPES[name].high_precision_sites < len(kind.subject.sites)
+    }
+    decision = judged_by_lenses(scene, repairs, champion, kept.window, changed=changed)
+    ladder = {name: one for name, one in tried.items() if name != KEPT}
     return Cell(
         kind.name,
         shift.name,
         scheme,
         scene.home[scheme],
-        score(engine=engine),
-        None if again is None else score(engine=load(again)),
-        rung,
-        np.zeros(len(judged)) if chosen is None else score(engine=load(chosen)),
+        tried[KEPT].judged,
+        tried[AGAIN].judged if again is not None else None,
+        rung := _first(tried, kind.budget),
+        tried[rung].judged if rung in tried else np.zeros(len(repairs.judged)),
         scene.quality,
-        quality(kind, reference, [(case, payload) for (case, _), payload in zip(golden, judged, strict=True)]),
+        quality(kind, reference, repairs.judged),
+        Choice(
+            kind.budget,
+            decision.action,
+            _first(ladder, kind.budget) if recalibrates(decision) else KEPT,
+            {KEPT: float(kept.judged.mean()), LAST: 0.0}
+            | {name: float(one.judged.mean()) for name, one in ladder.items()},
+        ),
     )
+
+
+def _first(tried: Mapping[str, Outcome], budget: float) -> str:
+    """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it."""
+    return next((name for name, one in tried.items() if one.window.mean() <= budget), LAST)
 
 
 class Remembered:
@@ -129,11 +190,6 @@ class Remembered:
         return self._known[key]
 
 
-def load(candidate: Candidate) -> Engine:
-    """On ONNX Runtime."""
-    return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))
-
-
 def _recalibrated(
     subject: Subject, recipe: Recipe, observed: Mapping[str, SiteObservation], stale: Candidate
 ) -> Candidate | None:
@@ -143,26 +199,11 @@ def _recalibrated(
     return ours.derived(subject, RECIPES["recalibrate"], observed, stale)
 
 
-def _climb(
-    kind: Kind,
-    reference: Engine,
-    observed: Mapping[str, SiteObservation],
-    calibration: Sequence[Payload],
-    stale: Candidate,
-    again: Candidate | None,
-) -> tuple[str, Candidate | None]:
-    """The first rung whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it."""
-    rungs = {KEPT: stale} | ({"recalibrate": again} if again is not None else {})
-    for name in (*rungs, *RUNGS):
-        candidate = rungs.get(name) or ours.derived(kind.subject, RECIPES[name], observed)
-        if losses(kind, reference, load(candidate), calibration).mean() <= kind.budget:
-            return name, candidate
-    return LAST, None
-
-
-def _worst(kind: Kind, reference: Engine, engine: Engine, variants: Sequence[Sequence[Payload]]) -> list[Payload]:
+def _worst(
+    kind: Kind, reference: Engine, engine: Engine | None, variants: Sequence[Sequence[Payload]]
+) -> list[Payload]:
     """Of each case's variants the one that the champion loses most on."""
-    if all(len(each) == 1 for each in variants):
+    if engine is None:
         return [each[0] for each in variants]
     rows = [losses(kind, reference, engine, [each[index] for each in variants]) for index in range(len(variants[0]))]
     return [each[index] for each, index in zip(variants, np.argmax(rows, axis=0).tolist(), strict=True)]
@@ -185,7 +226,7 @@ def _updated(subject: Subject, norm: float, rng: Generator) -> Subject:
         delta *= norm * np.linalg.norm(flat) / np.linalg.norm(delta)
         new = np.asarray(flat + delta, np.float32).reshape(value.shape)
         weights[name].CopyFrom(numpy_helper.from_array(new, name))
-    return replace(subject, model=graph)
+    return with_graph(subject, graph)
 
 
 def _random(kind: Kind, shift: Shift, seed: int) -> Generator:
