@@ -27,6 +27,7 @@ NAMES = (
     "language",
     "selection",
     "poisoning",
+    "detection",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

@@ -201,9 +201,17 @@ def _corpus(path: Path, part: str) -> tuple[Request, ...]:
 
 
 KINDS = {
+    "image": image_classifier,
+    "vision": image_encoder,
+    "speech": speech_recognizer,
     "text": text_encoder,
     "language": language_model,
-    "image": image_classifier,
-    "speech": speech_recognizer,
-    "vision": image_encoder,
+}
+"""The cheapest first."""
+KIND_NAMES = {
+    "image": "image classifier",
+    "vision": "image encoder",
+    "speech": "speech recognizer",
+    "text": "text encoder",
+    "language": "language model",
 }

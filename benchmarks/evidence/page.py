@@ -9,28 +9,29 @@ from tasks.records import Interval
 
 _HEAD = """# What drift costs a quantized model, and what wins it back
 
-Printed by `make evidence` ({seeds} seeds, {cases} calibration requests and {cases} held-out cases a cell; intervals are
-95 % bootstraps over cases and seeds). The loss is 1 - cosine to full precision of embeddings, elsewhere the share of
-answers or tokens that differ from full precision's. *Full precision* is its own quality before and after the shift:
-where it falls, no quantization is to blame, and only retraining helps. *Won back* is the share of the shift's cost,
-stale minus at home, that new scales alone remove. The rung is the first that keeps the model's budget.
+Printed by `{command}`: {seeds} seeds, {cases} calibration
+requests and {cases} held-out cases a cell; intervals are 95 % bootstraps over cases and seeds.
+
+The loss is 1 - cosine to full precision of embeddings, elsewhere the share of answers or tokens that differ from full
+precision's. *Full precision* is its own quality before and after the shift: where it falls, no quantization is to
+blame, and only retraining helps. *Won back* is the share of the shift's cost, stale minus at home, that new scales
+alone remove. The rung is the first that keeps the model's budget.
 """
-
-
 _REGRET = """## Regret: the loop's decision against an oracle
 
 Each cell's window goes through the lenses (weights, input, range, fidelity, control) and the decision table; where it
-asks for a build, the ladder is climbed from `recalibrate` on, and full precision is its last rung. The oracle tries
-every action and takes the one that loses least on held-out cases. Losses count as far as they exceed the model's
-budget: regret is (ours - best) / (stale - best), each summed over the cells. A build is needless where the stale
-champion kept the budget. After a weight update the champion still answers with the old weights.
+asks for a build, the ladder is climbed from `recalibrate` on, and full precision is its last rung. The oracle takes
+the action that loses least on held-out cases: none beats full precision, which loses nothing. Losses count as far as
+they exceed the model's budget: regret is (ours - best) / (stale - best), each summed over the cells. A build is
+needless where the stale champion kept the budget. After a weight update the champion still answers with the old
+weights.
 """
 
 
-def as_markdown(cells: Sequence[Cell], seeds: int, cases: int) -> str:
+def as_markdown(cells: Sequence[Cell], seeds: int, cases: int, command: str) -> str:
     """The whole page."""
     found = rows(cells)
-    lines = [_HEAD.format(seeds=seeds, cases=cases), "## In short", ""]
+    lines = [_HEAD.format(command=command, seeds=seeds, cases=cases), "## In short", ""]
     lines += [
         f"- {kind}: recalibration alone wins back {value:.0%} of what a shift costs (median of {count} costly cells)."
         for kind, (value, count) in headline(found).items()

@@ -1,4 +1,4 @@
-"""Our decision in every cell against an oracle that tries every action and takes the best.
+"""Our decision in every cell against an oracle that takes the best of all actions.
 
 What counts is the loss beyond the model's budget, mean over held-out cases: within it, nothing is at stake.
 """

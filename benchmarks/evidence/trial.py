@@ -144,11 +144,11 @@ def _cell(
     again = _recalibrated(kind.subject, recipe, repairs.observed, stale)
     if again is not None:
         tried[AGAIN] = repairs.outcome(again)
-    tried |= {
-        name: repairs.rung(name) for name in RUNGS if RECIPES[name].high_precision_sites < len(kind.subject.sites)
-    }
     decision = judged_by_lenses(scene, repairs, champion, kept.window, changed=changed)
+    rung = _climb(repairs, tried)
     ladder = {name: one for name, one in tried.items() if name != KEPT}
+    taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT
+    known = {name: float(one.judged.mean()) for name, one in (ladder | repairs.rungs).items()}
     return Cell(
         kind.name,
         shift.name,
@@ -156,23 +156,25 @@ def _cell(
         scene.home[scheme],
         tried[KEPT].judged,
         tried[AGAIN].judged if again is not None else None,
-        rung := _first(tried, kind.budget),
-        tried[rung].judged if rung in tried else np.zeros(len(repairs.judged)),
+        rung,
+        np.zeros(len(repairs.judged)) if rung == LAST else (tried | repairs.rungs)[rung].judged,
         scene.quality,
         quality(kind, reference, repairs.judged),
-        Choice(
-            kind.budget,
-            decision.action,
-            _first(ladder, kind.budget) if recalibrates(decision) else KEPT,
-            {KEPT: float(kept.judged.mean()), LAST: 0.0}
-            | {name: float(one.judged.mean()) for name, one in ladder.items()},
-        ),
+        Choice(kind.budget, decision.action, taken, {KEPT: float(kept.judged.mean()), LAST: 0.0} | known),
     )
 
 
-def _first(tried: Mapping[str, Outcome], budget: float) -> str:
-    """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it."""
-    return next((name for name, one in tried.items() if one.window.mean() <= budget), LAST)
+def _climb(repairs: Repairs, tried: Mapping[str, Outcome]) -> str:
+    """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it.
+
+    What was tried already comes first; a rung is built only when all before it have failed.
+    """
+    able = [name for name in RUNGS if RECIPES[name].high_precision_sites < len(repairs.kind.subject.sites)]
+    for name in (*tried, *able):
+        found = tried[name] if name in tried else repairs.rung(name)
+        if found.window.mean() <= repairs.kind.budget:
+            return name
+    return LAST
 
 
 class Remembered:
