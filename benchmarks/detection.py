@@ -100,7 +100,7 @@ def bench_of(chosen: Subject, budget: float) -> Bench:
     """A champion from one window of the null scenario."""
     spoken = ("en", "none")
     traffic = [one for one in chosen.traffic if one.language in spoken]
-    return open_bench(chosen, list(_simulated(traffic, "null", 1_000_003, SIZE)), budget)
+    return open_bench(chosen, _simulated(traffic, "null", 1_000_003, SIZE), budget)
 
 
 def streams(bench: Bench, scenario: str, seed: int, per_day: int | None = None) -> list[Stream]:
@@ -119,12 +119,9 @@ def compare(null: Bench, found: Sequence[Stream], count: int) -> list[Row]:
 
 def _row(name: str, detector: Detector, null: Bench, found: Sequence[Stream], count: int) -> Row:
     costly = sum(bool(one.costly.any()) for one in found)
-    looked, false = min(count, SLOW.get(name, count)), 0
+    looked = min(count, SLOW.get(name, count))
     try:
-        for seed, start in enumerate(range(0, looked, STREAM)):
-            size = min(STREAM, looked - start)
-            requests = list(_simulated(null.subject.traffic, "null", seed, size * SIZE))
-            false += sum(detector(null, null.windows(requests)))
+        false = false_alarms(detector, null, looked)
         alarms = [np.asarray(detector(one.bench, one.windows), bool) for one in found]
     except (RuntimeError, LookupError, ValueError) as exc:
         return Row(name, None, None, costly, None, None, None, None, f"{type(exc).__name__}: {exc}")
@@ -140,6 +137,15 @@ def _row(name: str, detector: Detector, null: Bench, found: Sequence[Stream], co
         int(sum((called & one.harmless).sum() for one, called in zip(found, alarms, strict=True))),
         None,
     )
+
+
+def false_alarms(detector: Detector, bench: Bench, count: int) -> int:
+    """Alarms in so many windows in which nothing shifts, in streams of STREAM windows."""
+    found = 0
+    for seed, start in enumerate(range(0, count, STREAM)):
+        size = min(STREAM, count - start)
+        found += sum(detector(bench, bench.windows(_simulated(bench.subject.traffic, "null", seed, size * SIZE))))
+    return found
 
 
 def _delay(stream: Stream, called: NDArray[np.bool_]) -> int | None:
