@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check bench up clean
+.PHONY: help setup demo test test-gpu check bench evidence up clean
 
 help:
 	@echo "make demo   install, then run the whole loop on two real models"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-gpu  what needs a CUDA device; says why where there is none"
 	@echo "make check  format, lint, types, import directions"
 	@echo "make bench  side-by-side measurements against peers"
+	@echo "make evidence  what drift costs, and what wins it back: docs/evidence.md"
 	@echo "make up     Prefect, MLflow, the schedules and the console"
 
 setup: $(READY)
@@ -42,6 +43,9 @@ test-gpu: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+evidence: setup
+	$(BIN)/python -m benchmarks.evidence --page docs/evidence.md
 
 up: setup
 	$(BIN)/requant up

@@ -28,6 +28,7 @@ NAMES = (
     "selection",
     "poisoning",
     "scale",
+    "detection",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

@@ -1,0 +1,129 @@
+"""Windows of simulated traffic, with everything that a detector may look at computed once for each payload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import ours
+from benchmarks.ours import Candidate
+from benchmarks.subject import Subject
+from infra.engines import open_target
+from infra.engines.port import Engine
+from tasks.models.inputs import run_all
+from tasks.models.scoring import accuracy, fidelity
+from tasks.models.traits import TRAITS, Task
+from tasks.observation.histogram import BINS, ExponentHistogram
+from tasks.observation.sites import expose
+from tasks.observation.watch import watch
+from tasks.records import Payload, Request
+
+SIZE = 256
+"""Requests of a window."""
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What was measured of one window's requests."""
+
+    requests: tuple[Request, ...] = field(repr=False)
+    scores: Numbers  # fidelity of the champion, [requests]
+    correct: Numbers  # full precision, [labelled]; empty where a label says nothing
+    vectors: Numbers  # pixels, or full precision's embedding, [requests, width]
+    sites: dict[str, ExponentHistogram] = field(repr=False)
+
+
+@dataclass(eq=False)
+class Bench:
+    """A champion, its full precision and its reference traffic; remembers every payload it has measured."""
+
+    subject: Subject
+    champion: Candidate
+    reference: tuple[Request, ...]  # what the champion was calibrated on
+    budget: float  # least mean score
+    sites: list[str]
+    _places: dict[bytes, int] = field(default_factory=dict)
+    _scores: Numbers = field(default_factory=lambda: np.zeros(0))
+    _vectors: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
+    _classes: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
+    _counts: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+    _largest: dict[str, Numbers] = field(default_factory=dict)
+
+    def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[Window]:
+        """Consecutive whole windows."""
+        self._learn(requests)
+        starts = range(0, len(requests) - size + 1, size)
+        return [self._window(tuple(requests[start : start + size])) for start in starts]
+
+    def _window(self, part: tuple[Request, ...]) -> Window:
+        places = np.array([self._places[_key(one.payload)] for one in part])
+        known = [number for number, one in enumerate(part) if one.label is not None] if self._classes.size else []
+        labels = np.array([int(part[number].label or -1) for number in known], np.int64)
+        found = {
+            name: ExponentHistogram(
+                self._counts[name][places].sum(axis=0, dtype=np.int64), float(self._largest[name][places].max())
+            )
+            for name in self.sites
+        }
+        correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
+        return Window(part, self._scores[places], correct, self._vectors[places], found)
+
+    def _learn(self, requests: Sequence[Request]) -> None:
+        new: dict[bytes, Payload] = {}
+        for one in requests:
+            key = _key(one.payload)
+            if key not in self._places and key not in new:
+                new[key] = one.payload
+        if not new:
+            return
+        self._places |= {key: len(self._places) + number for number, key in enumerate(new)}
+        payloads, subject = list(new.values()), self.subject
+        expected, served = (
+            run_all(engine, subject.inputs, payloads) for engine in (subject.reference, ours_engine(self.champion))
+        )
+        scores = fidelity(subject.spec.task, expected, served)
+        self._scores = np.concatenate([self._scores, scores])
+        is_embedding = TRAITS[subject.spec.task].fidelity == "cosine"
+        vectors = expected if is_embedding else np.stack([np.asarray(one).ravel() for one in payloads])
+        self._vectors = _stacked(self._vectors, np.asarray(vectors, np.float64))
+        if subject.spec.task is Task.IMAGE_CLASSIFICATION:
+            self._classes = _stacked(self._classes, np.asarray(expected, np.float64))
+        self._observe(payloads)
+
+    def _observe(self, payloads: Sequence[Payload]) -> None:
+        """One request at a time, so that any window of them is a sum."""
+        subject = self.subject
+        engine = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
+        divisors = {
+            name: one.divisors for name, one in self.champion.derived.scales.items() if one.divisors is not None
+        }
+        watched = tuple(site for site in subject.sites if site.name in self.sites)
+        seen = [watch(engine, watched, subject.inputs, [one], divisors) for one in payloads]
+        for name in self.sites:
+            counts = np.stack([one[name].histogram.counts.astype(np.int32) for one in seen])
+            largest = np.array([one[name].histogram.amax for one in seen])
+            self._counts[name] = np.concatenate([self._counts.get(name, np.zeros((0, BINS), np.int32)), counts])
+            self._largest[name] = np.concatenate([self._largest.get(name, np.zeros(0)), largest])
+
+
+def open_bench(subject: Subject, reference: Sequence[Request], budget: float) -> Bench:
+    """A champion by `int8-smooth` from the reference."""
+    champion = ours.quantize(subject, "int8-smooth", [one.payload for one in reference])
+    return Bench(subject, champion, tuple(reference), budget, sorted(champion.derived.scales))
+
+
+def ours_engine(candidate: Candidate) -> Engine:
+    """On ONNX Runtime."""
+    return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))
+
+
+def _key(payload: Payload) -> bytes:
+    return payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload.tobytes()
+
+
+def _stacked(before: Numbers, more: Numbers) -> Numbers:
+    return np.concatenate([before, more]) if before.size else more

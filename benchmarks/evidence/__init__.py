@@ -1,0 +1,1 @@
+"""The map of what drift does: shift x model x scheme, and what each repair wins back."""

@@ -1,0 +1,87 @@
+"""From cells to the rows of the map, with intervals over cases and seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.trial import Cell
+from tasks.records import Interval
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One shift on one kind of model under one scheme."""
+
+    kind: str
+    shift: str
+    scheme: str
+    quality_home: float  # full precision's own
+    quality: float | None
+    home: float  # mean loss of the champion before the shift
+    stale: Interval
+    recalibrated: Interval | None
+    won_back: Interval | None  # share of what the shift cost that new scales alone win back; None where it cost nothing
+    rungs: tuple[str, ...]  # chosen, one a seed
+    chosen: Interval
+
+
+def rows(cells: Sequence[Cell]) -> list[Row]:
+    """Cells of several seeds, one row for each kind, shift and scheme."""
+    ordered = sorted(cells, key=_key)
+    return [_row(list(group)) for _, group in groupby(ordered, key=_key)]
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.kind, cell.shift, cell.scheme
+
+
+def _row(cells: Sequence[Cell]) -> Row:
+    first = cells[0]
+    stale = np.concatenate([cell.stale for cell in cells])
+    again = [cell.recalibrated for cell in cells if cell.recalibrated is not None]
+    recalibrated = np.concatenate(again) if again else None
+    home = float(np.mean([cell.home.mean() for cell in cells]))
+    shifted = np.concatenate([cell.quality for cell in cells])
+    return Row(
+        *_key(first),
+        float(np.mean(np.concatenate([cell.quality_home for cell in cells]))),
+        float(shifted.mean()) if shifted.size else None,
+        home,
+        _mean(stale),
+        None if recalibrated is None else _mean(recalibrated),
+        None if recalibrated is None else _won_back(stale, recalibrated, home),
+        tuple(cell.rung for cell in cells),
+        _mean(np.concatenate([cell.chosen for cell in cells])),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> Interval:
+    means = values[_resampled(len(values))].mean(axis=1)
+    return Interval(float(values.mean()), *map(float, np.quantile(means, (0.025, 0.975))))
+
+
+def _won_back(stale: NDArray[np.float64], again: NDArray[np.float64], home: float) -> Interval | None:
+    """(stale - recalibrated) / (stale - home), paired by case; None where the shift's cost is not clear of zero."""
+    places = _resampled(len(stale))
+    cost = stale[places].mean(axis=1) - home
+    if np.quantile(cost, 0.025) <= 0:
+        return None
+    shares = (stale - again)[places].mean(axis=1)[cost > 0] / cost[cost > 0]
+    value = float((stale - again).mean() / (stale.mean() - home))
+    return Interval(value, *map(float, np.quantile(shares, (0.025, 0.975))))
+
+
+def _resampled(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+
+
+def headline(found: Sequence[Row]) -> Mapping[str, tuple[float, int]]:
+    """By kind: the median share that recalibration alone wins back, and over how many rows that cost something."""
+    kinds = sorted({row.kind for row in found})
+    shares = {kind: [row.won_back.value for row in found if row.kind == kind and row.won_back] for kind in kinds}
+    return {kind: (float(np.median(values)), len(values)) for kind, values in shares.items() if values}

@@ -1,0 +1,98 @@
+"""The drift lenses on one window of shifted traffic, as `tasks/drift/steps.py` looks through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.kinds import Scores
+from benchmarks.evidence.quality import quality, right
+from benchmarks.evidence.scene import Scene
+from benchmarks.ours import Candidate
+from infra.engines import open_target
+from tasks.drift.control import control_increments, control_lens
+from tasks.drift.decision import decide
+from tasks.drift.evidence import Alarms, Evidence, with_window
+from tasks.drift.fidelity import fidelity_lens
+from tasks.drift.input import input_lens
+from tasks.drift.labelled import ENOUGH
+from tasks.drift.range import range_lens
+from tasks.drift.steps import ACTING
+from tasks.drift.weights import weights_lens
+from tasks.observation.observer import SiteObservation
+from tasks.observation.sites import expose
+from tasks.observation.watch import watch
+from tasks.records import Decision, LensReading, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from benchmarks.evidence.trial import Repairs
+
+RULES = Alarms(1000.0 * ACTING)
+
+
+def judged_by_lenses(scene: Scene, repairs: Repairs, champion: Candidate, lost: Scores, *, changed: bool) -> Decision:
+    """The decision about one window; `lost` is what the champion loses on it, `changed` whether weights did."""
+    kind = repairs.kind
+    readings = (
+        weights_lens("a" * 12, ("b" if changed else "a") * 12),
+        input_lens(scene.calibration, repairs.window, rules=Alarms()),
+        _ranges(repairs, champion),
+        fidelity_lens(
+            1 - lost,
+            groups_of(repairs.window),
+            limit=lambda _: 1 - kind.budget,
+            metric="fidelity",
+            rules=RULES,
+        ),
+        _control(repairs),
+    )
+    return decide(readings, window_digest="")
+
+
+def groups_of(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
+    """All of them, and each domain and language."""
+    masks = {"all": np.ones(len(requests), bool)}
+    for field in ("domain", "language"):
+        values = np.array([getattr(one, field) for one in requests])
+        masks |= {f"{field}={value}": values == value for value in sorted(set(values.tolist()))}
+    return masks
+
+
+def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
+    scales = champion.derived.scales
+    divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
+    seen: Mapping[str, SiteObservation] = repairs.observed
+    if divisors:
+        subject = repairs.kind.subject
+        engine = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
+        seen = watch(engine, subject.sites, subject.inputs, repairs.payloads, divisors)
+    return range_lens(
+        {name: one.histogram for name, one in seen.items()},
+        champion.derived.reference,
+        {name: one.amax for name, one in scales.items()},
+        count=len(repairs.window),
+        minimum=repairs.kind.subject.spec.window.minimum_rows,
+        sensitivity={one.site: one.loss for one in champion.derived.ranking if one.loss is not None},
+    )
+
+
+def _control(repairs: Repairs) -> LensReading:
+    """Labelled live requests as evidence; where a single label says nothing, golden cases like them.
+
+    A language model's exact answers take too long to generate here: its control stays inconclusive.
+    """
+    kind = repairs.kind
+    rule = kind.subject.spec.control
+    pairs = list(zip(repairs.window, repairs.payloads, strict=True))
+    labelled = right(kind, repairs.reference, pairs)
+    floor = rule.at_least if rule and rule.metric != "exact-match" else None
+    if len(labelled) >= ENOUGH and floor is not None:
+        evidence = with_window(Evidence(), "", None, control_increments(labelled, floor), RULES)
+        return control_lens(labelled, metric=kind.quality, floor=floor, evidence=evidence, rules=RULES)
+    golden = quality(kind, repairs.reference, repairs.judged) if floor is not None else np.zeros(0)
+    return control_lens(golden, metric=kind.quality, floor=floor)

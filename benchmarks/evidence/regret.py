@@ -1,0 +1,91 @@
+"""Our decision in every cell against an oracle that takes the best of all actions.
+
+What counts is the loss beyond the model's budget, mean over held-out cases: within it, nothing is at stake.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.scene import Choice
+from tasks.records import Action, Interval
+
+MOST_REGRET, MOST_NEEDLESS = 0.05, 0.10
+KEPT = "keep"
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Regret:
+    """Over all cells."""
+
+    cells: int
+    at_stake: int  # cells whose stale loss is over budget by more than the best action leaves
+    regret: Interval | None  # (ours - best) / (stale - best); None where nothing was at stake
+    builds: int
+    needless: Interval | None  # share of our builds where the stale loss was within budget; None without builds
+    missed: int  # cells at stake in which we kept
+    retraining: int  # requests for retraining
+
+    @property
+    def reached(self) -> bool:
+        """Both goals; never without figures."""
+        return (
+            self.regret is not None
+            and self.needless is not None
+            and self.regret.value <= MOST_REGRET
+            and self.needless.value <= MOST_NEEDLESS
+        )
+
+
+def regret(choices: Sequence[Choice]) -> Regret:
+    """Sums over cells, with 95 % bootstraps over cells."""
+    excess = np.array([[_excess(one, name) for name in (KEPT, one.taken)] for one in choices]).reshape(-1, 2)
+    best = np.array([min(_excess(one, name) for name in one.losses) for one in choices])
+    stale, mine = excess[:, 0] - best, excess[:, 1] - best
+    built = np.array([one.taken != KEPT for one in choices], bool)
+    needless = built & (excess[:, 0] <= 0)
+    return Regret(
+        len(choices),
+        int((stale > 0).sum()),
+        _ratio(mine, stale),
+        int(built.sum()),
+        _ratio(needless.astype(np.float64), built.astype(np.float64)),
+        int((~built & (stale > 0)).sum()),
+        sum(one.action is Action.REQUEST_RETRAINING for one in choices),
+    )
+
+
+def _excess(choice: Choice, name: str) -> float:
+    return max(0.0, choice.losses[name] - choice.budget)
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval | None:
+    if below.sum() <= 0:
+        return None
+    rows = np.random.default_rng(0).integers(0, len(below), (RESAMPLES, len(below)))
+    sums = below[rows].sum(axis=1)
+    ratios = above[rows].sum(axis=1)[sums > 0] / sums[sums > 0]
+    return Interval(float(above.sum() / below.sum()), *map(float, np.quantile(ratios, (0.025, 0.975))))
+
+
+def as_lines(found: Regret) -> list[str]:
+    """For the page: the figures, the goals, and whether they are reached."""
+    figures = (
+        ("loss at stake that the decisions leave", found.regret, MOST_REGRET),
+        ("builds that were needless", found.needless, MOST_NEEDLESS),
+    )
+    head = (
+        f"{found.cells} cells, {found.at_stake} with a loss at stake; {found.builds} builds, {found.missed} cells at "
+        f"stake kept, {found.retraining} requests for retraining."
+    )
+    return [head, "", *(_line(what, share, goal) for what, share, goal in figures)]
+
+
+def _line(what: str, share: Interval | None, goal: float) -> str:
+    if share is None:
+        return f"- {what}: nothing to count"
+    verdict = "reached" if share.value <= goal else "missed"
+    return f"- {what}: {share.value:.1%} ({share.low:.1%} to {share.high:.1%}); goal at most {goal:.0%}: {verdict}"

@@ -1,0 +1,235 @@
+"""One cell of the map: a champion meets a shift; it is kept, recalibrated, or replaced by the first rung that holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from zlib import crc32
+
+import numpy as np
+import onnx
+from numpy.random import Generator
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from benchmarks import ours
+from benchmarks.evidence.kinds import Kind, Scores, losses, with_graph
+from benchmarks.evidence.lenses import judged_by_lenses
+from benchmarks.evidence.quality import quality
+from benchmarks.evidence.scene import Choice, Scene, load
+from benchmarks.evidence.shifts import Shift, draw
+from benchmarks.ours import Candidate
+from benchmarks.subject import Subject
+from infra.canonical import sha256
+from infra.engines.port import Arrays, Engine
+from tasks.drift.decision import recalibrates
+from tasks.observation.observer import SiteObservation
+from tasks.quantization.recipes import RECIPES, Recipe
+from tasks.records import GoldenCase, Payload, Request
+
+SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
+"""Static per-tensor activations with and without smoothing, floating-point ones, ranges at run time, weights only."""
+RUNGS = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4")
+KEPT, AGAIN, LAST = "keep", "recalibrate", "full-precision"
+RANK = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """What happened in one seed; losses are of the same held-out cases, [cases]."""
+
+    kind: str
+    shift: str
+    scheme: str
+    home: Scores  # the champion where it was calibrated
+    stale: Scores
+    recalibrated: Scores | None  # None: the scheme fixes no activation range
+    rung: str
+    chosen: Scores
+    quality_home: Scores  # full precision's, on home and on shifted golden cases
+    quality: Scores
+    choice: Choice  # what the loop does, and what else it could have done
+
+
+def open_scene(kind: Kind, schemes: Sequence[str], count: int, seed: int) -> Scene:
+    """Observe `count` home requests and derive a champion by every scheme."""
+    rng = _random(kind, kind.home, seed)
+    calibration = [replace(one, payload=payloads[0]) for one, payloads in draw(kind.traffic, kind.home, count, rng)]
+    observed = _observe(kind.subject, [one.payload for one in calibration])
+    champions = {name: ours.derived(kind.subject, RECIPES[name], observed) for name in schemes}
+    cases = [(case, payloads[0]) for case, payloads in draw(kind.golden, kind.home, count, rng)]
+    reference, judged = Remembered(kind.subject.reference), [payload for _, payload in cases]
+    home = {name: losses(kind, reference, load(one), judged) for name, one in champions.items()}
+    return Scene(kind, seed, count, calibration, observed, champions, home, quality(kind, reference, cases))
+
+
+def meet(scene: Scene, shift: Shift) -> list[Cell]:
+    """Every champion of the scene under one shift."""
+    kind, rng = scene.kind, _random(scene.kind, shift, scene.seed)
+    subject = _updated(kind.subject, shift.weights, rng) if shift.weights else kind.subject
+    traffic = draw(kind.traffic, shift, scene.count, rng)
+    golden = draw(kind.golden, shift, scene.count, rng)
+    reference = Remembered(subject.reference)
+    shifted = replace(kind, subject=subject)
+    shared = _repairs(shifted, reference, traffic, golden, None) if shift.variants == 1 else None
+    return [_cell(scene, shift, shifted, reference, name, shared, traffic, golden) for name in scene.champions]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Losses of one candidate."""
+
+    window: Scores
+    judged: Scores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repairs:
+    """A window of shifted traffic, held-out cases like it, and what each rung of the ladder does with both."""
+
+    kind: Kind  # after a weight update
+    reference: Engine
+    window: Sequence[Request]
+    judged: Sequence[tuple[GoldenCase, Payload]]
+    observed: Mapping[str, SiteObservation]
+    rungs: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def payloads(self) -> list[Payload]:
+        """Of the window."""
+        return [one.payload for one in self.window]
+
+    def outcome(self, candidate: Candidate) -> Outcome:
+        """What a candidate loses on the window and on the held-out cases."""
+        score, engine = partial(losses, self.kind, self.reference), load(candidate)
+        return Outcome(score(engine, self.payloads), score(engine, [payload for _, payload in self.judged]))
+
+    def rung(self, name: str) -> Outcome:
+        """The same of a rung that is derived from the window alone; each is built once."""
+        if name not in self.rungs:
+            self.rungs[name] = self.outcome(ours.derived(self.kind.subject, RECIPES[name], self.observed))
+        return self.rungs[name]
+
+
+def _repairs(
+    kind: Kind,
+    reference: Engine,
+    traffic: Sequence[tuple[Request, list[Payload]]],
+    golden: Sequence[tuple[GoldenCase, list[Payload]]],
+    champion: Engine | None,
+) -> Repairs:
+    """Of each case's variants, what the champion loses most on."""
+    calibration, judged = (_worst(kind, reference, champion, [each for _, each in part]) for part in (traffic, golden))
+    window = [replace(one, payload=payload) for (one, _), payload in zip(traffic, calibration, strict=True)]
+    cases = [(case, payload) for (case, _), payload in zip(golden, judged, strict=True)]
+    return Repairs(kind, reference, window, cases, _observe(kind.subject, calibration))
+
+
+def _cell(
+    scene: Scene,
+    shift: Shift,
+    kind: Kind,
+    reference: Engine,
+    scheme: str,
+    shared: Repairs | None,
+    traffic: Sequence[tuple[Request, list[Payload]]],
+    golden: Sequence[tuple[GoldenCase, list[Payload]]],
+) -> Cell:
+    champion, recipe = scene.champions[scheme], RECIPES[scheme]
+    served = load(champion)
+    repairs = shared or _repairs(kind, reference, traffic, golden, served)
+    kept = repairs.outcome(champion)
+    changed = kind.subject is not scene.kind.subject
+    stale = ours.derived(kind.subject, recipe, scene.observed) if changed else champion
+    tried = {KEPT: repairs.outcome(stale) if changed else kept}
+    again = _recalibrated(kind.subject, recipe, repairs.observed, stale)
+    if again is not None:
+        tried[AGAIN] = repairs.outcome(again)
+    decision = judged_by_lenses(scene, repairs, champion, kept.window, changed=changed)
+    rung = _climb(repairs, tried)
+    ladder = {name: one for name, one in tried.items() if name != KEPT}
+    taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT
+    known = {name: float(one.judged.mean()) for name, one in (ladder | repairs.rungs).items()}
+    return Cell(
+        kind.name,
+        shift.name,
+        scheme,
+        scene.home[scheme],
+        tried[KEPT].judged,
+        tried[AGAIN].judged if again is not None else None,
+        rung,
+        np.zeros(len(repairs.judged)) if rung == LAST else (tried | repairs.rungs)[rung].judged,
+        scene.quality,
+        quality(kind, reference, repairs.judged),
+        Choice(kind.budget, decision.action, taken, {KEPT: float(kept.judged.mean()), LAST: 0.0} | known),
+    )
+
+
+def _climb(repairs: Repairs, tried: Mapping[str, Outcome]) -> str:
+    """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it.
+
+    What was tried already comes first; a rung is built only when all before it have failed.
+    """
+    able = [name for name in RUNGS if RECIPES[name].high_precision_sites < len(repairs.kind.subject.sites)]
+    for name in (*tried, *able):
+        found = tried[name] if name in tried else repairs.rung(name)
+        if found.window.mean() <= repairs.kind.budget:
+            return name
+    return LAST
+
+
+class Remembered:
+    """An engine that answers what it was asked before from memory: full precision meets every champion's cases."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[str, dict[str, NDArray[np.float32]]] = {}
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Outputs by name."""
+        key = sha256(b"".join(name.encode() + np.ascontiguousarray(value).tobytes() for name, value in feeds.items()))
+        if key not in self._known:
+            self._known[key] = self._engine.run(feeds)
+        return self._known[key]
+
+
+def _recalibrated(
+    subject: Subject, recipe: Recipe, observed: Mapping[str, SiteObservation], stale: Candidate
+) -> Candidate | None:
+    """The same graph with new activation scales; None where the scheme fixes none."""
+    if recipe.activations is None or recipe.activations.dynamic:
+        return None
+    return ours.derived(subject, RECIPES["recalibrate"], observed, stale)
+
+
+def _worst(
+    kind: Kind, reference: Engine, engine: Engine | None, variants: Sequence[Sequence[Payload]]
+) -> list[Payload]:
+    """Of each case's variants the one that the champion loses most on."""
+    if engine is None:
+        return [each[0] for each in variants]
+    rows = [losses(kind, reference, engine, [each[index] for each in variants]) for index in range(len(variants[0]))]
+    return [each[index] for each, index in zip(variants, np.argmax(rows, axis=0).tolist(), strict=True)]
+
+
+def _observe(subject: Subject, payloads: Sequence[Payload]) -> Mapping[str, SiteObservation]:
+    return ours.observe(replace(subject, calibration=tuple(payloads)))
+
+
+def _updated(subject: Subject, norm: float, rng: Generator) -> Subject:
+    """The subject after a merged adapter: W + norm |W| U V / |U V| for every weight matrix, U V of rank 4."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(subject.model)
+    weights = {item.name: item for item in graph.graph.initializer}
+    for name in sorted({layer.weight for site in subject.sites for layer in site.layers}):
+        value = numpy_helper.to_array(weights[name])
+        flat = value.reshape(value.shape[0], -1)
+        rank = min(RANK, *flat.shape)
+        delta = rng.standard_normal((flat.shape[0], rank)) @ rng.standard_normal((rank, flat.shape[1]))
+        delta *= norm * np.linalg.norm(flat) / np.linalg.norm(delta)
+        new = np.asarray(flat + delta, np.float32).reshape(value.shape)
+        weights[name].CopyFrom(numpy_helper.from_array(new, name))
+    return with_graph(subject, graph)
+
+
+def _random(kind: Kind, shift: Shift, seed: int) -> Generator:
+    return np.random.default_rng([seed, crc32(kind.name.encode()), crc32(shift.name.encode())])
