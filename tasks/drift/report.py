@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -85,17 +86,24 @@ def drift_report(reference: Sequence[Request], current: Sequence[Request]) -> Ev
 def store_snapshot(report: EvidentlyReport, folder: Path, model: str, window: str) -> None:
     """Keep a report in Evidently's workspace, one project a model; the same window again replaces its own snapshot.
 
-    Ids follow from the names: two runs at once would otherwise make two projects of one model.
+    Ids follow from the names: two runs at once would otherwise make two projects of one model. Evidently writes its
+    files in place, so they are finished beside the workspace and moved in: nobody reads half of one.
     """
     from evidently.sdk.models import ProjectModel
     from evidently.ui.workspace import Workspace
 
-    workspace = Workspace.create(str(folder))
     project = uuid5(NAMESPACE_URL, f"requant:{model}")
-    if workspace.get_project(project) is None:
-        described = "Drift of live traffic against what the champion was calibrated on; informs, and triggers nothing."
-        workspace.add_project(ProjectModel(id=project, name=model, description=described))
-    workspace.state.write_snapshot(project, uuid5(project, window), report.snapshot.to_snapshot_model())
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        workspace = Workspace.create(scratch)
+        if Workspace.create(str(folder)).get_project(project) is None:
+            described = "Drift of live traffic against what the champion was calibrated on; informs, triggers nothing."
+            workspace.add_project(ProjectModel(id=project, name=model, description=described))
+        workspace.state.write_snapshot(project, uuid5(project, window), report.snapshot.to_snapshot_model())
+        for finished in (path for path in Path(scratch).rglob("*") if path.is_file()):
+            place = folder / finished.relative_to(scratch)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            finished.replace(place)
 
 
 def _frame(requests: Sequence[Request]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_a_window_is_one_snapshot_in_evidentlys_workspace_however_often_it_is_st
     (project,) = [folder for folder in tmp_path.iterdir() if (folder / "metadata.json").exists()]
     assert "tiny" in (project / "metadata.json").read_text()
     assert len(list((project / "snapshots").iterdir())) == 2
+
+
+def test_runs_at_once_store_in_evidentlys_workspace_and_nobody_reads_half_a_file(tmp_path: Path) -> None:
+    report = drift_report(requests(TEXTS[:30]), requests(TEXTS[30:]))
+
+    def store(number: int) -> None:
+        store_snapshot(report, tmp_path / "evidently", f"model-{number % 2}", f"w{number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store, range(8)))
+    projects = [folder for folder in (tmp_path / "evidently").iterdir() if (folder / "metadata.json").exists()]
+    assert len(projects) == 2
+    assert {len(list((project / "snapshots").iterdir())) for project in projects} == {4}
+    assert [path.name for path in tmp_path.iterdir()] == ["evidently"]
 
 
 def test_the_page_draws_the_lenses_over_time_and_redacts_its_examples() -> None:
