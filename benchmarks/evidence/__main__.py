@@ -1,37 +1,37 @@
-"""`python -m benchmarks.evidence [--quick] [--seeds N] [--page FILE]`: measure the map, print it, write its page."""
+"""`python -m benchmarks.evidence [KIND...] [--workers N] [--keep FOLDER] [--page FILE]`: measure the map, print it."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.evidence.kinds import KIND_NAMES, KINDS
+from benchmarks.evidence.kinds import KINDS
 from benchmarks.evidence.page import as_markdown
-from benchmarks.evidence.trial import SCHEMES, Cell, meet, open_scene
+from benchmarks.evidence.spread import Piece, pieces, spread
+from benchmarks.evidence.trial import Cell
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every cell; a few minutes a seed and kind."""
+    """Measure every cell; a few minutes a seed and kind on one core."""
     options = _options(arguments)
     console = Console(stderr=True)
-    cells: list[Cell] = []
-    page = ""
-    for name in options.kinds or KINDS:
-        kind = KINDS[name]()
-        for seed in range(options.seeds):
-            scene = open_scene(kind, SCHEMES, options.cases, seed)
-            shifts = kind.shifts[:2] if options.quick else kind.shifts
-            for shift in track(shifts, f"{kind.name}, seed {seed}", console=console, disable=not console.is_terminal):
-                cells += meet(scene, shift)
-        page = _page(cells, options)  # as soon as a kind is complete: an interrupted run loses only its last
+    wanted = pieces(options.kinds or list(KINDS), options.seeds, options.cases, 2 if options.quick else None)
+    found: dict[Piece, list[Cell]] = {}
+    with TemporaryDirectory() as scratch:
+        measured = spread(wanted, options.workers, options.keep or Path(scratch))
+        for piece, cells in track(measured, "cells", len(wanted), console=console):
+            found[piece] = cells
+            if not console.is_terminal:
+                console.print(f"{len(found)} of {len(wanted)}: {piece.kind}, seed {piece.seed}, {piece.shift}")
+    page = _page([cell for piece in sorted(found) for cell in found[piece]], options)
     print(page)
 
 
 def _page(cells: Sequence[Cell], options: argparse.Namespace) -> str:
-    kinds = options.kinds or KINDS
-    names = " ".join(name for name in kinds if any(cell.kind == KIND_NAMES[name] for cell in cells))
+    names = " ".join(options.kinds or KINDS)
     command = f"python -m benchmarks.evidence {names} --seeds {options.seeds} --cases {options.cases}"
     page = as_markdown(cells, options.seeds, options.cases, command)
     if options.page:
@@ -48,6 +48,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cases", type=int, default=192, help="calibration requests, and held-out cases, a shift")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the page, such as docs/evidence.md")
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one core each; 1 uses all cores for one")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="cells measured so far: a second run goes on there")
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.cases = 1, 24

@@ -208,10 +208,3 @@ KINDS = {
     "language": language_model,
 }
 """The cheapest first."""
-KIND_NAMES = {
-    "image": "image classifier",
-    "vision": "image encoder",
-    "speech": "speech recognizer",
-    "text": "text encoder",
-    "language": "language model",
-}

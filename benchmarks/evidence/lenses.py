@@ -15,12 +15,11 @@ from benchmarks.ours import Candidate
 from infra.engines import open_target
 from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide
-from tasks.drift.evidence import Alarms, Evidence, with_window
+from tasks.drift.evidence import ACTING, Alarms, Evidence, with_window
 from tasks.drift.fidelity import fidelity_lens
 from tasks.drift.input import input_lens
 from tasks.drift.labelled import ENOUGH
 from tasks.drift.range import range_lens
-from tasks.drift.steps import ACTING
 from tasks.drift.weights import weights_lens
 from tasks.observation.observer import SiteObservation
 from tasks.observation.sites import expose

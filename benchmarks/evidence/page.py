@@ -24,7 +24,8 @@ asks for a build, the ladder is climbed from `recalibrate` on, and full precisio
 the action that loses least on held-out cases: none beats full precision, which loses nothing. Losses count as far as
 they exceed the model's budget: regret is (ours - best) / (stale - best), each summed over the cells. A build is
 needless where the stale champion kept the budget. After a weight update the champion still answers with the old
-weights.
+weights; a build is then due whatever that costs, since the new weights are what its owner wants served, and is
+counted apart.
 """
 
 

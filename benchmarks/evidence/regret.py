@@ -25,7 +25,9 @@ class Regret:
     at_stake: int  # cells whose stale loss is over budget by more than the best action leaves
     regret: Interval | None  # (ours - best) / (stale - best); None where nothing was at stake
     builds: int
-    needless: Interval | None  # share of our builds where the stale loss was within budget; None without builds
+    due: int  # of the builds, those that changed weights asked for; evidence decided the others
+    early: int  # of the due ones, those whose old engine would have kept the budget
+    needless: Interval | None  # share of the others where the stale loss was within budget; None without any
     missed: int  # cells at stake in which we kept
     retraining: int  # requests for retraining
 
@@ -46,13 +48,16 @@ def regret(choices: Sequence[Choice]) -> Regret:
     best = np.array([min(_excess(one, name) for name in one.losses) for one in choices])
     stale, mine = excess[:, 0] - best, excess[:, 1] - best
     built = np.array([one.taken != KEPT for one in choices], bool)
-    needless = built & (excess[:, 0] <= 0)
+    due, within = np.array([one.due for one in choices], bool) & built, excess[:, 0] <= 0
+    decided = built & ~due
     return Regret(
         len(choices),
         int((stale > 0).sum()),
         _ratio(mine, stale),
         int(built.sum()),
-        _ratio(needless.astype(np.float64), built.astype(np.float64)),
+        int(due.sum()),
+        int((due & within).sum()),
+        _ratio((decided & within).astype(np.float64), decided.astype(np.float64)),
         int((~built & (stale > 0)).sum()),
         sum(one.action is Action.REQUEST_RETRAINING for one in choices),
     )
@@ -75,11 +80,12 @@ def as_lines(found: Regret) -> list[str]:
     """For the page: the figures, the goals, and whether they are reached."""
     figures = (
         ("loss at stake that the decisions leave", found.regret, MOST_REGRET),
-        ("builds that were needless", found.needless, MOST_NEEDLESS),
+        ("builds decided on evidence that were needless", found.needless, MOST_NEEDLESS),
     )
     head = (
         f"{found.cells} cells, {found.at_stake} with a loss at stake; {found.builds} builds, {found.missed} cells at "
-        f"stake kept, {found.retraining} requests for retraining."
+        f"stake kept, {found.retraining} requests for retraining. {found.due} of the builds were due because "
+        f"the weights had changed; in {found.early} of these the old engine would have kept the budget."
     )
     return [head, "", *(_line(what, share, goal) for what, share, goal in figures)]
 

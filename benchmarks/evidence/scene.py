@@ -19,6 +19,7 @@ class Choice:
     action: Action  # by the lenses
     taken: str  # "keep", or the rung that the climb chose
     losses: Mapping[str, float]  # action -> mean loss on held-out cases
+    due: bool = False  # the model's weights changed: a build was asked for, whatever the old engine loses
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -160,7 +160,7 @@ def _cell(
         np.zeros(len(repairs.judged)) if rung == LAST else (tried | repairs.rungs)[rung].judged,
         scene.quality,
         quality(kind, reference, repairs.judged),
-        Choice(kind.budget, decision.action, taken, {KEPT: float(kept.judged.mean()), LAST: 0.0} | known),
+        Choice(kind.budget, decision.action, taken, {KEPT: float(kept.judged.mean()), LAST: 0.0} | known, changed),
     )
 
 

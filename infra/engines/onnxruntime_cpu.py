@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -109,6 +111,8 @@ class OnnxRuntimeEngine:
 def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    if sys.platform == "linux" and len(allowed := os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        options.intra_op_num_threads = len(allowed)  # the default counts cores that this process may not use
     # Idle threads would spin on the cores that the next engine, or another process, needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not _has_vnni():

@@ -19,7 +19,7 @@ from infra.settings import settings
 from tasks.drift import dossier
 from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide, recalibrates
-from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
+from tasks.drift.evidence import ACTING, Alarms, Evidence, is_fresh, with_window
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
 from tasks.drift.input import MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
@@ -51,8 +51,6 @@ from tasks.records import (
 from tasks.traffic import from_parquet, read_window
 
 PER_MILLE = 1000
-ACTING = 3
-"""Lenses that act on a test and share the false-alarm budget: fidelity, safety and control."""
 MOST = 512
 """Requests of the weeks before that the window is compared with."""
 EXAMPLES = 8

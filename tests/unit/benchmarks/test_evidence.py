@@ -1,15 +1,17 @@
 """The map of what drift costs, in its smallest form: one shift of the digits, and the arithmetic of regret."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.evidence import shifts
-from benchmarks.evidence.kinds import KIND_NAMES, KINDS, Kind, image_classifier
+from benchmarks.evidence.kinds import KINDS, Kind, image_classifier
 from benchmarks.evidence.page import as_markdown
 from benchmarks.evidence.regret import as_lines, regret
 from benchmarks.evidence.scene import Choice
+from benchmarks.evidence.spread import pieces, spread
 from benchmarks.evidence.trial import AGAIN, KEPT, LAST, SCHEMES, meet, open_scene
 from tasks.records import Action
 
@@ -62,6 +64,30 @@ def test_a_build_is_needless_where_the_stale_champion_kept_its_budget() -> None:
     assert not found.reached
 
 
+def test_a_build_for_new_weights_is_due_and_counted_apart() -> None:
+    found = regret([choice(AGAIN, 0.25), replace(choice(AGAIN, 0.01), due=True), replace(choice(KEPT, 0.0), due=True)])
+    assert (found.builds, found.due, found.early) == (2, 1, 1)
+    assert found.needless is not None
+    assert found.needless.value == 0.0
+    assert "in 1 of these" in as_lines(found)[0]
+
+
+def test_an_interrupted_map_goes_on_and_is_the_same_in_pieces(digits: Kind, tmp_path: Path) -> None:
+    wanted = pieces(["image"], 1, 24)
+    assert len({piece.file for piece in wanted}) == len(wanted) == 5 + len(SCHEMES)
+    few = [piece for piece in wanted if piece.shift in ("exposure", "adversarial")][-3:]
+    list(spread(few[:1], 1, tmp_path))
+    kept = (tmp_path / few[0].file).stat().st_mtime_ns
+    found = dict(spread(few, 2, tmp_path))
+    assert set(found) == set(few)
+    assert (tmp_path / few[0].file).stat().st_mtime_ns == kept
+    assert not list(tmp_path.glob(".*"))
+    scene = open_scene(digits, SCHEMES, 24, 0)
+    whole = {(cell.shift, cell.scheme): cell for shift in digits.shifts for cell in meet(scene, shift)}
+    for cell in (cell for cells in found.values() for cell in cells):
+        assert cell.choice == whole[cell.shift, cell.scheme].choice
+
+
 def test_nothing_at_stake_is_no_regret_of_zero() -> None:
     found = regret([choice(KEPT, 0.01)])
     assert found.regret is None
@@ -70,7 +96,6 @@ def test_nothing_at_stake_is_no_regret_of_zero() -> None:
 
 
 def test_the_map_has_five_kinds_five_schemes_and_ten_shifts() -> None:
-    assert set(KIND_NAMES) == set(KINDS)
     assert (len(KINDS), len(SCHEMES)) == (5, 5)
 
 

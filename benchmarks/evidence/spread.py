@@ -1,0 +1,86 @@
+"""The map in pieces, measured by several processes and kept, so that a run that was interrupted goes on."""
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from benchmarks.evidence.kinds import KINDS, Kind
+from benchmarks.evidence.trial import SCHEMES, Cell, meet, open_scene
+
+LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Piece:
+    """Some champions of one kind and seed under one shift."""
+
+    kind: str
+    seed: int
+    shift: str
+    schemes: tuple[str, ...]
+    cases: int
+
+    @property
+    def file(self) -> str:
+        """Where its cells are kept."""
+        which = "all" if self.schemes == SCHEMES else "+".join(self.schemes)
+        return f"{self.kind}-{self.cases}-{self.seed}-{self.shift.replace(' ', '-')}-{which}.pickle"
+
+
+def pieces(kinds: Sequence[str], seeds: int, cases: int, shifts: int | None = None) -> list[Piece]:
+    """The dearest first: a shift that is drawn anew for every champion is one piece a champion."""
+    found: list[tuple[bool, Piece]] = []
+    for name in kinds:
+        for shift in _kind(name).shifts[:shifts]:
+            apart = shift.variants > 1
+            for schemes in [(scheme,) for scheme in SCHEMES] if apart else [SCHEMES]:
+                found += [(not apart, Piece(name, seed, shift.name, schemes, cases)) for seed in range(seeds)]
+    return [piece for _, piece in sorted(found)]
+
+
+def spread(wanted: Sequence[Piece], workers: int, folder: Path) -> Iterator[tuple[Piece, list[Cell]]]:
+    """Cells of every piece as soon as they are there; what the folder holds already is not measured again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = []
+    for piece in wanted:
+        if (folder / piece.file).exists():
+            yield piece, pickle.loads((folder / piece.file).read_bytes())  # written below
+        else:
+            missing.append(piece)
+    if workers == 1:
+        yield from ((piece, _measured(piece, folder)) for piece in missing)
+        return
+    for name in LIBRARY_THREADS:
+        os.environ[name] = "1"  # read by the workers when they start
+    context = multiprocessing.get_context("spawn")
+    free = context.Queue()
+    for core in sorted(os.sched_getaffinity(0)):
+        free.put(core)
+    with ProcessPoolExecutor(workers, context, initializer=_on_one_core, initargs=(free,)) as pool:
+        waiting = {pool.submit(_measured, piece, folder): piece for piece in missing}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+
+
+def _on_one_core(free: "multiprocessing.Queue[int]") -> None:
+    os.sched_setaffinity(0, {free.get()})
+
+
+def _measured(piece: Piece, folder: Path) -> list[Cell]:
+    kind = _kind(piece.kind)
+    (shift,) = [one for one in kind.shifts if one.name == piece.shift]
+    cells = meet(open_scene(kind, piece.schemes, piece.cases, piece.seed), shift)
+    unfinished = folder / f".{piece.file}"
+    unfinished.write_bytes(pickle.dumps(cells))
+    unfinished.replace(folder / piece.file)
+    return cells
+
+
+@cache
+def _kind(name: str) -> Kind:
+    return KINDS[name]()
