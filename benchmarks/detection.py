@@ -51,6 +51,7 @@ class Row:
     delay: float | None = column("median delay, windows", ".1f")
     alarms: int | None = column("alarms", "d")
     harmless: int | None = column("of these harmless", "d")
+    followed: float | None = column("share of the harmless in which ours acts", ".2f")
     failure: str | None = reason("why not")
 
 
@@ -68,10 +69,10 @@ class Stream:
         """Which windows cost the quantized model more than COSTLY."""
         return np.asarray(lenses.lost(self.windows) - self.home > COSTLY)
 
-    @cached_property
+    @property
     def harmless(self) -> NDArray[np.bool_]:
-        """Windows in which the champion keeps its budget."""
-        return np.asarray(1 - lenses.lost(self.windows) >= self.bench.budget)
+        """The others: what nobody need act on is what detectors need not find."""
+        return ~self.costly
 
 
 def measure(quick: bool) -> Table:
@@ -81,18 +82,19 @@ def measure(quick: bool) -> Table:
     if not quick:
         texts = bench_of(subject.minilm(quick), 0.992)
         found += [stream for name in TEXTS for stream in streams(texts, name, 0, per_day=2)]
-    rows = compare(digits, found, 200 if quick else 10_000)
+    acts = alarms_of(lenses.acting, found)
+    rows = compare(digits, found, 200 if quick else 10_000, acts)
     kinds = len({one.scenario for one in found})
     title = f"Detection: windows of {SIZE} requests, {len(found)} streams of {kinds} scenarios"
-    return Table("detection", title, rows, goals(rows), (NOTE, *by_scenario(found)))
+    return Table("detection", title, rows, goals(rows), (NOTE, *by_scenario(found, acts)))
 
 
 NOTE = (
     "False alarms: null windows of the digits. A stream is costly when a window of it costs the quantized model more "
     "than 1 % fidelity beyond what it loses at home; power is the share of costly streams with an alarm in or after "
-    "the first such window, and delay counts windows from it. An alarm is harmless in a window whose mean fidelity "
-    "keeps the budget. Nothing is repaired, and every window with a standing alarm counts. Evidently by its defaults; "
-    "RFF-MMD and Frouros are set to one false alarm in 1,000 windows, as ours."
+    "the first such window, and delay counts windows from it. An alarm in any other window is harmless. Nothing is "
+    "repaired, and every window with a standing alarm counts. Evidently by its defaults; RFF-MMD and Frouros are set "
+    "to one false alarm in 1,000 windows, as ours."
 )
 
 
@@ -112,20 +114,32 @@ def streams(bench: Bench, scenario: str, seed: int, per_day: int | None = None) 
     return [Stream(scenario, bench, windows, home)]
 
 
-def compare(null: Bench, found: Sequence[Stream], count: int) -> list[Row]:
-    """Every detector on the same windows; one that fails gets the reason."""
-    return [_row(name, detector, null, found, count) for name, detector in DETECTORS.items()]
+Alarms = Sequence[NDArray[np.bool_]]
+"""Of each stream, [windows]."""
 
 
-def _row(name: str, detector: Detector, null: Bench, found: Sequence[Stream], count: int) -> Row:
+def compare(null: Bench, found: Sequence[Stream], count: int, acts: Alarms) -> list[Row]:
+    """Every detector on the same windows, beside what ours acts on; one that fails gets the reason."""
+    return [_row(name, detector, null, found, count, acts) for name, detector in DETECTORS.items()]
+
+
+def alarms_of(detector: Detector, found: Sequence[Stream]) -> Alarms:
+    """Which windows of each stream a detector calls."""
+    return [np.asarray(detector(one.bench, one.windows), bool) for one in found]
+
+
+def _row(name: str, detector: Detector, null: Bench, found: Sequence[Stream], count: int, acts: Alarms) -> Row:
     costly = sum(bool(one.costly.any()) for one in found)
     looked = min(count, SLOW.get(name, count))
     try:
         false = false_alarms(detector, null, looked)
-        alarms = [np.asarray(detector(one.bench, one.windows), bool) for one in found]
+        alarms = acts if name == ACTS else alarms_of(detector, found)
     except (RuntimeError, LookupError, ValueError) as exc:
-        return Row(name, None, None, costly, None, None, None, None, f"{type(exc).__name__}: {exc}")
+        return Row(name, None, None, costly, None, None, None, None, None, f"{type(exc).__name__}: {exc}")
     delays = [delay for one, called in zip(found, alarms, strict=True) if (delay := _delay(one, called)) is not None]
+    harmless = [called & one.harmless for one, called in zip(found, alarms, strict=True)]
+    count_harmless = sum(int(called.sum()) for called in harmless)
+    both = sum(int((called & mine).sum()) for called, mine in zip(harmless, acts, strict=True))
     return Row(
         name,
         looked,
@@ -134,7 +148,8 @@ def _row(name: str, detector: Detector, null: Bench, found: Sequence[Stream], co
         len(delays) / costly if costly else None,
         float(np.median(delays)) if delays else None,
         int(sum(called.sum() for called in alarms)),
-        int(sum((called & one.harmless).sum() for one, called in zip(found, alarms, strict=True))),
+        count_harmless,
+        both / count_harmless if count_harmless and name != ACTS else None,
         None,
     )
 
@@ -161,12 +176,17 @@ def _simulated(traffic: Sequence[Request], scenario: str, seed: int, count: int)
     return list(simulate(traffic, rules, seed, days=1, rate=count / 24))
 
 
-def by_scenario(found: Sequence[Stream]) -> list[str]:
-    """What each scenario cost the quantized model, for the reader."""
-    most: dict[str, float] = {}
-    for one in found:
-        most[one.scenario] = max(most.get(one.scenario, 0.0), float(lenses.lost(one.windows).max()) - one.home)
-    return [f"{name}: at most {value:.4f} of fidelity lost in a window" for name, value in most.items()]
+def by_scenario(found: Sequence[Stream], acts: Alarms) -> list[str]:
+    """What each scenario cost the quantized model, and how often ours acted where it cost nothing, for the reader."""
+    lines = []
+    for name in dict.fromkeys(one.scenario for one in found):
+        which = [number for number, one in enumerate(found) if one.scenario == name]
+        most = max(float(lenses.lost(found[number].windows).max()) - found[number].home for number in which)
+        idle = [found[number].harmless for number in which]
+        acted = sum(int((one & acts[number]).sum()) for one, number in zip(idle, which, strict=True))
+        windows = f"ours acts in {acted} of {sum(int(one.sum()) for one in idle)} harmless windows"
+        lines.append(f"{name}: at most {most:.4f} of fidelity lost in a window; {windows}")
+    return lines
 
 
 def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
@@ -174,12 +194,11 @@ def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
     mine = next(row for row in rows if row.name == ACTS)
     rivals = [row for row in rows if row.name not in (ACTS, INFORMS)]
     fair = [row.delay for row in rivals if row.delay is not None and (row.false or 0) <= max(1.0, mine.false or 0)]
-    needless = [row.harmless for row in rivals if row.harmless]
-    share = mine.harmless / min(needless) if needless and mine.harmless is not None else None
+    share = max((row.followed for row in rivals if row.followed is not None), default=None)
     delay = None if mine.delay is None else mine.delay - min(fair, default=mine.delay)
     return (
         Goal("false alarms per 1,000 null windows:", 1.0, mine.false, "at most"),
         Goal("power on streams that cost more than 1 % fidelity:", 0.95, mine.power),
         Goal("median delay beyond the best peer at no more false alarms, windows:", 0.0, delay, "at most"),
-        Goal("our harmless alarms over those of the peer with the fewest:", 0.1, share, "at most"),
+        Goal("share of a peer's harmless alarms in which ours acts, of the worst peer:", 0.1, share, "at most"),
     )

@@ -48,14 +48,17 @@ def test_a_peer_that_fails_keeps_its_row_with_the_reason(
         raise RuntimeError(f"no environment for {len(windows)} windows")
 
     monkeypatch.setattr(detection, "DETECTORS", {detection.ACTS: lenses.acting, detection.FROUROS: broken})
-    mine, peer = detection.compare(digits, [sudden], 4)
+    acts = detection.alarms_of(lenses.acting, [sudden])
+    mine, peer = detection.compare(digits, [sudden], 4, acts)
+    (line,) = detection.by_scenario([sudden], acts)
+    assert "ours acts in 0 of 3 harmless windows" in line
     assert (mine.power, mine.delay, mine.false) == (1.0, 0.0, 0.0)
     assert peer.failure == "RuntimeError: no environment for 4 windows"
 
 
-def test_the_goal_counts_harmless_alarms_beside_the_most_careful_peer() -> None:
-    mine = detection.Row(detection.ACTS, 1000, 0.0, 3, 1.0, 1.0, 10, 2, None)
-    rows = [mine, replace(mine, name=detection.KERNEL, harmless=20), replace(mine, name=detection.FROUROS, harmless=40)]
+def test_the_goal_counts_the_harmless_alarms_of_peers_in_which_ours_acts() -> None:
+    mine = detection.Row(detection.ACTS, 1000, 0.0, 3, 1.0, 1.0, 10, 2, None, None)
+    rows = [mine, replace(mine, name=detection.KERNEL, followed=0.05), replace(mine, name="other", followed=0.1)]
     goals: Sequence[Goal] = detection.goals(rows)
     assert goals[-1].found == pytest.approx(0.1)
     assert all(goal.reached for goal in goals)
