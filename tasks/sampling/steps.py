@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 
@@ -15,7 +16,7 @@ from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
-from tasks.models.spec import CalibrationSpec
+from tasks.models.spec import CalibrationSpec, ModelSpec
 from tasks.observation.extents import extents
 from tasks.observation.scales import parse_scales
 from tasks.privacy import require_library, scrub
@@ -28,22 +29,34 @@ from tasks.sampling.quarantine import Quarantined, document
 from tasks.sampling.shares import draw_window
 from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
 
+DRAWING = 1
+"""Version of how a window is drawn: another one draws anew from windows that were drawn before."""
 SERVED_SHARE = 0.02
 """A domain or language with less of the sample than this does not make its golden gates binding."""
 
 
 @task(name="sample-window", cache_policy=NO_CACHE)
 def sample_window(model: str, until: datetime | None = None) -> SampleRef | None:
-    """Draw from the newest window and store the sample; None when it has fewer rows than the spec demands."""
-    rules = open_model(model).spec.window
-    window = read_window(settings().store(), model, hours=rules.hours, until=until)
-    sample = draw_window(window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share)
-    sample = _scrubbed(sample, open_model(model).spec.calibration)
-    if len(sample.requests) < rules.minimum_rows or window.start is None or window.end is None:
+    """Draw from the newest window and store the sample; None when it has fewer rows than the spec demands.
+
+    A window is read once: the same parts under the same rules give the sample that was drawn from them before.
+    """
+    spec, store = open_model(model).spec, settings().store()
+    rules = spec.window
+    window = read_window(store, model, hours=rules.hours, until=until)
+    if window.start is None or window.end is None or not isinstance(window.requests, StoredRequests):
         return None
-    files = window.requests.keys if isinstance(window.requests, StoredRequests) else ()
-    source = sha256(canonical(sorted(files)))
-    return _keep("windows", model, sample, window.start.isoformat(), window.end.isoformat(), source=source)
+    parts = canonical(sorted(window.requests.keys))
+    drawn = _drawn_key(model, window.start, window.end, parts, spec)
+    with suppress(NotFound, BadInput):  # never drawn, or the sample was erased since
+        return load_sample.fn(model, store.get(drawn).decode())
+    sample = draw_window(window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share)
+    sample = _scrubbed(sample, spec.calibration)
+    if len(sample.requests) < rules.minimum_rows:
+        return None
+    kept = _keep("windows", model, sample, window.start.isoformat(), window.end.isoformat(), source=sha256(parts))
+    store.put(drawn, kept.key.encode())
+    return kept
 
 
 @task(name="load-sample", cache_policy=NO_CACHE)
@@ -100,6 +113,12 @@ def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef 
         order=order,
     )
     return _keep("calibration", model, composed, window.start, window.end, limits, window.digest)
+
+
+def _drawn_key(model: str, start: datetime, end: datetime, parts: bytes, spec: ModelSpec) -> str:
+    """Where the key of the sample is noted that a window's parts gave under these rules."""
+    rules = [spec.window.sample, spec.window.tenant_share, spec.calibration.privacy, DRAWING]
+    return f"draws/{model}/{sha256(canonical([start.isoformat(), end.isoformat(), rules]) + parts)}"
 
 
 def _scrubbed(sample: Sample, rules: CalibrationSpec) -> Sample:

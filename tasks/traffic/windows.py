@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from infra.stores.port import ObjectStore
 from tasks.records import Request
 from tasks.traffic.parts import hour_of, read_part
+from tasks.traffic.scan import scan_parts
 
 CLOCK_SKEW = timedelta(hours=1)
 """A later time is a broken clock: one such request would move every window into the future."""
@@ -61,7 +62,11 @@ def _newest(store: ObjectStore, parts: Sequence[tuple[datetime, str]], latest: d
     """The time of the newest believable request; hours are tried from the last one back."""
     for hour in sorted({hour for hour, _ in parts if hour <= latest}, reverse=True):
         keys = [key for at, key in parts if at == hour]
-        times = [request.time for key in keys for request in read_part(store, key) if request.time <= latest]
-        if times:
-            return max(times)
+        times: list[datetime] = [
+            time
+            for batch in scan_parts(store, keys, ("time",), verify=True)
+            for time in batch.column("time").to_pylist()
+        ]
+        if believable := [time for time in times if time <= latest]:
+            return max(believable)
     return None

@@ -81,11 +81,12 @@ def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
     assert not outcome.rungs
 
 
-def test_the_same_window_is_decided_once(digits: Settings) -> None:
+def test_the_same_window_is_read_and_decided_once(digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from tasks.promotion import journal
 
+    monkeypatch.setattr("tasks.traffic.windows.read_part", lambda _, key: pytest.fail(f"{key} was read again"))
     before = journal.read("digits")
     assert maintenance("digits").status is Status.ALREADY_DONE
     assert journal.read("digits") == before
