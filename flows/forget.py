@@ -104,8 +104,18 @@ def _traffic(sweep: _Sweep) -> None:
             staying, going = erasure.without_requests(sweep.store.get(key), sweep.act, where=key)
             if going:
                 write_traffic(sweep.store, sweep.model, staying)
+                _profiles_of(sweep, key)  # first: whoever goes on after a kill finds them by the part
                 sweep.store.delete(key)
                 sweep.removed["traffic"] += len(going)
+
+
+def _profiles_of(sweep: _Sweep, part: str) -> None:
+    """A profile holds tenants and ids of its part; what is left of the part is profiled anew."""
+    folder, name = part.removeprefix("traffic/").removesuffix(".parquet").rsplit("/", 1)
+    for key in list(sweep.store.list(f"profiles/{folder}/")):
+        if key.rsplit("/", 1)[1].startswith(f"{name}-"):
+            sweep.store.delete(key)
+            sweep.removed["derived"] += 1
 
 
 def _samples(sweep: _Sweep, room: str) -> None:

@@ -15,6 +15,7 @@ from flows.outcomes import Outcome, Rung, Status
 from flows.progress import Progress
 from infra.settings import settings
 from tasks.models.catalog import open_model
+from tasks.profiles import steps as profiles
 from tasks.promotion import steps as promotion
 from tasks.quantization import steps as quantization
 from tasks.quantization.kv_cache import require_cache
@@ -97,6 +98,8 @@ def _build(
     started = time.perf_counter()
     registered = open_model(model)
     champion = promotion.read_champion(model)
+    progress.step("profiling the window's traffic", 0.02)
+    frozen = profiles.freeze_traffic(sample)
     progress.step("composing the calibration set", 0.05)
     calibration = sampling.compose_calibration_set(model, sample, champion)
     progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
@@ -121,7 +124,7 @@ def _build(
     write_measures(model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started)
     progress.step("releasing the candidate", 0.9)
     name = f"{taken.recipe.name} on {sample.digest[:8]}"
-    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name)
+    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name, frozen)
     _leave_artifact(model, rungs, taken, release)
     outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval, actor)
     write_measures(model)

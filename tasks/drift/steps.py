@@ -21,7 +21,7 @@ from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide, recalibrates
 from tasks.drift.evidence import ACTING, Alarms, Evidence, is_fresh, with_window
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
-from tasks.drift.input import MINIMUM, input_increments, judged_tables, too_few
+from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_lens
 from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
@@ -30,6 +30,7 @@ from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
 from tasks.drift.tables import tables
 from tasks.drift.weights import weights_lens
+from tasks.drift.whole_traffic import whole_traffic
 from tasks.models.agreement import token_agreement
 from tasks.models.catalog import RegisteredModel, open_model, source_of
 from tasks.models.inputs import run_all
@@ -39,8 +40,11 @@ from tasks.models.traits import TRAITS
 from tasks.observation.archive import parse_observation
 from tasks.observation.scales import parse_scales
 from tasks.observation.watch import watch
+from tasks.profiles.frozen import FROZEN, parse_frozen
+from tasks.profiles.steps import window_profile
 from tasks.records import (
     Decision,
+    Finding,
     GoldenCase,
     LensReading,
     PastDecision,
@@ -95,7 +99,9 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
 
     evidence, key = _count(model, champion, "input", window, requests, increments, rules)
     reading = judged_tables(found, evidence, len(requests), rules)
-    return replace(reading, evidence=key, reference=_named(reference) if seasonal else _calibration(champion))
+    findings = (*reading.findings, *_all_traffic(window, champion))
+    named = _named(reference) if seasonal else _calibration(champion)
+    return replace(reading, findings=findings, evidence=key, reference=named)
 
 
 @task(name="range-lens", cache_policy=NO_CACHE)
@@ -309,6 +315,14 @@ def _count(
         return with_window(before, mark, until, increments(is_fresh(before, mark, requests)), rules)
 
     return dossier.counted(dossier.prefix(model.name, champion.digest, model.source, lens), add)
+
+
+def _all_traffic(window: SampleRef, champion: ReleaseRef) -> tuple[Finding, ...]:
+    release = settings().release(champion.model, champion.digest)
+    if FROZEN not in release.files:  # released before traffic was profiled
+        return ()
+    frozen = parse_frozen(release.file(FROZEN), where=f"the traffic of version {champion.version}")
+    return whole_traffic(frozen, window_profile(window).profile, EFFECT)
 
 
 def _weeks_before(spec: ModelSpec, window: SampleRef) -> tuple[Request, ...]:

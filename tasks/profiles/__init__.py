@@ -1,4 +1,4 @@
-"""Mergeable profiles of traffic: what lenses, reports and calibration read instead of the traffic itself (ADR 17)."""
+"""Mergeable profiles of traffic: each part is read once, ever, and all of them together tell of a window (ADR 17)."""
 
 from tasks.profiles.archive import dump, parse
 from tasks.profiles.profile import Kept, Profile, Site, empty, merge

@@ -15,6 +15,7 @@ from infra.errors import BadInput, NotFound, Refused
 from infra.processes import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
+from tasks.profiles.frozen import FROZEN
 from tasks.promotion import journal, ledger
 from tasks.promotion.decisions import decision_details, past_decisions
 from tasks.promotion.ledger import Entry, Kind, body
@@ -106,12 +107,21 @@ def finish(model: str, window: str, run: str, actor: str, outcome: str, failed: 
 
 @task(name="release-candidate", cache_policy=NO_CACHE)
 def release_candidate(
-    candidate: CandidateRef, engines: Sequence[EngineRef], reports: Sequence[GateReport], run_name: str
+    candidate: CandidateRef,
+    engines: Sequence[EngineRef],
+    reports: Sequence[GateReport],
+    run_name: str,
+    frozen: str | None = None,
 ) -> ReleaseRef:
-    """Bundle graph, engines, scales and golden reports; sign; register as an MLflow model version."""
+    """Bundle graph, engines, scales and golden reports; sign; register as an MLflow model version.
+
+    `frozen` is the key of what is kept of the traffic at hand; later windows are compared with it.
+    """
     store = settings().store()
     prefix = candidate.key("")
     files = {key.removeprefix(prefix): store.get(key) for key in store.list(prefix)}
+    if frozen is not None:
+        files[FROZEN] = store.get(frozen)
     recorded: Mapping[str, Json] = json.loads(files.pop("candidate.json"))
     facts: dict[str, Json] = {
         **recorded,

@@ -79,6 +79,11 @@ def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
     outcome = maintenance("digits")
     assert outcome.status is Status.KEPT, outcome.reason
     assert not outcome.rungs
+    assert outcome.decision is not None
+    (inputs,) = [one for one in outcome.decision.readings if one.lens == "input"]
+    seen = {one.subject: one for one in inputs.findings}
+    assert "requests in the window's hours" in seen["all traffic"].text
+    assert seen["all traffic: mean"].value < seen["all traffic: mean"].limit
 
 
 def test_the_same_window_is_read_and_decided_once(digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +92,7 @@ def test_the_same_window_is_read_and_decided_once(digits: Settings, monkeypatch:
     from tasks.promotion import journal
 
     monkeypatch.setattr("tasks.traffic.windows.read_part", lambda _, key: pytest.fail(f"{key} was read again"))
+    monkeypatch.setattr("tasks.profiles.window._profiled", lambda _, key, __: pytest.fail(f"{key} was profiled again"))
     before = journal.read("digits")
     assert maintenance("digits").status is Status.ALREADY_DONE
     assert journal.read("digits") == before

@@ -14,12 +14,15 @@ from infra.releases import write_release
 from infra.settings import Settings
 from infra.stores.local import LocalStore
 from tasks import erasure
+from tasks.profiles import profile_window
 from tasks.promotion import journal
 from tasks.promotion.ledger import Kind, body
 from tasks.records import Request
 from tasks.traffic import Reject, read_window, to_parquet, write_traffic
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
+PARTS = 5
+"""Hours of the traffic, and profiles of them."""
 SET = "c" * 64
 WINDOW = "d" * 64
 
@@ -38,7 +41,7 @@ def stored(workspace: Settings) -> Settings:
     """A model with traffic, a window, a calibration set, a champion that came from it, rejects and a quarantine."""
     store = workspace.store()
     store.put("models/m/current", json.dumps({"version": 1, "digest": "x"}).encode())
-    write_traffic(store, "m", requests())
+    profile_window(store, "m", write_traffic(store, "m", requests()))
     kept = to_parquet([erasure.redacted(one) for one in requests()])
     for room, digest in (("windows", WINDOW), ("calibration", SET)):
         store.put(f"{room}/m/{digest}.parquet", kept)
@@ -73,7 +76,7 @@ def test_a_tenant_is_gone_from_every_room_and_the_others_are_whole(stored: Setti
         "traffic": 10,
         "windows": 10,
         "calibration": 10,
-        "derived": 2,
+        "derived": 2 + PARTS,
         "rejected": 1,
         "quarantine": 1,
     }
@@ -108,7 +111,8 @@ def test_doing_it_again_finds_nothing_and_adds_no_entry(stored: Settings) -> Non
 
 def test_one_request_is_forgotten_by_its_id(stored: Settings) -> None:
     (done,) = forget("m", request="r3")
-    assert done.removed == {"traffic": 1, "windows": 1, "calibration": 1, "derived": 2, "quarantine": 1}
+    assert done.removed == {"traffic": 1, "windows": 1, "calibration": 1, "derived": 3, "quarantine": 1}
+    assert len(list(stored.store().list("profiles/m/"))) == PARTS - 1
     assert "r3" not in {one.request_id for one in read_window(stored.store(), "m", hours=24).requests}
 
 

@@ -1,0 +1,36 @@
+"""A window's traffic as a profile, for the flows: each part is read once, ever, wherever it is worked on."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.cluster import open_mapper
+from infra.settings import settings
+from tasks.models.catalog import where_spread
+from tasks.profiles.frozen import freeze
+from tasks.profiles.window import PartProfile, WindowProfile, profile_window
+from tasks.records import SampleRef
+from tasks.traffic.scan import parts_between
+
+
+def window_profile(window: SampleRef) -> WindowProfile:
+    """Every request of the hours that the window meets, also those that the sample left out."""
+    store, model = settings().store(), window.model
+    start, end = (datetime.fromisoformat(time) if time else None for time in (window.start, window.end))
+    keys = list(parts_between(store, model, start, end))
+    with open_mapper(where_spread(model), pieces=len(keys)) as mapper:
+
+        def spread(work: Callable[[str], PartProfile], parts: Iterable[str]) -> Iterable[PartProfile]:
+            return mapper.map(work, parts)
+
+        return profile_window(store, model, keys, mapper=spread)
+
+
+@task(name="freeze-traffic", cache_policy=NO_CACHE)
+def freeze_traffic(window: SampleRef) -> str:
+    """What a release of this window will keep of its traffic; gives the key, `frozen/MODEL/WINDOW.json`."""
+    key = f"frozen/{window.model}/{window.digest}.json"
+    settings().store().put(key, freeze(window_profile(window).profile).document())
+    return key
