@@ -160,7 +160,9 @@ class Pool:
 
 
 def _first(request: Request) -> tuple[object, ...]:
-    return request.time, request.request_id
+    """Of several deliveries of a request the one with a label: labels come late, and whichever part is read first."""
+    told = [(value is None, value or "") for value in (request.label, request.decision, request.model_version)]
+    return request.time, request.request_id, *told
 
 
 def allocate(counts: Mapping[Key, int], size: int, minimum: int) -> dict[Key, int]:

@@ -4,6 +4,7 @@ import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_a_small_window_is_taken_whole_in_order_of_time() -> None:
     sample = draw(reversed(requests), size=64, tenant_share=0.5)
     assert sample.requests == tuple(requests)
     assert (sample.seen, sample.dropped) == (10, {})
+
+
+@pytest.mark.parametrize("late_first", [True, False])
+def test_a_request_that_came_again_with_its_label_is_taken_with_it(late_first: bool) -> None:
+    early = [request(i) for i in range(50)]
+    late = [replace(one, label="3", decision="allowed") for one in early]
+    sample = draw([*late, *early] if late_first else [*early, *late], size=64, tenant_share=1.0)
+    assert sample.requests == tuple(late)
 
 
 def test_common_strata_are_proportional_and_rare_ones_have_a_floor() -> None:
