@@ -18,6 +18,7 @@ from infra.errors import AlreadyExists, BadInput, NotFound, Refused
 from infra.settings import settings
 from infra.stores.port import ObjectStore
 from tasks import erasure
+from tasks.drift.report import remove_snapshot
 from tasks.erasure import Act
 from tasks.models.catalog import open_model
 from tasks.promotion import journal, ledger
@@ -132,6 +133,7 @@ def _samples(sweep: _Sweep, room: str) -> None:
         for derived in _derived(sweep, room, digest):
             sweep.store.delete(derived)
             sweep.removed["derived"] += 1
+        sweep.removed["derived"] += remove_snapshot(settings().root / "evidently", sweep.model, digest)
         sweep.store.put(key, erasure.sample_bytes(staying))
         sweep.removed[room] += len(going)
 
@@ -157,10 +159,12 @@ def _drop_weights(store: ObjectStore, key: str, ids: set[str]) -> None:
 
 
 def _derived(sweep: _Sweep, room: str, digest: str) -> Sequence[str]:
-    """Observations keep rows of activations, and drift pages one row a request."""
+    """Observations keep rows of activations, embeddings and drift pages one row a request."""
+    store, model = sweep.store, sweep.model
+    found = [key for key in store.list(f"embeddings/{model}/") if key.endswith(f"-{digest[:32]}.npy")]
     if room == "calibration":
-        return [key for key in sweep.store.list(f"observations/{sweep.model}/") if f"-{digest}" in key]
-    return list(sweep.store.list(f"reports/{sweep.model}/{digest[:16]}/"))
+        return [*found, *(key for key in store.list(f"observations/{model}/") if f"-{digest}" in key)]
+    return [*found, *store.list(f"reports/{model}/{digest[:16]}/")]
 
 
 def _rejects(sweep: _Sweep) -> None:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jinja2
 import pandas as pd
@@ -92,18 +92,34 @@ def store_snapshot(report: EvidentlyReport, folder: Path, model: str, window: st
     from evidently.sdk.models import ProjectModel
     from evidently.ui.workspace import Workspace
 
-    project = uuid5(NAMESPACE_URL, f"requant:{model}")
+    project = _project(model)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         workspace = Workspace.create(scratch)
         if Workspace.create(str(folder)).get_project(project) is None:
             described = "Drift of live traffic against what the champion was calibrated on; informs, triggers nothing."
             workspace.add_project(ProjectModel(id=project, name=model, description=described))
-        workspace.state.write_snapshot(project, uuid5(project, window), report.snapshot.to_snapshot_model())
+        workspace.state.write_snapshot(project, _snapshot(model, window), report.snapshot.to_snapshot_model())
         for finished in (path for path in Path(scratch).rglob("*") if path.is_file()):
             place = folder / finished.relative_to(scratch)
             place.parent.mkdir(parents=True, exist_ok=True)
             finished.replace(place)
+
+
+def remove_snapshot(folder: Path, model: str, window: str) -> bool:
+    """Take a window's report out of Evidently's workspace; False when it holds none."""
+    found = list(folder.glob(f"{_project(model)}/**/{_snapshot(model, window)}.json"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return bool(found)
+
+
+def _project(model: str) -> UUID:
+    return uuid5(NAMESPACE_URL, f"requant:{model}")
+
+
+def _snapshot(model: str, window: str) -> UUID:
+    return uuid5(_project(model), window)
 
 
 def _frame(requests: Sequence[Request]) -> pd.DataFrame:

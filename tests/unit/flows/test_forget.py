@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
@@ -49,6 +50,11 @@ def stored(workspace: Settings) -> Settings:
         store.put(f"{room}/m/{digest}.json", b"{}")
     store.put(f"observations/m/1234-{SET}-ab.npz", b"rows")
     store.put("observations/m/1234-other.npz", b"rows")
+    for digest in (SET, WINDOW, "e" * 64):
+        store.put(f"embeddings/m/5678-{digest[:32]}.npy", b"rows")
+    snapshot = f"{uuid5(NAMESPACE_URL, 'requant:m')}/snapshots/{uuid5(uuid5(NAMESPACE_URL, 'requant:m'), WINDOW)}.json"
+    (workspace.root / "evidently" / snapshot).parent.mkdir(parents=True)
+    (workspace.root / "evidently" / snapshot).write_text("{}")
     store.put(f"reports/m/{WINDOW[:16]}/evidently.html", b"rows")
     lines = [{"raw": json.dumps({"tenant": "acme", "text": 7})}, {"raw": json.dumps({"tenant": "globex"})}]
     store.put("rejected/m/a.jsonl", "".join(json.dumps(one) + "\n" for one in lines).encode())
@@ -76,7 +82,7 @@ def test_a_tenant_is_gone_from_every_room_and_the_others_are_whole(stored: Setti
         "traffic": 10,
         "windows": 10,
         "calibration": 10,
-        "derived": 2 + PARTS,
+        "derived": 5 + PARTS,
         "rejected": 1,
         "quarantine": 1,
     }
@@ -86,6 +92,8 @@ def test_a_tenant_is_gone_from_every_room_and_the_others_are_whole(stored: Setti
     assert not [key for key, data in left.items() if b"acme" in data]
     assert b"globex" in b"".join(data for key, data in left.items() if key.startswith("rejected/"))
     assert "observations/m/1234-other.npz" in left
+    assert [key for key in left if key.startswith("embeddings/")] == [f"embeddings/m/5678-{'e' * 32}.npy"]
+    assert not list(stored.root.glob("evidently/**/*.json"))
     assert set(json.loads(left[f"windows/m/{WINDOW}.weights.json"])) == {f"r{i}" for i in range(30) if i % 3}
 
 
@@ -111,7 +119,7 @@ def test_doing_it_again_finds_nothing_and_adds_no_entry(stored: Settings) -> Non
 
 def test_one_request_is_forgotten_by_its_id(stored: Settings) -> None:
     (done,) = forget("m", request="r3")
-    assert done.removed == {"traffic": 1, "windows": 1, "calibration": 1, "derived": 3, "quarantine": 1}
+    assert done.removed == {"traffic": 1, "windows": 1, "calibration": 1, "derived": 6, "quarantine": 1}
     assert len(list(stored.store().list("profiles/m/"))) == PARTS - 1
     assert "r3" not in {one.request_id for one in read_window(stored.store(), "m", hours=24).requests}
 

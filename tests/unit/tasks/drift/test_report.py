@@ -11,7 +11,7 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.drift.decision import decide
-from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.report import Worst, drift_report, lens_page, remove_snapshot, store_snapshot
 from tasks.records import Action, Finding, Health, LensReading, PastDecision, Payload, Request
 
 LOADED = re.compile(rb"""<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*["']https?://""")
@@ -64,6 +64,10 @@ def test_a_window_is_one_snapshot_in_evidentlys_workspace_however_often_it_is_st
     (project,) = [folder for folder in tmp_path.iterdir() if (folder / "metadata.json").exists()]
     assert "tiny" in (project / "metadata.json").read_text()
     assert len(list((project / "snapshots").iterdir())) == 2
+    assert remove_snapshot(tmp_path, "tiny", "w1")
+    assert not remove_snapshot(tmp_path, "tiny", "w1")
+    assert not remove_snapshot(tmp_path, "other", "w2")
+    assert len(list((project / "snapshots").iterdir())) == 1
 
 
 def test_runs_at_once_store_in_evidentlys_workspace_and_nobody_reads_half_a_file(tmp_path: Path) -> None:
