@@ -1,0 +1,56 @@
+"""A spec that covers the ranges with few requests and always holds its guardrails, through the tasks that flows call."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.settings import Settings
+from tests.integration.conftest import EXAMPLES, images, serve
+
+SIZE, GUARDED = 64, 12
+RULES = f"""
+calibration:
+  selection: cover
+  guardrails: [night]
+  size: {SIZE}
+"""
+
+
+@pytest.fixture(scope="module")
+def digits(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The digits, with some of the pool's images marked as guardrails."""
+    from tasks.models.catalog import register
+
+    folder = shutil.copytree(EXAMPLES / "digits", tmp_path_factory.mktemp("models") / "digits")
+    spec = Path(folder) / "model.yaml"
+    spec.write_text(spec.read_text() + RULES)
+    pool = pq.read_table(folder / "calibration.parquet")
+    domains = ["night"] * GUARDED + pool.column("domain").to_pylist()[GUARDED:]
+    place = pool.schema.get_field_index("domain")
+    marked = pool.set_column(place, pool.schema.field("domain"), pa.array(domains, pa.string()))
+    pq.write_table(marked, folder / "calibration.parquet")
+    register(spec)
+    serve(loop, "digits", 0, images(0.5, 1.0, 2.0))
+    return loop
+
+
+def test_the_set_covers_the_ranges_and_holds_every_guardrail(digits: Settings) -> None:
+    from tasks.sampling.steps import compose_calibration_set, sample_window
+    from tasks.traffic import from_parquet
+
+    window = sample_window.fn("digits")
+    assert window is not None
+    composed = compose_calibration_set.fn("digits", window)
+    requests = from_parquet(digits.store().get(composed.key), where=composed.key)
+    guarded = [one for one in requests if one.domain == "night"]
+    assert (len(requests), len(guarded)) == (SIZE, GUARDED)
+    live = [one for one in requests if one.domain.startswith("exposure-")]
+    assert len(live) == SIZE - SIZE // 4
+    offered = from_parquet(digits.store().get(window.key), where=window.key)
+    share = sum(one.domain == "exposure-2" for one in live) / len(live)
+    sampled = sum(one.domain == "exposure-2" for one in offered) / len(offered)
+    assert share > sampled  # what reaches farthest covers the ranges
+    assert compose_calibration_set.fn("digits", window).digest == composed.digest
