@@ -1,4 +1,4 @@
-"""A spec that covers the ranges with few requests and always holds its guardrails, through the tasks that flows call."""
+"""A spec that covers the ranges with few requests and always holds its guardrails, by the tasks that flows call."""
 
 import shutil
 from pathlib import Path
