@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,14 @@ class Window:
     sites: dict[str, ExponentHistogram] = field(repr=False)
 
 
+class Seen(NamedTuple):
+    """One payload at one site: bins that hold something, of thousands, and their counts."""
+
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int32]
+    largest: float
+
+
 @dataclass(eq=False)
 class Bench:
     """A champion, its full precision and its reference traffic; remembers every payload it has measured."""
@@ -50,8 +59,7 @@ class Bench:
     _scores: Numbers = field(default_factory=lambda: np.zeros(0))
     _vectors: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
     _classes: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
-    _counts: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    _largest: dict[str, Numbers] = field(default_factory=dict)
+    _seen: dict[str, list[Seen]] = field(default_factory=dict)  # of each site, a payload after the other
 
     def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[Window]:
         """Consecutive whole windows."""
@@ -63,12 +71,7 @@ class Bench:
         places = np.array([self._places[_key(one.payload)] for one in part])
         known = [number for number, one in enumerate(part) if one.label is not None] if self._classes.size else []
         labels = np.array([int(part[number].label or -1) for number in known], np.int64)
-        found = {
-            name: ExponentHistogram(
-                self._counts[name][places].sum(axis=0, dtype=np.int64), float(self._largest[name][places].max())
-            )
-            for name in self.sites
-        }
+        found = {name: _added([self._seen[name][place] for place in places.tolist()]) for name in self.sites}
         correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
         return Window(part, self._scores[places], correct, self._vectors[places], found)
 
@@ -102,12 +105,19 @@ class Bench:
             name: one.divisors for name, one in self.champion.derived.scales.items() if one.divisors is not None
         }
         watched = tuple(site for site in subject.sites if site.name in self.sites)
-        seen = [watch(engine, watched, subject.inputs, [one], divisors) for one in payloads]
-        for name in self.sites:
-            counts = np.stack([one[name].histogram.counts.astype(np.int32) for one in seen])
-            largest = np.array([one[name].histogram.amax for one in seen])
-            self._counts[name] = np.concatenate([self._counts.get(name, np.zeros((0, BINS), np.int32)), counts])
-            self._largest[name] = np.concatenate([self._largest.get(name, np.zeros(0)), largest])
+        for one in payloads:
+            for name, found in watch(engine, watched, subject.inputs, [one], divisors, rows=1).items():
+                counts = found.histogram.counts
+                used = np.flatnonzero(counts)
+                self._seen.setdefault(name, []).append(
+                    Seen(used.astype(np.uint16), counts[used].astype(np.int32), found.histogram.amax)
+                )
+
+
+def _added(parts: Sequence[Seen]) -> ExponentHistogram:
+    bins, counts = (np.concatenate([one[place] for one in parts]) for place in (0, 1))
+    total = np.bincount(bins, counts, BINS).astype(np.int64)
+    return ExponentHistogram(total, max(one.largest for one in parts))
 
 
 def open_bench(subject: Subject, reference: Sequence[Request], budget: float) -> Bench:
