@@ -16,7 +16,7 @@ from tasks.sampling.near_duplicates import distinct
 from tasks.sampling.strata import draw
 
 ANCHOR_SHARE = 0.25
-"""Of the set: it bounds how far one window may move a scale (DESIGN.md, D13)."""
+"""Of the set: what a window holds is never all of it (DESIGN.md, D13; ADR 20 has the bounds on scales)."""
 GUARDRAIL_SHARE = 0.5
 """Of the set, at most: a set that is mostly guardrails would no longer be what users send."""
 

@@ -17,6 +17,8 @@ from tasks.models.spec import InputSpec, ModelSpec, Task
 from tests.language_folders import write_folder
 
 MAX_LENGTH, NEW_TOKENS = 32, 16
+SHIPPED = "shipped"
+EXAMPLE = Path(__file__).resolve().parents[5] / "examples" / "lm"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def build(family: str) -> Small:
         if family not in made:
-            made[family] = _export(write_folder(tmp_path_factory.mktemp(family), family))
+            folder = EXAMPLE if family == SHIPPED else write_folder(tmp_path_factory.mktemp(family), family)
+            made[family] = _export(folder)
         return made[family]
 
     return build

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from infra.errors import BadInput
+from tasks.models.golden import read_golden
 from tasks.models.language.decoder import CachedDecoder
 from tasks.models.language.generation import Sampling, answer, choose, generate
 from tests.language_folders import VOCABULARY
-from tests.unit.tasks.models.language.conftest import NEW_TOKENS
+from tests.unit.tasks.models.language.conftest import NEW_TOKENS, SHIPPED
 
 PROMPTS = 200
 
@@ -38,11 +40,23 @@ def prompts(count: int = PROMPTS) -> list[list[int]]:
     return [rng.integers(1, VOCABULARY, rng.integers(1, 12)).tolist() for _ in range(count)]
 
 
-def test_greedy_tokens_are_those_of_transformers_for_200_prompts(small: Any) -> None:
-    made = small("llama")
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_greedy_tokens_are_those_of_transformers_for_200_prompts(small: Any, family: str) -> None:
+    made = small(family)
     found = generate(made.engine, made.inputs.layout, prompts(), new_tokens=NEW_TOKENS)
     assert len({tuple(one) for one in found}) > PROMPTS // 2, "the prompts must make a difference"
     assert found == _by_transformers(made.model, prompts())
+
+
+def test_the_shipped_model_writes_the_tokens_of_transformers_for_200_golden_prompts(small: Any) -> None:
+    made = small(SHIPPED)
+    cases = read_golden((made.folder / "golden.parquet").read_bytes(), None, where="its golden set").cases
+    tokenizer = Tokenizer.from_file(str(made.folder / "tokenizer.json"))
+    asked = [tokenizer.encode(str(case.payload)).ids[:24] for case in cases[:: len(cases) // PROMPTS][:PROMPTS]]
+    found = generate(made.engine, made.inputs.layout, asked, new_tokens=NEW_TOKENS)
+    assert len(asked) == PROMPTS
+    assert len({tuple(one) for one in found}) > PROMPTS // 2
+    assert found == _by_transformers(made.model, asked)
 
 
 def test_sampled_tokens_are_those_of_torch_for_200_prompts(small: Any) -> None:
