@@ -30,16 +30,10 @@ def decision_details(decision: Decision, window: SampleRef) -> dict[str, Json]:
     }
 
 
-def past_decisions(entries: Sequence[Entry], *, before: str | None = None) -> tuple[PastDecision, ...]:
-    """Decisions of the ledger, oldest first; with `before`, those ahead of the decision about this window."""
-    found = []
-    for entry in entries:
-        if entry.kind is not Kind.DECIDED:
-            continue
-        if before is not None and entry.details.get("window") == before:
-            break
-        found.append(_past(entry))
-    return tuple(found)
+def past_decisions(entries: Sequence[Entry], *, before: int | None = None) -> tuple[PastDecision, ...]:
+    """Decisions of the ledger, oldest first; with `before`, those ahead of the entry of that number."""
+    decided = (entry for entry in entries if entry.kind is Kind.DECIDED)
+    return tuple(_past(entry) for entry in decided if before is None or entry.number < before)
 
 
 def _past(entry: Entry) -> PastDecision:
