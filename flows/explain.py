@@ -37,6 +37,7 @@ class Explanation:
     model: str
     window: str
     end: str
+    rows: int | None  # requests of its sample; None in entries of earlier versions
     number: int  # of the ledger entry
     action: str
     attribution: str
@@ -63,6 +64,7 @@ def explain(model: str, window: str = "latest") -> Explanation:
         model=model,
         window=str(details["window"]),
         end=end,
+        rows=rows if isinstance(rows := details.get("rows"), int) else None,
         number=entry.number,
         action=str(details.get("action")),
         attribution=str(details.get("attribution") or "not recorded"),

@@ -14,7 +14,7 @@ from flows.progress import Progress
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
-from tasks.drift.decision import recalibrates, wants_retraining
+from tasks.drift.decision import recalibrates, undecided, wants_retraining
 from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
 from tasks.records import Action, Decision, Health, LensReading, PastDecision, ReleaseRef, SampleRef, ThinWindow
@@ -37,17 +37,15 @@ def maintenance(
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
     champion = promotion.read_champion(model)
-    if champion is None:
-        return requantize(model, reason="the first champion", actor=actor)
-    source, weights = open_model(model).source, drift.look_at_weights(champion)
+    weights = None if champion is None else drift.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)
     sampled = sampling.sample_window(model, until)
-    if isinstance(sampled, ThinWindow):
-        if weights.health is not Health.DEGRADED:
-            return Outcome(model, Status.INCONCLUSIVE, f"{model}: {sampled.told}; nothing was done")
-        window = sampling.newest_sample(sampled)
-    else:
-        window = sampled
+    if isinstance(sampled, ThinWindow) and (weights is None or weights.health is not Health.DEGRADED):
+        return _leave_undecided(sampled, champion, weights, actor, started)
+    window = sampling.newest_sample(sampled) if isinstance(sampled, ThinWindow) else sampled
+    if champion is None or weights is None:
+        return requantize(model, reason="the first champion", window=window.key, actor=actor)
+    source = open_model(model).source
     past = promotion.decisions_before(model, window.digest, source)
     if isinstance(sampled, ThinWindow):
         decision = _decide_by_weights(sampled, window, champion, weights, past)
@@ -61,6 +59,16 @@ def maintenance(
     outcome = _act(window, source, decision, first, actor)
     progress.step(outcome.reason, 1.0)
     return replace(outcome, decision=decision, report=report)
+
+
+def _leave_undecided(
+    window: ThinWindow, champion: ReleaseRef | None, weights: LensReading | None, actor: str, started: float
+) -> Outcome:
+    """That nothing can be told is a decision, too: recorded once for the same traffic."""
+    decision = undecided(window, [weights] if weights else [])
+    promotion.record_decision(window.model, decision, actor, champion, window, drift.basis(window, decision))
+    write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
+    return Outcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)
 
 
 def _decide(

@@ -20,7 +20,7 @@ from tasks.promotion import journal, ledger
 from tasks.promotion.decisions import decision_details, past_decisions
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
-from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef
+from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
@@ -65,7 +65,12 @@ def acted_on(model: str, window: str, source: str) -> bool:
 
 @task(name="record-decision", cache_policy=NO_CACHE)
 def record_decision(
-    model: str, decision: Decision, actor: str, champion: ReleaseRef, window: SampleRef, basis: Mapping[str, Json]
+    model: str,
+    decision: Decision,
+    actor: str,
+    champion: ReleaseRef | None,
+    window: SampleRef | ThinWindow,
+    basis: Mapping[str, Json],
 ) -> bool:
     """Append the decision about a window and the weights once, "keep" too; False when a run decided before.
 
@@ -75,7 +80,7 @@ def record_decision(
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
         if ledger.decided(entries, decision.window_digest, str(basis["source"])) is not None:
             return None
-        details = {**decision_details(decision, window), **basis, "champion": asdict(champion)}
+        details = {**decision_details(decision, window), **basis, "champion": asdict(champion) if champion else None}
         return body(Kind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
 
     return journal.commit(model, decide) is not None

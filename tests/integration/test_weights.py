@@ -84,6 +84,7 @@ def test_changed_weights_are_acted_on_in_a_thin_window_with_the_newest_sample(lo
     newest = explain("digits").window
     serve(loop, "digits", 3, images(0.5, 1.0, seed=3)[:9])
     assert maintenance("digits").status is Status.INCONCLUSIVE
+    assert explain("digits").window != newest
     trained_on(folder)
     outcome = maintenance("digits")
     assert outcome.status is Status.PROMOTED, outcome.reason
@@ -92,6 +93,52 @@ def test_changed_weights_are_acted_on_in_a_thin_window_with_the_newest_sample(lo
     assert outcome.decision.window_digest == newest
     assert "The window holds 9 requests" in outcome.decision.reasons[-1]
     assert maintenance("digits").status is Status.INCONCLUSIVE
+
+
+def test_a_window_too_thin_to_tell_is_a_decision_recorded_once_and_explained(
+    loop: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import printing
+    from flows.explain import explain
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+    from flows.views import history
+    from tasks.models.catalog import open_model
+    from tasks.promotion.decisions import past_decisions
+    from tasks.promotion.ledger import Kind
+
+    looked_at = past_decisions(history("digits"))
+    serve(loop, "digits", 4, images(0.5, 1.0, seed=4)[:7])
+    outcome = maintenance("digits")
+    assert outcome.status is Status.INCONCLUSIVE
+    recorded = history("digits")
+    assert (recorded[-1].kind, recorded[-1].reason) == (Kind.DECIDED, outcome.reason)
+    assert past_decisions(recorded) == looked_at
+    told = explain("digits")
+    assert (told.action, told.rows, told.window) == (Action.INCONCLUSIVE, 7, recorded[-1].details["window"])
+    assert told.inputs["source"] == open_model("digits").source
+    printing.explanation(told)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The window holds 7 requests, and 64 are needed to look at it: no decision." in shown
+    assert maintenance("digits").status is Status.INCONCLUSIVE
+    assert history("digits") == recorded
+    serve(loop, "digits", 4, images(0.5, 1.0, seed=4)[:8])
+    maintenance("digits")
+    assert explain("digits").rows == 8
+
+
+def test_a_model_without_traffic_is_told_to_have_none(loop: Settings, folder: Path) -> None:
+    from flows.explain import explain
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+    from tasks.models.catalog import register
+
+    spec = (folder / "model.yaml").read_text().replace("name: digits", "name: unused")
+    (folder / "unused.yaml").write_text(spec)
+    register(folder / "unused.yaml")
+    assert maintenance("unused").status is Status.INCONCLUSIVE
+    told = explain("unused")
+    assert (told.action, told.rows, told.inputs["champion"]) == (Action.INCONCLUSIVE, 0, None)
 
 
 def test_changed_weights_are_acted_on_with_the_pool_where_no_sample_is_left(loop: Settings, folder: Path) -> None:
