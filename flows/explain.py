@@ -37,6 +37,7 @@ class Explanation:
     model: str
     window: str
     end: str
+    rows: int | None  # requests of its sample; None in entries of earlier versions
     number: int  # of the ledger entry
     action: str
     attribution: str
@@ -56,13 +57,14 @@ def explain(model: str, window: str = "latest") -> Explanation:
     spec, entries = open_model(model).spec, journal.read(model)
     entry = _find(model, entries, window)
     details = entry.details
-    past = past_decisions(entries, before=str(details["window"]))
+    past = past_decisions(entries, before=entry.number)
     end = str(details.get("end") or "")
     budget = spec.drift.false_alarms
     return Explanation(
         model=model,
         window=str(details["window"]),
         end=end,
+        rows=rows if isinstance(rows := details.get("rows"), int) else None,
         number=entry.number,
         action=str(details.get("action")),
         attribution=str(details.get("attribution") or "not recorded"),
@@ -88,9 +90,10 @@ def _find(model: str, entries: tuple[Entry, ...], window: str) -> Entry:
     found = [entry for entry in decided if window and str(entry.details.get("window")).startswith(window)]
     if not found:
         raise NotFound(f"no decision of {model} is about a window {window!r}: see `requant history {model}`")
-    if len(found) > 1:
-        raise BadInput(f"{len(found)} windows of {model} begin with {window!r}: give more of the digest")
-    return found[0]
+    windows = {entry.details.get("window") for entry in found}
+    if len(windows) > 1:
+        raise BadInput(f"{len(windows)} windows of {model} begin with {window!r}: give more of the digest")
+    return found[-1]  # the newest: other weights are decided about anew
 
 
 def _streams(lens: str, document: Mapping[str, Json], rules: Alarms) -> list[StreamView]:

@@ -14,9 +14,10 @@ from flows.progress import Progress
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
-from tasks.drift.decision import recalibrates, wants_retraining
+from tasks.drift.decision import recalibrates, undecided, wants_retraining
+from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
-from tasks.records import Action, Decision, Health, LensReading, PastDecision, ReleaseRef, SampleRef
+from tasks.records import Action, Decision, Health, LensReading, PastDecision, ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling import steps as sampling
 
 
@@ -36,26 +37,47 @@ def maintenance(
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
     champion = promotion.read_champion(model)
-    if champion is None:
-        return requantize(model, reason="the first champion", actor=actor)
+    weights = None if champion is None else drift.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)
-    window = sampling.sample_window(model, until)
-    if window is None:
-        return Outcome(model, Status.INCONCLUSIVE, f"{model}: too few requests in the window to tell; nothing was done")
-    past = promotion.decisions_before(model, window.digest)
-    decision = _decide(window, champion, past, progress)
+    sampled = sampling.sample_window(model, until)
+    if isinstance(sampled, ThinWindow) and (weights is None or weights.health is not Health.DEGRADED):
+        return _leave_undecided(sampled, champion, weights, actor, started)
+    window = sampling.newest_sample(sampled) if isinstance(sampled, ThinWindow) else sampled
+    if champion is None or weights is None:
+        return requantize(model, reason="the first champion", window=window.key, actor=actor)
+    source = open_model(model).source
+    past = promotion.decisions_before(model, window.digest, source)
+    if isinstance(sampled, ThinWindow):
+        decision = _decide_by_weights(sampled, window, champion, weights, past)
+    else:
+        decision = _decide(window, champion, weights, past, progress)
     first = promotion.record_decision(model, decision, actor, champion, window, drift.basis(window, decision))
     progress.step("writing the drift report", 0.8)
     report = drift.write_report(window, champion, decision, past)
     _leave_artifacts(model, decision, report)
     write_measures(model, readings=decision.readings, flow="maintenance", seconds=time.perf_counter() - started)
-    outcome = _act(window, decision, first, actor)
+    outcome = _act(window, source, decision, first, actor)
     progress.step(outcome.reason, 1.0)
     return replace(outcome, decision=decision, report=report)
 
 
-def _decide(window: SampleRef, champion: ReleaseRef, past: Sequence[PastDecision], progress: Progress) -> Decision:
-    weights = drift.look_at_weights(champion)
+def _leave_undecided(
+    window: ThinWindow, champion: ReleaseRef | None, weights: LensReading | None, actor: str, started: float
+) -> Outcome:
+    """That nothing can be told is a decision, too: recorded once for the same traffic."""
+    decision = undecided(window, [weights] if weights else [])
+    promotion.record_decision(window.model, decision, actor, champion, window, drift.basis(window, decision))
+    write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
+    return Outcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)
+
+
+def _decide(
+    window: SampleRef,
+    champion: ReleaseRef,
+    weights: LensReading,
+    past: Sequence[PastDecision],
+    progress: Progress,
+) -> Decision:
     readings: list[LensReading] = [weights]
     stale = next((one.exceeded.get("range", ()) for one in reversed(past) if one.champion == champion.version), ())
     lenses: tuple[tuple[str, Callable[[], list[LensReading]]], ...] = (
@@ -72,12 +94,26 @@ def _decide(window: SampleRef, champion: ReleaseRef, past: Sequence[PastDecision
     return drift.decide_window(window, champion, readings, past)
 
 
-def _act(window: SampleRef, decision: Decision, first: bool, actor: str) -> Outcome:
+def _decide_by_weights(
+    thin: ThinWindow,
+    sample: SampleRef,
+    champion: ReleaseRef,
+    weights: LensReading,
+    past: Sequence[PastDecision],
+) -> Decision:
+    """A digest needs no traffic: other weights are answered on what is stored, and nothing else is judged."""
+    decision = drift.decide_window(sample, champion, [weights], past)
+    of = f"the window up to {sample.end}" if sample.start else "the calibration pool"
+    told = f"{thin.told}: the weights alone decided, and {sample.rows} requests of {of} stand in for it."
+    return replace(decision, reasons=(*decision.reasons, told[0].upper() + told[1:]))
+
+
+def _act(window: SampleRef, source: str, decision: Decision, first: bool, actor: str) -> Outcome:
     """A run that finds the window decided does not ask again; an unfinished re-quantization it does take up."""
     model, why = window.model, decision.reasons[0]
     if wants_retraining(decision):
         promotion.request_retraining(model, window, decision, actor)
-    if recalibrates(decision) and (first or not promotion.acted_on(model, window.digest)):
+    if recalibrates(decision) and (first or not promotion.acted_on(model, window.digest, source)):
         return requantize(model, reason=why, window=window.key, action=decision.action, actor=actor)
     if not first:
         return Outcome(model, Status.ALREADY_DONE, f"this window was decided before: {decision.action}")

@@ -140,7 +140,9 @@ def history(entries: Sequence[Any]) -> None:
 
 def explanation(found: Any) -> None:
     """One decision: what was done, why, on which evidence."""
-    console.print(f"[bold]{found.action}[/bold]  window {found.window[:16]} up to {found.end or 'an unknown time'}")
+    rows = "" if found.rows is None else f", {found.rows} requests"
+    until = found.end or "an unknown time"
+    console.print(f"[bold]{found.action}[/bold]  window {found.window[:16]} up to {until}{rows}")
     for line in found.reasons:
         console.print(f"  {escape(line)}")
     console.print(f"what changed  {escape(found.attribution)}")

@@ -22,7 +22,7 @@ from tasks.quantization.kv_cache import require_cache
 from tasks.quantization.ladder import Search, climb
 from tasks.quantization.recipes import find_recipe
 from tasks.quantization.targets import require_expressible
-from tasks.records import Action, ReleaseRef, SampleRef
+from tasks.records import Action, ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling import steps as sampling
 from tasks.validation.report import to_markdown
 
@@ -60,8 +60,8 @@ def requantize(
         require_cache(chosen_recipe, spec.task, spec.budgets)
     progress = Progress(f"re-quantize {model}")
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
-    if sample is None:
-        text = f"{model}: too few requests in the newest window to calibrate on; import more"
+    if isinstance(sample, ThinWindow):
+        text = f"{model}: {sample.told} or calibrate on it; import more"
         return _ended(progress, Outcome(model, Status.INCONCLUSIVE, text))
     run = str(flow_run.id or "unnamed")
     if not promotion.claim(model, sample.digest, run, actor, reason):

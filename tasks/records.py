@@ -226,6 +226,23 @@ class SampleRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinWindow:
+    """A window with too few requests to be looked at; nothing of it is stored."""
+
+    model: str
+    digest: str  # of its hours and the traffic files that meet them
+    rows: int  # requests that a sample of it would have
+    minimum: int  # requests that the spec demands
+    start: str = ""  # ISO 8601; "" without any traffic
+    end: str = ""
+
+    @property
+    def told(self) -> str:
+        """Why nothing can be told from it, as a clause."""
+        return f"the window holds {self.rows} requests, and {self.minimum} are needed to look at it"
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateRef:
     """A quantized graph that was built and stored, and has yet to be judged or released."""
 

@@ -18,6 +18,7 @@ from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from infra.telemetry import CONTENT_TYPE, read_snapshots
+from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import Entry, Kind
 from tasks.quantization.recipes import RECIPES
 
@@ -152,7 +153,7 @@ def show(request: Request, template: str, *, status: int = 200, **context: Any) 
 def report_keys(model: str, decision: Entry) -> tuple[str, ...]:
     """Where the reports of a decision about a window lie."""
     window = decision.details.get("window")
-    if decision.kind is not Kind.DECIDED or not isinstance(window, str):
+    if decision.kind is not Kind.DECIDED or not isinstance(window, str) or was_thin(decision):
         return ()
     return tuple(f"reports/{model}/{window[:16]}/{name}" for name in ("lenses.html", "evidently.html"))
 

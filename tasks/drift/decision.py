@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from infra.errors import BadInput
 from tasks.drift.attribution import attribute
-from tasks.records import Action, Decision, Health, LensReading
+from tasks.records import Action, Decision, Health, LensReading, ThinWindow
 
 LENSES = ("weights", "input", "range", "fidelity", "safety", "control")
 _SHOWN = 3  # findings of one lens that a reason quotes
@@ -29,6 +29,14 @@ def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
     action = _action(health)
     reasons = (_headline(action, health), *(_reason(lens, health[lens], seen) for lens in _order(health)))
     return Decision(action, reasons, seen, window_digest, "; ".join(attribute(seen)))
+
+
+def undecided(window: ThinWindow, readings: Iterable[LensReading]) -> Decision:
+    """Too few requests to look at: inconclusive, with the lenses that need no traffic."""
+    seen = tuple(readings)
+    told = f"{window.told[0].upper()}{window.told[1:]}: no decision."
+    reasons = (told, *(_reason(one.lens, one.health, seen) for one in seen))
+    return Decision(Action.INCONCLUSIVE, reasons, seen, window.digest, "; ".join(attribute(seen)))
 
 
 def recalibrates(decision: Decision) -> bool:

@@ -51,6 +51,7 @@ from tasks.records import (
     ReleaseRef,
     Request,
     SampleRef,
+    ThinWindow,
 )
 from tasks.traffic import from_parquet, read_window
 
@@ -282,7 +283,7 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
     return f"{prefix}/lenses.html"
 
 
-def basis(window: SampleRef, decision: Decision) -> dict[str, Json]:
+def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]:
     """What a decision rests on, by digest: the full-precision graph, each lens's reference and evidence document."""
     return {
         "source": open_model(window.model).source,

@@ -8,15 +8,17 @@ from math import isfinite
 
 from infra.canonical import Json
 from tasks.promotion.ledger import Entry, Kind
-from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision, SampleRef
+from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision, SampleRef, ThinWindow
 
 _SUBJECTS = 50  # of one lens: an entry stays small however many layers a model has
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
 
-def decision_details(decision: Decision, window: SampleRef) -> dict[str, Json]:
+def decision_details(decision: Decision, window: SampleRef | ThinWindow) -> dict[str, Json]:
     """A decision as an entry's details; figures that are not finite are left out, because JSON has none."""
     return {
+        "rows": window.rows,
+        "sample": window.key if isinstance(window, SampleRef) else None,
         "window": decision.window_digest,
         "start": window.start,
         "end": window.end,
@@ -30,16 +32,18 @@ def decision_details(decision: Decision, window: SampleRef) -> dict[str, Json]:
     }
 
 
-def past_decisions(entries: Sequence[Entry], *, before: str | None = None) -> tuple[PastDecision, ...]:
-    """Decisions of the ledger, oldest first; with `before`, those ahead of the decision about this window."""
-    found = []
-    for entry in entries:
-        if entry.kind is not Kind.DECIDED:
-            continue
-        if before is not None and entry.details.get("window") == before:
-            break
-        found.append(_past(entry))
-    return tuple(found)
+def past_decisions(entries: Sequence[Entry], *, before: int | None = None) -> tuple[PastDecision, ...]:
+    """Decisions of the ledger, oldest first; with `before`, those ahead of the entry of that number.
+
+    A window that was too thin is none of them: it confirms nothing, ends no alarm, and no cooldown waits for it.
+    """
+    decided = (entry for entry in entries if entry.kind is Kind.DECIDED and not was_thin(entry))
+    return tuple(_past(entry) for entry in decided if before is None or entry.number < before)
+
+
+def was_thin(decided: Entry) -> bool:
+    """Whether a decision is about a window that was too thin to be looked at: no sample of it was stored."""
+    return decided.details.get("sample", "") is None  # entries of earlier versions do not say
 
 
 def _past(entry: Entry) -> PastDecision:

@@ -131,9 +131,22 @@ def challenger(entries: Sequence[Entry]) -> Entry | None:
     return next(iter(pending_approvals(entries)), None)
 
 
-def decided(entries: Sequence[Entry], window_digest: str) -> Entry | None:
-    """The newest decision about a traffic window: a second run over the same window has nothing to decide."""
-    return next((one for one in _newest(entries, {Kind.DECIDED}) if one.details.get("window") == window_digest), None)
+def decided(entries: Sequence[Entry], window_digest: str, source: str) -> Entry | None:
+    """The newest decision about a traffic window and a full-precision graph: a second run has nothing to decide.
+
+    Other weights are decided about anew, though not one request came. Entries of earlier versions of Requant name no
+    graph, and count for any.
+    """
+    about = (one for one in _newest(entries, {Kind.DECIDED}) if one.details.get("window") == window_digest)
+    return next((one for one in about if one.details.get("source", source) == source), None)
+
+
+def done_since(entries: Sequence[Entry], window_digest: str, number: int) -> bool:
+    """Whether a run that began on the window after the entry of that number ended without a failure."""
+    about = [one for one in entries if one.number > number and one.details.get("window") == window_digest]
+    began = {one.details.get("run") for one in about if one.kind is Kind.INTENDED}
+    ended = (one for one in about if one.kind is Kind.FINISHED and not one.details.get("failed"))
+    return any(one.details.get("run") in began for one in ended)
 
 
 def open_intent(entries: Sequence[Entry], window_digest: str, now: datetime, lease: timedelta) -> Entry | None:

@@ -20,7 +20,7 @@ from tasks.promotion import journal, ledger
 from tasks.promotion.decisions import decision_details, past_decisions
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
-from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef
+from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
@@ -46,16 +46,18 @@ def champion_of(model: str) -> ReleaseRef | None:
     return _reference(model, ledger.champion(journal.read(model)))
 
 
-def decisions_before(model: str, window: str) -> tuple[PastDecision, ...]:
-    """What was decided before about other windows, oldest first: nothing that came after a decision about this one."""
-    return past_decisions(journal.read(model), before=window)
-
-
-def acted_on(model: str, window: str) -> bool:
-    """Whether a run finished, or still holds, a re-quantization for this window."""
+def decisions_before(model: str, window: str, source: str) -> tuple[PastDecision, ...]:
+    """What was decided before, oldest first: nothing from the decision about this window and these weights on."""
     entries = journal.read(model)
-    done = (one for one in entries if one.kind is Kind.FINISHED and one.details.get("window") == window)
-    if any(not one.details.get("failed") for one in done):
+    entry = ledger.decided(entries, window, source)
+    return past_decisions(entries, before=entry.number if entry else None)
+
+
+def acted_on(model: str, window: str, source: str) -> bool:
+    """Whether a run still holds, or finished, a re-quantization for what was decided about this window and weights."""
+    entries = journal.read(model)
+    entry = ledger.decided(entries, window, source)
+    if ledger.done_since(entries, window, entry.number if entry else 0):
         return True
     held = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
     return held is not None and not is_gone(held.details.get("process"))
@@ -63,17 +65,22 @@ def acted_on(model: str, window: str) -> bool:
 
 @task(name="record-decision", cache_policy=NO_CACHE)
 def record_decision(
-    model: str, decision: Decision, actor: str, champion: ReleaseRef, window: SampleRef, basis: Mapping[str, Json]
+    model: str,
+    decision: Decision,
+    actor: str,
+    champion: ReleaseRef | None,
+    window: SampleRef | ThinWindow,
+    basis: Mapping[str, Json],
 ) -> bool:
-    """Append the decision about a window once, "keep" too; False when a run decided the same window before.
+    """Append the decision about a window and the weights once, "keep" too; False when a run decided before.
 
     `basis` names by digest what else it rests on: the full-precision graph, the references, the evidence.
     """
 
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
-        if ledger.decided(entries, decision.window_digest) is not None:
+        if ledger.decided(entries, decision.window_digest, str(basis["source"])) is not None:
             return None
-        details = {**decision_details(decision, window), **basis, "champion": asdict(champion)}
+        details = {**decision_details(decision, window), **basis, "champion": asdict(champion) if champion else None}
         return body(Kind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
 
     return journal.commit(model, decide) is not None

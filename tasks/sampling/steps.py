@@ -20,13 +20,14 @@ from tasks.models.spec import CalibrationSpec, ModelSpec
 from tasks.observation.extents import extents
 from tasks.observation.scales import parse_scales
 from tasks.privacy import require_library, scrub
-from tasks.records import GoldenCase, ReleaseRef, Request, Sample, SampleRef
+from tasks.records import GoldenCase, ReleaseRef, Request, Sample, SampleRef, ThinWindow
 from tasks.redaction import redact
 from tasks.sampling.calibration import anchors, offer, settle
 from tasks.sampling.digest import sample_of
 from tasks.sampling.judgement import covering, judge
 from tasks.sampling.quarantine import Quarantined, document
 from tasks.sampling.shares import draw_window
+from tasks.sampling.strata import draw
 from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
 
 DRAWING = 1
@@ -36,8 +37,8 @@ SERVED_SHARE = 0.02
 
 
 @task(name="sample-window", cache_policy=NO_CACHE)
-def sample_window(model: str, until: datetime | None = None) -> SampleRef | None:
-    """Draw from the newest window and store the sample; None when it has fewer rows than the spec demands.
+def sample_window(model: str, until: datetime | None = None) -> SampleRef | ThinWindow:
+    """Draw from the newest window and store the sample, unless it has fewer rows than the spec demands.
 
     A window is read once: the same parts under the same rules give the sample that was drawn from them before.
     """
@@ -45,18 +46,36 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | None
     rules = spec.window
     window = read_window(store, model, hours=rules.hours, until=until)
     if window.start is None or window.end is None or not isinstance(window.requests, StoredRequests):
-        return None
+        return ThinWindow(model, sha256(canonical([])), 0, rules.minimum_rows)
     parts = canonical(sorted(window.requests.keys))
+    span = (window.start.isoformat(), window.end.isoformat())
     drawn = _drawn_key(model, window.start, window.end, parts, spec)
     with suppress(NotFound, BadInput):  # never drawn, or the sample was erased since
         return load_sample.fn(model, store.get(drawn).decode())
     sample = draw_window(window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share)
     sample = _scrubbed(sample, spec.calibration)
     if len(sample.requests) < rules.minimum_rows:
-        return None
-    kept = _keep("windows", model, sample, window.start.isoformat(), window.end.isoformat(), source=sha256(parts))
+        digest = sha256(canonical([*span, sha256(parts)]))
+        return ThinWindow(model, digest, len(sample.requests), rules.minimum_rows, *span)
+    kept = _keep("windows", model, sample, *span, source=sha256(parts))
     store.put(drawn, kept.key.encode())
     return kept
+
+
+@task(name="newest-sample", cache_policy=NO_CACHE)
+def newest_sample(thin: ThinWindow) -> SampleRef:
+    """What there is to calibrate on while traffic is thin: the newest window's sample that holds enough requests.
+
+    Without any, a sample of the calibration pool; it is of no hours: it has no `start`, and no groups that are served.
+    """
+    model, store = open_model(thin.model), settings().store()
+    keys = [key for key in store.list(f"windows/{thin.model}/") if key.endswith(".parquet")]
+    stored = sorted((load_sample.fn(thin.model, key) for key in keys), key=lambda one: one.end, reverse=True)
+    for one in stored:
+        if one.start and len(_stored(one).requests) >= thin.minimum:  # some may have been forgotten since
+            return one
+    pool = draw(model.pool, size=model.spec.window.sample, tenant_share=1.0)
+    return _keep("windows", thin.model, pool, "", thin.end, source=sha256(model.file("pool.parquet")))
 
 
 @task(name="load-sample", cache_policy=NO_CACHE)
@@ -191,7 +210,7 @@ def _keep(
         rows=len(sample.requests),
         seen=sample.seen,
         dropped=dict(sample.dropped),
-        groups=groups_of(sample.requests),
+        groups=groups_of(sample.requests) if start else (),  # of no hours: what is served is unknown, all groups bind
         start=start,
         end=end,
         ceilings=dict(ceilings or {}),

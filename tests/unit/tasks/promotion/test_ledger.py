@@ -20,6 +20,7 @@ from tasks.promotion.ledger import (
     challenger,
     champion,
     decided,
+    done_since,
     may_promote,
     open_intent,
     parse,
@@ -205,10 +206,30 @@ def test_a_candidate_judged_against_another_champion_is_refused(
 
 def test_a_window_is_decided_once_something_was_decided_about_it() -> None:
     entries = history((Kind.DECIDED, None, {"window": "w1"}), (Kind.DECIDED, None, {"window": "w2"}))
-    found = decided(entries, "w1")
+    found = decided(entries, "w1", "source")
     assert found is not None
     assert found.number == 1
-    assert decided(entries, "w3") is None
+    assert decided(entries, "w3", "source") is None
+
+
+def test_a_window_is_decided_anew_for_other_weights() -> None:
+    entries = history(
+        (Kind.DECIDED, None, {"window": "w", "source": "old"}), (Kind.DECIDED, None, {"window": "w", "source": "new"})
+    )
+    assert decided(entries, "w", "old") == entries[0]
+    assert decided(entries, "w", "new") == entries[1]
+    assert decided(entries, "w", "newest") is None
+
+
+def test_only_a_run_that_began_after_a_decision_has_acted_on_it() -> None:
+    ended = Kind.FINISHED, None, {"window": "w", "run": "r1", "failed": False}
+    failed = Kind.FINISHED, None, {"window": "w", "run": "r2", "failed": True}
+    decision = Kind.DECIDED, None, {"window": "w"}
+    assert done_since(history(decision, intended(), ended), "w", 1)
+    assert not done_since(history(intended(), ended, decision), "w", 3)
+    assert not done_since(history(intended(), decision, ended), "w", 2), "it was at work for another reason"
+    assert not done_since(history(decision, intended(run="r2"), failed), "w", 1)
+    assert not done_since(history(decision, intended(), ended), "another", 1)
 
 
 def intended(window: str = "w", run: str = "r1") -> tuple[Kind, None, dict[str, Json]]:
