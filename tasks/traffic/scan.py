@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
-from infra.errors import BadInput, NotFound, Unavailable
+from infra.errors import BadInput, Unavailable
 from infra.stores.filesystem import open_filesystem
 from infra.stores.port import ObjectStore
-from tasks.traffic.parts import HOUR, hour_of, require_intact
+from tasks.traffic.parts import HOUR, deleted, hour_of, require_intact
 from tasks.traffic.schema import SCHEMA, conform, present
 
 BATCH_ROWS = 8_192
@@ -106,9 +106,7 @@ def _translated(store: ObjectStore, key: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0].rstrip(".")
         if not store.exists(key):
-            raise NotFound(
-                f"{key} was deleted from {store.url} between listing and reading: run again, on what is there now"
-            ) from error
+            raise deleted(store, key) from error
         if "AWS Error" in reason:
             raise Unavailable(f"The store {store.url} could not read {key} ({reason}): run again") from error
         raise BadInput(f"{key} is not a whole Parquet file ({reason}): write or fetch it again") from error

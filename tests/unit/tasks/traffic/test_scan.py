@@ -78,6 +78,16 @@ def test_a_part_that_disappears_after_the_listing_is_named(store: LocalStore) ->
         list(scan_parts(store, [second], ["request_id"], verify=True))
 
 
+def test_a_part_that_disappears_inside_a_window_is_named(store: LocalStore) -> None:
+    first, _ = write_traffic(store, "minilm", [request("a"), request("b", NOON + HOUR)])
+    requests = read_window(store, "minilm", hours=2, until=NOON + HOUR).requests
+    assert [one.request_id for one in requests] == ["a", "b"]
+    store.delete(first)
+    with pytest.raises(NotFound, match=rf"^{first} was deleted from .* between listing and reading: run again") as gone:
+        list(requests)
+    assert "check the name" not in str(gone.value)
+
+
 def test_a_damaged_part_is_named(store: LocalStore) -> None:
     (key,) = write_traffic(store, "minilm", [request()])
     store.put(key, store.get(key)[:-30])
