@@ -20,11 +20,9 @@ from infra.stores.filesystem import open_filesystem
 from infra.stores.port import ObjectStore
 from tasks.traffic.parts import HOUR, deleted, hour_of, require_intact
 from tasks.traffic.schema import SCHEMA, conform, present
+from tasks.traffic.slices import BUFFER, rows_of_slice
 
 BATCH_ROWS = 8_192
-BATCH_BYTES = 16_000_000
-"""Decoded bytes that a batch aims at: a row group of a gigabyte is cut into slices of this size."""
-BUFFER = 1 << 20  # bytes fetched ahead, per column
 LONGEST_LISTING = timedelta(days=62)
 """A longer span lists all of the model's parts at once: fewer requests than one a day."""
 
@@ -121,7 +119,7 @@ def _read(
     for group in range(part.num_row_groups):
         if timed and not _overlaps(part.metadata.row_group(group), start, end):
             continue
-        size = _batch_rows(part.metadata.row_group(group), set(names))
+        size = rows_of_slice(part.metadata.row_group(group), names, most=BATCH_ROWS)
         for batch in part.iter_batches(batch_size=size, row_groups=[group], columns=names):
             whole = conform(batch, fields, key)
             kept = _within(whole, start, end) if timed else whole
@@ -145,11 +143,3 @@ def _overlaps(group: pq.RowGroupMetaData, start: datetime | None, end: datetime 
             low, high = column.statistics.min, column.statistics.max
             return (start is None or high > start) and (end is None or low <= end)
     return True
-
-
-def _batch_rows(group: pq.RowGroupMetaData, names: set[str]) -> int:
-    """Rows that decode to about BATCH_BYTES; at least one."""
-    columns = [group.column(place) for place in range(group.num_columns)]
-    size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.partition(".")[0] in names)
-    rows: int = BATCH_BYTES * group.num_rows // max(size, 1)
-    return max(1, min(BATCH_ROWS, rows))
