@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from heapq import nsmallest
 
-from infra.canonical import sha256
+from tasks.payloads import fingerprint
+from tasks.profiles.reservoir import Reservoir
 from tasks.records import Request
 
 WEEK = timedelta(days=7)
@@ -20,16 +20,16 @@ def weeks_before(end: datetime, weeks: int) -> list[datetime]:
 def same_hours(windows: Iterable[Iterable[Request]], size: int) -> tuple[Request, ...]:
     """At most `size` requests of these windows, in order of time; the same requests in any order give the same draw.
 
-    The smallest hashes of the request ids: a draw that neither the clock nor the number of shards influences.
+    Bottom-k by hashes of the request ids, which neither the clock nor the number of shards influences; `2 * size`
+    requests are held at most, however many the weeks had.
     """
-    drawn = nsmallest(size, _distinct(windows), key=lambda request: sha256(request.request_id.encode()))
-    return tuple(sorted(drawn, key=lambda request: (request.time, request.request_id)))
-
-
-def _distinct(windows: Iterable[Iterable[Request]]) -> Iterator[Request]:
-    seen: set[str] = set()
+    drawn = Reservoir[Request](size, order=_first)
     for window in windows:
         for request in window:
-            if request.request_id not in seen:
-                seen.add(request.request_id)
-                yield request
+            drawn.offer(request.request_id, request)
+    return tuple(sorted(drawn.items(), key=lambda request: (request.time, request.request_id)))
+
+
+def _first(request: Request) -> tuple[str, ...]:
+    """Which of several deliveries of one request is kept."""
+    return request.time.isoformat(), fingerprint(request.payload), request.label or ""

@@ -1,12 +1,13 @@
 """Live traffic: files that serving stacks write, parts by hour in the object store, windows, scans and watermarks."""
 
-from tasks.traffic.codec import SCHEMA, VERSION, from_parquet, to_parquet
+from tasks.traffic.codec import from_parquet, to_parquet
 from tasks.traffic.formats import Format
 from tasks.traffic.imports import Accepted, Duplicate, Import, judge_traces, read_import, stream
 from tasks.traffic.intake import Ingested, ingest
 from tasks.traffic.masking import redacted
 from tasks.traffic.parts import write_traffic
 from tasks.traffic.rejects import Reject, write_rejects
+from tasks.traffic.schema import SCHEMA, VERSION
 from tasks.traffic.windows import StoredRequests, Window, read_window
 
 __all__ = [

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 
-from infra.errors import AlreadyExists, Tampered
+from infra.errors import AlreadyExists, NotFound, Tampered
 from infra.stores.port import ObjectStore
 from tasks.records import Request
 from tasks.traffic.codec import from_parquet, to_parquet
@@ -78,10 +78,21 @@ def hour_of(key: str) -> datetime | None:
 
 
 def read_part(store: ObjectStore, key: str) -> tuple[Request, ...]:
-    """Every request of a part; raises `NotFound`, `BadInput`, and `Tampered` when it is not what its name says."""
-    data = store.get(key)
+    """Every request of a part that a listing named.
+
+    Raises `NotFound` when it was deleted since, `BadInput`, and `Tampered` when it is not what its name says.
+    """
+    try:
+        data = store.get(key)
+    except NotFound as error:
+        raise deleted(store, key) from error
     require_intact(store, key, data)
     return from_parquet(data, where=key)
+
+
+def deleted(store: ObjectStore, key: str) -> NotFound:
+    """What to tell whoever reads a part that a listing named and that is not there."""
+    return NotFound(f"{key} was deleted from {store.url} between listing and reading: run again, on what is there now")
 
 
 def require_intact(store: ObjectStore, key: str, data: bytes) -> None:

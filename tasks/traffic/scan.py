@@ -15,17 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
-from infra.errors import BadInput, NotFound, Unavailable
+from infra.errors import BadInput, Unavailable
 from infra.stores.filesystem import open_filesystem
 from infra.stores.port import ObjectStore
-from tasks.traffic.codec import SCHEMA, require_version
-from tasks.traffic.formats.columns import kind_of_column
-from tasks.traffic.parts import HOUR, hour_of, require_intact
+from tasks.traffic.parts import HOUR, deleted, hour_of, require_intact
+from tasks.traffic.schema import SCHEMA, conform, present
+from tasks.traffic.slices import BUFFER, rows_of_slice
 
 BATCH_ROWS = 8_192
-BATCH_BYTES = 16_000_000
-"""Decoded bytes that a batch aims at: a row group of a gigabyte is cut into slices of this size."""
-BUFFER = 1 << 20  # bytes fetched ahead, per column
 LONGEST_LISTING = timedelta(days=62)
 """A longer span lists all of the model's parts at once: fewer requests than one a day."""
 
@@ -107,9 +104,7 @@ def _translated(store: ObjectStore, key: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0].rstrip(".")
         if not store.exists(key):
-            raise NotFound(
-                f"{key} was deleted from {store.url} between listing and reading: run again, on what is there now"
-            ) from error
+            raise deleted(store, key) from error
         if "AWS Error" in reason:
             raise Unavailable(f"The store {store.url} could not read {key} ({reason}): run again") from error
         raise BadInput(f"{key} is not a whole Parquet file ({reason}): write or fetch it again") from error
@@ -118,58 +113,18 @@ def _translated(store: ObjectStore, key: str) -> Iterator[None]:
 def _read(
     part: pq.ParquetFile, key: str, wanted: pa.Schema, start: datetime | None, end: datetime | None
 ) -> Iterator[pa.RecordBatch]:
-    found = part.schema_arrow
-    require_version(found, key)
     timed = start is not None or end is not None
     fields = list(wanted) + ([SCHEMA.field("time")] if timed and "time" not in wanted.names else [])
-    present = [field.name for field in fields if _is_there(field, found, key)]
+    names = present(fields, part.schema_arrow, key)
     for group in range(part.num_row_groups):
         if timed and not _overlaps(part.metadata.row_group(group), start, end):
             continue
-        size = _batch_rows(part.metadata.row_group(group), set(present))
-        for batch in part.iter_batches(batch_size=size, row_groups=[group], columns=present):
-            whole = pa.RecordBatch.from_arrays(
-                [_column(batch, field, key) for field in fields], schema=pa.schema(fields)
-            )
+        size = rows_of_slice(part.metadata.row_group(group), names, most=BATCH_ROWS)
+        for batch in part.iter_batches(batch_size=size, row_groups=[group], columns=names):
+            whole = conform(batch, fields, key)
             kept = _within(whole, start, end) if timed else whole
             if kept.num_rows:
                 yield kept.select(wanted.names)
-
-
-def _is_there(field: pa.Field, found: pa.Schema, key: str) -> bool:
-    """Whether a part holds the column; an optional one that it was written without reads as null.
-
-    Unless the part holds one that nobody knows: then the column may have been renamed, and null would be wrong.
-    """
-    if field.name in found.names:
-        kind, expected = kind_of_column(found.field(field.name).type), kind_of_column(field.type)
-        if kind != expected:
-            raise BadInput(
-                f"{key} has column {field.name} of type {found.field(field.name).type}, not {field.type}: "
-                "import it again"
-            )
-        return True
-    strange = [name for name in found.names if name not in SCHEMA.names]
-    if not field.nullable or strange:
-        beside = f" but an unknown column {strange[0]}, as if it were renamed" if strange else ""
-        raise BadInput(f"{key} has no column {field.name}{beside}: import the traffic again")
-    return False
-
-
-def _column(batch: pa.RecordBatch, field: pa.Field, key: str) -> pa.Array:
-    if field.name not in batch.schema.names:
-        return pa.nulls(batch.num_rows, field.type)
-    column = batch.column(field.name)
-    if column.type != field.type:
-        column = column.cast(field.type)
-    if not field.nullable and column.null_count:
-        raise BadInput(f"{key} has rows without {field.name}: import the traffic again")
-    if pa.types.is_string(column.type):
-        try:
-            column.validate(full=True)  # Parquet does not promise that text is UTF-8
-        except pa.ArrowInvalid as error:
-            raise BadInput(f"column {field.name} of {key} is not valid UTF-8: import the traffic again") from error
-    return column
 
 
 def _within(batch: pa.RecordBatch, start: datetime | None, end: datetime | None) -> pa.RecordBatch:
@@ -188,11 +143,3 @@ def _overlaps(group: pq.RowGroupMetaData, start: datetime | None, end: datetime 
             low, high = column.statistics.min, column.statistics.max
             return (start is None or high > start) and (end is None or low <= end)
     return True
-
-
-def _batch_rows(group: pq.RowGroupMetaData, names: set[str]) -> int:
-    """Rows that decode to about BATCH_BYTES; at least one."""
-    columns = [group.column(place) for place in range(group.num_columns)]
-    size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.partition(".")[0] in names)
-    rows: int = BATCH_BYTES * group.num_rows // max(size, 1)
-    return max(1, min(BATCH_ROWS, rows))

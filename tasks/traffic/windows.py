@@ -25,7 +25,11 @@ class StoredRequests:
     end: datetime
 
     def __iter__(self) -> Iterator[Request]:
-        """In the order of their hours; raises `Tampered`, `BadInput` on a part that is not what was written."""
+        """In the order of their hours.
+
+        Raises `NotFound` for a part that was deleted between listing and reading, `Tampered` and `BadInput` for one
+        that is not what was written.
+        """
         for key in self.keys:
             for request in read_part(self.store, key):
                 if self.start < request.time <= self.end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from infra.errors import BadInput
 from tasks.traffic.formats.raw import RAW_KEPT, Bad, Raw
+from tasks.traffic.slices import BUFFER, rows_of_slice
 
-BUFFER = 1 << 20
-"""Bytes read ahead of each column: without a limit, a row group is held whole."""
+BATCH_ROWS = 1_024
 _KINDS: Mapping[str, str] = {
     "request_id": "text",
     "time": "time with zone",
@@ -32,18 +32,24 @@ _REQUIRED = ("request_id", "time")
 
 
 def read_rows(path: Path) -> Iterator[Raw]:
-    """Every row, a thousand in memory at a time; raises `BadInput` on a damaged file and wrong columns."""
+    """Every row, BATCH_ROWS or a slice in memory at a time; raises `BadInput` on a damaged file and wrong columns."""
     try:
         with pq.ParquetFile(path, buffer_size=BUFFER) as file:
             names = _check_columns(file.schema_arrow, path)
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=names):
+            for batch in _slices(file, names):
                 for row in _bytewise(batch).to_pylist():
                     number += 1
                     yield _raw_row(number, row)
     except pa.ArrowException as error:
         reason = (str(error).splitlines() or ["unknown"])[0].rstrip(".")
         raise BadInput(f"{path} is not a whole Parquet file ({reason}): write or fetch it again") from error
+
+
+def _slices(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for place in range(file.num_row_groups):
+        rows = rows_of_slice(file.metadata.row_group(place), names, most=BATCH_ROWS)
+        yield from file.iter_batches(batch_size=rows, row_groups=[place], columns=names)
 
 
 def _check_columns(schema: pa.Schema, path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """The same hours of earlier weeks are a reference, drawn the same way every time."""
 
+import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -31,6 +33,29 @@ def test_the_draw_is_bounded_and_the_same_in_any_order() -> None:
     drawn = same_hours(windows, 50)
     assert len(drawn) == 50
     assert same_hours([window[::-1] for window in windows[::-1]] + windows, 50) == drawn
+
+
+def test_of_a_request_that_was_delivered_twice_the_first_is_drawn() -> None:
+    first = requests(MONDAY, "en", 3)
+    again = [replace(one, time=one.time + timedelta(hours=1), label="late") for one in first]
+    expected = tuple(sorted(first, key=lambda one: one.time))
+    assert same_hours([first, again], 50) == same_hours([again, first], 50) == expected
+
+
+def peak_of(count: int) -> int:
+    """Bytes that the draw holds at most, out of so many requests that nobody else keeps."""
+    like = requests(MONDAY, "en", 1)[0]
+    tracemalloc.start()
+    drawn = same_hours([(replace(like, request_id=f"{week}-{i}") for i in range(count)) for week in range(4)], 32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(drawn) == 32
+    return peak
+
+
+def test_the_memory_of_the_draw_does_not_grow_with_the_weeks() -> None:
+    few, many = peak_of(500), peak_of(5_000)
+    assert many - few < 50_000, (few, many)  # the ids alone of the others would be more than a megabyte
 
 
 def test_what_comes_every_monday_is_no_drift_beside_other_mondays() -> None:

@@ -8,6 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import BadInput
@@ -119,3 +122,46 @@ def test_memory_does_not_grow_with_a_file_whose_responses_lie_a_file_behind(tmp_
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 15, peaks  # megabytes
+
+
+_LARGE = """
+import sys
+from pathlib import Path
+from infra.stores.local import LocalStore
+from tasks.models.spec import Task
+from tasks.traffic import ingest, stream
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))
+
+folder, before = Path(sys.argv[1]), resident("VmRSS")
+records = stream(folder / "log.parquet", task=Task.IMAGE_CLASSIFICATION, shape=(256, 256))
+found = ingest(LocalStore(str(folder / "store")), "m", records, source="x")
+print(found.accepted, resident("VmHWM") - before)
+"""
+
+
+def test_a_row_group_of_a_gigabyte_is_imported_in_a_fraction_of_it(tmp_path: Path) -> None:
+    """4,000 images of 262 kB in one row group, a thousand of which would already fill a quarter of a gigabyte."""
+    rows, chunk = 4_000, 100
+    pixels = [np.full(256 * 256, number, "<f4").tobytes() for number in range(chunk)]
+    times = pa.array([NOON] * rows, pa.timestamp("us", "UTC"))
+    columns = {
+        "request_id": pa.array([str(number) for number in range(rows)]),
+        "time": times,
+        "tensor": pa.chunked_array([pa.array(pixels)] * (rows // chunk)),  # one chunk in memory, written 40 times
+        "shape": pa.array([[256, 256]] * rows),
+    }
+    pq.write_table(
+        pa.table(columns), tmp_path / "log.parquet", row_group_size=rows, use_dictionary=False, compression="zstd"
+    )
+    told = pq.read_metadata(tmp_path / "log.parquet")
+    assert told.num_row_groups == 1
+    assert told.row_group(0).total_byte_size > 1_000_000_000
+    command = [sys.executable, "-c", _LARGE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    accepted, megabytes = map(int, done.stdout.split())
+    assert accepted == rows
+    assert megabytes < 600, megabytes  # read a thousand rows at a time, it was 1,250

@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,6 +76,16 @@ def test_a_part_that_disappears_after_the_listing_is_named(store: LocalStore) ->
         next(batches)
     with pytest.raises(NotFound):
         list(scan_parts(store, [second], ["request_id"], verify=True))
+
+
+def test_a_part_that_disappears_inside_a_window_is_named(store: LocalStore) -> None:
+    first, _ = write_traffic(store, "minilm", [request("a"), request("b", NOON + HOUR)])
+    requests = read_window(store, "minilm", hours=2, until=NOON + HOUR).requests
+    assert [one.request_id for one in requests] == ["a", "b"]
+    store.delete(first)
+    with pytest.raises(NotFound, match=rf"^{first} was deleted from .* between listing and reading: run again") as gone:
+        list(requests)
+    assert "check the name" not in str(gone.value)
 
 
 def test_a_damaged_part_is_named(store: LocalStore) -> None:
@@ -147,6 +159,101 @@ def test_text_that_is_no_utf8_is_refused(altered: Altered) -> None:
     broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
     with pytest.raises(BadInput, match=r"column label of .* is not valid UTF-8"):
         altered(lambda table: table.set_column(table.column_names.index("label"), "label", broken))
+
+
+# --- schema evolution of what windows read
+
+
+@pytest.fixture
+def window_of(store: LocalStore) -> Callable[[Callable[[pa.Table], pa.Table]], list[Request]]:
+    """One part, changed, stored under its own digest, and read as a window."""
+
+    def change(how: Callable[[pa.Table], pa.Table]) -> list[Request]:
+        sink = pa.BufferOutputStream()
+        pq.write_table(how(pq.read_table(pa.BufferReader(to_parquet([KEPT])))), sink)
+        data = bytes(sink.getvalue())
+        store.put(f"traffic/minilm/date=2026-03-01/hour=12/part-{sha256(data).hexdigest()[:32]}.parquet", data)
+        return list(read_window(store, "minilm", hours=1, until=NOON).requests)
+
+    return change
+
+
+KEPT = Request("r1", NOON, "acme", "docs", "en", np.ones((2, 2), np.float32), latency_ms=2.0, label="7")
+WindowOf = Callable[[Callable[[pa.Table], pa.Table]], list[Request]]
+
+
+def typed(name: str, kind: pa.DataType) -> Callable[[pa.Table], pa.Table]:
+    def cast(table: pa.Table) -> pa.Table:
+        column = pa.array(table.column(name).to_pylist(), kind)
+        return table.set_column(table.column_names.index(name), name, column)
+
+    return cast
+
+
+def test_a_window_reads_parts_from_before_and_after_a_column_was_added(window_of: WindowOf) -> None:
+    newer = window_of(lambda table: table.append_column("mood", pa.array(["good"])))
+    older = window_of(lambda table: table.drop_columns(["label", "text"]))
+    assert [one.label for one in newer] == ["7"]
+    assert sorted((one.request_id, one.label or "none") for one in older) == [("r1", "7"), ("r1", "none")]
+    assert all(np.array_equal(one.payload, KEPT.payload) for one in older)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("label", pa.large_string()),
+        ("label", pa.dictionary(pa.int32(), pa.large_string())),
+        ("tensor", pa.large_binary()),
+        ("shape", pa.list_(pa.int64())),
+        ("time", pa.timestamp("ns", "UTC")),
+        ("time", pa.timestamp("us", "Asia/Tokyo")),
+        ("latency_ms", pa.int64()),
+    ],
+)
+def test_a_window_reads_another_arrow_type_of_the_same_kind(window_of: WindowOf, name: str, kind: pa.DataType) -> None:
+    (found,) = window_of(typed(name, kind))
+    assert (found.request_id, found.time, found.latency_ms, found.label) == ("r1", NOON, 2.0, "7")
+    assert np.array_equal(found.payload, KEPT.payload)
+
+
+def latency_as_text(table: pa.Table) -> pa.Table:
+    return table.set_column(table.column_names.index("latency_ms"), "latency_ms", pa.array(["2"]))
+
+
+def without_tenant(table: pa.Table) -> pa.Table:
+    nameless = pa.field("tenant", pa.string())
+    return table.set_column(table.column_names.index("tenant"), nameless, pa.nulls(1, pa.string()))
+
+
+def a_nanosecond_late(table: pa.Table) -> pa.Table:
+    late = pa.array([int(NOON.timestamp()) * 10**9 + 1], pa.timestamp("ns", "UTC"))
+    return table.set_column(table.column_names.index("time"), "time", late)
+
+
+def with_broken_text(table: pa.Table) -> pa.Table:
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    return table.set_column(table.column_names.index("text"), "text", broken)
+
+
+PART = "traffic/minilm/date=2026-03-01/hour=12/part-[0-9a-f]{32}.parquet"
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        (latency_as_text, f"^{PART} has column latency_ms of type string, not double: import it again$"),
+        (renamed, f"^{PART} has no column label but an unknown column truth, as if it were renamed"),
+        (lambda table: table.drop_columns(["tenant"]), f"^{PART} has no column tenant: import"),
+        (without_tenant, f"^{PART} has rows without tenant: import"),
+        (a_nanosecond_late, f"^{PART} has column time of type .*ns.*, with values that do not fit .*us"),
+        (with_broken_text, f"^column text of {PART} is not valid UTF-8"),
+    ],
+)
+def test_a_window_refuses_by_column_and_part_what_it_cannot_read(
+    window_of: WindowOf, how: Callable[[pa.Table], pa.Table], sentence: str
+) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        window_of(how)
 
 
 # --- clocks
