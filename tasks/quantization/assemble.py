@@ -18,7 +18,6 @@ from tasks.quantization.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipes import Recipe
 from tasks.quantization.rounding import corrections, round_weights, train_site
 from tasks.quantization.submodules import by_site
-from tasks.quantization.training import LEAST_ROWS
 from tasks.quantization.unknown import holds
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
 
@@ -39,9 +38,9 @@ def assemble(
     trained: Collection[str] = (),
     folding: bool = True,
 ) -> GraphPlan:
-    """The plan of one recipe; sites in `kept` stay in high precision, and the weights of those in `trained` are.
+    """The plan of one recipe: sites in `kept` stay in high precision, and those in `trained` are trained.
 
-    Without folding the model stays as it is.
+    Without folding the model stays as it is. Raises `BadInput` when a site to be trained has fewer than 8 rows.
     """
     if recipe.weights.format in _SHORT:
         cast = tuple(CastSite(site, recipe.weights.format) for site in sites if site.name not in kept)
@@ -118,9 +117,8 @@ def _planned(
         rows = rows / choice.divisors if rows.size else rows
     rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
     activation = choice.activation
-    if trained and len(rows) >= LEAST_ROWS and len(weights) == 1:
-        level, activation = train_site(weights[0], rows, rounded[0], activation)
-        rounded = (level,)
+    if trained:
+        rounded, activation = train_site(weights, rows, rounded, activation)
     corrected = corrections(weights, rows, rounded, activation) if recipe.bias_correction else None
     dynamic = recipe.activations is not None and recipe.activations.dynamic
     return QuantizedSite(site, rounded, activation, dynamic, None if folded else choice.divisors, corrected)

@@ -88,7 +88,7 @@ def derive(
         return Derived(plan, over, tuned.ranking, share, {}, kept_remarks(over, recipe.weights.format, ()))
     ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
     kept = _kept(model, sites, ranking, recipe, deployed or {}, losses, tuned.unknown)
-    trained = [item.site for item in ranking[: recipe.trained_sites]]
+    trained, untrained = _trained(ranking, observed, recipe, kept)
     choices, held = tuned.choices, dict[str, float]()
     if recipe.keeps_graph:
         choices = under(choices, ceilings or {})
@@ -97,7 +97,6 @@ def derive(
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
     reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
-    untrained = [name for name in trained if len(observed[name].rows) < LEAST_ROWS]
     remarks = (
         *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
         *scale_remarks(plan, reference, plan.scales),
@@ -230,6 +229,16 @@ def _kept(
         return (*unknown, *known[:count])
     best = mixed.keep(mixed.front(site_costs(model, sites, losses)), count)
     return (*unknown, *(name for name in known if name in best.kept))
+
+
+def _trained(
+    ranking: tuple[Sensitivity, ...], observed: Mapping[str, SiteObservation], recipe: Recipe, kept: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The most sensitive sites that can be trained, and those passed over although they are more sensitive."""
+    quantized = [item.site for item in ranking if item.site not in kept]
+    able = [name for name in quantized if len(observed[name].rows) >= LEAST_ROWS]
+    chosen = tuple(able[: recipe.trained_sites])
+    return chosen, tuple(name for name in quantized[: recipe.trained_sites] if name not in chosen)
 
 
 def _seen(observed: SiteObservation, quantizer: Quantizer) -> ExponentHistogram:

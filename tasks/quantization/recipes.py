@@ -161,6 +161,7 @@ _ALL = (
         smoothing=_SMOOTH,
         rounding=Rounding.TRAINED,
         trained_sites=4,
+        version=5,
     ),
     Recipe("fp8", "FP8 weights and activations", WeightScheme(Format.FP8), ActivationScheme(Format.FP8)),
     Recipe("int8-weights", "INT8 weights, activations in floating point", activations=None, tables=Format.INT8),

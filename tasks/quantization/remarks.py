@@ -71,7 +71,7 @@ def kept_remarks(overflow: Sequence[str], format: Format, untrained: Sequence[st
     """Of sites that a recipe could not treat as it treats the others."""
     return _sentences(
         (overflow, f"beyond what {format} can hold: they stay in {Format.FP32}"),
-        (untrained, "not trained, because too few of their rows were observed"),
+        (untrained, "not trained, because too few of their rows were kept, and of a convolution none are"),
     )
 
 

@@ -34,11 +34,18 @@ def round_weights(
 
 
 def train_site(
-    weight: NDArray[np.float32], rows: NDArray[np.float32], start: QuantizedWeight, quantizer: Quantizer | None
-) -> tuple[QuantizedWeight, Quantizer | None]:
-    """Train a site of one layer from its rounded weight; its start comes back where held-out rows gain nothing."""
-    trained = train(rows, weight, start, quantizer)
-    return trained.weight, trained.quantizer
+    weights: Sequence[NDArray[np.float32]], rows: NDArray[np.float32], start: Weights, quantizer: Quantizer | None
+) -> tuple[Weights, Quantizer | None]:
+    """Train every layer of a site from its rounded weight; a start comes back where held-out rows gain nothing.
+
+    Layers that share the quantizer are trained against it as it is: the clip that suits one need not suit the others.
+    """
+    alone = len(weights) == 1
+    trained = [
+        train(rows, weight, rounded, quantizer, learn_clip=alone)
+        for weight, rounded in zip(weights, start, strict=True)
+    ]
+    return tuple(item.weight for item in trained), trained[0].quantizer if alone else quantizer
 
 
 def corrections(

@@ -52,16 +52,19 @@ def train(
     quantizer: Quantizer | None,
     steps: int = STEPS,
     device: str | None = None,
+    *,
+    learn_clip: bool = True,
 ) -> Trained:
     """Train from a rounded weight [outputs, inputs], plain or GPTQ's, towards the exact outputs of rows [n, inputs].
 
-    Rows and weight are on the same side of the smoothing: already divided, already multiplied. `device` is
-    torch's name for where to train; None: CUDA where it is visible. Deterministic on a CPU. Raises `BadInput` on fewer
-    than 8 rows and on formats that are not evenly spaced.
+    Rows and weight are on the same side of the smoothing: already divided, already multiplied. Without `learn_clip` the
+    quantizer comes back as it was: other layers read it too. `device` is torch's name for where to train; None: CUDA
+    where it is visible. Deterministic on a CPU. Raises `BadInput` on fewer than 8 rows and on formats that are not
+    evenly spaced.
     """
     _require(rows, start, quantizer)
     with _one_thread():
-        return _train(rows, weight, start, quantizer, steps, torch.device(device or default_device()))
+        return _train(rows, weight, start, quantizer, steps, torch.device(device or default_device()), learn_clip)
 
 
 def default_device() -> str:
@@ -87,11 +90,12 @@ def _train(
     quantizer: Quantizer | None,
     steps: int,
     device: torch.device,
+    learn_clip: bool,
 ) -> Trained:
     held = np.arange(len(rows)) % HELD_OUT == 0
     learned, judged = (_double(rows[part], device) for part in (~held, held))
     exact = _double(weight, device).T
-    site = _Site(start, quantizer, device)
+    site = _Site(start, quantizer, device, learn_clip)
     groups: list[dict[str, object]] = [{"params": [site.units]}, {"params": site.logs, "lr": RATE / 10}]
     optimizer = torch.optim.Adam(groups, lr=RATE)
     before = least = _error(site, judged, judged @ exact)
@@ -116,14 +120,16 @@ def _require(rows: NDArray[np.float32], start: QuantizedWeight, quantizer: Quant
 class _Site:
     """The quantized layer as torch sees it: weights in units of their steps, steps and clip as logarithms."""
 
-    def __init__(self, start: QuantizedWeight, quantizer: Quantizer | None, device: torch.device) -> None:
+    def __init__(
+        self, start: QuantizedWeight, quantizer: Quantizer | None, device: torch.device, learn_clip: bool
+    ) -> None:
         self._start, self._quantizer = start, quantizer
         zeros = np.zeros_like(start.scales) if start.zero_points is None else start.zero_points.astype(np.float32)
         zero = spread(zeros, start.block, start.levels.shape[1])
         self.units = _double(start.levels.astype(np.float32) - zero, device).requires_grad_()
         self._zero, self._largest = _double(zero, device), start.format.largest
         self._steps = _double(np.log(start.scales, dtype=np.float64), device).requires_grad_()
-        clips = quantizer is not None and quantizer.bounds is None
+        clips = learn_clip and quantizer is not None and quantizer.bounds is None
         self._clip = torch.tensor(0.0, dtype=torch.float64, device=device, requires_grad=clips)
         self.logs = [self._steps, self._clip]
 

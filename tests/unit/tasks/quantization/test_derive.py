@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
 from infra.errors import BadInput
+from tasks.observation.formats import Format
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.scales import Quantizer, Scales
-from tasks.observation.sites import Site, find_sites
+from tasks.observation.sites import Site, find_sites, layer_weight
 from tasks.quantization import qdq
 from tasks.quantization.derive import Derived, derive
 from tasks.quantization.lowering import lower
+from tasks.quantization.plan import QuantizedSite
 from tasks.quantization.recipes import RECIPES, find_recipe
+from tasks.quantization.smoothing import fake_quantize_activation
+from tasks.quantization.training import HELD_OUT
+from tasks.quantization.weights import WeightScheme
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -100,6 +107,67 @@ def test_the_same_observation_gives_the_same_scales() -> None:
     assert {name: item.amax for name, item in first.scales.items()} == {
         name: item.amax for name, item in second.scales.items()
     }
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+TRAINED = find_recipe("int8-trained")
+
+
+def planned(found: Derived) -> dict[str, QuantizedSite]:
+    return {item.site.name: item for item in found.plan.sites if isinstance(item, QuantizedSite)}
+
+
+def layer_errors(found: Derived, site: str) -> list[float]:
+    """Of each layer of a site on the rows that training holds out, its quantizer at work."""
+    item, rows = planned(found)[site], OBSERVED[site].rows[::HELD_OUT]
+    assert item.activation is not None
+    divisors = 1.0 if item.activation.divisors is None else item.activation.divisors
+    seen = fake_quantize_activation((rows / divisors).astype(np.float32), item.activation)
+    exact = [rows @ layer_weight(MODEL, layer).T for layer in item.site.layers]
+    lost = [one - seen @ weight.dequantized().T for one, weight in zip(exact, item.weights, strict=True)]
+    return [float(np.square(one).sum()) for one in lost]
+
+
+def test_every_layer_of_a_shared_site_is_trained_and_none_is_worse() -> None:
+    site = "layer.0.attention.{query,key,value}"
+    # Few bits leave much to learn; INT8 next to nothing on so small a layer.
+    recipe = replace(TRAINED, weights=WeightScheme(Format.INT4), trained_sites=len(SITES))
+    plain = derive(MODEL, SITES, OBSERVED, replace(recipe, trained_sites=0), None)
+    found = derive(MODEL, SITES, OBSERVED, recipe, None)
+    before, after = layer_errors(plain, site), layer_errors(found, site)
+    assert len(after) == 3
+    assert all(now < 0.98 * then for now, then in zip(after, before, strict=True)), (before, after)
+
+
+def test_training_keeps_the_clip_that_layers_share_and_moves_one_that_is_a_layers_own() -> None:
+    plain = derive(MODEL, SITES, OBSERVED, replace(TRAINED, trained_sites=0), None).scales
+    found = derive(MODEL, SITES, OBSERVED, replace(TRAINED, trained_sites=len(SITES)), None).scales
+    moved = {name for name, item in found.items() if item.amax != plain[name].amax}
+    shared = {site.name for site in SITES if len(site.layers) > 1}
+    assert moved
+    assert shared
+    assert not moved & shared
+
+
+def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_over_are_named() -> None:
+    first, second = "layer.1.up", "layer.0.attention.{query,key,value}"
+    bare = replace(OBSERVED[first], rows=np.zeros((0, 16), np.float32))
+    observed = OBSERVED | {first: bare}
+    recipe = replace(TRAINED, weights=WeightScheme(Format.INT4), trained_sites=1)
+    found, plain = (
+        derive(MODEL, SITES, observed, one, None, losses={first: 1.0, second: 0.5})
+        for one in (recipe, replace(recipe, trained_sites=0))
+    )
+    changed = [name for name in planned(found) if _differ(planned(found)[name], planned(plain)[name])]
+    assert changed == [second]
+    assert any(first in remark and "not trained" in remark for remark in found.remarks)
+
+
+def _differ(one: QuantizedSite, other: QuantizedSite) -> bool:
+    return any(
+        not np.array_equal(a.dequantized(), b.dequantized()) for a, b in zip(one.weights, other.weights, strict=True)
+    )
 
 
 # --- What cannot be derived -------------------------------------------------------------------------------------------
