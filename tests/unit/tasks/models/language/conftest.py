@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from infra.engines import open_target
@@ -58,5 +59,5 @@ def _export(folder: Path) -> Small:
         (folder / "tokenizer.json").read_bytes(), read_layout(graph), max_length=MAX_LENGTH, new_tokens=NEW_TOKENS
     )
     engine = open_target("onnxruntime-cpu").load(graph.SerializeToString())
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
     return Small(folder, graph, engine, inputs, model)
