@@ -46,6 +46,10 @@ def maintenance(
     if champion is None or weights is None:
         return requantize(model, reason="the first champion", window=window.key, actor=actor)
     source = open_model(model).source
+    before, report = promotion.settled(model, window.digest, source, champion), drift.written_report(window)
+    if before is not None and report is not None:
+        write_measures(model, flow="maintenance", seconds=time.perf_counter() - started)
+        return replace(_decided_before(model, before), decision=before, report=report)
     past = promotion.decisions_before(model, window.digest, source)
     if isinstance(sampled, ThinWindow):
         decision = _decide_by_weights(sampled, window, champion, weights, past)
@@ -112,15 +116,19 @@ def _act(window: SampleRef, source: str, decision: Decision, first: bool, actor:
     """A run that finds the window decided does not ask again; an unfinished re-quantization it does take up."""
     model, why = window.model, decision.reasons[0]
     if wants_retraining(decision):
-        promotion.request_retraining(model, window, decision, actor)
+        promotion.request_retraining(model, window, source, decision, actor)
     if recalibrates(decision) and (first or not promotion.acted_on(model, window.digest, source)):
         return requantize(model, reason=why, window=window.key, action=decision.action, actor=actor)
     if not first:
-        return Outcome(model, Status.ALREADY_DONE, f"this window was decided before: {decision.action}")
+        return _decided_before(model, decision)
     if wants_retraining(decision):
         return Outcome(model, Status.RETRAINING_REQUESTED, why)
     ends = {Action.KEEP: Status.KEPT, Action.HOLD: Status.HELD}
     return Outcome(model, ends.get(decision.action, Status.INCONCLUSIVE), why)
+
+
+def _decided_before(model: str, decision: Decision) -> Outcome:
+    return Outcome(model, Status.ALREADY_DONE, f"this window was decided before: {decision.action}")
 
 
 def _leave_artifacts(model: str, decision: Decision, report: str) -> None:

@@ -283,6 +283,12 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
     return f"{prefix}/lenses.html"
 
 
+def written_report(window: SampleRef) -> str | None:
+    """The key of the window's page of the lenses; None when it has none."""
+    key = f"{_reports(window)}/lenses.html"
+    return key if settings().store().exists(key) else None
+
+
 def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]:
     """What a decision rests on, by digest: the full-precision graph, each lens's reference and evidence document."""
     return {

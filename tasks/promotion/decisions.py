@@ -7,7 +7,7 @@ from datetime import datetime
 from math import isfinite
 
 from infra.canonical import Json
-from tasks.promotion.ledger import Entry, Kind
+from tasks.promotion.ledger import Entry, Kind, asked_since
 from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision, SampleRef, ThinWindow
 
 _SUBJECTS = 50  # of one lens: an entry stays small however many layers a model has
@@ -44,6 +44,35 @@ def past_decisions(entries: Sequence[Entry], *, before: int | None = None) -> tu
 def was_thin(decided: Entry) -> bool:
     """Whether a decision is about a window that was too thin to be looked at: no sample of it was stored."""
     return decided.details.get("sample", "") is None  # entries of earlier versions do not say
+
+
+def nothing_left(decided: Entry, entries: Sequence[Entry], *, champion: str, acted: bool) -> bool:
+    """Whether what a decision asked for was done, so that its window need not be looked at again.
+
+    `acted`: a run took the window's build up. Without one, another `champion` than it was about, back by a rollback
+    say, has yet to be judged.
+    """
+    details, window = decided.details, str(decided.details.get("window"))
+    same = _mapping(details.get("champion")).get("version") == champion
+    if not acted and (not same or details.get("builds", True)):  # entries of earlier versions do not say
+        return False
+    outgrown = _mapping(details.get("lenses")).get("control") == Health.DEGRADED.value
+    asks = outgrown and details.get("action") != Action.HOLD.value
+    return not asks or asked_since(entries, window, decided.number)
+
+
+def recorded(decided: Entry) -> Decision:
+    """The decision of an entry; the readings themselves are not kept there."""
+    details = decided.details
+    reasons = details.get("reasons")
+    return Decision(
+        Action(str(details.get("action"))),
+        tuple(str(one) for one in reasons) if isinstance(reasons, list) else (decided.reason,),
+        (),
+        str(details.get("window")),
+        str(details.get("attribution") or ""),
+        str(details.get("held") or ""),
+    )
 
 
 def _past(entry: Entry) -> PastDecision:

@@ -149,6 +149,12 @@ def done_since(entries: Sequence[Entry], window_digest: str, number: int) -> boo
     return any(one.details.get("run") in began for one in ended)
 
 
+def asked_since(entries: Sequence[Entry], window_digest: str, number: int) -> bool:
+    """Whether retraining was requested for a window after the entry of that number."""
+    asked = (one for one in entries if one.kind is Kind.RETRAINING_REQUESTED and one.number > number)
+    return any(one.details.get("window") == window_digest for one in asked)
+
+
 def open_intent(entries: Sequence[Entry], window_digest: str, now: datetime, lease: timedelta) -> Entry | None:
     """The intent of a run that may still be at work on the window: not finished, and younger than the lease.
 

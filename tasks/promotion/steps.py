@@ -17,7 +17,7 @@ from infra.releases import write_release
 from infra.settings import settings
 from tasks.profiles.frozen import FROZEN
 from tasks.promotion import journal, ledger
-from tasks.promotion.decisions import decision_details, past_decisions
+from tasks.promotion.decisions import decision_details, nothing_left, past_decisions, recorded
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
 from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
@@ -61,6 +61,16 @@ def acted_on(model: str, window: str, source: str) -> bool:
         return True
     held = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
     return held is not None and not is_gone(held.details.get("process"))
+
+
+def settled(model: str, window: str, source: str, champion: ReleaseRef) -> Decision | None:
+    """The decision about this window and these weights, once nothing of it is left to be done."""
+    entries = journal.read(model)
+    entry = ledger.decided(entries, window, source)
+    if entry is None:
+        return None
+    acted = acted_on(model, window, source)
+    return recorded(entry) if nothing_left(entry, entries, champion=champion.version, acted=acted) else None
 
 
 @task(name="record-decision", cache_policy=NO_CACHE)
@@ -194,12 +204,12 @@ def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence
 
 
 @task(name="request-retraining", cache_policy=NO_CACHE)
-def request_retraining(model: str, window: SampleRef, decision: Decision, actor: str) -> bool:
-    """Ask for a new model, with the evidence; once per window."""
+def request_retraining(model: str, window: SampleRef, source: str, decision: Decision, actor: str) -> bool:
+    """Ask for a new model, with the evidence; once per decision about a window and the weights."""
 
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
-        asked = (item for item in entries if item.kind is Kind.RETRAINING_REQUESTED)
-        if any(item.details.get("window") == window.digest for item in asked):
+        decided = ledger.decided(entries, window.digest, source)
+        if ledger.asked_since(entries, window.digest, decided.number if decided else 0):
             return None
         evidence: list[Json] = [
             finding.text for reading in decision.readings for finding in reading.findings if finding.exceeded

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.canonical import canonical
+from infra.canonical import Json, canonical
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 from tasks.models.batches import Batch
@@ -125,6 +125,13 @@ def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tupl
     """The ranking by measured losses, most sensitive first; equal ones, and ones not measured, by the local error."""
     found = [replace(item, loss=losses.get(item.site)) for item in ranking]
     return tuple(sorted(found, key=lambda item: (-losses.get(item.site, 0.0), -item.error, item.site)))
+
+
+def recorded_losses(rows: Json) -> dict[str, float] | None:
+    """Site -> measured loss of a release's facts, without the sites that were not measured; None where none was."""
+    known = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []
+    found = {str(row["site"]): float(row["loss"]) for row in known if isinstance(row.get("loss"), int | float)}
+    return found or None
 
 
 def spread(payloads: Sequence[Payload], count: int) -> tuple[Payload, ...]:

@@ -116,7 +116,8 @@ def write_graph(
     """Scales by recipe, then the Q/DQ graph, stored as a candidate. The same inputs give the same candidate.
 
     `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local errors. Where the
-    champion's graph is kept, no scale leaves the spec's `calibration.largest_scale_change` unless a person allowed it.
+    champion's graph is kept, so are its measured losses, and no scale leaves the spec's
+    `calibration.largest_scale_change` unless a person allowed it.
     """
     model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
     change = None if allow_scale_change else model.spec.calibration.largest_scale_change
@@ -132,7 +133,8 @@ def write_graph(
         if recipe.learns_from_many:  # after the search, which the few rows serve as well
             observed = _more_rows(model, calibration)
         measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
-        parts = measured.parts if measured else None
+        known = _facts_kept(model, recipe, champion)
+        parts = measured.parts if measured else sensitivity.recorded_losses(known.get("sensitivity"))
         derived = derive(
             model.graph, model.sites, observed, recipe, deployed, tuned, parts, change, calibration.ceilings
         )
@@ -141,7 +143,8 @@ def write_graph(
             layout = language_inputs(model.inputs).layout
             graph = write_cache(graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX))
             derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
-        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, measured)
+        groups = _submodules(model, measured) if measured else known.get("submodules", [])
+        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, groups)
     return CandidateRef(
         model.name,
         candidate_id,
@@ -317,10 +320,17 @@ def _graph(model: RegisteredModel, recipe: Recipe, derived: Derived, champion: R
     return qdq.write(derived.plan)
 
 
-def _submodules(model: RegisteredModel, losses: Losses | None) -> Sequence[Json]:
-    """What each part of the network costs, where that was measured."""
-    groups = sensitivity.by_submodule(losses, submodules(model.sites)) if losses else ()
-    return [asdict(group) for group in groups]
+def _facts_kept(model: RegisteredModel, recipe: Recipe, champion: ReleaseRef | None) -> Mapping[str, Json]:
+    """What is known of the champion and stays true of its recalibration: nobody measures the same weights again."""
+    if champion is None or not recipe.keeps_graph:
+        return {}
+    facts = settings().release(champion.model, champion.digest).facts
+    return facts if facts.get("model") == model.digest else {}
+
+
+def _submodules(model: RegisteredModel, losses: Losses) -> Sequence[Json]:
+    """What each part of the network costs."""
+    return [asdict(group) for group in sensitivity.by_submodule(losses, submodules(model.sites))]
 
 
 def _store(
@@ -331,7 +341,7 @@ def _store(
     recipe: Recipe,
     derived: Derived,
     graph: onnx.ModelProto,
-    losses: Losses | None,
+    groups: Json,
 ) -> dict[str, Json]:
     nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
     seen = {name: SiteObservation(item, nothing, nothing, no_rows) for name, item in derived.reference.items()}
@@ -345,7 +355,7 @@ def _store(
         "quantized_share": derived.quantized_share,
         "remarks": list(derived.remarks),
         "sensitivity": [asdict(item) for item in derived.ranking],
-        "submodules": _submodules(model, losses),
+        "submodules": groups,
     }
     files = {
         "graph.onnx": graph.SerializeToString(deterministic=True),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from infra.stores.port import ObjectStore
 from tasks.records import Request
 from tasks.traffic.parts import hour_of, read_part
-from tasks.traffic.scan import scan_parts
+from tasks.traffic.scan import parts_between, scan_parts
 
 CLOCK_SKEW = timedelta(hours=1)
 """A later time is a broken clock: one such request would move every window into the future."""
@@ -50,20 +50,23 @@ def read_window(
 ) -> Window:
     """The traffic of `hours` up to `until`, or up to the newest request; only parts of those hours are read.
 
+    With `until` only the days that the window meets are listed, however long the model has been served.
     A request later than `now` and an hour, written by a host with a wrong clock, is not the newest.
     """
-    parts = [(hour, key) for key in store.list(f"traffic/{model}/") if (hour := hour_of(key)) is not None]
-    end = until or _newest(store, parts, (now or datetime.now(UTC)) + CLOCK_SKEW)
-    if end is None or not parts:
+    end = until or _newest(store, model, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    if end is None:
         return Window((), None, None)
     end = end.astimezone(UTC)
     start = end - timedelta(hours=hours)
-    keys = tuple(key for hour, key in parts if hour <= end and hour + timedelta(hours=1) > start)
+    keys = tuple(parts_between(store, model, start, end))
+    if not keys and next(parts_between(store, model, None, None), None) is None:
+        return Window((), None, None)
     return Window(StoredRequests(store, keys, start, end), start, end)
 
 
-def _newest(store: ObjectStore, parts: Sequence[tuple[datetime, str]], latest: datetime) -> datetime | None:
+def _newest(store: ObjectStore, model: str, latest: datetime) -> datetime | None:
     """The time of the newest believable request; hours are tried from the last one back."""
+    parts = [(hour, key) for key in store.list(f"traffic/{model}/") if (hour := hour_of(key)) is not None]
     for hour in sorted({hour for hour, _ in parts if hour <= latest}, reverse=True):
         keys = [key for at, key in parts if at == hour]
         times: list[datetime] = [

@@ -93,8 +93,15 @@ def test_the_same_window_is_read_and_decided_once(digits: Settings, monkeypatch:
 
     monkeypatch.setattr("tasks.traffic.windows.read_part", lambda _, key: pytest.fail(f"{key} was read again"))
     monkeypatch.setattr("tasks.profiles.window._profiled", lambda _, key, __: pytest.fail(f"{key} was profiled again"))
+    for lens in ("inputs", "ranges", "fidelity", "control"):
+        monkeypatch.setattr(f"tasks.drift.steps.look_at_{lens}", lambda *_: pytest.fail("it was looked at again"))
     before = journal.read("digits")
-    assert maintenance("digits").status is Status.ALREADY_DONE
+    outcome = maintenance("digits")
+    assert outcome.status is Status.ALREADY_DONE
+    assert outcome.decision is not None
+    assert outcome.decision.action is Action.KEEP
+    assert outcome.report is not None
+    assert digits.store().exists(outcome.report)
     assert journal.read("digits") == before
 
 

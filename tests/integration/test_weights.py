@@ -61,16 +61,25 @@ def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(lo
     assert health["weights"] is Health.FINE
 
 
-def test_changed_weights_are_acted_on_though_the_window_was_decided_before(loop: Settings, folder: Path) -> None:
+def test_changed_weights_are_acted_on_though_the_window_was_decided_before(
+    loop: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.explain import explain
     from flows.maintenance import maintenance
     from flows.outcomes import Status
 
+    def dies(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
     decided = explain("digits")
     assert decided.action == Action.KEEP
     trained_on(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.maintenance.requantize", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            maintenance("digits")
     outcome = maintenance("digits")
-    assert outcome.status is Status.PROMOTED, outcome.reason
+    assert outcome.status is Status.PROMOTED, f"what was decided and not begun is taken up: {outcome.reason}"
     again = explain("digits", decided.window)
     assert (again.number > decided.number, again.attribution) == (True, "weights changed")
     assert maintenance("digits").status is Status.ALREADY_DONE

@@ -1,7 +1,9 @@
 """What later decisions read back of earlier ones."""
 
+from dataclasses import replace
+
 from infra.canonical import Json
-from tasks.promotion.decisions import decision_details, past_decisions, was_thin
+from tasks.promotion.decisions import decision_details, nothing_left, past_decisions, recorded, was_thin
 from tasks.promotion.ledger import Kind
 from tasks.records import Action, Decision, SampleRef, ThinWindow
 from tests.unit.tasks.promotion.histories import history
@@ -29,3 +31,46 @@ def test_a_decision_that_says_nothing_of_its_sample_was_about_one() -> None:
 
 def test_the_number_of_requests_is_recorded_however_few() -> None:
     assert (THIN["rows"], FULL["rows"]) == (9, 256)
+
+
+def decision(action: str, *, builds: bool = False, control: str = "fine") -> dict[str, Json]:
+    lenses: dict[str, Json] = {"control": control}
+    return {"window": "w", "action": action, "builds": builds, "lenses": lenses, "champion": {"version": "1"}}
+
+
+def test_a_decision_to_keep_is_settled_for_the_champion_that_it_is_about() -> None:
+    entries = history((Kind.DECIDED, None, decision("keep")))
+    assert nothing_left(entries[0], entries, champion="1", acted=False)
+    assert not nothing_left(entries[0], entries, champion="2", acted=False), "it came back by a rollback"
+
+
+def test_a_build_is_settled_once_a_run_took_it_up() -> None:
+    entries = history((Kind.DECIDED, None, decision("recalibrate", builds=True)))
+    assert not nothing_left(entries[0], entries, champion="1", acted=False)
+    assert nothing_left(entries[0], entries, champion="2", acted=True)
+
+
+def test_an_entry_that_does_not_say_whether_it_builds_is_looked_at_again() -> None:
+    details = decision("keep")
+    del details["builds"]
+    entries = history((Kind.DECIDED, None, details))
+    assert not nothing_left(entries[0], entries, champion="1", acted=False)
+
+
+def test_a_request_for_retraining_is_settled_once_it_was_made() -> None:
+    decided = Kind.DECIDED, None, decision("request-retraining", control="degraded")
+    asked = Kind.RETRAINING_REQUESTED, None, {"window": "w"}
+    for lines, done in (((decided,), False), ((decided, asked), True), ((asked, decided), False)):
+        entries = history(*lines)
+        entry = next(one for one in entries if one.kind is Kind.DECIDED)
+        assert nothing_left(entry, entries, champion="1", acted=False) is done
+    held = history((Kind.DECIDED, None, decision("hold", control="degraded")))
+    assert nothing_left(held[0], held, champion="1", acted=False), "what is held back is not requested"
+
+
+def test_a_recorded_decision_is_read_back_without_its_readings() -> None:
+    made = Decision(Action.HOLD, ("because", "range is fine"), (), "full", "scales outgrown", "cooldown")
+    window = SampleRef("m", "full", "windows/m/full.parquet", 256, 300, {}, ())
+    (entry,) = history((Kind.DECIDED, None, decision_details(made, window)))
+    assert recorded(entry) == made
+    assert recorded(replace(entry, details={"window": "full", "action": "hold"})).reasons == (entry.reason,)

@@ -349,11 +349,16 @@ def test_rejects_are_kept_redacted_short_and_once(store: LocalStore) -> None:
 
 
 class Counting(LocalStore):
-    """A local store that notes what was read."""
+    """A local store that notes what was read and listed."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.read: list[str] = []
+        self.listed: list[str] = []
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self.listed.append(prefix)
+        return super().list(prefix)
 
     def get(self, key: str) -> bytes:
         self.read.append(key)
@@ -387,6 +392,22 @@ def test_only_the_parts_of_its_hours_are_read_and_only_when_iterated(days: Count
     assert len(list(window.requests)) == 2  # it can be iterated again
 
 
+def test_a_window_whose_end_is_given_lists_its_days_alone(days: Counting) -> None:
+    read_window(days, "minilm", hours=24, until=NOON - timedelta(days=1))
+    date = (NOON - timedelta(days=1)).date()
+    assert days.listed == [f"traffic/minilm/date={day}/" for day in (date - timedelta(days=1), date)]
+
+
+@pytest.mark.parametrize("hours", [1, 13, 24, 2000])
+@pytest.mark.parametrize("ago", [-200, -0.5, 0, 11.5, 12, 12.5, 60, 95, 300])
+def test_it_holds_what_a_look_at_every_part_finds(days: Counting, hours: int, ago: float) -> None:
+    end = NOON - timedelta(hours=ago)
+    window = read_window(days, "minilm", hours=hours, until=end.astimezone(timezone(timedelta(hours=9))))
+    assert (window.start, window.end) == (end - timedelta(hours=hours), end)
+    found = [one.request_id for one in window.requests]
+    assert found == [f"h{one}" for one in reversed(range(96)) if ago <= one < ago + hours]
+
+
 def test_one_model_does_not_see_the_traffic_of_another(days: Counting) -> None:
     write_traffic(days, "minilm-2", [request("other", NOON + timedelta(hours=1))])
     assert read_window(days, "minilm", hours=1).end == NOON
@@ -395,6 +416,7 @@ def test_one_model_does_not_see_the_traffic_of_another(days: Counting) -> None:
 def test_without_traffic_the_window_is_empty_and_nowhere(store: LocalStore) -> None:
     window = read_window(store, "minilm", hours=24)
     assert (tuple(window.requests), window.start, window.end) == ((), None, None)
+    assert read_window(store, "minilm", hours=24, until=NOON) == window
 
 
 def test_a_part_that_was_changed_in_the_store_is_not_read(store: LocalStore) -> None:

@@ -1,0 +1,76 @@
+"""What a recalibration keeps of its champion beside the graph: the losses that were measured for the same weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from infra.canonical import Json
+from infra.releases import write_release
+from infra.settings import Settings
+from tasks.records import CandidateRef, ReleaseRef, SampleRef
+from tests.integration.conftest import EXAMPLES, images
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def calibration(exposure: float) -> SampleRef:
+    from tasks.sampling.digest import sample_of
+    from tasks.sampling.steps import _keep
+
+    return _keep("calibration", "digits", sample_of(images(exposure)[:96], seen=96, dropped={}), "", "")
+
+
+def facts(workspace: Settings, candidate: CandidateRef) -> dict[str, Json]:
+    found: dict[str, Json] = json.loads(workspace.store().get(candidate.key("candidate.json")))
+    return found
+
+
+def losses(found: dict[str, Json]) -> dict[str, Json]:
+    rows = found["sensitivity"]
+    assert isinstance(rows, list)
+    return {str(row["site"]): row["loss"] for row in rows if isinstance(row, dict)}
+
+
+def released(workspace: Settings, candidate: CandidateRef) -> ReleaseRef:
+    store, prefix = workspace.store(), candidate.key("")
+    files = {key.removeprefix(prefix): store.get(key) for key in store.list(prefix)}
+    recorded = json.loads(files.pop("candidate.json"))
+    release = write_release(store, "digits", files, recorded, workspace.signer())
+    return ReleaseRef("digits", "1", release.digest)
+
+
+def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(workspace: Settings, tmp_path: Path) -> None:
+    from tasks.models.catalog import register
+    from tasks.quantization.steps import measure_sensitivity, observe, write_graph
+
+    folder = tmp_path / "digits"
+    shutil.copytree(EXAMPLES / "digits", folder)
+    register(folder / "model.yaml")
+    first, second = calibration(1.0), calibration(2.0)
+    observation = observe.fn(first)
+    key = measure_sensitivity.fn(first, observation, "int8-mixed-2")
+    mixed = write_graph.fn(first, observation, "int8-mixed-2", None, key)
+    measured = losses(facts(workspace, mixed))
+    assert len(measured) == 4
+    assert all(isinstance(one, float) and one > 0 for one in measured.values())
+    assert len(mixed.kept_high) == 2
+    champion = released(workspace, mixed)
+    again = write_graph.fn(second, observe.fn(second), "recalibrate", champion)
+    assert losses(facts(workspace, again)) == measured
+    assert facts(workspace, again)["submodules"] == facts(workspace, mixed)["submodules"] != []
+    assert set(again.kept_high) == set(mixed.kept_high)
+    once_more = write_graph.fn(first, observation, "recalibrate", released(workspace, again))
+    assert losses(facts(workspace, once_more)) == measured, "however often it is recalibrated"
+    fresh = write_graph.fn(second, observe.fn(second), "int8-smooth", champion)
+    assert set(losses(facts(workspace, fresh)).values()) == {None}, "a graph of its own was not measured"
+
+    weights = load_file(folder / "weights.safetensors")
+    save_file({name: one * np.float32(1.001) for name, one in weights.items()}, folder / "weights.safetensors")
+    register(folder / "model.yaml")
+    other = write_graph.fn(second, observe.fn(second), "recalibrate", champion)
+    assert set(losses(facts(workspace, other)).values()) == {None}, "other weights lose otherwise"
+    assert facts(workspace, other)["submodules"] == []
