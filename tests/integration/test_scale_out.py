@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
+import yaml
+from numpy.typing import NDArray
 
-from infra.canonical import sha256
-from infra.cluster import open_mapper
+from infra.canonical import canonical, sha256
+from infra.cluster import Mapper, open_mapper
 from infra.errors import Tampered
 from infra.settings import NONE, Settings, settings
 from tasks.models.catalog import RegisteredModel, register
@@ -26,13 +33,16 @@ from tasks.records import Request, Sample, SampleRef
 from tasks.sampling import shares as sampling
 from tasks.sampling.strata import Pool
 from tasks.traffic import Window, read_window, to_parquet, write_traffic
-from tasks.validation.shares import GoldenEngine, golden_outputs
+from tasks.validation import shares as golden
+from tasks.validation.shares import GoldenEngine, GoldenShare, golden_outputs, run_share
 from tests.clusters import Cluster, cluster
-from tests.integration.conftest import EXAMPLES
+from tests.integration.conftest import EXAMPLES, images, serve
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 HOURS, AN_HOUR = 24, 300
 CASES = 160
+T = TypeVar("T")
+R = TypeVar("R")
 CALIBRATION = "calibration/digits/some.parquet"
 
 pytestmark = pytest.mark.timeout(180)
@@ -130,6 +140,80 @@ def test_golden_cases_get_the_same_outputs_on_workers(model: RegisteredModel, ru
         golden_outputs(model, replace(engine, digest="0" * 64), running.address)
 
 
+NOTES = "golden-runs/"
+
+
+def slow_share(share: GoldenShare) -> dict[int, NDArray[np.float32]]:
+    """The share, a second later, when the store says who has begun it; runs on a worker."""
+    settings().store().put(f"{NOTES}{share.index}-{os.getpid()}", b"")
+    time.sleep(1)
+    return run_share(share)
+
+
+def begun() -> dict[int, set[int]]:
+    """Share -> processes that began it."""
+    found: dict[int, set[int]] = {}
+    for key in settings().store().list(NOTES):
+        index, process = key.removeprefix(NOTES).split("-")
+        found.setdefault(int(index), set()).add(int(process))
+    return found
+
+
+def test_a_worker_killed_in_the_middle_of_golden_cases_changes_no_byte(
+    model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.add_worker()
+    wait_for_workers(running, 2)
+    plan = model.file("reference.onnx")
+    settings().store().put("candidates/plan", plan)
+    engine = GoldenEngine("onnxruntime-cpu", "candidates/plan", sha256(plan))
+    alone = golden_outputs(model, engine, NONE)
+    killed: list[int] = []
+    spread = golden.open_mapper
+
+    @contextmanager
+    def open_and_kill(place: str, *, pieces: int) -> Iterator[Killing]:
+        with spread(place, pieces=pieces) as mapper:
+            yield Killing(mapper, running, killed)
+
+    monkeypatch.setattr(golden, "run_share", slow_share)
+    monkeypatch.setattr(golden, "open_mapper", open_and_kill)
+    together = golden_outputs(model, engine, running.address)
+    assert together.tobytes() == alone.tobytes()
+    assert len(killed) == 1
+    again = [who for who in begun().values() if killed[0] in who and len(who) == 2]
+    assert again, "no share of the killed worker ran a second time, elsewhere"
+
+
+@dataclass
+class Killing:
+    """A mapper whose first result costs a worker its life, while that one has begun another share."""
+
+    mapper: Mapper
+    running: Cluster
+    killed: list[int]
+
+    @property
+    def workers(self) -> int:
+        return self.mapper.workers
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        for number, result in enumerate(self.mapper.map(function, items)):
+            if number == 0:
+                self._kill_who_began(share=2)
+            yield result
+
+    def _kill_who_began(self, share: int) -> None:
+        deadline = time.monotonic() + 30
+        while not (who := begun().get(share)):
+            assert time.monotonic() < deadline, f"nobody began share {share}"
+            time.sleep(0.02)
+        (victim,) = [one for one in self.running.workers if one.pid in who]
+        victim.kill()
+        assert victim.wait(10) == -signal.SIGKILL
+        self.killed.append(victim.pid)
+
+
 def test_the_cluster_is_a_setting_of_the_process_or_the_spec(
     model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,3 +288,67 @@ def wait_for_workers(running: Cluster, count: int) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError(f"there were never {count} workers")
+
+
+# --- a flow
+
+
+def test_maintenance_decides_the_same_on_a_cluster_byte_for_byte(
+    loop: Settings, running: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two copies of one workspace with a champion and a new window; all that a decision rests on is compared."""
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+    from infra.cluster.workers import OnDask
+
+    monkeypatch.setenv("REQUANT_CLUSTER", NONE)
+    settings.cache_clear()
+    register(one_target(tmp_path / "digits"))
+    serve(loop, "digits", 0, images(0.5, 1.0))
+    assert maintenance("digits").status is Status.PROMOTED
+    serve(loop, "digits", 1, images(0.5, 1.0, seed=1))
+    copy = tmp_path / "copy"
+    shutil.copytree(loop.root, copy)
+    before = objects()
+    alone = maintenance("digits")
+    stored = {key: data for key, data in objects().items() if before.get(key) != data}
+
+    running.add_worker()
+    wait_for_workers(running, 2)
+    spread, submit = set[str](), OnDask.map
+    monkeypatch.setattr(
+        OnDask, "map", lambda self, function, items: spread.add(named(function)) or submit(self, function, items)
+    )
+    monkeypatch.setenv("REQUANT_CLUSTER", running.address)
+    monkeypatch.setenv("REQUANT_WORKSPACE", str(copy))
+    settings.cache_clear()
+    assert objects() == before
+    together = maintenance("digits")
+    also = {key: data for key, data in objects().items() if before.get(key) != data}
+
+    assert spread == {"gather_share", "profile_part"}
+    assert alone.status is together.status is Status.KEPT
+    assert together.decision == alone.decision
+    assert also == stored
+    assert {key.split("/")[0] for key in stored} >= {"draws", "evidence", "ledger", "profiles", "reports", "windows"}
+
+
+def one_target(folder: Path) -> Path:
+    """The digits model for one target; gives its spec."""
+    shutil.copytree(EXAMPLES / "digits", folder)
+    document = yaml.safe_load((folder / "model.yaml").read_text()) | {"targets": ["onnxruntime-cpu"]}
+    (folder / "model.yaml").write_text(yaml.safe_dump(document))
+    return folder / "model.yaml"
+
+
+def objects() -> dict[str, bytes]:
+    """Every object that a run stores; of an entry of the ledger what it says, without when and after what."""
+    store = settings().store()
+    found = {key: store.get(key) for key in store.list("") if not key.endswith("/evidently.html")}  # has random ids
+    return {
+        key: canonical(json.loads(data)["body"]) if key.startswith("ledger/") else data for key, data in found.items()
+    }
+
+
+def named(function: Callable[..., object]) -> str:
+    return str(getattr(getattr(function, "func", function), "__name__", function))
