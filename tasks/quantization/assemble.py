@@ -19,7 +19,7 @@ from tasks.quantization.recipes import Recipe
 from tasks.quantization.rounding import corrections, round_weights, train_site
 from tasks.quantization.submodules import by_site
 from tasks.quantization.unknown import holds
-from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
+from tasks.quantization.weights import QuantizedWeight, WeightScheme, multiplied, quantize
 
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
@@ -113,7 +113,7 @@ def _planned(
 ) -> QuantizedSite:
     weights = [layer_weight(model, layer) for layer in site.layers]
     if choice.divisors is not None:
-        weights = [weight * choice.divisors.reshape(-1, *[1] * (weight.ndim - 2)) for weight in weights]
+        weights = [multiplied(weight, choice.divisors) for weight in weights]
         rows = rows / choice.divisors if rows.size else rows
     rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
     activation = choice.activation

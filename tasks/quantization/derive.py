@@ -14,7 +14,7 @@ from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import mixed, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.changes import held_remarks, hold, under
-from tasks.quantization.choose import Choice, choose, deployed_factors, quantizer
+from tasks.quantization.choose import Choice, choose, deployed_factors, histogram, quantizer
 from tasks.quantization.folding import fold
 from tasks.quantization.plan import GraphPlan
 from tasks.quantization.ranges import require_data
@@ -96,7 +96,7 @@ def derive(
     plan = assemble(model, sites, observed, recipe, choices, kept, trained=trained)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
-    reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
+    reference = {name: histogram(observed[name], item.divisors) for name, item in plan.scales.items()}
     remarks = (
         *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
         *scale_remarks(plan, reference, plan.scales),
@@ -239,11 +239,3 @@ def _trained(
     able = [name for name in quantized if len(observed[name].rows) >= LEAST_ROWS]
     chosen = tuple(able[: recipe.trained_sites])
     return chosen, tuple(name for name in quantized[: recipe.trained_sites] if name not in chosen)
-
-
-def _seen(observed: SiteObservation, quantizer: Quantizer) -> ExponentHistogram:
-    """The quantizer's own input: exact without smoothing, from the observed rows with it."""
-    if quantizer.divisors is None or not observed.histogram.total:
-        return observed.histogram
-    seen = ExponentHistogram.of(observed.rows / quantizer.divisors)
-    return ExponentHistogram(seen.counts, float((observed.channel_amax / quantizer.divisors).max()))
