@@ -16,7 +16,7 @@ from tasks.quantization.assemble import assemble
 from tasks.quantization.changes import held_remarks, hold, under
 from tasks.quantization.choose import Choice, choose, deployed_factors, histogram, quantizer
 from tasks.quantization.folding import fold
-from tasks.quantization.plan import GraphPlan
+from tasks.quantization.plan import GraphPlan, QuantizedSite
 from tasks.quantization.ranges import require_data
 from tasks.quantization.recipes import Recipe, Smoothing
 from tasks.quantization.remarks import kept_remarks, observed_remarks, scale_remarks
@@ -100,7 +100,7 @@ def derive(
     remarks = (
         *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
         *scale_remarks(plan, reference, plan.scales),
-        *kept_remarks((), recipe.weights.format, untrained),
+        *kept_remarks((), recipe.weights.format, untrained, _uncorrected(plan, recipe)),
         *held_remarks(held, largest_change),
     )
     return Derived(plan, kept, ranking, share, reference, remarks)
@@ -229,6 +229,12 @@ def _kept(
         return (*unknown, *known[:count])
     best = mixed.keep(mixed.front(site_costs(model, sites, losses)), count)
     return (*unknown, *(name for name in known if name in best.kept))
+
+
+def _uncorrected(plan: GraphPlan, recipe: Recipe) -> tuple[str, ...]:
+    """Quantized sites without a bias correction, of a recipe that makes some."""
+    quantized = (item for item in plan.sites if isinstance(item, QuantizedSite))
+    return tuple(item.site.name for item in quantized if recipe.bias_correction and item.corrections is None)
 
 
 def _trained(

@@ -132,7 +132,7 @@ _ALL = (
         smoothing=Smoothing.EQUALIZED,
         version=5,
     ),
-    Recipe("int8-bias-corrected", "INT8 with the mean output error subtracted", bias_correction=True),
+    Recipe("int8-bias-corrected", "INT8 with the mean output error subtracted", bias_correction=True, version=5),
     Recipe(
         "int8-dynamic",
         "INT8 weights; activation ranges at run time, from each batch",
@@ -145,6 +145,7 @@ _ALL = (
         smoothing=_SMOOTH,
         bias_correction=True,
         tables=Format.INT8,
+        version=5,
     ),
     Recipe(
         "int8-gptq",
