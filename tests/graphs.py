@@ -62,6 +62,33 @@ def convolution(weight: Floats, *, size: int = 6) -> onnx.ModelProto:
     return model([node], weights, {"x": ["batch", inputs, size, size]}, {"y": ["batch", outputs, left, left]})
 
 
+def convolutions(seed: int = 0, *, grouped: bool = False) -> onnx.ModelProto:
+    """Conv, ReLU, Conv, 3 channels to 8 to 4, with kernels of unlike ranges; the second may read 4 groups of channels.
+
+    x [batch, 3, 8, 8] -> y [batch, 4, 8, 8].
+    """
+    rng = np.random.default_rng(seed)
+    gain = (10.0 ** np.linspace(-1.5, 1.5, 8)).astype(np.float32)
+    inner = 2 if grouped else 8
+    second = rng.standard_normal((4, inner, 3, 3)).astype(np.float32)
+    by_channel = gain.reshape(4, 2) if grouped else np.broadcast_to(gain, (4, 8))
+    weights: dict[str, NDArray[np.generic]] = {
+        "first.weight": rng.standard_normal((8, 3, 3, 3)).astype(np.float32) * gain.reshape(-1, 1, 1, 1),
+        "first.bias": (rng.standard_normal(8) * gain).astype(np.float32),
+        "second.weight": second / by_channel[:, :, None, None],
+        "second.bias": rng.standard_normal(4).astype(np.float32),
+    }
+    same = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "first.weight", "first.bias"], ["p"], "node_first", **same),
+        helper.make_node("Relu", ["p"], ["h"], "node_relu"),
+        helper.make_node(
+            "Conv", ["h", "second.weight", "second.bias"], ["y"], "node_second", group=4 if grouped else 1, **same
+        ),
+    ]
+    return model(nodes, weights, {"x": ["batch", 3, 8, 8]}, {"y": ["batch", 4, 8, 8]})
+
+
 def encoder(width: int = 16, *, layers: int = 2, seed: int = 0) -> onnx.ModelProto:
     """Single-head attention and a ReLU network with residuals, [batch, tokens, width] -> the same; random weights.
 

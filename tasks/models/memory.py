@@ -61,7 +61,7 @@ def footprint(
         weights=COPIES * sum(sizes.values()),
         activations=4 * (sum(elements) + sum(results) + 2 * largest),
         search=4 * max(layers, default=0) + (HESSIAN * max(inputs, default=0) ** 2 if hessian else 0),
-        rows=4 * kept * sum(shape[-1] for shape in seen.values() if shape),
+        rows=4 * kept * sum(seen[site.name][site.channel_axis] for site in sites if seen[site.name]),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from infra.errors import BadInput
 from tasks.observation.histogram import BINS, ExponentHistogram
-from tasks.observation.observer import SiteObservation
+from tasks.observation.observer import NOTHING_KEPT, SiteObservation
 
 VERSION = 2
 READ = (1, 2)
@@ -16,7 +16,7 @@ READ = (1, 2)
 
 
 def dump_observation(observed: Mapping[str, SiteObservation]) -> bytes:
-    """Histogram counts [2048], amax, channel extremes and rows of every site."""
+    """Histogram counts [2048], amax, channel extremes and rows of every site, and pixels where it saw images."""
     names = sorted(observed)
     arrays: dict[str, np.ndarray] = {"version": np.asarray(VERSION), "sites": np.asarray(names)}
     for index, name in enumerate(names):
@@ -25,6 +25,8 @@ def dump_observation(observed: Mapping[str, SiteObservation]) -> bytes:
         arrays[f"{index}.amax"] = np.asarray(site.histogram.amax)
         arrays[f"{index}.low"], arrays[f"{index}.high"] = site.channel_low, site.channel_high
         arrays[f"{index}.rows"] = site.rows
+        if site.pixels.size:
+            arrays[f"{index}.pixels"] = site.pixels
     buffer = BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own options
     return buffer.getvalue()
@@ -60,4 +62,7 @@ def _site(arrays: Mapping[str, np.ndarray], index: int, version: int) -> SiteObs
         raise ValueError(f"counts of shape {counts.shape} and type {counts.dtype}")
     if high.ndim != 1 or low.shape != high.shape or rows.ndim != 2 or (rows.size and rows.shape[1] != len(high)):
         raise ValueError(f"channels {low.shape} and {high.shape}, and rows {rows.shape}")
-    return SiteObservation(ExponentHistogram(counts, float(arrays[f"{index}.amax"])), low, high, rows)
+    pixels = arrays.get(f"{index}.pixels", NOTHING_KEPT)
+    if pixels.ndim != 2 or (pixels.size and pixels.shape[1] != len(high)):
+        raise ValueError(f"channels {high.shape} and pixels {pixels.shape}")
+    return SiteObservation(ExponentHistogram(counts, float(arrays[f"{index}.amax"])), low, high, rows, pixels=pixels)

@@ -31,4 +31,5 @@ def _clipped(site: SiteObservation, ceiling: float) -> SiteObservation:
         np.minimum(site.channel_high, limit),
         np.clip(site.rows, -limit, limit),
         site.broken,
+        np.clip(site.pixels, -limit, limit),
     )

@@ -5,6 +5,7 @@ Both count the same bits, so the same values give the same counts, extremes and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,8 +38,10 @@ def count(values: Values, channel_axis: int) -> Counted:
     return _count_on_device(values, channel_axis)
 
 
-def divide(values: Values, divisors: NDArray[np.float32]) -> Values:
-    """Rows [n, channels] / divisors [channels], correctly rounded on either side."""
+def divide(values: Values, divisors: NDArray[np.float32], channel_axis: int = -1) -> Values:
+    """Values / divisors [channels] along the channel axis (-1 or 1), correctly rounded on either side."""
+    if channel_axis == 1:
+        divisors = divisors.reshape(-1, *[1] * (values.ndim - 2))
     if isinstance(values, np.ndarray):
         return values / divisors
     return values / _beside(divisors, values)
@@ -47,6 +50,16 @@ def divide(values: Values, divisors: NDArray[np.float32]) -> Values:
 def take(values: Values, places: NDArray[np.intp]) -> Values:
     """Some rows, where they lie."""
     return values[places] if isinstance(values, np.ndarray) else values[_beside(places, values)]
+
+
+def take_pixels(values: Values, places: NDArray[np.intp]) -> Values:
+    """Channels of some pixels of images [cases, channels, ...], counted case by case -> [places, channels]."""
+    pixels = math.prod(values.shape[2:])
+    flat = values.reshape(len(values), values.shape[1], pixels)
+    case, pixel = np.divmod(places, max(pixels, 1))
+    if isinstance(flat, np.ndarray):
+        return flat[case, :, pixel]
+    return flat[_beside(case, flat), :, _beside(pixel, flat)]
 
 
 def on_host(values: Values) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.counting import Values, count, divide, on_host, take
+from tasks.observation.counting import Values, count, divide, on_host, take, take_pixels
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.sites import Site
 
@@ -18,6 +18,9 @@ ROWS = 192
 
 MANY_ROWS = 4096
 """Kept in a pass of its own where GPTQ learns to round to few bits: 192 rows of 512 inputs are overfitted."""
+
+NOTHING_KEPT: NDArray[np.float32] = np.zeros((0, 0), np.float32)
+"""Rows or pixels of a site that has none."""
 
 _TOKEN_BITS = np.uint64(24)
 
@@ -31,6 +34,9 @@ class SiteObservation:
     channel_high: NDArray[np.float32]  # [channels], the largest
     rows: NDArray[np.float32]  # [kept, channels], ROWS unless more were asked for; empty where nothing can be smoothed
     broken: Mapping[int, int] = field(default_factory=dict)  # case -> infinities and NaN; -1 where no case is known
+    pixels: NDArray[np.float32] = field(
+        default_factory=NOTHING_KEPT.copy
+    )  # [kept, channels] of images, empty elsewhere
 
     @property
     def channel_amax(self) -> NDArray[np.float32]:
@@ -70,7 +76,10 @@ class Observer:
         for site in self._sites:
             values = tensors[site.tensor]
             if site.channel_axis == 1:
-                self._add_images(site, values, cases)
+                shape = (len(values), 1, *values.shape[2:])
+                if shape not in numbered:
+                    numbered[shape] = _rows(shape, cases, None, self._most)
+                self._add_images(site, values, cases, numbered[shape])
                 continue
             shape = tuple(values.shape[:-1])
             if shape not in numbered:
@@ -90,19 +99,24 @@ class Observer:
 
     def result(self) -> dict[str, SiteObservation]:
         """Everything seen so far, by site name."""
-        nothing = np.zeros(0, np.float32)
-        return {
-            site.name: SiteObservation(
-                self._histograms[site.name],
-                *self._extremes.get(site.name, (nothing, nothing)),
-                self._rows[site.name][1] if site.name in self._rows else np.zeros((0, 0), np.float32),
-                dict(self._broken[site.name]),
-            )
-            for site in self._sites
-        }
+        return {site.name: self._seen(site) for site in self._sites}
 
-    def _add_images(self, site: Site, values: Values, cases: NDArray[np.int64]) -> None:
+    def _seen(self, site: Site) -> SiteObservation:
+        nothing = np.zeros(0, np.float32)
+        low, high = self._extremes.get(site.name, (nothing, nothing))
+        rows = pixels = NOTHING_KEPT
+        if site.name in self._rows and site.channel_axis == 1:
+            pixels = self._rows[site.name][1]
+        elif site.name in self._rows:
+            rows = self._rows[site.name][1]
+        return SiteObservation(self._histograms[site.name], low, high, rows, dict(self._broken[site.name]), pixels)
+
+    def _add_images(self, site: Site, values: Values, cases: NDArray[np.int64], known: _Rows) -> None:
+        if site.name in self._divisors:
+            values = divide(values, self._divisors[site.name], 1)
         self._count(site, values, 1, cases)
+        if known.keys is not None:
+            self._keep_rows(site, known.keys, on_host(take_pixels(values, known.chosen)))
 
     def _add_rows(self, site: Site, values: Values, known: _Rows) -> None:
         rows = values.reshape(-1, values.shape[-1])

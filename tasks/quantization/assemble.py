@@ -12,14 +12,14 @@ from tasks.observation.formats import Format, PerBlock, PerChannel
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.observation.sites import Site, layer_weight
-from tasks.quantization.choose import Choice, deployed_factors
+from tasks.quantization.choose import Choice, deployed_factors, sample
 from tasks.quantization.folding import fold
 from tasks.quantization.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipes import Recipe
 from tasks.quantization.rounding import corrections, round_weights, train_site
 from tasks.quantization.submodules import by_site
 from tasks.quantization.unknown import holds
-from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
+from tasks.quantization.weights import QuantizedWeight, WeightScheme, multiplied, quantize
 
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
@@ -53,7 +53,7 @@ def assemble(
         _planned(
             folded,
             site,
-            observed[site.name].rows,
+            sample(site, observed[site.name]),
             recipes[site.name],
             choices[site.name],
             folded=site.name in done,
@@ -104,7 +104,7 @@ def find_tables(model: onnx.ModelProto) -> tuple[str, ...]:
 def _planned(
     model: onnx.ModelProto,
     site: Site,
-    rows: NDArray[np.float32],
+    kept: NDArray[np.float32],
     recipe: Recipe,
     choice: Choice,
     *,
@@ -113,13 +113,14 @@ def _planned(
 ) -> QuantizedSite:
     weights = [layer_weight(model, layer) for layer in site.layers]
     if choice.divisors is not None:
-        weights = [weight * choice.divisors.reshape(-1, *[1] * (weight.ndim - 2)) for weight in weights]
-        rows = rows / choice.divisors if rows.size else rows
+        weights = [multiplied(weight, choice.divisors) for weight in weights]
+        kept = kept / choice.divisors if kept.size else kept
+    rows = kept if site.channel_axis == -1 else NO_ROWS  # a convolution's pixels are not its inputs
     rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
     activation = choice.activation
     if trained:
         rounded, activation = train_site(weights, rows, rounded, activation)
-    corrected = corrections(weights, rows, rounded, activation) if recipe.bias_correction else None
+    corrected = corrections(weights, kept, rounded, activation) if recipe.bias_correction else None
     dynamic = recipe.activations is not None and recipe.activations.dynamic
     return QuantizedSite(site, rounded, activation, dynamic, None if folded else choice.divisors, corrected)
 

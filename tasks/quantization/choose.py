@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from tasks.observation.error import relative_error, widened
 from tasks.observation.formats import SMALLEST
-from tasks.observation.observer import SiteObservation
+from tasks.observation.histogram import ExponentHistogram
+from tasks.observation.observer import NOTHING_KEPT, SiteObservation
 from tasks.observation.scales import Quantizer, Scales
 from tasks.observation.sites import Site
 from tasks.quantization import awq, equalization, smoothing
@@ -37,8 +38,9 @@ def choose(
     if scheme is None or scheme.dynamic:
         scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
         return Choice(None, awq.search(observed.rows, weights, recipe.weights).divisors if scaled else None)
-    if recipe.smoothing is Smoothing.EQUALIZED and observed.rows.size:
-        divisors = equalization.factors(observed.channel_amax, equalization.input_ranges(weights))
+    if recipe.smoothing is Smoothing.EQUALIZED and sample(site, observed).size:
+        largest = observed.channel_amax
+        divisors = equalization.factors(largest, equalization.input_ranges(weights, largest.size))
         return Choice(quantizer(observed, scheme, divisors), divisors)
     if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
         found = smoothing.search(observed, weights, scheme.rule).quantizer
@@ -48,6 +50,22 @@ def choose(
         scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
         return Choice(quantizer(observed, scheme, before.divisors), before.divisors)
     return Choice(quantizer(observed, scheme))
+
+
+def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
+    """What was kept of the site's channels, [n, channels]: rows, or pixels; none where its layers read other axes."""
+    if site.channel_axis == -1:
+        return observed.rows
+    return observed.pixels if all(layer.op == "Conv" for layer in site.layers) else NOTHING_KEPT
+
+
+def histogram(observed: SiteObservation, divisors: NDArray[np.float32] | None) -> ExponentHistogram:
+    """The quantizer's own input: exact without factors, from the kept rows or pixels with them."""
+    if divisors is None or not observed.histogram.total:
+        return observed.histogram
+    kept = observed.rows if observed.rows.size else observed.pixels
+    seen = ExponentHistogram.of(kept / divisors)
+    return ExponentHistogram(seen.counts, float((observed.channel_amax / divisors).max()))
 
 
 def quantizer(

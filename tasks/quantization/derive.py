@@ -14,9 +14,9 @@ from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import mixed, sensitivity
 from tasks.quantization.assemble import assemble
 from tasks.quantization.changes import held_remarks, hold, under
-from tasks.quantization.choose import Choice, choose, deployed_factors, quantizer
+from tasks.quantization.choose import Choice, choose, deployed_factors, histogram, quantizer
 from tasks.quantization.folding import fold
-from tasks.quantization.plan import GraphPlan
+from tasks.quantization.plan import GraphPlan, QuantizedSite
 from tasks.quantization.ranges import require_data
 from tasks.quantization.recipes import Recipe, Smoothing
 from tasks.quantization.remarks import kept_remarks, observed_remarks, scale_remarks
@@ -96,11 +96,11 @@ def derive(
     plan = assemble(model, sites, observed, recipe, choices, kept, trained=trained)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
-    reference = {name: _seen(observed[name], item) for name, item in plan.scales.items()}
+    reference = {name: histogram(observed[name], item.divisors) for name, item in plan.scales.items()}
     remarks = (
         *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
         *scale_remarks(plan, reference, plan.scales),
-        *kept_remarks((), recipe.weights.format, untrained),
+        *kept_remarks((), recipe.weights.format, untrained, _uncorrected(plan, recipe)),
         *held_remarks(held, largest_change),
     )
     return Derived(plan, kept, ranking, share, reference, remarks)
@@ -231,6 +231,12 @@ def _kept(
     return (*unknown, *(name for name in known if name in best.kept))
 
 
+def _uncorrected(plan: GraphPlan, recipe: Recipe) -> tuple[str, ...]:
+    """Quantized sites without a bias correction, of a recipe that makes some."""
+    quantized = (item for item in plan.sites if isinstance(item, QuantizedSite))
+    return tuple(item.site.name for item in quantized if recipe.bias_correction and item.corrections is None)
+
+
 def _trained(
     ranking: tuple[Sensitivity, ...], observed: Mapping[str, SiteObservation], recipe: Recipe, kept: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -239,11 +245,3 @@ def _trained(
     able = [name for name in quantized if len(observed[name].rows) >= LEAST_ROWS]
     chosen = tuple(able[: recipe.trained_sites])
     return chosen, tuple(name for name in quantized[: recipe.trained_sites] if name not in chosen)
-
-
-def _seen(observed: SiteObservation, quantizer: Quantizer) -> ExponentHistogram:
-    """The quantizer's own input: exact without smoothing, from the observed rows with it."""
-    if quantizer.divisors is None or not observed.histogram.total:
-        return observed.histogram
-    seen = ExponentHistogram.of(observed.rows / quantizer.divisors)
-    return ExponentHistogram(seen.counts, float((observed.channel_amax / quantizer.divisors).max()))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.quantization.weights import by_group
+
 LIMIT = 1e5
 """No factor is larger, or smaller than its inverse: a nearly dead channel must not drown the others."""
 
@@ -32,8 +34,12 @@ def output_ranges(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return largest
 
 
-def input_ranges(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Largest magnitude that any of the layers has for each input channel: [outputs, inputs, ...] each -> [inputs]."""
-    largest = [np.abs(np.moveaxis(weight, 1, 0).reshape(weight.shape[1], -1)).max(axis=1) for weight in weights]
+def input_ranges(weights: Sequence[NDArray[np.float32]], channels: int) -> NDArray[np.float32]:
+    """Largest magnitude that any of the layers has for each input channel: [outputs, inputs, ...] each -> [channels].
+
+    A convolution in groups has fewer inputs than the activation has channels.
+    """
+    grouped = [np.moveaxis(by_group(weight, channels), 2, 1) for weight in weights]
+    largest = [np.abs(weight.reshape(channels, -1)).max(axis=1) for weight in grouped]
     found: NDArray[np.float32] = np.stack(largest).max(axis=0)
     return found

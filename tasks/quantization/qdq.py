@@ -95,6 +95,7 @@ class _Writer:
         self._model = model
         self._graph = model.graph
         self._nodes = {node.name: node for node in model.graph.node}
+        self._shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
         self._before: Nodes = {}
         self._after: Nodes = {}
         self._replaced: set[str] = set()
@@ -215,7 +216,8 @@ class _Writer:
     def _correct(self, node: onnx.NodeProto, layer: Layer, correction: NDArray[np.float32]) -> None:
         """Add a constant per output channel to what the layer returns."""
         name, result = f"{layer.node}.correction", node.output[0]
-        shape = (1, -1, 1, 1) if layer.op == "Conv" else (-1,)
+        rank = len(self._shapes[layer.weight])
+        shape = (1, -1, *[1] * (rank - 2)) if layer.op == "Conv" else (-1,)
         self._add(name, correction.astype(np.float32).reshape(shape))
         node.output[0] = f"{result}.uncorrected"
         self._after.setdefault(layer.node, []).append(

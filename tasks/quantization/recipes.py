@@ -126,8 +126,13 @@ _ALL = (
         "INT8 activations with a zero-point: for skewed activations, where the runtime allows it",
         activations=ActivationScheme(symmetric=False),
     ),
-    Recipe("int8-equalized", "INT8, ranges evened out between consecutive layers", smoothing=Smoothing.EQUALIZED),
-    Recipe("int8-bias-corrected", "INT8 with the mean output error subtracted", bias_correction=True),
+    Recipe(
+        "int8-equalized",
+        "INT8, ranges evened out between consecutive layers",
+        smoothing=Smoothing.EQUALIZED,
+        version=5,
+    ),
+    Recipe("int8-bias-corrected", "INT8 with the mean output error subtracted", bias_correction=True, version=5),
     Recipe(
         "int8-dynamic",
         "INT8 weights; activation ranges at run time, from each batch",
@@ -140,6 +145,7 @@ _ALL = (
         smoothing=_SMOOTH,
         bias_correction=True,
         tables=Format.INT8,
+        version=5,
     ),
     Recipe(
         "int8-gptq",

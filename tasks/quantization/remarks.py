@@ -67,11 +67,14 @@ def scale_remarks(
     )
 
 
-def kept_remarks(overflow: Sequence[str], format: Format, untrained: Sequence[str]) -> tuple[str, ...]:
+def kept_remarks(
+    overflow: Sequence[str], format: Format, untrained: Sequence[str], uncorrected: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Of sites that a recipe could not treat as it treats the others."""
     return _sentences(
         (overflow, f"beyond what {format} can hold: they stay in {Format.FP32}"),
         (untrained, "not trained, because too few of their rows were kept, and of a convolution none are"),
+        (uncorrected, "not corrected, because nothing was kept of their channels' joint values"),
     )
 
 

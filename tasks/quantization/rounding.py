@@ -12,7 +12,7 @@ from tasks.quantization.correction import correction
 from tasks.quantization.gptq import compensate, curvature
 from tasks.quantization.recipes import Rounding
 from tasks.quantization.training import train
-from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
+from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize, summed
 
 Weights = tuple[QuantizedWeight, ...]
 
@@ -50,14 +50,17 @@ def train_site(
 
 def corrections(
     weights: Sequence[NDArray[np.float32]],
-    rows: NDArray[np.float32],
+    kept: NDArray[np.float32],
     rounded: Weights,
     quantizer: Quantizer | None,
 ) -> tuple[NDArray[np.float32], ...] | None:
-    """What to add to each layer's output, [outputs]; None without rows."""
-    if not rows.size:
+    """What to add to each layer's output, [outputs]; None where neither rows nor pixels [n, channels] were kept.
+
+    The mean of a convolution's input is the same at every place of its kernel, but for the padding at the borders.
+    """
+    if not kept.size:
         return None
     return tuple(
-        correction(rows, weight, levels.dequantized(), quantizer)
+        correction(kept, summed(weight, kept.shape[1]), summed(levels.dequantized(), kept.shape[1]), quantizer)
         for weight, levels in zip(weights, rounded, strict=True)
     )

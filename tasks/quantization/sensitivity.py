@@ -23,9 +23,9 @@ from tasks.observation.error import relative_error, squared_error
 from tasks.observation.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.sites import Site
-from tasks.quantization.choose import Choice, output_error
+from tasks.quantization.choose import Choice, histogram, output_error
 from tasks.quantization.switches import INPUT, Part
-from tasks.quantization.weights import WeightScheme, quantize
+from tasks.quantization.weights import WeightScheme, multiplied, quantize
 from tasks.records import Payload
 
 
@@ -176,8 +176,11 @@ def _error(
         return output_error(observed, weights, choice, scheme)
     if choice.activation is None:
         return _weight_error(weights)
-    signal = max(_mean_square(observed.histogram), np.finfo(np.float64).tiny)
-    noise = squared_error(observed.histogram, choice.activation.amax) / signal
+    if choice.divisors is not None:
+        weights = [multiplied(weight, choice.divisors) for weight in weights]
+    seen = histogram(observed, choice.divisors)
+    signal = max(_mean_square(seen), np.finfo(np.float64).tiny)
+    noise = squared_error(seen, choice.activation.amax) / signal
     return noise + _weight_error(weights)
 
 

@@ -17,13 +17,13 @@ from tasks.observation.formats import Format
 from tasks.quantization import qdq
 from tasks.quantization.assemble import find_tables
 from tasks.quantization.lowering import lower
+from tasks.quantization.norms import norm_results
 from tasks.quantization.plan import GraphPlan
 from tasks.quantization.submodules import EMBEDDINGS, NORMS, SCORES
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize
 
 INPUT = "requant.switches"
 """Name of the added input, bool [parts]: which parts are quantized in this run."""
-_NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _products(model: onnx.ModelProto) -> list[Part]:
 
 
 def _norms(model: onnx.ModelProto) -> list[Part]:
-    results = tuple(node.output[0] for node in model.graph.node if node.op_type in _NORM_OPS)
+    results = norm_results(model)
     return [Part(NORMS, results, NORMS)] if results else []
 
 

@@ -56,6 +56,30 @@ class QuantizedWeight:
         return self.format.bits + extra / self.levels.size
 
 
+def by_group(weight: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """A weight [outputs, inputs, ...] that reads so many channels in groups, as [groups, outputs, inputs, ...]."""
+    groups = channels // weight.shape[1]
+    return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
+
+
+def summed(weight: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """A weight [outputs, inputs, ...] summed over its kernel -> [outputs, channels]: what it makes of a flat image."""
+    if weight.ndim == 2:
+        return weight
+    groups = by_group(weight, channels)
+    found = np.zeros((len(groups), groups.shape[1], len(groups), groups.shape[2]), np.float32)
+    own = np.arange(len(groups))
+    found[own, :, own] = groups.reshape(*groups.shape[:3], -1).sum(axis=-1, dtype=np.float64)
+    return found.reshape(len(weight), channels)
+
+
+def multiplied(weight: NDArray[np.float32], factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weight [outputs, inputs, ...] of a layer whose input [channels] was divided by the factors."""
+    grouped = by_group(weight, factors.size)
+    scaled: NDArray[np.float32] = grouped * factors.reshape(len(grouped), 1, -1, *[1] * (weight.ndim - 2))
+    return scaled.reshape(weight.shape)
+
+
 def quantize(weight: NDArray[np.float32], scheme: WeightScheme) -> QuantizedWeight:
     """Round a weight [outputs, inputs...] to the nearest levels; raises `BadInput` when the scheme does not fit it."""
     flat = weight.reshape(len(weight), -1)

@@ -37,7 +37,7 @@ def strange(seed: int) -> dict[str, Floats]:
 
 def observed(batches: list[dict[str, Floats]], *, by_torch: bool, divided: bool = False, masked: bool = True) -> bytes:
     """The archive of an observation, so that nothing can differ unseen."""
-    divisors = {"fc": np.linspace(0.3, 3, 5, dtype=np.float32)} if divided else None
+    divisors = {name: np.linspace(0.3, 3, 5, dtype=np.float32) for name in ("fc", "conv")} if divided else None
     observer = Observer((LINEAR, CONV), divisors)
     for number, batch in enumerate(batches):
         tensors = {name: torch.from_numpy(one) if by_torch else one for name, one in batch.items()}

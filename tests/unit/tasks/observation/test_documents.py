@@ -85,6 +85,9 @@ def observation() -> dict[str, SiteObservation]:
             ExponentHistogram.of(values), values.min(axis=0), values.max(axis=0), values[:7]
         ),
         "conv": SiteObservation(ExponentHistogram.of(values), nothing, nothing, np.zeros((0, 0), np.float32)),
+        "stem": SiteObservation(
+            ExponentHistogram.of(values), values.min(axis=0), values.max(axis=0), nothing[None, :0], pixels=values[:5]
+        ),
     }
 
 
@@ -97,6 +100,8 @@ def test_an_observation_is_read_back_as_it_was() -> None:
         assert after[name].channel_amax.tobytes() == site.channel_amax.tobytes()
         assert after[name].rows.tobytes() == site.rows.tobytes()
         assert after[name].rows.shape == site.rows.shape
+        assert after[name].pixels.tobytes() == site.pixels.tobytes()
+        assert after[name].pixels.shape == site.pixels.shape
 
 
 def test_an_observation_of_nothing_is_read_back() -> None:
@@ -122,7 +127,11 @@ def test_a_changed_byte_is_bad_input_or_changes_nothing_that_is_read(place: int,
     except BadInput as exc:
         assert str(exc).startswith("obs is not an observation")  # noqa: PT017  # either outcome is right
     else:
-        assert {name: site.histogram.total for name, site in found.items()} == {"fc.{query,key}": 150, "conv": 150}
+        assert {name: site.histogram.total for name, site in found.items()} == {
+            "fc.{query,key}": 150,
+            "conv": 150,
+            "stem": 150,
+        }
 
 
 @given(st.integers(0, len(GOOD) - 1))
@@ -132,7 +141,7 @@ def test_an_archive_cut_short_is_bad_input(length: int) -> None:
         parse_observation(GOOD[:length], where="obs")
 
 
-@pytest.mark.parametrize("change", ["counts", "rows", "version"])
+@pytest.mark.parametrize("change", ["counts", "rows", "pixels", "version"])
 def test_an_archive_of_another_shape_is_bad_input(change: str) -> None:
     from io import BytesIO
 
@@ -141,6 +150,7 @@ def test_an_archive_of_another_shape_is_bad_input(change: str) -> None:
     arrays |= {
         "counts": {"0.counts": np.zeros(7, np.int64)},
         "rows": {"1.rows": np.zeros((4, 99), np.float32)},
+        "pixels": {"2.pixels": np.zeros((4, 99), np.float32)},
         "version": {"version": np.asarray(9)},
     }[change]
     buffer = BytesIO()

@@ -138,6 +138,28 @@ def test_images_are_observed_by_channel() -> None:
     assert found.rows.size == 0
 
 
+@given(st.integers(0, 5), st.permutations(range(12)), st.lists(st.integers(1, 11), max_size=5), st.integers(0, 11))
+@settings(max_examples=20, deadline=None)
+def test_the_same_pixels_are_kept_however_images_were_batched_and_merged(
+    seed: int, order: list[int], cuts: list[int], apart: int
+) -> None:
+    images = np.random.default_rng(seed).standard_normal((12, CHANNELS, 5, 6)).astype(np.float32)
+    divisors = {"conv": np.array([0.3, 1, 7], np.float32)}
+    whole, first, second = (Observer((CONV,), divisors) for _ in range(3))
+    whole.update({"t": images}, np.arange(12))
+    for number, (start, end) in enumerate(pairwise(sorted({0, 12, *cuts}))):
+        part = order[start:end]
+        (first if number < apart else second).update({"t": images[part]}, np.asarray(part, np.int64))
+    first.merge(second)
+    found, expected = first.result()["conv"], whole.result()["conv"]
+    assert found.pixels.tobytes() == expected.pixels.tobytes()
+    assert found.histogram == expected.histogram
+    assert found.pixels.shape == (ROWS, CHANNELS)
+    seen = {pixel.tobytes() for pixel in np.moveaxis(images, 1, -1).reshape(-1, CHANNELS) / divisors["conv"]}
+    assert {pixel.tobytes() for pixel in found.pixels} <= seen
+    assert found.channel_high == pytest.approx(images.max(axis=(0, 2, 3)) / divisors["conv"])
+
+
 def test_nan_stays_visible() -> None:
     cases = texts(0)
     cases[3][0, 1] = np.nan

@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.observation.formats import Format, PerBlock, PerChannel, PerTensor
+from tasks.quantization import qdq
 from tasks.quantization.awq import clip, factors, search
+from tasks.quantization.derive import derive
+from tasks.quantization.lowering import lower
+from tasks.quantization.recipes import find_recipe
 from tasks.quantization.weights import WeightScheme, quantize
+from tests import graphs
+from tests.unit.tasks.quantization.observations import observe
 
 Floats = NDArray[np.float32]
 SCHEMES = {
@@ -119,3 +125,19 @@ def test_one_scale_a_tensor_cannot_be_clipped_by_output() -> None:
 def test_no_rows_are_bad_input() -> None:
     with pytest.raises(BadInput, match="observed rows"):
         search(np.zeros((0, 40), np.float32), [problem(0)[1]], SCHEMES["int4"])
+
+
+def test_the_recipe_beats_plain_blocks_on_a_layer_with_salient_channels() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((160, 64)).astype(np.float32)
+    x[:, [5, 40]] *= np.float32(50)
+    model = graphs.product(rng.standard_normal((64, 32)).astype(np.float32))
+    sites, observed = observe(model, x)
+    exact = graphs.run(model, x)
+
+    def lost(recipe: str) -> float:
+        plan = derive(model, sites, observed, find_recipe(recipe), None).plan
+        return float(np.linalg.norm(graphs.run(lower(qdq.write(plan), "u8"), x) - exact))
+
+    # By the factors alone it would be 0.26, by the clips alone 0.29.
+    assert lost("int4-awq") < 0.23 * lost("int4-block-32")

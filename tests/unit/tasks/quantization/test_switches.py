@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
+from infra.engines import open_target
+from tasks.models.export import export
+from tasks.models.language.decoder import read_layout
+from tasks.models.language.inputs import LanguageInputs
+from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.quantization import qdq
 from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import tune
 from tasks.quantization.lowering import lower
+from tasks.quantization.norms import norm_results
+from tasks.quantization.plan import GraphPlan
 from tasks.quantization.recipes import find_recipe
+from tasks.quantization.sensitivity import by_submodule, measure
 from tasks.quantization.submodules import ATTENTION, NORMS, SCORES, submodules
 from tasks.quantization.switches import INPUT, Switched, install
 from tests import graphs
+from tests.language_folders import write_folder
 from tests.unit.tasks.quantization.observations import observe
 
 WIDTH = 16
@@ -78,6 +89,58 @@ def test_all_norms_share_one_switch() -> None:
     (norms,) = [part for part in graph.parts if part.submodule == NORMS]
     assert len(norms.results) == 4
     assert not np.array_equal(run(graph, x, norms.name), run(graph, x))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_norms_that_an_export_wrote_out_have_a_switch_that_changes_the_output(family: str, tmp_path: Path) -> None:
+    rules = InputSpec(tokenizer="tokenizer.json", max_length=16, new_tokens=4)
+    folder = write_folder(tmp_path / family, family)
+    model = export(ModelSpec.model_construct(task=Task.CAUSAL_LM, input=rules), folder)
+    assert not any("Normalization" in node.op_type for node in model.graph.node)
+    graph = install(GraphPlan(model, (), {}), others=True)
+    (norms,) = [part for part in graph.parts if part.submodule == NORMS]
+    assert len(norms.results) == 2 * 2 + 1  # two in each of two layers, and one before the head
+    inputs = LanguageInputs((folder / "tokenizer.json").read_bytes(), read_layout(model), max_length=16, new_tokens=4)
+    engine = open_target("onnxruntime-cpu").load(graph.graph.SerializeToString())
+    losses = measure(engine, inputs, Task.CAUSAL_LM, graph.parts, ["Die Katze sitzt", "def add(x):"])
+    groups = {group.name: group for group in by_submodule(losses, {})}
+    assert groups[NORMS].loss > 0
+    assert groups[NORMS].parts == 1
+
+
+def written_out(*, divided: bool) -> onnx.ModelProto:
+    """LayerNorm without its operator: (x - mean) over the root of its variance, gain and shift; then a layer."""
+    helper = graphs.helper
+    root = [("Sqrt", ["above"], "root"), ("Div", ["centred", "root"], "scaled")]
+    if not divided:
+        root = [("Sqrt", ["above"], "r"), ("Reciprocal", ["r"], "root"), ("Mul", ["root", "centred"], "scaled")]
+    nodes = [
+        ("ReduceMean", ["x", "axes"], "mean"),
+        ("Sub", ["x", "mean"], "centred"),
+        ("Mul", ["centred", "centred"], "squared"),
+        ("ReduceMean", ["squared", "axes"], "variance"),
+        ("Add", ["variance", "epsilon"], "above"),
+        *root,
+        ("Mul", ["scaled", "gain"], "gained"),
+        ("Add", ["gained", "shift"], "normed"),
+        ("MatMul", ["normed", "fc.weight"], "p"),
+        ("Mul", ["p", "gain"], "y"),  # a constant times anything else is no norm
+    ]
+    rng = np.random.default_rng(0)
+    weights = {
+        "axes": np.array([-1]),
+        "epsilon": np.float32(1e-5),
+        "gain": np.ones(WIDTH, np.float32),
+        "shift": np.zeros(WIDTH, np.float32),
+        "fc.weight": rng.standard_normal((WIDTH, WIDTH)).astype(np.float32),
+    }
+    made = [helper.make_node(op, inputs, [output], f"node_{output}") for op, inputs, output in nodes]
+    return graphs.model(made, weights, {"x": ["n", WIDTH]}, {"y": ["n", WIDTH]})
+
+
+@pytest.mark.parametrize("divided", [True, False], ids=["over a root", "times its reciprocal"])
+def test_what_a_norm_written_out_returns_includes_its_gain_and_its_shift(divided: bool) -> None:
+    assert norm_results(written_out(divided=divided)) == ("normed",)
 
 
 def test_sites_are_grouped_by_the_names_that_exports_keep() -> None:

@@ -10,6 +10,7 @@ from infra.errors import BadInput
 from tasks.observation.formats import Format, PerBlock
 from tasks.observation.scales import Quantizer
 from tasks.quantization.gptq import gptq
+from tasks.quantization.rounding import train_site
 from tasks.quantization.smoothing import fake_quantize_activation
 from tasks.quantization.training import HELD_OUT, Trained, train
 from tasks.quantization.weights import WeightScheme, quantize
@@ -101,3 +102,24 @@ def test_floating_point_formats_are_bad_input() -> None:
     rows, weight = problem()
     with pytest.raises(BadInput, match="evenly spaced"):
         train(rows, weight, quantize(weight, WeightScheme(Format.FP8)), None)
+
+
+def test_every_layer_of_a_site_loses_less_after_it_was_trained() -> None:
+    rows, weight = problem(6)
+    layers, quantizer = [weight[:5], weight[5:]], Quantizer(float(np.abs(rows).max()))
+    start = tuple(quantize(layer, SCHEMES["int4"]) for layer in layers)
+    trained, kept = train_site(layers, rows, start, quantizer)
+    seen = fake_quantize_activation(rows[::HELD_OUT], quantizer)
+    for layer, before, after in zip(layers, start, trained, strict=True):
+        exact = rows[::HELD_OUT] @ layer.T
+        lost = [float(np.square(exact - seen @ one.dequantized().T).sum()) for one in (before, after)]
+        assert lost[1] < 0.9 * lost[0]
+    assert kept is quantizer
+
+
+def test_a_site_of_one_layer_learns_its_clip() -> None:
+    rows, weight = problem(1)
+    stale = Quantizer(float(np.abs(rows).max()) * 3)
+    (_,), found = train_site([weight], rows, (quantize(weight, WeightScheme()),), stale)
+    assert found is not None
+    assert found.amax < stale.amax
