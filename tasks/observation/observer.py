@@ -43,6 +43,11 @@ class SiteObservation:
         """Largest magnitude per channel, [channels]."""
         return np.maximum(np.abs(self.channel_low), np.abs(self.channel_high))
 
+    @property
+    def kept(self) -> NDArray[np.float32]:
+        """Joint values of the channels, [kept, channels]: rows, or pixels of images."""
+        return self.rows if self.rows.size else self.pixels
+
 
 class Observer:
     """Adds up batches; the result does not depend on how the data were batched.

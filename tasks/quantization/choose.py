@@ -63,8 +63,7 @@ def histogram(observed: SiteObservation, divisors: NDArray[np.float32] | None) -
     """The quantizer's own input: exact without factors, from the kept rows or pixels with them."""
     if divisors is None or not observed.histogram.total:
         return observed.histogram
-    kept = observed.rows if observed.rows.size else observed.pixels
-    seen = ExponentHistogram.of(kept / divisors)
+    seen = ExponentHistogram.of(observed.kept / divisors)
     return ExponentHistogram(seen.counts, float((observed.channel_amax / divisors).max()))
 
 

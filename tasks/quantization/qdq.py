@@ -173,7 +173,7 @@ class _Writer:
         """The name of what the layers read instead of the site's tensor."""
         name = source = item.site.tensor
         if item.divisors is not None:
-            shape = (-1,) if item.site.channel_axis == -1 else (1, -1, 1, 1)
+            shape = self._beside_channels(item.site.layers[0])
             self._add(f"{name}.smoothing", (1 / item.divisors).astype(np.float32).reshape(shape))
             source = f"{name}.smoothed"
             nodes.append(helper.make_node("Mul", [name, f"{name}.smoothing"], [source], f"{name}.smooth"))
@@ -216,13 +216,15 @@ class _Writer:
     def _correct(self, node: onnx.NodeProto, layer: Layer, correction: NDArray[np.float32]) -> None:
         """Add a constant per output channel to what the layer returns."""
         name, result = f"{layer.node}.correction", node.output[0]
-        rank = len(self._shapes[layer.weight])
-        shape = (1, -1, *[1] * (rank - 2)) if layer.op == "Conv" else (-1,)
-        self._add(name, correction.astype(np.float32).reshape(shape))
+        self._add(name, correction.astype(np.float32).reshape(self._beside_channels(layer)))
         node.output[0] = f"{result}.uncorrected"
         self._after.setdefault(layer.node, []).append(
             helper.make_node("Add", [node.output[0], name], [result], f"{layer.node}.correct")
         )
+
+    def _beside_channels(self, layer: Layer) -> tuple[int, ...]:
+        """The shape in which one value a channel meets what the layer reads or returns."""
+        return (1, -1, *[1] * (len(self._shapes[layer.weight]) - 2)) if layer.op == "Conv" else (-1,)
 
     def _shortened(self, constant: str, format: Format) -> str:
         """The layer's weight or bias in the short format, beside the long one until nobody reads that."""

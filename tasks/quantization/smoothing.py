@@ -60,10 +60,10 @@ def factors(activation: NDArray[np.float32], weight: NDArray[np.float32], alpha:
 
 
 def smoothed_amax(observed: SiteObservation, divisors: NDArray[np.float32], rule: RangeRule) -> float:
-    """The range after smoothing: exact for max; other rules read the observed rows."""
+    """The range after smoothing: exact for max; other rules read the kept rows or pixels."""
     if rule is RangeRule.MAX:
         return min(max(float((observed.channel_amax / divisors.astype(np.float64)).max()), SMALLEST), LARGEST)
-    rows = np.clip(observed.rows / divisors.astype(np.float64), -LARGEST, LARGEST)
+    rows = np.clip(observed.kept / divisors.astype(np.float64), -LARGEST, LARGEST)
     return amax(ExponentHistogram.of(rows.astype(np.float32)), rule)
 
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tasks.observation.scales import Quantizer
 from tasks.observation.sites import layer_weight
 from tasks.quantization import qdq
+from tasks.quantization.assemble import from_scales
 from tasks.quantization.derive import Derived, derive
 from tasks.quantization.equalization import LIMIT, factors, input_ranges, output_ranges
 from tasks.quantization.lowering import lower
@@ -129,3 +131,33 @@ def test_the_range_lens_compares_with_what_the_equalized_quantizer_sees() -> Non
     for level in (0.1, 0.3, 1.0):
         assert seen.fraction_above(level) == pytest.approx(real.fraction_above(level), abs=0.08)
     assert all(item.error < 0.05 for item in found.ranking)
+
+
+@pytest.mark.parametrize("recipe", ["recalibrate", "recalibrate-mse"])
+def test_an_equalized_champion_is_recalibrated_with_its_factors(recipe: str) -> None:
+    model = graphs.convolutions()
+    champion = quantized(model, "int8-equalized").scales
+    sites, observed = observe(model, X)
+    found = derive(model, sites, observed, find_recipe(recipe), champion)
+    assert champion["second"].divisors is not None
+    assert found.scales["second"].divisors is not None
+    assert np.array_equal(found.scales["second"].divisors, champion["second"].divisors)
+    again = graphs.run(lower(qdq.write(found.plan), "u8"), X)
+    exact = graphs.run(model, X)
+    assert np.linalg.norm(again - exact) < 0.05 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("spatial", [1, 2])
+def test_factors_that_are_not_folded_divide_images_of_any_dimension(spatial: int) -> None:
+    rng, size = np.random.default_rng(0), [6] * spatial
+    node = onnx.helper.make_node("Conv", ["x", "conv.weight"], ["y"], "node_conv")
+    kernel = rng.standard_normal((4, 3, *[3] * spatial)).astype(np.float32)
+    shapes = {"x": ["n", 3, *size]}, {"y": ["n", 4, *[4] * spatial]}
+    model = graphs.model([node], {"conv.weight": kernel}, *shapes)
+    x = rng.standard_normal((8, 3, *size)).astype(np.float32)
+    sites, observed = observe(model, x)
+    by = np.array([0.5, 1.0, 2.0], np.float32)
+    scales = {"conv": Quantizer(float((observed["conv"].channel_amax / by).max()), by)}
+    found, exact = graphs.run(lower(qdq.write(from_scales(model, sites, scales)), "u8"), x), graphs.run(model, x)
+    assert found.shape == exact.shape
+    assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
