@@ -11,7 +11,7 @@ from tasks.models.catalog import where_spread
 from tasks.models.spec import ModelSpec
 from tasks.quantization import steps as quantization
 from tasks.quantization.front import Limits, RungFigures, cheapest
-from tasks.quantization.ladder import Search, chooses_sites, climbs_past_cost, is_hopeless
+from tasks.quantization.ladder import SMALLER, Search, chooses_sites, climbs_past_cost, is_hopeless
 from tasks.quantization.recipes import Recipe
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.validation import steps as validation
@@ -55,13 +55,17 @@ def climb_ladder(
 ) -> list[Climbed]:
     """Every rung up to the first that passes, or all of them.
 
-    A first search also ends at a rung that was good enough and too dear: more precision mends quality, never cost.
+    A first search also ends at a rung that was good enough and too dear: more precision mends quality, never cost. One
+    that was only too large leaves the smaller ones to try, and no others.
     """
     climbed: list[Climbed] = []
+    only_smaller = False
     if search == "full":
         build_ahead(material, ladder, targets, progress)
     for index, rung in enumerate(ladder):
         share = 0.2 + 0.6 * index / len(ladder)
+        if only_smaller and rung.name not in SMALLER:
+            continue
         losses = _losses(material, rung, progress, share, thorough=search == "full")
         if search == "first" and climbed and losses and _is_hopeless(climbed[-1], rung, losses):
             progress.step(f"rung {rung.name} is passed by: its predicted loss is over the budget", share)
@@ -69,7 +73,9 @@ def climb_ladder(
         progress.step(f"rung {rung.name}: {rung.summary}", share)
         climbed.append(_measured(material, rung, targets, losses, thorough=search == "full"))
         if search == "first" and _ends(rung, climbed[-1].reports):
-            break
+            only_smaller = is_too_large(climbed[-1].reports)
+            if not only_smaller:
+                break
     return climbed
 
 
@@ -148,6 +154,12 @@ def passes(reports: Sequence[GateReport]) -> bool:
 def quality_failed(reports: Sequence[GateReport]) -> bool:
     """Whether an executed target refused for anything but cost."""
     return any(gate.metric not in COSTS for report in reports if _executed(report) for gate in report.refusals)
+
+
+def is_too_large(reports: Sequence[GateReport]) -> bool:
+    """Whether an executed target refused for the size and for nothing else."""
+    refused = {gate.metric for report in reports if _executed(report) for gate in report.refusals}
+    return refused == {"size-ratio"}
 
 
 def _ends(rung: Recipe, reports: Sequence[GateReport]) -> bool:

@@ -1,8 +1,9 @@
 """Which recipes to try, and in which order (DESIGN.md, D4): the cheapest repair first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from tasks.observation.formats import Format
 from tasks.quantization.recipes import RECIPES, Recipe, Rounding, find_recipe
 from tasks.quantization.targets import expressible
 from tasks.records import Action, GateResult
@@ -13,11 +14,11 @@ Search = Literal["first", "full"]
 FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
 FROM_TRAFFIC = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4", "int8-mixed-6", "int8-mixed-8")
 TRAINED = ("int8-trained",)
-SHORTER_FLOATS = ("int8-weights", "fp8", "fp16")
+SMALLER = ("int8-weights", "int4-mixed", "int4-gptq")
+"""Weights alone: the smallest engines, each smaller and less faithful than the one before."""
+SHORTER_FLOATS = (*SMALLER, "fp8", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
 FALLBACK = "full-precision"
-ONLY_IN_FULL = ("int8-max", "int8-mse", "int8-compact", "int8-mixed-1", "int8-mixed-3")
-"""Not on the way up: each may be cheaper than a rung that passes, and seldom is good enough."""
 
 SLACK = 2.0
 """A predicted loss so many times over its budget is not worth an engine.
@@ -45,10 +46,21 @@ def climb(
     if action is Action.FALLBACK:
         return (RECIPES[FALLBACK],)
     start = FROM_CHAMPION if has_quantized_champion else ()
-    names = (*start, *(ONLY_IN_FULL if search == "full" else ()), *FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+    way_up = (*FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+    names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
     able = expressible([RECIPES[name] for name in names], targets)
     rungs = (rung for rung in able if rung.high_precision_sites < sites)
     return (*rungs, RECIPES[FALLBACK])
+
+
+def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
+    """Everything else: each may be cheaper than a rung that passes, and seldom is good enough.
+
+    A recipe that changes how the engine is called, as an INT8 cache does, is only ever asked for by name.
+    """
+    for name, recipe in RECIPES.items():
+        if name not in way_up and recipe.quantized and not recipe.keeps_graph and recipe.kv_cache is Format.FP32:
+            yield name
 
 
 def chooses_sites(recipe: Recipe) -> bool:

@@ -33,6 +33,7 @@ from tasks.quantization.assemble import assemble
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
 from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
 from tasks.quantization.kv_cache import cache_scales, observe_cache, told_saving, write_cache
+from tasks.quantization.ladder import chooses_sites
 from tasks.quantization.lowering import lower
 from tasks.quantization.ranges import RangeRule
 from tasks.quantization.recipes import Recipe, Rounding, find_recipe
@@ -299,7 +300,7 @@ def _candidate_id(
         "observation": observation,
         "champion": base,
         "largest_scale_change": change if base else None,
-        "losses": losses.replace("-others", "") if losses and recipe.high_precision_sites else None,
+        "losses": losses.replace("-others", "") if losses and chooses_sites(recipe) else None,
     }
     return sha256(canonical(parts))[:32]
 

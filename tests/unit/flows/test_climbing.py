@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.climbing import Climbed, _ends, chosen, figures, limits
+from flows import climbing
+from flows.climbing import Climbed, Material, _ends, chosen, figures, limits
+from flows.progress import Progress
 from tasks.models.spec import load_spec
 from tasks.quantization.front import RungFigures
-from tasks.quantization.recipes import find_recipe
-from tasks.records import CandidateRef, GateReport, GateResult, Interval, Verdict
+from tasks.quantization.ladder import climb
+from tasks.quantization.recipes import Recipe, find_recipe
+from tasks.records import Action, CandidateRef, GateReport, GateResult, Interval, SampleRef, Verdict
 from tasks.validation.report import is_settled
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -24,6 +27,13 @@ def gate(metric: str, value: float, verdict: Verdict = Verdict.PASSED, group: st
 def climbed(recipe: str, *gates: GateResult) -> Climbed:
     candidate = CandidateRef("minilm", "c", recipe, "d", (), 1.0)
     return Climbed(find_recipe(recipe), candidate, (), (GateReport("onnxruntime-cpu", gates),))
+
+
+class Silent(Progress):
+    """Outside a flow there is no page to report to."""
+
+    def __init__(self) -> None:
+        self._artifact = None
 
 
 GOOD = (gate("cosine", 0.995), gate("latency-ratio", 0.6), gate("size-ratio", 0.5), gate("peak-memory-ratio", 0.7))
@@ -54,6 +64,25 @@ def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_t
     assert not _ends(find_recipe("int8-weights"), climbed("int8-weights", *dear).reports)
     bad = (gate("cosine", 0.9, Verdict.FAILED),)
     assert not _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *bad).reports)
+
+
+def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = (gate("cosine", 0.995), gate("size-ratio", 0.9, Verdict.FAILED))
+    told = {"int8-smooth": large, "int8-weights": large, "int4-mixed": (gate("cosine", 0.9, Verdict.FAILED),)}
+    tried: list[str] = []
+
+    def measured(_: object, rung: Recipe, *__: object, **___: object) -> Climbed:
+        tried.append(rung.name)
+        return climbed(rung.name, *told.get(rung.name, GOOD))
+
+    monkeypatch.setattr(climbing, "_measured", measured)
+    monkeypatch.setattr(climbing, "_losses", lambda *_, **__: None)
+    ladder = climb(
+        recipe=None, has_quantized_champion=False, action=Action.RECALIBRATE, sites=24, targets=["onnxruntime-cpu"]
+    )
+    material = Material(SampleRef("m", "d", "k", 1, 1, {}, ()), "o", None, ())
+    climbing.climb_ladder(material, ladder, ["onnxruntime-cpu"], "first", Silent())
+    assert tried == ["int8-smooth", "int8-weights", "int4-mixed", "int4-gptq"]
 
 
 def test_a_first_search_takes_its_last_rung_and_a_full_one_the_cheapest_that_passed() -> None:

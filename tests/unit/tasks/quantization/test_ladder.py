@@ -62,7 +62,7 @@ def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
 
 
 def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
-    floats = ["int8-trained", "int8-weights", "fp8", "fp16", "full-precision"]
+    floats = ["int8-trained", "int8-weights", "int4-mixed", "int4-gptq", "fp8", "fp16", "full-precision"]
     assert names(champion=False, sites=4) == ["int8-smooth", "int8-gptq", "int8-mixed-2", *floats]
     assert names(champion=False, sites=1) == ["int8-smooth", "int8-gptq", *floats]
 
@@ -74,6 +74,12 @@ def test_a_full_search_measures_every_rung_of_the_way_up_and_more() -> None:
     assert more[-1] == "full-precision"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_full_search_leaves_out_only_what_the_target_cannot_express_and_the_int8_cache(target: str) -> None:
+    able = {name for name, recipe in RECIPES.items() if why_not(recipe, target) is None}
+    assert able - set(names(targets=[target], search="full")) == {"int8-kv"}
+
+
 @pytest.mark.parametrize("search", ["first", "full"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_rung_asks_for_what_a_target_cannot_express(search: Search, target: str) -> None:
@@ -81,7 +87,8 @@ def test_no_rung_asks_for_what_a_target_cannot_express(search: Search, target: s
 
 
 def test_only_the_shorter_floats_may_be_passed_by_when_they_cost_too_much() -> None:
-    assert [name for name in names() if climbs_past_cost(RECIPES[name])] == ["int8-weights", "fp8", "fp16"]
+    floats = ["int8-weights", "int4-mixed", "int4-gptq", "fp8", "fp16"]
+    assert [name for name in names() if climbs_past_cost(RECIPES[name])] == floats
 
 
 @pytest.mark.parametrize("action", [Action.RECALIBRATE, Action.FALLBACK])
