@@ -16,7 +16,7 @@ from rich.table import Table
 from infra.settings import settings
 
 T = TypeVar("T")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:

@@ -113,7 +113,7 @@ _ALL = (
     Recipe("int8-entropy", "INT8, clip of least divergence, no smoothing", activations=_ENTROPY),
     Recipe(
         "int8-moving-average",
-        "INT8, mean of the batches' largest magnitudes, no smoothing",
+        "INT8, expected mean of batches' largest magnitudes, no smoothing",
         activations=ActivationScheme(rule=RangeRule.MOVING_AVERAGE),
     ),
     Recipe(

@@ -85,6 +85,7 @@ def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: s
     }
     key = f"sensitivities/{model.name}/{sha256(canonical(named))[:32]}{'-others' if others else ''}.json"
     if not store.exists(key):
+        _require_memory(model)
         requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
         payloads = sensitivity.spread([item.payload for item in requests], SENSITIVITY_CASES)
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")

@@ -21,7 +21,7 @@ from infra.errors import Unavailable
 from infra.settings import Settings
 from tasks.models.catalog import register
 from tests import graphs
-from tests.integration.conftest import EXAMPLES
+from tests.integration.conftest import EXAMPLES, images
 
 ROOT = Path(__file__).parents[2]
 FACTOR = 2.0
@@ -72,3 +72,24 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
     with pytest.raises(Unavailable, match=r"registering .*model\.onnx needs about 0\.5 GB of memory, .* 0\.2 GB: free"):
         register(wide)
     assert list(workspace.store().list("")) == []
+
+
+def test_every_heavy_step_is_refused_before_it_starts(workspace: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.quantization.steps import measure_sensitivity, observe, write_graph
+    from tasks.sampling.digest import sample_of
+    from tasks.sampling.steps import _keep
+
+    register(EXAMPLES / "digits" / "model.yaml")
+    calibration = _keep("calibration", "digits", sample_of(images(1.0)[:48], seen=48, dropped={}), "", "")
+    other = _keep("calibration", "digits", sample_of(images(2.0)[:48], seen=48, dropped={}), "", "")
+    observation = observe.fn(calibration)
+    monkeypatch.setattr("infra.memory.available", lambda root: 1_000_000)
+    before = set(workspace.store().list(""))
+    for step in (
+        lambda: observe.fn(other),
+        lambda: measure_sensitivity.fn(calibration, observation, "int8-mixed-2"),
+        lambda: write_graph.fn(calibration, observation, "int8-smooth", None),
+    ):
+        with pytest.raises(Unavailable, match=r"quantizing digits needs about .* GB of memory, and this process can"):
+            step()
+    assert set(workspace.store().list("")) == before
