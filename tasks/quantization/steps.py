@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +36,7 @@ from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
 from tasks.quantization.kv_cache import cache_scales, observe_cache, told_saving, write_cache
 from tasks.quantization.ladder import chooses_sites
 from tasks.quantization.lowering import lower
+from tasks.quantization.placements import documented, draw_placements
 from tasks.quantization.ranges import RangeRule
 from tasks.quantization.recipes import Recipe, Rounding, find_recipe
 from tasks.quantization.sensitivity import Losses
@@ -145,8 +147,11 @@ def write_graph(
             layout = language_inputs(model.inputs).layout
             graph = write_cache(graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX))
             derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
-        groups = _submodules(model, measured) if measured else known.get("submodules", [])
-        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, groups)
+        measures: dict[str, Json] = {name: known.get(name, []) for name in ("submodules", "placements")}
+        if measured:
+            points = mixed.front(site_costs(model.graph, model.sites, measured.parts))
+            measures = {"submodules": _submodules(model, measured), "placements": documented(points)}
+        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, measures)
     return CandidateRef(
         model.name,
         candidate_id,
@@ -217,6 +222,8 @@ def record_ladder(
         artifacts=pictures,
     )
     for candidate, one in zip(candidates, rungs, strict=True):
+        facts = json.loads(settings().store().get(candidate.key("candidate.json")))
+        submodules_lost = {f"loss/{group['name']}": group["loss"] for group in facts.get("submodules", [])}
         recipe = {name: json.dumps(value) for name, value in find_recipe(one.name).document().items()}
         ratios = {
             "loss": one.loss,
@@ -229,14 +236,14 @@ def record_ladder(
             model,
             one.name,
             params={**recipe, "candidate": candidate.candidate_id, "kept_high": json.dumps(candidate.kept_high)},
-            metrics={**one.metrics, **known, "quantized-share": candidate.quantized_share},
+            metrics={**one.metrics, **known, **submodules_lost, "quantized-share": candidate.quantized_share},
             tags={
                 "kind": "rung",
                 "verdict": "passed" if one.passed else "refused",
                 "why": one.reason[:500],
                 "remarks": "; ".join(candidate.remarks)[:500],
             },
-            artifacts={},
+            artifacts=_placements(f"{model}, {one.name}", facts),
             parent=parent,
         )
     return parent
@@ -247,6 +254,11 @@ def _pictures(title: str, rungs: Sequence[RungFigures], limits: Limits) -> dict[
     if len(rungs) < 2:
         return {}
     return {"front.png": draw_png(title, rungs, limits), "front.html": draw_html(title, rungs, limits)}
+
+
+def _placements(title: str, facts: Mapping[str, Any]) -> dict[str, bytes]:
+    front = [mixed.Point(tuple(one["kept"]), one["loss"], one["weights"]) for one in facts.get("placements", [])]
+    return draw_placements(title, front, facts["kept_high"])
 
 
 def _tuning(recipe: Recipe) -> Recipe:
@@ -343,7 +355,7 @@ def _store(
     recipe: Recipe,
     derived: Derived,
     graph: onnx.ModelProto,
-    groups: Json,
+    measures: Mapping[str, Json],
 ) -> dict[str, Json]:
     nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
     seen = {name: SiteObservation(item, nothing, nothing, no_rows) for name, item in derived.reference.items()}
@@ -357,7 +369,7 @@ def _store(
         "quantized_share": derived.quantized_share,
         "remarks": list(derived.remarks),
         "sensitivity": [asdict(item) for item in derived.ranking],
-        "submodules": groups,
+        **measures,
     }
     files = {
         "graph.onnx": graph.SerializeToString(deterministic=True),

@@ -74,3 +74,7 @@ def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(works
     other = write_graph.fn(second, observe.fn(second), "recalibrate", champion)
     assert set(losses(facts(workspace, other)).values()) == {None}, "other weights lose otherwise"
     assert facts(workspace, other)["submodules"] == []
+    front = facts(workspace, mixed)["placements"]
+    assert isinstance(front, list)
+    assert mixed.kept_high in [tuple(one["kept"]) for one in front if isinstance(one, dict)]  # type: ignore[arg-type]  # names
+    assert facts(workspace, again)["placements"] == front
