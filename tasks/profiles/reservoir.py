@@ -67,7 +67,7 @@ class Reservoir(Generic[T]):
         cap: int | None = None,
         order: Callable[[T], tuple[object, ...]] = _unordered,
     ) -> None:
-        """`capacity` and `cap` are positive, `order` tells which of two items of one key stays: the lesser.
+        """`capacity` and `cap` are positive, `order` tells which of two items of one key and weight stays: the lesser.
 
         Raises `BadInput`.
         """
@@ -154,10 +154,14 @@ class Reservoir(Generic[T]):
         if entry.priority < self._threshold:
             return
         known = self._kept.get(entry.key)
-        if known is None or self._order(entry.item) < self._order(known.item):
+        if known is None or self._place(entry) < self._place(known):
             self._kept[entry.key] = entry
         if len(self._kept) >= 2 * self.capacity:  # compacting in bulk costs O(log) an item
             self._compact()
+
+    def _place(self, entry: Entry[T]) -> tuple[float, tuple[object, ...]]:
+        """Of one key the heaviest delivery stays, whatever was dropped before it; of equal ones the lesser item."""
+        return -entry.priority, self._order(entry.item)
 
     def _compact(self) -> None:
         kept, spare = _split(self._kept.values(), self.capacity, self.cap)

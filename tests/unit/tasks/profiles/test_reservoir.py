@@ -6,7 +6,7 @@ from functools import reduce
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import sampling
@@ -103,6 +103,14 @@ def test_of_two_items_of_one_key_the_lesser_stays() -> None:
         assert reservoir.items() == [1]
 
 
+def test_of_two_weights_of_one_key_the_heavier_stays() -> None:
+    for weights in ([1.0, 2.0], [2.0, 1.0]):
+        reservoir: Reservoir[float] = Reservoir(2, order=lambda item: (item,))
+        for weight in weights:
+            reservoir.offer("same", weight, weight=weight)
+        assert reservoir.items() == [2.0]
+
+
 @given(st.text(), st.integers(0, 5))
 def test_the_uniform_number_lies_strictly_between_0_and_1(key: str, seed: int) -> None:
     assert 0 < uniform(key, seed) < 1
@@ -121,6 +129,7 @@ def test_the_distinct_count_is_exact_at_first_and_close_later() -> None:
 WEIGHTS = st.lists(st.floats(0, 1e6), min_size=60, max_size=60)
 
 
+@example(["", ""], 1, None, [1.0, 2.0, *[0.0] * 58], 2)
 @given(KEYS, CAPACITY, CAP, st.none() | WEIGHTS, st.integers(1, 7))
 def test_batches_keep_what_single_offers_keep(
     keys: list[str], capacity: int, cap: int | None, heavy: list[float] | None, size: int
