@@ -3,5 +3,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 bash tests/services/packages.sh || echo "some system packages are missing; the tests that need them say so and are skipped"
-# One file stays on one worker, so that each service is started once.
-exec .venv/bin/pytest --numprocesses 2 --dist loadfile --quiet "$@"
+# One file stays on one worker, so that each service is started once. Hypothesis draws the same examples in every run and
+# sets no deadline: another run's luck, or a busy machine, says nothing about this change. `pytest tests/unit` draws new ones.
+exec .venv/bin/pytest --numprocesses 2 --dist loadfile --quiet --hypothesis-profile=ci "$@"
