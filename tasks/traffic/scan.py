@@ -113,16 +113,22 @@ def _translated(store: ObjectStore, key: str) -> Iterator[None]:
 def _read(
     part: pq.ParquetFile, key: str, wanted: pa.Schema, start: datetime | None, end: datetime | None
 ) -> Iterator[pa.RecordBatch]:
-    timed = start is not None or end is not None
-    fields = list(wanted) + ([SCHEMA.field("time")] if timed and "time" not in wanted.names else [])
-    names = present(fields, part.schema_arrow, key)
+    timed, time = start is not None or end is not None, SCHEMA.field("time")
+    fields = present(wanted, part.schema_arrow, key)
+    with_time = [*wanted] + ([time] if "time" not in wanted.names else [])
+    told = "time" in part.schema_arrow.names and part.schema_arrow.field("time").type == time.type
     for group in range(part.num_row_groups):
-        if timed and not _overlaps(part.metadata.row_group(group), start, end):
+        whole, some = _overlap(part.metadata.row_group(group), start, end) if timed else (True, True)
+        if not some:
             continue
+        whole = whole and (told or not timed)  # statistics of another type are rounded
+        names = fields if whole else present(with_time, part.schema_arrow, key)
         size = rows_of_slice(part.metadata.row_group(group), names, most=BATCH_ROWS)
         for batch in part.iter_batches(batch_size=size, row_groups=[group], columns=names):
-            whole = conform(batch, fields, key)
-            kept = _within(whole, start, end) if timed else whole
+            if whole:
+                yield conform(batch, wanted, key)
+                continue
+            kept = _within(conform(batch, with_time, key), start, end)
             if kept.num_rows:
                 yield kept.select(wanted.names)
 
@@ -135,11 +141,12 @@ def _within(batch: pa.RecordBatch, start: datetime | None, end: datetime | None)
     return batch if end is None else batch.filter(pc.less_equal(time, pa.scalar(end, time.type)))
 
 
-def _overlaps(group: pq.RowGroupMetaData, start: datetime | None, end: datetime | None) -> bool:
-    """Whether the statistics of a row group leave room for such a time; without statistics it is read."""
+def _overlap(group: pq.RowGroupMetaData, start: datetime | None, end: datetime | None) -> tuple[bool, bool]:
+    """Whether all, and whether any, of a row group lies in (start, end], by its statistics; without them any may."""
     for place in range(group.num_columns):
         column = group.column(place)
         if column.path_in_schema == "time" and column.statistics is not None and column.statistics.has_min_max:
-            low, high = column.statistics.min, column.statistics.max
-            return (start is None or high > start) and (end is None or low <= end)
-    return True
+            low, high, nulls = column.statistics.min, column.statistics.max, column.statistics.null_count
+            some = (start is None or high > start) and (end is None or low <= end)
+            return not nulls and (start is None or low > start) and (end is None or high <= end), some
+    return False, True

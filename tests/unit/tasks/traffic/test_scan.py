@@ -54,6 +54,33 @@ def test_hours_outside_are_not_even_opened(store: LocalStore) -> None:
     assert ids(scan(store, "minilm", NOON - timedelta(minutes=30), NOON, ["request_id"])) == ["h0"]
 
 
+def test_row_groups_inside_the_span_are_read_without_their_times(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_traffic(store, "minilm", [request("a", NOON - HOUR / 2), request("b", NOON), request("c", NOON + HOUR / 2)])
+    read: list[list[str]] = []
+    iterate = pq.ParquetFile.iter_batches
+
+    def noted(part: pq.ParquetFile, **asked: object) -> object:
+        read.append(list(asked["columns"]))  # type: ignore[call-overload]
+        return iterate(part, **asked)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
+    assert ids(scan(store, "minilm", NOON - HOUR, NOON, ["request_id"])) == ["a", "b"]
+    assert read == [["request_id"], ["request_id", "time"]]
+
+
+def test_a_row_without_a_time_is_refused_where_the_others_lie_inside(store: LocalStore) -> None:
+    table = pq.read_table(pa.BufferReader(to_parquet([request("a"), request("b")])))
+    times = pa.array([NOON, None], SCHEMA.field("time").type)
+    sink = pa.BufferOutputStream()
+    loose = pa.field("time", times.type)
+    pq.write_table(table.set_column(table.column_names.index("time"), loose, times), sink)
+    store.put("traffic/minilm/date=2026-03-01/hour=12/part-x.parquet", bytes(sink.getvalue()))
+    with pytest.raises(BadInput, match="has rows without time"):
+        list(scan(store, "minilm", NOON - HOUR, NOON, ["request_id"]))
+
+
 def test_an_unknown_column_is_refused(store: LocalStore) -> None:
     with pytest.raises(BadInput, match="traffic has no column txt: it has request_id, time"):
         list(scan(store, "minilm", None, None, ["txt"]))
