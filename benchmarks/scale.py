@@ -1,5 +1,6 @@
 """What traffic costs on one core, and from that what 10^9 requests a day need; docs/scale.md explains the rows."""
 
+import gc
 import os
 import pickle
 import tempfile
@@ -8,7 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from math import ceil
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from benchmarks import subject
@@ -22,8 +26,11 @@ from tasks.models.inputs import run_all
 from tasks.observation.observer import Observer
 from tasks.observation.sites import expose
 from tasks.observation.watch import watched
+from tasks.profiles.archive import parse
+from tasks.profiles.profile import merge
+from tasks.profiles.window import profile_part
 from tasks.records import Request
-from tasks.sampling.shares import PARTS
+from tasks.sampling.shares import PARTS, parts_of_share
 from tasks.sampling.strata import gather
 from tasks.traffic import StoredRequests, Window, read_window, write_traffic
 from tasks.traffic.parts import PART_ROWS
@@ -38,15 +45,20 @@ COUNT, QUICK_COUNT = 80_000, 4_000
 HOURS = 8
 """Over which they are spread."""
 START = datetime(2026, 1, 5, tzinfo=UTC)
-SHARE = PARTS * PART_ROWS
-"""Requests that one worker is given at once, at most."""
 WINDOW = 24
 """Hours: one window a day, so that each request is read once."""
+SMALL = PARTS * PART_ROWS
+"""Requests of a share of a small window."""
+PARTS_A_DAY = DAY // PART_ROWS
+SHARES = ceil(PARTS_A_DAY / parts_of_share(PARTS_A_DAY))
+"""Of a day's window."""
+ROUNDS = 5
 
-IMPORT, SCAN, DRAW = "redact and store", "read back", "read back and draw"
-MERGE, HAND_OVER, START_UP = (
-    "merge one share, at the caller",
-    "hand one share over, at the caller",
+IMPORT, SCAN, DRAW, PROFILE = "redact and store", "read back", "read back and draw", "read back and profile"
+MERGE, MERGE_PROFILE, HAND_OVER, START_UP = (
+    "merge one share of the sample, at the caller",
+    "merge one part's profile, at the caller",
+    "hand one of either over, at the caller",
     "start local workers",
 )
 OBSERVE, FORWARD = "observe one calibration request", "one golden case on the engine"
@@ -88,8 +100,8 @@ def compare(chosen: Subject, count: int) -> Table:
 
 def goals(rows: Mapping[str, Row]) -> tuple[Goal, ...]:
     """What is left to one process must not become the limit, and processes must not be started in vain."""
-    caller = rows[MERGE].hours + rows[HAND_OVER].hours
-    share = rows[DRAW].million / 1e6 * SHARE
+    caller = rows[MERGE].hours + rows[MERGE_PROFILE].hours + rows[HAND_OVER].hours
+    share = rows[DRAW].million / 1e6 * SMALL
     pays = rows[START_UP].million / 1e6 / (share / 2)  # a second core saves half of each share
     return (
         Goal("hours a day that the caller of a cluster hands over and merges:", 1.0, caller, "at most"),
@@ -100,13 +112,15 @@ def goals(rows: Mapping[str, Row]) -> tuple[Goal, ...]:
 def notes(rows: Mapping[str, Row], sample: int) -> tuple[str, ...]:
     """The arithmetic for a day, in sentences."""
     stored = (rows[IMPORT].kilobytes or 0.0) * DAY / 1e9
+    passes = rows[DRAW].hours + rows[PROFILE].hours
     day, draw = f"{DAY:,} requests a day", rows[DRAW]
+    share = draw.million / 1e6 * DAY / SHARES
     return (
         f"{day} are {DAY / SECONDS:,.0f} a second: importing them keeps {rows[IMPORT].cores:,.2f} cores busy, and "
         f"stored they take {stored:,.2f} TB a day",
-        f"drawing a day's sample takes {draw.hours:,.1f} core-hours: {draw.cores * 24:,.1f} cores for one hour",
-        f"a share is {PARTS} parts of at most {PART_ROWS:,} requests; of a window {sample} requests are kept and "
-        "observed, however large the traffic",
+        f"drawing a day's sample and profiling the day takes {passes:,.1f} core-hours: as many cores for one hour",
+        f"a share of such a day is {parts_of_share(PARTS_A_DAY)} parts of at most {PART_ROWS:,} requests, "
+        f"{share:,.0f} s of work; of a window {sample} requests are kept and observed, however large the traffic",
     )
 
 
@@ -121,13 +135,19 @@ def _traffic(chosen: Subject, store: ObjectStore, count: int) -> list[Row]:
     assert found == count, (found, count)
     rules = chosen.spec.window
     drawn, pool = _seconds(lambda: gather(stored, size=rules.sample, tenant_share=rules.tenant_share))
+    sent = pickle.dumps(pool)
     whole = gather(requests[: count // 2], size=rules.sample, tenant_share=rules.tenant_share)
-    merged, _ = _seconds(lambda: whole.merge(pickle.loads(pickle.dumps(pool))))
+    gc.collect()  # what was read and drawn is not the merge's to sweep
+    merged = median(_seconds(lambda: whole.merge(pickle.loads(sent)))[0] for _ in range(ROUNDS))
+    profiled, profiles = _seconds(lambda: [profile_part(store, key).data for key in keys])
+    merged_profiles, _ = _seconds(lambda: reduce(merge, (parse(one, where="a profile") for one in profiles)))
     return [
         row(IMPORT, written / count, DAY, size),
         row(SCAN, scanned / count, DAY),
         row(DRAW, drawn / count, DAY),
-        row(MERGE, merged, DAY / SHARE, len(pickle.dumps(pool))),
+        row(MERGE, merged, SHARES, len(sent)),
+        row(PROFILE, profiled / count, DAY, sum(map(len, profiles)) / count),
+        row(MERGE_PROFILE, merged_profiles / len(keys), PARTS_A_DAY),
     ]
 
 
@@ -152,7 +172,7 @@ def _spreading() -> list[Row]:
         ready = time.perf_counter()
         list(mapper.map(_nothing, range(200)))
         handed = (time.perf_counter() - ready) / 200
-    return [row(HAND_OVER, handed, DAY / SHARE), row(START_UP, ready - started, 1)]
+    return [row(HAND_OVER, handed, SHARES + PARTS_A_DAY), row(START_UP, ready - started, 1)]
 
 
 def _nothing(_: int) -> None:

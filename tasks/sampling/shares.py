@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 
 from infra.cluster import open_mapper
 from infra.settings import settings
@@ -11,7 +12,9 @@ from tasks.sampling.strata import Pool, choose, draw, gather
 from tasks.traffic import StoredRequests, Window
 
 PARTS = 4
-"""Of traffic in a share: up to 40,000 requests, some seconds of work, which is what a dying worker costs."""
+"""Of traffic in a share, at least: up to 40,000 requests, some seconds of work, which is what a dying worker costs."""
+SHARES = 1024
+"""Of a window, at most: whoever asks merges each, which costs the same however many requests it held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,17 @@ def draw_window(window: Window, cluster: str | None, *, size: int, tenant_share:
 
 
 def shares_of(requests: StoredRequests, size: int, tenant_share: float) -> Sequence[WindowShare]:
-    """The window's parts, PARTS at a time."""
-    keys = requests.keys
+    """The window's parts, `parts_of_share` at a time."""
+    keys, each = requests.keys, parts_of_share(len(requests.keys))
     return [
-        WindowShare(keys[first : first + PARTS], requests.start, requests.end, size, tenant_share)
-        for first in range(0, len(keys), PARTS)
+        WindowShare(keys[first : first + each], requests.start, requests.end, size, tenant_share)
+        for first in range(0, len(keys), each)
     ]
+
+
+def parts_of_share(parts: int) -> int:
+    """How many of a window's parts one share holds."""
+    return max(PARTS, ceil(parts / SHARES))
 
 
 def gather_share(share: WindowShare) -> Pool:

@@ -231,5 +231,5 @@ def test_scale_counts_every_kind_of_work_and_works_out_the_day(digits: Subject) 
     draw = rows[scale.DRAW]
     assert draw.hours == pytest.approx(draw.million * 1000 / 3600)
     assert draw.cores == pytest.approx(draw.hours / 24)
-    assert rows[scale.MERGE].daily == 25_000
-    assert f"{draw.hours:,.1f} core-hours" in table.notes[1]
+    assert (rows[scale.MERGE].daily, rows[scale.MERGE_PROFILE].daily) == (1_021, 100_000)
+    assert f"{draw.hours + rows[scale.PROFILE].hours:,.1f} core-hours" in table.notes[1]
