@@ -23,6 +23,7 @@ from tasks.profiles.waves import Waves, normalized, scaled_units, waves_of
 TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
 _A_DAY = 24
+_BIN_OF_HOUR = [int(FineHistogram.of(np.array([hour])).counts.argmax()) for hour in range(_A_DAY)]
 _TOGETHER = 4096  # embeddings whose waves are held at once
 _SPILL = 4096  # names of a column that are added up before a sketch sees them
 
@@ -164,13 +165,12 @@ class Scan:
         micros = _micros(times)
         first, last = int(micros.min()) // _HOUR, int(micros.max()) // _HOUR
         if last - first > _A_DAY:
-            hours = (micros // _HOUR) % 24
-            self._bin("hour", hours)
+            self._bin("hour", (micros // _HOUR) % _A_DAY)
             return
         bounds = [np.count_nonzero(micros < _HOUR * hour) for hour in range(first + 1, last + 1)]
+        counts = self._numbers.setdefault("hour", np.zeros(BINS, np.int64))
         for hour, count in zip(range(first, last + 1), np.diff([0, *bounds, len(micros)]).tolist(), strict=True):
-            one = FineHistogram.of(np.array([hour % 24])).counts
-            self._numbers["hour"] = self._numbers.get("hour", np.zeros(BINS, np.int64)) + count * one
+            counts[_BIN_OF_HOUR[hour % _A_DAY]] += count
 
     def _payloads(self, columns: dict[str, pa.Array]) -> None:
         texts, inputs = columns.get(TEXT), columns.get(TENSOR)
@@ -256,6 +256,8 @@ def _strings(name: str, column: pa.Array) -> pa.Array:
 def _micros(times: pa.Array) -> NDArray[np.int64]:
     if not pa.types.is_timestamp(times.type):
         raise BadInput(f"column {TIME} is of type {times.type}, not a time: import the traffic again")
-    cut = pc.cast(times, pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
-    micros: NDArray[np.int64] = cut.fill_null(0).to_numpy(zero_copy_only=False)
+    if times.type.unit != "us":
+        times = pc.cast(times, pa.timestamp("us", times.type.tz), safe=False)
+    whole = times.view(pa.int64())
+    micros: NDArray[np.int64] = (whole.fill_null(0) if whole.null_count else whole).to_numpy(zero_copy_only=False)
     return micros
