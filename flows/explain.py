@@ -71,7 +71,7 @@ def explain(model: str, window: str = "latest") -> Explanation:
         held=str(details.get("held") or ""),
         reasons=tuple(str(one) for one in _list(details.get("reasons"))),
         restraint=state(past, restraint(spec), datetime.fromisoformat(end) if end else None).text,
-        false_alarms=f"one in {budget} windows or fewer, of fidelity, safety and control together",
+        false_alarms=f"one in {budget} windows or fewer, of range, fidelity, safety and control together",
         evidence=tuple(
             view
             for lens, document in _mapping(details.get("evidence")).items()

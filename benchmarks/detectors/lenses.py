@@ -11,9 +11,9 @@ from benchmarks.evidence.lenses import RULES, groups_of
 from tasks.drift.control import LIVE, control_increments
 from tasks.drift.evidence import Alarms, Evidence, with_window
 from tasks.drift.features import Features, features
-from tasks.drift.fidelity import fidelity_increments
+from tasks.drift.fidelity import fidelity_increments, fidelity_lens
 from tasks.drift.input import input_increments, judged_tables
-from tasks.drift.range import range_lens
+from tasks.drift.range import range_increments, range_lens
 from tasks.drift.tables import Table, binned, counted, tables
 from tasks.records import Health, LensReading
 
@@ -24,7 +24,7 @@ RECOVER = 0.5
 def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
     """Which windows the loop would act on: range, fidelity or control degraded, evidence added up."""
     floor = bench.subject.spec.control.at_least if bench.subject.spec.control else 0.0
-    fidelity, control, stale = Evidence(), Evidence(), tuple[str, ...]()
+    fidelity, control, ranges, stale = Evidence(), Evidence(), Evidence(), tuple[str, ...]()
     found = []
     for number, window in enumerate(windows):
         groups = groups_of(window.requests)
@@ -32,23 +32,30 @@ def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
         fidelity = with_window(fidelity, str(number), None, steps, RULES)
         if window.correct.size:
             control = with_window(control, str(number), None, control_increments(window.correct, floor), RULES)
-        ranges = _ranges(bench, window, stale)
-        stale = tuple(one.subject for one in ranges.findings if one.exceeded and one.subject.startswith("layer "))
-        fell = fidelity.alarmed & set(groups) or LIVE in control.alarmed
-        found.append(bool(fell) or ranges.health is Health.DEGRADED)
+        amax = {name: one.amax for name, one in bench.champion.derived.scales.items()}
+        more = range_increments(window.reach, bench.champion.derived.reference, amax)
+        ranges = with_window(ranges, str(number), None, more, RULES)
+        reading = _ranges(bench, window, stale, ranges)
+        stale = tuple(one.subject for one in reading.findings if one.exceeded and one.subject.startswith("layer "))
+        answers = fidelity_lens(
+            window.scores, groups, limit=lambda _: bench.budget, metric="fidelity", evidence=fidelity, rules=RULES
+        )
+        found.append(Health.DEGRADED in (answers.health, reading.health) or LIVE in control.alarmed)
     return found
 
 
-def _ranges(bench: Bench, window: Window, stale: Sequence[str]) -> LensReading:
+def _ranges(bench: Bench, window: Window, stale: Sequence[str], evidence: Evidence) -> LensReading:
     derived = bench.champion.derived
     return range_lens(
         window.sites,
         derived.reference,
         {name: one.amax for name, one in derived.scales.items()},
-        count=len(window.requests),
+        window.reach,
         minimum=bench.subject.spec.window.minimum_rows,
         sensitivity={one.site: one.loss for one in derived.ranking if one.loss is not None},
         held=dict.fromkeys(stale, RECOVER),
+        evidence=evidence,
+        rules=RULES,
     )
 
 

@@ -18,8 +18,8 @@ from tasks.models.inputs import run_all
 from tasks.models.scoring import accuracy, fidelity
 from tasks.models.traits import TRAITS, Task
 from tasks.observation.histogram import BINS, ExponentHistogram
+from tasks.observation.reach import Reach, watch_reach
 from tasks.observation.sites import expose
-from tasks.observation.watch import watch
 from tasks.records import Payload, Request
 
 SIZE = 256
@@ -36,6 +36,7 @@ class Window:
     correct: Numbers  # full precision, [labelled]; empty where a label says nothing
     vectors: Numbers  # pixels, or full precision's embedding, [requests, width]
     sites: dict[str, ExponentHistogram] = field(repr=False)
+    reach: Reach = field(repr=False)
 
 
 class Seen(NamedTuple):
@@ -60,6 +61,8 @@ class Bench:
     _vectors: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
     _classes: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
     _seen: dict[str, list[Seen]] = field(default_factory=dict)  # of each site, a payload after the other
+    _above: Numbers = field(default_factory=lambda: np.zeros((0, 0)))  # [payloads, sites]
+    _peak: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
 
     def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[Window]:
         """Consecutive whole windows."""
@@ -73,7 +76,8 @@ class Bench:
         labels = np.array([int(part[number].label or -1) for number in known], np.int64)
         found = {name: _added([self._seen[name][place] for place in places.tolist()]) for name in self.sites}
         correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
-        return Window(part, self._scores[places], correct, self._vectors[places], found)
+        reach = Reach(tuple(self.sites), self._above[places], self._peak[places])
+        return Window(part, self._scores[places], correct, self._vectors[places], found, reach)
 
     def _learn(self, requests: Sequence[Request]) -> None:
         new: dict[bytes, Payload] = {}
@@ -101,17 +105,22 @@ class Bench:
         """One request at a time, so that any window of them is a sum."""
         subject = self.subject
         engine = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
-        divisors = {
-            name: one.divisors for name, one in self.champion.derived.scales.items() if one.divisors is not None
-        }
-        watched = tuple(site for site in subject.sites if site.name in self.sites)
+        scales = self.champion.derived.scales
+        divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
+        amax = {name: one.amax for name, one in scales.items()}
+        by_name = {site.name: site for site in subject.sites}
+        watched, reached = tuple(by_name[name] for name in self.sites), []
         for one in payloads:
-            for name, found in watch(engine, watched, subject.inputs, [one], divisors, rows=1).items():
+            seen, reach = watch_reach(engine, watched, subject.inputs, [one], amax, divisors, rows=1)
+            reached.append(reach)
+            for name, found in seen.items():
                 counts = found.histogram.counts
                 used = np.flatnonzero(counts)
                 self._seen.setdefault(name, []).append(
                     Seen(used.astype(np.uint16), counts[used].astype(np.int32), found.histogram.amax)
                 )
+        self._above = _stacked(self._above, np.concatenate([one.above for one in reached]))
+        self._peak = _stacked(self._peak, np.concatenate([one.peak for one in reached]))
 
 
 def _added(parts: Sequence[Seen]) -> ExponentHistogram:

@@ -21,14 +21,11 @@ from tasks.drift.input import input_lens
 from tasks.drift.labelled import ENOUGH
 from tasks.drift.range import range_lens
 from tasks.drift.weights import weights_lens
-from tasks.observation.observer import SiteObservation
+from tasks.observation.reach import watch_reach
 from tasks.observation.sites import expose
-from tasks.observation.watch import watch
 from tasks.records import Decision, LensReading, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from benchmarks.evidence.trial import Repairs
 
 RULES = Alarms(1000.0 * ACTING)
@@ -63,20 +60,20 @@ def groups_of(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
 
 
 def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
-    scales = champion.derived.scales
+    scales, subject = champion.derived.scales, repairs.kind.subject
     divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
-    seen: Mapping[str, SiteObservation] = repairs.observed
-    if divisors:
-        subject = repairs.kind.subject
-        engine = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
-        seen = watch(engine, subject.sites, subject.inputs, repairs.payloads, divisors)
+    amax = {name: one.amax for name, one in scales.items()}
+    engine = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
+    sites = tuple(site for site in subject.sites if site.name in scales)
+    seen, reach = watch_reach(engine, sites, subject.inputs, repairs.payloads, amax, divisors)
     return range_lens(
         {name: one.histogram for name, one in seen.items()},
         champion.derived.reference,
-        {name: one.amax for name, one in scales.items()},
-        count=len(repairs.window),
-        minimum=repairs.kind.subject.spec.window.minimum_rows,
+        amax,
+        reach,
+        minimum=subject.spec.window.minimum_rows,
         sensitivity={one.site: one.loss for one in champion.derived.ranking if one.loss is not None},
+        rules=RULES,
     )
 
 

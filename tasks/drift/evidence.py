@@ -19,8 +19,8 @@ from tasks.drift.statistics.streams import FLOOR, Increment, Stream, advanced
 from tasks.records import Request
 
 VERSION = 1
-ACTING = 3
-"""Lenses that act on a test and share the false-alarm budget: fidelity, safety and control."""
+ACTING = 4
+"""Lenses that act on a test and share the false-alarm budget: range, fidelity, safety and control."""
 
 
 @dataclass(frozen=True, slots=True)

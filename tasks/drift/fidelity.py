@@ -46,7 +46,8 @@ def fidelity_lens(
     """Judge scores [N] (cosine to full precision, or agreement 0/1) in each group.
 
     Degraded when the evidence since the champion came calls a group out (`evidence`, this window included; left out,
-    this window alone). Groups with fewer than `rules.minimum` requests so far are not judged; when none can be,
+    this window alone) that is under its limit in this window too: one that was bad at night is no reason to build on
+    the requests of the day. Groups with fewer than `rules.minimum` requests so far are not judged; when none can be,
     inconclusive. Scores below 0 count as 0.
     """
     values, asked = np.asarray(scores, np.float64), rules or Alarms()
@@ -128,7 +129,7 @@ def _group(
         f"{group}: {metric} to full precision is {interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}) "
         f"on {len(scores)} requests; at least {limit:g} is wanted; {_told(stream, enough)}"
     )
-    return Finding(group, interval.value, limit, stream.alarmed, text)
+    return Finding(group, interval.value, limit, stream.alarmed and interval.value < limit, text)
 
 
 def _told(stream: Stream, enough: float) -> str:

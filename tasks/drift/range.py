@@ -1,7 +1,8 @@
 """The range lens: do the deployed scales still fit the activations of live traffic?
 
 Nothing else notices this. A scale is stale in two ways: live values are clipped, or most of the range lies idle. Both
-are counted only when scales derived anew from live traffic would remove a material share of the quantization error.
+are counted only when scales derived anew from live traffic would remove a material share of the quantization error,
+and when the evidence since the champion came says that many requests share it: new scales follow no few (ADR 20).
 """
 
 from __future__ import annotations
@@ -10,9 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tasks.drift.evidence import Alarms, Evidence, needed, with_window
+from tasks.drift.statistics.betting import log_capitals
+from tasks.drift.statistics.streams import Increment, Stream
+from tasks.drift.wording import power_of_ten
 from tasks.observation.error import squared_error
 from tasks.observation.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
+from tasks.observation.reach import Reach
 from tasks.records import Finding, Health, LensReading
 
 EXCEEDANCE = 0.005
@@ -23,9 +30,13 @@ CLIPPING_ERROR = 0.02
 """Removable error, as a share of the signal's energy: maxima 13 % higher cost (0.13 / 1.13)^2 = 1.3 % at most."""
 IDLE_ERROR = 0.002
 """The same where range lies idle: rounding noise is milder than clipping, but 27 dB is far from INT8's usual 40 dB."""
+SUPPORT = 0.1
+"""Share of the requests that have to be clipped, or, where range lies idle, that may at most reach what is idle."""
 MATTERS = 0.01
 """Of the summed sensitivities: stale layers that carry less cost less than a hundredth of what quantization costs."""
 ALL = "all layers"
+CLIPPED, IDLE = "clipped", "idle"
+"""What can be wrong with a scale; the streams of evidence are named by layer and this."""
 _TOP = 0.9999
 _MOST = 1e6  # a count of infinite activations is no share of an energy
 
@@ -44,26 +55,32 @@ def range_lens(
     live: Mapping[str, ExponentHistogram],
     reference: Mapping[str, ExponentHistogram],
     amax: Mapping[str, float],
+    reach: Reach,
     *,
-    count: int,
     minimum: int = 1,
     limits: RangeLimits | None = None,
     sensitivity: Mapping[str, float] | None = None,
     held: Mapping[str, float] | None = None,
+    evidence: Evidence | None = None,
+    rules: Alarms | None = None,
 ) -> LensReading:
-    """Judge each layer of `amax` (the deployed clipping magnitudes); `count` is the number of live requests observed.
+    """Judge each layer of `amax` (the deployed clipping magnitudes) by the live requests of `reach`.
 
-    `reference` holds the histograms of the calibration set. Inconclusive below `minimum` requests or when a layer was
-    not observed; fine when nothing is quantized. The first finding sums up all layers, weighted by `sensitivity` (the
-    loss of the model's output that each costs when quantized alone, where that was measured; equal weights otherwise);
-    the layers follow, the most removable error first. Where sensitivities are known, stale layers that together carry
-    less than MATTERS of them are named and do not degrade. `held` shrinks the limits of layers that were stale in the
-    window before ("layer conv1" -> 0.5), so that they do not flicker.
+    `reference` holds the histograms of the calibration set. A layer is stale when new scales would remove a material
+    error *and* the evidence says that more than SUPPORT of the requests are clipped, or that fewer reach the idle half
+    of its range (`range_increments`; left out, this window alone); where rows belong to no known request, the error
+    alone decides. Inconclusive below `minimum` requests or when a layer was not observed; fine when nothing is
+    quantized. The first finding sums up all layers, weighted by `sensitivity` (the loss of the model's output that each
+    costs when quantized alone, where that was measured; equal weights otherwise); the layers follow, the most removable
+    error first. Where sensitivities are known, stale layers that together carry less than MATTERS of them are named and
+    do not degrade. `held` shrinks the limits of layers that were stale in the window before ("layer conv1" -> 0.5), so
+    that they do not flicker.
     """
-    bounds = limits or RangeLimits()
+    bounds, asked, count = limits or RangeLimits(), rules or Alarms(), len(reach.peak)
     if amax and count < minimum:
         text = f"{count} requests were observed: {minimum} are needed to judge the scales"
         return LensReading("range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count)
+    known = evidence or with_window(Evidence(), "", None, range_increments(reach, reference, amax, bounds), asked)
     findings = [
         _judged(
             layer,
@@ -71,6 +88,8 @@ def range_lens(
             reference.get(layer),
             clip,
             _shrunk(bounds, (held or {}).get(f"layer {layer}", 1.0)),
+            {kind: known.streams.get(f"{layer} {kind}") for kind in (CLIPPED, IDLE)},
+            needed(known, asked),
         )
         for layer, clip in amax.items()
     ]
@@ -81,6 +100,40 @@ def range_lens(
     if (whole or findings[0]).exceeded if findings else False:
         health = Health.DEGRADED
     return LensReading("range", health, tuple(findings) if whole is None else (whole, *findings), count)
+
+
+def range_increments(
+    reach: Reach,
+    reference: Mapping[str, ExponentHistogram],
+    amax: Mapping[str, float],
+    limits: RangeLimits | None = None,
+    support: float = SUPPORT,
+) -> dict[str, Increment]:
+    """What requests not counted before add to "LAYER clipped" and "LAYER idle".
+
+    The claims that are bet against: at most `support` of the requests lie above the deployed amax with more of their
+    values than the calibration set did; at least `support` reach the upper half of what the calibration set used of the
+    range. Layers whose rows belong to no known request have none.
+    """
+    bounds = limits or RangeLimits()
+    found: dict[str, Increment] = {}
+    for place, layer in enumerate(reach.sites):
+        above, peak = reach.above[:, place], reach.peak[:, place]
+        if layer not in amax or not np.isfinite(above).all():
+            continue
+        before, clip = reference.get(layer), amax[layer]
+        usual = _share_above(before, clip) if before else 0.0
+        used = min(clip, before.quantile(_TOP)) if before and before.total else clip
+        near = used * 2.0**-bounds.idle_bits
+        clipped = above > usual + bounds.exceedance
+        found[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - support, f"above {clip:.6g}")
+        found[f"{layer} {IDLE}"] = _increment(peak >= near, support, f"reach {near:.6g}")
+    return found
+
+
+def _increment(marks: NDArray[np.bool_], least: float, of: str) -> Increment:
+    scores = marks.astype(np.float64)
+    return Increment(f"mean >= {least:g}, {of}", log_capitals(scores, least), len(scores), float(scores.sum()))
 
 
 def aggregated(findings: Sequence[Finding], sensitivity: Mapping[str, float], limit: float) -> Finding:
@@ -119,7 +172,13 @@ def relative_error(histogram: ExponentHistogram, clip: float) -> float:
 
 
 def _judged(
-    layer: str, live: ExponentHistogram, reference: ExponentHistogram | None, clip: float, limits: RangeLimits
+    layer: str,
+    live: ExponentHistogram,
+    reference: ExponentHistogram | None,
+    clip: float,
+    limits: RangeLimits,
+    streams: Mapping[str, Stream | None],
+    enough: float,
 ) -> Finding:
     subject = f"layer {layer}"
     if live.nonfinite:
@@ -132,13 +191,23 @@ def _judged(
     idle = _idle_bits(live, reference, clip)
     removable = relative_error(live, clip) - relative_error(live, live.amax)
     limit = limits.idle_error if idle > limits.idle_bits else limits.clipping_error
-    stale = removable > limit and (over > limits.exceedance or idle > limits.idle_bits)
+    wrong = {CLIPPED: over > limits.exceedance, IDLE: idle > limits.idle_bits}
+    shared = any(wrong[kind] and (stream is None or stream.alarmed) for kind, stream in streams.items())
     text = (
         f"{layer}: {100 * over:.2g} % more of live |x| than of the calibration set lies above the deployed "
         f"amax {clip:.3g} (live maximum {live.amax:.3g}, {idle:.1f} bits idle); new scales would remove an error of "
         f"{100 * max(0.0, removable):.2g} % of the signal's energy"
     )
-    return Finding(subject, max(0.0, removable), limit, stale, text)
+    if removable > limit and any(wrong.values()):
+        text += _told(streams[CLIPPED if wrong[CLIPPED] else IDLE], enough)
+    return Finding(subject, max(0.0, removable), limit, removable > limit and shared, text)
+
+
+def _told(stream: Stream | None, enough: float) -> str:
+    if stream is None:
+        return ""
+    few = "" if stream.alarmed else ", too few requests to act on"
+    return f"; evidence that many share it {power_of_ten(stream.statistic)} of {power_of_ten(enough)}{few}"
 
 
 def _share_above(histogram: ExponentHistogram, clip: float) -> float:

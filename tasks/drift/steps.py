@@ -23,7 +23,7 @@ from tasks.drift.evidence import ACTING, Alarms, Evidence, is_fresh, with_window
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
 from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
-from tasks.drift.range import range_lens
+from tasks.drift.range import range_increments, range_lens
 from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
 from tasks.drift.restraint import Restraint, restrained
 from tasks.drift.season import same_hours, weeks_before
@@ -38,8 +38,8 @@ from tasks.models.scoring import fidelity, fidelity_metric, safety_decisions
 from tasks.models.spec import Budgets, ModelSpec
 from tasks.models.traits import TRAITS
 from tasks.observation.archive import parse_observation
+from tasks.observation.reach import watch_reach
 from tasks.observation.scales import parse_scales
-from tasks.observation.watch import watch
 from tasks.profiles.frozen import FROZEN, parse_frozen
 from tasks.profiles.steps import window_profile
 from tasks.records import (
@@ -115,19 +115,28 @@ def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str]
     scales = parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
     reference = parse_observation(release.file("ranges.npz"), where=f"the ranges of version {champion.version}")
     divisors = {name: item.divisors for name, item in scales.items() if item.divisors is not None}
-    requests = _requests(window.key)
+    requests, rules = _requests(window.key), alarms(model.spec, "range")
     sites = tuple(site for site in model.sites if site.name in scales)
-    seen = watch(model.instrumented, sites, model.inputs, [one.payload for one in requests], divisors)
+    payloads, amax = [one.payload for one in requests], {name: item.amax for name, item in scales.items()}
+    seen, reach = watch_reach(model.instrumented, sites, model.inputs, payloads, amax, divisors)
+    before = {name: item.histogram for name, item in reference.items()}
+
+    def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
+        return range_increments(reach.rows(np.asarray(fresh, bool)), before, amax)
+
+    evidence, key = _count(model, champion, "range", window, requests, increments, rules)
     reading = range_lens(
         {name: item.histogram for name, item in seen.items()},
-        {name: item.histogram for name, item in reference.items()},
-        {name: item.amax for name, item in scales.items()},
-        count=len(requests),
+        before,
+        amax,
+        reach,
         minimum=model.spec.window.minimum_rows,
         sensitivity=_sensitivity(release.facts.get("sensitivity")),
         held=dict.fromkeys(stale, model.spec.drift.recover),
+        evidence=evidence,
+        rules=rules,
     )
-    return replace(reading, reference=_calibration(champion))
+    return replace(reading, evidence=key, reference=_calibration(champion))
 
 
 @task(name="fidelity-lens", cache_policy=NO_CACHE)

@@ -136,7 +136,7 @@ class BuildsSpec(_Strict):
 class DriftSpec(_Strict):
     """How sure the loop must be before it acts, and what keeps it from thrashing."""
 
-    # Windows between two false alarms of fidelity, safety and control together, at least, on average.
+    # Windows between two false alarms of range, fidelity, safety and control together, at least, on average.
     false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=10, le=10_000_000)] = 1000
     recover: float = Field(default=0.5, gt=0, le=1)  # share of what set an alarm off, to which it must fall to end
     confirm: ConfirmSpec = ConfirmSpec()

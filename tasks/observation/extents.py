@@ -52,7 +52,7 @@ def extents(
     peak, typical = np.zeros((len(payloads), len(columns))), np.zeros((len(payloads), len(columns)))
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         for place, (site, factors) in enumerate(columns):
-            found = _by_case(on_host(exposed[site.tensor]), len(batch.cases), batch.mask, site.channel_axis)
+            found = by_case(on_host(exposed[site.tensor]), len(batch.cases), batch.mask, site.channel_axis)
             if found is not None:
                 values = found if factors is None else found / factors
                 peak[batch.cases, place], typical[batch.cases, place] = _figures(values)
@@ -60,7 +60,7 @@ def extents(
     return Extents(names, peak, typical)
 
 
-def _by_case(
+def by_case(
     values: NDArray[np.float32], cases: int, mask: NDArray[np.bool_] | None, channel_axis: int
 ) -> NDArray[np.float32] | None:
     """|x| as [cases, positions, channels] with padding as 0; None where rows belong to no known case."""

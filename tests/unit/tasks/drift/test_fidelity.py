@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.drift.control import control_lens
-from tasks.drift.fidelity import Limits, fidelity_lens, safety_lens
+from tasks.drift.evidence import Alarms, Evidence, with_window
+from tasks.drift.fidelity import Limits, fidelity_increments, fidelity_lens, safety_lens
 from tasks.drift.statistics.intervals import mean_interval, share_interval
 from tasks.records import Health, LensReading
 
@@ -33,6 +34,19 @@ def test_scores_above_the_limit_are_fine_and_below_it_degraded() -> None:
 def test_a_mean_below_the_limit_within_its_uncertainty_is_not_degraded() -> None:
     scores = np.where(np.arange(40) < 38, 1.0, 0.0)  # 0.95, and anything up to 0.99 is possible
     assert judged(scores).health is Health.FINE
+
+
+def test_a_group_that_was_called_out_is_fine_in_a_window_that_answers_it_well() -> None:
+    """The evidence stands for a while: a bad night is no reason to build on the requests of the day."""
+    rules, everybody = Alarms(1000.0), {"all": np.ones(100, bool)}
+    known, found = Evidence(), []
+    for window, mean in enumerate((0.95, 0.99, 0.95)):
+        scores = cosines(mean, 100, window)
+        known = with_window(known, str(window), None, fidelity_increments(scores, everybody, ALL), rules)
+        assert known.alarmed == {"all"}
+        reading = fidelity_lens(scores, everybody, limit=ALL, metric="cosine", evidence=known, rules=rules)
+        found.append(reading.health)
+    assert found == [Health.DEGRADED, Health.FINE, Health.DEGRADED]
 
 
 def test_one_bad_language_is_found_though_the_mean_is_fine() -> None:
