@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from benchmarks.detectors.windows import Bench, Window
 from benchmarks.evidence.lenses import RULES, groups_of
 from tasks.drift.control import LIVE, control_increments
+from tasks.drift.decision import outgrown_for_nothing
 from tasks.drift.evidence import Alarms, Evidence, with_window
 from tasks.drift.features import Features, features
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens
@@ -40,7 +39,8 @@ def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
         answers = fidelity_lens(
             window.scores, groups, limit=lambda _: bench.budget, metric="fidelity", evidence=fidelity, rules=RULES
         )
-        found.append(Health.DEGRADED in (answers.health, reading.health) or LIVE in control.alarmed)
+        outgrown = reading.health is Health.DEGRADED and not outgrown_for_nothing((reading, answers))
+        found.append(outgrown or answers.health is Health.DEGRADED or LIVE in control.alarmed)
     return found
 
 
@@ -78,8 +78,3 @@ def _tables(bench: Bench, before: Features, window: Window) -> dict[str, Table]:
     after = features(window.requests)
     found = {name: binned(values, after.numeric[name]) for name, values in before.numeric.items()}
     return found | {name: counted(values, after.categories[name]) for name, values in before.categories.items()}
-
-
-def lost(windows: Sequence[Window]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Fidelity that the champion has lost in each window, 1 - its mean score."""
-    return np.array([1 - float(window.scores.mean()) for window in windows])

@@ -57,6 +57,7 @@ class Bench:
     budget: float  # least mean score
     sites: list[str]
     _places: dict[bytes, int] = field(default_factory=dict)
+    _scored: dict[bytes, float] = field(default_factory=dict)
     _scores: Numbers = field(default_factory=lambda: np.zeros(0))
     _vectors: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
     _classes: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
@@ -79,6 +80,22 @@ class Bench:
         reach = Reach(tuple(self.sites), self._above[places], self._peak[places])
         return Window(part, self._scores[places], correct, self._vectors[places], found, reach)
 
+    def scores(self, requests: Sequence[Request]) -> Numbers:
+        """Fidelity of the champion, [requests]; nothing else is measured of them."""
+        new = {key: one.payload for one in requests if (key := _key(one.payload)) not in self._scored}
+        if new:
+            found = self._compared(list(new.values()))[1]
+            self._scored |= dict(zip(new, found.tolist(), strict=True))
+        return np.array([self._scored[_key(one.payload)] for one in requests])
+
+    def _compared(self, payloads: Sequence[Payload]) -> tuple[Numbers, Numbers]:
+        """What full precision answers, and the champion's scores against it."""
+        subject = self.subject
+        expected, served = (
+            run_all(engine, subject.inputs, payloads) for engine in (subject.reference, ours_engine(self.champion))
+        )
+        return np.asarray(expected), np.asarray(fidelity(subject.spec.task, expected, served), np.float64)
+
     def _learn(self, requests: Sequence[Request]) -> None:
         new: dict[bytes, Payload] = {}
         for one in requests:
@@ -89,10 +106,7 @@ class Bench:
             return
         self._places |= {key: len(self._places) + number for number, key in enumerate(new)}
         payloads, subject = list(new.values()), self.subject
-        expected, served = (
-            run_all(engine, subject.inputs, payloads) for engine in (subject.reference, ours_engine(self.champion))
-        )
-        scores = fidelity(subject.spec.task, expected, served)
+        expected, scores = self._compared(payloads)
         self._scores = np.concatenate([self._scores, scores])
         is_embedding = TRAITS[subject.spec.task].fidelity == "cosine"
         vectors = expected if is_embedding else np.stack([np.asarray(one).ravel() for one in payloads])

@@ -8,6 +8,8 @@ from infra.errors import BadInput
 from tasks.drift.attribution import attribute
 from tasks.records import Action, Decision, Health, LensReading, ThinWindow
 
+HARDLY = 0.2
+"""Of what the budget lets a group's answers lose: below it, outgrown scales cost nobody anything worth a build."""
 LENSES = ("weights", "input", "range", "fidelity", "safety", "control")
 _SHOWN = 3  # findings of one lens that a reason quotes
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
@@ -18,7 +20,8 @@ def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
 
     Several readings of one lens count as the worst of them; a lens without a reading is inconclusive. Range and
     fidelity must both have been judged to keep. The others may be inconclusive: the reasons say so. Other weights than
-    the champion was built from ask for a build, whatever the traffic does.
+    the champion was built from ask for a build, whatever the traffic does. Outgrown scales ask for none while the
+    answers of every group that was judged have lost less than HARDLY of what its budget allows.
     Raises `BadInput` on a lens that the table does not know.
     """
     seen = tuple(readings)
@@ -26,9 +29,19 @@ def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
     if unknown:
         raise BadInput(f"there is no lens called {unknown[0]}: the decision knows {', '.join(LENSES)}")
     health = {lens: health_of(lens, seen) for lens in LENSES}
-    action = _action(health)
-    reasons = (_headline(action, health), *(_reason(lens, health[lens], seen) for lens in _order(health)))
+    waits = outgrown_for_nothing(seen)
+    action = _action({**health, "range": Health.FINE} if waits else health)
+    reasons = (_headline(action, health, waits), *(_reason(lens, health[lens], seen) for lens in _order(health)))
     return Decision(action, reasons, seen, window_digest, "; ".join(attribute(seen)))
+
+
+def outgrown_for_nothing(readings: Iterable[LensReading]) -> bool:
+    """Whether scales are outgrown and no group's answers, all judged fine, show it yet."""
+    seen = tuple(readings)
+    if health_of("range", seen) is not Health.DEGRADED or health_of("fidelity", seen) is not Health.FINE:
+        return False
+    found = [one for reading in seen if reading.lens == "fidelity" for one in reading.findings if one.value > 0]
+    return all(1 - one.value < HARDLY * (1 - one.limit) for one in found)
 
 
 def undecided(window: ThinWindow, readings: Iterable[LensReading]) -> Decision:
@@ -72,7 +85,7 @@ def _action(health: Mapping[str, Health]) -> Action:
     return Action.KEEP
 
 
-def _headline(action: Action, health: Mapping[str, Health]) -> str:
+def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
     match action:
         case Action.FALLBACK:
             also = ", and request retraining" if health["control"] is Health.DEGRADED else ""
@@ -92,6 +105,8 @@ def _headline(action: Action, health: Mapping[str, Health]) -> str:
         case Action.INCONCLUSIVE:
             open_ = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.INCONCLUSIVE)
             return f"Nothing is known to be wrong, but {open_} could not be judged: no decision."
+        case _ if waits:
+            return "Scales are outgrown, but the answers have lost hardly anything of what the budget allows: keep."
         case _:
             moved = "The input moved, but ranges" if health["input"] is Health.DEGRADED else "Ranges"
             return f"{moved} and fidelity are fine: keep."

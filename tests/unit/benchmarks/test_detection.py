@@ -19,7 +19,7 @@ def digits() -> Bench:
 
 @pytest.fixture(scope="module")
 def sudden(digits: Bench) -> detection.Stream:
-    (stream,) = detection.streams(digits, "exposure-sudden", 0, per_day=1)
+    (stream,) = detection.streams(digits, "exposure-sudden", [0], 4, per_day=1)
     return stream
 
 
@@ -57,7 +57,7 @@ def test_a_peer_that_fails_keeps_its_row_with_the_reason(
 
 
 def test_the_goal_counts_the_harmless_alarms_of_peers_in_which_ours_acts() -> None:
-    mine = detection.Row(detection.ACTS, 1000, 0.0, 3, 1.0, 1.0, 10, 2, None, None)
+    mine = detection.Row(detection.ACTS, 1000, 0.0, 3, 1.0, 1.0, 10, 2, None, None, None)
     rows = [mine, replace(mine, name=detection.KERNEL, followed=0.05), replace(mine, name="other", followed=0.1)]
     goals: Sequence[Goal] = detection.goals(rows)
     assert goals[-1].found == pytest.approx(0.1)

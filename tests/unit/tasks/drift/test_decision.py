@@ -12,7 +12,7 @@ FINE, DEGRADED, INCONCLUSIVE = Health.FINE, Health.DEGRADED, Health.INCONCLUSIVE
 
 
 def reading(lens: str, health: Health) -> LensReading:
-    finding = Finding("x", 1.0, 0.5, health is DEGRADED, f"{lens} figure is 1.0")
+    finding = Finding("x", 0.6, 0.5, health is DEGRADED, f"{lens} figure is 1.0")
     return LensReading(lens, health, (finding,), 100)
 
 
@@ -80,6 +80,31 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(health: dic
         or (expected is Action.REQUEST_RETRAINING and bool(degraded & {"fidelity", "weights"}))
     )
     assert wants_retraining(decision) == ("control" in degraded)
+
+
+def fidelity(health: Health, **groups: float) -> LensReading:
+    """Mean scores by group; 0.95 is wanted."""
+    return LensReading("fidelity", health, tuple(Finding(n, v, 0.95, False, f"{n}: {v}") for n, v in groups.items()), 9)
+
+
+@pytest.mark.parametrize(
+    ("answers", "action"),
+    [
+        (fidelity(FINE, all=0.995, ja=0.992), Action.KEEP),
+        (fidelity(FINE, all=0.995, ja=0.992, few=0.0), Action.KEEP),  # too few to judge, which the finding says
+        (fidelity(FINE, all=0.995, ja=0.985), Action.RECALIBRATE),
+        (fidelity(DEGRADED, all=0.995), Action.RECALIBRATE),
+        (fidelity(INCONCLUSIVE, few=0.0), Action.RECALIBRATE),
+    ],
+)
+def test_outgrown_scales_wait_until_somebodys_answers_lose_something(answers: LensReading, action: Action) -> None:
+    others = [reading(lens, DEGRADED if lens == "range" else FINE) for lens in LENSES if lens != "fidelity"]
+    decision = decide([*others, answers], window_digest="abc")
+    assert decision.action is action
+    if action is Action.KEEP:
+        assert decision.reasons[0].startswith("Scales are outgrown, but the answers have lost hardly anything")
+        assert any(reason.startswith("Range degraded:") for reason in decision.reasons)
+        assert not recalibrates(decision)
 
 
 def test_no_readings_at_all_decide_nothing() -> None:

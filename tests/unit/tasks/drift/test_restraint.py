@@ -15,7 +15,7 @@ FINE, DEGRADED = Health.FINE, Health.DEGRADED
 
 def readings(**health: Health) -> list[LensReading]:
     whole = {**dict.fromkeys(LENSES, FINE), **health}
-    return [LensReading(lens, one, (Finding(lens, 1, 0.5, False, "x"),), 9) for lens, one in whole.items()]
+    return [LensReading(lens, one, (Finding(lens, 0.6, 0.5, False, "x"),), 9) for lens, one in whole.items()]
 
 
 def played(days: list[bool], rules: Restraint, lens: str = "range") -> list[Decision]:
