@@ -1,18 +1,14 @@
 """The map in pieces, measured by several processes and kept, so that a run that was interrupted goes on."""
 
-import multiprocessing
-import os
 import pickle
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from benchmarks import processes
 from benchmarks.evidence.kinds import KINDS, Kind
 from benchmarks.evidence.trial import SCHEMES, Cell, meet, open_scene
-
-LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,26 +48,10 @@ def spread(wanted: Sequence[Piece], workers: int, folder: Path) -> Iterator[tupl
             yield piece, pickle.loads((folder / piece.file).read_bytes())  # written below
         else:
             missing.append(piece)
-    if workers == 1:
-        yield from ((piece, _measured(piece, folder)) for piece in missing)
-        return
-    for name in LIBRARY_THREADS:
-        os.environ[name] = "1"  # read by the workers when they start
-    context = multiprocessing.get_context("spawn")
-    free = context.Queue()
-    for core in sorted(os.sched_getaffinity(0)):
-        free.put(core)
-    with ProcessPoolExecutor(workers, context, initializer=_on_one_core, initargs=(free,)) as pool:
-        waiting = {pool.submit(_measured, piece, folder): piece for piece in missing}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+    yield from processes.spread(partial(_measured, folder), missing, workers)
 
 
-def _on_one_core(free: "multiprocessing.Queue[int]") -> None:
-    os.sched_setaffinity(0, {free.get()})
-
-
-def _measured(piece: Piece, folder: Path) -> list[Cell]:
+def _measured(folder: Path, piece: Piece) -> list[Cell]:
     kind = _kind(piece.kind)
     (shift,) = [one for one in kind.shifts if one.name == piece.shift]
     cells = meet(open_scene(kind, piece.schemes, piece.cases, piece.seed), shift)
