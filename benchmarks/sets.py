@@ -1,5 +1,6 @@
 """Calibration sets as a run composes them, from requests in memory; and the graphs that follow from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tasks.models.spec import CalibrationSpec
 from tasks.observation.bounded import bounded
 from tasks.observation.extents import extents
 from tasks.observation.observer import SiteObservation
+from tasks.observation.requests import SeenByRequest, watch_requests
 from tasks.observation.sites import expose
 from tasks.observation.watch import watch
 from tasks.quantization import qdq
@@ -37,6 +39,7 @@ class Composed:
     quarantined: frozenset[str]
     ceilings: dict[str, float]
     observed: Mapping[str, SiteObservation]
+    seen: Mapping[str, SeenByRequest]  # by the champion's quantizers
 
 
 def instrumented(subject: Subject) -> Engine:
@@ -72,7 +75,19 @@ def composed(
     order = covering(left, judged, places - len(held), TENANT_SHARE) if rules.selection == "cover" else None
     sample = settle(left, size=places, anchor_share=rules.anchor_share, tenant_share=TENANT_SHARE, order=order)
     observed = watch(engine, subject.sites, subject.inputs, [one.payload for one in sample.requests])
-    return Composed(sample, outside, judged.ceilings, bounded(observed, judged.ceilings))
+    usual = float(np.mean(list(window.weights.values())))
+    limits = judged.ceilings
+    seen = watch_requests(
+        engine,
+        tuple(site for site in subject.sites if site.name in scales),
+        subject.inputs,
+        [one.payload for one in sample.requests],
+        factors,
+        weights=np.array([window.weights.get(one.request_id) or usual for one in sample.requests]),
+        ceilings={name: limits.get(f"{name} / factors" if name in factors else name, math.inf) for name in scales},
+        support=rules.least_support,
+    )
+    return Composed(sample, outside, limits, bounded(observed, limits), seen)
 
 
 def recalibrated(
@@ -87,6 +102,7 @@ def recalibrated(
         champion.derived.scales,
         largest_change=rules.largest_scale_change if rules.quarantine else None,
         ceilings=found.ceilings,
+        seen=found.seen,
     )
     return Candidate(qdq.rescale(champion.graph, subject.sites, derived.scales), derived, champion.clock)
 

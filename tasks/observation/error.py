@@ -21,14 +21,20 @@ def squared_error(histogram: ExponentHistogram, clip: float) -> float:
         return 0.0
     counts = histogram.counts[:FINITE_BINS]
     used = np.flatnonzero(counts)
-    low, high = EDGES[used], np.minimum(_UPPER[used], histogram.amax)
+    return float((counts[used] * bin_errors(used, clip, histogram.amax)).sum() / histogram.total)
+
+
+def bin_errors(bins: NDArray[np.integer], clip: float, amax: float) -> NDArray[np.float64]:
+    """The expected squared error of one value in each of some bins [used], the topmost of which ends at `amax`."""
+    low, high = EDGES[bins], np.minimum(_UPPER[bins], amax)
     below, above = np.maximum(low - clip, 0.0), np.maximum(high - clip, 0.0)
     # The mean of (x - clip)^2 over the bin, of which a share lies outside.
     share = np.divide(above - below, high - low, out=(high > clip).astype(np.float64), where=high > low)
     outside = share * (below**2 + below * above + above**2) / 3
     # Rounding cannot cost more than the value itself, which matters for the many near-zero elements.
-    inside = (1 - share) * np.minimum((clip / LEVELS) ** 2 / 12, CENTRES[used] ** 2)
-    return float((counts[used] * (outside + inside)).sum() / histogram.total)
+    inside = (1 - share) * np.minimum((clip / LEVELS) ** 2 / 12, CENTRES[bins] ** 2)
+    found: NDArray[np.float64] = outside + inside
+    return found
 
 
 def relative_error(exact: NDArray[np.floating], found: NDArray[np.floating]) -> float:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.error import relative_error, widened
-from tasks.observation.formats import SMALLEST
+from tasks.observation.error import relative_error, squared_error, widened
+from tasks.observation.formats import SMALLEST, Format
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import NOTHING_KEPT, SiteObservation
+from tasks.observation.requests import SeenByRequest
 from tasks.observation.scales import Quantizer, Scales
 from tasks.observation.sites import Site
 from tasks.quantization import awq, equalization, smoothing
-from tasks.quantization.ranges import amax
+from tasks.quantization.ranges import RangeRule, amax, nearest
 from tasks.quantization.recipes import ActivationScheme, Recipe, Rounding, Smoothing
 from tasks.quantization.weights import WeightScheme, quantize
 
@@ -32,8 +33,13 @@ def choose(
     weights: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     deployed: Scales,
+    seen: SeenByRequest | None = None,
 ) -> Choice:
-    """The recipe's choice for one site; weights are [outputs, inputs...] per layer."""
+    """The recipe's choice for one site; weights are [outputs, inputs...] per layer.
+
+    `seen` is what the deployed quantizer would have seen of each calibration request; without it, all count alike, and
+    where there are factors the kept rows stand for them.
+    """
     scheme = recipe.activations
     if scheme is None or scheme.dynamic:
         scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
@@ -48,8 +54,19 @@ def choose(
     if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed:
         before = deployed[site.name]
         scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
-        return Choice(quantizer(observed, scheme, before.divisors), before.divisors)
+        near = _beside(before, observed, seen) if scheme.rule is RangeRule.MSE else None
+        return Choice(quantizer(observed, scheme, before.divisors, near), before.divisors)
     return Choice(quantizer(observed, scheme))
+
+
+def _beside(before: Quantizer, observed: SiteObservation, seen: SeenByRequest | None) -> float | None:
+    """The clip next to the deployed one that is as good as any; None where the rule keeps all, as of FP8."""
+    whole = histogram(observed, before.divisors)
+    if before.format is not Format.INT8 or not whole.amax:
+        return None
+    if seen is None:
+        return nearest(lambda clip: squared_error(whole, clip), whole.amax, before.amax)
+    return nearest(seen.cost, seen.amax, before.amax)
 
 
 def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
@@ -68,10 +85,15 @@ def histogram(observed: SiteObservation, divisors: NDArray[np.float32] | None) -
 
 
 def quantizer(
-    observed: SiteObservation, scheme: ActivationScheme, divisors: NDArray[np.float32] | None = None
+    observed: SiteObservation,
+    scheme: ActivationScheme,
+    divisors: NDArray[np.float32] | None = None,
+    largest: float | None = None,
 ) -> Quantizer:
-    """The range by the scheme's rule, of the activation after its division."""
-    if divisors is None:
+    """The range by the scheme's rule, unless it is known, of the activation after its division."""
+    if largest is not None:
+        pass
+    elif divisors is None:
         largest = amax(observed.histogram, scheme.rule)
     else:
         largest = smoothing.smoothed_amax(observed, divisors, scheme.rule)

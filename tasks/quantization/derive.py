@@ -9,6 +9,7 @@ import onnx
 from infra.errors import BadInput
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
+from tasks.observation.requests import SeenByRequest
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.observation.sites import Site, layer_weight
 from tasks.quantization import mixed, sensitivity
@@ -62,6 +63,7 @@ def derive(
     losses: Mapping[str, float] | None = None,
     largest_change: float | None = None,
     ceilings: Mapping[str, float] | None = None,
+    seen: Mapping[str, SeenByRequest] | None = None,
 ) -> Derived:
     """The plan for every site that the recipe quantizes; `tuned` is given where a rung before found it.
 
@@ -69,7 +71,8 @@ def derive(
     ranked by their local errors.
 
     `largest_change` bounds what a recipe that keeps the champion's graph may do to its scales, and so do `ceilings`
-    under "SITE / factors" where the graph divides by factors.
+    under "SITE / factors" where the graph divides by factors. `seen` is what the champion's quantizers would have seen
+    of each calibration request, for rules that weigh them.
 
     Sites that calibration never reached, or with zeros alone, get no fixed range: they stay in floating point, or keep
     the champion's range where its graph is kept.
@@ -80,7 +83,7 @@ def derive(
     names = tuple(site.name for site in sites)
     if not recipe.quantized:
         return Derived(GraphPlan(model, (), {}), names, (), 0.0, {})
-    tuned = tuned or tune(model, sites, observed, recipe, deployed)
+    tuned = tuned or tune(model, sites, observed, recipe, deployed, seen)
     if not recipe.weights.format.is_scaled:
         over = overflowing(model, sites, observed, recipe.weights.format)
         plan = assemble(model, sites, observed, recipe, tuned.choices, over)
@@ -112,6 +115,7 @@ def tune(
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
     deployed: Scales | None,
+    seen: Mapping[str, SeenByRequest] | None = None,
 ) -> Tuned:
     """Make every site's choice and rank the sites: the slow part of `derive`, which raises the same errors."""
     _require_fit(sites, observed, recipe, deployed)
@@ -120,7 +124,14 @@ def tune(
     choices = {
         site.name: _without_range(site.name, recipe, deployed or {})
         if site.name in unknown
-        else choose(site, observed[site.name], weights[site.name], recipes[site.name], deployed or {})
+        else choose(
+            site,
+            observed[site.name],
+            weights[site.name],
+            recipes[site.name],
+            deployed or {},
+            (seen or {}).get(site.name),
+        )
         for site in sites
     }
     if recipe.smoothing is Smoothing.EQUALIZED:  # factors that cannot be folded would cost a product of their own

@@ -17,6 +17,11 @@ from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
 
 BATCHES = 32
 """That the observed values are taken to have come in, for the moving average of the batches' largest magnitudes."""
+TOLERANCE = 0.1
+"""Of the least squared error: that much more is 0.4 dB, which no output shows."""
+HALVINGS = 12
+FINE = 32
+"""Clips an octave that are tried beside a deployed one."""
 FEW = 2048
 """Values. Rules that weigh a distribution keep all of fewer: what they would cut off is chance."""
 
@@ -121,6 +126,30 @@ def _least(histogram: ExponentHistogram, cost: Callable[[ExponentHistogram, floa
     """The clip with the least cost among 96 fractions of the largest magnitude, each 4 % below the next."""
     clips = histogram.amax * np.geomspace(0.02, 1.0, 96)
     return float(clips[int(np.argmin([cost(histogram, float(clip)) for clip in clips]))])
+
+
+def nearest(cost: Callable[[float], float], largest: float, deployed: float, tolerance: float = TOLERANCE) -> float:
+    """The clip next to the deployed one that costs at most 1 + `tolerance` times the least, up to `largest`.
+
+    The least lies in a flat valley: where exactly, a few requests decide. The edge of what is as good as the least
+    hardly moves with them, and a scale that is good enough stays.
+    """
+    low, high = np.log2(largest * 0.02), np.log2(largest)
+    grid = 2.0 ** (np.arange(np.floor(FINE * low), np.ceil(FINE * high) + 1) / FINE)
+    clips = np.unique(np.append(np.minimum(grid, largest), largest))
+    costs = np.array([cost(float(clip)) for clip in clips])
+    most = float(costs.min()) * (1 + tolerance)
+    if cost(deployed) <= most:
+        return deployed
+    good = np.flatnonzero(costs <= most)
+    place = int(good[np.argmin(np.abs(np.log(clips[good] / deployed)))])
+    beyond = place + (1 if deployed > clips[place] else -1)
+    inside = float(clips[place])
+    outside = float(clips[beyond]) if 0 <= beyond < len(clips) else inside
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(inside * outside))
+        inside, outside = (middle, outside) if cost(middle) <= most else (inside, middle)
+    return inside
 
 
 def _linear(histogram: ExponentHistogram, bins: int = 2048) -> NDArray[np.float64]:

@@ -77,6 +77,11 @@ class Recipe:
         """Only activation scales change: the champion's graph is patched."""
         return self.smoothing is Smoothing.DEPLOYED
 
+    @property
+    def weighs(self) -> bool:
+        """Its ranges follow from the whole distribution of an activation, not from its largest magnitude."""
+        return self.activations is not None and self.activations.rule is not RangeRule.MAX
+
 
 _MSE, _PERCENTILE, _ENTROPY = (
     ActivationScheme(rule=rule) for rule in (RangeRule.MSE, RangeRule.PERCENTILE, RangeRule.ENTROPY)
@@ -103,9 +108,10 @@ _ALL = (
     Recipe("recalibrate", "the champion's graph with scales from the new traffic", smoothing=Smoothing.DEPLOYED),
     Recipe(
         "recalibrate-mse",
-        "the same with the clip of least squared error",
+        "the same with the clip next to the champion's that costs hardly more than the least squared error",
         activations=_MSE,
         smoothing=Smoothing.DEPLOYED,
+        version=5,
     ),
     Recipe("int8-max", "INT8, largest magnitude, no smoothing"),
     Recipe("int8-percentile", "INT8, 99.99th percentile, no smoothing", activations=_PERCENTILE),

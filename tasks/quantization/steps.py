@@ -1,6 +1,7 @@
 """Prefect tasks of quantization: load, call one pure function, record. They take names and digests, never arrays."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +27,7 @@ from tasks.observation.finite import require_finite
 from tasks.observation.formats import Format
 from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
+from tasks.observation.requests import dump_requests, parse_requests, watch_requests
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.shares import observe_shares
 from tasks.observation.watch import watch
@@ -44,11 +46,12 @@ from tasks.quantization.submodules import submodules
 from tasks.quantization.switches import install
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
 from tasks.traffic import from_parquet
+from tasks.traffic.weights import weights_of
 
 SENSITIVITY_CASES = 12
 """Of the calibration set: MiniLM's sites rank as on 26 texts (Spearman 0.998), whose ranking is that of 440 (0.997)."""
 
-TUNING_VERSION = 4
+TUNING_VERSION = 5
 """Raised when the search for quantizers changes; a recipe's own version also tells of what is done with the weights."""
 
 
@@ -133,7 +136,10 @@ def write_graph(
         _require_memory(model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED), kept=kept)
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
-        tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), champion) if recipe.quantized else None
+        seen = _seen_by_champion(model, calibration, observation, recipe, champion)
+        tuned = (
+            _tuned(model.name, model.digest, observation, _tuning(recipe), champion, seen) if recipe.quantized else None
+        )
         if recipe.learns_from_many:  # after the search, which the few rows serve as well
             observed = _more_rows(model, calibration)
         measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
@@ -161,6 +167,34 @@ def write_graph(
         facts["quantized_share"],
         tuple(facts.get("remarks", ())),
     )
+
+
+def _seen_by_champion(
+    model: RegisteredModel, calibration: SampleRef, observation: str, recipe: Recipe, champion: ReleaseRef | None
+) -> str | None:
+    """Where a rule weighs what the champion's quantizers see, a pass through its factors, kept; gives the key."""
+    deployed = _deployed(champion) or {}
+    if champion is None or not deployed or not recipe.keeps_graph or not recipe.weighs:
+        return None
+    key = f"{observation.removesuffix('.npz')}-seen-by-{champion.digest[:16]}.npz"
+    store, limits = settings().store(), calibration.ceilings
+    if not store.exists(key):
+        requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
+        factors = {name: item.divisors for name, item in deployed.items() if item.divisors is not None}
+        found = watch_requests(
+            model.instrumented,
+            tuple(site for site in model.sites if site.name in deployed),
+            model.inputs,
+            [one.payload for one in requests],
+            factors,
+            weights=weights_of(store, calibration.key, requests),
+            ceilings={
+                name: limits.get(f"{name} / factors" if name in factors else name, math.inf) for name in deployed
+            },
+            support=model.spec.calibration.least_support,
+        )
+        store.put(key, dump_requests(found))
+    return key
 
 
 def _more_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, SiteObservation]:
@@ -285,11 +319,19 @@ def _require_memory(model: RegisteredModel, *, hessian: bool = False, kept: int 
 
 
 @lru_cache(maxsize=4)
-def _tuned(model_name: str, digest: str, observation: str, recipe: Recipe, champion: ReleaseRef | None) -> Tuned:
+def _tuned(
+    model_name: str,
+    digest: str,
+    observation: str,
+    recipe: Recipe,
+    champion: ReleaseRef | None,
+    seen: str | None = None,
+) -> Tuned:
     """Rungs of one run share the search; the observation and the champion are named by their digests."""
     model = open_model(model_name)
     observed = parse_observation(settings().store().get(observation), where=f"the observation {observation}")
-    return tune(model.graph, model.sites, observed, recipe, _deployed(champion))
+    requests = parse_requests(settings().store().get(seen), where=seen) if seen else None
+    return tune(model.graph, model.sites, observed, recipe, _deployed(champion), requests)
 
 
 def is_quantized(champion: ReleaseRef | None) -> bool:

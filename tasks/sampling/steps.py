@@ -29,6 +29,7 @@ from tasks.sampling.quarantine import Quarantined, document
 from tasks.sampling.shares import draw_window
 from tasks.sampling.strata import draw
 from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
+from tasks.traffic.weights import read_weights, write_weights
 
 DRAWING = 1
 """Version of how a window is drawn: another one draws anew from windows that were drawn before."""
@@ -131,6 +132,9 @@ def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef 
         tenant_share=registered.spec.window.tenant_share,
         order=order,
     )
+    present = {one.request_id for one in composed.requests}
+    standing = {name: weight for name, weight in sample.weights.items() if name in present}
+    composed = replace(composed, weights=standing)
     return _keep("calibration", model, composed, window.start, window.end, limits, window.digest)
 
 
@@ -163,11 +167,7 @@ def _scrubbed_cases(cases: Sequence[GoldenCase], rules: CalibrationSpec) -> list
 def _stored(window: SampleRef) -> Sample:
     store = settings().store()
     requests = from_parquet(store.get(window.key), where=window.key)
-    try:
-        weights = json.loads(store.get(_weights_key(window.key)))
-    except NotFound:  # stored before weights were
-        weights = {}
-    return Sample(requests, window.digest, window.seen, window.dropped, weights)
+    return Sample(requests, window.digest, window.seen, window.dropped, read_weights(store, window.key))
 
 
 def _factors(registered: RegisteredModel, champion: ReleaseRef | None) -> dict[str, NDArray[np.float32]]:
@@ -216,12 +216,7 @@ def _keep(
         ceilings=dict(ceilings or {}),
         source=source,
     )
-    if sample.weights:
-        store.put(_weights_key(reference.key), json.dumps(sample.weights, sort_keys=True).encode())
+    write_weights(store, reference.key, sample.weights)
     store.put(f"{stem}.json", json.dumps(asdict(reference), sort_keys=True).encode())
     store.put(reference.key, to_parquet(sample.requests))
     return reference
-
-
-def _weights_key(key: str) -> str:
-    return f"{key.removesuffix('.parquet')}.weights.json"

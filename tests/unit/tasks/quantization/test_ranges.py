@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.observation.error import squared_error
 from tasks.observation.histogram import ExponentHistogram
-from tasks.quantization.ranges import RangeRule, amax, expected_largest
+from tasks.quantization.ranges import TOLERANCE, RangeRule, amax, expected_largest, nearest
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(7)
@@ -180,3 +180,24 @@ def test_a_floating_point_format_is_not_clipped_for_the_sake_of_its_step(rule: R
 def test_the_range_scales_with_the_values(rule: RangeRule) -> None:
     small, large = (ExponentHistogram.of(SHAPES["laplace"] * np.float32(factor)) for factor in (1, 1024))
     assert amax(large, rule) == pytest.approx(1024 * amax(small, rule), rel=1e-6)
+
+
+def test_a_deployed_clip_that_is_as_good_as_the_best_stays(values: Floats) -> None:
+    histogram = ExponentHistogram.of(values)
+    best = amax(histogram, RangeRule.MSE)
+    assert nearest(lambda clip: squared_error(histogram, clip), histogram.amax, best * 1.01) == best * 1.01
+
+
+@pytest.mark.parametrize("deployed", [0.01, 100.0])
+def test_another_one_moves_to_the_edge_of_what_costs_hardly_more(values: Floats, deployed: float) -> None:
+    histogram = ExponentHistogram.of(values)
+
+    def cost(clip: float) -> float:
+        return squared_error(histogram, clip)
+
+    best, before = amax(histogram, RangeRule.MSE), deployed * histogram.amax
+    found = nearest(cost, histogram.amax, before)
+    assert cost(found) <= (1 + TOLERANCE) * cost(best) * 1.01
+    if found < histogram.amax:  # towards the deployed one it would cost more
+        assert cost(found * (1.02 if before > found else 0.98)) > (1 + TOLERANCE) * cost(best) * 0.99
+    assert (found - best) * (before - best) >= -1e-3 * best**2

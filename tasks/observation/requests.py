@@ -1,0 +1,129 @@
+"""What a quantizer sees of each request by itself, so that a rule can leave out the few on which a clip costs most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.engines.port import Engine
+from infra.errors import BadInput
+from tasks.models.inputs import Inputs
+from tasks.observation.counting import divide, on_host
+from tasks.observation.error import bin_errors
+from tasks.observation.extents import by_case
+from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
+from tasks.observation.sites import Site
+from tasks.observation.watch import run_ahead
+from tasks.records import Payload
+
+LEFT_OUT = 2.5
+"""Times the least support: at its very border, an attacker's own share would still move what is left out."""
+VERSION = 1
+_FIELDS = ("bins", "counts", "weights", "figures")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenByRequest:
+    """One quantizer's input, request by request, as if clipped at its ceiling."""
+
+    bins: NDArray[np.int64]  # [used], of the exponent histogram
+    counts: NDArray[np.int64]  # [requests, used]
+    weights: NDArray[np.float64]  # [requests], the share of the traffic that each stands for; they sum up to 1
+    amax: float
+    left_out: float  # share of the traffic
+
+    def cost(self, clip: float) -> float:
+        """Expected squared error of INT8 with this clip, each request by its weight, but for the dearest.
+
+        A trimmed mean: whoever sends less than is left out decides nothing by sending what a clip ruins.
+        """
+        totals = np.maximum(self.counts.sum(axis=1), 1)
+        errors = self.counts @ bin_errors(self.bins, clip, self.amax) / totals
+        order = np.argsort(errors, kind="stable")
+        before = np.cumsum(self.weights[order]) - self.weights[order]
+        kept = np.clip(1 - self.left_out - before, 0.0, self.weights[order])
+        return float((kept * errors[order]).sum() / kept.sum())
+
+
+def watch_requests(
+    instrumented: Engine,
+    sites: tuple[Site, ...],
+    inputs: Inputs,
+    payloads: Sequence[Payload],
+    divisors: Mapping[str, NDArray[np.float32]],
+    *,
+    weights: NDArray[np.float64],
+    ceilings: Mapping[str, float],
+    support: float,
+) -> dict[str, SeenByRequest]:
+    """One pass through a deployed graph's factors; sites whose rows belong to no known request are left out.
+
+    `weights` [requests] are positive; `ceilings` are in the quantizers' own units, by site. `support` is the share of
+    the traffic that has to share a shift before scales follow it.
+    """
+    found: dict[str, list[tuple[int, ExponentHistogram]]] = {site.name: [] for site in sites}
+    unknown: set[str] = set()
+    for batch, exposed in run_ahead(instrumented, inputs, payloads):
+        for site in sites:
+            values = exposed[site.tensor]
+            if site.name in divisors:
+                values = divide(values, divisors[site.name], site.channel_axis)
+            cases = by_case(on_host(values), len(batch.cases), batch.mask, site.channel_axis)
+            if cases is None:
+                unknown.add(site.name)
+                continue
+            real = None if batch.mask is None or batch.mask.size != cases.shape[0] * cases.shape[1] else batch.mask
+            for row, case in enumerate(batch.cases.tolist()):
+                own = cases[row] if real is None else cases[row][real.reshape(len(cases), -1)[row]]
+                found[site.name].append((case, ExponentHistogram.of(own)))
+    shares = weights / weights.sum()
+    return {
+        name: _joined(rows, shares, ceilings.get(name, np.inf), LEFT_OUT * support)
+        for name, rows in found.items()
+        if rows and name not in unknown
+    }
+
+
+def _joined(
+    rows: Sequence[tuple[int, ExponentHistogram]], shares: NDArray[np.float64], ceiling: float, left_out: float
+) -> SeenByRequest:
+    counts = np.stack([one.counts[:FINITE_BINS] for _, one in rows])
+    amax = min(max(one.amax for _, one in rows), ceiling)
+    top = int(np.searchsorted(EDGES, amax, side="right")) - 1
+    counts[:, top] += counts[:, top + 1 :].sum(axis=1)
+    counts[:, top + 1 :] = 0
+    bins = np.flatnonzero(counts.any(axis=0))
+    return SeenByRequest(bins, counts[:, bins], shares[[case for case, _ in rows]], amax, left_out)
+
+
+def dump_requests(seen: Mapping[str, SeenByRequest]) -> bytes:
+    """One NumPy archive without pickles."""
+    names = sorted(seen)
+    arrays: dict[str, np.ndarray] = {"version": np.asarray(VERSION), "sites": np.asarray(names)}
+    for index, name in enumerate(names):
+        one = seen[name]
+        parts = (one.bins, one.counts, one.weights, np.asarray([one.amax, one.left_out]))
+        arrays |= {f"{index}.{field}": part for field, part in zip(_FIELDS, parts, strict=True)}
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own options
+    return buffer.getvalue()
+
+
+def parse_requests(data: bytes, *, where: str) -> dict[str, SeenByRequest]:
+    """Read the archive; raises `BadInput` when it is damaged or of another version."""
+    found = {}
+    try:
+        with np.load(BytesIO(data), allow_pickle=False) as arrays:
+            version = int(arrays["version"])
+            for index, name in enumerate(arrays["sites"]):
+                bins, counts, weights, figures = (arrays[f"{index}.{field}"] for field in _FIELDS)
+                found[str(name)] = SeenByRequest(bins, counts, weights, float(figures[0]), float(figures[1]))
+    except Exception as exc:  # damaged bytes raise whatever zipfile, zlib and NumPy trip over
+        raise BadInput(f"{where} holds no requests ({exc!r}): delete it, and they are observed again") from exc
+    if version != VERSION:
+        raise BadInput(f"{where} has version {version}, and {VERSION} is read here: delete it")
+    return found

@@ -1,0 +1,40 @@
+"""How many requests of the traffic each one of a stored sample stands for; kept beside the sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import NotFound
+from infra.stores.port import ObjectStore
+from tasks.records import Request
+
+
+def weights_key(sample: str) -> str:
+    """Where the weights of the sample under a key are kept."""
+    return f"{sample.removesuffix('.parquet')}.weights.json"
+
+
+def write_weights(store: ObjectStore, sample: str, weights: Mapping[str, float]) -> None:
+    """Request id -> how many it stands for; nothing is written where nothing is known."""
+    if weights:
+        store.put(weights_key(sample), json.dumps(dict(weights), sort_keys=True).encode())
+
+
+def read_weights(store: ObjectStore, sample: str) -> dict[str, float]:
+    """What was written; empty for a sample that was stored before weights were."""
+    try:
+        found: dict[str, float] = json.loads(store.get(weights_key(sample)))
+    except NotFound:
+        return {}
+    return found
+
+
+def weights_of(store: ObjectStore, sample: str, requests: Sequence[Request]) -> NDArray[np.float64]:
+    """In the order of the requests, [requests], > 0; one without a weight, as of the pool, stands for the mean."""
+    known = read_weights(store, sample)
+    usual = float(np.mean(list(known.values()))) if known else 1.0
+    return np.array([known.get(one.request_id) or usual for one in requests])
