@@ -77,6 +77,14 @@ def by_case(
     return found
 
 
+def real_places(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Which positions of `by_case`'s values are no padding, [cases, positions]; all, where the mask is about others."""
+    cases, positions = values.shape[:2]
+    if mask is not None and mask.size == cases * positions:
+        return mask.reshape(cases, positions)
+    return np.ones((cases, positions), bool)
+
+
 def _figures(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Peak and root mean square of each case: values [cases, positions, channels]."""
     flat = values.reshape(len(values), -1)

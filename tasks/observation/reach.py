@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from tasks.models.inputs import Inputs
 from tasks.observation.counting import Values, divide, on_host
-from tasks.observation.extents import by_case
+from tasks.observation.extents import by_case, real_places
 from tasks.observation.observer import ROWS, Observer, SiteObservation
 from tasks.observation.sites import Site
 from tasks.observation.watch import run_ahead
@@ -50,7 +50,8 @@ def watch_reach(
             found = by_case(_seen(exposed[site.tensor], site, factors), len(batch.cases), batch.mask, site.channel_axis)
             if found is not None:
                 over = (found > amax[site.name]).sum(axis=(1, 2))
-                above[batch.cases, place] = over / np.maximum(_elements(found, batch.mask), 1)
+                elements = real_places(found, batch.mask).sum(axis=1) * found.shape[-1]
+                above[batch.cases, place] = over / np.maximum(elements, 1)
                 peak[batch.cases, place] = found.max(axis=(1, 2), initial=0.0)
     return observer.result(), Reach(tuple(site.name for site in sites), above, peak)
 
@@ -58,11 +59,3 @@ def watch_reach(
 def _seen(values: Values, site: Site, factors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     scaled = divide(values, factors[site.name], site.channel_axis) if site.name in factors else values
     return on_host(scaled)
-
-
-def _elements(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    """Of each case, [cases]; padding is none."""
-    cases, positions, channels = values.shape
-    if mask is not None and mask.size == cases * positions:
-        return np.asarray(mask.reshape(cases, -1).sum(axis=1) * channels, np.int64)
-    return np.full(cases, positions * channels)

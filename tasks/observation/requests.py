@@ -14,7 +14,7 @@ from infra.errors import BadInput
 from tasks.models.inputs import Inputs
 from tasks.observation.counting import divide, on_host
 from tasks.observation.error import bin_errors
-from tasks.observation.extents import by_case
+from tasks.observation.extents import by_case, real_places
 from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
 from tasks.observation.sites import Site
 from tasks.observation.watch import run_ahead
@@ -76,10 +76,9 @@ def watch_requests(
             if cases is None:
                 unknown.add(site.name)
                 continue
-            real = None if batch.mask is None or batch.mask.size != cases.shape[0] * cases.shape[1] else batch.mask
+            real = real_places(cases, batch.mask)
             for row, case in enumerate(batch.cases.tolist()):
-                own = cases[row] if real is None else cases[row][real.reshape(len(cases), -1)[row]]
-                found[site.name].append((case, ExponentHistogram.of(own)))
+                found[site.name].append((case, ExponentHistogram.of(cases[row][real[row]])))
     shares = weights / weights.sum()
     return {
         name: _joined(rows, shares, ceilings.get(name, np.inf), LEFT_OUT * support)
