@@ -107,12 +107,11 @@ def range_increments(
     reference: Mapping[str, ExponentHistogram],
     amax: Mapping[str, float],
     limits: RangeLimits | None = None,
-    support: float = SUPPORT,
 ) -> dict[str, Increment]:
     """What requests not counted before add to "LAYER clipped" and "LAYER idle".
 
-    The claims that are bet against: at most `support` of the requests lie above the deployed amax with more of their
-    values than the calibration set did; at least `support` reach the upper half of what the calibration set used of the
+    The claims that are bet against: at most SUPPORT of the requests lie above the deployed amax with more of their
+    values than the calibration set did; at least SUPPORT reach the upper half of what the calibration set used of the
     range. Layers whose rows belong to no known request have none.
     """
     bounds = limits or RangeLimits()
@@ -126,8 +125,8 @@ def range_increments(
         used = min(clip, before.quantile(_TOP)) if before and before.total else clip
         near = used * 2.0**-bounds.idle_bits
         clipped = above > usual + bounds.exceedance
-        found[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - support, f"above {clip:.6g}")
-        found[f"{layer} {IDLE}"] = _increment(peak >= near, support, f"reach {near:.6g}")
+        found[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - SUPPORT, f"above {clip:.6g}")
+        found[f"{layer} {IDLE}"] = _increment(peak >= near, SUPPORT, f"reach {near:.6g}")
     return found
 
 

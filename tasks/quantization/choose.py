@@ -61,12 +61,12 @@ def choose(
 
 def _beside(before: Quantizer, observed: SiteObservation, seen: SeenByRequest | None) -> float | None:
     """The clip next to the deployed one that is as good as any; None where the rule keeps all, as of FP8."""
-    whole = histogram(observed, before.divisors)
-    if before.format is not Format.INT8 or not whole.amax:
+    if before.format is not Format.INT8 or not observed.histogram.amax:
         return None
-    if seen is None:
-        return nearest(lambda clip: squared_error(whole, clip), whole.amax, before.amax)
-    return nearest(seen.cost, seen.amax, before.amax)
+    if seen is not None:
+        return nearest(seen.cost, seen.amax, before.amax)
+    whole = histogram(observed, before.divisors)
+    return nearest(lambda clip: squared_error(whole, clip), whole.amax, before.amax)
 
 
 def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
@@ -91,12 +91,12 @@ def quantizer(
     largest: float | None = None,
 ) -> Quantizer:
     """The range by the scheme's rule, unless it is known, of the activation after its division."""
-    if largest is not None:
-        pass
-    elif divisors is None:
-        largest = amax(observed.histogram, scheme.rule)
-    else:
-        largest = smoothing.smoothed_amax(observed, divisors, scheme.rule)
+    if largest is None:
+        largest = (
+            amax(observed.histogram, scheme.rule)
+            if divisors is None
+            else smoothing.smoothed_amax(observed, divisors, scheme.rule)
+        )
     if scheme.symmetric:
         return Quantizer(largest, divisors, scheme.format)
     by = np.float32(1) if divisors is None else divisors
