@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from infra.errors import RequantError
+from infra.errors import NotFound, RequantError
 from infra.settings import settings, use_cluster, use_workspace
 
 app = typer.Typer(
@@ -346,6 +346,22 @@ def up(as_json: Json = False) -> None:
     from flows.up import run
 
     run(settings(), lambda addresses: printing.emit(addresses, as_json, printing.addresses))
+
+
+@app.command()
+def link(
+    person: Annotated[str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
+    from flows import printing
+    from flows.services import CONSOLE, running_address
+    from flows.up import link
+
+    console = running_address(settings(), CONSOLE)
+    if console is None:
+        raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
+    printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
 
 
 @app.command()

@@ -84,7 +84,7 @@ def one_model(name: str) -> ModelView:
         previous=ledger.previous(entries),
         last_decision=decisions[-1] if decisions else None,
         waiting=ledger.pending_approvals(entries),
-        schedule=f"{spec.schedule.cron} {spec.schedule.timezone}",
+        schedule=str(spec.schedule),
     )
 
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import socket
 import sqlite3
 import tempfile
@@ -162,6 +163,26 @@ class Registry:
             if not any(item.path == path and not item.is_dir for item in client.list_artifacts(run_id, parent or None)):
                 raise NotFound(f"The run {run_id} has no artifact {path}: see the run's page for what it has.")
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def try_files(self) -> str:
+        """Write a small file where runs keep theirs, read it back, delete it, and return the place.
+
+        The database may answer while the files behind it cannot be reached. Raises `Unavailable`.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        name = f"probe-{secrets.token_hex(8)}"
+        with tempfile.TemporaryDirectory() as folder, self._client("write a file") as client:
+            root = self._artifact_root or client.search_experiments(max_results=1)[0].artifact_location
+            place = f"{root.rstrip('/')}/requant-doctor"
+            files = get_artifact_repository(place, tracking_uri=self._tracking_uri)
+            (Path(folder) / name).write_text(name)
+            files.log_artifact(str(Path(folder) / name))
+            read = Path(files.download_artifacts(name, str(Path(folder)))).read_text()
+            files.delete_artifacts(name)
+        if read != name:
+            raise Unavailable(f"The files of {_shown(self._tracking_uri)} at {root} come back otherwise than written.")
+        return str(root)
 
     def traces(self, experiment: str) -> Iterator[str]:
         """Every trace of an experiment as JSON (`Trace.to_json`), oldest first, a page in memory at a time.

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.access.secret import WorkspaceSecret, open_secret
 from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 from infra.registry import Registry
@@ -34,6 +35,9 @@ QUIET = {
 """No dependency reports home, asks a model hub, unpickles, or talks while all is well."""
 
 
+PRIVATE = 0o077
+"""The mask of new files: 0600 in folders of 0700. What users sent is nobody else's business on a shared machine."""
+
 NONE, LOCAL = "none", "local"
 """Of the cluster setting: this process, or processes of this machine; else it is a scheduler's address."""
 
@@ -55,7 +59,8 @@ class Settings(BaseSettings):
     store_url: str | None = None  # s3://bucket/prefix, file:///path
     s3_endpoint_url: str | None = None
     s3_region: str | None = None
-    mlflow_tracking_uri: str | None = None
+    mlflow_tracking_uri: str | None = None  # a server's address, or a database
+    mlflow_artifact_root: str | None = None  # where runs of a database keep files; a server knows by itself
     prefect_api_url: str | None = None
     signing_key: Path | None = None  # Ed25519, PEM
     actor: str = Field(default_factory=_user)
@@ -107,9 +112,28 @@ class Settings(BaseSettings):
             self.tensorrt_max_aux_streams,
         )
 
+    @property
+    def mlflow_server(self) -> str | None:
+        """The address of an MLflow server that runs elsewhere; None for a database, given or embedded."""
+        given = self.mlflow_tracking_uri
+        return given if given and given.startswith(("http://", "https://")) else None
+
+    @property
+    def artifact_root(self) -> str:
+        """Where runs keep files when MLflow is a database: as given, beside an S3 store, or in the workspace."""
+        if self.mlflow_artifact_root:
+            return self.mlflow_artifact_root
+        if self.store_address.startswith("s3://"):
+            return f"{self.store_address.rstrip('/')}/mlflow"
+        return (self.root / "artifacts").as_uri()
+
+    def secret(self) -> WorkspaceSecret:
+        """The workspace's secret; made the first time."""
+        return open_secret(self.root / "keys" / "access.secret")
+
     def registry(self) -> Registry:
         """The MLflow registry, opened."""
-        return Registry(self.mlflow_uri, artifact_root=(self.root / "artifacts").as_uri() if self._embedded else None)
+        return Registry(self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root)
 
     def travelling(self) -> dict[str, str]:
         """As environment variables for a process elsewhere, which spreads nothing further; credentials stay here."""
@@ -130,10 +154,6 @@ class Settings(BaseSettings):
     def release(self, model: str, digest: str) -> Release:
         """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
         return read_release(self.store(), model, digest, self.signer().verifier())
-
-    @property
-    def _embedded(self) -> bool:
-        return self.mlflow_tracking_uri is None
 
 
 @lru_cache(maxsize=8)
@@ -170,10 +190,13 @@ def use_workspace(workspace: Path | None) -> Settings:
         os.environ["REQUANT_WORKSPACE"] = str(workspace)
     settings.cache_clear()
     chosen = settings()
+    os.umask(PRIVATE)
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     os.environ["PREFECT_HOME"] = str(chosen.root / "prefect")
     os.environ["MLFLOW_TRACKING_URI"] = chosen.mlflow_uri
     os.environ["REQUANT_WORKSPACE"] = str(chosen.root)
     if chosen.prefect_api_url:
         os.environ["PREFECT_API_URL"] = chosen.prefect_api_url
+    if chosen.s3_endpoint_url:  # MLflow's clients read and write artifacts themselves
+        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", chosen.s3_endpoint_url)
     return chosen

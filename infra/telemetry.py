@@ -125,7 +125,6 @@ def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-                os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would lock out a console under another account
             Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a person reads: models, a version beside the champion, runs; and what machines read: /metrics, /health."""
+"""What a person reads: models, a version beside the champion, runs; and what machines read: /metrics."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import Any, TypeVar
 
 import jinja2
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from fastapi.templating import Jinja2Templates
 
 from dashboards.console import present
-from dashboards.console.forms import new_form, remembered_actor
+from dashboards.console.forms import new_form, subject
 from flows import views
-from flows.deployments import next_runs
 from flows.runs import RunView, read_run, recent_runs
+from flows.schedules import upcoming
+from flows.services import neighbours
 from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
@@ -38,7 +39,10 @@ _environment = jinja2.Environment(
     lstrip_blocks=True,
 )
 _environment.filters.update(
-    {one.__name__: one for one in (present.figure, present.interval, present.percent, present.size, present.when)}
+    {
+        one.__name__: one
+        for one in (present.ago, present.figure, present.interval, present.percent, present.size, present.when)
+    }
 )
 _environment.globals.update({"picture": present.picture, "reference": present.reference, "WIDTH": present.WIDTH})
 _templates = Jinja2Templates(env=_environment)
@@ -47,7 +51,7 @@ _templates = Jinja2Templates(env=_environment)
 @router.get("/")
 def models_page(request: Request) -> Response:
     """Every model at a glance."""
-    scheduled, note = _asked(next_runs)
+    scheduled, note = _asked(upcoming)
     rows = [(one, _recipe(one, one.champion), (scheduled or {}).get(one.name)) for one in views.all_models()]
     return show(request, "models.html.j2", note=note, rows=rows)
 
@@ -56,7 +60,7 @@ def models_page(request: Request) -> Response:
 def model_page(request: Request, model: str) -> Response:
     """One model: champion, waiting candidates, actions, history."""
     view, history = views.one_model(model), views.history(model)
-    scheduled, note = _asked(next_runs)
+    scheduled, note = _asked(upcoming)
     runs, _ = (None, None) if note else _asked(lambda: recent_runs(RUNS))
     return show(
         request,
@@ -65,7 +69,7 @@ def model_page(request: Request, model: str) -> Response:
         model=view,
         champion_recipe=_recipe(view, view.champion),
         previous_recipe=_recipe(view, view.previous),
-        next_run=(scheduled or {}).get(model),
+        upcoming=(scheduled or {}).get(model),
         history=history[::-1],
         runs=[run for run in runs or () if run.model == model][:5],
         ends=_ends(history),
@@ -128,14 +132,8 @@ def report(key: str) -> Response:
 
 @router.get("/metrics")
 def metrics() -> Response:
-    """Every model's newest figures for Prometheus; wants the token as a bearer, in ?token= or by the cookie."""
+    """Every model's newest figures for Prometheus, which shows the key as a bearer."""
     return Response(read_snapshots(settings().root / "metrics"), headers={"Content-Type": CONTENT_TYPE})
-
-
-@router.get("/health")
-def health() -> Response:
-    """Whether the console answers; says nothing else, because it asks for no token."""
-    return JSONResponse({"status": "ok"})
 
 
 @router.get("/favicon.ico")
@@ -145,8 +143,9 @@ def favicon() -> Response:
 
 
 def show(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
-    """A page; `actor` is known to every template."""
-    context["actor"] = remembered_actor(request)
+    """A page; `actor` and the neighbours' addresses are known to every template."""
+    context["actor"] = subject(request)
+    context["neighbours"] = neighbours(settings(), host=request.url.hostname or "127.0.0.1")
     return _templates.TemplateResponse(request, template, context, status_code=status)
 
 

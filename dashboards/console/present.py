@@ -65,6 +65,14 @@ def size(count: object) -> str:
     return f"{count:g} B"
 
 
+def ago(seconds: float) -> str:
+    """Say a length of time in its largest unit: "3 min"."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def when(moment: datetime | str | None) -> str:
     """To the second, in UTC."""
     if moment is None:

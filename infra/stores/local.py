@@ -105,7 +105,6 @@ class LocalStore:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would lock out a reader under another account
                 os.fsync(file.fileno())
             yield partial
             _sync_folder(path.parent)

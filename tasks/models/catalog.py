@@ -29,6 +29,7 @@ from tasks.models.language.answers import SUITES
 from tasks.models.language.generation import answer
 from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
+from tasks.models.schedule import require_schedulable
 from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
 from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
@@ -147,6 +148,7 @@ def register(spec_path: Path) -> RegisteredModel:
     stored.
     """
     spec = load_spec(spec_path)
+    require_schedulable(spec.schedule, where=str(spec_path))
     store = settings().store()
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
