@@ -13,6 +13,7 @@ from dashboards.console import present
 from dashboards.console.forms import new_form, remembered_actor
 from flows import views
 from flows.deployments import next_runs
+from flows.measures import LiveMeasures
 from flows.runs import RunView, read_run, recent_runs
 from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
@@ -30,6 +31,7 @@ REPORT_POLICY = "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-s
 
 _T = TypeVar("_T")
 router = APIRouter()
+_live = LiveMeasures()
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -129,7 +131,8 @@ def report(key: str) -> Response:
 @router.get("/metrics")
 def metrics() -> Response:
     """Every model's newest figures for Prometheus; wants the token as a bearer, in ?token= or by the cookie."""
-    return Response(read_snapshots(settings().root / "metrics"), headers={"Content-Type": CONTENT_TYPE})
+    page = read_snapshots(settings().root / "metrics", _live.samples())
+    return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/health")
