@@ -41,7 +41,7 @@ def _by_hour(store: ObjectStore, model: str, start: datetime | None, end: dateti
 
 def _newest_in(store: ObjectStore, key: str, latest: datetime) -> datetime | None:
     """The newest believable time of a part."""
-    newest = _last(store, key)
+    newest = _last(store, key)  # type: ignore[arg-type]  # a store is hashed by what it is
     if newest is None or newest <= latest:
         return newest
     return max((time for time in _times(store, key) if time <= latest), default=None)
