@@ -24,7 +24,7 @@ from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_incr
 from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_increments, range_lens
-from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.report import Look, Worst, drift_report, lens_page, store_snapshot
 from tasks.drift.restraint import Restraint, restrained
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
@@ -268,7 +268,7 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
     Evidently's snapshot goes into its workspace, which `requant up` serves.
     """
     before, requests = _calibrated_on(champion), _requests(window.key)
-    snapshot = drift_report(before, requests)
+    snapshot = drift_report(before, requests, Look(window, champion.version, decision))
     pages = {
         "lenses.html": lens_page(decision, past, _worst(window, requests)),
         "evidently.html": snapshot.html,
