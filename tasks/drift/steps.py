@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from infra.canonical import Json, sha256
 from infra.engines.released import load_released
@@ -285,6 +286,8 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
         tags={
             "decision": decision.action.value,
             "attribution": decision.attribution,
+            "window": window.digest,
+            **({"flow_run": str(flow_run.id)} if flow_run.id else {}),
             **{f"lens.{one.lens}": one.health.value for one in decision.readings},
         },
         artifacts=pages,
