@@ -12,8 +12,9 @@ from fastapi.templating import Jinja2Templates
 from dashboards.console import present
 from dashboards.console.forms import new_form, subject
 from flows import views
+from flows.measures import LiveMeasures
 from flows.runs import RunView, read_run, recent_runs
-from flows.schedules import upcoming
+from flows.schedules import overdue, upcoming
 from flows.services import neighbours
 from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
@@ -31,6 +32,7 @@ REPORT_POLICY = "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-s
 
 _T = TypeVar("_T")
 router = APIRouter()
+_live = LiveMeasures(overdue)
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -133,7 +135,8 @@ def report(key: str) -> Response:
 @router.get("/metrics")
 def metrics() -> Response:
     """Every model's newest figures for Prometheus, which shows the key as a bearer."""
-    return Response(read_snapshots(settings().root / "metrics"), headers={"Content-Type": CONTENT_TYPE})
+    page = read_snapshots(settings().root / "metrics", _live.samples())
+    return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/favicon.ico")

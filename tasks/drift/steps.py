@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from infra.canonical import Json, sha256
 from infra.engines.released import load_released
@@ -24,7 +25,7 @@ from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_incr
 from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_increments, range_lens
-from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.report import Look, Worst, drift_report, lens_page, store_snapshot
 from tasks.drift.restraint import Restraint, restrained
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
@@ -268,7 +269,7 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
     Evidently's snapshot goes into its workspace, which `requant up` serves.
     """
     before, requests = _calibrated_on(champion), _requests(window.key)
-    snapshot = drift_report(before, requests)
+    snapshot = drift_report(before, requests, Look(window, champion.version, decision))
     pages = {
         "lenses.html": lens_page(decision, past, _worst(window, requests)),
         "evidently.html": snapshot.html,
@@ -285,6 +286,8 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
         tags={
             "decision": decision.action.value,
             "attribution": decision.attribution,
+            "window": window.digest,
+            **({"flow_run": str(flow_run.id)} if flow_run.id else {}),
             **{f"lens.{one.lens}": one.health.value for one in decision.readings},
         },
         artifacts=pages,
