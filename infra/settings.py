@@ -4,15 +4,18 @@ import getpass
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
-from infra.registry import Registry
-from infra.releases import Release, Signer, read_release
 from infra.stores import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from infra.registry import Registry
+    from infra.releases import Release, Signer
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -107,8 +110,10 @@ class Settings(BaseSettings):
             self.tensorrt_max_aux_streams,
         )
 
-    def registry(self) -> Registry:
+    def registry(self) -> "Registry":
         """The MLflow registry, opened."""
+        from infra.registry import Registry  # with httpx, which a command that only reads never needs
+
         return Registry(self.mlflow_uri, artifact_root=(self.root / "artifacts").as_uri() if self._embedded else None)
 
     def travelling(self) -> dict[str, str]:
@@ -117,8 +122,10 @@ class Settings(BaseSettings):
         places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
         return QUIET | {f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()}
 
-    def signer(self) -> Signer:
+    def signer(self) -> "Signer":
         """The signing key; an embedded workspace makes its own the first time."""
+        from infra.releases import Signer
+
         if self.signing_key is None and not self.key_path.exists():
             self.key_path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -127,8 +134,10 @@ class Settings(BaseSettings):
                 return Signer.from_pem(self.key_path)
         return Signer.from_pem(self.key_path)
 
-    def release(self, model: str, digest: str) -> Release:
+    def release(self, model: str, digest: str) -> "Release":
         """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
+        from infra.releases import read_release
+
         return read_release(self.store(), model, digest, self.signer().verifier())
 
     @property
