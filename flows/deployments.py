@@ -24,7 +24,7 @@ from flows.requantize import requantize
 from flows.rollback import rollback
 from infra.errors import NotFound, Unavailable
 from infra.settings import settings, use_workspace
-from tasks.models.catalog import model_names, open_model
+from tasks.models.registration import current_spec, model_names
 
 SHARED = "requant"
 """Name of the deployments that take any model."""
@@ -52,7 +52,7 @@ def all_deployments() -> list[RunnerDeployment]:
     found = [_deployment(one, SHARED) for one in ON_DEMAND]
     found.append(_deployment(reconcile, SHARED, schedules=[Cron(RECONCILE_CRON, timezone="UTC", slug="reconcile")]))
     for name in model_names(settings().store()):
-        rule = open_model(name).spec.schedule
+        rule = current_spec(name).schedule
         schedule = Cron(rule.cron, timezone=rule.timezone, slug=rule.slug)
         found.append(_deployment(maintenance, name, schedules=[schedule], parameters={"model": name}))
     return found

@@ -16,7 +16,7 @@ from dashboards.console.app import create_app
 from flows.deployments import Triggered
 from flows.runs import RunView, Step
 from flows.runtime import using
-from flows.views import GateRow, VersionView
+from flows.versions import GateRow, VersionView
 from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered, Unavailable
 from infra.settings import Settings
 from infra.telemetry import Sample, parse, write_snapshot
@@ -295,7 +295,7 @@ def test_every_error_is_a_page_with_its_sentence(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pages.views, "one_version", fail)
+    monkeypatch.setattr(pages.versions, "one_version", fail)
     answer = browser.get("/models/tiny/versions/1")
     assert answer.status_code == status
     assert str(error) in answer.text
@@ -340,7 +340,7 @@ def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest
             GateRow("onnxruntime-cpu", passed, None),
         ),
     )
-    monkeypatch.setattr(pages.views, "one_version", lambda *_: view)
+    monkeypatch.setattr(pages.versions, "one_version", lambda *_: view)
     version = browser.get("/models/tiny/versions/2").text
     for page in (version, browser.get("/models/tiny").text, browser.get("/").text):
         assert "<script>alert" not in page
