@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks import served
 from benchmarks.served import MODEL
 from benchmarks.table import Goal, Table, column
 
@@ -48,8 +47,8 @@ def measure(quick: bool, base: str = BASE) -> Table:
     """This checkout beside the commit `base`, in turns; raises `ValueError` where git knows no such commit."""
     with tempfile.TemporaryDirectory() as folder:
         workspace, earlier = Path(folder, "workspace"), Path(folder, "earlier")
-        served.prepare(workspace)
         unpack(base, earlier)
+        _python(ROOT, workspace, ["-m", "benchmarks.served", str(workspace)])
         return compare(earlier, workspace, QUICK_ROUNDS if quick else ROUNDS, base)
 
 
@@ -77,16 +76,21 @@ def unpack(revision: str, folder: Path) -> None:
 
 def cpu_seconds(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
     """User and system time of `requant ARGUMENTS` from a checkout; raises `RuntimeError` when the command fails."""
+    return _python(checkout, workspace, ["-m", "flows.cli", *arguments])
+
+
+def _python(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
+    """Run this interpreter on the code of a checkout, with no setting of Requant but the workspace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REQUANT_")}
     environment = {**kept, "REQUANT_WORKSPACE": str(workspace), "PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, *arguments]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
-            raise RuntimeError(f"requant {' '.join(arguments)} of {checkout} failed: {output.read().decode()}")
+            raise RuntimeError(f"{' '.join(arguments)} failed in {checkout}: {output.read().decode().strip()}")
     return usage.ru_utime + usage.ru_stime
 
 

@@ -1,7 +1,8 @@
-"""A workspace in which a model has served for some weeks: what the commands that only read have to read."""
+"""A workspace in which a model has served for some weeks: `python -m benchmarks.served FOLDER` makes one."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -39,9 +40,8 @@ SOURCE = sha256(b"graph")
 REGISTRATION = sha256(SPEC.encode())
 
 
-def prepare(folder: Path) -> Settings:
-    """Point this process at a new workspace there, and fill it: one champion, decisions with evidence, lineage."""
-    chosen = use_workspace(folder)
+def prepare(chosen: Settings) -> None:
+    """Fill the empty workspace that this process is pointed at: one champion, decisions with evidence, lineage."""
     store = chosen.store()
     store.put(f"models/{MODEL}/{REGISTRATION}/spec.yaml", SPEC.encode())
     store.put(f"models/{MODEL}/current", canonical({"version": 1, "digest": REGISTRATION}))
@@ -49,7 +49,6 @@ def prepare(folder: Path) -> Settings:
     champion = _promoted(chosen, windows[0])
     for number, window in enumerate(windows, 1):
         _decided(chosen, champion, window, number)
-    return chosen
 
 
 def _window(chosen: Settings, number: int) -> SampleRef:
@@ -96,3 +95,7 @@ def _append(entry: Mapping[str, Json]) -> None:
         return entry
 
     journal.commit(MODEL, always)
+
+
+if __name__ == "__main__":
+    prepare(use_workspace(Path(sys.argv[1])))

@@ -66,4 +66,5 @@ def file_key(name: str, digest: str, file: str) -> str:
 
 @lru_cache(maxsize=OPEN_SPECS)
 def _parsed(address: str, name: str, digest: str) -> ModelSpec:
-    return parse_spec(read_file(name, digest, "spec.yaml").decode(), where=f"the registered spec of {name}")
+    text = read_file(name, digest, "spec.yaml").decode()
+    return parse_spec(text, where=f"the registered spec of {name}", registered=True)
