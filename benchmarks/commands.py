@@ -38,13 +38,13 @@ class Row:
     """One command."""
 
     command: str = column("command")
-    before: float = column("CPU s, before", ".3f")  # user and system time of the process and of what it waited for
+    before: float = column("CPU s, before", ".3f")  # user and system, with processes waited for
     now: float = column("now", ".3f")
     ratio: float = column("ratio", ".3f")
 
 
 def measure(quick: bool, base: str = BASE) -> Table:
-    """This checkout beside the commit `base`, in turns; raises `ValueError` where git knows no such commit."""
+    """This checkout beside the commit `base`, in turns; raises `ValueError` for an unknown one."""
     with tempfile.TemporaryDirectory() as folder:
         workspace, earlier = Path(folder, "workspace"), Path(folder, "earlier")
         unpack(base, earlier)
@@ -54,7 +54,8 @@ def measure(quick: bool, base: str = BASE) -> Table:
 
 def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> Table:
     """The medians of `rounds` rounds in which each command ran once in each checkout."""
-    rows = [_row(name, arguments, earlier, workspace, rounds) for name, arguments in (READING | BESIDE).items()]
+    commands = {**READING, **BESIDE}
+    rows = [_row(name, commands[name], earlier, workspace, rounds) for name in commands]
     goals = [
         Goal(f"{row.command}: share of the CPU time before:", GOAL, row.ratio, "at most")
         for row in rows
@@ -65,32 +66,34 @@ def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> Table:
 
 
 def unpack(revision: str, folder: Path) -> None:
-    """The code of a commit of this repository in a new folder; raises `ValueError` where git knows no such commit."""
-    packed = subprocess.run(["git", "archive", revision, *ROOMS], cwd=ROOT, capture_output=True, check=False)
+    """The code of a commit in a new folder; raises `ValueError` where git knows no such commit."""
+    command = ["git", "archive", revision, *ROOMS]
+    packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if packed.returncode:
         why = packed.stderr.decode(errors="replace").strip()
-        raise ValueError(f"the commit {revision} cannot be read ({why}): fetch it, or name another by --base")
+        raise ValueError(f"commit {revision} cannot be read ({why}): fetch it, or give --base")
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
 
 
 def cpu_seconds(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
-    """User and system time of `requant ARGUMENTS` from a checkout; raises `RuntimeError` when the command fails."""
+    """User and system time of `requant ARGUMENTS` from a checkout; raises `RuntimeError` when it fails."""
     return _python(checkout, workspace, ["-m", "flows.cli", *arguments])
 
 
 def _python(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
-    """Run this interpreter on the code of a checkout, with no setting of Requant but the workspace."""
+    """Run this interpreter on a checkout, with no setting of Requant but the workspace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REQUANT_")}
     environment = {**kept, "REQUANT_WORKSPACE": str(workspace), "PYTHONPATH": str(checkout)}
     command = [sys.executable, *arguments]
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
-            raise RuntimeError(f"{' '.join(arguments)} failed in {checkout}: {output.read().decode().strip()}")
+            said = output.read().decode().strip()
+            raise RuntimeError(f"{' '.join(arguments)} failed in {checkout}: {said}")
     return usage.ru_utime + usage.ru_stime
 
 

@@ -1,4 +1,4 @@
-"""A workspace in which a model has served for some weeks: `python -m benchmarks.served FOLDER` makes one."""
+"""A workspace in which a model has served for weeks: `python -m benchmarks.served FOLDER`."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ schedule: {{slug: daily, cron: "15 6 * * *"}}
 """
 WINDOWS = 28
 START = datetime(2026, 1, 5, tzinfo=UTC)
+FILES = ("scales.json", "graph.onnx", "engines/onnxruntime-cpu/plan")
+"""Of the release."""
 LENSES = ("input", "range", "fidelity", "control")
 STREAMS = 12
 """Of one lens: groups, features or layers."""
+REASONS = ("Ranges and fidelity are fine: keep.",)
 SOURCE = sha256(b"graph")
 REGISTRATION = sha256(SPEC.encode())
 
 
 def prepare(chosen: Settings) -> None:
-    """Fill the empty workspace that this process is pointed at: one champion, decisions with evidence, lineage."""
+    """Fill this process's empty workspace: a champion, decisions with evidence, lineage."""
     store = chosen.store()
     store.put(f"models/{MODEL}/{REGISTRATION}/spec.yaml", SPEC.encode())
     store.put(f"models/{MODEL}/current", canonical({"version": 1, "digest": REGISTRATION}))
@@ -55,7 +58,8 @@ def _window(chosen: Settings, number: int) -> SampleRef:
     start = START + timedelta(days=number)
     digest, end = sha256(b"window %d" % number), (start + timedelta(days=1)).isoformat()
     key, traffic = f"windows/{MODEL}/{digest}.parquet", sha256(b"traffic %d" % number)
-    window = SampleRef(MODEL, digest, key, 256, 9000, {}, (), start.isoformat(), end, source=traffic)
+    times = (start.isoformat(), end)
+    window = SampleRef(MODEL, digest, key, 256, 9000, {}, (), *times, source=traffic)
     chosen.store().put(f"windows/{MODEL}/{digest}.json", canonical(asdict(window)))
     return window
 
@@ -64,28 +68,41 @@ def _promoted(chosen: Settings, window: SampleRef) -> ReleaseRef:
     calibration = sha256(b"calibration")
     facts: dict[str, Json] = {"source": window.digest, "rows": window.rows, "end": window.end}
     chosen.store().put(f"calibration/{MODEL}/{calibration}.json", canonical(facts))
-    made: dict[str, Json] = {"model": REGISTRATION, "calibration": calibration, "recipe": {"name": "int8"}}
-    files = {name: name.encode() for name in ("scales.json", "graph.onnx", "engines/onnxruntime-cpu/plan")}
+    made: dict[str, Json] = {
+        "model": REGISTRATION,
+        "calibration": calibration,
+        "recipe": {"name": "int8"},
+    }
+    files = {name: name.encode() for name in FILES}
     release = write_release(chosen.store(), MODEL, files, made, chosen.signer())
-    _append(body(Kind.PROMOTED, actor="a person", reason="first", version="1", release=release.digest))
-    return ReleaseRef(MODEL, "1", release.digest)
+    champion = ReleaseRef(MODEL, "1", release.digest)
+    named = {"version": champion.version, "release": champion.digest}
+    _append(body(Kind.PROMOTED, actor="a person", reason="first", **named))
+    return champion
 
 
 def _decided(chosen: Settings, champion: ReleaseRef, window: SampleRef, number: int) -> None:
-    evidence: dict[str, Json] = {lens: _evidence(chosen, champion, lens, window, number) for lens in LENSES}
-    finding = Finding("all", 0.999, 0.95, False, "agreement with full precision is 0.999; at least 0.95 is wanted")
+    place = f"evidence/{MODEL}/{champion.digest[:16]}-{SOURCE[:16]}"
+    evidence: dict[str, Json] = {
+        lens: _evidence(chosen, f"{place}/{lens}/{number:08d}.json", window, number) for lens in LENSES
+    }
+    finding = Finding("all", 0.999, 0.95, False, "agreement is 0.999; at least 0.95 is wanted")
     readings = tuple(LensReading(lens, Health.FINE, (finding,), window.rows) for lens in LENSES)
-    decision = Decision(Action.KEEP, ("Ranges and fidelity are fine: keep.",), readings, window.digest, "nothing")
-    basis: dict[str, Json] = {"source": SOURCE, "builds": False, "references": {}, "evidence": evidence}
+    decision = Decision(Action.KEEP, REASONS, readings, window.digest, "nothing")
+    basis: dict[str, Json] = {
+        "source": SOURCE,
+        "builds": False,
+        "references": {},
+        "evidence": evidence,
+    }
     details = {**decision_details(decision, window), **basis, "champion": asdict(champion)}
     _append(body(Kind.DECIDED, actor="maintenance", reason=decision.reasons[0], details=details))
 
 
-def _evidence(chosen: Settings, champion: ReleaseRef, lens: str, window: SampleRef, number: int) -> Json:
+def _evidence(chosen: Settings, key: str, window: SampleRef, number: int) -> Json:
     stream = Stream("0.95", (-0.1 * number,) * 8, (-0.5,) * 8, 256 * number, 1.0)
     streams = {f"language={place}": stream for place in range(STREAMS)}
     data = dump_evidence(Evidence(streams, (window.digest,), datetime.fromisoformat(window.end)))
-    key = f"evidence/{MODEL}/{champion.digest[:16]}-{SOURCE[:16]}/{lens}/{number:08d}.json"
     chosen.store().put(key, data)
     return {"key": key, "digest": sha256(data)}
 

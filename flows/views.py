@@ -1,4 +1,4 @@
-"""What people look at first: models, their histories, reports. Reads only, and imports nothing that is slow to load."""
+"""What people look at first: models, histories, reports. Reads only, and loads nothing slow."""
 
 from dataclasses import dataclass
 

@@ -15,5 +15,9 @@ def restraint(spec: ModelSpec) -> Restraint:
     """What the spec allows the loop to do by itself."""
     rules = spec.drift
     return Restraint(
-        rules.confirm.windows, rules.confirm.of, rules.cooldown_windows, rules.builds.at_most, rules.builds.days
+        rules.confirm.windows,
+        rules.confirm.of,
+        rules.cooldown_windows,
+        rules.builds.at_most,
+        rules.builds.days,
     )

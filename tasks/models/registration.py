@@ -1,4 +1,4 @@
-"""Which models are registered, under which digest, and with which spec; what it takes to run one is in `catalog.py`.
+"""Which models are registered, under which digest, with which spec; `catalog.py` opens them to be run.
 
 models/NAME/DIGEST/<file>   immutable, addressed by content
 models/NAME/current         the digest in use
@@ -24,7 +24,7 @@ def model_names(store: ObjectStore) -> list[str]:
 
 
 def current_digest(name: str) -> str:
-    """The digest in use under a name; raises `NotFound` naming the known ones, `BadInput` when its note is damaged."""
+    """The digest in use under a name; raises `NotFound` naming the known ones, and `BadInput`."""
     store = settings().store()
     try:
         data = store.get(f"models/{name}/current")
@@ -41,7 +41,8 @@ def current_digest(name: str) -> str:
 
 def use_digest(name: str, digest: str) -> None:
     """Bring a stored registration into use."""
-    settings().store().put(f"models/{name}/current", json.dumps({"version": 1, "digest": digest}).encode())
+    document = json.dumps({"version": 1, "digest": digest})
+    settings().store().put(f"models/{name}/current", document.encode())
 
 
 def current_spec(name: str) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""A command that only reads starts no process, reaches no server, and loads nothing that runs a model or a flow."""
+"""A command that only reads starts no process, and loads nothing that runs a model or a flow."""
 
 from __future__ import annotations
 
@@ -19,26 +19,64 @@ ROOT = Path(__file__).parents[2]
 NOBODY = "http://127.0.0.1:9/api"  # the discard port: refused at once
 HEAVY = frozenset(
     {
-        *("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "transformers", "tokenizers"),
-        *("mlflow", "prefect", "fastapi", "uvicorn", "sqlalchemy", "httpx", "requests", "dask", "distributed"),
-        *("boto3", "botocore", "evidently", "pandas", "scipy", "sklearn", "pyarrow", "matplotlib", "plotly", "spacy"),
-        *("presidio_analyzer", "datasketches", "safetensors", "prometheus_client", "jinja2", "croniter"),
+        *(
+            "torch",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+            "tensorrt",
+            "tensorrt_rtx",
+            "transformers",
+            "tokenizers",
+        ),
+        *(
+            "mlflow",
+            "prefect",
+            "fastapi",
+            "uvicorn",
+            "sqlalchemy",
+            "httpx",
+            "requests",
+            "dask",
+            "distributed",
+        ),
+        *(
+            "boto3",
+            "botocore",
+            "evidently",
+            "pandas",
+            "scipy",
+            "sklearn",
+            "pyarrow",
+            "matplotlib",
+            "plotly",
+            "spacy",
+        ),
+        *(
+            "presidio_analyzer",
+            "datasketches",
+            "safetensors",
+            "prometheus_client",
+            "jinja2",
+            "croniter",
+        ),
     }
 )
 FIGURES = frozenset({"numpy"})
 """What only a command that computes or describes formats may load."""
 PROBE = """
 import json, runpy, sys
-WATCHED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "socket.connect"}
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+WATCHED = STARTS | {"socket.connect"}
 seen = []
 sys.addaudithook(lambda event, _: seen.append(event) if event in WATCHED else None)
 report, sys.argv = sys.argv[1], ["requant", *sys.argv[2:]]
 try:
     runpy.run_module("flows.cli", run_name="__main__")
 finally:
-    found = {"packages": sorted({name.partition(".")[0] for name in list(sys.modules)}), "events": seen}
+    packages = {name.partition(".")[0] for name in list(sys.modules)}
     with open(report, "w") as file:
-        json.dump(found, file)
+        json.dump({"packages": sorted(packages), "events": seen}, file)
 """
 
 
@@ -61,7 +99,12 @@ def full(shared_workspace: Settings) -> Settings:
 
 def requant(command: str, full: Settings, folder: Path, **variables: str) -> Ran:
     report = folder / "report.json"
-    environment = {**os.environ, "REQUANT_WORKSPACE": str(full.root), "PYTHONPATH": str(ROOT), **variables}
+    environment = {
+        **os.environ,
+        "REQUANT_WORKSPACE": str(full.root),
+        "PYTHONPATH": str(ROOT),
+        **variables,
+    }
     arguments = [sys.executable, "-c", PROBE, str(report), *command.split()]
     ended = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     found = json.loads(report.read_text())
