@@ -222,9 +222,9 @@ def evaluate(
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """Every recipe, and which targets can express it."""
-    from flows import printing, views
+    from flows import printing, recipe_table
 
-    printing.emit(views.recipes(), as_json, printing.recipes)
+    printing.emit(recipe_table.recipes(), as_json, printing.recipes)
 
 
 @app.command()

@@ -26,7 +26,7 @@ from flows.rollback import rollback
 from flows.schedules import as_prefect
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
-from tasks.models.catalog import model_names, open_model
+from tasks.models.registration import current_spec, model_names
 from tasks.quantization.recipes import RECIPES
 
 RECONCILE_CRON = "*/5 * * * *"
@@ -66,7 +66,7 @@ def maintenance_deployment(model: str) -> RunnerDeployment | None:
     One model's bad state stops no other's schedule.
     """
     try:
-        schedule = as_prefect(open_model(model).spec.schedule)
+        schedule = as_prefect(current_spec(model).schedule)
         return _deployment(maintenance, model, tags=[TAG, model], schedules=[schedule], parameters={"model": model})
     except (RequantError, ValueError) as error:
         _log.error("%s is not scheduled: %s", model, error)

@@ -15,7 +15,7 @@ from flows.runtime import healthy, prefect_environment, running_server, using
 from infra.engines import TARGETS, open_target
 from infra.errors import AlreadyExists, RequantError, Unavailable
 from infra.settings import Settings
-from tasks.models.catalog import model_names
+from tasks.models.registration import model_names
 from tasks.privacy import LIMITS, missing
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from infra.errors import RequantError, Unavailable
 from infra.processes import is_gone
 from infra.settings import Settings, settings
 from infra.telemetry import SUFFIX, Sample, parse, write_snapshot
-from tasks.models.catalog import model_names
+from tasks.models.registration import model_names
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import Entry, Kind
 from tasks.promotion.steps import LEASE

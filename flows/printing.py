@@ -61,10 +61,10 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
     An unknown model is refused before anything is started.
     """
     from flows.runtime import orchestrator
-    from tasks.models.catalog import open_model
+    from tasks.models.registration import current_digest
 
     if model is not None:
-        open_model(model)
+        current_digest(model)
 
     with progress(quiet=quiet) as say:
         say("reaching Prefect", 0.0)

@@ -5,7 +5,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows.measures import write_measures
 from infra.settings import settings
-from tasks.models.catalog import model_names
+from tasks.models.registration import model_names
 from tasks.promotion import steps as promotion
 from tasks.promotion.reconcile import Reconciliation
 

@@ -17,7 +17,7 @@ from flows.services import served_mark
 from infra.errors import RequantError
 from infra.settings import settings, use_workspace
 from infra.supervision import end_with_parent
-from tasks.models.catalog import model_names, open_model
+from tasks.models.registration import current_digest, model_names
 
 LIMIT = 2
 """Flow runs at once: each fills a core."""
@@ -64,7 +64,7 @@ def _registered() -> dict[str, str]:
     digests = {}
     for name in model_names(settings().store()):
         try:
-            digests[name] = open_model(name).digest
+            digests[name] = current_digest(name)
         except RequantError as error:
             _log.error("%s is not scheduled: %s", name, error)
     return digests

@@ -4,6 +4,7 @@ import getpass
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,9 +12,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from infra.access.secret import WorkspaceSecret, open_secret
 from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
-from infra.registry import Registry
-from infra.releases import Release, Signer, read_release
 from infra.stores import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from infra.registry import Registry
+    from infra.releases import Release, Signer
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -131,8 +134,10 @@ class Settings(BaseSettings):
         """The workspace's secret; made the first time."""
         return open_secret(self.root / "keys" / "access.secret")
 
-    def registry(self) -> Registry:
+    def registry(self) -> "Registry":
         """The MLflow registry, opened."""
+        from infra.registry import Registry  # with httpx, which a command that only reads never needs
+
         return Registry(self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root)
 
     def travelling(self) -> dict[str, str]:
@@ -141,8 +146,10 @@ class Settings(BaseSettings):
         places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
         return QUIET | {f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()}
 
-    def signer(self) -> Signer:
+    def signer(self) -> "Signer":
         """The signing key; an embedded workspace makes its own the first time."""
+        from infra.releases import Signer
+
         if self.signing_key is None and not self.key_path.exists():
             self.key_path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -151,8 +158,10 @@ class Settings(BaseSettings):
                 return Signer.from_pem(self.key_path)
         return Signer.from_pem(self.key_path)
 
-    def release(self, model: str, digest: str) -> Release:
+    def release(self, model: str, digest: str) -> "Release":
         """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
+        from infra.releases import read_release
+
         return read_release(self.store(), model, digest, self.signer().verifier())
 
 

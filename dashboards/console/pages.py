@@ -11,7 +11,7 @@ from fastapi.templating import Jinja2Templates
 
 from dashboards.console import present
 from dashboards.console.forms import new_form, subject
-from flows import views
+from flows import versions, views
 from flows.measures import LiveMeasures
 from flows.runs import RunView, read_run, recent_runs
 from flows.schedules import overdue, upcoming
@@ -85,7 +85,7 @@ def model_page(request: Request, model: str) -> Response:
 @router.get("/models/{model}/versions/{version}")
 def version_page(request: Request, model: str, version: str) -> Response:
     """A version beside the champion and full precision, gate by gate."""
-    view = views.one_version(model, version)
+    view = versions.one_version(model, version)
     waiting = [entry for entry in views.one_model(model).waiting if entry.version == version]
     return show(
         request,

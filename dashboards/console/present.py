@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flows.views import GateRow
+from flows.versions import GateRow
 from tasks.records import GateResult, Interval
 
 WIDTH = 160.0

@@ -20,13 +20,14 @@ from infra.settings import settings
 from tasks.drift import dossier
 from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide, recalibrates
-from tasks.drift.evidence import ACTING, Alarms, Evidence, is_fresh, with_window
+from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
 from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_increments, range_lens
 from tasks.drift.report import Look, Worst, drift_report, lens_page, store_snapshot
-from tasks.drift.restraint import Restraint, restrained
+from tasks.drift.restraint import restrained
+from tasks.drift.rules import alarms, restraint
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
 from tasks.drift.tables import tables
@@ -246,20 +247,6 @@ def decide_window(
     model = open_model(window.model)
     rules, end = restraint(model.spec), datetime.fromisoformat(window.end) if window.end else None
     return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
-
-
-def alarms(spec: ModelSpec, lens: str) -> Alarms:
-    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
-    share = 1 if lens == "input" else ACTING
-    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover, MINIMUM)
-
-
-def restraint(spec: ModelSpec) -> Restraint:
-    """What the spec allows the loop to do by itself."""
-    rules = spec.drift
-    return Restraint(
-        rules.confirm.windows, rules.confirm.of, rules.cooldown_windows, rules.builds.at_most, rules.builds.days
-    )
 
 
 @task(name="drift-report", cache_policy=NO_CACHE)

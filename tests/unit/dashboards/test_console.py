@@ -18,7 +18,7 @@ from flows.runs import RunView, Step
 from flows.runtime import using
 from flows.schedules import Upcoming
 from flows.services import announced
-from flows.views import GateRow, VersionView
+from flows.versions import GateRow, VersionView
 from infra.access.guard import Guard
 from infra.access.secret import WorkspaceSecret
 from infra.access.sessions import Sessions
@@ -277,7 +277,7 @@ def test_every_error_is_a_page_with_its_sentence(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pages.views, "one_version", fail)
+    monkeypatch.setattr(pages.versions, "one_version", fail)
     answer = browser.get("/models/tiny/versions/1")
     assert answer.status_code == status
     assert str(error) in answer.text
@@ -322,7 +322,7 @@ def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest
             GateRow("onnxruntime-cpu", passed, None),
         ),
     )
-    monkeypatch.setattr(pages.views, "one_version", lambda *_: view)
+    monkeypatch.setattr(pages.versions, "one_version", lambda *_: view)
     version = browser.get("/models/tiny/versions/2").text
     for page in (version, browser.get("/models/tiny").text, browser.get("/").text):
         assert "<script>alert" not in page
