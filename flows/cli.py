@@ -365,6 +365,30 @@ def link(
 
 
 @app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="The work pool; made if it is not there.")] = "requant",
+    describe: Annotated[bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
+    from flows import printing
+    from flows.runtime import prefect_environment, using
+
+    if describe:
+        from flows.deploy import described
+
+        print(described(pool), end="")
+        return
+    reached = prefect_environment(settings())
+    if not reached:
+        raise NotFound("no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`")
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        from flows.deploy import deploy
+
+        printing.emit(deploy(reached["PREFECT_API_URL"], pool), as_json, printing.deployed)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check versions, stores, registry, device and disk, and say how to mend each."""
     from flows import doctor, printing

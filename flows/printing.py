@@ -75,6 +75,14 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
                 yield
 
 
+def deployed(done: Any) -> None:
+    """What a server has now, and the command that runs it."""
+    console.print(f"{len(done.deployments)} deployments in the pool {done.pool} of {done.server}")
+    for name in done.deployments:
+        console.print(f"  {escape(name)}")
+    console.print(f"next: {escape(done.worker)}   (on each worker's host, with the same REQUANT_ settings)")
+
+
 def addresses(listening: Any) -> None:
     """Where everything listens, once it does."""
     for line in listening.moved:
