@@ -1,4 +1,4 @@
-"""One real Prefect server: the configured one, the workspace's running one, or one started for this command."""
+"""Which Prefect server runs are shown on: the configured one, the workspace's running one, or none."""
 
 import json
 import os
@@ -7,39 +7,62 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import httpx
 
 from infra.errors import Unavailable
+from infra.interruption import undisturbed
 from infra.settings import Settings
 
 START_TIMEOUT_S = 90
 ADDRESS_FILE = "server.json"
 
+_in_use: ContextVar[str | None] = ContextVar("in_use", default=None)
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str | None]:
+    """Flows inside the block report to the server that is there; without one they run in this process alone.
+
+    Raises `Unavailable` when the configured server does not answer.
+    """
+    address = known_server(settings)
+    with nullcontext() if address is None else using(address):
+        yield address
+
 
 @contextmanager
 def orchestrator(settings: Settings) -> Iterator[str]:
-    """The API address of a server that answers; flows inside the block report to it.
+    """As `served`, with a server started for the block where none is there: its runs are kept for later.
 
-    Raises `Unavailable` when the configured server does not answer or none can be started.
+    Raises `Unavailable` also when none can be started.
     """
-    if settings.prefect_api_url:
-        if not healthy(settings.prefect_api_url):
-            raise Unavailable(
-                f"Prefect does not answer at {settings.prefect_api_url}: start it, or correct REQUANT_PREFECT_API_URL"
-            )
-        with using(settings.prefect_api_url):
-            yield settings.prefect_api_url
+    address = known_server(settings)
+    if address is not None:
+        with using(address):
+            yield address
         return
-    running = running_server(settings)
-    if running is not None:
-        with using(running):
-            yield running
-        return
-    with server(settings, free_port(), services=False) as address, using(address):
-        yield address
+    with server(settings, free_port(), services=False) as started, using(started):
+        yield started
+
+
+def known_server(settings: Settings) -> str | None:
+    """The address of the configured server, or of the one that the workspace runs; None where there is neither.
+
+    Raises `Unavailable` when the configured one does not answer.
+    """
+    configured = settings.prefect_api_url
+    if configured and not healthy(configured):
+        raise Unavailable(f"Prefect does not answer at {configured}: start it, or correct REQUANT_PREFECT_API_URL")
+    return configured or running_server(settings)
+
+
+def address_in_use() -> str | None:
+    """The server that flows of this process report to; None outside of `using`."""
+    return _in_use.get()
 
 
 @contextmanager
@@ -49,11 +72,20 @@ def server(settings: Settings, port: int, *, services: bool) -> Iterator[str]:
     home.mkdir(parents=True, exist_ok=True)
     address = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": address}
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": address,
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # into its own log
+    }
     log_path = home / "server.log"
     with log_path.open("ab") as log:
         process = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [*command, *([] if services else ["--no-services", "--no-ui"])], stdout=log, stderr=log, env=environment
+            [*command, *([] if services else ["--no-services", "--no-ui"])],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches it only through us, once runs have reported their end
         )
         try:
             _await(address, process, log_path)
@@ -61,9 +93,10 @@ def server(settings: Settings, port: int, *, services: bool) -> Iterator[str]:
                 (home / ADDRESS_FILE).write_text(json.dumps({"address": address, "pid": process.pid}))
             yield address
         finally:
-            _stop(process)
-            if services:
-                (home / ADDRESS_FILE).unlink(missing_ok=True)
+            with undisturbed():
+                _stop(process)
+                if services:
+                    (home / ADDRESS_FILE).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -73,10 +106,12 @@ def using(address: str) -> Iterator[None]:
     os.environ["PREFECT_API_URL"] = address
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    token = _in_use.set(address)
     try:
         with temporary_settings(updates={PREFECT_API_URL: address}):
             yield
     finally:
+        _in_use.reset(token)
         if before is None:
             os.environ.pop("PREFECT_API_URL", None)
         else:

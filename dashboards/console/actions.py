@@ -77,7 +77,7 @@ def _start(
     key = form_key(request, form_id, flow, model)
     views.one_model(model)
     actor = actor.strip()
-    run = trigger(flow, {"model": model, "actor": actor, **parameters}, key=key, deployment=deployment)
+    run = trigger(flow, {"model": model, **parameters}, key=key, deployment=deployment)
     response = RedirectResponse(f"/runs/{run.run_id}", status_code=303)
     remember_actor(response, actor)
     return response

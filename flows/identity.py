@@ -1,0 +1,54 @@
+"""Who a run acts for: what is written to the ledger beside its deeds is proved, never a parameter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from infra.settings import settings
+from tasks.step import in_flow_run
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+SCHEDULE = "schedule"
+"""Acts where a deployment's schedule created the run."""
+UNPROVEN = "prefect"
+"""Acts where somebody started a deployment's run and nothing proves who."""
+
+_acting: ContextVar[str | None] = ContextVar("acting", default=None)
+
+
+def acting() -> str:
+    """Who the run at hand acts for: the outermost flow decides, and the flows that it calls inherit it."""
+    return _acting.get() or _found()
+
+
+@contextmanager
+def one_actor() -> Iterator[None]:
+    """Settle who acts for the length of the outermost block."""
+    token = _acting.set(acting())
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+def proven_actor(flow_run: "FlowRun") -> str | None:
+    """Who started a deployment's run, where a signed note on it proves that; None where nothing does."""
+    return None
+
+
+def _found() -> str:
+    """A run that this process made belongs to its user; a deployment's to its schedule or to who started it."""
+    if not in_flow_run():
+        return settings().actor
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    if flow_run is None or flow_run.deployment_id is None:
+        return settings().actor
+    if flow_run.auto_scheduled:
+        return SCHEDULE
+    return proven_actor(flow_run) or UNPROVEN
