@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 
 from infra.errors import Unavailable
-from infra.interruption import undisturbed
 from infra.settings import Settings
 
 START_TIMEOUT_S = 90
@@ -29,9 +28,14 @@ def served(settings: Settings) -> Iterator[str | None]:
 
     Raises `Unavailable` when the configured server does not answer.
     """
+    (settings.root / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns where it cannot
     address = known_server(settings)
-    with nullcontext() if address is None else using(address):
-        yield address
+    token = _in_use.set(address)
+    try:
+        with nullcontext() if address is None else using(address):
+            yield address
+    finally:
+        _in_use.reset(token)
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def known_server(settings: Settings) -> str | None:
 
 
 def address_in_use() -> str | None:
-    """The server that flows of this process report to; None outside of `using`."""
+    """The server that this process's flows report to; None outside of `served`, or without one."""
     return _in_use.get()
 
 
@@ -72,20 +76,11 @@ def server(settings: Settings, port: int, *, services: bool) -> Iterator[str]:
     home.mkdir(parents=True, exist_ok=True)
     address = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": address,
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # into its own log
-    }
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": address}
     log_path = home / "server.log"
     with log_path.open("ab") as log:
         process = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [*command, *([] if services else ["--no-services", "--no-ui"])],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches it only through us, once runs have reported their end
+            [*command, *([] if services else ["--no-services", "--no-ui"])], stdout=log, stderr=log, env=environment
         )
         try:
             _await(address, process, log_path)
@@ -93,10 +88,9 @@ def server(settings: Settings, port: int, *, services: bool) -> Iterator[str]:
                 (home / ADDRESS_FILE).write_text(json.dumps({"address": address, "pid": process.pid}))
             yield address
         finally:
-            with undisturbed():
-                _stop(process)
-                if services:
-                    (home / ADDRESS_FILE).unlink(missing_ok=True)
+            _stop(process)
+            if services:
+                (home / ADDRESS_FILE).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -106,12 +100,10 @@ def using(address: str) -> Iterator[None]:
     os.environ["PREFECT_API_URL"] = address
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    token = _in_use.set(address)
     try:
         with temporary_settings(updates={PREFECT_API_URL: address}):
             yield
     finally:
-        _in_use.reset(token)
         if before is None:
             os.environ.pop("PREFECT_API_URL", None)
         else:
@@ -130,7 +122,7 @@ def healthy(address: str) -> bool:
     """Whether a Prefect API answers there."""
     try:
         return httpx.get(f"{address}/health", timeout=5).is_success
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
 
