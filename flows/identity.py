@@ -39,16 +39,18 @@ def proven_actor(flow_run: "FlowRun") -> str | None:
     return None
 
 
+def actor_of(flow_run: "FlowRun") -> str:
+    """A deployment's run acts for its schedule or for who started it, any other for the user of this process."""
+    if flow_run.deployment_id is None:
+        return settings().actor
+    return SCHEDULE if flow_run.auto_scheduled else proven_actor(flow_run) or UNPROVEN
+
+
 def _found() -> str:
-    """A run that this process made belongs to its user; a deployment's to its schedule or to who started it."""
     if not in_flow_run():
         return settings().actor
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
-    if flow_run is None or flow_run.deployment_id is None:
-        return settings().actor
-    if flow_run.auto_scheduled:
-        return SCHEDULE
-    return proven_actor(flow_run) or UNPROVEN
+    return settings().actor if flow_run is None else actor_of(flow_run)

@@ -1,4 +1,4 @@
-"""Prefect tasks of drift: look at one window through each lens, decide, and write the report."""
+"""The steps of drift: look at one window through each lens, decide, and write the report."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Prefect tasks of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
+"""The steps of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Prefect tasks of quantization: load, call one pure function, record. They take names and digests, never arrays."""
+"""The steps of quantization: load, call one pure function, record. They take names and digests, never arrays."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Prefect tasks of sampling: a window's sample and the calibration set, stored under their digests."""
+"""The steps of sampling: a window's sample and the calibration set, stored under their digests."""
 
 import json
 from collections import Counter

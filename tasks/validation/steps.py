@@ -1,4 +1,4 @@
-"""Prefect tasks of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
+"""The steps of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
