@@ -29,6 +29,7 @@ NAMES = (
     "poisoning",
     "scale",
     "detection",
+    "first-step",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""

@@ -158,7 +158,9 @@ def traffic_import(
     """Redact and store traffic; records that are wrong are set aside with the reason."""
     from flows import intake, printing
 
-    taken = intake.take_in(path, model, format, first_at)
+    with printing.progress(quiet=as_json) as show:
+        show(f"reading {path}", 0.0)
+        taken = intake.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
 
 
@@ -175,7 +177,9 @@ def traffic_simulate(
     """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
     from flows import printing, simulation
 
-    made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    with printing.progress(quiet=as_json) as show:
+        show(f"replaying {scenario}", 0.0)
+        made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
     printing.emit(made, as_json, printing.fields)
 
 
@@ -260,9 +264,12 @@ def evaluate(
 ) -> None:
     """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
     from flows import printing
-    from flows.evaluate import evaluate
 
-    found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+    with printing.progress(quiet=as_json) as show:
+        show(f"running {suite} on {model} and on full precision", 0.0)
+        from flows.evaluate import evaluate
+
+        found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
     printing.emit(found, as_json, printing.evaluation)
 
 

@@ -52,7 +52,8 @@ def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         given = get_call_parameters(target.fn, args, kwargs)
         return target.fn(**target.validate_parameters(given))  # type: ignore[call-arg]  # bound to its signature above
     except ParameterTypeError as exc:
-        raise BadInput(f"{target.name}: {exc}") from exc
+        _, *wrong = str(exc).splitlines()  # a title, and a line a parameter
+        raise BadInput(f"{target.name}: {'; '.join(one.strip(' -') for one in wrong) or exc}") from exc
 
 
 def run_id() -> str:
