@@ -1,9 +1,10 @@
-"""`python -m benchmarks [NAME...] [--quick] [--json FILE]`."""
+"""`python -m benchmarks [NAME...] [--quick] [--json FILE] [--base REV]`."""
 
 import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -30,6 +31,7 @@ NAMES = (
     "scale",
     "detection",
     "first-step",
+    "commands",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(" · ".join(f"{name} {value}" for name, value in before.items()), style="dim", highlight=False)
     documents = []
     for name in options.names or NAMES:
-        table = _measure(name)(options.quick)
+        table = _measure(name, options.base)(options.quick)
         console.print(table.render())
         documents.append(table.document())
     if options.json:
@@ -53,10 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _measure(name: str) -> Callable[[bool], Table]:
+def _measure(name: str, base: str | None) -> Callable[[bool], Table]:
+    """The benchmark of that name; `base` is the earlier commit that `commands` compares with."""
     module = import_module(MODULES[name])
     measure: Callable[[bool], Table] = module.measure
-    return measure
+    return partial(measure, base=base) if base and name == "commands" else measure
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -64,6 +67,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="fewer texts, peers and rounds: to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures with versions and CPU")
+    parser.add_argument("--base", metavar="REV", help="the commit that `commands` compares with [49ce40b]")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:

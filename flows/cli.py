@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from infra.errors import RequantError
+from infra.errors import NotFound, RequantError
 from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import settings, use_cluster, use_workspace
 
@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def _model_names(incomplete: str) -> list[str]:
     """For the shell's completion: never an error, and nothing where the workspace cannot be read."""
-    from tasks.models.catalog import model_names
+    from tasks.models.registration import model_names
 
     try:
         names = model_names(settings().store())
@@ -276,9 +276,9 @@ def evaluate(
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """Every recipe, and which targets can express it."""
-    from flows import printing, views
+    from flows import printing, recipe_table
 
-    printing.emit(views.recipes(), as_json, printing.recipes)
+    printing.emit(recipe_table.recipes(), as_json, printing.recipes)
 
 
 @app.command()
@@ -402,6 +402,22 @@ def up(as_json: Json = False) -> None:
     from flows.up import run
 
     run(settings(), lambda addresses: printing.emit(addresses, as_json, printing.addresses))
+
+
+@app.command()
+def link(
+    person: Annotated[str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
+    from flows import printing
+    from flows.services import CONSOLE, running_address
+    from flows.up import link
+
+    console = running_address(settings(), CONSOLE)
+    if console is None:
+        raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
+    printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from flows.orders import proven_actor
 from infra.settings import settings
 from tasks.step import in_flow_run
 
@@ -34,16 +35,11 @@ def one_actor() -> Iterator[None]:
         _acting.reset(token)
 
 
-def proven_actor(flow_run: "FlowRun") -> str | None:
-    """Who started a deployment's run, where a signed note on it proves that; None where nothing does."""
-    return None
-
-
-def actor_of(flow_run: "FlowRun") -> str:
+def actor_of(flow: str, flow_run: "FlowRun") -> str:
     """A deployment's run acts for its schedule or for who started it, any other for the user of this process."""
     if flow_run.deployment_id is None:
         return settings().actor
-    return SCHEDULE if flow_run.auto_scheduled else proven_actor(flow_run) or UNPROVEN
+    return SCHEDULE if flow_run.auto_scheduled else proven_actor(flow, flow_run) or UNPROVEN
 
 
 def _found() -> str:
@@ -52,5 +48,6 @@ def _found() -> str:
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
-    flow_run = context.flow_run if context else None
-    return settings().actor if flow_run is None else actor_of(flow_run)
+    if context is None or context.flow is None or context.flow_run is None:
+        return settings().actor
+    return actor_of(context.flow.name, context.flow_run)

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from prefect import Flow, flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.states import Completed
 from prefect.utilities.callables import get_call_parameters
@@ -18,7 +17,7 @@ from prefect.utilities.callables import get_call_parameters
 from flows import runtime
 from flows.identity import one_actor
 from infra.errors import BadInput
-from tasks.step import in_flow_run
+from tasks.step import flow_run_id, in_flow_run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,8 +57,7 @@ def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 def run_id() -> str:
     """The flow run's id, or a fresh one: who holds an intent in the ledger."""
-    context = FlowRunContext.get()
-    return str(context.flow_run.id if context and context.flow_run else uuid4())
+    return flow_run_id() or str(uuid4())
 
 
 def note(sentence: str) -> None:

@@ -49,10 +49,10 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
     with progress(quiet=quiet) as show:
         show("starting", 0.0)
         from flows.runtime import served
-        from tasks.models.catalog import open_model
+        from tasks.models.registration import current_digest
 
         if model is not None:
-            open_model(model)
+            current_digest(model)
         with served(settings()):
             from flows.progress import listening
 
@@ -60,11 +60,14 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
                 yield
 
 
-def addresses(found: Mapping[str, str]) -> None:
+def addresses(listening: Any) -> None:
     """Where everything listens, once it does."""
-    for name, address in found.items():
-        console.print(f"{name:<9} {address}")
-    console.print("Ctrl-C stops them all")
+    for line in listening.moved:
+        console.print(line)
+    console.print(f"{'console':<9} {listening.console}")
+    for title, address in listening.services.items():
+        console.print(f"{title:<9} {address}")
+    console.print("the console's link opens the others too; Ctrl-C stops them all")
 
 
 def fields(value: Any) -> None:

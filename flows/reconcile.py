@@ -3,7 +3,7 @@
 from flows.measures import write_measures
 from flows.orchestration import leave_table, note, orchestrated
 from infra.settings import settings
-from tasks.models.catalog import model_names
+from tasks.models.registration import model_names
 from tasks.promotion import steps as promotion
 from tasks.promotion.reconcile import Reconciliation
 

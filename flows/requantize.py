@@ -126,7 +126,7 @@ def _build(
     write_measures(model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started)
     progress.step("releasing the candidate", 0.9)
     name = f"{taken.recipe.name} on {sample.digest[:8]}"
-    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name, frozen)
+    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name, frozen, sample.digest)
     _leave_artifact(model, rungs, taken, release)
     outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval)
     write_measures(model)

@@ -17,13 +17,14 @@ from infra.settings import settings
 from tasks.drift import dossier
 from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide, recalibrates
-from tasks.drift.evidence import ACTING, Alarms, Evidence, is_fresh, with_window
+from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
 from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_increments, range_lens
-from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
-from tasks.drift.restraint import Restraint, restrained
+from tasks.drift.report import Look, Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.restraint import restrained
+from tasks.drift.rules import alarms, restraint
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
 from tasks.drift.tables import tables
@@ -51,7 +52,7 @@ from tasks.records import (
     SampleRef,
     ThinWindow,
 )
-from tasks.step import step
+from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet, read_window
 
 PER_MILLE = 1000
@@ -246,20 +247,6 @@ def decide_window(
     return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
 
 
-def alarms(spec: ModelSpec, lens: str) -> Alarms:
-    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
-    share = 1 if lens == "input" else ACTING
-    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover, MINIMUM)
-
-
-def restraint(spec: ModelSpec) -> Restraint:
-    """What the spec allows the loop to do by itself."""
-    rules = spec.drift
-    return Restraint(
-        rules.confirm.windows, rules.confirm.of, rules.cooldown_windows, rules.builds.at_most, rules.builds.days
-    )
-
-
 @step("drift-report")
 def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()) -> str:
     """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
@@ -267,7 +254,7 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
     Evidently's snapshot goes into its workspace, which `requant up` serves.
     """
     before, requests = _calibrated_on(champion), _requests(window.key)
-    snapshot = drift_report(before, requests)
+    snapshot = drift_report(before, requests, Look(window, champion.version, decision))
     pages = {
         "lenses.html": lens_page(decision, past, _worst(window, requests)),
         "evidently.html": snapshot.html,
@@ -284,6 +271,8 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
         tags={
             "decision": decision.action.value,
             "attribution": decision.attribution,
+            "window": window.digest,
+            **({"flow_run": run} if (run := flow_run_id()) else {}),
             **{f"lens.{one.lens}": one.health.value for one in decision.readings},
         },
         artifacts=pages,

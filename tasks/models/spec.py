@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from croniter import croniter
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
 from tasks.models.traits import METRICS, TRAITS, Metric, Task
@@ -81,18 +80,24 @@ class ControlSpec(_Strict):
     at_least: float = Field(ge=0, le=1)
 
 
-def _cron(value: str) -> str:
-    if not croniter.is_valid(value):
-        raise ValueError("not a cron expression of five fields, such as '0 3 * * *'")
-    return value
-
-
 class ScheduleSpec(_Strict):
-    """When maintenance runs."""
+    """When maintenance runs; registration asks Prefect whether it can be kept."""
 
     slug: str = Field(pattern=r"^[a-z0-9-]+$")
-    cron: Annotated[str, AfterValidator(_cron)]
-    timezone: str = "UTC"
+    cron: str | None = Field(default=None, min_length=1)  # five fields, such as 0 3 * * *
+    interval: int | None = Field(default=None, ge=1)  # seconds from one run to the next
+    timezone: str = "UTC"  # of the IANA database, such as Europe/Berlin
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.cron is None) == (self.interval is None):
+            raise ValueError("give exactly one of cron and interval")
+        return self
+
+    def __str__(self) -> str:
+        """Return the rule for people."""
+        rule = f"every {self.interval} s" if self.cron is None else repr(self.cron)
+        return f"{rule} in {self.timezone}"
 
 
 class WindowSpec(_Strict):

@@ -6,7 +6,7 @@ second record could disagree. A writer reads, decides here, and appends with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -170,6 +170,22 @@ def open_intent(entries: Sequence[Entry], window_digest: str, now: datetime, lea
         elif run not in finished and now < entry.time + lease:
             return entry
     return None
+
+
+def interrupted(entries: Sequence[Entry], is_dead: Callable[[Entry], bool]) -> tuple[Entry, ...]:
+    """The intents that nobody finished, whose run `is_dead`, and that no later run made good, oldest first.
+
+    Made good is what a later run took up on the same window, and all that began before a run that ended well.
+    """
+    ended = {_run(entry) for entry in entries if entry.kind is Kind.FINISHED}
+    well = [entry.number for entry in _newest(entries, {Kind.FINISHED}) if not entry.details.get("failed")]
+    newest = {entry.details.get("window"): entry for entry in entries if entry.kind is Kind.INTENDED}
+    standing = (entry for entry in newest.values() if entry.number > max(well, default=0))
+    return tuple(entry for entry in standing if _run(entry) not in ended and is_dead(entry))
+
+
+def _run(entry: Entry) -> tuple[Json, Json]:
+    return entry.details.get("window"), entry.details.get("run")
 
 
 def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:

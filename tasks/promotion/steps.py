@@ -1,6 +1,7 @@
 """The steps of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -8,17 +9,19 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 from infra.canonical import Json
-from infra.errors import BadInput, NotFound, Refused
+from infra.errors import BadInput, NotFound, Refused, RequantError
 from infra.processes import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
+from tasks.models.catalog import open_model
 from tasks.profiles.frozen import FROZEN
 from tasks.promotion import journal, ledger
+from tasks.promotion.card import card
 from tasks.promotion.decisions import decision_details, nothing_left, past_decisions, recorded
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
 from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
-from tasks.step import step
+from tasks.step import flow_run_id, step
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
@@ -127,10 +130,12 @@ def release_candidate(
     reports: Sequence[GateReport],
     run_name: str,
     frozen: str | None = None,
+    window: str = "",
 ) -> ReleaseRef:
     """Bundle graph, engines, scales and golden reports; sign; register as an MLflow model version.
 
-    `frozen` is the key of what is kept of the traffic at hand; later windows are compared with it.
+    `frozen` is the key of what is kept of the traffic at hand; later windows are compared with it. `window` is the
+    digest of the traffic that it was built for.
     """
     store = settings().store()
     prefix = candidate.key("")
@@ -151,6 +156,7 @@ def release_candidate(
         for gate in report.gates
         if gate.estimate is not None
     }
+    reigning = champion_of(candidate.model)
     version = (
         settings()
         .registry()
@@ -158,11 +164,25 @@ def release_candidate(
             candidate.model,
             files.get("engines/onnxruntime-cpu/plan", files["graph.onnx"]),
             release=release.digest,
-            tags={"recipe": candidate.recipe, "calibration": candidate.calibration, **_verdict_tags(reports)},
+            tags={
+                "recipe": candidate.recipe,
+                "calibration": candidate.calibration,
+                **_origin_tags(window),
+                **_verdict_tags(reports),
+            },
             run_name=run_name,
             metrics=metrics,
             params={"recipe": candidate.recipe, "quantized_share": f"{candidate.quantized_share:.4f}"},
             artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
+            card=card(
+                open_model(candidate.model),
+                candidate,
+                reports,
+                window=window,
+                champion=reigning.version if reigning else None,
+                release=release.digest,
+                store=settings().store_address,
+            ),
         )
     )
     for key in list(store.list(prefix)):
@@ -188,7 +208,7 @@ def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: 
         details={"base": base},
     )
     journal.commit(release.model, lambda _: entry)
-    journal.project(release.model)
+    _show(release.model)
 
 
 @step("record-refusal")
@@ -199,6 +219,7 @@ def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence
         Kind.REFUSED, actor=actor, reason=reason, version=release.version, release=release.digest, details=details
     )
     journal.commit(release.model, lambda _: entry)
+    _label(release.model)
 
 
 @step("request-retraining")
@@ -241,7 +262,7 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
         if reigning is None or reigning.version != version:
             base = asked.details.get("base")
             _promote(ReleaseRef(model, version, asked.release), None if base is None else str(base), actor, reason)
-    journal.project(model)
+    _show(model)
 
 
 @step("roll-back")
@@ -264,7 +285,7 @@ def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef
         )
 
     journal.commit(model, decide)
-    journal.project(model)
+    _show(model)
     reference = _reference(model, chosen[0])
     assert reference is not None  # noqa: S101  # a reign always names a version and a release
     return reference
@@ -284,7 +305,22 @@ def reconcile_model(model: str) -> Reconciliation:
     journal.commit(model, decide)
     if found[0].outcome is not Outcome.IN_STEP or found[0].mark:
         journal.project(model)
+    _label(model)
     return found[0]
+
+
+def _show(model: str) -> None:
+    """Bring the registry in step with the ledger: aliases, by which others load, and tags, which are for people."""
+    journal.project(model)
+    _label(model)
+
+
+def _label(model: str) -> None:
+    """The ledger holds already: tags that fail are told, not raised, and the next reconciliation sets them."""
+    try:
+        journal.label(model)
+    except RequantError as exc:
+        logging.getLogger(__name__).warning("the next reconciliation tags the versions of %s: %s", model, exc)
 
 
 def _burial(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
@@ -314,7 +350,7 @@ def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> 
 
     settings().release(release.model, release.digest)
     journal.commit(release.model, decide)
-    journal.project(release.model)
+    _show(release.model)
 
 
 def _check_answered_before(entries: Sequence[Entry], model: str, version: str, kind: Kind) -> None:
@@ -358,6 +394,12 @@ def _passed(facts: Mapping[str, Json]) -> bool:
     """An operator may bring back only what the gates let through on the target that could be executed."""
     verdicts = facts.get("verdicts")
     return isinstance(verdicts, Mapping) and "passed" in verdicts.values() and "failed" not in verdicts.values()
+
+
+def _origin_tags(window: str) -> dict[str, str]:
+    """Which run made a version, and for which traffic; nothing outside of a flow."""
+    origin = {"flow_run": flow_run_id() or "", "window": window}
+    return {name: value for name, value in origin.items() if value}
 
 
 def _verdict_tags(reports: Sequence[GateReport]) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Place:
     root: Path
     environment: dict[str, str]
     server: str | None
+    auth: tuple[str, ...] = ()  # user and password of the server
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "flows.cli", "--workspace", str(self.root), *arguments]
@@ -73,8 +74,9 @@ def place(request: pytest.FixtureRequest, seeded: Path, tmp_path_factory: pytest
     environment |= {"REQUANT_ACTOR": "ann", "PREFECT_API_URL": NOWHERE}
     if request.param == "without a server":
         return Place(root, environment, None)
-    server = request.getfixturevalue("prefect_address")
-    return Place(root, environment | {"REQUANT_PREFECT_API_URL": server}, server)
+    server, auth = request.getfixturevalue("prefect_server")
+    known = {"REQUANT_PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": auth}
+    return Place(root, environment | known, server, tuple(auth.split(":", 1)))
 
 
 @contextmanager
@@ -157,11 +159,12 @@ def test_no_server_is_started_for_a_flow(place: Place) -> None:
 def test_prefect_shows_steps_and_outcome_at_info(place: Place) -> None:
     if place.server is None:
         return
-    runs = httpx.post(f"{place.server}/flow_runs/filter", json={"sort": "START_TIME_DESC"}).json()
+    prefect = httpx.Client(base_url=place.server, auth=(place.auth[0], place.auth[1]))
+    runs = prefect.post("/flow_runs/filter", json={"sort": "START_TIME_DESC"}).json()
     done = next(one for one in runs if one["name"] == "maintain-digits" and one["state_type"] == "COMPLETED")
     assert done["state"]["message"].startswith("promoted: version 1")
     wanted = {"flow_run_id": {"any_": [done["id"]]}}
-    lines = httpx.post(f"{place.server}/logs/filter", json={"logs": wanted}).json()
+    lines = prefect.post("/logs/filter", json={"logs": wanted}).json()
     said = [one["message"] for one in lines if one["level"] == 20]
     assert "sampling the traffic window" in said
     assert done["state"]["message"] in said
