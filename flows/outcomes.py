@@ -43,6 +43,11 @@ class Outcome:
     report: str | None = None  # where the drift report lies
 
     @property
+    def sentence(self) -> str:
+        """How it ended, and why."""
+        return f"{self.status}: {self.reason}"
+
+    @property
     def refused(self) -> bool:
         """Whether the answer was no."""
         return self.status is Status.REFUSED

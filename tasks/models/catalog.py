@@ -19,7 +19,6 @@ from infra.settings import settings
 from infra.sources import fetch
 from tasks.models.agreement import token_agreement
 from tasks.models.corpus import guardrail_cases, read_corpus
-from tasks.models.export import export
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.answers import SUITES
@@ -31,7 +30,6 @@ from tasks.models.schedule import require_schedulable
 from tasks.models.spec import ModelSpec, Task, load_spec
 from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
-from tasks.models.vision.encoder import embed_texts
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
@@ -203,6 +201,8 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
         files["safety_head"] = _read(base / spec.golden.safety_head, "golden.safety_head")
     if spec.input.tokenizer:
         files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
+    from tasks.models.export import export  # torch takes a second to load, and only this needs it
+
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
@@ -228,6 +228,8 @@ def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     shown = [(one.payload, one.label) for one in pool if one.label is not None]
     if spec.golden.prompt is not None:
+        from tasks.models.vision.encoder import embed_texts  # torch, as above
+
         names = tuple(sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label}))
         if not names:
             raise BadInput("golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some")
