@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
@@ -252,7 +253,12 @@ def record_ladder(
         f"ladder on {window[:8]}",
         params={"window": window, "calibration": calibration.digest, "reason": reason[:500]},
         metrics={"rungs": len(rungs)},
-        tags={"kind": "ladder", "passed": promoted},
+        tags={
+            "kind": "ladder",
+            "passed": promoted,
+            "window": window,
+            **({"flow_run": str(flow_run.id)} if flow_run.id else {}),
+        },
         artifacts=pictures,
     )
     for candidate, one in zip(candidates, rungs, strict=True):
