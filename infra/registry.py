@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, log_data, log_judged
+from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, link_version, log_data, log_judged
 from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.flavour import log_onnx
 
@@ -114,6 +114,7 @@ class Registry:
             made = client.create_model_version(
                 model, source, run_id, tags=named, model_id=model_id, description=card.about_version or None
             )
+            link_version(client, model_id, model, str(made.version))
             return str(made.version)
 
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
