@@ -201,6 +201,8 @@ def outcome(result: Any) -> None:
         console.print(_rungs(result.rungs))
     for remark in result.rungs[-1].remarks if result.rungs else ():
         console.print(f"note  {escape(remark)}")
+    for note in result.notes:
+        console.print(f"note  {escape(note)}")
     if result.report:
         console.print(f"report  {settings().store_address}/{result.report}")
 

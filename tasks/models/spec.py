@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
-from tasks.models.traits import METRICS, TRAITS, Metric, Task
+from tasks.models.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
 
 class _Strict(BaseModel):
@@ -59,6 +59,17 @@ class QualityBudget(_Strict):
     def _one_bound(self) -> Self:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        best = OF_ITSELF.get(self.metric, 0.0)
+        low, high = self.at_least, self.at_most
+        if (low is not None and low > best) or (high is not None and high < best):
+            bound = f"at_most {high:g}" if low is None else f"at_least {low:g}"
+            raise ValueError(
+                f"no candidate can keep {self.metric} {bound}: full precision beside itself scores {best:g}"
+            )
         return self
 
 
