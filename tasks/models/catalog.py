@@ -3,6 +3,7 @@
 models/NAME/DIGEST/<file>   immutable, addressed by content
 models/NAME/current         the digest in use
 models/NAME/traffic.parquet the corpus that simulations replay, where the spec names one; no part of the digest
+models/NAME/folder.json     where the spec lay, at which relative folders of its sources begin; no part of the digest
 """
 
 import json
@@ -29,6 +30,7 @@ from tasks.models.language.answers import SUITES
 from tasks.models.language.generation import answer
 from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
+from tasks.models.sources import require_folders
 from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
 from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
@@ -147,11 +149,13 @@ def register(spec_path: Path) -> RegisteredModel:
     stored.
     """
     spec = load_spec(spec_path)
+    base = spec_path.resolve().parent
+    require_folders(spec.sources, base)
     store = settings().store()
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     _check(spec, files)
-    replay = _replay(spec, spec_path.resolve().parent)
+    replay = _replay(spec, base)
     for name, data in files.items():
         try:
             store.create(_key(spec.name, digest, name), data)
@@ -161,6 +165,7 @@ def register(spec_path: Path) -> RegisteredModel:
         store.delete(_replay_key(spec.name))
     else:
         store.put(_replay_key(spec.name), replay)
+    store.put(_folder_key(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode())
     store.put(f"models/{spec.name}/current", json.dumps({"version": 1, "digest": digest}).encode())
     return open_model(spec.name)
 
@@ -180,6 +185,14 @@ def open_model(name: str) -> RegisteredModel:
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(f"models/{name}/current is damaged: run `requant model add` again for {name}") from exc
     return _opened(store.url, name, digest)
+
+
+def spec_folder(name: str) -> Path:
+    """Where the spec of a model lay when it was registered; `/` when that was before folders were kept."""
+    try:
+        return Path(json.loads(settings().store().get(_folder_key(name)))["folder"])
+    except NotFound:
+        return Path("/")
 
 
 def source_of(name: str, digest: str) -> str:
@@ -228,6 +241,10 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     return files
+
+
+def _folder_key(model: str) -> str:
+    return f"models/{model}/folder.json"
 
 
 def _replay_key(model: str) -> str:
