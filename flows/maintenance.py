@@ -8,6 +8,7 @@ from datetime import datetime
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
+from flows.intake import take_in_new
 from flows.measures import write_measures
 from flows.outcomes import Outcome, Status
 from flows.progress import Progress
@@ -36,6 +37,7 @@ def maintenance(
     """
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
+    take_in_new(model, progress)
     champion = promotion.read_champion(model)
     weights = None if champion is None else drift.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)

@@ -59,9 +59,7 @@ class SourceSpec(BaseModel):
         if self.experiment is not None and (self.format or self.first_at or self.settle is not None):
             raise ValueError("an experiment takes no format, first_at or settle: traces have theirs")
         if self.format == "triton" and self.first_at is None:
-            raise ValueError(
-                "format triton needs first_at, when its first trace was taken: its clock names no date"
-            )
+            raise ValueError("format triton needs first_at, when its first trace was taken: its clock names no date")
         if self.first_at is not None and self.format not in TIMELESS:
             raise ValueError(f"first_at is for formats without dates: {', '.join(TIMELESS)}")
         if not self.slug:
@@ -108,6 +106,4 @@ def require_folders(sources: Sequence[SourceSpec], base: Path) -> None:
         if source.path is None or source.in_bucket:
             continue
         if (folder := source.folder(base)).exists() and not folder.is_dir():
-            raise BadInput(
-                f"sources.{number}.path: {folder} is a file: give the folder that such files are put into"
-            )
+            raise BadInput(f"sources.{number}.path: {folder} is a file: give the folder that such files are put into")

@@ -49,6 +49,13 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)  # reason -> records
     rejects: list[str] = field(default_factory=list)  # keys of what was set aside
 
+    def add(self, other: Tally) -> None:
+        """Count another stream's records, too."""
+        self.accepted += other.accepted
+        self.duplicates += other.duplicates
+        self.reasons += other.reasons
+        self.rejects += other.rejects
+
 
 def ingest(store: ObjectStore, model: str, records: Iterable[Taken], *, source: str) -> Ingested:
     """Redact and store requests, set the others aside under the source's name.

@@ -29,7 +29,8 @@ class Document:
     excerpt: str
     value: Mapping[str, Any]
     problem: str | None = None  # why it is no object
-    path: Path | None = None  # of its file
+    path: Path = Path()  # of its file
+    place: int = 0  # in its file, from 1
 
     def fields(self) -> Mapping[str, Any]:
         """What the object holds; raises `Bad` when it is none."""
@@ -41,21 +42,24 @@ class Document:
 def read_documents(source: Source, repair: Repair | None = None) -> Iterator[Document]:
     """Every object of a source's files.
 
-    Where an array or a row of values breaks off, `source.broken` is told and the next file read; without it `BadInput`
+    Where an array or a row of values breaks off, `source.ended` is told and the next file read; without it `BadInput`
     is raised.
     """
     number = 0
     for path in source.files:
+        place, broken = 0, None
         try:
-            for excerpt, value, problem in _read(path, repair):
+            for place, (excerpt, value, problem) in enumerate(_read(path, repair), 1):
                 number += 1
                 if problem is None and not isinstance(value, dict):
                     problem = "it is not a JSON object"
-                yield Document(number, excerpt[:RAW_KEPT], value if problem is None else {}, problem, path)
+                yield Document(number, excerpt[:RAW_KEPT], value if problem is None else {}, problem, path, place)
         except (BadInput, OSError) as error:
-            if source.broken is None:
+            if source.ended is None:
                 raise
-            source.broken(path, error)
+            broken = error
+        if source.ended is not None:
+            source.ended(path, place, broken)
 
 
 def _read(path: Path, repair: Repair | None) -> Iterator[tuple[str, Any, str | None]]:

@@ -25,7 +25,10 @@ _SIDES: Mapping[str, Side] = {
     "org.kubeflow.serving.inference.request": "request",
     "org.kubeflow.serving.inference.response": "response",
 }
-NO_TIME = "it has no time, as KServe's own bucket writer gives none: say when the first record was taken, --first-at (first_at of a source)"
+NO_TIME = (
+    "it has no time, as KServe's own bucket writer gives none: say when the first record was taken, --first-at "
+    "(first_at of a source)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.traffic.formats.documents import Document
-from tasks.traffic.formats.raw import Again, Bad, Raw, failing
+from tasks.traffic.formats.raw import Again, Bad, Lone, Raw, failing
 from tasks.traffic.formats.spill import spill
 
 Side = Literal["request", "response"]
 _SCHEMA = """
 CREATE TABLE sides (
-    id TEXT, side TEXT, digest BLOB, number INTEGER, excerpt TEXT, path BLOB, value TEXT,  -- value is null once it was joined
+    id TEXT, side TEXT, digest BLOB, number INTEGER, excerpt TEXT, path BLOB, place INTEGER,
+    value TEXT,  -- null once it was joined
     PRIMARY KEY (id, side)
 ) WITHOUT ROWID
 """
@@ -66,11 +67,11 @@ class Joiner:
     def alone(self) -> Iterator[Raw]:
         """What nobody answered, and answers to nothing, in the order of the file."""
         rows = self._database.execute(
-            "SELECT side, number, excerpt, path FROM sides WHERE value IS NOT NULL ORDER BY number"
+            "SELECT id, side, number, excerpt, path, place FROM sides WHERE value IS NOT NULL ORDER BY number"
         )
-        for side, number, excerpt, path in rows:
+        for id, side, number, excerpt, path, place in rows:
             reason = f"this {side} has no {_other(side)} with its id: import the files of both together"
-            yield failing(number, excerpt, Bad(reason), Path(os.fsdecode(path)))
+            yield failing(number, excerpt, Bad(reason), Lone(Path(os.fsdecode(path)), place, _mark(side, id)))
 
     def _one(self, columns: str, id: str, side: Side) -> tuple[Any, ...] | None:
         query = f"SELECT {columns} FROM sides WHERE id = ? AND side = ?"  # noqa: S608  # the columns are ours
@@ -79,8 +80,12 @@ class Joiner:
 
     def _keep(self, id: str, side: Side, digest: bytes, document: Document, value: str | None) -> None:
         excerpt = document.excerpt.encode(errors="replace").decode()
-        row = (id, side, digest, document.number, excerpt, os.fsencode(document.path or ""), value)
-        self._database.execute("INSERT INTO sides VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        row = (id, side, digest, document.number, excerpt, os.fsencode(document.path), document.place, value)
+        self._database.execute("INSERT INTO sides VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _mark(side: Side, id: str) -> str:
+    return sha256(f"{side}:{id}".encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def _other(side: Side) -> Side:
