@@ -87,7 +87,8 @@ def last_intake(store: ObjectStore, model: str) -> tuple[SourceIntake, ...]:
     Raises `BadInput` for one that a newer Requant wrote.
     """
     keys = [key for key in store.list(f"intake/{model}/") if key.count("/") == 3]
-    return tuple(parse_last(store.get(key), where=key) for key in keys if key.endswith("/last.json"))
+    found = (parse_last(store.get(key), where=key) for key in keys if key.endswith("/last.json"))
+    return tuple(sorted(found, key=lambda done: done.source))
 
 
 def parse_last(data: bytes, *, where: str) -> SourceIntake:
