@@ -156,12 +156,27 @@ def traffic_import(
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; records that are wrong are set aside with the reason."""
-    from flows import intake, printing
+    from flows import imports, printing
 
     with printing.progress(quiet=as_json) as show:
         show(f"reading {path}", 0.0)
-        taken = intake.take_in(path, model, format, first_at)
+        taken = imports.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
+
+
+@traffic_app.command("pull")
+def traffic_pull(model: Model, as_json: Json = False) -> None:
+    """Read what is new in the sources that the model's spec names, as every scheduled run does first."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.intake import intake
+        from flows.orchestration import call
+
+        taken = call(intake, model)
+    printing.emit(taken, as_json, printing.pulled)
+    if any(one.error for one in taken):
+        raise typer.Exit(2)
 
 
 @traffic_app.command("simulate")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
+from tasks.models.sources import SourceSpec, distinct
 from tasks.models.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
 
@@ -192,6 +193,8 @@ class ModelSpec(_Strict):
     drift: DriftSpec = DriftSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
+    # Read by every scheduled run, each file once: docs/traffic.md.
+    sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
     approval: Literal["auto", "manual"] = "auto"
     # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
     cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
@@ -246,6 +249,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return f"{path} is unknown; allowed here: {allowed}"
     if error["type"] == "missing":
         return f"{path} is missing"
+    if error["type"] == "value_error" and not isinstance(error["input"], str):
+        return f"{path}: {error['ctx']['error']}"  # the whole entry would bury the sentence
     return f"{path} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
