@@ -224,18 +224,35 @@ def test_nobody_else_reads_the_workspace_and_logs_hold_no_secret(up: Up) -> None
         assert not {one for one in (secret.key, token, secret.value.hex()) if one in path.read_text()}
 
 
-def test_an_order_names_who_authenticated_and_a_run_by_hand_nobody(up: Up) -> None:
-    from flows.deployments import trigger
-    from flows.runtime import using
-    from tasks.promotion import journal
+def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path: Path) -> None:
+    """A forged note, a note of another run, and a parameter of that name prove nothing."""
+    from prefect.client.orchestration import get_client
 
-    until(lambda: journal.read("digits"))
-    with using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic):
-        trigger("rollback", {"model": "digits", "reason": "ordered"}, actor="Ada")
-        trigger("rollback", {"model": "digits", "reason": "by hand"})
-        given = {"model": "digits", "reason": "as somebody else", "actor": "Eve"}
-        with pytest.raises(Exception, match=r"409|actor|Prefect did not start"):
-            trigger("rollback", given)
+    from flows.deployments import trigger
+    from flows.orders import signed_order
+    from flows.runtime import using
+    from tasks.models.catalog import register
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import Kind
+
+    register(spec(tmp_path, "{slug: seldom, interval: 86400}"))  # nobody else is to hold the window
+    asked = {"model": "digits", "recipe": "int8-max"}
+    with using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic), get_client(sync_client=True) as client:
+        trigger("requantize", {**asked, "reason": "hers"}, actor="Ada", key="one")
+        until(lambda: intended(journal.read("digits"), Kind.INTENDED, "hers"))
+        copied = signed_order("Ada", "requantize", "one", {**asked, "reason": "hers"})
+        deployment = client.read_deployment_by_name("requantize/requantize")
+        for parameters in ({**asked, "reason": "copied"}, {**asked, "reason": "named", "actor": "Eve"}):
+            client.create_flow_run_from_deployment(deployment.id, parameters=parameters, context=copied)
+        until(lambda: intended(journal.read("digits"), Kind.INTENDED, "copied"))
+    actors = {one.reason: one.actor for one in journal.read("digits") if one.kind is Kind.INTENDED}
+    assert actors["hers"] == "Ada"
+    assert actors["copied"] == "prefect"
+    assert "Eve" not in {one.actor for one in journal.read("digits")}
+
+
+def intended(entries: Any, kind: Any, reason: str) -> Any:
+    return [one for one in entries if one.kind is kind and one.reason == reason]
 
 
 def test_a_second_one_in_the_same_workspace_is_refused(up: Up) -> None:
