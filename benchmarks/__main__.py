@@ -30,6 +30,7 @@ NAMES = (
     "poisoning",
     "scale",
     "detection",
+    "first-step",
     "commands",
 )
 WIDTH = 180

@@ -1,9 +1,10 @@
-"""One real Prefect server: the configured one, the workspace's running one, or one started for this command."""
+"""Which Prefect server runs are shown on: the configured one, the workspace's running one, or none."""
 
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import httpx
 
@@ -12,28 +13,59 @@ from infra.errors import Unavailable
 from infra.settings import Settings
 from infra.supervision import listening_socket
 
+_in_use: ContextVar[str | None] = ContextVar("in_use", default=None)
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str | None]:
+    """Flows inside the block report to the server that is there; without one they run in this process alone.
+
+    Raises `Unavailable` when the configured server does not answer.
+    """
+    (settings.root / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns where it cannot
+    with _where_known(settings) as address:
+        token = _in_use.set(address)
+        try:
+            yield address
+        finally:
+            _in_use.reset(token)
+
 
 @contextmanager
 def orchestrator(settings: Settings) -> Iterator[str]:
-    """The API address of a server that answers; flows inside the block report to it.
+    """As `served`, with a server started for the block where none is there: its runs are kept for later.
 
-    Raises `Unavailable` when the configured server does not answer or none can be started.
+    Raises `Unavailable` also when none can be started.
     """
-    if settings.prefect_api_url:
-        if not healthy(settings.prefect_api_url):
-            raise Unavailable(
-                f"Prefect does not answer at {settings.prefect_api_url}: start it, or correct REQUANT_PREFECT_API_URL"
-            )
-        with using(settings.prefect_api_url):
-            yield settings.prefect_api_url
-        return
-    running = running_server(settings)
-    if running is not None:
-        with using(running, settings.secret().basic):
-            yield running
-        return
+    with _where_known(settings) as known:
+        if known is not None:
+            yield known
+            return
     with server(settings, services=False) as address, using(address, settings.secret().basic):
         yield address
+
+
+@contextmanager
+def _where_known(settings: Settings) -> Iterator[str | None]:
+    """Use the configured server, or the one that the workspace runs; None where there is neither."""
+    configured = settings.prefect_api_url
+    if configured and not healthy(configured):
+        raise Unavailable(f"Prefect does not answer at {configured}: start it, or correct REQUANT_PREFECT_API_URL")
+    if configured:
+        with using(configured):
+            yield configured
+        return
+    running = running_server(settings)
+    if running is None:
+        yield None
+        return
+    with using(running, settings.secret().basic):
+        yield running
+
+
+def address_in_use() -> str | None:
+    """The server that this process's flows report to; None outside of `served`, or without one."""
+    return _in_use.get()
 
 
 @contextmanager
@@ -51,7 +83,8 @@ def server_environment(opened: socket.socket, *, services: bool) -> dict[str, st
     """Return what Prefect's server reads of its environment, when it will listen on this socket."""
     own = {"PREFECT_API_URL": f"{address_of(opened)}/api", "PREFECT_UI_API_URL": "/api"}
     without = {"PREFECT__SERVER_WEBSERVER_ONLY": "1", "PREFECT_SERVER_UI_ENABLED": "false"}
-    return own | {"PREFECT_LOGGING_LEVEL": "WARNING"} | ({} if services else without)
+    logs = {"PREFECT_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
+    return own | logs | ({} if services else without)
 
 
 @contextmanager
@@ -96,5 +129,5 @@ def healthy(address: str) -> bool:
     """Whether a Prefect API answers there."""
     try:
         return httpx.get(f"{address}/health", timeout=5).is_success
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False

@@ -95,7 +95,8 @@ def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     mark, log = served_mark(settings), log_of(settings, "schedules")
     mark.unlink(missing_ok=True)
     deadline = time.monotonic() + START_TIMEOUT_S
-    with running(("-m", "flows.serving"), log, environment={"PREFECT_LOGGING_LEVEL": "INFO"}) as process:
+    levels = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+    with running(("-m", "flows.serving"), log, environment=levels) as process:
         while not mark.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Unavailable(f"the schedules are not served (exit {process.returncode}): see {log}")

@@ -1,4 +1,4 @@
-"""Prefect tasks of drift: look at one window through each lens, decide, and write the report."""
+"""The steps of drift: look at one window through each lens, decide, and write the report."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,9 +9,6 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from infra.canonical import Json, sha256
 from infra.engines.released import load_released
@@ -55,6 +52,7 @@ from tasks.records import (
     SampleRef,
     ThinWindow,
 )
+from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet, read_window
 
 PER_MILLE = 1000
@@ -64,7 +62,7 @@ EXAMPLES = 8
 """Requests that scored worst, for the report."""
 
 
-@task(name="weights-lens", cache_policy=NO_CACHE)
+@step("weights-lens")
 def look_at_weights(champion: ReleaseRef) -> LensReading:
     """The registered full-precision graph beside the one that the champion was built from."""
     model = open_model(champion.model)
@@ -77,7 +75,7 @@ def look_at_weights(champion: ReleaseRef) -> LensReading:
         return weights_lens(None, model.source)
 
 
-@task(name="input-lens", cache_policy=NO_CACHE)
+@step("input-lens")
 def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
     """The window beside what the champion was calibrated on, or beside the same hours of the weeks before."""
     model, requests = open_model(window.model), _requests(window.key)
@@ -107,7 +105,7 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
     return replace(reading, findings=findings, evidence=key, reference=named)
 
 
-@task(name="range-lens", cache_policy=NO_CACHE)
+@step("range-lens")
 def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str] = ()) -> LensReading:
     """Live activations, observed off the serving path, against the deployed scales.
 
@@ -141,7 +139,7 @@ def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str]
     return replace(reading, evidence=key, reference=_calibration(champion))
 
 
-@task(name="fidelity-lens", cache_policy=NO_CACHE)
+@step("fidelity-lens")
 def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[LensReading]:
     """The champion's engine against full precision on the window; with a safety head, its decisions too."""
     model, requests = open_model(window.model), _requests(window.key)
@@ -208,7 +206,7 @@ def _judge_safety(
     return replace(reading, evidence=key)
 
 
-@task(name="control", cache_policy=NO_CACHE)
+@step("control")
 def look_at_control(window: SampleRef, champion: ReleaseRef) -> LensReading:
     """Full precision on labelled live requests, or on golden cases of the window's domains and languages."""
     model, requests = open_model(window.model), _requests(window.key)
@@ -238,7 +236,7 @@ def _judge_labelled(
     return replace(control_lens(scores, metric=metric, floor=floor, evidence=evidence, rules=rules), evidence=key)
 
 
-@task(name="decide", cache_policy=NO_CACHE)
+@step("decide")
 def decide_window(
     window: SampleRef, champion: ReleaseRef, readings: Sequence[LensReading], past: Sequence[PastDecision]
 ) -> Decision:
@@ -249,7 +247,7 @@ def decide_window(
     return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
 
 
-@task(name="drift-report", cache_policy=NO_CACHE)
+@step("drift-report")
 def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()) -> str:
     """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
 
@@ -274,7 +272,7 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
             "decision": decision.action.value,
             "attribution": decision.attribution,
             "window": window.digest,
-            **({"flow_run": str(flow_run.id)} if flow_run.id else {}),
+            **({"flow_run": run} if (run := flow_run_id()) else {}),
             **{f"lens.{one.lens}": one.health.value for one in decision.readings},
         },
         artifacts=pages,

@@ -1,9 +1,12 @@
 """Registered models: full-precision graph, tokenizer, golden set and calibration pool, opened to be run.
 
-Where they lie is in `registration.py`; beside them models/NAME/traffic.parquet is the corpus that simulations replay,
-where the spec names one; no part of the digest.
+Where they lie is in `registration.py`; beside them, and no part of the digest:
+
+models/NAME/traffic.parquet  the corpus that simulations replay, where the spec names one
+models/NAME/folder.json      where the spec lay, at which relative folders of its sources begin
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,7 +22,6 @@ from infra.settings import settings
 from infra.sources import fetch
 from tasks.models.agreement import token_agreement
 from tasks.models.corpus import guardrail_cases, read_corpus
-from tasks.models.export import export
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.answers import SUITES
@@ -28,10 +30,10 @@ from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.registration import current_digest, current_spec, file_key, read_file, read_spec, use_digest
 from tasks.models.schedule import require_schedulable
+from tasks.models.sources import require_folders
 from tasks.models.spec import ModelSpec, Task, load_spec
 from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
-from tasks.models.vision.encoder import embed_texts
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
@@ -147,11 +149,13 @@ def register(spec_path: Path) -> RegisteredModel:
     """
     spec = load_spec(spec_path)
     require_schedulable(spec.schedule, where=str(spec_path))
+    base = spec_path.resolve().parent
+    require_folders(spec.sources, base)
     store = settings().store()
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     _check(spec, files)
-    replay = _replay(spec, spec_path.resolve().parent)
+    replay = _replay(spec, base)
     for name, data in files.items():
         try:
             store.create(file_key(spec.name, digest, name), data)
@@ -161,6 +165,7 @@ def register(spec_path: Path) -> RegisteredModel:
         store.delete(_replay_key(spec.name))
     else:
         store.put(_replay_key(spec.name), replay)
+    store.put(_folder_key(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode())
     use_digest(spec.name, digest)
     return open_model(spec.name)
 
@@ -168,6 +173,14 @@ def register(spec_path: Path) -> RegisteredModel:
 def open_model(name: str) -> RegisteredModel:
     """The model in use under a name; raises `NotFound` naming the known ones."""
     return open_exactly(name, current_digest(name))
+
+
+def spec_folder(name: str) -> Path:
+    """Where the spec of a model lay when it was registered; `/` when that was before folders were kept."""
+    try:
+        return Path(json.loads(settings().store().get(_folder_key(name)))["folder"])
+    except NotFound:
+        return Path("/")
 
 
 def source_of(name: str, digest: str) -> str:
@@ -203,10 +216,16 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
         files["safety_head"] = _read(base / spec.golden.safety_head, "golden.safety_head")
     if spec.input.tokenizer:
         files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
+    from tasks.models.export import export  # torch takes a second to load, and only this needs it
+
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     return files
+
+
+def _folder_key(model: str) -> str:
+    return f"models/{model}/folder.json"
 
 
 def _replay_key(model: str) -> str:
@@ -228,6 +247,8 @@ def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     shown = [(one.payload, one.label) for one in pool if one.label is not None]
     if spec.golden.prompt is not None:
+        from tasks.models.vision.encoder import embed_texts  # torch, as above
+
         names = tuple(sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label}))
         if not names:
             raise BadInput("golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some")

@@ -46,7 +46,7 @@ class Entry:
     number: int  # the fence
     time: datetime  # UTC, of the writer's clock
     kind: Kind
-    actor: str  # a person's name, "maintenance", "mlflow"
+    actor: str  # a person's name, "schedule", "mlflow"
     reason: str  # one sentence
     version: str | None  # of the registry
     release: str | None  # digest of the release bundle

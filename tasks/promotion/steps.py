@@ -1,4 +1,4 @@
-"""Prefect tasks of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
+"""The steps of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
 
 import json
 import logging
@@ -7,10 +7,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound, Refused, RequantError
@@ -25,6 +21,7 @@ from tasks.promotion.decisions import decision_details, nothing_left, past_decis
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
 from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
+from tasks.step import flow_run_id, step
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
@@ -39,7 +36,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-@task(name="read-champion", cache_policy=NO_CACHE)
+@step("read-champion")
 def read_champion(model: str) -> ReleaseRef | None:
     """Who serves, by the ledger."""
     return champion_of(model)
@@ -77,7 +74,7 @@ def settled(model: str, window: str, source: str, champion: ReleaseRef) -> Decis
     return recorded(entry) if nothing_left(entry, entries, champion=champion.version, acted=acted) else None
 
 
-@task(name="record-decision", cache_policy=NO_CACHE)
+@step("record-decision")
 def record_decision(
     model: str,
     decision: Decision,
@@ -100,7 +97,7 @@ def record_decision(
     return journal.commit(model, decide) is not None
 
 
-@task(name="claim-window", cache_policy=NO_CACHE)
+@step("claim-window")
 def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
     """Write the intent before acting; False when another live run already acts on this window.
 
@@ -119,14 +116,14 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
     return journal.commit(model, decide) is not None
 
 
-@task(name="finish-window", cache_policy=NO_CACHE)
+@step("finish-window")
 def finish(model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False) -> None:
     """Close the intent, whatever came of it; after a failure the next run may try again."""
     details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
     journal.commit(model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details))
 
 
-@task(name="release-candidate", cache_policy=NO_CACHE)
+@step("release-candidate")
 def release_candidate(
     candidate: CandidateRef,
     engines: Sequence[EngineRef],
@@ -193,13 +190,13 @@ def release_candidate(
     return ReleaseRef(candidate.model, version, release.digest)
 
 
-@task(name="promote", cache_policy=NO_CACHE)
+@step("promote")
 def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Make a release champion, if the champion it was judged against still reigns; raises `Refused` otherwise."""
     _promote(release, base, actor, reason)
 
 
-@task(name="request-approval", cache_policy=NO_CACHE)
+@step("request-approval")
 def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Let a passing candidate wait for a person, as `challenger`."""
     entry = body(
@@ -214,7 +211,7 @@ def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: 
     _show(release.model)
 
 
-@task(name="record-refusal", cache_policy=NO_CACHE)
+@step("record-refusal")
 def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> None:
     """Note which gates refused a candidate."""
     details: dict[str, Json] = {"gates": list(gates)}
@@ -225,7 +222,7 @@ def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence
     _label(release.model)
 
 
-@task(name="request-retraining", cache_policy=NO_CACHE)
+@step("request-retraining")
 def request_retraining(model: str, window: SampleRef, source: str, decision: Decision, actor: str) -> bool:
     """Ask for a new model, with the evidence; once per decision about a window and the weights."""
 
@@ -242,7 +239,7 @@ def request_retraining(model: str, window: SampleRef, source: str, decision: Dec
     return journal.commit(model, decide) is not None
 
 
-@task(name="answer-approval", cache_policy=NO_CACHE)
+@step("answer-approval")
 def answer_approval(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
     """A person's yes or no to a waiting candidate; answering the same twice acts once.
 
@@ -268,7 +265,7 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
     _show(model)
 
 
-@task(name="roll-back", cache_policy=NO_CACHE)
+@step("roll-back")
 def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef:
     """Make an earlier champion serve again; its bytes and signature are verified first."""
     chosen: list[Entry] = []
@@ -294,7 +291,7 @@ def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef
     return reference
 
 
-@task(name="reconcile", cache_policy=NO_CACHE)
+@step("reconcile")
 def reconcile_model(model: str) -> Reconciliation:
     """Compare the registry's alias with the ledger, record what an operator did, and bring both in step."""
     found: list[Reconciliation] = []
@@ -401,7 +398,7 @@ def _passed(facts: Mapping[str, Json]) -> bool:
 
 def _origin_tags(window: str) -> dict[str, str]:
     """Which run made a version, and for which traffic; nothing outside of a flow."""
-    origin = {"flow_run": str(flow_run.id or ""), "window": window}
+    origin = {"flow_run": flow_run_id() or "", "window": window}
     return {name: value for name, value in origin.items() if value}
 
 

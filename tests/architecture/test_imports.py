@@ -70,8 +70,10 @@ def test_vendors_are_named_only_in_infra(source: Path) -> None:
         assert not set(imported(source)) & VENDORS
 
 
-def test_prefect_is_imported_only_by_flows_steps_and_whoever_asks_what_it_can_schedule(source: Path) -> None:
-    asks = source.name == "steps.py" or name_of(source) == "tasks/models/schedule.py"
+def test_prefect_is_imported_only_by_flows_what_makes_a_step_and_whoever_asks_what_it_can_schedule(
+    source: Path,
+) -> None:
+    asks = name_of(source) in ("tasks/step.py", "tasks/models/schedule.py")
     if source.relative_to(ROOT).parts[0] != "flows" and not asks:
         assert "prefect" not in set(imported(source))
 
