@@ -1,23 +1,41 @@
-"""The `requant` command. Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage.
+"""The `requant` command. Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage, 130 interrupted.
 
 Nothing heavy is imported before a command runs: the workspace must be chosen before Prefect reads its settings.
 """
 
 import json
 import os
+import shlex
 import sys
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from infra.errors import RequantError
+from infra.errors import NotFound, RequantError
+from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import settings, use_cluster, use_workspace
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; SIGTERM is answered alike, being the same wish."""
+
+
+def _model_names(incomplete: str) -> list[str]:
+    """For the shell's completion: never an error, and nothing where the workspace cannot be read."""
+    from tasks.models.registration import model_names
+
+    try:
+        names = model_names(settings().store())
+    except RequantError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Keeps quantized models right on today's traffic.",
 )
 model_app = typer.Typer(no_args_is_help=True, help="Register models and list them.")
@@ -25,7 +43,15 @@ traffic_app = typer.Typer(no_args_is_help=True, help="Bring live traffic in.")
 app.add_typer(model_app, name="model")
 app.add_typer(traffic_app, name="traffic")
 
-Model = Annotated[str, typer.Argument(help="Name of a registered model, such as minilm.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="Name of a registered model, such as minilm.", autocompletion=_model_names),
+]
+AnyModel = Annotated[
+    str | None,
+    typer.Argument(help="Name of a registered model; left out, all.", autocompletion=_model_names),
+]
+OfModel = Annotated[str, typer.Option("--model", help="The model that served it.", autocompletion=_model_names)]
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
 Search = Literal["first", "full"]
 TrafficFormat = Literal["requant-parquet", "jsonl", "kserve", "triton", "openai-chat", "mlflow-traces"]
@@ -35,15 +61,26 @@ Cluster = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"requant {installed('requant')}")
+        raise typer.Exit
+
+
 @app.callback()
 def choose_workspace(
     workspace: Annotated[
         Path | None, typer.Option(help="Folder that holds everything the embedded default stores [.requant].")
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Point this run, and what it starts, at a workspace."""
-    # A failure is told in one sentence; Prefect would print its traceback beside it.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # A failure is told in one sentence; Prefect would print its traceback beside it. Its server
+    # gets everything all the same.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     use_workspace(workspace)
 
 
@@ -52,10 +89,13 @@ def demo(as_json: Json = False) -> None:
     """Run the whole loop on two real models, in seven scenes, in a workspace of its own."""
     from flows import demo, printing
 
-    use_workspace(settings().root / "demo")
+    root = settings().root / "demo"
+    use_workspace(root)
     with printing.progress(quiet=as_json) as say:
         story = demo.run(say)
     printing.emit(story, as_json, printing.story)
+    if not as_json:
+        printing.say(f"see it all: {_command('--workspace', _as_typed(root), 'up')}")
     if not story.as_described:
         raise typer.Exit(1)
 
@@ -70,6 +110,8 @@ def init(as_json: Json = False) -> None:
     chosen.registry().ping()
     places = {"workspace": str(chosen.root), "store": chosen.store_address, "mlflow": chosen.mlflow_uri}
     printing.emit(places, as_json, printing.fields)
+    if not as_json:
+        printing.say(f"next: {_command(*_given_workspace(), 'model', 'add')} SPEC.yaml")
 
 
 @model_app.command("add")
@@ -91,6 +133,8 @@ def model_add(
         "golden cases": len(added.golden.cases),
     }
     printing.emit(facts, as_json, printing.fields)
+    if not as_json:
+        printing.say(_after_adding(added.name))
 
 
 @model_app.command("list")
@@ -104,7 +148,7 @@ def model_list(as_json: Json = False) -> None:
 @traffic_app.command("import")
 def traffic_import(
     path: Annotated[str, typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server.")],
-    model: Annotated[str, typer.Option(help="The model that served it.")],
+    model: OfModel,
     format: Annotated[TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")] = None,
     first_at: Annotated[
         str | None, typer.Option(help="When the first record was taken, where the format knows no date.")
@@ -114,7 +158,9 @@ def traffic_import(
     """Redact and store traffic; records that are wrong are set aside with the reason."""
     from flows import imports, printing
 
-    taken = imports.take_in(path, model, format, first_at)
+    with printing.progress(quiet=as_json) as show:
+        show(f"reading {path}", 0.0)
+        taken = imports.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
 
 
@@ -125,8 +171,9 @@ def traffic_pull(model: Model, as_json: Json = False) -> None:
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.intake import intake
+        from flows.orchestration import call
 
-        taken = intake(model)
+        taken = call(intake, model)
     printing.emit(taken, as_json, printing.pulled)
     if any(one.error for one in taken):
         raise typer.Exit(2)
@@ -145,13 +192,15 @@ def traffic_simulate(
     """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
     from flows import printing, simulation
 
-    made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    with printing.progress(quiet=as_json) as show:
+        show(f"replaying {scenario}", 0.0)
+        made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
     printing.emit(made, as_json, printing.fields)
 
 
 @traffic_app.command("forget")
 def traffic_forget(
-    model: Annotated[str, typer.Option(help="The model that served it.")],
+    model: OfModel,
     tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
     request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
     reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
@@ -171,8 +220,9 @@ def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> No
     use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
         from flows.maintenance import maintenance
+        from flows.orchestration import call
 
-        outcome = maintenance(model, actor=settings().actor)
+        outcome = call(maintenance, model)
     printing.emit(outcome, as_json, printing.outcome)
     if outcome.refused:
         raise typer.Exit(1)
@@ -198,9 +248,11 @@ def requantize(
 
     use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
         from flows.requantize import requantize
 
-        outcome = requantize(
+        outcome = call(
+            requantize,
             model,
             recipe=recipe,
             reason=reason,
@@ -227,18 +279,21 @@ def evaluate(
 ) -> None:
     """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
     from flows import printing
-    from flows.evaluate import evaluate
 
-    found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+    with printing.progress(quiet=as_json) as show:
+        show(f"running {suite} on {model} and on full precision", 0.0)
+        from flows.evaluate import evaluate
+
+        found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
     printing.emit(found, as_json, printing.evaluation)
 
 
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """Every recipe, and which targets can express it."""
-    from flows import printing, views
+    from flows import printing, recipe_table
 
-    printing.emit(views.recipes(), as_json, printing.recipes)
+    printing.emit(recipe_table.recipes(), as_json, printing.recipes)
 
 
 @app.command()
@@ -274,30 +329,32 @@ def rollback(
     from flows import printing
 
     with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
         from flows.rollback import rollback
 
-        release = rollback(model, reason=reason, to=to)
+        release = call(rollback, model, reason=reason, to=to)
     printing.emit(release, as_json, printing.fields)
 
 
 @app.command()
 def reconcile(
-    model: Annotated[str | None, typer.Argument(help="Name of a registered model; left out, all.")] = None,
+    model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
     """Follow what operators did in MLflow when it is verified; undo and report it when it is not."""
     from flows import printing
 
     with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
         from flows.reconcile import reconcile
 
-        found = reconcile(model)
+        found = call(reconcile, model)
     printing.emit(found, as_json, printing.reconciliations)
 
 
 @app.command()
 def status(
-    model: Annotated[str | None, typer.Argument(help="Name of a registered model; left out, all.")] = None,
+    model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
     """Who serves, what was decided last, what waits."""
@@ -363,6 +420,46 @@ def up(as_json: Json = False) -> None:
 
 
 @app.command()
+def link(
+    person: Annotated[str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
+    from flows import printing
+    from flows.services import CONSOLE, running_address
+    from flows.up import link
+
+    console = running_address(settings(), CONSOLE)
+    if console is None:
+        raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
+    printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="The work pool; made if it is not there.")] = "requant",
+    describe: Annotated[bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
+    from flows import printing
+    from flows.runtime import prefect_environment, using
+
+    if describe:
+        from flows.deploy import described
+
+        print(described(pool), end="")
+        return
+    reached = prefect_environment(settings())
+    if not reached:
+        raise NotFound("no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`")
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        from flows.deploy import deploy
+
+        printing.emit(deploy(reached["PREFECT_API_URL"], pool), as_json, printing.deployed)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check versions, stores, registry, device and disk, and say how to mend each."""
     from flows import doctor, printing
@@ -378,22 +475,64 @@ def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool)
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.approval import approval
+        from flows.orchestration import call
 
-        approval(model, version, approve, reason)
+        call(approval, model, version, approve, reason)
     word = "promoted" if approve else "rejected"
     printing.emit({"model": model, "version": version, "answer": word}, as_json, printing.fields)
+
+
+def _command(*words: str) -> str:
+    """As a person would type it."""
+    return shlex.join(["requant", *words])
+
+
+def _given_workspace() -> list[str]:
+    """The option that led to this workspace, for the command that comes next."""
+    if "--workspace" not in sys.argv:
+        return []
+    return ["--workspace", _as_typed(settings().root)]
+
+
+def _as_typed(folder: Path) -> str:
+    """Below the current folder without its path, as a person would give it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def _after_adding(model: str) -> str:
+    ours = _given_workspace()
+    imports = _command(*ours, "traffic", "import", "PATH", "--model", model)
+    simulates = _command(*ours, "traffic", "simulate", model, "--scenario", "FILE")
+    return f"next: {imports}, or {simulates}; then {_command(*ours, 'maintain', model)}"
 
 
 def main() -> None:
     """Run the command; an error is one sentence on standard error, and its exit code."""
     try:
+        raise_when_asked()
         app()
+    except Interrupted as exc:
+        ignore_from_now_on()
+        where = f" {exc}" if str(exc) else ""
+        print(f"requant: interrupted{where}; {_how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except RequantError as exc:
         document: dict[str, Any] = {"error": str(exc), "kind": type(exc).__name__}
         if "--json" in sys.argv:
             print(json.dumps(document))
         print(f"requant: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    """What is safe to type next: an answer that was given may not be meant twice."""
+    words, again = set(arguments), _command(*arguments)
+    if words & {"rollback", "approve", "reject"}:
+        return f"see whether it was done with `{_command(*_given_workspace(), 'history')} MODEL`"
+    if words & {"maintain", "requantize", "reconcile"}:
+        return f"nothing is lost: run `{again}` again to go on"
+    return f"run `{again}` again"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from infra.stores.port import ObjectStore
 from tasks import erasure
 from tasks.drift.report import remove_snapshot
 from tasks.erasure import Act
-from tasks.models.catalog import open_model
+from tasks.models.registration import current_digest
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.traffic import write_traffic
@@ -69,7 +69,7 @@ def forget(
     """
     if (tenant is None) == (request is None):
         raise BadInput("give exactly one of --tenant and --request: what is to be forgotten?")
-    open_model(model)
+    current_digest(model)
     store, who = settings().store(), actor or settings().actor
     act = erasure.new_act("tenant", tenant) if tenant is not None else erasure.new_act("request", str(request))
     store.put(_note(model, act), erasure.dump_act(act))

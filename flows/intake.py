@@ -4,10 +4,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prefect import flow, task
-from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
-
+from flows.orchestration import call, leave_table, orchestrated
 from flows.progress import Progress
 from infra.errors import BadInput, RequantError
 from infra.exclusive import alone_at
@@ -15,6 +12,7 @@ from infra.settings import settings
 from infra.stores.browsing import open_bucket
 from tasks.models.catalog import open_model, spec_folder
 from tasks.models.sources import SourceSpec
+from tasks.step import step
 from tasks.traffic import Format
 from tasks.traffic.sources import (
     Folder,
@@ -28,7 +26,7 @@ from tasks.traffic.sources import (
 )
 
 
-@flow(name="intake", flow_run_name="take-in-{model}")
+@orchestrated("intake", "take-in-{model}")
 def intake(model: str) -> tuple[SourceIntake, ...]:
     """Read what is new in every source of a model; again, or twice at once, stores nothing twice.
 
@@ -49,7 +47,7 @@ def intake(model: str) -> tuple[SourceIntake, ...]:
         progress.step(f"reading what is new in {source.slug}", number / len(sources))
         taken.append(take_source(model, source.slug))
         progress.step(_sentence(taken[-1]), (number + 1) / len(sources))
-    create_table_artifact(key=f"intake-{model}", table=[_row(one) for one in taken], description="Sources of traffic")
+    leave_table(f"intake-{model}", [_row(one) for one in taken], "Sources of traffic")
     return tuple(taken)
 
 
@@ -59,12 +57,12 @@ def take_in_new(model: str, progress: Progress) -> None:
         return
     progress.step("taking in what is new in the sources", 0.05)
     try:
-        intake(model)
+        call(intake, model)
     except RequantError as error:  # the next step tells, if the store is still away
         progress.step(f"sources could not be read: {error}", 0.05)
 
 
-@task(name="take-source", cache_policy=NO_CACHE)
+@step("take-source")
 def take_source(model: str, source: str) -> SourceIntake:
     """Read what is new in one source, and keep what was done for people to see."""
     spec = next(one for one in open_model(model).spec.sources if one.slug == source)

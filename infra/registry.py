@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import socket
 import sqlite3
 import tempfile
@@ -26,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, link_version, log_data, log_judged
 from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.flavour import log_onnx
 
@@ -40,6 +42,7 @@ _BAD_INPUT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _TAKEN = {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
 _BATCH = 100  # parameters or tags that MLflow takes in one request
 _TRACES = 100  # in one page; each may hold a long conversation
+NO_CARD = Card()
 _PATIENCE = 5.0  # seconds to wait for a server's first sign of life
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _LIMITS = {  # MLflow's own defaults retry a dead server for minutes
@@ -106,6 +109,7 @@ class Registry:
         metrics: Mapping[str, float],
         params: Mapping[str, str],
         artifacts: Mapping[str, bytes],
+        card: Card = NO_CARD,
     ) -> str:
         """Log a run with the graph in the ONNX flavour and register it; the same release gives the same version.
 
@@ -116,13 +120,26 @@ class Registry:
             return known
         with tempfile.TemporaryDirectory() as folder, self._client(f"register {model}") as client:
             with self._run(client, model, run_name, {**tags, _RELEASE: release}) as run_id:
-                _log(client, run_id, params, metrics, artifacts)
-                model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder))
+                _log(client, run_id, params, {}, artifacts)
+                log_data(client, run_id, card)
+                model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder), card.kind)
+                log_judged(client, run_id, model_id, metrics, card)
             with _unless_taken():
                 client.create_registered_model(model)
+            describe_model(client, model, card)
             source = self._source(client, model_id)
             named = {**tags, _RELEASE: release}
-            return str(client.create_model_version(model, source, run_id, tags=named, model_id=model_id).version)
+            made = client.create_model_version(
+                model, source, run_id, tags=named, model_id=model_id, description=card.about_version or None
+            )
+            link_version(client, model_id, model, str(made.version))
+            return str(made.version)
+
+    def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version, keeping its others; raises `NotFound`, `Unavailable`."""
+        with self._client(f"tag version {version} of {model}") as client:
+            for name, value in tags.items():
+                client.set_model_version_tag(_checked(model), version, name, value)
 
     def aliases(self, model: str) -> dict[str, str]:
         """Alias to version; empty for a model that has no version yet."""
@@ -180,6 +197,26 @@ class Registry:
             if not any(item.path == path and not item.is_dir for item in client.list_artifacts(run_id, parent or None)):
                 raise NotFound(f"The run {run_id} has no artifact {path}: see the run's page for what it has.")
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def try_files(self) -> str:
+        """Write a small file where runs keep theirs, read it back, delete it, and return the place.
+
+        The database may answer while the files behind it cannot be reached. Raises `Unavailable`.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        name = f"probe-{secrets.token_hex(8)}"
+        with tempfile.TemporaryDirectory() as folder, self._client("write a file") as client:
+            root = self._artifact_root or client.search_experiments(max_results=1)[0].artifact_location
+            place = f"{root.rstrip('/')}/requant-doctor"
+            files = get_artifact_repository(place, tracking_uri=self._tracking_uri)
+            (Path(folder) / name).write_text(name)
+            files.log_artifact(str(Path(folder) / name))
+            read = Path(files.download_artifacts(name, str(Path(folder)))).read_text()
+            files.delete_artifacts(name)
+        if read != name:
+            raise Unavailable(f"The files of {_shown(self._tracking_uri)} at {root} come back otherwise than written.")
+        return str(root)
 
     def traces(self, experiment: str) -> Iterator[str]:
         """Every trace of an experiment as JSON (`Trace.to_json`), oldest first, a page in memory at a time.
@@ -282,8 +319,9 @@ class Registry:
         if found is None:
             location = f"{self._artifact_root.rstrip('/')}/{model}" if self._artifact_root else None
             with _unless_taken():
-                client.create_experiment(model, artifact_location=location)
+                client.create_experiment(model, artifact_location=location, tags=EXPERIMENT_TAGS)
             found = client.get_experiment_by_name(model)
+        describe_experiment(client, found.experiment_id, found.tags)
         return str(found.experiment_id)
 
     @contextlib.contextmanager

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Tensor = NDArray[np.float32]
 Payload = str | Tensor
 """What a request carries: a text, or one float32 tensor without the batch dimension."""
+UNKNOWN = "unknown"
+"""The domain and the language of a request that names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class GateResult:
     direction: str  # "at least" or "at most"; "reported" of a figure that nothing judges
     count: int  # cases judged
     reason: str  # one sentence with the figures
+    measured: float | None = None  # of a ratio of costs: the candidate's own side, in bytes
 
     @property
     def reported(self) -> bool:

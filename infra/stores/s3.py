@@ -17,7 +17,6 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
 )
-from pyarrow.fs import FileSystem, S3FileSystem, SubTreeFileSystem
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores.browsing import Listed
@@ -25,6 +24,7 @@ from infra.stores.keys import checked, checked_prefix
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from pyarrow.fs import FileSystem
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
@@ -154,6 +154,8 @@ class S3Store:
 
     def filesystem(self) -> FileSystem:
         """The bucket for Arrow's readers, with this session's credentials; see `infra.stores.filesystem`."""
+        from pyarrow.fs import S3FileSystem, SubTreeFileSystem
+
         found = self._session.get_credentials()
         keys = found.get_frozen_credentials() if found else None
         options: dict[str, object] = {"anonymous": True}

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from croniter import croniter
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
 from tasks.models.sources import SourceSpec, distinct
-from tasks.models.traits import METRICS, TRAITS, Metric, Task
+from tasks.models.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
 
 class _Strict(BaseModel):
@@ -63,6 +62,17 @@ class QualityBudget(_Strict):
             raise ValueError("give exactly one of at_least and at_most")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        best = OF_ITSELF.get(self.metric, 0.0)
+        low, high = self.at_least, self.at_most
+        if (low is not None and low > best) or (high is not None and high < best):
+            bound = f"at_most {high:g}" if low is None else f"at_least {low:g}"
+            raise ValueError(
+                f"no candidate can keep {self.metric} {bound}: full precision beside itself scores {best:g}"
+            )
+        return self
+
 
 class Budgets(_Strict):
     """What a candidate may cost, relative to full precision, and how good it must stay."""
@@ -82,18 +92,24 @@ class ControlSpec(_Strict):
     at_least: float = Field(ge=0, le=1)
 
 
-def _cron(value: str) -> str:
-    if not croniter.is_valid(value):
-        raise ValueError("not a cron expression of five fields, such as '0 3 * * *'")
-    return value
-
-
 class ScheduleSpec(_Strict):
-    """When maintenance runs."""
+    """When maintenance runs; registration asks Prefect whether it can be kept."""
 
     slug: str = Field(pattern=r"^[a-z0-9-]+$")
-    cron: Annotated[str, AfterValidator(_cron)]
-    timezone: str = "UTC"
+    cron: str | None = Field(default=None, min_length=1)  # five fields, such as 0 3 * * *
+    interval: int | None = Field(default=None, ge=1)  # seconds from one run to the next
+    timezone: str = "UTC"  # of the IANA database, such as Europe/Berlin
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.cron is None) == (self.interval is None):
+            raise ValueError("give exactly one of cron and interval")
+        return self
+
+    def __str__(self) -> str:
+        """Return the rule for people."""
+        rule = f"every {self.interval} s" if self.cron is None else repr(self.cron)
+        return f"{rule} in {self.timezone}"
 
 
 class WindowSpec(_Strict):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.models.groups import ALL
 from tasks.models.spec import Budgets
 from tasks.records import GateResult, Interval, Verdict
 from tasks.validation.gates import AT_MOST
-from tasks.validation.groups import ALL
 from tasks.validation.intervals import median_interval
 from tasks.validation.latency import PairedLatency
 
@@ -86,7 +86,8 @@ def _pair_gate(metric: str, pair: Pair | None, budget: float) -> GateResult:
     ratio = pair.candidate / pair.reference
     verdict = Verdict.PASSED if ratio <= budget else Verdict.FAILED
     reason = f"{ratio:.3g} ({pair.candidate:,.0f} of {pair.reference:,.0f} bytes)"
-    return _gate(metric, verdict, Interval(ratio, ratio, ratio), budget, 1, reason)
+    gate = _gate(metric, verdict, Interval(ratio, ratio, ratio), budget, 1, reason)
+    return replace(gate, measured=pair.candidate)
 
 
 def _unmeasured(metric: str, budget: float) -> GateResult:

@@ -84,6 +84,18 @@ def test_a_cluster_that_is_no_address_is_refused_by_its_field() -> None:
             {"budgets": {**GOOD["budgets"], "quality": [{"metric": "flips", "at_most": 0.1, "at_least": 0.1}]}},
             "give exactly one of at_least and at_most",
         ),
+        (
+            {"budgets": {**GOOD["budgets"], "quality": [{"metric": "flips", "at_most": -0.1}]}},
+            "no candidate can keep flips at_most -0.1: full precision beside itself scores 0",
+        ),
+        (
+            {"budgets": {**GOOD["budgets"], "quality": [{"metric": "cosine", "at_least": 1.2}]}},
+            "no candidate can keep cosine at_least 1.2: full precision beside itself scores 1",
+        ),
+        (
+            {"budgets": {**GOOD["budgets"], "quality": [{"metric": "flips", "at_least": 0.2}]}},
+            "no candidate can keep flips at_least 0.2",
+        ),
     ],
 )
 def test_a_wrong_field_is_named_by_its_path_with_what_was_found_and_what_is_allowed(
