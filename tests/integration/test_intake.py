@@ -81,6 +81,9 @@ def log_trace(settings: Settings, number: int) -> None:
     import mlflow
 
     mlflow.set_tracking_uri(settings.mlflow_uri)
+    if mlflow.get_experiment_by_name("cameras-online") is None:  # by itself it would write into this folder
+        place = (settings.root / "traces").as_uri()
+        mlflow.create_experiment("cameras-online", artifact_location=place)
     mlflow.set_experiment("cameras-online")
 
     @mlflow.trace
