@@ -28,7 +28,7 @@ from tasks.traffic.sources import (
 
 @orchestrated("intake", "take-in-{model}")
 def intake(model: str) -> tuple[SourceIntake, ...]:
-    """Read what is new in every source of a model; running it again, or twice at once, stores nothing twice.
+    """Read what is new in every source of a model; again, or twice at once, stores nothing twice.
 
     A source that fails is told and stops no other. Raises `BadInput` when the spec names no source.
 
@@ -58,7 +58,7 @@ def take_in_new(model: str, progress: Progress) -> None:
     progress.step("taking in what is new in the sources", 0.05)
     try:
         call(intake, model)
-    except RequantError as error:  # the object store is told of by the next step, if it is still away
+    except RequantError as error:  # the next step tells, if the store is still away
         progress.step(f"sources could not be read: {error}", 0.05)
 
 
@@ -70,7 +70,7 @@ def take_source(model: str, source: str) -> SourceIntake:
     with alone_at(scratch.with_suffix(".lock")):
         try:
             done = _take(model, spec, scratch)
-        except Exception as error:  # whatever is wrong with one source, the others and maintenance go on
+        except Exception as error:  # the other sources and maintenance go on
             done = _failed(model, spec, error)
         write_last(settings().store(), model, done)
     return done

@@ -31,7 +31,9 @@ sources:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, prefect_address: str) -> Iterator[tuple[Settings, Path]]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[str, str]
+) -> Iterator[tuple[Settings, Path]]:
     """The digits with three sources, none of which is there yet; and the folder of its spec."""
     from flows.runtime import using
     from tasks.models.catalog import register
@@ -46,9 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, prefect_address: str) -> It
     before = dict(os.environ)
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ.update({**keys, "REQUANT_S3_ENDPOINT_URL": f"http://{host}:{port}"})
-    os.environ["REQUANT_PREFECT_API_URL"] = prefect_address
     try:
-        with using(prefect_address):
+        with using(*prefect_server):
             for settings in pointed_at(folder / "workspace"):
                 register(spec)
                 yield settings, folder / "digits"
@@ -81,6 +82,9 @@ def log_trace(settings: Settings, number: int) -> None:
     import mlflow
 
     mlflow.set_tracking_uri(settings.mlflow_uri)
+    if mlflow.get_experiment_by_name("cameras-online") is None:  # by itself it would write into this folder
+        place = (settings.root / "traces").as_uri()
+        mlflow.create_experiment("cameras-online", artifact_location=place)
     mlflow.set_experiment("cameras-online")
 
     @mlflow.trace
@@ -192,7 +196,8 @@ from infra.settings import use_workspace
 use_workspace(None)
 tasks.traffic.intake.BUFFER_ROWS = 20
 from flows.intake import intake
-intake("digits")
+from flows.orchestration import call
+call(intake, "digits")
 """
 
 

@@ -1,4 +1,4 @@
-"""Sources of live traffic that a schedule reads: folders, S3 prefixes and MLflow experiments, each file once."""
+"""Sources of live traffic that a schedule reads: folders, S3 prefixes and MLflow experiments."""
 
 from tasks.traffic.sources.files import Reading, take_files
 from tasks.traffic.sources.last import Problem, SourceIntake, last_intake, write_last

@@ -1,4 +1,4 @@
-"""The new files of a source into the object store: each version once, and one bad file stops no other."""
+"""The new files of a source into the object store: each once, and a bad one stops no other."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def choose(files: Iterable[SourceFile], records: Records, settle: float, now: da
 
 
 def take_files(store: ObjectStore, place: Place, reading: Reading, now: datetime) -> SourceIntake:
-    """Read what is new and record it; what was taken before an error is stored, and told beside the error."""
+    """Read what is new and record it; what was taken before an error is stored and told."""
     intake = _Intake(store, place, reading, now)
     try:
         intake.run()
@@ -216,7 +216,7 @@ class _Intake:
             joint.broke_off(error)
 
     def _alone(self, raw: Raw, lone: Lone, joint: _Joint) -> Taken | None:
-        """Known where an earlier reading had joined it; None while it waits; a reject when it has waited too long."""
+        """Known when an earlier reading joined it; None while it waits; set aside after that."""
         outcome = joint.opened[lone.path]
         since = outcome.earlier.lone.get(lone.mark)
         if since is None and lone.place <= outcome.earlier.documents:
@@ -314,7 +314,7 @@ class _Joint:
         _blame(outcome, Path(outcome.file.name), error)
 
     def judged(self) -> Sequence[_Outcome]:
-        """All files; where the reader gave up, the last alone: what waits in the others was not told yet."""
+        """All files; only the last where the reader gave up: what waits was not told yet."""
         return self._outcomes[max(self._asked - 1, 0) : self._asked] if self._gave_up else self._outcomes
 
 
@@ -323,7 +323,7 @@ def _told(source: Source, joint: _Joint) -> Source:
 
 
 def _blame(outcome: _Outcome, path: Path, error: Exception) -> None:
-    """Say why a file cannot be read, without its name; what may pass without a change of the file is tried again."""
+    """Say why a file cannot be read, without its name; what may pass is tried again."""
     if isinstance(error, (NotFound, FileNotFoundError)):
         outcome.gone = True
         return

@@ -59,7 +59,7 @@ class Folder:
         return str(self._root)
 
     def files(self) -> Iterator[SourceFile]:
-        """Every file that has content; raises `BadInput` when the folder is not there or cannot be listed."""
+        """Every file that has content; raises `BadInput` when the folder cannot be listed."""
         if not self._root.is_dir():
             raise BadInput(f"the folder {self._root} is not there: make it, or correct the path in the spec")
         try:
@@ -110,7 +110,7 @@ class Objects:
 
     @contextmanager
     def open(self, file: SourceFile) -> Iterator[Path]:
-        """A copy that only this account may read, gone afterwards; raises `NotFound`, `Unavailable`."""
+        """A private copy, gone afterwards; raises `NotFound`, `Unavailable`."""
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         suffix = PurePosixPath(file.name).suffix  # tells the format
         path = self._scratch / f"{sha256(file.name.encode()).hexdigest()[:32]}{suffix}"
@@ -123,7 +123,7 @@ class Objects:
 
 
 def is_finished(name: str) -> bool:
-    """Whether a name is that of a whole data file: none that is hidden, a marker or in the making."""
+    """Whether a name is that of whole data: not hidden, no marker, not in the making."""
     parts = PurePosixPath(name).parts
     return not any(part.startswith((".", "_")) for part in parts) and not name.endswith(UNFINISHED)
 

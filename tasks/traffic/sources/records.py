@@ -1,12 +1,12 @@
-"""What became of every file of a source, in the object store; names and contents of files are not kept.
+"""What became of every file of a source, in the object store, without its name and content.
 
 intake/MODEL/SOURCE/taken/FILE-VERSION.json     read to its end, and all of it stored
 intake/MODEL/SOURCE/failed/FILE-VERSION.json    cannot be read; tried again when it changes
-intake/MODEL/SOURCE/waiting/FILE-VERSION.json   read, but holds requests or responses without their other side
+intake/MODEL/SOURCE/waiting/FILE-VERSION.json   read, but holds requests without responses, or the reverse
 intake/MODEL/SOURCE/last.json                   what the last intake did
 
-FILE and VERSION are digests. A record is created after the requests are stored, so that an intake that was killed is
-gone on with by the next, which stores nothing twice.
+FILE and VERSION are digests. A record is created after the requests are stored: the next intake
+goes on with one that was killed, and stores nothing twice.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Records:
         self._drop_others(file, "waiting")
 
     def drop_waiting(self, present: Iterable[SourceFile]) -> int:
-        """Forget files that waited and are gone; gives how many, none where nothing is listed at all."""
+        """Forget files that waited and are gone; gives how many, 0 where nothing is listed."""
         there = {_file_digest(file, self._rules) for file in present}
         waiting = [stem for stem, states in self._states.items() if states == {"waiting"}]
         gone = [stem for stem in waiting if there and stem.partition("-")[0] not in there]

@@ -1,7 +1,8 @@
 """The new traces of an MLflow experiment into the object store.
 
-`intake/MODEL/SOURCE/traces-EXPERIMENT.json` says up to which time the experiment was read, and digests of the traces
-since OVERLAP before: a trace is logged when its request ends, so that later ones may have begun before.
+`intake/MODEL/SOURCE/traces-EXPERIMENT.json` says up to which time the experiment was read, and
+digests of the traces since OVERLAP before: a trace is logged when its request ends, so that later
+ones may have begun before.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Progress:
 
 
 def take_traces(store: ObjectStore, experiment: str, pages: Pages, reading: Reading, now: datetime) -> SourceIntake:
-    """Read what is new, a page at a time; what was taken before an error is stored, and told beside the error."""
+    """Read what is new by pages; what was taken before an error is stored and told."""
     key = f"intake/{reading.model}/{reading.source}/traces-{_digest(experiment)}.json"
     error, reader = None, _Reader(reading, now)
     try:
