@@ -1,8 +1,5 @@
 """Evidently's real UI over a workspace: projects with panels, whose queries its API answers with our figures."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from infra.settings import Settings
 from tasks.records import Action, Decision, Finding, Health, LensReading, Request, SampleRef
 
 pytestmark = pytest.mark.timeout(180)
@@ -22,29 +20,22 @@ WORDS = ("short", "a little longer", "quite a long text, with 3 digits")
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def ui(shared_workspace: Settings) -> Iterator[httpx.Client]:
     """The UI, started on an empty workspace, in which three windows of a model and one of another are stored."""
-    from flows.runtime import free_port
+    from flows.services import EVIDENTLY, started
+    from infra.supervision import listening_socket
 
-    folder, log = tmp_path_factory.mktemp("evidently") / "workspace", tmp_path_factory.mktemp("log") / "log"
-    folder.mkdir()
-    port = str(free_port())
-    command = ["-m", "evidently.cli", "ui", "--host", "127.0.0.1", "--port", port, "--workspace", str(folder)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, *command], stdout=out, stderr=out, env={**os.environ, "DO_NOT_TRACK": "1"}
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api") as client:
-            wait_for(lambda: client.get("/version").is_success)
-            for number, fidelity in enumerate(FIDELITIES):
-                store(folder, "tiny", number, fidelity)
-            store(folder, "other", 0, 0.9)
-            wait_for(lambda: {len(snapshots(client, project)) for project in projects(client).values()} == {1, 3})
-            yield client
-    finally:
-        process.terminate()
-        process.wait(15)
+    folder, key = shared_workspace.root / "evidently", {"Authorization": f"Bearer {shared_workspace.secret().key}"}
+    with (
+        started(shared_workspace, {EVIDENTLY: listening_socket(0, fixed=True)}) as (served,),
+        httpx.Client(base_url=f"{served.address}/api", headers=key) as client,
+    ):
+        assert projects(client) == {}
+        for number, fidelity in enumerate(FIDELITIES):
+            store(folder, "tiny", number, fidelity)
+        store(folder, "other", 0, 0.9)
+        wait_for(lambda: {len(snapshots(client, project)) for project in projects(client).values()} == {1, 3})
+        yield client
 
 
 def wait_for(ready: Any, seconds: float = 60) -> None:

@@ -1,11 +1,9 @@
 """A real Prometheus scrapes the console of a workspace that ran the loop, and answers every query that we ship."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +24,6 @@ RULES = FOLDER / "prometheus" / "requant.rules.yml"
 DASHBOARD = json.loads((FOLDER / "grafana" / "requant.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 VARIABLES = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
-TOKEN = "a token only for this test"
 WITHOUT_DATA = {"requant_schedule_overdue_seconds"}
 """No schedule is served here: the series is absent, and an alert says so."""
 
@@ -40,10 +37,10 @@ pytestmark = [
 
 
 @contextmanager
-def process(*command: str, log: Path, **environment: str) -> Iterator[None]:
+def process(*command: str, log: Path) -> Iterator[None]:
     """A process that is ended by its id."""
     with log.open("wb") as out:
-        started = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)
+        started = subprocess.Popen(command, stdout=out, stderr=out)
     try:
         yield
     finally:
@@ -92,26 +89,22 @@ def ran(loop: Settings) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def console(ran: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def console(ran: Settings) -> Iterator[str]:
     """HOST:PORT of a console over the workspace."""
-    from flows.runtime import free_port
+    from flows.services import CONSOLE, started
+    from infra.supervision import listening_socket
 
-    port, log = free_port(), tmp_path_factory.mktemp("console") / "log"
-    command = (sys.executable, "-m", "dashboards.console", "--port", str(port))
-    with process(*command, log=log, REQUANT_CONSOLE_TOKEN=TOKEN):
-        eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/health").is_success)
-        yield f"127.0.0.1:{port}"
+    with started(ran, {CONSOLE: listening_socket(0, fixed=True)}) as (served,):
+        yield served.address.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
-def prometheus(console: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def prometheus(ran: Settings, console: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A Prometheus with the configuration that we ship, but for the console's address and shorter intervals."""
-    from flows.runtime import free_port
-
     assert PROMETHEUS is not None
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copy(RULES, folder)
-    (folder / "console.token").write_text(f"{TOKEN}\n")
+    (folder / "console.key").write_text(f"{ran.secret().key}\n")
     configuration = (FOLDER / "prometheus" / "prometheus.yml").read_text()
     for shipped, here in {
         "127.0.0.1:8400": console,
@@ -121,7 +114,7 @@ def prometheus(console: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         assert shipped in configuration
         configuration = configuration.replace(shipped, here)
     (folder / "prometheus.yml").write_text(configuration)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{_free_port()}"
     command = (
         PROMETHEUS,
         f"--config.file={folder / 'prometheus.yml'}",
@@ -135,8 +128,9 @@ def prometheus(console: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield client
 
 
-def test_every_metric_is_written_by_the_loop_or_computed_for_the_scrape(console: str) -> None:
-    page = httpx.get(f"http://{console}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+def test_every_metric_is_written_by_the_loop_or_computed_for_the_scrape(ran: Settings, console: str) -> None:
+    key = {"Authorization": f"Bearer {ran.secret().key}"}
+    page = httpx.get(f"http://{console}/metrics", headers=key).text
     assert {sample.metric for sample in parse(page)} == set(METRICS) - WITHOUT_DATA
 
 
@@ -206,11 +200,18 @@ def test_the_configuration_that_we_ship_is_one(tmp_path: Path) -> None:
     assert PROMTOOL is not None
     for name in ("prometheus.yml", RULES.name):
         shutil.copy(FOLDER / "prometheus" / name, tmp_path)
-    (tmp_path / "console.token").write_text(TOKEN)
+    (tmp_path / "console.key").write_text("a key")
     done = subprocess.run(
         [PROMTOOL, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _free_port() -> int:
+    from infra.supervision import listening_socket, port_of
+
+    with listening_socket(0, fixed=True) as opened:
+        return port_of(opened)
 
 
 def _filled(query: str) -> str:
