@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import cast
 
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from infra.access.serve import Guarded
 from infra.settings import settings
+
+CHOICE = (
+    b"<script>localStorage.getItem('mlflow.workflowType_v1') || "
+    b"localStorage.setItem('mlflow.workflowType_v1', '\"machine_learning\"')</script>"
+)
+Next = Callable[[Request], Awaitable[Response]]
 
 
 def application() -> Guarded:
@@ -29,4 +38,17 @@ def application() -> Guarded:
     initialize_backend_stores(database, None, files)
     from mlflow.server.fastapi_app import app
 
+    app.middleware("http")(_on_models_first)
     return Guarded(cast(ASGIApp, app))
+
+
+async def _on_models_first(request: Request, call_next: Next) -> Response:
+    """Let the page open on models and runs: MLflow 3.17 asks every new browser whether it came for those or for agents.
+
+    The choice of a person who made one stays.
+    """
+    response = await call_next(request)
+    if request.method != "GET" or request.url.path != "/" or response.status_code != 200:
+        return response
+    body = b"".join([chunk async for chunk in cast(StreamingResponse, response).body_iterator])  # type: ignore[misc]
+    return Response(body.replace(b"<head>", b"<head>" + CHOICE, 1), media_type="text/html")
