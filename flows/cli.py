@@ -21,12 +21,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; SIGTERM is answered alike, being the same wish."""
 
 
-def _model_names(incomplete: str) -> list[str]:
-    """For the shell's completion: never an error, and nothing where the workspace cannot be read."""
+def _model_names(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: what begins so in the workspace at hand; nothing where that cannot be read."""
     from tasks.models.registration import model_names
 
     try:
-        names = model_names(settings().store())
+        names = model_names(use_workspace(context.find_root().params.get("workspace")).store())
     except RequantError:
         return []
     return [name for name in names if name.startswith(incomplete)]
@@ -472,7 +472,7 @@ def main() -> None:
     """Run the command; an error is one sentence on standard error, and its exit code."""
     try:
         raise_when_asked()
-        app()
+        app(prog_name="requant")
     except Interrupted as exc:
         ignore_from_now_on()
         where = f" {exc}" if str(exc) else ""
