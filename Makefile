@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check bench evidence up clean
+.PHONY: help setup demo test soak test-gpu check bench evidence up clean
 
 help:
 	@echo "make demo   install, then run the whole loop on two real models"
 	@echo "make test   install, then checks and tests"
+	@echo "make soak   every shipped example under every shipped scenario"
 	@echo "make test-gpu  what needs a CUDA device; says why where there is none"
 	@echo "make check  format, lint, types, import directions"
 	@echo "make bench  side-by-side measurements against peers"
@@ -36,6 +37,9 @@ check: setup
 
 test: check
 	sh tests/run.sh
+
+soak: setup
+	$(BIN)/python -m pytest tests/integration/test_scenarios.py -m 'soak or not soak'
 
 # On a host with packages of its own: `python3 -m pytest tests/gpu -ra -s` from this folder.
 test-gpu: setup

@@ -67,11 +67,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="fewer texts, peers and rounds: to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures with versions and CPU")
-    parser.add_argument("--base", metavar="REV", help="the commit that `commands` compares with [49ce40b]")
+    parser.add_argument("--base", metavar="REV", help="the commit that `commands` compares with")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")
+    if options.base and "commands" not in (options.names or NAMES):
+        parser.error("--base is for the benchmark commands: name it, too")
     return options
 
 

@@ -156,12 +156,27 @@ def traffic_import(
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; records that are wrong are set aside with the reason."""
-    from flows import intake, printing
+    from flows import imports, printing
 
     with printing.progress(quiet=as_json) as show:
         show(f"reading {path}", 0.0)
-        taken = intake.take_in(path, model, format, first_at)
+        taken = imports.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
+
+
+@traffic_app.command("pull")
+def traffic_pull(model: Model, as_json: Json = False) -> None:
+    """Read what is new in the sources that the model's spec names, as every scheduled run does first."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.intake import intake
+        from flows.orchestration import call
+
+        taken = call(intake, model)
+    printing.emit(taken, as_json, printing.pulled)
+    if any(one.error for one in taken):
+        raise typer.Exit(2)
 
 
 @traffic_app.command("simulate")
@@ -418,6 +433,30 @@ def link(
     if console is None:
         raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
     printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="The work pool; made if it is not there.")] = "requant",
+    describe: Annotated[bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
+    from flows import printing
+    from flows.runtime import prefect_environment, using
+
+    if describe:
+        from flows.deploy import described
+
+        print(described(pool), end="")
+        return
+    reached = prefect_environment(settings())
+    if not reached:
+        raise NotFound("no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`")
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        from flows.deploy import deploy
+
+        printing.emit(deploy(reached["PREFECT_API_URL"], pool), as_json, printing.deployed)
 
 
 @app.command()

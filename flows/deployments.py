@@ -18,6 +18,7 @@ from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
 from flows.approval import approval
+from flows.intake import intake
 from flows.maintenance import maintenance
 from flows.orders import signed_order
 from flows.reconcile import reconcile
@@ -30,7 +31,7 @@ from tasks.models.registration import current_spec, model_names
 from tasks.quantization.recipes import RECIPES
 
 RECONCILE_CRON = "*/5 * * * *"
-ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval)
+ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval, intake)
 TAG = "requant"
 _log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from flows.identity import acting
+from flows.intake import take_in_new
 from flows.measures import write_measures
 from flows.orchestration import call, leave_link, leave_table, orchestrated
 from flows.outcomes import Outcome, Status
@@ -30,6 +31,7 @@ def maintenance(model: str, until: datetime | None = None) -> Outcome:
     """
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
+    take_in_new(model, progress)
     champion = promotion.read_champion(model)
     weights = None if champion is None else drift.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)

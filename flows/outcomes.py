@@ -15,7 +15,7 @@ class Status(StrEnum):
     AWAITING_APPROVAL = "awaiting-approval"
     REFUSED = "refused"  # no candidate passed its gates
     RETRAINING_REQUESTED = "retraining-requested"
-    INCONCLUSIVE = "inconclusive"  # too little traffic to tell
+    INCONCLUSIVE = "inconclusive"  # too little traffic to tell, or nothing that could be judged here
     ALREADY_DONE = "already-done"  # another run decided, or acts on, the same window
 
 
@@ -41,6 +41,7 @@ class Outcome:
     rungs: tuple[Rung, ...] = ()
     decision: Decision | None = None
     report: str | None = None  # where the drift report lies
+    notes: tuple[str, ...] = ()  # what the verdicts do not cover
 
     @property
     def sentence(self) -> str:

@@ -60,6 +60,14 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
                 yield
 
 
+def deployed(done: Any) -> None:
+    """What a server has now, and the command that runs it."""
+    console.print(f"{len(done.deployments)} deployments in the pool {done.pool} of {done.server}")
+    for name in done.deployments:
+        console.print(f"  {escape(name)}")
+    console.print(f"next: {escape(done.worker)}   (on each worker's host, with the same REQUANT_ settings)")
+
+
 def addresses(listening: Any) -> None:
     """Where everything listens, once it does."""
     for line in listening.moved:
@@ -157,6 +165,23 @@ def intake(taken: Any) -> None:
         console.print(f"  they lie at {key}")
 
 
+def pulled(sources: Sequence[Any]) -> None:
+    """What became of the files of each source, and of the records in them."""
+    for one in sources:
+        console.print(f"[bold]{escape(one.source)}[/bold]  {escape(one.place)}")
+        if one.error:
+            console.print(f"  [red]failed[/red]: {escape(one.error)}")
+        known = f"{one.duplicates} known already; " if one.duplicates else ""
+        what = "traces" if one.place.startswith("mlflow:") else "files"
+        console.print(f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set aside")
+        for why, count in (*one.reasons.items(), *one.left.items()):
+            console.print(f"  {count} x {escape(why)}")
+        for problem in one.problems:
+            console.print(f"  {escape(problem.name)}: {escape(problem.reason)}")
+        for key in one.rejects:
+            console.print(f"  they lie at {key}")
+
+
 def forgotten(acts: Sequence[Any]) -> None:
     """What was removed, which releases had been calibrated with it, and what remains."""
     for act in acts:
@@ -193,6 +218,8 @@ def outcome(result: Any) -> None:
         console.print(_rungs(result.rungs))
     for remark in result.rungs[-1].remarks if result.rungs else ():
         console.print(f"note  {escape(remark)}")
+    for note in result.notes:
+        console.print(f"note  {escape(note)}")
     if result.report:
         console.print(f"report  {settings().store_address}/{result.report}")
 

@@ -24,6 +24,7 @@ from tasks.quantization.recipes import find_recipe
 from tasks.quantization.targets import require_expressible
 from tasks.records import Action, ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling import steps as sampling
+from tasks.validation import steps as validation
 from tasks.validation.report import to_markdown
 
 
@@ -100,6 +101,11 @@ def _build(
     started = time.perf_counter()
     registered = open_model(model)
     champion = promotion.read_champion(model)
+    progress.step("asking what can be judged", 0.01)
+    known = validation.examine(sample)
+    if known.obstacles:
+        return Outcome(model, Status.INCONCLUSIVE, known.obstacles[0], notes=(*known.obstacles[1:], *known.notes))
+    reason = known.noted(reason)
     progress.step("profiling the window's traffic", 0.02)
     frozen = profiles.freeze_traffic(sample)
     progress.step("composing the calibration set", 0.05)
@@ -130,7 +136,7 @@ def _build(
     _leave_artifact(model, rungs, taken, release)
     outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval)
     write_measures(model)
-    return outcome
+    return replace(outcome, notes=known.notes)
 
 
 def _conclude(

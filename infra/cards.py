@@ -22,6 +22,7 @@ EXPERIMENT_TAGS = {
 BATCH = 100
 """Metrics in one request."""
 _CONTEXT = "mlflow.data.context"
+_VERSIONS = "mlflow.modelVersions"
 _NOTE = "mlflow.note.content"
 
 
@@ -90,6 +91,12 @@ def log_judged(client: MlflowClient, run_id: str, model_id: str, metrics: Mappin
                 for name in batch
             ],
         )
+
+
+def link_version(client: MlflowClient, model_id: str, model: str, version: str) -> None:
+    """Let the logged model's page name the version: a server does that by itself, a database does not."""
+    if _VERSIONS not in client.get_logged_model(model_id).tags:
+        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps([{"name": model, "version": version}])})
 
 
 def describe_model(client: MlflowClient, model: str, card: Card) -> None:

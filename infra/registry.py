@@ -17,8 +17,9 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, log_data, log_judged
+from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, link_version, log_data, log_judged
 from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.flavour import log_onnx
 
@@ -49,6 +50,23 @@ _LIMITS = {  # MLflow's own defaults retry a dead server for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStamp:
+    """One trace of an experiment, without its spans."""
+
+    trace_id: str
+    began_ms: int  # since 1970
+    ended: bool  # False while the request is being answered
+
+
+@dataclass(frozen=True, slots=True)
+class TracePage:
+    """Some traces of an experiment."""
+
+    stamps: tuple[TraceStamp, ...]
+    documents: Callable[[Container[str]], Mapping[str, str]]  # of these ids: id -> the trace as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,7 @@ class Registry:
             made = client.create_model_version(
                 model, source, run_id, tags=named, model_id=model_id, description=card.about_version or None
             )
+            link_version(client, model_id, model, str(made.version))
             return str(made.version)
 
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
@@ -204,26 +223,59 @@ class Registry:
 
         Raises `NotFound` when there is no experiment of that name, `Unavailable`.
         """
+        for documents, _ in self._trace_pages(experiment, 0, lambda trace: str(trace.to_json())):
+            yield from documents
+
+    def trace_pages(self, experiment: str, since_ms: int) -> Iterator[TracePage]:
+        """The traces of an experiment that began at `since_ms` or later, oldest first, a page at a time.
+
+        Their spans stay on the server until they are asked for.
+        Raises `NotFound` when there is no experiment of that name, `Unavailable`.
+        """
+
+        def documents(token: str | None, wanted: Container[str]) -> Mapping[str, str]:
+            read = partial(_document, wanted)
+            page, _ = next(self._trace_pages(experiment, since_ms, read, token=token))
+            return dict(filter(None, page))
+
+        for stamps, token in self._trace_pages(experiment, since_ms, _stamp, spans=False):
+            yield TracePage(tuple(stamps), partial(documents, token))
+
+    def _trace_pages(
+        self,
+        experiment: str,
+        since_ms: int,
+        read: Callable[[Any], _T],
+        *,
+        spans: bool = True,
+        token: str | None = None,
+    ) -> Iterator[tuple[list[_T], str | None]]:
+        """What `read` makes of each trace of a page, and the token that the page was asked for with."""
+        place = self._experiment_id(experiment)
+        while True:
+            with self._client(f"read the traces of {experiment}") as client:
+                page = client.search_traces(
+                    locations=[place],
+                    filter_string=f"timestamp_ms >= {since_ms}" if since_ms else None,
+                    max_results=_TRACES,
+                    order_by=["timestamp_ms ASC"],
+                    page_token=token,
+                    include_spans=spans,
+                )
+                traces = [read(trace) for trace in page]
+            yield traces, token
+            token = page.token
+            if not token:
+                return
+
+    def _experiment_id(self, experiment: str) -> str:
         with self._client(f"find the experiment {experiment}") as client:
             found = client.get_experiment_by_name(experiment)
         if found is None:
             raise NotFound(
                 f"The registry {_shown(self._tracking_uri)} has no experiment {experiment!r}: check the name."
             )
-        token: str | None = None
-        while True:
-            with self._client(f"read the traces of {experiment}") as client:
-                page = client.search_traces(
-                    locations=[found.experiment_id],
-                    max_results=_TRACES,
-                    order_by=["timestamp_ms ASC"],
-                    page_token=token,
-                )
-                documents = [trace.to_json() for trace in page]
-            yield from documents
-            token = page.token
-            if not token:
-                return
+        return str(found.experiment_id)
 
     def _version_of(self, model: str, release: str) -> str | None:
         if not re.fullmatch(r"[A-Za-z0-9:._-]+", release):
@@ -294,6 +346,18 @@ def _open(tracking_uri: str, registry_uri: str | None) -> MlflowClient:
         client = MlflowClient(tracking_uri, registry_uri or tracking_uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _stamp(trace: Any) -> TraceStamp:
+    """Of MLflow's `Trace`."""
+    info = trace.info
+    return TraceStamp(info.trace_id, info.request_time, info.state.value != "IN_PROGRESS")
+
+
+def _document(wanted: Container[str], trace: Any) -> tuple[str, str] | None:
+    """Id and JSON of a trace that is wanted."""
+    name = str(trace.info.trace_id)
+    return (name, trace.to_json()) if name in wanted else None
 
 
 @contextlib.contextmanager

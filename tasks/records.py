@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Tensor = NDArray[np.float32]
 Payload = str | Tensor
 """What a request carries: a text, or one float32 tensor without the batch dimension."""
+UNKNOWN = "unknown"
+"""The domain and the language of a request that names none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def _text(name: str, folder: str, prose: Select, code: Select, foreign: Select, 
 
 def image_classifier() -> Kind:
     """Digits, calibrated at exposures 0.5 and 1."""
-    scans = _in(("scan", "exposure-1"))
+    scans = _in(("exposure-1",))
     home = shifts.scaled(0.5, 1.0)
 
     found = (

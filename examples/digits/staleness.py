@@ -90,7 +90,7 @@ def accuracy(network: ConvNet, images: torch.Tensor, digits: torch.Tensor) -> fl
 def main() -> None:
     """Print one line an exposure, then the domains on which full precision itself fails."""
     network = full_precision()
-    pool = load(HERE / "calibration.parquet", "scan").images
+    pool = load(HERE / "calibration.parquet", "exposure-1").images
     stale = quantized(observe(network, [pool * exposure for exposure in STALE_EXPOSURES]))
     print("exposure  FP32    stale   recalibrated")
     for exposure in EXPOSURES:

@@ -87,8 +87,11 @@ def arrays(chosen: list[Scan]) -> tuple[Array, npt.NDArray[np.int64]]:
 
 
 def corpus_rows(chosen: list[Scan]) -> list[CorpusRow]:
-    """Turn scans into rows at exposure 1."""
-    return [CorpusRow(scan.digest[:16], tensor_payload(scan.image), "scan", "none", str(scan.digit)) for scan in chosen]
+    """Turn scans into rows at exposure 1, of the domain that golden cases at it have."""
+    return [
+        CorpusRow(scan.digest[:16], tensor_payload(scan.image), "exposure-1", "none", str(scan.digit))
+        for scan in chosen
+    ]
 
 
 def golden_cases(chosen: list[Scan]) -> list[GoldenCase]:

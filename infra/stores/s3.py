@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 from urllib.parse import urlsplit
 
 from boto3.session import Session
@@ -19,6 +19,7 @@ from botocore.exceptions import (
 )
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.stores.browsing import Listed
 from infra.stores.keys import checked, checked_prefix
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _CREATE_ATTEMPTS = 5
+_PIECE = 1 << 20  # bytes of an object in memory at a time
 _FIRST_PAUSE = 0.05  # seconds; doubles after every attempt
 
 
@@ -118,6 +120,27 @@ class S3Store:
                     yield item["Key"][len(self._base) :]
         except (BotoCoreError, ClientError) as error:
             raise self._failure("list", prefix, error) from error
+
+    def browse(self) -> Iterator[Listed]:
+        """Every object with its size, time and ETag; raises `Unavailable`."""
+        pages = self._client.get_paginator("list_objects_v2")
+        try:
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._base):
+                for item in page.get("Contents", ()):
+                    key = item["Key"][len(self._base) :]
+                    yield Listed(key, item["Size"], item["LastModified"], item.get("ETag", ""))
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("list", "", error) from error
+
+    def copy(self, key: str, file: BinaryIO) -> None:
+        """Write the object's bytes into a file, a megabyte at a time; raises `NotFound`, `Unavailable`."""
+        name = self._name(key)
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
+            for piece in body.iter_chunks(_PIECE):
+                file.write(piece)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("read", key, error) from error
 
     def delete(self, key: str) -> None:
         """Remove; absent keys are fine; raises `Unavailable`."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.models.catalog import RegisteredModel
 from tasks.models.golden import positions, relevant_rows
+from tasks.models.groups import ALL, judged, reach
 from tasks.models.inputs import run_all, speech_inputs
 from tasks.models.language.answers import exact_match
 from tasks.models.scoring import accuracy, recall_at_k
@@ -38,17 +39,15 @@ def golden_correct(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     if model.spec.task in ASKED:
         return ASKED[model.spec.task](model, groups)
     known = USABLE[model.spec.task]
-    cases = [
-        (case.payload, case.label)
-        for case in model.golden.cases
-        if case.label is not None and known(model, case.label) and _is_served(case, groups)
-    ]
-    return correct(model, cases)
+    usable = [case for case in model.golden.cases if case.label is not None and known(model, case.label)]
+    return correct(model, [(case.payload, case.label or "") for case in _like_traffic(usable, groups)])
 
 
-def _is_served(case: GoldenCase, groups: Sequence[str]) -> bool:
-    spoken = case.language == NO_LANGUAGE or f"language={case.language}" in groups
-    return f"domain={case.domain}" in groups and spoken
+def _like_traffic(cases: Sequence[GoldenCase], groups: Sequence[str]) -> list[GoldenCase]:
+    """The cases of these groups; of every domain, or language, where traffic holds one that no case is of."""
+    narrowing = reach(groups, cases).narrowing
+    of_domains = frozenset(name for name in narrowing if name.startswith("domain="))
+    return [case for case in cases if judged(case, ALL, of_domains if case.language == NO_LANGUAGE else narrowing)]
 
 
 def _classified(model: RegisteredModel, labelled: Labelled) -> Scores:
@@ -75,13 +74,10 @@ def _transcribed(model: RegisteredModel, labelled: Labelled) -> Scores:
 
 def _answered(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     """Whether full precision answers golden questions exactly."""
-    cases = model.golden.cases
-    asked = [
-        place
-        for place in positions(cases, CaseKind.ANSWER).tolist()
-        if cases[place].label is not None and _is_served(cases[place], groups)
-    ]
-    return np.array([exact_match(cases[place].label or "", model.golden_answers[place]) for place in asked])
+    answers = {model.golden.cases[place].case_id: answer for place, answer in model.golden_answers.items()}
+    labelled = [one for one in model.golden.cases if one.kind is CaseKind.ANSWER and one.label is not None]
+    asked = _like_traffic(labelled, groups)
+    return np.array([exact_match(case.label or "", answers[case.case_id]) for case in asked])
 
 
 def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:
@@ -89,7 +85,8 @@ def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     cases, outputs = model.golden.cases, model.golden_reference
     passages = positions(cases, CaseKind.PASSAGE)
     queries = positions(cases, CaseKind.QUERY)
-    queries = queries[[_is_served(cases[place], groups) for place in queries]]
+    like = {case.case_id for case in _like_traffic([cases[place] for place in queries], groups)}
+    queries = queries[[cases[place].case_id in like for place in queries]]
     if not queries.size:
         return np.zeros(0)
     return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))

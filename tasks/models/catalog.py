@@ -1,9 +1,12 @@
 """Registered models: full-precision graph, tokenizer, golden set and calibration pool, opened to be run.
 
-Where they lie is in `registration.py`; beside them models/NAME/traffic.parquet is the corpus that simulations replay,
-where the spec names one; no part of the digest.
+Where they lie is in `registration.py`; beside them, and no part of the digest:
+
+models/NAME/traffic.parquet  the corpus that simulations replay, where the spec names one
+models/NAME/folder.json      where the spec lay, at which relative folders of its sources begin
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -27,6 +30,7 @@ from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.registration import current_digest, current_spec, file_key, read_file, read_spec, use_digest
 from tasks.models.schedule import require_schedulable
+from tasks.models.sources import require_folders
 from tasks.models.spec import ModelSpec, Task, load_spec
 from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
@@ -145,11 +149,13 @@ def register(spec_path: Path) -> RegisteredModel:
     """
     spec = load_spec(spec_path)
     require_schedulable(spec.schedule, where=str(spec_path))
+    base = spec_path.resolve().parent
+    require_folders(spec.sources, base)
     store = settings().store()
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     _check(spec, files)
-    replay = _replay(spec, spec_path.resolve().parent)
+    replay = _replay(spec, base)
     for name, data in files.items():
         try:
             store.create(file_key(spec.name, digest, name), data)
@@ -159,6 +165,7 @@ def register(spec_path: Path) -> RegisteredModel:
         store.delete(_replay_key(spec.name))
     else:
         store.put(_replay_key(spec.name), replay)
+    store.put(_folder_key(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode())
     use_digest(spec.name, digest)
     return open_model(spec.name)
 
@@ -166,6 +173,14 @@ def register(spec_path: Path) -> RegisteredModel:
 def open_model(name: str) -> RegisteredModel:
     """The model in use under a name; raises `NotFound` naming the known ones."""
     return open_exactly(name, current_digest(name))
+
+
+def spec_folder(name: str) -> Path:
+    """Where the spec of a model lay when it was registered; `/` when that was before folders were kept."""
+    try:
+        return Path(json.loads(settings().store().get(_folder_key(name)))["folder"])
+    except NotFound:
+        return Path("/")
 
 
 def source_of(name: str, digest: str) -> str:
@@ -207,6 +222,10 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     return files
+
+
+def _folder_key(model: str) -> str:
+    return f"models/{model}/folder.json"
 
 
 def _replay_key(model: str) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
-from tasks.models.traits import METRICS, TRAITS, Metric, Task
+from tasks.models.sources import SourceSpec, distinct
+from tasks.models.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
 
 class _Strict(BaseModel):
@@ -59,6 +60,17 @@ class QualityBudget(_Strict):
     def _one_bound(self) -> Self:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        best = OF_ITSELF.get(self.metric, 0.0)
+        low, high = self.at_least, self.at_most
+        if (low is not None and low > best) or (high is not None and high < best):
+            bound = f"at_most {high:g}" if low is None else f"at_least {low:g}"
+            raise ValueError(
+                f"no candidate can keep {self.metric} {bound}: full precision beside itself scores {best:g}"
+            )
         return self
 
 
@@ -181,6 +193,8 @@ class ModelSpec(_Strict):
     drift: DriftSpec = DriftSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
+    # Read by every scheduled run, each file once: docs/traffic.md.
+    sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
     approval: Literal["auto", "manual"] = "auto"
     # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
     cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
@@ -235,6 +249,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return f"{path} is unknown; allowed here: {allowed}"
     if error["type"] == "missing":
         return f"{path} is missing"
+    if error["type"] == "value_error" and not isinstance(error["input"], str):
+        return f"{path}: {error['ctx']['error']}"  # the whole entry would bury the sentence
     return f"{path} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 

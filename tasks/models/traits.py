@@ -34,6 +34,15 @@ Metric = Literal[
     "token-error-rate",
 ]
 
+OF_ITSELF: Mapping[str, float] = {
+    "cosine": 1.0,
+    "agreement": 1.0,
+    "perplexity-ratio": 1.0,
+    "cache-agreement": 1.0,
+    "cache-perplexity-ratio": 1.0,
+}
+"""What full precision scores beside itself; of every other golden metric, 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from infra.cards import Card, DataSet
 from tasks.models.catalog import RegisteredModel
 from tasks.models.spec import ModelSpec
-from tasks.promotion.ledger import Entry
 from tasks.records import CandidateRef, GateReport, Verdict
 
 SHORT = 12
@@ -89,11 +88,3 @@ def _verdict(report: GateReport) -> str:
         return f"{report.target}: passed, {sum(gate.binding for gate in report.gates)} gates"
     why = f"; {report.refusals[0].reason}" if report.refusals else ""
     return f"{report.target}: {report.verdict.value}{why}"
-
-
-def labels(entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
-    """Version -> the tags that tell what the ledger last said about it: the entry's number and its kind."""
-    newest = {entry.version: entry for entry in entries if entry.version is not None}
-    return {
-        version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value} for version, entry in newest.items()
-    }

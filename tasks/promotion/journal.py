@@ -7,8 +7,7 @@ from infra.canonical import Json
 from infra.chain import Chain
 from infra.errors import AlreadyExists, NotFound, Unavailable
 from infra.settings import settings
-from tasks.promotion.card import labels
-from tasks.promotion.ledger import Entry, aliases, champion, parse
+from tasks.promotion.ledger import Entry, aliases, champion, labels, parse
 
 RACES = 50
 Decide = Callable[[Sequence[Entry]], Mapping[str, Json] | None]

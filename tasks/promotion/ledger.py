@@ -242,6 +242,14 @@ def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
     return {alias: entry.version if entry else None for alias, entry in found.items()}
 
 
+def labels(entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
+    """Version -> the tags that tell what the ledger last said about it: the entry's number and its kind."""
+    newest = {entry.version: entry for entry in entries if entry.version is not None}
+    return {
+        version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value} for version, entry in newest.items()
+    }
+
+
 def may_promote(entries: Sequence[Entry], base: str | None) -> None:
     """Pass when the champion still is `base`, which the candidate's gates compared it against; None: no champion.
 

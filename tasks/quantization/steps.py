@@ -43,7 +43,7 @@ from tasks.quantization.sensitivity import Losses
 from tasks.quantization.submodules import submodules
 from tasks.quantization.switches import install
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
-from tasks.step import step
+from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet
 from tasks.traffic.weights import weights_of
 
@@ -251,7 +251,12 @@ def record_ladder(
         f"ladder on {window[:8]}",
         params={"window": window, "calibration": calibration.digest, "reason": reason[:500]},
         metrics={"rungs": len(rungs)},
-        tags={"kind": "ladder", "passed": promoted},
+        tags={
+            "kind": "ladder",
+            "passed": promoted,
+            "window": window,
+            **({"flow_run": run} if (run := flow_run_id()) else {}),
+        },
         artifacts=pictures,
     )
     for candidate, one in zip(candidates, rungs, strict=True):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from pydantic_core import PydanticCustomError
 
 from tasks.models.traits import TRAITS, Task
-from tasks.records import Payload, Request, Tensor
+from tasks.records import UNKNOWN, Payload, Request, Tensor
 from tasks.traffic.formats.raw import Bad
 
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
@@ -54,8 +54,8 @@ class _Record(BaseModel):
     request_id: _Name
     time: Annotated[datetime, BeforeValidator(_aware)]
     tenant: Annotated[_Name, _or("default")] = "default"
-    domain: Annotated[_Name, _or("unknown")] = "unknown"
-    language: Annotated[_Name, _or("unknown")] = "unknown"
+    domain: Annotated[_Name, _or(UNKNOWN)] = UNKNOWN
+    language: Annotated[_Name, _or(UNKNOWN)] = UNKNOWN
     latency_ms: FiniteFloat | None = None
     model_version: _Name | None = None
     decision: _Name | None = None

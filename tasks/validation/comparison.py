@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from infra.errors import BadInput
+from tasks.models.groups import ALL
 from tasks.records import GateResult, Interval, Verdict
 from tasks.validation.gates import AT_LEAST, MINIMUM_CASES, judge
 from tasks.validation.golden_metrics import CaseScores
-from tasks.validation.groups import ALL
 from tasks.validation.intervals import paired_interval
 
 METRIC = "versus-champion"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.models.groups import ALL
 from tasks.models.spec import Budgets
 from tasks.records import GateResult, Interval, Verdict
 from tasks.validation.gates import AT_MOST
-from tasks.validation.groups import ALL
 from tasks.validation.intervals import median_interval
 from tasks.validation.latency import PairedLatency
 

@@ -9,20 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.models.groups import group_names, judged
+from tasks.models.traits import OF_ITSELF
 from tasks.records import GoldenSet
 from tasks.validation.golden_metrics import CaseScores
-from tasks.validation.groups import group_names, judged
 from tasks.validation.harness import Score
 
 _BEFORE, _AFTER, _DROP = "-reference", "-candidate", "-drop"
-_SAME = {
-    "cosine": 1.0,
-    "agreement": 1.0,
-    "perplexity-ratio": 1.0,
-    "cache-agreement": 1.0,
-    "cache-perplexity-ratio": 1.0,
-}
-"""What full precision scores beside itself; of every other relation, 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ def _figures(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -
     for group in group_names(cases, frozenset()):
         chosen = np.array([judged(case, group, frozenset()) for case in cases], bool)
         after = _mean(name, found, chosen)
-        before = _mean(name, scores[metric], chosen) if paired else _SAME.get(name, 0.0)
+        before = _mean(name, scores[metric], chosen) if paired else OF_ITSELF.get(name, 0.0)
         shown = "perplexity" if name == "loss" else name
         yield Figure(shown, group, before, after, int(chosen.sum()))
 

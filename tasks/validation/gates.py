@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.models.groups import ALL, Reach, group_names, judged, reach
 from tasks.models.spec import Budgets, QualityBudget, Task
 from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
 from tasks.validation.golden_metrics import CaseScores, Outputs, evaluate
-from tasks.validation.groups import ALL, group_names, judged
 from tasks.validation.intervals import difference_interval, paired_interval, share_interval
 from tasks.validation.language_metrics import OF_CACHE, REPORTED, LanguageOutputs, evaluate_language
 
@@ -122,15 +122,12 @@ def quality_gates(
 
     `served` holds the groups found in traffic ("language=ja", "domain=code"); empty means everything. A group that is
     not served is reported with all its cases, and does not bind; "all" and served groups bind, and look only at
-    cases that are served in both language and domain. A served group without a golden case is inconclusive.
-    A budget that names a group replaces the metric's general budget there; a metric with no general budget is
-    judged only in the groups named.
+    cases that are served in both language and domain. A served group that the metric has no case of is told and does
+    not bind; "all" then holds the cases of every domain, or language. A budget that names a group replaces the metric's
+    general budget there, and binds with or without cases; a metric with no general budget is judged only in the groups
+    named.
     """
-    return tuple(
-        _quality_gate(bound, scores.get(bound.metric), cases, served)
-        for rule in budgets.quality
-        for bound in _bounds(rule, budgets.quality, _groups(scores.get(rule.metric), cases, served), served)
-    )
+    return tuple(gate for rule in budgets.quality for gate in _rule_gates(rule, scores, cases, budgets, served))
 
 
 def safety_gate(flips: int, count: int, budget: int) -> GateResult:
@@ -185,18 +182,33 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     return difference_interval(values) if differs else paired_interval(values)
 
 
-def _groups(scores: CaseScores | None, cases: Sequence[GoldenCase], served: frozenset[str]) -> list[str]:
-    """Groups of the cases that the metric applies to, and those of traffic: safety texts are no group of cosine."""
-    return group_names([] if scores is None else [cases[index] for index in scores.cases], served)
+def _rule_gates(
+    rule: QualityBudget,
+    scores: Mapping[str, CaseScores],
+    cases: Sequence[GoldenCase],
+    budgets: Budgets,
+    served: frozenset[str],
+) -> Iterator[GateResult]:
+    """The gates of one budget; groups are those of the metric's own cases: safety texts are no group of cosine."""
+    measured = scores.get(rule.metric)
+    own = [] if measured is None else [cases[index] for index in measured.cases]
+    reached = reach(served, own)
+    for bound in _bounds(rule, budgets.quality, group_names(own, served), served, reached):
+        if rule.group is None and bound.group in reached.lacking:
+            yield _result(bound, Verdict.INCONCLUSIVE, None, 0, "no golden case is of it: not judged by group")
+        else:
+            yield _quality_gate(bound, measured, cases, reached.narrowing)
 
 
 def _bounds(
-    rule: QualityBudget, rules: Sequence[QualityBudget], groups: Sequence[str], served: frozenset[str]
+    rule: QualityBudget, rules: Sequence[QualityBudget], groups: Sequence[str], served: frozenset[str], reached: Reach
 ) -> list[Bound]:
     """The rule spelled out for each group that it reaches."""
     named = {other.group for other in rules if other.metric == rule.metric}
-    reached = [rule.group] if rule.group else [group for group in groups if group not in named]
-    return [_bound(rule, group, binding=group == ALL or not served or group in served) for group in reached]
+    if rule.group:
+        return [_bound(rule, rule.group, binding=rule.group == ALL or not served or rule.group in served)]
+    unnamed = [group for group in groups if group not in named]
+    return [_bound(rule, group, binding=group == ALL or not served or group in reached.known) for group in unnamed]
 
 
 def _bound(rule: QualityBudget, group: str, *, binding: bool) -> Bound:
@@ -206,11 +218,11 @@ def _bound(rule: QualityBudget, group: str, *, binding: bool) -> Bound:
 
 
 def _quality_gate(
-    bound: Bound, scores: CaseScores | None, cases: Sequence[GoldenCase], served: frozenset[str]
+    bound: Bound, scores: CaseScores | None, cases: Sequence[GoldenCase], narrowing: frozenset[str]
 ) -> GateResult:
     if scores is None:
         return _result(bound, Verdict.INCONCLUSIVE, None, 0, "no golden case measures it: add such cases")
-    chosen = [judged(cases[index], bound.group, served if bound.binding else frozenset()) for index in scores.cases]
+    chosen = [judged(cases[index], bound.group, narrowing if bound.binding else frozenset()) for index in scores.cases]
     return _judged(bound, scores.values[np.array(chosen, bool)])
 
 

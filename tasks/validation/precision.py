@@ -13,10 +13,10 @@ from enum import StrEnum
 import onnx
 
 from infra.engines.port import UNKNOWN, Kernel
+from tasks.models.groups import ALL
 from tasks.observation.sites import Site
 from tasks.records import GateResult, Interval, Verdict
 from tasks.validation.gates import AT_LEAST
-from tasks.validation.groups import ALL
 
 METRIC = "layer-precision"
 _NAMED = 3

@@ -21,14 +21,17 @@ from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.spec import Task
 from tasks.models.speech.comparison import agreement
-from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
+from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, SampleRef, Verdict
 from tasks.step import step
+from tasks.traffic import from_parquet
+from tasks.validation import preconditions
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
 from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates, unexecuted
 from tasks.validation.golden_metrics import CaseScores, evaluate
 from tasks.validation.language_metrics import LanguageOutputs, evaluate_language
 from tasks.validation.latency import PairedLatency, paired_engines
 from tasks.validation.precision import asked_for, precision_gate
+from tasks.validation.preconditions import Preconditions
 from tasks.validation.report import from_json, is_settled, to_json
 from tasks.validation.shares import GoldenEngine, golden_outputs
 from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
@@ -36,6 +39,19 @@ from tasks.validation.vision_metrics import evaluate_vision
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
+RULES = 2
+"""Version of how gates bind: a verdict under others is not taken up."""
+
+
+@step("examine-preconditions")
+def examine(window: SampleRef) -> Preconditions:
+    """What is known before the first build: what no candidate for this window could pass here, and what is unjudged."""
+    model = open_model(window.model)
+    why_not_here: dict[str, str | None] = {
+        target: open_target(target).why_not_executable() for target in model.spec.targets
+    }
+    requests = from_parquet(settings().store().get(window.key), where=window.key)
+    return preconditions.examine(model.spec, model.golden, model.classes, window.groups, requests, why_not_here)
 
 
 @step("judge-engine")
@@ -81,6 +97,7 @@ def _verdict_key(candidate: CandidateRef, engine: EngineRef, plan: bytes, served
         "budgets": model.spec.budgets.model_dump(mode="json"),
         "served": sorted(served),
         "thorough": thorough,
+        "rules": RULES,
         "runtime": installed("onnxruntime"),
     }
     return f"verdicts/{candidate.model}/{sha256(canonical(basis))[:32]}.json"

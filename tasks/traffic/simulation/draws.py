@@ -39,10 +39,10 @@ def simulate(
     Raises `BadInput` for an empty corpus, weights that no row of it fits, and shifts of texts on tensors or the other
     way round.
     """
+    changes = changes_of(scenario, corpus, seed)
     source = _Source(corpus, scenario)
     length = scenario.days if days is None else days
     count = round(length * 24 * (scenario.rate if rate is None else rate))
-    changes = changes_of(scenario, corpus, seed)
     start = until - timedelta(days=length)
     for number in range(-(-count // BLOCK)):
         places = np.arange(number * BLOCK, (number + 1) * BLOCK)  # whole, so that a longer run begins alike
@@ -144,10 +144,10 @@ class _Source:
             for name, weight in wanted.items():
                 members = groups == name
                 if weight and not members.any():
-                    known = ", ".join(sorted(set(groups.tolist())))
+                    known = ", ".join(map(repr, sorted(set(groups.tolist()))))
                     raise BadInput(
                         f"{what} of the scenario {self.scenario.name} wants the {field} {name!r}, which the corpus has "
-                        f"not: it has {known}"
+                        f"not (it has {known}): choose a scenario that fits the model"
                     )
                 held = (weights * members).sum()
                 shares += members * (weight / held if held else 0)

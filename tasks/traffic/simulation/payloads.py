@@ -63,7 +63,10 @@ def changes_of(scenario: Scenario, corpus: Sequence[Request], seed: int) -> list
             of_text = isinstance(shift, (Jargon, LengthGrowth))
             if of_text is not bool(others):
                 held = "texts" if others else "tensors"
-                raise BadInput(f"the scenario {scenario.name} has the shift {shift.kind}, but the corpus holds {held}")
+                raise BadInput(
+                    f"the scenario {scenario.name} has the shift {shift.kind}, but the corpus holds {held}: "
+                    "choose a scenario that fits the model"
+                )
             words = (shift.words or _invented(shift.vocabulary, seed)) if isinstance(shift, Jargon) else ()
             changes.append(Change(shift, words, others))
     return changes

@@ -82,7 +82,7 @@ def test_full_precision_is_right_at_every_exposure(exposure: float) -> None:
 def test_stale_scales_cost_five_points_at_exposure_eight_and_new_ones_win_them_back() -> None:
     network = full_precision()
     golden = load(FOLDER / "golden.parquet", "exposure-8")
-    pool = load(FOLDER / "calibration.parquet", "scan").images
+    pool = load(FOLDER / "calibration.parquet", "exposure-1").images
     stale = quantized(observe(network, [pool * exposure for exposure in STALE_EXPOSURES]))
     fresh = quantized(observe(network, [pool * 8]))
     reference = accuracy(network, golden.images, golden.digits)

@@ -192,11 +192,38 @@ def test_traffic_that_names_only_languages_leaves_domains_free() -> None:
     assert found["all"].count == 20
 
 
-def test_traffic_in_a_group_without_golden_cases_is_never_a_pass() -> None:
+def test_traffic_in_a_group_without_golden_cases_is_told_and_binds_nothing_but_all() -> None:
     served = frozenset({"domain=docs", "language=en", "language=sv"})
     found = quality_gates({"cosine": scored([0.99] * 20)}, cases(), budgets(), served=served)
     swedish = by_group(found)["language=sv"]
-    assert (swedish.verdict, swedish.binding, swedish.count) == (INCONCLUSIVE, True, 0)
+    assert (swedish.verdict, swedish.binding, swedish.count) == (INCONCLUSIVE, False, 0)
+    assert "not judged by group" in swedish.reason
+    assert GateReport("t", found).verdict is PASSED
+
+
+@pytest.mark.parametrize("language", ["sv", "unknown"])
+def test_where_some_traffic_is_of_no_golden_language_all_is_the_cases_of_every_language(language: str) -> None:
+    golden = cases(("docs", "en"), ("docs", "ja"), ("code", "en"))
+    served = frozenset({"domain=docs", "language=en", f"language={language}"})
+    scores = {"cosine": scored([0.99] * 20 + [0.5] * 20 + [0.2] * 20)}
+    found = by_group(quality_gates(scores, golden, budgets(), served=served))
+    assert (found["all"].count, found["all"].verdict) == (40, FAILED)
+    assert (found["language=en"].count, found["language=en"].binding) == (20, True)
+
+
+def test_unknown_is_no_group_even_where_golden_cases_are_called_so() -> None:
+    golden = cases(("unknown", "en"), ("docs", "en"))
+    served = frozenset({"domain=unknown", "language=en"})
+    found = by_group(quality_gates({"cosine": scored([0.99] * 40)}, golden, budgets(), served=served))
+    assert found["all"].count == 40
+    assert not found["domain=unknown"].binding
+
+
+def test_a_group_that_the_spec_names_binds_with_or_without_cases() -> None:
+    swedish = QualityBudget(metric="cosine", group="language=sv", at_least=0.9)
+    served = frozenset({"domain=docs", "language=en", "language=sv"})
+    found = quality_gates({"cosine": scored([0.99] * 20)}, cases(), budgets(COSINE, swedish), served=served)
+    assert by_group(found)["language=sv"].binding
     assert GateReport("t", found).verdict is INCONCLUSIVE
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tasks.models.groups import group_names, judged, reach
 from tasks.records import GoldenCase
-from tasks.validation.groups import group_names, judged
 
 CASE = GoldenCase("1", "text", "docs", "en")
 
@@ -30,3 +30,10 @@ def test_a_case_counts_where_its_group_fits_and_both_its_dimensions_are_served(
     group: str, served: set[str], counts: bool
 ) -> None:
     assert judged(CASE, group, frozenset(served)) is counts
+
+
+def test_a_dimension_with_traffic_of_no_case_narrows_nothing() -> None:
+    found = reach({"domain=docs", "domain=legal", "language=en"}, [CASE])
+    assert found.known == {"domain=docs", "language=en"}
+    assert found.lacking == {"domain=legal"}
+    assert found.narrowing == {"language=en"}

@@ -1,0 +1,176 @@
+"""What is known before anything is built: what no candidate could pass here, and what cannot be judged by group.
+
+Full precision is judged beside itself, by the very gates that candidates face and without running it: what it cannot
+pass, for want of golden cases, no candidate will. That takes well under a second, and a ladder takes minutes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from infra.errors import BadInput
+from tasks.models.golden import positions
+from tasks.models.groups import reach
+from tasks.models.language.answers import METRICS
+from tasks.models.spec import Budgets, ModelSpec, Task
+from tasks.models.vision.classes import Classes
+from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict
+from tasks.validation.gates import metric_gates, safety_gate
+from tasks.validation.golden_metrics import CaseScores, evaluate
+from tasks.validation.language_metrics import OF_CACHE
+from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
+from tasks.validation.vision_metrics import evaluate_vision
+
+SHOWN = 3
+"""Groups that one sentence lists."""
+_SUITES: Mapping[str, CaseKind] = {
+    **{f"{name}-drop": kind for kind, (name, _) in METRICS.items()},
+    "f1-drop": CaseKind.ANSWER,
+    "code-drop": CaseKind.CODE,
+    "safety-flips": CaseKind.SAFETY,
+}
+"""Which golden cases of a language model each of these is measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """What is known of a window before the first build."""
+
+    obstacles: tuple[str, ...]  # each ends the run: no candidate could be promoted
+    notes: tuple[str, ...]  # what the verdicts will not cover
+
+    def noted(self, reason: str) -> str:
+        """A reason for the ledger, with what was not judged."""
+        return "; ".join((reason, *self.notes))
+
+
+def examine(
+    spec: ModelSpec,
+    golden: GoldenSet,
+    classes: Classes | None,
+    served: Sequence[str],
+    requests: Sequence[Request],
+    why_not_here: Mapping[str, str | None],
+) -> Preconditions:
+    """What stands in the way of every candidate, and what stays unjudged.
+
+    Args:
+        spec: With its budgets and targets.
+        golden: The cases that candidates will be judged on.
+        classes: Of an image encoder; None where there are none.
+        served: Groups that make up enough of the window; empty where nobody knows.
+        requests: The window's sample, which tells how much of it a group is.
+        why_not_here: Why a target's engines cannot run on this machine; None where they can.
+    """
+    gates = _gates_of_full_precision(spec, golden, classes, frozenset(served))
+    hopeless = gates if isinstance(gates, str) else _told(gates)
+    obstacles = [text for text in (_unrunnable(spec.name, why_not_here), hopeless) if text]
+    lacking = reach(served, golden.cases).lacking
+    return Preconditions(tuple(obstacles), (_unjudged(lacking, requests),) if lacking else ())
+
+
+def _gates_of_full_precision(
+    spec: ModelSpec, golden: GoldenSet, classes: Classes | None, served: frozenset[str]
+) -> tuple[GateResult, ...] | str:
+    """The binding gates that full precision itself does not pass, or why nothing can be scored."""
+    try:
+        scores = BESIDE_ITSELF[spec.task](golden, classes)
+    except BadInput as exc:
+        return f"the golden set of {spec.name} cannot be scored: {exc}"
+    gates = [*metric_gates(scores, golden, _of_any_candidate(spec.budgets), served=served)]
+    if golden.safety_weight is not None or "safety-flips" in scores:
+        count = scores["safety-flips"].values.size if "safety-flips" in scores else 0
+        gates.append(safety_gate(0, count, spec.budgets.safety_flips))
+    return tuple(gate for gate in gates if gate.binding and gate.verdict is not Verdict.PASSED)
+
+
+def _of_any_candidate(budgets: Budgets) -> Budgets:
+    """Without what only a candidate with a quantized cache is judged by."""
+    rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
+    return budgets.model_copy(update={"quality": rules})
+
+
+def _told(gates: Sequence[GateResult]) -> str | None:
+    if not gates:
+        return None
+    more = f" (and {len(gates) - 1} more)" if len(gates) > 1 else ""
+    return (
+        f"no candidate could be promoted, because full precision itself would not pass: {gates[0].reason}{more}; "
+        "add golden cases or loosen the budget, then run `requant model add` again"
+    )
+
+
+def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | None:
+    if any(reason is None for reason in why_not_here.values()):
+        return None
+    reasons = "; ".join(f"{target}: {reason}" for target, reason in why_not_here.items())
+    return (
+        f"no engine of {model} can be judged on this machine ({reasons}): run it where one can, "
+        "or add onnxruntime-cpu to the spec's targets"
+    )
+
+
+def _unjudged(lacking: Iterable[str], requests: Sequence[Request]) -> str:
+    """How much of the window belongs to groups that the golden set lacks."""
+    sizes = Counter(name for one in requests for name in (f"domain={one.domain}", f"language={one.language}"))
+    named = sorted(lacking, key=lambda name: (-sizes[name], name))
+    shares = [f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the window)" for name in named[:SHOWN]]
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    return f"could not be judged by group, for want of golden cases: {', '.join(shares)}{more}"
+
+
+def _group(name: str) -> str:
+    dimension, _, value = name.partition("=")
+    return f"requests without {dimension}" if value == UNKNOWN else name
+
+
+def _outputs(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
+    """Of embeddings, as wide as the safety head; any will do beside themselves."""
+    width = 2 if golden.safety_weight is None else golden.safety_weight.size
+    outputs = np.ones((len(golden.cases), width), np.float32)
+    return evaluate(Task.TEXT_EMBEDDING, golden, outputs, outputs)
+
+
+def _logits(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
+    """Of logits, one for each class that a label names."""
+    numbers = [int(case.label) for case in golden.cases if case.label and case.label.isdecimal()]
+    outputs = np.ones((len(golden.cases), max(numbers, default=1) + 1), np.float32)
+    return evaluate(Task.IMAGE_CLASSIFICATION, golden, outputs, outputs)
+
+
+def _embeddings(golden: GoldenSet, classes: Classes | None) -> Mapping[str, CaseScores]:
+    width = 2 if classes is None else classes.embeddings.shape[1]
+    outputs = np.ones((len(golden.cases), width), np.float32)
+    return evaluate_vision(golden, outputs, outputs, classes)
+
+
+def _transcripts(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
+    written = [Transcript((0,), case.label or "-") for case in golden.cases]
+    return evaluate_speech(golden, SpeechOutputs(np.ones(len(written)), written, written))
+
+
+def _answers(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
+    """Each suite's drop is 0, whatever was answered: neither programs nor the libraries of other scores are run."""
+    everything = np.arange(len(golden.cases))
+    scores = {
+        "perplexity-ratio": CaseScores(np.zeros(len(everything)), everything),
+        "agreement": CaseScores(np.ones(len(everything)), everything),
+    }
+    for metric, kind in _SUITES.items():
+        cases = positions(golden.cases, kind)
+        scores[metric] = CaseScores(np.zeros(len(cases)), cases)
+    return {metric: found for metric, found in scores.items() if found.values.size}
+
+
+BESIDE_ITSELF: Mapping[Task, Callable[[GoldenSet, Classes | None], Mapping[str, CaseScores]]] = {
+    Task.TEXT_EMBEDDING: _outputs,
+    Task.IMAGE_CLASSIFICATION: _logits,
+    Task.IMAGE_EMBEDDING: _embeddings,
+    Task.SPEECH_RECOGNITION: _transcripts,
+    Task.CAUSAL_LM: _answers,
+}
+"""How full precision scores beside itself on the golden cases of each kind of model, without running it."""

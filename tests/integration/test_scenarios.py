@@ -1,0 +1,129 @@
+"""Every shipped example under every shipped scenario comes to a sensible end.
+
+The quick pairs run with the other tests, all of them by `make soak`. A model's first champion, on traffic without a
+shift, is made once; each scenario starts from a copy of its workspace.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.errors import BadInput
+from infra.settings import Settings
+from tasks.records import Health
+from tests.conftest import pointed_at
+from tests.integration.conftest import EXAMPLES
+
+pytestmark = pytest.mark.timeout(600)
+
+SCENARIOS = sorted(path.stem for path in (EXAMPLES / "scenarios").glob("*.yaml"))
+MODELS = sorted(path.parent.name for path in EXAMPLES.glob("*/model.yaml"))
+TEXTS = frozenset({"jargon", "length-growth", "mix-shift", "new-language", "recurring-seasonal"})
+LIGHT = frozenset({"exposure-gradual", "exposure-sudden"})
+READS_TEXT = frozenset({"lm", "minilm"})
+QUICK = {
+    "digits": frozenset(SCENARIOS),
+    "speech": frozenset({"exposure-sudden", "new-language", "null"}),
+    "vision": frozenset({"exposure-sudden", "jargon", "null"}),
+}
+"""Small models: seconds a pair."""
+OUTGROWN = frozenset({("digits", "exposure-gradual"), ("digits", "exposure-sudden"), ("vision", "exposure-sudden")})
+"""Where the light outgrows the scales, and answers with it: new ones are due."""
+RATE = {"digits": 16, "lm": 5, "minilm": 5, "speech": 8, "vision": 8}
+"""Requests an hour: few, and enough to be looked at."""
+
+
+@dataclass(frozen=True)
+class Champions:
+    """The workspace of each example with its first champion, made when first asked for."""
+
+    of: Callable[[str], Path]
+
+
+def pairs() -> Iterator[object]:
+    """Every example with every scenario; what takes long is for `make soak`."""
+    for example in MODELS:
+        for scenario in SCENARIOS:
+            marks = () if scenario in QUICK.get(example, frozenset()) else (pytest.mark.soak,)
+            yield pytest.param(example, scenario, marks=marks)
+
+
+def name_of(example: str) -> str:
+    """The name that the example's spec gives its model."""
+    from tasks.models.spec import load_spec
+
+    return load_spec(EXAMPLES / example / "model.yaml").name
+
+
+def simulate(example: str, scenario: str, *, days: int, seed: int, until: str) -> None:
+    """As typed; raises what the command would tell."""
+    from flows.cli import app
+
+    path = str(EXAMPLES / "scenarios" / f"{scenario}.yaml")
+    told = ("--days", str(days), "--rate", str(RATE[example]), "--seed", str(seed), "--until", until)
+    done = CliRunner().invoke(app, ["traffic", "simulate", name_of(example), "--scenario", path, *told, "--json"])
+    if done.exception:
+        raise done.exception
+    assert json.loads(done.stdout)["accepted"]
+
+
+@pytest.fixture(scope="module")
+def champions(tmp_path_factory: pytest.TempPathFactory, prefect_address: str) -> Iterator[Champions]:
+    from flows.runtime import using
+
+    @cache
+    def made(example: str) -> Path:
+        from flows.maintenance import maintenance
+        from flows.outcomes import Status
+        from tasks.models.catalog import register
+
+        folder = tmp_path_factory.mktemp(example)
+        for _ in pointed_at(folder):
+            register(EXAMPLES / example / "model.yaml")
+            simulate(example, "null", days=1, seed=0, until="2026-01-01T00:00:00Z")
+            outcome = maintenance(name_of(example))
+            assert outcome.status is Status.PROMOTED, outcome.reason
+            assert outcome.notes == ()
+            assert outcome.rungs[-1].recipe.startswith("int8"), [rung.recipe for rung in outcome.rungs]
+        return folder
+
+    with using(prefect_address):
+        yield Champions(made)
+
+
+@pytest.fixture
+def copied(champions: Champions, example: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """A workspace of its own, in which the example's first champion reigns."""
+    shutil.copytree(champions.of(example), tmp_path / "workspace")
+    yield from pointed_at(tmp_path / "workspace")
+
+
+@pytest.mark.parametrize(("example", "scenario"), pairs())
+def test_an_example_under_a_scenario_comes_to_a_sensible_end(copied: Settings, example: str, scenario: str) -> None:
+    from flows.maintenance import maintenance
+    from flows.outcomes import Status
+
+    if scenario in (LIGHT if example in READS_TEXT else TEXTS):
+        with pytest.raises(BadInput, match=r"^[^\n]*choose a scenario that fits the model$"):
+            simulate(example, scenario, days=7, seed=1, until="2026-01-09T00:00:00Z")
+        return
+    simulate(example, scenario, days=7, seed=1, until="2026-01-09T00:00:00Z")
+    outcome = maintenance(name_of(example))
+    assert outcome.decision is not None
+    control = next(one for one in outcome.decision.readings if one.lens == "control")
+    assert control.health is Health.FINE, control
+    assert outcome.notes == ()
+    if (example, scenario) in OUTGROWN:
+        assert outcome.status is Status.PROMOTED, outcome.reason
+        assert [rung.recipe for rung in outcome.rungs] == ["recalibrate"]
+    elif scenario in ("null", "tenant-burst", "poisoning"):
+        assert (outcome.status, outcome.rungs) == (Status.KEPT, ()), outcome.reason
+    else:
+        assert outcome.status in (Status.KEPT, Status.HELD, Status.PROMOTED), outcome.reason
+        assert len(outcome.rungs) <= 4, [rung.recipe for rung in outcome.rungs]
