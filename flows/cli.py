@@ -5,7 +5,6 @@ Nothing heavy is imported before a command runs: the workspace must be chosen be
 
 import json
 import os
-import shlex
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -13,23 +12,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flows import what_next
+from flows.completion import model_names
 from infra.errors import NotFound, RequantError
 from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import settings, use_cluster, use_workspace
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; SIGTERM is answered alike, being the same wish."""
-
-
-def _model_names(incomplete: str) -> list[str]:
-    """For the shell's completion: never an error, and nothing where the workspace cannot be read."""
-    from tasks.models.registration import model_names
-
-    try:
-        names = model_names(settings().store())
-    except RequantError:
-        return []
-    return [name for name in names if name.startswith(incomplete)]
 
 
 app = typer.Typer(
@@ -45,13 +35,13 @@ app.add_typer(traffic_app, name="traffic")
 
 Model = Annotated[
     str,
-    typer.Argument(help="Name of a registered model, such as minilm.", autocompletion=_model_names),
+    typer.Argument(help="Name of a registered model, such as minilm.", autocompletion=model_names),
 ]
 AnyModel = Annotated[
     str | None,
-    typer.Argument(help="Name of a registered model; left out, all.", autocompletion=_model_names),
+    typer.Argument(help="Name of a registered model; left out, all.", autocompletion=model_names),
 ]
-OfModel = Annotated[str, typer.Option("--model", help="The model that served it.", autocompletion=_model_names)]
+OfModel = Annotated[str, typer.Option("--model", help="The model that served it.", autocompletion=model_names)]
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
 Search = Literal["first", "full"]
 TrafficFormat = Literal["requant-parquet", "jsonl", "kserve", "triton", "openai-chat", "mlflow-traces"]
@@ -95,7 +85,7 @@ def demo(as_json: Json = False) -> None:
         story = demo.run(say)
     printing.emit(story, as_json, printing.story)
     if not as_json:
-        printing.say(f"see it all: {_command('--workspace', _as_typed(root), 'up')}")
+        printing.say(f"see it all: {what_next.command('--workspace', what_next.as_typed(root), 'up')}")
     if not story.as_described:
         raise typer.Exit(1)
 
@@ -111,7 +101,7 @@ def init(as_json: Json = False) -> None:
     places = {"workspace": str(chosen.root), "store": chosen.store_address, "mlflow": chosen.mlflow_uri}
     printing.emit(places, as_json, printing.fields)
     if not as_json:
-        printing.say(f"next: {_command(*_given_workspace(), 'model', 'add')} SPEC.yaml")
+        printing.say(f"next: {what_next.command(*what_next.given_workspace(), 'model', 'add')} SPEC.yaml")
 
 
 @model_app.command("add")
@@ -134,7 +124,7 @@ def model_add(
     }
     printing.emit(facts, as_json, printing.fields)
     if not as_json:
-        printing.say(_after_adding(added.name))
+        printing.say(what_next.after_adding(added.name))
 
 
 @model_app.command("list")
@@ -482,40 +472,15 @@ def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool)
     printing.emit({"model": model, "version": version, "answer": word}, as_json, printing.fields)
 
 
-def _command(*words: str) -> str:
-    """As a person would type it."""
-    return shlex.join(["requant", *words])
-
-
-def _given_workspace() -> list[str]:
-    """The option that led to this workspace, for the command that comes next."""
-    if "--workspace" not in sys.argv:
-        return []
-    return ["--workspace", _as_typed(settings().root)]
-
-
-def _as_typed(folder: Path) -> str:
-    """Below the current folder without its path, as a person would give it."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-
-
-def _after_adding(model: str) -> str:
-    ours = _given_workspace()
-    imports = _command(*ours, "traffic", "import", "PATH", "--model", model)
-    simulates = _command(*ours, "traffic", "simulate", model, "--scenario", "FILE")
-    return f"next: {imports}, or {simulates}; then {_command(*ours, 'maintain', model)}"
-
-
 def main() -> None:
     """Run the command; an error is one sentence on standard error, and its exit code."""
     try:
         raise_when_asked()
-        app()
+        app(prog_name="requant")
     except Interrupted as exc:
         ignore_from_now_on()
         where = f" {exc}" if str(exc) else ""
-        print(f"requant: interrupted{where}; {_how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        print(f"requant: interrupted{where}; {what_next.how_to_go_on(sys.argv[1:])}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except RequantError as exc:
         document: dict[str, Any] = {"error": str(exc), "kind": type(exc).__name__}
@@ -523,16 +488,6 @@ def main() -> None:
             print(json.dumps(document))
         print(f"requant: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
-
-
-def _how_to_go_on(arguments: list[str]) -> str:
-    """What is safe to type next: an answer that was given may not be meant twice."""
-    words, again = set(arguments), _command(*arguments)
-    if words & {"rollback", "approve", "reject"}:
-        return f"see whether it was done with `{_command(*_given_workspace(), 'history')} MODEL`"
-    if words & {"maintain", "requantize", "reconcile"}:
-        return f"nothing is lost: run `{again}` again to go on"
-    return f"run `{again}` again"
 
 
 if __name__ == "__main__":

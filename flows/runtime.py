@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http import HTTPStatus
 
 import httpx
 
@@ -49,9 +50,8 @@ def orchestrator(settings: Settings) -> Iterator[str]:
 def _where_known(settings: Settings) -> Iterator[str | None]:
     """Use the configured server, or the one that the workspace runs; None where there is neither."""
     configured = settings.prefect_api_url
-    if configured and not healthy(configured):
-        raise Unavailable(f"Prefect does not answer at {configured}: start it, or correct REQUANT_PREFECT_API_URL")
     if configured:
+        _require(configured)
         with using(configured):
             yield configured
         return
@@ -126,8 +126,27 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
 
 
 def healthy(address: str) -> bool:
-    """Whether a Prefect API answers there."""
+    """Whether a Prefect API answers there, and lets this process in."""
+    return _health(address) == HTTPStatus.OK
+
+
+def _health(address: str) -> int | None:
+    """The status of its answer; None where nothing answers."""
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    auth = (user, password) if user else None
     try:
-        return httpx.get(f"{address}/health", timeout=5).is_success
+        return httpx.get(f"{address}/health", timeout=5, auth=auth).status_code
     except (httpx.HTTPError, httpx.InvalidURL):
-        return False
+        return None
+
+
+def _require(configured: str) -> None:
+    """Raise `Unavailable` unless the configured server answers and lets this process in."""
+    status = _health(configured)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise Unavailable(
+            f"Prefect at {configured} lets only those in who show its password: "
+            "give PREFECT_API_AUTH_STRING as user:password"
+        )
+    if status != HTTPStatus.OK:
+        raise Unavailable(f"Prefect does not answer at {configured}: start it, or correct REQUANT_PREFECT_API_URL")

@@ -100,7 +100,6 @@ def test_the_shell_completes_commands_and_model_names(call: Call, monkeypatch: p
     assert (code, "COMPREPLY" in out) == (0, True)
     monkeypatch.setenv("_REQUANT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_CWORD", "2")
-    monkeypatch.setattr("click.utils._detect_program_name", lambda: "requant", raising=False)
     for words, wanted in (("requant maintain di", "digits"), ("requant rollback x", "")):
         monkeypatch.setenv("COMP_WORDS", words)
         assert call()[1].split() == wanted.split()

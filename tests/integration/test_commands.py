@@ -177,3 +177,12 @@ def test_a_server_that_does_not_answer_is_an_error_and_nothing_is_run(place: Pla
     assert done.returncode == 2
     assert re.fullmatch(r"requant: Prefect does not answer at .*REQUANT_PREFECT_API_URL\n", done.stderr)
     assert place.ledger() == before
+
+
+def test_a_server_that_wants_a_password_says_so(place: Place) -> None:
+    if place.server is None:
+        return
+    unknown = {name: text for name, text in place.environment.items() if name != "PREFECT_API_AUTH_STRING"}
+    done = Place(place.root, unknown, place.server).run("maintain", "digits")
+    assert done.returncode == 2
+    assert re.fullmatch(r"requant: Prefect at .* PREFECT_API_AUTH_STRING as user:password\n", done.stderr)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]  # ships no types
 
 from tasks.drift.statistics.logarithms import log_mean
 from tasks.records import Interval
@@ -63,6 +62,8 @@ def frequency_bounds(counts: NDArray[np.floating], *, delta: float) -> tuple[NDA
     """
     hits = np.asarray(counts, np.float64)
     total, tail = hits.sum(), delta / (2 * max(len(hits), 1))
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
     low = np.where(hits > 0, stats.beta.ppf(tail, np.maximum(hits, 1), total - hits + 1), 0.0)
     high = np.where(hits < total, stats.beta.ppf(1 - tail, hits + 1, np.maximum(total - hits, 1)), 1.0)
     return low, high
