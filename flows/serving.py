@@ -30,7 +30,9 @@ async def serve() -> None:
     """Serve until stopped; every deployment is applied before the first run starts."""
     runner = Runner(name="requant", limit=LIMIT)
     known = await _apply(runner, {})
-    served_mark(settings()).touch()
+    mark = served_mark(settings())
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     following = asyncio.create_task(_follow(runner, known))
     try:
         await runner.start()

@@ -25,7 +25,6 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TOKEN = "a token only for this test"
 RUN_S = 90
 """A run's longest time: its process alone takes seconds to start, on a busy machine many."""
 
@@ -69,19 +68,17 @@ def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def prefect(digits: Settings) -> Iterator[str]:
     """A server with its scheduler."""
-    from flows.runtime import free_port, server, using
+    from flows.runtime import server, using
 
-    with server(digits, free_port(), services=True) as address, using(address):
+    with server(digits, services=True) as address, using(address, digits.secret().basic):
         yield address
 
 
 @pytest.fixture(scope="module")
-def console(prefect: str) -> Iterator[str]:
-    """The console's own address with the token; deployments are served, and there is a first champion."""
-    from flows.runtime import free_port
-
-    deployments = process("-m", "flows.deployments", PREFECT_RUNNER_POLL_FREQUENCY="1")
-    page = process("-m", "dashboards.console", "--port", str(free_port()), REQUANT_CONSOLE_TOKEN=TOKEN)
+def console(prefect: str, digits: Settings) -> Iterator[str]:
+    """The link that opens the console; deployments are served, and there is a first champion."""
+    deployments = process("-m", "flows.serving", PREFECT_RUNNER_POLL_FREQUENCY="1")
+    page = process("-m", "dashboards.console", "--port", "0", REQUANT_ACTOR="<b>Ada</b>", **reached(prefect, digits))
     with deployments, page as started:
         from flows.requantize import requantize
 
@@ -111,11 +108,13 @@ def page(console: str, tmp_path: Path) -> Iterator[Page]:
 
 
 def test_a_person_requantizes_approves_and_rolls_back(page: Page, digits: Settings, prefect: str) -> None:
-    assert "token" not in page.url
+    assert "login" not in page.url
     page.get_by_role("link", name="digits").click()
     ask_for_a_candidate(page)
     assert "waits for approval" in watched(page)
-    assert runs_of(prefect, "requantize") == 2, "the first champion's, and one for the form that was posted three times"
+    assert runs_of(prefect, digits, "requantize") == 2, (
+        "the first champion's, and one for the form that was posted three times"
+    )
     assert digits.registry().aliases("digits") == {"champion": "1", "challenger": "2"}
 
     page.get_by_role("link", name="Open digits").click()
@@ -146,7 +145,6 @@ def ask_for_a_candidate(page: Page) -> None:
     """Fill the form in, and post it three times: twice at once behind the page's back, then by its button."""
     form = page.get_by_role("form", name="Re-quantize now")
     form.get_by_label("Recipe").select_option("int8-percentile")
-    form.get_by_label("Your name").fill("<b>Ada</b>")
     form.get_by_label("Reason").fill("to see another recipe")
     form.get_by_label("waits for approval").check()
     post = "fetch(form.action, {method: 'POST', body: new FormData(form), redirect: 'manual'})"
@@ -165,7 +163,14 @@ def watched(page: Page) -> str:
     return page.inner_text(".doing")
 
 
-def runs_of(prefect: str, flow: str) -> int:
+def reached(prefect: str, digits: Settings) -> dict[str, str]:
+    """What tells a process where Prefect is."""
+    return {"PREFECT_API_URL": prefect, "PREFECT_API_AUTH_STRING": digits.secret().basic}
+
+
+def runs_of(prefect: str, digits: Settings, flow: str) -> int:
     """How often a flow was started, as Prefect counts."""
-    answer = httpx.post(f"{prefect}/flow_runs/count", json={"flows": {"name": {"any_": [flow]}}})
+    known = {"Authorization": f"Bearer {digits.secret().key}"}
+    named = {"flows": {"name": {"any_": [flow]}}}
+    answer = httpx.post(f"{prefect}/flow_runs/count", json=named, headers=known)
     return int(answer.raise_for_status().json())

@@ -107,7 +107,7 @@ def test_changed_weights_are_acted_on_in_a_thin_window_with_the_newest_sample(lo
 def test_a_window_too_thin_to_tell_is_a_decision_recorded_once_and_explained(
     loop: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows import printing
+    from flows.cli import printing
     from flows.explain import explain
     from flows.maintenance import maintenance
     from flows.outcomes import Status

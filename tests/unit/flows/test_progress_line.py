@@ -11,9 +11,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from flows import progress_line
+from flows.cli import progress_line
+from flows.cli.progress_line import duration, progress
 from flows.progress import Progress, listening
-from flows.progress_line import duration, progress
 from infra.interruption import Interrupted
 from tests.terminals import run_on_terminal
 
@@ -22,7 +22,7 @@ LONG = "observing 256 requests at 4 sites, each of which has a long name"
 SCRIPT = textwrap.dedent(f"""
     import time
     from rich.console import Console
-    from flows.progress_line import progress
+    from flows.cli.progress_line import progress
     with progress(Console()) as say:
         say({LONG!r}, 0.42)
         time.sleep(2.4)

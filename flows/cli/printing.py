@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.progress_line import Say
-from flows.progress_line import progress as shown
+from flows.cli.progress_line import Say
+from flows.cli.progress_line import progress as shown
 from infra.settings import settings
 
 T = TypeVar("T")

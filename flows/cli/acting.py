@@ -1,0 +1,154 @@
+"""Commands that run a flow: what the schedule does, now and by hand."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.application import app
+from flows.cli.options import AnyModel, Cluster, Json, Model, Reason, Search
+from infra.settings import use_cluster
+
+
+@app.command()
+def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> None:
+    """One scheduled maintenance run, now."""
+    from flows.cli import printing
+
+    use_cluster(cluster)
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.maintenance import maintenance
+        from flows.orchestration import call
+
+        outcome = call(maintenance, model)
+    printing.emit(outcome, as_json, printing.outcome)
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def requantize(
+    model: Model,
+    recipe: Annotated[str | None, typer.Option(help="One recipe; left out, the ladder is climbed.")] = None,
+    reason: Reason = "asked for by hand",
+    require_approval: Annotated[bool, typer.Option(help="Let a passing candidate wait for a person.")] = False,
+    search: Annotated[
+        Search, typer.Option(help="first: stop at the first rung that passes; full: measure all, promote the cheapest.")
+    ] = "first",
+    allow_scale_change: Annotated[
+        bool, typer.Option(help="Let new scales differ from the champion's by more than the spec allows one window.")
+    ] = False,
+    cluster: Cluster = None,
+    as_json: Json = False,
+) -> None:
+    """Build, judge and promote a candidate for the newest traffic."""
+    from flows.cli import printing
+
+    use_cluster(cluster)
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
+        from flows.requantize import requantize
+
+        outcome = call(
+            requantize,
+            model,
+            recipe=recipe,
+            reason=reason,
+            require_approval=require_approval,
+            search=search,
+            allow_scale_change=allow_scale_change,
+        )
+    printing.emit(outcome, as_json, printing.outcome)
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    suite: Annotated[
+        str, typer.Option(help="golden, or lm-eval:TASK for a task of the evaluation harness.")
+    ] = "golden",
+    version: Annotated[str | None, typer.Option(help="A registered version; left out, the champion.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="Id of a candidate that was built, or its beginning.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Cases of an lm-eval task, at most.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
+    from flows.cli import printing
+
+    with printing.progress(quiet=as_json) as show:
+        show(f"running {suite} on {model} and on full precision", 0.0)
+        from flows.evaluate import evaluate
+
+        found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+    printing.emit(found, as_json, printing.evaluation)
+
+
+@app.command()
+def approve(
+    model: Model,
+    candidate: Annotated[str, typer.Argument(help="Version that waits for approval.")],
+    reason: Reason = "reviewed",
+    as_json: Json = False,
+) -> None:
+    """Promote a candidate that waits."""
+    _answer(model, candidate, True, reason, as_json)
+
+
+@app.command()
+def reject(
+    model: Model,
+    candidate: Annotated[str, typer.Argument(help="Version that waits for approval.")],
+    reason: Reason = "reviewed",
+    as_json: Json = False,
+) -> None:
+    """Turn a candidate down that waits."""
+    _answer(model, candidate, False, reason, as_json)
+
+
+@app.command()
+def rollback(
+    model: Model,
+    reason: Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")],
+    to: Annotated[str | None, typer.Option(help="A version that was champion before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring an earlier champion back, verified first."""
+    from flows.cli import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
+        from flows.rollback import rollback
+
+        release = call(rollback, model, reason=reason, to=to)
+    printing.emit(release, as_json, printing.fields)
+
+
+@app.command()
+def reconcile(
+    model: AnyModel = None,
+    as_json: Json = False,
+) -> None:
+    """Follow what operators did in MLflow when it is verified; undo and report it when it is not."""
+    from flows.cli import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
+        from flows.reconcile import reconcile
+
+        found = call(reconcile, model)
+    printing.emit(found, as_json, printing.reconciliations)
+
+
+def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool) -> None:
+    from flows.cli import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.approval import approval
+        from flows.orchestration import call
+
+        call(approval, model, version, approve, reason)
+    word = "promoted" if approve else "rejected"
+    printing.emit({"model": model, "version": version, "answer": word}, as_json, printing.fields)

@@ -1,0 +1,88 @@
+"""Commands that only read: they start nothing, and import no more than they show."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli.application import app, model_app
+from flows.cli.options import AnyModel, Json, Model
+
+
+@model_app.command("list")
+def model_list(as_json: Json = False) -> None:
+    """All registered models."""
+    from flows import views
+    from flows.cli import printing
+
+    printing.emit(views.all_models(), as_json, printing.models)
+
+
+@app.command()
+def status(
+    model: AnyModel = None,
+    as_json: Json = False,
+) -> None:
+    """Who serves, what was decided last, what waits."""
+    from flows import views
+    from flows.cli import printing
+
+    printing.emit([views.one_model(model)] if model else views.all_models(), as_json, printing.models)
+
+
+@app.command()
+def history(model: Model, as_json: Json = False) -> None:
+    """The model's ledger: who did what, when and why."""
+    from flows import views
+    from flows.cli import printing
+
+    printing.emit(views.history(model), as_json, printing.history)
+
+
+@app.command()
+def explain(
+    model: Model,
+    window: Annotated[str, typer.Option(help="Digest of a window, or how it begins; or latest.")] = "latest",
+    as_json: Json = False,
+) -> None:
+    """Why the loop did or did not act on a window, with the figures of every lens and the evidence so far."""
+    from flows.cli import printing
+    from flows.explain import explain as explained
+
+    printing.emit(explained(model, window), as_json, printing.explanation)
+
+
+@app.command("lineage")
+def show_lineage(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="Only what leads to and from this version.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="Only what leads to and from this digest, or its first digits.")
+    ] = None,
+    export: Annotated[
+        Literal["openlineage", "prov"] | None, typer.Option(help="OpenLineage events or PROV-JSON.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the export to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """From traffic to calibration set, scales, graph, engines and release, up and down from any digest."""
+    from flows import lineage
+    from flows.cli import printing
+
+    found = lineage.of(model, version, digest)
+    if export is None:
+        printing.emit(found, as_json, printing.lineage)
+    elif output is None:
+        print(lineage.exported(found, export).decode(), end="")
+    else:
+        lineage.write(found, export, output)
+        printing.emit({"written": str(output), "nodes": len(found.nodes)}, as_json, printing.fields)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """Every recipe, and which targets can express it."""
+    from flows import recipe_table
+    from flows.cli import printing
+
+    printing.emit(recipe_table.recipes(), as_json, printing.recipes)

@@ -1,0 +1,78 @@
+"""Commands about what runs beside: the services, who may reach them, and whether all is well."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flows.cli.application import app
+from flows.cli.options import Json
+from infra.errors import NotFound
+from infra.settings import settings
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start Prefect, MLflow, Evidently, the schedules and the console; Ctrl-C stops them all."""
+    from flows.cli import printing
+    from flows.up import run
+
+    run(settings(), lambda addresses: printing.emit(addresses, as_json, printing.addresses))
+
+
+@app.command()
+def link(
+    person: Annotated[str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
+    from flows.cli import printing
+    from flows.services import CONSOLE, running_address
+    from flows.up import link
+
+    console = running_address(settings(), CONSOLE)
+    if console is None:
+        raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
+    printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
+
+
+@app.command()
+def key(as_json: Json = False) -> None:
+    """Print what programs show, such as Prometheus: the key to everything that runs in this workspace."""
+    print(json.dumps({"key": settings().secret().key}) if as_json else settings().secret().key)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="The work pool; made if it is not there.")] = "requant",
+    describe: Annotated[bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
+    from flows.cli import printing
+    from flows.runtime import prefect_environment, using
+
+    if describe:
+        from flows.deploy import described
+
+        print(described(pool), end="")
+        return
+    reached = prefect_environment(settings())
+    if not reached:
+        raise NotFound("no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`")
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        from flows.deploy import deploy
+
+        printing.emit(deploy(reached["PREFECT_API_URL"], pool), as_json, printing.deployed)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check versions, stores, registry, device and disk, and say how to mend each."""
+    from flows import doctor
+    from flows.cli import printing
+
+    checks = doctor.examine(settings())
+    printing.emit(checks, as_json, printing.checks)
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(2)

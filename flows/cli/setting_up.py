@@ -1,0 +1,135 @@
+"""Commands that make a workspace and bring models and traffic in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import what_next
+from flows.cli.application import app, model_app, traffic_app
+from flows.cli.options import Json, Model, OfModel, TrafficFormat
+from infra.settings import settings, use_workspace
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Run the whole loop on two real models, in seven scenes, in a workspace of its own."""
+    from flows import demo
+    from flows.cli import printing
+
+    root = settings().root / "demo"
+    use_workspace(root)
+    with printing.progress(quiet=as_json) as say:
+        story = demo.run(say)
+    printing.emit(story, as_json, printing.story)
+    if not as_json:
+        printing.say(f"see it all: {what_next.command('--workspace', what_next.as_typed(root), 'up')}")
+    if not story.as_described:
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(as_json: Json = False) -> None:
+    """Make a workspace: folders and the key that signs releases."""
+    from flows.cli import printing
+
+    chosen = settings()
+    chosen.signer()
+    chosen.registry().ping()
+    places = {"workspace": str(chosen.root), "store": chosen.store_address, "mlflow": chosen.mlflow_uri}
+    printing.emit(places, as_json, printing.fields)
+    if not as_json:
+        printing.say(f"next: {what_next.command(*what_next.given_workspace(), 'model', 'add')} SPEC.yaml")
+
+
+@model_app.command("add")
+def model_add(
+    spec: Annotated[Path, typer.Argument(help="The model's YAML spec, such as examples/minilm/model.yaml.")],
+    as_json: Json = False,
+) -> None:
+    """Check a spec, export its model to ONNX, and register both with their golden set."""
+    from flows.cli import printing
+    from tasks.models.catalog import register
+
+    with printing.progress(quiet=as_json) as say:
+        say(f"exporting the model of {spec}", 0.0)
+        added = register(spec)
+    facts = {
+        "model": added.name,
+        "digest": added.digest,
+        "sites": len(added.sites),
+        "golden cases": len(added.golden.cases),
+    }
+    printing.emit(facts, as_json, printing.fields)
+    if not as_json:
+        printing.say(what_next.after_adding(added.name))
+
+
+@traffic_app.command("import")
+def traffic_import(
+    path: Annotated[str, typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server.")],
+    model: OfModel,
+    format: Annotated[TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")] = None,
+    first_at: Annotated[
+        str | None, typer.Option(help="When the first record was taken, where the format knows no date.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Redact and store traffic; records that are wrong are set aside with the reason."""
+    from flows import imports
+    from flows.cli import printing
+
+    with printing.progress(quiet=as_json) as show:
+        show(f"reading {path}", 0.0)
+        taken = imports.take_in(path, model, format, first_at)
+    printing.emit(taken, as_json, printing.intake)
+
+
+@traffic_app.command("pull")
+def traffic_pull(model: Model, as_json: Json = False) -> None:
+    """Read what is new in the sources that the model's spec names, as every scheduled run does first."""
+    from flows.cli import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.intake import intake
+        from flows.orchestration import call
+
+        taken = call(intake, model)
+    printing.emit(taken, as_json, printing.pulled)
+    if any(one.error for one in taken):
+        raise typer.Exit(2)
+
+
+@traffic_app.command("simulate")
+def traffic_simulate(
+    model: Model,
+    scenario: Annotated[Path, typer.Option(help="A scenario file, such as examples/scenarios/new-language.yaml.")],
+    days: Annotated[float | None, typer.Option(help="Length; left out, the scenario's.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests an hour; left out, the scenario's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and --until give the same bytes.")] = 0,
+    until: Annotated[str | None, typer.Option(help="When it ends [the last full hour].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
+    from flows import simulation
+    from flows.cli import printing
+
+    with printing.progress(quiet=as_json) as show:
+        show(f"replaying {scenario}", 0.0)
+        made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    printing.emit(made, as_json, printing.fields)
+
+
+@traffic_app.command("forget")
+def traffic_forget(
+    model: OfModel,
+    tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
+    request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
+    as_json: Json = False,
+) -> None:
+    """Erase a tenant or a request from everything stored, and name every release that was calibrated with it."""
+    from flows import forget
+    from flows.cli import printing
+
+    printing.emit(forget.forget(model, tenant=tenant, request=request, reason=reason), as_json, printing.forgotten)
