@@ -1,9 +1,10 @@
-"""`python -m benchmarks [NAME...] [--quick] [--json FILE]`."""
+"""`python -m benchmarks [NAME...] [--quick] [--json FILE] [--base REV]`."""
 
 import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -29,6 +30,8 @@ NAMES = (
     "poisoning",
     "scale",
     "detection",
+    "first-step",
+    "commands",
 )
 WIDTH = 180
 """Columns of a table that goes to a file."""
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(" · ".join(f"{name} {value}" for name, value in before.items()), style="dim", highlight=False)
     documents = []
     for name in options.names or NAMES:
-        table = _measure(name)(options.quick)
+        table = _measure(name, options.base)(options.quick)
         console.print(table.render())
         documents.append(table.document())
     if options.json:
@@ -52,10 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _measure(name: str) -> Callable[[bool], Table]:
+def _measure(name: str, base: str | None) -> Callable[[bool], Table]:
+    """The benchmark of that name; `base` is the earlier commit that `commands` compares with."""
     module = import_module(MODULES[name])
     measure: Callable[[bool], Table] = module.measure
-    return measure
+    return partial(measure, base=base) if base and name == "commands" else measure
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -63,10 +67,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="fewer texts, peers and rounds: to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures with versions and CPU")
+    parser.add_argument("--base", metavar="REV", help="the commit that `commands` compares with")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")
+    if options.base and "commands" not in (options.names or NAMES):
+        parser.error("--base is for the benchmark commands: name it, too")
     return options
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from benchmarks.subject import Subject
 from tasks.models.inputs import language_inputs
-from tasks.models.language.decoder import FED, CachedDecoder, CacheLayout
+from tasks.models.language.decoder import CachedDecoder
+from tasks.models.language.layout import FED, CacheLayout
 
 
 @dataclass(frozen=True, eq=False)

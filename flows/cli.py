@@ -1,4 +1,4 @@
-"""The `requant` command. Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage.
+"""The `requant` command. Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage, 130 interrupted.
 
 Nothing heavy is imported before a command runs: the workspace must be chosen before Prefect reads its settings.
 """
@@ -6,18 +6,26 @@ Nothing heavy is imported before a command runs: the workspace must be chosen be
 import json
 import os
 import sys
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from infra.errors import RequantError
+from flows import what_next
+from flows.completion import model_names
+from infra.errors import NotFound, RequantError
+from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import settings, use_cluster, use_workspace
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; SIGTERM is answered alike, being the same wish."""
+
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Keeps quantized models right on today's traffic.",
 )
 model_app = typer.Typer(no_args_is_help=True, help="Register models and list them.")
@@ -25,7 +33,15 @@ traffic_app = typer.Typer(no_args_is_help=True, help="Bring live traffic in.")
 app.add_typer(model_app, name="model")
 app.add_typer(traffic_app, name="traffic")
 
-Model = Annotated[str, typer.Argument(help="Name of a registered model, such as minilm.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="Name of a registered model, such as minilm.", autocompletion=model_names),
+]
+AnyModel = Annotated[
+    str | None,
+    typer.Argument(help="Name of a registered model; left out, all.", autocompletion=model_names),
+]
+OfModel = Annotated[str, typer.Option("--model", help="The model that served it.", autocompletion=model_names)]
 Reason = Annotated[str, typer.Option(help="Why, in one sentence; written to the ledger.")]
 Search = Literal["first", "full"]
 TrafficFormat = Literal["requant-parquet", "jsonl", "kserve", "triton", "openai-chat", "mlflow-traces"]
@@ -35,15 +51,26 @@ Cluster = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"requant {installed('requant')}")
+        raise typer.Exit
+
+
 @app.callback()
 def choose_workspace(
     workspace: Annotated[
         Path | None, typer.Option(help="Folder that holds everything the embedded default stores [.requant].")
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Point this run, and what it starts, at a workspace."""
-    # A failure is told in one sentence; Prefect would print its traceback beside it.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # A failure is told in one sentence; Prefect would print its traceback beside it. Its server
+    # gets everything all the same.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     use_workspace(workspace)
 
 
@@ -52,10 +79,13 @@ def demo(as_json: Json = False) -> None:
     """Run the whole loop on two real models, in seven scenes, in a workspace of its own."""
     from flows import demo, printing
 
-    use_workspace(settings().root / "demo")
+    root = settings().root / "demo"
+    use_workspace(root)
     with printing.progress(quiet=as_json) as say:
         story = demo.run(say)
     printing.emit(story, as_json, printing.story)
+    if not as_json:
+        printing.say(f"see it all: {what_next.command('--workspace', what_next.as_typed(root), 'up')}")
     if not story.as_described:
         raise typer.Exit(1)
 
@@ -70,6 +100,8 @@ def init(as_json: Json = False) -> None:
     chosen.registry().ping()
     places = {"workspace": str(chosen.root), "store": chosen.store_address, "mlflow": chosen.mlflow_uri}
     printing.emit(places, as_json, printing.fields)
+    if not as_json:
+        printing.say(f"next: {what_next.command(*what_next.given_workspace(), 'model', 'add')} SPEC.yaml")
 
 
 @model_app.command("add")
@@ -91,6 +123,8 @@ def model_add(
         "golden cases": len(added.golden.cases),
     }
     printing.emit(facts, as_json, printing.fields)
+    if not as_json:
+        printing.say(what_next.after_adding(added.name))
 
 
 @model_app.command("list")
@@ -104,7 +138,7 @@ def model_list(as_json: Json = False) -> None:
 @traffic_app.command("import")
 def traffic_import(
     path: Annotated[str, typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server.")],
-    model: Annotated[str, typer.Option(help="The model that served it.")],
+    model: OfModel,
     format: Annotated[TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")] = None,
     first_at: Annotated[
         str | None, typer.Option(help="When the first record was taken, where the format knows no date.")
@@ -112,10 +146,27 @@ def traffic_import(
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; records that are wrong are set aside with the reason."""
-    from flows import intake, printing
+    from flows import imports, printing
 
-    taken = intake.take_in(path, model, format, first_at)
+    with printing.progress(quiet=as_json) as show:
+        show(f"reading {path}", 0.0)
+        taken = imports.take_in(path, model, format, first_at)
     printing.emit(taken, as_json, printing.intake)
+
+
+@traffic_app.command("pull")
+def traffic_pull(model: Model, as_json: Json = False) -> None:
+    """Read what is new in the sources that the model's spec names, as every scheduled run does first."""
+    from flows import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.intake import intake
+        from flows.orchestration import call
+
+        taken = call(intake, model)
+    printing.emit(taken, as_json, printing.pulled)
+    if any(one.error for one in taken):
+        raise typer.Exit(2)
 
 
 @traffic_app.command("simulate")
@@ -131,13 +182,15 @@ def traffic_simulate(
     """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
     from flows import printing, simulation
 
-    made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    with printing.progress(quiet=as_json) as show:
+        show(f"replaying {scenario}", 0.0)
+        made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
     printing.emit(made, as_json, printing.fields)
 
 
 @traffic_app.command("forget")
 def traffic_forget(
-    model: Annotated[str, typer.Option(help="The model that served it.")],
+    model: OfModel,
     tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
     request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
     reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
@@ -157,8 +210,9 @@ def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> No
     use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
         from flows.maintenance import maintenance
+        from flows.orchestration import call
 
-        outcome = maintenance(model, actor=settings().actor)
+        outcome = call(maintenance, model)
     printing.emit(outcome, as_json, printing.outcome)
     if outcome.refused:
         raise typer.Exit(1)
@@ -184,9 +238,11 @@ def requantize(
 
     use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
         from flows.requantize import requantize
 
-        outcome = requantize(
+        outcome = call(
+            requantize,
             model,
             recipe=recipe,
             reason=reason,
@@ -213,18 +269,21 @@ def evaluate(
 ) -> None:
     """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
     from flows import printing
-    from flows.evaluate import evaluate
 
-    found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+    with printing.progress(quiet=as_json) as show:
+        show(f"running {suite} on {model} and on full precision", 0.0)
+        from flows.evaluate import evaluate
+
+        found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
     printing.emit(found, as_json, printing.evaluation)
 
 
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """Every recipe, and which targets can express it."""
-    from flows import printing, views
+    from flows import printing, recipe_table
 
-    printing.emit(views.recipes(), as_json, printing.recipes)
+    printing.emit(recipe_table.recipes(), as_json, printing.recipes)
 
 
 @app.command()
@@ -260,30 +319,32 @@ def rollback(
     from flows import printing
 
     with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
         from flows.rollback import rollback
 
-        release = rollback(model, reason=reason, to=to)
+        release = call(rollback, model, reason=reason, to=to)
     printing.emit(release, as_json, printing.fields)
 
 
 @app.command()
 def reconcile(
-    model: Annotated[str | None, typer.Argument(help="Name of a registered model; left out, all.")] = None,
+    model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
     """Follow what operators did in MLflow when it is verified; undo and report it when it is not."""
     from flows import printing
 
     with printing.orchestrated(model, quiet=as_json):
+        from flows.orchestration import call
         from flows.reconcile import reconcile
 
-        found = reconcile(model)
+        found = call(reconcile, model)
     printing.emit(found, as_json, printing.reconciliations)
 
 
 @app.command()
 def status(
-    model: Annotated[str | None, typer.Argument(help="Name of a registered model; left out, all.")] = None,
+    model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
     """Who serves, what was decided last, what waits."""
@@ -349,6 +410,46 @@ def up(as_json: Json = False) -> None:
 
 
 @app.command()
+def link(
+    person: Annotated[str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
+    from flows import printing
+    from flows.services import CONSOLE, running_address
+    from flows.up import link
+
+    console = running_address(settings(), CONSOLE)
+    if console is None:
+        raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
+    printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="The work pool; made if it is not there.")] = "requant",
+    describe: Annotated[bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
+    from flows import printing
+    from flows.runtime import prefect_environment, using
+
+    if describe:
+        from flows.deploy import described
+
+        print(described(pool), end="")
+        return
+    reached = prefect_environment(settings())
+    if not reached:
+        raise NotFound("no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`")
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        from flows.deploy import deploy
+
+        printing.emit(deploy(reached["PREFECT_API_URL"], pool), as_json, printing.deployed)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check versions, stores, registry, device and disk, and say how to mend each."""
     from flows import doctor, printing
@@ -364,8 +465,9 @@ def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool)
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.approval import approval
+        from flows.orchestration import call
 
-        approval(model, version, approve, reason)
+        call(approval, model, version, approve, reason)
     word = "promoted" if approve else "rejected"
     printing.emit({"model": model, "version": version, "answer": word}, as_json, printing.fields)
 
@@ -373,7 +475,13 @@ def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool)
 def main() -> None:
     """Run the command; an error is one sentence on standard error, and its exit code."""
     try:
-        app()
+        raise_when_asked()
+        app(prog_name="requant")
+    except Interrupted as exc:
+        ignore_from_now_on()
+        where = f" {exc}" if str(exc) else ""
+        print(f"requant: interrupted{where}; {what_next.how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except RequantError as exc:
         document: dict[str, Any] = {"error": str(exc), "kind": type(exc).__name__}
         if "--json" in sys.argv:

@@ -68,9 +68,9 @@ def climb_ladder(
             continue
         losses = _losses(material, rung, progress, share, thorough=search == "full")
         if search == "first" and climbed and losses and _is_hopeless(climbed[-1], rung, losses):
-            progress.step(f"rung {rung.name} is passed by: its predicted loss is over the budget", share)
+            progress.step(f"passing {rung.name} by: its predicted loss is over the budget", share)
             continue
-        progress.step(f"rung {rung.name}: {rung.summary}", share)
+        progress.step(f"trying {rung.name}: {rung.summary}", share)
         climbed.append(_measured(material, rung, targets, losses, thorough=search == "full"))
         if search == "first" and _ends(rung, climbed[-1].reports):
             only_smaller = is_too_large(climbed[-1].reports)

@@ -1,16 +1,16 @@
-"""What can be triggered: the deployments that `requant up` serves and `prefect.yaml` describes, and how to start one.
+"""What can be triggered: the deployments that are served or run in a work pool, and how to start one.
 
 The scheduler, a person in Prefect's own form, and the console all start the very same deployments.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
-from prefect import serve
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flows import Flow
@@ -18,20 +18,22 @@ from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
 from flows.approval import approval
+from flows.intake import intake
 from flows.maintenance import maintenance
+from flows.orders import signed_order
 from flows.reconcile import reconcile
 from flows.requantize import requantize
 from flows.rollback import rollback
-from infra.errors import NotFound, Unavailable
-from infra.settings import settings, use_workspace
-from tasks.models.catalog import model_names, open_model
+from flows.schedules import as_prefect
+from infra.errors import NotFound, RequantError, Unavailable
+from infra.settings import settings
+from tasks.models.registration import current_spec, model_names
+from tasks.quantization.recipes import RECIPES
 
-SHARED = "requant"
-"""Name of the deployments that take any model."""
 RECONCILE_CRON = "*/5 * * * *"
-LIMIT = 2
-"""Flow runs at once: each fills a core."""
-ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval)
+ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval, intake)
+TAG = "requant"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,71 +44,92 @@ class Triggered:
     name: str
 
 
-def serve_all() -> None:
-    """Serve every deployment until stopped; one maintenance schedule per registered model."""
-    serve(*all_deployments(), limit=LIMIT)
-
-
 def all_deployments() -> list[RunnerDeployment]:
-    """The shared ones, and maintenance of every registered model by its spec's schedule."""
-    found = [_deployment(one, SHARED) for one in ON_DEMAND]
-    found.append(_deployment(reconcile, SHARED, schedules=[Cron(RECONCILE_CRON, timezone="UTC", slug="reconcile")]))
-    for name in model_names(settings().store()):
-        rule = open_model(name).spec.schedule
-        schedule = Cron(rule.cron, timezone=rule.timezone, slug=rule.slug)
-        found.append(_deployment(maintenance, name, schedules=[schedule], parameters={"model": name}))
-    return found
+    """Return those that take any model, and maintenance of every registered model by its spec's schedule."""
+    models = model_names(settings().store())
+    return [*shared_deployments(models), *filter(None, map(maintenance_deployment, models))]
 
 
-def trigger(flow: str, parameters: Mapping[str, Any], *, key: str | None = None, deployment: str = SHARED) -> Triggered:
+def shared_deployments(models: list[str]) -> list[RunnerDeployment]:
+    """Return the deployments that take any of these models; their forms offer what there is to choose."""
+    every_five_minutes = Cron(RECONCILE_CRON, timezone="UTC", slug="reconcile")
+    made = [_deployment(flow, flow.name, tags=[TAG]) for flow in ON_DEMAND]
+    made.append(_deployment(reconcile, reconcile.name, tags=[TAG], schedules=[every_five_minutes]))
+    for one in made:
+        _offer(one, "model", models)
+        _offer(one, "recipe", list(RECIPES))
+    return made
+
+
+def maintenance_deployment(model: str) -> RunnerDeployment | None:
+    """Return one model's maintenance; None, and a line in the log, where its registration cannot be read.
+
+    One model's bad state stops no other's schedule.
+    """
+    try:
+        schedule = as_prefect(current_spec(model).schedule)
+        return _deployment(maintenance, model, tags=[TAG, model], schedules=[schedule], parameters={"model": model})
+    except (RequantError, ValueError) as error:
+        _log.error("%s is not scheduled: %s", model, error)
+        return None
+
+
+def trigger(
+    flow: str,
+    parameters: Mapping[str, Any],
+    *,
+    actor: str | None = None,
+    key: str | None = None,
+    deployment: str | None = None,
+) -> Triggered:
     """Start a deployment's run; the same `key` again returns the run it started before.
 
-    Raises `NotFound` when it is not served and `Unavailable` when Prefect does not answer.
+    Args:
+        flow: Name of the flow, such as rollback.
+        parameters: What the flow is called with.
+        actor: Who authenticated and asked for it; signed, so that the run can show it.
+        key: Idempotency key; left out, a fresh one.
+        deployment: Name of the deployment; left out, the flow's own that takes any model.
+
+    Raises:
+        NotFound: It is not deployed.
+        Unavailable: Prefect does not answer.
     """
-    name = f"{flow}/{deployment}"
+    name, key = f"{flow}/{deployment or flow}", key or str(uuid4())
+    context = {} if actor is None else signed_order(actor, flow, key, parameters)
     try:
         with get_client(sync_client=True) as client:
             known = client.read_deployment_by_name(name)
-            run = client.create_flow_run_from_deployment(known.id, parameters=dict(parameters), idempotency_key=key)
+            run = client.create_flow_run_from_deployment(
+                known.id,
+                parameters=dict(parameters),
+                context=context,
+                idempotency_key=key,
+                tags=[str(parameters["model"])] if "model" in parameters else [],
+            )
     except ObjectNotFound as exc:
-        raise NotFound(f"no deployment is called {name}: start `requant up`, which serves it") from exc
+        raise NotFound(f"no deployment is called {name}: start `requant up`, or run `requant deploy`") from exc
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
         raise Unavailable(f"Prefect did not start {name} ({exc}): see whether its server runs") from exc
     return Triggered(str(run.id), run.name)
 
 
-def next_runs() -> dict[str, str]:
-    """Model -> when its schedule fires next, ISO 8601; a model that is not served has none."""
-    try:
-        with get_client(sync_client=True) as client:
-            found = client.read_deployments()
-    except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
-        raise Unavailable(f"Prefect did not list its deployments ({exc}): see whether its server runs") from exc
-    times = {}
-    for one in found:
-        for entry in one.schedules:
-            if entry.active and isinstance(entry.schedule, CronSchedule) and one.parameters.get("model"):
-                times[str(one.parameters["model"])] = _next(entry.schedule)
-    return times
-
-
-def _next(schedule: CronSchedule) -> str:
-    from datetime import datetime
-    from zoneinfo import ZoneInfo
-
-    from croniter import croniter
-
-    now = datetime.now(ZoneInfo(schedule.timezone or "UTC"))
-    return str(croniter(schedule.cron, now).get_next(datetime).isoformat())
+def _offer(deployment: RunnerDeployment, parameter: str, choices: list[str]) -> None:
+    """Let Prefect's form show a list instead of a text field, and refuse what is not in it."""
+    field = deployment._parameter_openapi_schema.properties.get(parameter)
+    if field is None or not choices:
+        return
+    for text in [one for one in field.get("anyOf", [field]) if one.get("type") == "string"]:
+        text["enum"] = choices
 
 
 def _deployment(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeployment:
     made: RunnerDeployment = flow.to_deployment(  # type: ignore[assignment]  # sync outside of an event loop
-        name=name, entrypoint_type=EntrypointType.MODULE_PATH, **options
+        name=name, entrypoint_type=EntrypointType.MODULE_PATH, description=_described(flow), **options
     )
     return made
 
 
-if __name__ == "__main__":
-    use_workspace(None)
-    serve_all()
+def _described(flow: Flow[..., Any]) -> str:
+    """Return the first sentence of the flow's own docstring."""
+    return str(flow.description or flow.__doc__ or "").strip().partition("\n")[0]

@@ -1,18 +1,25 @@
 """What is installed and reachable, and how to mend what is not."""
 
+from __future__ import annotations
+
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from flows.runtime import healthy, running_server
+from flows.runtime import healthy, prefect_environment, running_server, using
 from infra.engines import TARGETS, open_target
 from infra.errors import AlreadyExists, RequantError, Unavailable
 from infra.settings import Settings
+from tasks.models.registration import model_names
 from tasks.privacy import LIMITS, missing
+
+if TYPE_CHECKING:
+    from flows.schedules import Upcoming
 
 PACKAGES = ("prefect", "mlflow", "evidently", "torch", "onnx", "onnxruntime", "boto3", "transformers")
 PYTHON = (3, 11)
@@ -37,7 +44,9 @@ def examine(settings: Settings) -> list[Check]:
         ("object store", lambda: _store(settings)),
         ("signing key", lambda: _key(settings)),
         ("registry", lambda: _registry(settings)),
+        ("registry's files", lambda: _artifacts(settings)),
         ("Prefect", lambda: _prefect(settings)),
+        ("schedules", lambda: _schedules(settings)),
     )
     checks = [_run(what, probe) for what, probe in probes]
     return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS)]
@@ -84,6 +93,43 @@ def _key(settings: Settings) -> Check:
 def _registry(settings: Settings) -> Check:
     settings.registry().ping()
     return Check("registry", "fine", settings.mlflow_uri)
+
+
+def _artifacts(settings: Settings) -> Check:
+    """The database may answer while the files behind it, on S3 say, cannot be reached: write one and delete it."""
+    place = settings.registry().try_files()
+    return Check("registry's files", "fine", f"a file was written below {place}, read and deleted")
+
+
+def _schedules(settings: Settings) -> Check:
+    """What Prefect should have scheduled and has not, or has scheduled and nobody runs."""
+    reached = prefect_environment(settings)
+    if not reached or not healthy(reached["PREFECT_API_URL"]):
+        return Check("schedules", "absent", "no Prefect server answers", "`requant up` keeps the schedules")
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        from flows.schedules import upcoming
+
+        return judge_schedules(model_names(settings.store()), upcoming())
+
+
+def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) -> Check:
+    """Return whether every registered model has a run ahead, and no run that was due waits."""
+    missing = [f"{one.model} (due {one.missing})" for one in scheduled.values() if one.missing]
+    overdue = [f"{one.model} (by {one.overdue_s:.0f} s)" for one in scheduled.values() if one.overdue_s]
+    unknown = sorted(set(models) - set(scheduled))
+    if missing:
+        mend = (
+            "Prefect's scheduler is at fault: see its log; SQLAlchemy 2.1 breaks it, so `pip install 'sqlalchemy<2.1'`"
+        )
+        return Check("schedules", "broken", f"runs that were due were never created: {', '.join(missing)}", mend)
+    if overdue:
+        return Check(
+            "schedules", "broken", f"overdue: {', '.join(overdue)}", "see whether `requant up` or a worker runs"
+        )
+    if unknown:
+        return Check("schedules", "broken", f"not deployed: {', '.join(unknown)}", "`requant up` or `requant deploy`")
+    ahead = ", ".join(f"{one.model} {one.next_run or 'paused'}" for one in scheduled.values())
+    return Check("schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered")
 
 
 def _prefect(settings: Settings) -> Check:

@@ -9,9 +9,9 @@ from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.drift.evidence import Alarms, needed, parse_evidence
 from tasks.drift.restraint import state
-from tasks.drift.steps import alarms, restraint
+from tasks.drift.rules import alarms, restraint
 from tasks.drift.wording import power_of_ten
-from tasks.models.catalog import open_model
+from tasks.models.registration import current_spec
 from tasks.promotion import journal
 from tasks.promotion.decisions import past_decisions
 from tasks.promotion.ledger import Entry, Kind
@@ -54,7 +54,7 @@ def explain(model: str, window: str = "latest") -> Explanation:
 
     Raises `NotFound` for an unknown model or window, `BadInput` when several fit or the evidence changed.
     """
-    spec, entries = open_model(model).spec, journal.read(model)
+    spec, entries = current_spec(model), journal.read(model)
     entry = _find(model, entries, window)
     details = entry.details
     past = past_decisions(entries, before=entry.number)

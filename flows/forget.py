@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from infra.canonical import Json
@@ -20,10 +20,11 @@ from infra.stores.port import ObjectStore
 from tasks import erasure
 from tasks.drift.report import remove_snapshot
 from tasks.erasure import Act
-from tasks.models.catalog import open_model
+from tasks.models.registration import current_digest
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.traffic import write_traffic
+from tasks.traffic.sources import last_intake, write_last
 
 PASSES = 5
 """Over everything stored: a flow that ran beside the first may have written a sample since."""
@@ -68,7 +69,7 @@ def forget(
     """
     if (tenant is None) == (request is None):
         raise BadInput("give exactly one of --tenant and --request: what is to be forgotten?")
-    open_model(model)
+    current_digest(model)
     store, who = settings().store(), actor or settings().actor
     act = erasure.new_act("tenant", tenant) if tenant is not None else erasure.new_act("request", str(request))
     store.put(_note(model, act), erasure.dump_act(act))
@@ -89,10 +90,12 @@ def _carry_out(store: ObjectStore, model: str, act: Act, actor: str, reason: str
         _samples(sweep, "calibration")
         _rejects(sweep)
         _quarantine(sweep)
+        _intakes(sweep)
         if sweep.removed.total() == before:
             break
     releases = _releases(store, model, act)
-    result = Forgotten(model, act.kind, act.pseudonym, dict(sweep.removed), releases, _remains(releases))
+    places = [done.place for done in last_intake(store, model)]
+    result = Forgotten(model, act.kind, act.pseudonym, dict(sweep.removed), releases, _remains(releases, places))
     _record(result, actor, reason)
     store.delete(_note(model, act))
     return result
@@ -186,6 +189,15 @@ def _quarantine(sweep: _Sweep) -> None:
             sweep.removed["quarantine"] += gone
 
 
+def _intakes(sweep: _Sweep) -> None:
+    """What the last intake of a source did names the files that it could not read."""
+    for done in last_intake(sweep.store, sweep.model):
+        problems = tuple(one for one in done.problems if not erasure.mentions(one.name, sweep.act))
+        if len(problems) < len(done.problems):
+            write_last(sweep.store, sweep.model, replace(done, problems=problems))
+            sweep.removed["intake"] += len(done.problems) - len(problems)
+
+
 def _releases(store: ObjectStore, model: str, act: Act) -> tuple[Held, ...]:
     """By the marks on calibration sets, which outlive a kill."""
     marks = [key for key in store.list(f"calibration/{model}/") if key.endswith(".forgotten.json")]
@@ -218,11 +230,16 @@ def _version(entries: Sequence[Entry], digest: str) -> str | None:
     return next((one.version for one in reversed(entries) if one.release == digest and one.version), None)
 
 
-def _remains(releases: Sequence[Held]) -> tuple[str, ...]:
+def _remains(releases: Sequence[Held], places: Sequence[str]) -> tuple[str, ...]:
     told = [
         "Histograms, ranges and scales that the data helped to fix remain: sums over a whole set, which name nobody.",
         "Backups of the object store, MLflow's runs and Prefect's logs are outside of this command.",
     ]
+    if places:
+        told.append(
+            f"What lies in its sources ({', '.join(places)}) is not touched: delete the data there too, because a file "
+            "that changes is read again."
+        )
     if releases:
         named = ", ".join(f"version {one.version or '?'}{_aliases(one)}" for one in releases)
         told.append(

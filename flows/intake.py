@@ -1,63 +1,129 @@
-"""Traffic files into the object store."""
+"""Scheduled intake: what is new in the sources that a model's spec names, into the object store."""
 
-from dataclasses import dataclass
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from infra.errors import BadInput
+from flows.orchestration import call, leave_table, orchestrated
+from flows.progress import Progress
+from infra.errors import BadInput, RequantError
+from infra.exclusive import alone_at
 from infra.settings import settings
-from tasks.models.catalog import open_model
-from tasks.traffic import Format, ingest, judge_traces, stream
-
-SERVER = "mlflow:"
-"""Before the name of an experiment whose traces are read from the registry's server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """What became of one file or folder."""
-
-    model: str
-    accepted: int
-    duplicates: int  # stored before, or twice in the file
-    rejected: int
-    reasons: dict[str, int]  # reason -> records
-    rejects: tuple[str, ...]  # where the rejected records lie
-    parts: int  # stored files
+from infra.stores.browsing import open_bucket
+from tasks.models.catalog import open_model, spec_folder
+from tasks.models.sources import SourceSpec
+from tasks.step import step
+from tasks.traffic import Format
+from tasks.traffic.sources import (
+    Folder,
+    Objects,
+    Place,
+    Reading,
+    SourceIntake,
+    take_files,
+    take_traces,
+    write_last,
+)
 
 
-def take_in(path: str, model: str, format: str | None = None, first_at: str | None = None) -> Intake:
-    """Check, redact and store every record of a file, a folder, or an MLflow experiment ("mlflow:NAME").
+@orchestrated("intake", "take-in-{model}")
+def intake(model: str) -> tuple[SourceIntake, ...]:
+    """Read what is new in every source of a model; again, or twice at once, stores nothing twice.
 
-    `first_at` is ISO 8601 with a time zone. Raises `BadInput` when the source itself cannot be read.
+    A source that fails is told and stops no other. Raises `BadInput` when the spec names no source.
+
+    Args:
+        model: Name of a registered model, such as minilm.
     """
-    spec, store = open_model(model).spec, settings().store()
-    task, shape = spec.task, spec.payload_shape
-    if path.startswith(SERVER):
-        traces = settings().registry().traces(path.removeprefix(SERVER))
-        records = judge_traces(traces, task=task, shape=shape)
-    else:
-        chosen = Format(format) if format else None
-        start = moment(first_at, "--first-at") if first_at else None
-        records = stream(Path(path), task=task, shape=shape, format=chosen, first_at=start)
-    found = ingest(store, model, records, source=path if path.startswith(SERVER) else Path(path).name)
-    return Intake(
-        model=model,
-        accepted=found.accepted,
-        duplicates=found.duplicates,
-        rejected=found.rejected,
-        reasons=dict(found.reasons),
-        rejects=found.rejects,
-        parts=len(found.parts),
-    )
+    sources = open_model(model).spec.sources
+    if not sources:
+        raise BadInput(
+            f"the spec of {model} names no sources: write them there and run `requant model add` again, or bring one "
+            "file in with `requant traffic import`"
+        )
+    progress = Progress(f"take in traffic of {model}")
+    taken = []
+    for number, source in enumerate(sources):
+        progress.step(f"reading what is new in {source.slug}", number / len(sources))
+        taken.append(take_source(model, source.slug))
+        progress.step(_sentence(taken[-1]), (number + 1) / len(sources))
+    leave_table(f"intake-{model}", [_row(one) for one in taken], "Sources of traffic")
+    return tuple(taken)
 
 
-def moment(text: str, option: str) -> datetime:
-    """A time from the command line, in UTC; raises `BadInput` without a time zone."""
+def take_in_new(model: str, progress: Progress) -> None:
+    """The same at the beginning of another flow, which goes on whatever becomes of it."""
+    if not open_model(model).spec.sources:
+        return
+    progress.step("taking in what is new in the sources", 0.05)
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise BadInput(f"{option} is {text!r}: write ISO 8601, such as 2026-01-31T03:00:00Z") from error
-    if found.tzinfo is None:
-        raise BadInput(f"{option} is {text!r} without a time zone: end it with Z or an offset")
-    return found.astimezone(UTC)
+        call(intake, model)
+    except RequantError as error:  # the next step tells, if the store is still away
+        progress.step(f"sources could not be read: {error}", 0.05)
+
+
+@step("take-source")
+def take_source(model: str, source: str) -> SourceIntake:
+    """Read what is new in one source, and keep what was done for people to see."""
+    spec = next(one for one in open_model(model).spec.sources if one.slug == source)
+    scratch = settings().root / "intake" / model / source
+    with alone_at(scratch.with_suffix(".lock")):
+        try:
+            done = _take(model, spec, scratch)
+        except Exception as error:  # the other sources and maintenance go on
+            done = _failed(model, spec, error)
+        write_last(settings().store(), model, done)
+    return done
+
+
+def _take(model: str, spec: SourceSpec, scratch: Path) -> SourceIntake:
+    registered, now = open_model(model).spec, datetime.now(UTC)
+    reading = Reading(
+        model=model,
+        source=spec.slug,
+        task=registered.task,
+        shape=registered.payload_shape,
+        format=Format(spec.format) if spec.format else None,
+        first_at=spec.first_at,
+        settle=spec.settled_after,
+    )
+    store = settings().store()
+    if spec.experiment is not None:
+        experiment, registry = spec.experiment, settings().registry()
+        return take_traces(store, experiment, lambda since: registry.trace_pages(experiment, since), reading, now)
+    return take_files(store, _place(model, spec, scratch), reading, now)
+
+
+def _place(model: str, spec: SourceSpec, scratch: Path) -> Place:
+    if spec.path is None or not spec.in_bucket:
+        return Folder(spec.folder(spec_folder(model)))
+    shutil.rmtree(scratch, ignore_errors=True)  # what an intake that was killed had copied
+    chosen = settings()
+    bucket = open_bucket(spec.path, endpoint_url=chosen.s3_endpoint_url, region=chosen.s3_region)
+    return Objects(spec.path, bucket, scratch)
+
+
+def _failed(model: str, spec: SourceSpec, error: Exception) -> SourceIntake:
+    said = str(error) if isinstance(error, RequantError) else f"{type(error).__name__}: {error}"
+    place = f"mlflow:{spec.experiment}" if spec.experiment else str(spec.path)
+    return SourceIntake(spec.slug, place, datetime.now(UTC).isoformat(timespec="seconds"), error=said)
+
+
+def _sentence(done: SourceIntake) -> str:
+    if done.error:
+        return f"{done.source} failed: {done.error}"
+    problems = f", {len(done.problems)} unreadable" if done.problems else ""
+    return f"{done.source}: {done.files} new{problems}; {done.accepted} requests stored, {done.rejected} set aside"
+
+
+def _row(done: SourceIntake) -> dict[str, str | int]:
+    return {
+        "source": done.source,
+        "place": done.place,
+        "read": done.files,
+        "stored": done.accepted,
+        "known": done.duplicates,
+        "set aside": done.rejected,
+        "left": "; ".join(f"{count} x {why}" for why, count in done.left.items()),
+        "problem": done.error or "; ".join(f"{one.name}: {one.reason}" for one in done.problems),
+    }

@@ -12,7 +12,7 @@ from infra.settings import settings
 from infra.stores.port import ObjectStore
 from tasks import lineage
 from tasks.lineage import Lineage, Node
-from tasks.models.catalog import open_model
+from tasks.models.registration import current_digest
 from tasks.promotion import journal, ledger
 
 Edge = tuple[Node, Node]
@@ -21,7 +21,7 @@ Export = Literal["openlineage", "prov"]
 
 def of_model(model: str) -> Lineage:
     """Everything known of one model; a damaged or missing document ends its chain there. Raises `NotFound`."""
-    open_model(model)
+    current_digest(model)
     store = settings().store()
     edges = [*_windows(store, model), *_sets(store, model), *_releases(store, model)]
     return lineage.lineage(model, (), edges)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from prefect import flow
-from prefect.artifacts import create_link_artifact, create_table_artifact
-
+from flows.identity import acting
+from flows.intake import take_in_new
 from flows.measures import write_measures
+from flows.orchestration import call, leave_link, leave_table, orchestrated
 from flows.outcomes import Outcome, Status
 from flows.progress import Progress
 from flows.requantize import requantize
@@ -21,30 +21,27 @@ from tasks.records import Action, Decision, Health, LensReading, PastDecision, R
 from tasks.sampling import steps as sampling
 
 
-@flow(name="maintenance", flow_run_name="maintain-{model}")
-def maintenance(
-    model: str,
-    until: datetime | None = None,
-    actor: str = "maintenance",
-) -> Outcome:
+@orchestrated("maintenance", "maintain-{model}")
+def maintenance(model: str, until: datetime | None = None) -> Outcome:
     """Keep one model right on the newest window; running it again, or twice at once, changes nothing more.
 
     Args:
         model: Name of a registered model, such as minilm.
         until: End of the traffic window; empty is the newest request.
-        actor: Who runs it; the schedule is 'maintenance'.
     """
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
+    take_in_new(model, progress)
     champion = promotion.read_champion(model)
     weights = None if champion is None else drift.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)
     sampled = sampling.sample_window(model, until)
     if isinstance(sampled, ThinWindow) and (weights is None or weights.health is not Health.DEGRADED):
-        return _leave_undecided(sampled, champion, weights, actor, started)
+        return _leave_undecided(sampled, champion, weights, started)
     window = sampling.newest_sample(sampled) if isinstance(sampled, ThinWindow) else sampled
     if champion is None or weights is None:
-        return requantize(model, reason="the first champion", window=window.key, actor=actor)
+        with progress.the_rest():
+            return call(requantize, model, reason="the first champion", window=window.key)
     source = open_model(model).source
     before, report = promotion.settled(model, window.digest, source, champion), drift.written_report(window)
     if before is not None and report is not None:
@@ -55,22 +52,23 @@ def maintenance(
         decision = _decide_by_weights(sampled, window, champion, weights, past)
     else:
         decision = _decide(window, champion, weights, past, progress)
-    first = promotion.record_decision(model, decision, actor, champion, window, drift.basis(window, decision))
+    first = promotion.record_decision(model, decision, acting(), champion, window, drift.basis(window, decision))
     progress.step("writing the drift report", 0.8)
     report = drift.write_report(window, champion, decision, past)
     _leave_artifacts(model, decision, report)
     write_measures(model, readings=decision.readings, flow="maintenance", seconds=time.perf_counter() - started)
-    outcome = _act(window, source, decision, first, actor)
+    with progress.the_rest():
+        outcome = _act(window, source, decision, first)
     progress.step(outcome.reason, 1.0)
     return replace(outcome, decision=decision, report=report)
 
 
 def _leave_undecided(
-    window: ThinWindow, champion: ReleaseRef | None, weights: LensReading | None, actor: str, started: float
+    window: ThinWindow, champion: ReleaseRef | None, weights: LensReading | None, started: float
 ) -> Outcome:
     """That nothing can be told is a decision, too: recorded once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
-    promotion.record_decision(window.model, decision, actor, champion, window, drift.basis(window, decision))
+    promotion.record_decision(window.model, decision, acting(), champion, window, drift.basis(window, decision))
     write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
     return Outcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)
 
@@ -112,13 +110,13 @@ def _decide_by_weights(
     return replace(decision, reasons=(*decision.reasons, told[0].upper() + told[1:]))
 
 
-def _act(window: SampleRef, source: str, decision: Decision, first: bool, actor: str) -> Outcome:
+def _act(window: SampleRef, source: str, decision: Decision, first: bool) -> Outcome:
     """A run that finds the window decided does not ask again; an unfinished re-quantization it does take up."""
     model, why = window.model, decision.reasons[0]
     if wants_retraining(decision):
-        promotion.request_retraining(model, window, source, decision, actor)
+        promotion.request_retraining(model, window, source, decision, acting())
     if recalibrates(decision) and (first or not promotion.acted_on(model, window.digest, source)):
-        return requantize(model, reason=why, window=window.key, action=decision.action, actor=actor)
+        return call(requantize, model, reason=why, window=window.key, action=decision.action)
     if not first:
         return _decided_before(model, decision)
     if wants_retraining(decision):
@@ -137,5 +135,5 @@ def _leave_artifacts(model: str, decision: Decision, report: str) -> None:
         for one in decision.readings
         for item in one.findings
     ]
-    create_table_artifact(key=f"lenses-{model}", table=rows, description="; ".join(decision.reasons))
-    create_link_artifact(key=f"drift-{model}", link=f"{settings().store_address}/{report}", link_text="drift report")
+    leave_table(f"lenses-{model}", rows, "; ".join(decision.reasons))
+    leave_link(f"drift-{model}", f"{settings().store_address}/{report}", "drift report")

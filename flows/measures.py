@@ -1,15 +1,27 @@
-"""The metrics of one model, written as a snapshot that /metrics serves."""
+"""The metrics of one model: a snapshot that each run writes, and what is true only when /metrics is asked."""
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
-from infra.settings import settings
+from infra.errors import RequantError, Unavailable
+from infra.processes import is_gone
+from infra.settings import Settings, settings
 from infra.telemetry import SUFFIX, Sample, parse, write_snapshot
+from tasks.models.registration import model_names
 from tasks.promotion import journal, ledger
-from tasks.promotion.ledger import Kind
+from tasks.promotion.ledger import Entry, Kind
+from tasks.promotion.steps import LEASE
 from tasks.records import GateReport, LensReading
-from tasks.validation.report import to_samples
+from tasks.traffic.newest import newest_time
+from tasks.validation.report import OF_REPORTS, to_samples
+
+EVERY_S = 15.0
+"""Live figures are computed at most this often, however many ask."""
+Overdue = Callable[[], Mapping[str, float]]
+"""Model -> seconds that its scheduled run is overdue, 0 when it is not; raises `Unavailable` without Prefect."""
 
 
 def write_measures(
@@ -24,28 +36,100 @@ def write_measures(
     path = settings().root / "metrics" / f"{model}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [one for one in (parse(path.read_text()) if path.exists() else ()) if not _replaced(one, readings, reports)]
-    samples = [*kept, *_totals(model), *_lenses(model, readings)]
+    samples = [*kept, *_totals(model, journal.read(model)), *_lenses(model, readings)]
     for report in reports:
         samples += to_samples(model, report)
     if flow:
-        samples.append(Sample("requant_run_seconds", {"model": model, "flow": flow}, seconds))
+        ran = {"model": model, "flow": flow}
+        samples.append(Sample("requant_run_seconds", ran, seconds))
+        samples.append(Sample("requant_run_timestamp_seconds", ran, time.time()))
     samples.append(Sample("requant_snapshot_timestamp_seconds", {"model": model}, time.time()))
     write_snapshot(path, samples)
 
 
 def _replaced(sample: Sample, readings: Sequence[LensReading], reports: Sequence[GateReport]) -> bool:
     """A run replaces all series of what it measured: a group or layer that is gone must not linger."""
-    return bool(
-        (readings and sample.metric.startswith("requant_lens_"))
-        or (reports and sample.metric.startswith("requant_gate_"))
-    )
+    return bool((readings and sample.metric.startswith("requant_lens_")) or (reports and sample.metric in OF_REPORTS))
 
 
-def _totals(model: str) -> list[Sample]:
-    entries = journal.read(model)
+class LiveMeasures:
+    """The figures that change while nothing runs, computed when they are asked for and kept for `EVERY_S` seconds."""
+
+    def __init__(self, overdue: Overdue | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`overdue` tells what Prefect knows; without it the schedules' series are absent."""
+        self._overdue = overdue
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: tuple[Settings, float, tuple[Sample, ...]] | None = None
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Of every model; what cannot be read is told by `requant_ledger_readable`, and raises nothing."""
+        with self._lock:  # scrapes at once compute once
+            now = self._clock()
+            if self._kept is None or self._kept[0] is not settings() or now - self._kept[1] >= EVERY_S:
+                self._kept = (settings(), now, live_samples(self._overdue))
+            return self._kept[2]
+
+
+def live_samples(overdue: Overdue | None = None) -> tuple[Sample, ...]:
+    """What the ledgers, the stored traffic and the schedules say now."""
+    samples = [sample for model in _models() for sample in _live(model)]
+    try:
+        late = overdue() if overdue else {}
+    except Unavailable:  # unknown is not 0: the series is absent, and an alert says so
+        late = {}
+    samples += [
+        Sample("requant_schedule_overdue_seconds", {"model": model}, seconds) for model, seconds in late.items()
+    ]
+    return tuple(samples)
+
+
+def _models() -> list[str]:
+    """Every registered model; of a store that does not answer, those that ever left a snapshot."""
+    try:
+        return model_names(settings().store())
+    except RequantError:
+        return sorted(path.stem for path in (settings().root / "metrics").glob(f"*{SUFFIX}"))
+
+
+def _live(model: str) -> list[Sample]:
+    of_model = {"model": model}
+    try:
+        samples = [*_of_ledger(model, journal.read(model)), *_of_traffic(model)]
+    except RequantError:
+        return [Sample("requant_ledger_readable", of_model, 0)]
+    return [*samples, Sample("requant_ledger_readable", of_model, 1)]
+
+
+def _of_ledger(model: str, entries: Sequence[Entry]) -> Iterator[Sample]:
+    of_model = {"model": model}
+    yield from _totals(model, entries)
+    waiting = ledger.pending_approvals(entries)
+    yield Sample("requant_approvals_waiting", of_model, len(waiting))
+    if waiting:
+        since = min(entry.time for entry in waiting).timestamp()
+        yield Sample("requant_approval_oldest_timestamp_seconds", of_model, since)
+    interrupted = ledger.interrupted(entries, _is_dead)
+    yield Sample("requant_intents_interrupted", of_model, len(interrupted))
+
+
+def _of_traffic(model: str) -> Iterator[Sample]:
+    newest = newest_time(settings().store(), model, datetime.now(UTC))
+    if newest is not None:
+        yield Sample("requant_traffic_newest_timestamp_seconds", {"model": model}, newest.timestamp())
+
+
+def _is_dead(intent: Entry) -> bool:
+    """A process of another machine cannot be asked: it is taken for dead when its lease is over."""
+    return is_gone(intent.details.get("process")) or datetime.now(UTC) >= intent.time + LEASE
+
+
+def _totals(model: str, entries: Sequence[Entry]) -> list[Sample]:
     kinds = Counter(entry.kind for entry in entries)
     actions = Counter(str(entry.details.get("action")) for entry in entries if entry.kind is Kind.DECIDED)
+    failed = sum(bool(entry.details.get("failed")) for entry in entries if entry.kind is Kind.FINISHED)
     samples = [
+        Sample("requant_runs_failed_total", {"model": model}, failed),
         Sample("requant_promotions_total", {"model": model}, kinds[Kind.PROMOTED]),
         Sample("requant_rollbacks_total", {"model": model}, kinds[Kind.ROLLED_BACK]),
         *(Sample("requant_decisions_total", {"model": model, "action": name}, n) for name, n in actions.items()),

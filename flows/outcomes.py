@@ -44,6 +44,11 @@ class Outcome:
     notes: tuple[str, ...] = ()  # what the verdicts do not cover
 
     @property
+    def sentence(self) -> str:
+        """How it ended, and why."""
+        return f"{self.status}: {self.reason}"
+
+    @property
     def refused(self) -> bool:
         """Whether the answer was no."""
         return self.status is Status.REFUSED

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from flows.progress_line import Say
+from flows.progress_line import progress as shown
 from infra.settings import settings
 
 T = TypeVar("T")
@@ -27,59 +28,54 @@ def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
         render(value)
 
 
+def say(sentence: str) -> None:
+    """One line for a person; a long one is not broken, so that what it quotes can be copied."""
+    console.print(escape(sentence))
+
+
 @contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal, a line per step otherwise; nothing when quiet."""
-    if quiet:
-        yield lambda sentence, share: None
-    elif sys.stdout.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=1.0)
-            yield lambda sentence, share: bar.update(task, description=sentence, completed=share)
-    else:
-        yield _plain_lines()
-
-
-def _plain_lines() -> Callable[[str, float], None]:
-    """One line per step; a flow inside a flow may end with the same sentence, which is said once."""
-    last = ""
-
-    def say(sentence: str, share: float) -> None:
-        nonlocal last
-        if sentence != last:
-            print(f"{share:4.0%}  {sentence}", flush=True)
-        last = sentence
-
-    return say
+def progress(*, quiet: bool = False) -> Iterator[Say]:
+    """One line that moves on a terminal, a line per step otherwise; nothing when quiet."""
+    with shown(console, quiet=quiet) as show:
+        yield show
 
 
 @contextmanager
 def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
-    """A Prefect server to report to, and the steps of every flow shown as they come.
+    """The steps of every flow shown as they come, and reported to Prefect where a server is in use.
 
-    An unknown model is refused before anything is started.
+    An unknown model is refused first.
     """
-    from flows.runtime import orchestrator
-    from tasks.models.catalog import open_model
+    with progress(quiet=quiet) as show:
+        show("starting", 0.0)
+        from flows.runtime import served
+        from tasks.models.registration import current_digest
 
-    if model is not None:
-        open_model(model)
-
-    with progress(quiet=quiet) as say:
-        say("reaching Prefect", 0.0)
-        with orchestrator(settings()):
+        if model is not None:
+            current_digest(model)
+        with served(settings()):
             from flows.progress import listening
 
-            with listening(say):
+            with listening(show):
                 yield
 
 
-def addresses(found: Mapping[str, str]) -> None:
+def deployed(done: Any) -> None:
+    """What a server has now, and the command that runs it."""
+    console.print(f"{len(done.deployments)} deployments in the pool {done.pool} of {done.server}")
+    for name in done.deployments:
+        console.print(f"  {escape(name)}")
+    console.print(f"next: {escape(done.worker)}   (on each worker's host, with the same REQUANT_ settings)")
+
+
+def addresses(listening: Any) -> None:
     """Where everything listens, once it does."""
-    for name, address in found.items():
-        console.print(f"{name:<9} {address}")
-    console.print("Ctrl-C stops them all")
+    for line in listening.moved:
+        console.print(line)
+    console.print(f"{'console':<9} {listening.console}")
+    for title, address in listening.services.items():
+        console.print(f"{title:<9} {address}")
+    console.print("the console's link opens the others too; Ctrl-C stops them all")
 
 
 def fields(value: Any) -> None:
@@ -167,6 +163,23 @@ def intake(taken: Any) -> None:
         console.print(f"  {count} x {escape(reason)}")
     for key in taken.rejects:
         console.print(f"  they lie at {key}")
+
+
+def pulled(sources: Sequence[Any]) -> None:
+    """What became of the files of each source, and of the records in them."""
+    for one in sources:
+        console.print(f"[bold]{escape(one.source)}[/bold]  {escape(one.place)}")
+        if one.error:
+            console.print(f"  [red]failed[/red]: {escape(one.error)}")
+        known = f"{one.duplicates} known already; " if one.duplicates else ""
+        what = "traces" if one.place.startswith("mlflow:") else "files"
+        console.print(f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set aside")
+        for why, count in (*one.reasons.items(), *one.left.items()):
+            console.print(f"  {count} x {escape(why)}")
+        for problem in one.problems:
+            console.print(f"  {escape(problem.name)}: {escape(problem.reason)}")
+        for key in one.rejects:
+            console.print(f"  they lie at {key}")
 
 
 def forgotten(acts: Sequence[Any]) -> None:

@@ -1,19 +1,15 @@
 """Reconciliation: follow what operators did in MLflow when it is verified, undo it when it is not."""
 
-from prefect import flow
-from prefect.artifacts import create_table_artifact
-
 from flows.measures import write_measures
+from flows.orchestration import leave_table, note, orchestrated
 from infra.settings import settings
-from tasks.models.catalog import model_names
+from tasks.models.registration import model_names
 from tasks.promotion import steps as promotion
 from tasks.promotion.reconcile import Reconciliation
 
 
-@flow(name="reconcile", flow_run_name="reconcile")
-def reconcile(
-    model: str | None = None,
-) -> dict[str, Reconciliation]:
+@orchestrated("reconcile", "reconcile")
+def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
     """Bring ledger and registry in step; one answer per model.
 
     Args:
@@ -22,7 +18,8 @@ def reconcile(
     names = [model] if model else model_names(settings().store())
     found = {name: promotion.reconcile_model(name) for name in names}
     rows = [{"model": name, "outcome": one.outcome.value, "why": one.reason} for name, one in found.items()]
-    create_table_artifact(key="reconciliation", table=rows)
-    for name in names:
+    leave_table("reconciliation", rows)
+    for name, one in found.items():
+        note(f"{name}: {one.outcome}; {one.reason}")
         write_measures(name)
     return found

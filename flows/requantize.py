@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
+from prefect.exceptions import TerminationSignal
 
 from flows.climbing import Climbed, Material, chosen, climb_ladder, figures, limits, passes
+from flows.identity import acting
 from flows.measures import write_measures
+from flows.orchestration import leave_markdown, orchestrated, run_id
 from flows.outcomes import Outcome, Rung, Status
 from flows.progress import Progress
-from infra.settings import settings
+from infra.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
 from tasks.profiles import steps as profiles
 from tasks.promotion import steps as promotion
@@ -28,7 +28,7 @@ from tasks.validation import steps as validation
 from tasks.validation.report import to_markdown
 
 
-@flow(name="requantize", flow_run_name="requantize-{model}", validate_parameters=True)
+@orchestrated("requantize", "requantize-{model}")
 def requantize(
     model: str,
     recipe: str | None = None,
@@ -36,7 +36,6 @@ def requantize(
     require_approval: bool = False,
     window: str | None = None,
     action: Action = Action.RECALIBRATE,
-    actor: str | None = None,
     search: Literal["first", "full"] = "first",
     allow_scale_change: bool = False,
 ) -> Outcome:
@@ -49,11 +48,9 @@ def requantize(
         require_approval: Let a passing candidate wait for a person.
         window: Key of a stored traffic sample; empty samples the current window.
         action: Why it runs: recalibrate, or fallback for safety.
-        actor: Who asked; empty is the user of the process.
         search: Promote the first rung that passes, or measure all of them and promote the cheapest that passes.
         allow_scale_change: Let a recalibration change scales by more than the spec's calibration.largest_scale_change.
     """
-    actor = actor or settings().actor
     if recipe is not None:
         # A misspelt one, or one that a target cannot express, is refused before anything is sampled or written.
         chosen_recipe, spec = find_recipe(recipe), open_model(model).spec
@@ -64,19 +61,25 @@ def requantize(
     if isinstance(sample, ThinWindow):
         text = f"{model}: {sample.told} or calibrate on it; import more"
         return _ended(progress, Outcome(model, Status.INCONCLUSIVE, text))
-    run = str(flow_run.id or "unnamed")
+    run, actor = run_id(), acting()
     if not promotion.claim(model, sample.digest, run, actor, reason):
         text = f"{model}: another run already acts on this window"
         return _ended(progress, Outcome(model, Status.ALREADY_DONE, text))
     try:
-        outcome = _build(
-            model, sample, recipe, reason, require_approval, action, actor, progress, search, allow_scale_change
-        )
+        outcome = _build(model, sample, recipe, reason, require_approval, action, progress, search, allow_scale_change)
     except BaseException as exc:
-        promotion.finish(model, sample.digest, run, actor, f"failed: {exc}", failed=True)
+        with undisturbed():  # without Prefect, which may be what failed, or be closing too
+            promotion.finish.fn(model, sample.digest, run, actor, _why_ended(exc, actor), failed=True)
         raise
-    promotion.finish(model, sample.digest, run, actor, f"{outcome.status}: {outcome.reason}")
+    promotion.finish(model, sample.digest, run, actor, outcome.sentence)
     return _ended(progress, outcome)
+
+
+def _why_ended(exc: BaseException, actor: str) -> str:
+    """For the ledger. A run that is stopped before it writes an intent leaves none to close, and no entry."""
+    if isinstance(exc, Interrupted | KeyboardInterrupt | TerminationSignal):
+        return f"interrupted by {actor}"
+    return f"failed: {exc}"
 
 
 def _ended(progress: Progress, outcome: Outcome) -> Outcome:
@@ -91,7 +94,6 @@ def _build(
     reason: str,
     require_approval: bool,
     action: Action,
-    actor: str,
     progress: Progress,
     search: Search,
     allow_scale_change: bool,
@@ -130,9 +132,9 @@ def _build(
     write_measures(model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started)
     progress.step("releasing the candidate", 0.9)
     name = f"{taken.recipe.name} on {sample.digest[:8]}"
-    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name, frozen)
+    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name, frozen, sample.digest)
     _leave_artifact(model, rungs, taken, release)
-    outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval, actor)
+    outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval)
     write_measures(model)
     return replace(outcome, notes=known.notes)
 
@@ -145,9 +147,8 @@ def _conclude(
     champion: ReleaseRef | None,
     reason: str,
     require_approval: bool,
-    actor: str,
 ) -> Outcome:
-    last, base = taken.told, champion.version if champion else None
+    last, base, actor = taken.told, champion.version if champion else None, acting()
     where = {"model": model, "version": release.version, "release": release.digest, "rungs": tuple(rungs)}
     if not passes(last.reports):
         gates = [gate.reason for report in last.reports for gate in report.refusals]
@@ -170,4 +171,4 @@ def _leave_artifact(model: str, rungs: Sequence[Rung], taken: Climbed, release: 
         lines.append(f"| {rung.recipe} | {verdicts} | {rung.reason} |")
     lines += ["", *(f"- {remark}" for remark in taken.candidate.remarks)]
     tables = "\n".join(to_markdown(report) for report in taken.reports)
-    create_markdown_artifact(key=f"gates-{model}", markdown="\n".join([*lines, "", tables]))
+    leave_markdown(f"gates-{model}", "\n".join([*lines, "", tables]))

@@ -2,34 +2,27 @@
 
 from typing import Annotated
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
+from flows.identity import acting
 from flows.measures import write_measures
-from infra.settings import settings
+from flows.orchestration import leave_markdown, note, orchestrated
 from tasks.promotion import steps as promotion
 from tasks.records import ReleaseRef
 
 
-@flow(name="rollback", flow_run_name="rollback-{model}")
-def rollback(
-    model: str,
-    reason: Annotated[str, Field(min_length=1)],
-    to: str | None = None,
-    actor: str | None = None,
-) -> ReleaseRef:
+@orchestrated("rollback", "rollback-{model}")
+def rollback(model: str, reason: Annotated[str, Field(min_length=1)], to: str | None = None) -> ReleaseRef:
     """Bring back an earlier champion.
 
     Args:
         model: Name of a registered model, such as minilm.
         reason: Why, in one sentence; written to the ledger.
         to: Version that was champion before; empty is the one the champion replaced.
-        actor: Who asked; empty is the user of the process.
     """
-    who = actor or settings().actor
-    release = promotion.roll_back(model, to, who, reason)
-    text = f"Version {release.version} of {model} is champion again, by {who}: {reason}"
-    create_markdown_artifact(key=f"rollback-{model}", markdown=text)
+    release = promotion.roll_back(model, to, acting(), reason)
+    text = f"Version {release.version} of {model} is champion again, by {acting()}: {reason}"
+    leave_markdown(f"rollback-{model}", text)
+    note(text)
     write_measures(model)
     return release

@@ -1,126 +1,152 @@
-"""One real Prefect server: the configured one, the workspace's running one, or one started for this command."""
+"""Which Prefect server runs are shown on: the configured one, the workspace's running one, or none."""
 
-import json
 import os
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
+from contextvars import ContextVar
+from http import HTTPStatus
 
 import httpx
 
+from flows.services import PREFECT, address_of, running_address, started
 from infra.errors import Unavailable
 from infra.settings import Settings
+from infra.supervision import listening_socket
 
-START_TIMEOUT_S = 90
-ADDRESS_FILE = "server.json"
+_in_use: ContextVar[str | None] = ContextVar("in_use", default=None)
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str | None]:
+    """Flows inside the block report to the server that is there; without one they run in this process alone.
+
+    Raises `Unavailable` when the configured server does not answer.
+    """
+    (settings.root / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns where it cannot
+    with _where_known(settings) as address:
+        token = _in_use.set(address)
+        try:
+            yield address
+        finally:
+            _in_use.reset(token)
 
 
 @contextmanager
 def orchestrator(settings: Settings) -> Iterator[str]:
-    """The API address of a server that answers; flows inside the block report to it.
+    """As `served`, with a server started for the block where none is there: its runs are kept for later.
 
-    Raises `Unavailable` when the configured server does not answer or none can be started.
+    Raises `Unavailable` also when none can be started.
     """
-    if settings.prefect_api_url:
-        if not healthy(settings.prefect_api_url):
-            raise Unavailable(
-                f"Prefect does not answer at {settings.prefect_api_url}: start it, or correct REQUANT_PREFECT_API_URL"
-            )
-        with using(settings.prefect_api_url):
-            yield settings.prefect_api_url
-        return
-    running = running_server(settings)
-    if running is not None:
-        with using(running):
-            yield running
-        return
-    with server(settings, free_port(), services=False) as address, using(address):
+    with _where_known(settings) as known:
+        if known is not None:
+            yield known
+            return
+    with server(settings, services=False) as address, using(address, settings.secret().basic):
         yield address
 
 
 @contextmanager
-def server(settings: Settings, port: int, *, services: bool) -> Iterator[str]:
-    """A Prefect server process on 127.0.0.1, stopped at the end; `services` adds the scheduler."""
-    home = settings.root / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
-    address = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": address}
-    log_path = home / "server.log"
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [*command, *([] if services else ["--no-services", "--no-ui"])], stdout=log, stderr=log, env=environment
-        )
-        try:
-            _await(address, process, log_path)
-            if services:
-                (home / ADDRESS_FILE).write_text(json.dumps({"address": address, "pid": process.pid}))
-            yield address
-        finally:
-            _stop(process)
-            if services:
-                (home / ADDRESS_FILE).unlink(missing_ok=True)
+def _where_known(settings: Settings) -> Iterator[str | None]:
+    """Use the configured server, or the one that the workspace runs; None where there is neither."""
+    configured = settings.prefect_api_url
+    if configured:
+        _require(configured)
+        with using(configured):
+            yield configured
+        return
+    running = running_server(settings)
+    if running is None:
+        yield None
+        return
+    with using(running, settings.secret().basic):
+        yield running
+
+
+def address_in_use() -> str | None:
+    """The server that this process's flows report to; None outside of `served`, or without one."""
+    return _in_use.get()
 
 
 @contextmanager
-def using(address: str) -> Iterator[None]:
-    """Point Prefect's clients in this process, and in processes it starts, at the address."""
-    before = os.environ.get("PREFECT_API_URL")
-    os.environ["PREFECT_API_URL"] = address
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+def server(settings: Settings, *, services: bool) -> Iterator[str]:
+    """Start the workspace's own Prefect server at a free port and yield its API's address.
 
+    With `services` it has scheduler and pages.
+    """
+    opened = listening_socket(0, fixed=True)
+    with started(settings, {PREFECT: opened}, environment=server_environment(opened, services=services)) as (prefect,):
+        yield f"{prefect.address}/api"
+
+
+def server_environment(opened: socket.socket, *, services: bool) -> dict[str, str]:
+    """Return what Prefect's server reads of its environment, when it will listen on this socket."""
+    own = {"PREFECT_API_URL": f"{address_of(opened)}/api", "PREFECT_UI_API_URL": "/api"}
+    without = {"PREFECT__SERVER_WEBSERVER_ONLY": "1", "PREFECT_SERVER_UI_ENABLED": "false"}
+    logs = {"PREFECT_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
+    return own | logs | ({} if services else without)
+
+
+@contextmanager
+def using(address: str, auth: str | None = None) -> Iterator[None]:
+    """Point Prefect's clients in this process, and in processes it starts, at the address.
+
+    `auth` is the server's "user:password"; left out, whatever the environment says stays.
+    """
+    given = {"PREFECT_API_URL": address} | ({"PREFECT_API_AUTH_STRING": auth} if auth else {})
+    before = {name: os.environ.get(name) for name in given}
+    os.environ |= given
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    updates = {PREFECT_API_URL: address} | ({PREFECT_API_AUTH_STRING: auth} if auth else {})
     try:
-        with temporary_settings(updates={PREFECT_API_URL: address}):
+        with temporary_settings(updates=updates):
             yield
     finally:
-        if before is None:
-            os.environ.pop("PREFECT_API_URL", None)
-        else:
-            os.environ["PREFECT_API_URL"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def running_server(settings: Settings) -> str | None:
-    """The address of the server that `requant up` runs in this workspace, if it answers."""
-    with suppress(OSError, ValueError, KeyError):
-        address = str(json.loads((settings.root / "prefect" / ADDRESS_FILE).read_text())["address"])
-        return address if healthy(address) else None
-    return None
+    """Return the API's address of the server that `requant up` runs in this workspace, if it answers."""
+    address = running_address(settings, PREFECT)
+    return None if address is None else f"{address}/api"
+
+
+def prefect_environment(settings: Settings) -> dict[str, str]:
+    """Return what a process needs to reach the workspace's Prefect: the configured server, or its own running one."""
+    if settings.prefect_api_url:
+        return {"PREFECT_API_URL": settings.prefect_api_url}
+    running = running_server(settings)
+    auth = {"PREFECT_API_AUTH_STRING": settings.secret().basic}
+    return {} if running is None else {"PREFECT_API_URL": running} | auth
 
 
 def healthy(address: str) -> bool:
-    """Whether a Prefect API answers there."""
+    """Whether a Prefect API answers there, and lets this process in."""
+    return _health(address) == HTTPStatus.OK
+
+
+def _health(address: str) -> int | None:
+    """The status of its answer; None where nothing answers."""
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    auth = (user, password) if user else None
     try:
-        return httpx.get(f"{address}/health", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
+        return httpx.get(f"{address}/health", timeout=5, auth=auth).status_code
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return None
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _await(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Unavailable(f"the Prefect server stopped while starting (exit {process.returncode}): see {log}")
-        if healthy(address):
-            return
-        time.sleep(0.2)
-    raise Unavailable(f"the Prefect server did not answer within {START_TIMEOUT_S} s: see {log}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _require(configured: str) -> None:
+    """Raise `Unavailable` unless the configured server answers and lets this process in."""
+    status = _health(configured)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise Unavailable(
+            f"Prefect at {configured} lets only those in who show its password: "
+            "give PREFECT_API_AUTH_STRING as user:password"
+        )
+    if status != HTTPStatus.OK:
+        raise Unavailable(f"Prefect does not answer at {configured}: start it, or correct REQUANT_PREFECT_API_URL")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.intake import moment
+from flows.imports import moment
 from infra.errors import BadInput
 from infra.settings import settings
 from tasks.models.catalog import open_model

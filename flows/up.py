@@ -1,67 +1,141 @@
 """Everything at once on one machine: Prefect, MLflow, Evidently, the schedules and the console, until Ctrl-C."""
 
+import fcntl
 import os
-import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-import httpx
-
-from flows.runtime import server, using
-from infra.errors import Unavailable
+from flows.runtime import server_environment, using
+from flows.services import (
+    CONSOLE,
+    EVIDENTLY,
+    MLFLOW,
+    PREFECT,
+    START_TIMEOUT_S,
+    Service,
+    address_of,
+    announced,
+    listen,
+    log_of,
+    running_address,
+    served_mark,
+    started,
+)
+from infra.access.guard import LOGIN
+from infra.access.sessions import Sessions
+from infra.errors import Refused, Unavailable
 from infra.settings import Settings
+from infra.supervision import port_of, running
 
 POLL_S = 0.5
-START_TIMEOUT_S = 90
 
 
-Ready = Callable[[Mapping[str, str]], None]
-"""Called with the address of every service once all answer."""
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything listens."""
+
+    console: str  # a link that opens a session
+    services: Mapping[str, str]  # title -> address
+    moved: tuple[str, ...]  # what listens elsewhere than usual, and why
+
+
+Ready = Callable[[Addresses], None]
+"""Called with the addresses once all services answer."""
 
 
 def run(settings: Settings, ready: Ready) -> None:
-    """Start what the settings do not already name, tell the addresses, and wait; stops cleanly."""
+    """Start what the settings do not already name, tell the addresses, and wait; stops cleanly.
+
+    Raises:
+        Refused: It already runs in this workspace.
+        Unavailable: A service did not start, or stopped.
+    """
     for asked in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start with SIGINT ignored
         signal.signal(asked, lambda *_: _interrupt())
-    processes: list[subprocess.Popen[bytes]] = []
-    with ExitStack() as stack:
-        try:
-            _run(settings, ready, stack, processes)
-        except KeyboardInterrupt:
-            print("stopping", file=sys.stderr)
-            for process in processes:  # all at once; the stack then waits for each
-                _ask_to_stop(process)
+    try:
+        with _alone(settings), ExitStack() as stack:
+            processes = _start(settings, ready, stack)
+            _watch(settings, processes)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
 
 
-def _run(settings: Settings, ready: Ready, stack: ExitStack, processes: list[subprocess.Popen[bytes]]) -> None:
-    addresses: dict[str, str] = {}
-    api = settings.prefect_api_url or stack.enter_context(server(settings, settings.prefect_port, services=True))
-    stack.enter_context(using(api))
-    addresses["Prefect"] = api.removesuffix("/api")
-    if settings.mlflow_tracking_uri:
-        addresses["MLflow"] = settings.mlflow_tracking_uri
-    else:
-        processes.append(stack.enter_context(_process(settings, "mlflow", _mlflow(settings))))
-        address = f"http://127.0.0.1:{settings.mlflow_port}"
-        _await(f"{address}/health", processes[-1], "MLflow")
-        addresses["MLflow"] = address
-    processes.append(stack.enter_context(_process(settings, "evidently", _evidently(settings))))
-    address = f"http://127.0.0.1:{settings.evidently_port}"
-    _await(f"{address}/api/version", processes[-1], "Evidently")
-    addresses["Evidently"] = address
+def link(settings: Settings, console: str, subject: str) -> str:
+    """Return an address that opens the console as this person for half a day."""
+    return f"{console}/?{LOGIN}={Sessions(settings.secret()).link(subject)}"
+
+
+def _start(settings: Settings, ready: Ready, stack: ExitStack) -> list[subprocess.Popen[bytes]]:
+    own = _own(settings)
+    opened = {service: listen(settings, service) for service in own}
+    elsewhere = {PREFECT: settings.prefect_api_url, MLFLOW: settings.mlflow_server}
+    addresses = {service.name: address_of(one) for service, one in opened.items()}
+    addresses |= {service.name: given for service, given in elsewhere.items() if given}
+    moved = tuple(
+        _moved(settings, service, one) for service, one in opened.items() if _is_moved(settings, service, one)
+    )
+    environment = _environment(settings, opened, addresses)
+    services = stack.enter_context(started(settings, opened, environment=environment))
+    stack.enter_context(using(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING")))
+    schedules = stack.enter_context(_serving(settings))
+    stack.enter_context(announced(settings, addresses))
+    ready(Addresses(link(settings, addresses[CONSOLE.name], settings.actor), _titles(addresses), moved))
+    return [*(one.process for one in services), schedules]
+
+
+@contextmanager
+def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the schedules, and wait until every deployment is served."""
+    mark, log = served_mark(settings), log_of(settings, "schedules")
+    mark.unlink(missing_ok=True)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    levels = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+    with running(("-m", "flows.serving"), log, environment=levels) as process:
+        while not mark.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable(f"the schedules are not served (exit {process.returncode}): see {log}")
+            time.sleep(POLL_S)
+        yield process
+
+
+def _own(settings: Settings) -> tuple[Service, ...]:
+    """Return the services that no setting names elsewhere."""
+    given = {PREFECT: settings.prefect_api_url, MLFLOW: settings.mlflow_server}
+    return tuple(one for one in (PREFECT, MLFLOW, EVIDENTLY, CONSOLE) if not given.get(one))
+
+
+def _environment(
+    settings: Settings, opened: Mapping[Service, socket.socket], addresses: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what every process of this workspace has to know of Prefect."""
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")  # a person who pressed a button waits
-    processes.append(stack.enter_context(_process(settings, "schedules", ["-m", "flows.deployments"])))
-    token = os.environ.setdefault("REQUANT_CONSOLE_TOKEN", secrets.token_urlsafe(24))
-    command = ["-m", "dashboards.console", "--port", str(settings.console_port)]
-    processes.append(stack.enter_context(_process(settings, "console", command)))
-    address = f"http://127.0.0.1:{settings.console_port}"
-    _await(f"{address}/health", processes[-1], "the console")
-    addresses["console"] = f"{address}/?token={token}"
-    ready(addresses)
+    if PREFECT not in opened:
+        return {"PREFECT_API_URL": addresses[PREFECT.name]}
+    auth = {"PREFECT_API_AUTH_STRING": settings.secret().basic}
+    return server_environment(opened[PREFECT], services=True) | auth
+
+
+def _titles(addresses: Mapping[str, str]) -> dict[str, str]:
+    titles = {service.name: service.title for service in (PREFECT, MLFLOW, EVIDENTLY)}
+    return {titles[name]: address.removesuffix("/api") for name, address in addresses.items() if name in titles}
+
+
+def _is_moved(settings: Settings, service: Service, opened: socket.socket) -> bool:
+    return bool(port_of(opened) != getattr(settings, service.port_setting))
+
+
+def _moved(settings: Settings, service: Service, opened: socket.socket) -> str:
+    usual = getattr(settings, service.port_setting)
+    return f"port {usual} is taken, so {service.title} listens on {port_of(opened)}"
+
+
+def _watch(settings: Settings, processes: list[subprocess.Popen[bytes]]) -> None:
     while True:
         for process in processes:
             if process.poll() is not None:
@@ -69,62 +143,20 @@ def _run(settings: Settings, ready: Ready, stack: ExitStack, processes: list[sub
         time.sleep(POLL_S)
 
 
-def _mlflow(settings: Settings) -> list[str]:
-    return [
-        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"),
-        *("--backend-store-uri", settings.mlflow_uri),
-        *("--default-artifact-root", (settings.root / "artifacts").as_uri()),
-    ]
-
-
-def _evidently(settings: Settings) -> list[str]:
-    """Its UI over the workspace that drift reports are kept in; its pages bring all their scripts along."""
-    folder = settings.root / "evidently"
-    folder.mkdir(parents=True, exist_ok=True)
-    port = str(settings.evidently_port)
-    return ["-m", "evidently.cli", "ui", "--host", "127.0.0.1", "--port", port, "--workspace", str(folder)]
-
-
 @contextmanager
-def _process(settings: Settings, name: str, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process in a group of its own, so that Ctrl-C reaches it only through us; ended with its children."""
-    logs = settings.root / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603  # our own interpreter
-            [sys.executable, *arguments], stdout=log, stderr=log, start_new_session=True
-        )
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the workspace's lock, which the system frees however this process ends."""
+    folder = settings.root / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings.root.chmod(0o700)  # one that was made before, or by hand
+    with (folder / "up.lock").open("w") as lock:
         try:
-            yield process
-        finally:
-            _stop(process)
-
-
-def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    _ask_to_stop(process)
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _await(address: str, process: subprocess.Popen[bytes], what: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Unavailable(f"{what} stopped while starting (exit {process.returncode}): is its port taken?")
-        try:
-            if httpx.get(address, timeout=2).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(POLL_S)
-    raise Unavailable(f"{what} did not answer at {address} within {START_TIMEOUT_S} s")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            console = running_address(settings, CONSOLE)
+            where = f" (`requant link` opens its console at {console})" if console else ""
+            raise Refused(f"`requant up` already runs in {settings.root}{where}: use it, or stop it first") from error
+        yield
 
 
 def _interrupt() -> None:

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-def log_onnx(client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path) -> str:
+def log_onnx(client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path, kind: str) -> str:
     """What `mlflow.onnx.log_model` does, on this client instead of the global one; returns the logged model's id.
 
-    `folder` is scratch space. Raises `BadInput` for bytes that are no ONNX model.
+    `folder` is scratch space, `kind` what MLflow groups models by. Raises `BadInput` for bytes that are no ONNX model.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
     graph = _parsed(onnx_bytes)
     experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="onnx")
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type=kind)
     model_id = str(logged.model_id)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     described = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)

@@ -11,13 +11,15 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import socket
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, link_version, log_data, log_judged
 from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.flavour import log_onnx
 
@@ -39,6 +42,7 @@ _BAD_INPUT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _TAKEN = {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
 _BATCH = 100  # parameters or tags that MLflow takes in one request
 _TRACES = 100  # in one page; each may hold a long conversation
+NO_CARD = Card()
 _PATIENCE = 5.0  # seconds to wait for a server's first sign of life
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _LIMITS = {  # MLflow's own defaults retry a dead server for minutes
@@ -46,6 +50,23 @@ _LIMITS = {  # MLflow's own defaults retry a dead server for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStamp:
+    """One trace of an experiment, without its spans."""
+
+    trace_id: str
+    began_ms: int  # since 1970
+    ended: bool  # False while the request is being answered
+
+
+@dataclass(frozen=True, slots=True)
+class TracePage:
+    """Some traces of an experiment."""
+
+    stamps: tuple[TraceStamp, ...]
+    documents: Callable[[Container[str]], Mapping[str, str]]  # of these ids: id -> the trace as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,7 @@ class Registry:
         metrics: Mapping[str, float],
         params: Mapping[str, str],
         artifacts: Mapping[str, bytes],
+        card: Card = NO_CARD,
     ) -> str:
         """Log a run with the graph in the ONNX flavour and register it; the same release gives the same version.
 
@@ -98,13 +120,26 @@ class Registry:
             return known
         with tempfile.TemporaryDirectory() as folder, self._client(f"register {model}") as client:
             with self._run(client, model, run_name, {**tags, _RELEASE: release}) as run_id:
-                _log(client, run_id, params, metrics, artifacts)
-                model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder))
+                _log(client, run_id, params, {}, artifacts)
+                log_data(client, run_id, card)
+                model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder), card.kind)
+                log_judged(client, run_id, model_id, metrics, card)
             with _unless_taken():
                 client.create_registered_model(model)
+            describe_model(client, model, card)
             source = self._source(client, model_id)
             named = {**tags, _RELEASE: release}
-            return str(client.create_model_version(model, source, run_id, tags=named, model_id=model_id).version)
+            made = client.create_model_version(
+                model, source, run_id, tags=named, model_id=model_id, description=card.about_version or None
+            )
+            link_version(client, model_id, model, str(made.version))
+            return str(made.version)
+
+    def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version, keeping its others; raises `NotFound`, `Unavailable`."""
+        with self._client(f"tag version {version} of {model}") as client:
+            for name, value in tags.items():
+                client.set_model_version_tag(_checked(model), version, name, value)
 
     def aliases(self, model: str) -> dict[str, str]:
         """Alias to version; empty for a model that has no version yet."""
@@ -163,31 +198,84 @@ class Registry:
                 raise NotFound(f"The run {run_id} has no artifact {path}: see the run's page for what it has.")
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
 
+    def try_files(self) -> str:
+        """Write a small file where runs keep theirs, read it back, delete it, and return the place.
+
+        The database may answer while the files behind it cannot be reached. Raises `Unavailable`.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        name = f"probe-{secrets.token_hex(8)}"
+        with tempfile.TemporaryDirectory() as folder, self._client("write a file") as client:
+            root = self._artifact_root or client.search_experiments(max_results=1)[0].artifact_location
+            place = f"{root.rstrip('/')}/requant-doctor"
+            files = get_artifact_repository(place, tracking_uri=self._tracking_uri)
+            (Path(folder) / name).write_text(name)
+            files.log_artifact(str(Path(folder) / name))
+            read = Path(files.download_artifacts(name, str(Path(folder)))).read_text()
+            files.delete_artifacts(name)
+        if read != name:
+            raise Unavailable(f"The files of {_shown(self._tracking_uri)} at {root} come back otherwise than written.")
+        return str(root)
+
     def traces(self, experiment: str) -> Iterator[str]:
         """Every trace of an experiment as JSON (`Trace.to_json`), oldest first, a page in memory at a time.
 
         Raises `NotFound` when there is no experiment of that name, `Unavailable`.
         """
+        for documents, _ in self._trace_pages(experiment, 0, lambda trace: str(trace.to_json())):
+            yield from documents
+
+    def trace_pages(self, experiment: str, since_ms: int) -> Iterator[TracePage]:
+        """The traces of an experiment that began at `since_ms` or later, oldest first, a page at a time.
+
+        Their spans stay on the server until they are asked for.
+        Raises `NotFound` when there is no experiment of that name, `Unavailable`.
+        """
+
+        def documents(token: str | None, wanted: Container[str]) -> Mapping[str, str]:
+            read = partial(_document, wanted)
+            page, _ = next(self._trace_pages(experiment, since_ms, read, token=token))
+            return dict(filter(None, page))
+
+        for stamps, token in self._trace_pages(experiment, since_ms, _stamp, spans=False):
+            yield TracePage(tuple(stamps), partial(documents, token))
+
+    def _trace_pages(
+        self,
+        experiment: str,
+        since_ms: int,
+        read: Callable[[Any], _T],
+        *,
+        spans: bool = True,
+        token: str | None = None,
+    ) -> Iterator[tuple[list[_T], str | None]]:
+        """What `read` makes of each trace of a page, and the token that the page was asked for with."""
+        place = self._experiment_id(experiment)
+        while True:
+            with self._client(f"read the traces of {experiment}") as client:
+                page = client.search_traces(
+                    locations=[place],
+                    filter_string=f"timestamp_ms >= {since_ms}" if since_ms else None,
+                    max_results=_TRACES,
+                    order_by=["timestamp_ms ASC"],
+                    page_token=token,
+                    include_spans=spans,
+                )
+                traces = [read(trace) for trace in page]
+            yield traces, token
+            token = page.token
+            if not token:
+                return
+
+    def _experiment_id(self, experiment: str) -> str:
         with self._client(f"find the experiment {experiment}") as client:
             found = client.get_experiment_by_name(experiment)
         if found is None:
             raise NotFound(
                 f"The registry {_shown(self._tracking_uri)} has no experiment {experiment!r}: check the name."
             )
-        token: str | None = None
-        while True:
-            with self._client(f"read the traces of {experiment}") as client:
-                page = client.search_traces(
-                    locations=[found.experiment_id],
-                    max_results=_TRACES,
-                    order_by=["timestamp_ms ASC"],
-                    page_token=token,
-                )
-                documents = [trace.to_json() for trace in page]
-            yield from documents
-            token = page.token
-            if not token:
-                return
+        return str(found.experiment_id)
 
     def _version_of(self, model: str, release: str) -> str | None:
         if not re.fullmatch(r"[A-Za-z0-9:._-]+", release):
@@ -231,8 +319,9 @@ class Registry:
         if found is None:
             location = f"{self._artifact_root.rstrip('/')}/{model}" if self._artifact_root else None
             with _unless_taken():
-                client.create_experiment(model, artifact_location=location)
+                client.create_experiment(model, artifact_location=location, tags=EXPERIMENT_TAGS)
             found = client.get_experiment_by_name(model)
+        describe_experiment(client, found.experiment_id, found.tags)
         return str(found.experiment_id)
 
     @contextlib.contextmanager
@@ -257,6 +346,18 @@ def _open(tracking_uri: str, registry_uri: str | None) -> MlflowClient:
         client = MlflowClient(tracking_uri, registry_uri or tracking_uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _stamp(trace: Any) -> TraceStamp:
+    """Of MLflow's `Trace`."""
+    info = trace.info
+    return TraceStamp(info.trace_id, info.request_time, info.state.value != "IN_PROGRESS")
+
+
+def _document(wanted: Container[str], trace: Any) -> tuple[str, str] | None:
+    """Id and JSON of a trace that is wanted."""
+    name = str(trace.info.trace_id)
+    return (name, trace.to_json()) if name in wanted else None
 
 
 @contextlib.contextmanager

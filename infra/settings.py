@@ -4,15 +4,19 @@ import getpass
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.access.secret import WorkspaceSecret, open_secret
 from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
-from infra.registry import Registry
-from infra.releases import Release, Signer, read_release
 from infra.stores import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from infra.registry import Registry
+    from infra.releases import Release, Signer
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -24,7 +28,8 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "ORT_DISABLE_TELEMETRY": "1",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_LEVEL": "INFO",  # of what runs report to the server
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PYTHONWARNINGS": "ignore",
     "PREFECT_CLI_PROMPT": "false",
@@ -33,6 +38,9 @@ QUIET = {
 }
 """No dependency reports home, asks a model hub, unpickles, or talks while all is well."""
 
+
+PRIVATE = 0o077
+"""The mask of new files: 0600 in folders of 0700. What users sent is nobody else's business on a shared machine."""
 
 NONE, LOCAL = "none", "local"
 """Of the cluster setting: this process, or processes of this machine; else it is a scheduler's address."""
@@ -55,7 +63,8 @@ class Settings(BaseSettings):
     store_url: str | None = None  # s3://bucket/prefix, file:///path
     s3_endpoint_url: str | None = None
     s3_region: str | None = None
-    mlflow_tracking_uri: str | None = None
+    mlflow_tracking_uri: str | None = None  # a server's address, or a database
+    mlflow_artifact_root: str | None = None  # where runs of a database keep files; a server knows by itself
     prefect_api_url: str | None = None
     signing_key: Path | None = None  # Ed25519, PEM
     actor: str = Field(default_factory=_user)
@@ -107,9 +116,30 @@ class Settings(BaseSettings):
             self.tensorrt_max_aux_streams,
         )
 
-    def registry(self) -> Registry:
+    @property
+    def mlflow_server(self) -> str | None:
+        """The address of an MLflow server that runs elsewhere; None for a database, given or embedded."""
+        given = self.mlflow_tracking_uri
+        return given if given and given.startswith(("http://", "https://")) else None
+
+    @property
+    def artifact_root(self) -> str:
+        """Where runs keep files when MLflow is a database: as given, beside an S3 store, or in the workspace."""
+        if self.mlflow_artifact_root:
+            return self.mlflow_artifact_root
+        if self.store_address.startswith("s3://"):
+            return f"{self.store_address.rstrip('/')}/mlflow"
+        return (self.root / "artifacts").as_uri()
+
+    def secret(self) -> WorkspaceSecret:
+        """The workspace's secret; made the first time."""
+        return open_secret(self.root / "keys" / "access.secret")
+
+    def registry(self) -> "Registry":
         """The MLflow registry, opened."""
-        return Registry(self.mlflow_uri, artifact_root=(self.root / "artifacts").as_uri() if self._embedded else None)
+        from infra.registry import Registry  # with httpx, which a command that only reads never needs
+
+        return Registry(self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root)
 
     def travelling(self) -> dict[str, str]:
         """As environment variables for a process elsewhere, which spreads nothing further; credentials stay here."""
@@ -117,8 +147,10 @@ class Settings(BaseSettings):
         places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
         return QUIET | {f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()}
 
-    def signer(self) -> Signer:
+    def signer(self) -> "Signer":
         """The signing key; an embedded workspace makes its own the first time."""
+        from infra.releases import Signer
+
         if self.signing_key is None and not self.key_path.exists():
             self.key_path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -127,13 +159,11 @@ class Settings(BaseSettings):
                 return Signer.from_pem(self.key_path)
         return Signer.from_pem(self.key_path)
 
-    def release(self, model: str, digest: str) -> Release:
+    def release(self, model: str, digest: str) -> "Release":
         """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
-        return read_release(self.store(), model, digest, self.signer().verifier())
+        from infra.releases import read_release
 
-    @property
-    def _embedded(self) -> bool:
-        return self.mlflow_tracking_uri is None
+        return read_release(self.store(), model, digest, self.signer().verifier())
 
 
 @lru_cache(maxsize=8)
@@ -170,10 +200,13 @@ def use_workspace(workspace: Path | None) -> Settings:
         os.environ["REQUANT_WORKSPACE"] = str(workspace)
     settings.cache_clear()
     chosen = settings()
+    os.umask(PRIVATE)
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     os.environ["PREFECT_HOME"] = str(chosen.root / "prefect")
     os.environ["MLFLOW_TRACKING_URI"] = chosen.mlflow_uri
     os.environ["REQUANT_WORKSPACE"] = str(chosen.root)
     if chosen.prefect_api_url:
         os.environ["PREFECT_API_URL"] = chosen.prefect_api_url
+    if chosen.s3_endpoint_url:  # MLflow's clients read and write artifacts themselves
+        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", chosen.s3_endpoint_url)
     return chosen

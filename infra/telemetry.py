@@ -2,7 +2,8 @@
 
 A flow writes one text snapshot per model into the workspace (`metrics/MODEL.prom`); the console merges the snapshots
 and serves them on /metrics. Counters are totals counted from the ledger, so a restart cannot set them back, and
-every run replaces the whole snapshot, so a series that ended is gone.
+every run replaces the whole snapshot, so a series that ended is gone. What changes without a run (how old traffic is,
+who waits) is computed when /metrics is asked: those metrics are marked `live`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Metric:
     name: str
     help: str
     labels: tuple[str, ...]
+    live: bool = False  # computed when /metrics is asked, because it changes while nothing runs
 
     @property
     def counter(self) -> bool:
@@ -59,11 +61,52 @@ METRICS: Mapping[str, Metric] = {
         Metric("requant_rollbacks_total", "Rollbacks in the ledger.", ("model",)),
         # A gauge: a process of one run has one duration, and a histogram of one never fills.
         Metric("requant_run_seconds", "Duration of the newest run of a flow.", ("model", "flow")),
+        Metric(
+            "requant_run_timestamp_seconds",
+            "When the newest run of a flow ended, Unix time.",
+            ("model", "flow"),
+        ),
         Metric("requant_latency_ratio", "Latency over full precision's, median of paired runs.", ("model", "target")),
-        Metric("requant_peak_memory_bytes", "Peak memory of the engine.", ("model", "target")),
+        Metric(
+            "requant_peak_memory_bytes",
+            "Peak memory of the newest candidate's engine, as measured.",
+            ("model", "target"),
+        ),
         Metric("requant_safety_flips", "Safety decisions that differ from full precision.", ("model", "target")),
         Metric("requant_snapshot_timestamp_seconds", "When the snapshot was written, Unix time.", ("model",)),
-        Metric("requant_unreadable_snapshots", "Snapshot files that /metrics had to leave out.", ()),
+        Metric("requant_unreadable_snapshots", "Snapshot files that /metrics had to leave out.", (), live=True),
+        Metric("requant_runs_failed_total", "Runs that the ledger says failed.", ("model",)),
+        Metric(
+            "requant_ledger_readable",
+            "1 when the model's ledger and traffic could be read, else 0.",
+            ("model",),
+            live=True,
+        ),
+        Metric("requant_approvals_waiting", "Candidates that wait for a person.", ("model",), live=True),
+        Metric(
+            "requant_approval_oldest_timestamp_seconds",
+            "Since when the oldest candidate waits, Unix time.",
+            ("model",),
+            live=True,
+        ),
+        Metric(
+            "requant_intents_interrupted",
+            "Re-quantizations that began, died and were not continued.",
+            ("model",),
+            live=True,
+        ),
+        Metric(
+            "requant_traffic_newest_timestamp_seconds",
+            "When the newest stored request was made, Unix time.",
+            ("model",),
+            live=True,
+        ),
+        Metric(
+            "requant_schedule_overdue_seconds",
+            "How long the schedule's run is overdue; absent while Prefect does not answer.",
+            ("model",),
+            live=True,
+        ),
     )
 }
 """Every metric by its name."""
@@ -125,7 +168,6 @@ def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-                os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would lock out a console under another account
             Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -135,10 +177,11 @@ def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
         raise Unavailable(f"the metrics snapshot {path} could not be written ({exc.strerror}): check the disk") from exc
 
 
-def read_snapshots(folder: Path) -> str:
+def read_snapshots(folder: Path, live: Iterable[Sample] = ()) -> str:
     """All snapshots of a folder as one text, each metric once; a folder that is not there has none.
 
-    A file that cannot be read is left out and counted in `requant_unreadable_snapshots`: the others stay visible.
+    `live` samples are newer than any snapshot and count where both have one. A file that cannot be read is left out
+    and counted in `requant_unreadable_snapshots`: the others stay visible.
     """
     samples: list[Sample] = []
     unreadable = 0
@@ -147,7 +190,7 @@ def read_snapshots(folder: Path) -> str:
             samples += parse(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, BadInput):
             unreadable += 1
-    return render([*samples, Sample("requant_unreadable_snapshots", {}, unreadable)])
+    return render([*samples, Sample("requant_unreadable_snapshots", {}, unreadable), *live])
 
 
 def _family(metric: Metric, found: Iterable[tuple[tuple[str, ...], float]]) -> Family:

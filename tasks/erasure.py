@@ -21,6 +21,9 @@ from tasks.traffic import from_parquet, redacted, to_parquet
 
 VERSION = 1
 Kind = Literal["tenant", "request"]
+_PIECES = re.compile(r"([^A-Za-z0-9]+)")
+_MOST_PIECES = 40
+"""Of a file's name that are compared, in every run."""
 _WORDS = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s"\',:;{}\[\]()]+)')
 
 
@@ -92,11 +95,33 @@ def sample_bytes(requests: tuple[Request, ...]) -> bytes:
 def without_lines(data: bytes, act: Act) -> tuple[bytes, int]:
     """Rejected records, one JSON document a line, without those that hold the name anywhere; and how many went.
 
-    Rejected records are whatever somebody sent, cut and redacted: every word and quoted text of a line is compared.
+    Rejected records are whatever somebody sent, cut and redacted: every word and quoted text of a line is compared, and
+    the name of the file that it stood in.
     """
     lines = data.decode(errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if not any(act.names(word) for word in _words(line))]
+    named: dict[str, bool] = {}  # a source's name stands in each of its lines
+    for source in {_source(line) for line in lines}:
+        named[source] = mentions(source, act)
+    kept = [line for line in lines if not (named[_source(line)] or any(act.names(word) for word in _words(line)))]
     return "".join(kept).encode(), len(lines) - len(kept)
+
+
+def _source(line: str) -> str:
+    try:
+        return str(json.loads(line)["source"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def mentions(file_name: str, act: Act) -> bool:
+    """Whether the name to forget stands in a file's name: as a part of the path, or between other signs than letters.
+
+    "acme-corp" stands in "logs/acme-corp-2026.jsonl", and "acme" does, too.
+    """
+    pieces = _PIECES.split(file_name)[:_MOST_PIECES]  # words and what stands between them, in turn
+    ends = range(1, len(pieces) + 1)
+    runs = ("".join(pieces[first:end]) for end in ends for first in range(end))
+    return any(act.names(name) for run in runs for name in (run, stored_name(run)))
 
 
 def _words(line: str) -> Iterator[str]:

@@ -111,6 +111,7 @@ class GateResult:
     direction: str  # "at least" or "at most"; "reported" of a figure that nothing judges
     count: int  # cases judged
     reason: str  # one sentence with the figures
+    measured: float | None = None  # of a ratio of costs: the candidate's own side, in bytes
 
     @property
     def reported(self) -> bool:

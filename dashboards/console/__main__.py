@@ -1,58 +1,34 @@
-"""`python -m dashboards.console [--port N]`: serve the console on 127.0.0.1 and print its address with the token."""
+"""`python -m dashboards.console [--port N]`: the console alone, on 127.0.0.1; prints the link that opens it."""
 
 import argparse
-import os
-import secrets
+import signal
 import sys
-from urllib.parse import quote
+from contextlib import suppress
 
-import uvicorn
-
-from infra.errors import BadInput, RequantError
-from infra.settings import Settings, use_workspace
-
-TOKEN = "REQUANT_CONSOLE_TOKEN"  # noqa: S105  # the variable's name
+from flows.runtime import prefect_environment
+from flows.services import CONSOLE, started
+from flows.up import link
+from infra.errors import RequantError
+from infra.settings import use_workspace
+from infra.supervision import listening_socket
 
 
 def main() -> int:
     """Serve until stopped; 2 for wrong settings."""
     try:
         chosen = use_workspace(None)
-        port = _port(chosen.console_port)
-        token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
-        _serve(chosen, port, token)
+        parser = argparse.ArgumentParser(prog="python -m dashboards.console", description=__doc__)
+        parser.add_argument("--port", type=int, default=chosen.console_port, help="port on 127.0.0.1 (0: a free one)")
+        opened = listening_socket(int(parser.parse_args().port), fixed=True)
+        with started(chosen, {CONSOLE: opened}, environment=prefect_environment(chosen)) as (console,):
+            print(link(chosen, console.address, chosen.actor), flush=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            with suppress(KeyboardInterrupt):
+                console.process.wait()
     except RequantError as exc:
         print(exc, file=sys.stderr)
         return exc.exit_code
     return 0
-
-
-def _port(default: int) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dashboards.console", description=__doc__)
-    parser.add_argument("--port", type=int, default=default, help=f"port on 127.0.0.1 (default {default})")
-    port = int(parser.parse_args().port)
-    if not 0 < port < 65536:
-        raise BadInput(f"--port is {port}: give a number from 1 to 65535")
-    return port
-
-
-def _serve(chosen: Settings, port: int, token: str) -> None:
-    # Imported late: Prefect and MLflow read the environment that use_workspace wrote as they load.
-    from dashboards.console.app import create_app
-    from flows.runtime import using
-
-    with using(_prefect(chosen)):
-        app = create_app(token)
-        print(f"http://127.0.0.1:{port}/?token={quote(token, safe='')}", flush=True)
-        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, server_header=False)
-
-
-def _prefect(chosen: Settings) -> str:
-    """The configured server, else the workspace's running one, else where `requant up` will start it."""
-    from flows.runtime import running_server
-
-    configured = chosen.prefect_api_url or os.environ.get("PREFECT_API_URL")
-    return configured or running_server(chosen) or f"http://127.0.0.1:{chosen.prefect_port}/api"
 
 
 if __name__ == "__main__":

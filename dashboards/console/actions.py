@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from dashboards.console.forms import Actor, FormId, Reason, form_key, remember_actor
+from dashboards.console.forms import FormId, Reason, form_key, subject
 from flows import views
-from flows.deployments import SHARED, trigger
+from flows.deployments import trigger
 from tasks.quantization.recipes import find_recipe
 
 router = APIRouter()
@@ -19,7 +19,6 @@ def requantize_now(
     request: Request,
     model: str,
     form_id: FormId,
-    actor: Actor,
     reason: Reason,
     recipe: Annotated[str, Form()] = "",
     require_approval: Annotated[bool, Form()] = False,
@@ -27,13 +26,13 @@ def requantize_now(
     """Build a candidate by one recipe, or climb the ladder."""
     wanted = find_recipe(recipe).name if recipe else None
     parameters = {"recipe": wanted, "reason": reason, "require_approval": require_approval}
-    return _start(request, "requantize", model, form_id, actor, parameters)
+    return _start(request, "requantize", model, form_id, parameters)
 
 
 @router.post("/models/{model}/maintain")
-def maintain_now(request: Request, model: str, form_id: FormId, actor: Actor) -> Response:
+def maintain_now(request: Request, model: str, form_id: FormId) -> Response:
     """Look at the newest window now, and act if need be."""
-    return _start(request, "maintenance", model, form_id, actor, {}, deployment=model)
+    return _start(request, "maintenance", model, form_id, {}, deployment=model)
 
 
 @router.post("/models/{model}/answer")
@@ -41,14 +40,13 @@ def answer(
     request: Request,
     model: str,
     form_id: FormId,
-    actor: Actor,
     reason: Reason,
     version: Annotated[str, Form(min_length=1, max_length=40)],
     verdict: Annotated[Literal["approve", "reject"], Form()],
 ) -> Response:
     """Approve or reject a candidate that waits."""
     parameters = {"version": version, "approve": verdict == "approve", "reason": reason}
-    return _start(request, "approval", model, form_id, actor, parameters)
+    return _start(request, "approval", model, form_id, parameters)
 
 
 @router.post("/models/{model}/rollback")
@@ -56,12 +54,11 @@ def roll_back(
     request: Request,
     model: str,
     form_id: FormId,
-    actor: Actor,
     reason: Reason,
     to: Annotated[str, Form(max_length=40)] = "",
 ) -> Response:
     """Let an earlier champion serve again."""
-    return _start(request, "rollback", model, form_id, actor, {"to": to or None, "reason": reason})
+    return _start(request, "rollback", model, form_id, {"to": to or None, "reason": reason})
 
 
 def _start(
@@ -69,15 +66,12 @@ def _start(
     flow: str,
     model: str,
     form_id: str,
-    actor: str,
     parameters: Mapping[str, Any],
-    deployment: str = SHARED,
+    deployment: str | None = None,
 ) -> Response:
     """Start the run and go to its page; raises `NotFound` for an unknown model, and as `trigger`."""
     key = form_key(request, form_id, flow, model)
     views.one_model(model)
-    actor = actor.strip()
-    run = trigger(flow, {"model": model, "actor": actor, **parameters}, key=key, deployment=deployment)
-    response = RedirectResponse(f"/runs/{run.run_id}", status_code=303)
-    remember_actor(response, actor)
-    return response
+    given = {"model": model, **parameters}
+    run = trigger(flow, given, actor=subject(request), key=key, deployment=deployment)
+    return RedirectResponse(f"/runs/{run.run_id}", status_code=303)

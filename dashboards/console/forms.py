@@ -1,40 +1,41 @@
-"""What every form carries: its one-time id, who sends it, and why."""
+"""What every form carries: its one-time id, and why; who sends it is who logged in.
 
+A form's id is signed for one purpose, so that no other site can post one (CSRF), and is the idempotency key of the run
+it starts, so that posting it twice starts one run.
+"""
+
+import hmac
+import secrets
 from typing import Annotated
-from urllib.parse import quote, unquote
 
-from fastapi import Form, HTTPException, Request, Response
+from fastapi import Form, HTTPException, Request
 
-from dashboards.console.access import Access
-from infra.settings import settings
-
-ACTOR_COOKIE = "requant_actor"
-A_YEAR = 365 * 24 * 3600
+from infra.access.guard import SUBJECT
+from infra.access.secret import WorkspaceSecret
 
 FormId = Annotated[str, Form(min_length=1, max_length=200)]
-Actor = Annotated[str, Form(min_length=1, max_length=80, pattern=r"\S")]
 Reason = Annotated[str, Form(min_length=1, max_length=500, pattern=r"\S")]
 
 
 def new_form(request: Request, action: str, model: str) -> str:
-    """The hidden field of one form."""
-    access: Access = request.app.state.access
-    return access.form_id(f"{action} {model}")
+    """Return the hidden field of one form."""
+    return form_id(request.app.state.secret, f"{action} {model}", secrets.token_urlsafe(12))
 
 
-def form_key(request: Request, form_id: str, action: str, model: str) -> str:
-    """The key of the run that the form starts; 403 for a form that is not ours, for this action on this model."""
-    access: Access = request.app.state.access
-    if not access.made_form(form_id, f"{action} {model}"):
+def form_key(request: Request, given: str, action: str, model: str) -> str:
+    """Return the key of the run that the form starts; 403 for a form that the console made for nothing of the kind."""
+    once = given.partition(".")[0]
+    made = form_id(request.app.state.secret, f"{action} {model}", once)
+    if not hmac.compare_digest(given.encode(), made.encode()):
         raise HTTPException(403, "this form does not come from this console: open the model's page and send it again")
-    return f"console-{form_id.partition('.')[0]}"
+    return f"console-{once}"
 
 
-def remembered_actor(request: Request) -> str:
-    """The name that was given last; at first, the user of the process."""
-    return unquote(request.cookies.get(ACTOR_COOKIE, "")) or settings().actor
+def form_id(secret: WorkspaceSecret, purpose: str, once: str) -> str:
+    """Return the id of one form; `purpose` names the action and what it acts on."""
+    return f"{once}.{secret.derived(f'form {once} {purpose}')}"
 
 
-def remember_actor(response: Response, actor: str) -> None:
-    """Fill the name in next time."""
-    response.set_cookie(ACTOR_COOKIE, quote(actor), max_age=A_YEAR, httponly=True, samesite="strict")
+def subject(request: Request) -> str:
+    """Return who is asking, as the guard found out."""
+    return str(request.scope[SUBJECT])

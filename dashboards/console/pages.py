@@ -1,4 +1,4 @@
-"""What a person reads: models, a version beside the champion, runs; and what machines read: /metrics, /health."""
+"""What a person reads: models, a version beside the champion, runs; and what machines read: /metrics."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,14 +6,16 @@ from typing import Any, TypeVar
 
 import jinja2
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from fastapi.templating import Jinja2Templates
 
 from dashboards.console import present
-from dashboards.console.forms import new_form, remembered_actor
-from flows import views
-from flows.deployments import next_runs
+from dashboards.console.forms import new_form, subject
+from flows import versions, views
+from flows.measures import LiveMeasures
 from flows.runs import RunView, read_run, recent_runs
+from flows.schedules import overdue, upcoming
+from flows.services import neighbours
 from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
@@ -30,6 +32,7 @@ REPORT_POLICY = "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-s
 
 _T = TypeVar("_T")
 router = APIRouter()
+_live = LiveMeasures(overdue)
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -38,7 +41,10 @@ _environment = jinja2.Environment(
     lstrip_blocks=True,
 )
 _environment.filters.update(
-    {one.__name__: one for one in (present.figure, present.interval, present.percent, present.size, present.when)}
+    {
+        one.__name__: one
+        for one in (present.ago, present.figure, present.interval, present.percent, present.size, present.when)
+    }
 )
 _environment.globals.update({"picture": present.picture, "reference": present.reference, "WIDTH": present.WIDTH})
 _templates = Jinja2Templates(env=_environment)
@@ -47,7 +53,7 @@ _templates = Jinja2Templates(env=_environment)
 @router.get("/")
 def models_page(request: Request) -> Response:
     """Every model at a glance."""
-    scheduled, note = _asked(next_runs)
+    scheduled, note = _asked(upcoming)
     rows = [(one, _recipe(one, one.champion), (scheduled or {}).get(one.name)) for one in views.all_models()]
     return show(request, "models.html.j2", note=note, rows=rows)
 
@@ -56,7 +62,7 @@ def models_page(request: Request) -> Response:
 def model_page(request: Request, model: str) -> Response:
     """One model: champion, waiting candidates, actions, history."""
     view, history = views.one_model(model), views.history(model)
-    scheduled, note = _asked(next_runs)
+    scheduled, note = _asked(upcoming)
     runs, _ = (None, None) if note else _asked(lambda: recent_runs(RUNS))
     return show(
         request,
@@ -65,7 +71,7 @@ def model_page(request: Request, model: str) -> Response:
         model=view,
         champion_recipe=_recipe(view, view.champion),
         previous_recipe=_recipe(view, view.previous),
-        next_run=(scheduled or {}).get(model),
+        upcoming=(scheduled or {}).get(model),
         history=history[::-1],
         runs=[run for run in runs or () if run.model == model][:5],
         ends=_ends(history),
@@ -79,7 +85,7 @@ def model_page(request: Request, model: str) -> Response:
 @router.get("/models/{model}/versions/{version}")
 def version_page(request: Request, model: str, version: str) -> Response:
     """A version beside the champion and full precision, gate by gate."""
-    view = views.one_version(model, version)
+    view = versions.one_version(model, version)
     waiting = [entry for entry in views.one_model(model).waiting if entry.version == version]
     return show(
         request,
@@ -128,14 +134,9 @@ def report(key: str) -> Response:
 
 @router.get("/metrics")
 def metrics() -> Response:
-    """Every model's newest figures for Prometheus; wants the token as a bearer, in ?token= or by the cookie."""
-    return Response(read_snapshots(settings().root / "metrics"), headers={"Content-Type": CONTENT_TYPE})
-
-
-@router.get("/health")
-def health() -> Response:
-    """Whether the console answers; says nothing else, because it asks for no token."""
-    return JSONResponse({"status": "ok"})
+    """Every model's newest figures for Prometheus, which shows the key as a bearer."""
+    page = read_snapshots(settings().root / "metrics", _live.samples())
+    return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/favicon.ico")
@@ -145,8 +146,9 @@ def favicon() -> Response:
 
 
 def show(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
-    """A page; `actor` is known to every template."""
-    context["actor"] = remembered_actor(request)
+    """A page; `actor` and the neighbours' addresses are known to every template."""
+    context["actor"] = subject(request)
+    context["neighbours"] = neighbours(settings(), host=request.url.hostname or "127.0.0.1")
     return _templates.TemplateResponse(request, template, context, status_code=status)
 
 

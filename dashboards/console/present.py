@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flows.views import GateRow
+from flows.versions import GateRow
 from tasks.records import GateResult, Interval
 
 WIDTH = 160.0
@@ -63,6 +63,14 @@ def size(count: object) -> str:
         if count >= least:
             return f"{count / least:.3g} {unit}"
     return f"{count:g} B"
+
+
+def ago(seconds: float) -> str:
+    """Say a length of time in its largest unit: "3 min"."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def when(moment: datetime | str | None) -> str:

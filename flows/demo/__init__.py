@@ -56,7 +56,7 @@ class Story:
         return self.complete and all(scene.as_described for scene in self.scenes)
 
 
-def run(say: Callable[[str, float], None]) -> Story:
+def run(say: Callable[[str, float], object]) -> Story:
     """Play all scenes in a fresh workspace; raises `BadInput` when it is not the demo's own."""
     started = time.perf_counter()
     root = settings().root

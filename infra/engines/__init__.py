@@ -1,10 +1,15 @@
 """Targets that engines are built for; `open_target` is the only place that knows which module drives which."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from infra.engines.port import Target
 from infra.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from infra.engines.port import Target  # brings numpy, which settings need not
 
 TARGETS = ("onnxruntime-cpu", "tensorrt-rtx", "tensorrt")
 

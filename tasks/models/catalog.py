@@ -1,8 +1,9 @@
-"""Registered models: spec, full-precision graph, tokenizer, golden set and calibration pool, in the object store.
+"""Registered models: full-precision graph, tokenizer, golden set and calibration pool, opened to be run.
 
-models/NAME/DIGEST/<file>   immutable, addressed by content
-models/NAME/current         the digest in use
-models/NAME/traffic.parquet the corpus that simulations replay, where the spec names one; no part of the digest
+Where they lie is in `registration.py`; beside them, and no part of the digest:
+
+models/NAME/traffic.parquet  the corpus that simulations replay, where the spec names one
+models/NAME/folder.json      where the spec lay, at which relative folders of its sources begin
 """
 
 import json
@@ -19,20 +20,20 @@ from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
-from infra.stores import ObjectStore
 from tasks.models.agreement import token_agreement
 from tasks.models.corpus import guardrail_cases, read_corpus
-from tasks.models.export import export
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.answers import SUITES
 from tasks.models.language.generation import answer
 from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
-from tasks.models.spec import ModelSpec, Task, load_spec, parse_spec
+from tasks.models.registration import current_digest, current_spec, file_key, read_file, read_spec, use_digest
+from tasks.models.schedule import require_schedulable
+from tasks.models.sources import require_folders
+from tasks.models.spec import ModelSpec, Task, load_spec
 from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
-from tasks.models.vision.encoder import embed_texts
 from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
 
@@ -53,7 +54,7 @@ class RegisteredModel:
     @cached_property
     def spec(self) -> ModelSpec:
         """The spec as it was registered."""
-        return parse_spec(self.file("spec.yaml").decode(), where=f"the registered spec of {self.name}")
+        return read_spec(self.name, self.digest)
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
@@ -130,7 +131,7 @@ class RegisteredModel:
 
     def file(self, name: str) -> bytes:
         """One file's bytes."""
-        return settings().store().get(_key(self.name, self.digest, name))
+        return read_file(self.name, self.digest, name)
 
 
 def answer_golden(engine: Engine, inputs: Inputs, golden: GoldenSet) -> Mapping[int, str]:
@@ -147,39 +148,39 @@ def register(spec_path: Path) -> RegisteredModel:
     stored.
     """
     spec = load_spec(spec_path)
+    require_schedulable(spec.schedule, where=str(spec_path))
+    base = spec_path.resolve().parent
+    require_folders(spec.sources, base)
     store = settings().store()
     files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     _check(spec, files)
-    replay = _replay(spec, spec_path.resolve().parent)
+    replay = _replay(spec, base)
     for name, data in files.items():
         try:
-            store.create(_key(spec.name, digest, name), data)
+            store.create(file_key(spec.name, digest, name), data)
         except AlreadyExists:
             continue  # the key names the content
     if replay is None:
         store.delete(_replay_key(spec.name))
     else:
         store.put(_replay_key(spec.name), replay)
-    store.put(f"models/{spec.name}/current", json.dumps({"version": 1, "digest": digest}).encode())
+    store.put(_folder_key(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode())
+    use_digest(spec.name, digest)
     return open_model(spec.name)
 
 
 def open_model(name: str) -> RegisteredModel:
     """The model in use under a name; raises `NotFound` naming the known ones."""
-    store = settings().store()
+    return open_exactly(name, current_digest(name))
+
+
+def spec_folder(name: str) -> Path:
+    """Where the spec of a model lay when it was registered; `/` when that was before folders were kept."""
     try:
-        data = store.get(f"models/{name}/current")
-    except NotFound as exc:
-        known = ", ".join(model_names(store)) or "none yet"
-        raise NotFound(
-            f"no model is called {name!r} (known: {known}): add it with `requant model add SPEC.yaml`"
-        ) from exc
-    try:
-        digest = str(json.loads(data)["digest"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise BadInput(f"models/{name}/current is damaged: run `requant model add` again for {name}") from exc
-    return _opened(store.url, name, digest)
+        return Path(json.loads(settings().store().get(_folder_key(name)))["folder"])
+    except NotFound:
+        return Path("/")
 
 
 def source_of(name: str, digest: str) -> str:
@@ -194,21 +195,12 @@ def open_exactly(name: str, digest: str) -> RegisteredModel:
 
 def where_spread(name: str) -> str | None:
     """The cluster setting for a model's work: the process's own, or its spec's."""
-    return settings().cluster or open_model(name).spec.cluster
-
-
-def model_names(store: ObjectStore) -> list[str]:
-    """All registered models, sorted."""
-    return sorted({key.split("/")[1] for key in store.list("models/") if key.endswith("/current")})
+    return settings().cluster or current_spec(name).cluster
 
 
 @lru_cache(maxsize=OPEN_MODELS)
 def _opened(address: str, name: str, digest: str) -> RegisteredModel:
     return RegisteredModel(name, digest)
-
-
-def _key(model: str, digest: str, name: str) -> str:
-    return f"models/{model}/{digest}/{name}"
 
 
 def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
@@ -224,10 +216,16 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
         files["safety_head"] = _read(base / spec.golden.safety_head, "golden.safety_head")
     if spec.input.tokenizer:
         files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
+    from tasks.models.export import export  # torch takes a second to load, and only this needs it
+
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     return files
+
+
+def _folder_key(model: str) -> str:
+    return f"models/{model}/folder.json"
 
 
 def _replay_key(model: str) -> str:
@@ -249,6 +247,8 @@ def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     shown = [(one.payload, one.label) for one in pool if one.label is not None]
     if spec.golden.prompt is not None:
+        from tasks.models.vision.encoder import embed_texts  # torch, as above
+
         names = tuple(sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label}))
         if not names:
             raise BadInput("golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some")

@@ -18,10 +18,12 @@ from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.models.graph_files import float_weights, load_graph, require_room
 from tasks.models.language.decoder import Probe as DecoderProbe
-from tasks.models.language.decoder import cut, flatten, load_decoder, mark, read_layout
+from tasks.models.language.decoder import cut, flatten, load_decoder
+from tasks.models.language.layout import mark, read_layout
 from tasks.models.loading import Loaded, Probe
 from tasks.models.spec import ModelSpec, Task
-from tasks.models.speech.recognizer import load_recognizer, read_hearing
+from tasks.models.speech.hearing import read_hearing
+from tasks.models.speech.recognizer import load_recognizer
 from tasks.models.traits import TRAITS
 from tasks.models.vision.encoder import load_image_encoder
 

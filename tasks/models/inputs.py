@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
-from tasks.models.language.decoder import read_layout
 from tasks.models.language.inputs import LanguageInputs
+from tasks.models.language.layout import read_layout
 from tasks.models.spec import ModelSpec, Task
+from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.inputs import SpeechInputs
-from tasks.models.speech.recognizer import read_hearing
 from tasks.models.traits import TRAITS
 from tasks.records import Payload, Tensor
 

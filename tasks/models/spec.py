@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from croniter import croniter
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
+from tasks.models.sources import SourceSpec, distinct
 from tasks.models.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
 
@@ -92,18 +92,24 @@ class ControlSpec(_Strict):
     at_least: float = Field(ge=0, le=1)
 
 
-def _cron(value: str) -> str:
-    if not croniter.is_valid(value):
-        raise ValueError("not a cron expression of five fields, such as '0 3 * * *'")
-    return value
-
-
 class ScheduleSpec(_Strict):
-    """When maintenance runs."""
+    """When maintenance runs; registration asks Prefect whether it can be kept."""
 
     slug: str = Field(pattern=r"^[a-z0-9-]+$")
-    cron: Annotated[str, AfterValidator(_cron)]
-    timezone: str = "UTC"
+    cron: str | None = Field(default=None, min_length=1)  # five fields, such as 0 3 * * *
+    interval: int | None = Field(default=None, ge=1)  # seconds from one run to the next
+    timezone: str = "UTC"  # of the IANA database, such as Europe/Berlin
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.cron is None) == (self.interval is None):
+            raise ValueError("give exactly one of cron and interval")
+        return self
+
+    def __str__(self) -> str:
+        """Return the rule for people."""
+        rule = f"every {self.interval} s" if self.cron is None else repr(self.cron)
+        return f"{rule} in {self.timezone}"
 
 
 class WindowSpec(_Strict):
@@ -187,6 +193,8 @@ class ModelSpec(_Strict):
     drift: DriftSpec = DriftSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
+    # Read by every scheduled run, each file once: docs/traffic.md.
+    sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
     approval: Literal["auto", "manual"] = "auto"
     # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
     cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
@@ -241,6 +249,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return f"{path} is unknown; allowed here: {allowed}"
     if error["type"] == "missing":
         return f"{path} is missing"
+    if error["type"] == "value_error" and not isinstance(error["input"], str):
+        return f"{path}: {error['ctx']['error']}"  # the whole entry would bury the sentence
     return f"{path} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from infra.cluster import open_mapper
 from infra.settings import settings
 from tasks.models.catalog import where_spread
 from tasks.profiles.frozen import freeze
 from tasks.profiles.window import PartProfile, WindowProfile, profile_window
 from tasks.records import SampleRef
+from tasks.step import step
 from tasks.traffic.scan import parts_between
 
 
@@ -28,7 +26,7 @@ def window_profile(window: SampleRef) -> WindowProfile:
         return profile_window(store, model, keys, mapper=spread)
 
 
-@task(name="freeze-traffic", cache_policy=NO_CACHE)
+@step("freeze-traffic")
 def freeze_traffic(window: SampleRef) -> str:
     """What a release of this window will keep of its traffic; gives the key, `frozen/MODEL/WINDOW.json`."""
     key = f"frozen/{window.model}/{window.digest}.json"

@@ -1,4 +1,4 @@
-"""One model's ledger in the store, and its projection onto the registry's aliases (DESIGN.md, D9)."""
+"""One model's ledger in the store, and its projection onto the registry's aliases and tags (DESIGN.md, D9)."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from infra.canonical import Json
 from infra.chain import Chain
 from infra.errors import AlreadyExists, NotFound, Unavailable
 from infra.settings import settings
-from tasks.promotion.ledger import Entry, aliases, champion, parse
+from tasks.promotion.ledger import Entry, aliases, champion, labels, parse
 
 RACES = 50
 Decide = Callable[[Sequence[Entry]], Mapping[str, Json] | None]
@@ -47,6 +47,16 @@ def project(model: str) -> None:
             note_mark(model, reigning.number if reigning else 0)
             return
     raise Unavailable(f"the aliases of {model} lost {RACES} races in a row: run `requant reconcile {model}`")
+
+
+def label(model: str) -> None:
+    """Tag each version in the registry with what the ledger last said about it; only what differs is written."""
+    registry, wanted = settings().registry(), labels(read(model))
+    for version in registry.versions(model):
+        tags = wanted.get(version.version, {})
+        registry.set_tags(
+            model, version.version, {name: value for name, value in tags.items() if version.tags.get(name) != value}
+        )
 
 
 def _show(model: str, wanted: Mapping[str, str | None]) -> None:

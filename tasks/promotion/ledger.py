@@ -6,7 +6,7 @@ second record could disagree. A writer reads, decides here, and appends with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -46,7 +46,7 @@ class Entry:
     number: int  # the fence
     time: datetime  # UTC, of the writer's clock
     kind: Kind
-    actor: str  # a person's name, "maintenance", "mlflow"
+    actor: str  # a person's name, "schedule", "mlflow"
     reason: str  # one sentence
     version: str | None  # of the registry
     release: str | None  # digest of the release bundle
@@ -172,6 +172,22 @@ def open_intent(entries: Sequence[Entry], window_digest: str, now: datetime, lea
     return None
 
 
+def interrupted(entries: Sequence[Entry], is_dead: Callable[[Entry], bool]) -> tuple[Entry, ...]:
+    """The intents that nobody finished, whose run `is_dead`, and that no later run made good, oldest first.
+
+    Made good is what a later run took up on the same window, and all that began before a run that ended well.
+    """
+    ended = {_run(entry) for entry in entries if entry.kind is Kind.FINISHED}
+    well = [entry.number for entry in _newest(entries, {Kind.FINISHED}) if not entry.details.get("failed")]
+    newest = {entry.details.get("window"): entry for entry in entries if entry.kind is Kind.INTENDED}
+    standing = (entry for entry in newest.values() if entry.number > max(well, default=0))
+    return tuple(entry for entry in standing if _run(entry) not in ended and is_dead(entry))
+
+
+def _run(entry: Entry) -> tuple[Json, Json]:
+    return entry.details.get("window"), entry.details.get("run")
+
+
 def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:
     """The reign to return to: the newest of version `to`, or the one that the present champion replaced.
 
@@ -224,6 +240,14 @@ def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
     """What the registry's aliases must show; None means that the alias must not exist."""
     found = {"champion": champion(entries), "previous": previous(entries), "challenger": challenger(entries)}
     return {alias: entry.version if entry else None for alias, entry in found.items()}
+
+
+def labels(entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
+    """Version -> the tags that tell what the ledger last said about it: the entry's number and its kind."""
+    newest = {entry.version: entry for entry in entries if entry.version is not None}
+    return {
+        version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value} for version, entry in newest.items()
+    }
 
 
 def may_promote(entries: Sequence[Entry], base: str | None) -> None:

@@ -1,26 +1,27 @@
-"""Prefect tasks of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
+"""The steps of promotion: release, promote, approve, roll back, reconcile, and the notes a run leaves."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from infra.canonical import Json
-from infra.errors import BadInput, NotFound, Refused
+from infra.errors import BadInput, NotFound, Refused, RequantError
 from infra.processes import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
+from tasks.models.catalog import open_model
 from tasks.profiles.frozen import FROZEN
 from tasks.promotion import journal, ledger
+from tasks.promotion.card import card
 from tasks.promotion.decisions import decision_details, nothing_left, past_decisions, recorded
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
 from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
+from tasks.step import flow_run_id, step
 
 LEASE = timedelta(hours=2)
 """A run that has not finished by then is taken for dead, and another may act on its window."""
@@ -35,7 +36,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-@task(name="read-champion", cache_policy=NO_CACHE)
+@step("read-champion")
 def read_champion(model: str) -> ReleaseRef | None:
     """Who serves, by the ledger."""
     return champion_of(model)
@@ -73,7 +74,7 @@ def settled(model: str, window: str, source: str, champion: ReleaseRef) -> Decis
     return recorded(entry) if nothing_left(entry, entries, champion=champion.version, acted=acted) else None
 
 
-@task(name="record-decision", cache_policy=NO_CACHE)
+@step("record-decision")
 def record_decision(
     model: str,
     decision: Decision,
@@ -96,7 +97,7 @@ def record_decision(
     return journal.commit(model, decide) is not None
 
 
-@task(name="claim-window", cache_policy=NO_CACHE)
+@step("claim-window")
 def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
     """Write the intent before acting; False when another live run already acts on this window.
 
@@ -115,24 +116,26 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
     return journal.commit(model, decide) is not None
 
 
-@task(name="finish-window", cache_policy=NO_CACHE)
+@step("finish-window")
 def finish(model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False) -> None:
     """Close the intent, whatever came of it; after a failure the next run may try again."""
     details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
     journal.commit(model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details))
 
 
-@task(name="release-candidate", cache_policy=NO_CACHE)
+@step("release-candidate")
 def release_candidate(
     candidate: CandidateRef,
     engines: Sequence[EngineRef],
     reports: Sequence[GateReport],
     run_name: str,
     frozen: str | None = None,
+    window: str = "",
 ) -> ReleaseRef:
     """Bundle graph, engines, scales and golden reports; sign; register as an MLflow model version.
 
-    `frozen` is the key of what is kept of the traffic at hand; later windows are compared with it.
+    `frozen` is the key of what is kept of the traffic at hand; later windows are compared with it. `window` is the
+    digest of the traffic that it was built for.
     """
     store = settings().store()
     prefix = candidate.key("")
@@ -153,6 +156,7 @@ def release_candidate(
         for gate in report.gates
         if gate.estimate is not None
     }
+    reigning = champion_of(candidate.model)
     version = (
         settings()
         .registry()
@@ -160,11 +164,25 @@ def release_candidate(
             candidate.model,
             files.get("engines/onnxruntime-cpu/plan", files["graph.onnx"]),
             release=release.digest,
-            tags={"recipe": candidate.recipe, "calibration": candidate.calibration, **_verdict_tags(reports)},
+            tags={
+                "recipe": candidate.recipe,
+                "calibration": candidate.calibration,
+                **_origin_tags(window),
+                **_verdict_tags(reports),
+            },
             run_name=run_name,
             metrics=metrics,
             params={"recipe": candidate.recipe, "quantized_share": f"{candidate.quantized_share:.4f}"},
             artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
+            card=card(
+                open_model(candidate.model),
+                candidate,
+                reports,
+                window=window,
+                champion=reigning.version if reigning else None,
+                release=release.digest,
+                store=settings().store_address,
+            ),
         )
     )
     for key in list(store.list(prefix)):
@@ -172,13 +190,13 @@ def release_candidate(
     return ReleaseRef(candidate.model, version, release.digest)
 
 
-@task(name="promote", cache_policy=NO_CACHE)
+@step("promote")
 def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Make a release champion, if the champion it was judged against still reigns; raises `Refused` otherwise."""
     _promote(release, base, actor, reason)
 
 
-@task(name="request-approval", cache_policy=NO_CACHE)
+@step("request-approval")
 def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Let a passing candidate wait for a person, as `challenger`."""
     entry = body(
@@ -190,10 +208,10 @@ def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: 
         details={"base": base},
     )
     journal.commit(release.model, lambda _: entry)
-    journal.project(release.model)
+    _show(release.model)
 
 
-@task(name="record-refusal", cache_policy=NO_CACHE)
+@step("record-refusal")
 def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> None:
     """Note which gates refused a candidate."""
     details: dict[str, Json] = {"gates": list(gates)}
@@ -201,9 +219,10 @@ def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence
         Kind.REFUSED, actor=actor, reason=reason, version=release.version, release=release.digest, details=details
     )
     journal.commit(release.model, lambda _: entry)
+    _label(release.model)
 
 
-@task(name="request-retraining", cache_policy=NO_CACHE)
+@step("request-retraining")
 def request_retraining(model: str, window: SampleRef, source: str, decision: Decision, actor: str) -> bool:
     """Ask for a new model, with the evidence; once per decision about a window and the weights."""
 
@@ -220,7 +239,7 @@ def request_retraining(model: str, window: SampleRef, source: str, decision: Dec
     return journal.commit(model, decide) is not None
 
 
-@task(name="answer-approval", cache_policy=NO_CACHE)
+@step("answer-approval")
 def answer_approval(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
     """A person's yes or no to a waiting candidate; answering the same twice acts once.
 
@@ -243,10 +262,10 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
         if reigning is None or reigning.version != version:
             base = asked.details.get("base")
             _promote(ReleaseRef(model, version, asked.release), None if base is None else str(base), actor, reason)
-    journal.project(model)
+    _show(model)
 
 
-@task(name="roll-back", cache_policy=NO_CACHE)
+@step("roll-back")
 def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef:
     """Make an earlier champion serve again; its bytes and signature are verified first."""
     chosen: list[Entry] = []
@@ -266,13 +285,13 @@ def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef
         )
 
     journal.commit(model, decide)
-    journal.project(model)
+    _show(model)
     reference = _reference(model, chosen[0])
     assert reference is not None  # noqa: S101  # a reign always names a version and a release
     return reference
 
 
-@task(name="reconcile", cache_policy=NO_CACHE)
+@step("reconcile")
 def reconcile_model(model: str) -> Reconciliation:
     """Compare the registry's alias with the ledger, record what an operator did, and bring both in step."""
     found: list[Reconciliation] = []
@@ -286,7 +305,22 @@ def reconcile_model(model: str) -> Reconciliation:
     journal.commit(model, decide)
     if found[0].outcome is not Outcome.IN_STEP or found[0].mark:
         journal.project(model)
+    _label(model)
     return found[0]
+
+
+def _show(model: str) -> None:
+    """Bring the registry in step with the ledger: aliases, by which others load, and tags, which are for people."""
+    journal.project(model)
+    _label(model)
+
+
+def _label(model: str) -> None:
+    """The ledger holds already: tags that fail are told, not raised, and the next reconciliation sets them."""
+    try:
+        journal.label(model)
+    except RequantError as exc:
+        logging.getLogger(__name__).warning("the next reconciliation tags the versions of %s: %s", model, exc)
 
 
 def _burial(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
@@ -316,7 +350,7 @@ def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> 
 
     settings().release(release.model, release.digest)
     journal.commit(release.model, decide)
-    journal.project(release.model)
+    _show(release.model)
 
 
 def _check_answered_before(entries: Sequence[Entry], model: str, version: str, kind: Kind) -> None:
@@ -360,6 +394,12 @@ def _passed(facts: Mapping[str, Json]) -> bool:
     """An operator may bring back only what the gates let through on the target that could be executed."""
     verdicts = facts.get("verdicts")
     return isinstance(verdicts, Mapping) and "passed" in verdicts.values() and "failed" not in verdicts.values()
+
+
+def _origin_tags(window: str) -> dict[str, str]:
+    """Which run made a version, and for which traffic; nothing outside of a flow."""
+    origin = {"flow_run": flow_run_id() or "", "window": window}
+    return {name: value for name, value in origin.items() if value}
 
 
 def _verdict_tags(reports: Sequence[GateReport]) -> dict[str, str]:

@@ -21,9 +21,9 @@ from tasks.quantization.plan import GraphPlan, QuantizedSite
 from tasks.quantization.ranges import require_data
 from tasks.quantization.recipes import Recipe, Smoothing
 from tasks.quantization.remarks import kept_remarks, observed_remarks, scale_remarks
+from tasks.quantization.rounding import LEAST_ROWS
 from tasks.quantization.sensitivity import Sensitivity
 from tasks.quantization.submodules import by_site
-from tasks.quantization.training import LEAST_ROWS
 from tasks.quantization.unknown import overflowing, unknown_ranges
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from plotly.subplots import make_subplots
+if TYPE_CHECKING:  # libraries that draw take long to load: each is loaded by what draws
+    import plotly.graph_objects as go
+    from matplotlib.axes import Axes
 
 PASSED, REFUSED = "#1a7f37", "#8c959f"
 _RESOLUTION = 120
@@ -80,6 +79,9 @@ def cheapest(rungs: Sequence[RungFigures]) -> int | None:
 
 def draw_png(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
     """Two panels, PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 5), dpi=_RESOLUTION, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -95,6 +97,9 @@ def draw_png(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
 
 def draw_html(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
     """The same, interactive, with everything inside: hovering names the rung and why it was refused."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True)
     budgets = (limits.size_budget, limits.latency_budget)
     for place, ((label, cost), budget) in enumerate(zip(_COSTS, budgets, strict=True), start=1):
@@ -112,7 +117,7 @@ def draw_html(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes
     return page.encode()
 
 
-def _panel(panel: Axes, found: Sequence[Point], cost_budget: float, loss_budget: float) -> None:
+def _panel(panel: "Axes", found: Sequence[Point], cost_budget: float, loss_budget: float) -> None:
     best = undominated(found)
     panel.plot([one[1] for one in best], [one[2] for one in best], color="#54aeff", zorder=1)
     for rung, cost, loss in found:
@@ -125,7 +130,9 @@ def _panel(panel: Axes, found: Sequence[Point], cost_budget: float, loss_budget:
     panel.grid(alpha=0.2)
 
 
-def _markers(found: Sequence[Point]) -> go.Scatter:
+def _markers(found: Sequence[Point]) -> "go.Scatter":
+    import plotly.graph_objects as go
+
     return go.Scatter(
         x=[cost for _, cost, _ in found],
         y=[loss for _, _, loss in found],

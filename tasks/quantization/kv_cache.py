@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from infra.engines.port import Engine
 from infra.errors import BadInput, Refused
 from tasks.models.inputs import Inputs
-from tasks.models.language.decoder import CacheLayout
+from tasks.models.language.layout import CacheLayout
 from tasks.models.spec import Budgets, Task
 from tasks.observation.formats import Format
 from tasks.observation.histogram import ExponentHistogram

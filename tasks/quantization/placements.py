@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 
-import plotly.graph_objects as go
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from infra.canonical import Json
 from tasks.quantization.mixed import Point
 
@@ -35,6 +31,9 @@ def draw_placements(title: str, front: Sequence[Point], kept: Sequence[str]) -> 
 
 
 def _png(title: str, shares: Sequence[float], losses: Sequence[float], here: Sequence[int]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 5), dpi=_RESOLUTION, layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.add_subplot()
@@ -49,6 +48,8 @@ def _png(title: str, shares: Sequence[float], losses: Sequence[float], here: Seq
 def _html(
     title: str, front: Sequence[Point], shares: Sequence[float], losses: Sequence[float], here: Sequence[int]
 ) -> bytes:
+    import plotly.graph_objects as go
+
     told = ["<br>".join(one.kept) or "every site quantized" for one in front]
     figure = go.Figure(go.Scatter(x=list(shares), y=list(losses), mode="lines+markers", hovertext=told))
     marked = go.Scatter(x=[shares[place] for place in here], y=[losses[place] for place in here], mode="markers")

@@ -11,10 +11,13 @@ from tasks.quantization.awq import clip
 from tasks.quantization.correction import correction
 from tasks.quantization.gptq import compensate, curvature
 from tasks.quantization.recipes import Rounding
-from tasks.quantization.training import train
 from tasks.quantization.weights import QuantizedWeight, WeightScheme, quantize, summed
 
 Weights = tuple[QuantizedWeight, ...]
+HELD_OUT = 4
+"""Of the rows that a site is trained on, one in so many is held out and decides which step's state is kept."""
+LEAST_ROWS = 2 * HELD_OUT
+"""Rows below which a site is not trained."""
 
 
 def round_weights(
@@ -40,6 +43,8 @@ def train_site(
 
     Layers that share the quantizer are trained against it as it is: the clip that suits one need not suit the others.
     """
+    from tasks.quantization.training import train  # torch takes a second to load
+
     alone = len(weights) == 1
     trained = [
         train(rows, weight, rounded, quantizer, learn_clip=alone)

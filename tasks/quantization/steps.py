@@ -1,4 +1,4 @@
-"""Prefect tasks of quantization: load, call one pure function, record. They take names and digests, never arrays."""
+"""The steps of quantization: load, call one pure function, record. They take names and digests, never arrays."""
 
 import json
 import math
@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
@@ -45,6 +43,7 @@ from tasks.quantization.sensitivity import Losses
 from tasks.quantization.submodules import submodules
 from tasks.quantization.switches import install
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
+from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet
 from tasks.traffic.weights import weights_of
 
@@ -55,7 +54,7 @@ TUNING_VERSION = 5
 """Raised when the search for quantizers changes; a recipe's own version also tells of what is done with the weights."""
 
 
-@task(name="observe-calibration-set", cache_policy=NO_CACHE)
+@step("observe-calibration-set")
 def observe(calibration: SampleRef) -> str:
     """One observer pass over a calibration set; returns the observation's key. Done before: not done again."""
     model, store = open_model(calibration.model), settings().store()
@@ -74,7 +73,7 @@ def observe(calibration: SampleRef) -> str:
     return key
 
 
-@task(name="measure-sensitivity", cache_policy=NO_CACHE)
+@step("measure-sensitivity")
 def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: str, others: bool = False) -> str:
     """What quantizing each part alone does to the output, on some calibration cases; returns the figures' key.
 
@@ -111,7 +110,7 @@ def loss_left(model_name: str, losses: str, recipe_name: str) -> float:
     return mixed.keep(points, recipe.high_precision_sites).loss / max(points[0].loss, 1e-30)
 
 
-@task(name="write-qdq-graph", cache_policy=NO_CACHE)
+@step("write-qdq-graph")
 def write_graph(
     calibration: SampleRef,
     observation: str,
@@ -212,7 +211,7 @@ def _cache_ranges(model: RegisteredModel, calibration: SampleRef) -> Mapping[str
     return observe_cache(model.reference, language_inputs(model.inputs).layout, model.inputs, payloads)
 
 
-@task(name="build-engine", cache_policy=NO_CACHE)
+@step("build-engine")
 def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     """Lower the candidate's graph for one target and compile it."""
     store, target = settings().store(), open_target(target_name)
@@ -232,7 +231,7 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     return EngineRef(target_name, len(built.plan), seconds, reason is None, reason or "")
 
 
-@task(name="record-ladder", cache_policy=NO_CACHE)
+@step("record-ladder")
 def record_ladder(
     calibration: SampleRef,
     window: str,
@@ -252,7 +251,12 @@ def record_ladder(
         f"ladder on {window[:8]}",
         params={"window": window, "calibration": calibration.digest, "reason": reason[:500]},
         metrics={"rungs": len(rungs)},
-        tags={"kind": "ladder", "passed": promoted},
+        tags={
+            "kind": "ladder",
+            "passed": promoted,
+            "window": window,
+            **({"flow_run": run} if (run := flow_run_id()) else {}),
+        },
         artifacts=pictures,
     )
     for candidate, one in zip(candidates, rungs, strict=True):

@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.observation.scales import Quantizer
+from tasks.quantization.rounding import HELD_OUT, LEAST_ROWS
 from tasks.quantization.weights import QuantizedWeight, spread
 
 STEPS = 120
 RATE = 0.02
 """Of Adam, in units of the weights' steps, and of the logarithms of steps and clip a tenth of it."""
-HELD_OUT = 4
-"""One row in so many is not trained on, and decides which step's state is kept."""
-LEAST_ROWS = 2 * HELD_OUT
 ERROR_APART = 0.001
 """Relative difference of the error on the rows held out, between what two devices made of one site."""
 LEVELS_APART = 0.001

@@ -6,11 +6,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
 from tasks.records import Request, Tensor
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 SHINGLE = 4
 """Characters: words would fail Thai, Chinese and Japanese, which put no space between them."""
@@ -30,7 +33,11 @@ def distinct(requests: Sequence[Request], similarity: float) -> tuple[Request, .
     """
     if similarity >= 1:
         return tuple(requests)
-    index, sketches, hashes = MinHashLSH(threshold=similarity, num_perm=HASHES), dict[int, MinHash](), set[str]()
+    from datasketch import MinHashLSH  # loads half of SciPy
+
+    index = MinHashLSH(threshold=similarity, num_perm=HASHES)
+    sketches: dict[int, MinHash] = {}
+    hashes: set[str] = set()
     kept = []
     for number, request in enumerate(requests):
         if isinstance(request.payload, str):
@@ -49,6 +56,8 @@ def distinct(requests: Sequence[Request], similarity: float) -> tuple[Request, .
 
 
 def _sketch(text: str) -> MinHash:
+    from datasketch import MinHash
+
     folded = _BLANKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
     shingles = {folded[start : start + SHINGLE] for start in range(max(len(folded) - SHINGLE + 1, 1))}
     sketch = MinHash(num_perm=HASHES, seed=1)

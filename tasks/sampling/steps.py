@@ -1,4 +1,4 @@
-"""Prefect tasks of sampling: a window's sample and the calibration set, stored under their digests."""
+"""The steps of sampling: a window's sample and the calibration set, stored under their digests."""
 
 import json
 from collections import Counter
@@ -9,8 +9,6 @@ from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
@@ -28,6 +26,7 @@ from tasks.sampling.judgement import covering, judge
 from tasks.sampling.quarantine import Quarantined, document
 from tasks.sampling.shares import draw_window
 from tasks.sampling.strata import draw
+from tasks.step import step
 from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
 from tasks.traffic.weights import read_weights, write_weights
 
@@ -37,7 +36,7 @@ SERVED_SHARE = 0.02
 """A domain or language with less of the sample than this does not make its golden gates binding."""
 
 
-@task(name="sample-window", cache_policy=NO_CACHE)
+@step("sample-window")
 def sample_window(model: str, until: datetime | None = None) -> SampleRef | ThinWindow:
     """Draw from the newest window and store the sample, unless it has fewer rows than the spec demands.
 
@@ -63,7 +62,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     return kept
 
 
-@task(name="newest-sample", cache_policy=NO_CACHE)
+@step("newest-sample")
 def newest_sample(thin: ThinWindow) -> SampleRef:
     """What there is to calibrate on while traffic is thin: the newest window's sample that holds enough requests.
 
@@ -79,7 +78,7 @@ def newest_sample(thin: ThinWindow) -> SampleRef:
     return _keep("windows", thin.model, pool, "", thin.end, source=sha256(model.file("pool.parquet")))
 
 
-@task(name="load-sample", cache_policy=NO_CACHE)
+@step("load-sample")
 def load_sample(model: str, key: str) -> SampleRef:
     """A sample stored before, by its key; raises `BadInput` when it is none of this model's."""
     if not key.startswith(f"windows/{model}/"):
@@ -91,7 +90,7 @@ def load_sample(model: str, key: str) -> SampleRef:
     return SampleRef(**{**facts, "groups": tuple(facts["groups"])})
 
 
-@task(name="compose-calibration-set", cache_policy=NO_CACHE)
+@step("compose-calibration-set")
 def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef | None = None) -> SampleRef:
     """The window's sample without golden cases, near-duplicates and outliers, anchored by the calibration pool.
 

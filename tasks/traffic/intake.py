@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -17,7 +18,7 @@ from tasks.traffic.formats.spill import spill
 from tasks.traffic.imports import Accepted, Duplicate, Taken
 from tasks.traffic.masking import redacted
 from tasks.traffic.parts import hour_prefix, read_part, weight_of, write_redacted
-from tasks.traffic.rejects import Reject, write_rejects
+from tasks.traffic.rejects import Reject, identity, write_rejects
 
 BUFFER_ROWS = 20_000
 BUFFER_BYTES = 64_000_000
@@ -40,12 +41,20 @@ class Ingested:
 
 
 @dataclass
-class _Tally:
+class Tally:
+    """What became of the records of one stream."""
+
     accepted: int = 0
-    duplicates: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    rejects: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
+    duplicates: int = 0  # stored or set aside already, or twice in the stream
+    reasons: Counter[str] = field(default_factory=Counter)  # reason -> records
+    rejects: list[str] = field(default_factory=list)  # keys of what was set aside
+
+    def add(self, other: Tally) -> None:
+        """Count another stream's records, too."""
+        self.accepted += other.accepted
+        self.duplicates += other.duplicates
+        self.reasons += other.reasons
+        self.rejects += other.rejects
 
 
 def ingest(store: ObjectStore, model: str, records: Iterable[Taken], *, source: str) -> Ingested:
@@ -55,70 +64,92 @@ def ingest(store: ObjectStore, model: str, records: Iterable[Taken], *, source: 
     input with other facts (a label that came later) is stored beside; another input under the same id is rejected.
     When the stream breaks off, what came before is stored, and its error raised.
     """
-    with spill(_SCHEMA) as database:
-        writer = _Writer(store, model, source, _Seen(store, model, database))
-        try:
-            for record in records:
-                writer.take(record)
-        finally:
-            writer.flush()
-    tally = writer.tally
+    with ingestion(store, model) as inlet:
+        tally = inlet.take(records, source)
     return Ingested(
         tally.accepted,
         tally.duplicates,
         sum(tally.reasons.values()),
         dict(tally.reasons),
         tuple(tally.rejects),
-        tuple(tally.parts),
+        tuple(inlet.parts),
     )
 
 
-class _Writer:
+@contextmanager
+def ingestion(store: ObjectStore, model: str) -> Iterator[Inlet]:
+    """Several streams one after another; at the end, also a bad one, what was taken is stored."""
+    with spill(_SCHEMA) as database:
+        inlet = Inlet(store, model, _Seen(store, model, database))
+        try:
+            yield inlet
+        finally:
+            inlet.flush()
+
+
+class Inlet:
     """Requests and rejects on their way to the store."""
 
-    def __init__(self, store: ObjectStore, model: str, source: str, seen: _Seen) -> None:
-        self._store, self._model, self._source, self._seen = store, model, source, seen
+    def __init__(self, store: ObjectStore, model: str, seen: _Seen) -> None:
+        self._store, self._model, self._seen = store, model, seen
         self._requests: list[Request] = []
         self._rejects: list[Reject] = []
         self._size = 0
-        self.tally = _Tally()
+        self._source, self._aside, self._tally = "", frozenset[bytes](), Tally()
+        self.parts: list[str] = []
 
-    def take(self, record: Taken) -> None:
+    def take(self, records: Iterable[Taken], source: str, aside: Collection[bytes] = ()) -> Tally:
+        """Take one stream; its requests are all stored after `flush`, its rejects at once.
+
+        `aside` are the `rejects.identity` of records that were set aside by an earlier reading.
+        """
+        self._source, self._aside, self._tally = source, frozenset(aside), Tally()
+        try:
+            for record in records:
+                self._record(record)
+        finally:
+            self._flush_rejects()
+        return self._tally
+
+    def flush(self) -> None:
+        """Store every request that was taken."""
+        if self._requests:
+            self.parts += write_redacted(self._store, self._model, self._requests)
+        self._requests, self._size = [], 0
+
+    def _record(self, record: Taken) -> None:
         if isinstance(record, Accepted):
             self._request(record.line_or_row, redacted(record.request))
         elif isinstance(record, Duplicate):
-            self.tally.duplicates += 1
+            self._tally.duplicates += 1
         else:
             self._reject(record)
-
-    def flush(self) -> None:
-        if self._requests:
-            self.tally.parts += write_redacted(self._store, self._model, self._requests)
-        self._requests, self._size = [], 0
-        self._flush_rejects()
 
     def _request(self, number: int, request: Request) -> None:
         verdict = self._seen.add(request)
         if verdict == "again":
-            self.tally.duplicates += 1
+            self._tally.duplicates += 1
         elif verdict == "conflict":
             self._reject(Reject(number, "request_id was seen before with another input", _excerpt(request)))
         else:
-            self.tally.accepted += 1
+            self._tally.accepted += 1
             self._requests.append(request)
             self._size += weight_of(request)
             if len(self._requests) >= BUFFER_ROWS or self._size >= BUFFER_BYTES:
                 self.flush()
 
     def _reject(self, reject: Reject) -> None:
-        self.tally.reasons[reject.reason] += 1
+        if self._aside and identity(reject) in self._aside:
+            self._tally.duplicates += 1
+            return
+        self._tally.reasons[reject.reason] += 1
         self._rejects.append(reject)
         if len(self._rejects) >= BUFFER_REJECTS:
             self._flush_rejects()
 
     def _flush_rejects(self) -> None:
         if self._rejects:
-            self.tally.rejects.append(write_rejects(self._store, self._model, self._rejects, self._source))
+            self._tally.rejects.append(write_rejects(self._store, self._model, self._rejects, self._source))
         self._rejects = []
 
 

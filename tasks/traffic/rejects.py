@@ -34,7 +34,27 @@ def write_rejects(store: ObjectStore, model: str, rejects: Sequence[Reject], sou
     return key
 
 
+def identity(reject: Reject) -> bytes:
+    """What tells a rejected record from others, wherever in a file it stands: 16 bytes."""
+    return _identity(reject.reason, _kept(reject))
+
+
+def identities(data: bytes) -> set[bytes]:
+    """The same of all records that were set aside in one object."""
+    lines = map(json.loads, data.decode().splitlines())
+    return {_identity(line["reason"], line["raw"]) for line in lines}
+
+
+def _identity(reason: str, kept: str) -> bytes:
+    return sha256(json.dumps([reason, kept]).encode()).digest()[:16]
+
+
+def _kept(reject: Reject) -> str:
+    """The record as it is stored: redacted and cut."""
+    return redact(reject.raw).text.encode(errors="replace")[:LONGEST_REJECT].decode(errors="ignore")
+
+
 def _reject_line(reject: Reject, source: str) -> str:
-    raw = redact(reject.raw).text.encode(errors="replace")[:LONGEST_REJECT].decode(errors="ignore")
+    raw = _kept(reject)
     record = {"version": 1, "source": source, "line_or_row": reject.line_or_row, "reason": reject.reason, "raw": raw}
     return json.dumps(record, ensure_ascii=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,7 +86,8 @@ def _pair_gate(metric: str, pair: Pair | None, budget: float) -> GateResult:
     ratio = pair.candidate / pair.reference
     verdict = Verdict.PASSED if ratio <= budget else Verdict.FAILED
     reason = f"{ratio:.3g} ({pair.candidate:,.0f} of {pair.reference:,.0f} bytes)"
-    return _gate(metric, verdict, Interval(ratio, ratio, ratio), budget, 1, reason)
+    gate = _gate(metric, verdict, Interval(ratio, ratio, ratio), budget, 1, reason)
+    return replace(gate, measured=pair.candidate)
 
 
 def _unmeasured(metric: str, budget: float) -> GateResult:

@@ -11,7 +11,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 
 from infra.errors import BadInput
 from tasks.records import Interval
@@ -59,6 +58,8 @@ def share_interval(values: Values, *, level: float = LEVEL) -> Interval:
 
     Source: Clopper and Pearson, Biometrika 1934. Raises `BadInput` as `paired_interval` does, and for other values.
     """
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
     scores = _checked(values)
     if not np.isin(scores, (0.0, 1.0)).all():
         raise BadInput("a share needs scores of 0 and 1 only: use paired_interval for others")
@@ -72,6 +73,8 @@ def median_interval(values: Values, *, level: float = LEVEL) -> Interval:
     The median of few timings has a lumpy bootstrap; the sign test needs none. Source: Conover, "Practical
     Nonparametric Statistics", 3.2. Raises `BadInput` as `paired_interval` does.
     """
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
     scores = _checked(values)
     bounds = stats.quantile_test(scores, p=0.5).confidence_interval(level)
     low = float(bounds.low) if math.isfinite(bounds.low) else -math.inf
@@ -80,6 +83,8 @@ def median_interval(values: Values, *, level: float = LEVEL) -> Interval:
 
 
 def _bootstrap(scores: Values, method: str, level: float, resamples: int, seed: int) -> tuple[float, float]:
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate resamples come back as NaN, which the caller handles
         found = stats.bootstrap(

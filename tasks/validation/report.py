@@ -96,9 +96,21 @@ def to_samples(model: str, report: GateReport) -> Iterator[telemetry.Sample]:
         if gate.metric in _OWN_METRICS:
             own = {"model": model, "target": report.target}
             yield telemetry.Sample(_OWN_METRICS[gate.metric], own, gate.estimate.value)
+        if gate.metric == "peak-memory-ratio" and gate.measured is not None:
+            own = {"model": model, "target": report.target}
+            yield telemetry.Sample(_PEAK_MEMORY, own, gate.measured)
 
 
 _OWN_METRICS = {"latency-ratio": "requant_latency_ratio", "safety-flips": "requant_safety_flips"}
+_PEAK_MEMORY = "requant_peak_memory_bytes"
+OF_REPORTS = (
+    "requant_gate_estimate",
+    "requant_gate_budget",
+    "requant_gate_verdict",
+    *_OWN_METRICS.values(),
+    _PEAK_MEMORY,
+)
+"""Every metric that `to_samples` gives."""
 
 
 def _line(gate: GateResult) -> str:

@@ -1,4 +1,4 @@
-"""Prefect tasks of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
+"""The steps of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,6 @@ from importlib.metadata import version as installed
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
@@ -24,6 +22,7 @@ from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.spec import Task
 from tasks.models.speech.comparison import agreement
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, SampleRef, Verdict
+from tasks.step import step
 from tasks.traffic import from_parquet
 from tasks.validation import preconditions
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
@@ -44,7 +43,7 @@ RULES = 2
 """Version of how gates bind: a verdict under others is not taken up."""
 
 
-@task(name="examine-preconditions", cache_policy=NO_CACHE)
+@step("examine-preconditions")
 def examine(window: SampleRef) -> Preconditions:
     """What is known before the first build: what no candidate for this window could pass here, and what is unjudged."""
     model = open_model(window.model)
@@ -55,7 +54,7 @@ def examine(window: SampleRef) -> Preconditions:
     return preconditions.examine(model.spec, model.golden, model.classes, window.groups, requests, why_not_here)
 
 
-@task(name="judge-engine", cache_policy=NO_CACHE)
+@step("judge-engine")
 def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], thorough: bool = False) -> GateReport:
     """Golden gates on one engine; latency and memory are measured only when quality has not failed, or when thorough.
 

@@ -85,7 +85,7 @@ def console(prefect: str) -> Iterator[str]:
     with deployments, page as started:
         from flows.requantize import requantize
 
-        outcome = requantize("digits", recipe="int8-smooth", reason="the first champion", actor="seed")
+        outcome = requantize("digits", recipe="int8-smooth", reason="the first champion")
         assert outcome.version == "1", outcome.reason
         assert started.stdout is not None
         yield started.stdout.readline().strip()

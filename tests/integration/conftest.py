@@ -17,22 +17,22 @@ START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def prefect_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API address of a real server."""
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A real server that asks for its workspace's secret: the API's address, and "user:password"."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    from flows.runtime import free_port, server
+    from flows.runtime import server
 
     settings = Settings(workspace=tmp_path_factory.mktemp("server"))
-    with server(settings, free_port(), services=False) as address:
-        yield address
+    with server(settings, services=False) as address:
+        yield address, settings.secret().basic
 
 
 @pytest.fixture(scope="module")
-def loop(shared_workspace: Settings, prefect_address: str) -> Iterator[Settings]:
+def loop(shared_workspace: Settings, prefect_server: tuple[str, str]) -> Iterator[Settings]:
     """A workspace whose flows report to the server."""
     from flows.runtime import using
 
-    with using(prefect_address):
+    with using(*prefect_server):
         yield shared_workspace
 
 

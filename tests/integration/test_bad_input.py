@@ -35,12 +35,12 @@ Run = Callable[..., Said]
 
 
 @pytest.fixture(scope="module")
-def served(loop: Settings, prefect_address: str) -> Settings:
+def served(loop: Settings, prefect_server: tuple[str, str]) -> Settings:
     """A workspace with a champion."""
     from flows.maintenance import maintenance
     from tasks.models.catalog import register
 
-    os.environ["REQUANT_PREFECT_API_URL"] = prefect_address
+    os.environ["REQUANT_PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"] = prefect_server
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))
     assert maintenance("digits").status == "promoted"

@@ -1,8 +1,10 @@
 """The command line, in this process: what it prints as JSON, and its exit codes."""
 
 import json
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def call(workspace: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(workspace: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
     from flows.cli import main
+    from infra.interruption import ASKED
+
+    before = {asked: signal.getsignal(asked) for asked in ASKED}
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["requant", *arguments])
@@ -24,7 +29,9 @@ def call(workspace: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: p
             main()
         return int(ended.value.code or 0), capsys.readouterr().out
 
-    return run
+    yield run
+    for asked, handler in before.items():
+        signal.signal(asked, handler)
 
 
 def read(answer: tuple[int, str]) -> Any:
@@ -70,3 +77,54 @@ def test_an_error_is_json_too(call: Call) -> None:
     code, out = call("status", "nope", "--json")
     assert code == 2
     assert json.loads(out)["kind"] == "NotFound"
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("model", "-h"), ("traffic", "import", "-h"), ("maintain", "-h")])
+def test_every_command_explains_itself(call: Call, arguments: tuple[str, ...]) -> None:
+    code, out = call(*arguments)
+    assert code == 0
+    assert "Usage:" in out
+
+
+def test_the_version_is_the_installed_one(call: Call) -> None:
+    from importlib.metadata import version
+
+    assert call("--version") == (0, f"requant {version('requant')}\n")
+
+
+def test_the_shell_completes_commands_and_model_names(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.models.catalog import register
+
+    register(EXAMPLES / "digits" / "model.yaml")
+    code, out = call("--show-completion", "bash")
+    assert (code, "COMPREPLY" in out) == (0, True)
+    monkeypatch.setenv("_REQUANT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    for words, wanted in (("requant maintain di", "digits"), ("requant rollback x", "")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        assert call()[1].split() == wanted.split()
+
+
+def test_the_commands_that_prepare_say_what_comes_next(call: Call) -> None:
+    assert call("init")[1].splitlines()[-1] == "next: requant model add SPEC.yaml"
+    said = call("model", "add", str(EXAMPLES / "digits" / "model.yaml"))[1].splitlines()[-1]
+    assert re.fullmatch(
+        r"next: requant traffic import PATH --model digits, or requant traffic simulate digits --scenario FILE; "
+        r"then requant maintain digits",
+        said,
+    )
+
+
+def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(
+    call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.models.catalog.register", lambda _: signal.raise_signal(signal.SIGINT))
+    spec = str(EXAMPLES / "digits" / "model.yaml")
+    monkeypatch.setattr(sys, "argv", ["requant", "model", "add", spec])
+    from flows.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = f"requant: interrupted while exporting the model of {spec}; run `requant model add {spec}` again\n"
+    assert capsys.readouterr().err == said

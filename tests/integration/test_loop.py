@@ -12,7 +12,7 @@ import pytest
 
 from infra.canonical import sha256
 from infra.errors import Refused, Tampered
-from infra.settings import Settings
+from infra.settings import Settings, settings
 from tasks.records import Action, Health
 from tests.integration.conftest import EXAMPLES, images, serve
 
@@ -177,21 +177,23 @@ def test_a_candidate_waits_for_approval_and_approving_twice_acts_once(digits: Se
     assert outcome.status is Status.AWAITING_APPROVAL, outcome.reason
     assert outcome.version is not None
     assert digits.registry().aliases("digits")["challenger"] == outcome.version
-    approval("digits", outcome.version, True, "looks good", "ann")
+    approval("digits", outcome.version, True, "looks good")
     entries = journal.read("digits")
-    approval("digits", outcome.version, True, "looks good", "ann")
+    approval("digits", outcome.version, True, "looks good")
     assert journal.read("digits") == entries
     assert digits.registry().aliases("digits")["champion"] == outcome.version
 
 
-def test_rolling_back_restores_the_champion_before(digits: Settings) -> None:
+def test_rolling_back_restores_the_champion_before(digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.rollback import rollback
     from tasks.promotion import journal
     from tasks.promotion.ledger import Kind, previous
 
     target = previous(journal.read("digits"))
     assert target is not None
-    back = rollback("digits", reason="users complain", actor="bob")
+    monkeypatch.setenv("REQUANT_ACTOR", "bob")
+    settings.cache_clear()
+    back = rollback("digits", reason="users complain")
     assert back.version == target.version
     newest = journal.read("digits")[-1]
     assert (newest.kind, newest.actor, newest.reason) == (Kind.ROLLED_BACK, "bob", "users complain")
@@ -239,7 +241,7 @@ def test_a_release_with_a_flipped_byte_is_neither_served_nor_rolled_back_to(digi
     plan[len(plan) // 2] ^= 1
     digits.store().put(key, bytes(plan))
     with pytest.raises(Tampered, match="engines/onnxruntime-cpu/plan"):
-        rollback("digits", reason="try", actor="bob")
+        rollback("digits", reason="try")
     assert champion(journal.read("digits")) == champion(entries)
     plan[len(plan) // 2] ^= 1
     digits.store().put(key, bytes(plan))
@@ -249,7 +251,7 @@ def test_what_never_was_champion_is_not_rolled_back_to(digits: Settings) -> None
     from flows.rollback import rollback
 
     with pytest.raises(Refused, match="never champion"):
-        rollback("digits", reason="try", to="999", actor="bob")
+        rollback("digits", reason="try", to="999")
 
 
 def test_the_run_leaves_metrics_and_a_drift_report_behind(digits: Settings) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def on_s3(tmp_path: Path, prefect_address: str) -> Iterator[Settings]:
+def on_s3(tmp_path: Path, prefect_server: tuple[str, str]) -> Iterator[Settings]:
     from flows.runtime import using
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -28,7 +28,7 @@ def on_s3(tmp_path: Path, prefect_address: str) -> Iterator[Settings]:
     os.environ.update({**keys, "REQUANT_STORE_URL": "s3://traffic/requant", "REQUANT_S3_ENDPOINT_URL": endpoint})
     try:
         boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="traffic")
-        with using(prefect_address):
+        with using(*prefect_server):
             yield from pointed_at(tmp_path / "workspace")
     finally:
         server.stop()

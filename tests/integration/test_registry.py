@@ -13,16 +13,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from infra.cards import Card, DataSet
 from infra.errors import BadInput, NotFound, Unavailable
-from infra.registry import Registry
+from infra.registry import NO_CARD, Registry
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -72,7 +75,7 @@ def registry(place: Path) -> Registry:
     return Registry(f"sqlite:///{place}/state/mlflow.db", artifact_root=(place / "state" / "files").as_uri())
 
 
-def register(registry: Registry, model: str, release: str, scale: float = 2.0) -> str:
+def register(registry: Registry, model: str, release: str, scale: float = 2.0, card: Card = NO_CARD) -> str:
     return registry.register(
         model,
         tiny_onnx(scale),
@@ -82,6 +85,7 @@ def register(registry: Registry, model: str, release: str, scale: float = 2.0) -
         metrics={"cosine": 0.99},
         params={"recipe": "minmax"},
         artifacts={"report/gates.json": b"{}", "scales.json": b"[1]"},
+        card=card,
     )
 
 
@@ -270,6 +274,93 @@ def test_through_a_server_everything_works_the_same(server: str, tmp_path: Path)
     run = subprocess.run([sys.executable, "-c", _READER, server], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1])["y"] == 5.0
+
+
+# --- what a person sees in its UI -------------------------------------------------------------------------------------
+
+CALIBRATION = DataSet("tiny calibration set", "a" * 64, "s3://bucket/calibration/tiny.parquet", "calibration")
+GOLDEN = DataSet("tiny golden set", "b" * 64, "file:///store/golden.parquet", "evaluation", rows=440)
+CARD = Card(
+    kind="text-embedding",
+    about_model="A small model.",
+    about_version="**int8** passed.",
+    model_tags={"task": "text-embedding"},
+    data=(CALIBRATION, GOLDEN),
+    judged_on=GOLDEN,
+)
+
+
+@pytest.fixture(scope="module", params=["database", "server"])
+def seen(request: pytest.FixtureRequest, place: Path) -> tuple[Registry, Any]:
+    """A registry by its database, or through a server, and MLflow's own client to look at it with."""
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{place}/seen/mlflow.db" if request.param == "database" else request.getfixturevalue("server")
+    registry = Registry(uri)
+    register(registry, "carded", "7" * 64, card=CARD)
+    return registry, MlflowClient(uri, uri)
+
+
+def test_a_model_says_what_it_is_and_keeps_what_somebody_wrote(seen: tuple[Registry, Any]) -> None:
+    registry, client = seen
+    model = client.get_registered_model("carded")
+    assert (model.description, model.tags) == ("A small model.", {"task": "text-embedding"})
+    client.update_registered_model("carded", "Ours. Ask Ann.")
+    register(registry, "carded", "8" * 64, card=replace(CARD, model_tags={"task": "other"}))
+    model = client.get_registered_model("carded")
+    assert (model.description, model.tags) == ("Ours. Ask Ann.", {"task": "other"})
+
+
+def test_a_version_and_its_run_say_what_they_are(seen: tuple[Registry, Any]) -> None:
+    _, client = seen
+    version = client.get_model_version("carded", "1")
+    assert version.description == CARD.about_version
+    assert client.get_run(version.run_id).data.tags["mlflow.note.content"] == CARD.about_version
+
+
+def test_a_run_names_the_data_that_it_used_and_what_for(seen: tuple[Registry, Any]) -> None:
+    _, client = seen
+    run = client.get_run(client.get_model_version("carded", "1").run_id)
+    used = {
+        (one.dataset.name, one.dataset.digest, json.loads(one.dataset.source)["uri"], one.tags[0].value)
+        for one in run.inputs.dataset_inputs
+    }
+    assert used == {(one.name, one.digest[:32], one.uri, one.context) for one in (CALIBRATION, GOLDEN)}
+    (golden,) = [one.dataset for one in run.inputs.dataset_inputs if one.dataset.name == GOLDEN.name]
+    assert json.loads(golden.profile) == {"num_rows": 440}
+
+
+def test_the_logged_model_leads_to_its_run_and_holds_the_metrics_with_their_data(seen: tuple[Registry, Any]) -> None:
+    _, client = seen
+    version = client.get_model_version("carded", "1")
+    (output,) = client.get_run(version.run_id).outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert [str(one["version"]) for one in json.loads(logged.tags["mlflow.modelVersions"])] == ["1"]
+    assert (logged.model_type, logged.source_run_id) == ("text-embedding", version.run_id)
+    (metric,) = logged.metrics
+    assert (metric.key, metric.value) == ("cosine", 0.99)
+    assert (metric.dataset_name, metric.dataset_digest) == (GOLDEN.name, GOLDEN.short)
+    assert client.get_run(version.run_id).data.metrics == {"cosine": 0.99}
+
+
+def test_an_experiment_opens_on_runs_and_models_one_of_an_earlier_release_too(seen: tuple[Registry, Any]) -> None:
+    registry, client = seen
+    client.create_experiment("earlier")
+    for model in ("carded", "earlier"):
+        registry.log_run(model, "run", {}, {}, {}, {})
+        tags = client.get_experiment_by_name(model).tags
+        assert tags["mlflow.experimentKind"] == "custom_model_development"
+        assert "Requant" in tags["mlflow.note.content"]
+
+
+def test_tags_of_a_version_are_set_beside_its_others(seen: tuple[Registry, Any]) -> None:
+    registry, _ = seen
+    registry.set_tags("carded", "1", {"ledger": "3", "ledger.kind": "promoted"})
+    registry.set_tags("carded", "1", {"ledger": "4"})
+    tags = registry.version("carded", "1").tags
+    assert (tags["ledger"], tags["ledger.kind"], tags["verdict"]) == ("4", "promoted", "passed")
+    with pytest.raises(NotFound):
+        registry.set_tags("carded", "99", {"ledger": "1"})
 
 
 # --- a registry that fails --------------------------------------------------------------------------------------------

@@ -1,95 +1,322 @@
-"""`requant up` starts every service on 127.0.0.1, serves the deployments, and stops them all on Ctrl-C."""
+"""`requant up`: scheduled runs happen by themselves, nobody else gets in, and nothing is left behind."""
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from infra.settings import Settings
-from tests.integration.conftest import EXAMPLES
+from tests.integration.conftest import EXAMPLES, images, serve
 
-pytestmark = pytest.mark.timeout(300)
-SERVICES = ("Prefect", "MLflow", "Evidently", "console")
+pytestmark = pytest.mark.timeout(400)
+TITLES = ("console", "Prefect", "MLflow", "Evidently")
+PORTS = {f"REQUANT_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "CONSOLE", "EVIDENTLY")}
+SEEN_S = 120
+"""Seconds within which what a machine does by itself must be seen, however busy it is."""
+
+
+@dataclass(frozen=True)
+class Up:
+    """A running `requant up`."""
+
+    process: subprocess.Popen[bytes]
+    workspace: Settings
+    output: Path
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Title -> address."""
+        return dict(re.findall(rf"^({'|'.join(TITLES)})\s+(http://127\.0\.0\.1:\d+)", self.output.read_text(), re.M))
+
+    @property
+    def link(self) -> str:
+        """What opens the console."""
+        printed = re.search(r"http://\S+login=\S+", self.output.read_text())
+        assert printed
+        return printed[0]
+
+    def ask(self, path: str, **document: Any) -> Any:
+        """Ask Prefect's API with the key."""
+        answer = httpx.post(f"{self.addresses['Prefect']}/api/{path}", json=document, headers=key(self.workspace))
+        return answer.raise_for_status().json()
+
+
+def key(workspace: Settings) -> dict[str, str]:
+    return {"Authorization": f"Bearer {workspace.secret().key}"}
 
 
 @contextmanager
-def running(workspace: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    from flows.runtime import free_port
-
-    ports = {f"REQUANT_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "CONSOLE", "EVIDENTLY")}
-    environment = {**os.environ, **ports, "REQUANT_WORKSPACE": str(workspace), "PYTHONUNBUFFERED": "1"}
-    environment.pop("PREFECT_API_URL", None)
-    environment.pop("REQUANT_PREFECT_API_URL", None)
-    with log.open("wb") as out:
+def running(workspace: Settings, output: Path, **environment: str) -> Iterator[Up]:
+    chosen = {**os.environ, **PORTS, "REQUANT_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1", **environment}
+    for name in ("PREFECT_API_URL", "REQUANT_PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        chosen.pop(name, None)
+    with output.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "up"],
             stdout=out,
             stderr=out,
-            env=environment,
+            env=chosen,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as for a shell's background job
         )
         try:
-            yield process
+            until(lambda: "Ctrl-C" in output.read_text() or process.poll() is not None)
+            assert process.poll() is None, output.read_text()
+            yield Up(process, workspace, output)
         finally:
             if process.poll() is None:
-                process.terminate()  # it ends its services; killing it would leave them behind
-                process.wait(60)
+                process.terminate()
+                process.wait(90)
 
 
-def said(log: Path, process: subprocess.Popen[bytes], word: str, seconds: float = 150) -> str:
-    """What was printed by the time the word is in it."""
+def until(condition: Any, seconds: float = SEEN_S) -> Any:
+    """Wait for a true answer and return it; fails after so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        text = log.read_text()
-        if word in text:
-            return text
-        assert process.poll() is None, text
-        time.sleep(0.5)
-    raise AssertionError(log.read_text())
+        if answer := condition():
+            return answer
+        time.sleep(0.3)
+    raise AssertionError(f"not within {seconds} s")
 
 
-def test_up_serves_everything_and_stops_cleanly(workspace: Settings, tmp_path: Path) -> None:
+def spec(folder: Path, schedule: str, name: str = "digits") -> Path:
+    """The shipped digits under another name and schedule."""
+    shutil.copytree(EXAMPLES / "digits", folder, dirs_exist_ok=True)
+    text = (folder / "model.yaml").read_text()
+    text = re.sub(r"^schedule:.*$", f"schedule: {schedule}", text, flags=re.M)
+    (folder / "model.yaml").write_text(re.sub(r"^name:.*$", f"name: {name}", text, flags=re.M))
+    return folder / "model.yaml"
+
+
+@pytest.fixture(scope="module")
+def up(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A workspace with a model that is maintained every few seconds, and everything up."""
     from tasks.models.catalog import register
 
-    register(EXAMPLES / "digits" / "model.yaml")
-    log = tmp_path / "up.log"
-    with running(workspace.root, log) as process:
-        text = said(log, process, "Ctrl-C")
-        addresses = dict(re.findall(rf"^({'|'.join(SERVICES)})\s+(http://127\.0\.0\.1:\d+)", text, re.M))
-        assert set(addresses) == set(SERVICES), text
-        assert httpx.get(f"{addresses['Prefect']}/api/health").is_success
-        assert httpx.get(f"{addresses['MLflow']}/health").is_success
-        assert httpx.get(f"{addresses['console']}/health").is_success
-        assert httpx.get(f"{addresses['Evidently']}/api/projects").json() == []
-        wanted = {
-            "maintenance/digits",
-            "requantize/requant",
-            "rollback/requant",
-            "approval/requant",
-            "reconcile/requant",
-        }
-        assert wanted <= _deployments(addresses["Prefect"], wanted)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(150) == 0, log.read_text()
+    folder = tmp_path_factory.mktemp("up")
+    register(spec(folder / "often", "{slug: often, interval: 4}"))
+    serve(shared_workspace, "digits", 0, images(0.5, 1.0))
+    with running(shared_workspace, folder / "up.log") as started:
+        yield started
+
+
+def runs(up: Up, model: str = "digits") -> list[Mapping[str, Any]]:
+    """A model's scheduled maintenance runs, as the server has them."""
+    deployed = up.ask("deployments/filter", deployments={"name": {"any_": [model]}})
+    ids = [one["id"] for one in deployed]
+    found = up.ask("flow_runs/filter", flow_runs={"deployment_id": {"any_": ids}}) if ids else []
+    return [one for one in found if one["auto_scheduled"]]
+
+
+def test_scheduled_runs_are_created_run_and_end_with_nobody_typing(up: Up) -> None:
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import Kind
+
+    until(lambda: [one for one in runs(up) if one["state_name"] == "Completed"])
+    promoted = until(lambda: [one for one in journal.read("digits") if one.kind is Kind.PROMOTED])
+    assert promoted[0].actor == "schedule"
+    assert (up.workspace.root / "metrics" / "digits.prom").exists()
+    decided = [one for one in journal.read("digits") if one.kind is Kind.DECIDED]
+    assert all(one.actor == "schedule" for one in decided)
+
+
+def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
+    with httpx.Client(follow_redirects=True) as browser:
+        browser.get(up.link).raise_for_status()
+        page = browser.get(f"{up.addresses['console']}/models/digits").text
+    shown = re.search(r'aria-label="Schedule">.*?<time datetime="([^"]+)"', page, re.S)
+    assert shown
+    expected = {one["expected_start_time"].replace("Z", "+00:00") for one in runs(up)}
+    assert shown[1] in expected
+
+
+def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(up: Up, tmp_path: Path) -> None:
+    from tasks.models.catalog import register
+
+    register(spec(tmp_path, "{slug: weekly, cron: '0 3 * * 1', timezone: Europe/Berlin}", name="later"))
+    until(lambda: runs(up, "later"))
+    register(spec(tmp_path, "{slug: hourly, interval: 3600}", name="later"))
+
+    def schedules() -> list[str]:
+        (deployed,) = up.ask("deployments/filter", deployments={"name": {"any_": ["later"]}})
+        return [one["slug"] for one in deployed["schedules"]]
+
+    until(lambda: schedules() == ["hourly"])
+    until(lambda: runs(up, "later"))
+
+
+def test_prefects_forms_offer_the_models_and_recipes_there_are(up: Up) -> None:
+    (deployed,) = up.ask("deployments/filter", deployments={"name": {"any_": ["requantize"]}})
+    fields = deployed["parameter_openapi_schema"]["properties"]
+    assert "digits" in fields["model"]["enum"]
+    (recipes,) = [one["enum"] for one in fields["recipe"]["anyOf"] if "enum" in one]
+    assert {"int8-smooth", "full-precision"} <= set(recipes)
+    assert "actor" not in fields
+    names = [one["name"] for one in up.ask("deployments/filter")]
+    assert len(names) == len(set(names))
+
+
+PATHS = {
+    "console": ("GET", "/models/digits"),
+    "Prefect": ("POST", "/api/deployments/filter"),
+    "MLflow": ("POST", "/api/2.0/mlflow/registered-models/create"),
+    "Evidently": ("POST", "/api/projects"),
+}
+
+
+@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("root", [True, False])
+def test_nobody_else_gets_in_at_any_port(up: Up, title: str, root: bool) -> None:
+    method, path = ("GET", "/") if root else PATHS[title]
+    address, known = up.addresses[title] + path, key(up.workspace)
+    assert httpx.request(method, address).status_code == 401
+    assert httpx.request(method, address, headers={**known, "Authorization": "Basic cmVxdWFudDp4"}).status_code == 401
+    for origin in ("http://evil.example", up.addresses["console" if title != "console" else "MLflow"], "null"):
+        assert httpx.request(method, address, headers={**known, "Origin": origin}).status_code == 403
+    assert httpx.request(method, address, headers={**known, "Host": "evil.example"}).status_code == 421
+
+
+def test_the_session_of_the_consoles_link_opens_the_neighbours(up: Up) -> None:
+    with httpx.Client(follow_redirects=True) as browser:
+        for title in TITLES[1:]:
+            assert browser.get(up.addresses[title]).status_code == 401
+        browser.get(up.link).raise_for_status()
+        for title in TITLES[1:]:
+            assert browser.get(up.addresses[title]).status_code == 200
+        ours = {"Origin": up.addresses["Prefect"]}
+        assert browser.post(f"{up.addresses['Prefect']}/api/flows/filter", json={}, headers=ours).status_code == 200
+        assert browser.get(f"{up.addresses['Prefect']}/ui-settings").json()["auth"] is None
+
+
+def test_everything_listens_on_this_machine_only(up: Up) -> None:
+    family = [psutil.Process(up.process.pid), *psutil.Process(up.process.pid).children(recursive=True)]
+    listening = []
+    for process in family:
+        try:
+            listening += [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        except psutil.NoSuchProcess:
+            continue
+    assert len(listening) >= len(TITLES)
+    assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+
+
+def test_nobody_else_reads_the_workspace_and_logs_hold_no_secret(up: Up) -> None:
+    httpx.get(up.link)
+    loose = [path for path in up.workspace.root.rglob("*") if path.exists() and path.stat().st_mode & 0o077]
+    assert loose == []
+    assert up.workspace.root.stat().st_mode & 0o077 == 0
+    secret, token = up.workspace.secret(), up.link.partition("login=")[2]
+    logs = list((up.workspace.root / "logs").glob("*.log"))
+    assert logs
+    for path in logs:
+        assert not {one for one in (secret.key, token, secret.value.hex()) if one in path.read_text()}
+
+
+def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path: Path) -> None:
+    """A forged note, a note of another run, and a parameter of that name prove nothing."""
+    from prefect.client.orchestration import get_client
+
+    from flows.deployments import trigger
+    from flows.orders import signed_order
+    from flows.runtime import using
+    from tasks.models.catalog import register
+    from tasks.promotion import journal
+    from tasks.promotion.ledger import Kind
+
+    register(spec(tmp_path, "{slug: seldom, interval: 86400}"))  # nobody else is to hold the window
+    asked = {"model": "digits", "recipe": "int8-max"}
+    with using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic), get_client(sync_client=True) as client:
+        trigger("requantize", {**asked, "reason": "hers"}, actor="Ada", key="one")
+        until(lambda: intended(journal.read("digits"), Kind.INTENDED, "hers"))
+        copied = signed_order("Ada", "requantize", "one", {**asked, "reason": "hers"})
+        deployment = client.read_deployment_by_name("requantize/requantize")
+        for parameters in ({**asked, "reason": "copied"}, {**asked, "reason": "named", "actor": "Eve"}):
+            client.create_flow_run_from_deployment(deployment.id, parameters=parameters, context=copied)
+        until(lambda: intended(journal.read("digits"), Kind.INTENDED, "copied"))
+    actors = {one.reason: one.actor for one in journal.read("digits") if one.kind is Kind.INTENDED}
+    assert actors["hers"] == "Ada"
+    assert actors["copied"] == "prefect"
+    assert "Eve" not in {one.actor for one in journal.read("digits")}
+
+
+def intended(entries: Any, kind: Any, reason: str) -> Any:
+    return [one for one in entries if one.kind is kind and one.reason == reason]
+
+
+def test_a_second_one_in_the_same_workspace_is_refused(up: Up) -> None:
+    again = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "up"],
+        env={**os.environ, "REQUANT_WORKSPACE": str(up.workspace.root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "already runs in" in again.stderr
+    assert "requant link" in again.stderr
+
+
+def test_link_prints_a_fresh_link_for_another_person(up: Up) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "link", "--for", "Ada"],
+        env={**os.environ, "REQUANT_WORKSPACE": str(up.workspace.root), "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    address = re.search(r"http://\S+", printed.stdout)
+    assert address, printed.stderr
+    with httpx.Client(follow_redirects=True) as browser:
+        assert "asked for by <b>Ada</b>" in browser.get(address[0].replace("/?", "/models/digits?")).text
+
+
+def test_ctrl_c_stops_everything(up: Up) -> None:
+    """The last test on the shared one."""
+    family, addresses = psutil.Process(up.process.pid).children(recursive=True), up.addresses
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(90) == 0, up.output.read_text()
+    assert "Traceback" not in up.output.read_text()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
     for address in addresses.values():
         with pytest.raises(httpx.TransportError):
             httpx.get(address)
 
 
-def _deployments(prefect: str, wanted: set[str]) -> set[str]:
-    deadline = time.monotonic() + 90
-    names: set[str] = set()
-    while time.monotonic() < deadline and not wanted <= names:
-        found = httpx.post(f"{prefect}/api/deployments/filter", json={}).json()
-        flows = {one["id"]: one["name"] for one in httpx.post(f"{prefect}/api/flows/filter", json={}).json()}
-        names = {f"{flows[one['flow_id']]}/{one['name']}" for one in found}
-        time.sleep(0.5)
-    return names
+def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(workspace: Settings, tmp_path: Path) -> None:
+    with running(workspace, tmp_path / "first.log") as first:
+        family = psutil.Process(first.process.pid).children(recursive=True)
+        assert len(family) >= 5
+        first.process.kill()
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert alive == []
+    assert (workspace.root / "run" / "services.json").exists(), "its note is stale now"
+    with running(workspace, tmp_path / "second.log") as second:
+        assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
+
+
+def test_a_port_that_is_taken_is_left_alone(workspace: Settings, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        port = str(foreign.getsockname()[1])
+        ended = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "up"],
+            env={**os.environ, **PORTS, "REQUANT_WORKSPACE": str(workspace.root), "REQUANT_MLFLOW_PORT": port},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+    assert ended.returncode == 2
+    assert f"the port {port} of 127.0.0.1 cannot be had" in ended.stderr
+    assert "http://" not in ended.stdout

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the tests run as real services: a browser and a single-node S3 server. Only what is missing.
+# Installs what the tests run as real services: a browser, a single-node S3 server and Prometheus. Only what is missing.
 set -euo pipefail
 
-declare -A package_of=([chromium]=chromium [ceph-mon]=ceph-mon [ceph-osd]=ceph-osd [radosgw]=radosgw [ceph]=ceph-common)
+declare -A package_of=([chromium]=chromium [ceph-mon]=ceph-mon [ceph-osd]=ceph-osd [radosgw]=radosgw [ceph]=ceph-common
+  [prometheus]=prometheus)
 missing=()
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
@@ -20,6 +21,10 @@ fi
 if ! command -v apt-get >/dev/null; then
   echo "packages.sh: there is no apt-get here: install ${missing[*]} by this system's own means." >&2
   exit 2
+fi
+# The package would start a Prometheus on every address of the machine; the tests start their own on 127.0.0.1.
+if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
+  "${as_root[@]}" systemctl mask prometheus.service
 fi
 "${as_root[@]}" apt-get update -qq
 DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install --no-install-recommends -y -qq "${missing[@]}"

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]  # ships no types
 
+from tasks.drift.statistics.logarithms import log_mean
 from tasks.records import Interval
 
 FRACTIONS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
@@ -31,13 +31,6 @@ def log_capitals(scores: NDArray[np.floating], least: float) -> NDArray[np.float
     room = max(1.0 - least, _LEAST)
     gains = np.maximum((least - values) / room, -1.0)
     return np.array([np.log1p(share * gains).sum() for share in FRACTIONS])
-
-
-def log_mean(logs: NDArray[np.floating] | tuple[float, ...]) -> float:
-    """log of the mean of exp(logs [K]), K >= 1, without overflow."""
-    values = np.asarray(logs, np.float64)
-    top = float(values.max())
-    return top + float(np.log(np.exp(values - top).mean()))
 
 
 def mean_bounds(scores: NDArray[np.floating], *, alpha: float = 0.05) -> Interval:
@@ -69,6 +62,8 @@ def frequency_bounds(counts: NDArray[np.floating], *, delta: float) -> tuple[NDA
     """
     hits = np.asarray(counts, np.float64)
     total, tail = hits.sum(), delta / (2 * max(len(hits), 1))
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
     low = np.where(hits > 0, stats.beta.ppf(tail, np.maximum(hits, 1), total - hits + 1), 0.0)
     high = np.where(hits < total, stats.beta.ppf(1 - tail, hits + 1, np.maximum(total - hits, 1)), 1.0)
     return low, high

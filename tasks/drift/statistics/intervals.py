@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]  # ships no types
 
 from tasks.records import Interval
 
@@ -22,6 +21,8 @@ def mean_interval(scores: NDArray[np.floating], *, alpha: float = 0.05, seed: in
 
 def share_interval(hits: int, count: int, *, alpha: float = 0.05) -> Interval:
     """Clopper and Pearson's exact interval (1934) of hits / count, count >= 1."""
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
+
     low = 0.0 if hits == 0 else float(stats.beta.ppf(alpha / 2, hits, count - hits + 1))
     high = 1.0 if hits == count else float(stats.beta.ppf(1 - alpha / 2, hits + 1, count - hits))
     return Interval(hits / count, low, high)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.drift.statistics.betting import log_mean
+from tasks.drift.statistics.logarithms import log_mean
 
 FLOOR = -700.0
 """Stands for log 0: e^-700 added to a detector changes nothing, and JSON can write it."""

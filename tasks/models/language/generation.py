@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from infra.errors import BadInput
 from tasks.models.batches import BATCH
-from tasks.models.language.decoder import LOGITS, CacheLayout
 from tasks.models.language.inputs import Ids, LanguageInputs, padded, prefill_feeds
+from tasks.models.language.layout import LOGITS, CacheLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from infra.engines.port import Arrays, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
-from tasks.models.language.decoder import LOGITS, CacheLayout
+from tasks.models.language.layout import LOGITS, CacheLayout
 from tasks.records import Payload
 
 Ids = NDArray[np.int64]

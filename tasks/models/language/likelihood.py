@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 from tasks.models.batches import BATCH
-from tasks.models.language.decoder import LOGITS, CacheLayout
 from tasks.models.language.inputs import Ids, padded, prefill_feeds
+from tasks.models.language.layout import LOGITS, CacheLayout
 
 Logits = NDArray[np.float32]
 

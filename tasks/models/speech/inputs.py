@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from infra.engines.port import Arrays, Engine, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
-from tasks.models.speech.recognizer import Hearing
+from tasks.models.speech.hearing import Hearing
 from tasks.models.speech.transcription import forced, transcribe
 from tasks.models.traits import TRAITS, Task
 from tasks.payloads import fingerprint

@@ -6,12 +6,11 @@ Inputs: `input_features` [batch, mels, frames], of as many frames as the model h
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import nn
 from torch.export import Dim
@@ -19,22 +18,9 @@ from torch.export import Dim
 from tasks.models.language.decoder import Product
 from tasks.models.loading import Loaded, pretrained
 from tasks.models.spec import ModelSpec
+from tasks.models.speech.hearing import KEY, Hearing
 
-KEY = "requant.speech"
-"""In the graph's metadata: a `Hearing` as JSON."""
 PROBE_TOKENS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Hearing:
-    """What turns waveforms into features, and logits into a transcript."""
-
-    features: Mapping[str, Any]  # arguments of transformers' WhisperFeatureExtractor
-    prompt: tuple[int, ...]  # token ids that a transcript begins with
-    stops: tuple[int, ...]  # token ids that end it
-    suppressed: tuple[int, ...] = ()  # token ids that are never written
-    suppressed_first: tuple[int, ...] = ()  # nor as the first after the prompt
-    version: int = 1
 
 
 class Recognizer(nn.Module):
@@ -87,23 +73,6 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=1, max=longest)
     shapes = {"input_features": {0: batch}, "decoder_input_ids": {0: batch, 1: tokens}}
     return Loaded(Recognizer(model).eval(), probe, shapes, {KEY: json.dumps(asdict(hearing), sort_keys=True)})
-
-
-def read_hearing(graph: onnx.ModelProto) -> Hearing:
-    """What `load_recognizer` wrote into a graph; raises `ValueError` when it is not there."""
-    text = next((item.value for item in graph.metadata_props if item.key == KEY), None)
-    if text is None:
-        raise ValueError(f"its metadata lacks {KEY}")
-    try:
-        given = json.loads(text)
-        lists = ("prompt", "stops", "suppressed", "suppressed_first")
-        prompt, stops, suppressed, first = (tuple(int(one) for one in given[name]) for name in lists)
-        version, features = int(given["version"]), dict(given["features"])
-    except (ValueError, TypeError, KeyError) as exc:
-        raise ValueError(f"its metadata's {KEY} is damaged ({exc!r})") from exc
-    if version != 1:
-        raise ValueError(f"its metadata's {KEY} has version {version}, and 1 is read")
-    return Hearing(features, prompt, stops, suppressed, first)
 
 
 def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from infra.errors import BadInput
-from tasks.models.speech.recognizer import Hearing
+from tasks.models.speech.hearing import Hearing
 
 Ids = NDArray[np.int64]
 

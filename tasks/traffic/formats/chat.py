@@ -21,7 +21,7 @@ _TIMES = ("time", "timestamp", "created_at", "created")
 def read_chats(source: Source) -> Iterator[Raw]:
     """The requests that were answered; the text is the conversation up to the reply."""
     with joining() as joiner:
-        for document in read_documents(source.files):
+        for document in read_documents(source):
             try:
                 pair = _pair(document, joiner)
             except (Bad, Again) as error:
@@ -36,7 +36,7 @@ def _pair(document: Document, joiner: Joiner) -> Pair | None:
     id = line.get("custom_id") or line.get("request_id") or line.get("id")
     asked, answered = _asked(line), line.get("response")
     if (isinstance(answered, Mapping) and asked is None) or line.get("error"):
-        return joiner.add("response", _named(id), number, document.excerpt, line)
+        return joiner.add("response", _named(id), document, line)
     if asked is None:
         raise Bad("it holds neither a request (messages, input, prompt) nor a response")
     if "choices" in line:
@@ -44,7 +44,7 @@ def _pair(document: Document, joiner: Joiner) -> Pair | None:
     if answered is None and has_reply(asked.get("messages")):
         answered = {}
     if answered is None:
-        return joiner.add("request", _named(id), number, document.excerpt, line)
+        return joiner.add("request", _named(id), document, line)
     if not isinstance(answered, Mapping):
         raise Bad("its response is not an object")
     return Pair(_named(id or answered.get("id")), number, document.excerpt, line, {"response": answered})
@@ -106,7 +106,7 @@ def _shared(
     context = {name: said.get(name) for name in CONTEXT} | {"tenant": tenant}
     times = [item for holder in (line, answer) for name in _TIMES if (item := holder.get(name)) is not None]
     if not times and first_at is None:
-        raise Bad("it has no time: say when the first record was taken, --first-at")
+        raise Bad("it has no time: say when the first record was taken, --first-at (first_at of a source)")
     return {
         **{name: value for name, value in context.items() if isinstance(value, str) and value},
         "time": _time(times[0]) if times else first_at,

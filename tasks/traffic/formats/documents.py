@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from infra.errors import BadInput
 from tasks.traffic.formats.lines import read_lines
-from tasks.traffic.formats.raw import LONGEST_LINE, RAW_KEPT, Bad
+from tasks.traffic.formats.raw import LONGEST_LINE, RAW_KEPT, Bad, Source
 
 CHUNK = 1 << 20  # bytes read at a time
 _BETWEEN = " \t\r\n,"
@@ -29,6 +29,8 @@ class Document:
     excerpt: str
     value: Mapping[str, Any]
     problem: str | None = None  # why it is no object
+    path: Path = Path()  # of its file
+    place: int = 0  # in its file, from 1
 
     def fields(self) -> Mapping[str, Any]:
         """What the object holds; raises `Bad` when it is none."""
@@ -37,15 +39,27 @@ class Document:
         return self.value
 
 
-def read_documents(files: tuple[Path, ...], repair: Repair | None = None) -> Iterator[Document]:
-    """Every object of the files; raises `BadInput` where an array or a row of values breaks off."""
+def read_documents(source: Source, repair: Repair | None = None) -> Iterator[Document]:
+    """Every object of a source's files.
+
+    Where an array or a row of values breaks off, `source.ended` is told and the next file read; without it `BadInput`
+    is raised.
+    """
     number = 0
-    for path in files:
-        for excerpt, value, problem in _read(path, repair):
-            number += 1
-            if problem is None and not isinstance(value, dict):
-                problem = "it is not a JSON object"
-            yield Document(number, excerpt[:RAW_KEPT], value if problem is None else {}, problem)
+    for path in source.files:
+        place, broken = 0, None
+        try:
+            for place, (excerpt, value, problem) in enumerate(_read(path, repair), 1):
+                number += 1
+                if problem is None and not isinstance(value, dict):
+                    problem = "it is not a JSON object"
+                yield Document(number, excerpt[:RAW_KEPT], value if problem is None else {}, problem, path, place)
+        except (BadInput, OSError) as error:
+            if source.ended is None:
+                raise
+            broken = error
+        if source.ended is not None:
+            source.ended(path, place, broken)
 
 
 def _read(path: Path, repair: Repair | None) -> Iterator[tuple[str, Any, str | None]]:

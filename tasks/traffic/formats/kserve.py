@@ -25,7 +25,10 @@ _SIDES: Mapping[str, Side] = {
     "org.kubeflow.serving.inference.request": "request",
     "org.kubeflow.serving.inference.response": "response",
 }
-NO_TIME = "it has no time, as KServe's own bucket writer gives none: say when the first record was taken, --first-at"
+NO_TIME = (
+    "it has no time, as KServe's own bucket writer gives none: say when the first record was taken, --first-at "
+    "(first_at of a source)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,10 @@ class _Event:
 def read_kserve(source: Source) -> Iterator[Raw]:
     """The requests that were answered; what has no partner fails with the reason."""
     with joining() as joiner:
-        for document in read_documents(source.files):
+        for document in read_documents(source):
             try:
                 event = _event(document)
-                pair = joiner.add(event.side, event.id, document.number, document.excerpt, event.value)
+                pair = joiner.add(event.side, event.id, document, event.value)
             except (Bad, Again) as error:
                 yield failing(document.number, document.excerpt, error)
             else:

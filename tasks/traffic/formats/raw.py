@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,31 +23,44 @@ class Again(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Lone:
+    """A request or response whose other side was not there."""
+
+    path: Path
+    place: int  # in its file, from 1
+    mark: str  # hexadecimal digest of its side and id
+
+
+@dataclass(frozen=True, slots=True)
 class Raw:
     """One record as it stands in a file."""
 
     number: int  # of the line, row or document, from 1
     excerpt: str  # its beginning
     parse: Callable[[], Mapping[str, object]]  # the fields that `tasks.traffic.checks` reads; raises Bad, Again
+    lone: Lone | None = None  # set where the other side was not there
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What a reader is told."""
 
-    files: tuple[Path, ...]
+    files: Iterable[Path]  # each is read to its end before the next is asked for
     task: Task
     shape: tuple[int, ...] | None  # of one tensor
     first_at: datetime | None  # when the first record was taken, where a format knows no date
+    origin: int | None = None  # the stamp at `first_at`, nanoseconds; None: the least of the files
+    # Told of each file's end: how many documents it held, and what broke it off; None: that is raised.
+    ended: Callable[[Path, int, Exception | None], None] | None = None
 
 
-def failing(number: int, excerpt: str, error: Bad | Again) -> Raw:
+def failing(number: int, excerpt: str, error: Bad | Again, lone: Lone | None = None) -> Raw:
     """A record that is known to be no request."""
 
     def parse() -> NoReturn:
         raise error
 
-    return Raw(number, excerpt[:RAW_KEPT], parse)
+    return Raw(number, excerpt[:RAW_KEPT], parse, lone)
 
 
 def ready(number: int, excerpt: str, record: Mapping[str, object]) -> Raw:

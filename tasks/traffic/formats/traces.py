@@ -17,7 +17,7 @@ from tasks.traffic.formats.raw import Bad, Raw, Source, failing, ready
 
 def read_traces(source: Source) -> Iterator[Raw]:
     """The inputs of traces that ended well."""
-    for document in read_documents(source.files):
+    for document in read_documents(source):
         yield from requests_of(document, source)
 
 

@@ -44,13 +44,25 @@ def read_triton(source: Source) -> Iterator[Raw]:
         )
     with spill(_SCHEMA) as database:
         yield from _gather(source, database)
-        origin = database.execute("SELECT MIN(first) FROM entries").fetchone()[0]
+        least = database.execute("SELECT MIN(first) FROM entries").fetchone()[0]
+        origin = least if source.origin is None else source.origin
+        if origin is not None and least is not None and least < origin:
+            raise BadInput(
+                "its clock stands before that of the source's first file, as after a restart of the host: give the "
+                "source another name and first_at"
+            )
         for entries in _traces(database):
             yield from _requests(entries, source, source.first_at, origin)
 
 
+def first_stamp(source: Source) -> int | None:
+    """The least timestamp of trace files, nanoseconds on the host's clock; None when they have none."""
+    stamps = (min(_times(one.value).values(), default=None) for one in read_documents(source, _repaired))
+    return min((stamp for stamp in stamps if stamp is not None), default=None)
+
+
 def _gather(source: Source, database: sqlite3.Connection) -> Iterator[Raw]:
-    for document in read_documents(source.files, _repaired):
+    for document in read_documents(source, _repaired):
         value = document.value
         if document.problem or type(value.get("id")) is not int or not 0 <= value["id"] < _LONGEST_ID:
             yield failing(document.number, document.excerpt, Bad(document.problem or "it has no id"))

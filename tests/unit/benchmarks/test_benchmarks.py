@@ -194,6 +194,12 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     assert "allowed are fidelity" in capsys.readouterr().err
 
 
+def test_a_base_without_what_compares_with_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fidelity", "--base", "HEAD"])
+    assert "--base is for the benchmark commands" in capsys.readouterr().err
+
+
 def test_profiling_is_measured_against_reading_and_a_report(tmp_path: Path) -> None:
     read, ratio = profiles._reading(tmp_path, 5_000, rounds=1)
     assert [row.rows for row in read] == [5_000] * 5

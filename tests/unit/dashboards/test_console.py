@@ -11,12 +11,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboards.console import actions, pages
-from dashboards.console.access import Access
 from dashboards.console.app import create_app
+from dashboards.console.forms import form_id as signed_form
 from flows.deployments import Triggered
 from flows.runs import RunView, Step
 from flows.runtime import using
-from flows.views import GateRow, VersionView
+from flows.schedules import Upcoming
+from flows.services import announced
+from flows.versions import GateRow, VersionView
+from infra.access.guard import Guard
+from infra.access.secret import WorkspaceSecret
+from infra.access.sessions import Sessions
 from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered, Unavailable
 from infra.settings import Settings
 from infra.telemetry import Sample, parse, write_snapshot
@@ -24,8 +29,9 @@ from tasks.promotion import journal
 from tasks.promotion.ledger import Kind, body
 from tasks.records import GateReport, GateResult, Interval, Verdict
 
-TOKEN = "letmein"
+SECRET = WorkspaceSecret(b"a secret only for these tests...")
 HERE = "http://127.0.0.1:8400"
+OURS = {"Origin": HERE}
 NOBODY = "http://127.0.0.1:9/api"  # the discard port: refused at once
 HOSTILE = "<script>alert('traffic')</script>"
 ESCAPED = "&lt;script&gt;alert(&#39;traffic&#39;)&lt;/script&gt;"
@@ -82,7 +88,8 @@ def known(workspace: Settings) -> Settings:
 @pytest.fixture
 def stranger(known: Settings) -> Iterator[TestClient]:
     """A browser that has not logged in; no Prefect answers."""
-    with using(NOBODY), TestClient(create_app(TOKEN), base_url=HERE, follow_redirects=False) as client:
+    guarded = Guard(create_app(SECRET), "console", SECRET)
+    with using(NOBODY), TestClient(guarded, base_url=HERE, follow_redirects=False) as client:
         yield client
 
 
@@ -93,10 +100,20 @@ def browser(stranger: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient
     def refused(*_: Any) -> None:
         raise Unavailable("Prefect did not answer: see whether its server runs")
 
-    for name in ("next_runs", "recent_runs", "read_run"):
+    for name in ("upcoming", "recent_runs", "read_run"):
         monkeypatch.setattr(pages, name, refused)
-    stranger.get("/", params={"token": TOKEN})
+    log_in(stranger)
     return stranger
+
+
+def log_in(browser: TestClient, person: str = "Ada") -> None:
+    """Follow the link that `requant up` prints; from then on, pages of the console are the origin."""
+    browser.get("/", params={"login": Sessions(SECRET).link(person)})
+    browser.headers["Origin"] = HERE
+
+
+def own_form(purpose: str) -> str:
+    return signed_form(SECRET, purpose, "once")
 
 
 @pytest.fixture
@@ -104,8 +121,10 @@ def triggered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What was asked of Prefect; it starts whatever it is asked for."""
     asked: list[tuple[Any, ...]] = []
 
-    def trigger(flow: str, parameters: Mapping[str, Any], *, key: str | None, deployment: str) -> Triggered:
-        asked.append((f"{flow}/{deployment}", dict(parameters), key))
+    def trigger(
+        flow: str, parameters: Mapping[str, Any], *, actor: str, key: str | None, deployment: str | None
+    ) -> Triggered:
+        asked.append((f"{flow}/{deployment or flow}", dict(parameters), key, actor))
         return Triggered(RUN.run_id, "run")
 
     monkeypatch.setattr(actions, "trigger", trigger)
@@ -126,60 +145,17 @@ def form_id(browser: TestClient, action: str) -> str:
     "path", ["/", "/models/tiny", "/runs", "/metrics", "/static/console.css", "/reports/tiny/x/lenses.html", "/nowhere"]
 )
 def test_nothing_answers_a_stranger(stranger: TestClient, path: str) -> None:
-    for wrong in ({}, {"token": ""}, {"token": "wrong"}, {"token": "lëtmein"}):
+    for wrong in ({}, {"login": ""}, {"login": "wrong"}, {"login": "lëtmein"}, {"token": SECRET.key}):
         answer = stranger.get(path, params=wrong)
         assert answer.status_code == 401
-        assert "address with the token" in answer.text
+        assert "requant link" in answer.text
         assert "set-cookie" not in answer.headers
 
 
 def test_a_stranger_starts_nothing(stranger: TestClient, triggered: list[tuple[Any, ...]]) -> None:
-    own = Access(TOKEN).form_id("maintenance tiny")
-    assert stranger.post("/models/tiny/maintain", data={"form_id": own, "actor": "Eve"}).status_code == 401
+    sent = {"form_id": own_form("maintenance tiny")}
+    assert stranger.post("/models/tiny/maintain", data=sent, headers=OURS).status_code == 401
     assert triggered == []
-
-
-def test_health_asks_for_no_token_and_tells_nothing(stranger: TestClient) -> None:
-    assert stranger.get("/health").json() == {"status": "ok"}
-
-
-def test_the_token_becomes_a_cookie_and_leaves_the_address(stranger: TestClient) -> None:
-    answer = stranger.get("/models/tiny", params={"token": TOKEN, "x": "1"})
-    assert (answer.status_code, answer.headers["location"]) == (303, f"{HERE}/models/tiny?x=1")
-    cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
-    assert TOKEN not in cookie
-    page = stranger.get("/models/tiny")
-    assert page.status_code == 200, page.text
-
-
-def test_a_token_never_redirects_elsewhere(stranger: TestClient) -> None:
-    answer = stranger.get(f"{HERE}//elsewhere.example/?token={TOKEN}")
-    assert answer.headers["location"].startswith(f"{HERE}//elsewhere.example")
-
-
-def test_another_token_has_another_cookie() -> None:
-    one, other = Access("one"), Access("other")
-    assert one.cookie != other.cookie
-    assert not other.remembers(one.session)
-    assert not one.remembers(None)
-
-
-def test_an_empty_token_is_refused() -> None:
-    with pytest.raises(BadInput):
-        create_app("")
-
-
-@pytest.mark.parametrize("host", ["requant.example", "127.0.0.1.requant.example", "", "0.0.0.0"])
-def test_another_host_name_is_refused(browser: TestClient, host: str) -> None:
-    for path in ("/", "/health", "/metrics"):
-        assert browser.get(path, headers={"Host": host}).status_code == 400
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1:8400", "localhost:8400"])
-def test_its_own_names_are_answered(browser: TestClient, host: str) -> None:
-    assert browser.get("/health", headers={"Host": host}).status_code == 200
 
 
 def test_pages_run_no_script_but_their_own(browser: TestClient) -> None:
@@ -194,18 +170,25 @@ def test_pages_run_no_script_but_their_own(browser: TestClient) -> None:
 
 def test_a_form_starts_the_schedules_own_deployment_once(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
     once = form_id(browser, "requantize")
-    sent = {"form_id": once, "actor": " Ada ", "reason": "try", "recipe": "int8-max", "require_approval": "true"}
+    sent = {"form_id": once, "reason": "try", "recipe": "int8-max", "require_approval": "true"}
     answers = [browser.post("/models/tiny/requantize", data=sent) for _ in range(2)]
     assert [one.headers["location"] for one in answers] == [f"/runs/{RUN.run_id}"] * 2
-    wanted = {"model": "tiny", "actor": "Ada", "recipe": "int8-max", "reason": "try", "require_approval": True}
+    wanted = {"model": "tiny", "recipe": "int8-max", "reason": "try", "require_approval": True}
     key = f"console-{once.partition('.')[0]}"
-    assert triggered == [("requantize/requant", wanted, key)] * 2
+    assert triggered == [("requantize/requantize", wanted, key, "Ada")] * 2
     assert form_id(browser, "requantize") != once
-    assert 'name="actor" value="Ada"' in browser.get("/models/tiny").text
+    assert "asked for by <b>Ada</b>" in browser.get("/models/tiny").text
+
+
+def test_nobody_gives_another_name_than_the_own(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+    sent = {"form_id": form_id(browser, "maintain"), "actor": "Eve"}
+    assert browser.post("/models/tiny/maintain", data=sent).status_code == 303
+    ((_, parameters, _, actor),) = triggered
+    assert (parameters, actor) == ({"model": "tiny"}, "Ada")
 
 
 def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
-    given = {"actor": "Ada", "reason": "why not"}
+    given = {"reason": "why not"}
     for action, fields in (
         ("maintain", {}),
         ("answer", {"version": "2", "verdict": "approve"}),
@@ -213,13 +196,13 @@ def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tupl
     ):
         sent = {**given, **fields, "form_id": form_id(browser, action)}
         assert browser.post(f"/models/tiny/{action}", data=sent).status_code == 303
-    own = Access(TOKEN).form_id("rollback tiny")
+    own = own_form("rollback tiny")
     assert browser.post("/models/tiny/rollback", data={**given, "to": "", "form_id": own}).status_code == 303
-    assert [(one[0], {k: v for k, v in one[1].items() if k not in ("model", "actor")}) for one in triggered] == [
+    assert [(one[0], {k: v for k, v in one[1].items() if k != "model"}) for one in triggered] == [
         ("maintenance/tiny", {}),
-        ("approval/requant", {"version": "2", "approve": True, "reason": "why not"}),
-        ("approval/requant", {"version": "2", "approve": False, "reason": "why not"}),
-        ("rollback/requant", {"to": None, "reason": "why not"}),
+        ("approval/approval", {"version": "2", "approve": True, "reason": "why not"}),
+        ("approval/approval", {"version": "2", "approve": False, "reason": "why not"}),
+        ("rollback/rollback", {"to": None, "reason": "why not"}),
     ]
 
 
@@ -229,16 +212,16 @@ def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tupl
         "anything",
         "x.y",
         "é.é",
-        Access("another token").form_id("requantize tiny"),
-        Access(TOKEN).form_id("rollback tiny"),
-        Access(TOKEN).form_id("requantize other"),
+        signed_form(WorkspaceSecret(b"another"), "requantize tiny", "once"),
+        own_form("rollback tiny"),
+        own_form("requantize other"),
     ],
-    ids=["text", "no digest", "not ASCII", "another token", "another action", "another model"],
+    ids=["text", "no digest", "not ASCII", "another secret", "another action", "another model"],
 )
 def test_a_form_of_another_site_action_or_model_is_refused(
     browser: TestClient, triggered: list[tuple[Any, ...]], forged: str
 ) -> None:
-    sent = {"form_id": forged, "actor": "Eve", "reason": "because"}
+    sent = {"form_id": forged, "reason": "because"}
     answer = browser.post("/models/tiny/requantize", data=sent)
     assert answer.status_code == 403
     assert "does not come from this console" in answer.text
@@ -248,14 +231,13 @@ def test_a_form_of_another_site_action_or_model_is_refused(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"actor": "", "reason": "r"},
-        {"actor": "Ada", "reason": " "},
-        {"actor": "Ada"},
-        {"actor": "Ada", "reason": "r" * 501},
-        {"actor": "Ada", "reason": "r", "recipe": "int9"},
+        {"reason": " "},
+        {},
+        {"reason": "r" * 501},
+        {"reason": "r", "recipe": "int9"},
     ],
 )
-def test_a_form_without_name_reason_or_known_recipe_is_refused(
+def test_a_form_without_reason_or_known_recipe_is_refused(
     browser: TestClient, triggered: list[tuple[Any, ...]], fields: dict[str, str]
 ) -> None:
     answer = browser.post("/models/tiny/requantize", data={**fields, "form_id": form_id(browser, "requantize")})
@@ -264,7 +246,7 @@ def test_a_form_without_name_reason_or_known_recipe_is_refused(
 
 
 def test_what_is_not_there_is_a_friendly_404(browser: TestClient) -> None:
-    own = {"form_id": Access(TOKEN).form_id("maintenance nope"), "actor": "Ada"}
+    own = {"form_id": own_form("maintenance nope")}
     for answer in (
         browser.get("/nowhere"),
         browser.get("/models/nope"),
@@ -295,7 +277,7 @@ def test_every_error_is_a_page_with_its_sentence(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pages.views, "one_version", fail)
+    monkeypatch.setattr(pages.versions, "one_version", fail)
     answer = browser.get("/models/tiny/versions/1")
     assert answer.status_code == status
     assert str(error) in answer.text
@@ -303,17 +285,17 @@ def test_every_error_is_a_page_with_its_sentence(
 
 def test_without_prefect_the_ledger_is_still_shown(stranger: TestClient) -> None:
     """The real client against a port where nobody listens."""
-    stranger.get("/", params={"token": TOKEN})
+    log_in(stranger)
     for path in ("/", "/models/tiny"):
         answer = stranger.get(path)
         assert answer.status_code == 200
-        assert "Prefect did not list its deployments" in answer.text
+        assert "Prefect did not tell its schedules" in answer.text
         assert "keep" in answer.text
         assert "unknown" in answer.text
     assert "Prefect did not answer" in stranger.get("/runs").text
     run = stranger.get(f"/runs/{RUN.run_id}")
     assert run.status_code == 503
-    own = {"form_id": Access(TOKEN).form_id("maintenance tiny"), "actor": "Ada"}
+    own = {"form_id": own_form("maintenance tiny")}
     assert stranger.post("/models/tiny/maintain", data=own).status_code == 503
 
 
@@ -340,7 +322,7 @@ def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest
             GateRow("onnxruntime-cpu", passed, None),
         ),
     )
-    monkeypatch.setattr(pages.views, "one_version", lambda *_: view)
+    monkeypatch.setattr(pages.versions, "one_version", lambda *_: view)
     version = browser.get("/models/tiny/versions/2").text
     for page in (version, browser.get("/models/tiny").text, browser.get("/").text):
         assert "<script>alert" not in page
@@ -389,18 +371,49 @@ def test_a_report_is_nothing_but_a_report(browser: TestClient, path: str) -> Non
     assert browser.get(path).status_code in (400, 404)
 
 
-def test_metrics_are_for_whoever_has_the_token(stranger: TestClient, known: Settings) -> None:
+def test_metrics_are_for_whoever_shows_the_key(stranger: TestClient, known: Settings) -> None:
     sample = Sample("requant_champion_version", {"model": "tiny"}, 2.0)
     write_snapshot(known.root / "metrics" / "tiny.prom", [sample])
-    bearer = stranger.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
-    for answer in (bearer, stranger.get("/metrics", params={"token": TOKEN})):
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-        assert sample in parse(answer.text)
-    for wrong in ("Bearer wrong", "Bearer", f"Basic {TOKEN}", ""):
+    answer = stranger.get("/metrics", headers={"Authorization": f"Bearer {SECRET.key}"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert sample in parse(answer.text)
+    for wrong in ("Bearer wrong", "Bearer", f"Basic {SECRET.key}", ""):
         assert stranger.get("/metrics", headers={"Authorization": wrong}).status_code == 401
 
 
 def test_no_page_names_the_environments_secrets(browser: TestClient) -> None:
     assert os.environ["PREFECT_API_URL"] == NOBODY
-    assert TOKEN not in browser.get("/models/tiny").text
+    assert SECRET.key not in browser.get("/models/tiny").text
+
+
+def upcoming(**facts: Any) -> dict[str, Upcoming]:
+    plain = {"next_run": "2026-03-29T01:30:00+00:00", "late": 0, "overdue_s": 0.0, "paused": False, "missing": None}
+    return {"tiny": Upcoming("tiny", **{**plain, **facts})}
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({}, "2026-03-29 01:30:00"),
+        ({"late": 3, "overdue_s": 7200.0}, "overdue by 2 h, 3 runs wait"),
+        ({"next_run": None, "missing": "2026-03-29T01:30:00+00:00"}, "was never created"),
+        ({"next_run": None, "paused": True}, "paused"),
+        ({"next_run": None}, "none on the server"),
+    ],
+)
+def test_the_next_run_is_what_the_server_says(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], shown: str
+) -> None:
+    monkeypatch.setattr(pages, "upcoming", lambda: upcoming(**facts))
+    for path in ("/", "/models/tiny"):
+        assert shown in browser.get(path).text
+
+
+def test_the_neighbours_are_a_click_away(browser: TestClient, known: Settings) -> None:
+    noted = {"prefect": "http://127.0.0.1:4200/api", "mlflow": "sqlite:///x", "evidently": "http://127.0.0.1:8000"}
+    with announced(known, noted):
+        page = browser.get("/", headers={"Host": "localhost:8400", "Origin": "http://localhost:8400"}).text
+    assert 'href="http://localhost:4200/"' in page
+    assert 'href="http://localhost:8000/"' in page
+    assert "sqlite" not in page

@@ -29,13 +29,6 @@ def climbed(recipe: str, *gates: GateResult) -> Climbed:
     return Climbed(find_recipe(recipe), candidate, (), (GateReport("onnxruntime-cpu", gates),))
 
 
-class Silent(Progress):
-    """Outside a flow there is no page to report to."""
-
-    def __init__(self) -> None:
-        self._artifact = None
-
-
 GOOD = (gate("cosine", 0.995), gate("latency-ratio", 0.6), gate("size-ratio", 0.5), gate("peak-memory-ratio", 0.7))
 
 
@@ -81,7 +74,7 @@ def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(mo
         recipe=None, has_quantized_champion=False, action=Action.RECALIBRATE, sites=24, targets=["onnxruntime-cpu"]
     )
     material = Material(SampleRef("m", "d", "k", 1, 1, {}, ()), "o", None, ())
-    climbing.climb_ladder(material, ladder, ["onnxruntime-cpu"], "first", Silent())
+    climbing.climb_ladder(material, ladder, ["onnxruntime-cpu"], "first", Progress("climb"))
     assert tried == ["int8-smooth", "int8-weights", "int4-mixed", "int4-gptq"]
 
 

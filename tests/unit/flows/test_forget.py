@@ -189,3 +189,19 @@ def test_a_rejected_record_is_searched_though_it_is_no_json(stored: Settings) ->
     write_rejects(stored.store(), "m", [Reject(1, "not JSON", '{"tenant": "acme", "text": "cut')], "f.jsonl")
     (done,) = forget("m", tenant="acme")
     assert done.removed["rejected"] == 2
+
+
+def test_a_file_that_is_called_by_the_tenant_is_named_no_more_and_sources_are_told_to_hold_the_data(
+    stored: Settings,
+) -> None:
+    from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
+
+    problems = tuple(Problem(name, "it is broken") for name in ("in/acme-2026.jsonl", "in/other.jsonl"))
+    write_last(stored.store(), "m", SourceIntake("in", "/data/in", "2026-03-01T12:00:00+00:00", problems=problems))
+    line = {"source": "in/acme-2026.jsonl", "raw": "{"}
+    stored.store().put("rejected/m/b.jsonl", json.dumps(line).encode() + b"\n")
+    (done,) = forget("m", tenant="acme")
+    assert (done.removed["intake"], done.removed["rejected"]) == (1, 2)
+    (left,) = last_intake(stored.store(), "m")
+    assert [one.name for one in left.problems] == ["in/other.jsonl"]
+    assert any("What lies in its sources (/data/in) is not touched" in line for line in done.remains)

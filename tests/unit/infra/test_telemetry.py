@@ -83,7 +83,7 @@ def test_a_snapshot_replaces_the_former_one_whole(tmp_path: Path) -> None:
     write_snapshot(path, [promotions("a", 1)])
     assert parse(path.read_text()) == (promotions("a", 1),)
     assert [p.name for p in tmp_path.iterdir()] == ["a.prom"]
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_refused_snapshot_leaves_the_former_one(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from onnx import helper
 
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from tasks.models.catalog import RegisteredModel, model_names, open_model, register
+from tasks.models.catalog import RegisteredModel, open_model, register
+from tasks.models.registration import model_names
 from tests import graphs
 
 DIGITS = Path(__file__).parents[4] / "examples" / "digits"

@@ -124,3 +124,49 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     for name in ("absent.yaml", "binary.yaml"):
         with pytest.raises(BadInput, match="cannot be read"):
             load_spec(tmp_path / name)
+
+
+def test_a_source_is_called_by_its_name_or_by_the_last_part_of_its_path() -> None:
+    named, folder, traces = parse(
+        sources=[
+            {"path": "s3://logs/kserve/", "format": "kserve", "name": "cameras"},
+            {"path": "/var/log/In Box/"},
+            {"experiment": "chat/Support"},
+        ]
+    ).sources
+    assert [one.slug for one in (named, folder, traces)] == ["cameras", "in-box", "support"]
+    assert (named.settled_after, folder.settled_after) == (0, 60)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ({"path": "s3:///prefix"}, "sources.0.path is 's3:///prefix': value error, names no bucket"),
+        ({"path": "gs://bucket"}, "sources.0.path is 'gs://bucket': value error, is neither a folder"),
+        ({"path": "a", "format": "csv"}, "sources.0.format is 'csv': input should be 'requant-parquet'"),
+        ({}, "sources.0: give exactly one of path and experiment"),
+        ({"path": "a", "experiment": "b"}, "sources.0: give exactly one of path and experiment"),
+        ({"experiment": "b", "format": "jsonl"}, "sources.0: an experiment takes no format"),
+        ({"path": "a", "format": "triton"}, "sources.0: format triton needs first_at"),
+        ({"path": "a", "first_at": "2026-01-31T03:00:00Z"}, "sources.0: first_at is for formats"),
+        ({"path": "."}, "sources.0: its path gives no name of small letters and digits"),
+        ({"path": "a", "pth": 1}, "sources.0.pth is unknown; allowed here: path, experiment, name"),
+    ],
+)
+def test_a_wrong_source_is_refused_by_its_field(source: dict[str, Any], found: str) -> None:
+    with pytest.raises(BadInput, match=f"^model.yaml: {found}"):
+        parse(sources=[source])
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"^model.yaml: sources: two sources are called inbox"):
+        parse(sources=[{"path": "a/inbox"}, {"path": "b/inbox"}])
+
+
+def test_the_formats_of_a_source_are_those_that_can_be_imported() -> None:
+    from typing import get_args
+
+    from tasks.models.sources import SourceFormat
+    from tasks.traffic import Format
+
+    assert set(get_args(SourceFormat)) == {one.value for one in Format}

@@ -13,9 +13,9 @@ from infra.engines.port import Engine
 from infra.errors import BadInput, Refused
 from tasks.models.export import export
 from tasks.models.language.comparison import compare, compare_cached
-from tasks.models.language.decoder import read_layout
 from tasks.models.language.generation import generate
 from tasks.models.language.inputs import LanguageInputs, padded, prefill_feeds
+from tasks.models.language.layout import read_layout
 from tasks.models.language.likelihood import over_cache
 from tasks.models.spec import Budgets, InputSpec, ModelSpec, QualityBudget, Task
 from tasks.observation.sites import expose, find_sites

@@ -11,8 +11,8 @@ import pytest
 
 from infra.engines import open_target
 from tasks.models.export import export
-from tasks.models.language.decoder import read_layout
 from tasks.models.language.inputs import LanguageInputs
+from tasks.models.language.layout import read_layout
 from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.quantization import qdq
 from tasks.quantization.assemble import assemble

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from infra.engines import open_target
 from infra.errors import BadInput, Unavailable
 from tasks.models.export import export
-from tasks.models.language.decoder import read_layout
 from tasks.models.language.inputs import LanguageInputs
+from tasks.models.language.layout import read_layout
 from tasks.models.language.likelihood import Continuation, likelihoods
 from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.validation import harness

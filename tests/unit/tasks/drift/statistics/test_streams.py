@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.drift.evidence import Alarms, Evidence, dump_evidence, is_fresh, parse_evidence, with_window
-from tasks.drift.statistics.betting import log_capitals, log_frequency_capitals, log_mean, mean_bounds
+from tasks.drift.statistics.betting import log_capitals, log_frequency_capitals, mean_bounds
+from tasks.drift.statistics.logarithms import log_mean
 from tasks.drift.statistics.multiplicity import e_bh
 from tasks.drift.statistics.streams import Increment, Stream, advanced
 from tasks.records import Request

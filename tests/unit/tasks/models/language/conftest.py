@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.models.export import export
-from tasks.models.language.decoder import read_layout
 from tasks.models.language.inputs import LanguageInputs
+from tasks.models.language.layout import read_layout
 from tasks.models.spec import InputSpec, ModelSpec, Task
 from tests.language_folders import write_folder
 

@@ -7,7 +7,7 @@ import pytest
 from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.models.export import export
-from tasks.models.language.decoder import read_layout
+from tasks.models.language.layout import read_layout
 from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.observation.sites import find_sites
 from tests.unit.tasks.models.language.conftest import spec

@@ -18,8 +18,8 @@ from tasks.models.export import export
 from tasks.models.inputs import open_inputs, speech_inputs
 from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.models.speech.comparison import agreement, error_rate, word_error_rate
+from tasks.models.speech.hearing import KEY, read_hearing
 from tasks.models.speech.inputs import SpeechInputs
-from tasks.models.speech.recognizer import KEY, read_hearing
 from tasks.models.speech.transcription import forced
 from tasks.observation.sites import expose, find_sites
 from tasks.observation.watch import watch

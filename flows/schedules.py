@@ -1,0 +1,165 @@
+"""When maintenance runs: what Prefect can schedule, what it has scheduled, and what is late.
+
+Prefect alone computes dates. A second computation would differ from it around changes of the clock.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.schedules import Cron, Interval, Schedule
+from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.states import Cancelled
+
+from infra.errors import Unavailable
+from tasks.models.spec import ScheduleSpec
+
+GRACE = timedelta(seconds=90)
+"""A run that starts later than this is overdue: its process alone takes seconds to start."""
+PATIENCE = timedelta(minutes=2)
+"""Prefect's scheduler looks once a minute; a deployment changed since may have no run yet."""
+LATE_AT_MOST = 200
+"""Runs that one question to the server answers with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upcoming:
+    """One model's schedule as the server has it."""
+
+    model: str
+    next_run: str | None  # ISO 8601: when the next run that exists on the server is expected to start
+    late: int  # runs that should have started and have not, `LATE_AT_MOST` at most
+    overdue_s: float  # how long the oldest of them has waited; 0 when none is overdue
+    paused: bool
+    missing: str | None  # when a run was due that the server never created, ISO 8601
+
+
+def as_prefect(rule: ScheduleSpec) -> Schedule:
+    """Return a spec's schedule in Prefect's terms."""
+    if rule.interval is not None:
+        return Interval(timedelta(seconds=rule.interval), timezone=rule.timezone, slug=rule.slug)
+    return Cron(str(rule.cron), timezone=rule.timezone, slug=rule.slug)
+
+
+def upcoming(models: Sequence[str] | None = None) -> Mapping[str, Upcoming]:
+    """Return every scheduled model's runs as the server has them; raises `Unavailable`."""
+    try:
+        with get_client(sync_client=True) as client:
+            scheduled = [one for one in client.read_deployments() if one.schedules and one.parameters.get("model")]
+            chosen = [one for one in scheduled if models is None or one.parameters["model"] in models]
+            return {str(one.parameters["model"]): _upcoming(client, one) for one in chosen}
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        raise Unavailable(f"Prefect did not tell its schedules ({error}): see whether its server runs") from error
+
+
+def overdue() -> Mapping[str, float]:
+    """Return the seconds for which each model's oldest run that should have started is overdue; 0 when none is."""
+    return {model: one.overdue_s for model, one in upcoming().items()}
+
+
+def drop_superseded() -> int:
+    """Cancel late runs in whose place a later one of the same schedule waits; returns how many.
+
+    A machine that slept for a week wakes up to one run a model, not to seven.
+    """
+    dropped = 0
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            if not deployment.schedules:
+                continue
+            late = [run for run in _waiting(client, deployment, before=datetime.now(UTC)) if run.auto_scheduled]
+            for run in late[:-1]:
+                state: State[None] = Cancelled(message="a later run of the same schedule stands in for it")
+                client.set_flow_run_state(run.id, state)
+                dropped += 1
+    return dropped
+
+
+def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
+    """Remove the schedules that an earlier spec named: Prefect keeps what another slug stands for.
+
+    One without a slug was made by a person in Prefect, and stays.
+    """
+    kept = {one.slug for one in deployment.schedules or ()}
+    with get_client(sync_client=True) as client:
+        for schedule in client.read_deployment_schedules(applied):
+            if schedule.slug and schedule.slug not in kept:
+                client.delete_deployment_schedule(applied, schedule.id)
+
+
+def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upcoming:
+    now = datetime.now(UTC)
+    late = _waiting(client, deployment, before=now)
+    ahead = _waiting(client, deployment, after=now, limit=1)
+    waited = max((now - _expected(run) for run in late), default=timedelta())
+    missing = None if ahead or late or deployment.paused else _missed(deployment, now)
+    if missing is not None:
+        waited = now - missing
+    return Upcoming(
+        model=str(deployment.parameters["model"]),
+        next_run=_expected(ahead[0]).isoformat() if ahead else None,
+        late=len(late),
+        overdue_s=waited.total_seconds() if waited > GRACE else 0.0,
+        paused=deployment.paused,
+        missing=None if missing is None else missing.isoformat(),
+    )
+
+
+def _waiting(
+    client: SyncPrefectClient,
+    deployment: DeploymentResponse,
+    *,
+    before: datetime | None = None,
+    after: datetime | None = None,
+    limit: int = LATE_AT_MOST,
+) -> list[FlowRun]:
+    """List runs of a deployment that have not started, the earliest first."""
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=before, after_=after),
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        limit=limit,
+    )
+
+
+def _missed(deployment: DeploymentResponse, now: datetime) -> datetime | None:
+    """Return the first date since the deployment last changed that the scheduler should long have made a run for."""
+    changed = deployment.updated or deployment.created
+    if changed is None or now - changed < PATIENCE:
+        return None
+    dates = [
+        date
+        for entry in deployment.schedules
+        if entry.active
+        for date in asyncio.run(_server_side(entry.schedule).get_dates(n=1, start=changed))
+    ]
+    return min(dates, default=None)
+
+
+def _server_side(schedule: object) -> CronSchedule | IntervalSchedule:
+    """Return the class that the server itself computes dates with."""
+    kind = CronSchedule if hasattr(schedule, "cron") else IntervalSchedule
+    return kind.model_validate(schedule.model_dump())  # type: ignore[attr-defined]
+
+
+def _expected(run: FlowRun) -> datetime:
+    return run.expected_start_time or run.next_scheduled_start_time or datetime.now(UTC)

@@ -1,0 +1,83 @@
+"""`python -m flows.serving`: keep every registered model on its schedule, and run what is triggered, until stopped.
+
+A model that is registered, or given another spec, while this runs is scheduled within seconds.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
+
+from flows.deployments import maintenance_deployment, shared_deployments
+from flows.schedules import drop_earlier_schedules, drop_superseded
+from flows.services import served_mark
+from infra.errors import RequantError
+from infra.settings import settings, use_workspace
+from infra.supervision import end_with_parent
+from tasks.models.registration import current_digest, model_names
+
+LIMIT = 2
+"""Flow runs at once: each fills a core."""
+LOOK_S = 5.0
+"""Seconds between two looks at what is registered."""
+_log = logging.getLogger(__name__)
+
+
+async def serve() -> None:
+    """Serve until stopped; every deployment is applied before the first run starts."""
+    runner = Runner(name="requant", limit=LIMIT)
+    known = await _apply(runner, {})
+    served_mark(settings()).touch()
+    following = asyncio.create_task(_follow(runner, known))
+    try:
+        await runner.start()
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+
+async def _follow(runner: Runner, known: Mapping[str, str]) -> None:
+    """Look again and again at what is registered; what goes wrong once is tried at the next look."""
+    while True:
+        try:
+            known = await _apply(runner, known)
+            await asyncio.to_thread(drop_superseded)
+        except Exception as error:  # the server may be starting again, the store out of reach for a moment
+            _log.warning("schedules could not be brought up to date: %s", error)
+        await asyncio.sleep(LOOK_S)
+
+
+async def _apply(runner: Runner, known: Mapping[str, str]) -> Mapping[str, str]:
+    """Apply the deployments of what was registered since; returns every model's digest."""
+    registered = await asyncio.to_thread(_registered)
+    for deployment in await asyncio.to_thread(_changed, registered, known):
+        applied = await runner.aadd_deployment(deployment)
+        await asyncio.to_thread(drop_earlier_schedules, applied, deployment)
+    return registered
+
+
+def _registered() -> dict[str, str]:
+    digests = {}
+    for name in model_names(settings().store()):
+        try:
+            digests[name] = current_digest(name)
+        except RequantError as error:
+            _log.error("%s is not scheduled: %s", name, error)
+    return digests
+
+
+def _changed(registered: Mapping[str, str], known: Mapping[str, str]) -> list[RunnerDeployment]:
+    fresh = [name for name, digest in registered.items() if known.get(name) != digest]
+    shared = shared_deployments(sorted(registered)) if fresh or not known else []
+    return [*shared, *filter(None, map(maintenance_deployment, fresh))]
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    use_workspace(None)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())

@@ -1,0 +1,1 @@
+"""Who may reach what this workspace serves: one secret, sessions that follow from it, and a guard at every port."""

@@ -1,0 +1,73 @@
+"""Signed notes about who somebody is: links to log in by, browser sessions, and orders that name their author."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+from infra.access.secret import WorkspaceSecret
+
+LINK_S = 12 * 3600
+"""Seconds for which a printed link opens a session."""
+SESSION_S = 7 * 24 * 3600
+"""Seconds for which a session lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """What a workspace's secret signs; each kind of note is worth nothing as another."""
+
+    secret: WorkspaceSecret
+
+    @property
+    def cookie(self) -> str:
+        """Return the cookie's name; cookies know no ports, so that two workspaces need two names."""
+        return f"requant_{self.secret.workspace_id[:12]}"
+
+    def link(self, subject: str) -> str:
+        """Return a token that opens a session of this person within `LINK_S` seconds."""
+        return self._signed("link", subject)
+
+    def session(self, subject: str) -> str:
+        """Return a cookie's value for this person."""
+        return self._signed("session", subject)
+
+    def of_link(self, token: str | None) -> str | None:
+        """Return whose link this is; None when it is forged, of another workspace or too old."""
+        return self._subject("link", token, LINK_S)
+
+    def of_session(self, cookie: str | None) -> str | None:
+        """Return whose session this is; None when it is forged, of another workspace or too old."""
+        return self._subject("session", cookie, SESSION_S)
+
+    def order(self, subject: str, what: str) -> str:
+        """Sign that this person ordered `what`, which names one order and no other."""
+        return self._signed("order", [subject, what])
+
+    def of_order(self, note: str, what: str) -> str | None:
+        """Return who signed the order `what`; None when nobody did."""
+        content = self._content("order", note, None)
+        if not isinstance(content, list) or len(content) != 2 or content[1] != what:
+            return None
+        return str(content[0])
+
+    def _subject(self, kind: str, token: str | None, age_s: int) -> str | None:
+        content = None if token is None else self._content(kind, token, age_s)
+        return content if isinstance(content, str) else None
+
+    def _signed(self, kind: str, content: Any) -> str:
+        return str(self._serializer(kind).dumps(content))
+
+    def _content(self, kind: str, token: str, age_s: int | None) -> Any:
+        try:
+            return self._serializer(kind).loads(token, max_age=age_s)
+        except BadData:
+            return None
+
+    def _serializer(self, kind: str) -> URLSafeTimedSerializer:
+        return URLSafeTimedSerializer(
+            self.secret.derived(f"sign {kind}"), salt=kind, signer_kwargs={"digest_method": hashlib.sha256}
+        )

@@ -1,0 +1,23 @@
+"""What a model's spec asks of its evidence, and what it lets the loop do."""
+
+from tasks.drift.evidence import ACTING, Alarms
+from tasks.drift.restraint import Restraint
+from tasks.models.spec import ModelSpec
+
+
+def alarms(spec: ModelSpec, lens: str) -> Alarms:
+    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
+    share = 1 if lens == "input" else ACTING
+    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover)
+
+
+def restraint(spec: ModelSpec) -> Restraint:
+    """What the spec allows the loop to do by itself."""
+    rules = spec.drift
+    return Restraint(
+        rules.confirm.windows,
+        rules.confirm.of,
+        rules.cooldown_windows,
+        rules.builds.at_most,
+        rules.builds.days,
+    )

@@ -1,0 +1,33 @@
+"""Whether a schedule can be kept at all, as Prefect's own classes tell: a registered model is a scheduled one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from infra.errors import BadInput
+from tasks.models.spec import ScheduleSpec
+
+
+def require_schedulable(rule: ScheduleSpec, *, where: str) -> None:
+    """Raise `BadInput` for a zone, a date or a dialect that Prefect refuses, or a date that never comes to pass."""
+    # Imported late: Prefect's server takes seconds to import, and only a registration asks it.
+    from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
+
+    asked: CronSchedule | IntervalSchedule
+    try:
+        if rule.interval is not None:
+            asked = IntervalSchedule(interval=timedelta(seconds=rule.interval), timezone=rule.timezone)
+        else:
+            asked = CronSchedule(cron=str(rule.cron), timezone=rule.timezone)
+        dates = asyncio.run(asked.get_dates(n=1))
+    except (ValueError, ArithmeticError) as error:  # pydantic's errors are ValueErrors
+        raise BadInput(f"{where}: schedule: Prefect cannot keep {rule}: {_reason(error)}") from error
+    if not dates:
+        raise BadInput(f"{where}: schedule: {rule} never comes to pass: give a date that exists")
+
+
+def _reason(error: Exception) -> str:
+    details = getattr(error, "errors", None)
+    text = "; ".join(str(one["msg"]) for one in details()) if callable(details) else str(error)
+    return text.removeprefix("Value error, ") or type(error).__name__

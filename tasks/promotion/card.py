@@ -1,0 +1,90 @@
+"""What the registry tells a person of a model and a version, in words; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from infra.cards import Card, DataSet
+from tasks.models.catalog import RegisteredModel
+from tasks.models.spec import ModelSpec
+from tasks.records import CandidateRef, GateReport, Verdict
+
+SHORT = 12
+"""Characters of a digest that a person is shown."""
+
+
+def card(
+    model: RegisteredModel,
+    candidate: CandidateRef,
+    reports: Sequence[GateReport],
+    *,
+    window: str,
+    champion: str | None,
+    release: str,
+    store: str,
+) -> Card:
+    """The card of a version.
+
+    `window` is the digest of the traffic that it was built for, `champion` the version that served before, `release`
+    the bundle's digest and `store` the object store's address.
+    """
+    spec, golden = model.spec, _golden_set(model, store)
+    return Card(
+        kind=spec.task.value,
+        about_model=about_model(spec),
+        about_version=about_version(candidate, reports, window=window, champion=champion, release=release),
+        model_tags={"task": spec.task.value, "source": spec.source, "targets": ", ".join(spec.targets)},
+        data=(_calibration_set(model, candidate, store), golden),
+        judged_on=golden,
+    )
+
+
+def _calibration_set(model: RegisteredModel, candidate: CandidateRef, store: str) -> DataSet:
+    uri = f"{store}/calibration/{model.name}/{candidate.calibration}.parquet"
+    return DataSet(f"{model.name} calibration set", candidate.calibration, uri, "calibration")
+
+
+def _golden_set(model: RegisteredModel, store: str) -> DataSet:
+    uri, golden = f"{store}/models/{model.name}/{model.digest}/golden.parquet", model.golden
+    return DataSet(f"{model.name} golden set", golden.digest, uri, "evaluation", len(golden.cases))
+
+
+def about_model(spec: ModelSpec) -> str:
+    """What the model is, and where to look further."""
+    return (
+        f"A {spec.task.value} model from `{spec.source}`, quantized for {', '.join(spec.targets)} and kept right by "
+        "Requant on live traffic. The alias `champion` serves, `previous` served before it, `challenger` waits for a "
+        "person; moving `champion` to a version whose release is verified rolls back to it.\n\n"
+        f"`requant history {spec.name}` has every decision, `requant explain {spec.name}` the newest one's reasons, "
+        f"`requant lineage {spec.name} --version N` what a version was made from."
+    )
+
+
+def about_version(
+    candidate: CandidateRef,
+    reports: Sequence[GateReport],
+    *,
+    window: str,
+    champion: str | None,
+    release: str,
+) -> str:
+    """Recipe, a verdict a target, the traffic behind it and who served before."""
+    before = f"version {champion}" if champion else "none"
+    drawn = f", drawn for window `{window[:SHORT]}`" if window else ""
+    lines = [
+        f"Recipe `{candidate.recipe}`, {candidate.quantized_share:.0%} of the multiply-accumulates quantized.",
+        "",
+        *(f"- {_verdict(report)}" for report in reports),
+        f"- calibrated on set `{candidate.calibration[:SHORT]}`{drawn}",
+        f"- champion before: {before}",
+        f"- release `{release[:SHORT]}`",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(report: GateReport) -> str:
+    """One line: the verdict, and of one that did not pass the first reason."""
+    if report.verdict is Verdict.PASSED:
+        return f"{report.target}: passed, {sum(gate.binding for gate in report.gates)} gates"
+    why = f"; {report.refusals[0].reason}" if report.refusals else ""
+    return f"{report.target}: {report.verdict.value}{why}"

@@ -1,0 +1,63 @@
+"""A step of a flow: a Prefect task inside a flow run, the plain function everywhere else.
+
+Prefect is imported only once a flow run is active: a worker, a test and a command without a server need none of it.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from prefect import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Step(Generic[P, R]):
+    """One named step; Prefect never caches its result, since what is done is found in the object store."""
+
+    def __init__(self, fn: Callable[P, R], name: str) -> None:
+        update_wrapper(self, fn)
+        self.fn = fn
+        self.name = name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it: as a task where a flow run can show it, else as the plain function."""
+        return self._task(*args, **kwargs) if in_flow_run() else self.fn(*args, **kwargs)
+
+    @cached_property
+    def _task(self) -> "Task[P, R]":
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        return task(name=self.name, cache_policy=NO_CACHE)(self.fn)
+
+
+def step(name: str) -> Callable[[Callable[P, R]], Step[P, R]]:
+    """Make a function a step of that name, as Prefect shows it."""
+
+    def named(fn: Callable[P, R]) -> Step[P, R]:
+        return Step(fn, name)
+
+    return named
+
+
+def in_flow_run() -> bool:
+    """Whether this is called from within a run of a Prefect flow."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
+
+
+def flow_run_id() -> str | None:
+    """The id of the Prefect run at hand; None where there is none."""
+    if not in_flow_run():
+        return None
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None

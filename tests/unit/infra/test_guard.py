@@ -1,0 +1,180 @@
+"""The guard: what reaches an application behind it, and what is answered before."""
+
+import base64
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from infra.access.guard import HEALTH, PROGRAM, SUBJECT, Guard, proof
+from infra.access.secret import WorkspaceSecret
+from infra.access.sessions import LINK_S, SESSION_S, Sessions
+
+SECRET = WorkspaceSecret(b"a secret only for these tests...")
+OTHER = WorkspaceSecret(b"of another workspace............")
+HERE = "http://127.0.0.1:4200"
+SOCKET = "ws://127.0.0.1:4200/socket"
+KEY = {"Authorization": f"Bearer {SECRET.key}"}
+
+
+async def echo(request: Request) -> JSONResponse:
+    return JSONResponse({"subject": request.scope[SUBJECT], "authorization": request.headers.get("authorization")})
+
+
+async def socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("the application's own handshake")
+    await websocket.close()
+
+
+APPLICATION = Starlette(
+    routes=[Route("/{path:path}", echo, methods=["GET", "POST"]), WebSocketRoute("/socket", socket)]
+)
+
+
+def client_of(guard: Guard) -> TestClient:
+    return TestClient(guard, base_url=HERE, follow_redirects=False)
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    with client_of(Guard(APPLICATION, "orchestration", SECRET)) as made:
+        yield made
+
+
+@pytest.fixture
+def browser(client: TestClient) -> TestClient:
+    """A browser with a session."""
+    client.get("/", params={"login": Sessions(SECRET).link("Ada")})
+    return client
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic not-base64"},
+        {"Authorization": "Digest x"},
+        {"Authorization": f"Bearer {OTHER.key}"},
+        {"Cookie": f"{Sessions(SECRET).cookie}=forged"},
+        {"Cookie": f"{Sessions(SECRET).cookie}={Sessions(OTHER).session('Eve')}"},
+        {"Cookie": f"{Sessions(SECRET).cookie}={Sessions(SECRET).link('Eve')}"},
+    ],
+)
+def test_nobody_passes_without_key_or_session(client: TestClient, shown: dict[str, str]) -> None:
+    assert client.get("/api/flows", headers=shown).status_code == 401
+    assert client.post("/api/flows", headers=shown).status_code == 401
+
+
+def test_a_program_shows_the_key_as_bearer_or_as_basic_password(client: TestClient) -> None:
+    basic = base64.b64encode(SECRET.basic.encode()).decode()
+    for authorization in (f"Bearer {SECRET.key}", f"Basic {basic}"):
+        answer = client.post("/api", headers={"Authorization": authorization})
+        assert answer.json()["subject"] == PROGRAM
+
+
+def test_a_link_opens_a_session_and_leaves_the_address(client: TestClient) -> None:
+    token = Sessions(SECRET).link("Ada")
+    answer = client.get("/models", params={"login": token, "page": "2"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/models?page=2")
+    assert {"HttpOnly", "SameSite=strict"} <= set(answer.headers["set-cookie"].split("; "))
+    assert token not in answer.headers["set-cookie"]
+    assert client.get("/models").json()["subject"] == "Ada"
+
+
+def test_a_link_never_leads_elsewhere(client: TestClient) -> None:
+    answer = client.get(f"{HERE}//elsewhere.example/", params={"login": Sessions(SECRET).link("Ada")})
+    assert answer.headers["location"] == "/elsewhere.example/"
+
+
+def test_a_link_and_a_session_end(monkeypatch: pytest.MonkeyPatch, client: TestClient) -> None:
+    sessions = Sessions(SECRET)
+    link, session = sessions.link("Ada"), sessions.session("Ada")
+    now = time.time()
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + LINK_S + 2)
+    assert (sessions.of_link(link), sessions.of_session(session)) == (None, "Ada")
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + SESSION_S + 2)
+    assert sessions.of_session(session) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["requant.example", "127.0.0.1.requant.example:4200", "127.0.0.1:1", "0.0.0.0:4200", ""]
+)
+def test_another_host_name_is_refused_even_with_the_key(client: TestClient, host: str) -> None:
+    for path in ("/", HEALTH):
+        assert client.get(path, headers={**KEY, "Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:4200", "localhost:4200", "[::1]:4200", "LOCALHOST:4200"])
+def test_its_own_names_are_answered(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={**KEY, "Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:8400", "http://localhost:4200", "null"])
+def test_a_page_of_another_origin_is_refused_even_with_the_key(client: TestClient, origin: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        assert client.request(method, "/api", headers={**KEY, "Origin": origin}).status_code == 403
+
+
+def test_a_session_changes_nothing_unless_the_page_was_ours(browser: TestClient) -> None:
+    assert browser.post("/api").status_code == 401
+    assert browser.post("/api", headers={"Origin": HERE}).status_code == 200
+    assert browser.post("/api", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+    assert browser.post("/api", headers={"Sec-Fetch-Site": "same-site"}).status_code == 403
+
+
+def test_another_page_may_link_to_us_and_nothing_else(browser: TestClient) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert browser.get("/", headers=followed).status_code == 200
+    assert browser.post("/", headers=followed).status_code == 403
+    for dest in ("image", "script", "iframe"):
+        assert browser.get("/", headers={**followed, "Sec-Fetch-Dest": dest}).status_code == 403
+
+
+def test_whom_the_guard_admits_the_application_knows() -> None:
+    with client_of(Guard(APPLICATION, "orchestration", SECRET, credentials={"authorization": "Basic own"})) as client:
+        client.get("/", params={"login": Sessions(SECRET).link("Ada")})
+        assert client.get("/api").json() == {"subject": "Ada", "authorization": "Basic own"}
+
+
+def test_the_health_answer_proves_who_it_is_and_needs_no_secret(client: TestClient) -> None:
+    answer = client.get(HEALTH, params={"nonce": "n"}).json()
+    assert answer == {"service": "orchestration", "proof": proof(SECRET, "orchestration", "n")}
+    assert answer["proof"] != proof(OTHER, "orchestration", "n")
+    assert answer["proof"] != proof(SECRET, "console", "n")
+    assert SECRET.key not in str(answer)
+
+
+def test_a_websocket_wants_the_same(client: TestClient) -> None:
+    with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)), client.websocket_connect(SOCKET):
+        pass
+    with client.websocket_connect(SOCKET, headers=KEY) as opened:
+        assert opened.receive_text()
+
+
+def test_an_own_handshake_is_for_programs_only() -> None:
+    with client_of(Guard(APPLICATION, "orchestration", SECRET, own_handshake=True)) as client:
+        with client.websocket_connect(SOCKET) as opened:
+            assert opened.receive_text() == "the application's own handshake"
+        with (
+            pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)),
+            client.websocket_connect(SOCKET, headers={"Origin": HERE}),
+        ):
+            pass
+
+
+def test_an_order_is_worth_nothing_for_another() -> None:
+    sessions = Sessions(SECRET)
+    note = sessions.order("Ada", "rollback of digits")
+    assert sessions.of_order(note, "rollback of digits") == "Ada"
+    assert sessions.of_order(note, "rollback of minilm") is None
+    assert Sessions(OTHER).of_order(note, "rollback of digits") is None
+    assert sessions.of_order(sessions.session("Ada"), "rollback of digits") is None
