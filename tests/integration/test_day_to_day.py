@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,6 @@ def day_to_day() -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
-@pytest.fixture(scope="module")
-def at_home(shared_workspace: Settings, prefect_address: str) -> Iterator[Settings]:
-    """An empty workspace, and a Prefect server that every line reports to."""
-    from flows.runtime import using
-
-    with using(prefect_address):
-        yield shared_workspace
-
-
 def told(*arguments: str) -> str:
     """What a line prints; it ends well."""
     from flows.cli import app
@@ -50,7 +40,7 @@ def _workspace() -> Path:
     return settings().root
 
 
-def test_the_lines_of_the_readme_run_in_order(at_home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_the_readme_run_in_order(loop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     lines = day_to_day()
     assert [SERVES] in lines

@@ -74,7 +74,7 @@ def simulate(example: str, scenario: str, *, days: int, seed: int, until: str) -
 
 
 @pytest.fixture(scope="module")
-def champions(tmp_path_factory: pytest.TempPathFactory, prefect_address: str) -> Iterator[Champions]:
+def champions(tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[str, str]) -> Iterator[Champions]:
     from flows.runtime import using
 
     @cache
@@ -93,7 +93,7 @@ def champions(tmp_path_factory: pytest.TempPathFactory, prefect_address: str) ->
             assert outcome.rungs[-1].recipe.startswith("int8"), [rung.recipe for rung in outcome.rungs]
         return folder
 
-    with using(prefect_address):
+    with using(*prefect_server):
         yield Champions(made)
 
 
