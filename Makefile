@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What `make demo` made, once it has.
+WORKSPACE ?= $(if $(wildcard .requant/demo/store),.requant/demo,.requant)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test soak test-gpu check bench evidence up clean
@@ -15,7 +17,7 @@ help:
 	@echo "make check  format, lint, types, import directions"
 	@echo "make bench  side-by-side measurements against peers"
 	@echo "make evidence  what drift costs, and what wins it back: docs/evidence.md"
-	@echo "make up     Prefect, MLflow, the schedules and the console"
+	@echo "make up     Prefect, MLflow, Evidently, the schedules and the console, on what the demo made"
 
 setup: $(READY)
 
@@ -52,7 +54,8 @@ evidence: setup
 	$(BIN)/python -m benchmarks.evidence --page docs/evidence.md
 
 up: setup
-	$(BIN)/requant up
+	@echo "workspace: $(WORKSPACE)   (another one: make up WORKSPACE=...)"
+	@$(BIN)/requant --workspace $(WORKSPACE) up
 
 clean:
 	rm -rf $(VENV) .requant

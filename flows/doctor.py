@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from flows.runtime import healthy, prefect_environment, running_server, using
+from infra.addresses import without_password
 from infra.engines import TARGETS, open_target
 from infra.errors import AlreadyExists, RequantError, Unavailable
 from infra.settings import Settings
@@ -92,7 +93,7 @@ def _key(settings: Settings) -> Check:
 
 def _registry(settings: Settings) -> Check:
     settings.registry().ping()
-    return Check("registry", "fine", settings.mlflow_uri)
+    return Check("registry", "fine", without_password(settings.mlflow_uri))
 
 
 def _artifacts(settings: Settings) -> Check:

@@ -146,7 +146,7 @@ def neighbours(settings: Settings, *, host: str = "127.0.0.1") -> dict[str, str]
     """
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         noted = json.loads(_notes(settings).read_text())["addresses"]
-        pages = {one.title: str(noted[one.name]).removesuffix("/api") for one in (PREFECT, MLFLOW, EVIDENTLY)}
+        pages = {one.title: str(noted[one.name]) for one in (PREFECT, MLFLOW, EVIDENTLY)}
         return {
             title: address.replace("//127.0.0.1:", f"//{host}:")
             for title, address in pages.items()

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +28,9 @@ from flows.services import (
 )
 from infra.access.guard import LOGIN
 from infra.access.sessions import Sessions
+from infra.addresses import without_password
 from infra.errors import Refused, Unavailable
+from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import Settings
 from infra.supervision import port_of, running
 
@@ -56,14 +57,13 @@ def run(settings: Settings, ready: Ready) -> None:
         Refused: It already runs in this workspace.
         Unavailable: A service did not start, or stopped.
     """
-    for asked in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start with SIGINT ignored
-        signal.signal(asked, lambda *_: _interrupt())
-    try:
-        with _alone(settings), ExitStack() as stack:
-            processes = _start(settings, ready, stack)
-            _watch(settings, processes)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    raise_when_asked()  # a shell's background jobs start with SIGINT ignored
+    with _alone(settings), ExitStack() as stack:
+        try:
+            _watch(settings, _start(settings, ready, stack))
+        except Interrupted:
+            ignore_from_now_on()  # a second wish of the same kind must not break the end off
+            print("stopping", file=sys.stderr)
 
 
 def link(settings: Settings, console: str, subject: str) -> str:
@@ -84,8 +84,9 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> list[subproces
     services = stack.enter_context(started(settings, opened, environment=environment))
     stack.enter_context(using(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING")))
     schedules = stack.enter_context(_serving(settings))
-    stack.enter_context(announced(settings, addresses))
-    ready(Addresses(link(settings, addresses[CONSOLE.name], settings.actor), _titles(addresses), moved))
+    shown = {name: without_password(address).removesuffix("/api") for name, address in addresses.items()}
+    stack.enter_context(announced(settings, shown))
+    ready(Addresses(link(settings, shown[CONSOLE.name], settings.actor), _titles(shown), moved))
     return [*(one.process for one in services), schedules]
 
 
@@ -121,9 +122,8 @@ def _environment(
     return server_environment(opened[PREFECT], services=True) | auth
 
 
-def _titles(addresses: Mapping[str, str]) -> dict[str, str]:
-    titles = {service.name: service.title for service in (PREFECT, MLFLOW, EVIDENTLY)}
-    return {titles[name]: address.removesuffix("/api") for name, address in addresses.items() if name in titles}
+def _titles(shown: Mapping[str, str]) -> dict[str, str]:
+    return {service.title: shown[service.name] for service in (PREFECT, MLFLOW, EVIDENTLY)}
 
 
 def _is_moved(settings: Settings, service: Service, opened: socket.socket) -> bool:
@@ -157,7 +157,3 @@ def _alone(settings: Settings) -> Iterator[None]:
             where = f" (`requant link` opens its console at {console})" if console else ""
             raise Refused(f"`requant up` already runs in {settings.root}{where}: use it, or stop it first") from error
         yield
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt

@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from infra.addresses import without_password
 from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, link_version, log_data, log_judged
 from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.flavour import log_onnx
@@ -215,7 +216,9 @@ class Registry:
             read = Path(files.download_artifacts(name, str(Path(folder)))).read_text()
             files.delete_artifacts(name)
         if read != name:
-            raise Unavailable(f"The files of {_shown(self._tracking_uri)} at {root} come back otherwise than written.")
+            raise Unavailable(
+                f"The files of {without_password(self._tracking_uri)} at {root} come back otherwise than written."
+            )
         return str(root)
 
     def traces(self, experiment: str) -> Iterator[str]:
@@ -273,7 +276,7 @@ class Registry:
             found = client.get_experiment_by_name(experiment)
         if found is None:
             raise NotFound(
-                f"The registry {_shown(self._tracking_uri)} has no experiment {experiment!r}: check the name."
+                f"The registry {without_password(self._tracking_uri)} has no experiment {experiment!r}: check the name."
             )
         return str(found.experiment_id)
 
@@ -387,7 +390,7 @@ def _reach(uri: str) -> None:
             socket.create_connection((parts.hostname, port), timeout=_PATIENCE).close()
     except (httpx.HTTPError, httpx.InvalidURL, sqlite3.Error, OSError, ValueError) as error:
         raise Unavailable(
-            f"The registry {_shown(uri)} does not answer ({error}): start it or correct its address."
+            f"The registry {without_password(uri)} does not answer ({error}): start it or correct its address."
         ) from error
 
 
@@ -404,7 +407,7 @@ def _translated(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except vendors as error:
-        raise _ours(error, getattr(error, "error_code", ""), _shown(uri), doing) from error
+        raise _ours(error, getattr(error, "error_code", ""), without_password(uri), doing) from error
 
 
 def _ours(error: Exception, code: str, uri: str, doing: str) -> RequantError:
@@ -492,8 +495,3 @@ def _beside(uri: str) -> str | None:
     """MLflow would put a database's files into ./mlruns of wherever the command runs."""
     path = _sqlite_file(uri)
     return (path.absolute().parent / "artifacts").as_uri() if path else None
-
-
-def _shown(uri: str) -> str:
-    """The address without user name and password."""
-    return re.sub(r"//[^/]*@", "//", uri, count=1)

@@ -20,9 +20,11 @@ from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from infra.telemetry import CONTENT_TYPE, read_snapshots
+from tasks.models.registration import current_spec
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import Entry, Kind
 from tasks.quantization.recipes import RECIPES
+from tasks.traffic.sources import SourceIntake, last_of
 
 RUNS = 50
 STOP_POLLING = 286
@@ -76,6 +78,7 @@ def model_page(request: Request, model: str) -> Response:
         runs=[run for run in runs or () if run.model == model][:5],
         ends=_ends(history),
         recipes=RECIPES.values(),
+        sources=_sources(model),
         earlier=_earlier(view, history),
         reports=report_keys,
         form=lambda action: new_form(request, action, model),
@@ -188,6 +191,13 @@ def _earlier(model: ModelView, history: Sequence[Entry]) -> list[str]:
 def _outcome(run: RunView) -> str | None:
     """What the run itself wrote at its end."""
     return _ends(_history(run.model)).get(run.run_id) if run.model and run.finished else None
+
+
+def _sources(model: str) -> list[SourceIntake]:
+    """What was last read from each source that the spec names."""
+    store = settings().store()
+    read = (last_of(store, model, source.slug) for source in current_spec(model).sources)
+    return [done for done in read if done is not None]
 
 
 def _ends(history: Sequence[Entry]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import typer
 from flows.cli import what_next
 from flows.cli.application import app, model_app, traffic_app
 from flows.cli.options import Json, Model, OfModel, TrafficFormat
+from infra.addresses import without_password
 from infra.settings import settings, use_workspace
 
 
@@ -36,7 +37,11 @@ def init(as_json: Json = False) -> None:
     chosen = settings()
     chosen.signer()
     chosen.registry().ping()
-    places = {"workspace": str(chosen.root), "store": chosen.store_address, "mlflow": chosen.mlflow_uri}
+    places = {
+        "workspace": str(chosen.root),
+        "store": chosen.store_address,
+        "mlflow": without_password(chosen.mlflow_uri),
+    }
     printing.emit(places, as_json, printing.fields)
     if not as_json:
         printing.say(f"next: {what_next.command(*what_next.given_workspace(), 'model', 'add')} SPEC.yaml")

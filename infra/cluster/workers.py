@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.security import Security
 
 from infra.cluster.alike import identity, sees_store
 from infra.cluster.in_process import tried
@@ -89,8 +91,13 @@ class OnDask:
 
 @contextmanager
 def local(workers: int, own: Settings) -> Iterator[OnDask]:
-    """A scheduler and processes on 127.0.0.1 that end with the block."""
+    """A scheduler and processes on 127.0.0.1 that end with the block.
+
+    Whoever reaches a scheduler can run code on its workers, other accounts of this machine too: they speak TLS with
+    keys that live as long as the block, and their web servers have no pages.
+    """
     with (
+        dask.config.set({f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -100,6 +107,7 @@ def local(workers: int, own: Settings) -> Iterator[OnDask]:
             worker_dashboard_address=f"{HERE}:0",
             scheduler_kwargs={"dashboard": False},
             silence_logs="CRITICAL",
+            security=Security.temporary(),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -98,7 +98,7 @@ class ScheduleSpec(_Strict):
     slug: str = Field(pattern=r"^[a-z0-9-]+$")
     cron: str | None = Field(default=None, min_length=1)  # five fields, such as 0 3 * * *
     interval: int | None = Field(default=None, ge=1)  # seconds from one run to the next
-    timezone: str = "UTC"  # of the IANA database, such as Europe/Berlin
+    timezone: str = Field(default="UTC", min_length=1)  # of the IANA database, such as Europe/Berlin
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
+from distributed import Client
 
-from infra.cluster import InProcess, Mapper, open_mapper
+from infra.cluster import MANY, InProcess, Mapper, open_mapper
 from infra.cluster.port import TRIES
 from infra.errors import BadInput, Unavailable
 from infra.settings import Settings, settings
@@ -210,3 +214,22 @@ def test_a_scheduler_that_ends_in_the_middle_is_said_to_be_lost(
         running.scheduler.kill()
         with pytest.raises(Unavailable, match=running.address):
             list(results)
+
+
+def test_workers_of_this_machine_take_no_orders_from_others() -> None:
+    """Whoever reaches a scheduler can run code: without the keys of the block nobody gets through, on any port."""
+    with open_mapper("local", pieces=MANY) as mapper:
+        assert list(mapper.map(abs, [-1])) == [1]
+        here = psutil.Process()
+        listening = {
+            one.laddr.port
+            for process in (here, *here.children(recursive=True))
+            for one in process.net_connections("inet")
+            if one.status == psutil.CONN_LISTEN and one.laddr.ip == "127.0.0.1"
+        }
+        assert len(listening) >= 3
+        for port in listening:
+            with pytest.raises((OSError, TimeoutError)):
+                Client(f"tcp://127.0.0.1:{port}", timeout=3, set_as_default=False)
+            with contextlib.suppress(httpx.TransportError):
+                assert httpx.get(f"http://127.0.0.1:{port}/", timeout=3).status_code >= 400

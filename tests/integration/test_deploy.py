@@ -1,5 +1,9 @@
-"""`requant deploy`: a work pool on any Prefect server, whose process worker runs what the schedule creates."""
+"""The README's production table, followed literally: S3, MLflow on PostgreSQL, a Prefect server elsewhere, a work pool.
 
+The server is somebody else's, with its own password; the only thing that links it to the workspace are the settings.
+"""
+
+import json
 import os
 import re
 import shutil
@@ -10,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 
 from infra.settings import Settings
 from tests.conftest import pointed_at
+from tests.databases import PASSWORD, postgresql, programs
 from tests.integration.conftest import EXAMPLES, images, serve
 
 pytestmark = pytest.mark.timeout(400)
@@ -33,20 +40,45 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 
 @pytest.fixture(scope="module")
-def deployed(server: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A workspace whose settings name that server, with a model on a schedule of seconds, deployed by the command."""
+def stores() -> Iterator[dict[str, str]]:
+    """What names a bucket and a database in the settings."""
+    if programs() is None:
+        pytest.skip("no PostgreSQL: bash tests/services/packages.sh installs it")
+    bucket = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    bucket.start()
+    host, port = bucket.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    try:
+        with postgresql("mlflow") as database:
+            made = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="a", aws_secret_access_key="b")
+            made.create_bucket(Bucket="requant")
+            yield keys | {
+                "REQUANT_STORE_URL": "s3://requant/production",
+                "REQUANT_S3_ENDPOINT_URL": endpoint,
+                "REQUANT_MLFLOW_TRACKING_URI": database,
+            }
+    finally:
+        bucket.stop()
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    server: tuple[str, str], stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Settings alone point at all of it; a model on a schedule of seconds, deployed by the command."""
     from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("deploy")
     before = dict(os.environ)
+    os.environ |= stores
     os.environ["REQUANT_PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"] = server
     try:
         for settings in pointed_at(folder / "workspace"):
             shutil.copytree(EXAMPLES / "digits", folder / "digits")
             path = folder / "digits" / "model.yaml"
-            path.write_text(
-                re.sub(r"^schedule:.*$", "schedule: {slug: often, interval: 5}", path.read_text(), flags=re.M)
-            )
+            often = "schedule: {slug: often, interval: 5}"
+            path.write_text(re.sub(r"^schedule:.*$", often, path.read_text(), flags=re.M))
             register(path)
             serve(settings, "digits", 0, images(0.5, 1.0))
             done = requant("deploy", "--json")
@@ -89,8 +121,33 @@ def test_a_process_worker_runs_what_the_schedule_creates(server: tuple[str, str]
         finally:
             worker.terminate()
             worker.wait(60)
+    assert champion_loads_for_anybody(deployed)
     runs = ask(server, "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["COMPLETED", "RUNNING"]}}})
     assert [one for one in runs if one["name"] == "maintain-digits" and one["auto_scheduled"]]
+
+
+def champion_loads_for_anybody(deployed: Settings) -> bool:
+    """With nothing of Requant but MLflow's own endpoint and address, which `use_workspace` passed on to its clients."""
+    code = (
+        "import mlflow, numpy, os\n"
+        "mlflow.set_tracking_uri(os.environ['REQUANT_MLFLOW_TRACKING_URI'])\n"
+        "model = mlflow.pyfunc.load_model('models:/digits@champion')\n"
+        "print(len(model.predict({'image': numpy.zeros((1, 1, 8, 8), numpy.float32)})))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return True
+
+
+def test_the_doctor_writes_and_deletes_a_file_in_each_store(deployed: Settings) -> None:
+    done = requant("doctor", "--json")
+    checks = {one["what"]: one for one in json.loads(done.stdout)}
+    for what in ("object store", "registry", "registry's files", "Prefect"):
+        assert checks[what]["state"] == "fine", checks[what]
+    assert "s3://requant/production" in checks["registry's files"]["found"]
+    assert PASSWORD.replace(" ", "%20") not in done.stdout, "a password is nobody's to read"
+    keys = [key for key in deployed.store().list("") if "doctor" in key]
+    assert keys == []
 
 
 def test_deploying_again_changes_nothing_and_drops_what_an_earlier_spec_scheduled(

@@ -1,7 +1,7 @@
 """Sources of live traffic that a schedule reads: folders, S3 prefixes and MLflow experiments."""
 
 from tasks.traffic.sources.files import Reading, take_files
-from tasks.traffic.sources.last import Problem, SourceIntake, last_intake, write_last
+from tasks.traffic.sources.last import Problem, SourceIntake, last_intake, last_of, write_last
 from tasks.traffic.sources.places import Folder, Objects, Place
 from tasks.traffic.sources.traces import take_traces
 
@@ -13,6 +13,7 @@ __all__ = [
     "Reading",
     "SourceIntake",
     "last_intake",
+    "last_of",
     "take_files",
     "take_traces",
     "write_last",

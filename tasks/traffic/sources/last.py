@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
-from infra.errors import BadInput
+from infra.errors import BadInput, NotFound
 from infra.stores.port import ObjectStore
 from tasks.traffic.intake import Tally
 
@@ -79,6 +79,15 @@ def write_last(store: ObjectStore, model: str, done: SourceIntake) -> None:
 def last_key(model: str, source: str) -> str:
     """Where the last intake of a source is kept."""
     return f"intake/{model}/{source}/last.json"
+
+
+def last_of(store: ObjectStore, model: str, source: str) -> SourceIntake | None:
+    """Return the last intake of one source; None before the first."""
+    key = last_key(model, source)
+    try:
+        return parse_last(store.get(key), where=key)
+    except NotFound:
+        return None
 
 
 def last_intake(store: ObjectStore, model: str) -> tuple[SourceIntake, ...]:

@@ -28,6 +28,7 @@ from infra.telemetry import Sample, parse, write_snapshot
 from tasks.promotion import journal
 from tasks.promotion.ledger import Kind, body
 from tasks.records import GateReport, GateResult, Interval, Verdict
+from tasks.traffic.sources import Problem, SourceIntake, write_last
 
 SECRET = WorkspaceSecret(b"a secret only for these tests...")
 HERE = "http://127.0.0.1:8400"
@@ -411,9 +412,31 @@ def test_the_next_run_is_what_the_server_says(
 
 
 def test_the_neighbours_are_a_click_away(browser: TestClient, known: Settings) -> None:
-    noted = {"prefect": "http://127.0.0.1:4200/api", "mlflow": "sqlite:///x", "evidently": "http://127.0.0.1:8000"}
+    noted = {"prefect": "http://127.0.0.1:4200", "mlflow": "sqlite:///x", "evidently": "http://127.0.0.1:8000"}
     with announced(known, noted):
         page = browser.get("/", headers={"Host": "localhost:8400", "Origin": "http://localhost:8400"}).text
     assert 'href="http://localhost:4200/"' in page
     assert 'href="http://localhost:8000/"' in page
     assert "sqlite" not in page
+
+
+def test_what_the_last_intake_took_and_set_aside_is_shown(browser: TestClient, known: Settings) -> None:
+    sources = f"sources: [{{path: inbox, name: inbox}}, {{path: empty, name: empty}}]\n{SPEC}"
+    known.store().put(f"models/tiny/{'e' * 64}/spec.yaml", sources.encode())
+    known.store().put("models/tiny/current", json.dumps({"version": 1, "digest": "e" * 64}).encode())
+    done = SourceIntake(
+        "inbox",
+        "/srv/inbox",
+        "2026-01-05T08:00:00+00:00",
+        files=3,
+        accepted=41,
+        rejected=2,
+        reasons={HOSTILE: 2},
+        problems=(Problem("broken.parquet", "is cut short"),),
+    )
+    write_last(known.store(), "tiny", done)
+    page = browser.get("/models/tiny").text
+    assert "Sources of traffic" in page
+    for shown in ("inbox", "41", "broken.parquet: is cut short", f"2 × {ESCAPED}"):
+        assert shown in page
+    assert HOSTILE not in page
