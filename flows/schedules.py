@@ -108,7 +108,7 @@ def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upco
     late = _waiting(client, deployment, before=now)
     ahead = _waiting(client, deployment, after=now, limit=1)
     waited = max((now - _expected(run) for run in late), default=timedelta())
-    missing = None if ahead or late or deployment.paused else _missed(deployment, now)
+    missing = None if ahead or late or deployment.paused else _missed(client, deployment, now)
     if missing is not None:
         waited = now - missing
     return Upcoming(
@@ -141,18 +141,23 @@ def _waiting(
     )
 
 
-def _missed(deployment: DeploymentResponse, now: datetime) -> datetime | None:
-    """Return the first date since the deployment last changed that the scheduler should long have made a run for."""
-    changed = deployment.updated or deployment.created
-    if changed is None or now - changed < PATIENCE:
-        return None
-    dates = [
-        date
-        for entry in deployment.schedules
-        if entry.active
-        for date in asyncio.run(_server_side(entry.schedule).get_dates(n=1, start=changed))
-    ]
-    return min(dates, default=None)
+def _missed(client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime) -> datetime | None:
+    """Return the first date that the scheduler should long have made a run for, and has not.
+
+    Counted from the newest run there is, or from when the schedule last changed.
+    """
+    newest = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=1,
+    )
+    missed = []
+    for entry in deployment.schedules:
+        changed = entry.updated or entry.created  # the deployment's own moves with every poll
+        if entry.active and changed is not None and now - changed >= PATIENCE:
+            since = max([changed, *(_expected(run) + timedelta(seconds=1) for run in newest)])
+            missed += asyncio.run(_server_side(entry.schedule).get_dates(n=1, start=since))
+    return min((date for date in missed if now - date >= GRACE), default=None)
 
 
 def _server_side(schedule: object) -> CronSchedule | IntervalSchedule:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,32 @@ def test_the_doctor_tells_a_schedule_that_nobody_runs(deployed: Settings) -> Non
     assert judge_schedules(["digits"], {"digits": late}).state == "broken"
     assert "never created" in judge_schedules(["digits"], {"digits": dead}).found
     assert judge_schedules(["digits", "other"], {"digits": fine}).state == "broken"
+
+
+def test_the_doctor_fails_where_a_server_creates_nothing_that_was_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real server whose scheduler does not work, as under SQLAlchemy 2.1: it answers, and creates no run."""
+    from flows import doctor, schedules
+    from flows.deploy import deploy
+    from flows.runtime import server, using
+    from tasks.models.catalog import register
+
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
+    monkeypatch.setattr(schedules, "PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr(schedules, "GRACE", timedelta(seconds=1))
+    for settings in pointed_at(tmp_path / "workspace"):
+        shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
+        path = tmp_path / "digits" / "model.yaml"
+        path.write_text(re.sub(r"^schedule:.*$", "schedule: {slug: s, interval: 1}", path.read_text(), flags=re.M))
+        register(path)
+        with server(settings, services=True) as address, using(address, settings.secret().basic):
+            deploy(address)
+            time.sleep(5)
+            found = doctor.judge_schedules(["digits"], schedules.upcoming())
+    assert found.state == "broken"
+    assert "never created: digits (due 20" in found.found
+    assert "sqlalchemy<2.1" in found.mend
 
 
 def test_prefect_yaml_is_what_the_command_prints_for_the_shipped_models(workspace: Settings) -> None:

@@ -132,6 +132,15 @@ def test_scheduled_runs_are_created_run_and_end_with_nobody_typing(up: Up) -> No
     assert all(one.actor == "schedule" for one in decided)
 
 
+def test_prefect_shows_what_a_run_did_line_by_line(up: Up) -> None:
+    (newest, *_) = until(lambda: [one for one in runs(up) if one["state_name"] == "Completed"])
+    wanted = {"flow_run_id": {"any_": [newest["id"]]}, "level": {"ge_": 20}}
+    lines = until(lambda: [one["message"] for one in up.ask("logs/filter", logs=wanted)])
+    assert len(lines) >= 2, lines
+    assert newest["state"]["message"], "the outcome, in a sentence"
+    assert set(newest["tags"]) >= {"requant", "digits"}
+
+
 def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
     with httpx.Client(follow_redirects=True) as browser:
         browser.get(up.link).raise_for_status()
@@ -139,7 +148,7 @@ def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
     shown = re.search(r'aria-label="Schedule">.*?<time datetime="([^"]+)"', page, re.S)
     assert shown
     expected = {one["expected_start_time"].replace("Z", "+00:00") for one in runs(up)}
-    assert shown[1] in expected
+    assert shown[1] in expected, "a run that exists on the server"
 
 
 def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(up: Up, tmp_path: Path) -> None:
