@@ -215,7 +215,9 @@ def test_prefect_yaml_is_what_the_command_prints_for_the_shipped_models(workspac
     assert shipped == yaml.safe_load(described())
 
 
-def test_deploying_without_a_server_says_what_to_set(workspace: Settings) -> None:
+def test_deploying_without_a_server_says_what_to_set(workspace: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUANT_PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     done = requant("--workspace", str(workspace.root), "deploy")
     assert done.returncode == 2
     assert "REQUANT_PREFECT_API_URL" in done.stderr

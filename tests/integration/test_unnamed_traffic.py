@@ -27,7 +27,7 @@ def corpus(example: str, language: str) -> list[Request]:
 
 def imported(model: str, day: int, rows: Sequence[Request], folder: Path) -> None:
     """One day of JSON Lines with nothing but ids, times and payloads."""
-    from flows.intake import take_in
+    from flows.imports import take_in
 
     lines = [
         {

@@ -75,7 +75,7 @@ def test_a_cluster_that_is_no_address_is_refused_by_its_field() -> None:
         ({"input": {"shape": [1], "new_tokens": 0}}, "input.new_tokens is 0: input should be greater than or equal"),
         ({"input": {}}, "input.shape is missing"),
         ({"input": {"shape": [0, 8]}}, "input.shape.0 is 0: input should be greater than or equal to 1"),
-        ({"schedule": {"slug": "nightly", "cron": "never"}}, "schedule.cron is 'never'"),
+        ({"schedule": {"slug": "nightly", "interval": 0}}, "schedule.interval is 0"),
         ({"schedule": {"cron": "0 3 * * *"}}, "schedule.slug is missing"),
         ({"targets": []}, "targets is \\[\\]"),
         ({"targets": ["abacus"]}, "targets.0 is 'abacus': input should be 'onnxruntime-cpu'"),

@@ -1,7 +1,7 @@
 """What the registry tells a person of a version."""
 
-from tasks.promotion.card import about_version, labels
-from tasks.promotion.ledger import Kind
+from tasks.promotion.card import about_version
+from tasks.promotion.ledger import Kind, labels
 from tasks.records import CandidateRef, GateReport, GateResult, Interval, Verdict
 from tests.unit.tasks.promotion.histories import history
 
