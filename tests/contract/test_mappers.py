@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from distributed import Client
+from distributed.comm import connect
 
 from infra.cluster import MANY, InProcess, Mapper, open_mapper
 from infra.cluster.port import TRIES
@@ -230,6 +231,6 @@ def test_workers_of_this_machine_take_no_orders_from_others() -> None:
         assert len(listening) >= 3
         for port in listening:
             with pytest.raises((OSError, TimeoutError)):
-                Client(f"tcp://127.0.0.1:{port}", timeout=3, set_as_default=False)
+                asyncio.run(asyncio.wait_for(connect(f"tcp://127.0.0.1:{port}"), 2))
             with contextlib.suppress(httpx.TransportError):
                 assert httpx.get(f"http://127.0.0.1:{port}/", timeout=3).status_code >= 400

@@ -102,11 +102,13 @@ def ask(server: tuple[str, str], path: str, **document: Any) -> Any:
     return httpx.post(f"{address}/{path}", json=document, auth=(user, password)).raise_for_status().json()
 
 
-def test_a_process_worker_runs_what_the_schedule_creates(server: tuple[str, str], deployed: Settings) -> None:
+def test_a_process_worker_runs_what_the_schedule_creates(
+    server: tuple[str, str], deployed: Settings, tmp_path: Path
+) -> None:
     from tasks.promotion import journal
     from tasks.promotion.ledger import Kind
 
-    log = deployed.root / "worker.log"
+    log = tmp_path / "worker.log"
     with log.open("wb") as out:
         worker = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "requant", "--type", "process"],

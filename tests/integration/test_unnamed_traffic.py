@@ -10,6 +10,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from infra.access.guard import Guard
 from infra.settings import Settings
 from tasks.records import Health, Request
 from tests.integration.conftest import EXAMPLES
@@ -76,9 +77,9 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     assert (health["fidelity"], health["control"]) == (Health.FINE, Health.FINE)
     assert second.report is not None
     assert loop.store().exists(second.report)
-    with TestClient(create_app("letmein"), base_url="http://127.0.0.1:8400") as browser:
-        browser.get("/", params={"token": "letmein"})
-        page = browser.get(f"/models/{example}")
+    secret = loop.secret()
+    with TestClient(Guard(create_app(secret), "console", secret), base_url="http://127.0.0.1:8400") as browser:
+        page = browser.get(f"/models/{example}", headers={"Authorization": f"Bearer {secret.key}"})
         assert page.status_code == 200
         assert "requests without domain" in page.text
 

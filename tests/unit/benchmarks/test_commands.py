@@ -24,6 +24,6 @@ def test_a_command_that_fails_is_no_measurement(workspace: Settings) -> None:
 @pytest.mark.skipif(not (commands.ROOT / ".git").exists(), reason="no git checkout")
 def test_the_code_of_a_commit_is_unpacked_and_an_unknown_one_refused(tmp_path: Path) -> None:
     commands.unpack("HEAD", tmp_path / "head")
-    assert (tmp_path / "head" / "pyproject.toml").is_file()
+    assert (tmp_path / "head" / "flows" / "cli" / "__init__.py").is_file()
     with pytest.raises(ValueError, match=r"commit no-such cannot be read .*--base"):
         commands.unpack("no-such", tmp_path / "none")
