@@ -15,6 +15,11 @@ def require_schedulable(rule: ScheduleSpec, *, where: str) -> None:
     from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 
     asked: CronSchedule | IntervalSchedule
+    if rule.cron is not None and len(rule.cron.split()) not in (1, 5):  # one: @daily and its like
+        raise BadInput(
+            f"{where}: schedule: {rule.cron!r} has {len(rule.cron.split())} fields: write the five of minute, hour, "
+            "day, month and weekday (dialects disagree where seconds go), or an interval in seconds"
+        )
     try:
         if rule.interval is not None:
             asked = IntervalSchedule(interval=timedelta(seconds=rule.interval), timezone=rule.timezone)

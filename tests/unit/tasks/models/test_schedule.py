@@ -42,7 +42,9 @@ def test_what_prefect_can_keep_is_taken(fields: dict[str, object]) -> None:
         ({"cron": "R R * * *"}, "R R"),
         ({"cron": "61 3 * * *"}, "61 3"),
         ({"cron": "every night"}, "every night"),
-        ({"cron": "0 3 * * * * * *"}, "0 3"),
+        ({"cron": "0 3 * * * * * *"}, "has 8 fields"),
+        ({"cron": "0 0 3 * * *"}, "has 6 fields"),
+        ({"cron": "0 3 * *"}, "has 4 fields"),
     ],
 )
 def test_a_zone_a_date_or_a_dialect_that_it_cannot_is_refused_in_a_sentence(
