@@ -4,7 +4,7 @@ Prefect alone computes dates. A second computation would differ from it around c
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -34,7 +34,7 @@ GRACE = timedelta(seconds=90)
 """A run that starts later than this is overdue: its process alone takes seconds to start."""
 PATIENCE = timedelta(minutes=2)
 """Prefect's scheduler looks once a minute; a deployment changed since may have no run yet."""
-LATE_AT_MOST = 200
+AT_MOST = 200
 """Runs that one question to the server answers with."""
 
 
@@ -44,7 +44,7 @@ class Upcoming:
 
     model: str
     next_run: str | None  # ISO 8601: when the next run that exists on the server is expected to start
-    late: int  # runs that should have started and have not, `LATE_AT_MOST` at most
+    late: int  # runs that should have started and have not, `AT_MOST` at most
     overdue_s: float  # how long the oldest of them has waited; 0 when none is overdue
     paused: bool
     missing: str | None  # when a run was due that the server never created, ISO 8601
@@ -57,13 +57,12 @@ def as_prefect(rule: ScheduleSpec) -> Schedule:
     return Cron(str(rule.cron), timezone=rule.timezone, slug=rule.slug)
 
 
-def upcoming(models: Sequence[str] | None = None) -> Mapping[str, Upcoming]:
+def upcoming() -> Mapping[str, Upcoming]:
     """Return every scheduled model's runs as the server has them; raises `Unavailable`."""
     try:
         with get_client(sync_client=True) as client:
             scheduled = [one for one in client.read_deployments() if one.schedules and one.parameters.get("model")]
-            chosen = [one for one in scheduled if models is None or one.parameters["model"] in models]
-            return {str(one.parameters["model"]): _upcoming(client, one) for one in chosen}
+            return {one.model: one for one in _upcoming(client, scheduled)}
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise Unavailable(f"Prefect did not tell its schedules ({error}): see whether its server runs") from error
 
@@ -80,10 +79,9 @@ def drop_superseded() -> int:
     """
     dropped = 0
     with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments():
-            if not deployment.schedules:
-                continue
-            late = [run for run in _waiting(client, deployment, before=datetime.now(UTC)) if run.auto_scheduled]
+        scheduled = [one for one in client.read_deployments() if one.schedules]
+        waiting = _waiting(client, scheduled, before=datetime.now(UTC)) if scheduled else []
+        for late in _by_deployment([run for run in waiting if run.auto_scheduled]).values():
             for run in late[:-1]:
                 state: State[None] = Cancelled(message="a later run of the same schedule stands in for it")
                 client.set_flow_run_state(run.id, state)
@@ -103,10 +101,23 @@ def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
                 client.delete_deployment_schedule(applied, schedule.id)
 
 
-def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upcoming:
+def _upcoming(client: SyncPrefectClient, scheduled: Sequence[DeploymentResponse]) -> Iterator[Upcoming]:
+    """Ask once for all deployments, and again only for those whose next run lies behind many runs of others."""
     now = datetime.now(UTC)
-    late = _waiting(client, deployment, before=now)
-    ahead = _waiting(client, deployment, after=now, limit=1)
+    late = _by_deployment(_waiting(client, scheduled, before=now)) if scheduled else {}
+    ahead = _by_deployment(_waiting(client, scheduled, after=now)) if scheduled else {}
+    for one in scheduled:
+        coming = ahead.get(one.id) or _waiting(client, [one], after=now, limit=1)
+        yield _of_model(client, one, late.get(one.id, []), coming, now)
+
+
+def _of_model(
+    client: SyncPrefectClient,
+    deployment: DeploymentResponse,
+    late: Sequence[FlowRun],
+    ahead: Sequence[FlowRun],
+    now: datetime,
+) -> Upcoming:
     waited = max((now - _expected(run) for run in late), default=timedelta())
     missing = None if ahead or late or deployment.paused else _missed(client, deployment, now)
     if missing is not None:
@@ -121,18 +132,25 @@ def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upco
     )
 
 
+def _by_deployment(runs: Sequence[FlowRun]) -> dict[UUID | None, list[FlowRun]]:
+    grouped: dict[UUID | None, list[FlowRun]] = {}
+    for run in runs:
+        grouped.setdefault(run.deployment_id, []).append(run)
+    return grouped
+
+
 def _waiting(
     client: SyncPrefectClient,
-    deployment: DeploymentResponse,
+    deployments: Sequence[DeploymentResponse],
     *,
     before: datetime | None = None,
     after: datetime | None = None,
-    limit: int = LATE_AT_MOST,
+    limit: int = AT_MOST,
 ) -> list[FlowRun]:
-    """List runs of a deployment that have not started, the earliest first."""
+    """List runs of deployments that have not started, the earliest first."""
     return client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+            deployment_id=FlowRunFilterDeploymentId(any_=[one.id for one in deployments]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
             expected_start_time=FlowRunFilterExpectedStartTime(before_=before, after_=after),
         ),
