@@ -168,6 +168,30 @@ def test_deploying_again_changes_nothing_and_drops_what_an_earlier_spec_schedule
     assert maintained["work_pool_name"] == "requant"
 
 
+def test_a_machine_that_slept_wakes_up_to_one_run_of_a_model(
+    server: tuple[str, str], deployed: Settings, tmp_path: Path
+) -> None:
+    """Nobody works on the pool: runs become late, and each new one stands in for those before."""
+    from flows.runtime import using
+    from flows.schedules import drop_superseded, upcoming
+    from tasks.models.catalog import register
+
+    shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
+    path = tmp_path / "digits" / "model.yaml"
+    path.write_text(re.sub(r"^schedule:.*$", "schedule: {slug: s, interval: 2}", path.read_text(), flags=re.M))
+    register(path)
+    assert requant("deploy").returncode == 0
+    with using(*server):
+        deadline = time.monotonic() + 90
+        while upcoming()["digits"].late < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert drop_superseded() >= 3
+        assert upcoming()["digits"].late <= 2, "the newest, and one that came meanwhile"
+    cancelled = ask(server, "flow_runs/filter", flow_runs={"state": {"name": {"any_": ["Cancelled"]}}})
+    assert {one["state"]["message"] for one in cancelled} == {"a later run of the same schedule stands in for it"}
+
+
 def test_the_doctor_tells_a_schedule_that_nobody_runs(deployed: Settings) -> None:
     from flows.doctor import judge_schedules
     from flows.schedules import Upcoming
