@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,9 @@ from flows.services import PREFECT, address_of, running_address, started
 from infra.errors import Unavailable
 from infra.settings import Settings
 from infra.supervision import listening_socket
+
+HAND_OVER_S = 10.0
+"""Seconds for the last log lines and events."""
 
 _in_use: ContextVar[str | None] = ContextVar("in_use", default=None)
 
@@ -76,7 +80,21 @@ def server(settings: Settings, *, services: bool) -> Iterator[str]:
     """
     opened = listening_socket(0, fixed=True)
     with started(settings, {PREFECT: opened}, environment=server_environment(opened, services=services)) as (prefect,):
-        yield f"{prefect.address}/api"
+        try:
+            yield f"{prefect.address}/api"
+        finally:
+            _say_the_rest()
+
+
+def _say_the_rest() -> None:
+    """Let Prefect's client hand over its last log lines and events: it would go on trying for minutes afterwards."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=HAND_OVER_S, at_exit=False)
 
 
 def server_environment(opened: socket.socket, *, services: bool) -> dict[str, str]:

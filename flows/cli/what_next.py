@@ -1,6 +1,7 @@
 """What to type next, as a person would: after a command that prepares, and after an interruption."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,8 +9,16 @@ from infra.settings import settings
 
 
 def command(*words: str) -> str:
-    """As a person would type it."""
-    return shlex.join(["requant", *words])
+    """As a person would type it, who need not have the virtual environment's programs on the path."""
+    return shlex.join([_program(), *words])
+
+
+def _program() -> str:
+    called = Path(sys.argv[0])
+    on_path = shutil.which("requant")
+    if called.name != "requant" or (on_path and Path(on_path).resolve() == called.resolve()):
+        return "requant"
+    return as_typed(called.absolute())
 
 
 def given_workspace() -> list[str]:

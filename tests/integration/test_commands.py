@@ -186,3 +186,20 @@ def test_a_server_that_wants_a_password_says_so(place: Place) -> None:
     done = Place(place.root, unknown, place.server).run("maintain", "digits")
     assert done.returncode == 2
     assert re.fullmatch(r"requant: Prefect at .* PREFECT_API_AUTH_STRING as user:password\n", done.stderr)
+
+
+def test_a_process_ends_with_its_server_and_waits_for_nobody(tmp_path: Path) -> None:
+    """Prefect's client would go on handing over log lines, for minutes, to a server that has stopped."""
+    code = (
+        "from infra.settings import use_workspace\n"
+        f"chosen = use_workspace({str(tmp_path / 'workspace')!r})\n"
+        "from flows.runtime import orchestrator\n"
+        "with orchestrator(chosen):\n"
+        "    from flows.reconcile import reconcile\n"
+        "    reconcile()\n"
+        "print('stopped', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stopped\n"
+    assert process.wait(15) == 0
