@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from infra.access.serve import Guarded
@@ -18,6 +18,7 @@ CHOICE = (
     b"<script>localStorage.getItem('mlflow.workflowType_v1') || "
     b"localStorage.setItem('mlflow.workflowType_v1', '\"machine_learning\"')</script>"
 )
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 Next = Callable[[Request], Awaitable[Response]]
 
 
@@ -39,7 +40,15 @@ def application() -> Guarded:
     from mlflow.server.fastapi_app import app
 
     app.middleware("http")(_on_models_first)
+    app.middleware("http")(_without_assistant)
     return Guarded(cast(ASGIApp, app))
+
+
+async def _without_assistant(request: Request, call_next: Next) -> Response:
+    """Refuse MLflow's assistant, which runs commands on this host for whoever has a session."""
+    if request.url.path.rstrip("/").startswith(ASSISTANT):
+        return PlainTextResponse("MLflow's assistant is off: it runs commands on this host.\n", 403)
+    return await call_next(request)
 
 
 async def _on_models_first(request: Request, call_next: Next) -> Response:

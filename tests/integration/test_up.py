@@ -209,6 +209,14 @@ def test_the_session_of_the_consoles_link_opens_the_neighbours(up: Up) -> None:
         assert browser.get(f"{up.addresses['Prefect']}/ui-settings").json()["auth"] is None
 
 
+def test_a_session_opens_pages_and_no_shell(up: Up) -> None:
+    """MLflow brings an assistant that runs commands on the host of its server."""
+    assistant = f"{up.addresses['MLflow']}/ajax-api/3.0/mlflow/assistant"
+    for path in ("", "/message", "/config", "/providers/anything"):
+        for method in ("GET", "POST", "PUT"):
+            assert httpx.request(method, assistant + path, headers=key(up.workspace)).status_code == 403
+
+
 def test_everything_listens_on_this_machine_only(up: Up) -> None:
     family = [psutil.Process(up.process.pid), *psutil.Process(up.process.pid).children(recursive=True)]
     listening = []
