@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from datetime import timedelta
 
 from infra.errors import BadInput
@@ -12,7 +13,9 @@ from tasks.models.spec import ScheduleSpec
 def require_schedulable(rule: ScheduleSpec, *, where: str) -> None:
     """Raise `BadInput` for a zone, a date or a dialect that Prefect refuses, or a date that never comes to pass."""
     # Imported late: Prefect's server takes seconds to import, and only a registration asks it.
-    from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a home folder that is not there yet, which none of this needs
+        from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 
     asked: CronSchedule | IntervalSchedule
     if rule.cron is not None and len(rule.cron.split()) not in (1, 5):  # one: @daily and its like
