@@ -34,6 +34,7 @@ from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import Settings
 from infra.supervision import port_of, running
 
+OURS = (PREFECT, MLFLOW, EVIDENTLY, CONSOLE)
 POLL_S = 0.5
 
 
@@ -72,14 +73,11 @@ def link(settings: Settings, console: str, subject: str) -> str:
 
 
 def _start(settings: Settings, ready: Ready, stack: ExitStack) -> list[subprocess.Popen[bytes]]:
-    own = _own(settings)
-    opened = {service: listen(settings, service) for service in own}
-    elsewhere = {PREFECT: settings.prefect_api_url, MLFLOW: settings.mlflow_server}
+    elsewhere = _elsewhere(settings)
+    opened = {service: listen(settings, service) for service in OURS if service not in elsewhere}
     addresses = {service.name: address_of(one) for service, one in opened.items()}
-    addresses |= {service.name: given for service, given in elsewhere.items() if given}
-    moved = tuple(
-        _moved(settings, service, one) for service, one in opened.items() if _is_moved(settings, service, one)
-    )
+    addresses |= {service.name: given for service, given in elsewhere.items()}
+    moved = tuple(filter(None, (_moved(settings, service, one) for service, one in opened.items())))
     environment = _environment(settings, opened, addresses)
     services = stack.enter_context(started(settings, opened, environment=environment))
     stack.enter_context(using(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING")))
@@ -105,10 +103,10 @@ def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def _own(settings: Settings) -> tuple[Service, ...]:
-    """Return the services that no setting names elsewhere."""
+def _elsewhere(settings: Settings) -> dict[Service, str]:
+    """Return the services that the settings name an address of."""
     given = {PREFECT: settings.prefect_api_url, MLFLOW: settings.mlflow_server}
-    return tuple(one for one in (PREFECT, MLFLOW, EVIDENTLY, CONSOLE) if not given.get(one))
+    return {service: address for service, address in given.items() if address}
 
 
 def _environment(
@@ -126,13 +124,10 @@ def _titles(shown: Mapping[str, str]) -> dict[str, str]:
     return {service.title: shown[service.name] for service in (PREFECT, MLFLOW, EVIDENTLY)}
 
 
-def _is_moved(settings: Settings, service: Service, opened: socket.socket) -> bool:
-    return bool(port_of(opened) != getattr(settings, service.port_setting))
-
-
-def _moved(settings: Settings, service: Service, opened: socket.socket) -> str:
-    usual = getattr(settings, service.port_setting)
-    return f"port {usual} is taken, so {service.title} listens on {port_of(opened)}"
+def _moved(settings: Settings, service: Service, opened: socket.socket) -> str | None:
+    """Tell where a service listens whose usual port is taken; None where it has the port that was asked for."""
+    usual, port = getattr(settings, service.port_setting), port_of(opened)
+    return f"port {usual} is taken, so {service.title} listens on {port}" if usual not in (0, port) else None
 
 
 def _watch(settings: Settings, processes: list[subprocess.Popen[bytes]]) -> None:
