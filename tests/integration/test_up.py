@@ -1,5 +1,6 @@
 """`requant up`: scheduled runs happen by themselves, nobody else gets in, and nothing is left behind."""
 
+import json
 import os
 import re
 import shutil
@@ -149,6 +150,25 @@ def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
     assert shown
     expected = {one["expected_start_time"].replace("Z", "+00:00") for one in runs(up)}
     assert shown[1] in expected, "a run that exists on the server"
+
+
+def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
+    chosen = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "doctor", "--json"],
+        env={**chosen, "REQUANT_WORKSPACE": str(up.workspace.root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    checks = {one["what"]: one for one in json.loads(done.stdout)}
+    assert checks["Prefect"] == {
+        "what": "Prefect",
+        "state": "fine",
+        "found": f"{up.addresses['Prefect']}/api",
+        "mend": "",
+    }
+    assert "digits" in checks["schedules"]["found"], checks["schedules"]
 
 
 def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(up: Up, tmp_path: Path) -> None:
