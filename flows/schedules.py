@@ -4,14 +4,17 @@ Prefect alone computes dates. A second computation would differ from it around c
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
@@ -22,7 +25,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.states import Cancelled
@@ -30,6 +33,10 @@ from prefect.states import Cancelled
 from infra.errors import Unavailable
 from tasks.models.spec import ScheduleSpec
 
+TAG = "requant"
+"""Of every deployment of ours: a server may be shared with others."""
+PAGE = 200
+"""Deployments that one question to the server answers with."""
 GRACE = timedelta(seconds=90)
 """A run that starts later than this is overdue: its process alone takes seconds to start."""
 PATIENCE = timedelta(minutes=2)
@@ -61,7 +68,7 @@ def upcoming(models: Sequence[str] | None = None) -> Mapping[str, Upcoming]:
     """Return every scheduled model's runs as the server has them; raises `Unavailable`."""
     try:
         with get_client(sync_client=True) as client:
-            scheduled = [one for one in client.read_deployments() if one.schedules and one.parameters.get("model")]
+            scheduled = [one for one in _ours(client) if one.schedules and one.parameters.get("model")]
             chosen = [one for one in scheduled if models is None or one.parameters["model"] in models]
             return {str(one.parameters["model"]): _upcoming(client, one) for one in chosen}
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
@@ -80,27 +87,62 @@ def drop_superseded() -> int:
     """
     dropped = 0
     with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments():
+        for deployment in _ours(client):
             if not deployment.schedules:
                 continue
             late = [run for run in _waiting(client, deployment, before=datetime.now(UTC)) if run.auto_scheduled]
             for run in late[:-1]:
+                if not _still_waits(client, run):  # a runner was faster
+                    continue
                 state: State[None] = Cancelled(message="a later run of the same schedule stands in for it")
                 client.set_flow_run_state(run.id, state)
                 dropped += 1
     return dropped
 
 
-def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
-    """Remove the schedules that an earlier spec named: Prefect keeps what another slug stands for.
+def keep_what_people_set(deployment: RunnerDeployment) -> None:
+    """Take over, before a deployment is applied again, what a person paused or added in Prefect.
 
-    One without a slug was made by a person in Prefect, and stays.
+    A schedule without a slug was made there; Prefect would replace it.
     """
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_deployment_by_name(deployment.full_name)
+        except ObjectNotFound:
+            return
+    deployment.paused = known.paused
+    active = {one.slug: one.active for one in known.schedules}
+    for schedule in deployment.schedules or ():
+        schedule.active = active.get(schedule.slug, schedule.active)
+    added = [
+        DeploymentScheduleCreate(schedule=one.schedule, active=one.active, parameters=one.parameters)
+        for one in known.schedules
+        if not one.slug
+    ]
+    if added:
+        deployment.schedules = [*(deployment.schedules or ()), *added]
+
+
+def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
+    """Remove the schedules that an earlier spec named: Prefect keeps what another slug stands for."""
     kept = {one.slug for one in deployment.schedules or ()}
     with get_client(sync_client=True) as client:
         for schedule in client.read_deployment_schedules(applied):
             if schedule.slug and schedule.slug not in kept:
                 client.delete_deployment_schedule(applied, schedule.id)
+
+
+def _ours(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
+    """Every deployment of ours, page by page."""
+    ours, offset = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), 0
+    while page := client.read_deployments(deployment_filter=ours, limit=PAGE, offset=offset):
+        yield from page
+        offset += len(page)
+
+
+def _still_waits(client: SyncPrefectClient, run: FlowRun) -> bool:
+    state = client.read_flow_run(run.id).state
+    return state is not None and state.is_scheduled()
 
 
 def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upcoming:

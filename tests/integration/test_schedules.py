@@ -1,0 +1,110 @@
+"""Deployments on a real server: what applying them again leaves alone, and whose late runs are dropped."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.runner import Runner
+
+from infra.settings import Settings
+from tests.integration.conftest import EXAMPLES
+
+pytestmark = pytest.mark.timeout(400)
+NIGHTLY = {"cron": "0 3 * * *", "timezone": "UTC"}
+
+
+@pytest.fixture(scope="module")
+def client(shared_workspace: Settings) -> Iterator[SyncPrefectClient]:
+    """A client of a server that holds our deployments and creates no runs by itself."""
+    from flows.deploy import deploy
+    from flows.runtime import server, using
+    from tasks.models.catalog import register
+
+    register(EXAMPLES / "digits" / "model.yaml")
+    with server(shared_workspace, services=False) as address, using(address, shared_workspace.secret().basic):
+        deploy(address)
+        with get_client(sync_client=True) as made:
+            yield made
+
+
+def late_runs(client: SyncPrefectClient, deployment: UUID, count: int) -> None:
+    """Let the server hold runs that a schedule made and nobody started, a minute apart."""
+    first = datetime.now(UTC) - timedelta(minutes=count)
+    asked = {"start_time": first.isoformat(), "end_time": datetime.now(UTC).isoformat(), "max_runs": count}
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json=asked)
+
+
+@flow
+def stranger() -> None:
+    """Somebody else's."""
+
+
+def waiting(client: SyncPrefectClient, deployment: UUID) -> list[str]:
+    from flows.schedules import _waiting
+
+    return [run.name for run in _waiting(client, client.read_deployment(deployment), before=datetime.now(UTC))]
+
+
+def test_late_runs_of_others_on_a_shared_server_are_left_alone(client: SyncPrefectClient) -> None:
+    from flows.schedules import drop_superseded
+
+    foreign: Any = stranger.to_deployment(name="stranger", cron="* * * * *", parameters={})
+    theirs = foreign.apply()
+    ours = client.read_deployment_by_name("reconcile/reconcile").id
+    for deployment in (theirs, ours):
+        late_runs(client, deployment, 15)
+    before = waiting(client, theirs)
+    assert len(before) > 1
+    assert len(waiting(client, ours)) > 1
+    assert drop_superseded() >= 1
+    assert waiting(client, theirs) == before
+    assert len(waiting(client, ours)) == 1
+
+
+def test_what_people_set_in_prefect_outlives_that_a_deployment_is_applied_again(client: SyncPrefectClient) -> None:
+    from flows.deploy import deploy
+
+    digits = client.read_deployment_by_name("maintenance/digits")
+    (nightly,) = digits.schedules
+    client.update_deployment_schedule(digits.id, nightly.id, active=False)
+    client.pause_deployment(digits.id)
+    for _ in range(2):
+        deploy("here")
+        again = client.read_deployment(digits.id)
+        assert (again.paused, [one.active for one in again.schedules]) == (True, [False])
+    client.create_deployment_schedules(digits.id, [(CronSchedule(**NIGHTLY), True)])
+    for _ in range(2):
+        deploy("here")
+        found = {one.slug: one.active for one in client.read_deployment(digits.id).schedules}
+        assert found == {"nightly": False, None: True}
+
+
+def test_a_model_whose_spec_was_out_of_reach_is_scheduled_once_it_can_be_read(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    from flows import deployments, serving
+    from infra.errors import Unavailable
+
+    def away(name: str) -> None:
+        raise Unavailable("the store does not answer")
+
+    runner = Runner(name="test")
+    with monkeypatch.context() as patched:
+        patched.setattr(deployments, "current_spec", away)
+        known = asyncio.run(serving._apply(runner, None))
+    assert known == {"digits": ""}
+    assert asyncio.run(serving._apply(runner, known)).get("digits")
+
+
+def test_deployments_that_take_any_model_are_applied_once_while_none_is_registered(shared_workspace: Settings) -> None:
+    from flows import serving
+
+    assert serving._shared({}, None)
+    assert serving._shared({}, {}) == []
