@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -28,7 +29,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Crashed
 
 from infra.errors import Unavailable
 from tasks.models.spec import ScheduleSpec
@@ -37,6 +38,8 @@ TAG = "requant"
 """Of every deployment of ours: a server may be shared with others."""
 PAGE = 200
 """Deployments that one question to the server answers with."""
+TAKEN_UP = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+"""States of a run that a process has taken up."""
 GRACE = timedelta(seconds=90)
 """A run that starts later than this is overdue: its process alone takes seconds to start."""
 PATIENCE = timedelta(minutes=2)
@@ -98,6 +101,25 @@ def drop_superseded() -> int:
                 client.set_flow_run_state(run.id, state)
                 dropped += 1
     return dropped
+
+
+def close_broken_off() -> int:
+    """Call runs crashed that a process before this one took up and never ended; returns how many.
+
+    Only for a server of our own, before anything is taken up: a process that is killed cannot say so itself.
+    """
+    with get_client(sync_client=True) as client:
+        deployed = [one.id for one in _ours(client) if one.work_pool_name is None]
+        taken_up = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TAKEN_UP)))
+        begun = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=deployed), state=taken_up)
+        runs = client.read_flow_runs(flow_run_filter=begun) if deployed else []
+        inside = FlowRunFilterParentFlowRunId(any_=[run.id for run in runs])
+        if runs:
+            runs += client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=inside, state=taken_up))
+        for run in runs:
+            state: State[None] = Crashed(message="broken off: the process that ran it is gone")
+            client.set_flow_run_state(run.id, state, force=True)
+    return len(runs)
 
 
 def keep_what_people_set(deployment: RunnerDeployment) -> None:

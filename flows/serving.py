@@ -12,7 +12,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 
 from flows.deployments import maintenance_deployment, shared_deployments
-from flows.schedules import drop_earlier_schedules, drop_superseded, keep_what_people_set
+from flows.schedules import close_broken_off, drop_earlier_schedules, drop_superseded, keep_what_people_set
 from flows.services import served_mark
 from infra.errors import RequantError
 from infra.settings import settings, use_workspace
@@ -30,6 +30,8 @@ async def serve() -> None:
     """Serve until stopped; every deployment is applied before the first run starts."""
     runner = Runner(name="requant", limit=LIMIT)
     known = await _apply(runner, None)
+    if settings().prefect_api_url is None:  # on a shared server, others may run the same
+        await asyncio.to_thread(close_broken_off)
     await asyncio.to_thread(drop_superseded)  # before the runner takes the oldest
     mark = served_mark(settings())
     mark.parent.mkdir(parents=True, exist_ok=True)

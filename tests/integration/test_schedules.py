@@ -11,24 +11,25 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.runner import Runner
+from prefect.states import Running
 
 from infra.settings import Settings
 from tests.integration.conftest import EXAMPLES
 
 pytestmark = pytest.mark.timeout(400)
-NIGHTLY = {"cron": "0 3 * * *", "timezone": "UTC"}
 
 
 @pytest.fixture(scope="module")
 def client(shared_workspace: Settings) -> Iterator[SyncPrefectClient]:
     """A client of a server that holds our deployments and creates no runs by itself."""
-    from flows.deploy import deploy
+    from flows.deployments import all_deployments
     from flows.runtime import server, using
     from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     with server(shared_workspace, services=False) as address, using(address, shared_workspace.secret().basic):
-        deploy(address)
+        for one in all_deployments():
+            one.apply()
         with get_client(sync_client=True) as made:
             yield made
 
@@ -67,6 +68,25 @@ def test_late_runs_of_others_on_a_shared_server_are_left_alone(client: SyncPrefe
     assert len(waiting(client, ours)) == 1
 
 
+def test_runs_whose_process_is_gone_do_not_run_forever(client: SyncPrefectClient) -> None:
+    from flows.schedules import close_broken_off
+
+    given = {"model": "digits", "reason": "r"}
+    begun, waits = (
+        client.create_flow_run_from_deployment(
+            client.read_deployment_by_name("rollback/rollback").id, parameters=given, idempotency_key=key
+        )
+        for key in ("begun", "waits")
+    )
+    by_hand = client.create_flow_run(stranger)
+    for run in (begun, by_hand):
+        client.set_flow_run_state(run.id, Running(), force=True)
+    assert close_broken_off() == 1
+    assert close_broken_off() == 0
+    named = [client.read_flow_run(run.id).state_name for run in (begun, waits, by_hand)]
+    assert named == ["Crashed", "Scheduled", "Running"]
+
+
 def test_what_people_set_in_prefect_outlives_that_a_deployment_is_applied_again(client: SyncPrefectClient) -> None:
     from flows.deploy import deploy
 
@@ -78,7 +98,8 @@ def test_what_people_set_in_prefect_outlives_that_a_deployment_is_applied_again(
         deploy("here")
         again = client.read_deployment(digits.id)
         assert (again.paused, [one.active for one in again.schedules]) == (True, [False])
-    client.create_deployment_schedules(digits.id, [(CronSchedule(**NIGHTLY), True)])
+    added: list[Any] = [(CronSchedule(cron="0 3 * * *", timezone="UTC"), True)]
+    client.create_deployment_schedules(digits.id, added)
     for _ in range(2):
         deploy("here")
         found = {one.slug: one.active for one in client.read_deployment(digits.id).schedules}
