@@ -229,6 +229,10 @@ def test_the_session_of_the_consoles_link_opens_the_neighbours(up: Up) -> None:
         assert browser.get(f"{up.addresses['Prefect']}/ui-settings").json()["auth"] is None
 
 
+def test_a_port_that_was_not_asked_for_is_not_called_taken(up: Up) -> None:
+    assert "taken" not in up.output.read_text()
+
+
 def test_everything_listens_on_this_machine_only(up: Up) -> None:
     family = [psutil.Process(up.process.pid), *psutil.Process(up.process.pid).children(recursive=True)]
     listening = []
@@ -334,6 +338,17 @@ def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(workspac
     assert (workspace.root / "run" / "services.json").exists(), "its note is stale now"
     with running(workspace, tmp_path / "second.log") as second:
         assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
+
+
+def test_a_service_that_is_gone_is_named_and_leaves_nothing_running(workspace: Settings, tmp_path: Path) -> None:
+    with running(workspace, tmp_path / "up.log") as up:
+        family = psutil.Process(up.process.pid).children(recursive=True)
+        (evidently,) = (one for one in family if "evidently" in one.cmdline())
+        evidently.kill()
+        assert up.process.wait(90) == 2
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert alive == []
+    assert f"evidently stopped (exit -9), so everything did: see {workspace.root}" in up.output.read_text()
 
 
 def test_a_port_that_is_taken_is_left_alone(workspace: Settings, tmp_path: Path) -> None:
