@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 async def serve() -> None:
     """Serve until stopped; every deployment is applied before the first run starts."""
-    runner = Runner(name="requant", limit=LIMIT)
+    runner = Runner(name="requant", limit=LIMIT, pause_on_shutdown=False)  # a pause is for people to set
     known = await _apply(runner, None)
     if settings().prefect_api_url is None:  # on a shared server, others may run the same
         await asyncio.to_thread(close_broken_off)

@@ -1,6 +1,7 @@
 """Deployments on a real server: what applying them again leaves alone, and whose late runs are dropped."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,6 +51,18 @@ def waiting(client: SyncPrefectClient, deployment: UUID) -> list[str]:
     from flows.schedules import _waiting
 
     return [run.name for run in _waiting(client, client.read_deployment(deployment), before=datetime.now(UTC))]
+
+
+def test_the_end_of_serving_pauses_nothing(client: SyncPrefectClient, shared_workspace: Settings) -> None:
+    from flows import serving
+    from flows.services import served_mark
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(serving.serve(), 12))
+    signal.signal(signal.SIGTERM, before)
+    assert served_mark(shared_workspace).exists()
+    assert not client.read_deployment_by_name("reconcile/reconcile").paused
 
 
 def test_late_runs_of_others_on_a_shared_server_are_left_alone(client: SyncPrefectClient) -> None:
