@@ -132,7 +132,9 @@ def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) ->
         )
     if unknown:
         return Check("schedules", "broken", f"not deployed: {', '.join(unknown)}", "`requant up` or `requant deploy`")
-    ahead = ", ".join(f"{one.model} {one.next_run or 'paused'}" for one in scheduled.values())
+    ahead = ", ".join(
+        f"{one.model} {'paused' if one.paused else one.next_run or 'not created yet'}" for one in scheduled.values()
+    )
     return Check("schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered")
 
 

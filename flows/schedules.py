@@ -56,7 +56,7 @@ class Upcoming:
     next_run: str | None  # ISO 8601: when the next run that exists on the server is expected to start
     late: int  # runs that should have started and have not, `LATE_AT_MOST` at most
     overdue_s: float  # how long the oldest of them has waited; 0 when none is overdue
-    paused: bool
+    paused: bool  # the deployment, or every schedule of it
     missing: str | None  # when a run was due that the server never created, ISO 8601
 
 
@@ -172,7 +172,8 @@ def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upco
     late = _waiting(client, deployment, before=now)
     ahead = _waiting(client, deployment, after=now, limit=1)
     waited = max((now - _expected(run) for run in late), default=timedelta())
-    missing = None if ahead or late or deployment.paused else _missed(client, deployment, now)
+    paused = deployment.paused or not any(one.active for one in deployment.schedules)
+    missing = None if ahead or late or paused else _missed(client, deployment, now)
     if missing is not None:
         waited = now - missing
     return Upcoming(
@@ -180,7 +181,7 @@ def _upcoming(client: SyncPrefectClient, deployment: DeploymentResponse) -> Upco
         next_run=_expected(ahead[0]).isoformat() if ahead else None,
         late=len(late),
         overdue_s=waited.total_seconds() if waited > GRACE else 0.0,
-        paused=deployment.paused,
+        paused=paused,
         missing=None if missing is None else missing.isoformat(),
     )
 

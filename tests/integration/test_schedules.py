@@ -102,10 +102,16 @@ def test_runs_whose_process_is_gone_do_not_run_forever(client: SyncPrefectClient
 
 def test_what_people_set_in_prefect_outlives_that_a_deployment_is_applied_again(client: SyncPrefectClient) -> None:
     from flows.deploy import deploy
+    from flows.doctor import judge_schedules
+    from flows.schedules import upcoming
 
     digits = client.read_deployment_by_name("maintenance/digits")
     (nightly,) = digits.schedules
+    assert not upcoming()["digits"].paused
+    assert judge_schedules(["digits"], upcoming()).found == "next runs: digits not created yet"
     client.update_deployment_schedule(digits.id, nightly.id, active=False)
+    assert upcoming()["digits"].paused
+    assert judge_schedules(["digits"], upcoming()).found == "next runs: digits paused"
     client.pause_deployment(digits.id)
     for _ in range(2):
         deploy("here")
