@@ -15,7 +15,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 
 from flows.deployments import all_deployments
-from flows.schedules import drop_earlier_schedules
+from flows.schedules import drop_earlier_schedules, keep_what_people_set
 from infra.errors import BadInput, Unavailable
 
 POOL = "requant"
@@ -66,6 +66,7 @@ def _make_pool(name: str) -> None:
 
 
 def _apply(deployment: RunnerDeployment, pool: str) -> str:
+    keep_what_people_set(deployment)
     applied = cast(UUID, deployment.apply(work_pool_name=pool))  # sync outside of an event loop
     drop_earlier_schedules(applied, deployment)
     return f"{deployment.flow_name}/{deployment.name}"

@@ -24,7 +24,7 @@ from flows.orders import signed_order
 from flows.reconcile import reconcile
 from flows.requantize import requantize
 from flows.rollback import rollback
-from flows.schedules import as_prefect
+from flows.schedules import TAG, as_prefect
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from tasks.models.registration import current_spec, model_names
@@ -32,7 +32,6 @@ from tasks.quantization.recipes import RECIPES
 
 RECONCILE_CRON = "*/5 * * * *"
 ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval, intake)
-TAG = "requant"
 _log = logging.getLogger(__name__)
 
 

@@ -105,9 +105,12 @@ def _artifacts(settings: Settings) -> Check:
 def _schedules(settings: Settings) -> Check:
     """What Prefect should have scheduled and has not, or has scheduled and nobody runs."""
     reached = prefect_environment(settings)
-    if not reached or not healthy(reached["PREFECT_API_URL"]):
-        return Check("schedules", "absent", "no Prefect server answers", "`requant up` keeps the schedules")
+    silent = Check("schedules", "absent", "no Prefect server answers", "`requant up` keeps the schedules")
+    if not reached:
+        return silent
     with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        if not healthy(reached["PREFECT_API_URL"]):
+            return silent
         from flows.schedules import upcoming
 
         return judge_schedules(model_names(settings.store()), upcoming())
@@ -129,14 +132,19 @@ def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) ->
         )
     if unknown:
         return Check("schedules", "broken", f"not deployed: {', '.join(unknown)}", "`requant up` or `requant deploy`")
-    ahead = ", ".join(f"{one.model} {one.next_run or 'paused'}" for one in scheduled.values())
+    ahead = ", ".join(
+        f"{one.model} {'paused' if one.paused else one.next_run or 'not created yet'}" for one in scheduled.values()
+    )
     return Check("schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered")
 
 
 def _prefect(settings: Settings) -> Check:
-    address = settings.prefect_api_url or running_server(settings)
+    address = settings.prefect_api_url
     if address is None:
-        return Check("Prefect", "absent", "no server runs", "`requant up` starts one; single commands start their own")
+        running = running_server(settings)  # has proved that it is ours
+        if running is not None:
+            return Check("Prefect", "fine", running)
+        return Check("Prefect", "absent", "no server runs", "`requant up` starts one; flows need none")
     if not healthy(address):
         return Check("Prefect", "broken", f"no answer at {address}", "start it, or correct REQUANT_PREFECT_API_URL")
     return Check("Prefect", "fine", address)

@@ -3,6 +3,7 @@
 What a run leaves for its page (notes, tables, progress) has no equivalent without a server and is left out there.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar, cast
@@ -17,8 +18,11 @@ from prefect.utilities.callables import get_call_parameters
 from flows import runtime
 from flows.identity import one_actor
 from infra.errors import BadInput
+from infra.settings import settings, use_workspace
 from tasks.step import flow_run_id, in_flow_run
 
+WORKERS_RUN = "PREFECT__FLOW_RUN_ID"
+"""Set by Prefect for a process that it starts for one run."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -32,12 +36,28 @@ def orchestrated(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P,
     def made(fn: Callable[P, R]) -> Flow[P, R]:
         @wraps(fn)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
+            _settle_in()
             with one_actor():
                 return _told(fn(*args, **kwargs))
 
         return flow(name=name, flow_run_name=run_name)(body)
 
     return made
+
+
+def _settle_in() -> None:
+    """Point the process that a worker started for a run at its workspace, as the command line does for its own.
+
+    A worker starts it in a folder that is deleted afterwards: a workspace there, and the key in it, would be lost.
+    """
+    if WORKERS_RUN not in os.environ:
+        return
+    if not settings().workspace.is_absolute():
+        raise BadInput(
+            f"this run's workspace would be {settings().root}, which its worker deletes: "
+            "set REQUANT_WORKSPACE to an absolute path where the worker is started"
+        )
+    use_workspace(None)
 
 
 def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -11,10 +11,14 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -22,14 +26,20 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Crashed
 
 from infra.errors import Unavailable
 from tasks.models.spec import ScheduleSpec
 
+TAG = "requant"
+"""Of every deployment of ours: a server may be shared with others."""
+PAGE = 200
+"""Deployments that one question to the server answers with."""
+TAKEN_UP = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+"""States of a run that a process has taken up."""
 GRACE = timedelta(seconds=90)
 """A run that starts later than this is overdue: its process alone takes seconds to start."""
 PATIENCE = timedelta(minutes=2)
@@ -46,7 +56,7 @@ class Upcoming:
     next_run: str | None  # ISO 8601: when the next run that exists on the server is expected to start
     late: int  # runs that should have started and have not, `AT_MOST` at most
     overdue_s: float  # how long the oldest of them has waited; 0 when none is overdue
-    paused: bool
+    paused: bool  # the deployment, or every schedule of it
     missing: str | None  # when a run was due that the server never created, ISO 8601
 
 
@@ -61,7 +71,7 @@ def upcoming() -> Mapping[str, Upcoming]:
     """Return every scheduled model's runs as the server has them; raises `Unavailable`."""
     try:
         with get_client(sync_client=True) as client:
-            scheduled = [one for one in client.read_deployments() if one.schedules and one.parameters.get("model")]
+            scheduled = [one for one in _ours(client) if one.schedules and one.parameters.get("model")]
             return {one.model: one for one in _upcoming(client, scheduled)}
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise Unavailable(f"Prefect did not tell its schedules ({error}): see whether its server runs") from error
@@ -79,26 +89,80 @@ def drop_superseded() -> int:
     """
     dropped = 0
     with get_client(sync_client=True) as client:
-        scheduled = [one for one in client.read_deployments() if one.schedules]
+        scheduled = [one for one in _ours(client) if one.schedules]
         waiting = _waiting(client, scheduled, before=datetime.now(UTC)) if scheduled else []
         for late in _by_deployment([run for run in waiting if run.auto_scheduled]).values():
             for run in late[:-1]:
+                if not _still_waits(client, run):  # a runner was faster
+                    continue
                 state: State[None] = Cancelled(message="a later run of the same schedule stands in for it")
                 client.set_flow_run_state(run.id, state)
                 dropped += 1
     return dropped
 
 
-def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
-    """Remove the schedules that an earlier spec named: Prefect keeps what another slug stands for.
+def close_broken_off() -> int:
+    """Call runs crashed that a process before this one took up and never ended; returns how many.
 
-    One without a slug was made by a person in Prefect, and stays.
+    Only for a server of our own, before anything is taken up: a process that is killed cannot say so itself.
     """
+    with get_client(sync_client=True) as client:
+        deployed = [one.id for one in _ours(client) if one.work_pool_name is None]
+        taken_up = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TAKEN_UP)))
+        begun = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=deployed), state=taken_up)
+        runs = client.read_flow_runs(flow_run_filter=begun) if deployed else []
+        inside = FlowRunFilterParentFlowRunId(any_=[run.id for run in runs])
+        if runs:
+            runs += client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=inside, state=taken_up))
+        for run in runs:
+            state: State[None] = Crashed(message="broken off: the process that ran it is gone")
+            client.set_flow_run_state(run.id, state, force=True)
+    return len(runs)
+
+
+def keep_what_people_set(deployment: RunnerDeployment) -> None:
+    """Take over, before a deployment is applied again, what a person paused or added in Prefect.
+
+    A schedule without a slug was made there; Prefect would replace it.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_deployment_by_name(deployment.full_name)
+        except ObjectNotFound:
+            return
+    deployment.paused = known.paused
+    active = {one.slug: one.active for one in known.schedules}
+    for schedule in deployment.schedules or ():
+        schedule.active = active.get(schedule.slug, schedule.active)
+    added = [
+        DeploymentScheduleCreate(schedule=one.schedule, active=one.active, parameters=one.parameters)
+        for one in known.schedules
+        if not one.slug
+    ]
+    if added:
+        deployment.schedules = [*(deployment.schedules or ()), *added]
+
+
+def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
+    """Remove the schedules that an earlier spec named: Prefect keeps what another slug stands for."""
     kept = {one.slug for one in deployment.schedules or ()}
     with get_client(sync_client=True) as client:
         for schedule in client.read_deployment_schedules(applied):
             if schedule.slug and schedule.slug not in kept:
                 client.delete_deployment_schedule(applied, schedule.id)
+
+
+def _ours(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
+    """Every deployment of ours, page by page."""
+    ours, offset = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), 0
+    while page := client.read_deployments(deployment_filter=ours, limit=PAGE, offset=offset):
+        yield from page
+        offset += len(page)
+
+
+def _still_waits(client: SyncPrefectClient, run: FlowRun) -> bool:
+    state = client.read_flow_run(run.id).state
+    return state is not None and state.is_scheduled()
 
 
 def _upcoming(client: SyncPrefectClient, scheduled: Sequence[DeploymentResponse]) -> Iterator[Upcoming]:
@@ -119,7 +183,8 @@ def _of_model(
     now: datetime,
 ) -> Upcoming:
     waited = max((now - _expected(run) for run in late), default=timedelta())
-    missing = None if ahead or late or deployment.paused else _missed(client, deployment, now)
+    paused = deployment.paused or not any(one.active for one in deployment.schedules)
+    missing = None if ahead or late or paused else _missed(client, deployment, now)
     if missing is not None:
         waited = now - missing
     return Upcoming(
@@ -127,7 +192,7 @@ def _of_model(
         next_run=_expected(ahead[0]).isoformat() if ahead else None,
         late=len(late),
         overdue_s=waited.total_seconds() if waited > GRACE else 0.0,
-        paused=deployment.paused,
+        paused=paused,
         missing=None if missing is None else missing.isoformat(),
     )
 

@@ -12,7 +12,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 
 from flows.deployments import maintenance_deployment, shared_deployments
-from flows.schedules import drop_earlier_schedules, drop_superseded
+from flows.schedules import close_broken_off, drop_earlier_schedules, drop_superseded, keep_what_people_set
 from flows.services import served_mark
 from infra.errors import RequantError
 from infra.settings import settings, use_workspace
@@ -28,8 +28,11 @@ _log = logging.getLogger(__name__)
 
 async def serve() -> None:
     """Serve until stopped; every deployment is applied before the first run starts."""
-    runner = Runner(name="requant", limit=LIMIT)
-    known = await _apply(runner, {})
+    runner = Runner(name="requant", limit=LIMIT, pause_on_shutdown=False)  # a pause is for people to set
+    known = await _apply(runner, None)
+    if settings().prefect_api_url is None:  # on a shared server, others may run the same
+        await asyncio.to_thread(close_broken_off)
+    await asyncio.to_thread(drop_superseded)  # before the runner takes the oldest
     mark = served_mark(settings())
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -53,13 +56,20 @@ async def _follow(runner: Runner, known: Mapping[str, str]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _apply(runner: Runner, known: Mapping[str, str]) -> Mapping[str, str]:
-    """Apply the deployments of what was registered since; returns every model's digest."""
+async def _apply(runner: Runner, known: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Apply the deployments of what was registered since; returns every model's digest, "" for one to try again.
+
+    None is known before the first look, which applies also those that take any model.
+    """
     registered = await asyncio.to_thread(_registered)
-    for deployment in await asyncio.to_thread(_changed, registered, known):
+    shared = await asyncio.to_thread(_shared, registered, known)
+    scheduled = await asyncio.to_thread(_changed, registered, known or {})
+    for deployment in [*shared, *filter(None, scheduled.values())]:
+        await asyncio.to_thread(keep_what_people_set, deployment)
         applied = await runner.aadd_deployment(deployment)
         await asyncio.to_thread(drop_earlier_schedules, applied, deployment)
-    return registered
+    failed = [name for name, deployment in scheduled.items() if deployment is None]
+    return registered | dict.fromkeys(failed, "")
 
 
 def _registered() -> dict[str, str]:
@@ -72,10 +82,16 @@ def _registered() -> dict[str, str]:
     return digests
 
 
-def _changed(registered: Mapping[str, str], known: Mapping[str, str]) -> list[RunnerDeployment]:
-    fresh = [name for name, digest in registered.items() if known.get(name) != digest]
-    shared = shared_deployments(sorted(registered)) if fresh or not known else []
-    return [*shared, *filter(None, map(maintenance_deployment, fresh))]
+def _shared(registered: Mapping[str, str], known: Mapping[str, str] | None) -> list[RunnerDeployment]:
+    """Only where a name came: each time they are applied, the runs ahead are made anew."""
+    if known is not None and registered.keys() <= known.keys():
+        return []
+    return shared_deployments(sorted(registered))
+
+
+def _changed(registered: Mapping[str, str], known: Mapping[str, str]) -> dict[str, RunnerDeployment | None]:
+    fresh = (name for name, digest in registered.items() if known.get(name) != digest)
+    return {name: maintenance_deployment(name) for name in fresh}
 
 
 if __name__ == "__main__":

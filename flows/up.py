@@ -36,6 +36,8 @@ from infra.supervision import port_of, running
 
 OURS = (PREFECT, MLFLOW, EVIDENTLY, CONSOLE)
 POLL_S = 0.5
+SCHEDULES = "schedules"
+"""The name of the log of what runs the schedules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ def link(settings: Settings, console: str, subject: str) -> str:
     return f"{console}/?{LOGIN}={Sessions(settings.secret()).link(subject)}"
 
 
-def _start(settings: Settings, ready: Ready, stack: ExitStack) -> list[subprocess.Popen[bytes]]:
+def _start(settings: Settings, ready: Ready, stack: ExitStack) -> dict[str, subprocess.Popen[bytes]]:
+    """Start all; returns what runs, by the name of its log."""
     elsewhere = _elsewhere(settings)
     opened = {service: listen(settings, service) for service in OURS if service not in elsewhere}
     addresses = {service.name: address_of(one) for service, one in opened.items()}
@@ -85,13 +88,13 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> list[subproces
     shown = {name: without_password(address).removesuffix("/api") for name, address in addresses.items()}
     stack.enter_context(announced(settings, shown))
     ready(Addresses(link(settings, shown[CONSOLE.name], settings.actor), _titles(shown), moved))
-    return [*(one.process for one in services), schedules]
+    return {**{one.service.name: one.process for one in services}, SCHEDULES: schedules}
 
 
 @contextmanager
 def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """Run the schedules, and wait until every deployment is served."""
-    mark, log = served_mark(settings), log_of(settings, "schedules")
+    mark, log = served_mark(settings), log_of(settings, SCHEDULES)
     mark.unlink(missing_ok=True)
     deadline = time.monotonic() + START_TIMEOUT_S
     levels = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
@@ -130,11 +133,14 @@ def _moved(settings: Settings, service: Service, opened: socket.socket) -> str |
     return f"port {usual} is taken, so {service.title} listens on {port}" if usual not in (0, port) else None
 
 
-def _watch(settings: Settings, processes: list[subprocess.Popen[bytes]]) -> None:
+def _watch(settings: Settings, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
     while True:
-        for process in processes:
+        for name, process in processes.items():
             if process.poll() is not None:
-                raise Unavailable(f"a service stopped (exit {process.returncode}): see {settings.root / 'logs'}")
+                raise Unavailable(
+                    f"{name} stopped (exit {process.returncode}), so everything did: see {log_of(settings, name)}, "
+                    "and start `requant up` again"
+                )
         time.sleep(POLL_S)
 
 

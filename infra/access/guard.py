@@ -7,16 +7,16 @@ A request is refused when it calls the server by another name (DNS rebinding), w
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlencode
+from html import escape
+from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.access.secret import WorkspaceSecret
@@ -83,15 +83,16 @@ class Guard:
             return PlainTextResponse(FOREIGN_ORIGIN, 403)
         if scope["type"] == "http" and scope["path"] == HEALTH:
             return self._health(scope)
+        logged_in = self._logged_in(scope, headers)
+        if logged_in is not None:  # before an earlier session: whoever opens a link means this one
+            return logged_in
         subject = self._subject(headers, scope)
         if subject is not None:
             self._note(scope, subject)
             return None
         if self._own_handshake and scope["type"] == "websocket" and "origin" not in headers:
             return None
-        return self._logged_in(scope) or PlainTextResponse(
-            LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
-        )
+        return PlainTextResponse(LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
 
     def _subject(self, headers: Headers, scope: Scope) -> str | None:
         shown = _shown_key(headers.get("authorization", ""))
@@ -112,7 +113,7 @@ class Guard:
         document = {"service": self._service, "proof": proof(self._secret, self._service, nonce)}
         return Response(json.dumps(document), media_type="application/json")
 
-    def _logged_in(self, scope: Scope) -> Response | None:
+    def _logged_in(self, scope: Scope, headers: Headers) -> Response | None:
         """Exchange a link's token for a session, and forget it from the address."""
         if scope.get("method") != "GET":
             return None
@@ -122,7 +123,7 @@ class Guard:
             return None
         rest = urlencode([(name, value) for name, value in query if name != LOGIN])
         path = "/" + str(scope["path"]).lstrip("/")  # two slashes would name another host
-        response = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
+        response = _led_on(path + (f"?{rest}" if rest else ""), headers)
         response.headers["Cache-Control"] = "no-store"
         response.set_cookie(
             self._sessions.cookie,
@@ -150,13 +151,24 @@ def _calls_us(headers: Headers, scope: Scope) -> bool:
 
 def _is_foreign(headers: Headers, scope: Scope) -> bool:
     """Tell whether a page of another origin sent this; following a link to here is fine."""
-    origin = headers.get("origin")
-    if origin is not None and origin != f"http://{headers['host']}":
+    if any(origin != f"http://{headers['host']}" for origin in headers.getlist("origin")):
         return True
     if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
         return False
     navigates = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     return not (navigates and scope.get("method") == "GET")
+
+
+def _led_on(target: str, headers: Headers) -> Response:
+    """Lead from a link to where it opens.
+
+    After a link in another site's page, a mail say, browsers keep strict cookies back through every redirect: a page
+    of ours that goes on by itself is asked with them.
+    """
+    if headers.get("sec-fetch-site") != "cross-site":
+        return RedirectResponse(target, 303)
+    address = escape(quote(target, safe="/?=&%+"))
+    return HTMLResponse(f'<!doctype html><title>Requant</title><meta http-equiv="refresh" content="0;url={address}">')
 
 
 def _same_origin(headers: Headers) -> bool:
@@ -171,7 +183,7 @@ def _shown_key(authorization: str) -> str | None:
         return None
     try:
         return base64.b64decode(shown, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII, no UTF-8
         return None
 
 

@@ -1,6 +1,10 @@
 """What is deployed: flows by their module paths, with forms that explain themselves."""
 
+import os
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +42,35 @@ def test_a_model_whose_registration_is_damaged_stops_no_others_schedule(
     served = [one.name for one in all_deployments() if one.flow_name == "maintenance"]
     assert served == ["digits"]
     assert "broken is not scheduled" in caplog.text
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_workers_run_is_pointed_at_the_workspace_or_refused(
+    workspace: Settings, tmp_path: Path, relative: bool
+) -> None:
+    """What the worker's own process was started with does not matter: neither its folder nor its mask of new files."""
+    code = """
+import os
+os.umask(0o022)
+from flows.reconcile import reconcile
+try:
+    reconcile.fn()
+except Exception as error:
+    print(error)
+print(oct(os.umask(0)), os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION"))
+"""
+    given = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(EXAMPLES.parent),
+        "PREFECT_HOME": str(workspace.root / "prefect"),
+        "PREFECT__FLOW_RUN_ID": "01a22466-4ab1-7ac1-bf8a-d9bbb082f2e9",
+        "REQUANT_WORKSPACE": ".requant" if relative else str(workspace.root),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=given, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    if relative:
+        assert "set REQUANT_WORKSPACE to an absolute path" in done.stdout, done.stderr
+        assert not (tmp_path / ".requant").exists()
+    else:
+        assert done.stdout == "0o77 false\n", done.stderr

@@ -1,5 +1,6 @@
 """`requant up`: scheduled runs happen by themselves, nobody else gets in, and nothing is left behind."""
 
+import json
 import os
 import re
 import shutil
@@ -151,6 +152,25 @@ def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
     assert shown[1] in expected, "a run that exists on the server"
 
 
+def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
+    chosen = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "doctor", "--json"],
+        env={**chosen, "REQUANT_WORKSPACE": str(up.workspace.root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    checks = {one["what"]: one for one in json.loads(done.stdout)}
+    assert checks["Prefect"] == {
+        "what": "Prefect",
+        "state": "fine",
+        "found": f"{up.addresses['Prefect']}/api",
+        "mend": "",
+    }
+    assert "digits" in checks["schedules"]["found"], checks["schedules"]
+
+
 def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(up: Up, tmp_path: Path) -> None:
     from tasks.models.catalog import register
 
@@ -215,6 +235,10 @@ def test_a_session_opens_pages_and_no_shell(up: Up) -> None:
     for path in ("", "/message", "/config", "/providers/anything"):
         for method in ("GET", "POST", "PUT"):
             assert httpx.request(method, assistant + path, headers=key(up.workspace)).status_code == 403
+
+
+def test_a_port_that_was_not_asked_for_is_not_called_taken(up: Up) -> None:
+    assert "taken" not in up.output.read_text()
 
 
 def test_everything_listens_on_this_machine_only(up: Up) -> None:
@@ -322,6 +346,17 @@ def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(workspac
     assert (workspace.root / "run" / "services.json").exists(), "its note is stale now"
     with running(workspace, tmp_path / "second.log") as second:
         assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
+
+
+def test_a_service_that_is_gone_is_named_and_leaves_nothing_running(workspace: Settings, tmp_path: Path) -> None:
+    with running(workspace, tmp_path / "up.log") as up:
+        family = psutil.Process(up.process.pid).children(recursive=True)
+        (evidently,) = (one for one in family if "evidently" in one.cmdline())
+        evidently.kill()
+        assert up.process.wait(90) == 2
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert alive == []
+    assert f"evidently stopped (exit -9), so everything did: see {workspace.root}" in up.output.read_text()
 
 
 def test_a_port_that_is_taken_is_left_alone(workspace: Settings, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def browser(client: TestClient) -> TestClient:
         {"Authorization": "Bearer wrong"},
         {"Authorization": "Bearer"},
         {"Authorization": "Basic not-base64"},
+        {"Authorization": b"Basic \xff\xfe"},
+        {"Authorization": b"Bearer \xff\xfe"},
         {"Authorization": "Digest x"},
         {"Authorization": f"Bearer {OTHER.key}"},
         {"Cookie": f"{Sessions(SECRET).cookie}=forged"},
@@ -69,7 +71,7 @@ def browser(client: TestClient) -> TestClient:
         {"Cookie": f"{Sessions(SECRET).cookie}={Sessions(SECRET).link('Eve')}"},
     ],
 )
-def test_nobody_passes_without_key_or_session(client: TestClient, shown: dict[str, str]) -> None:
+def test_nobody_passes_without_key_or_session(client: TestClient, shown: dict[str, str | bytes]) -> None:
     assert client.get("/api/flows", headers=shown).status_code == 401
     assert client.post("/api/flows", headers=shown).status_code == 401
 
@@ -87,6 +89,23 @@ def test_a_link_opens_a_session_and_leaves_the_address(client: TestClient) -> No
     assert (answer.status_code, answer.headers["location"]) == (303, "/models?page=2")
     assert {"HttpOnly", "SameSite=strict"} <= set(answer.headers["set-cookie"].split("; "))
     assert token not in answer.headers["set-cookie"]
+    assert client.get("/models").json()["subject"] == "Ada"
+
+
+def test_a_link_that_is_opened_ends_the_session_before(browser: TestClient) -> None:
+    browser.get("/", params={"login": "forged"})
+    assert browser.get("/").json()["subject"] == "Ada"
+    browser.get("/", params={"login": Sessions(SECRET).link("Bob")})
+    assert browser.get("/").json()["subject"] == "Bob"
+
+
+def test_a_link_in_another_sites_page_leads_on_by_a_page_of_ours(client: TestClient) -> None:
+    """A redirect would be followed without the strict cookie."""
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    path = '/models/"><script>'
+    answer = client.get(path, params={"login": Sessions(SECRET).link("Ada"), "page": "2"}, headers=followed)
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert 'content="0;url=/models/%22%3E%3Cscript%3E?page=2"' in answer.text
     assert client.get("/models").json()["subject"] == "Ada"
 
 
@@ -122,6 +141,11 @@ def test_its_own_names_are_answered(client: TestClient, host: str) -> None:
 def test_a_page_of_another_origin_is_refused_even_with_the_key(client: TestClient, origin: str) -> None:
     for method in ("GET", "POST", "OPTIONS"):
         assert client.request(method, "/api", headers={**KEY, "Origin": origin}).status_code == 403
+
+
+def test_an_origin_of_ours_beside_a_foreign_one_is_foreign(client: TestClient) -> None:
+    origins = [("Origin", HERE), ("Origin", "http://evil.example"), *KEY.items()]
+    assert client.post("/api", headers=origins).status_code == 403
 
 
 def test_a_session_changes_nothing_unless_the_page_was_ours(browser: TestClient) -> None:
