@@ -279,8 +279,9 @@ def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path:
     register(spec(tmp_path, "{slug: seldom, interval: 86400}"))  # nobody else is to hold the window
     asked = {"model": "digits", "recipe": "int8-max"}
     with using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic), get_client(sync_client=True) as client:
-        trigger("requantize", {**asked, "reason": "hers"}, actor="Ada", key="one")
-        until(lambda: intended(journal.read("digits"), Kind.INTENDED, "hers"))
+        hers = trigger("requantize", {**asked, "reason": "hers"}, actor="Ada", key="one")
+        until(lambda: up.ask("flow_runs/filter", flow_runs={"id": {"any_": [hers.run_id]}})[0]["end_time"])
+        assert intended(journal.read("digits"), Kind.INTENDED, "hers")
         copied = signed_order("Ada", "requantize", "one", {**asked, "reason": "hers"})
         deployment = client.read_deployment_by_name("requantize/requantize")
         for parameters in ({**asked, "reason": "copied"}, {**asked, "reason": "named", "actor": "Eve"}):
