@@ -128,7 +128,10 @@ def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) ->
         return Check("schedules", "broken", f"runs that were due were never created: {', '.join(missing)}", mend)
     if overdue:
         return Check(
-            "schedules", "broken", f"overdue: {', '.join(overdue)}", "see whether `requant up` or a worker runs"
+            "schedules",
+            "broken",
+            f"overdue: {', '.join(overdue)}",
+            "see whether `requant up` or a worker runs, and how long runs take",
         )
     if unknown:
         return Check("schedules", "broken", f"not deployed: {', '.join(unknown)}", "`requant up` or `requant deploy`")

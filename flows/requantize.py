@@ -77,7 +77,7 @@ def requantize(
 
 def _why_ended(exc: BaseException, actor: str) -> str:
     """For the ledger. A run that is stopped before it writes an intent leaves none to close, and no entry."""
-    if isinstance(exc, Interrupted | KeyboardInterrupt | TerminationSignal):
+    if isinstance(exc, Interrupted | KeyboardInterrupt | SystemExit | TerminationSignal):
         return f"interrupted by {actor}"
     return f"failed: {exc}"
 

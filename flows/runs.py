@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from infra.errors import NotFound, Unavailable
 
-PEOPLE = ("requantize", "maintenance", "rollback", "approval")
+PEOPLE = ("requantize", "maintenance", "rollback", "approval", "intake")
 """What people follow; reconciliations, every few minutes, would bury it."""
 
 

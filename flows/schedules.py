@@ -91,7 +91,7 @@ def drop_superseded() -> int:
     with get_client(sync_client=True) as client:
         scheduled = [one for one in _ours(client) if one.schedules]
         waiting = _waiting(client, scheduled, before=datetime.now(UTC)) if scheduled else []
-        for late in _by_deployment([run for run in waiting if run.auto_scheduled]).values():
+        for late in _by_schedule([run for run in waiting if run.auto_scheduled]).values():
             for run in late[:-1]:
                 if not _still_waits(client, run):  # a runner was faster
                     continue
@@ -184,7 +184,8 @@ def _of_model(
 ) -> Upcoming:
     waited = max((now - _expected(run) for run in late), default=timedelta())
     paused = deployment.paused or not any(one.active for one in deployment.schedules)
-    missing = None if ahead or late or paused else _missed(client, deployment, now)
+    kept = paused or any(run.auto_scheduled for run in (*ahead, *late))
+    missing = None if kept else _missed(client, deployment, now)
     if missing is not None:
         waited = now - missing
     return Upcoming(
@@ -195,6 +196,15 @@ def _of_model(
         paused=paused,
         missing=None if missing is None else missing.isoformat(),
     )
+
+
+def _by_schedule(runs: Sequence[FlowRun]) -> dict[tuple[UUID | None, UUID | None], list[FlowRun]]:
+    """Group by what created the runs: a person may have added a schedule of their own to a deployment."""
+    grouped: dict[tuple[UUID | None, UUID | None], list[FlowRun]] = {}
+    for run in runs:
+        creator = run.created_by.id if run.created_by else None
+        grouped.setdefault((run.deployment_id, creator), []).append(run)
+    return grouped
 
 
 def _by_deployment(runs: Sequence[FlowRun]) -> dict[UUID | None, list[FlowRun]]:

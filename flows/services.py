@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -107,7 +108,7 @@ def answers_as_ours(address: str, service: Service, secret: WorkspaceSecret) -> 
     nonce = secrets.token_hex(16)
     with suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
         answer = httpx.get(f"{address}{HEALTH}", params={"nonce": nonce}, timeout=5)
-        return bool(answer.json()["proof"] == proof(secret, service.name, nonce))
+        return bool(answer.json()["proof"] == proof(secret, service.name, urlsplit(address).port or 80, nonce))
     return False
 
 

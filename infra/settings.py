@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     mlflow_artifact_root: str | None = None  # where runs of a database keep files; a server knows by itself
     prefect_api_url: str | None = None
     signing_key: Path | None = None  # Ed25519, PEM
+    access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
     cluster: str | None = None  # none, local, tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler
     prefect_port: int = 4200
@@ -133,7 +134,7 @@ class Settings(BaseSettings):
 
     def secret(self) -> WorkspaceSecret:
         """The workspace's secret; made the first time."""
-        return open_secret(self.root / "keys" / "access.secret")
+        return open_secret(self.access_secret or self.root / "keys" / "access.secret")
 
     def registry(self) -> "Registry":
         """The MLflow registry, opened."""

@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.application import app
 from flows.cli.options import Json
-from infra.errors import NotFound
+from infra.errors import BadInput, NotFound
 from infra.settings import settings
 
 
@@ -27,9 +27,14 @@ def link(
 ) -> None:
     """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
     from flows.cli import printing
+    from flows.identity import SCHEDULE, UNPROVEN
     from flows.services import CONSOLE, running_address
     from flows.up import link
+    from infra.access.guard import PROGRAM
 
+    reserved = (SCHEDULE, UNPROVEN, PROGRAM)  # names that the ledger has for those who are no persons
+    if person is not None and (not person.strip() or person in reserved):
+        raise BadInput(f"--for is {person!r}: give the name of a person ({', '.join(reserved)} act by themselves)")
     console = running_address(settings(), CONSOLE)
     if console is None:
         raise NotFound(f"no console runs in {settings().root}: start `requant up` first")

@@ -110,7 +110,8 @@ class Guard:
 
     def _health(self, scope: Scope) -> Response:
         nonce = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))).get("nonce", "")
-        document = {"service": self._service, "proof": proof(self._secret, self._service, nonce)}
+        port = (scope.get("server") or ("", 0))[1] or 0
+        document = {"service": self._service, "proof": proof(self._secret, self._service, port, nonce)}
         return Response(json.dumps(document), media_type="application/json")
 
     def _logged_in(self, scope: Scope, headers: Headers) -> Response | None:
@@ -135,10 +136,13 @@ class Guard:
         return response
 
 
-def proof(secret: WorkspaceSecret, service: str, nonce: str) -> str:
-    """Return what only a holder of the secret can answer to a nonce, for one service."""
+def proof(secret: WorkspaceSecret, service: str, port: int, nonce: str) -> str:
+    """Return what only a holder of the secret can answer to a nonce, for one service at one port.
+
+    With the port, a stranger at an old port of ours cannot pass on what the service answers at its present one.
+    """
     key = secret.derived("health").encode()
-    return hmac.new(key, f"{service} {nonce}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, f"{service} {port} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
 def _calls_us(headers: Headers, scope: Scope) -> bool:

@@ -14,6 +14,8 @@ LINK_S = 12 * 3600
 """Seconds for which a printed link opens a session."""
 SESSION_S = 7 * 24 * 3600
 """Seconds for which a session lasts."""
+ORDER_S = 24 * 3600
+"""Seconds for which an order names its author: it may wait for a free place, but not be taken up again some day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Sessions:
 
     def of_order(self, note: str, what: str) -> str | None:
         """Return who signed the order `what`; None when nobody did."""
-        content = self._content("order", note, None)
+        content = self._content("order", note, ORDER_S)
         if not isinstance(content, list) or len(content) != 2 or content[1] != what:
             return None
         return str(content[0])
@@ -61,7 +63,7 @@ class Sessions:
     def _signed(self, kind: str, content: Any) -> str:
         return str(self._serializer(kind).dumps(content))
 
-    def _content(self, kind: str, token: str, age_s: int | None) -> Any:
+    def _content(self, kind: str, token: str, age_s: int) -> Any:
         try:
             return self._serializer(kind).loads(token, max_age=age_s)
         except BadData:

@@ -400,7 +400,7 @@ def upcoming(**facts: Any) -> dict[str, Upcoming]:
         ({"late": 3, "overdue_s": 7200.0}, "overdue by 2 h, 3 runs wait"),
         ({"next_run": None, "missing": "2026-03-29T01:30:00+00:00"}, "was never created"),
         ({"next_run": None, "paused": True}, "paused"),
-        ({"next_run": None}, "none on the server"),
+        ({"next_run": None}, "not created yet"),
     ],
 )
 def test_the_next_run_is_what_the_server_says(

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from infra.access.guard import HEALTH, PROGRAM, SUBJECT, Guard, proof
 from infra.access.secret import WorkspaceSecret
-from infra.access.sessions import LINK_S, SESSION_S, Sessions
+from infra.access.sessions import LINK_S, ORDER_S, SESSION_S, Sessions
 
 SECRET = WorkspaceSecret(b"a secret only for these tests...")
 OTHER = WorkspaceSecret(b"of another workspace............")
@@ -171,9 +171,10 @@ def test_whom_the_guard_admits_the_application_knows() -> None:
 
 def test_the_health_answer_proves_who_it_is_and_needs_no_secret(client: TestClient) -> None:
     answer = client.get(HEALTH, params={"nonce": "n"}).json()
-    assert answer == {"service": "orchestration", "proof": proof(SECRET, "orchestration", "n")}
-    assert answer["proof"] != proof(OTHER, "orchestration", "n")
-    assert answer["proof"] != proof(SECRET, "console", "n")
+    assert answer == {"service": "orchestration", "proof": proof(SECRET, "orchestration", 4200, "n")}
+    assert answer["proof"] != proof(OTHER, "orchestration", 4200, "n")
+    assert answer["proof"] != proof(SECRET, "console", 4200, "n")
+    assert answer["proof"] != proof(SECRET, "orchestration", 4201, "n")
     assert SECRET.key not in str(answer)
 
 
@@ -195,10 +196,13 @@ def test_an_own_handshake_is_for_programs_only() -> None:
             pass
 
 
-def test_an_order_is_worth_nothing_for_another() -> None:
-    sessions = Sessions(SECRET)
+def test_an_order_is_worth_nothing_for_another_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, now = Sessions(SECRET), time.time()
     note = sessions.order("Ada", "rollback of digits")
     assert sessions.of_order(note, "rollback of digits") == "Ada"
     assert sessions.of_order(note, "rollback of minilm") is None
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + ORDER_S + 2)
+    assert sessions.of_order(note, "rollback of digits") is None
+    monkeypatch.undo()
     assert Sessions(OTHER).of_order(note, "rollback of digits") is None
     assert sessions.of_order(sessions.session("Ada"), "rollback of digits") is None

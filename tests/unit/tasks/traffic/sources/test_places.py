@@ -9,7 +9,7 @@ import pytest
 
 from infra.errors import NotFound
 from infra.stores.browsing import Listed
-from tasks.traffic.sources.places import Objects, is_finished
+from tasks.traffic.sources.places import Folder, Objects, is_finished
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -48,3 +48,15 @@ def test_a_plain_name_is_that_of_a_whole_file(name: str) -> None:
 )
 def test_hidden_names_markers_and_files_in_the_making_are_not(name: str) -> None:
     assert not is_finished(name)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write into the folder must not have other files of this account read."""
+    inbox, elsewhere = tmp_path / "inbox", tmp_path / "elsewhere"
+    inbox.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "private.jsonl").write_text("{}\n")
+    (inbox / "own.jsonl").write_text("{}\n")
+    (inbox / "out.jsonl").symlink_to(elsewhere / "private.jsonl")
+    (inbox / "within.jsonl").symlink_to(inbox / "own.jsonl")
+    assert {file.name for file in Folder(inbox).files()} == {"own.jsonl", "within.jsonl"}
