@@ -40,9 +40,9 @@ def control_lens(
     """Judge full precision's scores [N] (0/1, or recall) on labelled cases like the traffic's.
 
     With `evidence` (labelled live requests since the champion came, this window's included), degraded when it says that
-    the mean lies below the floor. Without (golden cases, which are the same at every look, so that looking again adds
-    no chance of error), when the whole confidence interval does. Inconclusive without a floor or with fewer than
-    `minimum` cases.
+    the mean lies below the floor, unless this window's own interval lies above it: what was wrong before is no reason
+    to ask again. Without (golden cases, which are the same at every look, so that looking again adds no chance of
+    error), when the whole confidence interval does. Inconclusive without a floor or with fewer than `minimum` cases.
     """
     values = np.asarray(correct, np.float64)
     if floor is None:
@@ -61,9 +61,11 @@ def control_lens(
     degraded = interval.high < floor
     if evidence is not None:
         stream = evidence.streams.get(LIVE, Stream())
-        degraded = stream.alarmed
+        degraded = stream.alarmed and interval.low < floor
         enough = power_of_ten(needed(evidence, rules or Alarms()))
         text += f"; evidence {power_of_ten(stream.statistic)} of {enough} on {stream.count} requests so far"
+        if stream.alarmed and not degraded:
+            text += "; an earlier alarm stands, and this window answers it well"
     finding = Finding(metric, interval.value, floor, degraded, text)
     return LensReading("control", Health.DEGRADED if degraded else Health.FINE, (finding,), len(values))
 

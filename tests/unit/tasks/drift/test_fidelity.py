@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks.drift.control import control_lens
+from tasks.drift.control import control_increments, control_lens
 from tasks.drift.evidence import Alarms, Evidence, with_window
 from tasks.drift.fidelity import Limits, fidelity_increments, fidelity_lens, safety_lens
 from tasks.drift.statistics.intervals import mean_interval, share_interval
@@ -118,6 +118,19 @@ def test_a_control_without_labels_or_floor_is_inconclusive(count: int, floor: fl
     reading = control_lens(np.zeros(count), metric="accuracy", floor=floor)
     assert reading.health is Health.INCONCLUSIVE
     assert reason in reading.findings[0].text
+
+
+def test_a_control_that_was_called_out_is_fine_in_a_window_that_is_right_again() -> None:
+    """The evidence stands since the champion came: a bad day is no reason to ask for retraining on every day after."""
+    rules = Alarms(1000.0)
+    known, health = Evidence(), []
+    for window, right in (("night", 0.0), ("day", 1.0), ("doubtful", 0.88), ("next night", 0.0)):
+        correct = (np.arange(100) < 100 * right).astype(float)
+        known = with_window(known, window, None, control_increments(correct, 0.9), rules)
+        reading = control_lens(correct, metric="accuracy", floor=0.9, evidence=known, rules=rules)
+        health.append(reading.health)
+        assert ("an earlier alarm stands" in reading.findings[0].text) == (window == "day")
+    assert health == [Health.DEGRADED, Health.FINE, Health.DEGRADED, Health.DEGRADED]
 
 
 def test_a_control_that_is_not_a_number_is_degraded() -> None:
