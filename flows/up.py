@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from flows.runtime import server_environment, using
 from flows.services import (
@@ -18,6 +19,7 @@ from flows.services import (
     PREFECT,
     START_TIMEOUT_S,
     Service,
+    Started,
     address_of,
     announced,
     listen,
@@ -32,10 +34,12 @@ from infra.addresses import without_password
 from infra.errors import Refused, Unavailable
 from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.settings import Settings
-from infra.supervision import port_of, running
+from infra.supervision import listening_socket, port_of, running
 
 OURS = (PREFECT, MLFLOW, EVIDENTLY, CONSOLE)
 POLL_S = 0.5
+LASTS_S = 60.0
+"""A service that was started again and ends within this time is at fault itself."""
 SCHEDULES = "schedules"
 """The name of the log of what runs the schedules."""
 
@@ -47,6 +51,16 @@ class Addresses:
     console: str  # a link that opens a session
     services: Mapping[str, str]  # title -> address
     moved: tuple[str, ...]  # what listens elsewhere than usual, and why
+
+
+@dataclass(slots=True)
+class Everything:
+    """What runs."""
+
+    services: list[Started]
+    schedules: subprocess.Popen[bytes]
+    environment: Mapping[str, str]  # of the services
+    restarted: dict[str, float] = field(default_factory=dict)  # service -> when, by the monotonic clock
 
 
 Ready = Callable[[Addresses], None]
@@ -63,7 +77,7 @@ def run(settings: Settings, ready: Ready) -> None:
     raise_when_asked()  # a shell's background jobs start with SIGINT ignored
     with _alone(settings), ExitStack() as stack:
         try:
-            _watch(settings, _start(settings, ready, stack))
+            _watch(settings, _start(settings, ready, stack), stack)
         except Interrupted:
             ignore_from_now_on()  # a second wish of the same kind must not break the end off
             print("stopping", file=sys.stderr)
@@ -74,8 +88,8 @@ def link(settings: Settings, console: str, subject: str) -> str:
     return f"{console}/?{LOGIN}={Sessions(settings.secret()).link(subject)}"
 
 
-def _start(settings: Settings, ready: Ready, stack: ExitStack) -> dict[str, subprocess.Popen[bytes]]:
-    """Start all; returns what runs, by the name of its log."""
+def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
+    """Start all, and tell the addresses once all answer."""
     elsewhere = _elsewhere(settings)
     opened = {service: listen(settings, service) for service in OURS if service not in elsewhere}
     addresses = {service.name: address_of(one) for service, one in opened.items()}
@@ -88,7 +102,7 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> dict[str, subp
     shown = {name: without_password(address).removesuffix("/api") for name, address in addresses.items()}
     stack.enter_context(announced(settings, shown))
     ready(Addresses(link(settings, shown[CONSOLE.name], settings.actor), _titles(shown), moved))
-    return {**{one.service.name: one.process for one in services}, SCHEDULES: schedules}
+    return Everything(list(services), schedules, environment)
 
 
 @contextmanager
@@ -133,15 +147,36 @@ def _moved(settings: Settings, service: Service, opened: socket.socket) -> str |
     return f"port {usual} is taken, so {service.title} listens on {port}" if usual not in (0, port) else None
 
 
-def _watch(settings: Settings, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def _watch(settings: Settings, everything: Everything, stack: ExitStack) -> None:
+    """Look on until told to stop; start again what shows and what keeps files, and end with what the loop rests on."""
     while True:
-        for name, process in processes.items():
-            if process.poll() is not None:
-                raise Unavailable(
-                    f"{name} stopped (exit {process.returncode}), so everything did: see {log_of(settings, name)}, "
-                    "and start `requant up` again"
-                )
+        for place, one in enumerate(everything.services):
+            if one.process.poll() is not None:
+                everything.services[place] = _again(settings, one, everything, stack)
+        _require_running(settings, SCHEDULES, everything.schedules)
         time.sleep(POLL_S)
+
+
+def _again(settings: Settings, ended: Started, everything: Everything, stack: ExitStack) -> Started:
+    """Start a service again at its port, unless the loop rests on it, or it did not last a minute."""
+    name = ended.service.name
+    if ended.service is PREFECT or time.monotonic() - everything.restarted.get(name, -LASTS_S) < LASTS_S:
+        _require_running(settings, name, ended.process)
+    code, everything.restarted[name] = ended.process.returncode, time.monotonic()
+    print(
+        f"{name} stopped (exit {code}) and is started again: see {log_of(settings, name)}", file=sys.stderr, flush=True
+    )
+    opened = {ended.service: listening_socket(urlsplit(ended.address).port or 0, fixed=True)}
+    (begun,) = stack.enter_context(started(settings, opened, environment=everything.environment))
+    return begun
+
+
+def _require_running(settings: Settings, name: str, process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        raise Unavailable(
+            f"{name} stopped (exit {process.returncode}), so everything did: see {log_of(settings, name)}, "
+            "and start `requant up` again"
+        )
 
 
 @contextmanager

@@ -349,15 +349,34 @@ def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(workspac
         assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
 
 
-def test_a_service_that_is_gone_is_named_and_leaves_nothing_running(workspace: Settings, tmp_path: Path) -> None:
-    with running(workspace, tmp_path / "up.log") as up:
+def test_a_page_that_is_gone_comes_back_and_the_loop_never_runs_without_prefect(
+    workspace: Settings, tmp_path: Path
+) -> None:
+    def process(name: str) -> psutil.Process:
         family = psutil.Process(up.process.pid).children(recursive=True)
-        (evidently,) = (one for one in family if "evidently" in one.cmdline())
-        evidently.kill()
+        return next(one for one in family if name in one.cmdline())
+
+    with running(workspace, tmp_path / "up.log") as up:
+        process("evidently").kill()
+        until(lambda: "evidently stopped (exit -9) and is started again" in up.output.read_text())
+        until(lambda: answers(up.addresses["Evidently"], workspace))
+        process("evidently").kill()  # at once again: it is at fault itself
+        family = psutil.Process(up.process.pid).children(recursive=True)
         assert up.process.wait(90) == 2
         _, alive = psutil.wait_procs(family, timeout=5)
         assert alive == []
     assert f"evidently stopped (exit -9), so everything did: see {workspace.root}" in up.output.read_text()
+    with running(workspace, tmp_path / "second.log") as up:
+        process("prefect").kill()
+        assert up.process.wait(90) == 2
+    assert "prefect stopped (exit -9), so everything did" in up.output.read_text()
+
+
+def answers(address: str, workspace: Settings) -> bool:
+    try:
+        return httpx.get(address, headers=key(workspace)).is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_a_port_that_is_taken_is_left_alone(workspace: Settings, tmp_path: Path) -> None:
