@@ -26,6 +26,26 @@ LOOK_S = 5.0
 _log = logging.getLogger(__name__)
 
 
+class SaidOnce(logging.Filter):
+    """Drop what was said before: a damaged model is looked at every few seconds, and is news once."""
+
+    MOST = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a sentence pass the first time."""
+        sentence = record.getMessage()
+        if sentence in self._said:
+            return False
+        if len(self._said) >= self.MOST:
+            self._said.clear()
+        self._said.add(sentence)
+        return True
+
+
 async def serve() -> None:
     """Serve until stopped; every deployment is applied before the first run starts."""
     runner = Runner(name="requant", limit=LIMIT, pause_on_shutdown=False)  # a pause is for people to set
@@ -97,5 +117,7 @@ def _changed(registered: Mapping[str, str], known: Mapping[str, str]) -> dict[st
 if __name__ == "__main__":
     end_with_parent()
     use_workspace(None)
+    for talkative in (_log, logging.getLogger("flows.deployments")):
+        talkative.addFilter(SaidOnce())
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())
