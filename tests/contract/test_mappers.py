@@ -219,18 +219,24 @@ def test_a_scheduler_that_ends_in_the_middle_is_said_to_be_lost(
 
 def test_workers_of_this_machine_take_no_orders_from_others() -> None:
     """Whoever reaches a scheduler can run code: without the keys of the block nobody gets through, on any port."""
+    before = listening()  # of other tests' clusters
     with open_mapper("local", pieces=MANY) as mapper:
         assert list(mapper.map(abs, [-1])) == [1]
-        here = psutil.Process()
-        listening = {
-            one.laddr.port
-            for process in (here, *here.children(recursive=True))
-            for one in process.net_connections("inet")
-            if one.status == psutil.CONN_LISTEN and one.laddr.ip == "127.0.0.1"
-        }
-        assert len(listening) >= 3
-        for port in listening:
+        opened = listening() - before
+        assert len(opened) >= 3
+        for port in opened:
             with pytest.raises((OSError, TimeoutError)):
                 asyncio.run(asyncio.wait_for(connect(f"tcp://127.0.0.1:{port}"), 2))
             with contextlib.suppress(httpx.TransportError):
                 assert httpx.get(f"http://127.0.0.1:{port}/", timeout=3).status_code >= 400
+
+
+def listening() -> set[int]:
+    """The ports of this machine that this process and its children listen on."""
+    here = psutil.Process()
+    return {
+        one.laddr.port
+        for process in (here, *here.children(recursive=True))
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN and one.laddr.ip == "127.0.0.1"
+    }

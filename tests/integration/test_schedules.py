@@ -50,7 +50,7 @@ def stranger() -> None:
 def waiting(client: SyncPrefectClient, deployment: UUID) -> list[str]:
     from flows.schedules import _waiting
 
-    return [run.name for run in _waiting(client, client.read_deployment(deployment), before=datetime.now(UTC))]
+    return [run.name for run in _waiting(client, [client.read_deployment(deployment)], before=datetime.now(UTC))]
 
 
 def test_the_end_of_serving_pauses_nothing(client: SyncPrefectClient, shared_workspace: Settings) -> None:
