@@ -4,9 +4,10 @@ Prefect alone computes dates. A second computation would differ from it around c
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 import httpx
@@ -28,12 +29,14 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.schedules import Cron, Interval, Schedule
-from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.states import Cancelled, Crashed
+from pydantic import BaseModel
 
 from infra.errors import Unavailable
 from tasks.models.spec import ScheduleSpec
 
+K = TypeVar("K")
 TAG = "requant"
 """Of every deployment of ours: a server may be shared with others."""
 PAGE = 200
@@ -91,7 +94,7 @@ def drop_superseded() -> int:
     with get_client(sync_client=True) as client:
         scheduled = [one for one in _ours(client) if one.schedules]
         waiting = _waiting(client, scheduled, before=datetime.now(UTC)) if scheduled else []
-        for late in _by_schedule([run for run in waiting if run.auto_scheduled]).values():
+        for late in _grouped([run for run in waiting if run.auto_scheduled], _created_by).values():
             for run in late[:-1]:
                 if not _still_waits(client, run):  # a runner was faster
                     continue
@@ -168,8 +171,8 @@ def _still_waits(client: SyncPrefectClient, run: FlowRun) -> bool:
 def _upcoming(client: SyncPrefectClient, scheduled: Sequence[DeploymentResponse]) -> Iterator[Upcoming]:
     """Ask once for all deployments, and again only for those whose next run lies behind many runs of others."""
     now = datetime.now(UTC)
-    late = _by_deployment(_waiting(client, scheduled, before=now)) if scheduled else {}
-    ahead = _by_deployment(_waiting(client, scheduled, after=now)) if scheduled else {}
+    late = _grouped(_waiting(client, scheduled, before=now), _deployed_as) if scheduled else {}
+    ahead = _grouped(_waiting(client, scheduled, after=now), _deployed_as) if scheduled else {}
     for one in scheduled:
         coming = ahead.get(one.id) or _waiting(client, [one], after=now, limit=1)
         yield _of_model(client, one, late.get(one.id, []), coming, now)
@@ -198,19 +201,20 @@ def _of_model(
     )
 
 
-def _by_schedule(runs: Sequence[FlowRun]) -> dict[tuple[UUID | None, UUID | None], list[FlowRun]]:
-    """Group by what created the runs: a person may have added a schedule of their own to a deployment."""
-    grouped: dict[tuple[UUID | None, UUID | None], list[FlowRun]] = {}
-    for run in runs:
-        creator = run.created_by.id if run.created_by else None
-        grouped.setdefault((run.deployment_id, creator), []).append(run)
-    return grouped
+def _created_by(run: FlowRun) -> tuple[UUID | None, UUID | None]:
+    """Tell the schedule of a run: a person may have added one of their own to a deployment."""
+    return run.deployment_id, run.created_by.id if run.created_by else None
 
 
-def _by_deployment(runs: Sequence[FlowRun]) -> dict[UUID | None, list[FlowRun]]:
-    grouped: dict[UUID | None, list[FlowRun]] = {}
+def _deployed_as(run: FlowRun) -> UUID | None:
+    return run.deployment_id
+
+
+def _grouped(runs: Sequence[FlowRun], key: Callable[[FlowRun], K]) -> dict[K, list[FlowRun]]:
+    """Group runs by a key, in their order."""
+    grouped: dict[K, list[FlowRun]] = {}
     for run in runs:
-        grouped.setdefault(run.deployment_id, []).append(run)
+        grouped.setdefault(key(run), []).append(run)
     return grouped
 
 
@@ -253,10 +257,12 @@ def _missed(client: SyncPrefectClient, deployment: DeploymentResponse, now: date
     return min((date for date in missed if now - date >= GRACE), default=None)
 
 
-def _server_side(schedule: object) -> CronSchedule | IntervalSchedule:
-    """Return the class that the server itself computes dates with."""
-    kind = CronSchedule if hasattr(schedule, "cron") else IntervalSchedule
-    return kind.model_validate(schedule.model_dump())  # type: ignore[attr-defined]
+def _server_side(schedule: BaseModel) -> CronSchedule | IntervalSchedule | RRuleSchedule:
+    """Return the class that the server itself computes dates with; a person may have added a recurrence rule."""
+    given = schedule.model_dump()
+    if "cron" in given:
+        return CronSchedule.model_validate(given)
+    return RRuleSchedule.model_validate(given) if "rrule" in given else IntervalSchedule.model_validate(given)
 
 
 def _expected(run: FlowRun) -> datetime:
