@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.machine import conditions
-from benchmarks.table import Table
+from benchmarks.harness.machine import conditions
+from benchmarks.harness.table import Table
 
 NAMES = (
     "fidelity",
@@ -44,15 +44,26 @@ def main(arguments: list[str] | None = None) -> None:
     console, before = Console(), conditions()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(" · ".join(f"{name} {value}" for name, value in before.items()), style="dim", highlight=False)
+    console.print(
+        " · ".join(f"{name} {value}" for name, value in before.items()),
+        style="dim",
+        highlight=False,
+    )
     documents = []
     for name in options.names or NAMES:
         table = _measure(name, options.base)(options.quick)
         console.print(table.render())
         documents.append(table.document())
     if options.json:
-        report = {"version": 1, "quick": options.quick, "conditions": before, "benchmarks": documents}
-        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        report = {
+            "version": 1,
+            "quick": options.quick,
+            "conditions": before,
+            "benchmarks": documents,
+        }
+        options.json.write_text(
+            json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def _measure(name: str, base: str | None) -> Callable[[bool], Table]:
@@ -65,8 +76,12 @@ def _measure(name: str, base: str | None) -> Callable[[bool], Table]:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks", description="Side-by-side runs against peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="fewer texts, peers and rounds: to see that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures with versions and CPU")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer texts, peers and rounds: to see that it works"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures with versions and CPU"
+    )
     parser.add_argument("--base", metavar="REV", help="the commit that `commands` compares with")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))

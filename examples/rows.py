@@ -25,7 +25,12 @@ _ABOUT: list[pa.Field] = [
     pa.field("language", pa.string(), nullable=False),
 ]
 CORPUS_SCHEMA = pa.schema(
-    [pa.field("id", pa.string(), nullable=False), *_PAYLOAD, *_ABOUT, pa.field("label", pa.string())]
+    [
+        pa.field("id", pa.string(), nullable=False),
+        *_PAYLOAD,
+        *_ABOUT,
+        pa.field("label", pa.string()),
+    ]
 )
 GOLDEN_SCHEMA = pa.schema(
     [
@@ -91,7 +96,9 @@ def normalised(text: str) -> str:
 
 def fingerprint(content: str | bytes) -> str:
     """SHA-256 of a normalised text, or of bytes as they are."""
-    return hashlib.sha256(content if isinstance(content, bytes) else normalised(content).encode()).hexdigest()
+    return hashlib.sha256(
+        content if isinstance(content, bytes) else normalised(content).encode()
+    ).hexdigest()
 
 
 def share(digest: str) -> float:
@@ -103,11 +110,15 @@ def write(path: Path, rows: Sequence[CorpusRow] | Sequence[GoldenCase]) -> None:
     """Write rows sorted by their first column as zstd parquet; equal rows give equal bytes."""
     schema = GOLDEN_SCHEMA if isinstance(rows[0], GoldenCase) else CORPUS_SCHEMA
     key = schema.names[0]
-    table = pa.Table.from_pylist(sorted((_flat(row) for row in rows), key=lambda row: str(row[key])), schema=schema)
+    table = pa.Table.from_pylist(
+        sorted((_flat(row) for row in rows), key=lambda row: str(row[key])), schema=schema
+    )
     pq.write_table(table, path, compression="zstd", compression_level=19)
 
 
 def _flat(row: CorpusRow | GoldenCase) -> dict[str, object]:
     """Spread the payload over its four columns."""
-    plain = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "payload"}
+    plain = {
+        field.name: getattr(row, field.name) for field in fields(row) if field.name != "payload"
+    }
     return {**plain, **asdict(row.payload)}

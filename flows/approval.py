@@ -1,8 +1,8 @@
 """A person's answer to a candidate that waits."""
 
-from flows.identity import acting
 from flows.measures import write_measures
-from flows.orchestration import leave_markdown, note, orchestrated
+from flows.orchestration.identity import acting
+from flows.orchestration.orchestrated import leave_markdown, note, orchestrated
 from tasks.promotion import steps as promotion
 
 

@@ -3,20 +3,26 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from flows.orchestration.progress import Progress
 from flows.outcomes import Rung
-from flows.progress import Progress
 from infra.cluster import InProcess, open_mapper
 from infra.settings import NONE
 from tasks.models.catalog import where_spread
-from tasks.models.spec import ModelSpec
 from tasks.quantization import steps as quantization
-from tasks.quantization.front import Limits, RungFigures, cheapest
-from tasks.quantization.ladder import SMALLER, Search, chooses_sites, climbs_past_cost, is_hopeless
-from tasks.quantization.recipes import Recipe
+from tasks.quantization.recipe.catalog import Recipe
+from tasks.quantization.recipe.ladder import (
+    SMALLER,
+    Search,
+    chooses_sites,
+    climbs_past_cost,
+    is_hopeless,
+)
+from tasks.quantization.report.pareto import Limits, RungFigures, cheapest
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
+from tasks.specs.spec import ModelSpec
 from tasks.validation import steps as validation
 from tasks.validation.report import to_metrics
-from tasks.validation.shares import ANYWHERE
+from tasks.validation.shards import ANYWHERE
 
 COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
 
@@ -33,9 +39,17 @@ class Climbed:
     @property
     def told(self) -> Rung:
         """As an outcome shows it."""
-        refusals = [gate.reason for report in self.reports for gate in report.refusals if gate.metric != "execution"]
+        refusals = [
+            gate.reason
+            for report in self.reports
+            for gate in report.refusals
+            if gate.metric != "execution"
+        ]
         return Rung(
-            self.recipe.name, self.reports, refusals[0] if refusals else "every gate passed", self.candidate.remarks
+            self.recipe.name,
+            self.reports,
+            refusals[0] if refusals else "every gate passed",
+            self.candidate.remarks,
         )
 
 
@@ -51,7 +65,11 @@ class Material:
 
 
 def climb_ladder(
-    material: Material, ladder: Sequence[Recipe], targets: Sequence[str], search: Search, progress: Progress
+    material: Material,
+    ladder: Sequence[Recipe],
+    targets: Sequence[str],
+    search: Search,
+    progress: Progress,
 ) -> list[Climbed]:
     """Every rung up to the first that passes, or all of them.
 
@@ -79,17 +97,25 @@ def climb_ladder(
     return climbed
 
 
-def build_ahead(material: Material, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress) -> None:
+def build_ahead(
+    material: Material, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress
+) -> None:
     """Where a cluster is set, graphs and engines of all rungs are made there, and the climb below finds them made.
 
     The climb judges one after the other: golden cases spread by themselves, and nothing runs beside a timing.
     """
-    with open_mapper(where_spread(material.calibration.model) or NONE, pieces=len(ladder)) as mapper:
+    with open_mapper(
+        where_spread(material.calibration.model) or NONE, pieces=len(ladder)
+    ) as mapper:
         if isinstance(mapper, InProcess):
             return
-        losses = {rung.name: _losses(material, rung, progress, 0.2, thorough=True) for rung in ladder}
+        losses = {
+            rung.name: _losses(material, rung, progress, 0.2, thorough=True) for rung in ladder
+        }
         progress.step(f"building {len(ladder)} rungs on the cluster", 0.2)
-        works = [RungWork(material, rung.name, losses[rung.name], tuple(targets)) for rung in ladder]
+        works = [
+            RungWork(material, rung.name, losses[rung.name], tuple(targets)) for rung in ladder
+        ]
         for _ in mapper.map(build_rung, works):
             pass
 
@@ -112,9 +138,16 @@ def build_rung(work: RungWork) -> None:
             quantization.build_engine.fn(candidate, target)
 
 
-def _written(write: Callable[..., CandidateRef], material: Material, recipe: str, losses: str | None) -> CandidateRef:
+def _written(
+    write: Callable[..., CandidateRef], material: Material, recipe: str, losses: str | None
+) -> CandidateRef:
     return write(
-        material.calibration, material.observation, recipe, material.champion, losses, material.allow_scale_change
+        material.calibration,
+        material.observation,
+        recipe,
+        material.champion,
+        losses,
+        material.allow_scale_change,
     )
 
 
@@ -129,10 +162,22 @@ def figures(one: Climbed, spec: ModelSpec) -> RungFigures:
     rule = spec.budgets.quality[0]
     value = _estimate(one.reports, rule.metric)
     loss = None if value is None else value if rule.at_least is None else 1 - value
-    metrics = {name: number for report in one.reports for name, number in to_metrics(report).items()}
-    size, latency, memory = (_estimate(one.reports, f"{kind}-ratio") for kind in ("size", "latency", "peak-memory"))
+    metrics = {
+        name: number for report in one.reports for name, number in to_metrics(report).items()
+    }
+    size, latency, memory = (
+        _estimate(one.reports, f"{kind}-ratio") for kind in ("size", "latency", "peak-memory")
+    )
     return RungFigures(
-        one.recipe.name, passes(one.reports), False, one.told.reason, loss, size, latency, memory, metrics
+        one.recipe.name,
+        passes(one.reports),
+        False,
+        one.told.reason,
+        loss,
+        size,
+        latency,
+        memory,
+        metrics,
     )
 
 
@@ -140,20 +185,33 @@ def limits(spec: ModelSpec) -> Limits:
     """What the spec allows, on the same axes."""
     rule, budgets = spec.budgets.quality[0], spec.budgets
     if rule.at_least is not None:
-        return Limits(f"1 - {rule.metric}", 1 - rule.at_least, budgets.size_ratio, budgets.latency_ratio)
+        return Limits(
+            f"1 - {rule.metric}", 1 - rule.at_least, budgets.size_ratio, budgets.latency_ratio
+        )
     return Limits(rule.metric, rule.at_most or 0.0, budgets.size_ratio, budgets.latency_ratio)
 
 
 def passes(reports: Sequence[GateReport]) -> bool:
     """At least one target was executed and passed, and none said no; a target without its device is inconclusive."""
     verdicts = {report.verdict for report in reports}
-    unknown = any(report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports)
-    return Verdict.PASSED in verdicts and not verdicts & {Verdict.FAILED, Verdict.ERROR} and not unknown
+    unknown = any(
+        report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports
+    )
+    return (
+        Verdict.PASSED in verdicts
+        and not verdicts & {Verdict.FAILED, Verdict.ERROR}
+        and not unknown
+    )
 
 
 def quality_failed(reports: Sequence[GateReport]) -> bool:
     """Whether an executed target refused for anything but cost."""
-    return any(gate.metric not in COSTS for report in reports if _executed(report) for gate in report.refusals)
+    return any(
+        gate.metric not in COSTS
+        for report in reports
+        if _executed(report)
+        for gate in report.refusals
+    )
 
 
 def is_too_large(reports: Sequence[GateReport]) -> bool:
@@ -166,12 +224,16 @@ def _ends(rung: Recipe, reports: Sequence[GateReport]) -> bool:
     return passes(reports) or not (quality_failed(reports) or climbs_past_cost(rung))
 
 
-def _losses(material: Material, rung: Recipe, progress: Progress, share: float, *, thorough: bool) -> str | None:
+def _losses(
+    material: Material, rung: Recipe, progress: Progress, share: float, *, thorough: bool
+) -> str | None:
     """Only what chooses its sites needs to know how sensitive they are."""
     if not chooses_sites(rung):
         return None
     progress.step("measuring the sites' sensitivity", share)
-    return quantization.measure_sensitivity(material.calibration, material.observation, rung.name, thorough)
+    return quantization.measure_sensitivity(
+        material.calibration, material.observation, rung.name, thorough
+    )
 
 
 def _is_hopeless(before: Climbed, rung: Recipe, losses: str) -> bool:
@@ -179,7 +241,9 @@ def _is_hopeless(before: Climbed, rung: Recipe, losses: str) -> bool:
     if _family(rung) != _family(before.recipe):
         return False
     model = before.candidate.model
-    now, then = (quantization.loss_left(model, losses, name) for name in (rung.name, before.recipe.name))
+    now, then = (
+        quantization.loss_left(model, losses, name) for name in (rung.name, before.recipe.name)
+    )
     refusals = [gate for report in before.reports if _executed(report) for gate in report.refusals]
     return is_hopeless(refusals, now / then if then else 1.0)
 
@@ -214,7 +278,12 @@ def _estimate(reports: Sequence[GateReport], metric: str) -> float | None:
 
 def _estimates(reports: Sequence[GateReport], metric: str) -> Iterator[float]:
     """Over all cases first, then by group."""
-    gates = [gate for report in reports for gate in report.gates if gate.metric == metric and gate.estimate]
+    gates = [
+        gate
+        for report in reports
+        for gate in report.gates
+        if gate.metric == metric and gate.estimate
+    ]
     for gate in sorted(gates, key=lambda gate: gate.group != "all"):
         if gate.estimate is not None:
             yield gate.estimate.value

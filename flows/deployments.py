@@ -20,15 +20,15 @@ from prefect.types.entrypoint import EntrypointType
 from flows.approval import approval
 from flows.intake import intake
 from flows.maintenance import maintenance
-from flows.orders import signed_order
+from flows.orchestration.orders import signed_order
 from flows.reconcile import reconcile
 from flows.requantize import requantize
 from flows.rollback import rollback
 from flows.schedules import TAG, as_prefect
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
-from tasks.models.registration import current_spec, model_names
-from tasks.quantization.recipes import RECIPES
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.specs.registration import current_spec, model_names
 
 RECONCILE_CRON = "*/5 * * * *"
 ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval, intake)
@@ -67,7 +67,9 @@ def maintenance_deployment(model: str) -> RunnerDeployment | None:
     """
     try:
         schedule = as_prefect(current_spec(model).schedule)
-        return _deployment(maintenance, model, tags=[TAG, model], schedules=[schedule], parameters={"model": model})
+        return _deployment(
+            maintenance, model, tags=[TAG, model], schedules=[schedule], parameters={"model": model}
+        )
     except (RequantError, ValueError) as error:
         _log.error("%s is not scheduled: %s", model, error)
         return None
@@ -107,9 +109,13 @@ def trigger(
                 tags=[str(parameters["model"])] if "model" in parameters else [],
             )
     except ObjectNotFound as exc:
-        raise NotFound(f"no deployment is called {name}: start `requant up`, or run `requant deploy`") from exc
+        raise NotFound(
+            f"no deployment is called {name}: start `requant up`, or run `requant deploy`"
+        ) from exc
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
-        raise Unavailable(f"Prefect did not start {name} ({exc}): see whether its server runs") from exc
+        raise Unavailable(
+            f"Prefect did not start {name} ({exc}): see whether its server runs"
+        ) from exc
     return Triggered(str(run.id), run.name)
 
 
@@ -124,7 +130,10 @@ def _offer(deployment: RunnerDeployment, parameter: str, choices: list[str]) -> 
 
 def _deployment(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeployment:
     made: RunnerDeployment = flow.to_deployment(  # type: ignore[assignment]  # sync outside of an event loop
-        name=name, entrypoint_type=EntrypointType.MODULE_PATH, description=_described(flow), **options
+        name=name,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        description=_described(flow),
+        **options,
     )
     return made
 

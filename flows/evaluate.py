@@ -14,8 +14,8 @@ from infra.errors import BadInput, NotFound, Refused
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
-from tasks.models.spec import Task
 from tasks.promotion.steps import champion_of
+from tasks.specs.spec import Task
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
 from tasks.validation.harness import run_harness
 from tasks.validation.steps import Asked, golden_scores
@@ -67,7 +67,14 @@ def evaluate(
         figures = golden_figures(registered.golden, golden_scores(Asked(registered, engine)))
     else:
         figures = _harness(registered, engine, task, include, limit)
-    return Evaluation(model, subject.name, suite, subject.target, figures, _log(model, suite, subject, figures, limit))
+    return Evaluation(
+        model,
+        subject.name,
+        suite,
+        subject.target,
+        figures,
+        _log(model, suite, subject, figures, limit),
+    )
 
 
 def find_subject(model: RegisteredModel, version: str | None, candidate: str | None) -> Subject:
@@ -79,13 +86,19 @@ def find_subject(model: RegisteredModel, version: str | None, candidate: str | N
     if version is None:
         reigning = champion_of(model.name)
         if reigning is None:
-            raise NotFound(f"{model.name} has no champion yet: name a version or a candidate, or requantize first")
+            raise NotFound(
+                f"{model.name} has no champion yet: name a version or a candidate, or requantize first"
+            )
         version = reigning.version
     digest = settings().registry().version(model.name, version).release
     if digest is None:
-        raise NotFound(f"version {version} of {model.name} carries no release: it was not made by Requant")
+        raise NotFound(
+            f"version {version} of {model.name} carries no release: it was not made by Requant"
+        )
     release = settings().release(model.name, digest)
-    target = _runnable(model, [name for name in model.spec.targets if PLAN.format(name) in release.files])
+    target = _runnable(
+        model, [name for name in model.spec.targets if PLAN.format(name) in release.files]
+    )
     return Subject(f"version {version}", target, release.file(PLAN.format(target)))
 
 
@@ -95,36 +108,54 @@ def _candidate(model: RegisteredModel, given: str) -> Subject:
     ids = sorted({key.removeprefix(prefix).partition("/")[0] for key in store.list(prefix)})
     found = [one for one in ids if one.startswith(given)]
     if not given or len(found) != 1:
-        told = f"{len(found)} candidates of {model.name} begin with {given!r}" if given else "the candidate is empty"
-        raise NotFound(f"{told}: give one of {', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}")
+        told = (
+            f"{len(found)} candidates of {model.name} begin with {given!r}"
+            if given
+            else "the candidate is empty"
+        )
+        raise NotFound(
+            f"{told}: give one of {', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}"
+        )
     folder = f"{prefix}{found[0]}/"
     built = [name for name in model.spec.targets if store.exists(f"{folder}{PLAN.format(name)}")]
     target = _runnable(model, built)
-    return Subject(f"candidate {found[0][:12]}", target, store.get(f"{folder}{PLAN.format(target)}"))
+    return Subject(
+        f"candidate {found[0][:12]}", target, store.get(f"{folder}{PLAN.format(target)}")
+    )
 
 
 def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:
     for target in targets:
         if open_target(target).why_not_executable() is None:
             return target
-    raise Refused(f"none of the engines built for {model.name} ({', '.join(targets) or 'none'}) can run here")
+    raise Refused(
+        f"none of the engines built for {model.name} ({', '.join(targets) or 'none'}) can run here"
+    )
 
 
-def _task(suite: str, model: RegisteredModel, include: Path | None, limit: int | None) -> str | None:
+def _task(
+    suite: str, model: RegisteredModel, include: Path | None, limit: int | None
+) -> str | None:
     """The harness's task, or None for the golden set."""
     if suite == GOLDEN:
         if include is not None or limit is not None:
-            raise BadInput("--include-path and --limit belong to lm-eval suites: the golden set is run whole")
+            raise BadInput(
+                "--include-path and --limit belong to lm-eval suites: the golden set is run whole"
+            )
         return None
     task = suite.removeprefix(HARNESS)
     if not suite.startswith(HARNESS) or not task:
         raise BadInput(f"no suite is called {suite!r}: allowed are {GOLDEN} and {HARNESS}TASK")
     if model.spec.task is not Task.CAUSAL_LM:
-        raise BadInput(f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite {GOLDEN}")
+        raise BadInput(
+            f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite {GOLDEN}"
+        )
     if limit is not None and limit < 1:
         raise BadInput(f"--limit is {limit}: give at least 1 case, or leave it out for all")
     if include is not None and not include.is_dir():
-        raise BadInput(f"--include-path {include} is no folder: give one that holds lm-eval task files")
+        raise BadInput(
+            f"--include-path {include} is no folder: give one that holds lm-eval task files"
+        )
     return task
 
 
@@ -132,19 +163,35 @@ def _harness(
     model: RegisteredModel, engine: Engine, task: str, include: Path | None, limit: int | None
 ) -> tuple[Figure, ...]:
     inputs = language_inputs(model.inputs)
-    before, after = (run_harness(one, inputs, task, include=include, limit=limit) for one in (model.reference, engine))
+    before, after = (
+        run_harness(one, inputs, task, include=include, limit=limit)
+        for one in (model.reference, engine)
+    )
     return harness_figures(before, after)
 
 
-def _log(model: str, suite: str, subject: Subject, figures: tuple[Figure, ...], limit: int | None) -> str:
-    sides = {"full-precision": "full_precision", "candidate": "candidate", "difference": "difference"}
+def _log(
+    model: str, suite: str, subject: Subject, figures: tuple[Figure, ...], limit: int | None
+) -> str:
+    sides = {
+        "full-precision": "full_precision",
+        "candidate": "candidate",
+        "difference": "difference",
+    }
     metrics = {
         _allowed(f"{one.metric}/{one.group}/{side}"): float(getattr(one, field))
         for one in figures
         for side, field in sides.items()
     }
-    params = {"suite": suite, "subject": subject.name, "target": subject.target, "limit": str(limit or "all")}
-    told = json.dumps({"version": 1, "figures": TypeAdapter(tuple[Figure, ...]).dump_python(figures)}, indent=1)
+    params = {
+        "suite": suite,
+        "subject": subject.name,
+        "target": subject.target,
+        "limit": str(limit or "all"),
+    }
+    told = json.dumps(
+        {"version": 1, "figures": TypeAdapter(tuple[Figure, ...]).dump_python(figures)}, indent=1
+    )
     return (
         settings()
         .registry()

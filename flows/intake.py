@@ -4,14 +4,14 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.orchestration import call, leave_table, orchestrated
-from flows.progress import Progress
+from flows.orchestration.orchestrated import call, leave_table, orchestrated
+from flows.orchestration.progress import Progress
 from infra.errors import BadInput, RequantError
-from infra.exclusive import alone_at
+from infra.processes.exclusive import alone_at
 from infra.settings import settings
-from infra.stores.browsing import open_bucket
+from infra.stores import open_bucket
 from tasks.models.catalog import open_model, spec_folder
-from tasks.models.sources import SourceSpec
+from tasks.specs.sources import SourceSpec
 from tasks.step import step
 from tasks.traffic import Format
 from tasks.traffic.sources import (
@@ -90,7 +90,9 @@ def _take(model: str, spec: SourceSpec, scratch: Path) -> SourceIntake:
     store = settings().store()
     if spec.experiment is not None:
         experiment, registry = spec.experiment, settings().registry()
-        return take_traces(store, experiment, lambda since: registry.trace_pages(experiment, since), reading, now)
+        return take_traces(
+            store, experiment, lambda since: registry.trace_pages(experiment, since), reading, now
+        )
     return take_files(store, _place(model, spec, scratch), reading, now)
 
 
@@ -106,7 +108,9 @@ def _place(model: str, spec: SourceSpec, scratch: Path) -> Place:
 def _failed(model: str, spec: SourceSpec, error: Exception) -> SourceIntake:
     said = str(error) if isinstance(error, RequantError) else f"{type(error).__name__}: {error}"
     place = f"mlflow:{spec.experiment}" if spec.experiment else str(spec.path)
-    return SourceIntake(spec.slug, place, datetime.now(UTC).isoformat(timespec="seconds"), error=said)
+    return SourceIntake(
+        spec.slug, place, datetime.now(UTC).isoformat(timespec="seconds"), error=said
+    )
 
 
 def _sentence(done: SourceIntake) -> str:

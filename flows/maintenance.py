@@ -5,19 +5,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from flows.identity import acting
 from flows.intake import take_in_new
 from flows.measures import write_measures
-from flows.orchestration import call, leave_link, leave_table, orchestrated
+from flows.orchestration.identity import acting
+from flows.orchestration.orchestrated import call, leave_link, leave_table, orchestrated
+from flows.orchestration.progress import Progress
 from flows.outcomes import Outcome, Status
-from flows.progress import Progress
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
 from tasks.drift.decision import recalibrates, undecided, wants_retraining
 from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
-from tasks.records import Action, Decision, Health, LensReading, PastDecision, ReleaseRef, SampleRef, ThinWindow
+from tasks.records import (
+    Action,
+    Decision,
+    Health,
+    LensReading,
+    PastDecision,
+    ReleaseRef,
+    SampleRef,
+    ThinWindow,
+)
 from tasks.sampling import steps as sampling
 
 
@@ -36,14 +45,19 @@ def maintenance(model: str, until: datetime | None = None) -> Outcome:
     weights = None if champion is None else drift.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)
     sampled = sampling.sample_window(model, until)
-    if isinstance(sampled, ThinWindow) and (weights is None or weights.health is not Health.DEGRADED):
+    if isinstance(sampled, ThinWindow) and (
+        weights is None or weights.health is not Health.DEGRADED
+    ):
         return _leave_undecided(sampled, champion, weights, started)
     window = sampling.newest_sample(sampled) if isinstance(sampled, ThinWindow) else sampled
     if champion is None or weights is None:
         with progress.the_rest():
             return call(requantize, model, reason="the first champion", window=window.key)
     source = open_model(model).source
-    before, report = promotion.settled(model, window.digest, source, champion), drift.written_report(window)
+    before, report = (
+        promotion.settled(model, window.digest, source, champion),
+        drift.written_report(window),
+    )
     if before is not None and report is not None:
         write_measures(model, flow="maintenance", seconds=time.perf_counter() - started)
         return replace(_decided_before(model, before), decision=before, report=report)
@@ -52,11 +66,15 @@ def maintenance(model: str, until: datetime | None = None) -> Outcome:
         decision = _decide_by_weights(sampled, window, champion, weights, past)
     else:
         decision = _decide(window, champion, weights, past, progress)
-    first = promotion.record_decision(model, decision, acting(), champion, window, drift.basis(window, decision))
+    first = promotion.record_decision(
+        model, decision, acting(), champion, window, drift.basis(window, decision)
+    )
     progress.step("writing the drift report", 0.8)
     report = drift.write_report(window, champion, decision, past)
     _leave_artifacts(model, decision, report)
-    write_measures(model, readings=decision.readings, flow="maintenance", seconds=time.perf_counter() - started)
+    write_measures(
+        model, readings=decision.readings, flow="maintenance", seconds=time.perf_counter() - started
+    )
     with progress.the_rest():
         outcome = _act(window, source, decision, first)
     progress.step(outcome.reason, 1.0)
@@ -68,7 +86,9 @@ def _leave_undecided(
 ) -> Outcome:
     """That nothing can be told is a decision, too: recorded once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
-    promotion.record_decision(window.model, decision, acting(), champion, window, drift.basis(window, decision))
+    promotion.record_decision(
+        window.model, decision, acting(), champion, window, drift.basis(window, decision)
+    )
     write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
     return Outcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)
 
@@ -81,14 +101,23 @@ def _decide(
     progress: Progress,
 ) -> Decision:
     readings: list[LensReading] = [weights]
-    stale = next((one.exceeded.get("range", ()) for one in reversed(past) if one.champion == champion.version), ())
+    stale = next(
+        (
+            one.exceeded.get("range", ())
+            for one in reversed(past)
+            if one.champion == champion.version
+        ),
+        (),
+    )
     lenses: tuple[tuple[str, Callable[[], list[LensReading]]], ...] = (
         ("inputs", lambda: [drift.look_at_inputs(window, champion)]),
         ("ranges", lambda: [drift.look_at_ranges(window, champion, stale)]),
         ("fidelity", lambda: drift.look_at_fidelity(window, champion)),
         ("full precision", lambda: [drift.look_at_control(window, champion)]),
     )
-    if weights.health is Health.DEGRADED:  # scales and answers of other weights say nothing about these
+    if (
+        weights.health is Health.DEGRADED
+    ):  # scales and answers of other weights say nothing about these
         lenses = (lenses[0], lenses[-1])
     for index, (name, look_through) in enumerate(lenses):
         progress.step(f"looking at {name} of {window.rows} requests", 0.2 + 0.15 * index)

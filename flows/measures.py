@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from infra.errors import RequantError, Unavailable
-from infra.processes import is_gone
+from infra.processes.identity import is_gone
 from infra.settings import Settings, settings
 from infra.telemetry import SUFFIX, Sample, parse, write_snapshot
-from tasks.models.registration import model_names
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import Entry, Kind
 from tasks.promotion.steps import LEASE
 from tasks.records import GateReport, LensReading
-from tasks.traffic.newest import newest_time
+from tasks.specs.registration import model_names
+from tasks.traffic.storage.newest import newest_time
 from tasks.validation.report import OF_REPORTS, to_samples
 
 EVERY_S = 15.0
@@ -35,7 +35,11 @@ def write_measures(
     """Merge what this run measured into the model's snapshot; totals are counted from the ledger."""
     path = settings().root / "metrics" / f"{model}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [one for one in (parse(path.read_text()) if path.exists() else ()) if not _replaced(one, readings, reports)]
+    kept = [
+        one
+        for one in (parse(path.read_text()) if path.exists() else ())
+        if not _replaced(one, readings, reports)
+    ]
     samples = [*kept, *_totals(model, journal.read(model)), *_lenses(model, readings)]
     for report in reports:
         samples += to_samples(model, report)
@@ -47,15 +51,22 @@ def write_measures(
     write_snapshot(path, samples)
 
 
-def _replaced(sample: Sample, readings: Sequence[LensReading], reports: Sequence[GateReport]) -> bool:
+def _replaced(
+    sample: Sample, readings: Sequence[LensReading], reports: Sequence[GateReport]
+) -> bool:
     """A run replaces all series of what it measured: a group or layer that is gone must not linger."""
-    return bool((readings and sample.metric.startswith("requant_lens_")) or (reports and sample.metric in OF_REPORTS))
+    return bool(
+        (readings and sample.metric.startswith("requant_lens_"))
+        or (reports and sample.metric in OF_REPORTS)
+    )
 
 
 class LiveMeasures:
     """The figures that change while nothing runs, computed when they are asked for and kept for `EVERY_S` seconds."""
 
-    def __init__(self, overdue: Overdue | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, overdue: Overdue | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`overdue` tells what Prefect knows; without it the schedules' series are absent."""
         self._overdue = overdue
         self._clock = clock
@@ -66,7 +77,11 @@ class LiveMeasures:
         """Of every model; what cannot be read is told by `requant_ledger_readable`, and raises nothing."""
         with self._lock:  # scrapes at once compute once
             now = self._clock()
-            if self._kept is None or self._kept[0] is not settings() or now - self._kept[1] >= EVERY_S:
+            if (
+                self._kept is None
+                or self._kept[0] is not settings()
+                or now - self._kept[1] >= EVERY_S
+            ):
                 self._kept = (settings(), now, live_samples(self._overdue))
             return self._kept[2]
 
@@ -79,7 +94,8 @@ def live_samples(overdue: Overdue | None = None) -> tuple[Sample, ...]:
     except Unavailable:  # unknown is not 0: the series is absent, and an alert says so
         late = {}
     samples += [
-        Sample("requant_schedule_overdue_seconds", {"model": model}, seconds) for model, seconds in late.items()
+        Sample("requant_schedule_overdue_seconds", {"model": model}, seconds)
+        for model, seconds in late.items()
     ]
     return tuple(samples)
 
@@ -116,7 +132,9 @@ def _of_ledger(model: str, entries: Sequence[Entry]) -> Iterator[Sample]:
 def _of_traffic(model: str) -> Iterator[Sample]:
     newest = newest_time(settings().store(), model, datetime.now(UTC))
     if newest is not None:
-        yield Sample("requant_traffic_newest_timestamp_seconds", {"model": model}, newest.timestamp())
+        yield Sample(
+            "requant_traffic_newest_timestamp_seconds", {"model": model}, newest.timestamp()
+        )
 
 
 def _is_dead(intent: Entry) -> bool:
@@ -126,17 +144,26 @@ def _is_dead(intent: Entry) -> bool:
 
 def _totals(model: str, entries: Sequence[Entry]) -> list[Sample]:
     kinds = Counter(entry.kind for entry in entries)
-    actions = Counter(str(entry.details.get("action")) for entry in entries if entry.kind is Kind.DECIDED)
-    failed = sum(bool(entry.details.get("failed")) for entry in entries if entry.kind is Kind.FINISHED)
+    actions = Counter(
+        str(entry.details.get("action")) for entry in entries if entry.kind is Kind.DECIDED
+    )
+    failed = sum(
+        bool(entry.details.get("failed")) for entry in entries if entry.kind is Kind.FINISHED
+    )
     samples = [
         Sample("requant_runs_failed_total", {"model": model}, failed),
         Sample("requant_promotions_total", {"model": model}, kinds[Kind.PROMOTED]),
         Sample("requant_rollbacks_total", {"model": model}, kinds[Kind.ROLLED_BACK]),
-        *(Sample("requant_decisions_total", {"model": model, "action": name}, n) for name, n in actions.items()),
+        *(
+            Sample("requant_decisions_total", {"model": model, "action": name}, n)
+            for name, n in actions.items()
+        ),
     ]
     reigning = ledger.champion(entries)
     if reigning is not None and reigning.version is not None:
-        samples.append(Sample("requant_champion_version", {"model": model}, float(reigning.version)))
+        samples.append(
+            Sample("requant_champion_version", {"model": model}, float(reigning.version))
+        )
     return samples
 
 

@@ -15,7 +15,9 @@ class Status(StrEnum):
     AWAITING_APPROVAL = "awaiting-approval"
     REFUSED = "refused"  # no candidate passed its gates
     RETRAINING_REQUESTED = "retraining-requested"
-    INCONCLUSIVE = "inconclusive"  # too little traffic to tell, or nothing that could be judged here
+    INCONCLUSIVE = (
+        "inconclusive"  # too little traffic to tell, or nothing that could be judged here
+    )
     ALREADY_DONE = "already-done"  # another run decided, or acts on, the same window
 
 

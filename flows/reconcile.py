@@ -1,11 +1,11 @@
 """Reconciliation: follow what operators did in MLflow when it is verified, undo it when it is not."""
 
 from flows.measures import write_measures
-from flows.orchestration import leave_table, note, orchestrated
+from flows.orchestration.orchestrated import leave_table, note, orchestrated
 from infra.settings import settings
-from tasks.models.registration import model_names
 from tasks.promotion import steps as promotion
 from tasks.promotion.reconcile import Reconciliation
+from tasks.specs.registration import model_names
 
 
 @orchestrated("reconcile", "reconcile")
@@ -17,7 +17,10 @@ def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
     """
     names = [model] if model else model_names(settings().store())
     found = {name: promotion.reconcile_model(name) for name in names}
-    rows = [{"model": name, "outcome": one.outcome.value, "why": one.reason} for name, one in found.items()]
+    rows = [
+        {"model": name, "outcome": one.outcome.value, "why": one.reason}
+        for name, one in found.items()
+    ]
     leave_table("reconciliation", rows)
     for name, one in found.items():
         note(f"{name}: {one.outcome}; {one.reason}")

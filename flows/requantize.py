@@ -8,20 +8,20 @@ from typing import Literal
 from prefect.exceptions import TerminationSignal
 
 from flows.climbing import Climbed, Material, chosen, climb_ladder, figures, limits, passes
-from flows.identity import acting
 from flows.measures import write_measures
-from flows.orchestration import leave_markdown, orchestrated, run_id
+from flows.orchestration.identity import acting
+from flows.orchestration.orchestrated import leave_markdown, orchestrated, run_id
+from flows.orchestration.progress import Progress
 from flows.outcomes import Outcome, Rung, Status
-from flows.progress import Progress
-from infra.interruption import Interrupted, undisturbed
+from infra.processes.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
 from tasks.profiles import steps as profiles
 from tasks.promotion import steps as promotion
 from tasks.quantization import steps as quantization
-from tasks.quantization.kv_cache import require_cache
-from tasks.quantization.ladder import Search, climb
-from tasks.quantization.recipes import find_recipe
-from tasks.quantization.targets import require_expressible
+from tasks.quantization.graph.kv_cache import require_cache
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.ladder import Search, climb
+from tasks.quantization.recipe.targets import require_expressible
 from tasks.records import Action, ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling import steps as sampling
 from tasks.validation import steps as validation
@@ -66,10 +66,22 @@ def requantize(
         text = f"{model}: another run already acts on this window"
         return _ended(progress, Outcome(model, Status.ALREADY_DONE, text))
     try:
-        outcome = _build(model, sample, recipe, reason, require_approval, action, progress, search, allow_scale_change)
+        outcome = _build(
+            model,
+            sample,
+            recipe,
+            reason,
+            require_approval,
+            action,
+            progress,
+            search,
+            allow_scale_change,
+        )
     except BaseException as exc:
         with undisturbed():  # without Prefect, which may be what failed, or be closing too
-            promotion.finish.fn(model, sample.digest, run, actor, _why_ended(exc, actor), failed=True)
+            promotion.finish.fn(
+                model, sample.digest, run, actor, _why_ended(exc, actor), failed=True
+            )
         raise
     promotion.finish(model, sample.digest, run, actor, outcome.sentence)
     return _ended(progress, outcome)
@@ -104,7 +116,12 @@ def _build(
     progress.step("asking what can be judged", 0.01)
     known = validation.examine(sample)
     if known.obstacles:
-        return Outcome(model, Status.INCONCLUSIVE, known.obstacles[0], notes=(*known.obstacles[1:], *known.notes))
+        return Outcome(
+            model,
+            Status.INCONCLUSIVE,
+            known.obstacles[0],
+            notes=(*known.obstacles[1:], *known.notes),
+        )
     reason = known.noted(reason)
     progress.step("profiling the window's traffic", 0.02)
     frozen = profiles.freeze_traffic(sample)
@@ -126,13 +143,22 @@ def _build(
     best = chosen(climbed, measured, search)
     measured[best] = replace(measured[best], chosen=measured[best].passed)
     quantization.record_ladder(
-        calibration, sample.digest, [one.candidate for one in climbed], measured, limits(registered.spec), reason
+        calibration,
+        sample.digest,
+        [one.candidate for one in climbed],
+        measured,
+        limits(registered.spec),
+        reason,
     )
     rungs, taken = [one.told for one in climbed], climbed[best]
-    write_measures(model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started)
+    write_measures(
+        model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started
+    )
     progress.step("releasing the candidate", 0.9)
     name = f"{taken.recipe.name} on {sample.digest[:8]}"
-    release = promotion.release_candidate(taken.candidate, taken.engines, taken.reports, name, frozen, sample.digest)
+    release = promotion.release_candidate(
+        taken.candidate, taken.engines, taken.reports, name, frozen, sample.digest
+    )
     _leave_artifact(model, rungs, taken, release)
     outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval)
     write_measures(model)
@@ -149,7 +175,12 @@ def _conclude(
     require_approval: bool,
 ) -> Outcome:
     last, base, actor = taken.told, champion.version if champion else None, acting()
-    where = {"model": model, "version": release.version, "release": release.digest, "rungs": tuple(rungs)}
+    where = {
+        "model": model,
+        "version": release.version,
+        "release": release.digest,
+        "rungs": tuple(rungs),
+    }
     if not passes(last.reports):
         gates = [gate.reason for report in last.reports for gate in report.refusals]
         text = f"{last.recipe} was refused: {last.reason}"
@@ -165,7 +196,12 @@ def _conclude(
 
 
 def _leave_artifact(model: str, rungs: Sequence[Rung], taken: Climbed, release: ReleaseRef) -> None:
-    lines = [f"# {model}, version {release.version}", "", "| rung | verdict | why |", "|---|---|---|"]
+    lines = [
+        f"# {model}, version {release.version}",
+        "",
+        "| rung | verdict | why |",
+        "|---|---|---|",
+    ]
     for rung in rungs:
         verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in rung.reports)
         lines.append(f"| {rung.recipe} | {verdicts} | {rung.reason} |")

@@ -4,15 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flows.identity import acting
 from flows.measures import write_measures
-from flows.orchestration import leave_markdown, note, orchestrated
+from flows.orchestration.identity import acting
+from flows.orchestration.orchestrated import leave_markdown, note, orchestrated
 from tasks.promotion import steps as promotion
 from tasks.records import ReleaseRef
 
 
 @orchestrated("rollback", "rollback-{model}")
-def rollback(model: str, reason: Annotated[str, Field(min_length=1)], to: str | None = None) -> ReleaseRef:
+def rollback(
+    model: str, reason: Annotated[str, Field(min_length=1)], to: str | None = None
+) -> ReleaseRef:
     """Bring back an earlier champion.
 
     Args:

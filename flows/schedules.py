@@ -34,7 +34,7 @@ from prefect.states import Cancelled, Crashed
 from pydantic import BaseModel
 
 from infra.errors import Unavailable
-from tasks.models.spec import ScheduleSpec
+from tasks.specs.spec import ScheduleSpec
 
 K = TypeVar("K")
 TAG = "requant"
@@ -56,7 +56,9 @@ class Upcoming:
     """One model's schedule as the server has it."""
 
     model: str
-    next_run: str | None  # ISO 8601: when the next run that exists on the server is expected to start
+    next_run: (
+        str | None
+    )  # ISO 8601: when the next run that exists on the server is expected to start
     late: int  # runs that should have started and have not, `AT_MOST` at most
     overdue_s: float  # how long the oldest of them has waited; 0 when none is overdue
     paused: bool  # the deployment, or every schedule of it
@@ -74,10 +76,14 @@ def upcoming() -> Mapping[str, Upcoming]:
     """Return every scheduled model's runs as the server has them; raises `Unavailable`."""
     try:
         with get_client(sync_client=True) as client:
-            scheduled = [one for one in _ours(client) if one.schedules and one.parameters.get("model")]
+            scheduled = [
+                one for one in _ours(client) if one.schedules and one.parameters.get("model")
+            ]
             return {one.model: one for one in _upcoming(client, scheduled)}
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        raise Unavailable(f"Prefect did not tell its schedules ({error}): see whether its server runs") from error
+        raise Unavailable(
+            f"Prefect did not tell its schedules ({error}): see whether its server runs"
+        ) from error
 
 
 def overdue() -> Mapping[str, float]:
@@ -98,7 +104,9 @@ def drop_superseded() -> int:
             for run in late[:-1]:
                 if not _still_waits(client, run):  # a runner was faster
                     continue
-                state: State[None] = Cancelled(message="a later run of the same schedule stands in for it")
+                state: State[None] = Cancelled(
+                    message="a later run of the same schedule stands in for it"
+                )
                 client.set_flow_run_state(run.id, state)
                 dropped += 1
     return dropped
@@ -112,11 +120,15 @@ def close_broken_off() -> int:
     with get_client(sync_client=True) as client:
         deployed = [one.id for one in _ours(client) if one.work_pool_name is None]
         taken_up = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TAKEN_UP)))
-        begun = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=deployed), state=taken_up)
+        begun = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=deployed), state=taken_up
+        )
         runs = client.read_flow_runs(flow_run_filter=begun) if deployed else []
         inside = FlowRunFilterParentFlowRunId(any_=[run.id for run in runs])
         if runs:
-            runs += client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=inside, state=taken_up))
+            runs += client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(parent_flow_run_id=inside, state=taken_up)
+            )
         for run in runs:
             state: State[None] = Crashed(message="broken off: the process that ran it is gone")
             client.set_flow_run_state(run.id, state, force=True)
@@ -138,7 +150,9 @@ def keep_what_people_set(deployment: RunnerDeployment) -> None:
     for schedule in deployment.schedules or ():
         schedule.active = active.get(schedule.slug, schedule.active)
     added = [
-        DeploymentScheduleCreate(schedule=one.schedule, active=one.active, parameters=one.parameters)
+        DeploymentScheduleCreate(
+            schedule=one.schedule, active=one.active, parameters=one.parameters
+        )
         for one in known.schedules
         if not one.slug
     ]
@@ -168,7 +182,9 @@ def _still_waits(client: SyncPrefectClient, run: FlowRun) -> bool:
     return state is not None and state.is_scheduled()
 
 
-def _upcoming(client: SyncPrefectClient, scheduled: Sequence[DeploymentResponse]) -> Iterator[Upcoming]:
+def _upcoming(
+    client: SyncPrefectClient, scheduled: Sequence[DeploymentResponse]
+) -> Iterator[Upcoming]:
     """Ask once for all deployments, and again only for those whose next run lies behind many runs of others."""
     now = datetime.now(UTC)
     late = _grouped(_waiting(client, scheduled, before=now), _deployed_as) if scheduled else {}
@@ -238,13 +254,17 @@ def _waiting(
     )
 
 
-def _missed(client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime) -> datetime | None:
+def _missed(
+    client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime
+) -> datetime | None:
     """Return the first date that the scheduler should long have made a run for, and has not.
 
     Counted from the newest run there is, or from when the schedule last changed.
     """
     newest = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id])),
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id])
+        ),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )
@@ -262,7 +282,11 @@ def _server_side(schedule: BaseModel) -> CronSchedule | IntervalSchedule | RRule
     given = schedule.model_dump()
     if "cron" in given:
         return CronSchedule.model_validate(given)
-    return RRuleSchedule.model_validate(given) if "rrule" in given else IntervalSchedule.model_validate(given)
+    return (
+        RRuleSchedule.model_validate(given)
+        if "rrule" in given
+        else IntervalSchedule.model_validate(given)
+    )
 
 
 def _expected(run: FlowRun) -> datetime:

@@ -24,7 +24,9 @@ def canonical(value: Json) -> bytes:
 
 def _dump(value: Json) -> str:
     # Mappings that are not dicts (MappingProxyType) are welcome; keys other than text are not: their order would lie.
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def _plain(value: Json) -> Json:

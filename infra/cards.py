@@ -60,7 +60,9 @@ def log_data(client: MlflowClient, run_id: str, card: Card) -> None:
 
     if card.about_version:
         client.set_tag(run_id, _NOTE, card.about_version)
-    inputs = [DatasetInput(_dataset(data), [InputTag(_CONTEXT, data.context)]) for data in card.data]
+    inputs = [
+        DatasetInput(_dataset(data), [InputTag(_CONTEXT, data.context)]) for data in card.data
+    ]
     if inputs:
         client.log_inputs(run_id, inputs)
 
@@ -77,17 +79,25 @@ def _dataset(data: DataSet) -> object:
     )
 
 
-def log_judged(client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], card: Card) -> None:
+def log_judged(
+    client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], card: Card
+) -> None:
     """Log metrics of the run and of the logged model at once, on the data that they were measured on."""
     from mlflow.entities import Metric
 
     stamp, names = int(time.time() * 1000), iter(metrics)
-    judged = {"dataset_name": card.judged_on.name, "dataset_digest": card.judged_on.short} if card.judged_on else {}
+    judged = (
+        {"dataset_name": card.judged_on.name, "dataset_digest": card.judged_on.short}
+        if card.judged_on
+        else {}
+    )
     while batch := list(islice(names, BATCH)):
         client.log_batch(
             run_id,
             metrics=[
-                Metric(name, float(metrics[name]), stamp, 0, model_id=model_id, run_id=run_id, **judged)
+                Metric(
+                    name, float(metrics[name]), stamp, 0, model_id=model_id, run_id=run_id, **judged
+                )
                 for name in batch
             ],
         )
@@ -96,7 +106,9 @@ def log_judged(client: MlflowClient, run_id: str, model_id: str, metrics: Mappin
 def link_version(client: MlflowClient, model_id: str, model: str, version: str) -> None:
     """Let the logged model's page name the version: a server does that by itself, a database does not."""
     if _VERSIONS not in client.get_logged_model(model_id).tags:
-        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps([{"name": model, "version": version}])})
+        client.set_logged_model_tags(
+            model_id, {_VERSIONS: json.dumps([{"name": model, "version": version}])}
+        )
 
 
 def describe_model(client: MlflowClient, model: str, card: Card) -> None:
@@ -109,7 +121,9 @@ def describe_model(client: MlflowClient, model: str, card: Card) -> None:
             client.set_registered_model_tag(model, name, value)
 
 
-def describe_experiment(client: MlflowClient, experiment_id: str, present: Mapping[str, str]) -> None:
+def describe_experiment(
+    client: MlflowClient, experiment_id: str, present: Mapping[str, str]
+) -> None:
     """Fill in what an experiment of an earlier release lacks."""
     for name, value in EXPERIMENT_TAGS.items():
         if name not in present:

@@ -45,7 +45,9 @@ class Chain:
     that its newest entries were deleted: keep the head's number and digest elsewhere where that matters.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, clock: Callable[[], datetime] = now) -> None:
+    def __init__(
+        self, store: ObjectStore, prefix: str, clock: Callable[[], datetime] = now
+    ) -> None:
         self._store = store
         self._prefix = prefix.rstrip("/")
         self._clock = clock
@@ -82,7 +84,9 @@ class Chain:
                     raise self._moved(expect) from error
             else:
                 return link
-        raise Unavailable(f"The log {self._prefix} lost {_ATTEMPTS} races in a row: fewer writers at once, then retry.")
+        raise Unavailable(
+            f"The log {self._prefix} lost {_ATTEMPTS} races in a row: fewer writers at once, then retry."
+        )
 
     def _moved(self, expect: int) -> AlreadyExists:
         return AlreadyExists(
@@ -94,41 +98,63 @@ class Chain:
 
     def _numbers(self) -> tuple[int, ...]:
         keys = list(self._store.list(f"{self._prefix}/"))
-        numbers = sorted(self._number_of(key) for key in keys)  # beyond 99,999,999 text order is not number order
+        numbers = sorted(
+            self._number_of(key) for key in keys
+        )  # beyond 99,999,999 text order is not number order
         for expected, number in enumerate(numbers, start=1):
             if number != expected:
-                raise Tampered(f"The log {self._prefix} lacks entry {expected}: restore it from a backup of the store.")
+                raise Tampered(
+                    f"The log {self._prefix} lacks entry {expected}: restore it from a backup of the store."
+                )
         return tuple(numbers)
 
     def _number_of(self, key: str) -> int:
         found = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
         if found is None:
-            raise Tampered(f"The log {self._prefix} holds {key}, which is no entry of it: find out who put it there.")
+            raise Tampered(
+                f"The log {self._prefix} holds {key}, which is no entry of it: find out who put it there."
+            )
         return int(found.group(1))
 
     def _load_all(self, numbers: tuple[int, ...]) -> Iterable[Link]:
         if len(numbers) < 2 * _READERS:
             return map(self._load, numbers)
-        with ThreadPoolExecutor(_READERS) as pool:  # a remote store answers each in milliseconds: overlap them
+        with ThreadPoolExecutor(
+            _READERS
+        ) as pool:  # a remote store answers each in milliseconds: overlap them
             return list(pool.map(self._load, numbers))
 
     def _load(self, number: int) -> Link:
         key = self._key(number)
         link = _decode(self._store.get(key), key)
         if link.number != number:
-            raise Tampered(f"The entry {key} calls itself number {link.number}: restore it from a backup of the store.")
+            raise Tampered(
+                f"The entry {key} calls itself number {link.number}: restore it from a backup of the store."
+            )
         return link
 
 
 def _link_after(head: Link | None, body: Mapping[str, Json], time: datetime) -> Link:
     number, previous = (head.number + 1, head.digest) if head else (1, _GENESIS)
     stamp = time.astimezone(UTC).isoformat(timespec="microseconds")
-    plain: Mapping[str, Json] = json.loads(canonical(body))  # what a reader will see: lists for tuples, and so on
+    plain: Mapping[str, Json] = json.loads(
+        canonical(body)
+    )  # what a reader will see: lists for tuples, and so on
     return Link(number, stamp, previous, _digest(number, stamp, previous, plain), plain)
 
 
 def _digest(number: int, time: str, previous: str, body: Mapping[str, Json]) -> str:
-    return sha256(canonical({"version": _VERSION, "number": number, "time": time, "previous": previous, "body": body}))
+    return sha256(
+        canonical(
+            {
+                "version": _VERSION,
+                "number": number,
+                "time": time,
+                "previous": previous,
+                "body": body,
+            }
+        )
+    )
 
 
 def _encode(link: Link) -> bytes:
@@ -148,21 +174,36 @@ def _decode(data: bytes, key: str) -> Link:
     try:
         found = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise Tampered(f"The entry {key} is not JSON: restore it from a backup of the store.") from error
-    if isinstance(found, dict) and isinstance(found.get("version"), int) and found["version"] > _VERSION:
-        raise BadInput(f"The entry {key} has format version {found['version']}: upgrade Requant to read it.")
+        raise Tampered(
+            f"The entry {key} is not JSON: restore it from a backup of the store."
+        ) from error
+    if (
+        isinstance(found, dict)
+        and isinstance(found.get("version"), int)
+        and found["version"] > _VERSION
+    ):
+        raise BadInput(
+            f"The entry {key} has format version {found['version']}: upgrade Requant to read it."
+        )
     if not _well_formed(found):
-        raise Tampered(f"The entry {key} has other fields than an entry has: restore it from a backup of the store.")
+        raise Tampered(
+            f"The entry {key} has other fields than an entry has: restore it from a backup of the store."
+        )
     link = Link(found["number"], found["time"], found["previous"], found["digest"], found["body"])
     if not _intact(link, data):
-        raise Tampered(f"The entry {key} does not match its digest: restore it from a backup of the store.")
+        raise Tampered(
+            f"The entry {key} does not match its digest: restore it from a backup of the store."
+        )
     return link
 
 
 def _intact(link: Link, data: bytes) -> bool:
     """Comparing whole bytes, not only the digest, also catches what parsing forgives: doubled keys, spaces."""
     try:
-        return _digest(link.number, link.time, link.previous, link.body) == link.digest and _encode(link) == data
+        return (
+            _digest(link.number, link.time, link.previous, link.body) == link.digest
+            and _encode(link) == data
+        )
     except BadInput:  # 1e999, a lone surrogate: what JSON text can hold and canonical JSON cannot
         return False
 

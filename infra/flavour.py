@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-def log_onnx(client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path, kind: str) -> str:
+def log_onnx(
+    client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path, kind: str
+) -> str:
     """What `mlflow.onnx.log_model` does, on this client instead of the global one; returns the logged model's id.
 
     `folder` is scratch space, `kind` what MLflow groups models by. Raises `BadInput` for bytes that are no ONNX model.
@@ -22,10 +24,17 @@ def log_onnx(client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, fo
 
     graph = _parsed(onnx_bytes)
     experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type=kind)
+    logged = client.create_logged_model(
+        experiment, name=name, source_run_id=run_id, model_type=kind
+    )
     model_id = str(logged.model_id)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-    described = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
+    described = Model(
+        artifact_path=logged.artifact_location,
+        run_id=run_id,
+        model_uuid=model_id,
+        model_id=model_id,
+    )
     _save(graph, onnx_bytes, folder / "model", described)
     client.log_model_artifacts(model_id, str(folder / "model"))
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
@@ -39,9 +48,13 @@ def _parsed(onnx_bytes: bytes) -> Any:
     try:
         model = onnx.load_model_from_string(onnx_bytes)
     except DecodeError as error:
-        raise BadInput("The bytes to register are no ONNX model: hand over the serialized graph.") from error
+        raise BadInput(
+            "The bytes to register are no ONNX model: hand over the serialized graph."
+        ) from error
     if not model.graph.output:  # protobuf reads an empty or foreign message without a murmur
-        raise BadInput("The bytes to register are an ONNX model without outputs: hand over the serialized graph.")
+        raise BadInput(
+            "The bytes to register are an ONNX model without outputs: hand over the serialized graph."
+        )
     return model
 
 
@@ -54,11 +67,16 @@ def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> Non
         mlflow_model=described,
         signature=_signature(graph),
         # Inferring requirements would start a process and load the model: seconds for an answer that is known.
-        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("onnx", "onnxruntime")],
+        pip_requirements=[
+            f"{package}=={importlib.metadata.version(package)}"
+            for package in ("onnx", "onnxruntime")
+        ],
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
     )
-    (folder / "model.onnx").write_bytes(onnx_bytes)  # byte for byte what the release holds, not a re-serialization
+    (folder / "model.onnx").write_bytes(
+        onnx_bytes
+    )  # byte for byte what the release holds, not a re-serialization
 
 
 def _signature(graph: Any) -> object:

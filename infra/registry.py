@@ -28,7 +28,15 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from infra.addresses import without_password
-from infra.cards import EXPERIMENT_TAGS, Card, describe_experiment, describe_model, link_version, log_data, log_judged
+from infra.cards import (
+    EXPERIMENT_TAGS,
+    Card,
+    describe_experiment,
+    describe_model,
+    link_version,
+    log_data,
+    log_judged,
+)
 from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.flavour import log_onnx
 
@@ -67,7 +75,9 @@ class TracePage:
     """Some traces of an experiment."""
 
     stamps: tuple[TraceStamp, ...]
-    documents: Callable[[Container[str]], Mapping[str, str]]  # of these ids: id -> the trace as JSON
+    documents: Callable[
+        [Container[str]], Mapping[str, str]
+    ]  # of these ids: id -> the trace as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,9 @@ class RegisteredVersion:
     """One version of a registered model."""
 
     version: str
-    release: str | None  # digest of its release bundle; None for a version that Requant did not make
+    release: (
+        str | None
+    )  # digest of its release bundle; None for a version that Requant did not make
     tags: Mapping[str, str]
     run_id: str | None
 
@@ -83,7 +95,9 @@ class RegisteredVersion:
 class Registry:
     """One MLflow tracking server (or database) and its model registry."""
 
-    def __init__(self, tracking_uri: str, registry_uri: str | None = None, artifact_root: str | None = None) -> None:
+    def __init__(
+        self, tracking_uri: str, registry_uri: str | None = None, artifact_root: str | None = None
+    ) -> None:
         """`artifact_root` is where a database without a server keeps files; left out, a folder beside SQLite's."""
         self._tracking_uri = tracking_uri
         self._registry_uri = registry_uri
@@ -131,7 +145,12 @@ class Registry:
             source = self._source(client, model_id)
             named = {**tags, _RELEASE: release}
             made = client.create_model_version(
-                model, source, run_id, tags=named, model_id=model_id, description=card.about_version or None
+                model,
+                source,
+                run_id,
+                tags=named,
+                model_id=model_id,
+                description=card.about_version or None,
             )
             link_version(client, model_id, model, str(made.version))
             return str(made.version)
@@ -154,12 +173,17 @@ class Registry:
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Point the alias at the version; raises `NotFound`, `Unavailable`."""
         with self._client(f"set the alias {alias} of {model} to version {version}") as client:
-            client.get_model_version(_checked(model), version)  # not every server refuses an alias to nothing
+            client.get_model_version(
+                _checked(model), version
+            )  # not every server refuses an alias to nothing
             client.set_registered_model_alias(model, alias, version)
 
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove the alias; an absent one is fine."""
-        with contextlib.suppress(NotFound), self._client(f"delete the alias {alias} of {model}") as client:
+        with (
+            contextlib.suppress(NotFound),
+            self._client(f"delete the alias {alias} of {model}") as client,
+        ):
             if alias in client.get_registered_model(_checked(model)).aliases:
                 client.delete_registered_model_alias(model, alias)
 
@@ -193,10 +217,18 @@ class Registry:
 
     def artifact(self, run_id: str, path: str) -> bytes:
         """One file of a run; raises `NotFound`, `Unavailable`."""
-        with tempfile.TemporaryDirectory() as folder, self._client(f"read the artifact {path} of {run_id}") as client:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self._client(f"read the artifact {path} of {run_id}") as client,
+        ):
             parent = path.rpartition("/")[0]
-            if not any(item.path == path and not item.is_dir for item in client.list_artifacts(run_id, parent or None)):
-                raise NotFound(f"The run {run_id} has no artifact {path}: see the run's page for what it has.")
+            if not any(
+                item.path == path and not item.is_dir
+                for item in client.list_artifacts(run_id, parent or None)
+            ):
+                raise NotFound(
+                    f"The run {run_id} has no artifact {path}: see the run's page for what it has."
+                )
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
 
     def try_files(self) -> str:
@@ -208,7 +240,9 @@ class Registry:
 
         name = f"probe-{secrets.token_hex(8)}"
         with tempfile.TemporaryDirectory() as folder, self._client("write a file") as client:
-            root = self._artifact_root or client.search_experiments(max_results=1)[0].artifact_location
+            root = (
+                self._artifact_root or client.search_experiments(max_results=1)[0].artifact_location
+            )
             place = f"{root.rstrip('/')}/requant-doctor"
             files = get_artifact_repository(place, tracking_uri=self._tracking_uri)
             (Path(folder) / name).write_text(name)
@@ -282,7 +316,9 @@ class Registry:
 
     def _version_of(self, model: str, release: str) -> str | None:
         if not re.fullmatch(r"[A-Za-z0-9:._-]+", release):
-            raise BadInput(f"{release!r} is no release digest: give the one that write_release returned.")
+            raise BadInput(
+                f"{release!r} is no release digest: give the one that write_release returned."
+            )
         found = self._search(model, f"name = '{_checked(model)}' and tags.{_RELEASE} = '{release}'")
         return found[0].version if found else None
 
@@ -304,7 +340,9 @@ class Registry:
         return str(client.get_logged_model(model_id).artifact_location)
 
     @contextlib.contextmanager
-    def _run(self, client: MlflowClient, model: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+    def _run(
+        self, client: MlflowClient, model: str, name: str, tags: Mapping[str, str]
+    ) -> Iterator[str]:
         """A run that ends as finished, or as failed when the block raises."""
         experiment = self._experiment(client, _checked(model))
         run_id = str(client.create_run(experiment, run_name=name).info.run_id)
@@ -403,11 +441,21 @@ def _translated(uri: str, doing: str) -> Iterator[None]:
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    vendors = (MlflowException, RequestException, SQLAlchemyError, Boto3Error, BotoCoreError, ClientError, OSError)
+    vendors = (
+        MlflowException,
+        RequestException,
+        SQLAlchemyError,
+        Boto3Error,
+        BotoCoreError,
+        ClientError,
+        OSError,
+    )
     try:
         yield
     except vendors as error:
-        raise _ours(error, getattr(error, "error_code", ""), without_password(uri), doing) from error
+        raise _ours(
+            error, getattr(error, "error_code", ""), without_password(uri), doing
+        ) from error
 
 
 def _ours(error: Exception, code: str, uri: str, doing: str) -> RequantError:
@@ -417,8 +465,12 @@ def _ours(error: Exception, code: str, uri: str, doing: str) -> RequantError:
             f"The registry {uri} could not {doing}, because there is no such thing ({text}): check the name."
         )
     if code in _BAD_INPUT:
-        return BadInput(f"The registry {uri} could not {doing}, because it did not accept it ({text}): correct it.")
-    return Unavailable(f"The registry {uri} could not {doing} ({text}): check that it and its file store are up.")
+        return BadInput(
+            f"The registry {uri} could not {doing}, because it did not accept it ({text}): correct it."
+        )
+    return Unavailable(
+        f"The registry {uri} could not {doing} ({text}): check that it and its file store are up."
+    )
 
 
 @contextlib.contextmanager
@@ -446,7 +498,9 @@ def _log(
     for names in _batches(params):
         client.log_batch(run_id, params=[Param(name, str(params[name])) for name in names])
     for names in _batches(metrics):
-        client.log_batch(run_id, metrics=[Metric(name, float(metrics[name]), stamp, 0) for name in names])
+        client.log_batch(
+            run_id, metrics=[Metric(name, float(metrics[name]), stamp, 0) for name in names]
+        )
     if artifacts:
         with tempfile.TemporaryDirectory() as folder:
             for path, data in artifacts.items():
@@ -457,7 +511,9 @@ def _log(
 def _write(folder: Path, path: str, data: bytes) -> None:
     target = (folder / path).resolve()
     if not target.is_relative_to(folder.resolve()):
-        raise BadInput(f"The artifact path {path!r} leaves the run's folder: use a relative path without '..'.")
+        raise BadInput(
+            f"The artifact path {path!r} leaves the run's folder: use a relative path without '..'."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
 
@@ -482,13 +538,19 @@ def _registered(found: Any) -> RegisteredVersion:
 
 def _checked(model: str) -> str:
     if _MODEL.fullmatch(model) is None:
-        raise BadInput(f"The model name {model!r} cannot be registered: use letters, digits, '.', '_' and '-'.")
+        raise BadInput(
+            f"The model name {model!r} cannot be registered: use letters, digits, '.', '_' and '-'."
+        )
     return model
 
 
 def _sqlite_file(uri: str) -> Path | None:
     prefix = "sqlite:///"
-    return Path(unquote(uri.removeprefix(prefix).partition("?")[0])) if uri.startswith(prefix) else None
+    return (
+        Path(unquote(uri.removeprefix(prefix).partition("?")[0]))
+        if uri.startswith(prefix)
+        else None
+    )
 
 
 def _beside(uri: str) -> str | None:

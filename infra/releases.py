@@ -1,4 +1,4 @@
-"""The release bundle: content-addressed, immutable, optionally signed (DESIGN.md, D8 and D13).
+"""The release bundle: content-addressed, immutable, optionally signed (ADR 33 and 38).
 
     releases/MODEL/DIGEST/<file>         the files as they were handed over
     releases/MODEL/DIGEST/manifest.sig   Ed25519 over the manifest's bytes, when signed
@@ -49,7 +49,9 @@ class Release:
     store: ObjectStore
     model: str
     digest: str
-    facts: Mapping[str, Json]  # calibration set, recipe, scales, versions, targets: whatever the maker recorded
+    facts: Mapping[
+        str, Json
+    ]  # calibration set, recipe, scales, versions, targets: whatever the maker recorded
     files: Mapping[str, FileFact]
     signed_by: str | None  # the signing key's id when a verifier checked it
 
@@ -95,14 +97,21 @@ class Signer:
             with os.fdopen(handle, "wb") as file:
                 file.write(signer._private_pem())
         except OSError as error:
-            raise BadInput(f"No signing key could be written to {path} ({error.strerror}): name a new file.") from error
+            raise BadInput(
+                f"No signing key could be written to {path} ({error.strerror}): name a new file."
+            ) from error
         return signer
 
     def sign(self, data: bytes) -> bytes:
         """The signature file for the data: JSON with format version, algorithm, key id and signature."""
         signature = base64.b64encode(self._key.sign(data)).decode()
         return canonical(
-            {"version": _VERSION, "algorithm": "ed25519", "key": self.verifier().key_id, "signature": signature}
+            {
+                "version": _VERSION,
+                "algorithm": "ed25519",
+                "key": self.verifier().key_id,
+                "signature": signature,
+            }
         )
 
     def verifier(self) -> Verifier:
@@ -111,7 +120,9 @@ class Signer:
 
     def _private_pem(self) -> bytes:
         return self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
 
 
@@ -139,7 +150,9 @@ class Verifier:
 
     def pem(self) -> bytes:
         """The public key as PEM, for whoever loads releases."""
-        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return self._key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
 
     def check(self, data: bytes, signature_file: bytes, what: str) -> None:
         """Pass when the signature file holds this key's signature over the data; raises `Tampered`."""
@@ -154,7 +167,11 @@ class Verifier:
 
 
 def write_release(
-    store: ObjectStore, model: str, files: Mapping[str, bytes], facts: Mapping[str, Json], signer: Signer | None = None
+    store: ObjectStore,
+    model: str,
+    files: Mapping[str, bytes],
+    facts: Mapping[str, Json],
+    signer: Signer | None = None,
 ) -> Release:
     """Store a bundle under its content's address; writing the same one again changes nothing.
 
@@ -171,22 +188,30 @@ def write_release(
     return _release(store, digest, manifest, signer.verifier().key_id if signer else None)
 
 
-def read_release(store: ObjectStore, model: str, digest: str, verifier: Verifier | None = None) -> Release:
+def read_release(
+    store: ObjectStore, model: str, digest: str, verifier: Verifier | None = None
+) -> Release:
     """A stored bundle, its manifest verified against the digest and, given a verifier, the signature.
 
     Raises `NotFound`, `Tampered`, `Refused` for an unsigned bundle where a signature is demanded, `Unavailable`.
     """
     if _MODEL.fullmatch(model) is None or _DIGEST.fullmatch(digest) is None:
-        raise BadInput(f"{digest!r} of {model!r} names no release: give a model's name and 64 hexadecimal digits.")
+        raise BadInput(
+            f"{digest!r} of {model!r} names no release: give a model's name and 64 hexadecimal digits."
+        )
     what = f"release {digest[:12]} of {model}"
     manifest = store.get(_key(model, digest, _MANIFEST))
     if sha256(manifest) != digest:
-        raise Tampered(f"The manifest of {what} differs from its digest and was not loaded: restore it, or roll back.")
+        raise Tampered(
+            f"The manifest of {what} differs from its digest and was not loaded: restore it, or roll back."
+        )
     if verifier is not None:
         verifier.check(manifest, _signature(store, model, digest, what), what)
     release = _release(store, digest, manifest, verifier.key_id if verifier else None)
     if release.model != model:
-        raise Tampered(f"The manifest of {what} belongs to {release.model}: ask for it under that name.")
+        raise Tampered(
+            f"The manifest of {what} belongs to {release.model}: ask for it under that name."
+        )
     return release
 
 
@@ -194,16 +219,22 @@ def _signature(store: ObjectStore, model: str, digest: str, what: str) -> bytes:
     try:
         return store.get(_key(model, digest, _SIGNATURE))
     except NotFound as error:
-        raise Refused(f"The {what} is not signed, and a signature is demanded: sign it by writing it again.") from error
+        raise Refused(
+            f"The {what} is not signed, and a signature is demanded: sign it by writing it again."
+        ) from error
 
 
 def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Json]) -> bytes:
     if _MODEL.fullmatch(model) is None:
-        raise BadInput(f"The model name {model!r} cannot be part of a key: use letters, digits, '.', '_' and '-'.")
+        raise BadInput(
+            f"The model name {model!r} cannot be part of a key: use letters, digits, '.', '_' and '-'."
+        )
     for name in files:
         if checked(name) in (_MANIFEST, _SIGNATURE):
             raise BadInput(f"The file name {name!r} is the release's own: choose another.")
-    listed: dict[str, Json] = {name: {"sha256": one.sha256, "size": one.size} for name, one in files.items()}
+    listed: dict[str, Json] = {
+        name: {"sha256": one.sha256, "size": one.size} for name, one in files.items()
+    }
     return canonical({"version": _VERSION, "model": model, "facts": facts, "files": listed})
 
 
@@ -211,11 +242,18 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
     try:
         found = json.loads(manifest)
         if found["version"] != _VERSION:
-            raise BadInput(f"Release {digest[:12]} has format version {found['version']}: upgrade Requant to read it.")
-        files = {name: FileFact(str(one["sha256"]), int(one["size"])) for name, one in found["files"].items()}
+            raise BadInput(
+                f"Release {digest[:12]} has format version {found['version']}: upgrade Requant to read it."
+            )
+        files = {
+            name: FileFact(str(one["sha256"]), int(one["size"]))
+            for name, one in found["files"].items()
+        }
         return Release(store, str(found["model"]), digest, dict(found["facts"]), files, signed_by)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again.") from error
+        raise BadInput(
+            f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again."
+        ) from error
 
 
 def _key(model: str, digest: str, name: str) -> str:
@@ -223,4 +261,6 @@ def _key(model: str, digest: str, name: str) -> str:
 
 
 def _bad_key(path: Path | str, half: str, error: Exception) -> RequantError:
-    return BadInput(f"The file {path} holds no Ed25519 {half} key in PEM ({error}): make one or name the right file.")
+    return BadInput(
+        f"The file {path} holds no Ed25519 {half} key in PEM ({error}): make one or name the right file."
+    )

@@ -1,4 +1,4 @@
-"""Where everything lives: settings decide between a laptop and production, never branches in code (DESIGN.md, D12)."""
+"""Where everything lives: settings decide between a laptop and production, never branches in code (ADR 37)."""
 
 import getpass
 import os
@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.access.secret import WorkspaceSecret, open_secret
-from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
+from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 from infra.stores import ObjectStore, open_store
 
@@ -64,12 +64,16 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = None
     s3_region: str | None = None
     mlflow_tracking_uri: str | None = None  # a server's address, or a database
-    mlflow_artifact_root: str | None = None  # where runs of a database keep files; a server knows by itself
+    mlflow_artifact_root: str | None = (
+        None  # where runs of a database keep files; a server knows by itself
+    )
     prefect_api_url: str | None = None
     signing_key: Path | None = None  # Ed25519, PEM
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
-    cluster: str | None = None  # none, local, tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler
+    cluster: str | None = (
+        None  # none, local, tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler
+    )
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400
@@ -138,15 +142,21 @@ class Settings(BaseSettings):
 
     def registry(self) -> "Registry":
         """The MLflow registry, opened."""
-        from infra.registry import Registry  # with httpx, which a command that only reads never needs
+        from infra.registry import (
+            Registry,
+        )  # with httpx, which a command that only reads never needs
 
-        return Registry(self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root)
+        return Registry(
+            self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root
+        )
 
     def travelling(self) -> dict[str, str]:
         """As environment variables for a process elsewhere, which spreads nothing further; credentials stay here."""
         given = self.model_dump(mode="json", exclude_none=True)
         places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
-        return QUIET | {f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()}
+        return QUIET | {
+            f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()
+        }
 
     def signer(self) -> "Signer":
         """The signing key; an embedded workspace makes its own the first time."""
@@ -178,7 +188,10 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        wrong = "; ".join(f"REQUANT_{str(e['loc'][0]).upper()} is {e['input']!r}: {e['msg']}" for e in exc.errors())
+        wrong = "; ".join(
+            f"REQUANT_{str(e['loc'][0]).upper()} is {e['input']!r}: {e['msg']}"
+            for e in exc.errors()
+        )
         raise BadInput(f"settings: {wrong}") from exc
 
 

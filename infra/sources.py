@@ -12,7 +12,14 @@ from infra.stores import open_store
 _REGISTERED = re.compile(r"models:/[^/@]+(/[^/@]+|@[^/@]+)")
 
 
-def fetch(source: str, *, base: Path, cache: Path, endpoint_url: str | None = None, region: str | None = None) -> Path:
+def fetch(
+    source: str,
+    *,
+    base: Path,
+    cache: Path,
+    endpoint_url: str | None = None,
+    region: str | None = None,
+) -> Path:
     """The folder that holds the weights.
 
     `package:NAME/path` is a folder inside an installed package, `s3://bucket/prefix` is copied to `cache`,
@@ -64,7 +71,9 @@ def _objects(source: str, cache: Path, endpoint_url: str | None, region: str | N
     store = open_store(source, endpoint_url=endpoint_url, region=region)
     keys = list(store.list(""))
     if not keys:
-        raise BadInput(f"source: nothing lies under {source}; give the prefix of the folder that holds the weights")
+        raise BadInput(
+            f"source: nothing lies under {source}; give the prefix of the folder that holds the weights"
+        )
     for key in keys:
         path = cache / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,18 +83,27 @@ def _objects(source: str, cache: Path, endpoint_url: str | None, region: str | N
 
 def _registered(source: str, cache: Path) -> Path:
     if _REGISTERED.fullmatch(source) is None:
-        raise BadInput(f"source: {source!r} names no version: give models:/NAME/VERSION or models:/NAME@ALIAS")
+        raise BadInput(
+            f"source: {source!r} names no version: give models:/NAME/VERSION or models:/NAME@ALIAS"
+        )
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(_emptied(cache))))
-    except (MlflowException, OSError) as exc:  # a file store that does not answer raises its own OSError
+    except (
+        MlflowException,
+        OSError,
+    ) as exc:  # a file store that does not answer raises its own OSError
         code = getattr(exc, "error_code", "")
         if code == "RESOURCE_DOES_NOT_EXIST":
-            raise NotFound(f"source: the MLflow registry has no {source}; give models:/NAME/VERSION") from exc
+            raise NotFound(
+                f"source: the MLflow registry has no {source}; give models:/NAME/VERSION"
+            ) from exc
         if code == "INVALID_PARAMETER_VALUE":  # its answer to an unknown alias
             raise BadInput(
                 f"source: {source} names no model of the MLflow registry; give models:/NAME/VERSION"
             ) from exc
-        raise Unavailable(f"source: MLflow did not give {source}: {' '.join(str(exc).split())[:300]}") from exc
+        raise Unavailable(
+            f"source: MLflow did not give {source}: {' '.join(str(exc).split())[:300]}"
+        ) from exc

@@ -49,10 +49,20 @@ _GATE = ("model", "target", "metric", "group")
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("requant_lens_value", "What a drift lens measured in the newest window.", ("model", "lens", "subject")),
-        Metric("requant_lens_limit", "The limit that the lens value is held against.", ("model", "lens", "subject")),
+        Metric(
+            "requant_lens_value",
+            "What a drift lens measured in the newest window.",
+            ("model", "lens", "subject"),
+        ),
+        Metric(
+            "requant_lens_limit",
+            "The limit that the lens value is held against.",
+            ("model", "lens", "subject"),
+        ),
         Metric("requant_lens_health", "1 for what the lens says.", ("model", "lens", "health")),
-        Metric("requant_decisions_total", "Decisions in the ledger, by action.", ("model", "action")),
+        Metric(
+            "requant_decisions_total", "Decisions in the ledger, by action.", ("model", "action")
+        ),
         Metric("requant_gate_estimate", "Point estimate of the newest candidate's gate.", _GATE),
         Metric("requant_gate_budget", "The budget of the gate.", _GATE),
         Metric("requant_gate_verdict", "1 for the gate's verdict.", (*_GATE, "verdict")),
@@ -66,15 +76,32 @@ METRICS: Mapping[str, Metric] = {
             "When the newest run of a flow ended, Unix time.",
             ("model", "flow"),
         ),
-        Metric("requant_latency_ratio", "Latency over full precision's, median of paired runs.", ("model", "target")),
+        Metric(
+            "requant_latency_ratio",
+            "Latency over full precision's, median of paired runs.",
+            ("model", "target"),
+        ),
         Metric(
             "requant_peak_memory_bytes",
             "Peak memory of the newest candidate's engine, as measured.",
             ("model", "target"),
         ),
-        Metric("requant_safety_flips", "Safety decisions that differ from full precision.", ("model", "target")),
-        Metric("requant_snapshot_timestamp_seconds", "When the snapshot was written, Unix time.", ("model",)),
-        Metric("requant_unreadable_snapshots", "Snapshot files that /metrics had to leave out.", (), live=True),
+        Metric(
+            "requant_safety_flips",
+            "Safety decisions that differ from full precision.",
+            ("model", "target"),
+        ),
+        Metric(
+            "requant_snapshot_timestamp_seconds",
+            "When the snapshot was written, Unix time.",
+            ("model",),
+        ),
+        Metric(
+            "requant_unreadable_snapshots",
+            "Snapshot files that /metrics had to leave out.",
+            (),
+            live=True,
+        ),
         Metric("requant_runs_failed_total", "Runs that the ledger says failed.", ("model",)),
         Metric(
             "requant_ledger_readable",
@@ -82,7 +109,9 @@ METRICS: Mapping[str, Metric] = {
             ("model",),
             live=True,
         ),
-        Metric("requant_approvals_waiting", "Candidates that wait for a person.", ("model",), live=True),
+        Metric(
+            "requant_approvals_waiting", "Candidates that wait for a person.", ("model",), live=True
+        ),
         Metric(
             "requant_approval_oldest_timestamp_seconds",
             "Since when the oldest candidate waits, Unix time.",
@@ -129,7 +158,11 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Family]:
         for name in METRICS:
-            found = [(labels, value) for (metric, labels), value in self._samples.items() if metric == name]
+            found = [
+                (labels, value)
+                for (metric, labels), value in self._samples.items()
+                if metric == name
+            ]
             if found:
                 yield _family(METRICS[name], sorted(found))
 
@@ -151,12 +184,18 @@ def parse(text: str) -> tuple[Sample, ...]:
     """
     try:
         families = list(text_string_to_metric_families(text))
-        found = [Sample(s.name, dict(s.labels), float(s.value)) for family in families for s in family.samples]
+        found = [
+            Sample(s.name, dict(s.labels), float(s.value))
+            for family in families
+            for s in family.samples
+        ]
     except (ValueError, KeyError, IndexError, TypeError) as exc:
         raise BadInput(
             f"a metrics text is not in Prometheus' format ({exc}): delete it, the next run writes it"
         ) from exc
-    return tuple(s for s in found if s.metric in METRICS and set(s.labels) == set(METRICS[s.metric].labels))
+    return tuple(
+        s for s in found if s.metric in METRICS and set(s.labels) == set(METRICS[s.metric].labels)
+    )
 
 
 def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
@@ -174,7 +213,9 @@ def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
                 Path(name).unlink()
             raise
     except OSError as exc:
-        raise Unavailable(f"the metrics snapshot {path} could not be written ({exc.strerror}): check the disk") from exc
+        raise Unavailable(
+            f"the metrics snapshot {path} could not be written ({exc.strerror}): check the disk"
+        ) from exc
 
 
 def read_snapshots(folder: Path, live: Iterable[Sample] = ()) -> str:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from infra.access.serve import Guarded
+from infra.processes.serve import Guarded
 from infra.settings import settings
 
 CHOICE = (

@@ -72,15 +72,25 @@ def parse_act(data: bytes, *, where: str) -> Act:
     """Read the note; raises `BadInput`."""
     try:
         found = json.loads(data)
-        version, kind, act = found["version"], found["kind"], (str(found["salt"]), str(found["pseudonym"]))
+        version, kind, act = (
+            found["version"],
+            found["kind"],
+            (str(found["salt"]), str(found["pseudonym"])),
+        )
     except (ValueError, KeyError, TypeError) as exc:
-        raise BadInput(f"{where} is no act of forgetting ({exc!r}): delete it and forget again") from exc
+        raise BadInput(
+            f"{where} is no act of forgetting ({exc!r}): delete it and forget again"
+        ) from exc
     if version != VERSION or kind not in ("tenant", "request"):
-        raise BadInput(f"{where} is an act of version {version!r} about a {kind!r}: upgrade Requant to carry it out")
+        raise BadInput(
+            f"{where} is an act of version {version!r} about a {kind!r}: upgrade Requant to carry it out"
+        )
     return Act(kind, *act)
 
 
-def without_requests(data: bytes, act: Act, *, where: str) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
+def without_requests(
+    data: bytes, act: Act, *, where: str
+) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
     """The requests of a Parquet file that stay, and those that go."""
     requests = from_parquet(data, where=where)
     going = tuple(one for one in requests if act.is_about(one))
@@ -102,7 +112,11 @@ def without_lines(data: bytes, act: Act) -> tuple[bytes, int]:
     named: dict[str, bool] = {}  # a source's name stands in each of its lines
     for source in {_source(line) for line in lines}:
         named[source] = mentions(source, act)
-    kept = [line for line in lines if not (named[_source(line)] or any(act.names(word) for word in _words(line)))]
+    kept = [
+        line
+        for line in lines
+        if not (named[_source(line)] or any(act.names(word) for word in _words(line)))
+    ]
     return "".join(kept).encode(), len(lines) - len(kept)
 
 
@@ -140,7 +154,11 @@ def without_entries(data: bytes, act: Act, *, where: str) -> tuple[bytes, int]:
         found: Mapping[str, object] = json.loads(data)
         entries = found["entries"]
         assert isinstance(entries, list)  # noqa: S101  # told as damage below
-        kept = [one for one in entries if not act.names(one["tenant" if act.kind == "tenant" else "request_id"])]
+        kept = [
+            one
+            for one in entries
+            if not act.names(one["tenant" if act.kind == "tenant" else "request_id"])
+        ]
     except (ValueError, KeyError, TypeError, AssertionError) as exc:
         raise BadInput(f"{where} is no quarantine document ({exc!r}): delete it") from exc
     return json.dumps({**found, "entries": kept}, sort_keys=True).encode(), len(entries) - len(kept)

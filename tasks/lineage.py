@@ -15,7 +15,18 @@ from uuid import NAMESPACE_URL, uuid5
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound
 
-KINDS = ("traffic", "model", "window", "calibration", "observation", "scales", "graph", "engine", "release", "version")
+KINDS = (
+    "traffic",
+    "model",
+    "window",
+    "calibration",
+    "observation",
+    "scales",
+    "graph",
+    "engine",
+    "release",
+    "version",
+)
 """From what was given to what serves."""
 STEPS: Mapping[str, str] = {
     "window": "sample-window",
@@ -39,7 +50,9 @@ class Node:
 
     kind: str
     digest: str  # SHA-256 of what it is or was made from; of a version its number
-    facts: Mapping[str, str] = field(default_factory=dict)  # key in the store, recipe, target, alias
+    facts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # key in the store, recipe, target, alias
     time: str = ""  # ISO 8601, where it is known
 
     @property
@@ -84,7 +97,9 @@ def find(graph: Lineage, digest: str) -> Node:
         )
     if len(found) > 1:
         names = ", ".join(sorted(node.name[:40] for node in found)[:4])
-        raise BadInput(f"{digest!r} may be any of {len(found)}: {names}; give more digits, or KIND:DIGEST")
+        raise BadInput(
+            f"{digest!r} may be any of {len(found)}: {names}; give more digits, or KIND:DIGEST"
+        )
     return found[0]
 
 
@@ -98,13 +113,19 @@ def trace(graph: Lineage, start: Node) -> Lineage:
     return Lineage(
         graph.model,
         {name: graph.nodes[name] for name in graph.nodes if name in names},
-        {name: kept for name, found in graph.sources.items() if name in names and (kept := _within(found, names))},
+        {
+            name: kept
+            for name, found in graph.sources.items()
+            if name in names and (kept := _within(found, names))
+        },
     )
 
 
 def ordered(graph: Lineage) -> list[Node]:
     """From traffic to versions, by kind and time."""
-    return sorted(graph.nodes.values(), key=lambda node: (KINDS.index(node.kind), node.time, node.digest))
+    return sorted(
+        graph.nodes.values(), key=lambda node: (KINDS.index(node.kind), node.time, node.digest)
+    )
 
 
 def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
@@ -112,14 +133,23 @@ def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
 
     OpenLineage, specification 2-0-2; run ids follow from the digests, so exporting again gives the same runs.
     """
-    from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+    from openlineage.client.event_v2 import (
+        InputDataset,
+        Job,
+        OutputDataset,
+        Run,
+        RunEvent,
+        RunState,
+    )
     from openlineage.client.generated.base import DatasetFacet
     from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
     from openlineage.client.generated.documentation_dataset import DocumentationDatasetFacet
     from openlineage.client.serde import Serde
 
     def facets(node: Node) -> dict[str, DatasetFacet]:
-        told = "; ".join(f"{key}: {value}" for key, value in sorted(node.facts.items())) or node.kind
+        told = (
+            "; ".join(f"{key}: {value}" for key, value in sorted(node.facts.items())) or node.kind
+        )
         return {
             "version": DatasetVersionDatasetFacet(datasetVersion=node.digest, producer=PRODUCER),
             "documentation": DocumentationDatasetFacet(description=told, producer=PRODUCER),
@@ -135,7 +165,9 @@ def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
                 producer=PRODUCER,
                 run=Run(str(uuid5(NAMESPACE_URL, f"requant:{graph.model}:{node.name}"))),
                 job=Job("requant", f"{graph.model}.{STEPS[node.kind]}"),
-                inputs=[InputDataset("requant", _path(graph, one), facets=facets(one)) for one in inputs],
+                inputs=[
+                    InputDataset("requant", _path(graph, one), facets=facets(one)) for one in inputs
+                ],
                 outputs=[OutputDataset("requant", _path(graph, node), facets=facets(node))],
             )
             events.append(Serde.to_dict(event))
@@ -152,7 +184,11 @@ def to_prov(graph: Lineage) -> dict[str, Json]:
     for node in ordered(graph):
         entity = f"requant:{_path(graph, node)}"
         facts: dict[str, Json] = {f"requant:{key}": value for key, value in node.facts.items()}
-        entities[entity] = {"prov:type": f"requant:{node.kind}", "requant:digest": node.digest, **facts}
+        entities[entity] = {
+            "prov:type": f"requant:{node.kind}",
+            "requant:digest": node.digest,
+            **facts,
+        }
         if node.kind not in STEPS:
             continue
         activity = f"requant:{STEPS[node.kind]}/{_path(graph, node)}"
@@ -162,7 +198,10 @@ def to_prov(graph: Lineage) -> dict[str, Json]:
         for name in graph.sources.get(node.name, ()):
             source = f"requant:{_path(graph, graph.nodes[name])}"
             used[f"_:u{len(used)}"] = {"prov:activity": activity, "prov:entity": source}
-            derived[f"_:d{len(derived)}"] = {"prov:generatedEntity": entity, "prov:usedEntity": source}
+            derived[f"_:d{len(derived)}"] = {
+                "prov:generatedEntity": entity,
+                "prov:usedEntity": source,
+            }
     return {
         "prefix": {"requant": f"{PRODUCER}#", "prov": "http://www.w3.org/ns/prov#"},
         "entity": entities,

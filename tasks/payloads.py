@@ -23,7 +23,12 @@ def encode(payload: Payload) -> dict[str, object]:
     if isinstance(payload, str):
         return {"text": payload, "tensor": None, "shape": None, "dtype": None}
     tensor = np.asarray(payload, dtype="<f4", order="C")
-    return {"text": None, "tensor": tensor.tobytes(), "shape": list(tensor.shape), "dtype": "float32"}
+    return {
+        "text": None,
+        "tensor": tensor.tobytes(),
+        "shape": list(tensor.shape),
+        "dtype": "float32",
+    }
 
 
 def decode(row: Mapping[str, object]) -> Payload:
@@ -32,13 +37,17 @@ def decode(row: Mapping[str, object]) -> Payload:
     if isinstance(text, str) and raw is None:
         return text
     if text is not None or not isinstance(raw, bytes) or not isinstance(shape, list):
-        raise BadInput("the input is neither a text nor a tensor: fill `text`, or `tensor` with `shape` and `dtype`")
+        raise BadInput(
+            "the input is neither a text nor a tensor: fill `text`, or `tensor` with `shape` and `dtype`"
+        )
     if dtype != "float32":
         raise BadInput(f"the tensor's dtype is {dtype!r}: only 'float32' is allowed")
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise BadInput(f"the tensor's shape is {shape}: only sizes of 0 and more are allowed")
     if len(raw) != 4 * prod(shape):
-        raise BadInput(f"the tensor has {len(raw)} bytes, but shape {shape} of float32 needs {4 * prod(shape)}")
+        raise BadInput(
+            f"the tensor has {len(raw)} bytes, but shape {shape} of float32 needs {4 * prod(shape)}"
+        )
     return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
 
 

@@ -40,8 +40,12 @@ class Sample:
     requests: tuple[Request, ...]
     digest: str  # SHA-256 over the sorted request ids and payloads
     seen: int  # requests offered before sampling
-    dropped: Mapping[str, int]  # reason -> count: duplicate, tenant-cap, near-duplicate, quarantined, ...
-    weights: Mapping[str, float] = field(default_factory=dict)  # request id -> distinct requests that it stands for
+    dropped: Mapping[
+        str, int
+    ]  # reason -> count: duplicate, tenant-cap, near-duplicate, quarantined, ...
+    weights: Mapping[str, float] = field(
+        default_factory=dict
+    )  # request id -> distinct requests that it stands for
 
 
 class CaseKind(StrEnum):
@@ -53,7 +57,9 @@ class CaseKind(StrEnum):
     SAFETY = "safety"  # label is "allowed" or "blocked"
     SUMMARY = "summary"  # of a language model: label is the right summary
     ANSWER = "answer"  # of a language model: label is the right answer
-    DIALOGUE = "dialogue"  # of a language model: the payload ends where the next reply begins, the label
+    DIALOGUE = (
+        "dialogue"  # of a language model: the payload ends where the next reply begins, the label
+    )
     CODE = "code"  # of a language model: label holds one expression a line that must hold once the program ran
 
 
@@ -102,7 +108,7 @@ class Interval:
 class GateResult:
     """One check of one metric on one group of golden cases."""
 
-    metric: str  # as in budgets (tasks/models/spec.py), safety-flips, latency-ratio, size-ratio, peak-memory-ratio
+    metric: str  # as in budgets (tasks/specs/spec.py), safety-flips, latency-ratio, size-ratio, peak-memory-ratio
     group: str  # "all", "domain=code", "language=ja"
     binding: bool  # False: reported only, because no such traffic is served
     verdict: Verdict
@@ -138,11 +144,13 @@ class GateReport:
     @property
     def refusals(self) -> tuple[GateResult, ...]:
         """The binding gates that did not pass."""
-        return tuple(gate for gate in self.gates if gate.binding and gate.verdict is not Verdict.PASSED)
+        return tuple(
+            gate for gate in self.gates if gate.binding and gate.verdict is not Verdict.PASSED
+        )
 
 
 class Action(StrEnum):
-    """What the loop decided to do (DESIGN.md, D3)."""
+    """What the loop decided to do (ADR 29)."""
 
     KEEP = "keep"
     RECALIBRATE = "recalibrate"
@@ -208,7 +216,9 @@ class PastDecision:
     builds: bool  # whether it started a build
     health: Mapping[str, Health]  # lens -> health
     exceeded: Mapping[str, tuple[str, ...]]  # lens -> subjects
-    figures: Mapping[str, tuple[str, float, float]]  # lens -> subject, value and limit of its first finding
+    figures: Mapping[
+        str, tuple[str, float, float]
+    ]  # lens -> subject, value and limit of its first finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +234,9 @@ class SampleRef:
     groups: tuple[str, ...]  # "domain=code", "language=ja": what it holds
     start: str = ""  # ISO 8601, of the window
     end: str = ""
-    ceilings: Mapping[str, float] = field(default_factory=dict)  # site -> |x| beyond which too few requests reach
+    ceilings: Mapping[str, float] = field(
+        default_factory=dict
+    )  # site -> |x| beyond which too few requests reach
     source: str = ""  # digest of what it was drawn from: of a window the traffic files, of a calibration set the window
 
 
@@ -250,12 +262,16 @@ class CandidateRef:
     """A quantized graph that was built and stored, and has yet to be judged or released."""
 
     model: str
-    candidate_id: str  # SHA-256 over everything it follows from; the same inputs give the same candidate
+    candidate_id: (
+        str  # SHA-256 over everything it follows from; the same inputs give the same candidate
+    )
     recipe: str
     calibration: str  # digest of the calibration set
     kept_high: tuple[str, ...]  # sites in floating point
     quantized_share: float  # of the weight products' multiply-accumulates
-    remarks: tuple[str, ...] = ()  # sentences on sites that were left alone, and on scales to look at
+    remarks: tuple[
+        str, ...
+    ] = ()  # sentences on sites that were left alone, and on scales to look at
 
     def key(self, name: str) -> str:
         """Where one of its files lies in the object store."""

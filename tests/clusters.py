@@ -30,8 +30,21 @@ class Cluster:
     def add_worker(self, environment: Mapping[str, str] | None = None) -> None:
         """One process without a nanny: killed, it stays dead."""
         place = self.folder / f"worker-{len(self.workers)}"
-        arguments = ["--host", HERE, "--nthreads", "1", "--no-nanny", "--local-directory", str(place), *_QUIET]
-        self.workers.append(_start("dask_worker", [self.address, *arguments], place.with_suffix(".log"), environment))
+        arguments = [
+            "--host",
+            HERE,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--local-directory",
+            str(place),
+            *_QUIET,
+        ]
+        self.workers.append(
+            _start(
+                "dask_worker", [self.address, *arguments], place.with_suffix(".log"), environment
+            )
+        )
 
 
 @contextmanager
@@ -54,11 +67,17 @@ def _start(
     module: str, arguments: list[str], log: Path, environment: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
     outside = {name: value for name, value in os.environ.items() if not name.startswith("REQUANT_")}
-    path = os.pathsep.join([*(environment or {}).get("PYTHONPATH", "").split(os.pathsep), str(ROOT)]).strip(os.pathsep)
+    path = os.pathsep.join(
+        [*(environment or {}).get("PYTHONPATH", "").split(os.pathsep), str(ROOT)]
+    ).strip(os.pathsep)
     command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments]
     with log.open("wb") as stream:
         return subprocess.Popen(
-            command, stdout=stream, stderr=stream, cwd=ROOT, env={**outside, **(environment or {}), "PYTHONPATH": path}
+            command,
+            stdout=stream,
+            stderr=stream,
+            cwd=ROOT,
+            env={**outside, **(environment or {}), "PYTHONPATH": path},
         )
 
 

@@ -27,17 +27,23 @@ def postgresql(database: str) -> Iterator[str]:
     found = programs()
     assert found is not None, "no PostgreSQL: bash tests/services/packages.sh installs it"
     folder, port = Path(tempfile.mkdtemp(prefix="requant-postgresql-", dir="/tmp")), free_port()
-    account = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
+    account = (
+        ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    )  # it refuses to run as root
     if account:
         shutil.chown(folder, "postgres", "postgres")
     data, secret = folder / "data", folder / "password"
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
     made = ["-D", str(data), "-U", USER, "-A", "scram-sha-256", "--pwfile", str(secret)]
-    subprocess.run([*account, str(found / "initdb"), *made], check=True, capture_output=True, cwd=folder)
+    subprocess.run(
+        [*account, str(found / "initdb"), *made], check=True, capture_output=True, cwd=folder
+    )
     listening = ["-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
     log = (folder / "log").open("wb")
-    server = subprocess.Popen([*account, str(found / "postgres"), *listening], stdout=log, stderr=log, cwd=folder)
+    server = subprocess.Popen(
+        [*account, str(found / "postgres"), *listening], stdout=log, stderr=log, cwd=folder
+    )
     try:
         _create(port, database)
         yield f"postgresql://{USER}:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{port}/{database}"
@@ -58,7 +64,13 @@ def _create(port: int, database: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            known = {"host": "127.0.0.1", "port": port, "user": USER, "password": PASSWORD, "dbname": "postgres"}
+            known = {
+                "host": "127.0.0.1",
+                "port": port,
+                "user": USER,
+                "password": PASSWORD,
+                "dbname": "postgres",
+            }
             connection = psycopg2.connect(**known)
             break
         except psycopg2.OperationalError:

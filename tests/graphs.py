@@ -24,7 +24,10 @@ def model(
 ) -> onnx.ModelProto:
     """A graph of float inputs and outputs."""
     values = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side.items()]
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in side.items()
+        ]
         for side in (inputs, outputs)
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
@@ -41,13 +44,20 @@ def product(weight: Floats, *, module: str = "fc", tokens: bool = False) -> onnx
         helper.make_node("Add", ["product", f"{module}.bias"], ["y"], "node_Add_0"),
     ]
     bias = np.linspace(-1, 1, outputs, dtype=np.float32)
-    return model(nodes, {"val_0": weight, f"{module}.bias": bias}, {"x": [*lead, inputs]}, {"y": [*lead, outputs]})
+    return model(
+        nodes,
+        {"val_0": weight, f"{module}.bias": bias},
+        {"x": [*lead, inputs]},
+        {"y": [*lead, outputs]},
+    )
 
 
 def gemm(weight: Floats, *, transposed: bool) -> onnx.ModelProto:
     """x @ weight + bias; `transposed` holds the weight as [outputs, inputs]."""
     outputs = weight.shape[0] if transposed else weight.shape[1]
-    node = helper.make_node("Gemm", ["x", "fc.weight", "fc.bias"], ["y"], "node_Gemm_0", transB=int(transposed))
+    node = helper.make_node(
+        "Gemm", ["x", "fc.weight", "fc.bias"], ["y"], "node_Gemm_0", transB=int(transposed)
+    )
     inputs = weight.shape[1] if transposed else weight.shape[0]
     weights = {"fc.weight": weight, "fc.bias": np.ones(outputs, np.float32)}
     return model([node], weights, {"x": ["batch", inputs]}, {"y": ["batch", outputs]})
@@ -59,7 +69,9 @@ def convolution(weight: Floats, *, size: int = 6) -> onnx.ModelProto:
     node = helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"], "node_Conv_0")
     left = size - kernel + 1
     weights = {"conv.weight": weight, "conv.bias": np.zeros(outputs, np.float32)}
-    return model([node], weights, {"x": ["batch", inputs, size, size]}, {"y": ["batch", outputs, left, left]})
+    return model(
+        [node], weights, {"x": ["batch", inputs, size, size]}, {"y": ["batch", outputs, left, left]}
+    )
 
 
 def convolutions(seed: int = 0, *, grouped: bool = False) -> onnx.ModelProto:
@@ -73,7 +85,8 @@ def convolutions(seed: int = 0, *, grouped: bool = False) -> onnx.ModelProto:
     second = rng.standard_normal((4, inner, 3, 3)).astype(np.float32)
     by_channel = gain.reshape(4, 2) if grouped else np.broadcast_to(gain, (4, 8))
     weights: dict[str, NDArray[np.generic]] = {
-        "first.weight": rng.standard_normal((8, 3, 3, 3)).astype(np.float32) * gain.reshape(-1, 1, 1, 1),
+        "first.weight": rng.standard_normal((8, 3, 3, 3)).astype(np.float32)
+        * gain.reshape(-1, 1, 1, 1),
         "first.bias": (rng.standard_normal(8) * gain).astype(np.float32),
         "second.weight": second / by_channel[:, :, None, None],
         "second.bias": rng.standard_normal(4).astype(np.float32),
@@ -83,7 +96,12 @@ def convolutions(seed: int = 0, *, grouped: bool = False) -> onnx.ModelProto:
         helper.make_node("Conv", ["x", "first.weight", "first.bias"], ["p"], "node_first", **same),
         helper.make_node("Relu", ["p"], ["h"], "node_relu"),
         helper.make_node(
-            "Conv", ["h", "second.weight", "second.bias"], ["y"], "node_second", group=4 if grouped else 1, **same
+            "Conv",
+            ["h", "second.weight", "second.bias"],
+            ["y"],
+            "node_second",
+            group=4 if grouped else 1,
+            **same,
         ),
     ]
     return model(nodes, weights, {"x": ["batch", 3, 8, 8]}, {"y": ["batch", 4, 8, 8]})
@@ -100,10 +118,16 @@ def encoder(width: int = 16, *, layers: int = 2, seed: int = 0) -> onnx.ModelPro
 
     def linear(source: str, name: str, inputs: int, outputs: int) -> str:
         gain = rng.lognormal(0, 0.7, (inputs, 1))
-        weights[f"{name}.w"] = (rng.standard_normal((inputs, outputs)) * gain / inputs**0.5).astype(np.float32)
+        weights[f"{name}.w"] = (rng.standard_normal((inputs, outputs)) * gain / inputs**0.5).astype(
+            np.float32
+        )
         weights[f"{name}.bias"] = (rng.standard_normal(outputs) * 0.1).astype(np.float32)
-        nodes.append(helper.make_node("MatMul", [source, f"{name}.w"], [f"{name}.p"], f"{name}.MatMul"))
-        nodes.append(helper.make_node("Add", [f"{name}.p", f"{name}.bias"], [f"{name}.y"], f"{name}.Add"))
+        nodes.append(
+            helper.make_node("MatMul", [source, f"{name}.w"], [f"{name}.p"], f"{name}.MatMul")
+        )
+        nodes.append(
+            helper.make_node("Add", [f"{name}.p", f"{name}.bias"], [f"{name}.y"], f"{name}.Add")
+        )
         return f"{name}.y"
 
     def apply(op: str, sources: list[str], out: str, **attributes: object) -> str:
@@ -113,11 +137,18 @@ def encoder(width: int = 16, *, layers: int = 2, seed: int = 0) -> onnx.ModelPro
     now = "x"
     for index in range(layers):
         at = f"layer.{index}"
-        query, key, value = (linear(now, f"{at}.attention.{part}", width, width) for part in ("query", "key", "value"))
+        query, key, value = (
+            linear(now, f"{at}.attention.{part}", width, width)
+            for part in ("query", "key", "value")
+        )
         turned = apply("Transpose", [key], f"{at}.turned", perm=[0, 2, 1])
-        scores = apply("Div", [apply("MatMul", [query, turned], f"{at}.raw"), "root"], f"{at}.scores")
+        scores = apply(
+            "Div", [apply("MatMul", [query, turned], f"{at}.raw"), "root"], f"{at}.scores"
+        )
         mixed = apply("MatMul", [apply("Softmax", [scores], f"{at}.shares"), value], f"{at}.mixed")
-        now = apply("Add", [now, linear(mixed, f"{at}.attention.output", width, width)], f"{at}.attended")
+        now = apply(
+            "Add", [now, linear(mixed, f"{at}.attention.output", width, width)], f"{at}.attended"
+        )
         inner = apply("Relu", [linear(now, f"{at}.up", width, 4 * width)], f"{at}.inner")
         now = apply("Add", [now, linear(inner, f"{at}.down", 4 * width, width)], f"{at}.out")
     shape: Shape = ["batch", "tokens", width]
@@ -131,7 +162,9 @@ def run(graph: onnx.ModelProto, x: NDArray[np.generic], *, optimize: bool = True
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     result: Floats = session.run(None, {"x": x})[0]
     return result
 
@@ -162,7 +195,9 @@ def residual_network(width: int = 32, *, blocks: int = 4, seed: int = 0) -> onnx
         }
         out = "y" if index == blocks - 1 else f"{at}.out"
         nodes += [
-            helper.make_node("LayerNormalization", [now, f"{at}.gain"], [f"{at}.normed"], f"{at}.norm"),
+            helper.make_node(
+                "LayerNormalization", [now, f"{at}.gain"], [f"{at}.normed"], f"{at}.norm"
+            ),
             helper.make_node("MatMul", [f"{at}.normed", f"{at}.up.w"], [f"{at}.p"], f"{at}.up"),
             helper.make_node("Add", [f"{at}.p", f"{at}.up.bias"], [f"{at}.q"], f"{at}.up.add"),
             helper.make_node("Relu", [f"{at}.q"], [f"{at}.inner"], f"{at}.relu"),

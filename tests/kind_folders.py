@@ -20,10 +20,18 @@ def write_whisper(folder: Path, *, positions: int = 50, **changes: Any) -> Path:
     size = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in SIZES.items()}
     ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
     rest = {"suppress_tokens": [7], "begin_suppress_tokens": [0]}
-    shape = {"vocab_size": len(WORDS), "num_mel_bins": 16, "d_model": 32, "max_target_positions": 24}
+    shape = {
+        "vocab_size": len(WORDS),
+        "num_mel_bins": 16,
+        "d_model": 32,
+        "max_target_positions": 24,
+    }
     config = WhisperConfig(**size, **ends, **rest, **shape, max_source_positions=positions)
     model = _loud(WhisperForConditionalGeneration(config))
-    model.generation_config.suppress_tokens, model.generation_config.begin_suppress_tokens = [7], [0]
+    model.generation_config.suppress_tokens, model.generation_config.begin_suppress_tokens = (
+        [7],
+        [0],
+    )
     model.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
     tokenizer().save(str(folder / "tokenizer.json"))
@@ -39,12 +47,27 @@ def write_clip(folder: Path, **changes: Any) -> Path:
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    text = {**size, "vocab_size": len(WORDS), "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 0}
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    text = {
+        **size,
+        "vocab_size": len(WORDS),
+        "max_position_embeddings": 8,
+        "bos_token_id": 1,
+        "eos_token_id": 0,
+    }
     vision = {**size, "image_size": SIDE, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
     _loud(CLIPModel(config)).save_pretrained(folder)
-    normalisation = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    normalisation = {
+        "do_normalize": True,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.4],
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(normalisation | changes))
     tokenizer().save(str(folder / "tokenizer.json"))
     return folder
@@ -55,7 +78,12 @@ def write_vit(folder: Path) -> Path:
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
     _loud(ViTModel(ViTConfig(**size, image_size=SIDE, patch_size=8))).save_pretrained(folder)
     return folder
 

@@ -8,10 +8,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 VOCABULARY = 300
 END = "<end>"
-TEXTS = ("Quantized models go stale.", "Die Katze sitzt auf dem Dach.", "def add(x):\n    return x + 1\n", "モデル")
+TEXTS = (
+    "Quantized models go stale.",
+    "Die Katze sitzt auf dem Dach.",
+    "def add(x):\n    return x + 1\n",
+    "モデル",
+)
 
 
-def write_folder(folder: Path, family: str, *, layers: int = 2, hidden: int = 32, positions: int = 64) -> Path:
+def write_folder(
+    folder: Path, family: str, *, layers: int = 2, hidden: int = 32, positions: int = 64
+) -> Path:
     """A folder with config.json, model.safetensors and tokenizer.json of one family: llama, qwen2 or gpt2."""
     torch.manual_seed(0)
     model = _model(family, layers, hidden, positions)
@@ -34,15 +41,27 @@ def tokenizer() -> Tokenizer:
     made.train_from_iterator(
         TEXTS,
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+            vocab_size=VOCABULARY,
+            special_tokens=[END],
+            initial_alphabet=alphabet,
+            show_progress=False,
         ),
     )
-    made.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, 0)]
+    )
     return made
 
 
 def _model(family: str, layers: int, hidden: int, positions: int) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
 
     common = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
     shape = {
@@ -57,4 +76,6 @@ def _model(family: str, layers: int, hidden: int, positions: int) -> Any:
         return LlamaForCausalLM(LlamaConfig(**common, **shape, tie_word_embeddings=True))
     if family == "qwen2":
         return Qwen2ForCausalLM(Qwen2Config(**common, **shape))
-    return GPT2LMHeadModel(GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=positions))
+    return GPT2LMHeadModel(
+        GPT2Config(**common, n_embd=hidden, n_layer=layers, n_head=4, n_positions=positions)
+    )

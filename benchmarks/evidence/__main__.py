@@ -19,21 +19,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every cell; some minutes a piece on one core, and 110 pieces in all: hours on two cores."""
     options = _options(arguments)
     console = Console(stderr=True)
-    wanted = pieces(options.kinds or list(KINDS), options.seeds, options.cases, 2 if options.quick else None)
+    wanted = pieces(
+        options.kinds or list(KINDS), options.seeds, options.cases, 2 if options.quick else None
+    )
     found: dict[Piece, list[Cell]] = {}
     with TemporaryDirectory() as scratch:
         measured = spread(wanted, options.workers, options.keep or Path(scratch))
         for piece, cells in track(measured, "cells", len(wanted), console=console):
             found[piece] = cells
             if not console.is_terminal:
-                console.print(f"{len(found)} of {len(wanted)}: {piece.kind}, seed {piece.seed}, {piece.shift}")
+                console.print(
+                    f"{len(found)} of {len(wanted)}: {piece.kind}, seed {piece.seed}, {piece.shift}"
+                )
     page = _page([cell for piece in sorted(found) for cell in found[piece]], options)
     print(page)
 
 
 def _page(cells: Sequence[Cell], options: argparse.Namespace) -> str:
     names = " ".join(options.kinds or KINDS)
-    command = f"python -m benchmarks.evidence {names} --seeds {options.seeds} --cases {options.cases}"
+    command = (
+        f"python -m benchmarks.evidence {names} --seeds {options.seeds} --cases {options.cases}"
+    )
     page = as_markdown(cells, options.seeds, options.cases, command)
     if options.page:
         options.page.write_text(page, encoding="utf-8")
@@ -45,15 +51,29 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "benchmarks.evidence", description="What drift costs, and what each repair wins back."
     )
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--quick", action="store_true", help="two shifts a kind, one seed, few cases")
+    parser.add_argument(
+        "--quick", action="store_true", help="two shifts a kind, one seed, few cases"
+    )
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--cases", type=int, default=192, help="calibration requests, and held-out cases, a shift")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page, such as docs/evidence.md")
+    parser.add_argument(
+        "--cases", type=int, default=192, help="calibration requests, and held-out cases, a shift"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="write the page, such as docs/evidence.md"
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
-        "--workers", type=int, default=cores, help="processes of one core each; 1 uses all cores for one"
+        "--workers",
+        type=int,
+        default=cores,
+        help="processes of one core each; 1 uses all cores for one",
     )
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="cells measured so far: a second run goes on there")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="cells measured so far: a second run goes on there",
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.cases = 1, 24

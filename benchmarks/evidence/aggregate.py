@@ -25,7 +25,9 @@ class Row:
     home: float  # mean loss of the champion before the shift
     stale: Interval
     recalibrated: Interval | None
-    won_back: Interval | None  # share of what the shift cost that new scales alone win back; None where it cost nothing
+    won_back: (
+        Interval | None
+    )  # share of what the shift cost that new scales alone win back; None where it cost nothing
     rungs: tuple[str, ...]  # chosen, one a seed
     chosen: Interval
 
@@ -65,7 +67,9 @@ def _mean(values: NDArray[np.float64]) -> Interval:
     return Interval(float(values.mean()), *map(float, np.quantile(means, (0.025, 0.975))))
 
 
-def _won_back(stale: NDArray[np.float64], again: NDArray[np.float64], home: float) -> Interval | None:
+def _won_back(
+    stale: NDArray[np.float64], again: NDArray[np.float64], home: float
+) -> Interval | None:
     """(stale - recalibrated) / (stale - home), paired by case; None where the shift's cost is not clear of zero."""
     places = _resampled(len(stale))
     cost = stale[places].mean(axis=1) - home
@@ -83,5 +87,10 @@ def _resampled(count: int) -> NDArray[np.int64]:
 def headline(found: Sequence[Row]) -> Mapping[str, tuple[float, int]]:
     """By kind: the median share that recalibration alone wins back, and over how many rows that cost something."""
     kinds = sorted({row.kind for row in found})
-    shares = {kind: [row.won_back.value for row in found if row.kind == kind and row.won_back] for kind in kinds}
-    return {kind: (float(np.median(values)), len(values)) for kind, values in shares.items() if values}
+    shares = {
+        kind: [row.won_back.value for row in found if row.kind == kind and row.won_back]
+        for kind in kinds
+    }
+    return {
+        kind: (float(np.median(values)), len(values)) for kind, values in shares.items() if values
+    }

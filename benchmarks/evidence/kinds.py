@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence import shifts
 from benchmarks.evidence.shifts import Grouped, Part, Select, Shift
-from benchmarks.subject import EXAMPLES, Subject
+from benchmarks.harness.subject import EXAMPLES, Subject
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.sources import fetch
+from tasks.metrics.scores import fidelity
 from tasks.models.agreement import token_agreement
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.golden import read_golden
 from tasks.models.inputs import Inputs, open_inputs, run_all
-from tasks.models.scoring import fidelity
-from tasks.models.spec import ModelSpec, load_spec
-from tasks.models.traits import TRAITS
 from tasks.records import CaseKind, GoldenCase, Payload, Request
+from tasks.specs.spec import ModelSpec, load_spec
+from tasks.specs.traits import TRAITS
 
 Scores = NDArray[np.float64]
 ADAPTER = 0.08
@@ -54,7 +54,9 @@ def losses(kind: Kind, reference: Engine, engine: Engine, payloads: Sequence[Pay
 
 def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
     def select(case: Grouped) -> bool:
-        return (not domains or case.domain in domains) and (not languages or case.language in languages)
+        return (not domains or case.domain in domains) and (
+            not languages or case.language in languages
+        )
 
     return select
 
@@ -62,17 +64,41 @@ def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
 def text_encoder() -> Kind:
     """MiniLM, calibrated on English documentation."""
     prose, code = _in(("docs", "docstrings", "interface"), ("en",)), _in(("code",), ("en",))
-    return _text("text encoder", "minilm", prose, code, _in(("interface",), ("ja", "ru")), 0.008, "recall at 5")
+    return _text(
+        "text encoder",
+        "minilm",
+        prose,
+        code,
+        _in(("interface",), ("ja", "ru")),
+        0.008,
+        "recall at 5",
+    )
 
 
 def language_model() -> Kind:
     """The small decoder, calibrated on English prose."""
     prose = _in(("docs", "docstrings", "interface", "dialogue", "summary"), ("en",))
     foreign = _in((), ("ja", "ru", "zh", "ko"))
-    return _text("language model", "lm", prose, _in(("code", "coding"), ("en",)), foreign, 0.15, "-nats a token")
+    return _text(
+        "language model",
+        "lm",
+        prose,
+        _in(("code", "coding"), ("en",)),
+        foreign,
+        0.15,
+        "-nats a token",
+    )
 
 
-def _text(name: str, folder: str, prose: Select, code: Select, foreign: Select, budget: float, quality: str) -> Kind:
+def _text(
+    name: str,
+    folder: str,
+    prose: Select,
+    code: Select,
+    foreign: Select,
+    budget: float,
+    quality: str,
+) -> Kind:
     found = (
         Shift("language", "other languages only", (Part(foreign),)),
         Shift("domain", "source code only", (Part(code),)),
@@ -80,14 +106,23 @@ def _text(name: str, folder: str, prose: Select, code: Select, foreign: Select, 
         Shift("length", "texts four times as long", (Part(prose, shifts.lengthened),)),
         Shift("noise", "one letter in ten is wrong", (Part(prose, shifts.misspelt),)),
         Shift(
-            "tenant mix", "nine requests in ten are one tenant's code", (Part(prose, share=0.1), Part(code, share=0.9))
+            "tenant mix",
+            "nine requests in ten are one tenant's code",
+            (Part(prose, share=0.1), Part(code, share=0.9)),
         ),
-        Shift("weight update", "a low-rank update of every matrix", (Part(prose),), weights=ADAPTER),
         Shift(
-            "adversarial", "floods of rare symbols, the worst of four", (Part(prose, shifts.hostile_text),), variants=4
+            "weight update", "a low-rank update of every matrix", (Part(prose),), weights=ADAPTER
+        ),
+        Shift(
+            "adversarial",
+            "floods of rare symbols, the worst of four",
+            (Part(prose, shifts.hostile_text),),
+            variants=4,
         ),
     )
-    return _open(name, folder, Shift("home", "English prose", (Part(prose),)), found, budget, quality)
+    return _open(
+        name, folder, Shift("home", "English prose", (Part(prose),)), found, budget, quality
+    )
 
 
 def image_classifier() -> Kind:
@@ -97,7 +132,11 @@ def image_classifier() -> Kind:
 
     found = (
         Shift("exposure", "exposures 4 and 8", (Part(scans, shifts.scaled(4.0, 8.0)),)),
-        Shift("noise", "white noise of a tenth", (Part(scans, shifts.chained(home, shifts.noisy(0.1))),)),
+        Shift(
+            "noise",
+            "white noise of a tenth",
+            (Part(scans, shifts.chained(home, shifts.noisy(0.1))),),
+        ),
         Shift(
             "sensor offset",
             "a quarter of the largest value added",
@@ -108,7 +147,12 @@ def image_classifier() -> Kind:
             "nine images in ten from a tenant at exposure 4",
             (Part(scans, home, 0.1), Part(scans, shifts.scaled(4.0), 0.9)),
         ),
-        Shift("weight update", "a low-rank update of every matrix", (Part(scans, home),), weights=ADAPTER),
+        Shift(
+            "weight update",
+            "a low-rank update of every matrix",
+            (Part(scans, home),),
+            weights=ADAPTER,
+        ),
         Shift(
             "adversarial",
             "spikes, the worst of four",
@@ -130,17 +174,39 @@ def speech_recognizer() -> Kind:
     """Spoken digits, calibrated on recordings of the studio."""
     studio = _in(("studio",))
     found = (
-        Shift("gain", "recordings four and eight times as loud", (Part(studio, shifts.scaled(4.0, 8.0)),)),
+        Shift(
+            "gain",
+            "recordings four and eight times as loud",
+            (Part(studio, shifts.scaled(4.0, 8.0)),),
+        ),
         Shift("noise", "white noise of a fifth", (Part(studio, shifts.noisy(0.2)),)),
-        Shift("sensor offset", "a tenth of the largest value added", (Part(studio, shifts.offset(0.1)),)),
-        Shift("length", "up to half a second of a quiet room before the words", (Part(studio, shifts.late),)),
+        Shift(
+            "sensor offset",
+            "a tenth of the largest value added",
+            (Part(studio, shifts.offset(0.1)),),
+        ),
+        Shift(
+            "length",
+            "up to half a second of a quiet room before the words",
+            (Part(studio, shifts.late),),
+        ),
         Shift(
             "tenant mix",
             "nine recordings in ten from a tenant with a weak, noisy line",
-            (Part(studio, share=0.1), Part(studio, shifts.chained(shifts.scaled(0.05), shifts.noisy(0.1)), 0.9)),
+            (
+                Part(studio, share=0.1),
+                Part(studio, shifts.chained(shifts.scaled(0.05), shifts.noisy(0.1)), 0.9),
+            ),
         ),
-        Shift("weight update", "a low-rank update of every matrix", (Part(studio),), weights=ADAPTER),
-        Shift("adversarial", "clicks, the worst of four", (Part(studio, shifts.hostile_tensor),), variants=4),
+        Shift(
+            "weight update", "a low-rank update of every matrix", (Part(studio),), weights=ADAPTER
+        ),
+        Shift(
+            "adversarial",
+            "clicks, the worst of four",
+            (Part(studio, shifts.hostile_tensor),),
+            variants=4,
+        ),
     )
     home = Shift("home", "studio recordings", (Part(studio),))
     return _open("speech recognizer", "speech", home, found, 0.05, "word accuracy")
@@ -152,25 +218,47 @@ def image_encoder() -> Kind:
     found = (
         Shift("exposure", "exposures 2 and 4", (Part(daylight, shifts.scaled(2.0, 4.0)),)),
         Shift("noise", "white noise of a fifth", (Part(daylight, shifts.noisy(0.2)),)),
-        Shift("sensor offset", "half of the largest value added", (Part(daylight, shifts.offset(0.5)),)),
+        Shift(
+            "sensor offset",
+            "half of the largest value added",
+            (Part(daylight, shifts.offset(0.5)),),
+        ),
         Shift(
             "tenant mix",
             "nine images in ten from a tenant at exposure 4",
             (Part(daylight, share=0.1), Part(daylight, shifts.scaled(4.0), 0.9)),
         ),
-        Shift("weight update", "a low-rank update of every matrix", (Part(daylight),), weights=ADAPTER),
-        Shift("adversarial", "spikes, the worst of four", (Part(daylight, shifts.hostile_tensor),), variants=4),
+        Shift(
+            "weight update", "a low-rank update of every matrix", (Part(daylight),), weights=ADAPTER
+        ),
+        Shift(
+            "adversarial",
+            "spikes, the worst of four",
+            (Part(daylight, shifts.hostile_tensor),),
+            variants=4,
+        ),
     )
-    return _open("image encoder", "vision", Shift("home", "daylight", (Part(daylight),)), found, 0.02, "accuracy")
+    return _open(
+        "image encoder",
+        "vision",
+        Shift("home", "daylight", (Part(daylight),)),
+        found,
+        0.02,
+        "accuracy",
+    )
 
 
-def _open(name: str, folder: str, home: Shift, found: tuple[Shift, ...], budget: float, quality: str) -> Kind:
+def _open(
+    name: str, folder: str, home: Shift, found: tuple[Shift, ...], budget: float, quality: str
+) -> Kind:
     path = EXAMPLES / folder
     spec = load_spec(path / "model.yaml")
     weights = fetch(spec.source, base=path, cache=EXAMPLES)
     graph = export(spec, weights)
     pool = _corpus(path, "calibration")
-    golden = read_golden((path / "golden.parquet").read_bytes(), None, where=f"the golden set of {name}").cases
+    golden = read_golden(
+        (path / "golden.parquet").read_bytes(), None, where=f"the golden set of {name}"
+    ).cases
     judged = tuple(case for case in golden if case.kind is not CaseKind.SAFETY)
     rows = (*_corpus(path, "traffic"), *pool)
     # The inputs follow from the graph, and of a speech model from its full precision as well.

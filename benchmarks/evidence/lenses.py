@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from benchmarks.evidence.kinds import Scores
 from benchmarks.evidence.quality import quality, right
 from benchmarks.evidence.scene import Scene
-from benchmarks.ours import Candidate
+from benchmarks.harness.ours import Candidate
 from infra.engines import open_target
-from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide
+from tasks.drift.detectors.control import control_increments, control_lens
+from tasks.drift.detectors.fidelity import fidelity_lens
+from tasks.drift.detectors.input import input_lens
+from tasks.drift.detectors.labelled import ENOUGH
+from tasks.drift.detectors.range import range_lens
+from tasks.drift.detectors.weights import weights_lens
 from tasks.drift.evidence import ACTING, Alarms, Evidence, with_window
-from tasks.drift.fidelity import fidelity_lens
-from tasks.drift.input import input_lens
-from tasks.drift.labelled import ENOUGH
-from tasks.drift.range import range_lens
-from tasks.drift.weights import weights_lens
-from tasks.observation.reach import watch_reach
-from tasks.observation.sites import expose
+from tasks.graphs.sites import expose
+from tasks.observation.clipped_share import watch_reach
 from tasks.records import Decision, LensReading, Request
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 RULES = Alarms(1000.0 * ACTING)
 
 
-def judged_by_lenses(scene: Scene, repairs: Repairs, champion: Candidate, lost: Scores, *, changed: bool) -> Decision:
+def judged_by_lenses(
+    scene: Scene, repairs: Repairs, champion: Candidate, lost: Scores, *, changed: bool
+) -> Decision:
     """The decision about one window; `lost` is what the champion loses on it, `changed` whether weights did."""
     kind = repairs.kind
     readings = (
@@ -63,7 +65,9 @@ def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
     scales, subject = champion.derived.scales, repairs.kind.subject
     divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
     amax = {name: one.amax for name, one in scales.items()}
-    engine = open_target("onnxruntime-cpu").load(expose(subject.model, subject.sites).SerializeToString())
+    engine = open_target("onnxruntime-cpu").load(
+        expose(subject.model, subject.sites).SerializeToString()
+    )
     sites = tuple(site for site in subject.sites if site.name in scales)
     seen, reach = watch_reach(engine, sites, subject.inputs, repairs.payloads, amax, divisors)
     return range_lens(
@@ -72,7 +76,9 @@ def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
         amax,
         reach,
         minimum=subject.spec.window.minimum_rows,
-        sensitivity={one.site: one.loss for one in champion.derived.ranking if one.loss is not None},
+        sensitivity={
+            one.site: one.loss for one in champion.derived.ranking if one.loss is not None
+        },
         rules=RULES,
     )
 
@@ -89,6 +95,8 @@ def _control(repairs: Repairs) -> LensReading:
     floor = rule.at_least if rule and rule.metric != "exact-match" else None
     if len(labelled) >= ENOUGH and floor is not None:
         evidence = with_window(Evidence(), "", None, control_increments(labelled, floor), RULES)
-        return control_lens(labelled, metric=kind.quality, floor=floor, evidence=evidence, rules=RULES)
+        return control_lens(
+            labelled, metric=kind.quality, floor=floor, evidence=evidence, rules=RULES
+        )
     golden = quality(kind, repairs.reference, repairs.judged) if floor is not None else np.zeros(0)
     return control_lens(golden, metric=kind.quality, floor=floor)

@@ -42,7 +42,12 @@ def as_markdown(cells: Sequence[Cell], seeds: int, cases: int, command: str) -> 
         one = regret([cell.choice for cell in cells if cell.kind == kind])
         lines += [f"### {kind.capitalize()}", "", *as_lines(one), ""]
     for kind in sorted({row.kind for row in found}):
-        lines += ["", f"## {kind.capitalize()}", "", *_table([row for row in found if row.kind == kind])]
+        lines += [
+            "",
+            f"## {kind.capitalize()}",
+            "",
+            *_table([row for row in found if row.kind == kind]),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +60,9 @@ def _line(row: Row) -> str:
     moved = "–" if row.quality is None else f"{row.quality_home:.3f} → {row.quality:.3f}"
     again = "no range is fixed" if row.recalibrated is None else _loss(row.recalibrated)
     share = (
-        "–" if row.won_back is None else f"{row.won_back.value:.0%} ({row.won_back.low:.0%} to {row.won_back.high:.0%})"
+        "–"
+        if row.won_back is None
+        else f"{row.won_back.value:.0%} ({row.won_back.low:.0%} to {row.won_back.high:.0%})"
     )
     rungs = ", ".join(dict.fromkeys(row.rungs))
     return (

@@ -7,14 +7,14 @@ import numpy as np
 
 from benchmarks.evidence.kinds import Kind, Scores
 from infra.engines.port import Engine
+from tasks.metrics.scores import accuracy, recall_at_k
 from tasks.models.golden import relevant_rows
 from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare
-from tasks.models.scoring import accuracy, recall_at_k
 from tasks.models.speech.comparison import word_error_rate
-from tasks.models.traits import Task
 from tasks.models.vision.classes import Classes, prototypes
 from tasks.records import CaseKind, GoldenCase, Payload
+from tasks.specs.traits import Task
 
 
 class Labelled(Protocol):
@@ -44,7 +44,9 @@ def quality(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payloa
         return _recalled(kind, engine, cases)
     if kind.subject.spec.task is Task.CAUSAL_LM:
         payloads = [payload for _, payload in cases]
-        return -compare(engine, engine, language_inputs(kind.subject.inputs), payloads).reference_loss
+        return -compare(
+            engine, engine, language_inputs(kind.subject.inputs), payloads
+        ).reference_loss
     return right(kind, engine, cases)
 
 
@@ -52,11 +54,15 @@ def _recalled(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payl
     golden = [case for case, _ in cases]
     known = {case.case_id for case in golden if case.kind is CaseKind.PASSAGE}
     passages = np.flatnonzero([case.kind is CaseKind.PASSAGE for case in golden])
-    queries = np.flatnonzero([case.kind is CaseKind.QUERY and set(case.relevant) <= known for case in golden])
+    queries = np.flatnonzero(
+        [case.kind is CaseKind.QUERY and set(case.relevant) <= known for case in golden]
+    )
     if not queries.size:
         return np.zeros(0)
     outputs = run_all(engine, kind.subject.inputs, [payload for _, payload in cases])
-    return recall_at_k(outputs[queries], outputs[passages], relevant_rows(golden, queries, passages))
+    return recall_at_k(
+        outputs[queries], outputs[passages], relevant_rows(golden, queries, passages)
+    )
 
 
 def _classified(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
@@ -65,9 +71,14 @@ def _classified(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
 
 
 def _recognised(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
-    outputs, classes = run_all(engine, kind.subject.inputs, [payload for _, payload in pairs]), _classes(kind, engine)
+    outputs, classes = (
+        run_all(engine, kind.subject.inputs, [payload for _, payload in pairs]),
+        _classes(kind, engine),
+    )
     return np.asarray(
-        classes.nearest(outputs, "labelled") == classes.places([case.label or "" for case, _ in pairs]), float
+        classes.nearest(outputs, "labelled")
+        == classes.places([case.label or "" for case, _ in pairs]),
+        float,
     )
 
 

@@ -27,7 +27,9 @@ class Regret:
     builds: int
     due: int  # of the builds, those that changed weights asked for; evidence decided the others
     early: int  # of the due ones, those whose old engine would have kept the budget
-    needless: Interval | None  # share of the others where the stale loss was within budget; None without any
+    needless: (
+        Interval | None
+    )  # share of the others where the stale loss was within budget; None without any
     missed: int  # cells at stake in which we kept
     retraining: int  # requests for retraining
 
@@ -44,7 +46,9 @@ class Regret:
 
 def regret(choices: Sequence[Choice]) -> Regret:
     """Sums over cells, with 95 % bootstraps over cells."""
-    excess = np.array([[_excess(one, name) for name in (KEPT, one.taken)] for one in choices]).reshape(-1, 2)
+    excess = np.array(
+        [[_excess(one, name) for name in (KEPT, one.taken)] for one in choices]
+    ).reshape(-1, 2)
     best = np.array([min(_excess(one, name) for name in one.losses) for one in choices])
     stale, mine = excess[:, 0] - best, excess[:, 1] - best
     built = np.array([one.taken != KEPT for one in choices], bool)
@@ -73,7 +77,9 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval |
     rows = np.random.default_rng(0).integers(0, len(below), (RESAMPLES, len(below)))
     sums = below[rows].sum(axis=1)
     ratios = above[rows].sum(axis=1)[sums > 0] / sums[sums > 0]
-    return Interval(float(above.sum() / below.sum()), *map(float, np.quantile(ratios, (0.025, 0.975))))
+    return Interval(
+        float(above.sum() / below.sum()), *map(float, np.quantile(ratios, (0.025, 0.975)))
+    )
 
 
 def as_lines(found: Regret) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.evidence.kinds import Kind, Scores
-from benchmarks.ours import Candidate
+from benchmarks.harness.ours import Candidate
 from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.observation.observer import SiteObservation
@@ -19,7 +19,9 @@ class Choice:
     action: Action  # by the lenses
     taken: str  # "keep", or the rung that the climb chose
     losses: Mapping[str, float]  # action -> mean loss on held-out cases
-    due: bool = False  # the model's weights changed: a build was asked for, whatever the old engine loses
+    due: bool = (
+        False  # the model's weights changed: a build was asked for, whatever the old engine loses
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -48,11 +48,17 @@ class Shift:
     name: str
     what: str  # one sentence for the reader
     parts: tuple[Part, ...]
-    weights: float = 0.0  # relative norm of a low-rank update of every weight matrix; the traffic stays
-    variants: int = 1  # more: of so many mutations of a case, the one that the champion gets most wrong
+    weights: float = (
+        0.0  # relative norm of a low-rank update of every weight matrix; the traffic stays
+    )
+    variants: int = (
+        1  # more: of so many mutations of a case, the one that the champion gets most wrong
+    )
 
 
-def draw(cases: Sequence[Case], shift: Shift, count: int, rng: Generator) -> list[tuple[Case, list[Payload]]]:
+def draw(
+    cases: Sequence[Case], shift: Shift, count: int, rng: Generator
+) -> list[tuple[Case, list[Payload]]]:
     """`count` cases by the shift's shares, each with its `variants` mutated payloads; cases repeat where few fit."""
     drawn = []
     for part in shift.parts:
@@ -60,9 +66,14 @@ def draw(cases: Sequence[Case], shift: Shift, count: int, rng: Generator) -> lis
         wanted = round(part.share * count)
         if not fitting:
             raise ValueError(f"no case fits a part of the shift {shift.name}")
-        order = np.concatenate([rng.permutation(len(fitting)) for _ in range(-(-wanted // len(fitting)))])
+        order = np.concatenate(
+            [rng.permutation(len(fitting)) for _ in range(-(-wanted // len(fitting)))]
+        )
         drawn += [
-            (fitting[place], [part.mutate(fitting[place].payload, rng) for _ in range(shift.variants)])
+            (
+                fitting[place],
+                [part.mutate(fitting[place].payload, rng) for _ in range(shift.variants)],
+            )
             for place in order[:wanted].tolist()
         ]
     return drawn
@@ -80,14 +91,17 @@ def jargon(payload: Payload, rng: Generator) -> Payload:
 
 
 def _term(rng: Generator) -> str:
-    return "".join(rng.choice(_SYLLABLES, rng.integers(3, 6)).tolist()).upper()[: int(rng.integers(5, 14))]
+    return "".join(rng.choice(_SYLLABLES, rng.integers(3, 6)).tolist()).upper()[
+        : int(rng.integers(5, 14))
+    ]
 
 
 def misspelt(payload: Payload, rng: Generator) -> Payload:
     """Noise of a text: one letter in ten is replaced by another, as scans and thumbs do."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     return "".join(
-        letters[int(rng.integers(26))] if letter.isalpha() and rng.random() < 0.1 else letter for letter in str(payload)
+        letters[int(rng.integers(26))] if letter.isalpha() and rng.random() < 0.1 else letter
+        for letter in str(payload)
     )
 
 
@@ -123,7 +137,9 @@ def noisy(deviation: float) -> Mutate:
     def mutate(payload: Payload, rng: Generator) -> Payload:
         signal = _tensor(payload)
         level = np.float32(deviation * float(np.abs(signal).max(initial=0.0)))
-        return np.asarray(signal + level * rng.standard_normal(signal.shape, np.float32), np.float32)
+        return np.asarray(
+            signal + level * rng.standard_normal(signal.shape, np.float32), np.float32
+        )
 
     return mutate
 
@@ -133,7 +149,9 @@ def offset(amount: float) -> Mutate:
 
     def mutate(payload: Payload, rng: Generator) -> Payload:
         signal = _tensor(payload)
-        return np.asarray(signal + np.float32(amount * float(np.abs(signal).max(initial=0.0))), np.float32)
+        return np.asarray(
+            signal + np.float32(amount * float(np.abs(signal).max(initial=0.0))), np.float32
+        )
 
     return mutate
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from benchmarks import processes
 from benchmarks.evidence.kinds import KINDS, Kind
 from benchmarks.evidence.trial import SCHEMES, Cell, meet, open_scene
+from benchmarks.harness import processes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,11 +35,16 @@ def pieces(kinds: Sequence[str], seeds: int, cases: int, shifts: int | None = No
         for shift in _kind(name).shifts[:shifts]:
             apart = shift.variants > 1
             for schemes in [(scheme,) for scheme in SCHEMES] if apart else [SCHEMES]:
-                found += [(not apart, Piece(name, seed, shift.name, schemes, cases)) for seed in range(seeds)]
+                found += [
+                    (not apart, Piece(name, seed, shift.name, schemes, cases))
+                    for seed in range(seeds)
+                ]
     return [piece for _, piece in sorted(found)]
 
 
-def spread(wanted: Sequence[Piece], workers: int, folder: Path) -> Iterator[tuple[Piece, list[Cell]]]:
+def spread(
+    wanted: Sequence[Piece], workers: int, folder: Path
+) -> Iterator[tuple[Piece, list[Cell]]]:
     """Cells of every piece as soon as they are there; what the folder holds already is not measured again."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = []

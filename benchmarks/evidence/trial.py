@@ -11,19 +11,19 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from benchmarks import ours
 from benchmarks.evidence.kinds import Kind, Scores, losses, with_graph
 from benchmarks.evidence.lenses import judged_by_lenses
 from benchmarks.evidence.quality import quality
 from benchmarks.evidence.scene import Choice, Scene, load
 from benchmarks.evidence.shifts import Shift, draw
-from benchmarks.ours import Candidate
-from benchmarks.subject import Subject
+from benchmarks.harness import ours
+from benchmarks.harness.ours import Candidate
+from benchmarks.harness.subject import Subject
 from infra.canonical import sha256
 from infra.engines.port import Arrays, Engine
 from tasks.drift.decision import recalibrates
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.recipes import RECIPES, Recipe
+from tasks.quantization.recipe.catalog import RECIPES, Recipe
 from tasks.records import GoldenCase, Payload, Request
 
 SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
@@ -53,13 +53,18 @@ class Cell:
 def open_scene(kind: Kind, schemes: Sequence[str], count: int, seed: int) -> Scene:
     """Observe `count` home requests and derive a champion by every scheme."""
     rng = _random(kind, kind.home, seed)
-    calibration = [replace(one, payload=payloads[0]) for one, payloads in draw(kind.traffic, kind.home, count, rng)]
+    calibration = [
+        replace(one, payload=payloads[0])
+        for one, payloads in draw(kind.traffic, kind.home, count, rng)
+    ]
     observed = _observe(kind.subject, [one.payload for one in calibration])
     champions = {name: ours.derived(kind.subject, RECIPES[name], observed) for name in schemes}
     cases = [(case, payloads[0]) for case, payloads in draw(kind.golden, kind.home, count, rng)]
     reference, judged = Remembered(kind.subject.reference), [payload for _, payload in cases]
     home = {name: losses(kind, reference, load(one), judged) for name, one in champions.items()}
-    return Scene(kind, seed, count, calibration, observed, champions, home, quality(kind, reference, cases))
+    return Scene(
+        kind, seed, count, calibration, observed, champions, home, quality(kind, reference, cases)
+    )
 
 
 def meet(scene: Scene, shift: Shift) -> list[Cell]:
@@ -71,7 +76,10 @@ def meet(scene: Scene, shift: Shift) -> list[Cell]:
     reference = Remembered(subject.reference)
     shifted = replace(kind, subject=subject)
     shared = _repairs(shifted, reference, traffic, golden, None) if shift.variants == 1 else None
-    return [_cell(scene, shift, shifted, reference, name, shared, traffic, golden) for name in scene.champions]
+    return [
+        _cell(scene, shift, shifted, reference, name, shared, traffic, golden)
+        for name in scene.champions
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,12 +109,16 @@ class Repairs:
     def outcome(self, candidate: Candidate) -> Outcome:
         """What a candidate loses on the window and on the held-out cases."""
         score, engine = partial(losses, self.kind, self.reference), load(candidate)
-        return Outcome(score(engine, self.payloads), score(engine, [payload for _, payload in self.judged]))
+        return Outcome(
+            score(engine, self.payloads), score(engine, [payload for _, payload in self.judged])
+        )
 
     def rung(self, name: str) -> Outcome:
         """The same of a rung that is derived from the window alone; each is built once."""
         if name not in self.rungs:
-            self.rungs[name] = self.outcome(ours.derived(self.kind.subject, RECIPES[name], self.observed))
+            self.rungs[name] = self.outcome(
+                ours.derived(self.kind.subject, RECIPES[name], self.observed)
+            )
         return self.rungs[name]
 
 
@@ -118,8 +130,13 @@ def _repairs(
     champion: Engine | None,
 ) -> Repairs:
     """Of each case's variants, what the champion loses most on."""
-    calibration, judged = (_worst(kind, reference, champion, [each for _, each in part]) for part in (traffic, golden))
-    window = [replace(one, payload=payload) for (one, _), payload in zip(traffic, calibration, strict=True)]
+    calibration, judged = (
+        _worst(kind, reference, champion, [each for _, each in part]) for part in (traffic, golden)
+    )
+    window = [
+        replace(one, payload=payload)
+        for (one, _), payload in zip(traffic, calibration, strict=True)
+    ]
     cases = [(case, payload) for (case, _), payload in zip(golden, judged, strict=True)]
     return Repairs(kind, reference, window, cases, _observe(kind.subject, calibration))
 
@@ -160,7 +177,13 @@ def _cell(
         np.zeros(len(repairs.judged)) if rung == LAST else (tried | repairs.rungs)[rung].judged,
         scene.quality,
         quality(kind, reference, repairs.judged),
-        Choice(kind.budget, decision.action, taken, {KEPT: float(kept.judged.mean()), LAST: 0.0} | known, changed),
+        Choice(
+            kind.budget,
+            decision.action,
+            taken,
+            {KEPT: float(kept.judged.mean()), LAST: 0.0} | known,
+            changed,
+        ),
     )
 
 
@@ -169,7 +192,11 @@ def _climb(repairs: Repairs, tried: Mapping[str, Outcome]) -> str:
 
     What was tried already comes first; a rung is built only when all before it have failed.
     """
-    able = [name for name in RUNGS if RECIPES[name].high_precision_sites < len(repairs.kind.subject.sites)]
+    able = [
+        name
+        for name in RUNGS
+        if RECIPES[name].high_precision_sites < len(repairs.kind.subject.sites)
+    ]
     for name in (*tried, *able):
         found = tried[name] if name in tried else repairs.rung(name)
         if found.window.mean() <= repairs.kind.budget:
@@ -186,7 +213,12 @@ class Remembered:
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
         """Outputs by name."""
-        key = sha256(b"".join(name.encode() + np.ascontiguousarray(value).tobytes() for name, value in feeds.items()))
+        key = sha256(
+            b"".join(
+                name.encode() + np.ascontiguousarray(value).tobytes()
+                for name, value in feeds.items()
+            )
+        )
         if key not in self._known:
             self._known[key] = self._engine.run(feeds)
         return self._known[key]
@@ -207,8 +239,13 @@ def _worst(
     """Of each case's variants the one that the champion loses most on."""
     if engine is None:
         return [each[0] for each in variants]
-    rows = [losses(kind, reference, engine, [each[index] for each in variants]) for index in range(len(variants[0]))]
-    return [each[index] for each, index in zip(variants, np.argmax(rows, axis=0).tolist(), strict=True)]
+    rows = [
+        losses(kind, reference, engine, [each[index] for each in variants])
+        for index in range(len(variants[0]))
+    ]
+    return [
+        each[index] for each, index in zip(variants, np.argmax(rows, axis=0).tolist(), strict=True)
+    ]
 
 
 def _observe(subject: Subject, payloads: Sequence[Payload]) -> Mapping[str, SiteObservation]:
@@ -224,7 +261,9 @@ def _updated(subject: Subject, norm: float, rng: Generator) -> Subject:
         value = numpy_helper.to_array(weights[name])
         flat = value.reshape(value.shape[0], -1)
         rank = min(RANK, *flat.shape)
-        delta = rng.standard_normal((flat.shape[0], rank)) @ rng.standard_normal((rank, flat.shape[1]))
+        delta = rng.standard_normal((flat.shape[0], rank)) @ rng.standard_normal(
+            (rank, flat.shape[1])
+        )
         delta *= norm * np.linalg.norm(flat) / np.linalg.norm(delta)
         new = np.asarray(flat + delta, np.float32).reshape(value.shape)
         weights[name].CopyFrom(numpy_helper.from_array(new, name))

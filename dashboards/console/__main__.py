@@ -5,12 +5,12 @@ import signal
 import sys
 from contextlib import suppress
 
-from flows.runtime import prefect_environment
-from flows.services import CONSOLE, started
-from flows.up import link
+from flows.commands.up import link
+from flows.orchestration.runtime import prefect_environment
+from flows.orchestration.services import CONSOLE, started
 from infra.errors import RequantError
+from infra.processes.supervision import listening_socket
 from infra.settings import use_workspace
-from infra.supervision import listening_socket
 
 
 def main() -> int:
@@ -18,9 +18,16 @@ def main() -> int:
     try:
         chosen = use_workspace(None)
         parser = argparse.ArgumentParser(prog="python -m dashboards.console", description=__doc__)
-        parser.add_argument("--port", type=int, default=chosen.console_port, help="port on 127.0.0.1 (0: a free one)")
+        parser.add_argument(
+            "--port",
+            type=int,
+            default=chosen.console_port,
+            help="port on 127.0.0.1 (0: a free one)",
+        )
         opened = listening_socket(int(parser.parse_args().port), fixed=True)
-        with started(chosen, {CONSOLE: opened}, environment=prefect_environment(chosen)) as (console,):
+        with started(chosen, {CONSOLE: opened}, environment=prefect_environment(chosen)) as (
+            console,
+        ):
             print(link(chosen, console.address, chosen.actor), flush=True)
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             with suppress(KeyboardInterrupt):

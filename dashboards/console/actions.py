@@ -7,9 +7,9 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from dashboards.console.forms import FormId, Reason, form_key, subject
-from flows import views
 from flows.deployments import trigger
-from tasks.quantization.recipes import find_recipe
+from flows.queries import views
+from tasks.quantization.recipe.catalog import find_recipe
 
 router = APIRouter()
 

@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from dashboards.console import actions, pages
 from dashboards.console.pages import show
 from infra.access.secret import WorkspaceSecret
-from infra.access.serve import Guarded
 from infra.errors import AlreadyExists, BadInput, NotFound, Refused, RequantError, Unavailable
+from infra.processes.serve import Guarded
 from infra.settings import settings
 
 HEADERS = {
@@ -37,7 +37,9 @@ Next = Callable[[Request], Awaitable[Response]]
 
 def application() -> Guarded:
     """Return the workspace's console for the guard."""
-    os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:9/api")  # nobody: never a server of Prefect's own making
+    os.environ.setdefault(
+        "PREFECT_API_URL", "http://127.0.0.1:9/api"
+    )  # nobody: never a server of Prefect's own making
     return Guarded(create_app(settings().secret()))
 
 
@@ -77,7 +79,11 @@ def _wrong_form(request: Request, exc: Exception) -> Response:
 def _no_such_page(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
-    sentence = "there is no such page: start from the list of models" if exc.status_code == 404 else exc.detail
+    sentence = (
+        "there is no such page: start from the list of models"
+        if exc.status_code == 404
+        else exc.detail
+    )
     return _error_page(request, exc.status_code, sentence)
 
 

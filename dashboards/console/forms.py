@@ -27,7 +27,10 @@ def form_key(request: Request, given: str, action: str, model: str) -> str:
     once = given.partition(".")[0]
     made = form_id(request.app.state.secret, f"{action} {model}", once)
     if not hmac.compare_digest(given.encode(), made.encode()):
-        raise HTTPException(403, "this form does not come from this console: open the model's page and send it again")
+        raise HTTPException(
+            403,
+            "this form does not come from this console: open the model's page and send it again",
+        )
     return f"console-{once}"
 
 

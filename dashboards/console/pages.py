@@ -11,25 +11,27 @@ from fastapi.templating import Jinja2Templates
 
 from dashboards.console import present
 from dashboards.console.forms import new_form, subject
-from flows import versions, views
 from flows.measures import LiveMeasures
-from flows.runs import RunView, read_run, recent_runs
+from flows.orchestration.services import neighbours
+from flows.queries import versions, views
+from flows.queries.runs import RunView, read_run, recent_runs
+from flows.queries.views import ModelView
 from flows.schedules import overdue, upcoming
-from flows.services import neighbours
-from flows.views import ModelView
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from infra.telemetry import CONTENT_TYPE, read_snapshots
-from tasks.models.registration import current_spec
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import Entry, Kind
-from tasks.quantization.recipes import RECIPES
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.specs.registration import current_spec
 from tasks.traffic.sources import SourceIntake, last_of
 
 RUNS = 50
 STOP_POLLING = 286
 """htmx's own status: swap this in and ask no more."""
-REPORT_POLICY = "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:{}"
+REPORT_POLICY = (
+    "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:{}"
+)
 """A report holds text from traffic: it gets an origin of its own, reaches nothing, and only Evidently's may script."""
 
 _T = TypeVar("_T")
@@ -45,10 +47,19 @@ _environment = jinja2.Environment(
 _environment.filters.update(
     {
         one.__name__: one
-        for one in (present.ago, present.figure, present.interval, present.percent, present.size, present.when)
+        for one in (
+            present.ago,
+            present.figure,
+            present.interval,
+            present.percent,
+            present.size,
+            present.when,
+        )
     }
 )
-_environment.globals.update({"picture": present.picture, "reference": present.reference, "WIDTH": present.WIDTH})
+_environment.globals.update(
+    {"picture": present.picture, "reference": present.reference, "WIDTH": present.WIDTH}
+)
 _templates = Jinja2Templates(env=_environment)
 
 
@@ -56,7 +67,10 @@ _templates = Jinja2Templates(env=_environment)
 def models_page(request: Request) -> Response:
     """Every model at a glance."""
     scheduled, note = _asked(upcoming)
-    rows = [(one, _recipe(one, one.champion), (scheduled or {}).get(one.name)) for one in views.all_models()]
+    rows = [
+        (one, _recipe(one, one.champion), (scheduled or {}).get(one.name))
+        for one in views.all_models()
+    ]
     return show(request, "models.html.j2", note=note, rows=rows)
 
 
@@ -130,9 +144,13 @@ def run_progress(request: Request, run_id: str) -> Response:
 def report(key: str) -> Response:
     """A stored drift report, shut in; raises `NotFound`."""
     scripts = key.endswith("/evidently.html")
-    policy = REPORT_POLICY.format(*((" allow-scripts", "; script-src 'unsafe-inline'") if scripts else ("", "")))
+    policy = REPORT_POLICY.format(
+        *((" allow-scripts", "; script-src 'unsafe-inline'") if scripts else ("", ""))
+    )
     page = views.report_page(f"reports/{key}")
-    return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+    return Response(
+        page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy}
+    )
 
 
 @router.get("/metrics")
@@ -160,7 +178,9 @@ def report_keys(model: str, decision: Entry) -> tuple[str, ...]:
     window = decision.details.get("window")
     if decision.kind is not Kind.DECIDED or not isinstance(window, str) or was_thin(decision):
         return ()
-    return tuple(f"reports/{model}/{window[:16]}/{name}" for name in ("lenses.html", "evidently.html"))
+    return tuple(
+        f"reports/{model}/{window[:16]}/{name}" for name in ("lenses.html", "evidently.html")
+    )
 
 
 def _asked(ask: Callable[[], _T]) -> tuple[_T | None, str | None]:
@@ -183,7 +203,11 @@ def _recipe(model: ModelView, entry: Entry | None) -> str:
 
 def _earlier(model: ModelView, history: Sequence[Entry]) -> list[str]:
     """Versions that reigned before and do not now, newest first."""
-    reigns = [entry.version for entry in history if entry.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and entry.version]
+    reigns = [
+        entry.version
+        for entry in history
+        if entry.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and entry.version
+    ]
     present = model.champion.version if model.champion else None
     return [version for version in dict.fromkeys(reversed(reigns)) if version != present]
 

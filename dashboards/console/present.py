@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flows.versions import GateRow
+from flows.queries.versions import GateRow
 from tasks.records import GateResult, Interval
 
 WIDTH = 160.0

@@ -25,9 +25,17 @@ def lines(rows: list[Request]) -> str:
 
 def events(number: int, rows: list[Request]) -> dict[str, str]:
     """The two files of one call: its images, and the digits that were answered."""
-    instances = [{"image": _pixels(row), "domain": row.domain, "language": row.language} for row in rows]
-    sides = {"request": {"instances": instances}, "response": {"predictions": [int(row.label or 0) for row in rows]}}
-    return {f"{number:04}-{side}.json": json.dumps(_event(number, side, body)) + "\n" for side, body in sides.items()}
+    instances = [
+        {"image": _pixels(row), "domain": row.domain, "language": row.language} for row in rows
+    ]
+    sides = {
+        "request": {"instances": instances},
+        "response": {"predictions": [int(row.label or 0) for row in rows]},
+    }
+    return {
+        f"{number:04}-{side}.json": json.dumps(_event(number, side, body)) + "\n"
+        for side, body in sides.items()
+    }
 
 
 def _line(number: int, row: Request) -> dict[str, object]:

@@ -100,7 +100,9 @@ def main() -> None:
         print(f"{exposure:<10}" + "  ".join(f"{figure:.4f}" for figure in figures))
     golden = load(HERE / "golden.parquet", "exposure-1")
     print(f"FP32, inverted: {accuracy(network, 1 - golden.images, golden.digits):.4f}")
-    print(f"FP32, rotated by 90 degrees: {accuracy(network, golden.images.rot90(1, (2, 3)), golden.digits):.4f}")
+    print(
+        f"FP32, rotated by 90 degrees: {accuracy(network, golden.images.rot90(1, (2, 3)), golden.digits):.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -61,13 +61,17 @@ def train(images: Array, digits: npt.NDArray[np.int64]) -> ConvNet:
     network = ConvNet(CONFIG)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     rounds = EPOCHS * -(-len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=rounds)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=LEARNING_RATE, total_steps=rounds
+    )
     inputs, targets = torch.from_numpy(images), torch.from_numpy(digits)
     low, high = np.log(TRAINED_EXPOSURES)
     for _ in range(EPOCHS):
         for indices in torch.split(torch.randperm(len(inputs)), BATCH):
             exposure = torch.exp(torch.empty(len(indices), 1, 1, 1).uniform_(low, high))
-            loss = torch.nn.functional.cross_entropy(network(inputs[indices] * exposure), targets[indices])
+            loss = torch.nn.functional.cross_entropy(
+                network(inputs[indices] * exposure), targets[indices]
+            )
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -83,13 +87,17 @@ def accuracy(network: ConvNet, images: Array, digits: npt.NDArray[np.int64]) -> 
 
 def arrays(chosen: list[Scan]) -> tuple[Array, npt.NDArray[np.int64]]:
     """Stack scans to images [N, 1, 8, 8] and digits [N]."""
-    return np.stack([scan.image for scan in chosen]), np.array([scan.digit for scan in chosen], dtype=np.int64)
+    return np.stack([scan.image for scan in chosen]), np.array(
+        [scan.digit for scan in chosen], dtype=np.int64
+    )
 
 
 def corpus_rows(chosen: list[Scan]) -> list[CorpusRow]:
     """Turn scans into rows at exposure 1, of the domain that golden cases at it have."""
     return [
-        CorpusRow(scan.digest[:16], tensor_payload(scan.image), "exposure-1", "none", str(scan.digit))
+        CorpusRow(
+            scan.digest[:16], tensor_payload(scan.image), "exposure-1", "none", str(scan.digit)
+        )
         for scan in chosen
     ]
 
@@ -112,20 +120,29 @@ def golden_cases(chosen: list[Scan]) -> list[GoldenCase]:
 def main() -> None:
     """Train, write everything beside this script, and print counts and golden accuracy."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where to write (default: beside this script)"
+    )
     output: Path = parser.parse_args().output
     everything = scans()
-    splits = {name: [scan for scan in everything if scan.split == name] for name in ("training", "golden")}
+    splits = {
+        name: [scan for scan in everything if scan.split == name] for name in ("training", "golden")
+    }
     network = train(*arrays(splits["training"]))
     save_file(network.state_dict(), output / "weights.safetensors")
     (output / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     for name in ("traffic", "calibration"):
-        write(output / f"{name}.parquet", corpus_rows([scan for scan in everything if scan.split == name]))
+        write(
+            output / f"{name}.parquet",
+            corpus_rows([scan for scan in everything if scan.split == name]),
+        )
     write(output / "golden.parquet", golden_cases(splits["golden"]))
     print(dict(Counter(scan.split for scan in everything)))
     images, digits = arrays(splits["golden"])
     for exposure in EXPOSURES:
-        print(f"golden accuracy at exposure {exposure}: {accuracy(network, images * np.float32(exposure), digits):.4f}")
+        print(
+            f"golden accuracy at exposure {exposure}: {accuracy(network, images * np.float32(exposure), digits):.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,13 @@ MINILM = HERE.parent / "minilm"
 PLAIN_CASES = 30
 SUITE_ROWS = {"traffic": 700, "calibration": 250}
 GOLDEN_SUITES = {"qa": 160, "dialogue": 80, "coding": 80, "safety": 80, "summary": 80}
-KINDS = {"qa": "answer", "dialogue": "dialogue", "coding": "code", "safety": "safety", "summary": "summary"}
+KINDS = {
+    "qa": "answer",
+    "dialogue": "dialogue",
+    "coding": "code",
+    "safety": "safety",
+    "summary": "summary",
+}
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,25 @@ def texts() -> list[Text]:
 
 def summaries(gathered: Iterable[Text], split: str) -> list[Example]:
     """Summaries of the prose of one split, so that no golden text was trained on."""
-    prose = (text for text in gathered if text.domain in ("docs", "docstrings") and suites.split_of(text.text) == split)
+    prose = (
+        text
+        for text in gathered
+        if text.domain in ("docs", "docstrings") and suites.split_of(text.text) == split
+    )
     return [found for text in prose if (found := suites.summary(text.text)) is not None]
 
 
 def distinct(split: str, seed: int, suite: str, count: int) -> list[Example]:
     """The first distinct examples of one suite."""
-    template = {"qa": suites.questions, "dialogue": suites.dialogues, "coding": suites.functions}.get(suite)
+    template = {
+        "qa": suites.questions,
+        "dialogue": suites.dialogues,
+        "coding": suites.functions,
+    }.get(suite)
     found: dict[str, Example] = {}
-    for example in islice(suites.examples(split, seed, (template or suites.guardrails,)), 50 * count):
+    for example in islice(
+        suites.examples(split, seed, (template or suites.guardrails,)), 50 * count
+    ):
         found.setdefault(example.prompt, example)
         if len(found) == count:
             break
@@ -78,7 +94,13 @@ def corpus_rows(gathered: list[Text], split: str) -> list[CorpusRow]:
     for suite in ("qa", "dialogue", "coding", "safety"):
         prompts += distinct(split, 1, suite, wanted) if wanted else []
     rows += [
-        CorpusRow(fingerprint(one.prompt)[:16], Payload(text=one.prompt), one.suite, one.language, one.answer.strip())
+        CorpusRow(
+            fingerprint(one.prompt)[:16],
+            Payload(text=one.prompt),
+            one.suite,
+            one.language,
+            one.answer.strip(),
+        )
         for one in prompts
     ]
     return list({row.id: row for row in rows}.values())
@@ -91,12 +113,18 @@ def golden_cases(gathered: list[Text]) -> list[GoldenCase]:
         if suites.split_of(text.text) == "golden":
             groups[text.domain, text.language].append(text)
     cases = [
-        GoldenCase(f"plain-{fingerprint(one.text)[:16]}", Payload(text=one.text), one.domain, one.language)
+        GoldenCase(
+            f"plain-{fingerprint(one.text)[:16]}", Payload(text=one.text), one.domain, one.language
+        )
         for key in sorted(groups)
         for one in sorted(groups[key], key=lambda one: fingerprint(one.text))[:PLAIN_CASES]
     ]
     for suite, count in GOLDEN_SUITES.items():
-        asked = summaries(gathered, "golden")[:count] if suite == "summary" else distinct("golden", 2, suite, count)
+        asked = (
+            summaries(gathered, "golden")[:count]
+            if suite == "summary"
+            else distinct("golden", 2, suite, count)
+        )
         cases += [_suite_case(one) for one in asked]
     return cases
 
@@ -130,8 +158,12 @@ the suites: Apache License 2.0.
 
 def main() -> None:
     """Write the four parquet files and LICENSES, and print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where to write (default: beside this script)"
+    )
     output: Path = parser.parse_args().output
     gathered = texts()
     for split in ("train", "traffic", "calibration"):
@@ -140,7 +172,11 @@ def main() -> None:
         print(split, len(rows), dict(Counter(f"{row.domain}/{row.language}" for row in rows)))
     cases = golden_cases(gathered)
     write(output / "golden.parquet", cases)
-    print("golden", len(cases), dict(Counter(f"{case.kind}/{case.domain}/{case.language}" for case in cases)))
+    print(
+        "golden",
+        len(cases),
+        dict(Counter(f"{case.kind}/{case.domain}/{case.language}" for case in cases)),
+    )
     (output / "LICENSES").write_text(LICENCES, encoding="utf-8")
 
 

@@ -114,11 +114,21 @@ def questions(rng: random.Random) -> Example:
 
 def dialogues(rng: random.Random) -> Example:
     """A dialogue whose next reply depends on an earlier turn, often not on the last one."""
-    name, city, count, animal = rng.choice(NAMES), rng.choice(CITIES), rng.randint(2, 9), rng.choice(ANIMALS)
+    name, city, count, animal = (
+        rng.choice(NAMES),
+        rng.choice(CITIES),
+        rng.randint(2, 9),
+        rng.choice(ANIMALS),
+    )
     said = [
         (f"My name is {name}.", f"Hello, {name}.", "What is my name?", f"Your name is {name}."),
         (f"I live in {city}.", f"{city} is nice.", "Where do I live?", f"You live in {city}."),
-        (f"I have {count} {animal}.", "I see.", f"How many {animal} do I have?", f"You have {count} {animal}."),
+        (
+            f"I have {count} {animal}.",
+            "I see.",
+            f"How many {animal} do I have?",
+            f"You have {count} {animal}.",
+        ),
     ]
     turns = rng.sample(said, rng.choice((2, 3)))
     lines = [f"User: {said}\nBot: {reply}" for said, reply, _, _ in turns]
@@ -139,7 +149,13 @@ def _arithmetic(rng: random.Random) -> tuple[str, str, str, str, Callable[[int],
         )
     )
     variable = rng.choice(("x", "n", "value", "number"))
-    return f"{word}_{number}", f"{verb} {variable}", variable, f"{variable} {operator} {number}", apply
+    return (
+        f"{word}_{number}",
+        f"{verb} {variable}",
+        variable,
+        f"{variable} {operator} {number}",
+        apply,
+    )
 
 
 def _comparison(rng: random.Random) -> tuple[str, str, str, str, Callable[[int], object]]:
@@ -152,7 +168,13 @@ def _comparison(rng: random.Random) -> tuple[str, str, str, str, Callable[[int],
         )
     )
     variable = rng.choice(("x", "n", "value", "number"))
-    return f"{word}_{number}", f"Tell whether {variable} {text}", variable, f"{variable} {operator} {number}", apply
+    return (
+        f"{word}_{number}",
+        f"Tell whether {variable} {text}",
+        variable,
+        f"{variable} {operator} {number}",
+        apply,
+    )
 
 
 def _ranges(rng: random.Random) -> tuple[str, str, str, str, Callable[[int], object]]:
@@ -195,7 +217,12 @@ def summary(text: str) -> Example | None:
     return Example(f"Text: {body}\nSummary:", f" {first}.", "summary")
 
 
-TEMPLATES: Sequence[Callable[[random.Random], Example]] = (questions, dialogues, functions, guardrails)
+TEMPLATES: Sequence[Callable[[random.Random], Example]] = (
+    questions,
+    dialogues,
+    functions,
+    guardrails,
+)
 
 
 def examples(

@@ -67,7 +67,9 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, 0)]
+    )
     return tokenizer
 
 
@@ -93,7 +95,9 @@ def suite_stream(tokenizer: Tokenizer, gathered: list[Text], seed: int) -> Itera
         for example in (*(next(found) for _ in suites.TEMPLATES), rng.choice(summarised)):
             prompt = tokenizer.encode(example.prompt).ids
             answer = tokenizer.encode(example.answer, add_special_tokens=False).ids
-            yield [(one, PROMPT_WEIGHT) for one in prompt] + [(one, ANSWER_WEIGHT) for one in (*answer, 0)]
+            yield [(one, PROMPT_WEIGHT) for one in prompt] + [
+                (one, ANSWER_WEIGHT) for one in (*answer, 0)
+            ]
 
 
 def batches(
@@ -103,7 +107,10 @@ def batches(
     rng = random.Random(seed)
     while True:
         rows = [_row(tasks if rng.random() < SUITE_SHARE else corpus) for _ in range(BATCH)]
-        yield torch.tensor([[t for t, _ in row] for row in rows]), torch.tensor([[w for _, w in row] for row in rows])
+        yield (
+            torch.tensor([[t for t, _ in row] for row in rows]),
+            torch.tensor([[w for _, w in row] for row in rows]),
+        )
 
 
 def _row(stream: Iterator[Tokens]) -> Tokens:
@@ -128,7 +135,9 @@ def rate(done: float) -> float:
     return min(1.0, done / 0.02 + 0.01, max(0.02, (1 - done) / 0.4))
 
 
-def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int) -> Iterator[str]:
+def train(
+    model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int
+) -> Iterator[str]:
     """Train, and yield a line with the losses every 100 steps."""
     chosen, started = optimizers(model), time.perf_counter()
     base = [optimizer.param_groups[0]["lr"] for optimizer in chosen]
@@ -143,7 +152,10 @@ def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
             optimizer.step()
             optimizer.zero_grad()
         if step % 100 == 0:
-            plain, asked = losses[wanted == 1.0].mean().item(), losses[wanted == ANSWER_WEIGHT].mean().item()
+            plain, asked = (
+                losses[wanted == 1.0].mean().item(),
+                losses[wanted == ANSWER_WEIGHT].mean().item(),
+            )
             if math.isnan(plain + asked):
                 raise SystemExit("the loss is NaN: lower the learning rate")
             speed = step * BATCH * CONTEXT / (time.perf_counter() - started)
@@ -153,27 +165,39 @@ def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
 def token_losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of every token but the first: [rows, tokens + 1] -> [rows * tokens]."""
     logits = model(input_ids=ids[:, :-1]).logits.float()
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
 
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: list[str]) -> float:
     """Mean cross-entropy a token on texts that were not trained on."""
     rows = [item.ids[: CONTEXT + 1] for item in tokenizer.encode_batch(texts)]
-    found = [token_losses(model, torch.tensor([row], device=model.device)) for row in rows if len(row) > 1]
+    found = [
+        token_losses(model, torch.tensor([row], device=model.device))
+        for row in rows
+        if len(row) > 1
+    ]
     return float(torch.cat(found).mean())
 
 
 def main() -> None:
     """Train and write the three files beside this script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where to write (default: beside this script)"
+    )
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     gathered, held_out = _texts("train"), _texts("calibration")
-    asked = [example.prompt + example.answer for example in islice(suites.examples("train", 7), 2000)]
+    asked = [
+        example.prompt + example.answer for example in islice(suites.examples("train", 7), 2000)
+    ]
     tokenizer = train_tokenizer([text.text for text in gathered] + asked)
     model = LlamaForCausalLM(config()).to("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{model.num_parameters():,} parameters, {tokenizer.get_vocab_size()} tokens", flush=True)
@@ -186,7 +210,11 @@ def main() -> None:
     model.to(torch.float16).save_pretrained(arguments.output)
     (arguments.output / "generation_config.json").unlink(missing_ok=True)
     tokenizer.save(str(arguments.output / "tokenizer.json"), pretty=False)
-    print(json.dumps({path.name: path.stat().st_size for path in sorted(arguments.output.glob("*.*"))}))
+    print(
+        json.dumps(
+            {path.name: path.stat().st_size for path in sorted(arguments.output.glob("*.*"))}
+        )
+    )
 
 
 def _texts(split: str) -> list[Text]:

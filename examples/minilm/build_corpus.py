@@ -52,7 +52,13 @@ class Record:
     def split(self) -> str:
         """Name the split that this text falls in."""
         where = share(self.digest)
-        return "traffic" if where < TRAFFIC_ENDS else "calibration" if where < CALIBRATION_ENDS else "golden"
+        return (
+            "traffic"
+            if where < TRAFFIC_ENDS
+            else "calibration"
+            if where < CALIBRATION_ENDS
+            else "golden"
+        )
 
 
 def locate(package: str, packages: Path | None) -> Path:
@@ -75,7 +81,9 @@ def interface_texts(roots: list[Path]) -> Iterator[tuple[str, Excerpt]]:
     for language in LOCALES:
         messages = [message for root in roots for message in read_package(root, language)]
         english += [message.source for message in messages]
-        translated = _distinct(message.translation for message in messages if message.translation != message.source)
+        translated = _distinct(
+            message.translation for message in messages if message.translation != message.source
+        )
         characters = PASSAGE_CHARACTERS.get(language, LATIN_CHARACTERS)
         yield from ((language, parted(text)) for text in passages(translated, characters))
     yield from (("en", parted(text)) for text in passages(_distinct(english), LATIN_CHARACTERS))
@@ -96,7 +104,9 @@ def parted(text: str) -> Excerpt:
     The messages of one screen belong together; the small overlap leaves the search possible, but not a plain match.
     """
     return Excerpt(
-        text, text[: _word_end(text, len(text) * 2 // 5)].strip(), text[_word_end(text, len(text) // 4) :].strip()
+        text,
+        text[: _word_end(text, len(text) * 2 // 5)].strip(),
+        text[_word_end(text, len(text) // 4) :].strip(),
     )
 
 
@@ -132,7 +142,9 @@ def _sample(excerpts: Iterable[Excerpt], at_most: int) -> list[Excerpt]:
 def corpus_rows(gathered: list[Record], split: str) -> list[CorpusRow]:
     """Turn the records of one split into rows."""
     return [
-        CorpusRow(record.digest[:16], Payload(text=record.excerpt.text), record.domain, record.language)
+        CorpusRow(
+            record.digest[:16], Payload(text=record.excerpt.text), record.domain, record.language
+        )
         for record in gathered
         if record.split == split
     ]
@@ -140,7 +152,9 @@ def corpus_rows(gathered: list[Record], split: str) -> list[CorpusRow]:
 
 def golden_cases(gathered: list[Record]) -> list[GoldenCase]:
     """Fidelity and retrieval cases of every (domain, language), then the authored safety cases."""
-    outside = "\n".join(normalised(record.excerpt.text) for record in gathered if record.split != "golden")
+    outside = "\n".join(
+        normalised(record.excerpt.text) for record in gathered if record.split != "golden"
+    )
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in gathered:
         if record.split == "golden":
@@ -175,7 +189,9 @@ def _searchable(excerpt: Excerpt, outside: str) -> bool:
 
 def _case(record: Record, kind: str, text: str) -> GoldenCase:
     """Name a case by its kind and content."""
-    return GoldenCase(f"{kind}-{fingerprint(text)[:16]}", Payload(text=text), record.domain, record.language, kind)
+    return GoldenCase(
+        f"{kind}-{fingerprint(text)[:16]}", Payload(text=text), record.domain, record.language, kind
+    )
 
 
 def safety_cases() -> list[GoldenCase]:
@@ -217,7 +233,9 @@ License 2.0."""
         texts = [
             file.read_text()
             for file in distribution.files or []
-            if "dist-info" in str(file) and file.name.upper().split(".")[0] == "LICENSE" and file.suffix != ".python"
+            if "dist-info" in str(file)
+            and file.name.upper().split(".")[0] == "LICENSE"
+            and file.suffix != ".python"
         ]
         parts.append(_section(f"{root.name} {distribution.version}", "\n".join(texts)))
     psf = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
@@ -236,7 +254,8 @@ def report(rows: dict[str, list[CorpusRow]], cases: list[GoldenCase]) -> str:
     for split, split_rows in rows.items():
         counts = Counter((row.domain, row.language) for row in split_rows)
         lines += [
-            f"{split:<12}{domain:<12}{language:<10}{count}" for (domain, language), count in sorted(counts.items())
+            f"{split:<12}{domain:<12}{language:<10}{count}"
+            for (domain, language), count in sorted(counts.items())
         ]
     kinds = Counter((case.kind, case.domain, case.language) for case in cases)
     lines += [
@@ -248,9 +267,15 @@ def report(rows: dict[str, list[CorpusRow]], cases: list[GoldenCase]) -> str:
 
 def main() -> None:
     """Write the three parquet files and LICENSES beside this script, and print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, help="folder that holds django, wagtail and sphinx")
-    parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--packages", type=Path, help="folder that holds django, wagtail and sphinx"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where to write (default: beside this script)"
+    )
     arguments = parser.parse_args()
     roots = [locate(name, arguments.packages) for name in CATALOGUE_PACKAGES]
     gathered = records(roots)

@@ -20,7 +20,9 @@ LOCALES: dict[str, tuple[str, ...]] = {
 }
 
 _QUOTED = re.compile(r'^(?:(msgid|msgstr|msgid_plural|msgctxt)(?:\[(\d+)\])?\s+)?(".*")$')
-_NUMBER = re.compile(r"%\(\w*(?:count|number|num|total|max|min|limit|length|size|days?|hours?)\w*\)[sd]|%d|%i")
+_NUMBER = re.compile(
+    r"%\(\w*(?:count|number|num|total|max|min|limit|length|size|days?|hours?)\w*\)[sd]|%d|%i"
+)
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%\.?\d*[a-z]|\{\{?[^{}]*\}?\}")
 _MARKUP = re.compile(r"<[^<>]+>|&\w+;")
 _SPACE = re.compile(r"\s+")
@@ -38,7 +40,9 @@ def read_catalogue(path: Path) -> Iterator[Message]:
     """Yield the translated entries of a `.po` file in file order, without fuzzy, obsolete and plural-only forms."""
     for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")):
         lines = block.splitlines()
-        if any(line.startswith("#~") or (line.startswith("#,") and "fuzzy" in line) for line in lines):
+        if any(
+            line.startswith("#~") or (line.startswith("#,") and "fuzzy" in line) for line in lines
+        ):
             continue
         fields = _fields(lines)
         if fields.get("msgid") and fields.get("msgstr"):
@@ -69,7 +73,9 @@ def _clean(message: str) -> str:
 
 def read_package(package: Path, language: str) -> Iterator[Message]:
     """Yield every message of a package for one of `LOCALES`, catalogue after catalogue in path order."""
-    found = chain.from_iterable(package.rglob(f"locale/{name}/LC_MESSAGES/*.po") for name in LOCALES[language])
+    found = chain.from_iterable(
+        package.rglob(f"locale/{name}/LC_MESSAGES/*.po") for name in LOCALES[language]
+    )
     for path in sorted(found, key=lambda path: path.relative_to(package).as_posix()):
         yield from read_catalogue(path)
 

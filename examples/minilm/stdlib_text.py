@@ -38,7 +38,9 @@ def documentation() -> Iterator[Excerpt]:
     for name in sorted(topics):
         chunk: list[str] = []
         for paragraph in re.split(r"\n\s*\n", topics[name]):
-            text = " ".join(_RULE.sub(". ", paragraph).split()).replace(" . ", ". ").removesuffix(" .")
+            text = (
+                " ".join(_RULE.sub(". ", paragraph).split()).replace(" . ", ". ").removesuffix(" .")
+            )
             if text in seen or not text:
                 continue
             seen.add(text)

@@ -42,7 +42,10 @@ def summary(head: dict[str, Array], entries: Sequence[SafetyText]) -> str:
     low, tenth, median = np.quantile(signed, [0, 0.1, 0.5])
     # A distance in embedding space, to compare with a quantized embedding's error sqrt(2 - 2 cosine).
     length = np.linalg.norm(head["weight"])
-    wrong = {language: sum(signed[[e.language == language for e in entries]] <= 0) for language in _languages(entries)}
+    wrong = {
+        language: sum(signed[[e.language == language for e in entries]] <= 0)
+        for language in _languages(entries)
+    }
     return (
         f"{len(entries)} texts, accuracy {np.mean(signed > 0):.4f}, wrong per language {wrong}\n"
         f"  signed margin: min {low:.3f}, 10 % {tenth:.3f}, median {median:.3f}; |margin| < 0.25: "

@@ -77,7 +77,11 @@ class Place:
     snr: float  # dB
 
 
-PLACES: dict[str, Place] = {"studio": Place(1.0, 40.0), "noisy": Place(1.0, 14.0), "far": Place(1 / 16, 26.0)}
+PLACES: dict[str, Place] = {
+    "studio": Place(1.0, 40.0),
+    "noisy": Place(1.0, 14.0),
+    "far": Place(1 / 16, 26.0),
+}
 
 
 def say(words: Sequence[str], speaker: Speaker, rng: np.random.Generator) -> Wave:
@@ -96,14 +100,18 @@ def record(wave: Wave, place: Place, rng: np.random.Generator) -> Wave:
     return np.asarray(np.round(heard * LEVELS) / LEVELS * place.gain, np.float32)
 
 
-def _word(sounds: Sequence[Sound], speaker: Speaker, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _word(
+    sounds: Sequence[Sound], speaker: Speaker, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
     total = rng.uniform(0.14, 0.2) * RATE / speaker.rate
     shares = np.array([sound.length for sound in sounds]) * rng.uniform(0.85, 1.15, len(sounds))
     ends = np.cumsum(shares / shares.sum()) * total
     time = np.arange(int(total))
     centres = ends - np.diff(ends, prepend=0.0) / 2
     tract = speaker.tract * rng.uniform(0.96, 1.04)
-    formants = [np.interp(time, centres, [sound.formants[i] * tract for sound in sounds]) for i in range(3)]
+    formants = [
+        np.interp(time, centres, [sound.formants[i] * tract for sound in sounds]) for i in range(3)
+    ]
     voice = np.interp(time, centres, [sound.voice for sound in sounds])
     pitch = speaker.pitch * rng.uniform(0.93, 1.07) * np.linspace(1.06, 0.94, len(time))
     wave = voice * _voiced(pitch, formants)
@@ -115,18 +123,24 @@ def _word(sounds: Sequence[Sound], speaker: Speaker, rng: np.random.Generator) -
     return np.asarray(wave * edges)
 
 
-def _voiced(pitch: npt.NDArray[np.float64], formants: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+def _voiced(
+    pitch: npt.NDArray[np.float64], formants: Sequence[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
     """Harmonics of a pitch [samples], each as loud as the formants make its frequency."""
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     harmonics = np.arange(1, int(_TOP / pitch.max()) + 1)[:, None]
     frequencies = harmonics * pitch
     loudness = np.zeros_like(frequencies)
-    for formant, width, strength in zip(formants, (90.0, 120.0, 180.0), (1.0, 0.6, 0.3), strict=True):
+    for formant, width, strength in zip(
+        formants, (90.0, 120.0, 180.0), (1.0, 0.6, 0.3), strict=True
+    ):
         loudness += strength / (1 + ((frequencies - formant) / width) ** 2)
     return np.asarray((loudness * np.sin(harmonics * phase)).sum(axis=0))
 
 
-def _noise(band: tuple[float, float], length: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _noise(
+    band: tuple[float, float], length: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
     spectrum = np.fft.rfft(rng.standard_normal(length))
     frequencies = np.fft.rfftfreq(length, 1 / RATE)
     spectrum[(frequencies < band[0]) | (frequencies > band[1])] = 0

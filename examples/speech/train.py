@@ -84,17 +84,24 @@ def tokenizer() -> Tokenizer:
 
 def targets(texts: Sequence[str]) -> torch.Tensor:
     """Token ids [texts, longest + 2]: the start, the words, the end, and -100 after it."""
-    rows = [[VOCABULARY[START], *(VOCABULARY[word] for word in text.split()), VOCABULARY[PAD]] for text in texts]
+    rows = [
+        [VOCABULARY[START], *(VOCABULARY[word] for word in text.split()), VOCABULARY[PAD]]
+        for text in texts
+    ]
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[-100] * (longest - len(row))] for row in rows])
 
 
 def features(waves: Sequence[Wave]) -> torch.Tensor:
     """[waves, mels, frames]."""
-    return torch.from_numpy(extractor()(list(waves), sampling_rate=RATE, return_tensors="np")["input_features"])
+    return torch.from_numpy(
+        extractor()(list(waves), sampling_rate=RATE, return_tensors="np")["input_features"]
+    )
 
 
-def batches(said: Sequence[Utterance], rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    said: Sequence[Utterance], rng: np.random.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Recordings of random utterances, each at a new random gain over new noise."""
     while True:
         chosen = [said[int(number)] for number in rng.integers(0, len(said), BATCH)]
@@ -114,7 +121,9 @@ def train(steps: int) -> WhisperForConditionalGeneration:
     torch.set_num_threads(1)
     model = WhisperForConditionalGeneration(config())
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=LEARNING_RATE, total_steps=steps
+    )
     data = batches(utterances(TRAINING, SEED), np.random.default_rng(SEED))
     for step in range(1, steps + 1):
         heard, wanted = next(data)
@@ -154,7 +163,11 @@ def golden_cases(rng: np.random.Generator) -> list[GoldenCase]:
     """Utterances of their own at each place."""
     return [
         GoldenCase(
-            f"{place}-{number:03}", tensor_payload(record(one.wave, PLACES[place], rng)), place, "en", label=one.text
+            f"{place}-{number:03}",
+            tensor_payload(record(one.wave, PLACES[place], rng)),
+            place,
+            "en",
+            label=one.text,
         )
         for seed, place in enumerate(PLACES)
         for number, one in enumerate(utterances(GOLDEN, 1000 + seed))
@@ -189,7 +202,9 @@ def main() -> None:
     """Train, write everything beside this script, and print the word error rate at each place."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where to write (default: beside this script)"
+    )
     arguments = parser.parse_args()
     output: Path = arguments.output
     golden = write_data(output)

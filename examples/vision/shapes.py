@@ -28,14 +28,20 @@ class Sight:
     blur: float  # standard deviation in pixels
 
 
-SIGHTS: dict[str, Sight] = {"indoor": Sight(0.5, 0.0), "daylight": Sight(1.0, 0.0), "blurred": Sight(0.5, 1.0)}
+SIGHTS: dict[str, Sight] = {
+    "indoor": Sight(0.5, 0.0),
+    "daylight": Sight(1.0, 0.0),
+    "blurred": Sight(0.5, 1.0),
+}
 
 
 def draw(name: str, rng: np.random.Generator) -> Image:
     """One image of a class such as "red circle", at a place, size, angle and shade of its own."""
     colour, shape = name.split()
     ground = rng.uniform(0.25, 0.6) + rng.normal(0, 0.02, (1, SIDE, SIDE))
-    paint = np.clip(np.array(COLOURS[colour]) * rng.uniform(0.8, 1.15) + rng.normal(0, 0.03, 3), 0, 1)
+    paint = np.clip(
+        np.array(COLOURS[colour]) * rng.uniform(0.8, 1.15) + rng.normal(0, 0.03, 3), 0, 1
+    )
     inside = _mask(shape, rng)
     image = ground * (1 - inside) + paint[:, None, None] * inside
     return np.asarray(np.clip(image, 0, 1), np.float32)
@@ -58,9 +64,14 @@ def _mask(shape: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """1 inside the shape, 0 outside, between at its edge: [1, SIDE, SIDE]."""
     size = rng.uniform(7.0, 9.0)
     centre = SIDE / 2 - 0.5 + rng.uniform(-2, 2, 2)
-    down, right = (axis - middle for axis, middle in zip(np.mgrid[:SIDE, :SIDE], centre, strict=True))
+    down, right = (
+        axis - middle for axis, middle in zip(np.mgrid[:SIDE, :SIDE], centre, strict=True)
+    )
     angle = rng.uniform(-0.15, 0.15)
-    x, y = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
+    x, y = (
+        right * np.cos(angle) + down * np.sin(angle),
+        down * np.cos(angle) - right * np.sin(angle),
+    )
     if shape == "circle":
         outside = np.hypot(x, y) - size
     elif shape == "square":
@@ -68,6 +79,9 @@ def _mask(shape: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     elif shape == "triangle":
         outside = np.maximum(0.866 * np.abs(x) - 0.5 * y, y) - 0.55 * size
     else:
-        bars = [np.maximum(np.abs(one) - 0.3 * size, np.abs(other) - size) for one, other in ((x, y), (y, x))]
+        bars = [
+            np.maximum(np.abs(one) - 0.3 * size, np.abs(other) - size)
+            for one, other in ((x, y), (y, x))
+        ]
         outside = np.minimum(*bars)
     return np.asarray(np.clip(0.5 - outside, 0, 1))[None]

@@ -12,7 +12,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from examples.rows import CorpusRow, GoldenCase, fingerprint, tensor_payload, write
-from examples.vision.shapes import CLASSES, COLOURS, SHAPES, SIDE, SIGHTS, Image, Sight, caption, draw, see
+from examples.vision.shapes import (
+    CLASSES,
+    COLOURS,
+    SHAPES,
+    SIDE,
+    SIGHTS,
+    Image,
+    Sight,
+    caption,
+    draw,
+    see,
+)
 
 HERE = Path(__file__).parent
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -29,7 +40,10 @@ GOLDEN, POOL, TRAFFIC = 80, 100, 200
 def pictures(count: int, seed: int) -> list[tuple[Image, str]]:
     """Images of all classes in turn, with their names; another seed draws others."""
     rng = np.random.default_rng(seed)
-    return [(draw(name, rng), name) for name in (CLASSES[number % len(CLASSES)] for number in range(count))]
+    return [
+        (draw(name, rng), name)
+        for name in (CLASSES[number % len(CLASSES)] for number in range(count))
+    ]
 
 
 def config() -> CLIPConfig:
@@ -41,9 +55,17 @@ def config() -> CLIPConfig:
         "num_attention_heads": 4,
         "projection_dim": 32,
     }
-    ends = {"bos_token_id": VOCABULARY[START], "eos_token_id": VOCABULARY[END], "pad_token_id": VOCABULARY[END]}
+    ends = {
+        "bos_token_id": VOCABULARY[START],
+        "eos_token_id": VOCABULARY[END],
+        "pad_token_id": VOCABULARY[END],
+    }
     text = {**size, **ends, "vocab_size": len(VOCABULARY), "max_position_embeddings": 12}
-    return CLIPConfig(text_config=text, vision_config={**size, "image_size": SIDE, "patch_size": 4}, projection_dim=32)
+    return CLIPConfig(
+        text_config=text,
+        vision_config={**size, "image_size": SIDE, "patch_size": 4},
+        projection_dim=32,
+    )
 
 
 def tokenizer() -> Tokenizer:
@@ -52,7 +74,9 @@ def tokenizer() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens([START, END])
     ends = [(START, VOCABULARY[START]), (END, VOCABULARY[END])]
-    made.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=ends
+    )
     return made
 
 
@@ -70,7 +94,9 @@ def normalised(images: npt.NDArray[np.float32]) -> torch.Tensor:
 
 def tokens() -> torch.Tensor:
     """The captions of all classes, [classes, tokens]: they are equally long."""
-    return torch.tensor([one.ids for one in tokenizer().encode_batch([caption(name) for name in CLASSES])])
+    return torch.tensor(
+        [one.ids for one in tokenizer().encode_batch([caption(name) for name in CLASSES])]
+    )
 
 
 def train(steps: int) -> CLIPModel:
@@ -80,14 +106,21 @@ def train(steps: int) -> CLIPModel:
     torch.set_num_threads(1)
     model, rng = CLIPModel(config()), np.random.default_rng(SEED)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=LEARNING_RATE, total_steps=steps
+    )
     drawn, captions = pictures(TRAINING, SEED), tokens()
     for step in range(1, steps + 1):
         chosen = [drawn[int(number)] for number in rng.integers(0, len(drawn), BATCH)]
         exposures = np.exp(rng.uniform(*np.log(TRAINED_EXPOSURES), BATCH))
         blurs = rng.uniform(*TRAINED_BLURS, BATCH) * (rng.random(BATCH) < 0.5)
-        sights = [Sight(float(exposure), float(blur)) for exposure, blur in zip(exposures, blurs, strict=True)]
-        images = np.stack([see(image, sight) for (image, _), sight in zip(chosen, sights, strict=True)])
+        sights = [
+            Sight(float(exposure), float(blur))
+            for exposure, blur in zip(exposures, blurs, strict=True)
+        ]
+        images = np.stack(
+            [see(image, sight) for (image, _), sight in zip(chosen, sights, strict=True)]
+        )
         wanted = torch.tensor([CLASSES.index(name) for _, name in chosen])
         logits = model(input_ids=captions, pixel_values=normalised(images)).logits_per_image
         loss = torch.nn.functional.cross_entropy(logits, wanted)
@@ -111,7 +144,13 @@ def accuracy(model: CLIPModel, images: npt.NDArray[np.float32], names: Sequence[
 def golden_cases() -> list[GoldenCase]:
     """Images of their own for each sight."""
     return [
-        GoldenCase(f"{sight}-{number:03}", tensor_payload(see(image, SIGHTS[sight])), sight, "none", label=name)
+        GoldenCase(
+            f"{sight}-{number:03}",
+            tensor_payload(see(image, SIGHTS[sight])),
+            sight,
+            "none",
+            label=name,
+        )
         for seed, sight in enumerate(SIGHTS)
         for number, (image, name) in enumerate(pictures(GOLDEN, 1000 + seed))
     ]
@@ -121,7 +160,9 @@ def corpus_rows(drawn: Sequence[tuple[Image, str]]) -> list[CorpusRow]:
     """Taken at exposure 1, without blur."""
     seen = [(see(image, Sight(1.0, 0.0)), name) for image, name in drawn]
     return [
-        CorpusRow(fingerprint(image.tobytes())[:16], tensor_payload(image), "daylight", "none", name)
+        CorpusRow(
+            fingerprint(image.tobytes())[:16], tensor_payload(image), "daylight", "none", name
+        )
         for image, name in seen
     ]
 
@@ -139,7 +180,9 @@ def main() -> None:
     """Train, write everything beside this script, and print the zero-shot accuracy under each sight."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--output", type=Path, default=HERE, help="where to write (default: beside this script)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where to write (default: beside this script)"
+    )
     arguments = parser.parse_args()
     output: Path = arguments.output
     golden = write_data(output)
@@ -149,8 +192,13 @@ def main() -> None:
     tokenizer().save(str(output / "tokenizer.json"))
     for sight in SIGHTS:
         cases = [case for case in golden if case.domain == sight]
-        images = [np.frombuffer(case.payload.tensor or b"", "<f4").reshape(3, SIDE, SIDE) for case in cases]
-        print(f"zero-shot accuracy, {sight}: {accuracy(model, np.stack(images), [str(c.label) for c in cases]):.4f}")
+        images = [
+            np.frombuffer(case.payload.tensor or b"", "<f4").reshape(3, SIDE, SIDE)
+            for case in cases
+        ]
+        print(
+            f"zero-shot accuracy, {sight}: {accuracy(model, np.stack(images), [str(c.label) for c in cases]):.4f}"
+        )
     print(json.dumps({path.name: path.stat().st_size for path in sorted(output.glob("*.*"))}))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from flows.cli import what_next
 from flows.cli.application import app
 from infra.errors import RequantError
-from infra.interruption import Interrupted, ignore_from_now_on, raise_when_asked
+from infra.processes.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 
 # --help lists commands in the order in which they are made
 from flows.cli import setting_up, acting, looking, serving  # isort: skip
@@ -27,7 +27,9 @@ def main() -> None:
     except Interrupted as exc:
         ignore_from_now_on()
         where = f" {exc}" if str(exc) else ""
-        print(f"requant: interrupted{where}; {what_next.how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        print(
+            f"requant: interrupted{where}; {what_next.how_to_go_on(sys.argv[1:])}", file=sys.stderr
+        )
         sys.exit(INTERRUPTED)
     except RequantError as exc:
         document: dict[str, Any] = {"error": str(exc), "kind": type(exc).__name__}

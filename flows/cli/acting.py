@@ -18,7 +18,7 @@ def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> No
     use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
         from flows.maintenance import maintenance
-        from flows.orchestration import call
+        from flows.orchestration.orchestrated import call
 
         outcome = call(maintenance, model)
     printing.emit(outcome, as_json, printing.outcome)
@@ -29,14 +29,24 @@ def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> No
 @app.command()
 def requantize(
     model: Model,
-    recipe: Annotated[str | None, typer.Option(help="One recipe; left out, the ladder is climbed.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="One recipe; left out, the ladder is climbed.")
+    ] = None,
     reason: Reason = "asked for by hand",
-    require_approval: Annotated[bool, typer.Option(help="Let a passing candidate wait for a person.")] = False,
+    require_approval: Annotated[
+        bool, typer.Option(help="Let a passing candidate wait for a person.")
+    ] = False,
     search: Annotated[
-        Search, typer.Option(help="first: stop at the first rung that passes; full: measure all, promote the cheapest.")
+        Search,
+        typer.Option(
+            help="first: stop at the first rung that passes; full: measure all, promote the cheapest."
+        ),
     ] = "first",
     allow_scale_change: Annotated[
-        bool, typer.Option(help="Let new scales differ from the champion's by more than the spec allows one window.")
+        bool,
+        typer.Option(
+            help="Let new scales differ from the champion's by more than the spec allows one window."
+        ),
     ] = False,
     cluster: Cluster = None,
     as_json: Json = False,
@@ -46,7 +56,7 @@ def requantize(
 
     use_cluster(cluster)
     with printing.orchestrated(model, quiet=as_json):
-        from flows.orchestration import call
+        from flows.orchestration.orchestrated import call
         from flows.requantize import requantize
 
         outcome = call(
@@ -69,9 +79,15 @@ def evaluate(
     suite: Annotated[
         str, typer.Option(help="golden, or lm-eval:TASK for a task of the evaluation harness.")
     ] = "golden",
-    version: Annotated[str | None, typer.Option(help="A registered version; left out, the champion.")] = None,
-    candidate: Annotated[str | None, typer.Option(help="Id of a candidate that was built, or its beginning.")] = None,
-    include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="A registered version; left out, the champion.")
+    ] = None,
+    candidate: Annotated[
+        str | None, typer.Option(help="Id of a candidate that was built, or its beginning.")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with lm-eval task files of your own.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Cases of an lm-eval task, at most.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +98,14 @@ def evaluate(
         show(f"running {suite} on {model} and on full precision", 0.0)
         from flows.evaluate import evaluate
 
-        found = evaluate(model, suite=suite, version=version, candidate=candidate, include=include_path, limit=limit)
+        found = evaluate(
+            model,
+            suite=suite,
+            version=version,
+            candidate=candidate,
+            include=include_path,
+            limit=limit,
+        )
     printing.emit(found, as_json, printing.evaluation)
 
 
@@ -119,7 +142,7 @@ def rollback(
     from flows.cli import printing
 
     with printing.orchestrated(model, quiet=as_json):
-        from flows.orchestration import call
+        from flows.orchestration.orchestrated import call
         from flows.rollback import rollback
 
         release = call(rollback, model, reason=reason, to=to)
@@ -135,7 +158,7 @@ def reconcile(
     from flows.cli import printing
 
     with printing.orchestrated(model, quiet=as_json):
-        from flows.orchestration import call
+        from flows.orchestration.orchestrated import call
         from flows.reconcile import reconcile
 
         found = call(reconcile, model)
@@ -147,7 +170,7 @@ def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool)
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.approval import approval
-        from flows.orchestration import call
+        from flows.orchestration.orchestrated import call
 
         call(approval, model, version, approve, reason)
     word = "promoted" if approve else "rejected"

@@ -30,11 +30,14 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def choose_workspace(
     workspace: Annotated[
-        Path | None, typer.Option(help="Folder that holds everything the embedded default stores [.requant].")
+        Path | None,
+        typer.Option(help="Folder that holds everything the embedded default stores [.requant]."),
     ] = None,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Point this run, and what it starts, at a workspace."""

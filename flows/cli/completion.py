@@ -8,10 +8,12 @@ from infra.settings import use_workspace
 
 def model_names(context: typer.Context, incomplete: str) -> list[str]:
     """For the shell: what begins so in the workspace at hand; nothing where that cannot be read."""
-    from tasks.models import registration
+    from tasks.specs import registration
 
     try:
-        names = registration.model_names(use_workspace(context.find_root().params.get("workspace")).store())
+        names = registration.model_names(
+            use_workspace(context.find_root().params.get("workspace")).store()
+        )
     except RequantError:
         return []
     return [name for name in names if name.startswith(incomplete)]

@@ -12,8 +12,8 @@ from flows.cli.options import AnyModel, Json, Model
 @model_app.command("list")
 def model_list(as_json: Json = False) -> None:
     """All registered models."""
-    from flows import views
     from flows.cli import printing
+    from flows.queries import views
 
     printing.emit(views.all_models(), as_json, printing.models)
 
@@ -24,17 +24,19 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Who serves, what was decided last, what waits."""
-    from flows import views
     from flows.cli import printing
+    from flows.queries import views
 
-    printing.emit([views.one_model(model)] if model else views.all_models(), as_json, printing.models)
+    printing.emit(
+        [views.one_model(model)] if model else views.all_models(), as_json, printing.models
+    )
 
 
 @app.command()
 def history(model: Model, as_json: Json = False) -> None:
     """The model's ledger: who did what, when and why."""
-    from flows import views
     from flows.cli import printing
+    from flows.queries import views
 
     printing.emit(views.history(model), as_json, printing.history)
 
@@ -42,12 +44,14 @@ def history(model: Model, as_json: Json = False) -> None:
 @app.command()
 def explain(
     model: Model,
-    window: Annotated[str, typer.Option(help="Digest of a window, or how it begins; or latest.")] = "latest",
+    window: Annotated[
+        str, typer.Option(help="Digest of a window, or how it begins; or latest.")
+    ] = "latest",
     as_json: Json = False,
 ) -> None:
     """Why the loop did or did not act on a window, with the figures of every lens and the evidence so far."""
     from flows.cli import printing
-    from flows.explain import explain as explained
+    from flows.queries.explain import explain as explained
 
     printing.emit(explained(model, window), as_json, printing.explanation)
 
@@ -55,9 +59,12 @@ def explain(
 @app.command("lineage")
 def show_lineage(
     model: Model,
-    version: Annotated[str | None, typer.Option(help="Only what leads to and from this version.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Only what leads to and from this version.")
+    ] = None,
     digest: Annotated[
-        str | None, typer.Option(help="Only what leads to and from this digest, or its first digits.")
+        str | None,
+        typer.Option(help="Only what leads to and from this digest, or its first digits."),
     ] = None,
     export: Annotated[
         Literal["openlineage", "prov"] | None, typer.Option(help="OpenLineage events or PROV-JSON.")
@@ -66,8 +73,8 @@ def show_lineage(
     as_json: Json = False,
 ) -> None:
     """From traffic to calibration set, scales, graph, engines and release, up and down from any digest."""
-    from flows import lineage
     from flows.cli import printing
+    from flows.queries import lineage
 
     found = lineage.of(model, version, digest)
     if export is None:
@@ -82,7 +89,7 @@ def show_lineage(
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """Every recipe, and which targets can express it."""
-    from flows import recipe_table
     from flows.cli import printing
+    from flows.queries import recipe_table
 
     printing.emit(recipe_table.recipes(), as_json, printing.recipes)

@@ -48,13 +48,13 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
     """
     with progress(quiet=quiet) as show:
         show("starting", 0.0)
-        from flows.runtime import served
-        from tasks.models.registration import current_digest
+        from flows.orchestration.runtime import served
+        from tasks.specs.registration import current_digest
 
         if model is not None:
             current_digest(model)
         with served(settings()):
-            from flows.progress import listening
+            from flows.orchestration.progress import listening
 
             with listening(show):
                 yield
@@ -65,7 +65,9 @@ def deployed(done: Any) -> None:
     console.print(f"{len(done.deployments)} deployments in the pool {done.pool} of {done.server}")
     for name in done.deployments:
         console.print(f"  {escape(name)}")
-    console.print(f"next: {escape(done.worker)}   (on each worker's host, with the same REQUANT_ settings)")
+    console.print(
+        f"next: {escape(done.worker)}   (on each worker's host, with the same REQUANT_ settings)"
+    )
 
 
 def addresses(listening: Any) -> None:
@@ -95,7 +97,9 @@ def models(views: Sequence[Any]) -> None:
         decision = view.last_decision.reason if view.last_decision else "none yet"
         waiting = ", ".join(entry.version for entry in view.waiting) or "-"
         champion = f"version {view.champion.version}" if view.champion else "none"
-        table.add_row(*map(escape, (view.name, view.task, champion, decision, waiting, view.schedule)))
+        table.add_row(
+            *map(escape, (view.name, view.task, champion, decision, waiting, view.schedule))
+        )
     console.print(table)
 
 
@@ -107,7 +111,9 @@ def recipes(views: Sequence[Any]) -> None:
         cells = ("no" if reason else "yes" for reason in view.obstacles.values())
         table.add_row(view.name, *cells, escape(view.summary))
     console.print(table)
-    for reason in dict.fromkeys(reason for view in views for reason in view.obstacles.values() if reason):
+    for reason in dict.fromkeys(
+        reason for view in views for reason in view.obstacles.values() if reason
+    ):
         console.print(f"no: {escape(reason)}")
 
 
@@ -129,7 +135,14 @@ def history(entries: Sequence[Any]) -> None:
     table = _table("#", "time", "what", "version", "by", "why")
     for entry in entries:
         when = entry.time.strftime("%Y-%m-%d %H:%M:%S")
-        cells = (str(entry.number), when, entry.kind.value, entry.version or "-", entry.actor, entry.reason)
+        cells = (
+            str(entry.number),
+            when,
+            entry.kind.value,
+            entry.version or "-",
+            entry.actor,
+            entry.reason,
+        )
         table.add_row(*map(escape, cells))
     console.print(table)
 
@@ -146,7 +159,9 @@ def explanation(found: Any) -> None:
         console.print(f"held back     {escape(found.held)}")
     console.print(f"restraint     {escape(found.restraint)}")
     console.print(f"false alarms  {escape(found.false_alarms)}")
-    table = _table("lens", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm")
+    table = _table(
+        "lens", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm"
+    )
     for one in found.evidence:
         cells = (one.lens, one.subject, str(one.requests), one.since_promotion, one.now, one.needed)
         table.add_row(*map(escape, cells), "yes" if one.alarmed else "no")
@@ -158,7 +173,9 @@ def explanation(found: Any) -> None:
 def intake(taken: Any) -> None:
     """What became of a traffic file."""
     known = f"{taken.duplicates} known already; " if taken.duplicates else ""
-    console.print(f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set aside")
+    console.print(
+        f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set aside"
+    )
     for reason, count in taken.reasons.items():
         console.print(f"  {count} x {escape(reason)}")
     for key in taken.rejects:
@@ -173,7 +190,9 @@ def pulled(sources: Sequence[Any]) -> None:
             console.print(f"  [red]failed[/red]: {escape(one.error)}")
         known = f"{one.duplicates} known already; " if one.duplicates else ""
         what = "traces" if one.place.startswith("mlflow:") else "files"
-        console.print(f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set aside")
+        console.print(
+            f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set aside"
+        )
         for why, count in (*one.reasons.items(), *one.left.items()):
             console.print(f"  {count} x {escape(why)}")
         for problem in one.problems:
@@ -186,7 +205,8 @@ def forgotten(acts: Sequence[Any]) -> None:
     """What was removed, which releases had been calibrated with it, and what remains."""
     for act in acts:
         counts = (
-            ", ".join(f"{count} from {room}" for room, count in act.removed.items()) or "nothing was stored any more"
+            ", ".join(f"{count} from {room}" for room, count in act.removed.items())
+            or "nothing was stored any more"
         )
         console.print(f"[bold]{act.kind} {act.pseudonym[:12]}[/bold]  {escape(counts)}")
         for line in act.remains:
@@ -199,14 +219,21 @@ def lineage(graph: Any) -> None:
 
     table = _table("what", "digest", "made from", "facts")
     for node in ordered(graph):
-        sources = ", ".join(f"{kind} {digest[:12]}" for kind, digest in _named(graph.sources.get(node.name, ())))
+        sources = ", ".join(
+            f"{kind} {digest[:12]}" for kind, digest in _named(graph.sources.get(node.name, ()))
+        )
         facts = ", ".join(f"{key} {value}" for key, value in node.facts.items() if value)
-        table.add_row(*map(escape, (node.kind, node.digest.rpartition("/")[2][:24], sources or "-", facts)))
+        table.add_row(
+            *map(escape, (node.kind, node.digest.rpartition("/")[2][:24], sources or "-", facts))
+        )
     console.print(table)
 
 
 def _named(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(kind, digest.rpartition("/")[2]) for kind, _, digest in (name.partition(":") for name in names)]
+    return [
+        (kind, digest.rpartition("/")[2])
+        for kind, _, digest in (name.partition(":") for name in names)
+    ]
 
 
 def outcome(result: Any) -> None:
@@ -240,7 +267,11 @@ def reconciliations(found: Mapping[str, Any]) -> None:
 
 def checks(found: Sequence[Any]) -> None:
     """One line per check, with how to mend it."""
-    marks = {"fine": "[green]fine[/green]", "absent": "[yellow]absent[/yellow]", "broken": "[red]broken[/red]"}
+    marks = {
+        "fine": "[green]fine[/green]",
+        "absent": "[yellow]absent[/yellow]",
+        "broken": "[red]broken[/red]",
+    }
     for check in found:
         console.print(f"{marks[check.state]:>6}  [bold]{check.what}[/bold]  {escape(check.found)}")
         if check.mend:
@@ -250,14 +281,32 @@ def checks(found: Sequence[Any]) -> None:
 def story(told: Any) -> None:
     """The demo's scenes and its summary."""
     for scene in told.scenes:
-        mark = "[green]as described[/green]" if scene.as_described else "[red]NOT as described[/red]"
-        console.print(f"\n[bold]{scene.number}. {scene.title}[/bold]  {mark}  ({scene.seconds:.0f} s)")
+        mark = (
+            "[green]as described[/green]" if scene.as_described else "[red]NOT as described[/red]"
+        )
+        console.print(
+            f"\n[bold]{scene.number}. {scene.title}[/bold]  {mark}  ({scene.seconds:.0f} s)"
+        )
         for line in scene.lines:
             console.print(f"   {escape(line)}")
-    table = _table("model", "new traffic", "metric", "champion before", "champion after", "flips", "latency", "size")
+    table = _table(
+        "model",
+        "new traffic",
+        "metric",
+        "champion before",
+        "champion after",
+        "flips",
+        "latency",
+        "size",
+    )
     for row in told.summary:
         cells = (row.model, row.traffic, row.metric, f"{row.before:.4f}", f"{row.after:.4f}")
-        table.add_row(*cells, f"{row.flips_before} -> {row.flips_after}", f"{row.latency:.2f} x", f"{row.size:.2f} x")
+        table.add_row(
+            *cells,
+            f"{row.flips_before} -> {row.flips_after}",
+            f"{row.latency:.2f} x",
+            f"{row.size:.2f} x",
+        )
     console.print("\n", table)
     console.print("latency and size are ratios to full precision on ONNX Runtime, CPU")
     for path in told.reports:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-from infra.interruption import Interrupted
+from infra.processes.interruption import Interrupted
 
 Say = Callable[[str, float], object]
 """Called with what comes next, and the share done, 0..1."""
@@ -70,7 +70,9 @@ def progress(console: Console, *, quiet: bool = False) -> Iterator[Say]:
 @contextmanager
 def _moving(console: Console, step: _Step) -> Iterator[Say]:
     """One line, drawn ten times a second by a thread of its own, and wiped at the end."""
-    with Progress(*_columns(console.width, step), console=console, transient=True, expand=True) as line:
+    with Progress(
+        *_columns(console.width, step), console=console, transient=True, expand=True
+    ) as line:
         task = line.add_task("starting", total=1.0)
 
         def say(sentence: str, share: float) -> None:

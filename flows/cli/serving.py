@@ -15,30 +15,40 @@ from infra.settings import settings
 def up(as_json: Json = False) -> None:
     """Start Prefect, MLflow, Evidently, the schedules and the console; Ctrl-C stops them all."""
     from flows.cli import printing
-    from flows.up import run
+    from flows.commands.up import run
 
     run(settings(), lambda addresses: printing.emit(addresses, as_json, printing.addresses))
 
 
 @app.command()
 def link(
-    person: Annotated[str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")] = None,
+    person: Annotated[
+        str | None, typer.Option("--for", help="Whose name orders carry; left out, yours.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
     from flows.cli import printing
-    from flows.identity import SCHEDULE, UNPROVEN
-    from flows.services import CONSOLE, running_address
-    from flows.up import link
+    from flows.commands.up import link
+    from flows.orchestration.identity import SCHEDULE, UNPROVEN
+    from flows.orchestration.services import CONSOLE, running_address
     from infra.access.guard import PROGRAM
 
-    reserved = (SCHEDULE, UNPROVEN, PROGRAM)  # names that the ledger has for those who are no persons
+    reserved = (
+        SCHEDULE,
+        UNPROVEN,
+        PROGRAM,
+    )  # names that the ledger has for those who are no persons
     if person is not None and (not person.strip() or person in reserved):
-        raise BadInput(f"--for is {person!r}: give the name of a person ({', '.join(reserved)} act by themselves)")
+        raise BadInput(
+            f"--for is {person!r}: give the name of a person ({', '.join(reserved)} act by themselves)"
+        )
     console = running_address(settings(), CONSOLE)
     if console is None:
         raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
-    printing.emit({"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields)
+    printing.emit(
+        {"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields
+    )
 
 
 @app.command()
@@ -50,23 +60,27 @@ def key(as_json: Json = False) -> None:
 @app.command()
 def deploy(
     pool: Annotated[str, typer.Option(help="The work pool; made if it is not there.")] = "requant",
-    describe: Annotated[bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")] = False,
+    describe: Annotated[
+        bool, typer.Option("--yaml", help="Print a prefect.yaml instead, and deploy nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
     from flows.cli import printing
-    from flows.runtime import prefect_environment, using
+    from flows.orchestration.runtime import prefect_environment, using
 
     if describe:
-        from flows.deploy import described
+        from flows.commands.deploy import described
 
         print(described(pool), end="")
         return
     reached = prefect_environment(settings())
     if not reached:
-        raise NotFound("no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`")
+        raise NotFound(
+            "no Prefect server to deploy to: set REQUANT_PREFECT_API_URL, or start `requant up`"
+        )
     with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
-        from flows.deploy import deploy
+        from flows.commands.deploy import deploy
 
         printing.emit(deploy(reached["PREFECT_API_URL"], pool), as_json, printing.deployed)
 
@@ -74,8 +88,8 @@ def deploy(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check versions, stores, registry, device and disk, and say how to mend each."""
-    from flows import doctor
     from flows.cli import printing
+    from flows.commands import doctor
 
     checks = doctor.examine(settings())
     printing.emit(checks, as_json, printing.checks)

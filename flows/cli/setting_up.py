@@ -24,7 +24,9 @@ def demo(as_json: Json = False) -> None:
         story = demo.run(say)
     printing.emit(story, as_json, printing.story)
     if not as_json:
-        printing.say(f"see it all: {what_next.command('--workspace', what_next.as_typed(root), 'up')}")
+        printing.say(
+            f"see it all: {what_next.command('--workspace', what_next.as_typed(root), 'up')}"
+        )
     if not story.as_described:
         raise typer.Exit(1)
 
@@ -44,12 +46,16 @@ def init(as_json: Json = False) -> None:
     }
     printing.emit(places, as_json, printing.fields)
     if not as_json:
-        printing.say(f"next: {what_next.command(*what_next.given_workspace(), 'model', 'add')} SPEC.yaml")
+        printing.say(
+            f"next: {what_next.command(*what_next.given_workspace(), 'model', 'add')} SPEC.yaml"
+        )
 
 
 @model_app.command("add")
 def model_add(
-    spec: Annotated[Path, typer.Argument(help="The model's YAML spec, such as examples/minilm/model.yaml.")],
+    spec: Annotated[
+        Path, typer.Argument(help="The model's YAML spec, such as examples/minilm/model.yaml.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Check a spec, export its model to ONNX, and register both with their golden set."""
@@ -72,17 +78,23 @@ def model_add(
 
 @traffic_app.command("import")
 def traffic_import(
-    path: Annotated[str, typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server.")],
+    path: Annotated[
+        str,
+        typer.Argument(help="A file, a folder of files, or mlflow:EXPERIMENT to read a server."),
+    ],
     model: OfModel,
-    format: Annotated[TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")] = None,
+    format: Annotated[
+        TrafficFormat | None, typer.Option(help="What wrote it; left out, the extension tells.")
+    ] = None,
     first_at: Annotated[
-        str | None, typer.Option(help="When the first record was taken, where the format knows no date.")
+        str | None,
+        typer.Option(help="When the first record was taken, where the format knows no date."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; records that are wrong are set aside with the reason."""
-    from flows import imports
     from flows.cli import printing
+    from flows.commands import imports
 
     with printing.progress(quiet=as_json) as show:
         show(f"reading {path}", 0.0)
@@ -97,7 +109,7 @@ def traffic_pull(model: Model, as_json: Json = False) -> None:
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.intake import intake
-        from flows.orchestration import call
+        from flows.orchestration.orchestrated import call
 
         taken = call(intake, model)
     printing.emit(taken, as_json, printing.pulled)
@@ -108,16 +120,20 @@ def traffic_pull(model: Model, as_json: Json = False) -> None:
 @traffic_app.command("simulate")
 def traffic_simulate(
     model: Model,
-    scenario: Annotated[Path, typer.Option(help="A scenario file, such as examples/scenarios/new-language.yaml.")],
+    scenario: Annotated[
+        Path, typer.Option(help="A scenario file, such as examples/scenarios/new-language.yaml.")
+    ],
     days: Annotated[float | None, typer.Option(help="Length; left out, the scenario's.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests an hour; left out, the scenario's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests an hour; left out, the scenario's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and --until give the same bytes.")] = 0,
     until: Annotated[str | None, typer.Option(help="When it ends [the last full hour].")] = None,
     as_json: Json = False,
 ) -> None:
     """Replay the model's shipped corpus as traffic, shifted as a scenario says."""
-    from flows import simulation
     from flows.cli import printing
+    from flows.commands import simulation
 
     with printing.progress(quiet=as_json) as show:
         show(f"replaying {scenario}", 0.0)
@@ -130,11 +146,17 @@ def traffic_forget(
     model: OfModel,
     tenant: Annotated[str | None, typer.Option(help="Forget everything of this tenant.")] = None,
     request: Annotated[str | None, typer.Option(help="Forget this one request, by its id.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; written to the ledger, so name nobody.")] = "asked for by its owner",
+    reason: Annotated[
+        str, typer.Option(help="Why; written to the ledger, so name nobody.")
+    ] = "asked for by its owner",
     as_json: Json = False,
 ) -> None:
     """Erase a tenant or a request from everything stored, and name every release that was calibrated with it."""
-    from flows import forget
     from flows.cli import printing
+    from flows.commands import forget
 
-    printing.emit(forget.forget(model, tenant=tenant, request=request, reason=reason), as_json, printing.forgotten)
+    printing.emit(
+        forget.forget(model, tenant=tenant, request=request, reason=reason),
+        as_json,
+        printing.forgotten,
+    )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.runtime import orchestrator
+from flows.orchestration.runtime import orchestrator
 from infra.errors import BadInput
 from infra.settings import settings
 
@@ -61,12 +61,14 @@ def run(say: Callable[[str, float], object]) -> Story:
     started = time.perf_counter()
     root = settings().root
     if root.name != "demo":
-        raise BadInput(f"the demo would erase {root}: run it in a workspace whose last folder is called demo")
+        raise BadInput(
+            f"the demo would erase {root}: run it in a workspace whose last folder is called demo"
+        )
     shutil.rmtree(root, ignore_errors=True)
     with orchestrator(settings()):
         from flows.demo.scenes import SCENES
         from flows.demo.stage import Stage
-        from flows.progress import listening
+        from flows.orchestration.progress import listening
 
         stage, scenes = Stage(), []
         for number, (title, play) in enumerate(SCENES.items(), start=1):
@@ -75,7 +77,9 @@ def run(say: Callable[[str, float], object]) -> Story:
             with listening(say):
                 problems, lines = play(stage)
             lines += [f"expected otherwise: {problem}" for problem in problems]
-            scenes.append(Scene(number, title, tuple(lines), not problems, time.perf_counter() - begun))
+            scenes.append(
+                Scene(number, title, tuple(lines), not problems, time.perf_counter() - begun)
+            )
             if problems:
                 break
         complete = len(scenes) == len(SCENES)

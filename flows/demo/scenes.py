@@ -35,7 +35,10 @@ def first_champions(stage: Stage) -> Played:
         stage.serve(model, requests)
         outcome = maintenance(model)
         problems += _unless(outcome.status is Status.PROMOTED, f"{model}: {outcome.reason}")
-        problems += _unless(bool(outcome.rungs) and outcome.rungs[-1].recipe != "full-precision", "a champion in INT8")
+        problems += _unless(
+            bool(outcome.rungs) and outcome.rungs[-1].recipe != "full-precision",
+            "a champion in INT8",
+        )
         lines += [f"{model}: {outcome.reason}", *_rungs(outcome)]
     return problems, lines
 
@@ -47,7 +50,9 @@ def keep(stage: Stage) -> Played:
     outcome = maintenance("minilm")
     problems = _unless(outcome.status is Status.KEPT, f"the run ended as {outcome.status}")
     problems += _unless(_health(outcome, "input") is Health.DEGRADED, "the input lens did not move")
-    problems += _unless(champion_of("minilm") == before and not outcome.rungs, "something was built")
+    problems += _unless(
+        champion_of("minilm") == before and not outcome.rungs, "something was built"
+    )
     return problems, _told(stage, outcome)
 
 
@@ -57,15 +62,31 @@ def recalibrate(stage: Stage) -> Played:
     stage.serve("digits", stage.images(4.0, 8.0))
     outcome = maintenance("digits")
     after = _champion("digits")
-    problems = _unless(outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}")
-    problems += _unless(_action(outcome) is Action.RECALIBRATE, f"the decision was {_action(outcome)}")
+    problems = _unless(
+        outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}"
+    )
+    problems += _unless(
+        _action(outcome) is Action.RECALIBRATE, f"the decision was {_action(outcome)}"
+    )
     problems += _unless(_health(outcome, "range") is Health.DEGRADED, "the range lens saw nothing")
-    problems += _unless(_health(outcome, "control") is Health.FINE, "full precision was not shown to be right")
-    problems += _unless([one.recipe for one in outcome.rungs] == ["recalibrate"], "more than new scales was needed")
-    engines = {name.split("/")[1] for name in settings().release("digits", after.digest).files if "/plan" in name}
-    problems += _unless(engines == {"onnxruntime-cpu", "tensorrt-rtx"}, f"engines were built for {sorted(engines)}")
+    problems += _unless(
+        _health(outcome, "control") is Health.FINE, "full precision was not shown to be right"
+    )
+    problems += _unless(
+        [one.recipe for one in outcome.rungs] == ["recalibrate"], "more than new scales was needed"
+    )
+    engines = {
+        name.split("/")[1]
+        for name in settings().release("digits", after.digest).files
+        if "/plan" in name
+    }
+    problems += _unless(
+        engines == {"onnxruntime-cpu", "tensorrt-rtx"}, f"engines were built for {sorted(engines)}"
+    )
     rows = compare("digits", _window(outcome), before, after)
-    problems += _unless(all(row.after > row.before for row in rows), "the accuracy was not won back")
+    problems += _unless(
+        all(row.after > row.before for row in rows), "the accuracy was not won back"
+    )
     stage.summary += rows
     return problems, [*_told(stage, outcome), *_rungs(outcome)]
 
@@ -75,13 +96,21 @@ def escalate(stage: Stage) -> Played:
     before = _champion("minilm")
     stage.serve("minilm", stage.texts(languages=("ja", "ru")))
     outcome = maintenance("minilm")
-    problems = _unless(outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}")
-    problems += _unless(_health(outcome, "fidelity") is Health.DEGRADED, "the fidelity lens saw nothing")
+    problems = _unless(
+        outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}"
+    )
+    problems += _unless(
+        _health(outcome, "fidelity") is Health.DEGRADED, "the fidelity lens saw nothing"
+    )
     recipes = [one.recipe for one in outcome.rungs]
-    problems += _unless(recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the rungs were {recipes}")
+    problems += _unless(
+        recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the rungs were {recipes}"
+    )
     problems += _unless(recipes[-1:] != ["full-precision"], "only full precision passed")
     rows = compare("minilm", _window(outcome), before, _champion("minilm"))
-    problems += _unless(all(row.after > row.before for row in rows), "the fidelity was not won back")
+    problems += _unless(
+        all(row.after > row.before for row in rows), "the fidelity was not won back"
+    )
     stage.summary += rows
     return problems, [*_told(stage, outcome), *_rungs(outcome)]
 
@@ -89,10 +118,16 @@ def escalate(stage: Stage) -> Played:
 def retrain(stage: Stage) -> Played:
     """Inverted images: full precision fails too, so nothing is built and retraining is requested with the evidence."""
     before = champion_of("digits")
-    stage.serve("digits", [replace(one, payload=_inverted(one.payload)) for one in stage.images(4.0, 8.0)])
+    stage.serve(
+        "digits", [replace(one, payload=_inverted(one.payload)) for one in stage.images(4.0, 8.0)]
+    )
     outcome = maintenance("digits")
-    problems = _unless(outcome.status is Status.RETRAINING_REQUESTED, f"the run ended as {outcome.status}")
-    problems += _unless(champion_of("digits") == before and not outcome.rungs, "something was built")
+    problems = _unless(
+        outcome.status is Status.RETRAINING_REQUESTED, f"the run ended as {outcome.status}"
+    )
+    problems += _unless(
+        champion_of("digits") == before and not outcome.rungs, "something was built"
+    )
     newest = journal.read("digits")[-1]
     problems += _unless(newest.kind is Kind.RETRAINING_REQUESTED, "the ledger holds no request")
     evidence = newest.details.get("evidence")
@@ -108,13 +143,22 @@ def refuse(stage: Stage) -> Played:
         for number, one in enumerate(images)
     ]
     stage.serve("digits", poisoned)
-    outcome = requantize("digits", recipe="recalibrate", reason="calibrate on today's traffic", allow_scale_change=True)
+    outcome = requantize(
+        "digits",
+        recipe="recalibrate",
+        reason="calibrate on today's traffic",
+        allow_scale_change=True,
+    )
     refusals = [gate for report in outcome.rungs[-1].reports for gate in report.refusals]
     problems = _unless(outcome.status is Status.REFUSED, f"the run ended as {outcome.status}")
     problems += _unless(any(gate.verdict is Verdict.FAILED for gate in refusals), "no gate failed")
     problems += _unless(champion_of("digits") == before, "the champion changed")
     failed = [gate.reason for gate in refusals if gate.verdict is Verdict.FAILED][:3]
-    return problems, [outcome.reason, *failed, f"champion untouched: version {_champion('digits').version}"]
+    return problems, [
+        outcome.reason,
+        *failed,
+        f"champion untouched: version {_champion('digits').version}",
+    ]
 
 
 def roll_back(stage: Stage) -> Played:
@@ -125,9 +169,15 @@ def roll_back(stage: Stage) -> Played:
     settings().registry().set_alias("minilm", "champion", target.version)
     found = reconcile("minilm")["minilm"]
     newest = journal.read("minilm")[-1]
-    problems = _unless(found.outcome is Reconciled.ADOPTED, f"reconcile found {found.outcome}: {found.reason}")
-    problems += _unless(_champion("minilm").version == target.version, "the champion did not follow")
-    problems += _unless(newest.kind is Kind.ROLLED_BACK and newest.actor == "mlflow", "the ledger does not show it")
+    problems = _unless(
+        found.outcome is Reconciled.ADOPTED, f"reconcile found {found.outcome}: {found.reason}"
+    )
+    problems += _unless(
+        _champion("minilm").version == target.version, "the champion did not follow"
+    )
+    problems += _unless(
+        newest.kind is Kind.ROLLED_BACK and newest.actor == "mlflow", "the ledger does not show it"
+    )
     lines = [
         f"the alias champion was moved from version {leaving.version} to {target.version} in MLflow",
         f"reconcile: {found.outcome}; {found.reason}",

@@ -56,7 +56,8 @@ class Stage:
         fitting = [
             one
             for one in self._minilm
-            if (not domains or one.domain in domains) and (not languages or one.language in languages)
+            if (not domains or one.domain in domains)
+            and (not languages or one.language in languages)
         ]
         return [fitting[place] for place in self._rng.permutation(len(fitting))[:TEXTS]]
 

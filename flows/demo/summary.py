@@ -7,11 +7,11 @@ import numpy as np
 from flows.demo import Row
 from infra.engines.released import load_released
 from infra.settings import settings
+from tasks.metrics.scores import classes, cosine, safety_decisions
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import run_all
-from tasks.models.scoring import classes, cosine, safety_decisions
-from tasks.models.spec import Task
 from tasks.records import ReleaseRef, Request, Tensor
+from tasks.specs.spec import Task
 from tasks.traffic import from_parquet
 from tasks.validation.report import from_json
 
@@ -26,7 +26,10 @@ def compare(model_name: str, window: str, before: ReleaseRef, after: ReleaseRef)
     requests = from_parquet(settings().store().get(window), where=window)
     reference = run_all(model.reference, model.inputs, [one.payload for one in requests])
     old, new = (_scores(model, release, requests, reference) for release in (before, after))
-    groups = [one.domain if model.spec.task is Task.IMAGE_CLASSIFICATION else one.language for one in requests]
+    groups = [
+        one.domain if model.spec.task is Task.IMAGE_CLASSIFICATION else one.language
+        for one in requests
+    ]
     latency, size = (_ratio(after, metric) for metric in ("latency-ratio", "size-ratio"))
     rows = []
     for group in sorted(set(groups)):
@@ -64,6 +67,12 @@ def _scores(
 
 def _ratio(release: ReleaseRef, metric: str) -> float:
     """What the golden report of the release says on the CPU engine."""
-    report = from_json(settings().release(release.model, release.digest).file("golden/onnxruntime-cpu.json"))
-    estimates = [gate.estimate.value for gate in report.gates if gate.metric == metric and gate.estimate is not None]
+    report = from_json(
+        settings().release(release.model, release.digest).file("golden/onnxruntime-cpu.json")
+    )
+    estimates = [
+        gate.estimate.value
+        for gate in report.gates
+        if gate.metric == metric and gate.estimate is not None
+    ]
     return estimates[0] if estimates else float("nan")

@@ -92,7 +92,9 @@ class Guard:
             return None
         if self._own_handshake and scope["type"] == "websocket" and "origin" not in headers:
             return None
-        return PlainTextResponse(LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
+        return PlainTextResponse(
+            LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
+        )
 
     def _subject(self, headers: Headers, scope: Scope) -> str | None:
         shown = _shown_key(headers.get("authorization", ""))
@@ -111,7 +113,10 @@ class Guard:
     def _health(self, scope: Scope) -> Response:
         nonce = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))).get("nonce", "")
         port = (scope.get("server") or ("", 0))[1] or 0
-        document = {"service": self._service, "proof": proof(self._secret, self._service, port, nonce)}
+        document = {
+            "service": self._service,
+            "proof": proof(self._secret, self._service, port, nonce),
+        }
         return Response(json.dumps(document), media_type="application/json")
 
     def _logged_in(self, scope: Scope, headers: Headers) -> Response | None:
@@ -159,7 +164,9 @@ def _is_foreign(headers: Headers, scope: Scope) -> bool:
         return True
     if headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
         return False
-    navigates = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    navigates = (
+        headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )
     return not (navigates and scope.get("method") == "GET")
 
 
@@ -172,7 +179,9 @@ def _led_on(target: str, headers: Headers) -> Response:
     if headers.get("sec-fetch-site") != "cross-site":
         return RedirectResponse(target, 303)
     address = escape(quote(target, safe="/?=&%+"))
-    return HTMLResponse(f'<!doctype html><title>Requant</title><meta http-equiv="refresh" content="0;url={address}">')
+    return HTMLResponse(
+        f'<!doctype html><title>Requant</title><meta http-equiv="refresh" content="0;url={address}">'
+    )
 
 
 def _same_origin(headers: Headers) -> bool:

@@ -49,7 +49,9 @@ def open_secret(path: Path) -> WorkspaceSecret:
     try:
         value = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise BadInput(f"the workspace's secret {path} cannot be read ({error}): delete it to have one made") from error
+        raise BadInput(
+            f"the workspace's secret {path} cannot be read ({error}): delete it to have one made"
+        ) from error
     if len(value) != _BYTES:
         raise BadInput(f"the workspace's secret {path} is cut short: delete it to have one made")
     return WorkspaceSecret(value)

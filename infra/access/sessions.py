@@ -71,5 +71,7 @@ class Sessions:
 
     def _serializer(self, kind: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(
-            self.secret.derived(f"sign {kind}"), salt=kind, signer_kwargs={"digest_method": hashlib.sha256}
+            self.secret.derived(f"sign {kind}"),
+            salt=kind,
+            signer_kwargs={"digest_method": hashlib.sha256},
         )

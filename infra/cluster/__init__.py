@@ -1,6 +1,6 @@
 """Where independent pieces of work run: in this process, on processes of this machine, or on a Dask cluster.
 
-Correctness rests on none of it (DESIGN.md, D10): a piece is named by keys and digests, may run twice, and gives a value
+Correctness rests on none of it (ADR 35): a piece is named by keys and digests, may run twice, and gives a value
 that is merged in order. A worker that dies costs the pieces it was working on, which run again elsewhere.
 """
 

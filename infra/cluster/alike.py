@@ -16,7 +16,11 @@ _ROOMS = ("infra", "tasks", "flows")
 @cache
 def identity() -> Mapping[str, str]:
     """Versions that results depend on, and a digest of our own code."""
-    return {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}, "code": _code()}
+    return {
+        "Python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "code": _code(),
+    }
 
 
 def sees_store(address: str) -> bool:

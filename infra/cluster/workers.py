@@ -66,7 +66,9 @@ class OnDask:
                 if future.done():  # then the work itself timed out
                     raise
                 if lonely and not self._present():
-                    raise self._unavailable("has no workers any more: start some with `dask worker`") from None
+                    raise self._unavailable(
+                        "has no workers any more: start some with `dask worker`"
+                    ) from None
                 lonely = not self._present()
                 continue
             except KilledWorker as exc:
@@ -74,7 +76,9 @@ class OnDask:
                     "lost a worker each time it worked on one piece: see the workers' logs, or give them more memory"
                 ) from exc
             except (CancelledError, CommClosedError) as exc:
-                raise self._unavailable("was lost in the middle of the work: start it again, and the run") from exc
+                raise self._unavailable(
+                    "was lost in the middle of the work: start it again, and the run"
+                ) from exc
             if isinstance(answer, _Raised):
                 raise answer.error
             return answer  # type: ignore[no-any-return]  # what `function` gave
@@ -97,7 +101,9 @@ def local(workers: int, own: Settings) -> Iterator[OnDask]:
     keys that live as long as the block, and their web servers have no pages.
     """
     with (
-        dask.config.set({f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}),
+        dask.config.set(
+            {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
+        ),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -119,7 +125,9 @@ def connected(address: str, own: Settings) -> Iterator[OnDask]:
     """A scheduler whose workers answer and are like this process."""
     where = urlsplit(address)
     if where.scheme not in ("tcp", "tls") or not where.hostname:
-        raise BadInput(f"the cluster is {address!r}: give none, local, or a scheduler's address as tcp://HOST:PORT")
+        raise BadInput(
+            f"the cluster is {address!r}: give none, local, or a scheduler's address as tcp://HOST:PORT"
+        )
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as exc:
@@ -156,10 +164,14 @@ def _require_alike(client: Client, address: str, own: Settings) -> None:
         ) from exc
     for who, facts in found.items():
         differing = [
-            f"{name} {facts.get(name)} instead of {have}" for name, have in expected.items() if facts.get(name) != have
+            f"{name} {facts.get(name)} instead of {have}"
+            for name, have in expected.items()
+            if facts.get(name) != have
         ]
         if differing:
-            raise Unavailable(f"{who} of {address} has {', '.join(differing)}: install the same versions everywhere")
+            raise Unavailable(
+                f"{who} of {address} has {', '.join(differing)}: install the same versions everywhere"
+            )
     blind = sorted(name for name, sees in store.items() if not sees)
     if blind:
         raise Unavailable(
@@ -185,7 +197,11 @@ def _work(environment: Mapping[str, str], function: Callable[[T], R], item: T) -
 
 
 def _adopt(environment: Mapping[str, str]) -> None:
-    ours = {name: value for name, value in os.environ.items() if name.startswith("REQUANT_") or name in environment}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("REQUANT_") or name in environment
+    }
     if ours != environment:
         for name in ours.keys() - environment.keys():
             del os.environ[name]

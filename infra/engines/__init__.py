@@ -25,8 +25,13 @@ def open_target(name: str) -> Target:
     module = name.replace("-", "_")
     try:
         loaded = import_module(module)
-    except (ImportError, OSError) as exc:  # OSError: the module is there, and its shared libraries are not
-        raise Unavailable(f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'") from exc
+    except (
+        ImportError,
+        OSError,
+    ) as exc:  # OSError: the module is there, and its shared libraries are not
+        raise Unavailable(
+            f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'"
+        ) from exc
     from infra.engines.nvidia.target import TensorRt
 
     if name == "tensorrt-rtx":
@@ -35,7 +40,9 @@ def open_target(name: str) -> Target:
 
     chosen = settings()
     store = chosen.store() if chosen.tensorrt_timing_cache else None
-    return TensorRt(name, loaded, ahead_of_time=False, options=chosen.tensorrt_options(), store=store)
+    return TensorRt(
+        name, loaded, ahead_of_time=False, options=chosen.tensorrt_options(), store=store
+    )
 
 
 def open_watching(names: Sequence[str]) -> Target:

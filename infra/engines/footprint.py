@@ -25,12 +25,23 @@ def peak_memory(target: str, plan: bytes, feeds: Arrays) -> int:
         plan_path, feeds_path = Path(folder) / "plan", Path(folder) / "feeds.npz"
         plan_path.write_bytes(plan)
         np.savez(feeds_path, **feeds)  # type: ignore[arg-type]  # the stub takes the names for its own options
-        command = [sys.executable, "-m", "infra.engines.footprint", target, str(plan_path), str(feeds_path)]
+        command = [
+            sys.executable,
+            "-m",
+            "infra.engines.footprint",
+            target,
+            str(plan_path),
+            str(feeds_path),
+        ]
         # The command is this module, by this interpreter.
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
+            done = subprocess.run(  # noqa: S603
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
         except subprocess.TimeoutExpired as exc:
-            raise Unavailable(f"peak memory could not be measured: it took more than {TIMEOUT_S} s") from exc
+            raise Unavailable(
+                f"peak memory could not be measured: it took more than {TIMEOUT_S} s"
+            ) from exc
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise Unavailable(f"peak memory could not be measured: {why}")
@@ -39,7 +50,9 @@ def peak_memory(target: str, plan: bytes, feeds: Arrays) -> int:
 
 def _resident(field: str) -> int:
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field)
+    )
 
 
 def main(target: str, plan: str, feeds: str) -> None:

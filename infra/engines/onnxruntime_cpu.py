@@ -27,7 +27,10 @@ _FAILURES: tuple[type[Exception], ...] = tuple(
 _RUN_FAILURES: tuple[type[Exception], ...] = (*_FAILURES, ValueError, TypeError, RuntimeError)
 _WEIGHT = re.compile(r"(.+)\.weight\.(?:quantized|dequantized)")
 _RESTORES = ("QuantizeLinear", "DequantizeLinear")
-_TYPES: dict[str, np.dtype[np.generic]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
+_TYPES: dict[str, np.dtype[np.generic]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(int8)": np.dtype(np.int8),
+}
 _QUANTIZED = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -68,7 +71,9 @@ class OnnxRuntimeCpu:
         try:
             return OnnxRuntimeEngine(_session(plan))
         except _FAILURES as exc:
-            raise BadInput(f"this is not an ONNX Runtime plan ({_first_line(exc)}): rebuild the release") from exc
+            raise BadInput(
+                f"this is not an ONNX Runtime plan ({_first_line(exc)}): rebuild the release"
+            ) from exc
 
     def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
         """The CPU knows no shorter float32: the graph, loaded."""
@@ -92,7 +97,11 @@ class OnnxRuntimeEngine:
 
         An empty array has no values, so it takes the graph's type: a cache before the first token.
         """
-        given = {name: typed(value, self._inputs[name]) for name, value in feeds.items() if name in self._inputs}
+        given = {
+            name: typed(value, self._inputs[name])
+            for name, value in feeds.items()
+            if name in self._inputs
+        }
         try:
             values = self._session.run(self._outputs, given)
         except _RUN_FAILURES as exc:
@@ -112,7 +121,9 @@ def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSessio
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if sys.platform == "linux" and len(allowed := os.sched_getaffinity(0)) < (os.cpu_count() or 1):
-        options.intra_op_num_threads = len(allowed)  # the default counts cores that this process may not use
+        options.intra_op_num_threads = len(
+            allowed
+        )  # the default counts cores that this process may not use
     # Idle threads would spin on the cores that the next engine, or another process, needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not _has_vnni():
@@ -132,9 +143,16 @@ def _has_vnni() -> bool:
 
 
 def _require_shapes(session: ort.InferenceSession, profiles: Profiles) -> None:
-    missing = [item.name for one in each_profile(profiles) for item in session.get_inputs() if item.name not in one]
+    missing = [
+        item.name
+        for one in each_profile(profiles)
+        for item in session.get_inputs()
+        if item.name not in one
+    ]
     if missing:
-        raise BadInput(f"the profile has no shapes for input {missing[0]!r}: give smallest, common and largest")
+        raise BadInput(
+            f"the profile has no shapes for input {missing[0]!r}: give smallest, common and largest"
+        )
 
 
 def _describe(optimized: onnx.ModelProto) -> bytes:
@@ -149,7 +167,9 @@ def _describe(optimized: onnx.ModelProto) -> bytes:
         bits = next((item.i for item in node.attribute if item.name == "bits"), 8)  # of MatMulNBits
         precision = f"INT{bits}" if reads else "FLOAT"
         weights = [name for name in node.input if _WEIGHT.match(name)]
-        layers.append({"name": node.name, "type": node.op_type, "precision": precision, "weights": weights})
+        layers.append(
+            {"name": node.name, "type": node.op_type, "precision": precision, "weights": weights}
+        )
     return json.dumps({"version": ort.__version__, "layers": layers}).encode()
 
 

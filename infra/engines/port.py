@@ -38,7 +38,11 @@ def each_profile(profiles: Profiles) -> tuple[Profile, ...]:
 def typed(value: NDArray[np.generic], wanted: np.dtype[np.generic] | None) -> NDArray[np.generic]:
     """An empty array in the type that an engine wants; any other stays as it is."""
     # What is no array at all is the runtime's to refuse.
-    return value.astype(wanted) if wanted is not None and isinstance(value, np.ndarray) and not value.size else value
+    return (
+        value.astype(wanted)
+        if wanted is not None and isinstance(value, np.ndarray) and not value.size
+        else value
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,9 @@ class Built:
 
     plan: bytes
     layers: bytes  # JSON: what the target made of each layer, and in which precision
-    metadata: bytes | None = None  # JSON: the host and the options it was built with; None where any host will do
+    metadata: bytes | None = (
+        None  # JSON: the host and the options it was built with; None where any host will do
+    )
 
 
 UNKNOWN = "UNKNOWN"

@@ -26,6 +26,10 @@ def load_released(release: Release, targets: Sequence[str]) -> Engine:
         reason = target.why_not_executable()
         if reason is None:
             metadata = f"engines/{name}/plan.json"
-            return target.load(release.file(plan), release.file(metadata) if metadata in release.files else None)
+            return target.load(
+                release.file(plan), release.file(metadata) if metadata in release.files else None
+            )
         reasons.append(reason)
-    raise Unavailable(f"no engine of release {release.digest[:12]} runs here: {'; '.join(reasons) or 'it has none'}")
+    raise Unavailable(
+        f"no engine of release {release.digest[:12]} runs here: {'; '.join(reasons) or 'it has none'}"
+    )

@@ -5,24 +5,36 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from infra.errors import BadInput
-from infra.stores.port import ObjectStore
+from infra.stores.port import Bucket, ObjectStore
 
 
-def open_store(url: str, *, endpoint_url: str | None = None, region: str | None = None) -> ObjectStore:
+def open_store(
+    url: str, *, endpoint_url: str | None = None, region: str | None = None
+) -> ObjectStore:
     """The store at `file:///path`, a plain path or `s3://bucket/prefix`; raises `BadInput` for any other address.
 
     `endpoint_url` and `region` are for S3 alone; credentials come from the usual AWS chain.
     """
     scheme = urlsplit(url).scheme
     if scheme == "s3":
-        from infra.stores.s3 import S3Store  # boto3 takes a third of a second to import; a laptop needs none of it
+        # boto3 takes a third of a second to import; a laptop needs none of it.
+        from infra.stores.s3 import S3Store
 
         return S3Store(url, endpoint_url=endpoint_url, region=region)
     if scheme in ("", "file"):
         from infra.stores.local import LocalStore
 
         return LocalStore(url)
-    raise BadInput(f"The store address {url!r} starts with {scheme!r}: use s3://bucket/prefix, file:///path or a path.")
+    raise BadInput(
+        f"The store address {url!r} starts with {scheme!r}: use s3://bucket/prefix, file:///path or a path."
+    )
 
 
-__all__ = ["ObjectStore", "open_store"]
+def open_bucket(url: str, *, endpoint_url: str | None, region: str | None) -> Bucket:
+    """The objects under `s3://bucket/prefix`; raises `BadInput` for any other address."""
+    from infra.stores.s3 import S3Store  # boto3 takes a third of a second to import
+
+    return S3Store(url, endpoint_url=endpoint_url, region=region)
+
+
+__all__ = ["ObjectStore", "open_bucket", "open_store"]

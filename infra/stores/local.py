@@ -39,7 +39,9 @@ class LocalStore:
         try:
             return self._path(key).read_bytes()
         except _ABSENT as error:
-            raise NotFound(f"There is no object {key} in {self._url}: check the name, or write it first.") from error
+            raise NotFound(
+                f"There is no object {key} in {self._url}: check the name, or write it first."
+            ) from error
         except OSError as error:
             raise self._failure("read", key, error) from error
 
@@ -91,7 +93,10 @@ class LocalStore:
 
     def filesystem(self) -> FileSystem:
         """The folder for Arrow's readers; see `infra.stores.filesystem`."""
-        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem  # a tenth of a second, for traffic alone
+        from pyarrow.fs import (
+            LocalFileSystem,
+            SubTreeFileSystem,
+        )  # a tenth of a second, for traffic alone
 
         return SubTreeFileSystem(str(self._root), LocalFileSystem())
 
@@ -116,17 +121,23 @@ class LocalStore:
             partial.unlink(missing_ok=True)
 
     def _failure(self, verb: str, key: str, error: OSError) -> RequantError:
-        return Unavailable(f"The store {self._url} could not {verb} {key!r} ({error.strerror}): {_remedy(error)}.")
+        return Unavailable(
+            f"The store {self._url} could not {verb} {key!r} ({error.strerror}): {_remedy(error)}."
+        )
 
 
 def _folder(url: str) -> Path:
     parts = urlsplit(url)
     if not url or (parts.scheme and parts.scheme != "file"):
-        raise BadInput(f"The store address {url!r} is not a folder: write file:///absolute/path or a plain path.")
+        raise BadInput(
+            f"The store address {url!r} is not a folder: write file:///absolute/path or a plain path."
+        )
     if not parts.scheme:
         return Path(url).expanduser().absolute()
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise BadInput(f"The store address {url!r} names a host or a relative path: write file:///absolute/path.")
+        raise BadInput(
+            f"The store address {url!r} names a host or a relative path: write file:///absolute/path."
+        )
     return Path(unquote(parts.path))
 
 

@@ -1,7 +1,9 @@
 """What every object store can do; each adapter passes `tests/contract/test_stores.py`."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO, Protocol
 
 
 class ObjectStore(Protocol):
@@ -42,4 +44,26 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove; absent keys are fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object as a listing shows it."""
+
+    key: str
+    size: int  # bytes
+    modified: datetime
+    version: str  # changes with the content
+
+
+class Bucket(Protocol):
+    """A place whose objects can be listed with their versions and copied out in bounded memory."""
+
+    def browse(self) -> Iterator[Listed]:
+        """Every object, in the order of the keys; raises `Unavailable`."""
+        ...
+
+    def copy(self, key: str, file: BinaryIO) -> None:
+        """Write an object's bytes into an open file; raises `NotFound`, `BadInput`, `Unavailable`."""
         ...

@@ -19,15 +19,22 @@ from botocore.exceptions import (
 )
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
-from infra.stores.browsing import Listed
 from infra.stores.keys import checked, checked_prefix
+from infra.stores.port import Listed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from pyarrow.fs import FileSystem
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
-_DENIED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+_DENIED = {
+    "401",
+    "403",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+}
 _CREATE_ATTEMPTS = 5
 _PIECE = 1 << 20  # bytes of an object in memory at a time
 _FIRST_PAUSE = 0.05  # seconds; doubles after every attempt
@@ -36,7 +43,9 @@ _FIRST_PAUSE = 0.05  # seconds; doubles after every attempt
 class S3Store:
     """The port `ObjectStore` on one bucket and prefix."""
 
-    def __init__(self, url: str, *, endpoint_url: str | None = None, region: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, endpoint_url: str | None = None, region: str | None = None
+    ) -> None:
         """`url` is `s3://bucket/prefix`; raises `BadInput` for anything else, `Unavailable` for a bad configuration."""
         self._url, self._endpoint_url = url, endpoint_url
         self._opened_by = (url, endpoint_url, region)
@@ -115,7 +124,9 @@ class S3Store:
         """Keys that start with the prefix, in lexicographic order; raises `Unavailable`."""
         start = self._base + checked_prefix(prefix)
         try:
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=start
+            ):
                 for item in page.get("Contents", ()):
                     yield item["Key"][len(self._base) :]
         except (BotoCoreError, ClientError) as error:
@@ -160,11 +171,20 @@ class S3Store:
         keys = found.get_frozen_credentials() if found else None
         options: dict[str, object] = {"anonymous": True}
         if keys:
-            options = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.token}
+            options = {
+                "access_key": keys.access_key,
+                "secret_key": keys.secret_key,
+                "session_token": keys.token,
+            }
         if self._endpoint_url:
             parts = urlsplit(self._endpoint_url)
-            options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
-        arrow = S3FileSystem(region=self._client.meta.region_name, connect_timeout=3, request_timeout=60, **options)
+            options |= {
+                "scheme": parts.scheme,
+                "endpoint_override": parts.netloc + parts.path.rstrip("/"),
+            }
+        arrow = S3FileSystem(
+            region=self._client.meta.region_name, connect_timeout=3, request_timeout=60, **options
+        )
         return SubTreeFileSystem(f"{self._bucket}/{self._base}".rstrip("/"), arrow)
 
     def _name(self, key: str) -> str:
@@ -180,11 +200,17 @@ class S3Store:
     def _failure(self, verb: str, key: str, error: Exception | None) -> RequantError:
         code = _code(error) if isinstance(error, ClientError) else str(error)
         if code in _ABSENT:
-            return NotFound(f"There is no object {key} in {self._url}: check the name, or write it first.")
-        return Unavailable(f"The store {self._url} could not {verb} {key!r} ({code}): {_remedy(code, error)}.")
+            return NotFound(
+                f"There is no object {key} in {self._url}: check the name, or write it first."
+            )
+        return Unavailable(
+            f"The store {self._url} could not {verb} {key!r} ({code}): {_remedy(code, error)}."
+        )
 
 
-def _client(session: Session, endpoint_url: str | None, region: str | None, attempts: int) -> S3Client:
+def _client(
+    session: Session, endpoint_url: str | None, region: str | None, attempts: int
+) -> S3Client:
     config = Config(
         retries={"total_max_attempts": attempts, "mode": "standard"},
         connect_timeout=3,
@@ -192,17 +218,28 @@ def _client(session: Session, endpoint_url: str | None, region: str | None, atte
         max_pool_connections=32,
         request_checksum_calculation="when_required",  # older S3-compatible servers refuse the newer checksums
         response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if endpoint_url else "auto"},  # own endpoints have no name per bucket
+        s3={
+            "addressing_style": "path" if endpoint_url else "auto"
+        },  # own endpoints have no name per bucket
     )
     # Every S3-compatible server accepts this region; without one botocore refuses to sign.
     return session.client(
-        "s3", endpoint_url=endpoint_url, region_name=region or session.region_name or "us-east-1", config=config
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name=region or session.region_name or "us-east-1",
+        config=config,
     )
 
 
 def _bucket_and_base(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or {"@", ":"} & set(parts.netloc):
+    if (
+        parts.scheme != "s3"
+        or not parts.netloc
+        or parts.query
+        or parts.fragment
+        or {"@", ":"} & set(parts.netloc)
+    ):
         raise BadInput(
             f"The store address {parts.scheme}://... is no bucket: write s3://bucket/prefix, no credentials."
         )
@@ -215,7 +252,11 @@ def _code(error: ClientError) -> str:
 
 
 def _status(error: Exception | None) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if _is_answer(error) else 0
+    return (
+        int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if _is_answer(error)
+        else 0
+    )
 
 
 def _is_answer(error: Exception | None) -> TypeGuard[ClientError]:
@@ -233,7 +274,9 @@ def _may_have_landed(error: Exception) -> bool:
     """True unless the server said no, or the request was never sent."""
     if _is_answer(error):
         return _status(error) == 408 or _status(error) >= 500
-    return isinstance(error, HTTPClientError)  # botocore's ConnectionErrors are not: those sent nothing
+    return isinstance(
+        error, HTTPClientError
+    )  # botocore's ConnectionErrors are not: those sent nothing
 
 
 def _remedy(code: str, error: Exception | None) -> str:

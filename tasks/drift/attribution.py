@@ -37,7 +37,9 @@ def attribute(readings: Sequence[LensReading]) -> tuple[Cause, ...]:
     if "range" in down:
         causes.append(Cause.SCALES_OUTGROWN)
     elif down & {"fidelity", "safety"}:
-        causes.append(Cause.UNKNOWN if "range" in unknown or "range" not in seen else Cause.PRECISION_OUTGROWN)
+        causes.append(
+            Cause.UNKNOWN if "range" in unknown or "range" not in seen else Cause.PRECISION_OUTGROWN
+        )
     if causes:
         return tuple(causes)
     if not {"range", "fidelity"} <= seen or unknown & {"range", "fidelity"}:

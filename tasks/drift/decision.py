@@ -1,4 +1,4 @@
-"""From what the lenses saw to what is done: the table of DESIGN.md, D3, as one pure function."""
+"""From what the lenses saw to what is done: the table of ADR 29, as one pure function."""
 
 from __future__ import annotations
 
@@ -27,20 +27,34 @@ def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
     seen = tuple(readings)
     unknown = sorted({reading.lens for reading in seen} - set(LENSES))
     if unknown:
-        raise BadInput(f"there is no lens called {unknown[0]}: the decision knows {', '.join(LENSES)}")
+        raise BadInput(
+            f"there is no lens called {unknown[0]}: the decision knows {', '.join(LENSES)}"
+        )
     health = {lens: health_of(lens, seen) for lens in LENSES}
     waits = outgrown_for_nothing(seen)
     action = _action({**health, "range": Health.FINE} if waits else health)
-    reasons = (_headline(action, health, waits), *(_reason(lens, health[lens], seen) for lens in _order(health)))
+    reasons = (
+        _headline(action, health, waits),
+        *(_reason(lens, health[lens], seen) for lens in _order(health)),
+    )
     return Decision(action, reasons, seen, window_digest, "; ".join(attribute(seen)))
 
 
 def outgrown_for_nothing(readings: Iterable[LensReading]) -> bool:
     """Whether scales are outgrown and no group's answers, all judged fine, show it yet."""
     seen = tuple(readings)
-    if health_of("range", seen) is not Health.DEGRADED or health_of("fidelity", seen) is not Health.FINE:
+    if (
+        health_of("range", seen) is not Health.DEGRADED
+        or health_of("fidelity", seen) is not Health.FINE
+    ):
         return False
-    found = [one for reading in seen if reading.lens == "fidelity" for one in reading.findings if one.value > 0]
+    found = [
+        one
+        for reading in seen
+        if reading.lens == "fidelity"
+        for one in reading.findings
+        if one.value > 0
+    ]
     return all(1 - one.value < HARDLY * (1 - one.limit) for one in found)
 
 
@@ -57,13 +71,18 @@ def recalibrates(decision: Decision) -> bool:
     if decision.held:
         return False
     if decision.action is Action.REQUEST_RETRAINING:
-        return Health.DEGRADED in (health_of(lens, decision.readings) for lens in ("fidelity", "weights"))
+        return Health.DEGRADED in (
+            health_of(lens, decision.readings) for lens in ("fidelity", "weights")
+        )
     return decision.action in (Action.RECALIBRATE, Action.FALLBACK)
 
 
 def wants_retraining(decision: Decision) -> bool:
     """True when full precision is wrong as well, also when safety made the loop fall back first."""
-    return decision.action is not Action.HOLD and health_of("control", decision.readings) is Health.DEGRADED
+    return (
+        decision.action is not Action.HOLD
+        and health_of("control", decision.readings) is Health.DEGRADED
+    )
 
 
 def health_of(lens: str, readings: Iterable[LensReading]) -> Health:
@@ -93,22 +112,32 @@ def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
         case Action.REQUEST_RETRAINING:
             also = "recalibration cannot help"
             if health["weights"] is Health.DEGRADED:
-                also = "the model's weights changed since the champion was built, so recalibrate too"
+                also = (
+                    "the model's weights changed since the champion was built, so recalibrate too"
+                )
             elif health["fidelity"] is Health.DEGRADED:
                 also = "the quantized model has lost more on top, so recalibrate too"
             return f"Full precision itself is wrong on this traffic: request retraining; {also}."
         case Action.RECALIBRATE if health["weights"] is Health.DEGRADED:
             return "The model's weights changed since the champion was built: recalibrate."
         case Action.RECALIBRATE:
-            down = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.DEGRADED)
-            return f"The quantized model no longer fits this traffic ({down} degraded): recalibrate."
+            down = " and ".join(
+                lens for lens in ("range", "fidelity") if health[lens] is Health.DEGRADED
+            )
+            return (
+                f"The quantized model no longer fits this traffic ({down} degraded): recalibrate."
+            )
         case Action.INCONCLUSIVE:
-            open_ = " and ".join(lens for lens in ("range", "fidelity") if health[lens] is Health.INCONCLUSIVE)
+            open_ = " and ".join(
+                lens for lens in ("range", "fidelity") if health[lens] is Health.INCONCLUSIVE
+            )
             return f"Nothing is known to be wrong, but {open_} could not be judged: no decision."
         case _ if waits:
             return "Scales are outgrown, but the answers have lost hardly anything of what the budget allows: keep."
         case _:
-            moved = "The input moved, but ranges" if health["input"] is Health.DEGRADED else "Ranges"
+            moved = (
+                "The input moved, but ranges" if health["input"] is Health.DEGRADED else "Ranges"
+            )
             return f"{moved} and fidelity are fine: keep."
 
 
@@ -118,7 +147,9 @@ def _order(health: Mapping[str, Health]) -> list[str]:
 
 
 def _reason(lens: str, health: Health, readings: Iterable[LensReading]) -> str:
-    findings = [finding for reading in readings if reading.lens == lens for finding in reading.findings]
+    findings = [
+        finding for reading in readings if reading.lens == lens for finding in reading.findings
+    ]
     if health is Health.DEGRADED:
         shown = [finding.text for finding in findings if finding.exceeded]
     else:

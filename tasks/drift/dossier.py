@@ -36,13 +36,17 @@ def counted(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence, 
         after = add(before)
         if after == before:
             return before, key
-        target = f"{place}{int(key.rsplit('/', 1)[-1].removesuffix('.json')) + 1 if key else 1:08d}.json"
+        target = (
+            f"{place}{int(key.rsplit('/', 1)[-1].removesuffix('.json')) + 1 if key else 1:08d}.json"
+        )
         try:
             settings().store().create(target, dump_evidence(after))
         except AlreadyExists:
             continue
         return after, target
-    raise Unavailable(f"the evidence at {place} lost {RACES} races in a row: fewer runs at once, then retry")
+    raise Unavailable(
+        f"the evidence at {place} lost {RACES} races in a row: fewer runs at once, then retry"
+    )
 
 
 def digest(key: str) -> str:

@@ -27,8 +27,12 @@ ACTING = 4
 class Alarms:
     """When evidence is enough, and when it has gone again."""
 
-    windows: float = 1000.0  # between two false alarms, at least, on average while nothing has changed
-    recover: float = 0.5  # an alarm ends when its e-detector has fallen to this share of what set it off
+    windows: float = (
+        1000.0  # between two false alarms, at least, on average while nothing has changed
+    )
+    recover: float = (
+        0.5  # an alarm ends when its e-detector has fallen to this share of what set it off
+    )
     minimum: int = 20  # requests that a stream needs to be judged
 
 
@@ -54,7 +58,11 @@ def is_fresh(evidence: Evidence, window: str, requests: Sequence[Request]) -> li
 
 
 def with_window(
-    before: Evidence, window: str, until: datetime | None, increments: Mapping[str, Increment], rules: Alarms
+    before: Evidence,
+    window: str,
+    until: datetime | None,
+    increments: Mapping[str, Increment],
+    rules: Alarms,
 ) -> Evidence:
     """The evidence after one more window; the same window again changes nothing."""
     if window in before.windows:
@@ -68,7 +76,10 @@ def with_window(
 
 def _judged(streams: Mapping[str, Stream], rules: Alarms) -> dict[str, Stream]:
     """e-BH over all streams; one that was called out stays so until it has clearly recovered."""
-    statistics = {name: one.statistic if one.count >= rules.minimum else FLOOR for name, one in streams.items()}
+    statistics = {
+        name: one.statistic if one.count >= rules.minimum else FLOOR
+        for name, one in streams.items()
+    }
     picked = e_bh(statistics, rules.windows)
     stays = threshold(rules.windows, len(streams)) + log(rules.recover)
     return {
@@ -126,4 +137,6 @@ def parse_evidence(data: bytes, *, where: str) -> Evidence:
         until = datetime.fromisoformat(document["until"]) if document["until"] else None
         return Evidence(streams, tuple(document["windows"]), until)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise BadInput(f"{where} holds no evidence ({exc!r}): delete it to gather evidence anew") from exc
+        raise BadInput(
+            f"{where} holds no evidence ({exc!r}): delete it to gather evidence anew"
+        ) from exc

@@ -63,7 +63,11 @@ def restrained(
     why = _blocked(decision, past, rules, end, source)
     if not why:
         return decision
-    return _hold(decision, why) if decision.action is Action.RECALIBRATE else replace(decision, held=why)
+    return (
+        _hold(decision, why)
+        if decision.action is Action.RECALIBRATE
+        else replace(decision, held=why)
+    )
 
 
 def state(past: Sequence[PastDecision], rules: Restraint, end: datetime | None) -> State:
@@ -72,12 +76,20 @@ def state(past: Sequence[PastDecision], rules: Restraint, end: datetime | None) 
     waits = max(0, rules.cooldown - since) if since is not None else 0
     spent = sum(one.builds and _within(one, rules, end) for one in past)
     cooling = f"cooling down for {waits} more {_windows(waits)}" if waits else "no cooldown"
-    return State(waits, spent, f"{cooling}; {spent} of {rules.builds} builds in {rules.days:g} days are spent")
+    return State(
+        waits,
+        spent,
+        f"{cooling}; {spent} of {rules.builds} builds in {rules.days:g} days are spent",
+    )
 
 
-def _unconfirmed(decision: Decision, past: Sequence[PastDecision], rules: Restraint, champion: str) -> str:
+def _unconfirmed(
+    decision: Decision, past: Sequence[PastDecision], rules: Restraint, champion: str
+) -> str:
     """Why the loop waits for another window, or "" when one of the lenses that ask for action is confirmed."""
-    before = [one for one in past if one.champion == champion][-(rules.of - 1) :] if rules.of > 1 else []
+    before = (
+        [one for one in past if one.champion == champion][-(rules.of - 1) :] if rules.of > 1 else []
+    )
     counts = {
         lens: 1 + sum(one.health.get(lens) is Health.DEGRADED for one in before)
         for lens in _ACTING[decision.action]
@@ -90,7 +102,11 @@ def _unconfirmed(decision: Decision, past: Sequence[PastDecision], rules: Restra
 
 
 def _blocked(
-    decision: Decision, past: Sequence[PastDecision], rules: Restraint, end: datetime | None, source: str
+    decision: Decision,
+    past: Sequence[PastDecision],
+    rules: Restraint,
+    end: datetime | None,
+    source: str,
 ) -> str:
     now = state(past, rules, end)
     if now.spent >= rules.builds:
@@ -105,7 +121,9 @@ def _blocked(
 def _hold(decision: Decision, why: str) -> Decision:
     wanted = decision.reasons[0].rstrip(".")
     headline = f"{wanted}; but {why}: hold."
-    return replace(decision, action=Action.HOLD, held=why, reasons=(headline, *decision.reasons[1:]))
+    return replace(
+        decision, action=Action.HOLD, held=why, reasons=(headline, *decision.reasons[1:])
+    )
 
 
 def _within(one: PastDecision, rules: Restraint, end: datetime | None) -> bool:

@@ -2,7 +2,7 @@
 
 from tasks.drift.evidence import ACTING, Alarms
 from tasks.drift.restraint import Restraint
-from tasks.models.spec import ModelSpec
+from tasks.specs.spec import ModelSpec
 
 
 def alarms(spec: ModelSpec, lens: str) -> Alarms:

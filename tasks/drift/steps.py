@@ -15,29 +15,32 @@ from infra.engines.released import load_released
 from infra.errors import NotFound
 from infra.settings import settings
 from tasks.drift import dossier
-from tasks.drift.control import control_increments, control_lens
 from tasks.drift.decision import decide, recalibrates
+from tasks.drift.detectors.control import control_increments, control_lens
+from tasks.drift.detectors.fidelity import (
+    fidelity_increments,
+    fidelity_lens,
+    safety_increments,
+    safety_lens,
+)
+from tasks.drift.detectors.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
+from tasks.drift.detectors.labelled import ENOUGH, correct, golden_correct, live
+from tasks.drift.detectors.range import range_increments, range_lens
+from tasks.drift.detectors.tables import tables
+from tasks.drift.detectors.weights import weights_lens
+from tasks.drift.detectors.whole_traffic import whole_traffic
 from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
-from tasks.drift.fidelity import fidelity_increments, fidelity_lens, safety_increments, safety_lens
-from tasks.drift.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
-from tasks.drift.labelled import ENOUGH, correct, golden_correct, live
-from tasks.drift.range import range_increments, range_lens
-from tasks.drift.report import Look, Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.report.page import Look, Worst, drift_report, lens_page, store_snapshot
 from tasks.drift.restraint import restrained
 from tasks.drift.rules import alarms, restraint
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
-from tasks.drift.tables import tables
-from tasks.drift.weights import weights_lens
-from tasks.drift.whole_traffic import whole_traffic
+from tasks.metrics.scores import fidelity, fidelity_metric, safety_decisions
 from tasks.models.agreement import token_agreement
 from tasks.models.catalog import RegisteredModel, open_model, source_of
 from tasks.models.inputs import run_all
-from tasks.models.scoring import fidelity, fidelity_metric, safety_decisions
-from tasks.models.spec import Budgets, ModelSpec
-from tasks.models.traits import TRAITS
 from tasks.observation.archive import parse_observation
-from tasks.observation.reach import watch_reach
+from tasks.observation.clipped_share import watch_reach
 from tasks.observation.scales import parse_scales
 from tasks.profiles.frozen import FROZEN, parse_frozen
 from tasks.profiles.steps import window_profile
@@ -52,6 +55,8 @@ from tasks.records import (
     SampleRef,
     ThinWindow,
 )
+from tasks.specs.spec import Budgets, ModelSpec
+from tasks.specs.traits import TRAITS
 from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet, read_window
 
@@ -96,7 +101,9 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
         if len(newer) < len(requests):
             rows = None if vectors is None else (vectors[0], vectors[1][np.asarray(fresh)])
             part = tables(reference, newer, rows)
-        return input_increments(found, {name: table.current for name, table in part.items() if name in found})
+        return input_increments(
+            found, {name: table.current for name, table in part.items() if name in found}
+        )
 
     evidence, key = _count(model, champion, "input", window, requests, increments, rules)
     reading = judged_tables(found, evidence, len(requests), rules)
@@ -106,18 +113,27 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
 
 
 @step("range-lens")
-def look_at_ranges(window: SampleRef, champion: ReleaseRef, stale: Sequence[str] = ()) -> LensReading:
+def look_at_ranges(
+    window: SampleRef, champion: ReleaseRef, stale: Sequence[str] = ()
+) -> LensReading:
     """Live activations, observed off the serving path, against the deployed scales.
 
     `stale` names the layers that were stale in the window before: they have to recover clearly.
     """
     model, release = open_model(window.model), settings().release(champion.model, champion.digest)
-    scales = parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
-    reference = parse_observation(release.file("ranges.npz"), where=f"the ranges of version {champion.version}")
+    scales = parse_scales(
+        release.file("scales.json"), where=f"the scales of version {champion.version}"
+    )
+    reference = parse_observation(
+        release.file("ranges.npz"), where=f"the ranges of version {champion.version}"
+    )
     divisors = {name: item.divisors for name, item in scales.items() if item.divisors is not None}
     requests, rules = _requests(window.key), alarms(model.spec, "range")
     sites = tuple(site for site in model.sites if site.name in scales)
-    payloads, amax = [one.payload for one in requests], {name: item.amax for name, item in scales.items()}
+    payloads, amax = (
+        [one.payload for one in requests],
+        {name: item.amax for name, item in scales.items()},
+    )
     seen, reach = watch_reach(model.instrumented, sites, model.inputs, payloads, amax, divisors)
     before = {name: item.histogram for name, item in reference.items()}
 
@@ -153,7 +169,10 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[LensReadin
     readings = [_judge(model, window, requests, champion, scores, fidelity_metric(model.spec.task))]
     golden = model.golden
     if golden.safety_weight is not None:
-        before, after = (safety_decisions(one, golden.safety_weight, golden.safety_bias) for one in (expected, served))
+        before, after = (
+            safety_decisions(one, golden.safety_weight, golden.safety_bias)
+            for one in (expected, served)
+        )
         readings.append(_judge_safety(model, window, requests, champion, before != after))
     return readings
 
@@ -163,7 +182,9 @@ def _agreement(
 ) -> LensReading:
     """Where tokens are written: the share of a request's after which both find the same next token likeliest."""
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
-    found = token_agreement(model.reference, engine, model.inputs, [one.payload for one in requests])
+    found = token_agreement(
+        model.reference, engine, model.inputs, [one.payload for one in requests]
+    )
     return _judge(model, window, requests, champion, found, "agreement")
 
 
@@ -175,15 +196,23 @@ def _judge(
     scores: NDArray[np.float64],
     metric: str,
 ) -> LensReading:
-    limit, groups, rules = partial(_limit, model.spec.budgets), _masks(requests), alarms(model.spec, "fidelity")
+    limit, groups, rules = (
+        partial(_limit, model.spec.budgets),
+        _masks(requests),
+        alarms(model.spec, "fidelity"),
+    )
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
         newer = np.asarray(fresh, bool)
-        return fidelity_increments(scores[newer], {name: mask[newer] for name, mask in groups.items()}, limit)
+        return fidelity_increments(
+            scores[newer], {name: mask[newer] for name, mask in groups.items()}, limit
+        )
 
     evidence, key = _count(model, champion, "fidelity", window, requests, increments, rules)
     _note_worst(window, requests, scores)
-    reading = fidelity_lens(scores, groups, limit=limit, metric=metric, evidence=evidence, rules=rules)
+    reading = fidelity_lens(
+        scores, groups, limit=limit, metric=metric, evidence=evidence, rules=rules
+    )
     return replace(reading, evidence=key)
 
 
@@ -194,14 +223,22 @@ def _judge_safety(
     champion: ReleaseRef,
     flipped: NDArray[np.bool_],
 ) -> LensReading:
-    budget, rules = round(model.spec.budgets.live_safety_flips * PER_MILLE), alarms(model.spec, "safety")
+    budget, rules = (
+        round(model.spec.budgets.live_safety_flips * PER_MILLE),
+        alarms(model.spec, "safety"),
+    )
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
         return safety_increments(flipped[np.asarray(fresh, bool)], budget / PER_MILLE)
 
     evidence, key = _count(model, champion, "safety", window, requests, increments, rules)
     reading = safety_lens(
-        int(flipped.sum()), len(requests), budget, budget_count=PER_MILLE, evidence=evidence, rules=rules
+        int(flipped.sum()),
+        len(requests),
+        budget,
+        budget_count=PER_MILLE,
+        evidence=evidence,
+        rules=rules,
     )
     return replace(reading, evidence=key)
 
@@ -233,22 +270,32 @@ def _judge_labelled(
 
     rules = alarms(model.spec, "control")
     evidence, key = _count(model, champion, "control", window, labelled, increments, rules)
-    return replace(control_lens(scores, metric=metric, floor=floor, evidence=evidence, rules=rules), evidence=key)
+    return replace(
+        control_lens(scores, metric=metric, floor=floor, evidence=evidence, rules=rules),
+        evidence=key,
+    )
 
 
 @step("decide")
 def decide_window(
-    window: SampleRef, champion: ReleaseRef, readings: Sequence[LensReading], past: Sequence[PastDecision]
+    window: SampleRef,
+    champion: ReleaseRef,
+    readings: Sequence[LensReading],
+    past: Sequence[PastDecision],
 ) -> Decision:
-    """The decision table of DESIGN.md, D3, and what holds it back."""
+    """The decision table of ADR 29, and what holds it back."""
     decision = decide(readings, window_digest=window.digest)
     model = open_model(window.model)
     rules, end = restraint(model.spec), datetime.fromisoformat(window.end) if window.end else None
-    return restrained(decision, past, rules, end=end, champion=champion.version, source=model.source)
+    return restrained(
+        decision, past, rules, end=end, champion=champion.version, source=model.source
+    )
 
 
 @step("drift-report")
-def write_report(window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()) -> str:
+def write_report(
+    window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()
+) -> str:
     """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
 
     Evidently's snapshot goes into its workspace, which `requant up` serves.
@@ -332,7 +379,9 @@ def _all_traffic(window: SampleRef, champion: ReleaseRef) -> tuple[Finding, ...]
 def _weeks_before(spec: ModelSpec, window: SampleRef) -> tuple[Request, ...]:
     ends = weeks_before(datetime.fromisoformat(window.end), spec.window.weeks)
     store, hours = settings().store(), spec.window.hours
-    return same_hours((read_window(store, window.model, hours=hours, until=end).requests for end in ends), MOST)
+    return same_hours(
+        (read_window(store, window.model, hours=hours, until=end).requests for end in ends), MOST
+    )
 
 
 def _embeddings(
@@ -350,11 +399,15 @@ def _embeddings(
     return before, after
 
 
-def _embedded(model: RegisteredModel, name: str, requests: Sequence[Request]) -> NDArray[np.float32]:
+def _embedded(
+    model: RegisteredModel, name: str, requests: Sequence[Request]
+) -> NDArray[np.float32]:
     store, key = settings().store(), f"embeddings/{model.name}/{model.source[:16]}-{name[:32]}.npy"
     if store.exists(key):
         return np.asarray(np.load(BytesIO(store.get(key)), allow_pickle=False), np.float32)
-    found = np.asarray(run_all(model.reference, model.inputs, [one.payload for one in requests]), np.float32)
+    found = np.asarray(
+        run_all(model.reference, model.inputs, [one.payload for one in requests]), np.float32
+    )
     buffer = BytesIO()
     np.save(buffer, found, allow_pickle=False)
     store.put(key, buffer.getvalue())
@@ -370,14 +423,21 @@ def _sensitivity(recorded: object) -> dict[str, float]:
     """Site -> measured loss, from the release's facts; sites that were not measured are left out."""
     rows = recorded if isinstance(recorded, list) else []
     return {
-        str(row["site"]): float(row["loss"]) for row in rows if isinstance(row, dict) and row.get("loss") is not None
+        str(row["site"]): float(row["loss"])
+        for row in rows
+        if isinstance(row, dict) and row.get("loss") is not None
     }
 
 
-def _note_worst(window: SampleRef, requests: Sequence[Request], scores: NDArray[np.float64]) -> None:
+def _note_worst(
+    window: SampleRef, requests: Sequence[Request], scores: NDArray[np.float64]
+) -> None:
     """Which requests scored worst, by their ids: the page looks them up, and redacts what it shows."""
     order = np.argsort(np.nan_to_num(scores, nan=-np.inf), kind="stable")[:EXAMPLES]
-    rows = [{"request_id": requests[place].request_id, "score": float(np.nan_to_num(scores[place]))} for place in order]
+    rows = [
+        {"request_id": requests[place].request_id, "score": float(np.nan_to_num(scores[place]))}
+        for place in order
+    ]
     document = {"version": 1, "worst": rows}
     settings().store().put(f"{_reports(window)}/worst.json", json.dumps(document).encode())
 
@@ -388,7 +448,9 @@ def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
     except NotFound:  # fidelity was not looked at
         return ()
     known = {one.request_id: one for one in requests}
-    return tuple(Worst(known[row["request_id"]], row["score"]) for row in rows if row["request_id"] in known)
+    return tuple(
+        Worst(known[row["request_id"]], row["score"]) for row in rows if row["request_id"] in known
+    )
 
 
 def _reports(window: SampleRef) -> str:
@@ -422,7 +484,9 @@ def _groups(request: Request | GoldenCase) -> tuple[str, str]:
 def _limit(budgets: Budgets, group: str) -> float | None:
     """The least mean cosine, or agreement, that the golden gates would pass for a group."""
     for wanted in (group, None):
-        rules = sorted(budgets.quality, key=lambda rule: rule.metric == "flips")  # only where nothing bounds it itself
+        rules = sorted(
+            budgets.quality, key=lambda rule: rule.metric == "flips"
+        )  # only where nothing bounds it itself
         for rule in rules:
             if rule.group == wanted and rule.metric in ("cosine", "agreement"):
                 return rule.at_least

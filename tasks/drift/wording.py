@@ -10,7 +10,13 @@ def power_of_ten(log_value: float) -> str:
     if log_value < log(0.001):
         return "below 0.001"
     exponent = log_value / log(10)
-    return f"1e+{exponent:.0f}" if exponent >= 5 else f"{10**exponent:.3g}" if exponent < 3 else f"{10**exponent:.0f}"
+    return (
+        f"1e+{exponent:.0f}"
+        if exponent >= 5
+        else f"{10**exponent:.3g}"
+        if exponent < 3
+        else f"{10**exponent:.0f}"
+    )
 
 
 def percent(share: float) -> str:

@@ -20,22 +20,29 @@ from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
+from tasks.graphs.operators import require_operators
+from tasks.graphs.sites import Site, expose, find_sites
+from tasks.metrics.answers import SUITES
 from tasks.models.agreement import token_agreement
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
-from tasks.models.language.answers import SUITES
 from tasks.models.language.generation import answer
-from tasks.models.operators import require_operators
 from tasks.models.overlap import golden_contents, require_disjoint
-from tasks.models.registration import current_digest, current_spec, file_key, read_file, read_spec, use_digest
-from tasks.models.schedule import require_schedulable
-from tasks.models.sources import require_folders
-from tasks.models.spec import ModelSpec, Task, load_spec
-from tasks.models.traits import TRAITS
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
-from tasks.observation.sites import Site, expose, find_sites
 from tasks.records import GoldenSet, Request, Tensor
+from tasks.specs.registration import (
+    current_digest,
+    current_spec,
+    file_key,
+    read_file,
+    read_spec,
+    use_digest,
+)
+from tasks.specs.schedule import require_schedulable
+from tasks.specs.sources import require_folders
+from tasks.specs.spec import ModelSpec, Task, load_spec
+from tasks.specs.traits import TRAITS
 
 FULL_PRECISION = "reference.onnx"
 CLASSES = "classes.safetensors"
@@ -97,7 +104,9 @@ class RegisteredModel:
     def golden(self) -> GoldenSet:
         """The fixed evaluation cases."""
         head = self.file("safety_head") if self.spec.golden.safety_head else None
-        return read_golden(self.file("golden.parquet"), head, where=f"the golden set of {self.name}")
+        return read_golden(
+            self.file("golden.parquet"), head, where=f"the golden set of {self.name}"
+        )
 
     @cached_property
     def golden_reference(self) -> Tensor:
@@ -206,7 +215,13 @@ def _opened(address: str, name: str, digest: str) -> RegisteredModel:
 def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     base = spec_path.resolve().parent
     chosen = settings()
-    folder = fetch(spec.source, base=base, cache=cache, endpoint_url=chosen.s3_endpoint_url, region=chosen.s3_region)
+    folder = fetch(
+        spec.source,
+        base=base,
+        cache=cache,
+        endpoint_url=chosen.s3_endpoint_url,
+        region=chosen.s3_region,
+    )
     files = {
         "spec.yaml": spec_path.read_bytes(),
         "golden.parquet": _read(base / spec.golden.cases, "golden.cases"),
@@ -249,21 +264,36 @@ def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes
     if spec.golden.prompt is not None:
         from tasks.models.vision.encoder import embed_texts  # torch, as above
 
-        names = tuple(sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label}))
+        names = tuple(
+            sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label})
+        )
         if not names:
-            raise BadInput("golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some")
+            raise BadInput(
+                "golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some"
+            )
         try:
             texts = [spec.golden.prompt.replace("{}", name) for name in names]
-            return dump_classes(Classes(names, embed_texts(folder, str(spec.input.tokenizer), texts)))
+            return dump_classes(
+                Classes(names, embed_texts(folder, str(spec.input.tokenizer), texts))
+            )
         except (ValueError, OSError) as exc:
-            raise BadInput(f"golden.prompt: {folder} cannot embed texts: {' '.join(str(exc).split())[:300]}") from exc
+            raise BadInput(
+                f"golden.prompt: {folder} cannot embed texts: {' '.join(str(exc).split())[:300]}"
+            ) from exc
     if not shown:
         return b""
-    engine, inputs = open_target("onnxruntime-cpu").load(files[FULL_PRECISION]), open_inputs(spec, None)
-    found = prototypes(run_all(engine, inputs, [payload for payload, _ in shown]), [label for _, label in shown])
+    engine, inputs = (
+        open_target("onnxruntime-cpu").load(files[FULL_PRECISION]),
+        open_inputs(spec, None),
+    )
+    found = prototypes(
+        run_all(engine, inputs, [payload for payload, _ in shown]), [label for _, label in shown]
+    )
     unknown = sorted({one.label for one in golden.cases if one.label} - set(found.names))
     if unknown:
-        raise BadInput(f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: add some")
+        raise BadInput(
+            f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: add some"
+        )
     return dump_classes(found)
 
 
@@ -271,7 +301,9 @@ def _read(path: Path, field: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise BadInput(f"{field}: {path} cannot be read ({exc.strerror}); paths are relative to the spec") from exc
+        raise BadInput(
+            f"{field}: {path} cannot be read ({exc.strerror}); paths are relative to the spec"
+        ) from exc
 
 
 def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
@@ -283,7 +315,9 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     require_operators(graph, spec.targets)
     sites = find_sites(graph)
     if not sites:
-        raise BadInput("source: the graph has no matrix product or convolution with constant weights to quantize")
+        raise BadInput(
+            "source: the graph has no matrix product or convolution with constant weights to quantize"
+        )
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
     inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine)
     first = [case.payload for case in golden.cases[:2]]

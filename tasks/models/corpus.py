@@ -26,10 +26,14 @@ def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
         ) from exc
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
-        raise BadInput(f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+        raise BadInput(
+            f"{where} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
+        )
     if not table.num_rows:
         raise BadInput(f"{where} has no rows")
-    requests = tuple(_request(row, f"{where}, row {number}") for number, row in enumerate(table.to_pylist()))
+    requests = tuple(
+        _request(row, f"{where}, row {number}") for number, row in enumerate(table.to_pylist())
+    )
     ((often, times),) = Counter(item.request_id for item in requests).most_common(1)
     if times > 1:
         raise BadInput(f"{where}: {times} rows have the id {often!r}; give each row its own")

@@ -16,16 +16,16 @@ from torch.export import Dim
 
 from infra.engines import open_target
 from infra.errors import BadInput
-from tasks.models.graph_files import float_weights, load_graph, require_room
+from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.language.decoder import cut, flatten, load_decoder
 from tasks.models.language.layout import mark, read_layout
 from tasks.models.loading import Loaded, Probe
-from tasks.models.spec import ModelSpec, Task
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.recognizer import load_recognizer
-from tasks.models.traits import TRAITS
 from tasks.models.vision.encoder import load_image_encoder
+from tasks.specs.spec import ModelSpec, Task
+from tasks.specs.traits import TRAITS
 
 OPSET = 20
 OLDEST_OPSET = 13
@@ -53,8 +53,12 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
         with torch.no_grad():
             loaded.module(**loaded.probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
-        raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}") from exc
-    model = _to_onnx(loaded.module, loaded.probe, loaded.shapes, list(loaded.probe), [TRAITS[spec.task].output])
+        raise BadInput(
+            f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}"
+        ) from exc
+    model = _to_onnx(
+        loaded.module, loaded.probe, loaded.shapes, list(loaded.probe), [TRAITS[spec.task].output]
+    )
     onnx.helper.set_model_props(model, dict(loaded.properties))
     _check(model, loaded.module, loaded.probe)
     return model
@@ -63,11 +67,15 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
 def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     """The decoder with its cache; checked where it reads a text at once, and where it adds one token to a cache."""
     try:
-        module, layout, probe, shapes = load_decoder(folder, spec.input.max_length + spec.input.new_tokens)
+        module, layout, probe, shapes = load_decoder(
+            folder, spec.input.max_length + spec.input.new_tokens
+        )
         with torch.no_grad():
             module(**probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
-        raise BadInput(f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}") from exc
+        raise BadInput(
+            f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}"
+        ) from exc
     model = _to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
     mark(model, layout)
     for one in (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1)):
@@ -118,7 +126,9 @@ def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
     model = load_graph(path)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
-        raise BadInput(f"source: {path} has opset {opset}: export it with opset {OLDEST_OPSET} or later")
+        raise BadInput(
+            f"source: {path} has opset {opset}: export it with opset {OLDEST_OPSET} or later"
+        )
     weights = {item.name for item in model.graph.initializer}
     inputs = {item.name for item in model.graph.input} - weights
     outputs = [item.name for item in model.graph.output]
@@ -140,14 +150,18 @@ def _require_cache(model: onnx.ModelProto, path: Path) -> None:
     try:
         read_layout(model)
     except ValueError as exc:
-        raise BadInput(f"source: {path} is no decoder with a cache: {exc}; see tasks.models.language.decoder") from exc
+        raise BadInput(
+            f"source: {path} is no decoder with a cache: {exc}; see tasks.models.language.decoder"
+        ) from exc
 
 
 def _require_hearing(model: onnx.ModelProto, path: Path) -> None:
     try:
         read_hearing(model)
     except ValueError as exc:
-        raise BadInput(f"source: {path} is no speech model: {exc}; see tasks.models.speech.recognizer") from exc
+        raise BadInput(
+            f"source: {path} is no speech model: {exc}; see tasks.models.speech.recognizer"
+        ) from exc
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -157,7 +171,9 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     for index, node in enumerate(graph.node):
         if node.name in seen:
             node.name = next(
-                name for extra in count() if (name := f"{node.op_type}_{index}{'_' * extra}") not in taken | seen
+                name
+                for extra in count()
+                if (name := f"{node.op_type}_{index}{'_' * extra}") not in taken | seen
             )
         seen.add(node.name)
 
@@ -175,8 +191,13 @@ def _text(spec: ModelSpec, folder: Path) -> Loaded:
     transformers_logging.disable_progress_bar()
     _require_mean_pooling(folder)
     # Eager attention exports to plain products and a softmax, which every target parses.
-    encoder = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="eager")
-    positions, longest = getattr(encoder.config, "max_position_embeddings", None), spec.input.max_length
+    encoder = AutoModel.from_pretrained(
+        str(folder), local_files_only=True, attn_implementation="eager"
+    )
+    positions, longest = (
+        getattr(encoder.config, "max_position_embeddings", None),
+        spec.input.max_length,
+    )
     if positions and longest > positions:
         raise ValueError(f"input.max_length is {longest}, and the model has {positions} positions")
     generator = torch.Generator().manual_seed(0)
@@ -185,19 +206,29 @@ def _text(spec: ModelSpec, folder: Path) -> Loaded:
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max(longest, 16))
     shape = {0: batch, 1: tokens}
     probe = {"input_ids": ids, "attention_mask": mask}
-    return Loaded(SentenceEncoder(encoder).eval(), probe, {"input_ids": shape, "attention_mask": shape})
+    return Loaded(
+        SentenceEncoder(encoder).eval(), probe, {"input_ids": shape, "attention_mask": shape}
+    )
 
 
 def _require_mean_pooling(folder: Path) -> None:
     """Another pooling would export, run, and be another model than its authors'."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
     kinds = (
-        {str(item["type"]).rsplit(".", 1)[-1] for item in json.loads(modules.read_text())} if modules.exists() else {}
+        {str(item["type"]).rsplit(".", 1)[-1] for item in json.loads(modules.read_text())}
+        if modules.exists()
+        else {}
     )
     if not set(kinds) <= POOLED:
-        raise ValueError(f"modules.json lists {', '.join(sorted(set(kinds) - POOLED))}; bring a model.onnx instead")
-    if pooling.exists() and not json.loads(pooling.read_text()).get("pooling_mode_mean_tokens", False):
-        raise ValueError("1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx instead")
+        raise ValueError(
+            f"modules.json lists {', '.join(sorted(set(kinds) - POOLED))}; bring a model.onnx instead"
+        )
+    if pooling.exists() and not json.loads(pooling.read_text()).get(
+        "pooling_mode_mean_tokens", False
+    ):
+        raise ValueError(
+            "1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx instead"
+        )
 
 
 def _image(spec: ModelSpec, folder: Path) -> Loaded:
@@ -206,7 +237,9 @@ def _image(spec: ModelSpec, folder: Path) -> Loaded:
     config = json.loads((folder / "config.json").read_text())
     architecture = config.get("architecture") if isinstance(config, dict) else None
     if architecture != "requant-convnet":
-        raise ValueError(f"config.json names architecture {architecture!r}; bring a model.onnx instead")
+        raise ValueError(
+            f"config.json names architecture {architecture!r}; bring a model.onnx instead"
+        )
     module = ConvNet(config)
     module.load_state_dict(load_file(folder / "weights.safetensors"))
     image = torch.rand(3, *(spec.input.shape or ()), generator=torch.Generator().manual_seed(0))
@@ -223,7 +256,11 @@ LOADERS: Mapping[Task, Callable[[ModelSpec, Path], Loaded]] = {
 
 
 def _to_onnx(
-    module: nn.Module, probe: Mapping[str, object], shapes: Mapping[str, object], inputs: list[str], outputs: list[str]
+    module: nn.Module,
+    probe: Mapping[str, object],
+    shapes: Mapping[str, object],
+    inputs: list[str],
+    outputs: list[str],
 ) -> onnx.ModelProto:
     try:
         # It prints its progress, and names every package that it does without.
@@ -246,7 +283,12 @@ def _to_onnx(
     if program is None:
         raise BadInput("source: torch could not export the model to ONNX")
     model: onnx.ModelProto = program.model_proto
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+    for item in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
         # Traces of the exporting machine's source files do not belong into a shipped graph.
         del item.metadata_props[:]
     return model
@@ -258,7 +300,9 @@ def _check(model: onnx.ModelProto, module: nn.Module, probe: Probe) -> None:
         _compare(model, module, smaller, smaller)
 
 
-def _compare(model: onnx.ModelProto, module: nn.Module, probe: Probe | DecoderProbe, feeds: Probe) -> None:
+def _compare(
+    model: onnx.ModelProto, module: nn.Module, probe: Probe | DecoderProbe, feeds: Probe
+) -> None:
     engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
     with torch.no_grad():
         returned = module(**probe)
@@ -268,7 +312,9 @@ def _compare(model: onnx.ModelProto, module: nn.Module, probe: Probe | DecoderPr
     except BadInput as exc:
         raise BadInput(f"source: the exported graph does not run on other shapes: {exc}") from exc
     for expected, found in zip((one.numpy() for one in wanted), outputs.values(), strict=True):
-        difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+        difference = (
+            float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+        )
         if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise BadInput(
                 f"source: the exported graph differs from torch by {difference:.2g}; the export cannot be trusted"

@@ -62,7 +62,10 @@ def write_golden(cases: Sequence[GoldenCase]) -> bytes:
 
 def write_safety_head(weight: Tensor, bias: float) -> bytes:
     """The safetensors file of a linear safety head, weight [D]: it blocks where `embedding @ weight + bias > 0`."""
-    tensors = {"weight": np.ascontiguousarray(weight, np.float32), "bias": np.array([bias], np.float32)}
+    tensors = {
+        "weight": np.ascontiguousarray(weight, np.float32),
+        "bias": np.array([bias], np.float32),
+    }
     return bytes(safetensors.save(tensors))
 
 
@@ -126,7 +129,9 @@ def _case(row: Mapping[str, object], where: str) -> GoldenCase:
 def _text(row: Mapping[str, object], name: str, where: str) -> str:
     value = row[name]
     if not isinstance(value, str) or not value:
-        raise BadInput(f"{where}, case {row['case_id']!r}: the {name} is empty: every case needs one")
+        raise BadInput(
+            f"{where}, case {row['case_id']!r}: the {name} is empty: every case needs one"
+        )
     return value
 
 
@@ -156,9 +161,13 @@ def _check(cases: Sequence[GoldenCase], where: str) -> None:
     """What one row cannot tell: ids are unique and references lead somewhere."""
     if not cases:
         raise BadInput(f"{where} holds no cases: a golden set needs at least one")
-    repeated = sorted(case_id for case_id, count in Counter(case.case_id for case in cases).items() if count > 1)
+    repeated = sorted(
+        case_id for case_id, count in Counter(case.case_id for case in cases).items() if count > 1
+    )
     if repeated:
-        raise BadInput(f"{where} holds {_some(repeated)} more than once: give every case its own case_id")
+        raise BadInput(
+            f"{where} holds {_some(repeated)} more than once: give every case its own case_id"
+        )
     passages = {case.case_id for case in cases if case.kind is CaseKind.PASSAGE}
     for case in cases:
         _check_case(case, passages, f"{where}, case {case.case_id!r}")
@@ -166,16 +175,22 @@ def _check(cases: Sequence[GoldenCase], where: str) -> None:
 
 def _check_case(case: GoldenCase, passages: set[str], where: str) -> None:
     if case.kind is CaseKind.SAFETY and case.label not in _SAFETY_LABELS:
-        raise BadInput(f"{where}: the label of a safety case is {case.label!r}; allowed: {', '.join(_SAFETY_LABELS)}")
+        raise BadInput(
+            f"{where}: the label of a safety case is {case.label!r}; allowed: {', '.join(_SAFETY_LABELS)}"
+        )
     if case.kind is CaseKind.CODE and not (case.label or "").strip():
         raise BadInput(f"{where}: a code case needs checks in its label, one expression a line")
     if case.kind is CaseKind.QUERY and not case.relevant:
         raise BadInput(f"{where}: a query needs at least one case_id in `relevant`")
     if case.kind is not CaseKind.QUERY and case.relevant:
-        raise BadInput(f"{where}: `relevant` belongs to queries, and this is a {case.kind} case: leave it empty")
+        raise BadInput(
+            f"{where}: `relevant` belongs to queries, and this is a {case.kind} case: leave it empty"
+        )
     missing = [name for name in case.relevant if name not in passages]
     if missing:
-        raise BadInput(f"{where}: `relevant` names {_some(missing)}, which is no passage of this set: add or remove it")
+        raise BadInput(
+            f"{where}: `relevant` names {_some(missing)}, which is no passage of this set: add or remove it"
+        )
 
 
 def _safety_head(data: bytes, where: str) -> tuple[Tensor, float]:
@@ -183,13 +198,19 @@ def _safety_head(data: bytes, where: str) -> tuple[Tensor, float]:
     try:
         tensors: Mapping[str, Tensor] = safetensors.load(data)
     except (SafetensorError, KeyError, TypeError, ValueError) as exc:
-        raise BadInput(f"the safety head of {where} is not a safetensors file ({exc}): copy it again") from exc
+        raise BadInput(
+            f"the safety head of {where} is not a safetensors file ({exc}): copy it again"
+        ) from exc
     weight, bias = tensors.get("weight"), tensors.get("bias")
     if weight is None or bias is None or weight.ndim != 1 or not weight.size or bias.shape != (1,):
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-        raise BadInput(f"the safety head of {where} holds {shapes}: it must hold weight [D] and bias [1]")
+        raise BadInput(
+            f"the safety head of {where} holds {shapes}: it must hold weight [D] and bias [1]"
+        )
     if any(t.dtype != np.float32 or not np.isfinite(t).all() for t in (weight, bias)):
-        raise BadInput(f"the safety head of {where} holds other than finite float32 numbers: export it again")
+        raise BadInput(
+            f"the safety head of {where} holds other than finite float32 numbers: export it again"
+        )
     return weight, float(bias[0])
 
 

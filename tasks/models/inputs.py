@@ -15,11 +15,11 @@ from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
-from tasks.models.spec import ModelSpec, Task
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.inputs import SpeechInputs
-from tasks.models.traits import TRAITS
 from tasks.records import Payload, Tensor
+from tasks.specs.spec import ModelSpec, Task
+from tasks.specs.traits import TRAITS
 
 SHORTEST = 2
 """Tokens: engines are built, and graphs exported, for no fewer."""
@@ -64,18 +64,26 @@ def open_inputs(
     if spec.task is Task.TEXT_EMBEDDING:
         return TextInputs(tokenizer, rules.max_length)
     if graph is None:
-        raise BadInput(f"{spec.name}: the inputs of {spec.task} follow from its graph: open both together")
+        raise BadInput(
+            f"{spec.name}: the inputs of {spec.task} follow from its graph: open both together"
+        )
     if spec.task is Task.CAUSAL_LM:
-        return LanguageInputs(tokenizer, read_layout(graph), max_length=rules.max_length, new_tokens=rules.new_tokens)
+        return LanguageInputs(
+            tokenizer, read_layout(graph), max_length=rules.max_length, new_tokens=rules.new_tokens
+        )
     if reference is None:
-        raise BadInput(f"{spec.name}: a speech model's inputs need its full precision: open both together")
+        raise BadInput(
+            f"{spec.name}: a speech model's inputs need its full precision: open both together"
+        )
     return SpeechInputs(tokenizer, read_hearing(graph), reference, new_tokens=rules.new_tokens)
 
 
 def language_inputs(inputs: Inputs) -> LanguageInputs:
     """The same inputs, known to be a language model's; raises `BadInput` when they are not."""
     if not isinstance(inputs, LanguageInputs):
-        raise BadInput("only a language model reads tokens one after another: this model has another task")
+        raise BadInput(
+            "only a language model reads tokens one after another: this model has another task"
+        )
     return inputs
 
 
@@ -91,7 +99,9 @@ def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tens
     return stacked(run_batches(engine, inputs, payloads), len(payloads))
 
 
-def run_batches(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> dict[int, NDArray[np.float32]]:
+def run_batches(
+    engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
+) -> dict[int, NDArray[np.float32]]:
     """The output of each case that the batcher gives, by its place."""
     results: dict[int, NDArray[np.float32]] = {}
     for batch in inputs.batches(payloads):
@@ -108,7 +118,11 @@ def run_batches(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> 
 
 def stacked(results: Mapping[int, NDArray[np.float32]], count: int) -> Tensor:
     """The outputs of `count` cases in order, [count, ...]."""
-    return np.stack([results[case] for case in range(count)]) if results else np.zeros((0, 0), np.float32)
+    return (
+        np.stack([results[case] for case in range(count)])
+        if results
+        else np.zeros((0, 0), np.float32)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +163,9 @@ class TextInputs:
             raise BadInput(f"input.tokenizer is not a tokenizers JSON file: {exc}") from exc
         special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= special:  # the library would then not truncate at all
-            raise BadInput(f"input.max_length is {max_length}, and {special} of these are the tokenizer's own tokens")
+            raise BadInput(
+                f"input.max_length is {max_length}, and {special} of these are the tokenizer's own tokens"
+            )
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.no_padding()
         self._max_length = max_length
@@ -170,23 +186,32 @@ class TextInputs:
         for start in range(0, len(order), BATCH):
             cases = order[start : start + BATCH]
             longest = max(SHORTEST, *(len(encoded[case]) for case in cases))
-            ids, mask = np.zeros((len(cases), longest), np.int64), np.zeros((len(cases), longest), np.int64)
+            ids, mask = (
+                np.zeros((len(cases), longest), np.int64),
+                np.zeros((len(cases), longest), np.int64),
+            )
             for row, case in enumerate(cases):
                 ids[row, : len(encoded[case])] = encoded[case]
                 mask[row, : len(encoded[case])] = 1
-            yield Batch({"input_ids": ids, "attention_mask": mask}, np.asarray(cases), mask.astype(bool))
+            yield Batch(
+                {"input_ids": ids, "attention_mask": mask}, np.asarray(cases), mask.astype(bool)
+            )
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             return [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         except Exception as exc:  # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
-            raise BadInput(f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column") from exc
+            raise BadInput(
+                f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column"
+            ) from exc
 
 
 class ImageInputs:
     """Images stacked into [batch, channels, height, width]."""
 
-    def __init__(self, shape: tuple[int, ...], output: str = TRAITS[Task.IMAGE_CLASSIFICATION].output) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], output: str = TRAITS[Task.IMAGE_CLASSIFICATION].output
+    ) -> None:
         self._shape, self.output = shape, output
 
     @property
@@ -201,6 +226,8 @@ class ImageInputs:
             for image in images:
                 if isinstance(image, str) or image.shape != self._shape:
                     found = "a text" if isinstance(image, str) else f"shape {image.shape}"
-                    raise BadInput(f"the model wants images of shape {self._shape}, but was given {found}")
+                    raise BadInput(
+                        f"the model wants images of shape {self._shape}, but was given {found}"
+                    )
             stacked = np.stack([np.asarray(image, np.float32) for image in images])
             yield Batch({"image": stacked}, np.arange(start, start + len(images)), None)

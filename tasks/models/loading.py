@@ -20,7 +20,9 @@ class Loaded:
     module: nn.Module
     probe: Probe
     shapes: Shapes
-    properties: Mapping[str, str] = field(default_factory=dict)  # written into the graph, beside what it computes
+    properties: Mapping[str, str] = field(
+        default_factory=dict
+    )  # written into the graph, beside what it computes
 
 
 def pretrained(kind: Any, folder: Path, *, spare: Sequence[str] = ()) -> Any:
@@ -46,5 +48,7 @@ def pretrained(kind: Any, folder: Path, *, spare: Sequence[str] = ()) -> Any:
         logging.set_verbosity(before)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(tuple(spare)))
     if missing:
-        raise ValueError(f"the weights lack {', '.join(missing[:3])}: they are of another model than config.json says")
+        raise ValueError(
+            f"the weights lack {', '.join(missing[:3])}: they are of another model than config.json says"
+        )
     return model.eval()

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from infra.errors import BadInput
 from tasks.payloads import fingerprint
+from tasks.personal_data.redaction import redact
 from tasks.records import GoldenCase, Request
-from tasks.redaction import redact
 
 
 def golden_contents(golden: Iterable[GoldenCase]) -> frozenset[str]:

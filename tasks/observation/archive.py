@@ -7,7 +7,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 
 from infra.errors import BadInput
-from tasks.observation.histogram import BINS, ExponentHistogram
+from tasks.numerics.histogram import BINS, ExponentHistogram
 from tasks.observation.observer import NOTHING_KEPT, SiteObservation
 
 VERSION = 2
@@ -40,10 +40,16 @@ def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
             version = int(arrays["version"])
             names = enumerate(arrays["sites"]) if version in READ else ()
             observed = {str(name): _site(arrays, i, version) for i, name in names}
-    except Exception as exc:  # damaged bytes raise whatever zipfile, zlib, struct and NumPy trip over
-        raise BadInput(f"{where} is not an observation ({exc!r}): observe the calibration set again") from exc
+    except (
+        Exception
+    ) as exc:  # damaged bytes raise whatever zipfile, zlib, struct and NumPy trip over
+        raise BadInput(
+            f"{where} is not an observation ({exc!r}): observe the calibration set again"
+        ) from exc
     if version not in READ:
-        raise BadInput(f"{where} has version {version}: this release reads versions 1 and {VERSION}")
+        raise BadInput(
+            f"{where} has version {version}: this release reads versions 1 and {VERSION}"
+        )
     return observed
 
 
@@ -60,9 +66,16 @@ def _site(arrays: Mapping[str, np.ndarray], index: int, version: int) -> SiteObs
     low = -high if version == 1 else arrays[f"{index}.low"]
     if counts.shape != (BINS,) or counts.dtype != np.int64 or (counts < 0).any():
         raise ValueError(f"counts of shape {counts.shape} and type {counts.dtype}")
-    if high.ndim != 1 or low.shape != high.shape or rows.ndim != 2 or (rows.size and rows.shape[1] != len(high)):
+    if (
+        high.ndim != 1
+        or low.shape != high.shape
+        or rows.ndim != 2
+        or (rows.size and rows.shape[1] != len(high))
+    ):
         raise ValueError(f"channels {low.shape} and {high.shape}, and rows {rows.shape}")
     pixels = arrays.get(f"{index}.pixels", NOTHING_KEPT)
     if pixels.ndim != 2 or (pixels.size and pixels.shape[1] != len(high)):
         raise ValueError(f"channels {high.shape} and pixels {pixels.shape}")
-    return SiteObservation(ExponentHistogram(counts, float(arrays[f"{index}.amax"])), low, high, rows, pixels=pixels)
+    return SiteObservation(
+        ExponentHistogram(counts, float(arrays[f"{index}.amax"])), low, high, rows, pixels=pixels
+    )

@@ -4,17 +4,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
+from tasks.numerics.histogram import EDGES, FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 
 
-def bounded(observed: Mapping[str, SiteObservation], ceilings: Mapping[str, float]) -> dict[str, SiteObservation]:
+def bounded(
+    observed: Mapping[str, SiteObservation], ceilings: Mapping[str, float]
+) -> dict[str, SiteObservation]:
     """Values above a site's ceiling count as the ceiling, as if they had been clipped before they were observed.
 
     Every range rule and every search of factors then works below it. Sites without a ceiling stay as they are.
     """
     return {
-        name: _clipped(site, ceilings[name]) if site.histogram.amax > ceilings.get(name, np.inf) else site
+        name: _clipped(site, ceilings[name])
+        if site.histogram.amax > ceilings.get(name, np.inf)
+        else site
         for name, site in observed.items()
     }
 

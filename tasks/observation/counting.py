@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.histogram import BINS, ExponentHistogram, with_one_nan
+from tasks.numerics.histogram import BINS, ExponentHistogram, with_one_nan
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,9 @@ class Counted:
     histogram: ExponentHistogram
     low: NDArray[np.float32]  # [channels], at most 0
     high: NDArray[np.float32]  # [channels], at least 0
-    broken: NDArray[np.int64] | None  # infinities and NaN of each entry of the first axis; None where there are none
+    broken: (
+        NDArray[np.int64] | None
+    )  # infinities and NaN of each entry of the first axis; None where there are none
 
 
 def count(values: Values, channel_axis: int) -> Counted:
@@ -70,7 +72,10 @@ def on_host(values: Values) -> NDArray[np.float32]:
 
 def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
     axes = _others(values.ndim, channel_axis)
-    low, high = on_host(values.min(axis=axes, initial=0.0)), on_host(values.max(axis=axes, initial=0.0))
+    low, high = (
+        on_host(values.min(axis=axes, initial=0.0)),
+        on_host(values.max(axis=axes, initial=0.0)),
+    )
     seen = ExponentHistogram.of(values, _largest(low, high))
     broken = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1) if seen.nonfinite else None
     return Counted(seen, low, high, broken)

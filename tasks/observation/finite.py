@@ -4,12 +4,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from infra.errors import BadInput
+from tasks.graphs.sites import Site
 from tasks.observation.observer import SiteObservation
-from tasks.observation.sites import Site
 
 
 def require_finite(
-    sites: tuple[Site, ...], observed: Mapping[str, SiteObservation], requests: Sequence[str], *, where: str
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    requests: Sequence[str],
+    *,
+    where: str,
 ) -> None:
     """Raise `BadInput` naming the first site in graph order that saw infinities or NaN, how many, and from whom.
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.graphs.sites import Site
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.counting import Values, count, divide, on_host, take, take_pixels
-from tasks.observation.histogram import ExponentHistogram
-from tasks.observation.sites import Site
 
 ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
@@ -32,8 +32,12 @@ class SiteObservation:
     histogram: ExponentHistogram  # of |x|
     channel_low: NDArray[np.float32]  # [channels], the least value of each
     channel_high: NDArray[np.float32]  # [channels], the largest
-    rows: NDArray[np.float32]  # [kept, channels], ROWS unless more were asked for; empty where nothing can be smoothed
-    broken: Mapping[int, int] = field(default_factory=dict)  # case -> infinities and NaN; -1 where no case is known
+    rows: NDArray[
+        np.float32
+    ]  # [kept, channels], ROWS unless more were asked for; empty where nothing can be smoothed
+    broken: Mapping[int, int] = field(
+        default_factory=dict
+    )  # case -> infinities and NaN; -1 where no case is known
     pixels: NDArray[np.float32] = field(
         default_factory=NOTHING_KEPT.copy
     )  # [kept, channels] of images, empty elsewhere
@@ -57,7 +61,10 @@ class Observer:
     """
 
     def __init__(
-        self, sites: tuple[Site, ...], divisors: Mapping[str, NDArray[np.float32]] | None = None, rows: int = ROWS
+        self,
+        sites: tuple[Site, ...],
+        divisors: Mapping[str, NDArray[np.float32]] | None = None,
+        rows: int = ROWS,
     ) -> None:
         self._sites = sites
         self._most = rows
@@ -114,9 +121,13 @@ class Observer:
             pixels = self._rows[site.name][1]
         elif site.name in self._rows:
             rows = self._rows[site.name][1]
-        return SiteObservation(self._histograms[site.name], low, high, rows, dict(self._broken[site.name]), pixels)
+        return SiteObservation(
+            self._histograms[site.name], low, high, rows, dict(self._broken[site.name]), pixels
+        )
 
-    def _add_images(self, site: Site, values: Values, cases: NDArray[np.int64], known: _Rows) -> None:
+    def _add_images(
+        self, site: Site, values: Values, cases: NDArray[np.int64], known: _Rows
+    ) -> None:
         if site.name in self._divisors:
             values = divide(values, self._divisors[site.name], 1)
         self._count(site, values, 1, cases)
@@ -138,12 +149,16 @@ class Observer:
             chosen = np.argsort(keys, kind="stable")[: self._most]
             self._keep_rows(site, keys[chosen], seen[chosen])
 
-    def _count(self, site: Site, values: Values, channel_axis: int, cases: NDArray[np.int64] | None) -> None:
+    def _count(
+        self, site: Site, values: Values, channel_axis: int, cases: NDArray[np.int64] | None
+    ) -> None:
         """Into histogram and extremes, and infinities and NaN into the account of each case: values [cases, ...]."""
         counted = count(values, channel_axis)
         self._histograms[site.name] += counted.histogram
         if counted.broken is not None:
-            owners = np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
+            owners = (
+                np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
+            )
             for place in np.flatnonzero(counted.broken):
                 self._broken[site.name][int(owners[place])] += int(counted.broken[place])
         self._widen(site, counted.low, counted.high)
@@ -172,11 +187,15 @@ class _Rows:
 
     real: NDArray[np.intp] | None  # those that are no padding; None where all are
     owners: NDArray[np.int64] | None  # the case of each real row
-    keys: NDArray[np.uint64] | None  # of the chosen; None where only a row's content can tell rows apart
+    keys: (
+        NDArray[np.uint64] | None
+    )  # of the chosen; None where only a row's content can tell rows apart
     chosen: NDArray[np.intp]  # at most as many of the real ones as are kept
 
 
-def _rows(shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None, most: int) -> _Rows:
+def _rows(
+    shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None, most: int
+) -> _Rows:
     numbers, real = _numbers((*shape, 1), cases, mask), None
     if mask is not None and mask.size == int(np.prod(shape)) and not mask.all():
         real = np.flatnonzero(mask)
@@ -200,7 +219,9 @@ def _numbers(
     if shape[0] != len(cases) and (mask is None or mask.size != rows):
         return None
     places = np.arange(rows // max(len(cases), 1), dtype=np.uint64)
-    numbered: NDArray[np.uint64] = (cases.astype(np.uint64)[:, None] << _TOKEN_BITS) + places[None, :]
+    numbered: NDArray[np.uint64] = (cases.astype(np.uint64)[:, None] << _TOKEN_BITS) + places[
+        None, :
+    ]
     return numbered.reshape(-1)
 
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from infra.errors import BadInput
+from tasks.graphs.sites import Site
 from tasks.models.inputs import Inputs
+from tasks.numerics.histogram import EDGES, FINITE_BINS, ExponentHistogram
+from tasks.numerics.output_error import bin_errors
 from tasks.observation.counting import divide, on_host
-from tasks.observation.error import bin_errors
-from tasks.observation.extents import by_case, real_places
-from tasks.observation.histogram import EDGES, FINITE_BINS, ExponentHistogram
-from tasks.observation.sites import Site
+from tasks.observation.request_amax import by_case, real_places
 from tasks.observation.watch import run_ahead
 from tasks.records import Payload
 
@@ -32,7 +32,9 @@ class SeenByRequest:
 
     bins: NDArray[np.int64]  # [used], of the exponent histogram
     counts: NDArray[np.int64]  # [requests, used]
-    weights: NDArray[np.float64]  # [requests], the share of the traffic that each stands for; they sum up to 1
+    weights: NDArray[
+        np.float64
+    ]  # [requests], the share of the traffic that each stands for; they sum up to 1
     amax: float
     left_out: float  # share of the traffic
 
@@ -88,7 +90,10 @@ def watch_requests(
 
 
 def _joined(
-    rows: Sequence[tuple[int, ExponentHistogram]], shares: NDArray[np.float64], ceiling: float, left_out: float
+    rows: Sequence[tuple[int, ExponentHistogram]],
+    shares: NDArray[np.float64],
+    ceiling: float,
+    left_out: float,
 ) -> SeenByRequest:
     counts = np.stack([one.counts[:FINITE_BINS] for _, one in rows])
     amax = min(max(one.amax for _, one in rows), ceiling)
@@ -120,9 +125,13 @@ def parse_requests(data: bytes, *, where: str) -> dict[str, SeenByRequest]:
             version = int(arrays["version"])
             for index, name in enumerate(arrays["sites"]):
                 bins, counts, weights, figures = (arrays[f"{index}.{field}"] for field in _FIELDS)
-                found[str(name)] = SeenByRequest(bins, counts, weights, float(figures[0]), float(figures[1]))
+                found[str(name)] = SeenByRequest(
+                    bins, counts, weights, float(figures[0]), float(figures[1])
+                )
     except Exception as exc:  # damaged bytes raise whatever zipfile, zlib and NumPy trip over
-        raise BadInput(f"{where} holds no requests ({exc!r}): delete it, and they are observed again") from exc
+        raise BadInput(
+            f"{where} holds no requests ({exc!r}): delete it, and they are observed again"
+        ) from exc
     if version != VERSION:
         raise BadInput(f"{where} has version {version}, and {VERSION} is read here: delete it")
     return found

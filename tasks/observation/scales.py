@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.observation.formats import Format
+from tasks.numerics.formats import Format
 
 VERSION = 2
 READ = (1, 2)
@@ -22,7 +22,9 @@ class Quantizer:
     amax: float  # largest magnitude that is represented
     divisors: NDArray[np.float32] | None = None  # [channels]; SmoothQuant's factors
     format: Format = Format.INT8
-    bounds: tuple[float, float] | None = None  # least and largest value, zero between; None: -amax and amax
+    bounds: tuple[float, float] | None = (
+        None  # least and largest value, zero between; None: -amax and amax
+    )
 
     @property
     def scale(self) -> float:
@@ -37,7 +39,9 @@ class Quantizer:
         if self.bounds is None:
             return 0
         lowest = -self.format.largest - 1
-        return int(np.clip(np.rint(lowest - self.bounds[0] / self.scale), lowest, self.format.largest))
+        return int(
+            np.clip(np.rint(lowest - self.bounds[0] / self.scale), lowest, self.format.largest)
+        )
 
 
 Scales = Mapping[str, Quantizer]
@@ -63,7 +67,9 @@ def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
     try:
         document = json.loads(data)
         if document["version"] not in READ:
-            raise BadInput(f"{where} has version {document['version']!r}: this release reads versions 1 and {VERSION}")
+            raise BadInput(
+                f"{where} has version {document['version']!r}: this release reads versions 1 and {VERSION}"
+            )
         scales = {name: _quantizer(item) for name, item in document["sites"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInput(f"{where} is not a scales document ({exc!r}): rebuild the release") from exc
@@ -78,7 +84,13 @@ def check_scales(scales: Scales, *, where: str) -> None:
         with np.errstate(over="ignore", under="ignore"):
             scale = np.float32(item.scale)  # as the graph stores it
         inside = item.bounds is None or item.bounds[0] <= 0 <= item.bounds[1]
-        if not (np.isfinite(scale) and scale > 0 and inside and np.isfinite(divisors).all() and (divisors > 0).all()):
+        if not (
+            np.isfinite(scale)
+            and scale > 0
+            and inside
+            and np.isfinite(divisors).all()
+            and (divisors > 0).all()
+        ):
             raise BadInput(
                 f"{where}: the scale of {name} is not a positive finite number; recalibrate on clean traffic"
             )
@@ -92,4 +104,6 @@ def _quantizer(item: Mapping[str, object]) -> Quantizer:
     divisors = None if item["divisors"] is None else np.asarray(item["divisors"], dtype=np.float32)
     if divisors is not None and (divisors.ndim != 1 or not divisors.size):
         raise ValueError(f"divisors of shape {divisors.shape}")
-    return Quantizer(float(str(item["amax"])), divisors, Format(str(item.get("format", "int8"))), bounds)
+    return Quantizer(
+        float(str(item["amax"])), divisors, Format(str(item.get("format", "int8"))), bounds
+    )

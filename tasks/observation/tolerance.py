@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tasks.observation.histogram import ExponentHistogram
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 
 MOVED = 1e-3
@@ -22,7 +22,9 @@ NEAR_ZERO = 2.0**-12
 """Of amax: below this, a sum's last bits are worth many of these narrow bins, and no range follows from them."""
 
 
-def why_apart(left: Mapping[str, SiteObservation], right: Mapping[str, SiteObservation]) -> str | None:
+def why_apart(
+    left: Mapping[str, SiteObservation], right: Mapping[str, SiteObservation]
+) -> str | None:
     """The first site whose observations differ by more than the tolerance, and how; None where none does."""
     if left.keys() != right.keys():
         return f"the sites differ: {sorted(left.keys() ^ right.keys())}"
@@ -46,7 +48,10 @@ def _apart(name: str, left: SiteObservation, right: SiteObservation) -> str | No
     if (share := moved(one, two)) > MOVED:
         return f"{name}: {share:.2e} of the counts moved a bin, and at most {MOVED:g} may"
     reach = AMAX * max(one.amax, two.amax)
-    for before, after in ((left.channel_low, right.channel_low), (left.channel_high, right.channel_high)):
+    for before, after in (
+        (left.channel_low, right.channel_low),
+        (left.channel_high, right.channel_high),
+    ):
         if before.shape != after.shape or (np.abs(before - after) > reach).any():
             return f"{name}: the channels' extremes differ by more than {AMAX:g} of amax"
     return None

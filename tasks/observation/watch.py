@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.engines.port import DeviceEngine, Engine
+from tasks.graphs.sites import Site
 from tasks.observation.counting import Values
 from tasks.observation.observer import ROWS, Observer, SiteObservation
-from tasks.observation.sites import Site
 
 if TYPE_CHECKING:  # a GPU host that only counts has no tokenizers
     from tasks.models.batches import Batch
@@ -57,7 +57,9 @@ def watched(
     return observer
 
 
-def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> Mapping[str, Values]:
+def engine_tensors(
+    engine: Engine, feeds: Mapping[str, NDArray[np.generic]]
+) -> Mapping[str, Values]:
     """Outputs and inputs together, on the device where the engine has one: a site may read the graph's own input."""
     if isinstance(engine, DeviceEngine):
         return _device_tensors(engine, feeds)
@@ -65,10 +67,15 @@ def engine_tensors(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> 
     return {**given, **engine.run(feeds)}  # type: ignore[dict-item]  # float32 by the line above
 
 
-def _device_tensors(engine: DeviceEngine, feeds: Mapping[str, NDArray[np.generic]]) -> Mapping[str, Values]:
+def _device_tensors(
+    engine: DeviceEngine, feeds: Mapping[str, NDArray[np.generic]]
+) -> Mapping[str, Values]:
     import torch
 
-    held = {name: torch.from_numpy(np.ascontiguousarray(value)).to(engine.device) for name, value in feeds.items()}
+    held = {
+        name: torch.from_numpy(np.ascontiguousarray(value)).to(engine.device)
+        for name, value in feeds.items()
+    }
     given = {name: value for name, value in held.items() if value.dtype == torch.float32}
     return {**given, **engine.run_on_device(held)}
 

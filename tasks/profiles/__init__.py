@@ -1,11 +1,17 @@
 """Mergeable profiles of traffic: each part is read once, ever, and all of them together tell of a window (ADR 17)."""
 
 from tasks.profiles.archive import dump, parse
+from tasks.profiles.columns.quantiles import snapped
 from tasks.profiles.profile import Kept, Profile, Site, empty, merge
-from tasks.profiles.quantiles import snapped
 from tasks.profiles.scan import Scan, profile_batch, profile_batches
 from tasks.profiles.settings import VERSION, Settings
-from tasks.profiles.window import PartProfile, WindowProfile, profile_key, profile_part, profile_window
+from tasks.profiles.window import (
+    PartProfile,
+    WindowProfile,
+    profile_key,
+    profile_part,
+    profile_window,
+)
 
 __all__ = [
     "VERSION",

@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput, Tampered
-from tasks.observation.histogram import BINS as EXPONENT_BINS
-from tasks.observation.histogram import ExponentHistogram
-from tasks.profiles.categories import BUCKETS, Categories
-from tasks.profiles.distinct import REGISTERS, Distinct
+from tasks.numerics.histogram import BINS as EXPONENT_BINS
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.profiles.columns.categories import BUCKETS, Categories
+from tasks.profiles.columns.distinct import REGISTERS, Distinct
+from tasks.profiles.columns.fourier_features import Waves
+from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, Site, empty_reservoir
-from tasks.profiles.quantiles import BINS, FineHistogram
 from tasks.profiles.reservoir import Entry, Reservoir
 from tasks.profiles.settings import VERSION, Settings
-from tasks.profiles.waves import Waves
 
 _NAME = b"requant-profile"
 
@@ -38,7 +38,9 @@ def dump(profile: Profile) -> bytes:
         "missing": dict(profile.missing),
         "numbers": {name: _sparse(histogram.counts) for name, histogram in profile.numbers.items()},
         "names": {name: _names(counted) for name, counted in profile.names.items()},
-        "distinct": {name: _packed(distinct.registers) for name, distinct in profile.distinct.items()},
+        "distinct": {
+            name: _packed(distinct.registers) for name, distinct in profile.distinct.items()
+        },
         "waves": {
             name: [_packed(waves.sums), waves.rows, waves.zeros, waves.nonfinite]
             for name, waves in profile.waves.items()
@@ -49,7 +51,9 @@ def dump(profile: Profile) -> bytes:
             for name, site in profile.sites.items()
         },
     }
-    body = zlib.compress(json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(), 6)
+    body = zlib.compress(
+        json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(), 6
+    )
     return b"%s %d %s\n%s" % (_NAME, VERSION, sha256(body).hexdigest().encode(), body)
 
 
@@ -58,16 +62,24 @@ def parse(data: bytes, *, where: str) -> Profile:
     head, _, body = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 3 or words[0] != _NAME:
-        raise BadInput(f"{where} is not a profile: delete it, and the next run profiles the part again")
+        raise BadInput(
+            f"{where} is not a profile: delete it, and the next run profiles the part again"
+        )
     if words[1] != str(VERSION).encode():
         found = words[1].decode(errors="replace")
-        raise BadInput(f"{where} has profile version {found}: this release reads {VERSION}; profile the part again")
+        raise BadInput(
+            f"{where} has profile version {found}: this release reads {VERSION}; profile the part again"
+        )
     if words[2] != sha256(body).hexdigest().encode():
-        raise Tampered(f"{where} does not match its checksum: delete it, and the next run profiles the part again")
+        raise Tampered(
+            f"{where} does not match its checksum: delete it, and the next run profiles the part again"
+        )
     try:
         return _profile(json.loads(zlib.decompress(body)))
     except (KeyError, TypeError, ValueError, zlib.error, AttributeError) as error:
-        raise BadInput(f"{where} is not a profile ({error!r}): delete it and profile the part again") from error
+        raise BadInput(
+            f"{where} is not a profile ({error!r}): delete it and profile the part again"
+        ) from error
 
 
 def _profile(document: Mapping[str, Any]) -> Profile:
@@ -77,9 +89,14 @@ def _profile(document: Mapping[str, Any]) -> Profile:
         settings=settings,
         rows=int(document["rows"]),
         missing=document["missing"],
-        numbers={name: FineHistogram(_dense(item, BINS)) for name, item in document["numbers"].items()},
+        numbers={
+            name: FineHistogram(_dense(item, BINS)) for name, item in document["numbers"].items()
+        },
         names={name: _categories(item) for name, item in document["names"].items()},
-        distinct={name: Distinct(_unpacked(item, np.uint8, REGISTERS)) for name, item in document["distinct"].items()},
+        distinct={
+            name: Distinct(_unpacked(item, np.uint8, REGISTERS))
+            for name, item in document["distinct"].items()
+        },
         waves={
             name: Waves(_unpacked(sums, np.int64, settings.waves), *counts)
             for name, (sums, *counts) in document["waves"].items()
@@ -100,14 +117,20 @@ def _sparse(counts: NDArray[np.int64]) -> list[list[int]]:
 def _dense(item: list[list[int]], size: int) -> NDArray[np.int64]:
     used, found = item
     counts = np.zeros(size, np.int64)
-    if len(used) != len(found) or (used and not 0 <= min(used) <= max(used) < size) or min(found, default=0) < 0:
+    if (
+        len(used) != len(found)
+        or (used and not 0 <= min(used) <= max(used) < size)
+        or min(found, default=0) < 0
+    ):
         raise ValueError(f"counts of {len(used)} bins among {size}")
     counts[used] = found
     return counts
 
 
 def _packed(array: NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()).decode()
+    return base64.b64encode(
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    ).decode()
 
 
 def _unpacked(text: str, dtype: type[Any], size: int) -> NDArray[Any]:
@@ -119,7 +142,11 @@ def _unpacked(text: str, dtype: type[Any], size: int) -> NDArray[Any]:
 
 def _names(counted: Categories) -> Mapping[str, Any]:
     state = counted.state()
-    key, value = ("sketch", base64.b64encode(state).decode()) if isinstance(state, bytes) else ("exact", dict(state))
+    key, value = (
+        ("sketch", base64.b64encode(state).decode())
+        if isinstance(state, bytes)
+        else ("exact", dict(state))
+    )
     return {"buckets": _sparse(counted.buckets), key: value}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from infra.canonical import Json, canonical
 from infra.errors import BadInput, Tampered
+from tasks.profiles.columns.quantiles import snapped
 from tasks.profiles.profile import Profile
-from tasks.profiles.quantiles import snapped
 
 FROZEN = "traffic.json"
 """The file of a release."""
@@ -55,12 +55,22 @@ def freeze(profile: Profile) -> Frozen:
     for name, histogram in profile.numbers.items():
         if histogram.total:
             edges = snapped([histogram.quantile(place / BINS) for place in range(1, BINS)])
-            numbers[name] = Binned(tuple(edges.tolist()), tuple(histogram.between(edges.tolist()).tolist()))
+            numbers[name] = Binned(
+                tuple(edges.tolist()), tuple(histogram.between(edges.tolist()).tolist())
+            )
     return Frozen(
         profile.rows,
         numbers,
-        {name: dict(list(profile.counts(name).items())[:MOST]) for name in NAMES if name in profile.names},
-        {name: tuple(np.round(one.mean, 9).tolist()) for name, one in profile.waves.items() if one.rows},
+        {
+            name: dict(list(profile.counts(name).items())[:MOST])
+            for name in NAMES
+            if name in profile.names
+        },
+        {
+            name: tuple(np.round(one.mean, 9).tolist())
+            for name, one in profile.waves.items()
+            if one.rows
+        },
         profile.settings.digest,
     )
 
@@ -71,12 +81,17 @@ def parse_frozen(data: bytes, *, where: str) -> Frozen:
         found = json.loads(data)
         version = found.pop("version")
         numbers = {
-            name: Binned(tuple(one["edges"]), tuple(one["counts"])) for name, one in found.pop("numbers").items()
+            name: Binned(tuple(one["edges"]), tuple(one["counts"]))
+            for name, one in found.pop("numbers").items()
         }
         waves = {name: tuple(one) for name, one in found.pop("waves").items()}
         frozen = Frozen(numbers=numbers, waves=waves, **found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Tampered(f"{where} is not a frozen profile ({error}): restore it, or re-quantize to make one") from error
+        raise Tampered(
+            f"{where} is not a frozen profile ({error}): restore it, or re-quantize to make one"
+        ) from error
     if version != VERSION:
-        raise BadInput(f"{where} has version {version}, not {VERSION}: re-quantize to make one of this version")
+        raise BadInput(
+            f"{where} has version {version}, not {VERSION}: re-quantize to make one of this version"
+        )
     return frozen

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.observation.histogram import ExponentHistogram
-from tasks.profiles.categories import Categories
-from tasks.profiles.distinct import Distinct
-from tasks.profiles.quantiles import FineHistogram
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.profiles.columns.categories import Categories
+from tasks.profiles.columns.distinct import Distinct
+from tasks.profiles.columns.fourier_features import Waves
+from tasks.profiles.columns.quantiles import FineHistogram
 from tasks.profiles.reservoir import Reservoir
 from tasks.profiles.settings import Settings
-from tasks.profiles.waves import Waves
 
 V = TypeVar("V")
 
@@ -58,9 +58,15 @@ class Profile:
 
     settings: Settings
     rows: int = 0
-    missing: Mapping[str, int] = field(default_factory=dict)  # column -> rows without a value; never 0
-    numbers: Mapping[str, FineHistogram] = field(default_factory=dict)  # latency_ms, hour, length, mean, ...
-    names: Mapping[str, Categories] = field(default_factory=dict)  # tenant, domain, language, script, ...
+    missing: Mapping[str, int] = field(
+        default_factory=dict
+    )  # column -> rows without a value; never 0
+    numbers: Mapping[str, FineHistogram] = field(
+        default_factory=dict
+    )  # latency_ms, hour, length, mean, ...
+    names: Mapping[str, Categories] = field(
+        default_factory=dict
+    )  # tenant, domain, language, script, ...
     distinct: Mapping[str, Distinct] = field(default_factory=dict)  # request_id, input
     waves: Mapping[str, Waves] = field(default_factory=dict)  # text, tensor, model
     reservoir: Reservoir[Kept] | None = None
@@ -104,7 +110,11 @@ def empty(settings: Settings) -> Profile:
 
 def empty_reservoir(settings: Settings) -> Reservoir[Kept] | None:
     """Of a key's several deliveries the earliest stays."""
-    return Reservoir(settings.reservoir, seed=settings.seed, order=tuple) if settings.reservoir else None
+    return (
+        Reservoir(settings.reservoir, seed=settings.seed, order=tuple)
+        if settings.reservoir
+        else None
+    )
 
 
 def merge(*profiles: Profile) -> Profile:
@@ -113,7 +123,9 @@ def merge(*profiles: Profile) -> Profile:
     Exact, byte for byte, in everything but names beyond the 1536th of a column, whose error is stated.
     """
     if not profiles:
-        raise BadInput("there is no profile to merge: profile at least one part, or start from `empty(settings)`")
+        raise BadInput(
+            "there is no profile to merge: profile at least one part, or start from `empty(settings)`"
+        )
     return reduce(_both, profiles)
 
 
@@ -131,11 +143,18 @@ def _both(one: Profile, other: Profile) -> Profile:
         names=_joined(one.names, other.names, Categories.merge),
         distinct=_joined(one.distinct, other.distinct, Distinct.__or__),
         waves=_joined(one.waves, other.waves, Waves.__add__),
-        reservoir=one.reservoir.merge(other.reservoir) if one.reservoir and other.reservoir else None,
+        reservoir=one.reservoir.merge(other.reservoir)
+        if one.reservoir and other.reservoir
+        else None,
         sites=_joined(one.sites, other.sites, Site.merge),
     )
 
 
-def _joined(one: Mapping[str, V], other: Mapping[str, V], both: Callable[[V, V], V]) -> dict[str, V]:
+def _joined(
+    one: Mapping[str, V], other: Mapping[str, V], both: Callable[[V, V], V]
+) -> dict[str, V]:
     alone = {**one, **other}
-    return {key: both(one[key], other[key]) if key in one and key in other else alone[key] for key in sorted(alone)}
+    return {
+        key: both(one[key], other[key]) if key in one and key in other else alone[key]
+        for key in sorted(alone)
+    }

@@ -72,7 +72,9 @@ class Reservoir(Generic[T]):
         Raises `BadInput`.
         """
         if capacity < 1 or (cap is not None and cap < 1):
-            raise BadInput(f"a reservoir of {capacity} places and a cap of {cap} cannot hold anything: give 1 or more")
+            raise BadInput(
+                f"a reservoir of {capacity} places and a cap of {cap} cannot hold anything: give 1 or more"
+            )
         self.capacity = capacity
         self.cap = cap
         self.seed = seed
@@ -110,7 +112,9 @@ class Reservoir(Generic[T]):
         for key, item, weight, group in zip(chosen, items(rows), heavy, groups(rows), strict=True):
             self.offer(key, item, weight=weight, group=group)
 
-    def _promising(self, hashes: NDArray[np.uint64], weights: NDArray[np.float64] | None) -> NDArray[np.intp]:
+    def _promising(
+        self, hashes: NDArray[np.uint64], weights: NDArray[np.float64] | None
+    ) -> NDArray[np.intp]:
         """Rows that may be kept; a few too many rather than one too few, since `offer` decides exactly."""
         units = (hashes >> np.uint64(12)).astype(np.float64)
         units += 0.5
@@ -135,8 +139,12 @@ class Reservoir(Generic[T]):
     def merge(self, other: Reservoir[T]) -> Reservoir[T]:
         """The reservoir of both data sets together; raises `BadInput` when they were set up differently."""
         if (self.capacity, self.cap, self.seed) != (other.capacity, other.cap, other.seed):
-            raise BadInput("reservoirs of different capacity, cap or seed cannot be merged: set them up alike")
-        whole: Reservoir[T] = Reservoir(self.capacity, seed=self.seed, cap=self.cap, order=self._order)
+            raise BadInput(
+                "reservoirs of different capacity, cap or seed cannot be merged: set them up alike"
+            )
+        whole: Reservoir[T] = Reservoir(
+            self.capacity, seed=self.seed, cap=self.cap, order=self._order
+        )
         for entry in (*self._kept.values(), *other._kept.values()):
             whole._consider(entry)
         return whole
@@ -180,7 +188,9 @@ def _bad_weight(key: str, weight: float) -> BadInput:
     return BadInput(f"the weight of {key!r} is {weight}: it must be a finite number of 0 or more")
 
 
-def _split(entries: Iterable[Entry[T]], capacity: int, cap: int | None) -> tuple[list[Entry[T]], list[Entry[T]]]:
+def _split(
+    entries: Iterable[Entry[T]], capacity: int, cap: int | None
+) -> tuple[list[Entry[T]], list[Entry[T]]]:
     """The best entries within the cap, and the best of those above it that fill what is left."""
     kept: list[Entry[T]] = []
     above: list[Entry[T]] = []

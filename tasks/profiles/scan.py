@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.profiles import tensors, text
-from tasks.profiles.categories import Categories
-from tasks.profiles.distinct import REGISTERS, Distinct, updated
-from tasks.profiles.hashing import hash64
+from tasks.profiles.columns import tensors, text
+from tasks.profiles.columns.categories import Categories
+from tasks.profiles.columns.distinct import REGISTERS, Distinct, updated
+from tasks.profiles.columns.fourier_features import Waves, normalized, scaled_units, waves_of
+from tasks.profiles.columns.hashing import hash64
+from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, empty_reservoir
-from tasks.profiles.quantiles import BINS, FineHistogram
 from tasks.profiles.settings import Settings
-from tasks.profiles.waves import Waves, normalized, scaled_units, waves_of
 
 TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
@@ -108,9 +108,14 @@ class Scan:
             settings=self._settings,
             rows=self._rows,
             missing={name: count for name, count in sorted(self._missing.items()) if count},
-            numbers={name: FineHistogram(counts.copy()) for name, counts in sorted(self._numbers.items())},
+            numbers={
+                name: FineHistogram(counts.copy()) for name, counts in sorted(self._numbers.items())
+            },
             names=dict(sorted(self._names.items())),
-            distinct={name: Distinct(registers.copy()) for name, registers in sorted(self._distinct.items())},
+            distinct={
+                name: Distinct(registers.copy())
+                for name, registers in sorted(self._distinct.items())
+            },
             waves=dict(sorted(self._waves.items())),
             reservoir=self._reservoir,
         )
@@ -125,7 +130,9 @@ class Scan:
             return
         if not pa.types.is_dictionary(column.type):
             column = _strings(name, column).dictionary_encode()
-        counts = np.bincount(column.indices.to_numpy(zero_copy_only=False), minlength=len(column.dictionary))
+        counts = np.bincount(
+            column.indices.to_numpy(zero_copy_only=False), minlength=len(column.dictionary)
+        )
         known = self._pending.get(name)
         if known is not None and known[0].equals(column.dictionary):
             known[1][:] += counts
@@ -138,7 +145,9 @@ class Scan:
         if name in self._pending:
             dictionary, counts = self._pending.pop(name)
             tally = self._tally.setdefault(name, {})
-            for text, count in zip(_strings(name, dictionary).to_pylist(), counts.tolist(), strict=True):
+            for text, count in zip(
+                _strings(name, dictionary).to_pylist(), counts.tolist(), strict=True
+            ):
                 if count:
                     tally[text] = tally.get(text, 0) + count
             if len(tally) > _SPILL:
@@ -152,7 +161,9 @@ class Scan:
     def _bin(self, name: str, column: pa.Array | NDArray[np.float64]) -> None:
         if isinstance(column, pa.Array):
             if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-                raise BadInput(f"column {name} is of type {column.type}, not a number: import the traffic again")
+                raise BadInput(
+                    f"column {name} is of type {column.type}, not a number: import the traffic again"
+                )
             column = column.to_numpy(zero_copy_only=False)
         if len(column):
             self._numbers.setdefault(name, np.zeros(BINS, np.int64))
@@ -169,7 +180,9 @@ class Scan:
             return
         bounds = [np.count_nonzero(micros < _HOUR * hour) for hour in range(first + 1, last + 1)]
         counts = self._numbers.setdefault("hour", np.zeros(BINS, np.int64))
-        for hour, count in zip(range(first, last + 1), np.diff([0, *bounds, len(micros)]).tolist(), strict=True):
+        for hour, count in zip(
+            range(first, last + 1), np.diff([0, *bounds, len(micros)]).tolist(), strict=True
+        ):
             counts[_BIN_OF_HOUR[hour % _A_DAY]] += count
 
     def _payloads(self, columns: dict[str, pa.Array]) -> None:
@@ -205,7 +218,9 @@ class Scan:
 
     def _project(self, flat: NDArray[np.float64]) -> None:
         finite = np.isfinite(flat).all(axis=1)
-        projected = tensors.project(scaled_units(flat[finite], self._settings.tensor_scale), self._settings.seed)
+        projected = tensors.project(
+            scaled_units(flat[finite], self._settings.tensor_scale), self._settings.seed
+        )
         # 64 places share a tensor's elements: divided by its length, every size of tensor suits one bandwidth.
         units = np.rint(projected / np.sqrt(max(flat.shape[1], 1)))
         self._wave(TENSOR, units, int(np.count_nonzero(~finite)))
@@ -218,7 +233,9 @@ class Scan:
         settings = self._settings
         if not len(units) + nonfinite:
             return
-        sums = waves_of(units, waves=settings.waves, bandwidth=settings.bandwidth, seed=settings.seed)
+        sums = waves_of(
+            units, waves=settings.waves, bandwidth=settings.bandwidth, seed=settings.seed
+        )
         zeros = int(np.count_nonzero(~units.any(axis=1)))
         known = self._waves.get(name, Waves.empty(settings.waves))
         self._waves[name] = known + Waves(sums, len(units), zeros, nonfinite)
@@ -236,28 +253,40 @@ class Scan:
         def taken(name: str, rows: NDArray[np.intp]) -> list[str]:
             column = columns.get(name)
             return (
-                [""] * len(rows) if column is None else [text or "" for text in column.take(pa.array(rows)).to_pylist()]
+                [""] * len(rows)
+                if column is None
+                else [text or "" for text in column.take(pa.array(rows)).to_pylist()]
             )
 
         def kept(rows: NDArray[np.intp]) -> list[Kept]:
-            moments = [0] * len(rows) if times is None else _micros(times.take(pa.array(rows))).tolist()
+            moments = (
+                [0] * len(rows) if times is None else _micros(times.take(pa.array(rows))).tolist()
+            )
             return [*map(Kept, moments, taken("domain", rows), taken("language", rows))]
 
         if self._reservoir is not None:
-            self._reservoir.offer_all(ids, hashes, kept, weights=weights, groups=lambda rows: taken("tenant", rows))
+            self._reservoir.offer_all(
+                ids, hashes, kept, weights=weights, groups=lambda rows: taken("tenant", rows)
+            )
 
 
 def _strings(name: str, column: pa.Array) -> pa.Array:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise BadInput(f"column {name} is of type {column.type}, not a string: import the traffic again")
+        raise BadInput(
+            f"column {name} is of type {column.type}, not a string: import the traffic again"
+        )
     return column
 
 
 def _micros(times: pa.Array) -> NDArray[np.int64]:
     if not pa.types.is_timestamp(times.type):
-        raise BadInput(f"column {TIME} is of type {times.type}, not a time: import the traffic again")
+        raise BadInput(
+            f"column {TIME} is of type {times.type}, not a time: import the traffic again"
+        )
     if times.type.unit != "us":
         times = pc.cast(times, pa.timestamp("us", times.type.tz), safe=False)
     whole = times.view(pa.int64())
-    micros: NDArray[np.int64] = (whole.fill_null(0) if whole.null_count else whole).to_numpy(zero_copy_only=False)
+    micros: NDArray[np.int64] = (whole.fill_null(0) if whole.null_count else whole).to_numpy(
+        zero_copy_only=False
+    )
     return micros

@@ -31,7 +31,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises `BadInput` on what cannot be counted."""
         if self.reservoir < 0 or self.waves < 0:
-            raise BadInput(f"a profile cannot keep {self.reservoir} requests or {self.waves} waves: give 0 or more")
+            raise BadInput(
+                f"a profile cannot keep {self.reservoir} requests or {self.waves} waves: give 0 or more"
+            )
         if not self.bandwidth > 0 or not self.tensor_scale > 0:
             raise BadInput(
                 f"a kernel of bandwidth {self.bandwidth} on tensors of scale {self.tensor_scale} measures nothing: "

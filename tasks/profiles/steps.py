@@ -10,17 +10,21 @@ from tasks.profiles.frozen import freeze
 from tasks.profiles.window import PartProfile, WindowProfile, profile_window
 from tasks.records import SampleRef
 from tasks.step import step
-from tasks.traffic.scan import parts_between
+from tasks.traffic.storage.scan import parts_between
 
 
 def window_profile(window: SampleRef) -> WindowProfile:
     """Every request of the hours that the window meets, also those that the sample left out."""
     store, model = settings().store(), window.model
-    start, end = (datetime.fromisoformat(time) if time else None for time in (window.start, window.end))
+    start, end = (
+        datetime.fromisoformat(time) if time else None for time in (window.start, window.end)
+    )
     keys = list(parts_between(store, model, start, end))
     with open_mapper(where_spread(model), pieces=len(keys)) as mapper:
 
-        def spread(work: Callable[[str], PartProfile], parts: Iterable[str]) -> Iterable[PartProfile]:
+        def spread(
+            work: Callable[[str], PartProfile], parts: Iterable[str]
+        ) -> Iterable[PartProfile]:
             return mapper.map(work, parts)
 
         return profile_window(store, model, keys, mapper=spread)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Tampered
 from infra.stores.port import ObjectStore
 from tasks.profiles.archive import dump, parse
-from tasks.profiles.hashing import hash64
+from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.profile import Profile, empty, merge
 from tasks.profiles.scan import ID, TENSOR, TEXT, TIME, profile_batches
 from tasks.profiles.settings import VERSION, Settings
@@ -45,7 +45,9 @@ class PartProfile(NamedTuple):
 class Mapper(Protocol):
     """`map`, or that of a pool or cluster: applies a picklable function to each part, in any order of time."""
 
-    def __call__(self, work: Callable[[str], PartProfile], parts: Iterable[str], /) -> Iterable[PartProfile]:
+    def __call__(
+        self, work: Callable[[str], PartProfile], parts: Iterable[str], /
+    ) -> Iterable[PartProfile]:
         """The results; their order does not matter."""
         ...
 
@@ -76,7 +78,9 @@ def profile_window(
     keys = sorted(set(parts))
     strange = next((key for key in keys if not _of_model(key, model)), None)
     if strange is not None:
-        raise BadInput(f"{strange} is not a part of the traffic of {model}: list them under traffic/{model}/")
+        raise BadInput(
+            f"{strange} is not a part of the traffic of {model}: list them under traffic/{model}/"
+        )
     whole, read, remarks = empty(settings), 0, []
     for done in mapper(partial(profile_part, store, settings=settings), keys):
         whole = merge(whole, parse(done.data, where=f"a part's profile of {model}"))
@@ -92,7 +96,9 @@ def profile_part(store: ObjectStore, key: str, settings: Settings = Settings()) 
         stored = store.get(name)
     except NotFound:
         data = _profiled(store, key, settings)
-        with contextlib.suppress(AlreadyExists):  # somebody else profiled the same part: the bytes are the same
+        with contextlib.suppress(
+            AlreadyExists
+        ):  # somebody else profiled the same part: the bytes are the same
             store.create(name, data)
         return PartProfile(data, True, "")
     try:
@@ -118,7 +124,9 @@ def _of_model(key: str, model: str) -> bool:
 def _checked(data: bytes, settings: Settings, where: str) -> None:
     found = parse(data, where=where).settings
     if found != settings:
-        raise BadInput(f"{where} has settings {found.digest}, not {settings.digest}: profile the part again")
+        raise BadInput(
+            f"{where} has settings {found.digest}, not {settings.digest}: profile the part again"
+        )
 
 
 def _again(store: ObjectStore, key: str, settings: Settings, error: RequantError) -> PartProfile:
@@ -133,14 +141,18 @@ def _again(store: ObjectStore, key: str, settings: Settings, error: RequantError
 def _profiled(store: ObjectStore, key: str, settings: Settings) -> bytes:
     data = store.get(key)
     if f"part-{sha256(data).hexdigest()[:32]}.parquet" != key.rpartition("/")[2]:
-        raise Tampered(f"{key} in {store.url} does not match the digest in its name: restore it or delete it")
+        raise Tampered(
+            f"{key} in {store.url} does not match the digest in its name: restore it or delete it"
+        )
     try:
         return dump(profile_batches(map(_without_repeats, _batches(data, settings)), settings))
     except BadInput as error:
         raise BadInput(f"{key} cannot be profiled: {error}") from error
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0].rstrip(".")
-        raise BadInput(f"{key} is not a whole Parquet file ({reason}): write or fetch it again") from error
+        raise BadInput(
+            f"{key} is not a whole Parquet file ({reason}): write or fetch it again"
+        ) from error
 
 
 def _batches(data: bytes, settings: Settings) -> Iterator[pa.RecordBatch]:
@@ -151,7 +163,11 @@ def _batches(data: bytes, settings: Settings) -> Iterator[pa.RecordBatch]:
         raise BadInput(f"it has no column {lacking[0]}; import the traffic again")
     names = [name for name in settings.names if name in present]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=metadata, read_dictionary=names)
-    columns = [name for name in (ID, TIME, *settings.names, *settings.numbers, TEXT, TENSOR) if name in present]
+    columns = [
+        name
+        for name in (ID, TIME, *settings.names, *settings.numbers, TEXT, TENSOR)
+        if name in present
+    ]
     yield from file.iter_batches(BATCH, columns=columns, use_threads=False)
 
 

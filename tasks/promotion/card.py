@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from infra.cards import Card, DataSet
 from tasks.models.catalog import RegisteredModel
-from tasks.models.spec import ModelSpec
 from tasks.records import CandidateRef, GateReport, Verdict
+from tasks.specs.spec import ModelSpec
 
 SHORT = 12
 """Characters of a digest that a person is shown."""
@@ -32,8 +32,14 @@ def card(
     return Card(
         kind=spec.task.value,
         about_model=about_model(spec),
-        about_version=about_version(candidate, reports, window=window, champion=champion, release=release),
-        model_tags={"task": spec.task.value, "source": spec.source, "targets": ", ".join(spec.targets)},
+        about_version=about_version(
+            candidate, reports, window=window, champion=champion, release=release
+        ),
+        model_tags={
+            "task": spec.task.value,
+            "source": spec.source,
+            "targets": ", ".join(spec.targets),
+        },
         data=(_calibration_set(model, candidate, store), golden),
         judged_on=golden,
     )

@@ -8,7 +8,16 @@ from math import isfinite
 
 from infra.canonical import Json
 from tasks.promotion.ledger import Entry, Kind, asked_since
-from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision, SampleRef, ThinWindow
+from tasks.records import (
+    Action,
+    Decision,
+    Finding,
+    Health,
+    LensReading,
+    PastDecision,
+    SampleRef,
+    ThinWindow,
+)
 
 _SUBJECTS = 50  # of one lens: an entry stays small however many layers a model has
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
@@ -28,11 +37,15 @@ def decision_details(decision: Decision, window: SampleRef | ThinWindow) -> dict
         "held": decision.held,
         "lenses": {lens: _worst(lens, decision.readings).value for lens in _lenses(decision)},
         "exceeded": {lens: _exceeded(lens, decision.readings) for lens in _lenses(decision)},
-        "figures": {lens: row for lens in _lenses(decision) if (row := _figures(lens, decision.readings))},
+        "figures": {
+            lens: row for lens in _lenses(decision) if (row := _figures(lens, decision.readings))
+        },
     }
 
 
-def past_decisions(entries: Sequence[Entry], *, before: int | None = None) -> tuple[PastDecision, ...]:
+def past_decisions(
+    entries: Sequence[Entry], *, before: int | None = None
+) -> tuple[PastDecision, ...]:
     """Decisions of the ledger, oldest first; with `before`, those ahead of the entry of that number.
 
     A window that was too thin is none of them: it confirms nothing, ends no alarm, and no cooldown waits for it.
@@ -54,7 +67,9 @@ def nothing_left(decided: Entry, entries: Sequence[Entry], *, champion: str, act
     """
     details, window = decided.details, str(decided.details.get("window"))
     same = _mapping(details.get("champion")).get("version") == champion
-    if not acted and (not same or details.get("builds", True)):  # entries of earlier versions do not say
+    if not acted and (
+        not same or details.get("builds", True)
+    ):  # entries of earlier versions do not say
         return False
     outgrown = _mapping(details.get("lenses")).get("control") == Health.DEGRADED.value
     asks = outgrown and details.get("action") != Action.HOLD.value
@@ -80,8 +95,14 @@ def _past(entry: Entry) -> PastDecision:
     details = entry.details
     champion, end = _mapping(details.get("champion")), details.get("end")
     lenses = _mapping(details.get("lenses"))
-    subjects = {lens: names for lens, names in _mapping(details.get("exceeded")).items() if isinstance(names, list)}
-    rows = {lens: row for lens, row in _mapping(details.get("figures")).items() if isinstance(row, list)}
+    subjects = {
+        lens: names
+        for lens, names in _mapping(details.get("exceeded")).items()
+        if isinstance(names, list)
+    }
+    rows = {
+        lens: row for lens, row in _mapping(details.get("figures")).items() if isinstance(row, list)
+    }
     return PastDecision(
         number=entry.number,
         window=str(details.get("window")),
@@ -114,7 +135,9 @@ def _findings(lens: str, readings: Sequence[LensReading]) -> list[Finding]:
 
 
 def _exceeded(lens: str, readings: Sequence[LensReading]) -> Sequence[Json]:
-    return [finding.subject for finding in _findings(lens, readings) if finding.exceeded][:_SUBJECTS]
+    return [finding.subject for finding in _findings(lens, readings) if finding.exceeded][
+        :_SUBJECTS
+    ]
 
 
 def _figures(lens: str, readings: Sequence[LensReading]) -> list[Json]:

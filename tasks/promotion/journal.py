@@ -1,4 +1,4 @@
-"""One model's ledger in the store, and its projection onto the registry's aliases and tags (DESIGN.md, D9)."""
+"""One model's ledger in the store, and its projection onto the registry's aliases and tags (ADR 34)."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,9 @@ def commit(model: str, decide: Decide) -> Entry | None:
         except AlreadyExists:
             continue
         return parse((link,))[0]
-    raise Unavailable(f"the ledger of {model} lost {RACES} races in a row: fewer writers at once, then retry")
+    raise Unavailable(
+        f"the ledger of {model} lost {RACES} races in a row: fewer writers at once, then retry"
+    )
 
 
 def project(model: str) -> None:
@@ -42,11 +44,15 @@ def project(model: str) -> None:
     for _ in range(RACES):
         entries = read(model)
         _show(model, aliases(entries))
-        if len(read(model)) == len(entries):  # otherwise a newer entry may have been projected before this one
+        if len(read(model)) == len(
+            entries
+        ):  # otherwise a newer entry may have been projected before this one
             reigning = champion(entries)
             note_mark(model, reigning.number if reigning else 0)
             return
-    raise Unavailable(f"the aliases of {model} lost {RACES} races in a row: run `requant reconcile {model}`")
+    raise Unavailable(
+        f"the aliases of {model} lost {RACES} races in a row: run `requant reconcile {model}`"
+    )
 
 
 def label(model: str) -> None:
@@ -55,7 +61,9 @@ def label(model: str) -> None:
     for version in registry.versions(model):
         tags = wanted.get(version.version, {})
         registry.set_tags(
-            model, version.version, {name: value for name, value in tags.items() if version.tags.get(name) != value}
+            model,
+            version.version,
+            {name: value for name, value in tags.items() if version.tags.get(name) != value},
         )
 
 
@@ -85,7 +93,9 @@ def mark(model: str) -> int:
 def note_mark(model: str, number: int) -> None:
     """Note that the aliases show the promotion of this number; a late writer never turns it back."""
     if number > mark(model):
-        settings().store().put(_mark_key(model), json.dumps({"version": 1, "number": number}).encode())
+        settings().store().put(
+            _mark_key(model), json.dumps({"version": 1, "number": number}).encode()
+        )
 
 
 def _mark_key(model: str) -> str:

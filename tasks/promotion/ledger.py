@@ -19,8 +19,12 @@ from infra.errors import BadInput, Refused
 class Kind(StrEnum):
     """What happened."""
 
-    PROMOTED = "promoted"  # a candidate that passed its gates became champion; details: projected_from
-    ROLLED_BACK = "rolled-back"  # an earlier champion became champion again; details: projected_from
+    PROMOTED = (
+        "promoted"  # a candidate that passed its gates became champion; details: projected_from
+    )
+    ROLLED_BACK = (
+        "rolled-back"  # an earlier champion became champion again; details: projected_from
+    )
     REFUSED = "refused"  # a candidate's gates, or the rules below, said no
     APPROVAL_REQUESTED = "approval-requested"  # a candidate waits for a person
     APPROVED = "approved"
@@ -64,7 +68,9 @@ def body(
 ) -> dict[str, Json]:
     """What `Chain.append` takes; raises `BadInput` when an entry of this kind needs a version and has none."""
     if kind in _ABOUT_A_VERSION and not version:
-        raise BadInput(f"A ledger entry of the kind '{kind}' needs the version that it is about: give version=.")
+        raise BadInput(
+            f"A ledger entry of the kind '{kind}' needs the version that it is about: give version=."
+        )
     return {
         "kind": kind.value,
         "actor": actor,
@@ -82,17 +88,32 @@ def parse(links: Sequence[Link]) -> tuple[Entry, ...]:
 
 def _entry(link: Link) -> Entry:
     if set(link.body) != _FIELDS:
-        raise BadInput(f"Ledger entry {link.number} has the fields {sorted(link.body)}: upgrade Requant to read it.")
+        raise BadInput(
+            f"Ledger entry {link.number} has the fields {sorted(link.body)}: upgrade Requant to read it."
+        )
     found = link.body
     try:
         kind, time = Kind(str(found["kind"])), datetime.fromisoformat(link.time)
     except ValueError as error:
-        raise BadInput(f"Ledger entry {link.number} cannot be read ({error}): upgrade Requant.") from error
+        raise BadInput(
+            f"Ledger entry {link.number} cannot be read ({error}): upgrade Requant."
+        ) from error
     details = found["details"]
     if not isinstance(details, Mapping):
-        raise BadInput(f"Ledger entry {link.number} has details that are no object: upgrade Requant to read it.")
+        raise BadInput(
+            f"Ledger entry {link.number} has details that are no object: upgrade Requant to read it."
+        )
     version, release = _optional(found["version"]), _optional(found["release"])
-    return Entry(link.number, time, kind, str(found["actor"]), str(found["reason"]), version, release, details)
+    return Entry(
+        link.number,
+        time,
+        kind,
+        str(found["actor"]),
+        str(found["reason"]),
+        version,
+        release,
+        details,
+    )
 
 
 def _optional(value: Json) -> str | None:
@@ -107,7 +128,10 @@ def champion(entries: Sequence[Entry]) -> Entry | None:
 def previous(entries: Sequence[Entry]) -> Entry | None:
     """The newest reign of another version than the champion's: who served before."""
     reigning = champion(entries)
-    return next((one for one in _newest(entries, _REIGNS) if reigning and one.version != reigning.version), None)
+    return next(
+        (one for one in _newest(entries, _REIGNS) if reigning and one.version != reigning.version),
+        None,
+    )
 
 
 def pending_approvals(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -120,7 +144,11 @@ def pending_approvals(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     settled: set[str | None] = set()
     pending = []
     for entry in _newest(entries, _ANSWERS | {Kind.APPROVAL_REQUESTED}):
-        if entry.number > since and entry.version not in settled and entry.kind is Kind.APPROVAL_REQUESTED:
+        if (
+            entry.number > since
+            and entry.version not in settled
+            and entry.kind is Kind.APPROVAL_REQUESTED
+        ):
             pending.append(entry)
         settled.add(entry.version)
     return tuple(pending)
@@ -137,13 +165,19 @@ def decided(entries: Sequence[Entry], window_digest: str, source: str) -> Entry 
     Other weights are decided about anew, though not one request came. Entries of earlier versions of Requant name no
     graph, and count for any.
     """
-    about = (one for one in _newest(entries, {Kind.DECIDED}) if one.details.get("window") == window_digest)
+    about = (
+        one
+        for one in _newest(entries, {Kind.DECIDED})
+        if one.details.get("window") == window_digest
+    )
     return next((one for one in about if one.details.get("source", source) == source), None)
 
 
 def done_since(entries: Sequence[Entry], window_digest: str, number: int) -> bool:
     """Whether a run that began on the window after the entry of that number ended without a failure."""
-    about = [one for one in entries if one.number > number and one.details.get("window") == window_digest]
+    about = [
+        one for one in entries if one.number > number and one.details.get("window") == window_digest
+    ]
     began = {one.details.get("run") for one in about if one.kind is Kind.INTENDED}
     ended = (one for one in about if one.kind is Kind.FINISHED and not one.details.get("failed"))
     return any(one.details.get("run") in began for one in ended)
@@ -151,11 +185,15 @@ def done_since(entries: Sequence[Entry], window_digest: str, number: int) -> boo
 
 def asked_since(entries: Sequence[Entry], window_digest: str, number: int) -> bool:
     """Whether retraining was requested for a window after the entry of that number."""
-    asked = (one for one in entries if one.kind is Kind.RETRAINING_REQUESTED and one.number > number)
+    asked = (
+        one for one in entries if one.kind is Kind.RETRAINING_REQUESTED and one.number > number
+    )
     return any(one.details.get("window") == window_digest for one in asked)
 
 
-def open_intent(entries: Sequence[Entry], window_digest: str, now: datetime, lease: timedelta) -> Entry | None:
+def open_intent(
+    entries: Sequence[Entry], window_digest: str, now: datetime, lease: timedelta
+) -> Entry | None:
     """The intent of a run that may still be at work on the window: not finished, and younger than the lease.
 
     An older one belongs to a run that died: another may take the window over.
@@ -178,8 +216,14 @@ def interrupted(entries: Sequence[Entry], is_dead: Callable[[Entry], bool]) -> t
     Made good is what a later run took up on the same window, and all that began before a run that ended well.
     """
     ended = {_run(entry) for entry in entries if entry.kind is Kind.FINISHED}
-    well = [entry.number for entry in _newest(entries, {Kind.FINISHED}) if not entry.details.get("failed")]
-    newest = {entry.details.get("window"): entry for entry in entries if entry.kind is Kind.INTENDED}
+    well = [
+        entry.number
+        for entry in _newest(entries, {Kind.FINISHED})
+        if not entry.details.get("failed")
+    ]
+    newest = {
+        entry.details.get("window"): entry for entry in entries if entry.kind is Kind.INTENDED
+    }
     standing = (entry for entry in newest.values() if entry.number > max(well, default=0))
     return tuple(entry for entry in standing if _run(entry) not in ended and is_dead(entry))
 
@@ -196,7 +240,9 @@ def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:
     """
     reigning = champion(entries)
     if reigning is None:
-        raise Refused("No version has ever been promoted, so there is nothing to roll back to: promote one first.")
+        raise Refused(
+            "No version has ever been promoted, so there is nothing to roll back to: promote one first."
+        )
     if to is None:
         return _replaced(entries, reigning)
     if to == reigning.version:
@@ -204,7 +250,9 @@ def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:
     for entry in _newest(entries, _REIGNS):
         if entry.version == to:
             return entry
-    raise Refused(f"Version {to} was never champion, so its fitness is unproved: roll back to {_names(entries)}.")
+    raise Refused(
+        f"Version {to} was never champion, so its fitness is unproved: roll back to {_names(entries)}."
+    )
 
 
 def _replaced(entries: Sequence[Entry], reigning: Entry) -> Entry:
@@ -231,14 +279,24 @@ def _standing(entries: Sequence[Entry]) -> list[Entry]:
 def _names(entries: Sequence[Entry]) -> str:
     reigning = champion(entries)
     names = {
-        str(one.version) for one in entries if one.kind in _REIGNS and reigning and one.version != reigning.version
+        str(one.version)
+        for one in entries
+        if one.kind in _REIGNS and reigning and one.version != reigning.version
     }
-    return f"one of {', '.join(sorted(names))}" if names else "nothing yet, promote a candidate instead"
+    return (
+        f"one of {', '.join(sorted(names))}"
+        if names
+        else "nothing yet, promote a candidate instead"
+    )
 
 
 def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
     """What the registry's aliases must show; None means that the alias must not exist."""
-    found = {"champion": champion(entries), "previous": previous(entries), "challenger": challenger(entries)}
+    found = {
+        "champion": champion(entries),
+        "previous": previous(entries),
+        "challenger": challenger(entries),
+    }
     return {alias: entry.version if entry else None for alias, entry in found.items()}
 
 
@@ -246,7 +304,8 @@ def labels(entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
     """Version -> the tags that tell what the ledger last said about it: the entry's number and its kind."""
     newest = {entry.version: entry for entry in entries if entry.version is not None}
     return {
-        version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value} for version, entry in newest.items()
+        version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value}
+        for version, entry in newest.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Ledger against registry: whether the alias `champion` lags behind, or an operator moved it (DESIGN.md, D9).
+"""Ledger against registry: whether the alias `champion` lags behind, or an operator moved it (ADR 34).
 
 A commit and its projection are two writes, so a process can die between them. Then the alias still shows what it
 showed before the commit; and so it does when an operator returns to the champion before, the commonest move of all.
@@ -27,7 +27,9 @@ class Outcome(StrEnum):
 
     IN_STEP = "in-step"  # the alias shows the champion
     LAGGING = "lagging"  # the ledger moved and the alias did not follow: project again
-    ADOPTED = "adopted"  # an operator moved the alias to a verified release: record it, then act on it
+    ADOPTED = (
+        "adopted"  # an operator moved the alias to a verified release: record it, then act on it
+    )
     UNDONE = "undone"  # an operator moved it to something unverified, or deleted it: record, put it back, report
 
 
@@ -46,13 +48,18 @@ class Reconciliation:
 
     outcome: Outcome
     reason: str  # one sentence, for the report
-    record: Mapping[str, Json] | None  # the ledger entry to append, fenced by the head that was read
+    record: (
+        Mapping[str, Json] | None
+    )  # the ledger entry to append, fenced by the head that was read
     aliases: Mapping[str, str | None]  # what the registry must show afterwards; None: no such alias
     mark: int | None  # the projection mark to note; None: the number that the appended record gets
 
 
 def reconcile(
-    entries: Sequence[Entry], observed: str | None, verified: Mapping[str, Verification], mark: int = 0
+    entries: Sequence[Entry],
+    observed: str | None,
+    verified: Mapping[str, Verification],
+    mark: int = 0,
 ) -> Reconciliation:
     """Compare the alias `champion` as observed with the ledger.
 
@@ -63,9 +70,13 @@ def reconcile(
     wanted = aliases(entries)
     number = reigning.number if reigning else 0
     if observed == wanted["champion"]:
-        return Reconciliation(Outcome.IN_STEP, "The alias shows the champion.", None, wanted, number)
+        return Reconciliation(
+            Outcome.IN_STEP, "The alias shows the champion.", None, wanted, number
+        )
     if reigning and mark < reigning.number and observed == reigning.details.get("projected_from"):
-        reason = f"The alias still shows what it showed before ledger entry {number}: projected again."
+        reason = (
+            f"The alias still shows what it showed before ledger entry {number}: projected again."
+        )
         return Reconciliation(Outcome.LAGGING, reason, None, wanted, number)
     check = verified.get(observed or "", Verification(False, "nobody could check it"))
     if observed is not None and check.verified:
@@ -74,25 +85,41 @@ def reconcile(
 
 
 def _adopt(entries: Sequence[Entry], observed: str, check: Verification) -> Reconciliation:
-    reigned = [one for one in entries if one.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and one.version == observed]
+    reigned = [
+        one
+        for one in entries
+        if one.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and one.version == observed
+    ]
     kind = Kind.ROLLED_BACK if reigned else Kind.PROMOTED
     release = check.release or (reigned[-1].release if reigned else None)
     reason = f"An operator moved the alias champion to version {observed} in the registry."
-    details: dict[str, Json] = {"projected_from": observed}  # the alias shows the new champion already
-    record = body(kind, actor=ACTOR, reason=reason, version=observed, release=release, details=details)
+    details: dict[str, Json] = {
+        "projected_from": observed
+    }  # the alias shows the new champion already
+    record = body(
+        kind, actor=ACTOR, reason=reason, version=observed, release=release, details=details
+    )
     after = aliases((*entries, _as_if_appended(entries, kind, observed)))
     return Reconciliation(Outcome.ADOPTED, reason, record, after, None)
 
 
 def _as_if_appended(entries: Sequence[Entry], kind: Kind, version: str) -> Entry:
     """Only number, kind and version decide the aliases."""
-    return Entry(entries[-1].number + 1 if entries else 1, _EPOCH, kind, ACTOR, "", version, None, {})
+    return Entry(
+        entries[-1].number + 1 if entries else 1, _EPOCH, kind, ACTOR, "", version, None, {}
+    )
 
 
 def _undo(entries: Sequence[Entry], observed: str | None, check: Verification) -> Reconciliation:
     wanted, reigning = aliases(entries), champion(entries)
-    moved = f"moved to version {observed}, which is unverified ({check.reason})" if observed else "deleted"
+    moved = (
+        f"moved to version {observed}, which is unverified ({check.reason})"
+        if observed
+        else "deleted"
+    )
     now = f"it shows version {wanted['champion']} again" if wanted["champion"] else "it was removed"
     reason = f"The alias champion was {moved} in the registry; {now}."
     record = body(Kind.ALIAS_UNDONE, actor=ACTOR, reason=reason, version=observed)
-    return Reconciliation(Outcome.UNDONE, reason, record, wanted, reigning.number if reigning else 0)
+    return Reconciliation(
+        Outcome.UNDONE, reason, record, wanted, reigning.number if reigning else 0
+    )

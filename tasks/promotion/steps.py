@@ -10,7 +10,7 @@ from importlib.metadata import version as installed
 
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound, Refused, RequantError
-from infra.processes import identity, is_gone
+from infra.processes.identity import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
 from tasks.models.catalog import open_model
@@ -20,7 +20,16 @@ from tasks.promotion.card import card
 from tasks.promotion.decisions import decision_details, nothing_left, past_decisions, recorded
 from tasks.promotion.ledger import Entry, Kind, body
 from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
-from tasks.records import CandidateRef, Decision, EngineRef, GateReport, PastDecision, ReleaseRef, SampleRef, ThinWindow
+from tasks.records import (
+    CandidateRef,
+    Decision,
+    EngineRef,
+    GateReport,
+    PastDecision,
+    ReleaseRef,
+    SampleRef,
+    ThinWindow,
+)
 from tasks.step import flow_run_id, step
 
 LEASE = timedelta(hours=2)
@@ -71,7 +80,11 @@ def settled(model: str, window: str, source: str, champion: ReleaseRef) -> Decis
     if entry is None:
         return None
     acted = acted_on(model, window, source)
-    return recorded(entry) if nothing_left(entry, entries, champion=champion.version, acted=acted) else None
+    return (
+        recorded(entry)
+        if nothing_left(entry, entries, champion=champion.version, acted=acted)
+        else None
+    )
 
 
 @step("record-decision")
@@ -91,7 +104,11 @@ def record_decision(
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
         if ledger.decided(entries, decision.window_digest, str(basis["source"])) is not None:
             return None
-        details = {**decision_details(decision, window), **basis, "champion": asdict(champion) if champion else None}
+        details = {
+            **decision_details(decision, window),
+            **basis,
+            "champion": asdict(champion) if champion else None,
+        }
         return body(Kind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
 
     return journal.commit(model, decide) is not None
@@ -117,10 +134,14 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
 
 
 @step("finish-window")
-def finish(model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False) -> None:
+def finish(
+    model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False
+) -> None:
     """Close the intent, whatever came of it; after a failure the next run may try again."""
     details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
-    journal.commit(model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details))
+    journal.commit(
+        model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details)
+    )
 
 
 @step("release-candidate")
@@ -172,7 +193,10 @@ def release_candidate(
             },
             run_name=run_name,
             metrics=metrics,
-            params={"recipe": candidate.recipe, "quantized_share": f"{candidate.quantized_share:.4f}"},
+            params={
+                "recipe": candidate.recipe,
+                "quantized_share": f"{candidate.quantized_share:.4f}",
+            },
             artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
             card=card(
                 open_model(candidate.model),
@@ -216,14 +240,21 @@ def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence
     """Note which gates refused a candidate."""
     details: dict[str, Json] = {"gates": list(gates)}
     entry = body(
-        Kind.REFUSED, actor=actor, reason=reason, version=release.version, release=release.digest, details=details
+        Kind.REFUSED,
+        actor=actor,
+        reason=reason,
+        version=release.version,
+        release=release.digest,
+        details=details,
     )
     journal.commit(release.model, lambda _: entry)
     _label(release.model)
 
 
 @step("request-retraining")
-def request_retraining(model: str, window: SampleRef, source: str, decision: Decision, actor: str) -> bool:
+def request_retraining(
+    model: str, window: SampleRef, source: str, decision: Decision, actor: str
+) -> bool:
     """Ask for a new model, with the evidence; once per decision about a window and the weights."""
 
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
@@ -231,10 +262,19 @@ def request_retraining(model: str, window: SampleRef, source: str, decision: Dec
         if ledger.asked_since(entries, window.digest, decided.number if decided else 0):
             return None
         evidence: list[Json] = [
-            finding.text for reading in decision.readings for finding in reading.findings if finding.exceeded
+            finding.text
+            for reading in decision.readings
+            for finding in reading.findings
+            if finding.exceeded
         ]
-        details: dict[str, Json] = {"window": window.digest, "sample": window.key, "evidence": evidence}
-        return body(Kind.RETRAINING_REQUESTED, actor=actor, reason=decision.reasons[0], details=details)
+        details: dict[str, Json] = {
+            "window": window.digest,
+            "sample": window.key,
+            "evidence": evidence,
+        }
+        return body(
+            Kind.RETRAINING_REQUESTED, actor=actor, reason=decision.reasons[0], details=details
+        )
 
     return journal.commit(model, decide) is not None
 
@@ -261,7 +301,12 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
         reigning = champion_of(model)
         if reigning is None or reigning.version != version:
             base = asked.details.get("base")
-            _promote(ReleaseRef(model, version, asked.release), None if base is None else str(base), actor, reason)
+            _promote(
+                ReleaseRef(model, version, asked.release),
+                None if base is None else str(base),
+                actor,
+                reason,
+            )
     _show(model)
 
 
@@ -320,7 +365,9 @@ def _label(model: str) -> None:
     try:
         journal.label(model)
     except RequantError as exc:
-        logging.getLogger(__name__).warning("the next reconciliation tags the versions of %s: %s", model, exc)
+        logging.getLogger(__name__).warning(
+            "the next reconciliation tags the versions of %s: %s", model, exc
+        )
 
 
 def _burial(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
@@ -329,7 +376,9 @@ def _burial(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, J
     if held is None or not is_gone(held.details.get("process")):
         return None
     details: dict[str, Json] = {"window": window, "run": held.details.get("run"), "failed": True}
-    return body(Kind.FINISHED, actor=actor, reason="failed: its process was killed", details=details)
+    return body(
+        Kind.FINISHED, actor=actor, reason="failed: its process was killed", details=details
+    )
 
 
 def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
@@ -358,18 +407,28 @@ def _check_answered_before(entries: Sequence[Entry], model: str, version: str, k
     answers = (item for item in reversed(entries) if item.version == version)
     last = next((item for item in answers if item.kind in (Kind.APPROVED, Kind.REJECTED)), None)
     if last is None or last.kind is not kind:
-        waiting = ", ".join(str(item.version) for item in ledger.pending_approvals(entries)) or "none"
-        raise Refused(f"version {version} of {model} does not wait for approval (waiting: {waiting})")
+        waiting = (
+            ", ".join(str(item.version) for item in ledger.pending_approvals(entries)) or "none"
+        )
+        raise Refused(
+            f"version {version} of {model} does not wait for approval (waiting: {waiting})"
+        )
 
 
 def _last_request(entries: Sequence[Entry], version: str) -> Entry | None:
-    asked = (item for item in reversed(entries) if item.kind is Kind.APPROVAL_REQUESTED and item.version == version)
+    asked = (
+        item
+        for item in reversed(entries)
+        if item.kind is Kind.APPROVAL_REQUESTED and item.version == version
+    )
     return next(asked, None)
 
 
 def _verify(model: str, target: Entry) -> None:
     if target.release is None:
-        raise Refused(f"version {target.version} of {model} has no release recorded, so it cannot be verified")
+        raise Refused(
+            f"version {target.version} of {model} has no release recorded, so it cannot be verified"
+        )
     release = settings().release(model, target.release)
     for name in release.files:
         release.file(name)
@@ -393,7 +452,11 @@ def _verification(model: str, version: str) -> Verification:
 def _passed(facts: Mapping[str, Json]) -> bool:
     """An operator may bring back only what the gates let through on the target that could be executed."""
     verdicts = facts.get("verdicts")
-    return isinstance(verdicts, Mapping) and "passed" in verdicts.values() and "failed" not in verdicts.values()
+    return (
+        isinstance(verdicts, Mapping)
+        and "passed" in verdicts.values()
+        and "failed" not in verdicts.values()
+    )
 
 
 def _origin_tags(window: str) -> dict[str, str]:

@@ -7,24 +7,31 @@ from dataclasses import dataclass
 import onnx
 
 from infra.errors import BadInput
-from tasks.observation.histogram import ExponentHistogram
+from tasks.graphs.sites import Site, layer_weight
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.requests import SeenByRequest
 from tasks.observation.scales import Quantizer, Scales, check_scales
-from tasks.observation.sites import Site, layer_weight
-from tasks.quantization import mixed, sensitivity
-from tasks.quantization.assemble import assemble
-from tasks.quantization.changes import held_remarks, hold, under
-from tasks.quantization.choose import Choice, choose, deployed_factors, histogram, quantizer
-from tasks.quantization.folding import fold
-from tasks.quantization.plan import GraphPlan, QuantizedSite
-from tasks.quantization.ranges import require_data
-from tasks.quantization.recipes import Recipe, Smoothing
-from tasks.quantization.remarks import kept_remarks, observed_remarks, scale_remarks
-from tasks.quantization.rounding import LEAST_ROWS
-from tasks.quantization.sensitivity import Sensitivity
-from tasks.quantization.submodules import by_site
-from tasks.quantization.unknown import overflowing, unknown_ranges
+from tasks.quantization.activation.quantizers import (
+    Choice,
+    choose,
+    deployed_factors,
+    histogram,
+    quantizer,
+)
+from tasks.quantization.activation.ranges import require_data
+from tasks.quantization.activation.scale_limits import held_remarks, hold, under
+from tasks.quantization.activation.uncalibrated import overflowing, unknown_ranges
+from tasks.quantization.graph.assemble import assemble
+from tasks.quantization.graph.folding import fold
+from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
+from tasks.quantization.recipe.catalog import Recipe, Smoothing
+from tasks.quantization.recipe.submodules import by_site
+from tasks.quantization.report.diagnostics import kept_remarks, observed_remarks, scale_remarks
+from tasks.quantization.sensitivity import measure as sensitivity
+from tasks.quantization.sensitivity import mixed_precision as mixed
+from tasks.quantization.sensitivity.measure import Sensitivity
+from tasks.quantization.weight.rounding import LEAST_ROWS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +41,15 @@ class Derived:
     plan: GraphPlan
     kept_high: tuple[str, ...]  # sites left in floating point, most sensitive first
     ranking: tuple[Sensitivity, ...]
-    quantized_share: float  # of the weight products' multiply-accumulates per position, below full precision
-    reference: Mapping[str, ExponentHistogram]  # what each quantizer saw in calibration; the range lens compares
-    remarks: tuple[str, ...] = ()  # sentences on sites that were left alone, and on scales to look at
+    quantized_share: (
+        float  # of the weight products' multiply-accumulates per position, below full precision
+    )
+    reference: Mapping[
+        str, ExponentHistogram
+    ]  # what each quantizer saw in calibration; the range lens compares
+    remarks: tuple[
+        str, ...
+    ] = ()  # sentences on sites that were left alone, and on scales to look at
 
     @property
     def scales(self) -> Scales:
@@ -88,7 +101,9 @@ def derive(
         over = overflowing(model, sites, observed, recipe.weights.format)
         plan = assemble(model, sites, observed, recipe, tuned.choices, over)
         share = sum(item.macs_share for item in tuned.ranking if item.site not in over)
-        return Derived(plan, over, tuned.ranking, share, {}, kept_remarks(over, recipe.weights.format, ()))
+        return Derived(
+            plan, over, tuned.ranking, share, {}, kept_remarks(over, recipe.weights.format, ())
+        )
     ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
     kept = _kept(model, sites, ranking, recipe, deployed or {}, losses, tuned.unknown)
     trained, untrained = _trained(ranking, observed, recipe, kept)
@@ -99,7 +114,9 @@ def derive(
     plan = assemble(model, sites, observed, recipe, choices, kept, trained=trained)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
-    reference = {name: histogram(observed[name], item.divisors) for name, item in plan.scales.items()}
+    reference = {
+        name: histogram(observed[name], item.divisors) for name, item in plan.scales.items()
+    }
     remarks = (
         *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
         *scale_remarks(plan, reference, plan.scales),
@@ -134,7 +151,9 @@ def tune(
         )
         for site in sites
     }
-    if recipe.smoothing is Smoothing.EQUALIZED:  # factors that cannot be folded would cost a product of their own
+    if (
+        recipe.smoothing is Smoothing.EQUALIZED
+    ):  # factors that cannot be folded would cost a product of their own
         _, folded = fold(model, sites, deployed_factors(choices))
         choices = {
             name: item if name in folded or name in unknown else _plain(observed[name], recipe)
@@ -198,13 +217,19 @@ def _require_champion(
     strange = set(deployed) - {site.name for site in sites}
     for name, item in deployed.items():
         if name in strange or _is_narrower(item, observed[name]):
-            raise BadInput(f"the champion's scale of {name} does not fit this model's sites: use int8-smooth")
+            raise BadInput(
+                f"the champion's scale of {name} does not fit this model's sites: use int8-smooth"
+            )
 
 
 def _is_narrower(quantizer: Quantizer, observed: SiteObservation) -> bool:
     """Whether factors are of another width than the site; one that was never reached has none to compare."""
     seen = observed.channel_amax
-    return quantizer.divisors is not None and bool(seen.size) and quantizer.divisors.shape != seen.shape
+    return (
+        quantizer.divisors is not None
+        and bool(seen.size)
+        and quantizer.divisors.shape != seen.shape
+    )
 
 
 def site_costs(
@@ -213,7 +238,9 @@ def site_costs(
     """Every measured site's loss and its weights: what high precision costs in size and, by position, in products."""
     sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
     return tuple(
-        mixed.SiteCost(site.name, losses[site.name], sum(sizes[layer.weight] for layer in site.layers))
+        mixed.SiteCost(
+            site.name, losses[site.name], sum(sizes[layer.weight] for layer in site.layers)
+        )
         for site in sites
         if site.name in losses
     )
@@ -245,11 +272,16 @@ def _kept(
 def _uncorrected(plan: GraphPlan, recipe: Recipe) -> tuple[str, ...]:
     """Quantized sites without a bias correction, of a recipe that makes some."""
     quantized = (item for item in plan.sites if isinstance(item, QuantizedSite))
-    return tuple(item.site.name for item in quantized if recipe.bias_correction and item.corrections is None)
+    return tuple(
+        item.site.name for item in quantized if recipe.bias_correction and item.corrections is None
+    )
 
 
 def _trained(
-    ranking: tuple[Sensitivity, ...], observed: Mapping[str, SiteObservation], recipe: Recipe, kept: tuple[str, ...]
+    ranking: tuple[Sensitivity, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    kept: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The most sensitive sites that can be trained, and those passed over although they are more sensitive."""
     quantized = [item.site for item in ranking if item.site not in kept]

@@ -14,38 +14,41 @@ import onnx
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
 from infra.errors import BadInput, NotFound
-from infra.memory import require_memory
+from infra.processes.memory import require_memory
 from infra.settings import settings
+from tasks.graphs.memory import footprint
+from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.models.inputs import language_inputs
-from tasks.models.memory import footprint
+from tasks.numerics.formats import Format
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.bounded import bounded
 from tasks.observation.finite import require_finite
-from tasks.observation.formats import Format
-from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
 from tasks.observation.requests import dump_requests, parse_requests, watch_requests
 from tasks.observation.scales import Scales, dump_scales, parse_scales
-from tasks.observation.shares import observe_shares
+from tasks.observation.shards import observe_shares
 from tasks.observation.watch import watch
-from tasks.quantization import mixed, qdq, sensitivity
-from tasks.quantization.assemble import assemble
+from tasks.quantization.activation.ranges import RangeRule
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
-from tasks.quantization.front import Limits, RungFigures, draw_html, draw_png
-from tasks.quantization.kv_cache import cache_scales, observe_cache, told_saving, write_cache
-from tasks.quantization.ladder import chooses_sites
-from tasks.quantization.lowering import lower
-from tasks.quantization.placements import documented, draw_placements
-from tasks.quantization.ranges import RangeRule
-from tasks.quantization.recipes import Recipe, Rounding, find_recipe
-from tasks.quantization.sensitivity import Losses
-from tasks.quantization.submodules import submodules
-from tasks.quantization.switches import install
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.assemble import assemble
+from tasks.quantization.graph.kv_cache import cache_scales, observe_cache, told_saving, write_cache
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.recipe.catalog import Recipe, Rounding, find_recipe
+from tasks.quantization.recipe.ladder import chooses_sites
+from tasks.quantization.recipe.submodules import submodules
+from tasks.quantization.report.pareto import Limits, RungFigures, draw_html, draw_png
+from tasks.quantization.report.placements import documented, draw_placements
+from tasks.quantization.sensitivity import measure as sensitivity
+from tasks.quantization.sensitivity import mixed_precision as mixed
+from tasks.quantization.sensitivity.measure import Losses
+from tasks.quantization.sensitivity.toggled_graph import install
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
 from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet
-from tasks.traffic.weights import weights_of
+from tasks.traffic.storage.sample_weights import weights_of
 
 SENSITIVITY_CASES = 12
 """Of the calibration set: MiniLM's sites rank as on 26 texts (Spearman 0.998), whose ranking is that of 440 (0.997)."""
@@ -63,9 +66,13 @@ def observe(calibration: SampleRef) -> str:
     key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}{suffix}.npz"
     if not store.exists(key):
         _require_memory(model)
-        requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
+        requests = from_parquet(
+            store.get(calibration.key), where=f"the calibration set {calibration.key}"
+        )
         if not requests:
-            raise BadInput(f"the calibration set {calibration.key} is empty: sample more traffic first")
+            raise BadInput(
+                f"the calibration set {calibration.key} is empty: sample more traffic first"
+            )
         observed = observe_shares(model, calibration.key, len(requests), where_spread(model.name))
         ids = [item.request_id for item in requests]
         require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
@@ -74,13 +81,19 @@ def observe(calibration: SampleRef) -> str:
 
 
 @step("measure-sensitivity")
-def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: str, others: bool = False) -> str:
+def measure_sensitivity(
+    calibration: SampleRef, observation: str, recipe_name: str, others: bool = False
+) -> str:
     """What quantizing each part alone does to the output, on some calibration cases; returns the figures' key.
 
     `others` adds the parts that recipes leave in floating point: they are reported by submodule and choose nothing.
     Recipes that differ only in what they keep high share the figures, and so do later runs.
     """
-    model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
+    model, recipe, store = (
+        open_model(calibration.model),
+        find_recipe(recipe_name),
+        settings().store(),
+    )
     named: Mapping[str, Json] = {
         "model": model.digest,
         "observation": observation,
@@ -90,14 +103,20 @@ def measure_sensitivity(calibration: SampleRef, observation: str, recipe_name: s
     key = f"sensitivities/{model.name}/{sha256(canonical(named))[:32]}{'-others' if others else ''}.json"
     if not store.exists(key):
         _require_memory(model)
-        requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
+        requests = from_parquet(
+            store.get(calibration.key), where=f"the calibration set {calibration.key}"
+        )
         payloads = sensitivity.spread([item.payload for item in requests], SENSITIVITY_CASES)
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         tuned = _tuned(model.name, model.digest, observation, _tuning(recipe), None)
-        plan = assemble(model.graph, model.sites, observed, recipe, tuned.choices, tuned.unknown, folding=False)
+        plan = assemble(
+            model.graph, model.sites, observed, recipe, tuned.choices, tuned.unknown, folding=False
+        )
         switched = install(plan, others=others)
         engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
-        losses = sensitivity.measure(engine, model.inputs, model.spec.task, switched.parts, payloads)
+        losses = sensitivity.measure(
+            engine, model.inputs, model.spec.task, switched.parts, payloads
+        )
         store.put(key, sensitivity.dump_losses(losses))
     return key
 
@@ -125,38 +144,65 @@ def write_graph(
     champion's graph is kept, so are its measured losses, and no scale leaves the spec's
     `calibration.largest_scale_change` unless a person allowed it.
     """
-    model, recipe, store = open_model(calibration.model), find_recipe(recipe_name), settings().store()
+    model, recipe, store = (
+        open_model(calibration.model),
+        find_recipe(recipe_name),
+        settings().store(),
+    )
     change = None if allow_scale_change else model.spec.calibration.largest_scale_change
     candidate_id = _candidate_id(model, recipe, observation, champion, losses, change)
     try:
         facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
     except NotFound:
         kept = MANY_ROWS if recipe.learns_from_many else ROWS
-        _require_memory(model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED), kept=kept)
+        _require_memory(
+            model, hessian=recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED), kept=kept
+        )
         observed = parse_observation(store.get(observation), where=f"the observation {observation}")
         deployed = _deployed(champion)
         seen = _seen_by_champion(model, calibration, observation, recipe, champion)
         tuned = (
-            _tuned(model.name, model.digest, observation, _tuning(recipe), champion, seen) if recipe.quantized else None
+            _tuned(model.name, model.digest, observation, _tuning(recipe), champion, seen)
+            if recipe.quantized
+            else None
         )
         if recipe.learns_from_many:  # after the search, which the few rows serve as well
             observed = _more_rows(model, calibration)
         measured = sensitivity.parse_losses(store.get(losses), where=losses) if losses else None
         known = _facts_kept(model, recipe, champion)
-        parts = measured.parts if measured else sensitivity.recorded_losses(known.get("sensitivity"))
+        parts = (
+            measured.parts if measured else sensitivity.recorded_losses(known.get("sensitivity"))
+        )
         derived = derive(
-            model.graph, model.sites, observed, recipe, deployed, tuned, parts, change, calibration.ceilings
+            model.graph,
+            model.sites,
+            observed,
+            recipe,
+            deployed,
+            tuned,
+            parts,
+            change,
+            calibration.ceilings,
         )
         graph = _graph(model, recipe, derived, champion)
         if recipe.kv_cache is Format.INT8:
             layout = language_inputs(model.inputs).layout
-            graph = write_cache(graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX))
+            graph = write_cache(
+                graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX)
+            )
             derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
-        measures: dict[str, Json] = {name: known.get(name, []) for name in ("submodules", "placements")}
+        measures: dict[str, Json] = {
+            name: known.get(name, []) for name in ("submodules", "placements")
+        }
         if measured:
             points = mixed.front(site_costs(model.graph, model.sites, measured.parts))
-            measures = {"submodules": _submodules(model, measured), "placements": documented(points)}
-        facts = _store(model, candidate_id, calibration, observation, recipe, derived, graph, measures)
+            measures = {
+                "submodules": _submodules(model, measured),
+                "placements": documented(points),
+            }
+        facts = _store(
+            model, candidate_id, calibration, observation, recipe, derived, graph, measures
+        )
     return CandidateRef(
         model.name,
         candidate_id,
@@ -169,7 +215,11 @@ def write_graph(
 
 
 def _seen_by_champion(
-    model: RegisteredModel, calibration: SampleRef, observation: str, recipe: Recipe, champion: ReleaseRef | None
+    model: RegisteredModel,
+    calibration: SampleRef,
+    observation: str,
+    recipe: Recipe,
+    champion: ReleaseRef | None,
 ) -> str | None:
     """Where a rule weighs what the champion's quantizers see, a pass through its factors, kept; gives the key."""
     deployed = _deployed(champion) or {}
@@ -178,8 +228,12 @@ def _seen_by_champion(
     key = f"{observation.removesuffix('.npz')}-seen-by-{champion.digest[:16]}.npz"
     store, limits = settings().store(), calibration.ceilings
     if not store.exists(key):
-        requests = from_parquet(store.get(calibration.key), where=f"the calibration set {calibration.key}")
-        factors = {name: item.divisors for name, item in deployed.items() if item.divisors is not None}
+        requests = from_parquet(
+            store.get(calibration.key), where=f"the calibration set {calibration.key}"
+        )
+        factors = {
+            name: item.divisors for name, item in deployed.items() if item.divisors is not None
+        }
         found = watch_requests(
             model.instrumented,
             tuple(site for site in model.sites if site.name in deployed),
@@ -188,7 +242,8 @@ def _seen_by_champion(
             factors,
             weights=weights_of(store, calibration.key, requests),
             ceilings={
-                name: limits.get(f"{name} / factors" if name in factors else name, math.inf) for name in deployed
+                name: limits.get(f"{name} / factors" if name in factors else name, math.inf)
+                for name in deployed
             },
             support=model.spec.calibration.least_support,
         )
@@ -198,17 +253,25 @@ def _seen_by_champion(
 
 def _more_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, SiteObservation]:
     """A pass over the calibration set that keeps as many rows as GPTQ needs for few bits; they are not stored."""
-    requests = from_parquet(settings().store().get(calibration.key), where=f"the calibration set {calibration.key}")
+    requests = from_parquet(
+        settings().store().get(calibration.key), where=f"the calibration set {calibration.key}"
+    )
     payloads = [item.payload for item in requests]
     found = watch(model.instrumented, model.sites, model.inputs, payloads, rows=MANY_ROWS)
     return bounded(found, calibration.ceilings)
 
 
-def _cache_ranges(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, ExponentHistogram]:
+def _cache_ranges(
+    model: RegisteredModel, calibration: SampleRef
+) -> Mapping[str, ExponentHistogram]:
     """Full precision's keys and values on the calibration set."""
-    requests = from_parquet(settings().store().get(calibration.key), where=f"the calibration set {calibration.key}")
+    requests = from_parquet(
+        settings().store().get(calibration.key), where=f"the calibration set {calibration.key}"
+    )
     payloads = [item.payload for item in requests]
-    return observe_cache(model.reference, language_inputs(model.inputs).layout, model.inputs, payloads)
+    return observe_cache(
+        model.reference, language_inputs(model.inputs).layout, model.inputs, payloads
+    )
 
 
 @step("build-engine")
@@ -261,8 +324,12 @@ def record_ladder(
     )
     for candidate, one in zip(candidates, rungs, strict=True):
         facts = json.loads(settings().store().get(candidate.key("candidate.json")))
-        submodules_lost = {f"loss/{group['name']}": group["loss"] for group in facts.get("submodules", [])}
-        recipe = {name: json.dumps(value) for name, value in find_recipe(one.name).document().items()}
+        submodules_lost = {
+            f"loss/{group['name']}": group["loss"] for group in facts.get("submodules", [])
+        }
+        recipe = {
+            name: json.dumps(value) for name, value in find_recipe(one.name).document().items()
+        }
         ratios = {
             "loss": one.loss,
             "size-ratio": one.size,
@@ -273,8 +340,17 @@ def record_ladder(
         registry.log_run(
             model,
             one.name,
-            params={**recipe, "candidate": candidate.candidate_id, "kept_high": json.dumps(candidate.kept_high)},
-            metrics={**one.metrics, **known, **submodules_lost, "quantized-share": candidate.quantized_share},
+            params={
+                **recipe,
+                "candidate": candidate.candidate_id,
+                "kept_high": json.dumps(candidate.kept_high),
+            },
+            metrics={
+                **one.metrics,
+                **known,
+                **submodules_lost,
+                "quantized-share": candidate.quantized_share,
+            },
             tags={
                 "kind": "rung",
                 "verdict": "passed" if one.passed else "refused",
@@ -291,11 +367,17 @@ def _pictures(title: str, rungs: Sequence[RungFigures], limits: Limits) -> dict[
     """One rung is no front."""
     if len(rungs) < 2:
         return {}
-    return {"front.png": draw_png(title, rungs, limits), "front.html": draw_html(title, rungs, limits)}
+    return {
+        "front.png": draw_png(title, rungs, limits),
+        "front.html": draw_html(title, rungs, limits),
+    }
 
 
 def _placements(title: str, facts: Mapping[str, Any]) -> dict[str, bytes]:
-    front = [mixed.Point(tuple(one["kept"]), one["loss"], one["weights"]) for one in facts.get("placements", [])]
+    front = [
+        mixed.Point(tuple(one["kept"]), one["loss"], one["weights"])
+        for one in facts.get("placements", [])
+    ]
     return draw_placements(title, front, facts["kept_high"])
 
 
@@ -317,7 +399,9 @@ def _tuning(recipe: Recipe) -> Recipe:
 def _require_memory(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> None:
     """Before the work begins: the kernel would end it without a word."""
     spec = model.spec.input
-    needed = footprint(model.graph, model.sites, tokens=spec.max_length, hessian=hessian, kept=kept).total
+    needed = footprint(
+        model.graph, model.sites, tokens=spec.max_length, batch=BATCH, hessian=hessian, kept=kept
+    ).total
     mend = "free some, lower input.max_length, or run it on a larger machine"
     require_memory(needed, f"quantizing {model.name}", mend)
 
@@ -333,7 +417,9 @@ def _tuned(
 ) -> Tuned:
     """Rungs of one run share the search; the observation and the champion are named by their digests."""
     model = open_model(model_name)
-    observed = parse_observation(settings().store().get(observation), where=f"the observation {observation}")
+    observed = parse_observation(
+        settings().store().get(observation), where=f"the observation {observation}"
+    )
     requests = parse_requests(settings().store().get(seen), where=seen) if seen else None
     return tune(model.graph, model.sites, observed, recipe, _deployed(champion), requests)
 
@@ -368,19 +454,27 @@ def _deployed(champion: ReleaseRef | None) -> Scales | None:
     if champion is None:
         return None
     release = settings().release(champion.model, champion.digest)
-    return parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
+    return parse_scales(
+        release.file("scales.json"), where=f"the scales of version {champion.version}"
+    )
 
 
-def _graph(model: RegisteredModel, recipe: Recipe, derived: Derived, champion: ReleaseRef | None) -> onnx.ModelProto:
-    """A recalibration patches the champion's graph; every other recipe writes a new one (DESIGN.md, D4 and D7)."""
+def _graph(
+    model: RegisteredModel, recipe: Recipe, derived: Derived, champion: ReleaseRef | None
+) -> onnx.ModelProto:
+    """A recalibration patches the champion's graph; every other recipe writes a new one (ADR 4 and 32)."""
     if recipe.keeps_graph and champion is not None:
         release = settings().release(champion.model, champion.digest)
         if release.facts.get("model") == model.digest:
-            return qdq.rescale(onnx.load_from_string(release.file("graph.onnx")), model.sites, derived.scales)
+            return qdq.rescale(
+                onnx.load_from_string(release.file("graph.onnx")), model.sites, derived.scales
+            )
     return qdq.write(derived.plan)
 
 
-def _facts_kept(model: RegisteredModel, recipe: Recipe, champion: ReleaseRef | None) -> Mapping[str, Json]:
+def _facts_kept(
+    model: RegisteredModel, recipe: Recipe, champion: ReleaseRef | None
+) -> Mapping[str, Json]:
     """What is known of the champion and stays true of its recalibration: nobody measures the same weights again."""
     if champion is None or not recipe.keeps_graph:
         return {}
@@ -404,7 +498,10 @@ def _store(
     measures: Mapping[str, Json],
 ) -> dict[str, Json]:
     nothing, no_rows = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
-    seen = {name: SiteObservation(item, nothing, nothing, no_rows) for name, item in derived.reference.items()}
+    seen = {
+        name: SiteObservation(item, nothing, nothing, no_rows)
+        for name, item in derived.reference.items()
+    }
     facts: dict[str, Json] = {
         "version": 1,
         "model": model.digest,
@@ -421,7 +518,9 @@ def _store(
         "graph.onnx": graph.SerializeToString(deterministic=True),
         "scales.json": dump_scales(derived.scales),
         "ranges.npz": dump_observation(seen),
-        "candidate.json": canonical(facts),  # last: a candidate without it is incomplete and is written again
+        "candidate.json": canonical(
+            facts
+        ),  # last: a candidate without it is incomplete and is written again
     }
     for name, data in files.items():
         settings().store().put(f"candidates/{model.name}/{candidate_id}/{name}", data)

@@ -16,7 +16,7 @@ from tasks.sampling.near_duplicates import distinct
 from tasks.sampling.strata import draw
 
 ANCHOR_SHARE = 0.25
-"""Of the set: what a window holds is never all of it (DESIGN.md, D13; ADR 20 has the bounds on scales)."""
+"""Of the set: what a window holds is never all of it (ADR 38; ADR 20 has the bounds on scales)."""
 GUARDRAIL_SHARE = 0.5
 """Of the set, at most: a set that is mostly guardrails would no longer be what users send."""
 
@@ -74,18 +74,24 @@ def offer(
     forbidden = golden_contents(golden)
     require_disjoint(pool, forbidden)
     always = guardrail_cases(pool, guardrails)
-    allowed = [request for request in window.requests if fingerprint(request.payload) not in forbidden]
+    allowed = [
+        request for request in window.requests if fingerprint(request.payload) not in forbidden
+    ]
     live = distinct(allowed, similarity)
     taken = {fingerprint(request.payload) for request in (*live, *always)}
     ids = {request.request_id for request in (*live, *always)}
-    fresh = tuple(one for one in pool if fingerprint(one.payload) not in taken and one.request_id not in ids)
+    fresh = tuple(
+        one for one in pool if fingerprint(one.payload) not in taken and one.request_id not in ids
+    )
     dropped = Counter(window.dropped)
     dropped["golden"] += len(window.requests) - len(allowed)
     dropped["near-duplicate"] += len(allowed) - len(live)
     return Offer(live, fresh, always, window.seen + len(pool), dropped)
 
 
-def anchors(offered: Offer, size: int, anchor_share: float = ANCHOR_SHARE, seed: int = 0) -> tuple[Request, ...]:
+def anchors(
+    offered: Offer, size: int, anchor_share: float = ANCHOR_SHARE, seed: int = 0
+) -> tuple[Request, ...]:
     """The pool's part of a set of `size`, guardrail cases first; the same whatever becomes of the live part."""
     if not 0 <= anchor_share <= 1:
         raise BadInput(f"the anchor share is {anchor_share}: it must lie between 0 and 1")
@@ -115,14 +121,20 @@ def settle(
     """
     held = anchors(offered, size, anchor_share, seed)
     places = size - max(round(anchor_share * size), len(offered.always))
-    live = _part(offered.live, places, tenant_share, seed) if order is None else tuple(order[:places])
+    live = (
+        _part(offered.live, places, tenant_share, seed) if order is None else tuple(order[:places])
+    )
     chosen = (*live, *held)
     if not chosen:
-        raise BadInput("the calibration set is empty: sample more traffic, or ship a calibration pool with the model")
+        raise BadInput(
+            "the calibration set is empty: sample more traffic, or ship a calibration pool with the model"
+        )
     return sample_of(chosen, seen=offered.seen, dropped=offered.dropped)
 
 
-def _part(requests: Sequence[Request], size: int, tenant_share: float, seed: int) -> tuple[Request, ...]:
+def _part(
+    requests: Sequence[Request], size: int, tenant_share: float, seed: int
+) -> tuple[Request, ...]:
     if size < 1 or not requests:
         return ()
     return draw(requests, size=size, tenant_share=tenant_share, seed=seed).requests

@@ -20,4 +20,9 @@ def digest(requests: Iterable[Request]) -> str:
 def sample_of(requests: Iterable[Request], *, seen: int, dropped: Mapping[str, int]) -> Sample:
     """A sample in order of time, with its digest; reasons that dropped nothing are left out."""
     ordered = tuple(sorted(requests, key=lambda request: (request.time, request.request_id)))
-    return Sample(ordered, digest(ordered), seen, {reason: count for reason, count in dropped.items() if count})
+    return Sample(
+        ordered,
+        digest(ordered),
+        seen,
+        {reason: count for reason, count in dropped.items() if count},
+    )

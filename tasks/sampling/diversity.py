@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.extents import Extents
+from tasks.observation.request_amax import Extents
 
 REACHED = 0.98
 """Of the candidates' largest magnitude at a site: from there on the site counts as covered."""
@@ -31,7 +31,9 @@ def cover(
     chosen = np.zeros(len(peaks), bool) if taken is None else taken.copy()
     order: list[int] = []
     places = min(size, int((~chosen).sum()))
-    for row in _reach(peaks, chosen, round(COVERING * places) if reach is None else min(reach, places)):
+    for row in _reach(
+        peaks, chosen, round(COVERING * places) if reach is None else min(reach, places)
+    ):
         chosen[row] = True
         order.append(row)
     for row in _represent(_features(found), chosen, places - len(order)):

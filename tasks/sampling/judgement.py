@@ -9,12 +9,12 @@ from math import ceil
 
 import numpy as np
 
-from tasks.models.spec import CalibrationSpec
-from tasks.observation.extents import Extents
+from tasks.observation.request_amax import Extents
 from tasks.records import Request
 from tasks.sampling.calibration import Offer
 from tasks.sampling.diversity import cover
 from tasks.sampling.quarantine import Quarantined, ceilings, quarantine, stretching
+from tasks.specs.spec import CalibrationSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,9 @@ class Judgement:
     extents: Extents  # of the live ones, then of the anchors
 
 
-def judge(offered: Offer, found: Extents, weights: Mapping[str, float], rules: CalibrationSpec) -> Judgement:
+def judge(
+    offered: Offer, found: Extents, weights: Mapping[str, float], rules: CalibrationSpec
+) -> Judgement:
     """Quarantine and ceilings by the spec; a request without a weight stands for itself alone."""
     live = offered.live
     shares = np.asarray([weights.get(one.request_id, 1.0) for one in live])
@@ -35,14 +37,20 @@ def judge(offered: Offer, found: Extents, weights: Mapping[str, float], rules: C
     out = quarantine(live, own, shares, anchors) if rules.quarantine else ()
     outside = {one.request_id for one in out}
     left = np.asarray([one.request_id not in outside for one in live], bool)
-    limits = ceilings(own.rows(np.flatnonzero(left)), shares[left], anchors, rules.least_support) if left.any() else {}
+    limits = (
+        ceilings(own.rows(np.flatnonzero(left)), shares[left], anchors, rules.least_support)
+        if left.any()
+        else {}
+    )
     if rules.quarantine and limits:
         rest = np.flatnonzero(left)
         out += stretching([live[place] for place in rest.tolist()], own.rows(rest), limits)
     return Judgement(out, limits, live, found)
 
 
-def covering(offered: Offer, judged: Judgement, places: int, tenant_share: float) -> tuple[Request, ...]:
+def covering(
+    offered: Offer, judged: Judgement, places: int, tenant_share: float
+) -> tuple[Request, ...]:
     """Live requests of the offer that cover the ranges together with the anchors, best first.
 
     No tenant of several fills more than its share of the places.

@@ -59,7 +59,9 @@ def _sketch(text: str) -> MinHash:
     from datasketch import MinHash
 
     folded = _BLANKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    shingles = {folded[start : start + SHINGLE] for start in range(max(len(folded) - SHINGLE + 1, 1))}
+    shingles = {
+        folded[start : start + SHINGLE] for start in range(max(len(folded) - SHINGLE + 1, 1))
+    }
     sketch = MinHash(num_perm=HASHES, seed=1)
     sketch.update_batch([shingle.encode(errors="surrogatepass") for shingle in sorted(shingles)])
     return sketch

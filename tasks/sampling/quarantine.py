@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.extents import Extents
+from tasks.observation.request_amax import Extents
 from tasks.records import Request
 
 SUPPORT = 0.1
@@ -57,7 +57,9 @@ class Quarantined:
     excesses: tuple[Excess, ...]  # the worst first
 
 
-def quarantine(requests: Sequence[Request], live: Extents, weights: Floats, anchors: Floats) -> tuple[Quarantined, ...]:
+def quarantine(
+    requests: Sequence[Request], live: Extents, weights: Floats, anchors: Floats
+) -> tuple[Quarantined, ...]:
     """The requests to set aside, in their order.
 
     `live` has a row a request; `weights` [requests] is the share of the traffic that each stands for; `anchors`
@@ -98,7 +100,9 @@ def limits(peaks: Floats, shares: Floats, anchors: Floats) -> Floats:
     return found
 
 
-def ceilings(live: Extents, weights: Floats, anchors: Floats, least_support: float) -> dict[str, float]:
+def ceilings(
+    live: Extents, weights: Floats, anchors: Floats, least_support: float
+) -> dict[str, float]:
     """Site -> the largest |x| that its range may reach; a range that fewer requests stretch ends there.
 
     The largest of: what the calibration pool reaches; the live body (what `BODY` of the traffic stays below) times the
@@ -120,12 +124,15 @@ def ceilings(live: Extents, weights: Floats, anchors: Floats, least_support: flo
     return {name: value for name, value, peak in found if 0 < value < peak}
 
 
-def stretching(requests: Sequence[Request], live: Extents, limits: Mapping[str, float]) -> tuple[Quarantined, ...]:
+def stretching(
+    requests: Sequence[Request], live: Extents, limits: Mapping[str, float]
+) -> tuple[Quarantined, ...]:
     """Requests that lie above the ceilings of at least half of all columns: together they would reshape a histogram."""
     allowed = np.asarray([limits.get(name, np.inf) for name in live.columns])
     over = (live.peak > allowed).mean(axis=1) >= MOST
     return tuple(
-        _entry(requests[row], live.columns, live.peak[row], allowed, False) for row in np.flatnonzero(over).tolist()
+        _entry(requests[row], live.columns, live.peak[row], allowed, False)
+        for row in np.flatnonzero(over).tolist()
     )
 
 
@@ -138,12 +145,18 @@ def quantile(values: Floats, shares: Floats, q: float) -> Floats:
     return found
 
 
-def _can_be_judged_by_others(own: NDArray[np.bool_], tenants: NDArray[np.str_], shares: Floats) -> bool:
+def _can_be_judged_by_others(
+    own: NDArray[np.bool_], tenants: NDArray[np.str_], shares: Floats
+) -> bool:
     low, high = ALONE
-    return low <= shares[own].sum() < high and (~own).sum() >= FEWEST and len(set(tenants[~own])) > 1
+    return (
+        low <= shares[own].sum() < high and (~own).sum() >= FEWEST and len(set(tenants[~own])) > 1
+    )
 
 
-def _entry(request: Request, columns: Sequence[str], peak: Floats, allowed: Floats, alone: bool) -> Quarantined:
+def _entry(
+    request: Request, columns: Sequence[str], peak: Floats, allowed: Floats, alone: bool
+) -> Quarantined:
     excess = np.flatnonzero(peak > allowed)
     if not np.isfinite(peak).all():
         excess = np.flatnonzero(~np.isfinite(peak))
@@ -166,7 +179,8 @@ def document(found: Sequence[Quarantined], window: str) -> Mapping[str, object]:
             "tenant": one.tenant,
             "reason": one.reason,
             "sites": [
-                {"site": e.site, "reached": f"{e.reached:.6g}", "allowed": f"{e.allowed:.6g}"} for e in one.excesses
+                {"site": e.site, "reached": f"{e.reached:.6g}", "allowed": f"{e.allowed:.6g}"}
+                for e in one.excesses
             ],
         }
         for one in found

@@ -14,21 +14,21 @@ from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
-from tasks.models.spec import CalibrationSpec, ModelSpec
-from tasks.observation.extents import extents
+from tasks.observation.request_amax import extents
 from tasks.observation.scales import parse_scales
-from tasks.privacy import require_library, scrub
+from tasks.personal_data.identifiers import require_library, scrub
+from tasks.personal_data.redaction import redact
 from tasks.records import GoldenCase, ReleaseRef, Request, Sample, SampleRef, ThinWindow
-from tasks.redaction import redact
 from tasks.sampling.calibration import anchors, offer, settle
 from tasks.sampling.digest import sample_of
 from tasks.sampling.judgement import covering, judge
 from tasks.sampling.quarantine import Quarantined, document
-from tasks.sampling.shares import draw_window
+from tasks.sampling.shards import draw_window
 from tasks.sampling.strata import draw
+from tasks.specs.spec import CalibrationSpec, ModelSpec
 from tasks.step import step
 from tasks.traffic import StoredRequests, from_parquet, read_window, to_parquet
-from tasks.traffic.weights import read_weights, write_weights
+from tasks.traffic.storage.sample_weights import read_weights, write_weights
 
 DRAWING = 1
 """Version of how a window is drawn: another one draws anew from windows that were drawn before."""
@@ -45,14 +45,20 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     spec, store = open_model(model).spec, settings().store()
     rules = spec.window
     window = read_window(store, model, hours=rules.hours, until=until)
-    if window.start is None or window.end is None or not isinstance(window.requests, StoredRequests):
+    if (
+        window.start is None
+        or window.end is None
+        or not isinstance(window.requests, StoredRequests)
+    ):
         return ThinWindow(model, sha256(canonical([])), 0, rules.minimum_rows)
     parts = canonical(sorted(window.requests.keys))
     span = (window.start.isoformat(), window.end.isoformat())
     drawn = _drawn_key(model, window.start, window.end, parts, spec)
     with suppress(NotFound, BadInput):  # never drawn, or the sample was erased since
         return load_sample.fn(model, store.get(drawn).decode())
-    sample = draw_window(window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share)
+    sample = draw_window(
+        window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share
+    )
     sample = _scrubbed(sample, spec.calibration)
     if len(sample.requests) < rules.minimum_rows:
         digest = sha256(canonical([*span, sha256(parts)]))
@@ -70,28 +76,40 @@ def newest_sample(thin: ThinWindow) -> SampleRef:
     """
     model, store = open_model(thin.model), settings().store()
     keys = [key for key in store.list(f"windows/{thin.model}/") if key.endswith(".parquet")]
-    stored = sorted((load_sample.fn(thin.model, key) for key in keys), key=lambda one: one.end, reverse=True)
+    stored = sorted(
+        (load_sample.fn(thin.model, key) for key in keys), key=lambda one: one.end, reverse=True
+    )
     for one in stored:
-        if one.start and len(_stored(one).requests) >= thin.minimum:  # some may have been forgotten since
+        if (
+            one.start and len(_stored(one).requests) >= thin.minimum
+        ):  # some may have been forgotten since
             return one
     pool = draw(model.pool, size=model.spec.window.sample, tenant_share=1.0)
-    return _keep("windows", thin.model, pool, "", thin.end, source=sha256(model.file("pool.parquet")))
+    return _keep(
+        "windows", thin.model, pool, "", thin.end, source=sha256(model.file("pool.parquet"))
+    )
 
 
 @step("load-sample")
 def load_sample(model: str, key: str) -> SampleRef:
     """A sample stored before, by its key; raises `BadInput` when it is none of this model's."""
     if not key.startswith(f"windows/{model}/"):
-        raise BadInput(f"{key!r} is no traffic sample of {model}: give a key that begins with windows/{model}/")
+        raise BadInput(
+            f"{key!r} is no traffic sample of {model}: give a key that begins with windows/{model}/"
+        )
     try:
         facts = json.loads(settings().store().get(f"{key.removesuffix('.parquet')}.json"))
     except NotFound as exc:
-        raise BadInput(f"no traffic sample is stored at {key}: leave the window empty to sample a new one") from exc
+        raise BadInput(
+            f"no traffic sample is stored at {key}: leave the window empty to sample a new one"
+        ) from exc
     return SampleRef(**{**facts, "groups": tuple(facts["groups"])})
 
 
 @step("compose-calibration-set")
-def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef | None = None) -> SampleRef:
+def compose_calibration_set(
+    model: str, window: SampleRef, champion: ReleaseRef | None = None
+) -> SampleRef:
     """The window's sample without golden cases, near-duplicates and outliers, anchored by the calibration pool.
 
     What was set aside is stored at `quarantine/MODEL/WINDOW.json`. The champion's smoothing factors tell what its
@@ -114,7 +132,11 @@ def compose_calibration_set(model: str, window: SampleRef, champion: ReleaseRef 
     if looks:
         payloads = [one.payload for one in (*offered.live, *held)]
         found = extents(
-            registered.instrumented, registered.sites, registered.inputs, payloads, _factors(registered, champion)
+            registered.instrumented,
+            registered.sites,
+            registered.inputs,
+            payloads,
+            _factors(registered, champion),
         )
         judged = judge(offered, found, sample.weights, rules)
         _set_aside(model, window, judged.quarantined)
@@ -152,44 +174,62 @@ def _scrubbed(sample: Sample, rules: CalibrationSpec) -> Sample:
         replace(one, payload=scrub(one.payload).text) if isinstance(one.payload, str) else one
         for one in sample.requests
     ]
-    return replace(sample_of(clean, seen=sample.seen, dropped=sample.dropped), weights=sample.weights)
+    return replace(
+        sample_of(clean, seen=sample.seen, dropped=sample.dropped), weights=sample.weights
+    )
 
 
 def _scrubbed_cases(cases: Sequence[GoldenCase], rules: CalibrationSpec) -> list[GoldenCase]:
     """Golden cases also as the library would leave them: a live request that equals one is still recognised."""
     if rules.privacy == "patterns":
         return list(cases)
-    texts = [(one, scrub(redact(one.payload).text)) for one in cases if isinstance(one.payload, str)]
+    texts = [
+        (one, scrub(redact(one.payload).text)) for one in cases if isinstance(one.payload, str)
+    ]
     return [*cases, *(replace(one, payload=found.text) for one, found in texts if found.counts)]
 
 
 def _stored(window: SampleRef) -> Sample:
     store = settings().store()
     requests = from_parquet(store.get(window.key), where=window.key)
-    return Sample(requests, window.digest, window.seen, window.dropped, read_weights(store, window.key))
+    return Sample(
+        requests, window.digest, window.seen, window.dropped, read_weights(store, window.key)
+    )
 
 
-def _factors(registered: RegisteredModel, champion: ReleaseRef | None) -> dict[str, NDArray[np.float32]]:
+def _factors(
+    registered: RegisteredModel, champion: ReleaseRef | None
+) -> dict[str, NDArray[np.float32]]:
     """The champion's smoothing factors, where they fit the model at hand."""
     if champion is None:
         return {}
     release = settings().release(champion.model, champion.digest)
     if release.facts.get("model") != registered.digest:
         return {}
-    scales = parse_scales(release.file("scales.json"), where=f"the scales of version {champion.version}")
+    scales = parse_scales(
+        release.file("scales.json"), where=f"the scales of version {champion.version}"
+    )
     return {name: item.divisors for name, item in scales.items() if item.divisors is not None}
 
 
 def _set_aside(model: str, window: SampleRef, found: Sequence[Quarantined]) -> None:
     if found:
         key = f"quarantine/{model}/{window.digest}.json"
-        settings().store().put(key, json.dumps(document(found, window.digest), sort_keys=True).encode())
+        settings().store().put(
+            key, json.dumps(document(found, window.digest), sort_keys=True).encode()
+        )
 
 
 def groups_of(requests: tuple[Request, ...]) -> tuple[str, ...]:
     """Domains and languages that make up at least SERVED_SHARE of the requests, as "domain=…" and "language=…"."""
-    names = [f"domain={one.domain}" for one in requests] + [f"language={one.language}" for one in requests]
-    return tuple(sorted(name for name, count in Counter(names).items() if count >= SERVED_SHARE * len(requests)))
+    names = [f"domain={one.domain}" for one in requests] + [
+        f"language={one.language}" for one in requests
+    ]
+    return tuple(
+        sorted(
+            name for name, count in Counter(names).items() if count >= SERVED_SHARE * len(requests)
+        )
+    )
 
 
 def _keep(
@@ -209,7 +249,9 @@ def _keep(
         rows=len(sample.requests),
         seen=sample.seen,
         dropped=dict(sample.dropped),
-        groups=groups_of(sample.requests) if start else (),  # of no hours: what is served is unknown, all groups bind
+        groups=groups_of(sample.requests)
+        if start
+        else (),  # of no hours: what is served is unknown, all groups bind
         start=start,
         end=end,
         ceilings=dict(ceilings or {}),

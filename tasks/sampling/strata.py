@@ -17,9 +17,9 @@ import numpy as np
 
 from infra.errors import BadInput
 from tasks.payloads import fingerprint
+from tasks.profiles.reservoir import DistinctCount, Entry, Reservoir, uniform
 from tasks.records import Request, Sample
 from tasks.sampling.digest import sample_of
-from tasks.sampling.reservoir import DistinctCount, Entry, Reservoir, uniform
 
 STRATA = 128
 """Pairs of domain and language that are told apart; whoever invents more finds them pooled."""
@@ -40,7 +40,12 @@ Key = TypeVar("Key", bound=tuple[str, ...])
 
 
 def draw(
-    requests: Iterable[Request], *, size: int, tenant_share: float, minimum_per_stratum: int = 8, seed: int = 0
+    requests: Iterable[Request],
+    *,
+    size: int,
+    tenant_share: float,
+    minimum_per_stratum: int = 8,
+    seed: int = 0,
 ) -> Sample:
     """At most `size` distinct requests, proportional to the traffic of each (domain, language) above a floor.
 
@@ -57,7 +62,9 @@ def draw(
             f"a sample of size {size} with tenant_share {tenant_share} and minimum_per_stratum {minimum_per_stratum} "
             "cannot be drawn: size must be 1 or more, the share above 0 and at most 1, the minimum 0 or more"
         )
-    return choose(gather(requests, size=size, tenant_share=tenant_share, seed=seed), minimum_per_stratum)
+    return choose(
+        gather(requests, size=size, tenant_share=tenant_share, seed=seed), minimum_per_stratum
+    )
 
 
 def gather(requests: Iterable[Request], *, size: int, tenant_share: float, seed: int = 0) -> Pool:
@@ -98,7 +105,9 @@ class Pool:
         self._strata: dict[Stratum, _Stratum] = {}
         self.tenants: set[str] = set()  # two are enough to know that there are several
         self.seen = 0
-        self._last: Stratum | None = None  # the named stratum that gives way first, once there are STRATA
+        self._last: Stratum | None = (
+            None  # the named stratum that gives way first, once there are STRATA
+        )
 
     def add(self, request: Request) -> None:
         """One request."""
@@ -122,7 +131,9 @@ class Pool:
     def _stratum(self, key: Stratum) -> _Stratum:
         if key not in self._strata:
             key = self._admitted(key)
-            reservoir = Reservoir[Request](_SPARE * self.size, seed=self._seed, cap=self.cap, order=_first)
+            reservoir = Reservoir[Request](
+                _SPARE * self.size, seed=self._seed, cap=self.cap, order=_first
+            )
             self._strata.setdefault(key, _Stratum(reservoir))
         return self._strata[key]
 
@@ -144,7 +155,9 @@ class Pool:
     @property
     def duplicates(self) -> int:
         """Requests whose input was there before; an estimate beyond 1024 distinct inputs a stratum."""
-        return sum(max(0, stratum.seen - stratum.distinct.value) for stratum in self._strata.values())
+        return sum(
+            max(0, stratum.seen - stratum.distinct.value) for stratum in self._strata.values()
+        )
 
     def candidates(self) -> dict[Stratum, list[Entry[Request]]]:
         """Of each stratum, best first."""
@@ -161,7 +174,10 @@ class Pool:
 
 def _first(request: Request) -> tuple[object, ...]:
     """Of several deliveries of a request the one with a label: labels come late, and whichever part is read first."""
-    told = [(value is None, value or "") for value in (request.label, request.decision, request.model_version)]
+    told = [
+        (value is None, value or "")
+        for value in (request.label, request.decision, request.model_version)
+    ]
     return request.time, request.request_id, *told
 
 
@@ -234,7 +250,9 @@ class _Selection:
         self.duplicates = 0
         self.capped = 0
 
-    def fill(self, candidates: Mapping[Stratum, list[Entry[Request]]], quotas: Mapping[Stratum, int]) -> None:
+    def fill(
+        self, candidates: Mapping[Stratum, list[Entry[Request]]], quotas: Mapping[Stratum, int]
+    ) -> None:
         """Each stratum's quota, the rarest first while tenants have room; then whoever is left, best first."""
         waiting: list[list[tuple[Entry[Request], Stratum, Cell]]] = []
         for key in sorted(candidates, key=lambda key: (quotas[key], key)):
@@ -261,7 +279,11 @@ class _Selection:
         self, key: Stratum, parted: Mapping[Cell, list[Entry[Request]]], quota: int
     ) -> list[tuple[Entry[Request], Stratum, Cell]]:
         """Each cell's places, the rarest first; then the stratum's others, best first. Gives what is left over."""
-        places = allocate({cell: len(found) for cell, found in parted.items()}, quota, CELL) if parted else {}
+        places = (
+            allocate({cell: len(found) for cell, found in parted.items()}, quota, CELL)
+            if parted
+            else {}
+        )
         left: list[tuple[Entry[Request], Stratum, Cell]] = []
         taken = 0
         for cell in sorted(parted, key=lambda cell: (places[cell], cell)):

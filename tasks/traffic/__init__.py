@@ -1,14 +1,14 @@
 """Live traffic: files that serving stacks write, parts by hour in the object store, windows, scans and watermarks."""
 
-from tasks.traffic.codec import from_parquet, to_parquet
 from tasks.traffic.formats import Format
 from tasks.traffic.imports import Accepted, Duplicate, Import, judge_traces, read_import, stream
 from tasks.traffic.intake import Ingested, ingest
 from tasks.traffic.masking import redacted
-from tasks.traffic.parts import write_traffic
 from tasks.traffic.rejects import Reject, write_rejects
-from tasks.traffic.schema import SCHEMA, VERSION
-from tasks.traffic.windows import StoredRequests, Window, read_window
+from tasks.traffic.storage.codec import from_parquet, to_parquet
+from tasks.traffic.storage.parts import write_traffic
+from tasks.traffic.storage.schema import SCHEMA, VERSION
+from tasks.traffic.storage.windows import StoredRequests, Window, read_window
 
 __all__ = [
     "SCHEMA",

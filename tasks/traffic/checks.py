@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import PydanticCustomError
 
-from tasks.models.traits import TRAITS, Task
 from tasks.records import UNKNOWN, Payload, Request, Tensor
+from tasks.specs.traits import TRAITS, Task
 from tasks.traffic.formats.raw import Bad
 
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
@@ -26,7 +26,9 @@ def _aware(value: object) -> object:
         try:
             value = datetime.fromisoformat(value)
         except ValueError as error:
-            raise PydanticCustomError("time", "is not ISO 8601, such as 2026-01-31T03:00:00Z") from error
+            raise PydanticCustomError(
+                "time", "is not ISO 8601, such as 2026-01-31T03:00:00Z"
+            ) from error
     if not isinstance(value, datetime):
         raise PydanticCustomError("time", "is not ISO 8601 text, such as 2026-01-31T03:00:00Z")
     if value.tzinfo is None:
@@ -72,11 +74,15 @@ class Check:
 
     def request(self, record: Mapping[str, object]) -> Request:
         """The request that a record describes; raises `Bad`."""
-        payload = _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
+        payload = (
+            _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
+        )
         try:
             plain = _Record.model_validate(record)
         except ValidationError as error:
-            raise Bad("; ".join(_sentence(found) for found in error.errors(include_input=False))) from None
+            raise Bad(
+                "; ".join(_sentence(found) for found in error.errors(include_input=False))
+            ) from None
         if plain.time > self.latest:
             raise Bad("time lies in the future: check the clock of the host that recorded it")
         fields = dict(plain)
@@ -91,7 +97,11 @@ def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{name} is missing"
     message = str(error["msg"])
-    return f"{name} {message}" if error["type"] == "time" else f"{name}: {message[:1].lower()}{message[1:]}"
+    return (
+        f"{name} {message}"
+        if error["type"] == "time"
+        else f"{name}: {message[:1].lower()}{message[1:]}"
+    )
 
 
 def _text(record: Mapping[str, object]) -> Payload:
@@ -120,8 +130,14 @@ def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tens
     if packed is not None:
         nested = _unbase64(packed)
     if nested is None:
-        raise Bad("tensor is missing: this model reads tensors; give tensor (nested lists) or tensor_b64")
-    tensor = _unpack(nested, record.get("shape"), shape) if isinstance(nested, bytes) else _from_lists(nested)
+        raise Bad(
+            "tensor is missing: this model reads tensors; give tensor (nested lists) or tensor_b64"
+        )
+    tensor = (
+        _unpack(nested, record.get("shape"), shape)
+        if isinstance(nested, bytes)
+        else _from_lists(nested)
+    )
     if shape is not None and not _fits(tensor.shape, shape):
         raise Bad(f"tensor has shape {list(tensor.shape)}: this model reads {_spelled(shape)}")
     if not tensor.size:
@@ -133,7 +149,9 @@ def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tens
 
 def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether the shapes agree; -1 takes any length."""
-    return len(found) == len(wanted) and all(want in (-1, size) for size, want in zip(found, wanted, strict=True))
+    return len(found) == len(wanted) and all(
+        want in (-1, size) for size, want in zip(found, wanted, strict=True)
+    )
 
 
 def _spelled(shape: tuple[int, ...]) -> str:
@@ -153,13 +171,17 @@ def _unpack(raw: bytes, given: object, shape: tuple[int, ...] | None) -> Tensor:
     """Little-endian float32 in C order; the record's own shape comes before the model's."""
     own = (len(raw) // 4,) if shape == (-1,) else shape
     sizes = own if given is None else given
-    if not isinstance(sizes, (list, tuple)) or not all(type(size) is int and size > 0 for size in sizes):
+    if not isinstance(sizes, (list, tuple)) or not all(
+        type(size) is int and size > 0 for size in sizes
+    ):
         raise Bad("shape is missing or not a list of positive integers")
     count = 1
     for size in sizes:
         count *= size
     if len(raw) != 4 * count:
-        raise Bad(f"tensor has {len(raw)} bytes, but shape {list(sizes)} of float32 needs {4 * count}")
+        raise Bad(
+            f"tensor has {len(raw)} bytes, but shape {list(sizes)} of float32 needs {4 * count}"
+        )
     return np.frombuffer(raw, dtype="<f4").reshape(sizes).astype(np.float32)
 
 
@@ -170,12 +192,18 @@ def _from_lists(nested: object) -> Tensor:
         raise Bad("tensor is ragged: its lists differ in length") from None
     if not isinstance(nested, list) or values.dtype.kind not in "iuf":
         raise Bad("tensor is not nested lists of numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+    with np.errstate(
+        over="ignore"
+    ):  # what float32 cannot hold becomes infinite, and is refused as such
         return values.astype(np.float32)
 
 
 def kind_of(value: object) -> str:
     """What a JSON value is, in words."""
-    return {"bool": "a boolean", "int": "a number", "float": "a number", "list": "a list", "dict": "an object"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    return {
+        "bool": "a boolean",
+        "int": "a number",
+        "float": "a number",
+        "list": "a list",
+        "dict": "an object",
+    }.get(type(value).__name__, type(value).__name__)

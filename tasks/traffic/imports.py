@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.errors import BadInput
-from tasks.models.spec import Task
 from tasks.records import Request
+from tasks.specs.spec import Task
 from tasks.traffic.checks import Check
 from tasks.traffic.formats import READERS, Format, files_of, format_of
 from tasks.traffic.formats.documents import Document
 from tasks.traffic.formats.raw import RAW_KEPT, Again, Bad, Raw, Source
 from tasks.traffic.formats.traces import requests_of
 from tasks.traffic.rejects import Reject
-from tasks.traffic.windows import CLOCK_SKEW
+from tasks.traffic.storage.windows import CLOCK_SKEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,17 @@ def stream(
         for raw in reader(Source(files_of(path), task, shape, first_at)):
             yield judged(raw, check)
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror or error}): give the path of a whole file") from error
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror or error}): give the path of a whole file"
+        ) from error
 
 
 def judge_traces(
-    traces: Iterable[str], *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None
+    traces: Iterable[str],
+    *,
+    task: Task,
+    shape: tuple[int, ...] | None = None,
+    now: datetime | None = None,
 ) -> Iterator[Taken]:
     """The same for MLflow traces that a server hands over one by one, as JSON."""
     check = Check(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
@@ -96,7 +102,9 @@ def judged(raw: Raw, check: Check) -> Taken:
         return Duplicate(raw.number)
 
 
-def read_import(path: Path, *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None) -> Import:
+def read_import(
+    path: Path, *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None
+) -> Import:
     """A whole `.jsonl` or `.parquet` file in memory; see `stream`."""
     found = list(stream(path, task=task, shape=shape, now=now))
     return Import(

@@ -17,8 +17,8 @@ from tasks.traffic.formats.raw import RAW_KEPT
 from tasks.traffic.formats.spill import spill
 from tasks.traffic.imports import Accepted, Duplicate, Taken
 from tasks.traffic.masking import redacted
-from tasks.traffic.parts import hour_prefix, read_part, weight_of, write_redacted
 from tasks.traffic.rejects import Reject, identity, write_rejects
+from tasks.traffic.storage.parts import hour_prefix, read_part, weight_of, write_redacted
 
 BUFFER_ROWS = 20_000
 BUFFER_BYTES = 64_000_000
@@ -130,7 +130,9 @@ class Inlet:
         if verdict == "again":
             self._tally.duplicates += 1
         elif verdict == "conflict":
-            self._reject(Reject(number, "request_id was seen before with another input", _excerpt(request)))
+            self._reject(
+                Reject(number, "request_id was seen before with another input", _excerpt(request))
+            )
         else:
             self._tally.accepted += 1
             self._requests.append(request)
@@ -149,7 +151,9 @@ class Inlet:
 
     def _flush_rejects(self) -> None:
         if self._rejects:
-            self._tally.rejects.append(write_rejects(self._store, self._model, self._rejects, self._source))
+            self._tally.rejects.append(
+                write_rejects(self._store, self._model, self._rejects, self._source)
+            )
         self._rejects = []
 
 
@@ -164,12 +168,16 @@ class _Seen:
         """ "new", "again" or "conflict"."""
         self._recall(hour_prefix(self._model, request.time))
         payload, row = _digests(request)
-        found = self._database.execute("SELECT payload, row FROM seen WHERE id = ?", (request.request_id,)).fetchall()
+        found = self._database.execute(
+            "SELECT payload, row FROM seen WHERE id = ?", (request.request_id,)
+        ).fetchall()
         if any(before == row for _, before in found):
             return "again"
         if any(before != payload for before, _ in found):
             return "conflict"
-        self._database.execute("INSERT INTO seen VALUES (?, ?, ?)", (request.request_id, payload, row))
+        self._database.execute(
+            "INSERT INTO seen VALUES (?, ?, ?)", (request.request_id, payload, row)
+        )
         return "new"
 
     def _recall(self, prefix: str) -> None:
@@ -199,5 +207,11 @@ def _digests(request: Request) -> tuple[bytes, bytes]:
 
 
 def _excerpt(request: Request) -> str:
-    text = request.payload if isinstance(request.payload, str) else f"tensor of shape {list(request.payload.shape)}"
-    return json.dumps({"request_id": request.request_id, "input": text}, ensure_ascii=False)[:RAW_KEPT]
+    text = (
+        request.payload
+        if isinstance(request.payload, str)
+        else f"tensor of shape {list(request.payload.shape)}"
+    )
+    return json.dumps({"request_id": request.request_id, "input": text}, ensure_ascii=False)[
+        :RAW_KEPT
+    ]

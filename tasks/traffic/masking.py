@@ -1,4 +1,4 @@
-"""Stored traffic names nobody: texts are redacted, ids that are personal data become pseudonyms (DESIGN.md, D13)."""
+"""Stored traffic names nobody: texts are redacted, ids that are personal data become pseudonyms (ADR 38)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import UTC
 from functools import lru_cache
 from hashlib import sha256
 
+from tasks.personal_data.redaction import redact
 from tasks.records import Request
-from tasks.redaction import redact
 
 
 def redacted(request: Request) -> Request:

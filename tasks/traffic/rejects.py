@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from infra.errors import AlreadyExists
 from infra.stores.port import ObjectStore
-from tasks.redaction import redact
+from tasks.personal_data.redaction import redact
 
 LONGEST_REJECT = 2_000  # bytes kept of a rejected record
 
@@ -24,7 +24,9 @@ class Reject:
     raw: str  # the beginning of the record; not redacted yet
 
 
-def write_rejects(store: ObjectStore, model: str, rejects: Sequence[Reject], source_name: str) -> str:
+def write_rejects(
+    store: ObjectStore, model: str, rejects: Sequence[Reject], source_name: str
+) -> str:
     """Set rejected records aside as JSON Lines, redacted and cut to 2 kB each; gives the key."""
     lines = [_reject_line(reject, source_name) for reject in rejects]
     data = "".join(f"{line}\n" for line in lines).encode()
@@ -56,5 +58,11 @@ def _kept(reject: Reject) -> str:
 
 def _reject_line(reject: Reject, source: str) -> str:
     raw = _kept(reject)
-    record = {"version": 1, "source": source, "line_or_row": reject.line_or_row, "reason": reject.reason, "raw": raw}
+    record = {
+        "version": 1,
+        "source": source,
+        "line_or_row": reject.line_or_row,
+        "reason": reject.reason,
+        "raw": raw,
+    }
     return json.dumps(record, ensure_ascii=False)

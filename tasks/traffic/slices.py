@@ -15,6 +15,10 @@ SLICE_BYTES = 16_000_000
 def rows_of_slice(group: pq.RowGroupMetaData, names: Collection[str], *, most: int) -> int:
     """Rows of a row group whose columns of these names decode to about SLICE_BYTES; from 1 to `most`."""
     columns = [group.column(place) for place in range(group.num_columns)]
-    size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.partition(".")[0] in names)
+    size = sum(
+        one.total_uncompressed_size
+        for one in columns
+        if one.path_in_schema.partition(".")[0] in names
+    )
     rows: int = SLICE_BYTES * group.num_rows // max(size, 1)
     return max(1, min(most, rows))

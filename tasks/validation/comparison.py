@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from infra.errors import BadInput
-from tasks.models.groups import ALL
+from tasks.metrics.intervals import paired_interval
 from tasks.records import GateResult, Interval, Verdict
+from tasks.specs.groups import ALL
 from tasks.validation.gates import AT_LEAST, MINIMUM_CASES, judge
-from tasks.validation.golden_metrics import CaseScores
-from tasks.validation.intervals import paired_interval
+from tasks.validation.metrics.golden import CaseScores
 
 METRIC = "versus-champion"
 
@@ -23,18 +23,28 @@ def against_champion(
     Raises `BadInput` when the two were scored on different cases.
     """
     if not np.array_equal(candidate.cases, champion.cases):
-        raise BadInput("candidate and champion were scored on different golden cases: run both on the same set")
+        raise BadInput(
+            "candidate and champion were scored on different golden cases: run both on the same set"
+        )
     gains = (candidate.values - champion.values) * (1 if higher_is_better else -1)
     count = int(gains.size)
     if not np.isfinite(gains).all():
         return _gate(Verdict.ERROR, None, margin, count, "a score is NaN or infinite")
     if count < MINIMUM_CASES:
-        return _gate(Verdict.INCONCLUSIVE, None, margin, count, f"only {count} cases, and {MINIMUM_CASES} are needed")
+        return _gate(
+            Verdict.INCONCLUSIVE,
+            None,
+            margin,
+            count,
+            f"only {count} cases, and {MINIMUM_CASES} are needed",
+        )
     gain = paired_interval(gains)
     reason = f"{gain.value:+.4g} (95 % interval {gain.low:+.4g} to {gain.high:+.4g})"
     return _gate(judge(gain, -margin, AT_LEAST), gain, margin, count, reason)
 
 
-def _gate(verdict: Verdict, gain: Interval | None, margin: float, count: int, reason: str) -> GateResult:
+def _gate(
+    verdict: Verdict, gain: Interval | None, margin: float, count: int, reason: str
+) -> GateResult:
     text = f"gain over the champion: {reason}; the budget is {AT_LEAST} {-margin:g}"
     return GateResult(METRIC, ALL, False, verdict, gain, -margin, AT_LEAST, count, text)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.models.groups import ALL
-from tasks.models.spec import Budgets
+from tasks.metrics.intervals import median_interval
 from tasks.records import GateResult, Interval, Verdict
+from tasks.specs.groups import ALL
+from tasks.specs.spec import Budgets
 from tasks.validation.gates import AT_MOST
-from tasks.validation.intervals import median_interval
 from tasks.validation.latency import PairedLatency
 
 MINIMUM_ROUNDS = 10
@@ -60,12 +60,21 @@ def latency_gate(latency: PairedLatency | None, budget: float) -> GateResult:
         return _unmeasured(metric, budget)
     ratios = latency.ratios
     if not (np.isfinite(ratios).all() and (ratios > 0).all()):
-        return _gate(metric, Verdict.ERROR, None, budget, ratios.size, "a timing is zero, negative or not a number")
+        return _gate(
+            metric,
+            Verdict.ERROR,
+            None,
+            budget,
+            ratios.size,
+            "a timing is zero, negative or not a number",
+        )
     if ratios.size < MINIMUM_ROUNDS:
         reason = f"only {ratios.size} rounds were timed, and {MINIMUM_ROUNDS} are needed"
         return _gate(metric, Verdict.INCONCLUSIVE, None, budget, ratios.size, reason)
     estimate = median_interval(ratios)
-    reason = f"median {estimate.value:.3g} (95 % interval {estimate.low:.3g} to {estimate.high:.3g})"
+    reason = (
+        f"median {estimate.value:.3g} (95 % interval {estimate.low:.3g} to {estimate.high:.3g})"
+    )
     return _gate(metric, _latency_verdict(estimate, budget), estimate, budget, ratios.size, reason)
 
 
@@ -79,7 +88,9 @@ def _pair_gate(metric: str, pair: Pair | None, budget: float) -> GateResult:
     if pair is None:
         return _unmeasured(metric, budget)
     if not (
-        math.isfinite(pair.reference) and math.isfinite(pair.candidate) and min(pair.reference, pair.candidate) > 0
+        math.isfinite(pair.reference)
+        and math.isfinite(pair.candidate)
+        and min(pair.reference, pair.candidate) > 0
     ):
         reason = f"{pair.candidate:g} and {pair.reference:g} bytes are no measurement: both must be above 0"
         return _gate(metric, Verdict.ERROR, None, budget, 1, reason)

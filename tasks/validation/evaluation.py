@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.models.groups import group_names, judged
-from tasks.models.traits import OF_ITSELF
 from tasks.records import GoldenSet
-from tasks.validation.golden_metrics import CaseScores
+from tasks.specs.groups import group_names, judged
+from tasks.specs.traits import OF_ITSELF
 from tasks.validation.harness import Score
+from tasks.validation.metrics.golden import CaseScores
 
 _BEFORE, _AFTER, _DROP = "-reference", "-candidate", "-drop"
 
@@ -44,7 +44,9 @@ def golden_figures(golden: GoldenSet, scores: Mapping[str, CaseScores]) -> tuple
     return tuple(figure for metric in sorted(scores) for figure in _figures(metric, scores, golden))
 
 
-def harness_figures(full_precision: Sequence[Score], candidate: Sequence[Score]) -> tuple[Figure, ...]:
+def harness_figures(
+    full_precision: Sequence[Score], candidate: Sequence[Score]
+) -> tuple[Figure, ...]:
     """Both runs of a task side by side; a group's tasks are its groups."""
     before = {(one.task, one.metric): one.value for one in full_precision}
     return tuple(

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.models.groups import ALL, Reach, group_names, judged, reach
-from tasks.models.spec import Budgets, QualityBudget, Task
+from tasks.metrics.intervals import difference_interval, paired_interval, share_interval
 from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
-from tasks.validation.golden_metrics import CaseScores, Outputs, evaluate
-from tasks.validation.intervals import difference_interval, paired_interval, share_interval
-from tasks.validation.language_metrics import OF_CACHE, REPORTED, LanguageOutputs, evaluate_language
+from tasks.specs.groups import ALL, Reach, group_names, judged, reach
+from tasks.specs.spec import Budgets, QualityBudget, Task
+from tasks.validation.metrics.golden import CaseScores, Outputs, evaluate
+from tasks.validation.metrics.language import OF_CACHE, REPORTED, LanguageOutputs, evaluate_language
 
 MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
@@ -70,7 +70,9 @@ def language_gates(
 ) -> tuple[GateResult, ...]:
     """Every quality and safety gate of a language model's candidate, and the figures that are only reported."""
     scores = evaluate_language(golden, outputs)
-    if outputs.cached is None:  # the cache holds what was computed: there is nothing to judge in reading it back
+    if (
+        outputs.cached is None
+    ):  # the cache holds what was computed: there is nothing to judge in reading it back
         rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
         budgets = budgets.model_copy(update={"quality": rules})
     gates = metric_gates(scores, golden, budgets, served=served)
@@ -85,7 +87,12 @@ def metric_gates(
 ) -> tuple[GateResult, ...]:
     """A gate for every quality budget, and the figures that are only reported, of any kind of model."""
     gates = quality_gates(scores, golden.cases, budgets, served=served)
-    shown = [gate for metric in sorted(scores) if is_reported(metric) for gate in _shown(metric, scores, golden)]
+    shown = [
+        gate
+        for metric in sorted(scores)
+        if is_reported(metric)
+        for gate in _shown(metric, scores, golden)
+    ]
     return (*gates, *shown)
 
 
@@ -94,7 +101,9 @@ def is_reported(metric: str) -> bool:
     return metric in REPORTED or metric.endswith(("-reference", "-candidate"))
 
 
-def _shown(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -> Iterator[GateResult]:
+def _shown(
+    metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet
+) -> Iterator[GateResult]:
     """A figure of all its cases and of each group; nothing binds and nothing passes."""
     found = scores[metric]
     cases = [golden.cases[index] for index in found.cases]
@@ -104,7 +113,9 @@ def _shown(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -> 
         estimate = paired_interval(values) if values.size > 1 else None
         figure = "" if estimate is None else f" {estimate.value:.4g}"
         text = f"{metric} of {group}:{figure}, reported and not judged ({basis})"
-        yield GateResult(metric, group, False, Verdict.INCONCLUSIVE, estimate, 0.0, SHOWN, values.size, text)
+        yield GateResult(
+            metric, group, False, Verdict.INCONCLUSIVE, estimate, 0.0, SHOWN, values.size, text
+        )
 
 
 def _basis(cases: Sequence[GoldenCase]) -> str:
@@ -116,7 +127,11 @@ def _basis(cases: Sequence[GoldenCase]) -> str:
 
 
 def quality_gates(
-    scores: Mapping[str, CaseScores], cases: Sequence[GoldenCase], budgets: Budgets, *, served: frozenset[str]
+    scores: Mapping[str, CaseScores],
+    cases: Sequence[GoldenCase],
+    budgets: Budgets,
+    *,
+    served: frozenset[str],
 ) -> tuple[GateResult, ...]:
     """One gate per quality budget and group of the golden cases that its metric applies to.
 
@@ -127,7 +142,11 @@ def quality_gates(
     general budget there, and binds with or without cases; a metric with no general budget is judged only in the groups
     named.
     """
-    return tuple(gate for rule in budgets.quality for gate in _rule_gates(rule, scores, cases, budgets, served))
+    return tuple(
+        gate
+        for rule in budgets.quality
+        for gate in _rule_gates(rule, scores, cases, budgets, served)
+    )
 
 
 def safety_gate(flips: int, count: int, budget: int) -> GateResult:
@@ -137,11 +156,19 @@ def safety_gate(flips: int, count: int, budget: int) -> GateResult:
     """
     bound = Bound("safety-flips", ALL, True, budget, AT_MOST)
     if flips > budget:
-        return _result(bound, Verdict.FAILED, _exactly(flips), count, f"{flips} of {count} decisions flipped")
+        return _result(
+            bound, Verdict.FAILED, _exactly(flips), count, f"{flips} of {count} decisions flipped"
+        )
     if count < MINIMUM_CASES:
-        reason = f"only {count} safety cases, and {MINIMUM_CASES} are needed: add some to the golden set"
-        return _result(bound, Verdict.INCONCLUSIVE, _exactly(flips) if count else None, count, reason)
-    return _result(bound, Verdict.PASSED, _exactly(flips), count, f"{flips} of {count} decisions flipped")
+        reason = (
+            f"only {count} safety cases, and {MINIMUM_CASES} are needed: add some to the golden set"
+        )
+        return _result(
+            bound, Verdict.INCONCLUSIVE, _exactly(flips) if count else None, count, reason
+        )
+    return _result(
+        bound, Verdict.PASSED, _exactly(flips), count, f"{flips} of {count} decisions flipped"
+    )
 
 
 def error_gate(metric: str, group: str, exc: BaseException) -> GateResult:
@@ -151,7 +178,7 @@ def error_gate(metric: str, group: str, exc: BaseException) -> GateResult:
 
 
 def unexecuted(target: str, reason: str) -> GateReport:
-    """The report of an engine that was built but cannot run here: inconclusive (DESIGN.md, D6)."""
+    """The report of an engine that was built but cannot run here: inconclusive (ADR 31)."""
     gate = GateResult("execution", ALL, True, Verdict.INCONCLUSIVE, None, 1.0, AT_LEAST, 0, reason)
     return GateReport(target, (gate,))
 
@@ -195,20 +222,33 @@ def _rule_gates(
     reached = reach(served, own)
     for bound in _bounds(rule, budgets.quality, group_names(own, served), served, reached):
         if rule.group is None and bound.group in reached.lacking:
-            yield _result(bound, Verdict.INCONCLUSIVE, None, 0, "no golden case is of it: not judged by group")
+            yield _result(
+                bound, Verdict.INCONCLUSIVE, None, 0, "no golden case is of it: not judged by group"
+            )
         else:
             yield _quality_gate(bound, measured, cases, reached.narrowing)
 
 
 def _bounds(
-    rule: QualityBudget, rules: Sequence[QualityBudget], groups: Sequence[str], served: frozenset[str], reached: Reach
+    rule: QualityBudget,
+    rules: Sequence[QualityBudget],
+    groups: Sequence[str],
+    served: frozenset[str],
+    reached: Reach,
 ) -> list[Bound]:
     """The rule spelled out for each group that it reaches."""
     named = {other.group for other in rules if other.metric == rule.metric}
     if rule.group:
-        return [_bound(rule, rule.group, binding=rule.group == ALL or not served or rule.group in served)]
+        return [
+            _bound(
+                rule, rule.group, binding=rule.group == ALL or not served or rule.group in served
+            )
+        ]
     unnamed = [group for group in groups if group not in named]
-    return [_bound(rule, group, binding=group == ALL or not served or group in reached.known) for group in unnamed]
+    return [
+        _bound(rule, group, binding=group == ALL or not served or group in reached.known)
+        for group in unnamed
+    ]
 
 
 def _bound(rule: QualityBudget, group: str, *, binding: bool) -> Bound:
@@ -221,15 +261,26 @@ def _quality_gate(
     bound: Bound, scores: CaseScores | None, cases: Sequence[GoldenCase], narrowing: frozenset[str]
 ) -> GateResult:
     if scores is None:
-        return _result(bound, Verdict.INCONCLUSIVE, None, 0, "no golden case measures it: add such cases")
-    chosen = [judged(cases[index], bound.group, narrowing if bound.binding else frozenset()) for index in scores.cases]
+        return _result(
+            bound, Verdict.INCONCLUSIVE, None, 0, "no golden case measures it: add such cases"
+        )
+    chosen = [
+        judged(cases[index], bound.group, narrowing if bound.binding else frozenset())
+        for index in scores.cases
+    ]
     return _judged(bound, scores.values[np.array(chosen, bool)])
 
 
 def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
     """The gate on the scores [n] of one group."""
     if not np.isfinite(values).all():
-        return _result(bound, Verdict.ERROR, None, values.size, "a score is NaN or infinite: the outputs are broken")
+        return _result(
+            bound,
+            Verdict.ERROR,
+            None,
+            values.size,
+            "a score is NaN or infinite: the outputs are broken",
+        )
     estimate = interval_of(bound.metric, values) if values.size > 1 else None
     if estimate is None or values.size < MINIMUM_CASES:
         reason = f"only {values.size} golden cases, and {MINIMUM_CASES} are needed: add some of this group"
@@ -245,10 +296,20 @@ def _figures(estimate: Interval, verdict: Verdict) -> str:
     return text
 
 
-def _result(bound: Bound, verdict: Verdict, estimate: Interval | None, count: int, reason: str) -> GateResult:
+def _result(
+    bound: Bound, verdict: Verdict, estimate: Interval | None, count: int, reason: str
+) -> GateResult:
     text = f"{bound.metric} of {bound.group}: {reason}; the budget is {bound.direction} {bound.budget:g}"
     return GateResult(
-        bound.metric, bound.group, bound.binding, verdict, estimate, bound.budget, bound.direction, count, text
+        bound.metric,
+        bound.group,
+        bound.binding,
+        verdict,
+        estimate,
+        bound.budget,
+        bound.direction,
+        count,
+        text,
     )
 
 

@@ -30,7 +30,12 @@ class Score:
 
 
 def run_harness(
-    engine: Engine, inputs: LanguageInputs, task: str, *, include: Path | None = None, limit: int | None = None
+    engine: Engine,
+    inputs: LanguageInputs,
+    task: str,
+    *,
+    include: Path | None = None,
+    limit: int | None = None,
 ) -> tuple[Score, ...]:
     """Every metric of a task, or of a group's tasks, by name; `include` is a folder with more task files.
 
@@ -40,12 +45,18 @@ def run_harness(
     known = _known(tasks, task, include)
     try:
         found = evaluate(
-            model=adapter(engine, inputs), tasks=[task], task_manager=known, limit=limit, bootstrap_iters=0
+            model=adapter(engine, inputs),
+            tasks=[task],
+            task_manager=known,
+            limit=limit,
+            bootstrap_iters=0,
         )
     except RequantError:
         raise
     except Exception as exc:  # tasks run code of their own: data sets, filters, metrics
-        raise BadInput(f"lm-eval could not run {task} ({_line(exc)}): look at its data set and its task file") from exc
+        raise BadInput(
+            f"lm-eval could not run {task} ({_line(exc)}): look at its data set and its task file"
+        ) from exc
     return _scores(found["results"])
 
 
@@ -53,11 +64,15 @@ def _known(tasks: Any, task: str, include: Path | None) -> Any:
     """A task manager that has the task: the harness's own thousands of files are read only where the folder has not."""
     try:
         for defaults in (False, True) if include else (True,):
-            known = tasks(include_path=None if include is None else str(include), include_defaults=defaults)
+            known = tasks(
+                include_path=None if include is None else str(include), include_defaults=defaults
+            )
             if task in known.all_tasks:
                 return known
     except Exception as exc:  # a task file can be wrong in any way
-        raise BadInput(f"the task files in {include} cannot be read ({_line(exc)}): see lm-eval's task guide") from exc
+        raise BadInput(
+            f"the task files in {include} cannot be read ({_line(exc)}): see lm-eval's task guide"
+        ) from exc
     where = f" nor in {include}" if include else "; name a folder of your own with --include-path"
     raise BadInput(f"lm-eval has no task or group called {task!r}{where}")
 
@@ -67,7 +82,9 @@ def _imported() -> tuple[Any, Any]:
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
     except ImportError as exc:
-        raise Unavailable(f"the evaluation harness is missing ({exc}): pip install 'requant[evaluation]'") from exc
+        raise Unavailable(
+            f"the evaluation harness is missing ({exc}): pip install 'requant[evaluation]'"
+        ) from exc
     return simple_evaluate, TaskManager
 
 
@@ -79,7 +96,11 @@ def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
     """
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
-    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+    from lm_eval.models.utils import (
+        handle_stop_sequences,
+        normalize_gen_kwargs,
+        postprocess_generated_text,
+    )
 
     first, longest = _first(inputs), inputs.max_length + inputs.new_tokens
 
@@ -88,17 +109,25 @@ def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
         prefix_token_id = first
         tokenizer_name = ""
 
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
-            begun = add_special_tokens is None and string.startswith(inputs.decode([first], special=True))
+        def tok_encode(
+            self, string: str, add_special_tokens: bool | None = None, **_: object
+        ) -> list[int]:
+            begun = add_special_tokens is None and string.startswith(
+                inputs.decode([first], special=True)
+            )
             return inputs.encode([string], special=not begun and add_special_tokens is not False)[0]
 
         def _loglikelihood_tokens(
             self, requests: Sequence[tuple[object, Sequence[int], Sequence[int]]], **_: object
         ) -> list[tuple[float, bool]]:
             asked = [_cut(context, tokens, longest) for _, context, tokens in requests]
-            return [(one.logarithm, one.greedy) for one in likelihoods(engine, inputs.layout, asked)]
+            return [
+                (one.logarithm, one.greedy) for one in likelihoods(engine, inputs.layout, asked)
+            ]
 
-        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        def loglikelihood_rolling(
+            self, requests: Sequence[Any], disable_tqdm: bool = False
+        ) -> list[float]:
             totals = []
             for (text,) in (request.args for request in requests):
                 windows = utils.get_rolling_token_windows(self.tok_encode(text), first, longest, 1)
@@ -115,7 +144,9 @@ def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
             for places in groups.values():
                 rules = normalize_gen_kwargs(requests[places[0]].args[1], inputs.new_tokens)
                 stops = handle_stop_sequences(rules["until"], eos=end)
-                said = _said(engine, inputs, [requests[place].args[0] for place in places], rules, longest)
+                said = _said(
+                    engine, inputs, [requests[place].args[0] for place in places], rules, longest
+                )
                 for place, text in zip(places, said, strict=True):
                     texts[place] = postprocess_generated_text(text, stops, None)
             return texts
@@ -125,20 +156,28 @@ def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
 
 def _first(inputs: LanguageInputs) -> int:
     if inputs.first is None:
-        raise BadInput("neither the tokenizer nor the model has a token that begins a text: lm-eval needs one")
+        raise BadInput(
+            "neither the tokenizer nor the model has a token that begins a text: lm-eval needs one"
+        )
     return inputs.first
 
 
 def _cut(context: Sequence[int], tokens: Sequence[int], longest: int) -> Continuation:
     """The last tokens that fit; what is scored last is not read."""
     if len(tokens) > longest:
-        raise BadInput(f"a continuation has {len(tokens)} tokens and {longest} fit: raise input.max_length")
+        raise BadInput(
+            f"a continuation has {len(tokens)} tokens and {longest} fit: raise input.max_length"
+        )
     whole = (*context, *tokens)[-(longest + 1) :]
     return Continuation(whole[: -len(tokens)], whole[-len(tokens) :])
 
 
 def _said(
-    engine: Engine, inputs: LanguageInputs, prompts: Sequence[str], rules: Mapping[str, Any], longest: int
+    engine: Engine,
+    inputs: LanguageInputs,
+    prompts: Sequence[str],
+    rules: Mapping[str, Any],
+    longest: int,
 ) -> list[str]:
     asked = int(rules["max_gen_toks"])
     if asked >= longest:
@@ -148,7 +187,10 @@ def _said(
         )
     sampling = Sampling(float(rules.get("temperature") or 0.0), float(rules.get("top_p") or 1.0))
     encoded = [ids[-(longest - asked) :] for ids in inputs.encode(prompts)]
-    return [inputs.decode(ids) for ids in generate(engine, inputs.layout, encoded, new_tokens=asked, sampling=sampling)]
+    return [
+        inputs.decode(ids)
+        for ids in generate(engine, inputs.layout, encoded, new_tokens=asked, sampling=sampling)
+    ]
 
 
 def _scores(results: Mapping[str, Mapping[str, Any]]) -> tuple[Score, ...]:
@@ -161,7 +203,9 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> tuple[Score, ...]:
                 continue
             error = row.get(f"{name}{_ERROR},{filtered}")
             metric = name if filtered == "none" else f"{name}/{filtered}"
-            found.append(Score(task, metric, float(value), error if isinstance(error, float) else None))
+            found.append(
+                Score(task, metric, float(value), error if isinstance(error, float) else None)
+            )
     return tuple(found)
 
 

@@ -47,11 +47,15 @@ def paired_latency(
     Raises `BadInput` for fewer than one round, and whatever the calls themselves raise.
     """
     if rounds < 1 or warmup < 0:
-        raise BadInput(f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}")
+        raise BadInput(
+            f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}"
+        )
     for _ in range(warmup):
         run_reference()
         run_candidate()
-    return _in_turn(lambda: _timed(run_reference, clock), lambda: _timed(run_candidate, clock), rounds)
+    return _in_turn(
+        lambda: _timed(run_reference, clock), lambda: _timed(run_candidate, clock), rounds
+    )
 
 
 def paired_engines(
@@ -59,7 +63,9 @@ def paired_engines(
 ) -> PairedLatency:
     """As `paired_latency`, of two engines over the same feeds, each timing itself."""
     if rounds < 1 or warmup < 0:
-        raise BadInput(f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}")
+        raise BadInput(
+            f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}"
+        )
     for engine in (reference, candidate):
         engine.time_runs(feeds, warmup)
     return _in_turn(lambda: _once(reference, feeds), lambda: _once(candidate, feeds), rounds)

@@ -13,9 +13,9 @@ from enum import StrEnum
 import onnx
 
 from infra.engines.port import UNKNOWN, Kernel
-from tasks.models.groups import ALL
-from tasks.observation.sites import Site
+from tasks.graphs.sites import Site
 from tasks.records import GateResult, Interval, Verdict
+from tasks.specs.groups import ALL
 from tasks.validation.gates import AT_LEAST
 
 METRIC = "layer-precision"
@@ -72,10 +72,14 @@ def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Asked, ...
 
 def compare_precision(asked: Sequence[Asked], kernels: Sequence[Kernel]) -> tuple[Finding, ...]:
     """What became of each product; where several kernels bear its name, one as asked is enough."""
-    return tuple(_finding(one, [kernel for kernel in kernels if one.node in kernel.nodes]) for one in asked)
+    return tuple(
+        _finding(one, [kernel for kernel in kernels if one.node in kernel.nodes]) for one in asked
+    )
 
 
-def precision_gate(asked: Sequence[Asked], kernels: Sequence[Kernel] | None, why_not: str) -> tuple[GateResult, ...]:
+def precision_gate(
+    asked: Sequence[Asked], kernels: Sequence[Kernel] | None, why_not: str
+) -> tuple[GateResult, ...]:
     """The reported gate `layer-precision`: the share of products that run as asked; no gate where none was asked.
 
     Without kernels (an engine that nobody could inspect) it is inconclusive for the reason given, never passed.
@@ -89,7 +93,9 @@ def precision_gate(asked: Sequence[Asked], kernels: Sequence[Kernel] | None, why
     untold = [one for one in findings if one.found is Found.UNTOLD]
     share = 1 - (len(wrong) + len(untold)) / len(asked)
     verdict = Verdict.FAILED if wrong else Verdict.INCONCLUSIVE if untold else Verdict.PASSED
-    return (_gate(verdict, Interval(share, share, share), len(asked), _told(findings, wrong, untold)),)
+    return (
+        _gate(verdict, Interval(share, share, share), len(asked), _told(findings, wrong, untold)),
+    )
 
 
 def _finding(asked: Asked, kernels: Sequence[Kernel]) -> Finding:
@@ -98,7 +104,11 @@ def _finding(asked: Asked, kernels: Sequence[Kernel]) -> Finding:
         for kernel in telling:
             if kernel.precision == wanted:
                 return Finding(asked, found, kernel.name)
-    return Finding(asked, Found.OTHERWISE, telling[0].name) if telling else Finding(asked, Found.ABSENT, "")
+    return (
+        Finding(asked, Found.OTHERWISE, telling[0].name)
+        if telling
+        else Finding(asked, Found.ABSENT, "")
+    )
 
 
 def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:
@@ -121,7 +131,9 @@ def _told(findings: Sequence[Finding], wrong: Sequence[Finding], untold: Sequenc
     kept = len(findings) - len(wrong) - len(untold)
     parts = [f"{kept} of {len(findings)} products run as asked"]
     if wrong:
-        parts.append(f"not so {_names(wrong)}: the runtime multiplies floats there, so nothing is gained")
+        parts.append(
+            f"not so {_names(wrong)}: the runtime multiplies floats there, so nothing is gained"
+        )
     if untold:
         parts.append(f"the runtime does not say what {_names(untold)} multiply")
     return "; ".join(parts)
@@ -129,11 +141,14 @@ def _told(findings: Sequence[Finding], wrong: Sequence[Finding], untold: Sequenc
 
 def _names(findings: Sequence[Finding]) -> str:
     shown = [
-        f"{one.asked.layer} ({one.asked.precision} asked, {one.kernel or 'no kernel'})" for one in findings[:_NAMED]
+        f"{one.asked.layer} ({one.asked.precision} asked, {one.kernel or 'no kernel'})"
+        for one in findings[:_NAMED]
     ]
     more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
     return ", ".join(shown) + more
 
 
 def _gate(verdict: Verdict, share: Interval | None, count: int, reason: str) -> GateResult:
-    return GateResult(METRIC, ALL, False, verdict, share, 1.0, AT_LEAST, count, f"{METRIC}: {reason}")
+    return GateResult(
+        METRIC, ALL, False, verdict, share, 1.0, AT_LEAST, count, f"{METRIC}: {reason}"
+    )

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.errors import BadInput
+from tasks.metrics.answers import METRICS
 from tasks.models.golden import positions
-from tasks.models.groups import reach
-from tasks.models.language.answers import METRICS
-from tasks.models.spec import Budgets, ModelSpec, Task
 from tasks.models.vision.classes import Classes
 from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict
+from tasks.specs.groups import reach
+from tasks.specs.spec import Budgets, ModelSpec, Task
 from tasks.validation.gates import metric_gates, safety_gate
-from tasks.validation.golden_metrics import CaseScores, evaluate
-from tasks.validation.language_metrics import OF_CACHE
-from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
-from tasks.validation.vision_metrics import evaluate_vision
+from tasks.validation.metrics.golden import CaseScores, evaluate
+from tasks.validation.metrics.language import OF_CACHE
+from tasks.validation.metrics.speech import SpeechOutputs, Transcript, evaluate_speech
+from tasks.validation.metrics.vision import evaluate_vision
 
 SHOWN = 3
 """Groups that one sentence lists."""
@@ -116,9 +116,14 @@ def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | Non
 
 def _unjudged(lacking: Iterable[str], requests: Sequence[Request]) -> str:
     """How much of the window belongs to groups that the golden set lacks."""
-    sizes = Counter(name for one in requests for name in (f"domain={one.domain}", f"language={one.language}"))
+    sizes = Counter(
+        name for one in requests for name in (f"domain={one.domain}", f"language={one.language}")
+    )
     named = sorted(lacking, key=lambda name: (-sizes[name], name))
-    shares = [f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the window)" for name in named[:SHOWN]]
+    shares = [
+        f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the window)"
+        for name in named[:SHOWN]
+    ]
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     return f"could not be judged by group, for want of golden cases: {', '.join(shares)}{more}"
 

@@ -52,7 +52,9 @@ def is_settled(report: GateReport) -> bool:
     A machine that is busy today may make a latency or a memory figure fail that passes tomorrow.
     """
     failed = {gate.metric for gate in report.refusals if gate.verdict is Verdict.FAILED}
-    return report.verdict is Verdict.PASSED or (report.verdict is Verdict.FAILED and bool(failed - _OF_THE_MACHINE))
+    return report.verdict is Verdict.PASSED or (
+        report.verdict is Verdict.FAILED and bool(failed - _OF_THE_MACHINE)
+    )
 
 
 def to_markdown(report: GateReport) -> str:
@@ -64,7 +66,9 @@ def to_markdown(report: GateReport) -> str:
         "|---|---|---|---|---|---|---|---|",
         *(
             _line(gate)
-            for gate in sorted(report.gates, key=lambda gate: (not gate.binding, _ORDER.index(gate.verdict)))
+            for gate in sorted(
+                report.gates, key=lambda gate: (not gate.binding, _ORDER.index(gate.verdict))
+            )
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -85,7 +89,12 @@ def to_metrics(report: GateReport) -> Mapping[str, float]:
 def to_samples(model: str, report: GateReport) -> Iterator[telemetry.Sample]:
     """The report as Prometheus samples, for `telemetry.write_snapshot`."""
     for gate in report.gates:
-        labels = {"model": model, "target": report.target, "metric": gate.metric, "group": gate.group}
+        labels = {
+            "model": model,
+            "target": report.target,
+            "metric": gate.metric,
+            "group": gate.group,
+        }
         if gate.reported:
             continue  # a figure without a verdict would look like an open question
         yield telemetry.Sample("requant_gate_verdict", {**labels, "verdict": gate.verdict}, 1)
@@ -115,10 +124,16 @@ OF_REPORTS = (
 
 def _line(gate: GateResult) -> str:
     estimate = gate.estimate
-    figures = "–" if estimate is None else f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+    figures = (
+        "–"
+        if estimate is None
+        else f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+    )
     budget = "–" if gate.reported else f"{gate.direction} {gate.budget:g}"
     cells = (gate.verdict, gate.metric, gate.group, figures, budget, str(gate.count))
-    return f"| {' | '.join(map(_escaped, (*cells, 'yes' if gate.binding else 'no', gate.reason)))} |"
+    return (
+        f"| {' | '.join(map(_escaped, (*cells, 'yes' if gate.binding else 'no', gate.reason)))} |"
+    )
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The steps of validation: judge the engine, never only the graph (DESIGN.md, D6)."""
+"""The steps of validation: judge the engine, never only the graph (ADR 31)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,26 +16,38 @@ from infra.engines.port import Arrays, Engine
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from tasks.models.batches import Batch
-from tasks.models.catalog import FULL_PRECISION, RegisteredModel, answer_golden, open_model, where_spread
+from tasks.models.catalog import (
+    FULL_PRECISION,
+    RegisteredModel,
+    answer_golden,
+    open_model,
+    where_spread,
+)
 from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare, compare_cached
-from tasks.models.spec import Task
 from tasks.models.speech.comparison import agreement
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, SampleRef, Verdict
+from tasks.specs.spec import Task
 from tasks.step import step
 from tasks.traffic import from_parquet
 from tasks.validation import preconditions
 from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
-from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates, unexecuted
-from tasks.validation.golden_metrics import CaseScores, evaluate
-from tasks.validation.language_metrics import LanguageOutputs, evaluate_language
+from tasks.validation.gates import (
+    error_gate,
+    golden_gates,
+    language_gates,
+    metric_gates,
+    unexecuted,
+)
 from tasks.validation.latency import PairedLatency, paired_engines
+from tasks.validation.metrics.golden import CaseScores, evaluate
+from tasks.validation.metrics.language import LanguageOutputs, evaluate_language
+from tasks.validation.metrics.speech import SpeechOutputs, Transcript, evaluate_speech
+from tasks.validation.metrics.vision import evaluate_vision
 from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.preconditions import Preconditions
 from tasks.validation.report import from_json, is_settled, to_json
-from tasks.validation.shares import GoldenEngine, golden_outputs
-from tasks.validation.speech_metrics import SpeechOutputs, Transcript, evaluate_speech
-from tasks.validation.vision_metrics import evaluate_vision
+from tasks.validation.shards import GoldenEngine, golden_outputs
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
@@ -51,11 +63,15 @@ def examine(window: SampleRef) -> Preconditions:
         target: open_target(target).why_not_executable() for target in model.spec.targets
     }
     requests = from_parquet(settings().store().get(window.key), where=window.key)
-    return preconditions.examine(model.spec, model.golden, model.classes, window.groups, requests, why_not_here)
+    return preconditions.examine(
+        model.spec, model.golden, model.classes, window.groups, requests, why_not_here
+    )
 
 
 @step("judge-engine")
-def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], thorough: bool = False) -> GateReport:
+def judge(
+    candidate: CandidateRef, engine: EngineRef, served: Sequence[str], thorough: bool = False
+) -> GateReport:
     """Golden gates on one engine; latency and memory are measured only when quality has not failed, or when thorough.
 
     The same engine under the same budgets is not judged twice: a run that was killed goes on where it stopped.
@@ -76,7 +92,9 @@ def judge(candidate: CandidateRef, engine: EngineRef, served: Sequence[str], tho
 def _unexecuted(candidate: CandidateRef, engine: EngineRef) -> GateReport:
     """Inconclusive; where the target can tell its kernels without a device, so is what they multiply told."""
     report = unexecuted(engine.target, engine.reason)
-    return replace(report, gates=(*report.gates, *_precision(candidate, engine.target, None, engine.reason)))
+    return replace(
+        report, gates=(*report.gates, *_precision(candidate, engine.target, None, engine.reason))
+    )
 
 
 def _known(key: str) -> GateReport | None:
@@ -86,7 +104,9 @@ def _known(key: str) -> GateReport | None:
         return None
 
 
-def _verdict_key(candidate: CandidateRef, engine: EngineRef, plan: bytes, served: Sequence[str], thorough: bool) -> str:
+def _verdict_key(
+    candidate: CandidateRef, engine: EngineRef, plan: bytes, served: Sequence[str], thorough: bool
+) -> str:
     """Everything that a verdict follows from, but the machine's mood."""
     model = open_model(candidate.model)
     basis: Mapping[str, Json] = {
@@ -111,13 +131,21 @@ def _judged(
         loaded = open_target(engine.target).load(plan, _metadata(candidate, engine.target))
         inspection = loaded.inspection()
         if inspection is not None:
-            settings().store().put(candidate.key(f"engines/{engine.target}/inspector.json"), inspection)
-        told = _precision(candidate, engine.target, inspection, f"{engine.target} tells nothing of its kernels")
-        named = GoldenEngine(engine.target, candidate.key(f"engines/{engine.target}/plan"), sha256(plan))
+            settings().store().put(
+                candidate.key(f"engines/{engine.target}/inspector.json"), inspection
+            )
+        told = _precision(
+            candidate, engine.target, inspection, f"{engine.target} tells nothing of its kernels"
+        )
+        named = GoldenEngine(
+            engine.target, candidate.key(f"engines/{engine.target}/plan"), sha256(plan)
+        )
         quality = (*QUALITY[model.spec.task](Asked(model, loaded, named), served), *told)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
-            return GateReport(engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets)))
+            return GateReport(
+                engine.target, (*quality, size_gate(_size(model, engine), model.spec.budgets))
+            )
         return GateReport(engine.target, (*quality, *_cost_gates(candidate, engine, plan, loaded)))
     except Unavailable:
         raise  # a cluster or a store that does not answer says nothing about the engine
@@ -133,11 +161,15 @@ def _metadata(candidate: CandidateRef, target: str) -> bytes | None:
         return None
 
 
-def _precision(candidate: CandidateRef, target: str, inspection: bytes | None, why_not: str) -> tuple[GateResult, ...]:
+def _precision(
+    candidate: CandidateRef, target: str, inspection: bytes | None, why_not: str
+) -> tuple[GateResult, ...]:
     """What was asked for in INT8 or FP8 against what runs; reported."""
     store, model = settings().store(), open_model(candidate.model)
     asked = asked_for(onnx.load_from_string(store.get(candidate.key("graph.onnx"))), model.sites)
-    kernels = open_target(target).kernels(store.get(candidate.key(f"engines/{target}/layers.json")), inspection)
+    kernels = open_target(target).kernels(
+        store.get(candidate.key(f"engines/{target}/layers.json")), inspection
+    )
     return precision_gate(asked, kernels, why_not)
 
 
@@ -153,13 +185,20 @@ class Asked:
         """Of every golden case, in order."""
         if self.named is not None:
             return golden_outputs(self.model, self.named, where_spread(self.model.name))
-        return run_all(self.engine, self.model.inputs, [case.payload for case in self.model.golden.cases])
+        return run_all(
+            self.engine, self.model.inputs, [case.payload for case in self.model.golden.cases]
+        )
 
 
 def _of_outputs(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
     model = asked.model
     return golden_gates(
-        model.spec.task, model.golden, model.golden_reference, asked.outputs(), model.spec.budgets, served=served
+        model.spec.task,
+        model.golden,
+        model.golden_reference,
+        asked.outputs(),
+        model.spec.budgets,
+        served=served,
     )
 
 
@@ -168,7 +207,9 @@ def _of_answers(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
 
 
 def _of_scores(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
-    return metric_gates(golden_scores(asked), asked.model.golden, asked.model.spec.budgets, served=served)
+    return metric_gates(
+        golden_scores(asked), asked.model.golden, asked.model.spec.budgets, served=served
+    )
 
 
 QUALITY: Mapping[Task, Callable[[Asked, frozenset[str]], tuple[GateResult, ...]]] = {
@@ -205,7 +246,9 @@ def _scored_transcripts(asked: Asked) -> Mapping[str, CaseScores]:
 
 
 def _scored_images(asked: Asked) -> Mapping[str, CaseScores]:
-    return evaluate_vision(asked.model.golden, asked.model.golden_reference, asked.outputs(), asked.model.classes)
+    return evaluate_vision(
+        asked.model.golden, asked.model.golden_reference, asked.outputs(), asked.model.classes
+    )
 
 
 SCORES: Mapping[Task, Callable[[Asked], Mapping[str, CaseScores]]] = {
@@ -224,16 +267,22 @@ def _said(asked: Asked) -> LanguageOutputs:
     texts = [case.payload for case in model.golden.cases]
     compared = compare(model.reference, loaded, inputs, texts)
     cached = compare_cached(model.reference, loaded, inputs, texts)
-    return LanguageOutputs(compared, model.golden_answers, answer_golden(loaded, inputs, model.golden), cached)
+    return LanguageOutputs(
+        compared, model.golden_answers, answer_golden(loaded, inputs, model.golden), cached
+    )
 
 
-def _cost_gates(candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine) -> tuple[GateResult, ...]:
+def _cost_gates(
+    candidate: CandidateRef, engine: EngineRef, plan: bytes, loaded: Engine
+) -> tuple[GateResult, ...]:
     model = open_model(candidate.model)
     feeds = typical_batch(model).feeds
     size = _size(model, engine)
     memory = Pair(_reference_memory(candidate.model), peak_memory(engine.target, plan, feeds))
     for rounds in LATENCY_ROUNDS:
-        gates = cost_gates(Costs(_latency(model, loaded, feeds, rounds), size, memory), model.spec.budgets)
+        gates = cost_gates(
+            Costs(_latency(model, loaded, feeds, rounds), size, memory), model.spec.budgets
+        )
         if all(gate.verdict is not Verdict.INCONCLUSIVE for gate in gates):
             break
     if candidate.quantized_share > 0:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import served
-from benchmarks.served import MODEL
+from benchmarks.orchestration import served
+from benchmarks.orchestration.served import MODEL
 from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,9 @@ def requant(command: str, full: Settings, folder: Path, **variables: str) -> Ran
         **variables,
     }
     arguments = [sys.executable, "-c", PROBE, str(report), *command.split()]
-    ended = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     found = json.loads(report.read_text())
     output = ended.stdout + ended.stderr
     return Ran(ended.returncode, output, frozenset(found["packages"]), tuple(found["events"]))
@@ -154,14 +156,18 @@ def test_explaining_loads_arrays_and_nothing_else_that_is_slow(
 
 
 @pytest.mark.parametrize("command", ["status", "history", "explain", "lineage"])
-def test_an_unknown_model_is_refused_as_cheaply(full: Settings, tmp_path: Path, command: str) -> None:
+def test_an_unknown_model_is_refused_as_cheaply(
+    full: Settings, tmp_path: Path, command: str
+) -> None:
     ran = requant(f"{command} nobody", full, tmp_path)
     assert (ran.code, ran.events) == (2, ())
     assert f"no model is called 'nobody' (known: {MODEL})" in ran.output
     assert not ran.packages & HEAVY
 
 
-def test_the_probe_sees_what_a_command_that_acts_loads_and_reaches(full: Settings, tmp_path: Path) -> None:
+def test_the_probe_sees_what_a_command_that_acts_loads_and_reaches(
+    full: Settings, tmp_path: Path
+) -> None:
     ran = requant(f"requantize {MODEL}", full, tmp_path, REQUANT_PREFECT_API_URL=NOBODY)
     assert f"Prefect does not answer at {NOBODY}" in ran.output
     assert ran.code == 2

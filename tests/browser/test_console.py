@@ -30,7 +30,9 @@ RUN_S = 90
 
 pytestmark = [
     pytest.mark.timeout(420),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: bash tests/services/packages.sh installs it"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium: bash tests/services/packages.sh installs it"
+    ),
 ]
 
 
@@ -38,7 +40,10 @@ pytestmark = [
 def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """One of our modules as a process, ended by its id."""
     started = subprocess.Popen(
-        [sys.executable, *command], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+        [sys.executable, *command],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         yield started
@@ -68,7 +73,7 @@ def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def prefect(digits: Settings) -> Iterator[str]:
     """A server with its scheduler."""
-    from flows.runtime import server, using
+    from flows.orchestration.runtime import server, using
 
     with server(digits, services=True) as address, using(address, digits.secret().basic):
         yield address
@@ -77,8 +82,15 @@ def prefect(digits: Settings) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def console(prefect: str, digits: Settings) -> Iterator[str]:
     """The link that opens the console; deployments are served, and there is a first champion."""
-    deployments = process("-m", "flows.serving", PREFECT_RUNNER_POLL_FREQUENCY="1")
-    page = process("-m", "dashboards.console", "--port", "0", REQUANT_ACTOR="<b>Ada</b>", **reached(prefect, digits))
+    deployments = process("-m", "flows.commands.serving", PREFECT_RUNNER_POLL_FREQUENCY="1")
+    page = process(
+        "-m",
+        "dashboards.console",
+        "--port",
+        "0",
+        REQUANT_ACTOR="<b>Ada</b>",
+        **reached(prefect, digits),
+    )
     with deployments, page as started:
         from flows.requantize import requantize
 
@@ -107,7 +119,9 @@ def page(console: str, tmp_path: Path) -> Iterator[Page]:
     assert complaints == []
 
 
-def test_a_person_requantizes_approves_and_rolls_back(page: Page, digits: Settings, prefect: str) -> None:
+def test_a_person_requantizes_approves_and_rolls_back(
+    page: Page, digits: Settings, prefect: str
+) -> None:
     assert "login" not in page.url
     page.get_by_role("link", name="digits").click()
     ask_for_a_candidate(page)
@@ -159,7 +173,9 @@ def watched(page: Page) -> str:
     page.wait_for_selector("[data-state=Running]", timeout=RUN_S * 1000)
     page.wait_for_selector("[data-finished=true]", timeout=RUN_S * 1000)
     assert page.evaluate("window.loaded") == "once"
-    assert page.locator("[data-state]").get_attribute("data-state") == "Completed", page.inner_text("main")
+    assert page.locator("[data-state]").get_attribute("data-state") == "Completed", page.inner_text(
+        "main"
+    )
     return page.inner_text(".doing")
 
 

@@ -39,7 +39,9 @@ class S3Server:
             region_name="us-east-1",
             aws_access_key_id=self.access,
             aws_secret_access_key=self.secret,
-            config=Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"}),
+            config=Config(
+                request_checksum_calculation="when_required", s3={"addressing_style": "path"}
+            ),
         )
         client.create_bucket(Bucket=name)
         return name
@@ -79,7 +81,9 @@ def radosgw() -> Iterator[S3Server]:
     script, folder = str(_SERVICES / "s3.sh"), tempfile.mkdtemp(prefix="s3-")
     ports = [str(port) for port in free_ports(2)]
     try:
-        started = subprocess.run([script, "start", folder, *ports], capture_output=True, text=True, timeout=300)
+        started = subprocess.run(
+            [script, "start", folder, *ports], capture_output=True, text=True, timeout=300
+        )
         assert started.returncode == 0, started.stderr
         yield S3Server(*started.stdout.split())
     finally:
@@ -91,7 +95,9 @@ OpenAgain = Callable[[], ObjectStore]
 
 
 @pytest.fixture(params=["local", "s3-moto", "s3-radosgw"])
-def open_again(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenAgain:
+def open_again(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> OpenAgain:
     """Opens the same fresh, empty store as often as it is called: as several processes would."""
     if request.param == "local":
         return lambda: open_store((tmp_path / "store").as_uri())

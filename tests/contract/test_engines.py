@@ -18,11 +18,11 @@ from infra.engines.nvidia.target import TensorRt
 from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from infra.engines.port import Built, Profile, Shapes, Target
 from infra.errors import BadInput, Refused, Unavailable
+from tasks.graphs.sites import find_sites
 from tasks.observation.scales import Quantizer
-from tasks.observation.sites import find_sites
-from tasks.quantization import qdq
-from tasks.quantization.assemble import from_scales
-from tasks.quantization.lowering import lower
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.assemble import from_scales
+from tasks.quantization.graph.lowering import lower
 from tests import graphs
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
@@ -80,7 +80,9 @@ def test_a_graph_in_the_targets_form_becomes_a_plan(target: Target) -> None:
 def test_the_layers_are_kept_with_their_names_and_precisions(target: Target) -> None:
     document = json.loads(built(target).layers)
     assert document["version"]
-    assert all(layer["name"] and layer["type"] and layer["precision"] for layer in document["layers"])
+    assert all(
+        layer["name"] and layer["type"] and layer["precision"] for layer in document["layers"]
+    )
     assert any("INT8" in layer["precision"] for layer in document["layers"])
     names = " ".join(layer["name"] for layer in document["layers"])
     assert "x.quantize" in names or "node_MatMul_0" in names
@@ -147,7 +149,9 @@ def test_a_non_zero_zero_point_is_refused_in_the_parsers_words(name: str) -> Non
         opened(name).build(quantized("u8"), PROFILE)
 
 
-@pytest.mark.parametrize("damage", [lambda plan: b"", lambda plan: b"no plan", lambda plan: plan[: len(plan) // 2]])
+@pytest.mark.parametrize(
+    "damage", [lambda plan: b"", lambda plan: b"no plan", lambda plan: plan[: len(plan) // 2]]
+)
 def test_a_plan_that_is_none_is_not_loaded(target: Target, damage) -> None:  # type: ignore[no-untyped-def]
     wanted = BadInput if target.why_not_executable() is None else Unavailable
     with pytest.raises(wanted):
@@ -185,7 +189,9 @@ def test_an_engine_times_its_own_runs(executable: Target) -> None:
 def test_full_precision_is_computed_exactly_where_it_is_observed(executable: Target) -> None:
     plain = graphs.product(WEIGHT)
     found = executable.load_exact(plain.SerializeToString(), PROFILE).run({"x": X})["y"]
-    assert np.allclose(found, graphs.run(plain, X), rtol=1e-5, atol=1e-5)  # TF32 would be off by 1e-3
+    assert np.allclose(
+        found, graphs.run(plain, X), rtol=1e-5, atol=1e-5
+    )  # TF32 would be off by 1e-3
 
 
 def test_what_an_engine_runs_is_told_once_it_is_loaded(executable: Target) -> None:
@@ -205,13 +211,17 @@ def test_metadata_are_kept_where_a_plan_is_bound_to_a_host(target: Target) -> No
     assert told.build_seconds > 0
 
 
-def test_a_plan_that_does_not_fit_the_host_is_refused_before_it_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_does_not_fit_the_host_is_refused_before_it_is_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     target = opened("tensorrt-rtx")
     made = built(target)
     monkeypatch.setattr(target, "why_not_executable", lambda: None)
     monkeypatch.setattr(target._trt, "Runtime", lambda logger: pytest.fail("the plan was touched"))
     elsewhere = parse_metadata(made.metadata or b"").model_copy(update={"capability": "SM75"})
-    with pytest.raises(Refused, match=r"does not fit this host: it was built for SM75.*rebuild the release here"):
+    with pytest.raises(
+        Refused, match=r"does not fit this host: it was built for SM75.*rebuild the release here"
+    ):
         target.load(made.plan, dump_metadata(elsewhere))
 
 
@@ -239,7 +249,9 @@ def test_a_feed_that_the_graph_does_not_know_is_left_out(executable: Target) -> 
     ],
     ids=["missing", "width", "rank", "float64", "object", "text", "none"],
 )
-def test_feeds_that_do_not_fit_are_bad_input(executable: Target, feeds: dict[str, np.ndarray]) -> None:
+def test_feeds_that_do_not_fit_are_bad_input(
+    executable: Target, feeds: dict[str, np.ndarray]
+) -> None:
     engine = executable.load(built(executable).plan)
     with pytest.raises(BadInput):
         engine.run(feeds)
@@ -286,7 +298,9 @@ def test_the_runtimes_error_classes_are_all_known() -> None:
 
 
 @pytest.mark.parametrize("kind", onnxruntime_cpu._RUN_FAILURES)
-def test_every_error_of_the_runtime_is_translated(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_error_of_the_runtime_is_translated(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     failure = kind()  # without a text, which some have
     with pytest.raises(BadInput) as caught:
         OnnxRuntimeEngine(FailingSession(failure)).run({"x": X})  # type: ignore[arg-type]  # a fake
@@ -295,7 +309,9 @@ def test_every_error_of_the_runtime_is_translated(kind: type[Exception], monkeyp
 
 def layers_of(plain: onnx.ModelProto) -> dict[str, str]:
     scales = {site.name: Quantizer(2.0) for site in find_sites(plain)}
-    graph = lower(qdq.write(from_scales(plain, find_sites(plain), scales)), "u8").SerializeToString()
+    graph = lower(
+        qdq.write(from_scales(plain, find_sites(plain), scales)), "u8"
+    ).SerializeToString()
     layers = json.loads(open_target("onnxruntime-cpu").build(graph, PROFILE).layers)["layers"]
     return {layer["type"]: layer["precision"] for layer in layers}
 
@@ -336,7 +352,9 @@ def test_a_builder_that_cannot_start_is_unavailable() -> None:
         target.build(quantized("s8"), PROFILE)
 
 
-def test_a_device_that_the_target_does_not_support_is_a_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_the_target_does_not_support_is_a_reason_not_to_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

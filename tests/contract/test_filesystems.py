@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tasks.traffic.watermark import mark_read, unread
 
 from infra.errors import NotFound
 from infra.stores import ObjectStore
 from infra.stores.filesystem import open_filesystem
 from tasks.records import Request
 from tasks.traffic import write_traffic
-from tasks.traffic.scan import scan
-from tasks.traffic.watermark import mark_read, unread
+from tasks.traffic.storage.scan import scan
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -32,7 +32,10 @@ def test_a_missing_object_is_missing(store: ObjectStore) -> None:
 
 
 def test_traffic_is_scanned_and_marked(store: ObjectStore) -> None:
-    requests = [Request(f"r{n}", NOON + timedelta(hours=n), "acme", "docs", "en", f"text {n}") for n in range(4)]
+    requests = [
+        Request(f"r{n}", NOON + timedelta(hours=n), "acme", "docs", "en", f"text {n}")
+        for n in range(4)
+    ]
     keys = write_traffic(store, "minilm", requests)
     batches = scan(store, "minilm", NOON, NOON + timedelta(hours=2), ["request_id", "text"])
     assert [row for batch in batches for row in batch.to_pylist()] == [
@@ -46,7 +49,9 @@ def test_traffic_is_scanned_and_marked(store: ObjectStore) -> None:
 
 def test_a_deleted_part_is_named(store: ObjectStore) -> None:
     keys = write_traffic(
-        store, "minilm", [Request(f"r{n}", NOON + timedelta(hours=n), "acme", "docs", "en", "x") for n in range(2)]
+        store,
+        "minilm",
+        [Request(f"r{n}", NOON + timedelta(hours=n), "acme", "docs", "en", "x") for n in range(2)],
     )
     batches = scan(store, "minilm", None, None, ["request_id"])
     next(batches)

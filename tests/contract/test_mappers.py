@@ -90,7 +90,9 @@ def test_items_are_read_only_so_far_ahead_as_the_work_needs(mapper: Mapper) -> N
     results.close()  # type: ignore[attr-defined]  # a generator
 
 
-def test_an_error_of_ours_arrives_as_it_was_raised_after_the_results_before_it(mapper: Mapper) -> None:
+def test_an_error_of_ours_arrives_as_it_was_raised_after_the_results_before_it(
+    mapper: Mapper,
+) -> None:
     results = mapper.map(refuse_seven, range(20))
     assert [next(results) for _ in range(7)] == list(range(7))
     with pytest.raises(BadInput, match="seven is refused"):
@@ -128,7 +130,9 @@ def test_few_pieces_stay_in_this_process_by_default(shared_workspace: Settings) 
         assert isinstance(opened, InProcess)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: more processes would only wait for it")
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="one core: more processes would only wait for it"
+)
 def test_many_pieces_go_to_processes_of_this_machine_by_default(shared_workspace: Settings) -> None:
     with open_mapper(None, pieces=1000) as opened:
         assert set(opened.map(process_number, range(20))).isdisjoint({os.getpid()})
@@ -138,9 +142,14 @@ def process_number(_: int) -> int:
     return os.getpid()
 
 
-@pytest.mark.parametrize("address", ["localhost:8786", "http://127.0.0.1:1", "tcp://", "everywhere"])
+@pytest.mark.parametrize(
+    "address", ["localhost:8786", "http://127.0.0.1:1", "tcp://", "everywhere"]
+)
 def test_an_address_that_is_none_is_bad_input(address: str, shared_workspace: Settings) -> None:
-    with pytest.raises(BadInput, match="give none, local, or a scheduler's address"), open_mapper(address, pieces=2):
+    with (
+        pytest.raises(BadInput, match="give none, local, or a scheduler's address"),
+        open_mapper(address, pieces=2),
+    ):
         pass
 
 
@@ -149,7 +158,10 @@ def test_a_scheduler_that_does_not_answer_is_said_to(
 ) -> None:
     monkeypatch.setattr("infra.cluster.workers.CONNECT_S", 1.0)
     address = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(Unavailable, match=f"no Dask scheduler answers at {address}"), open_mapper(address, pieces=2):
+    with (
+        pytest.raises(Unavailable, match=f"no Dask scheduler answers at {address}"),
+        open_mapper(address, pieces=2),
+    ):
         pass
 
 
@@ -165,7 +177,9 @@ def test_a_scheduler_without_workers_is_said_to_have_none(
         pass
 
 
-def test_a_worker_of_other_versions_is_refused_by_name(shared_workspace: Settings, tmp_path: Path) -> None:
+def test_a_worker_of_other_versions_is_refused_by_name(
+    shared_workspace: Settings, tmp_path: Path
+) -> None:
     """A distribution that says to be another version stands first on the worker's path."""
     other = tmp_path / "numpy-0.0.1.dist-info"
     other.mkdir()
@@ -185,11 +199,16 @@ def test_a_worker_that_does_not_see_the_store_is_refused(
 ) -> None:
     monkeypatch.setenv("REQUANT_STORE_URL", "file:///nowhere/store")
     settings.cache_clear()
-    with pytest.raises(Unavailable, match="does not see file:///nowhere/store"), open_mapper(dask.address, pieces=2):
+    with (
+        pytest.raises(Unavailable, match="does not see file:///nowhere/store"),
+        open_mapper(dask.address, pieces=2),
+    ):
         pass
 
 
-def test_work_that_ends_every_worker_is_given_up(shared_workspace: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_ends_every_worker_is_given_up(
+    shared_workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("infra.cluster.workers.LONELY_S", 1.0)
     (shared_workspace.root / "store").mkdir(parents=True, exist_ok=True)
     with (

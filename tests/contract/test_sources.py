@@ -36,13 +36,17 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_inside_an_installed_package_is_found(tmp_path: Path) -> None:
-    assert (fetch("package:onnx/reference", base=tmp_path, cache=tmp_path) / "__init__.py").is_file()
+    assert (
+        fetch("package:onnx/reference", base=tmp_path, cache=tmp_path) / "__init__.py"
+    ).is_file()
 
 
 @pytest.mark.parametrize(
     "name", ["package:not_installed/model", "package:not.installed/model", "package:", "package:/x"]
 )
-def test_a_missing_package_is_bad_input_that_says_how_to_get_the_examples(name: str, tmp_path: Path) -> None:
+def test_a_missing_package_is_bad_input_that_says_how_to_get_the_examples(
+    name: str, tmp_path: Path
+) -> None:
     with pytest.raises(BadInput, match="is not installed"):
         fetch(name, base=tmp_path, cache=tmp_path)
 
@@ -61,7 +65,9 @@ def bucket(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     return f"s3://{moto.new_bucket()}/models/tiny", moto.endpoint
 
 
-def test_objects_under_a_prefix_are_copied_with_their_folders(bucket: tuple[str, str], tmp_path: Path) -> None:
+def test_objects_under_a_prefix_are_copied_with_their_folders(
+    bucket: tuple[str, str], tmp_path: Path
+) -> None:
     url, endpoint = bucket
     store = open_store(url, endpoint_url=endpoint)
     store.put("config.json", b"{}")
@@ -87,10 +93,17 @@ def test_an_empty_prefix_is_bad_input(bucket: tuple[str, str], tmp_path: Path) -
         fetch(f"{url}/absent", base=tmp_path, cache=tmp_path / "cache", endpoint_url=endpoint)
 
 
-def test_a_missing_bucket_is_said(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_said(
+    moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     moto.admit(monkeypatch)
     with pytest.raises(RequantError, match="absent-bucket"):
-        fetch("s3://absent-bucket/x", base=tmp_path, cache=tmp_path / "cache", endpoint_url=moto.endpoint)
+        fetch(
+            "s3://absent-bucket/x",
+            base=tmp_path,
+            cache=tmp_path / "cache",
+            endpoint_url=moto.endpoint,
+        )
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
@@ -119,7 +132,10 @@ def point(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     before = mlflow.get_tracking_uri()
 
     def to(address: str) -> None:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # what MLflow sets itself is undone with these
+        for name in (
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_REGISTRY_URI",
+        ):  # what MLflow sets itself is undone with these
             monkeypatch.setenv(name, address)
         mlflow.set_tracking_uri(address)
         mlflow.set_registry_uri(address)
@@ -147,7 +163,9 @@ def test_a_model_that_is_not_registered_is_not_found(source: str, tmp_path: Path
         fetch(source, base=tmp_path, cache=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("source", ["models:/", "models:/tiny", "models:/tiny/", "models:/tiny/1/weights"])
+@pytest.mark.parametrize(
+    "source", ["models:/", "models:/tiny", "models:/tiny/", "models:/tiny/1/weights"]
+)
 def test_an_address_that_names_no_version_is_bad_input(source: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="names no version"):
         fetch(source, base=tmp_path, cache=tmp_path / "cache")

@@ -97,7 +97,9 @@ def test_of_many_concurrent_creators_exactly_one_wins(open_again: OpenAgain) -> 
     for turn in range(10):
         key = f"race/{turn}"
         with ThreadPoolExecutor(8) as pool:
-            won = list(pool.map(_create_at, [gate] * 8, stores, [key] * 8, [b"%d" % n for n in range(8)]))
+            won = list(
+                pool.map(_create_at, [gate] * 8, stores, [key] * 8, [b"%d" % n for n in range(8)])
+            )
         assert sum(won) == 1
         assert stores[0].get(key) == b"%d" % won.index(True)
 
@@ -164,8 +166,16 @@ BAD_KEYS = [
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
-def test_a_key_that_leaves_the_store_or_fits_not_every_store_is_refused(store: ObjectStore, key: str) -> None:
-    for attempt in (store.get, store.exists, store.delete, lambda k: store.put(k, b""), lambda k: store.create(k, b"")):
+def test_a_key_that_leaves_the_store_or_fits_not_every_store_is_refused(
+    store: ObjectStore, key: str
+) -> None:
+    for attempt in (
+        store.get,
+        store.exists,
+        store.delete,
+        lambda k: store.put(k, b""),
+        lambda k: store.create(k, b""),
+    ):
         with pytest.raises(BadInput):
             attempt(key)
 
@@ -184,7 +194,16 @@ def test_the_url_is_the_one_that_opened_it(open_again: OpenAgain) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "gs://bucket/x", "http://host/x", "s3://", "s3://user:key@bucket/x", "s3://b/../c", "file://host/x"]
+    "url",
+    [
+        "",
+        "gs://bucket/x",
+        "http://host/x",
+        "s3://",
+        "s3://user:key@bucket/x",
+        "s3://b/../c",
+        "file://host/x",
+    ],
 )
 def test_an_address_of_another_kind_is_bad_input(url: str) -> None:
     with pytest.raises(BadInput):
@@ -215,7 +234,9 @@ for write in (store.put, store.create):
 
 
 def test_no_space_left_is_unavailable_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", _FILL, str(tmp_path)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", _FILL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     said = run.stdout.splitlines()
     assert len(said) == 4
     assert all("free space" in line for line in said)
@@ -329,7 +350,9 @@ def test_a_created_object_whose_answer_was_lost_counts_as_created(scripted: _Scr
     assert scripted.puts == 1
 
 
-def test_after_a_lost_answer_another_writers_object_means_that_the_race_is_lost(scripted: _Script) -> None:
+def test_after_a_lost_answer_another_writers_object_means_that_the_race_is_lost(
+    scripted: _Script,
+) -> None:
     scripted.script = ["lose-to-another"]
     with pytest.raises(AlreadyExists):
         _store_of(scripted).create("k", b"mine")
@@ -354,9 +377,14 @@ def test_a_passing_failure_before_the_write_landed_is_tried_again(scripted: _Scr
     assert scripted.objects["/bucket/p/k"] == b"mine"
 
 
-def test_a_server_that_is_not_there_is_unavailable_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_unavailable_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     S3Server("", "a", "b").admit(monkeypatch)
-    store, began = open_store("s3://bucket", endpoint_url=f"http://127.0.0.1:{free_port()}"), time.monotonic()
+    store, began = (
+        open_store("s3://bucket", endpoint_url=f"http://127.0.0.1:{free_port()}"),
+        time.monotonic(),
+    )
     with pytest.raises(Unavailable):
         store.create("k", b"")
     with pytest.raises(Unavailable):

@@ -8,11 +8,17 @@ import pytest
 from infra.engines import open_target
 from infra.engines.port import Shapes
 from infra.errors import Refused
-from tasks.quantization import qdq
 from tasks.quantization.derive import derive
-from tasks.quantization.lowering import lower
-from tasks.quantization.recipes import RECIPES, Recipe
-from tasks.quantization.targets import FEATURES, ONNXRUNTIME, TENSORRT_RTX, require_expressible, why_not
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.recipe.targets import (
+    FEATURES,
+    ONNXRUNTIME,
+    TENSORRT_RTX,
+    require_expressible,
+    why_not,
+)
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -22,12 +28,18 @@ MODEL = graphs.product(RNG.standard_normal((WIDTH, 64)).astype(np.float32))
 X = RNG.standard_normal((16, WIDTH)).astype(np.float32)
 SITES, OBSERVED = observe(MODEL, X)
 PROFILE = {"x": Shapes((1, WIDTH), (8, WIDTH), (64, WIDTH))}
-ALONE = [item for item in RECIPES.values() if item.quantized and not item.keeps_graph and not item.high_precision_sites]
+ALONE = [
+    item
+    for item in RECIPES.values()
+    if item.quantized and not item.keeps_graph and not item.high_precision_sites
+]
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT_RTX])
 @pytest.mark.parametrize("recipe", ALONE, ids=lambda recipe: recipe.name)
-def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(recipe: Recipe, target: str) -> None:
+def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(
+    recipe: Recipe, target: str
+) -> None:
     opened = open_target(target)
     graph = lower(qdq.write(derive(MODEL, SITES, OBSERVED, recipe, None).plan), opened.form)
     reason = why_not(recipe, target)
@@ -39,13 +51,24 @@ def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(rec
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT_RTX])
-def test_every_feature_of_the_table_is_asked_by_some_recipe_or_stated_for_specs(target: str) -> None:
-    unasked = {feature.name for feature in FEATURES if not any(feature.asked_by(recipe) for recipe in ALONE)}
-    assert unasked <= {"asymmetric weights"}  # INT8 weights with a zero-point: no shipped recipe wants them
+def test_every_feature_of_the_table_is_asked_by_some_recipe_or_stated_for_specs(
+    target: str,
+) -> None:
+    unasked = {
+        feature.name
+        for feature in FEATURES
+        if not any(feature.asked_by(recipe) for recipe in ALONE)
+    }
+    assert unasked <= {
+        "asymmetric weights"
+    }  # INT8 weights with a zero-point: no shipped recipe wants them
 
 
 def test_a_recipe_that_a_target_cannot_express_is_refused_with_the_rule() -> None:
-    with pytest.raises(Refused, match=r"int2-block-32: tensorrt-rtx cannot express weight-only INT2: its parser knows"):
+    with pytest.raises(
+        Refused,
+        match=r"int2-block-32: tensorrt-rtx cannot express weight-only INT2: its parser knows",
+    ):
         require_expressible(RECIPES["int2-block-32"], (ONNXRUNTIME, TENSORRT_RTX))
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tasks.graphs.sites import Layer, Site
 from tasks.observation.archive import dump_observation
 from tasks.observation.counting import count
 from tasks.observation.observer import Observer
-from tasks.observation.sites import Layer, Site
 from tasks.observation.tolerance import moved, why_apart
 from tasks.observation.watch import watch
 from tests.gpu.devices import NEEDS_CUDA
@@ -30,8 +30,12 @@ CASES, TOKENS, CHANNELS = 16, 32, 192
 def activations(seed: int) -> dict[str, Floats]:
     """Tokens and images, from denormals to the largest magnitudes."""
     rng = np.random.default_rng(seed)
-    tokens = rng.standard_normal((CASES, TOKENS, CHANNELS)) * 10.0 ** rng.integers(-41, 38, (CASES, TOKENS, CHANNELS))
-    images = rng.standard_normal((CASES, 24, 16, 16)) * 10.0 ** rng.integers(-3, 3, (CASES, 24, 1, 1))
+    tokens = rng.standard_normal((CASES, TOKENS, CHANNELS)) * 10.0 ** rng.integers(
+        -41, 38, (CASES, TOKENS, CHANNELS)
+    )
+    images = rng.standard_normal((CASES, 24, 16, 16)) * 10.0 ** rng.integers(
+        -3, 3, (CASES, 24, 1, 1)
+    )
     return {"t": tokens.astype(np.float32), "i": images.astype(np.float32)}
 
 
@@ -81,7 +85,9 @@ class OneBatch:
     def parts(self, size: int) -> Iterator[OneBatch]:
         for start in range(0, len(self.cases), size):
             chosen = slice(start, start + size)
-            yield OneBatch({name: one[chosen] for name, one in self.feeds.items()}, self.cases[chosen])
+            yield OneBatch(
+                {name: one[chosen] for name, one in self.feeds.items()}, self.cases[chosen]
+            )
 
 
 class Rows:
@@ -99,7 +105,9 @@ class Product:
         self._weight = torch.from_numpy(weight).to(device)
 
     def run(self, feeds: Mapping[str, Floats]) -> dict[str, Floats]:
-        return {"t": (torch.from_numpy(feeds["x"]).to(self._weight.device) @ self._weight).cpu().numpy()}
+        return {
+            "t": (torch.from_numpy(feeds["x"]).to(self._weight.device) @ self._weight).cpu().numpy()
+        }
 
 
 class DeviceProduct(Product):

@@ -34,10 +34,10 @@ def profile() -> Any:
 
 
 def quantized(plain: Any) -> bytes:
+    from tasks.graphs.sites import find_sites
     from tasks.observation.scales import Quantizer
-    from tasks.observation.sites import find_sites
-    from tasks.quantization import qdq
-    from tasks.quantization.assemble import from_scales
+    from tasks.quantization.graph import qdq
+    from tasks.quantization.graph.assemble import from_scales
 
     sites = find_sites(plain)
     graph = qdq.write(from_scales(plain, sites, {site.name: Quantizer(2.0) for site in sites}))
@@ -52,7 +52,7 @@ def plain() -> Any:
 def test_an_int8_engine_runs_like_full_precision_and_in_int8(target: Any, plain: Any) -> None:
     import onnx
 
-    from tasks.observation.sites import find_sites
+    from tasks.graphs.sites import find_sites
     from tasks.records import Verdict
     from tasks.validation.precision import asked_for, precision_gate
 
@@ -88,8 +88,8 @@ def test_runs_are_timed_by_events(target: Any, plain: Any) -> None:
 def test_full_precision_is_observed_on_the_device_as_on_the_cpu(target: Any) -> None:
     from infra.engines import open_target
     from infra.engines.port import DeviceEngine, Shapes
+    from tasks.graphs.sites import expose, find_sites
     from tasks.observation.observer import Observer
-    from tasks.observation.sites import expose, find_sites
     from tasks.observation.tolerance import why_apart
     from tasks.observation.watch import engine_tensors
 
@@ -130,21 +130,28 @@ def test_a_warm_timing_cache_builds_the_same_plan_faster(plain: Any, tmp_path: P
     assert seconds[1] <= seconds[0]
     store.put(keys[0], b"damaged")
     target = TensorRt("tensorrt", import_module("tensorrt"), ahead_of_time=False, store=store)
-    assert "is damaged" in parse_metadata(target.build(quantized(plain), profile()).metadata or b"").remarks[0]
+    assert (
+        "is damaged"
+        in parse_metadata(target.build(quantized(plain), profile()).metadata or b"").remarks[0]
+    )
 
 
-@pytest.mark.parametrize("options", [{"version_compatible": True}, {"hardware": "ampere-plus"}, {"max_aux_streams": 0}])
+@pytest.mark.parametrize(
+    "options", [{"version_compatible": True}, {"hardware": "ampere-plus"}, {"max_aux_streams": 0}]
+)
 def test_plans_with_each_option_are_built_and_run(plain: Any, options: dict[str, Any]) -> None:
     reason = why_not("tensorrt")
     if reason is not None:
         pytest.skip(reason)
     from importlib import import_module
 
-    from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
+    from infra.build_options import BuildOptions, HardwareCompatibility
     from infra.engines.nvidia.target import TensorRt
 
     if "hardware" in options:
         options = {"hardware": HardwareCompatibility(options["hardware"])}
-    target = TensorRt("tensorrt", import_module("tensorrt"), ahead_of_time=False, options=BuildOptions(**options))
+    target = TensorRt(
+        "tensorrt", import_module("tensorrt"), ahead_of_time=False, options=BuildOptions(**options)
+    )
     made = target.build(quantized(plain), profile())
     assert target.load(made.plan, made.metadata).run({"x": X})["y"].shape == (32, 16, 192)

@@ -25,7 +25,12 @@ class Address:
     """Device memory at an address, as torch reads it."""
 
     def __init__(self, address: int, shape: tuple[int, ...]) -> None:
-        self.__cuda_array_interface__ = {"shape": shape, "typestr": "<f4", "data": (address, False), "version": 3}
+        self.__cuda_array_interface__ = {
+            "shape": shape,
+            "typestr": "<f4",
+            "data": (address, False),
+            "version": 3,
+        }
 
 
 class Context:
@@ -51,7 +56,10 @@ class Context:
         if 0 in self._shape:
             return True
         with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
-            x, y = (torch.as_tensor(Address(self._addresses[name], self._shape), device="cuda") for name in "xy")
+            x, y = (
+                torch.as_tensor(Address(self._addresses[name], self._shape), device="cuda")
+                for name in "xy"
+            )
             torch.cuda._sleep(self._delay)
             torch.mul(x, 2, out=y)
         return True
@@ -79,7 +87,9 @@ class Engine:
         return (0, 8), (4, 8), (1 << 20, 8)
 
 
-TRT: Any = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input"), nptype=lambda kind: np.float32)
+TRT: Any = SimpleNamespace(
+    TensorIOMode=SimpleNamespace(INPUT="input"), nptype=lambda kind: np.float32
+)
 X = np.random.default_rng(0).standard_normal((1 << 12, 8)).astype(np.float32)
 
 
@@ -107,14 +117,19 @@ def test_tensors_on_the_device_are_not_copied_and_wait_for_their_makers() -> Non
 
 def test_many_runs_in_flight_do_not_mix() -> None:
     engine = loaded(DELAY // 50)
-    outputs = [engine.run_on_device({"x": torch.full((4096, 8), float(i), device="cuda")})["y"] for i in range(50)]
+    outputs = [
+        engine.run_on_device({"x": torch.full((4096, 8), float(i), device="cuda")})["y"]
+        for i in range(50)
+    ]
     assert [float(one.min()) for one in outputs] == [2.0 * i for i in range(50)]
     assert [float(one.max()) for one in outputs] == [2.0 * i for i in range(50)]
 
 
 def test_runs_are_timed_by_the_device() -> None:
     fast, slow = loaded().time_runs({"x": X}, 5), loaded(DELAY).time_runs({"x": X}, 5)
-    print(f"{torch.cuda.get_device_name()}: {np.median(fast):.3f} ms, with a sleeping kernel {np.median(slow):.3f} ms")
+    print(
+        f"{torch.cuda.get_device_name()}: {np.median(fast):.3f} ms, with a sleeping kernel {np.median(slow):.3f} ms"
+    )
     assert fast.shape == slow.shape == (5,)
     assert (fast > 0).all()
     assert np.median(slow) > np.median(fast) + 5

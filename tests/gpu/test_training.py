@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.observation.formats import Format, PerBlock
+from tasks.numerics.formats import Format, PerBlock
 from tasks.observation.scales import Quantizer
-from tasks.quantization.weights import WeightScheme, quantize
+from tasks.quantization.weight.quantize import WeightScheme, quantize
 from tests.gpu.devices import NEEDS_CUDA
 
 pytest.importorskip("torch")
@@ -25,23 +25,31 @@ SCHEMES = {
 def problem(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Rows [192, 384] whose inputs depend on each other, and a weight [128, 384]: a site of a small encoder."""
     rng = np.random.default_rng(seed)
-    rows = rng.standard_normal((192, 64)) @ rng.standard_normal((64, 384)) + 0.1 * rng.standard_normal((192, 384))
+    rows = rng.standard_normal((192, 64)) @ rng.standard_normal(
+        (64, 384)
+    ) + 0.1 * rng.standard_normal((192, 384))
     return rows.astype(np.float32), rng.standard_normal((128, 384)).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("quantized", [False, True], ids=["weight-only", "with its activation"])
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_a_site_is_trained_on_the_device_as_on_the_cpu(scheme: WeightScheme, quantized: bool, seed: int) -> None:
-    from tasks.quantization.training import ERROR_APART, LEVELS_APART, train
+def test_a_site_is_trained_on_the_device_as_on_the_cpu(
+    scheme: WeightScheme, quantized: bool, seed: int
+) -> None:
+    from tasks.quantization.weight.qat import ERROR_APART, LEVELS_APART, train
 
     rows, weight = problem(seed)
     quantizer = Quantizer(float(np.abs(rows).max())) if quantized else None
     start = quantize(weight, scheme)
-    host, device = (train(rows, weight, start, quantizer, device=where) for where in ("cpu", "cuda"))
+    host, device = (
+        train(rows, weight, start, quantizer, device=where) for where in ("cpu", "cuda")
+    )
     apart = np.abs(host.weight.levels.astype(int) - device.weight.levels.astype(int))
     error = abs(device.after - host.after) / host.after
-    print(f"error {host.after:.3e} and {device.after:.3e} ({error:.2e} apart), {(apart > 0).mean():.2e} of the levels")
+    print(
+        f"error {host.after:.3e} and {device.after:.3e} ({error:.2e} apart), {(apart > 0).mean():.2e} of the levels"
+    )
     assert device.before == pytest.approx(host.before, rel=1e-3)
     assert error <= ERROR_APART
     assert (apart > 0).mean() <= LEVELS_APART
@@ -50,6 +58,6 @@ def test_a_site_is_trained_on_the_device_as_on_the_cpu(scheme: WeightScheme, qua
 
 
 def test_the_device_is_used_where_it_is_visible() -> None:
-    from tasks.quantization.training import default_device
+    from tasks.quantization.weight.qat import default_device
 
     assert default_device() == "cuda"

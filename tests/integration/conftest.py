@@ -20,7 +20,7 @@ START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """A real server that asks for its workspace's secret: the API's address, and "user:password"."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    from flows.runtime import server
+    from flows.orchestration.runtime import server
 
     settings = Settings(workspace=tmp_path_factory.mktemp("server"))
     with server(settings, services=False) as address:
@@ -30,7 +30,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
 @pytest.fixture(scope="module")
 def loop(shared_workspace: Settings, prefect_server: tuple[str, str]) -> Iterator[Settings]:
     """A workspace whose flows report to the server."""
-    from flows.runtime import using
+    from flows.orchestration.runtime import using
 
     with using(*prefect_server):
         yield shared_workspace

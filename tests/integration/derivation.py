@@ -28,7 +28,9 @@ def main(spec: str, workspace: str, threads: str, batch: str, *recipes: str) -> 
 
     inputs.BATCH = language.BATCH = int(batch)  # type: ignore[attr-defined,misc]  # what is to be varied
     model, store = register(Path(spec)), settings().store()
-    calibration = _keep("calibration", model.name, sample_of(model.pool[:96], seen=96, dropped={}), "", "")
+    calibration = _keep(
+        "calibration", model.name, sample_of(model.pool[:96], seen=96, dropped={}), "", ""
+    )
     key = observe.fn(calibration)
     told: dict[str, object] = {"model": model.digest, "calibration": calibration.digest}
     told["observation"] = sha256(store.get(key))

@@ -22,9 +22,11 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     import onnx  # noqa: F401  # the libraries are there before the work begins
     import torch  # noqa: F401
 
+    from tasks.graphs.memory import export_footprint, footprint
+    from tasks.models.batches import BATCH
     from tasks.models.catalog import open_model, register
-    from tasks.models.memory import export_footprint, footprint
-    from tasks.quantization.recipes import Rounding, find_recipe
+    from tasks.observation.observer import ROWS
+    from tasks.quantization.recipe.catalog import Rounding, find_recipe
     from tasks.quantization.steps import build_engine, observe, write_graph
     from tasks.sampling.digest import sample_of
     from tasks.sampling.steps import _keep
@@ -32,16 +34,22 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     before = resident("VmRSS")
     if work == "register":
         model = register(Path(arguments[0]))
-        estimate = export_footprint(sum(path.stat().st_size for path in Path(arguments[0]).parent.glob("model.onnx*")))
+        estimate = export_footprint(
+            sum(path.stat().st_size for path in Path(arguments[0]).parent.glob("model.onnx*"))
+        )
         tokens = model.spec.input.max_length
     else:
         model, recipe = open_model(arguments[0]), find_recipe(arguments[1])
-        calibration = _keep("calibration", model.name, sample_of(model.pool[:48], seen=48, dropped={}), "", "")
+        calibration = _keep(
+            "calibration", model.name, sample_of(model.pool[:48], seen=48, dropped={}), "", ""
+        )
         candidate = write_graph.fn(calibration, observe.fn(calibration), recipe.name, None)
         build_engine.fn(candidate, "onnxruntime-cpu")
         tokens = model.spec.input.max_length
         hessian = recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED)
-        estimate = footprint(model.graph, model.sites, tokens=tokens, hessian=hessian).total
+        estimate = footprint(
+            model.graph, model.sites, tokens=tokens, batch=BATCH, kept=ROWS, hessian=hessian
+        ).total
     assert settings.root
     print(json.dumps({"estimate": estimate, "peak": resident("VmHWM") - before}))
 

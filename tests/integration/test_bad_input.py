@@ -48,7 +48,9 @@ def served(loop: Settings, prefect_server: tuple[str, str]) -> Settings:
 
 
 @pytest.fixture
-def run(served: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(
+    served: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
     """Call the command in this process; afterwards the champion must be the one before."""
     from flows.cli import main
     from tasks.promotion.steps import champion_of
@@ -83,7 +85,10 @@ def test_an_unknown_model_is_named_with_the_known_ones(run: Run) -> None:
 
 
 def test_a_missing_traffic_file(run: Run, tmp_path: Path) -> None:
-    expect_refusal(run("traffic", "import", str(tmp_path / "none.parquet"), "--model", "digits"), "none.parquet")
+    expect_refusal(
+        run("traffic", "import", str(tmp_path / "none.parquet"), "--model", "digits"),
+        "none.parquet",
+    )
 
 
 def test_a_truncated_parquet_file(run: Run, tmp_path: Path) -> None:
@@ -101,24 +106,34 @@ def test_wrong_column_types(run: Run, tmp_path: Path) -> None:
 def test_bad_records_are_set_aside_with_reasons_and_the_good_ones_kept(
     run: Run, served: Settings, tmp_path: Path
 ) -> None:
-    good = {"request_id": "g", "time": "2025-01-01T00:00:00Z", "tensor": images(1.0)[0].payload.tolist()}  # type: ignore[union-attr]
+    good = {
+        "request_id": "g",
+        "time": "2025-01-01T00:00:00Z",
+        "tensor": images(1.0)[0].payload.tolist(),
+    }  # type: ignore[union-attr]
     wrong_shape = {**good, "request_id": "w", "tensor": [1.0, 2.0]}
     nan = {**good, "request_id": "n", "tensor": [[[float("nan")] * 8] * 8]}
     lines = [json.dumps(one).encode() for one in (good, wrong_shape, nan)]
     path = tmp_path / "mixed.jsonl"
-    path.write_bytes(b"\n".join([*lines, b"\xff\xfe not utf-8", b"{not json", b'{"request_id": "x"}']) + b"\n")
+    path.write_bytes(
+        b"\n".join([*lines, b"\xff\xfe not utf-8", b"{not json", b'{"request_id": "x"}']) + b"\n"
+    )
     said = run("traffic", "import", str(path), "--model", "digits", "--json")
     assert said.code == 0, said
     taken = json.loads(said.out)
     assert (taken["accepted"], taken["rejected"]) == (1, 5)
-    kept = [line for key in taken["rejects"] for line in served.store().get(key).decode().splitlines()]
+    kept = [
+        line for key in taken["rejects"] for line in served.store().get(key).decode().splitlines()
+    ]
     assert len(kept) == 5
     assert all(json.loads(line)["reason"] for line in kept)
 
 
 def test_a_spec_with_an_unknown_field(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
-    path.write_text((EXAMPLES / "digits" / "model.yaml").read_text().replace("  size_ratio", "  sizes"))
+    path.write_text(
+        (EXAMPLES / "digits" / "model.yaml").read_text().replace("  size_ratio", "  sizes")
+    )
     expect_refusal(run("model", "add", str(path)), "budgets.sizes", "size_ratio")
 
 
@@ -129,14 +144,18 @@ def test_a_golden_set_that_overlaps_the_calibration_pool(run: Run, tmp_path: Pat
     stolen = {name: golden[0].get(name) for name in pool.column_names} | {"id": "stolen"}
     table = pa.Table.from_pylist([*pool.to_pylist(), stolen], schema=pool.schema)
     pq.write_table(table, tmp_path / "digits" / "calibration.parquet")
-    expect_refusal(run("model", "add", str(tmp_path / "digits" / "model.yaml")), "overlaps", "stolen")
+    expect_refusal(
+        run("model", "add", str(tmp_path / "digits" / "model.yaml")), "overlaps", "stolen"
+    )
 
 
 def test_an_unknown_recipe(run: Run) -> None:
     expect_refusal(run("requantize", "digits", "--recipe", "int1"), "int1", "int8-smooth")
 
 
-def test_too_few_rows_in_the_window_are_inconclusive_and_nothing_is_built(run: Run, served: Settings) -> None:
+def test_too_few_rows_in_the_window_are_inconclusive_and_nothing_is_built(
+    run: Run, served: Settings
+) -> None:
     serve(served, "digits", 20, images(1.0, seed=20)[:10])
     said = run("maintain", "digits", "--json")
     assert said.code == 0, said
@@ -179,7 +198,9 @@ def test_prefect_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch)
     expect_refusal(run("maintain", "digits"), "127.0.0.1:9", "REQUANT_PREFECT_API_URL")
 
 
-def test_a_full_disk_leaves_nothing_half_written(run: Run, served: Settings, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    run: Run, served: Settings, tmp_path: Path
+) -> None:
     """A file-size limit stands in for the full disk: the kernel refuses the write in the same place."""
     path = tmp_path / "many.jsonl"
     rows = [

@@ -67,7 +67,9 @@ def traffic(magnitude: float = 1.0, count: int = 64) -> list[Request]:
     return images(magnitude)[:count]
 
 
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+def said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of one command."""
     from flows.cli import main
 
@@ -79,17 +81,28 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 
 
 def test_control_flow_is_refused_by_the_command_and_nothing_is_stored(
-    workspace: Settings, spec: Spec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Settings,
+    spec: Spec,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tests.unit.tasks.models.test_operators import loop
 
     inner = loop()
     inner.graph.node.insert(0, helper.make_node("Flatten", ["image"], ["x"], "flat"))
     inner.graph.node[1].output[0] = "logits"
-    inner.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 1, 8, 8]))
+    inner.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 1, 8, 8])
+    )
     inner.graph.output[0].name = "logits"
     code, _, told = said(
-        capsys, monkeypatch, "--workspace", str(workspace.root), "model", "add", str(spec("loops", inner))
+        capsys,
+        monkeypatch,
+        "--workspace",
+        str(workspace.root),
+        "model",
+        "add",
+        str(spec("loops", inner)),
     )
     assert code == 2
     assert "requant: source: node repeat (Loop) has a body of its own" in told
@@ -98,14 +111,21 @@ def test_control_flow_is_refused_by_the_command_and_nothing_is_stored(
 
 def test_weights_beside_the_graph_are_registered(workspace: Settings, spec: Spec) -> None:
     inside = register(spec("inside", classifier(UP)))
-    beside = register(spec("beside", classifier(UP), save_as_external_data=True, location="w.bin", size_threshold=0))
+    beside = register(
+        spec(
+            "beside", classifier(UP), save_as_external_data=True, location="w.bin", size_threshold=0
+        )
+    )
     image = np.random.default_rng(2).random((3, 1, 8, 8), dtype=np.float32)
     assert np.array_equal(
-        beside.reference.run({"image": image})["logits"], inside.reference.run({"image": image})["logits"]
+        beside.reference.run({"image": image})["logits"],
+        inside.reference.run({"image": image})["logits"],
     )
 
 
-def test_overflowing_activations_name_site_and_request_and_leave_no_observation(loop: Settings, spec: Spec) -> None:
+def test_overflowing_activations_name_site_and_request_and_leave_no_observation(
+    loop: Settings, spec: Spec
+) -> None:
     from flows.requantize import requantize
 
     register(spec("overflows", classifier(UP)))
@@ -115,7 +135,9 @@ def test_overflowing_activations_name_site_and_request_and_leave_no_observation(
         broken.flat[: place % 31] = 0
         requests[place] = replace(requests[place], payload=broken)
     serve(loop, "overflows", 0, requests)
-    with pytest.raises(BadInput, match=r"site down saw \d+ infinite or NaN activations, .* request '0-") as caught:
+    with pytest.raises(
+        BadInput, match=r"site down saw \d+ infinite or NaN activations, .* request '0-"
+    ) as caught:
         requantize("overflows", recipe="int8-max")
     assert "take these requests out of the traffic, or mend the model" in str(caught.value)
     assert not list(loop.store().list("observations/overflows"))
@@ -126,17 +148,30 @@ def test_a_dead_layer_stays_in_floating_point_from_the_command_to_the_release(
 ) -> None:
     register(spec("dead", classifier(UP, bias=-1e4)))
     serve(loop, "dead", 0, traffic())
-    arguments = ("--workspace", str(loop.root), "requantize", "dead", "--recipe", "int8-max", "--json")
+    arguments = (
+        "--workspace",
+        str(loop.root),
+        "requantize",
+        "dead",
+        "--recipe",
+        "int8-max",
+        "--json",
+    )
     _, out, err = said(capsys, monkeypatch, *arguments)
     outcome = json.loads(out)
     (rung,) = outcome["rungs"]
-    assert any(one.startswith("down: only seen at zero: they stay in floating point") for one in rung["remarks"]), err
+    assert any(
+        one.startswith("down: only seen at zero: they stay in floating point")
+        for one in rung["remarks"]
+    ), err
     release = loop.release("dead", outcome["release"])
     assert release.facts["kept_high"] == ["down"]
     assert release.facts["remarks"] == rung["remarks"]
 
 
-def test_a_dead_layer_is_passed_over_where_sensitivity_is_measured(loop: Settings, spec: Spec) -> None:
+def test_a_dead_layer_is_passed_over_where_sensitivity_is_measured(
+    loop: Settings, spec: Spec
+) -> None:
     from flows.requantize import requantize
 
     register(spec("mixed", classifier(UP, bias=-1e4)))
@@ -146,7 +181,9 @@ def test_a_dead_layer_is_passed_over_where_sensitivity_is_measured(loop: Setting
     assert loop.release("mixed", outcome.release).facts["kept_high"] == ["down"]
 
 
-def test_one_request_is_enough_to_quantize_and_its_thinness_is_said(loop: Settings, spec: Spec) -> None:
+def test_one_request_is_enough_to_quantize_and_its_thinness_is_said(
+    loop: Settings, spec: Spec
+) -> None:
     from flows.requantize import requantize
 
     path = spec("single", classifier(UP))

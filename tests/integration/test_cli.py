@@ -17,9 +17,11 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def call(workspace: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
+def call(
+    workspace: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Call]:
     from flows.cli import main
-    from infra.interruption import ASKED
+    from infra.processes.interruption import ASKED
 
     before = {asked: signal.getsignal(asked) for asked in ASKED}
 
@@ -68,7 +70,9 @@ def test_the_doctor_finds_a_fresh_workspace_sound(call: Call) -> None:
     assert not [one for one in checks.values() if one["state"] == "broken"]
 
 
-@pytest.mark.parametrize("arguments", [("maintain",), ("rollback", "digits"), ("nonsense",), ("status", "--what")])
+@pytest.mark.parametrize(
+    "arguments", [("maintain",), ("rollback", "digits"), ("nonsense",), ("status", "--what")]
+)
 def test_wrong_usage_ends_with_2(call: Call, arguments: tuple[str, ...]) -> None:
     assert call(*arguments)[0] == 2
 
@@ -79,7 +83,9 @@ def test_an_error_is_json_too(call: Call) -> None:
     assert json.loads(out)["kind"] == "NotFound"
 
 
-@pytest.mark.parametrize("arguments", [("-h",), ("model", "-h"), ("traffic", "import", "-h"), ("maintain", "-h")])
+@pytest.mark.parametrize(
+    "arguments", [("-h",), ("model", "-h"), ("traffic", "import", "-h"), ("maintain", "-h")]
+)
 def test_every_command_explains_itself(call: Call, arguments: tuple[str, ...]) -> None:
     code, out = call(*arguments)
     assert code == 0
@@ -92,7 +98,9 @@ def test_the_version_is_the_installed_one(call: Call) -> None:
     assert call("--version") == (0, f"requant {version('requant')}\n")
 
 
-def test_the_shell_completes_commands_and_model_names(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_completes_commands_and_model_names(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
@@ -118,7 +126,9 @@ def test_the_commands_that_prepare_say_what_comes_next(call: Call) -> None:
 def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(
     call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.models.catalog.register", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(
+        "tasks.models.catalog.register", lambda _: signal.raise_signal(signal.SIGINT)
+    )
     spec = str(EXAMPLES / "digits" / "model.yaml")
     monkeypatch.setattr(sys, "argv", ["requant", "model", "add", spec])
     from flows.cli import main

@@ -42,7 +42,12 @@ class Place:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, env=self.environment, timeout=240, check=False
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=240,
+            check=False,
         )
 
     def read(self, *arguments: str) -> Any:
@@ -52,7 +57,9 @@ class Place:
 
     def ledger(self) -> list[tuple[str, str, str]]:
         """Kind, actor and reason of every entry."""
-        return [(one["kind"], one["actor"], one["reason"]) for one in self.read("history", "digits")]
+        return [
+            (one["kind"], one["actor"], one["reason"]) for one in self.read("history", "digits")
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,9 @@ def seeded(shared_workspace: Settings) -> Path:
 
 
 @pytest.fixture(scope="module", params=["without a server", "with a server"])
-def place(request: pytest.FixtureRequest, seeded: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(
+    request: pytest.FixtureRequest, seeded: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
     root = tmp_path_factory.mktemp("place") / "workspace"
     shutil.copytree(seeded, root)
     given = ("REQUANT_", "PREFECT_", "MLFLOW_")
@@ -85,7 +94,11 @@ def started(place: Place, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
     out = place.root / "out.txt"
     with out.open("w") as file:
         process = subprocess.Popen(
-            place.command(*arguments), stdout=file, stderr=subprocess.PIPE, text=True, env=place.environment
+            place.command(*arguments),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=place.environment,
         )
         try:
             yield process, out
@@ -111,7 +124,9 @@ def interrupted(place: Place, asked: signal.Signals) -> str:
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_is_one_line_and_closes_the_intent(place: Place, asked: signal.Signals) -> None:
+def test_an_interruption_is_one_line_and_closes_the_intent(
+    place: Place, asked: signal.Signals
+) -> None:
     said = interrupted(place, asked)
     again = f"requant --workspace {place.root} maintain digits"
     line = rf"requant: interrupted while {WORKING}: .*; nothing is lost: run `{again}` again to go on\n"
@@ -129,9 +144,14 @@ def test_the_same_command_again_goes_on_to_a_champion(place: Place) -> None:
 
 
 def test_an_answer_and_a_rollback_are_written_alike(place: Place) -> None:
-    waits = place.read("requantize", "digits", "--recipe", "int8-max", "--require-approval", "--reason", "try it")
+    waits = place.read(
+        "requantize", "digits", "--recipe", "int8-max", "--require-approval", "--reason", "try it"
+    )
     assert waits["status"] == "awaiting-approval", waits["reason"]
-    assert place.read("approve", "digits", waits["version"], "--reason", "good")["answer"] == "promoted"
+    assert (
+        place.read("approve", "digits", waits["version"], "--reason", "good")["answer"]
+        == "promoted"
+    )
     assert place.read("rollback", "digits", "--reason", "users complain")["version"] == "1"
     assert place.read("reconcile", "digits")["digits"]["outcome"] == "in-step"
     assert place.ledger()[-3:] == [
@@ -161,7 +181,9 @@ def test_prefect_shows_steps_and_outcome_at_info(place: Place) -> None:
         return
     prefect = httpx.Client(base_url=place.server, auth=(place.auth[0], place.auth[1]))
     runs = prefect.post("/flow_runs/filter", json={"sort": "START_TIME_DESC"}).json()
-    done = next(one for one in runs if one["name"] == "maintain-digits" and one["state_type"] == "COMPLETED")
+    done = next(
+        one for one in runs if one["name"] == "maintain-digits" and one["state_type"] == "COMPLETED"
+    )
     assert done["state"]["message"].startswith("promoted: version 1")
     wanted = {"flow_run_id": {"any_": [done["id"]]}}
     lines = prefect.post("/logs/filter", json={"logs": wanted}).json()
@@ -175,17 +197,23 @@ def test_a_server_that_does_not_answer_is_an_error_and_nothing_is_run(place: Pla
     deaf = Place(place.root, place.environment | {"REQUANT_PREFECT_API_URL": NOWHERE}, NOWHERE)
     done = deaf.run("maintain", "digits")
     assert done.returncode == 2
-    assert re.fullmatch(r"requant: Prefect does not answer at .*REQUANT_PREFECT_API_URL\n", done.stderr)
+    assert re.fullmatch(
+        r"requant: Prefect does not answer at .*REQUANT_PREFECT_API_URL\n", done.stderr
+    )
     assert place.ledger() == before
 
 
 def test_a_server_that_wants_a_password_says_so(place: Place) -> None:
     if place.server is None:
         return
-    unknown = {name: text for name, text in place.environment.items() if name != "PREFECT_API_AUTH_STRING"}
+    unknown = {
+        name: text for name, text in place.environment.items() if name != "PREFECT_API_AUTH_STRING"
+    }
     done = Place(place.root, unknown, place.server).run("maintain", "digits")
     assert done.returncode == 2
-    assert re.fullmatch(r"requant: Prefect at .* PREFECT_API_AUTH_STRING as user:password\n", done.stderr)
+    assert re.fullmatch(
+        r"requant: Prefect at .* PREFECT_API_AUTH_STRING as user:password\n", done.stderr
+    )
 
 
 def test_a_process_ends_with_its_server_and_waits_for_nobody(tmp_path: Path) -> None:
@@ -193,7 +221,7 @@ def test_a_process_ends_with_its_server_and_waits_for_nobody(tmp_path: Path) -> 
     code = (
         "from infra.settings import use_workspace\n"
         f"chosen = use_workspace({str(tmp_path / 'workspace')!r})\n"
-        "from flows.runtime import orchestrator\n"
+        "from flows.orchestration.runtime import orchestrator\n"
         "with orchestrator(chosen):\n"
         "    from flows.reconcile import reconcile\n"
         "    reconcile()\n"

@@ -18,7 +18,9 @@ SERVES = "up"
 
 def day_to_day() -> list[list[str]]:
     """The arguments of each line, without the comment behind it."""
-    section = (ROOT / "README.md").read_text().partition("\n## Day to day\n")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "README.md").read_text().partition("\n## Day to day\n")[2].partition("\n## ")[0]
+    )
     lines = [line for line in section.splitlines() if line.startswith("    requant ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
@@ -40,7 +42,9 @@ def _workspace() -> Path:
     return settings().root
 
 
-def test_the_lines_of_the_readme_run_in_order(loop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_the_readme_run_in_order(
+    loop: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     lines = day_to_day()
     assert [SERVES] in lines
@@ -50,6 +54,8 @@ def test_the_lines_of_the_readme_run_in_order(loop: Settings, monkeypatch: pytes
             told(*line)
     kinds = [entry["kind"] for entry in json.loads(told("history", "digits", "--json"))]
     assert kinds.count("promoted") == 4, kinds
-    assert [kinds.count(one) for one in ("approval-requested", "approved", "rolled-back", "forgotten")] == [1, 1, 1, 1]
+    assert [
+        kinds.count(one) for one in ("approval-requested", "approved", "rolled-back", "forgotten")
+    ] == [1, 1, 1, 1]
     (digits,) = json.loads(told("status", "digits", "--json"))
     assert digits["champion"]["version"] == "3"

@@ -33,7 +33,7 @@ ROOT = EXAMPLES.parent
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Somebody else's Prefect server with its scheduler and a password: not this workspace's."""
-    from flows.runtime import server
+    from flows.orchestration.runtime import server
 
     elsewhere = Settings(workspace=tmp_path_factory.mktemp("elsewhere"))
     with server(elsewhere, services=True) as address:
@@ -49,10 +49,16 @@ def stores() -> Iterator[dict[str, str]]:
     bucket.start()
     host, port = bucket.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     try:
         with postgresql("mlflow") as database:
-            made = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="a", aws_secret_access_key="b")
+            made = boto3.client(
+                "s3", endpoint_url=endpoint, aws_access_key_id="a", aws_secret_access_key="b"
+            )
             made.create_bucket(Bucket="requant")
             yield keys | {
                 "REQUANT_STORE_URL": "s3://requant/production",
@@ -92,14 +98,22 @@ def deployed(
 
 def requant(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "flows.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
 def ask(server: tuple[str, str], path: str, **document: Any) -> Any:
     address, credentials = server
     user, _, password = credentials.partition(":")
-    return httpx.post(f"{address}/{path}", json=document, auth=(user, password)).raise_for_status().json()
+    return (
+        httpx.post(f"{address}/{path}", json=document, auth=(user, password))
+        .raise_for_status()
+        .json()
+    )
 
 
 def test_a_process_worker_runs_what_the_schedule_creates(
@@ -111,7 +125,17 @@ def test_a_process_worker_runs_what_the_schedule_creates(
     log = tmp_path / "worker.log"
     with log.open("wb") as out:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "requant", "--type", "process"],
+            [
+                sys.executable,
+                "-m",
+                "prefect",
+                "worker",
+                "start",
+                "--pool",
+                "requant",
+                "--type",
+                "process",
+            ],
             env={**os.environ, "PREFECT_API_URL": server[0], "PREFECT_WORKER_QUERY_SECONDS": "2"},
             stdout=out,
             stderr=out,
@@ -125,7 +149,11 @@ def test_a_process_worker_runs_what_the_schedule_creates(
             worker.terminate()
             worker.wait(60)
     assert champion_loads_for_anybody(deployed)
-    runs = ask(server, "flow_runs/filter", flow_runs={"state": {"type": {"any_": ["COMPLETED", "RUNNING"]}}})
+    runs = ask(
+        server,
+        "flow_runs/filter",
+        flow_runs={"state": {"type": {"any_": ["COMPLETED", "RUNNING"]}}},
+    )
     assert [one for one in runs if one["name"] == "maintain-digits" and one["auto_scheduled"]]
 
 
@@ -137,7 +165,9 @@ def champion_loads_for_anybody(deployed: Settings) -> bool:
         "model = mlflow.pyfunc.load_model('models:/digits@champion')\n"
         "print(len(model.predict({'image': numpy.zeros((1, 1, 8, 8), numpy.float32)})))\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return True
 
@@ -172,13 +202,15 @@ def test_a_machine_that_slept_wakes_up_to_one_run_of_a_model(
     server: tuple[str, str], deployed: Settings, tmp_path: Path
 ) -> None:
     """Nobody works on the pool: runs become late, and each new one stands in for those before."""
-    from flows.runtime import using
+    from flows.orchestration.runtime import using
     from flows.schedules import drop_superseded, upcoming
     from tasks.models.catalog import register
 
     shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
     path = tmp_path / "digits" / "model.yaml"
-    path.write_text(re.sub(r"^schedule:.*$", "schedule: {slug: s, interval: 2}", path.read_text(), flags=re.M))
+    path.write_text(
+        re.sub(r"^schedule:.*$", "schedule: {slug: s, interval: 2}", path.read_text(), flags=re.M)
+    )
     register(path)
     assert requant("deploy").returncode == 0
     with using(*server):
@@ -188,12 +220,16 @@ def test_a_machine_that_slept_wakes_up_to_one_run_of_a_model(
             time.sleep(0.5)
         assert drop_superseded() >= 3
         assert upcoming()["digits"].late <= 2, "the newest, and one that came meanwhile"
-    cancelled = ask(server, "flow_runs/filter", flow_runs={"state": {"name": {"any_": ["Cancelled"]}}})
-    assert {one["state"]["message"] for one in cancelled} == {"a later run of the same schedule stands in for it"}
+    cancelled = ask(
+        server, "flow_runs/filter", flow_runs={"state": {"name": {"any_": ["Cancelled"]}}}
+    )
+    assert {one["state"]["message"] for one in cancelled} == {
+        "a later run of the same schedule stands in for it"
+    }
 
 
 def test_the_doctor_tells_a_schedule_that_nobody_runs(deployed: Settings) -> None:
-    from flows.doctor import judge_schedules
+    from flows.commands.doctor import judge_schedules
     from flows.schedules import Upcoming
 
     fine = Upcoming("digits", "2026-01-01T03:00:00+00:00", 0, 0.0, False, None)
@@ -209,9 +245,10 @@ def test_the_doctor_fails_where_a_server_creates_nothing_that_was_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real server whose scheduler does not work, as under SQLAlchemy 2.1: it answers, and creates no run."""
-    from flows import doctor, schedules
-    from flows.deploy import deploy
-    from flows.runtime import server, using
+    from flows import schedules
+    from flows.commands import doctor
+    from flows.commands.deploy import deploy
+    from flows.orchestration.runtime import server, using
     from tasks.models.catalog import register
 
     monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
@@ -220,7 +257,11 @@ def test_the_doctor_fails_where_a_server_creates_nothing_that_was_due(
     for settings in pointed_at(tmp_path / "workspace"):
         shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
         path = tmp_path / "digits" / "model.yaml"
-        path.write_text(re.sub(r"^schedule:.*$", "schedule: {slug: s, interval: 1}", path.read_text(), flags=re.M))
+        path.write_text(
+            re.sub(
+                r"^schedule:.*$", "schedule: {slug: s, interval: 1}", path.read_text(), flags=re.M
+            )
+        )
         register(path)
         with server(settings, services=True) as address, using(address, settings.secret().basic):
             deploy(address)
@@ -231,8 +272,10 @@ def test_the_doctor_fails_where_a_server_creates_nothing_that_was_due(
     assert "sqlalchemy<2.1" in found.mend
 
 
-def test_prefect_yaml_is_what_the_command_prints_for_the_shipped_models(workspace: Settings) -> None:
-    from flows.deploy import described
+def test_prefect_yaml_is_what_the_command_prints_for_the_shipped_models(
+    workspace: Settings,
+) -> None:
+    from flows.commands.deploy import described
     from tasks.models.catalog import register
 
     for model in ("digits", "minilm"):
@@ -241,7 +284,9 @@ def test_prefect_yaml_is_what_the_command_prints_for_the_shipped_models(workspac
     assert shipped == yaml.safe_load(described())
 
 
-def test_deploying_without_a_server_says_what_to_set(workspace: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deploying_without_a_server_says_what_to_set(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("REQUANT_PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     done = requant("--workspace", str(workspace.root), "deploy")

@@ -62,7 +62,12 @@ print(oct(os.umask(0)), os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION"))
         "REQUANT_WORKSPACE": ".requant" if relative else str(workspace.root),
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], env=given, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env=given,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     if relative:
         assert "set REQUANT_WORKSPACE to an absolute path" in done.stdout, done.stderr

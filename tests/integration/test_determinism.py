@@ -27,7 +27,9 @@ def made(folder: Path, spec: Path, run: tuple[str, str, str], recipes: list[str]
     arguments = [str(spec), str(folder / "-".join(run)), threads, batch, *recipes]
     command = [sys.executable, "-m", "tests.integration.derivation", *arguments]
     environment = {**os.environ, **pools, "PYTHONHASHSEED": seed}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
     assert done.returncode == 0, done.stderr
     told: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return told

@@ -22,10 +22,13 @@ WORDS = ("short", "a little longer", "quite a long text, with 3 digits")
 @pytest.fixture(scope="module")
 def ui(shared_workspace: Settings) -> Iterator[httpx.Client]:
     """The UI, started on an empty workspace, in which three windows of a model and one of another are stored."""
-    from flows.services import EVIDENTLY, started
-    from infra.supervision import listening_socket
+    from flows.orchestration.services import EVIDENTLY, started
+    from infra.processes.supervision import listening_socket
 
-    folder, key = shared_workspace.root / "evidently", {"Authorization": f"Bearer {shared_workspace.secret().key}"}
+    folder, key = (
+        shared_workspace.root / "evidently",
+        {"Authorization": f"Bearer {shared_workspace.secret().key}"},
+    )
     with (
         started(shared_workspace, {EVIDENTLY: listening_socket(0, fixed=True)}) as (served,),
         httpx.Client(base_url=f"{served.address}/api", headers=key) as client,
@@ -34,7 +37,11 @@ def ui(shared_workspace: Settings) -> Iterator[httpx.Client]:
         for number, fidelity in enumerate(FIDELITIES):
             store(folder, "tiny", number, fidelity)
         store(folder, "other", 0, 0.9)
-        wait_for(lambda: {len(snapshots(client, project)) for project in projects(client).values()} == {1, 3})
+        wait_for(
+            lambda: (
+                {len(snapshots(client, project)) for project in projects(client).values()} == {1, 3}
+            )
+        )
         yield client
 
 
@@ -51,20 +58,27 @@ def wait_for(ready: Any, seconds: float = 60) -> None:
 
 
 def store(folder: Path, model: str, number: int, fidelity: float) -> None:
-    from tasks.drift.report import Look, drift_report, store_snapshot
+    from tasks.drift.report.page import Look, drift_report, store_snapshot
 
     rng = np.random.default_rng(number)
 
     def some(prefix: str, words: tuple[str, ...], day: int) -> list[Request]:
         texts = rng.choice(words, 120)
         time = START + timedelta(days=day)
-        return [Request(f"{prefix}{i}", time, "t", "docs", "en", f"{text} {i}") for i, text in enumerate(texts)]
+        return [
+            Request(f"{prefix}{i}", time, "t", "docs", "en", f"{text} {i}")
+            for i, text in enumerate(texts)
+        ]
 
     finding = Finding("all", fidelity, 0.992, fidelity < 0.992, "as measured")
     health = Health.DEGRADED if finding.exceeded else Health.FINE
-    window = SampleRef(model, f"window-{number}", "key", rows=120, seen=1000 + number, dropped={}, groups=())
+    window = SampleRef(
+        model, f"window-{number}", "key", rows=120, seen=1000 + number, dropped={}, groups=()
+    )
     action = Action.RECALIBRATE if finding.exceeded else Action.KEEP
-    decision = Decision(action, ("so",), (LensReading("fidelity", health, (finding,), 120),), window.digest)
+    decision = Decision(
+        action, ("so",), (LensReading("fidelity", health, (finding,), 120),), window.digest
+    )
     current = some("c", WORDS[number % 2 :], number)
     report = drift_report(some("r", WORDS[:2], number), current, Look(window, "2", decision))
     store_snapshot(report, folder, model, window.digest)
@@ -82,13 +96,17 @@ def series(client: httpx.Client, project: str, panel: dict[str, Any]) -> list[di
     """What the UI asks to draw a panel, with the sources in the order of the windows."""
     keys = ("metric", "tags", "metadata", "metric_labels")
     filters = [{key: value[key] for key in keys} for value in panel["values"]]
-    answer = client.post(f"/v2/snapshots/{project}/data_series_batch", json={"series_filter": filters})
+    answer = client.post(
+        f"/v2/snapshots/{project}/data_series_batch", json={"series_filter": filters}
+    )
     assert answer.is_success, answer.text
     return list(answer.json()["series"])
 
 
 def panels(client: httpx.Client, project: str) -> dict[str, dict[str, Any]]:
-    return {panel["title"]: panel for panel in client.get(f"/v2/dashboards/{project}").json()["panels"]}
+    return {
+        panel["title"]: panel for panel in client.get(f"/v2/dashboards/{project}").json()["panels"]
+    }
 
 
 def test_a_project_opens_on_a_tab_that_holds_every_panel(ui: httpx.Client) -> None:
@@ -124,7 +142,9 @@ def test_the_share_of_drifted_features_and_each_features_drift_are_drawn(ui: htt
     assert {line["params"]["column"] for line in drawn} == {
         value["legend"] for value in known["Drift of each feature"]["values"]
     }
-    assert {"length", "digits", "punctuation", "domain", "language"} <= {line["params"]["column"] for line in drawn}
+    assert {"length", "digits", "punctuation", "domain", "language"} <= {
+        line["params"]["column"] for line in drawn
+    }
 
 
 def test_snapshots_are_filtered_by_decision_and_champion(ui: httpx.Client) -> None:

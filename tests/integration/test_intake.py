@@ -35,7 +35,7 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[str, str]
 ) -> Iterator[tuple[Settings, Path]]:
     """The digits with three sources, none of which is there yet; and the folder of its spec."""
-    from flows.runtime import using
+    from flows.orchestration.runtime import using
     from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("served")
@@ -46,7 +46,11 @@ def served(
     server.start()
     host, port = server.get_host_and_port()
     before = dict(os.environ)
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     os.environ.update({**keys, "REQUANT_S3_ENDPOINT_URL": f"http://{host}:{port}"})
     try:
         with using(*prefect_server):
@@ -60,11 +64,15 @@ def served(
 
 
 def pixels(number: int) -> list[list[list[float]]]:
-    return [[[float((number * 13 + row * 3 + column) % 101) for column in range(8)] for row in range(8)]]
+    return [
+        [[float((number * 13 + row * 3 + column) % 101) for column in range(8)] for row in range(8)]
+    ]
 
 
 def line(name: str, number: int = 0, time: datetime = HOUR_AGO) -> str:
-    return json.dumps({"request_id": name, "time": time.isoformat(), "tensor": pixels(number)}) + "\n"
+    return (
+        json.dumps({"request_id": name, "time": time.isoformat(), "tensor": pixels(number)}) + "\n"
+    )
 
 
 def bucket() -> Any:
@@ -75,14 +83,18 @@ def put_event(name: str, side: str) -> None:
     body = {"instances": [pixels(3)]} if side == "request" else {"predictions": [4]}
     kind = f"org.kubeflow.serving.inference.{side}"
     event = {"id": name, "type": kind, "time": HOUR_AGO.isoformat(), "data": body}
-    bucket().put_object(Bucket="logs", Key=f"cameras/{name}-{side}.json", Body=json.dumps(event).encode())
+    bucket().put_object(
+        Bucket="logs", Key=f"cameras/{name}-{side}.json", Body=json.dumps(event).encode()
+    )
 
 
 def log_trace(settings: Settings, number: int) -> None:
     import mlflow
 
     mlflow.set_tracking_uri(settings.mlflow_uri)
-    if mlflow.get_experiment_by_name("cameras-online") is None:  # by itself it would write into this folder
+    if (
+        mlflow.get_experiment_by_name("cameras-online") is None
+    ):  # by itself it would write into this folder
         place = (settings.root / "traces").as_uri()
         mlflow.create_experiment("cameras-online", artifact_location=place)
     mlflow.set_experiment("cameras-online")
@@ -109,10 +121,14 @@ def stored() -> list[str]:
     from infra.settings import settings
     from tasks.traffic import read_window
 
-    return sorted(one.request_id for one in read_window(settings().store(), "digits", hours=1000).requests)
+    return sorted(
+        one.request_id for one in read_window(settings().store(), "digits", hours=1000).requests
+    )
 
 
-def test_sources_that_are_not_there_are_told_each_and_stop_nothing(served: tuple[Settings, Path]) -> None:
+def test_sources_that_are_not_there_are_told_each_and_stop_nothing(
+    served: tuple[Settings, Path],
+) -> None:
     code, sources = command("traffic", "pull", "digits")
     assert code == 2
     assert [one["source"] for one in sources] == ["inbox", "cameras", "cameras-online"]
@@ -123,7 +139,9 @@ def test_sources_that_are_not_there_are_told_each_and_stop_nothing(served: tuple
     assert "no experiment 'cameras-online'" in traces
 
 
-def test_each_source_is_read_once_and_what_it_did_last_can_be_seen(served: tuple[Settings, Path]) -> None:
+def test_each_source_is_read_once_and_what_it_did_last_can_be_seen(
+    served: tuple[Settings, Path],
+) -> None:
     from tasks.traffic.sources import last_intake
 
     settings, folder = served
@@ -135,7 +153,11 @@ def test_each_source_is_read_once_and_what_it_did_last_can_be_seen(served: tuple
     log_trace(settings, 5)
     code, sources = command("traffic", "pull", "digits")
     assert (code, [one["error"] for one in sources]) == (0, [None] * 3)
-    assert [(one["files"], one["accepted"], one["rejected"]) for one in sources] == [(1, 1, 1), (2, 1, 0), (1, 1, 0)]
+    assert [(one["files"], one["accepted"], one["rejected"]) for one in sources] == [
+        (1, 1, 1),
+        (2, 1, 0),
+        (1, 1, 0),
+    ]
     code, again = command("traffic", "pull", "digits")
     assert [(one["files"], one["accepted"], one["duplicates"]) for one in again] == [(0, 0, 0)] * 3
     assert [one.time for one in last_intake(settings.store(), "digits")] == [
@@ -170,7 +192,7 @@ def test_maintenance_reads_what_is_new_before_it_samples_and_tells_what_it_could
     served: tuple[Settings, Path],
 ) -> None:
     from flows.maintenance import maintenance
-    from flows.progress import listening
+    from flows.orchestration.progress import listening
 
     settings, folder = served
     day = [line(f"m{number}", number) for number in range(80)]
@@ -181,8 +203,12 @@ def test_maintenance_reads_what_is_new_before_it_samples_and_tells_what_it_could
     with listening(lambda sentence, share: sentences.append(sentence)):
         outcome = maintenance("digits")
     assert outcome.rungs, "a first champion was tried on what was taken in"
-    assert any(one.startswith("inbox: ") and "81 requests stored" in one for one in sentences), sentences
-    sample = next(key for key in settings.store().list("windows/digits/") if key.endswith(".parquet"))
+    assert any(one.startswith("inbox: ") and "81 requests stored" in one for one in sentences), (
+        sentences
+    )
+    sample = next(
+        key for key in settings.store().list("windows/digits/") if key.endswith(".parquet")
+    )
     from tasks.traffic import from_parquet
 
     sampled = {one.request_id for one in from_parquet(settings.store().get(sample), where=sample)}
@@ -196,12 +222,14 @@ from infra.settings import use_workspace
 use_workspace(None)
 tasks.traffic.intake.BUFFER_ROWS = 20
 from flows.intake import intake
-from flows.orchestration import call
+from flows.orchestration.orchestrated import call
 call(intake, "digits")
 """
 
 
-def test_killed_and_twice_at_once_each_request_is_stored_once(served: tuple[Settings, Path]) -> None:
+def test_killed_and_twice_at_once_each_request_is_stored_once(
+    served: tuple[Settings, Path],
+) -> None:
     settings, folder = served
     before = len(stored())
     rows = [line(f"k{number}", number) for number in range(2_000)]
@@ -233,8 +261,14 @@ def test_a_model_without_sources_and_a_source_that_is_a_file_are_refused(
     _, folder = served
     shutil.copytree(folder, tmp_path / "digits")
     spec = tmp_path / "digits" / "model.yaml"
-    spec.write_text(spec.read_text().replace("path: inbox", "path: config.json").replace("name: digits", "name: other"))
-    with pytest.raises(BadInput, match=r"sources\.0\.path: .*config\.json is a file: give the folder"):
+    spec.write_text(
+        spec.read_text()
+        .replace("path: inbox", "path: config.json")
+        .replace("name: digits", "name: other")
+    )
+    with pytest.raises(
+        BadInput, match=r"sources\.0\.path: .*config\.json is a file: give the folder"
+    ):
         register(spec)
     spec.write_text(spec.read_text().partition("sources:")[0])
     register(spec)

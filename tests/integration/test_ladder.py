@@ -31,7 +31,9 @@ def verdicts(settings: Settings) -> dict[str, float]:
     return {path.name: path.stat().st_mtime for path in folder.glob("*.json")}
 
 
-def test_a_recipe_that_a_target_cannot_express_is_refused_before_anything_is_written(digits: Settings) -> None:
+def test_a_recipe_that_a_target_cannot_express_is_refused_before_anything_is_written(
+    digits: Settings,
+) -> None:
     from flows.requantize import requantize
 
     before = set(digits.store().list(""))
@@ -42,13 +44,24 @@ def test_a_recipe_that_a_target_cannot_express_is_refused_before_anything_is_wri
 
 def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> None:
     from flows.outcomes import Status
+    from flows.queries.views import history
     from flows.requantize import requantize
-    from flows.views import history
     from tasks.promotion.ledger import Kind
 
-    command = [sys.executable, "-m", "flows.cli", "requantize", "digits", "--search", "full", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "requantize",
+        "digits",
+        "--search",
+        "full",
+        "--json",
+    ]
     environment = {**os.environ, "REQUANT_PREFECT_API_URL": os.environ["PREFECT_API_URL"]}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as run:
         deadline = time.monotonic() + 120
         while len(verdicts(digits)) < 3 and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -68,7 +81,7 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> 
 
 
 def test_the_rungs_of_both_runs_shared_one_measurement_of_sensitivity(digits: Settings) -> None:
-    from tasks.quantization.sensitivity import parse_losses
+    from tasks.quantization.sensitivity.measure import parse_losses
 
     (key,) = digits.store().list("sensitivities/digits/")
     losses = parse_losses(digits.store().get(key), where=key)
@@ -82,13 +95,18 @@ def test_the_cheapest_rung_that_passed_was_promoted(digits: Settings) -> None:
     client = MlflowClient(digits.mlflow_uri)
     (experiment,) = client.search_experiments(filter_string="name = 'digits'")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'ladder'")
-    rungs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    rungs = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
     assert len(rungs) == parent.data.metrics["rungs"] >= 8
     passed = [one for one in rungs if one.data.tags["verdict"] == "passed"]
     fastest = min(passed, key=lambda one: one.data.metrics["latency-ratio"])
     assert parent.data.tags["passed"] == fastest.info.run_name
     assert json.loads(fastest.data.params["name"]) == fastest.info.run_name
     assert all({"loss", "size-ratio", "latency-ratio"} <= set(one.data.metrics) for one in rungs)
-    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"front.png", "front.html"}
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
+        "front.png",
+        "front.html",
+    }
     pages = set(digits.store().list("reports/digits/"))
     assert sum(page.endswith(("front.png", "front.html")) for page in pages) == 2

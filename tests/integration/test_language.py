@@ -35,7 +35,12 @@ def sentences(seed: int, count: int) -> list[str]:
 
 
 def golden_cases() -> list[GoldenCase]:
-    kinds = {CaseKind.PLAIN: None, CaseKind.ANSWER: "x", CaseKind.SAFETY: "allowed", CaseKind.CODE: "True"}
+    kinds = {
+        CaseKind.PLAIN: None,
+        CaseKind.ANSWER: "x",
+        CaseKind.SAFETY: "allowed",
+        CaseKind.CODE: "True",
+    }
     return [
         GoldenCase(f"{kind}-{number}", text, "docs", "en", kind, label)
         for seed, (kind, label) in enumerate(kinds.items(), 1)
@@ -48,7 +53,10 @@ def language(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settin
     from tasks.models.catalog import register
 
     folder = write_folder(tmp_path_factory.mktemp("language"), "llama")
-    pool = [CorpusRow(str(n), Payload(text=text), "docs", "en") for n, text in enumerate(sentences(50, 80))]
+    pool = [
+        CorpusRow(str(n), Payload(text=text), "docs", "en")
+        for n, text in enumerate(sentences(50, 80))
+    ]
     write(folder / "calibration.parquet", pool)
     (folder / "golden.parquet").write_bytes(write_golden(golden_cases()))
     (folder / "model.yaml").write_text(yaml.safe_dump(_spec()))
@@ -83,7 +91,10 @@ def _spec() -> dict[str, object]:
 def traffic(seed: int) -> list[Request]:
     from tasks.models.corpus import EPOCH
 
-    return [Request(str(n), EPOCH, "t", "docs", "en", text) for n, text in enumerate(sentences(seed, 80))]
+    return [
+        Request(str(n), EPOCH, "t", "docs", "en", text)
+        for n, text in enumerate(sentences(seed, 80))
+    ]
 
 
 def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -> None:
@@ -95,9 +106,19 @@ def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -
     assert outcome.release is not None
     release = language.release("speaker", outcome.release)
     assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= set(release.files)
-    report = next(one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu")
-    judged = {gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED}
-    assert judged >= {"perplexity-ratio", "agreement", "exact-match-drop", "code-drop", "safety-flips"}
+    report = next(
+        one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu"
+    )
+    judged = {
+        gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED
+    }
+    assert judged >= {
+        "perplexity-ratio",
+        "agreement",
+        "exact-match-drop",
+        "code-drop",
+        "safety-flips",
+    }
     assert any(gate.metric == "kl" and not gate.binding for gate in report.gates)
 
 
@@ -113,7 +134,9 @@ def test_maintenance_watches_its_ranges_and_its_agreement(language: Settings) ->
     assert readings["range"].count == readings["fidelity"].count > 0
 
 
-def test_its_most_sensitive_site_stays_high_by_losses_measured_token_by_token(language: Settings) -> None:
+def test_its_most_sensitive_site_stays_high_by_losses_measured_token_by_token(
+    language: Settings,
+) -> None:
     from flows.requantize import requantize
 
     serve(language, "speaker", 3, [replace(one, domain="docs") for one in traffic(80)])
@@ -168,7 +191,9 @@ def test_a_suite_is_run_on_the_champion_and_on_full_precision_and_logged(
     )
     found = evaluate("speaker", suite="lm-eval:requant_words", include=HARNESS, limit=4)
     words = {one.metric: one for one in found.figures}["word_perplexity"]
-    assert 0 < abs(words.difference) < 0.5 * words.full_precision, "INT8 is not full precision, and near it"
+    assert 0 < abs(words.difference) < 0.5 * words.full_precision, (
+        "INT8 is not full precision, and near it"
+    )
     document = json.loads(language.registry().artifact(found.run, "evaluation.json"))
     assert document["figures"][0]["candidate"] == words.candidate
 
@@ -205,7 +230,9 @@ def test_a_candidate_is_evaluated_by_the_beginning_of_its_id(language: Settings)
     store = language.store()
     stored = next(key for key in store.list("calibration/speaker/") if key.endswith(".parquet"))
     calibration = SampleRef(**json.loads(store.get(stored.replace(".parquet", ".json"))))
-    made = write_graph.fn(calibration, next(iter(store.list("observations/speaker/"))), "int8-max", None)
+    made = write_graph.fn(
+        calibration, next(iter(store.list("observations/speaker/"))), "int8-max", None
+    )
     build_engine.fn(made, "onnxruntime-cpu")
     found = find_subject(open_model("speaker"), None, made.candidate_id[:10])
     assert found.name == f"candidate {made.candidate_id[:12]}"

@@ -36,9 +36,11 @@ def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> N
     assert outcome.status is Status.PROMOTED, outcome.reason
     assert outcome.release is not None
     release = digits.release("digits", outcome.release)
-    assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan", "engines/tensorrt-rtx/layers.json"} <= set(
-        release.files
-    )
+    assert {
+        "engines/onnxruntime-cpu/plan",
+        "engines/tensorrt-rtx/plan",
+        "engines/tensorrt-rtx/layers.json",
+    } <= set(release.files)
     assert digits.registry().aliases("digits") == {"champion": outcome.version}
     told = json.loads(release.file("engines/tensorrt-rtx/plan.json"))
     assert told["plan_sha256"] == sha256(release.file("engines/tensorrt-rtx/plan"))
@@ -48,7 +50,9 @@ def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> N
     gates = {}
     for target in ("onnxruntime-cpu", "tensorrt-rtx"):
         report = json.loads(release.file(f"golden/{target}.json"))
-        gates[target] = next(gate for gate in report["gates"] if gate["metric"] == "layer-precision")
+        gates[target] = next(
+            gate for gate in report["gates"] if gate["metric"] == "layer-precision"
+        )
         assert gates[target]["binding"] is False
     assert gates["onnxruntime-cpu"]["verdict"] in ("passed", "failed")
     executable = gates["tensorrt-rtx"]["verdict"] != "inconclusive"
@@ -65,7 +69,12 @@ print(json.dumps(list(np.asarray(out["logits"]).shape)))
 """
     environment = {**os.environ, "MLFLOW_TRACKING_URI": digits.mlflow_uri}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=120
+        [sys.executable, "-I", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [3, 10]
@@ -86,15 +95,25 @@ def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
     assert seen["all traffic: mean"].value < seen["all traffic: mean"].limit
 
 
-def test_the_same_window_is_read_and_decided_once(digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_window_is_read_and_decided_once(
+    digits: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from tasks.promotion import journal
 
-    monkeypatch.setattr("tasks.traffic.windows.read_part", lambda _, key: pytest.fail(f"{key} was read again"))
-    monkeypatch.setattr("tasks.profiles.window._profiled", lambda _, key, __: pytest.fail(f"{key} was profiled again"))
+    monkeypatch.setattr(
+        "tasks.traffic.storage.windows.read_part",
+        lambda _, key: pytest.fail(f"{key} was read again"),
+    )
+    monkeypatch.setattr(
+        "tasks.profiles.window._profiled",
+        lambda _, key, __: pytest.fail(f"{key} was profiled again"),
+    )
     for lens in ("inputs", "ranges", "fidelity", "control"):
-        monkeypatch.setattr(f"tasks.drift.steps.look_at_{lens}", lambda *_: pytest.fail("it was looked at again"))
+        monkeypatch.setattr(
+            f"tasks.drift.steps.look_at_{lens}", lambda *_: pytest.fail("it was looked at again")
+        )
     before = journal.read("digits")
     outcome = maintenance("digits")
     assert outcome.status is Status.ALREADY_DONE
@@ -105,8 +124,10 @@ def test_the_same_window_is_read_and_decided_once(digits: Settings, monkeypatch:
     assert journal.read("digits") == before
 
 
-def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(digits: Settings) -> None:
-    from flows.views import history
+def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(
+    digits: Settings,
+) -> None:
+    from flows.queries.views import history
     from tasks.promotion.ledger import Kind
 
     promoted = sum(entry.kind is Kind.PROMOTED for entry in history("digits"))
@@ -114,7 +135,9 @@ def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(d
     command = [sys.executable, "-m", "flows.cli", "maintain", "digits", "--json"]
     environment = {**os.environ, "REQUANT_PREFECT_API_URL": os.environ["PREFECT_API_URL"]}
     runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
         for _ in range(2)
     ]
     results = [run.communicate(timeout=240) for run in runs]
@@ -159,8 +182,12 @@ def test_scales_from_a_poisoned_window_are_refused_and_the_champion_stays(digits
         for number, one in enumerate(images(4.0, 8.0, seed=4))
     ]
     serve(digits, "digits", 4, poisoned)
-    outcome = requantize("digits", recipe="recalibrate", reason="today's traffic", allow_scale_change=True)
-    assert outcome.status is Status.REFUSED, "even where a person lifts the bound on scales, the gates refuse"
+    outcome = requantize(
+        "digits", recipe="recalibrate", reason="today's traffic", allow_scale_change=True
+    )
+    assert outcome.status is Status.REFUSED, (
+        "even where a person lifts the bound on scales, the gates refuse"
+    )
     assert before is not None
     assert champion_of("digits") == before
     assert digits.registry().aliases("digits")["champion"] == before.version
@@ -184,7 +211,9 @@ def test_a_candidate_waits_for_approval_and_approving_twice_acts_once(digits: Se
     assert digits.registry().aliases("digits")["champion"] == outcome.version
 
 
-def test_rolling_back_restores_the_champion_before(digits: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rolling_back_restores_the_champion_before(
+    digits: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.rollback import rollback
     from tasks.promotion import journal
     from tasks.promotion.ledger import Kind, previous
@@ -216,8 +245,8 @@ def test_an_operators_move_to_a_verified_version_is_adopted(digits: Settings) ->
 
 
 def test_an_operators_move_to_a_refused_version_is_undone(digits: Settings) -> None:
+    from flows.queries.views import history
     from flows.reconcile import reconcile
-    from flows.views import history
     from tasks.promotion.ledger import Kind
     from tasks.promotion.reconcile import Outcome
 
@@ -229,7 +258,9 @@ def test_an_operators_move_to_a_refused_version_is_undone(digits: Settings) -> N
     assert digits.registry().aliases("digits")["champion"] == before
 
 
-def test_a_release_with_a_flipped_byte_is_neither_served_nor_rolled_back_to(digits: Settings) -> None:
+def test_a_release_with_a_flipped_byte_is_neither_served_nor_rolled_back_to(
+    digits: Settings,
+) -> None:
     from flows.rollback import rollback
     from tasks.promotion import journal
     from tasks.promotion.ledger import champion, rollback_target
@@ -266,7 +297,7 @@ def test_the_run_leaves_metrics_and_a_drift_report_behind(digits: Settings) -> N
 
 
 def test_the_lineage_of_the_champion_reaches_from_traffic_to_engines(digits: Settings) -> None:
-    from flows import lineage
+    from flows.queries import lineage
     from tasks.lineage import KINDS, ordered
     from tasks.promotion.steps import champion_of
 
@@ -275,7 +306,9 @@ def test_the_lineage_of_the_champion_reaches_from_traffic_to_engines(digits: Set
     found = lineage.of("digits", version=champion.version)
     assert {node.kind for node in found.nodes.values()} == set(KINDS)
     scales = next(node for node in ordered(found) if node.kind == "scales")
-    assert champion.digest in {node.digest for node in lineage.of("digits", digest=scales.digest).nodes.values()}
+    assert champion.digest in {
+        node.digest for node in lineage.of("digits", digest=scales.digest).nodes.values()
+    }
 
 
 def test_what_one_tenant_alone_sent_is_set_aside_with_the_reasons(digits: Settings) -> None:
@@ -299,8 +332,10 @@ def test_what_one_tenant_alone_sent_is_set_aside_with_the_reasons(digits: Settin
     assert "taken for a shift" in entries[0]["reason"]
 
 
-def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(digits: Settings) -> None:
-    from flows.forget import forget
+def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(
+    digits: Settings,
+) -> None:
+    from flows.commands.forget import forget
     from tasks.promotion.steps import champion_of
     from tasks.traffic import read_window
 
@@ -309,4 +344,6 @@ def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(digi
     (done,) = forget("digits", tenant="t1", actor="dpo")
     assert done.removed["traffic"] > 100
     assert champion.digest in {one.release for one in done.releases}
-    assert "t1" not in {one.tenant for one in read_window(digits.store(), "digits", hours=10_000).requests}
+    assert "t1" not in {
+        one.tenant for one in read_window(digits.store(), "digits", hours=10_000).requests
+    }

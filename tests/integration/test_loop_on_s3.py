@@ -17,15 +17,21 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def on_s3(tmp_path: Path, prefect_server: tuple[str, str]) -> Iterator[Settings]:
-    from flows.runtime import using
+    from flows.orchestration.runtime import using
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     endpoint = f"http://{host}:{port}"
     before = dict(os.environ)
-    os.environ.update({**keys, "REQUANT_STORE_URL": "s3://traffic/requant", "REQUANT_S3_ENDPOINT_URL": endpoint})
+    os.environ.update(
+        {**keys, "REQUANT_STORE_URL": "s3://traffic/requant", "REQUANT_S3_ENDPOINT_URL": endpoint}
+    )
     try:
         boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="traffic")
         with using(*prefect_server):

@@ -33,12 +33,23 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A spec of a classifier with 76 MB of weights in three hidden layers."""
-    folder, rng, sizes = tmp_path_factory.mktemp("wide"), np.random.default_rng(0), [64, 3072, 3072, 3072, 10]
-    nodes, weights = [helper.make_node("Flatten", ["image"], ["h0"], "flat")], dict[str, NDArray[np.generic]]()
+    folder, rng, sizes = (
+        tmp_path_factory.mktemp("wide"),
+        np.random.default_rng(0),
+        [64, 3072, 3072, 3072, 10],
+    )
+    nodes, weights = (
+        [helper.make_node("Flatten", ["image"], ["h0"], "flat")],
+        dict[str, NDArray[np.generic]](),
+    )
     for place, (inputs, outputs) in enumerate(pairwise(sizes)):
-        weights[f"w{place}"] = rng.standard_normal((inputs, outputs), dtype=np.float32) / np.float32(inputs**0.5)
+        weights[f"w{place}"] = rng.standard_normal(
+            (inputs, outputs), dtype=np.float32
+        ) / np.float32(inputs**0.5)
         result = "logits" if outputs == sizes[-1] else f"p{place}"
-        nodes.append(helper.make_node("MatMul", [f"h{place}", f"w{place}"], [result], f"layer.{place}"))
+        nodes.append(
+            helper.make_node("MatMul", [f"h{place}", f"w{place}"], [result], f"layer.{place}")
+        )
         nodes.append(helper.make_node("Relu", [result], [f"h{place + 1}"], f"relu.{place}"))
     model = graphs.model(nodes[:-1], weights, {"image": ["n", 1, 8, 8]}, {"logits": ["n", 10]})
     onnx.save(model, folder / "model.onnx")
@@ -53,7 +64,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(workspace: Path, *arguments: str) -> tuple[int, int]:
     """Estimate and peak, in bytes."""
     command = [sys.executable, "-m", "tests.integration.memory_use", str(workspace), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ}
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     return told["estimate"], told["peak"]
@@ -68,28 +81,38 @@ def test_the_estimates_hold_within_a_factor(wide: Path, tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
     wide: Path, workspace: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.memory.available", lambda root: 200_000_000)
-    with pytest.raises(Unavailable, match=r"registering .*model\.onnx needs about 0\.5 GB of memory, .* 0\.2 GB: free"):
+    monkeypatch.setattr("infra.processes.memory.available", lambda root: 200_000_000)
+    with pytest.raises(
+        Unavailable,
+        match=r"registering .*model\.onnx needs about 0\.5 GB of memory, .* 0\.2 GB: free",
+    ):
         register(wide)
     assert list(workspace.store().list("")) == []
 
 
-def test_every_heavy_step_is_refused_before_it_starts(workspace: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_heavy_step_is_refused_before_it_starts(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tasks.quantization.steps import measure_sensitivity, observe, write_graph
     from tasks.sampling.digest import sample_of
     from tasks.sampling.steps import _keep
 
     register(EXAMPLES / "digits" / "model.yaml")
-    calibration = _keep("calibration", "digits", sample_of(images(1.0)[:48], seen=48, dropped={}), "", "")
+    calibration = _keep(
+        "calibration", "digits", sample_of(images(1.0)[:48], seen=48, dropped={}), "", ""
+    )
     other = _keep("calibration", "digits", sample_of(images(2.0)[:48], seen=48, dropped={}), "", "")
     observation = observe.fn(calibration)
-    monkeypatch.setattr("infra.memory.available", lambda root: 1_000_000)
+    monkeypatch.setattr("infra.processes.memory.available", lambda root: 1_000_000)
     before = set(workspace.store().list(""))
     for step in (
         lambda: observe.fn(other),
         lambda: measure_sensitivity.fn(calibration, observation, "int8-mixed-2"),
         lambda: write_graph.fn(calibration, observation, "int8-smooth", None),
     ):
-        with pytest.raises(Unavailable, match=r"quantizing digits needs about .* GB of memory, and this process can"):
+        with pytest.raises(
+            Unavailable,
+            match=r"quantizing digits needs about .* GB of memory, and this process can",
+        ):
             step()
     assert set(workspace.store().list("")) == before

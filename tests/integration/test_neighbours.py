@@ -27,7 +27,9 @@ def ran(loop: Settings) -> Settings:
     return loop
 
 
-def test_mlflow_says_which_run_made_a_version_for_which_window_and_what_the_ledger_said(ran: Settings) -> None:
+def test_mlflow_says_which_run_made_a_version_for_which_window_and_what_the_ledger_said(
+    ran: Settings,
+) -> None:
     from prefect.client.orchestration import get_client
 
     from tasks.promotion import journal
@@ -36,10 +38,15 @@ def test_mlflow_says_which_run_made_a_version_for_which_window_and_what_the_ledg
     entries = journal.read("digits")
     intents = [entry for entry in entries if entry.kind is Kind.INTENDED]
     said = [entry for entry in entries if entry.kind in (Kind.PROMOTED, Kind.APPROVAL_REQUESTED)]
-    for version, intent, entry in zip(ran.registry().versions("digits"), intents, said, strict=True):
+    for version, intent, entry in zip(
+        ran.registry().versions("digits"), intents, said, strict=True
+    ):
         assert version.tags["window"] == intent.details["window"]
         assert version.tags["flow_run"] == intent.details["run"]
-        assert (version.tags["ledger"], version.tags["ledger.kind"]) == (str(entry.number), entry.kind.value)
+        assert (version.tags["ledger"], version.tags["ledger.kind"]) == (
+            str(entry.number),
+            entry.kind.value,
+        )
         with get_client(sync_client=True) as client:
             assert client.read_flow_run(version.tags["flow_run"]).name == "requantize-digits"  # type: ignore[arg-type]
 
@@ -81,7 +88,10 @@ def test_what_could_not_be_labelled_after_a_commit_is_told_and_labelled_by_the_n
     assert ran.registry().version("digits", "2").tags["ledger.kind"] == "approval-requested"
     reconcile("digits")
     tags = ran.registry().version("digits", "2").tags
-    assert (tags["ledger"], tags["ledger.kind"]) == (str(journal.read("digits")[-1].number), "promoted")
+    assert (tags["ledger"], tags["ledger.kind"]) == (
+        str(journal.read("digits")[-1].number),
+        "promoted",
+    )
 
 
 def test_evidently_holds_the_window_that_was_looked_at_with_its_decision(ran: Settings) -> None:
@@ -91,5 +101,11 @@ def test_evidently_holds_the_window_that_was_looked_at_with_its_decision(ran: Se
     assert document["metadata"]["lens fidelity"] == "fine"
     (dashboard,) = (ran.root / "evidently").glob("*/dashboard.json")
     titles = {panel["title"] for panel in json.loads(dashboard.read_text())["panels"]}
-    assert {"Fidelity lens", "Range lens", "Input lens", "Control lens", "Drift of each feature"} <= titles
+    assert {
+        "Fidelity lens",
+        "Range lens",
+        "Input lens",
+        "Control lens",
+        "Drift of each feature",
+    } <= titles
     assert "Safety lens" not in titles

@@ -91,15 +91,17 @@ def ran(loop: Settings) -> Settings:
 @pytest.fixture(scope="module")
 def console(ran: Settings) -> Iterator[str]:
     """HOST:PORT of a console over the workspace."""
-    from flows.services import CONSOLE, started
-    from infra.supervision import listening_socket
+    from flows.orchestration.services import CONSOLE, started
+    from infra.processes.supervision import listening_socket
 
     with started(ran, {CONSOLE: listening_socket(0, fixed=True)}) as (served,):
         yield served.address.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
-def prometheus(ran: Settings, console: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def prometheus(
+    ran: Settings, console: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     """A Prometheus with the configuration that we ship, but for the console's address and shorter intervals."""
     assert PROMETHEUS is not None
     folder = tmp_path_factory.mktemp("prometheus")
@@ -121,20 +123,29 @@ def prometheus(ran: Settings, console: str, tmp_path_factory: pytest.TempPathFac
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address={address}",
     )
-    with process(*command, log=folder / "log"), httpx.Client(base_url=f"http://{address}/api/v1") as client:
-        eventually(lambda: len(_series(client, "requant_snapshot_timestamp_seconds[1m]", "matrix")) > 1)
+    with (
+        process(*command, log=folder / "log"),
+        httpx.Client(base_url=f"http://{address}/api/v1") as client,
+    ):
+        eventually(
+            lambda: len(_series(client, "requant_snapshot_timestamp_seconds[1m]", "matrix")) > 1
+        )
         eventually(lambda: _groups(client)[0]["lastEvaluation"] > "1")
         time.sleep(3)  # an increase needs scrapes to increase between
         yield client
 
 
-def test_every_metric_is_written_by_the_loop_or_computed_for_the_scrape(ran: Settings, console: str) -> None:
+def test_every_metric_is_written_by_the_loop_or_computed_for_the_scrape(
+    ran: Settings, console: str
+) -> None:
     key = {"Authorization": f"Bearer {ran.secret().key}"}
     page = httpx.get(f"http://{console}/metrics", headers=key).text
     assert {sample.metric for sample in parse(page)} == set(METRICS) - WITHOUT_DATA
 
 
-def test_peak_memory_is_the_measured_bytes_that_the_gate_was_judged_by(ran: Settings, prometheus: httpx.Client) -> None:
+def test_peak_memory_is_the_measured_bytes_that_the_gate_was_judged_by(
+    ran: Settings, prometheus: httpx.Client
+) -> None:
     (found,) = [
         float(one["value"][1])
         for one in _series(prometheus, "requant_peak_memory_bytes", "vector")
@@ -156,13 +167,17 @@ def test_peak_memory_is_the_measured_bytes_that_the_gate_was_judged_by(ran: Sett
     [(panel["title"], target) for panel in PANELS for target in panel["targets"]],
     ids=lambda value: value if isinstance(value, str) else value["refId"],
 )
-def test_every_query_of_every_panel_is_answered(prometheus: httpx.Client, title: str, target: dict[str, Any]) -> None:
+def test_every_query_of_every_panel_is_answered(
+    prometheus: httpx.Client, title: str, target: dict[str, Any]
+) -> None:
     query = _filled(target["expr"])
     if target.get("instant"):
         found = _series(prometheus, query, "vector")
     else:
         now = time.time()
-        answer = prometheus.get("/query_range", params={"query": query, "start": now - 60, "end": now, "step": 1})
+        answer = prometheus.get(
+            "/query_range", params={"query": query, "start": now - 60, "end": now, "step": 1}
+        )
         found = _answered(answer)["result"]
     assert bool(found) is not _is_without_data(target["expr"]), title
     named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
@@ -170,7 +185,9 @@ def test_every_query_of_every_panel_is_answered(prometheus: httpx.Client, title:
 
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: str(variable["name"]))
-def test_every_variable_offers_something(prometheus: httpx.Client, variable: dict[str, Any]) -> None:
+def test_every_variable_offers_something(
+    prometheus: httpx.Client, variable: dict[str, Any]
+) -> None:
     asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
     assert asked is not None
     answer = prometheus.get(f"/label/{asked[2]}/values", params={"match[]": _filled(asked[1])})
@@ -184,14 +201,22 @@ def test_every_annotation_can_be_evaluated(prometheus: httpx.Client) -> None:
 
 def test_every_alert_can_be_evaluated_and_the_right_ones_speak(prometheus: httpx.Client) -> None:
     (group,) = _groups(prometheus)
-    assert {rule["name"]: rule["health"] for rule in group["rules"]} == {rule["name"]: "ok" for rule in group["rules"]}
+    assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
+        rule["name"]: "ok" for rule in group["rules"]
+    }
     speaking = {rule["name"] for rule in group["rules"] if rule["state"] != "inactive"}
-    assert speaking == {"RequantTrafficSilent", "RequantSchedulesUnknown"}  # the traffic is of January
+    assert speaking == {
+        "RequantTrafficSilent",
+        "RequantSchedulesUnknown",
+    }  # the traffic is of January
 
 
 def test_the_alerts_fire_on_what_they_say_and_on_nothing_else() -> None:
     assert PROMTOOL is not None
-    for command in (("check", "rules", RULES), ("test", "rules", RULES.with_name("requant.rules.test.yml"))):
+    for command in (
+        ("check", "rules", RULES),
+        ("test", "rules", RULES.with_name("requant.rules.test.yml")),
+    ):
         done = subprocess.run([PROMTOOL, *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -202,13 +227,16 @@ def test_the_configuration_that_we_ship_is_one(tmp_path: Path) -> None:
         shutil.copy(FOLDER / "prometheus" / name, tmp_path)
     (tmp_path / "console.key").write_text("a key")
     done = subprocess.run(
-        [PROMTOOL, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, check=False
+        [PROMTOOL, "check", "config", tmp_path / "prometheus.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _free_port() -> int:
-    from infra.supervision import listening_socket, port_of
+    from infra.processes.supervision import listening_socket, port_of
 
     with listening_socket(0, fixed=True) as opened:
         return port_of(opened)

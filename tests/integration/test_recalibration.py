@@ -21,7 +21,9 @@ def calibration(exposure: float) -> SampleRef:
     from tasks.sampling.digest import sample_of
     from tasks.sampling.steps import _keep
 
-    return _keep("calibration", "digits", sample_of(images(exposure)[:96], seen=96, dropped={}), "", "")
+    return _keep(
+        "calibration", "digits", sample_of(images(exposure)[:96], seen=96, dropped={}), "", ""
+    )
 
 
 def facts(workspace: Settings, candidate: CandidateRef) -> dict[str, Json]:
@@ -43,7 +45,9 @@ def released(workspace: Settings, candidate: CandidateRef) -> ReleaseRef:
     return ReleaseRef("digits", "1", release.digest)
 
 
-def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(workspace: Settings, tmp_path: Path) -> None:
+def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(
+    workspace: Settings, tmp_path: Path
+) -> None:
     from tasks.models.catalog import register
     from tasks.quantization.steps import measure_sensitivity, observe, write_graph
 
@@ -66,10 +70,15 @@ def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(works
     once_more = write_graph.fn(first, observation, "recalibrate", released(workspace, again))
     assert losses(facts(workspace, once_more)) == measured, "however often it is recalibrated"
     fresh = write_graph.fn(second, observe.fn(second), "int8-smooth", champion)
-    assert set(losses(facts(workspace, fresh)).values()) == {None}, "a graph of its own was not measured"
+    assert set(losses(facts(workspace, fresh)).values()) == {None}, (
+        "a graph of its own was not measured"
+    )
 
     weights = load_file(folder / "weights.safetensors")
-    save_file({name: one * np.float32(1.001) for name, one in weights.items()}, folder / "weights.safetensors")
+    save_file(
+        {name: one * np.float32(1.001) for name, one in weights.items()},
+        folder / "weights.safetensors",
+    )
     register(folder / "model.yaml")
     other = write_graph.fn(second, observe.fn(second), "recalibrate", champion)
     assert set(losses(facts(workspace, other)).values()) == {None}, "other weights lose otherwise"

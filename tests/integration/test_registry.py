@@ -38,7 +38,10 @@ ENVIRONMENT = {
 def tiny_onnx(scale: float = 2.0) -> bytes:
     """y = x * scale [N, 3] and z = ids + 1 [N, T]: two inputs, two symbolic dimensions."""
     graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "scale"], ["y"]), helper.make_node("Add", ["ids", "one"], ["z"])],
+        [
+            helper.make_node("Mul", ["x", "scale"], ["y"]),
+            helper.make_node("Add", ["ids", "one"], ["z"]),
+        ],
         "tiny",
         [
             helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3]),
@@ -72,10 +75,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def registry(place: Path) -> Registry:
-    return Registry(f"sqlite:///{place}/state/mlflow.db", artifact_root=(place / "state" / "files").as_uri())
+    return Registry(
+        f"sqlite:///{place}/state/mlflow.db", artifact_root=(place / "state" / "files").as_uri()
+    )
 
 
-def register(registry: Registry, model: str, release: str, scale: float = 2.0, card: Card = NO_CARD) -> str:
+def register(
+    registry: Registry, model: str, release: str, scale: float = 2.0, card: Card = NO_CARD
+) -> str:
     return registry.register(
         model,
         tiny_onnx(scale),
@@ -152,16 +159,29 @@ def test_what_mlflow_cannot_take_is_bad_input(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no model", b"\x00" * 64])
-def test_bytes_that_are_no_model_are_bad_input_and_register_nothing(registry: Registry, data: bytes) -> None:
+def test_bytes_that_are_no_model_are_bad_input_and_register_nothing(
+    registry: Registry, data: bytes
+) -> None:
     with pytest.raises(BadInput, match="ONNX"):
-        registry.register("broken", data, release="e" * 64, tags={}, run_name="r", metrics={}, params={}, artifacts={})
+        registry.register(
+            "broken",
+            data,
+            release="e" * 64,
+            tags={},
+            run_name="r",
+            metrics={},
+            params={},
+            artifacts={},
+        )
     assert registry.versions("broken") == ()
 
 
 def test_runs_nest_and_keep_more_parameters_than_one_request_takes(registry: Registry) -> None:
     parent = registry.log_run("runs", "window", {}, {"drift": 0.5}, {"decision": "keep"}, {})
     many = {f"p{number}": str(number) for number in range(250)}
-    child = registry.log_run("runs", "layer", many, dict.fromkeys(many, 1.0), many, {"a.txt": b"1"}, parent=parent)
+    child = registry.log_run(
+        "runs", "layer", many, dict.fromkeys(many, 1.0), many, {"a.txt": b"1"}, parent=parent
+    )
     assert registry.artifact(child, "a.txt") == b"1"
     assert child != parent
 
@@ -187,7 +207,9 @@ print(json.dumps({"y": float(out["y"][0, 0]), "z": int(out["z"][0, 0]), "ours": 
 """
 
 
-def test_anyone_loads_the_champion_with_nothing_of_ours(registry: Registry, place: Path, tmp_path: Path) -> None:
+def test_anyone_loads_the_champion_with_nothing_of_ours(
+    registry: Registry, place: Path, tmp_path: Path
+) -> None:
     register(registry, "tiny", "1" * 64, scale=2.0)
     registry.set_alias("tiny", "champion", register(registry, "tiny", "2" * 64, scale=3.0))
     command = [sys.executable, "-c", _READER, f"sqlite:///{place}/state/mlflow.db"]
@@ -198,9 +220,13 @@ def test_anyone_loads_the_champion_with_nothing_of_ours(registry: Registry, plac
     assert [one["tensor-spec"]["shape"] for one in said["inputs"]] == [[-1, 3], [-1, -1]]
 
 
-def test_the_registered_graph_is_byte_for_byte_the_one_handed_over(registry: Registry, place: Path) -> None:
+def test_the_registered_graph_is_byte_for_byte_the_one_handed_over(
+    registry: Registry, place: Path
+) -> None:
     register(registry, "bytes", "3" * 64, scale=7.0)
-    graphs = [path.read_bytes() for path in (place / "state" / "files" / "bytes").rglob("model.onnx")]
+    graphs = [
+        path.read_bytes() for path in (place / "state" / "files" / "bytes").rglob("model.onnx")
+    ]
     assert graphs == [tiny_onnx(7.0)]
 
 
@@ -219,7 +245,9 @@ Registry(sys.argv[1]).ping()
 """
 
 
-def test_two_first_commands_at_once_both_find_a_working_database(place: Path, tmp_path: Path) -> None:
+def test_two_first_commands_at_once_both_find_a_working_database(
+    place: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", _FIRST, f"sqlite:///{tmp_path}/new/mlflow.db"]
     runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate(timeout=120)[1] for run in runs]
@@ -233,10 +261,28 @@ def server(place: Path) -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     state = f"sqlite:///{place}/state/server.db"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", state, "--artifacts-destination", str(place / "state" / "served")]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        state,
+        "--artifacts-destination",
+        str(place / "state" / "served"),
+    ]
     Registry(state).ping()  # creates the tables
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_until_up(process, port)
         yield f"http://127.0.0.1:{port}"
@@ -271,15 +317,21 @@ def test_through_a_server_everything_works_the_same(server: str, tmp_path: Path)
     ):
         with pytest.raises(NotFound):
             attempt()
-    run = subprocess.run([sys.executable, "-c", _READER, server], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-c", _READER, server], capture_output=True, text=True, cwd=tmp_path
+    )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1])["y"] == 5.0
 
 
 # --- what a person sees in its UI -------------------------------------------------------------------------------------
 
-CALIBRATION = DataSet("tiny calibration set", "a" * 64, "s3://bucket/calibration/tiny.parquet", "calibration")
-GOLDEN = DataSet("tiny golden set", "b" * 64, "file:///store/golden.parquet", "evaluation", rows=440)
+CALIBRATION = DataSet(
+    "tiny calibration set", "a" * 64, "s3://bucket/calibration/tiny.parquet", "calibration"
+)
+GOLDEN = DataSet(
+    "tiny golden set", "b" * 64, "file:///store/golden.parquet", "evaluation", rows=440
+)
 CARD = Card(
     kind="text-embedding",
     about_model="A small model.",
@@ -295,7 +347,11 @@ def seen(request: pytest.FixtureRequest, place: Path) -> tuple[Registry, Any]:
     """A registry by its database, or through a server, and MLflow's own client to look at it with."""
     from mlflow.tracking import MlflowClient
 
-    uri = f"sqlite:///{place}/seen/mlflow.db" if request.param == "database" else request.getfixturevalue("server")
+    uri = (
+        f"sqlite:///{place}/seen/mlflow.db"
+        if request.param == "database"
+        else request.getfixturevalue("server")
+    )
     registry = Registry(uri)
     register(registry, "carded", "7" * 64, card=CARD)
     return registry, MlflowClient(uri, uri)
@@ -322,15 +378,26 @@ def test_a_run_names_the_data_that_it_used_and_what_for(seen: tuple[Registry, An
     _, client = seen
     run = client.get_run(client.get_model_version("carded", "1").run_id)
     used = {
-        (one.dataset.name, one.dataset.digest, json.loads(one.dataset.source)["uri"], one.tags[0].value)
+        (
+            one.dataset.name,
+            one.dataset.digest,
+            json.loads(one.dataset.source)["uri"],
+            one.tags[0].value,
+        )
         for one in run.inputs.dataset_inputs
     }
-    assert used == {(one.name, one.digest[:32], one.uri, one.context) for one in (CALIBRATION, GOLDEN)}
-    (golden,) = [one.dataset for one in run.inputs.dataset_inputs if one.dataset.name == GOLDEN.name]
+    assert used == {
+        (one.name, one.digest[:32], one.uri, one.context) for one in (CALIBRATION, GOLDEN)
+    }
+    (golden,) = [
+        one.dataset for one in run.inputs.dataset_inputs if one.dataset.name == GOLDEN.name
+    ]
     assert json.loads(golden.profile) == {"num_rows": 440}
 
 
-def test_the_logged_model_leads_to_its_run_and_holds_the_metrics_with_their_data(seen: tuple[Registry, Any]) -> None:
+def test_the_logged_model_leads_to_its_run_and_holds_the_metrics_with_their_data(
+    seen: tuple[Registry, Any],
+) -> None:
     _, client = seen
     version = client.get_model_version("carded", "1")
     (output,) = client.get_run(version.run_id).outputs.model_outputs
@@ -343,7 +410,9 @@ def test_the_logged_model_leads_to_its_run_and_holds_the_metrics_with_their_data
     assert client.get_run(version.run_id).data.metrics == {"cosine": 0.99}
 
 
-def test_an_experiment_opens_on_runs_and_models_one_of_an_earlier_release_too(seen: tuple[Registry, Any]) -> None:
+def test_an_experiment_opens_on_runs_and_models_one_of_an_earlier_release_too(
+    seen: tuple[Registry, Any],
+) -> None:
     registry, client = seen
     client.create_experiment("earlier")
     for model in ("carded", "earlier"):
@@ -368,11 +437,22 @@ def test_tags_of_a_version_are_set_beside_its_others(seen: tuple[Registry, Any])
 
 @pytest.mark.parametrize(
     "uri",
-    ["http://127.0.0.1:1", "http://user:secret@127.0.0.1:1", "postgresql://user:secret@127.0.0.1:1/mlflow", "http://["],
+    [
+        "http://127.0.0.1:1",
+        "http://user:secret@127.0.0.1:1",
+        "postgresql://user:secret@127.0.0.1:1/mlflow",
+        "http://[",
+    ],
 )
-def test_a_server_that_is_not_there_is_unavailable_within_seconds_in_one_sentence(place: Path, uri: str) -> None:
+def test_a_server_that_is_not_there_is_unavailable_within_seconds_in_one_sentence(
+    place: Path, uri: str
+) -> None:
     registry, began = Registry(uri), time.monotonic()
-    for attempt in (registry.ping, lambda: registry.aliases("m"), lambda: register(registry, "m", "d" * 64)):
+    for attempt in (
+        registry.ping,
+        lambda: registry.aliases("m"),
+        lambda: register(registry, "m", "d" * 64),
+    ):
         with pytest.raises(Unavailable, match="start it or correct its address") as caught:
             attempt()
         assert "secret" not in str(caught.value)

@@ -28,13 +28,13 @@ from infra.settings import NONE, Settings, settings
 from tasks.models.catalog import RegisteredModel, register
 from tasks.observation.archive import dump_observation
 from tasks.observation.observer import Observer
-from tasks.observation.shares import observe_shares
+from tasks.observation.shards import observe_shares
 from tasks.records import Request, Sample, SampleRef
-from tasks.sampling import shares as sampling
+from tasks.sampling import shards as sampling
 from tasks.sampling.strata import Pool
 from tasks.traffic import Window, read_window, to_parquet, write_traffic
-from tasks.validation import shares as golden
-from tasks.validation.shares import GoldenEngine, GoldenShare, golden_outputs, run_share
+from tasks.validation import shards as golden
+from tasks.validation.shards import GoldenEngine, GoldenShare, golden_outputs, run_share
 from tests.clusters import Cluster, cluster
 from tests.integration.conftest import EXAMPLES, images, serve
 
@@ -82,7 +82,9 @@ def running(shared_workspace: Settings) -> Iterator[Cluster]:
         yield started
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, kind: type, result: int, worker: subprocess.Popen[bytes]) -> list[int]:
+def kill_at(
+    monkeypatch: pytest.MonkeyPatch, kind: type, result: int, worker: subprocess.Popen[bytes]
+) -> list[int]:
     """Kill a worker when this many results have been merged; gives the number of merges, as they come."""
     merged: list[int] = []
     merge = kind.merge  # type: ignore[attr-defined]
@@ -130,7 +132,9 @@ def test_a_worker_killed_in_the_middle_of_observing_changes_no_byte(
     assert running.workers[1].poll() == -signal.SIGKILL
 
 
-def test_golden_cases_get_the_same_outputs_on_workers(model: RegisteredModel, running: Cluster) -> None:
+def test_golden_cases_get_the_same_outputs_on_workers(
+    model: RegisteredModel, running: Cluster
+) -> None:
     plan = model.file("reference.onnx")
     settings().store().put("candidates/plan", plan)
     engine = GoldenEngine("onnxruntime-cpu", "candidates/plan", sha256(plan))
@@ -254,7 +258,7 @@ def test_rungs_of_a_full_search_are_built_on_workers_to_the_same_bytes(
     model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.climbing import Material, RungWork, build_ahead, build_rung
-    from tasks.quantization.recipes import find_recipe
+    from tasks.quantization.recipe.catalog import find_recipe
     from tasks.quantization.steps import observe
 
     calibration = SampleRef(model.name, "some", CALIBRATION, CASES, CASES, {}, ())
@@ -317,7 +321,9 @@ def test_maintenance_decides_the_same_on_a_cluster_byte_for_byte(
     wait_for_workers(running, 2)
     spread, submit = set[str](), OnDask.map
     monkeypatch.setattr(
-        OnDask, "map", lambda self, function, items: spread.add(named(function)) or submit(self, function, items)
+        OnDask,
+        "map",
+        lambda self, function, items: spread.add(named(function)) or submit(self, function, items),
     )
     monkeypatch.setenv("REQUANT_CLUSTER", running.address)
     monkeypatch.setenv("REQUANT_WORKSPACE", str(copy))
@@ -330,13 +336,22 @@ def test_maintenance_decides_the_same_on_a_cluster_byte_for_byte(
     assert alone.status is together.status is Status.KEPT
     assert together.decision == alone.decision
     assert also == stored
-    assert {key.split("/")[0] for key in stored} >= {"draws", "evidence", "ledger", "profiles", "reports", "windows"}
+    assert {key.split("/")[0] for key in stored} >= {
+        "draws",
+        "evidence",
+        "ledger",
+        "profiles",
+        "reports",
+        "windows",
+    }
 
 
 def one_target(folder: Path) -> Path:
     """The digits model for one target; gives its spec."""
     shutil.copytree(EXAMPLES / "digits", folder)
-    document = yaml.safe_load((folder / "model.yaml").read_text()) | {"targets": ["onnxruntime-cpu"]}
+    document = yaml.safe_load((folder / "model.yaml").read_text()) | {
+        "targets": ["onnxruntime-cpu"]
+    }
     (folder / "model.yaml").write_text(yaml.safe_dump(document))
     return folder / "model.yaml"
 
@@ -344,9 +359,12 @@ def one_target(folder: Path) -> Path:
 def objects() -> dict[str, bytes]:
     """Every object that a run stores; of an entry of the ledger what it says, without when and after what."""
     store = settings().store()
-    found = {key: store.get(key) for key in store.list("") if not key.endswith("/evidently.html")}  # has random ids
+    found = {
+        key: store.get(key) for key in store.list("") if not key.endswith("/evidently.html")
+    }  # has random ids
     return {
-        key: canonical(json.loads(data)["body"]) if key.startswith("ledger/") else data for key, data in found.items()
+        key: canonical(json.loads(data)["body"]) if key.startswith("ledger/") else data
+        for key, data in found.items()
     }
 
 

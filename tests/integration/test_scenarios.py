@@ -33,7 +33,9 @@ QUICK = {
     "vision": frozenset({"exposure-sudden", "jargon", "null"}),
 }
 """Small models: seconds a pair."""
-OUTGROWN = frozenset({("digits", "exposure-gradual"), ("digits", "exposure-sudden"), ("vision", "exposure-sudden")})
+OUTGROWN = frozenset(
+    {("digits", "exposure-gradual"), ("digits", "exposure-sudden"), ("vision", "exposure-sudden")}
+)
 """Where the light outgrows the scales, and answers with it: new ones are due."""
 RATE = {"digits": 16, "lm": 5, "minilm": 5, "speech": 8, "vision": 8}
 """Requests an hour: few, and enough to be looked at."""
@@ -56,7 +58,7 @@ def pairs() -> Iterator[object]:
 
 def name_of(example: str) -> str:
     """The name that the example's spec gives its model."""
-    from tasks.models.spec import load_spec
+    from tasks.specs.spec import load_spec
 
     return load_spec(EXAMPLES / example / "model.yaml").name
 
@@ -66,16 +68,29 @@ def simulate(example: str, scenario: str, *, days: int, seed: int, until: str) -
     from flows.cli import app
 
     path = str(EXAMPLES / "scenarios" / f"{scenario}.yaml")
-    told = ("--days", str(days), "--rate", str(RATE[example]), "--seed", str(seed), "--until", until)
-    done = CliRunner().invoke(app, ["traffic", "simulate", name_of(example), "--scenario", path, *told, "--json"])
+    told = (
+        "--days",
+        str(days),
+        "--rate",
+        str(RATE[example]),
+        "--seed",
+        str(seed),
+        "--until",
+        until,
+    )
+    done = CliRunner().invoke(
+        app, ["traffic", "simulate", name_of(example), "--scenario", path, *told, "--json"]
+    )
     if done.exception:
         raise done.exception
     assert json.loads(done.stdout)["accepted"]
 
 
 @pytest.fixture(scope="module")
-def champions(tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[str, str]) -> Iterator[Champions]:
-    from flows.runtime import using
+def champions(
+    tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[str, str]
+) -> Iterator[Champions]:
+    from flows.orchestration.runtime import using
 
     @cache
     def made(example: str) -> Path:
@@ -90,7 +105,9 @@ def champions(tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[st
             outcome = maintenance(name_of(example))
             assert outcome.status is Status.PROMOTED, outcome.reason
             assert outcome.notes == ()
-            assert outcome.rungs[-1].recipe.startswith("int8"), [rung.recipe for rung in outcome.rungs]
+            assert outcome.rungs[-1].recipe.startswith("int8"), [
+                rung.recipe for rung in outcome.rungs
+            ]
         return folder
 
     with using(*prefect_server):
@@ -98,14 +115,18 @@ def champions(tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[st
 
 
 @pytest.fixture
-def copied(champions: Champions, example: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+def copied(
+    champions: Champions, example: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Settings]:
     """A workspace of its own, in which the example's first champion reigns."""
     shutil.copytree(champions.of(example), tmp_path / "workspace")
     yield from pointed_at(tmp_path / "workspace")
 
 
 @pytest.mark.parametrize(("example", "scenario"), pairs())
-def test_an_example_under_a_scenario_comes_to_a_sensible_end(copied: Settings, example: str, scenario: str) -> None:
+def test_an_example_under_a_scenario_comes_to_a_sensible_end(
+    copied: Settings, example: str, scenario: str
+) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
 
@@ -119,7 +140,9 @@ def test_an_example_under_a_scenario_comes_to_a_sensible_end(copied: Settings, e
     control = next(one for one in outcome.decision.readings if one.lens == "control")
     assert control.health is not Health.INCONCLUSIVE, control
     if control.health is Health.DEGRADED:
-        assert any("request retraining" in reason for reason in outcome.decision.reasons), outcome.decision.reasons
+        assert any("request retraining" in reason for reason in outcome.decision.reasons), (
+            outcome.decision.reasons
+        )
     assert outcome.notes == ()
     if (example, scenario) in OUTGROWN:
         assert outcome.status is Status.PROMOTED, outcome.reason

@@ -24,11 +24,14 @@ pytestmark = pytest.mark.timeout(400)
 def client(shared_workspace: Settings) -> Iterator[SyncPrefectClient]:
     """A client of a server that holds our deployments and creates no runs by itself."""
     from flows.deployments import all_deployments
-    from flows.runtime import server, using
+    from flows.orchestration.runtime import server, using
     from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
-    with server(shared_workspace, services=False) as address, using(address, shared_workspace.secret().basic):
+    with (
+        server(shared_workspace, services=False) as address,
+        using(address, shared_workspace.secret().basic),
+    ):
         for one in all_deployments():
             one.apply()
         with get_client(sync_client=True) as made:
@@ -38,7 +41,11 @@ def client(shared_workspace: Settings) -> Iterator[SyncPrefectClient]:
 def late_runs(client: SyncPrefectClient, deployment: UUID, count: int) -> None:
     """Let the server hold runs that a schedule made and nobody started, a minute apart."""
     first = datetime.now(UTC) - timedelta(minutes=count)
-    asked = {"start_time": first.isoformat(), "end_time": datetime.now(UTC).isoformat(), "max_runs": count}
+    asked = {
+        "start_time": first.isoformat(),
+        "end_time": datetime.now(UTC).isoformat(),
+        "max_runs": count,
+    }
     client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json=asked)
 
 
@@ -50,12 +57,17 @@ def stranger() -> None:
 def waiting(client: SyncPrefectClient, deployment: UUID) -> list[str]:
     from flows.schedules import _waiting
 
-    return [run.name for run in _waiting(client, [client.read_deployment(deployment)], before=datetime.now(UTC))]
+    return [
+        run.name
+        for run in _waiting(client, [client.read_deployment(deployment)], before=datetime.now(UTC))
+    ]
 
 
-def test_the_end_of_serving_pauses_nothing(client: SyncPrefectClient, shared_workspace: Settings) -> None:
-    from flows import serving
-    from flows.services import served_mark
+def test_the_end_of_serving_pauses_nothing(
+    client: SyncPrefectClient, shared_workspace: Settings
+) -> None:
+    from flows.commands import serving
+    from flows.orchestration.services import served_mark
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TimeoutError):
@@ -87,7 +99,9 @@ def test_runs_whose_process_is_gone_do_not_run_forever(client: SyncPrefectClient
     given = {"model": "digits", "reason": "r"}
     begun, waits = (
         client.create_flow_run_from_deployment(
-            client.read_deployment_by_name("rollback/rollback").id, parameters=given, idempotency_key=key
+            client.read_deployment_by_name("rollback/rollback").id,
+            parameters=given,
+            idempotency_key=key,
         )
         for key in ("begun", "waits")
     )
@@ -100,9 +114,11 @@ def test_runs_whose_process_is_gone_do_not_run_forever(client: SyncPrefectClient
     assert named == ["Crashed", "Scheduled", "Running"]
 
 
-def test_what_people_set_in_prefect_outlives_that_a_deployment_is_applied_again(client: SyncPrefectClient) -> None:
-    from flows.deploy import deploy
-    from flows.doctor import judge_schedules
+def test_what_people_set_in_prefect_outlives_that_a_deployment_is_applied_again(
+    client: SyncPrefectClient,
+) -> None:
+    from flows.commands.deploy import deploy
+    from flows.commands.doctor import judge_schedules
     from flows.schedules import upcoming
 
     digits = client.read_deployment_by_name("maintenance/digits")
@@ -129,7 +145,8 @@ def test_a_model_whose_spec_was_out_of_reach_is_scheduled_once_it_can_be_read(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    from flows import deployments, serving
+    from flows import deployments
+    from flows.commands import serving
     from infra.errors import Unavailable
 
     def away(name: str) -> None:
@@ -143,8 +160,10 @@ def test_a_model_whose_spec_was_out_of_reach_is_scheduled_once_it_can_be_read(
     assert asyncio.run(serving._apply(runner, known)).get("digits")
 
 
-def test_deployments_that_take_any_model_are_applied_once_while_none_is_registered(shared_workspace: Settings) -> None:
-    from flows import serving
+def test_deployments_that_take_any_model_are_applied_once_while_none_is_registered(
+    shared_workspace: Settings,
+) -> None:
+    from flows.commands import serving
 
     assert serving._shared({}, None)
     assert serving._shared({}, {}) == []

@@ -59,7 +59,10 @@ def camera(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("camera") / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)
     document = yaml.safe_load((folder / "model.yaml").read_text())
-    document |= {"targets": ["onnxruntime-cpu"], "window": {"reference": "same-hour-of-week", "weeks": 3}}
+    document |= {
+        "targets": ["onnxruntime-cpu"],
+        "window": {"reference": "same-hour-of-week", "weeks": 3},
+    }
     (folder / "model.yaml").write_text(yaml.safe_dump(document))
     register(folder / "model.yaml")
     for day in range(20):
@@ -85,8 +88,10 @@ def test_a_dim_monday_after_a_bright_saturday_is_kept(loop: Settings, camera: No
     assert inputs(outcome.decision.readings).health is Health.FINE
 
 
-def test_the_same_monday_would_be_drift_beside_the_champions_own_day(loop: Settings, camera: None) -> None:
-    from tasks.drift.input import input_lens
+def test_the_same_monday_would_be_drift_beside_the_champions_own_day(
+    loop: Settings, camera: None
+) -> None:
+    from tasks.drift.detectors.input import input_lens
     from tasks.promotion.steps import champion_of
     from tasks.sampling.steps import sample_window
     from tasks.traffic import from_parquet

@@ -19,7 +19,10 @@ def heard(place: Place, domain: str) -> list[Request]:
 
     rng = np.random.default_rng(5)
     rows = read_corpus((EXAMPLES / "speech" / "traffic.parquet").read_bytes(), where="traffic")
-    return [replace(row, payload=record(np.asarray(row.payload), place, rng), domain=domain) for row in rows]
+    return [
+        replace(row, payload=record(np.asarray(row.payload), place, rng), domain=domain)
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +43,23 @@ def test_a_recognizer_is_quantized_judged_by_its_transcripts_and_promoted(speech
     assert outcome.release is not None
     files = set(speech.release("digits-spoken", outcome.release).files)
     assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= files
-    report = next(one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu")
-    judged = {gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED}
+    report = next(
+        one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu"
+    )
+    judged = {
+        gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED
+    }
     assert judged >= {"wer-increase", "token-error-rate", "agreement"}
-    right = next(gate for gate in report.gates if (gate.metric, gate.group) == ("wer-reference", "all"))
+    right = next(
+        gate for gate in report.gates if (gate.metric, gate.group) == ("wer-reference", "all")
+    )
     assert right.estimate is not None
     assert right.estimate.value < 0.1, "full precision solves its task"
 
 
-def test_maintenance_watches_far_and_noisy_speech_and_records_its_decision(speech: Settings) -> None:
+def test_maintenance_watches_far_and_noisy_speech_and_records_its_decision(
+    speech: Settings,
+) -> None:
     from flows.maintenance import maintenance
     from tasks.promotion import journal
     from tasks.promotion.ledger import Kind

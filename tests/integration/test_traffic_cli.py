@@ -53,13 +53,28 @@ def test_a_triton_trace_is_imported_once(digits: Settings, tmp_path: Path) -> No
     with pytest.raises(BadInput, match="--first-at"):
         call(*wanted)
     taken = [call(*wanted, "--first-at", "2026-01-31T03:00:00Z") for _ in range(2)]
-    assert [(one["accepted"], one["duplicates"], one["rejected"]) for one in taken] == [(1, 0, 0), (0, 1, 0)]
+    assert [(one["accepted"], one["duplicates"], one["rejected"]) for one in taken] == [
+        (1, 0, 0),
+        (0, 1, 0),
+    ]
     with pytest.raises(BadInput, match="--first-at is '2026-01-31T03:00:00' without a time zone"):
         call(*wanted, "--first-at", "2026-01-31T03:00:00")
 
 
 def test_a_scenario_is_replayed_and_the_same_call_again_adds_nothing(digits: Settings) -> None:
-    wanted = ("traffic", "simulate", "digits", "--scenario", str(SCENARIO), "--days", "4", "--rate", "5", "--seed", "2")
+    wanted = (
+        "traffic",
+        "simulate",
+        "digits",
+        "--scenario",
+        str(SCENARIO),
+        "--days",
+        "4",
+        "--rate",
+        "5",
+        "--seed",
+        "2",
+    )
     first, again = (call(*wanted, "--until", "2026-02-01T00:00:00Z") for _ in range(2))
     assert (first["accepted"], first["duplicates"]) == (480, 0)
     assert (again["accepted"], again["duplicates"], again["parts"]) == (0, 480, 0)

@@ -28,13 +28,17 @@ def corpus(example: str, language: str) -> list[Request]:
 
 def imported(model: str, day: int, rows: Sequence[Request], folder: Path) -> None:
     """One day of JSON Lines with nothing but ids, times and payloads."""
-    from flows.imports import take_in
+    from flows.commands.imports import take_in
 
     lines = [
         {
             "request_id": f"{day}-{number}",
             "time": (START + timedelta(days=2 * day, minutes=number)).isoformat(),
-            **({"text": row.payload} if isinstance(row.payload, str) else {"tensor": row.payload.tolist()}),
+            **(
+                {"text": row.payload}
+                if isinstance(row.payload, str)
+                else {"tensor": row.payload.tolist()}
+            ),
         }
         for number, row in enumerate(rows)
     ]
@@ -51,7 +55,7 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     from dashboards.console.app import create_app
     from flows.maintenance import maintenance
     from flows.outcomes import Status
-    from flows.views import history
+    from flows.queries.views import history
     from tasks.models.catalog import register
     from tasks.promotion.ledger import Kind
 
@@ -63,9 +67,13 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     (note,) = first.notes
     whole = "(100 % of the window)"
     assert note.endswith(f"requests without domain {whole}, requests without language {whole}")
-    assert next(entry for entry in history(example) if entry.kind is Kind.PROMOTED).reason.endswith(note)
+    assert next(entry for entry in history(example) if entry.kind is Kind.PROMOTED).reason.endswith(
+        note
+    )
     gates = [gate for report in first.rungs[-1].reports for gate in report.gates]
-    everything = next(gate for gate in gates if gate.group == "all" and gate.metric in ("flips", "cosine"))
+    everything = next(
+        gate for gate in gates if gate.group == "all" and gate.metric in ("flips", "cosine")
+    )
     assert everything.count == {"digits": 1925, "minilm": 1176}[example]
     assert {gate.binding for gate in gates if gate.group == "domain=unknown"} == {False}
 
@@ -78,7 +86,9 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     assert second.report is not None
     assert loop.store().exists(second.report)
     secret = loop.secret()
-    with TestClient(Guard(create_app(secret), "console", secret), base_url="http://127.0.0.1:8400") as browser:
+    with TestClient(
+        Guard(create_app(secret), "console", secret), base_url="http://127.0.0.1:8400"
+    ) as browser:
         page = browser.get(f"/models/{example}", headers={"Authorization": f"Bearer {secret.key}"})
         assert page.status_code == 200
         assert "requests without domain" in page.text

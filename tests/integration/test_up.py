@@ -40,7 +40,11 @@ class Up:
     @property
     def addresses(self) -> dict[str, str]:
         """Title -> address."""
-        return dict(re.findall(rf"^({'|'.join(TITLES)})\s+(http://127\.0\.0\.1:\d+)", self.output.read_text(), re.M))
+        return dict(
+            re.findall(
+                rf"^({'|'.join(TITLES)})\s+(http://127\.0\.0\.1:\d+)", self.output.read_text(), re.M
+            )
+        )
 
     @property
     def link(self) -> str:
@@ -51,7 +55,9 @@ class Up:
 
     def ask(self, path: str, **document: Any) -> Any:
         """Ask Prefect's API with the key."""
-        answer = httpx.post(f"{self.addresses['Prefect']}/api/{path}", json=document, headers=key(self.workspace))
+        answer = httpx.post(
+            f"{self.addresses['Prefect']}/api/{path}", json=document, headers=key(self.workspace)
+        )
         return answer.raise_for_status().json()
 
 
@@ -61,7 +67,13 @@ def key(workspace: Settings) -> dict[str, str]:
 
 @contextmanager
 def running(workspace: Settings, output: Path, **environment: str) -> Iterator[Up]:
-    chosen = {**os.environ, **PORTS, "REQUANT_WORKSPACE": str(workspace.root), "PYTHONUNBUFFERED": "1", **environment}
+    chosen = {
+        **os.environ,
+        **PORTS,
+        "REQUANT_WORKSPACE": str(workspace.root),
+        "PYTHONUNBUFFERED": "1",
+        **environment,
+    }
     for name in ("PREFECT_API_URL", "REQUANT_PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
         chosen.pop(name, None)
     with output.open("wb") as out:
@@ -70,7 +82,9 @@ def running(workspace: Settings, output: Path, **environment: str) -> Iterator[U
             stdout=out,
             stderr=out,
             env=chosen,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as for a shell's background job
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            ),  # as for a shell's background job
         )
         try:
             until(lambda: "Ctrl-C" in output.read_text() or process.poll() is not None)
@@ -153,7 +167,9 @@ def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
 
 
 def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
-    chosen = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API_")}
+    chosen = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API_")
+    }
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "doctor", "--json"],
         env={**chosen, "REQUANT_WORKSPACE": str(up.workspace.root)},
@@ -171,10 +187,14 @@ def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
     assert "digits" in checks["schedules"]["found"], checks["schedules"]
 
 
-def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(up: Up, tmp_path: Path) -> None:
+def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(
+    up: Up, tmp_path: Path
+) -> None:
     from tasks.models.catalog import register
 
-    register(spec(tmp_path, "{slug: weekly, cron: '0 3 * * 1', timezone: Europe/Berlin}", name="later"))
+    register(
+        spec(tmp_path, "{slug: weekly, cron: '0 3 * * 1', timezone: Europe/Berlin}", name="later")
+    )
     until(lambda: runs(up, "later"))
     register(spec(tmp_path, "{slug: hourly, interval: 3600}", name="later"))
 
@@ -211,10 +231,23 @@ def test_nobody_else_gets_in_at_any_port(up: Up, title: str, root: bool) -> None
     method, path = ("GET", "/") if root else PATHS[title]
     address, known = up.addresses[title] + path, key(up.workspace)
     assert httpx.request(method, address).status_code == 401
-    assert httpx.request(method, address, headers={**known, "Authorization": "Basic cmVxdWFudDp4"}).status_code == 401
-    for origin in ("http://evil.example", up.addresses["console" if title != "console" else "MLflow"], "null"):
-        assert httpx.request(method, address, headers={**known, "Origin": origin}).status_code == 403
-    assert httpx.request(method, address, headers={**known, "Host": "evil.example"}).status_code == 421
+    assert (
+        httpx.request(
+            method, address, headers={**known, "Authorization": "Basic cmVxdWFudDp4"}
+        ).status_code
+        == 401
+    )
+    for origin in (
+        "http://evil.example",
+        up.addresses["console" if title != "console" else "MLflow"],
+        "null",
+    ):
+        assert (
+            httpx.request(method, address, headers={**known, "Origin": origin}).status_code == 403
+        )
+    assert (
+        httpx.request(method, address, headers={**known, "Host": "evil.example"}).status_code == 421
+    )
 
 
 def test_the_session_of_the_consoles_link_opens_the_neighbours(up: Up) -> None:
@@ -225,7 +258,12 @@ def test_the_session_of_the_consoles_link_opens_the_neighbours(up: Up) -> None:
         for title in TITLES[1:]:
             assert browser.get(up.addresses[title]).status_code == 200
         ours = {"Origin": up.addresses["Prefect"]}
-        assert browser.post(f"{up.addresses['Prefect']}/api/flows/filter", json={}, headers=ours).status_code == 200
+        assert (
+            browser.post(
+                f"{up.addresses['Prefect']}/api/flows/filter", json={}, headers=ours
+            ).status_code
+            == 200
+        )
         assert browser.get(f"{up.addresses['Prefect']}/ui-settings").json()["auth"] is None
 
 
@@ -234,7 +272,10 @@ def test_a_session_opens_pages_and_no_shell(up: Up) -> None:
     assistant = f"{up.addresses['MLflow']}/ajax-api/3.0/mlflow/assistant"
     for path in ("", "/message", "/config", "/providers/anything"):
         for method in ("GET", "POST", "PUT"):
-            assert httpx.request(method, assistant + path, headers=key(up.workspace)).status_code == 403
+            assert (
+                httpx.request(method, assistant + path, headers=key(up.workspace)).status_code
+                == 403
+            )
 
 
 def test_a_port_that_was_not_asked_for_is_not_called_taken(up: Up) -> None:
@@ -242,11 +283,16 @@ def test_a_port_that_was_not_asked_for_is_not_called_taken(up: Up) -> None:
 
 
 def test_everything_listens_on_this_machine_only(up: Up) -> None:
-    family = [psutil.Process(up.process.pid), *psutil.Process(up.process.pid).children(recursive=True)]
+    family = [
+        psutil.Process(up.process.pid),
+        *psutil.Process(up.process.pid).children(recursive=True),
+    ]
     listening = []
     for process in family:
         try:
-            listening += [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+            listening += [
+                one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN
+            ]
         except psutil.NoSuchProcess:
             continue
     assert len(listening) >= len(TITLES)
@@ -255,14 +301,20 @@ def test_everything_listens_on_this_machine_only(up: Up) -> None:
 
 def test_nobody_else_reads_the_workspace_and_logs_hold_no_secret(up: Up) -> None:
     httpx.get(up.link)
-    loose = [path for path in up.workspace.root.rglob("*") if path.exists() and path.stat().st_mode & 0o077]
+    loose = [
+        path
+        for path in up.workspace.root.rglob("*")
+        if path.exists() and path.stat().st_mode & 0o077
+    ]
     assert loose == []
     assert up.workspace.root.stat().st_mode & 0o077 == 0
     secret, token = up.workspace.secret(), up.link.partition("login=")[2]
     logs = list((up.workspace.root / "logs").glob("*.log"))
     assert logs
     for path in logs:
-        assert not {one for one in (secret.key, token, secret.value.hex()) if one in path.read_text()}
+        assert not {
+            one for one in (secret.key, token, secret.value.hex()) if one in path.read_text()
+        }
 
 
 def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path: Path) -> None:
@@ -270,22 +322,34 @@ def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path:
     from prefect.client.orchestration import get_client
 
     from flows.deployments import trigger
-    from flows.orders import signed_order
-    from flows.runtime import using
+    from flows.orchestration.orders import signed_order
+    from flows.orchestration.runtime import using
     from tasks.models.catalog import register
     from tasks.promotion import journal
     from tasks.promotion.ledger import Kind
 
     register(spec(tmp_path, "{slug: seldom, interval: 86400}"))  # nobody else is to hold the window
     asked = {"model": "digits", "recipe": "int8-max"}
-    with using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic), get_client(sync_client=True) as client:
+    with (
+        using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic),
+        get_client(sync_client=True) as client,
+    ):
         hers = trigger("requantize", {**asked, "reason": "hers"}, actor="Ada", key="one")
-        until(lambda: up.ask("flow_runs/filter", flow_runs={"id": {"any_": [hers.run_id]}})[0]["end_time"])
+        until(
+            lambda: up.ask("flow_runs/filter", flow_runs={"id": {"any_": [hers.run_id]}})[0][
+                "end_time"
+            ]
+        )
         assert intended(journal.read("digits"), Kind.INTENDED, "hers")
         copied = signed_order("Ada", "requantize", "one", {**asked, "reason": "hers"})
         deployment = client.read_deployment_by_name("requantize/requantize")
-        for parameters in ({**asked, "reason": "copied"}, {**asked, "reason": "named", "actor": "Eve"}):
-            client.create_flow_run_from_deployment(deployment.id, parameters=parameters, context=copied)
+        for parameters in (
+            {**asked, "reason": "copied"},
+            {**asked, "reason": "named", "actor": "Eve"},
+        ):
+            client.create_flow_run_from_deployment(
+                deployment.id, parameters=parameters, context=copied
+            )
         until(lambda: intended(journal.read("digits"), Kind.INTENDED, "copied"))
     actors = {one.reason: one.actor for one in journal.read("digits") if one.kind is Kind.INTENDED}
     assert actors["hers"] == "Ada"
@@ -321,7 +385,10 @@ def test_link_prints_a_fresh_link_for_another_person(up: Up) -> None:
     address = re.search(r"http://\S+", printed.stdout)
     assert address, printed.stderr
     with httpx.Client(follow_redirects=True) as browser:
-        assert "asked for by <b>Ada</b>" in browser.get(address[0].replace("/?", "/models/digits?")).text
+        assert (
+            "asked for by <b>Ada</b>"
+            in browser.get(address[0].replace("/?", "/models/digits?")).text
+        )
 
 
 def test_ctrl_c_stops_everything(up: Up) -> None:
@@ -337,7 +404,9 @@ def test_ctrl_c_stops_everything(up: Up) -> None:
             httpx.get(address)
 
 
-def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(workspace: Settings, tmp_path: Path) -> None:
+def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(
+    workspace: Settings, tmp_path: Path
+) -> None:
     with running(workspace, tmp_path / "first.log") as first:
         family = psutil.Process(first.process.pid).children(recursive=True)
         assert len(family) >= 5
@@ -365,7 +434,10 @@ def test_a_page_that_is_gone_comes_back_and_the_loop_never_runs_without_prefect(
         assert up.process.wait(90) == 2
         _, alive = psutil.wait_procs(family, timeout=5)
         assert alive == []
-    assert f"evidently stopped (exit -9), so everything did: see {workspace.root}" in up.output.read_text()
+    assert (
+        f"evidently stopped (exit -9), so everything did: see {workspace.root}"
+        in up.output.read_text()
+    )
     with running(workspace, tmp_path / "second.log") as up:
         process("prefect").kill()
         assert up.process.wait(90) == 2
@@ -384,7 +456,12 @@ def test_a_port_that_is_taken_is_left_alone(workspace: Settings, tmp_path: Path)
         port = str(foreign.getsockname()[1])
         ended = subprocess.run(
             [sys.executable, "-m", "flows.cli", "up"],
-            env={**os.environ, **PORTS, "REQUANT_WORKSPACE": str(workspace.root), "REQUANT_MLFLOW_PORT": port},
+            env={
+                **os.environ,
+                **PORTS,
+                "REQUANT_WORKSPACE": str(workspace.root),
+                "REQUANT_MLFLOW_PORT": port,
+            },
             capture_output=True,
             text=True,
             timeout=90,

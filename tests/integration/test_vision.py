@@ -49,15 +49,23 @@ def test_an_image_encoder_is_quantized_judged_zero_shot_and_promoted(vision: Set
     assert outcome.release is not None
     files = set(vision.release("shapes", outcome.release).files)
     assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= files
-    report = next(one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu")
-    judged = {gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED}
+    report = next(
+        one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu"
+    )
+    judged = {
+        gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED
+    }
     assert judged >= {"cosine", "flips", "accuracy-drop"}
-    right = next(gate for gate in report.gates if (gate.metric, gate.group) == ("accuracy-reference", "all"))
+    right = next(
+        gate for gate in report.gates if (gate.metric, gate.group) == ("accuracy-reference", "all")
+    )
     assert right.estimate is not None
     assert right.estimate.value > 0.9, "full precision solves its task zero-shot"
 
 
-def test_brighter_and_blurred_images_move_its_ranges_and_new_scales_are_judged(vision: Settings) -> None:
+def test_brighter_and_blurred_images_move_its_ranges_and_new_scales_are_judged(
+    vision: Settings,
+) -> None:
     from flows.maintenance import maintenance
 
     serve(vision, "shapes", 1, seen(2.0, 1.0, "blurred"))
@@ -75,8 +83,15 @@ def test_what_full_precision_cannot_recognise_asks_for_retraining(vision: Settin
     from flows.maintenance import maintenance
 
     labels = {one.label for one in seen(1.0, 0.0, "daylight")}
-    after = dict(zip(sorted(map(str, labels)), np.roll(sorted(map(str, labels)), 1).tolist(), strict=True))
-    serve(vision, "shapes", 2, [replace(one, label=after[str(one.label)]) for one in seen(1.0, 0.0, "indoor")])
+    after = dict(
+        zip(sorted(map(str, labels)), np.roll(sorted(map(str, labels)), 1).tolist(), strict=True)
+    )
+    serve(
+        vision,
+        "shapes",
+        2,
+        [replace(one, label=after[str(one.label)]) for one in seen(1.0, 0.0, "indoor")],
+    )
     outcome = maintenance("shapes")
     assert outcome.decision is not None
     assert outcome.decision.action is Action.REQUEST_RETRAINING

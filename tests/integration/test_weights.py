@@ -33,10 +33,12 @@ def trained_on(folder: Path) -> None:
     register(folder / "model.yaml")
 
 
-def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(loop: Settings, folder: Path) -> None:
-    from flows.explain import explain
+def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(
+    loop: Settings, folder: Path
+) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
+    from flows.queries.explain import explain
     from tasks.models.catalog import register
 
     register(folder / "model.yaml")
@@ -48,7 +50,10 @@ def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(lo
     assert outcome.status is Status.PROMOTED, outcome.reason
     assert outcome.decision is not None
     assert outcome.decision.action is Action.RECALIBRATE
-    assert outcome.decision.reasons[0] == "The model's weights changed since the champion was built: recalibrate."
+    assert (
+        outcome.decision.reasons[0]
+        == "The model's weights changed since the champion was built: recalibrate."
+    )
     told = explain("digits")
     assert told.attribution == "weights changed"
     assert told.inputs["source"]
@@ -64,9 +69,9 @@ def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(lo
 def test_changed_weights_are_acted_on_though_the_window_was_decided_before(
     loop: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.explain import explain
     from flows.maintenance import maintenance
     from flows.outcomes import Status
+    from flows.queries.explain import explain
 
     def dies(*_: object, **__: object) -> None:
         raise RuntimeError("killed")
@@ -79,16 +84,20 @@ def test_changed_weights_are_acted_on_though_the_window_was_decided_before(
         with pytest.raises(RuntimeError, match="killed"):
             maintenance("digits")
     outcome = maintenance("digits")
-    assert outcome.status is Status.PROMOTED, f"what was decided and not begun is taken up: {outcome.reason}"
+    assert outcome.status is Status.PROMOTED, (
+        f"what was decided and not begun is taken up: {outcome.reason}"
+    )
     again = explain("digits", decided.window)
     assert (again.number > decided.number, again.attribution) == (True, "weights changed")
     assert maintenance("digits").status is Status.ALREADY_DONE
 
 
-def test_changed_weights_are_acted_on_in_a_thin_window_with_the_newest_sample(loop: Settings, folder: Path) -> None:
-    from flows.explain import explain
+def test_changed_weights_are_acted_on_in_a_thin_window_with_the_newest_sample(
+    loop: Settings, folder: Path
+) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
+    from flows.queries.explain import explain
 
     newest = explain("digits").window
     serve(loop, "digits", 3, images(0.5, 1.0, seed=3)[:9])
@@ -108,10 +117,10 @@ def test_a_window_too_thin_to_tell_is_a_decision_recorded_once_and_explained(
     loop: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flows.cli import printing
-    from flows.explain import explain
     from flows.maintenance import maintenance
     from flows.outcomes import Status
-    from flows.views import history
+    from flows.queries.explain import explain
+    from flows.queries.views import history
     from tasks.models.catalog import open_model
     from tasks.promotion.decisions import past_decisions
     from tasks.promotion.ledger import Kind
@@ -124,7 +133,11 @@ def test_a_window_too_thin_to_tell_is_a_decision_recorded_once_and_explained(
     assert (recorded[-1].kind, recorded[-1].reason) == (Kind.DECIDED, outcome.reason)
     assert past_decisions(recorded) == looked_at
     told = explain("digits")
-    assert (told.action, told.rows, told.window) == (Action.INCONCLUSIVE, 7, recorded[-1].details["window"])
+    assert (told.action, told.rows, told.window) == (
+        Action.INCONCLUSIVE,
+        7,
+        recorded[-1].details["window"],
+    )
     assert told.inputs["source"] == open_model("digits").source
     printing.explanation(told)
     shown = " ".join(capsys.readouterr().out.split())
@@ -137,9 +150,9 @@ def test_a_window_too_thin_to_tell_is_a_decision_recorded_once_and_explained(
 
 
 def test_a_model_without_traffic_is_told_to_have_none(loop: Settings, folder: Path) -> None:
-    from flows.explain import explain
     from flows.maintenance import maintenance
     from flows.outcomes import Status
+    from flows.queries.explain import explain
     from tasks.models.catalog import register
 
     spec = (folder / "model.yaml").read_text().replace("name: digits", "name: unused")
@@ -150,7 +163,9 @@ def test_a_model_without_traffic_is_told_to_have_none(loop: Settings, folder: Pa
     assert (told.action, told.rows, told.inputs["champion"]) == (Action.INCONCLUSIVE, 0, None)
 
 
-def test_changed_weights_are_acted_on_with_the_pool_where_no_sample_is_left(loop: Settings, folder: Path) -> None:
+def test_changed_weights_are_acted_on_with_the_pool_where_no_sample_is_left(
+    loop: Settings, folder: Path
+) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from tasks.models.catalog import open_model

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from infra.build_options import BuildOptions, apply
 from infra.canonical import sha256
 from infra.engines.nvidia.host import device_capability, read_host
 from infra.engines.nvidia.inspection import describe
 from infra.engines.nvidia.logger import Log, collector
 from infra.engines.nvidia.metadata import PlanMetadata, dump_metadata
-from infra.engines.nvidia.options import BuildOptions, apply
 from infra.engines.nvidia.timing_cache import WarmCache, attach, cache_key
 from infra.engines.port import Built, Profile, Profiles, each_profile
 from infra.errors import BadInput, Refused, Unavailable
@@ -29,7 +29,9 @@ class Builder:
 
     name: str
     trt: Any
-    ahead_of_time: bool  # TensorRT-RTX: for a named compute capability, without options and timing cache
+    ahead_of_time: (
+        bool  # TensorRT-RTX: for a named compute capability, without options and timing cache
+    )
     executable: bool
     options: BuildOptions
     store: ObjectStore | None
@@ -61,7 +63,9 @@ class Builder:
         if warm is not None:
             warm.keep(config)
         built = bytes(plan)
-        metadata = self._metadata(built, time.perf_counter() - started, () if warm is None else warm.remarks)
+        metadata = self._metadata(
+            built, time.perf_counter() - started, () if warm is None else warm.remarks
+        )
         return Built(built, describe(self.trt, network), dump_metadata(metadata))
 
     def _warm(self, config: Any, log: Log) -> WarmCache | None:
@@ -106,7 +110,9 @@ class Builder:
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
         if self.ahead_of_time:
             config.num_compute_capabilities = 1
-            config.set_compute_capability(getattr(self.trt.ComputeCapability, self._capability()), 0)
+            config.set_compute_capability(
+                getattr(self.trt.ComputeCapability, self._capability()), 0
+            )
         else:
             apply(self.options, self.trt, config)
         for profile in each_profile(profiles):
@@ -126,17 +132,25 @@ class Builder:
 def _translated(name: str, log: Log) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, TypeError, ValueError) as exc:  # its bindings raise these for arguments and absent drivers
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as exc:  # its bindings raise these for arguments and absent drivers
         raise Unavailable(f"{name} failed ({exc}; {log.tail(300)}): look at its driver") from exc
 
 
 def _set_shapes(optimization: Any, name: str, declared: Sequence[int], profile: Profile) -> None:
     """Checked here, because the bindings answer a wrong profile with anything from a log line to a RuntimeError."""
     if name not in profile:
-        raise BadInput(f"the profile has no shapes for input {name!r}: give smallest, common and largest")
+        raise BadInput(
+            f"the profile has no shapes for input {name!r}: give smallest, common and largest"
+        )
     shapes = profile[name]
     triples = list(zip(shapes.smallest, shapes.common, shapes.largest, strict=False))
-    fits = {len(shapes.smallest), len(shapes.common), len(shapes.largest)} == {len(declared)} and all(
+    fits = {len(shapes.smallest), len(shapes.common), len(shapes.largest)} == {
+        len(declared)
+    } and all(
         0 <= low <= common <= high and fixed in (-1, low) and fixed in (-1, high)
         for (low, common, high), fixed in zip(triples, declared, strict=True)
     )
@@ -150,4 +164,8 @@ def _set_shapes(optimization: Any, name: str, declared: Sequence[int], profile: 
 
 def _told(error: Any) -> str:
     """A sentence of the parser, with the node that it is about."""
-    return f"{error.desc()} (node {error.node_name()}, {error.node_operator()})" if error.node_name() else error.desc()
+    return (
+        f"{error.desc()} (node {error.node_name()}, {error.node_operator()})"
+        if error.node_name()
+        else error.desc()
+    )

@@ -46,13 +46,17 @@ class TensorRtEngine:
         self._engine = engine
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise Unavailable("the device has no memory left for the engine: free some and load it again")
+            raise Unavailable(
+                "the device has no memory left for the engine: free some and load it again"
+            )
         self.device = f"cuda:{torch.cuda.current_device()}"
         self._nowhere = torch.empty(16, dtype=torch.uint8, device=self.device)
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._alone = threading.Lock()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self._inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self._inputs = [
+            name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        ]
         self._outputs = [name for name in names if name not in self._inputs]
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
@@ -133,7 +137,9 @@ class TensorRtEngine:
     def _type(self, name: str) -> torch.dtype:
         import torch
 
-        found: torch.dtype = getattr(torch, _TYPES[str(self._engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]])
+        found: torch.dtype = getattr(
+            torch, _TYPES[str(self._engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]]
+        )
         return found
 
     def _there_and_back(self, feeds: Arrays) -> dict[str, torch.Tensor]:
@@ -141,8 +147,13 @@ class TensorRtEngine:
         import torch
 
         pinned = {name: torch.from_numpy(array).pin_memory() for name, array in feeds.items()}
-        found = self._enqueue({name: one.to(self.device, non_blocking=True) for name, one in pinned.items()})
-        back = {name: torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for name, one in found.items()}
+        found = self._enqueue(
+            {name: one.to(self.device, non_blocking=True) for name, one in pinned.items()}
+        )
+        back = {
+            name: torch.empty(one.shape, dtype=one.dtype, pin_memory=True)
+            for name, one in found.items()
+        }
         return {name: back[name].copy_(one, non_blocking=True) for name, one in found.items()}
 
     def _enqueue(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -152,9 +163,15 @@ class TensorRtEngine:
         self._choose_profile(feeds)
         for name, tensor in feeds.items():
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
-                raise BadInput(f"input {name!r} of shape {tuple(tensor.shape)} is outside the engine's profile")
+                raise BadInput(
+                    f"input {name!r} of shape {tuple(tensor.shape)} is outside the engine's profile"
+                )
         found = {
-            name: torch.empty(tuple(self._context.get_tensor_shape(name)), dtype=self._type(name), device=self.device)
+            name: torch.empty(
+                tuple(self._context.get_tensor_shape(name)),
+                dtype=self._type(name),
+                device=self.device,
+            )
             for name in self._outputs
         }
         for name, tensor in {**feeds, **found}.items():
@@ -168,7 +185,10 @@ class TensorRtEngine:
         """Switch to the first profile that holds the feeds' shapes; where none does, the runtime says which input."""
         for index in range(self._engine.num_optimization_profiles):
             ranges = {name: self._engine.get_tensor_profile_shape(name, index) for name in feeds}
-            if all(_within(tuple(feeds[name].shape), low, high) for name, (low, _, high) in ranges.items()):
+            if all(
+                _within(tuple(feeds[name].shape), low, high)
+                for name, (low, _, high) in ranges.items()
+            ):
                 if self._context.active_optimization_profile != index:
                     self._context.set_optimization_profile_async(index, self._stream.cuda_stream)
                 return

@@ -33,8 +33,12 @@ def describe(trt: Any, network: Any) -> bytes:
     layers = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        precision = "/".join(str(layer.get_output(i).dtype).rsplit(".", 1)[-1] for i in range(layer.num_outputs))
-        layers.append({"name": layer.name, "type": str(layer.type).rsplit(".", 1)[-1], "precision": precision})
+        precision = "/".join(
+            str(layer.get_output(i).dtype).rsplit(".", 1)[-1] for i in range(layer.num_outputs)
+        )
+        layers.append(
+            {"name": layer.name, "type": str(layer.type).rsplit(".", 1)[-1], "precision": precision}
+        )
     return json.dumps({"version": str(trt.__version__), "layers": layers}).encode()
 
 
@@ -55,7 +59,9 @@ def parse_inspection(inspection: bytes) -> tuple[Kernel, ...]:
         _ = document["Bindings"] if "Bindings" in document else document["I/O Tensors"]
         return tuple(_kernel(layer) for layer in document["Layers"])
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise BadInput(f"this is not an engine inspector's document ({exc!r}): inspect the engine again") from exc
+        raise BadInput(
+            f"this is not an engine inspector's document ({exc!r}): inspect the engine again"
+        ) from exc
 
 
 def _kernel(layer: str | Mapping[str, Any]) -> Kernel:

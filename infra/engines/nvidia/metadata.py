@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.canonical import sha256
 from infra.engines.nvidia.host import Host
-from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 
 
@@ -44,7 +44,9 @@ def parse_metadata(data: bytes) -> PlanMetadata:
     except ValidationError as exc:
         first = exc.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the top"
-        raise BadInput(f"plan.json is not readable at {place} ({first['msg']}): rebuild the release") from exc
+        raise BadInput(
+            f"plan.json is not readable at {place} ({first['msg']}): rebuild the release"
+        ) from exc
 
 
 def why_unfit(metadata: PlanMetadata, target: str, plan: bytes, host: Host) -> str | None:
@@ -63,10 +65,12 @@ def _other_version(metadata: PlanMetadata, host: Host) -> str | None:
     newer = metadata.module == host.module and built[:1] == here[:1] and built <= here
     if metadata.options.version_compatible and newer:
         return None
-    hint = "" if metadata.options.version_compatible else ", without REQUANT_TENSORRT_VERSION_COMPATIBLE"
-    return (
-        f"it was built by {metadata.module} {metadata.module_version}{hint}, and here is {host.module} {host.version}"
+    hint = (
+        ""
+        if metadata.options.version_compatible
+        else ", without REQUANT_TENSORRT_VERSION_COMPATIBLE"
     )
+    return f"it was built by {metadata.module} {metadata.module_version}{hint}, and here is {host.module} {host.version}"
 
 
 def _other_device(metadata: PlanMetadata, host: Host) -> str | None:

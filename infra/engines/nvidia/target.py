@@ -3,13 +3,13 @@
 from types import ModuleType
 from typing import Any
 
+from infra.build_options import BuildOptions
 from infra.engines.nvidia.builder import Builder
 from infra.engines.nvidia.execution import TensorRtEngine
 from infra.engines.nvidia.host import device_capability, read_host
 from infra.engines.nvidia.inspection import parse_inspection
 from infra.engines.nvidia.logger import Log, collector
 from infra.engines.nvidia.metadata import parse_metadata, why_unfit
-from infra.engines.nvidia.options import BuildOptions
 from infra.engines.port import Built, Engine, Kernel, Profiles
 from infra.errors import BadInput, Refused, Unavailable
 from infra.stores.port import ObjectStore
@@ -45,7 +45,9 @@ class TensorRt:
         except ImportError:
             return "torch is not installed, and it carries the CUDA memory that the engine reads"
         if not torch.cuda.is_available():
-            return f"no CUDA device is visible, so {self.name} engines are built here but cannot run"
+            return (
+                f"no CUDA device is visible, so {self.name} engines are built here but cannot run"
+            )
         device = device_capability()
         if self._ahead_of_time and not hasattr(self._trt.ComputeCapability, device):
             return f"{self.name} does not support the visible device, which is {device}"
@@ -68,7 +70,9 @@ class TensorRt:
         log = Log()
         runtime = self._trt.Runtime(collector(self._trt, log))
         # A version-compatible plan carries its own lean runtime, which is host code: the plan was verified before.
-        runtime.engine_host_code_allowed = metadata is not None and parse_metadata(metadata).options.version_compatible
+        runtime.engine_host_code_allowed = (
+            metadata is not None and parse_metadata(metadata).options.version_compatible
+        )
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BadInput(_NO_PLAN.format(name=self.name, why=log.tail(300) or "no reason given"))
@@ -85,11 +89,15 @@ class TensorRt:
 
     def _builder(self) -> Builder:
         executable = self.why_not_executable() is None
-        return Builder(self.name, self._trt, self._ahead_of_time, executable, self._options, self._store)
+        return Builder(
+            self.name, self._trt, self._ahead_of_time, executable, self._options, self._store
+        )
 
     def _require_fit(self, plan: bytes, metadata: bytes | None) -> None:
         if metadata is None:  # an older release
             return
         reason = why_unfit(parse_metadata(metadata), self.name, plan, read_host(self._trt))
         if reason is not None:
-            raise Refused(f"the {self.name} plan does not fit this host: {reason}; rebuild the release here")
+            raise Refused(
+                f"the {self.name} plan does not fit this host: {reason}; rebuild the release here"
+            )

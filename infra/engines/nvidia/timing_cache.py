@@ -1,4 +1,4 @@
-"""Timings of kernels kept from one build to the next: faster builds, and the same choice of kernels (DESIGN.md, D7).
+"""Timings of kernels kept from one build to the next: faster builds, and the same choice of kernels (ADR 32).
 
 A cache holds for one version of TensorRT on one kind of device under one driver, and those are its key.
 """
@@ -18,7 +18,11 @@ _DIGEST = 64
 
 def cache_key(host: Host) -> str:
     """Where a host's cache lies in the object store."""
-    parts = (f"{host.module}-{host.version}", f"{host.capability}-{host.device}", f"driver-{host.driver}")
+    parts = (
+        f"{host.module}-{host.version}",
+        f"{host.capability}-{host.device}",
+        f"driver-{host.driver}",
+    )
     return "timing-caches/" + "/".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts)
 
 

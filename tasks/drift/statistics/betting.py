@@ -50,11 +50,15 @@ def _refuted_from(values: NDArray[np.float64], mean: float, limit: float) -> flo
     low, high = mean, 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (low, middle) if log_mean(log_capitals(values, middle)) >= limit else (middle, high)
+        low, high = (
+            (low, middle) if log_mean(log_capitals(values, middle)) >= limit else (middle, high)
+        )
     return high
 
 
-def frequency_bounds(counts: NDArray[np.floating], *, delta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def frequency_bounds(
+    counts: NDArray[np.floating], *, delta: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper bounds [bins] of the frequencies behind counts [bins], all right at once with 1 - delta.
 
     Clopper and Pearson (1934), delta shared by bins and sides. This is how a reference that is itself a sample is
@@ -65,7 +69,9 @@ def frequency_bounds(counts: NDArray[np.floating], *, delta: float) -> tuple[NDA
     from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
 
     low = np.where(hits > 0, stats.beta.ppf(tail, np.maximum(hits, 1), total - hits + 1), 0.0)
-    high = np.where(hits < total, stats.beta.ppf(1 - tail, hits + 1, np.maximum(total - hits, 1)), 1.0)
+    high = np.where(
+        hits < total, stats.beta.ppf(1 - tail, hits + 1, np.maximum(total - hits, 1)), 1.0
+    )
     return low, high
 
 
@@ -89,9 +95,14 @@ def log_frequency_capitals(
 
 
 def _ratio(
-    hits: NDArray[np.float64], misses: NDArray[np.float64], bet: NDArray[np.float64], bound: NDArray[np.float64]
+    hits: NDArray[np.float64],
+    misses: NDArray[np.float64],
+    bet: NDArray[np.float64],
+    bound: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     inside = np.clip(bound, 1e-12, 1 - 1e-12)
     taken = np.clip(bet, 1e-12, 1 - 1e-12)
-    ratio: NDArray[np.float64] = hits * np.log(taken / inside) + misses * np.log((1 - taken) / (1 - inside))
+    ratio: NDArray[np.float64] = hits * np.log(taken / inside) + misses * np.log(
+        (1 - taken) / (1 - inside)
+    )
     return ratio

@@ -35,7 +35,9 @@ def _bootstrap(values: NDArray[np.float64], alpha: float, seed: int) -> Interval
     chunk = max(1, 1_000_000 // len(values))  # rows drawn at once: bounds the memory
     means = np.concatenate(
         [
-            values[generator.integers(0, len(values), (min(chunk, resamples - start), len(values)))].mean(axis=1)
+            values[
+                generator.integers(0, len(values), (min(chunk, resamples - start), len(values)))
+            ].mean(axis=1)
             for start in range(0, resamples, chunk)
         ]
     )

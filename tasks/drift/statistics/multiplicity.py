@@ -15,7 +15,9 @@ def e_bh(log_values: Mapping[str, float], windows: float) -> frozenset[str]:
     """
     ranked = sorted(log_values, key=lambda name: -log_values[name])
     base = log(windows) + log(max(len(ranked), 1))
-    passed = [place for place, name in enumerate(ranked, start=1) if log_values[name] >= base - log(place)]
+    passed = [
+        place for place, name in enumerate(ranked, start=1) if log_values[name] >= base - log(place)
+    ]
     return frozenset(ranked[: max(passed, default=0)])
 
 

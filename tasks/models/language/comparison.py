@@ -23,14 +23,18 @@ CACHE_STEPS = 16
 class Comparison:
     """Means over each text's tokens, [texts]."""
 
-    reference_loss: Scores  # negative log-likelihood a token, in nats; perplexity is its exponential
+    reference_loss: (
+        Scores  # negative log-likelihood a token, in nats; perplexity is its exponential
+    )
     candidate_loss: Scores
     agreement: Scores  # share of tokens after which both find the same next token likeliest
     divergence: Scores  # Kullback-Leibler, candidate from full precision, in nats
     tokens: NDArray[np.int64]  # that each mean of agreement is over
 
 
-def compare(reference: Engine, candidate: Engine, inputs: LanguageInputs, payloads: Sequence[Payload]) -> Comparison:
+def compare(
+    reference: Engine, candidate: Engine, inputs: LanguageInputs, payloads: Sequence[Payload]
+) -> Comparison:
     """Both engines on every text. A text of one token predicts nothing: its losses are 0.
 
     Raises `BadInput` for logits that are not finite, or of another shape than full precision's.
@@ -38,10 +42,13 @@ def compare(reference: Engine, candidate: Engine, inputs: LanguageInputs, payloa
     found = np.zeros((5, len(payloads)))
     for batch in inputs.batches(payloads):
         expected, served = (
-            _log_shares(engine.run(batch.feeds)[LOGITS], name) for engine, name in _named(reference, candidate)
+            _log_shares(engine.run(batch.feeds)[LOGITS], name)
+            for engine, name in _named(reference, candidate)
         )
         if expected.shape != served.shape:
-            raise BadInput(f"the candidate's logits are {served.shape} and full precision's {expected.shape}")
+            raise BadInput(
+                f"the candidate's logits are {served.shape} and full precision's {expected.shape}"
+            )
         ids = np.asarray(batch.feeds["input_ids"], np.int64)
         found[:, batch.cases] = _scores(ids, np.asarray(batch.mask, bool), expected, served)
     return _comparison(found)
@@ -67,9 +74,12 @@ def compare_cached(
             return None
         if steps:
             expected = _log_shares(
-                reference.run(prefill_feeds(inputs.layout, ids, mask))[LOGITS][:, -steps:], "full precision"
+                reference.run(prefill_feeds(inputs.layout, ids, mask))[LOGITS][:, -steps:],
+                "full precision",
             )
-            real = (mask[:, -steps:] * mask[:, -steps - 1 : -1]).astype(bool)  # something of the text was cached before
+            real = (mask[:, -steps:] * mask[:, -steps - 1 : -1]).astype(
+                bool
+            )  # something of the text was cached before
             found[:, cases] = _scores(ids[:, -steps:], real, expected, served)
     return _comparison(found)
 
@@ -80,7 +90,9 @@ def _comparison(found: Scores) -> Comparison:
     return Comparison(before, after, agreement, divergence, tokens.astype(np.int64))
 
 
-def _stepped(candidate: Engine, layout: CacheLayout, ids: Ids, mask: Ids, steps: int) -> NDArray[np.float32] | None:
+def _stepped(
+    candidate: Engine, layout: CacheLayout, ids: Ids, mask: Ids, steps: int
+) -> NDArray[np.float32] | None:
     """Log-shares after each of the last tokens, [batch, steps, vocabulary]; None for a cache of floats."""
     width = ids.shape[1]
     read = candidate.run(prefill_feeds(layout, ids[:, : width - steps], mask[:, : width - steps]))
@@ -92,7 +104,9 @@ def _stepped(candidate: Engine, layout: CacheLayout, ids: Ids, mask: Ids, steps:
         read = candidate.run(over_cache(layout, read, mask[:, :place], ids[:, one], mask[:, one]))
         found.append(read[LOGITS])
     return (
-        _log_shares(np.concatenate(found, axis=1), "the candidate") if found else np.zeros((len(ids), 0, 0), np.float32)
+        _log_shares(np.concatenate(found, axis=1), "the candidate")
+        if found
+        else np.zeros((len(ids), 0, 0), np.float32)
     )
 
 
@@ -103,7 +117,9 @@ def _named(reference: Engine, candidate: Engine) -> tuple[tuple[Engine, str], tu
 def _log_shares(logits: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     """Logarithms of the next token's probabilities, [batch, tokens, vocabulary]."""
     if not np.isfinite(logits).all():
-        raise BadInput(f"the logits of {name} hold NaN or infinity: the engine is broken, rebuild it")
+        raise BadInput(
+            f"the logits of {name} hold NaN or infinity: the engine is broken, rebuild it"
+        )
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
 
@@ -113,7 +129,9 @@ def _scores(
 ) -> NDArray[np.float64]:
     """Of ids [batch, tokens] where `real`, and log-shares after each: the fields of a comparison."""
     following = ids[:, 1:, None]
-    losses = [-np.take_along_axis(side[:, :-1], following, axis=-1)[..., 0] for side in (expected, served)]
+    losses = [
+        -np.take_along_axis(side[:, :-1], following, axis=-1)[..., 0] for side in (expected, served)
+    ]
     agree = expected.argmax(axis=-1) == served.argmax(axis=-1)
     divergence = (np.exp(expected) * (expected - served)).sum(axis=-1)
     return np.stack(
@@ -127,4 +145,6 @@ def _scores(
 
 
 def _mean(values: NDArray[np.generic], real: NDArray[np.bool_]) -> Scores:
-    return np.asarray((values.astype(np.float64) * real).sum(axis=1) / np.maximum(real.sum(axis=1), 1))
+    return np.asarray(
+        (values.astype(np.float64) * real).sum(axis=1) / np.maximum(real.sum(axis=1), 1)
+    )

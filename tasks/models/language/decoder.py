@@ -45,7 +45,11 @@ class CachedDecoder(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        present = [tensor for layer in found.past_key_values.layers for tensor in (layer.keys, layer.values)]
+        present = [
+            tensor
+            for layer in found.past_key_values.layers
+            for tensor in (layer.keys, layer.values)
+        ]
         return (found.logits, *present)
 
 
@@ -55,7 +59,9 @@ class Product(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.bias = (
+            None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """[..., inputs] -> [..., outputs]."""
@@ -78,7 +84,9 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
     )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and longest > positions:
-        raise ValueError(f"input.max_length and input.new_tokens need {longest} positions; the model has {positions}")
+        raise ValueError(
+            f"input.max_length and input.new_tokens need {longest} positions; the model has {positions}"
+        )
     decoder = CachedDecoder(model).eval()
     with torch.no_grad():
         layout = _layout(decoder)
@@ -118,11 +126,16 @@ def _bias(mask: torch.Tensor, past_mask: torch.Tensor) -> torch.Tensor:
 
 def _layout(decoder: CachedDecoder) -> CacheLayout:
     """Asked of the model itself: configurations of different families name heads and widths differently."""
-    found = decoder.model(input_ids=torch.zeros((1, 2), dtype=torch.int64), use_cache=True).past_key_values
+    found = decoder.model(
+        input_ids=torch.zeros((1, 2), dtype=torch.int64), use_cache=True
+    ).past_key_values
     layers = tuple((int(layer.keys.shape[1]), int(layer.keys.shape[3])) for layer in found.layers)
     stop = getattr(decoder.model, "generation_config", None) or decoder.model.config
     stops = getattr(stop, "eos_token_id", None)
-    return CacheLayout(layers, () if stops is None else tuple(stops) if isinstance(stops, Sequence) else (int(stops),))
+    return CacheLayout(
+        layers,
+        () if stops is None else tuple(stops) if isinstance(stops, Sequence) else (int(stops),),
+    )
 
 
 def _spell_products(model: nn.Module) -> None:
@@ -158,7 +171,17 @@ def _probe(layout: CacheLayout, vocabulary: int) -> Probe:
 
 
 def _shapes(layout: CacheLayout, longest: int) -> Shapes:
-    batch, tokens, past = Dim("batch", min=1, max=1024), Dim("tokens", min=1, max=longest), Dim("past", max=longest)
+    batch, tokens, past = (
+        Dim("batch", min=1, max=1024),
+        Dim("tokens", min=1, max=longest),
+        Dim("past", max=longest),
+    )
     new, old = {0: batch, 1: tokens}, {0: batch, 1: past}
     cache: list[dict[int, Dim]] = [{0: batch, 2: past} for _ in layout.names]
-    return {"input_ids": new, "attention_mask": new, "position_ids": new, "past_mask": old, "past": cache}
+    return {
+        "input_ids": new,
+        "attention_mask": new,
+        "position_ids": new,
+        "past_mask": old,
+        "past": cache,
+    }

@@ -24,16 +24,22 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises `BadInput` for a negative temperature or a share outside 0..1."""
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise BadInput(f"temperature must be 0 or more and top_p above 0 and at most 1, not {self}")
+            raise BadInput(
+                f"temperature must be 0 or more and top_p above 0 and at most 1, not {self}"
+            )
 
 
 GREEDY = Sampling()
 
 
-def answer(engine: Engine, inputs: LanguageInputs, prompts: Sequence[str], sampling: Sampling = GREEDY) -> list[str]:
+def answer(
+    engine: Engine, inputs: LanguageInputs, prompts: Sequence[str], sampling: Sampling = GREEDY
+) -> list[str]:
     """What the model says after each prompt, without special tokens; the last `max_length` tokens of it are read."""
     encoded = [ids[-inputs.max_length :] for ids in inputs.encode(prompts)] if prompts else []
-    found = generate(engine, inputs.layout, encoded, new_tokens=inputs.new_tokens, sampling=sampling)
+    found = generate(
+        engine, inputs.layout, encoded, new_tokens=inputs.new_tokens, sampling=sampling
+    )
     return [inputs.decode(ids) for ids in found]
 
 
@@ -56,7 +62,9 @@ def generate(
     found: dict[int, list[int]] = {}
     for start in range(0, len(order), BATCH):
         cases = order[start : start + BATCH]
-        texts = _batch(engine, layout, [prompts[case] for case in cases], cases, new_tokens, sampling)
+        texts = _batch(
+            engine, layout, [prompts[case] for case in cases], cases, new_tokens, sampling
+        )
         found.update(zip(cases, texts, strict=True))
     return [found[case] for case in range(len(prompts))]
 
@@ -91,21 +99,34 @@ def _batch(
 
 
 def _next(
-    outputs: dict[str, NDArray[np.float32]], layout: CacheLayout, ids: Ids, positions: Ids, mask: Ids
+    outputs: dict[str, NDArray[np.float32]],
+    layout: CacheLayout,
+    ids: Ids,
+    positions: Ids,
+    mask: Ids,
 ) -> dict[str, NDArray[np.generic]]:
     """Feeds of one more token [batch, 1] over what the last step cached; mask [batch, past + 1]."""
     cache = {f"past.{name}": outputs[f"present.{name}"] for name in layout.names}
-    given = {"input_ids": ids, "attention_mask": mask[:, -1:], "position_ids": positions, "past_mask": mask[:, :-1]}
+    given = {
+        "input_ids": ids,
+        "attention_mask": mask[:, -1:],
+        "position_ids": positions,
+        "past_mask": mask[:, :-1],
+    }
     return {**given, **cache}
 
 
-def choose(logits: NDArray[np.float32], sampling: Sampling, dice: Sequence[np.random.Generator]) -> Ids:
+def choose(
+    logits: NDArray[np.float32], sampling: Sampling, dice: Sequence[np.random.Generator]
+) -> Ids:
     """The next token of each row, [rows, vocabulary] -> [rows]; one source of chance a row."""
     if not np.isfinite(logits).all():
         raise BadInput("the logits hold NaN or infinity: the engine is broken, rebuild it")
     if sampling.temperature == 0:
         return np.asarray(logits.argmax(axis=1), np.int64)
-    return np.array([_sampled(row, sampling, die) for row, die in zip(logits, dice, strict=True)], np.int64)
+    return np.array(
+        [_sampled(row, sampling, die) for row, die in zip(logits, dice, strict=True)], np.int64
+    )
 
 
 def _sampled(logits: NDArray[np.float32], sampling: Sampling, die: np.random.Generator) -> int:

@@ -21,7 +21,9 @@ class LanguageInputs:
 
     output = LOGITS
 
-    def __init__(self, tokenizer: bytes, layout: CacheLayout, *, max_length: int, new_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: bytes, layout: CacheLayout, *, max_length: int, new_tokens: int
+    ) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         except Exception as exc:  # the library raises bare Exception
@@ -41,7 +43,9 @@ class LanguageInputs:
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
         """Texts of like length share a batch; longer ones are cut at `max_length` tokens."""
         if not all(isinstance(payload, str) for payload in payloads):
-            raise BadInput("a language model was given a tensor; look at the traffic's `text` column")
+            raise BadInput(
+                "a language model was given a tensor; look at the traffic's `text` column"
+            )
         encoded = [ids[: self.max_length] for ids in self.encode([str(item) for item in payloads])]
         order = sorted(range(len(encoded)), key=lambda case: (len(encoded[case]), case))
         for start in range(0, len(order), BATCH):
@@ -61,9 +65,13 @@ class LanguageInputs:
             encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
             found = [encoding.ids for encoding in encoded]
         except Exception as exc:  # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
-            raise BadInput(f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column") from exc
+            raise BadInput(
+                f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column"
+            ) from exc
         if not all(found):
-            raise BadInput("the tokenizer makes nothing of a text: a language model needs at least one token")
+            raise BadInput(
+                "the tokenizer makes nothing of a text: a language model needs at least one token"
+            )
         return found
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
@@ -76,7 +84,9 @@ class LanguageInputs:
         old = Shapes(*((batch, one) for batch, one in zip(sizes, past, strict=True)))
         shapes = {"input_ids": new, "attention_mask": new, "position_ids": new, "past_mask": old}
         for layer, (heads, width) in enumerate(self.layout.layers):
-            cache = Shapes(*((batch, heads, one, width) for batch, one in zip(sizes, past, strict=True)))
+            cache = Shapes(
+                *((batch, heads, one, width) for batch, one in zip(sizes, past, strict=True))
+            )
             shapes |= {f"past.{layer}.key": cache, f"past.{layer}.value": cache}
         return shapes
 
@@ -100,4 +110,10 @@ def prefill_feeds(layout: CacheLayout, ids: Ids, mask: Ids) -> Arrays:
     }
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     past_mask = np.zeros((len(ids), 0), np.int64)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_mask": past_mask, **cache}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": positions,
+        "past_mask": past_mask,
+        **cache,
+    }

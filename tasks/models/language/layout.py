@@ -20,7 +20,9 @@ class CacheLayout:
     @property
     def names(self) -> tuple[str, ...]:
         """The cache's part of a name, in order: "0.key", "0.value", "1.key" and so on."""
-        return tuple(f"{layer}.{part}" for layer in range(len(self.layers)) for part in ("key", "value"))
+        return tuple(
+            f"{layer}.{part}" for layer in range(len(self.layers)) for part in ("key", "value")
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -40,15 +42,23 @@ def mark(graph: onnx.ModelProto, layout: CacheLayout) -> None:
 
 def read_layout(graph: onnx.ModelProto) -> CacheLayout:
     """The cache of an exported graph; raises `ValueError` when its inputs are not those of this module."""
-    shapes = {item.name: [d.dim_value for d in item.type.tensor_type.shape.dim] for item in graph.graph.input}
+    shapes = {
+        item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
+        for item in graph.graph.input
+    }
     keys = sum(name.startswith("past.") and name.endswith(".key") for name in shapes)
     try:
-        layers = tuple((shapes[f"past.{layer}.key"][1], shapes[f"past.{layer}.key"][3]) for layer in range(keys))
+        layers = tuple(
+            (shapes[f"past.{layer}.key"][1], shapes[f"past.{layer}.key"][3])
+            for layer in range(keys)
+        )
     except (KeyError, IndexError) as exc:
         raise ValueError(f"the cache's inputs are incomplete ({exc})") from exc
     stops = next((item.value for item in graph.metadata_props if item.key == STOP_KEY), "")
     layout = CacheLayout(layers, tuple(int(item) for item in stops.split(",") if item))
     missing = sorted({*layout.inputs} ^ {*shapes})
     if not keys or missing:
-        raise ValueError(f"the inputs differ in {', '.join(missing[:3]) or 'past.0.key'} from a cached decoder's")
+        raise ValueError(
+            f"the inputs differ in {', '.join(missing[:3]) or 'past.0.key'} from a cached decoder's"
+        )
     return layout

@@ -31,18 +31,25 @@ class Likelihood:
     greedy: bool  # every token of it is the likeliest at its place
 
 
-def likelihoods(engine: Engine, layout: CacheLayout, asked: Sequence[Continuation]) -> list[Likelihood]:
+def likelihoods(
+    engine: Engine, layout: CacheLayout, asked: Sequence[Continuation]
+) -> list[Likelihood]:
     """Each continuation's likelihood, in order. Those of like length share a batch.
 
     Raises `BadInput` for an empty context or continuation and for logits that are not finite.
     """
     if not all(one.context and one.tokens for one in asked):
         raise BadInput("a context or a continuation has no tokens: nothing can be scored")
-    order = sorted(range(len(asked)), key=lambda case: (len(asked[case].context), len(asked[case].tokens), case))
+    order = sorted(
+        range(len(asked)),
+        key=lambda case: (len(asked[case].context), len(asked[case].tokens), case),
+    )
     found: dict[int, Likelihood] = {}
     for start in range(0, len(order), BATCH):
         cases = order[start : start + BATCH]
-        found.update(zip(cases, _batch(engine, layout, [asked[case] for case in cases]), strict=True))
+        found.update(
+            zip(cases, _batch(engine, layout, [asked[case] for case in cases]), strict=True)
+        )
     return [found[case] for case in range(len(asked))]
 
 
@@ -50,7 +57,13 @@ def over_cache(layout: CacheLayout, before: Arrays, seen: Ids, ids: Ids, mask: I
     """Feeds of more tokens over what a step returned: ids and mask [batch, T], seen [batch, P] the cached ones'."""
     cache = {f"past.{name}": before[f"present.{name}"] for name in layout.names}
     positions = seen.sum(axis=1, keepdims=True) + np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_mask": seen, **cache}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": positions,
+        "past_mask": seen,
+        **cache,
+    }
 
 
 def _batch(engine: Engine, layout: CacheLayout, asked: Sequence[Continuation]) -> list[Likelihood]:
@@ -60,8 +73,13 @@ def _batch(engine: Engine, layout: CacheLayout, asked: Sequence[Continuation]) -
     if any(len(one.tokens) > 1 for one in asked):
         more, mask = padded([one.tokens[:-1] or (0,) for one in asked])
         mask[[len(one.tokens) == 1 for one in asked]] = 0
-        logits = np.concatenate([logits, engine.run(over_cache(layout, read, seen, more, mask))[LOGITS]], axis=1)
-    return [_scored(rows[: len(one.tokens)], one.tokens) for rows, one in zip(logits, asked, strict=True)]
+        logits = np.concatenate(
+            [logits, engine.run(over_cache(layout, read, seen, more, mask))[LOGITS]], axis=1
+        )
+    return [
+        _scored(rows[: len(one.tokens)], one.tokens)
+        for rows, one in zip(logits, asked, strict=True)
+    ]
 
 
 def _scored(logits: Logits, tokens: Sequence[int]) -> Likelihood:

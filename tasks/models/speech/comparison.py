@@ -14,7 +14,9 @@ from tasks.records import Payload
 Scores = NDArray[np.float64]
 
 
-def agreement(reference: Engine, candidate: Engine, inputs: SpeechInputs, payloads: Sequence[Payload]) -> Scores:
+def agreement(
+    reference: Engine, candidate: Engine, inputs: SpeechInputs, payloads: Sequence[Payload]
+) -> Scores:
     """Share of a transcript's places at which both find the same next token likeliest, given full precision's before.
 
     The end of the transcript is one of the places, the inside of the prompt is none. [payloads], 0..1. Raises
@@ -22,13 +24,19 @@ def agreement(reference: Engine, candidate: Engine, inputs: SpeechInputs, payloa
     """
     found = np.zeros(len(payloads))
     for batch in inputs.batches(payloads):
-        expected, served = (engine.run(batch.feeds)[inputs.output] for engine in (reference, candidate))
+        expected, served = (
+            engine.run(batch.feeds)[inputs.output] for engine in (reference, candidate)
+        )
         if expected.shape != served.shape:
-            raise BadInput(f"the candidate's logits are {served.shape} and full precision's {expected.shape}")
+            raise BadInput(
+                f"the candidate's logits are {served.shape} and full precision's {expected.shape}"
+            )
         if not (np.isfinite(expected).all() and np.isfinite(served).all()):
             raise BadInput("the logits hold NaN or infinity: the engine is broken, rebuild it")
         asked = np.asarray(batch.mask, bool)[:, len(inputs.hearing.prompt) - 1 :]
-        same = (expected.argmax(axis=-1) == served.argmax(axis=-1))[:, len(inputs.hearing.prompt) - 1 :]
+        same = (expected.argmax(axis=-1) == served.argmax(axis=-1))[
+            :, len(inputs.hearing.prompt) - 1 :
+        ]
         found[batch.cases] = (same & asked).sum(axis=1) / asked.sum(axis=1)
     return found
 

@@ -31,7 +31,9 @@ def read_hearing(graph: onnx.ModelProto) -> Hearing:
     try:
         given = json.loads(text)
         lists = ("prompt", "stops", "suppressed", "suppressed_first")
-        prompt, stops, suppressed, first = (tuple(int(one) for one in given[name]) for name in lists)
+        prompt, stops, suppressed, first = (
+            tuple(int(one) for one in given[name]) for name in lists
+        )
         version, features = int(given["version"]), dict(given["features"])
     except (ValueError, TypeError, KeyError) as exc:
         raise ValueError(f"its metadata's {KEY} is damaged ({exc!r})") from exc

@@ -13,9 +13,9 @@ from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
 from tasks.models.speech.hearing import Hearing
 from tasks.models.speech.transcription import forced, transcribe
-from tasks.models.traits import TRAITS, Task
 from tasks.payloads import fingerprint
 from tasks.records import Payload
+from tasks.specs.traits import TRAITS, Task
 
 LARGEST_BATCH, COMMON_BATCH = 64, 8
 KEPT = 4096
@@ -33,7 +33,14 @@ class SpeechInputs:
 
     output = TRAITS[Task.SPEECH_RECOGNITION].output
 
-    def __init__(self, tokenizer: bytes, hearing: Hearing, reference: Callable[[], Engine], *, new_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: bytes,
+        hearing: Hearing,
+        reference: Callable[[], Engine],
+        *,
+        new_tokens: int,
+    ) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         except Exception as exc:  # the library raises bare Exception
@@ -67,7 +74,10 @@ class SpeechInputs:
         """
         waves = [_wave(payload) for payload in payloads]
         rate = self._extractor.sampling_rate
-        found = [self._extractor(wave, sampling_rate=rate, return_tensors="np")["input_features"] for wave in waves]
+        found = [
+            self._extractor(wave, sampling_rate=rate, return_tensors="np")["input_features"]
+            for wave in waves
+        ]
         return np.concatenate(found).astype(np.float32)
 
     def expected(self, payloads: Sequence[Payload]) -> list[Transcript]:
@@ -80,14 +90,21 @@ class SpeechInputs:
         return [
             tuple(ids)
             for start in range(0, len(payloads), BATCH)
-            for ids in transcribe(engine, self.features(payloads[start : start + BATCH]), self.hearing, self.new_tokens)
+            for ids in transcribe(
+                engine,
+                self.features(payloads[start : start + BATCH]),
+                self.hearing,
+                self.new_tokens,
+            )
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def _expected(self, payloads: Sequence[Payload], features: NDArray[np.float32] | None) -> list[Transcript]:
+    def _expected(
+        self, payloads: Sequence[Payload], features: NDArray[np.float32] | None
+    ) -> list[Transcript]:
         names = [fingerprint(payload) for payload in payloads]
         if not all(name in self._known for name in names):
             heard = self.features(payloads) if features is None else features

@@ -17,8 +17,8 @@ from torch.export import Dim
 
 from tasks.models.language.decoder import Product
 from tasks.models.loading import Loaded, pretrained
-from tasks.models.spec import ModelSpec
 from tasks.models.speech.hearing import KEY, Hearing
+from tasks.specs.spec import ModelSpec
 
 PROBE_TOKENS = 5
 
@@ -30,7 +30,9 @@ class Recognizer(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor
+    ) -> torch.Tensor:
         """Logits after every token; shapes are the module's, above."""
         tokens = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device)
         allowed = (tokens[None, :] <= tokens[:, None])[None, None]
@@ -56,11 +58,17 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
     model = pretrained(WhisperForConditionalGeneration, folder)
     hearing = _hearing(spec, folder, model)
     longest = len(hearing.prompt) + spec.input.new_tokens
-    positions = min(int(model.config.max_target_positions), int(model.config.max_source_positions) - 1)
+    positions = min(
+        int(model.config.max_target_positions), int(model.config.max_source_positions) - 1
+    )
     if longest > positions:
-        raise ValueError(f"the prompt and input.new_tokens need {longest} positions; the model has {positions}")
+        raise ValueError(
+            f"the prompt and input.new_tokens need {longest} positions; the model has {positions}"
+        )
     frames = _frames(model)
-    if int(hearing.features["chunk_length"] * hearing.features["sampling_rate"]) != frames * _hop(hearing):
+    if int(hearing.features["chunk_length"] * hearing.features["sampling_rate"]) != frames * _hop(
+        hearing
+    ):
         raise ValueError(
             f"preprocessor_config.json's chunk_length gives other than the {frames} frames that the encoder reads"
         )
@@ -68,22 +76,36 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
     random = torch.Generator().manual_seed(0)
     probe = {
         "input_features": torch.rand(3, int(model.config.num_mel_bins), frames, generator=random),
-        "decoder_input_ids": torch.randint(0, int(model.config.vocab_size), (3, PROBE_TOKENS), generator=random),
+        "decoder_input_ids": torch.randint(
+            0, int(model.config.vocab_size), (3, PROBE_TOKENS), generator=random
+        ),
     }
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=1, max=longest)
     shapes = {"input_features": {0: batch}, "decoder_input_ids": {0: batch, 1: tokens}}
-    return Loaded(Recognizer(model).eval(), probe, shapes, {KEY: json.dumps(asdict(hearing), sort_keys=True)})
+    return Loaded(
+        Recognizer(model).eval(), probe, shapes, {KEY: json.dumps(asdict(hearing), sort_keys=True)}
+    )
 
 
 def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
     given = json.loads((folder / "preprocessor_config.json").read_text())
-    names = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft", "padding_value", "do_normalize")
+    names = (
+        "feature_size",
+        "sampling_rate",
+        "hop_length",
+        "chunk_length",
+        "n_fft",
+        "padding_value",
+        "do_normalize",
+    )
     defaults = {"sampling_rate": 16_000, "hop_length": 160, "chunk_length": 30, "n_fft": 400}
     rules, start = model.generation_config, model.config.decoder_start_token_id
     return Hearing(
         features=defaults | {name: given[name] for name in names if name in given},
         prompt=_prompt(spec, folder) or (int(start),),
-        stops=_ids(rules.eos_token_id if rules.eos_token_id is not None else model.config.eos_token_id),
+        stops=_ids(
+            rules.eos_token_id if rules.eos_token_id is not None else model.config.eos_token_id
+        ),
         suppressed=_ids(getattr(rules, "suppress_tokens", None)),
         suppressed_first=_ids(getattr(rules, "begin_suppress_tokens", None)),
     )
@@ -92,10 +114,14 @@ def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
 def _prompt(spec: ModelSpec, folder: Path) -> tuple[int, ...]:
     from tokenizers import Tokenizer
 
-    known = Tokenizer.from_file(str(folder / (spec.input.tokenizer or "tokenizer.json"))).get_vocab()
+    known = Tokenizer.from_file(
+        str(folder / (spec.input.tokenizer or "tokenizer.json"))
+    ).get_vocab()
     missing = [token for token in spec.input.prompt if token not in known]
     if missing:
-        raise ValueError(f"input.prompt names {missing[0]!r}, which is no token of {spec.input.tokenizer}")
+        raise ValueError(
+            f"input.prompt names {missing[0]!r}, which is no token of {spec.input.tokenizer}"
+        )
     return tuple(known[token] for token in spec.input.prompt)
 
 
@@ -107,7 +133,9 @@ def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
 
 def _frames(model: Any) -> int:
     encoder = model.model.encoder
-    return int(model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0])
+    return int(
+        model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
+    )
 
 
 def _hop(hearing: Hearing) -> int:

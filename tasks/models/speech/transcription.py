@@ -12,7 +12,9 @@ from tasks.models.speech.hearing import Hearing
 Ids = NDArray[np.int64]
 
 
-def transcribe(engine: Engine, features: NDArray[np.float32], hearing: Hearing, new_tokens: int) -> list[list[int]]:
+def transcribe(
+    engine: Engine, features: NDArray[np.float32], hearing: Hearing, new_tokens: int
+) -> list[list[int]]:
     """Token ids written of features [cases, mels, frames], without prompt and stop token, at most `new_tokens` each.
 
     The graph has no cache: it hears and reads everything again for every token, which a small model can afford.

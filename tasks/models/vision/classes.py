@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from infra.errors import BadInput
-from tasks.models.scoring import directions
+from tasks.metrics.scores import directions
 from tasks.records import Tensor
 
 
@@ -25,7 +25,9 @@ class Classes:
         """The nearest class of each row by cosine, [N, width] -> [N]; raises `BadInput` as scores do."""
         rows = directions(outputs, name)
         if rows.shape[1] != self.embeddings.shape[1]:
-            raise BadInput(f"the {name} embeddings are {rows.shape[1]} wide, the classes {self.embeddings.shape[1]}")
+            raise BadInput(
+                f"the {name} embeddings are {rows.shape[1]} wide, the classes {self.embeddings.shape[1]}"
+            )
         return np.asarray((rows @ self.embeddings.T.astype(np.float64)).argmax(axis=1), np.int64)
 
     def places(self, labels: Sequence[str]) -> NDArray[np.int64]:
@@ -44,7 +46,9 @@ def prototypes(outputs: Tensor, labels: Sequence[str]) -> Classes:
 def dump_classes(classes: Classes) -> bytes:
     """The safetensors document."""
     names = {"version": "1", "names": json.dumps(classes.names)}
-    return bytes(safetensors.save({"embeddings": np.ascontiguousarray(classes.embeddings)}, metadata=names))
+    return bytes(
+        safetensors.save({"embeddings": np.ascontiguousarray(classes.embeddings)}, metadata=names)
+    )
 
 
 def parse_classes(data: bytes, *, where: str) -> Classes:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim
 
 from tasks.models.loading import Loaded, pretrained
-from tasks.models.spec import ModelSpec
+from tasks.specs.spec import ModelSpec
 
 CLIP = frozenset({"clip", "clip_vision_model"})
 VIT = frozenset({"vit", "deit", "dinov2"})
@@ -25,7 +25,11 @@ class ImageEncoder(nn.Module):
     deviation: torch.Tensor
 
     def __init__(
-        self, encoder: nn.Module, projection: nn.Module | None, mean: Sequence[float], deviation: Sequence[float]
+        self,
+        encoder: nn.Module,
+        projection: nn.Module | None,
+        mean: Sequence[float],
+        deviation: Sequence[float],
     ) -> None:
         super().__init__()
         self.encoder, self.projection = encoder, projection
@@ -38,7 +42,11 @@ class ImageEncoder(nn.Module):
         CLIP's projection, or what ViT makes of its CLS token.
         """
         found = self.encoder(pixel_values=(image - self.mean) / self.deviation)
-        embedding = found.last_hidden_state[:, 0] if self.projection is None else self.projection(found.pooler_output)
+        embedding = (
+            found.last_hidden_state[:, 0]
+            if self.projection is None
+            else self.projection(found.pooler_output)
+        )
         return nn.functional.normalize(embedding, dim=1)
 
 
@@ -52,12 +60,16 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     if config.model_type not in CLIP | VIT:
         known = ", ".join(sorted(CLIP | VIT))
-        raise ValueError(f"config.json names model_type {config.model_type!r}, not {known}; bring a model.onnx instead")
+        raise ValueError(
+            f"config.json names model_type {config.model_type!r}, not {known}; bring a model.onnx instead"
+        )
     clip = config.model_type in CLIP
     vision = getattr(config, "vision_config", config)
     shape = (int(vision.num_channels), *_sides(vision.image_size))
     if spec.input.shape != shape:
-        raise ValueError(f"input.shape is {list(spec.input.shape or ())}, and the model reads {list(shape)}")
+        raise ValueError(
+            f"input.shape is {list(spec.input.shape or ())}, and the model reads {list(shape)}"
+        )
     if clip:
         kind = CLIPModel if config.model_type == "clip" else CLIPVisionModelWithProjection
         model = pretrained(kind, folder)
@@ -79,7 +91,9 @@ def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[n
 
     kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
     if kind != "clip":
-        raise ValueError(f"golden.prompt needs a CLIP folder with both towers, and this is a {kind}: leave it out")
+        raise ValueError(
+            f"golden.prompt needs a CLIP folder with both towers, and this is a {kind}: leave it out"
+        )
     model = pretrained(CLIPModel, folder)
     encoder = Tokenizer.from_file(str(folder / tokenizer))
     encoder.no_padding()
@@ -102,5 +116,7 @@ def _normalisation(folder: Path, channels: int) -> tuple[list[float], list[float
         return [0.0] * channels, [1.0] * channels
     mean, deviation = list(given["image_mean"]), list(given["image_std"])
     if len(mean) != channels or len(deviation) != channels:
-        raise ValueError(f"preprocessor_config.json normalises {len(mean)} channels, and the model reads {channels}")
+        raise ValueError(
+            f"preprocessor_config.json normalises {len(mean)} channels, and the model reads {channels}"
+        )
     return mean, deviation

@@ -57,9 +57,13 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """The file itself, or every file of a folder in the order of their names; raises `BadInput` when there is none."""
     if not path.is_dir():
         return (path,)
-    found = tuple(sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")))
+    found = tuple(
+        sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
+    )
     if not found:
-        raise BadInput(f"{path} is a folder without files: give the path of a file, or of a folder that holds some")
+        raise BadInput(
+            f"{path} is a folder without files: give the path of a file, or of a folder that holds some"
+        )
     return found
 
 

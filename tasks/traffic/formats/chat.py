@@ -40,20 +40,26 @@ def _pair(document: Document, joiner: Joiner) -> Pair | None:
     if asked is None:
         raise Bad("it holds neither a request (messages, input, prompt) nor a response")
     if "choices" in line:
-        answered = {name: line[name] for name in ("choices", "created", "id", "model") if name in line}
+        answered = {
+            name: line[name] for name in ("choices", "created", "id", "model") if name in line
+        }
     if answered is None and has_reply(asked.get("messages")):
         answered = {}
     if answered is None:
         return joiner.add("request", _named(id), document, line)
     if not isinstance(answered, Mapping):
         raise Bad("its response is not an object")
-    return Pair(_named(id or answered.get("id")), number, document.excerpt, line, {"response": answered})
+    return Pair(
+        _named(id or answered.get("id")), number, document.excerpt, line, {"response": answered}
+    )
 
 
 def _asked(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The body of a request, wherever the line keeps it."""
     for body in (line.get("body"), line.get("request"), line):
-        if isinstance(body, Mapping) and any(name in body for name in ("messages", "input", "prompt")):
+        if isinstance(body, Mapping) and any(
+            name in body for name in ("messages", "input", "prompt")
+        ):
             return body
     return None
 
@@ -99,14 +105,24 @@ def _texts(body: Mapping[str, Any]) -> list[object]:
 
 
 def _shared(
-    line: Mapping[str, Any], body: Mapping[str, Any], answer: Mapping[str, Any], first_at: datetime | None
+    line: Mapping[str, Any],
+    body: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    first_at: datetime | None,
 ) -> dict[str, object]:
     said = {**_mapping(body.get("metadata")), **_mapping(line.get("metadata")), **line}
     tenant = said.get("tenant") or body.get("safety_identifier") or body.get("user")
     context = {name: said.get(name) for name in CONTEXT} | {"tenant": tenant}
-    times = [item for holder in (line, answer) for name in _TIMES if (item := holder.get(name)) is not None]
+    times = [
+        item
+        for holder in (line, answer)
+        for name in _TIMES
+        if (item := holder.get(name)) is not None
+    ]
     if not times and first_at is None:
-        raise Bad("it has no time: say when the first record was taken, --first-at (first_at of a source)")
+        raise Bad(
+            "it has no time: say when the first record was taken, --first-at (first_at of a source)"
+        )
     return {
         **{name: value for name, value in context.items() if isinstance(value, str) and value},
         "time": _time(times[0]) if times else first_at,

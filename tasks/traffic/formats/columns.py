@@ -43,7 +43,9 @@ def read_rows(path: Path) -> Iterator[Raw]:
                     yield _raw_row(number, row)
     except pa.ArrowException as error:
         reason = (str(error).splitlines() or ["unknown"])[0].rstrip(".")
-        raise BadInput(f"{path} is not a whole Parquet file ({reason}): write or fetch it again") from error
+        raise BadInput(
+            f"{path} is not a whole Parquet file ({reason}): write or fetch it again"
+        ) from error
 
 
 def _slices(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -56,12 +58,16 @@ def _check_columns(schema: pa.Schema, path: Path) -> list[str]:
     """The columns to read; others are ignored."""
     for name in _REQUIRED:
         if name not in schema.names:
-            raise BadInput(f"{path} has no column {name}: it needs {', '.join(_REQUIRED)} and the input's columns")
+            raise BadInput(
+                f"{path} has no column {name}: it needs {', '.join(_REQUIRED)} and the input's columns"
+            )
     names = [name for name in _KINDS if name in schema.names]
     for name in names:
         found = kind_of_column(schema.field(name).type)
         if found not in (_KINDS[name], "nothing"):
-            raise BadInput(f"{path} has column {name} of type {schema.field(name).type}: it must be {_KINDS[name]}")
+            raise BadInput(
+                f"{path} has column {name} of type {schema.field(name).type}: it must be {_KINDS[name]}"
+            )
     return names
 
 
@@ -71,7 +77,12 @@ def kind_of_column(kind: pa.DataType) -> str:
         kind = kind.value_type
     tests: tuple[tuple[str, bool], ...] = (
         ("nothing", pa.types.is_null(kind)),
-        ("text", pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)),
+        (
+            "text",
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_string_view(kind),
+        ),
         ("bytes", pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
         ("time with zone", pa.types.is_timestamp(kind) and kind.tz is not None),
         ("list of integers", pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)),

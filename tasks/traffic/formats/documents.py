@@ -53,7 +53,14 @@ def read_documents(source: Source, repair: Repair | None = None) -> Iterator[Doc
                 number += 1
                 if problem is None and not isinstance(value, dict):
                     problem = "it is not a JSON object"
-                yield Document(number, excerpt[:RAW_KEPT], value if problem is None else {}, problem, path, place)
+                yield Document(
+                    number,
+                    excerpt[:RAW_KEPT],
+                    value if problem is None else {},
+                    problem,
+                    path,
+                    place,
+                )
         except (BadInput, OSError) as error:
             if source.ended is None:
                 raise
@@ -124,11 +131,17 @@ class _Values:
                 held = len(self._text) - self._place
                 if self._ended or held > LONGEST_LINE:
                     raise self._broken(error) from error
-                self._fill(max(CHUNK, held))  # doubling keeps one large value from being parsed over and over
+                self._fill(
+                    max(CHUNK, held)
+                )  # doubling keeps one large value from being parsed over and over
 
     def _slide(self) -> None:
         if self._place > CHUNK:
-            self._text, self._passed, self._place = self._text[self._place :], self._passed + self._place, 0
+            self._text, self._passed, self._place = (
+                self._text[self._place :],
+                self._passed + self._place,
+                0,
+            )
 
     def _fill(self, size: int) -> None:
         data = self._file.read(size)

@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from tasks.models.traits import TRAITS, Task
+from tasks.specs.traits import TRAITS, Task
 from tasks.traffic.formats.conversation import render
 from tasks.traffic.formats.raw import Bad
 
-NUMERIC = {"FP16", "FP32", "FP64", "BF16", *(f"{sign}INT{size}" for sign in ("", "U") for size in (8, 16, 32, 64))}
+NUMERIC = {
+    "FP16",
+    "FP32",
+    "FP64",
+    "BF16",
+    *(f"{sign}INT{size}" for sign in ("", "U") for size in (8, 16, 32, 64)),
+}
 TEXT_NAMES = ("text", "prompt", "input", "query", "question", "sentence", "text_input", "inputs")
 CONTEXT = ("tenant", "domain", "language", "label")
 """Fields that a request may bring beside its input."""
@@ -37,20 +43,32 @@ def rows_of_body(body: Mapping[str, Any], task: Task, shape: tuple[int, ...] | N
     if "instances" in body:
         return _rows_of_instances(body["instances"], task)
     inputs = body.get("inputs")
-    if isinstance(inputs, list) and inputs and all(isinstance(one, Mapping) and "datatype" in one for one in inputs):
+    if (
+        isinstance(inputs, list)
+        and inputs
+        and all(isinstance(one, Mapping) and "datatype" in one for one in inputs)
+    ):
         return rows_of_tensors([_tensor(one) for one in inputs], task, shape)
     raise Bad("the body has neither instances (v1) nor inputs with a datatype (v2)")
 
 
-def rows_of_tensors(inputs: Sequence[NamedTensor], task: Task, shape: tuple[int, ...] | None) -> list[Row]:
+def rows_of_tensors(
+    inputs: Sequence[NamedTensor], task: Task, shape: tuple[int, ...] | None
+) -> list[Row]:
     """One row for each of the batch; raises `Bad` when it is not plain which input the model reads."""
     if TRAITS[task].reads != "text":
-        return _numbers(_the_one([one for one in inputs if one.datatype in NUMERIC], "numeric"), shape)
+        return _numbers(
+            _the_one([one for one in inputs if one.datatype in NUMERIC], "numeric"), shape
+        )
     texts = [one for one in inputs if one.datatype == "BYTES"]
     if not texts:
-        raise Bad("it holds no text (BYTES): this model reads text, so log in front of the tokenizer")
+        raise Bad(
+            "it holds no text (BYTES): this model reads text, so log in front of the tokenizer"
+        )
     named = [one for one in texts if one.name.lower() in TEXT_NAMES]
-    return [{"text": text} for text in _flat(_the_one(named if len(named) == 1 else texts, "text").data)]
+    return [
+        {"text": text} for text in _flat(_the_one(named if len(named) == 1 else texts, "text").data)
+    ]
 
 
 def row_of_value(value: object, task: Task) -> Row:
@@ -75,7 +93,9 @@ def _row_of_object(value: Mapping[str, Any], task: Task) -> Row:
     for name in (*TEXT_NAMES, *(texts if len(texts) == 1 else ())):
         if isinstance(value.get(name), str):
             return {"text": value[name]}
-    raise Bad(f"it has {len(texts)} texts and none is called {', '.join(TEXT_NAMES[:3])}: this model reads one")
+    raise Bad(
+        f"it has {len(texts)} texts and none is called {', '.join(TEXT_NAMES[:3])}: this model reads one"
+    )
 
 
 def _rows_of_instances(instances: object, task: Task) -> list[Row]:
@@ -107,13 +127,19 @@ def _numbers(one: NamedTensor, shape: tuple[int, ...] | None) -> list[Row]:
     except (ValueError, TypeError, OverflowError):
         raise Bad(f"the input {one.name} is not a list of numbers") from None
     if flat.size != prod(one.shape):
-        raise Bad(f"the input {one.name} has {flat.size} numbers, but shape {list(one.shape)} needs {prod(one.shape)}")
+        raise Bad(
+            f"the input {one.name} has {flat.size} numbers, but shape {list(one.shape)} needs {prod(one.shape)}"
+        )
     single = one.shape if one.shape == shape or len(one.shape) < 2 else one.shape[1:]
     if shape is not None and single != shape:
-        raise Bad(f"the input {one.name} has shape {list(one.shape)}: this model reads {list(shape)}, or a batch of it")
+        raise Bad(
+            f"the input {one.name} has shape {list(one.shape)}: this model reads {list(shape)}, or a batch of it"
+        )
     if not flat.size:
         raise Bad(f"the input {one.name} is empty")
-    return [{"tensor": row.tobytes(), "shape": list(single)} for row in flat.reshape(-1, prod(single))]
+    return [
+        {"tensor": row.tobytes(), "shape": list(single)} for row in flat.reshape(-1, prod(single))
+    ]
 
 
 def _flat(data: object) -> list[object]:

@@ -103,7 +103,9 @@ def _requests(pair: Pair, source: Source) -> Iterator[Raw]:
         return
     for place, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
         name = pair.id if len(rows) == 1 else f"{pair.id}/{place}"
-        yield ready(pair.number, pair.excerpt, {**shared, "decision": outcome, **row, "request_id": name})
+        yield ready(
+            pair.number, pair.excerpt, {**shared, "decision": outcome, **row, "request_id": name}
+        )
 
 
 def _served(answered: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,14 +121,18 @@ def _shared(
     time = began or first_at
     if time is None:
         raise Bad(NO_TIME)
-    headers = {str(name).lower(): value for name, value in (pair.request.get("headers") or {}).items()}
+    headers = {
+        str(name).lower(): value for name, value in (pair.request.get("headers") or {}).items()
+    }
     said = asked.get("parameters") if isinstance(asked.get("parameters"), Mapping) else {}
     context = {name: (said or {}).get(name) or _first(headers.get(f"x-{name}")) for name in CONTEXT}
     version = answered.get("model_version")
     return {
         **{name: value for name, value in context.items() if value},
         "time": time,
-        "latency_ms": (ended - began).total_seconds() * 1000 if began and ended and ended >= began else None,
+        "latency_ms": (ended - began).total_seconds() * 1000
+        if began and ended and ended >= began
+        else None,
         "model_version": str(version) if version else None,
     }
 
@@ -144,7 +150,9 @@ def _time(side: Mapping[str, Any]) -> datetime | None:
     except ValueError:
         raise Bad("time is not ISO 8601, such as 2026-01-31T03:00:00Z") from None
     if found.tzinfo is None:
-        raise Bad("time has no time zone: end it with Z or an offset, because guessing moves windows")
+        raise Bad(
+            "time has no time zone: end it with Z or an offset, because guessing moves windows"
+        )
     return found
 
 
@@ -157,4 +165,7 @@ def _outcomes(answered: Mapping[str, Any], count: int) -> list[str | None]:
     found = answered.get("predictions")
     if not isinstance(found, list) or len(found) != count:
         return [None] * count
-    return [str(one) if isinstance(one, (str, int)) and 0 < len(str(one)) <= 256 else None for one in found]
+    return [
+        str(one) if isinstance(one, (str, int)) and 0 < len(str(one)) <= 256 else None
+        for one in found
+    ]

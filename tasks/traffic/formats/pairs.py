@@ -58,7 +58,9 @@ class Joiner:
         self._keep(id, side, digest, document, None if other else text)
         if other is None:
             return None
-        self._database.execute("UPDATE sides SET value = NULL WHERE id = ? AND side = ?", (id, _other(side)))
+        self._database.execute(
+            "UPDATE sides SET value = NULL WHERE id = ? AND side = ?", (id, _other(side))
+        )
         partner = json.loads(other[2])
         if side == "response":
             return Pair(id, document.number, other[1], partner, value)
@@ -70,17 +72,32 @@ class Joiner:
             "SELECT id, side, number, excerpt, path, place FROM sides WHERE value IS NOT NULL ORDER BY number"
         )
         for id, side, number, excerpt, path, place in rows:
-            reason = f"this {side} has no {_other(side)} with its id: import the files of both together"
-            yield failing(number, excerpt, Bad(reason), Lone(Path(os.fsdecode(path)), place, _mark(side, id)))
+            reason = (
+                f"this {side} has no {_other(side)} with its id: import the files of both together"
+            )
+            yield failing(
+                number, excerpt, Bad(reason), Lone(Path(os.fsdecode(path)), place, _mark(side, id))
+            )
 
     def _one(self, columns: str, id: str, side: Side) -> tuple[Any, ...] | None:
         query = f"SELECT {columns} FROM sides WHERE id = ? AND side = ?"  # noqa: S608  # the columns are ours
         found: tuple[Any, ...] | None = self._database.execute(query, (id, side)).fetchone()
         return found
 
-    def _keep(self, id: str, side: Side, digest: bytes, document: Document, value: str | None) -> None:
+    def _keep(
+        self, id: str, side: Side, digest: bytes, document: Document, value: str | None
+    ) -> None:
         excerpt = document.excerpt.encode(errors="replace").decode()
-        row = (id, side, digest, document.number, excerpt, os.fsencode(document.path), document.place, value)
+        row = (
+            id,
+            side,
+            digest,
+            document.number,
+            excerpt,
+            os.fsencode(document.path),
+            document.place,
+            value,
+        )
         self._database.execute("INSERT INTO sides VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 

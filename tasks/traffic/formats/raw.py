@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from tasks.models.spec import Task
+from tasks.specs.spec import Task
 
 LONGEST_LINE = 16_000_000  # bytes of JSON: a text of 1 MB may be escaped sixfold
 RAW_KEPT = 4_000  # characters of a rejected record that are carried along
@@ -37,7 +37,9 @@ class Raw:
 
     number: int  # of the line, row or document, from 1
     excerpt: str  # its beginning
-    parse: Callable[[], Mapping[str, object]]  # the fields that `tasks.traffic.checks` reads; raises Bad, Again
+    parse: Callable[
+        [], Mapping[str, object]
+    ]  # the fields that `tasks.traffic.checks` reads; raises Bad, Again
     lone: Lone | None = None  # set where the other side was not there
 
 

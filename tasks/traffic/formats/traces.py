@@ -38,7 +38,11 @@ def requests_of(document: Document, source: Source) -> Iterator[Raw]:
 
 def _info(trace: Mapping[str, Any]) -> Mapping[str, Any]:
     info = trace.get("info")
-    if not isinstance(info, Mapping) or "trace_id" not in info or not isinstance(trace.get("data"), Mapping):
+    if (
+        not isinstance(info, Mapping)
+        or "trace_id" not in info
+        or not isinstance(trace.get("data"), Mapping)
+    ):
         raise Bad("it is no MLflow 3 trace, which has info with a trace_id, and data")
     if info.get("state") != "OK":
         raise Bad(f"the trace ended in the state {info.get('state')}: nothing was served")
@@ -47,7 +51,9 @@ def _info(trace: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _inputs(trace: Mapping[str, Any]) -> object:
     spans = trace["data"].get("spans")
-    roots = [one for one in spans if not one.get("parent_span_id")] if isinstance(spans, list) else []
+    roots = (
+        [one for one in spans if not one.get("parent_span_id")] if isinstance(spans, list) else []
+    )
     if len(roots) != 1:
         raise Bad(f"the trace has {len(roots)} root spans: one is wanted, export it with its spans")
     found = (roots[0].get("attributes") or {}).get("mlflow.spanInputs")
@@ -63,7 +69,9 @@ def _inputs(trace: Mapping[str, Any]) -> object:
 
 def _rows(inputs: object, source: Source) -> list[Row]:
     """A body for an inference server, or one value."""
-    if isinstance(inputs, Mapping) and isinstance(inputs.get("instances", inputs.get("inputs")), list):
+    if isinstance(inputs, Mapping) and isinstance(
+        inputs.get("instances", inputs.get("inputs")), list
+    ):
         return rows_of_body(inputs, source.task, source.shape)
     return [row_of_value(inputs, source.task)]
 

@@ -57,17 +57,30 @@ def read_triton(source: Source) -> Iterator[Raw]:
 
 def first_stamp(source: Source) -> int | None:
     """The least timestamp of trace files, nanoseconds on the host's clock; None when they have none."""
-    stamps = (min(_times(one.value).values(), default=None) for one in read_documents(source, _repaired))
+    stamps = (
+        min(_times(one.value).values(), default=None) for one in read_documents(source, _repaired)
+    )
     return min((stamp for stamp in stamps if stamp is not None), default=None)
 
 
 def _gather(source: Source, database: sqlite3.Connection) -> Iterator[Raw]:
     for document in read_documents(source, _repaired):
         value = document.value
-        if document.problem or type(value.get("id")) is not int or not 0 <= value["id"] < _LONGEST_ID:
-            yield failing(document.number, document.excerpt, Bad(document.problem or "it has no id"))
+        if (
+            document.problem
+            or type(value.get("id")) is not int
+            or not 0 <= value["id"] < _LONGEST_ID
+        ):
+            yield failing(
+                document.number, document.excerpt, Bad(document.problem or "it has no id")
+            )
             continue
-        row = (value["id"], document.number, min(_times(value).values(), default=None), json.dumps(value))
+        row = (
+            value["id"],
+            document.number,
+            min(_times(value).values(), default=None),
+            json.dumps(value),
+        )
         database.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
 
 
@@ -75,7 +88,9 @@ def _traces(database: sqlite3.Connection) -> Iterator[list[tuple[int, dict[str, 
     """The entries of one trace at a time."""
     trace: list[tuple[int, dict[str, Any]]] = []
     last = None
-    for id, number, value in database.execute("SELECT id, number, value FROM entries ORDER BY id, number"):
+    for id, number, value in database.execute(
+        "SELECT id, number, value FROM entries ORDER BY id, number"
+    ):
         if trace and id != last:
             yield trace
             trace = []
@@ -86,7 +101,10 @@ def _traces(database: sqlite3.Connection) -> Iterator[list[tuple[int, dict[str, 
 
 
 def _requests(
-    entries: list[tuple[int, dict[str, Any]]], source: Source, first_at: datetime, origin: int | None
+    entries: list[tuple[int, dict[str, Any]]],
+    source: Source,
+    first_at: datetime,
+    origin: int | None,
 ) -> Iterator[Raw]:
     number, first = entries[0]
     facts: dict[str, Any] = {}
@@ -106,7 +124,11 @@ def _requests(
     # Trace ids start anew with each server: without the client's own id, the file's beginning tells them apart.
     name = str(facts.get("request_id") or f"trace-{first_at:%Y%m%dT%H%M%S}-{facts['id']}")
     for place, row in enumerate(rows):
-        yield ready(number, excerpt, {**shared, **row, "request_id": name if len(rows) == 1 else f"{name}/{place}"})
+        yield ready(
+            number,
+            excerpt,
+            {**shared, **row, "request_id": name if len(rows) == 1 else f"{name}/{place}"},
+        )
 
 
 def _shared(
@@ -127,12 +149,19 @@ def _times(value: Mapping[str, Any]) -> dict[str, int]:
     return {
         str(stamp["name"]): stamp["ns"]
         for stamp in (stamps if isinstance(stamps, list) else ())
-        if isinstance(stamp, Mapping) and "name" in stamp and type(stamp.get("ns")) is int and stamp["ns"] < 2**63
+        if isinstance(stamp, Mapping)
+        and "name" in stamp
+        and type(stamp.get("ns")) is int
+        and stamp["ns"] < 2**63
     }
 
 
 def _inputs(entries: list[dict[str, Any]]) -> list[NamedTensor]:
-    found = [one["tensor"] for one in entries if one.get("activity") == _INPUT and isinstance(one.get("tensor"), dict)]
+    found = [
+        one["tensor"]
+        for one in entries
+        if one.get("activity") == _INPUT and isinstance(one.get("tensor"), dict)
+    ]
     if not found:
         raise Bad("the trace has no input tensor: trace with level=TENSORS too")
     return [_tensor(one) for one in found]

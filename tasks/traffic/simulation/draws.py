@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.records import Payload, Request
 from tasks.traffic.simulation.payloads import Change, changes_of, poisoned
-from tasks.traffic.simulation.scenario import Mix, NewLanguage, Numbers, Poisoning, Scenario, TenantBurst, Weights
+from tasks.traffic.simulation.scenario import (
+    Mix,
+    NewLanguage,
+    Numbers,
+    Poisoning,
+    Scenario,
+    TenantBurst,
+    Weights,
+)
 
 BLOCK = 1024
 """Requests drawn from one random stream; part of what a seed means, so a change of it changes every byte."""
@@ -45,10 +53,14 @@ def simulate(
     count = round(length * 24 * (scenario.rate if rate is None else rate))
     start = until - timedelta(days=length)
     for number in range(-(-count // BLOCK)):
-        places = np.arange(number * BLOCK, (number + 1) * BLOCK)  # whole, so that a longer run begins alike
+        places = np.arange(
+            number * BLOCK, (number + 1) * BLOCK
+        )  # whole, so that a longer run begins alike
         rng = np.random.default_rng((seed, number))
         at: Numbers = (places + rng.random(len(places))) * (length / count)
-        block = _requests(source, changes, rng, at, start, f"{scenario.name}-{seed}", int(places[0]))
+        block = _requests(
+            source, changes, rng, at, start, f"{scenario.name}-{seed}", int(places[0])
+        )
         yield from islice(block, count - int(places[0]))
 
 
@@ -65,7 +77,9 @@ def _requests(
     strengths = [change.shift.when.at(at) for change in changes]
     seeds = rng.integers(2**63, size=len(at))
     labelled = rng.random(len(at)) < source.scenario.base.labelled
-    for place, (moment, row, tenant) in enumerate(zip(at.tolist(), rows.tolist(), tenants, strict=True)):
+    for place, (moment, row, tenant) in enumerate(
+        zip(at.tolist(), rows.tolist(), tenants, strict=True)
+    ):
         drawn = source.corpus[row]
         payload: Payload = drawn.payload
         for change, strength in zip(changes, strengths, strict=True):
@@ -90,12 +104,16 @@ class _Source:
 
     def __init__(self, corpus: Sequence[Request], scenario: Scenario) -> None:
         if not corpus:
-            raise BadInput(f"the corpus of the scenario {scenario.name} is empty: give rows to replay")
+            raise BadInput(
+                f"the corpus of the scenario {scenario.name} is empty: give rows to replay"
+            )
         self.corpus, self.scenario = corpus, scenario
         self._domains = np.array([one.domain for one in corpus])
         self._languages = np.array([one.language for one in corpus])
         new = [shift.language for shift in scenario.shifts if isinstance(shift, NewLanguage)]
-        self._base = self._cumulative(scenario.base.domains, scenario.base.languages, "base", without=new)
+        self._base = self._cumulative(
+            scenario.base.domains, scenario.base.languages, "base", without=new
+        )
         self._mixes = [
             (shift, self._cumulative(*_target(shift), f"the shift {shift.kind}"))
             for shift in scenario.shifts
@@ -118,7 +136,10 @@ class _Source:
         for shift in self.scenario.shifts:
             if isinstance(shift, TenantBurst):
                 theirs = rng.random(len(at)) < shift.share * shift.when.at(at)
-                names = [shift.tenant if is_theirs else name for name, is_theirs in zip(names, theirs, strict=True)]
+                names = [
+                    shift.tenant if is_theirs else name
+                    for name, is_theirs in zip(names, theirs, strict=True)
+                ]
         return names
 
     def attacks(self, rng: np.random.Generator, at: Numbers) -> list[Poisoning | None]:
@@ -134,10 +155,15 @@ class _Source:
         weights = 1 / np.arange(1, self.scenario.base.tenants + 1)
         return _rising(weights)
 
-    def _cumulative(self, domains: Weights, languages: Weights, what: str, without: Sequence[str] = ()) -> Numbers:
+    def _cumulative(
+        self, domains: Weights, languages: Weights, what: str, without: Sequence[str] = ()
+    ) -> Numbers:
         """Rising sums of the rows' probabilities: the named groups by their weights, their rows alike."""
         weights = np.ones(len(self.corpus)) * ~np.isin(self._languages, list(without))
-        for field, groups, wanted in (("domain", self._domains, domains), ("language", self._languages, languages)):
+        for field, groups, wanted in (
+            ("domain", self._domains, domains),
+            ("language", self._languages, languages),
+        ):
             if not wanted:
                 continue
             shares = np.zeros(len(self.corpus))
@@ -153,15 +179,23 @@ class _Source:
                 shares += members * (weight / held if held else 0)
             weights = weights * shares
         if not weights.sum():
-            raise BadInput(f"no row of the corpus fits {what} of the scenario {self.scenario.name}: name others")
+            raise BadInput(
+                f"no row of the corpus fits {what} of the scenario {self.scenario.name}: name others"
+            )
         return _rising(weights)
 
 
 def _rising(weights: Numbers) -> Numbers:
     sums: Numbers = np.cumsum(weights / weights.sum())
-    sums[np.flatnonzero(weights)[-1] :] = np.inf  # rounding must not let a draw fall behind the last
+    sums[np.flatnonzero(weights)[-1] :] = (
+        np.inf
+    )  # rounding must not let a draw fall behind the last
     return sums
 
 
 def _target(shift: Mix | NewLanguage) -> tuple[Weights, Weights]:
-    return ({}, {shift.language: 1.0}) if isinstance(shift, NewLanguage) else (shift.domains, shift.languages)
+    return (
+        ({}, {shift.language: 1.0})
+        if isinstance(shift, NewLanguage)
+        else (shift.domains, shift.languages)
+    )

@@ -41,13 +41,17 @@ class Change:
         """The payload as this shift leaves it; `strength` is in (0, 1], `seed` the request's own."""
         if isinstance(payload, str):
             if isinstance(self.shift, Jargon):
-                return _jargon(payload, self.words, self.shift.share * strength, np.random.default_rng(seed))
+                return _jargon(
+                    payload, self.words, self.shift.share * strength, np.random.default_rng(seed)
+                )
             if isinstance(self.shift, LengthGrowth):
                 texts = self.others[drawn.domain, drawn.language]
                 return _grown(payload, texts, 1 + (self.shift.factor - 1) * strength, seed)
             return payload
         return (
-            payload if isinstance(self.shift, (Jargon, LengthGrowth)) else _tensor(payload, self.shift, strength, seed)
+            payload
+            if isinstance(self.shift, (Jargon, LengthGrowth))
+            else _tensor(payload, self.shift, strength, seed)
         )
 
 
@@ -67,7 +71,11 @@ def changes_of(scenario: Scenario, corpus: Sequence[Request], seed: int) -> list
                     f"the scenario {scenario.name} has the shift {shift.kind}, but the corpus holds {held}: "
                     "choose a scenario that fits the model"
                 )
-            words = (shift.words or _invented(shift.vocabulary, seed)) if isinstance(shift, Jargon) else ()
+            words = (
+                (shift.words or _invented(shift.vocabulary, seed))
+                if isinstance(shift, Jargon)
+                else ()
+            )
             changes.append(Change(shift, words, others))
     return changes
 

@@ -93,7 +93,9 @@ class Jargon(_Shift):
     """Words that no user said before replace this share of a text's words."""
 
     kind: Literal["jargon"]
-    words: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()  # none: `vocabulary` made-up ones
+    words: Annotated[
+        tuple[Name, ...], Field(max_length=10_000)
+    ] = ()  # none: `vocabulary` made-up ones
     vocabulary: Annotated[int, Field(ge=1, le=100_000)] = 200
     share: Share = 0.3
 
@@ -187,7 +189,9 @@ def parse_scenario(text: str, *, where: str) -> Scenario:
     except yaml.YAMLError as error:
         raise BadInput(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, Mapping):
-        raise BadInput(f"{where} holds {type(document).__name__}, not fields: see examples/scenarios/null.yaml")
+        raise BadInput(
+            f"{where} holds {type(document).__name__}, not fields: see examples/scenarios/null.yaml"
+        )
     try:
         return Scenario.model_validate(document)
     except ValidationError as error:
@@ -199,7 +203,9 @@ def load_scenario(path: Path) -> Scenario:
     try:
         return parse_scenario(path.read_text(encoding="utf-8"), where=str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the scenario {path} cannot be read ({error}): give the path of a UTF-8 YAML file") from error
+        raise BadInput(
+            f"the scenario {path} cannot be read ({error}): give the path of a UTF-8 YAML file"
+        ) from error
 
 
 def _sentence(error: Any) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores.port import ObjectStore
-from tasks.models.spec import Task
-from tasks.redaction import redact
+from tasks.personal_data.redaction import redact
+from tasks.specs.spec import Task
 from tasks.traffic.checks import Check
 from tasks.traffic.formats import READERS, Format, format_of
 from tasks.traffic.formats.raw import Lone, Raw, Source
@@ -24,7 +24,7 @@ from tasks.traffic.rejects import identities
 from tasks.traffic.sources.last import Problem, SourceIntake, summary
 from tasks.traffic.sources.places import Place, SourceFile, is_finished
 from tasks.traffic.sources.records import Earlier, FileRecord, Records, now_text, place_digest
-from tasks.traffic.windows import CLOCK_SKEW
+from tasks.traffic.storage.windows import CLOCK_SKEW
 
 PAIRED = (Format.KSERVE, Format.CHAT)
 """Formats whose requests and responses may lie in different files, which are read together."""
@@ -123,7 +123,10 @@ class _Intake:
         self._records = Records(self._store, reading.model, reading.source, self._rules)
         choice = choose(files, self._records, reading.settle, self._now)
         self._left += choice.left
-        self._count("gone while something of them waited for its other half", self._records.drop_waiting(files))
+        self._count(
+            "gone while something of them waited for its other half",
+            self._records.drop_waiting(files),
+        )
         if reading.format in PAIRED:
             self._read_together(choice)
         else:
@@ -189,7 +192,9 @@ class _Intake:
     # --- files that are read together, because requests and responses are joined over all of them
 
     def _read_together(self, choice: Choice) -> None:
-        outcomes = [_Outcome(file, self._records.earlier(file)) for file in (*choice.waiting, *choice.read)]
+        outcomes = [
+            _Outcome(file, self._records.earlier(file)) for file in (*choice.waiting, *choice.read)
+        ]
         if not choice.read and not any(self._runs_out(one.earlier) for one in outcomes):
             self._count("wait for the other half of a request", len(outcomes))
             return
@@ -315,11 +320,17 @@ class _Joint:
 
     def judged(self) -> Sequence[_Outcome]:
         """All files; only the last where the reader gave up: what waits was not told yet."""
-        return self._outcomes[max(self._asked - 1, 0) : self._asked] if self._gave_up else self._outcomes
+        return (
+            self._outcomes[max(self._asked - 1, 0) : self._asked]
+            if self._gave_up
+            else self._outcomes
+        )
 
 
 def _told(source: Source, joint: _Joint) -> Source:
-    return Source(source.files, source.task, source.shape, source.first_at, source.origin, joint.ended)
+    return Source(
+        source.files, source.task, source.shape, source.first_at, source.origin, joint.ended
+    )
 
 
 def _blame(outcome: _Outcome, path: Path, error: Exception) -> None:

@@ -106,8 +106,14 @@ def parse_last(data: bytes, *, where: str) -> SourceIntake:
         document = dict(json.loads(data))
         version, problems = document.pop("version"), document.pop("problems")
         if version != VERSION:
-            raise BadInput(f"{where} has version {version}, not {VERSION}: upgrade Requant to read it")
+            raise BadInput(
+                f"{where} has version {version}, not {VERSION}: upgrade Requant to read it"
+            )
         rejects = tuple(document.pop("rejects"))
-        return SourceIntake(**document, rejects=rejects, problems=tuple(Problem(**one) for one in problems))
+        return SourceIntake(
+            **document, rejects=rejects, problems=tuple(Problem(**one) for one in problems)
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{where} is damaged ({error!r}): delete it, the next intake writes it anew") from error
+        raise BadInput(
+            f"{where} is damaged ({error!r}): delete it, the next intake writes it anew"
+        ) from error

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from infra.errors import BadInput
-from infra.stores.browsing import Bucket
+from infra.stores.port import Bucket
 
 UNFINISHED = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".filepart", ".swp", "~")
 """Ends of names that writers give to files in the making."""
@@ -61,7 +61,9 @@ class Folder:
     def files(self) -> Iterator[SourceFile]:
         """Every file that has content; raises `BadInput` when the folder cannot be listed."""
         if not self._root.is_dir():
-            raise BadInput(f"the folder {self._root} is not there: make it, or correct the path in the spec")
+            raise BadInput(
+                f"the folder {self._root} is not there: make it, or correct the path in the spec"
+            )
         try:
             for folder, _, names in os.walk(self._root, onerror=_fail):
                 for name in names:
@@ -117,7 +119,9 @@ class Objects:
         suffix = PurePosixPath(file.name).suffix  # tells the format
         path = self._scratch / f"{sha256(file.name.encode()).hexdigest()[:32]}{suffix}"
         try:
-            with os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as copy:
+            with os.fdopen(
+                os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb"
+            ) as copy:
                 self._bucket.copy(file.name, copy)
             yield path
         finally:

@@ -34,7 +34,9 @@ class Earlier:
 
     documents: int = 0  # that were judged, from its beginning
     size: int = 0  # bytes
-    lone: Mapping[str, str] = field(default_factory=dict)  # mark of a side that waits -> since when, ISO 8601
+    lone: Mapping[str, str] = field(
+        default_factory=dict
+    )  # mark of a side that waits -> since when, ISO 8601
     rejects: tuple[str, ...] = ()  # keys of its records that were set aside
 
 
@@ -82,7 +84,9 @@ class Records:
             for stem in set(self._versions.get(_file_digest(file, self._rules), ()))
             for state in self._states[stem]
         ]
-        records = sorted((one for one in known if one is not None), key=lambda one: str(one["time"]))
+        records = sorted(
+            (one for one in known if one is not None), key=lambda one: str(one["time"])
+        )
         if not records or records[-1]["size"] > file.size:
             return Earlier()
         last = records[-1]

@@ -36,7 +36,9 @@ class _Progress:
     """How far an experiment was read."""
 
     until_ms: int = 0  # the latest time of a trace that was taken
-    seen: dict[str, int] = field(default_factory=dict)  # digest of an id -> when it began, milliseconds
+    seen: dict[str, int] = field(
+        default_factory=dict
+    )  # digest of an id -> when it began, milliseconds
     open_ms: int | None = None  # when the oldest trace began that was in the making
 
     def since(self) -> int:
@@ -54,11 +56,18 @@ class _Progress:
         """As it is stored, without what `since` excludes."""
         since = self.since()
         seen = {digest: began for digest, began in self.seen.items() if began >= since}
-        document = {"version": VERSION, "until_ms": self.until_ms, "seen": seen, "open_ms": self.open_ms}
+        document = {
+            "version": VERSION,
+            "until_ms": self.until_ms,
+            "seen": seen,
+            "open_ms": self.open_ms,
+        }
         return json.dumps(document, sort_keys=True).encode()
 
 
-def take_traces(store: ObjectStore, experiment: str, pages: Pages, reading: Reading, now: datetime) -> SourceIntake:
+def take_traces(
+    store: ObjectStore, experiment: str, pages: Pages, reading: Reading, now: datetime
+) -> SourceIntake:
     """Read what is new by pages; what was taken before an error is stored and told."""
     key = f"intake/{reading.model}/{reading.source}/traces-{_digest(experiment)}.json"
     error, reader = None, _Reader(reading, now)
@@ -76,7 +85,9 @@ def take_traces(store: ObjectStore, experiment: str, pages: Pages, reading: Read
         error = str(problem)
     left = {"in the making": reader.left_open}
     place = f"mlflow:{experiment}"
-    return summary(reading.source, place, now, reader.total, files=reader.taken, left=left, error=error)
+    return summary(
+        reading.source, place, now, reader.total, files=reader.taken, left=left, error=error
+    )
 
 
 class _Reader:
@@ -94,7 +105,9 @@ class _Reader:
         ready = {stamp.trace_id: stamp for stamp in new if not self._is_open(stamp)}
         documents = page.documents(ready.keys()) if ready else {}
         reading = self._reading
-        records = judge_traces(documents.values(), task=reading.task, shape=reading.shape, now=self._now)
+        records = judge_traces(
+            documents.values(), task=reading.task, shape=reading.shape, now=self._now
+        )
         self.total.add(inlet.take(records, reading.source))
         self.taken += len(documents)
         for trace_id in documents:  # a late trace may have moved another to the next page since

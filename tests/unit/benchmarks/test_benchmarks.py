@@ -9,32 +9,29 @@ import pytest
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file
 
-from benchmarks import (
+from benchmarks.__main__ import main
+from benchmarks.harness import pairs, subject
+from benchmarks.harness.subject import Subject
+from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers.int8_work import int8_share
+from benchmarks.peers.onnx_graphs import OURS, TENSORRT_BEST
+from benchmarks.quantization import (
     drift_to_quality,
     fidelity,
     front,
     latency,
     observation,
-    pairs,
-    peers,
     poisoning,
-    profile_memory,
-    profiles,
     recalibration,
-    request_files,
-    sampling,
-    scale,
     selection,
     sensitivity,
-    subject,
 )
-from benchmarks.__main__ import main
-from benchmarks.int8_work import int8_share
-from benchmarks.peers import OURS, TENSORRT_BEST
-from benchmarks.subject import Subject
+from benchmarks.traffic import profile_memory, profiles, request_files, sampling, scale
 
 STATIC = peers.Contender("static", peers.static(TENSORRT_BEST))
-BROKEN = peers.Contender("broken", lambda _: (_ for _ in ()).throw(ImportError("No module named 'surgeon'")))
+BROKEN = peers.Contender(
+    "broken", lambda _: (_ for _ in ()).throw(ImportError("No module named 'surgeon'"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +58,9 @@ def convnet() -> onnx.ModelProto:
     names = ["image", *(f"step{number}" for number in range(1, len(steps))), "logits"]
     nodes = [
         helper.make_node(op, [before, *constants], [after], after, **options)
-        for (op, constants, options), before, after in zip(steps, names[:-1], names[1:], strict=True)
+        for (op, constants, options), before, after in zip(
+            steps, names[:-1], names[1:], strict=True
+        )
     ]
     given = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 1, 8, 8])
     found = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 10])
@@ -70,7 +69,9 @@ def convnet() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_failed(digits: Subject) -> None:
+def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_failed(
+    digits: Subject,
+) -> None:
     table = fidelity.compare(digits, (STATIC, BROKEN))
     rows = {row.name: row for row in table.rows}
     assert rows[OURS].mean > 0.99
@@ -87,7 +88,9 @@ def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
 
 def test_the_front_holds_ours_against_peers_and_draws_both(digits: Subject, tmp_path: Path) -> None:
     feeds = {"image": np.zeros((8, 1, 8, 8), np.float32)}
-    rows = front.compare(digits, digits, ("int8-smooth", "int8-gptq"), (STATIC, BROKEN), feeds, rounds=2)
+    rows = front.compare(
+        digits, digits, ("int8-smooth", "int8-gptq"), (STATIC, BROKEN), feeds, rounds=2
+    )
     named = {row.name: row for row in rows}
     assert named["static"].tuned_mean == pytest.approx(named["int8-smooth"].tuned_mean, abs=0.01)
     assert named["broken"].mean is None
@@ -99,7 +102,11 @@ def test_the_front_holds_ours_against_peers_and_draws_both(digits: Subject, tmp_
 def test_a_peer_that_is_closer_and_faster_misses_the_goal() -> None:
     mine = front.Row("int8-gptq", 0.998, 0.99, 0.99, 0.98, 1.0, 58.0, 1.6, "builds")
     better = replace(mine, name="peer", mean=0.999, speedup=1.7)
-    for rival, missed in ((better, 2), (replace(better, tensorrt_rtx="refused"), 1), (replace(better, speedup=1.5), 0)):
+    for rival, missed in (
+        (better, 2),
+        (replace(better, tensorrt_rtx="refused"), 1),
+        (replace(better, speedup=1.5), 0),
+    ):
         found = [goal for goal in front.goals([mine, rival]) if goal.what.startswith("peers")]
         assert sum(not goal.reached for goal in found) == missed
 
@@ -194,7 +201,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     assert "allowed are fidelity" in capsys.readouterr().err
 
 
-def test_a_base_without_what_compares_with_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_without_what_compares_with_it_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["fidelity", "--base", "HEAD"])
     assert "--base is for the benchmark commands" in capsys.readouterr().err
@@ -217,10 +226,17 @@ def test_a_profile_of_a_billion_requests_is_as_small_as_one_of_thousands() -> No
     assert huge.size < 1.2 * large.size < 100_000  # type: ignore[operator]
 
 
-def test_request_files_are_the_same_for_a_seed_and_streamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, other = (request_files.write(tmp_path / name, 200_000, seed=3).read_bytes() for name in "ab")
+def test_request_files_are_the_same_for_a_seed_and_streamed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (
+        request_files.write(tmp_path / name, 200_000, seed=3).read_bytes() for name in "ab"
+    )
     assert one == other
-    assert [batch.num_rows for batch in request_files.batches(tmp_path / "a", ("time",))] == [131_072, 68_928]
+    assert [batch.num_rows for batch in request_files.batches(tmp_path / "a", ("time",))] == [
+        131_072,
+        68_928,
+    ]
     profile_memory.main(1_000)
     assert len(capsys.readouterr().out.split()) == 3
 

@@ -23,7 +23,9 @@ def digits() -> Kind:
     return image_classifier()
 
 
-def choice(taken: str, kept: float, again: float = 0.0, action: Action = Action.RECALIBRATE) -> Choice:
+def choice(
+    taken: str, kept: float, again: float = 0.0, action: Action = Action.RECALIBRATE
+) -> Choice:
     return Choice(BUDGET, action, taken, {KEPT: kept, AGAIN: again, LAST: 0.0})
 
 
@@ -31,7 +33,9 @@ def test_stale_scales_cost_answers_and_the_loop_wins_them_back(digits: Kind) -> 
     scene = open_scene(digits, ("int8-max", "int8-dynamic"), 96, 0)
     exposure = next(shift for shift in digits.shifts if shift.name == "exposure")
     fixed, dynamic = meet(scene, exposure)
-    assert fixed.choice.losses[KEPT] == fixed.stale.mean() > digits.budget > fixed.choice.losses[AGAIN]
+    assert (
+        fixed.choice.losses[KEPT] == fixed.stale.mean() > digits.budget > fixed.choice.losses[AGAIN]
+    )
     assert fixed.choice.action is Action.RECALIBRATE
     assert fixed.choice.taken == AGAIN
     assert dynamic.recalibrated is None
@@ -65,7 +69,13 @@ def test_a_build_is_needless_where_the_stale_champion_kept_its_budget() -> None:
 
 
 def test_a_build_for_new_weights_is_due_and_counted_apart() -> None:
-    found = regret([choice(AGAIN, 0.25), replace(choice(AGAIN, 0.01), due=True), replace(choice(KEPT, 0.0), due=True)])
+    found = regret(
+        [
+            choice(AGAIN, 0.25),
+            replace(choice(AGAIN, 0.01), due=True),
+            replace(choice(KEPT, 0.0), due=True),
+        ]
+    )
     assert (found.builds, found.due, found.early) == (2, 1, 1)
     assert found.needless is not None
     assert found.needless.value == 0.0
@@ -83,7 +93,9 @@ def test_an_interrupted_map_goes_on_and_is_the_same_in_pieces(digits: Kind, tmp_
     assert (tmp_path / few[0].file).stat().st_mtime_ns == kept
     assert not list(tmp_path.glob(".*"))
     scene = open_scene(digits, SCHEMES, 24, 0)
-    whole = {(cell.shift, cell.scheme): cell for shift in digits.shifts for cell in meet(scene, shift)}
+    whole = {
+        (cell.shift, cell.scheme): cell for shift in digits.shifts for cell in meet(scene, shift)
+    }
     for cell in (cell for cells in found.values() for cell in cells):
         assert cell.choice == whole[cell.shift, cell.scheme].choice
 

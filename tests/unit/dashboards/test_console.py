@@ -14,11 +14,11 @@ from dashboards.console import actions, pages
 from dashboards.console.app import create_app
 from dashboards.console.forms import form_id as signed_form
 from flows.deployments import Triggered
-from flows.runs import RunView, Step
-from flows.runtime import using
+from flows.orchestration.runtime import using
+from flows.orchestration.services import announced
+from flows.queries.runs import RunView, Step
+from flows.queries.versions import GateRow, VersionView
 from flows.schedules import Upcoming
-from flows.services import announced
-from flows.versions import GateRow, VersionView
 from infra.access.guard import Guard
 from infra.access.secret import WorkspaceSecret
 from infra.access.sessions import Sessions
@@ -80,8 +80,12 @@ def known(workspace: Settings) -> Settings:
     store.put("models/tiny/current", json.dumps({"version": 1, "digest": "d" * 64}).encode())
     store.put(f"models/tiny/{'d' * 64}/spec.yaml", SPEC.encode())
     details = {"window": "w" * 64, "action": "keep", "lenses": {"input": "fine"}}
-    journal.commit("tiny", lambda _: body(Kind.DECIDED, actor="maintenance", reason=HOSTILE, details=details))
-    asked = body(Kind.APPROVAL_REQUESTED, actor=HOSTILE, reason="look at it", version="2", release="r" * 64)
+    journal.commit(
+        "tiny", lambda _: body(Kind.DECIDED, actor="maintenance", reason=HOSTILE, details=details)
+    )
+    asked = body(
+        Kind.APPROVAL_REQUESTED, actor=HOSTILE, reason="look at it", version="2", release="r" * 64
+    )
     journal.commit("tiny", lambda _: asked)
     return workspace
 
@@ -123,7 +127,12 @@ def triggered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     asked: list[tuple[Any, ...]] = []
 
     def trigger(
-        flow: str, parameters: Mapping[str, Any], *, actor: str, key: str | None, deployment: str | None
+        flow: str,
+        parameters: Mapping[str, Any],
+        *,
+        actor: str,
+        key: str | None,
+        deployment: str | None,
     ) -> Triggered:
         asked.append((f"{flow}/{deployment or flow}", dict(parameters), key, actor))
         return Triggered(RUN.run_id, "run")
@@ -143,10 +152,25 @@ def form_id(browser: TestClient, action: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/models/tiny", "/runs", "/metrics", "/static/console.css", "/reports/tiny/x/lenses.html", "/nowhere"]
+    "path",
+    [
+        "/",
+        "/models/tiny",
+        "/runs",
+        "/metrics",
+        "/static/console.css",
+        "/reports/tiny/x/lenses.html",
+        "/nowhere",
+    ],
 )
 def test_nothing_answers_a_stranger(stranger: TestClient, path: str) -> None:
-    for wrong in ({}, {"login": ""}, {"login": "wrong"}, {"login": "lëtmein"}, {"token": SECRET.key}):
+    for wrong in (
+        {},
+        {"login": ""},
+        {"login": "wrong"},
+        {"login": "lëtmein"},
+        {"token": SECRET.key},
+    ):
         answer = stranger.get(path, params=wrong)
         assert answer.status_code == 401
         assert "requant link" in answer.text
@@ -169,7 +193,9 @@ def test_pages_run_no_script_but_their_own(browser: TestClient) -> None:
         assert not re.search(r"<script(?! src=)|\son\w+=|style=", answer.text)
 
 
-def test_a_form_starts_the_schedules_own_deployment_once(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+def test_a_form_starts_the_schedules_own_deployment_once(
+    browser: TestClient, triggered: list[tuple[Any, ...]]
+) -> None:
     once = form_id(browser, "requantize")
     sent = {"form_id": once, "reason": "try", "recipe": "int8-max", "require_approval": "true"}
     answers = [browser.post("/models/tiny/requantize", data=sent) for _ in range(2)]
@@ -181,14 +207,18 @@ def test_a_form_starts_the_schedules_own_deployment_once(browser: TestClient, tr
     assert "asked for by <b>Ada</b>" in browser.get("/models/tiny").text
 
 
-def test_nobody_gives_another_name_than_the_own(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+def test_nobody_gives_another_name_than_the_own(
+    browser: TestClient, triggered: list[tuple[Any, ...]]
+) -> None:
     sent = {"form_id": form_id(browser, "maintain"), "actor": "Eve"}
     assert browser.post("/models/tiny/maintain", data=sent).status_code == 303
     ((_, parameters, _, actor),) = triggered
     assert (parameters, actor) == ({"model": "tiny"}, "Ada")
 
 
-def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tuple[Any, ...]]) -> None:
+def test_every_action_reaches_its_flow(
+    browser: TestClient, triggered: list[tuple[Any, ...]]
+) -> None:
     given = {"reason": "why not"}
     for action, fields in (
         ("maintain", {}),
@@ -198,7 +228,10 @@ def test_every_action_reaches_its_flow(browser: TestClient, triggered: list[tupl
         sent = {**given, **fields, "form_id": form_id(browser, action)}
         assert browser.post(f"/models/tiny/{action}", data=sent).status_code == 303
     own = own_form("rollback tiny")
-    assert browser.post("/models/tiny/rollback", data={**given, "to": "", "form_id": own}).status_code == 303
+    assert (
+        browser.post("/models/tiny/rollback", data={**given, "to": "", "form_id": own}).status_code
+        == 303
+    )
     assert [(one[0], {k: v for k, v in one[1].items() if k != "model"}) for one in triggered] == [
         ("maintenance/tiny", {}),
         ("approval/approval", {"version": "2", "approve": True, "reason": "why not"}),
@@ -241,7 +274,9 @@ def test_a_form_of_another_site_action_or_model_is_refused(
 def test_a_form_without_reason_or_known_recipe_is_refused(
     browser: TestClient, triggered: list[tuple[Any, ...]], fields: dict[str, str]
 ) -> None:
-    answer = browser.post("/models/tiny/requantize", data={**fields, "form_id": form_id(browser, "requantize")})
+    answer = browser.post(
+        "/models/tiny/requantize", data={**fields, "form_id": form_id(browser, "requantize")}
+    )
     assert (answer.status_code, answer.headers["content-type"]) == (400, "text/html; charset=utf-8")
     assert triggered == []
 
@@ -300,7 +335,9 @@ def test_without_prefect_the_ledger_is_still_shown(stranger: TestClient) -> None
     assert stranger.post("/models/tiny/maintain", data=own).status_code == 503
 
 
-def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_others_takes_no_effect(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passed = replace(GATE, group="all", verdict=Verdict.PASSED, binding=False, estimate=None)
     view = VersionView(
         model="tiny",
@@ -312,7 +349,9 @@ def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest
             "quantized_share": 0.875,
             "kept_high": [HOSTILE],
             "sensitivity": [{"site": HOSTILE, "error": 0.5, "macs_share": 0.125}],
-            "engines": [{"target": "onnxruntime-cpu", "size": 12_345, "seconds": 0.5, "reason": HOSTILE}],
+            "engines": [
+                {"target": "onnxruntime-cpu", "size": 12_345, "seconds": 0.5, "reason": HOSTILE}
+            ],
             "calibration": "c" * 64,
             "model": "d" * 64,
         },
@@ -333,7 +372,9 @@ def test_text_of_others_takes_no_effect(browser: TestClient, monkeypatch: pytest
     assert version.index("Binding gates") < version.index("do not bind")
 
 
-def test_a_run_is_watched_until_it_ends(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_watched_until_it_ends(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "read_run", lambda _: RUN)
     page = browser.get(f"/runs/{RUN.run_id}").text
     assert 'hx-trigger="every 1s"' in page
@@ -367,7 +408,9 @@ def test_a_drift_report_is_shut_in(browser: TestClient, known: Settings) -> None
         assert ("allow-scripts" in policy) == link.endswith("/evidently.html")
 
 
-@pytest.mark.parametrize("path", ["/reports/../models/tiny/current", "/reports/%2e%2e/models/tiny/current"])
+@pytest.mark.parametrize(
+    "path", ["/reports/../models/tiny/current", "/reports/%2e%2e/models/tiny/current"]
+)
 def test_a_report_is_nothing_but_a_report(browser: TestClient, path: str) -> None:
     assert browser.get(path).status_code in (400, 404)
 
@@ -389,7 +432,13 @@ def test_no_page_names_the_environments_secrets(browser: TestClient) -> None:
 
 
 def upcoming(**facts: Any) -> dict[str, Upcoming]:
-    plain = {"next_run": "2026-03-29T01:30:00+00:00", "late": 0, "overdue_s": 0.0, "paused": False, "missing": None}
+    plain = {
+        "next_run": "2026-03-29T01:30:00+00:00",
+        "late": 0,
+        "overdue_s": 0.0,
+        "paused": False,
+        "missing": None,
+    }
     return {"tiny": Upcoming("tiny", **{**plain, **facts})}
 
 
@@ -412,18 +461,28 @@ def test_the_next_run_is_what_the_server_says(
 
 
 def test_the_neighbours_are_a_click_away(browser: TestClient, known: Settings) -> None:
-    noted = {"prefect": "http://127.0.0.1:4200", "mlflow": "sqlite:///x", "evidently": "http://127.0.0.1:8000"}
+    noted = {
+        "prefect": "http://127.0.0.1:4200",
+        "mlflow": "sqlite:///x",
+        "evidently": "http://127.0.0.1:8000",
+    }
     with announced(known, noted):
-        page = browser.get("/", headers={"Host": "localhost:8400", "Origin": "http://localhost:8400"}).text
+        page = browser.get(
+            "/", headers={"Host": "localhost:8400", "Origin": "http://localhost:8400"}
+        ).text
     assert 'href="http://localhost:4200/"' in page
     assert 'href="http://localhost:8000/"' in page
     assert "sqlite" not in page
 
 
-def test_what_the_last_intake_took_and_set_aside_is_shown(browser: TestClient, known: Settings) -> None:
+def test_what_the_last_intake_took_and_set_aside_is_shown(
+    browser: TestClient, known: Settings
+) -> None:
     sources = f"sources: [{{path: inbox, name: inbox}}, {{path: empty, name: empty}}]\n{SPEC}"
     known.store().put(f"models/tiny/{'e' * 64}/spec.yaml", sources.encode())
-    known.store().put("models/tiny/current", json.dumps({"version": 1, "digest": "e" * 64}).encode())
+    known.store().put(
+        "models/tiny/current", json.dumps({"version": 1, "digest": "e" * 64}).encode()
+    )
     done = SourceIntake(
         "inbox",
         "/srv/inbox",

@@ -18,13 +18,19 @@ VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"][
 
 def expressions() -> Iterator[str]:
     yield from (target["expr"] for panel in PANELS for target in panel.get("targets", []))
-    yield from (variable["definition"] for variable in VARIABLES.values() if variable["type"] == "query")
+    yield from (
+        variable["definition"] for variable in VARIABLES.values() if variable["type"] == "query"
+    )
     yield from (annotation["expr"] for annotation in DASHBOARD["annotations"]["list"])
 
 
 def selectors() -> list[tuple[str, list[str]]]:
     """Each metric in each expression, with the labels that it is filtered by."""
-    found = [match for text in expressions() for match in re.findall(r"\b(requant_\w+)(?:\{([^}]*)\})?", text)]
+    found = [
+        match
+        for text in expressions()
+        for match in re.findall(r"\b(requant_\w+)(?:\{([^}]*)\})?", text)
+    ]
     return [(name, re.findall(r"(\w+)\s*[=!]~?", labels)) for name, labels in found]
 
 
@@ -45,12 +51,21 @@ def test_expressions_filter_only_by_labels_that_the_metric_has() -> None:
 def test_legends_name_only_labels_that_the_metric_has() -> None:
     for panel in PANELS:
         for target in panel.get("targets", []):
-            known = set().union(*(METRICS[name].labels for name in re.findall(r"\brequant_\w+", target["expr"])))
-            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= known, panel["title"]
+            known = set().union(
+                *(METRICS[name].labels for name in re.findall(r"\brequant_\w+", target["expr"]))
+            )
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= known, panel[
+                "title"
+            ]
 
 
 def test_variables_in_expressions_are_defined() -> None:
-    used = {name for text in expressions() for name in re.findall(r"\$(\w+)", text) if not name.startswith("__")}
+    used = {
+        name
+        for text in expressions()
+        for name in re.findall(r"\$(\w+)", text)
+        if not name.startswith("__")
+    }
     assert used <= set(VARIABLES)
     assert {"datasource", "model"} <= set(VARIABLES)
 

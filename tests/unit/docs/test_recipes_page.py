@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.quantization.recipes import RECIPES
+from tasks.quantization.recipe.catalog import RECIPES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
-FAMILIES = {"int8-mixed-": "`int8-mixed-1` … `int8-mixed-8`", "int4-block-": "`int4-block-32`, `-64`, `-128`"}
+FAMILIES = {
+    "int8-mixed-": "`int8-mixed-1` … `int8-mixed-8`",
+    "int4-block-": "`int4-block-32`, `-64`, `-128`",
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)

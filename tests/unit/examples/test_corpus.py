@@ -66,9 +66,17 @@ def test_files_have_the_agreed_columns_and_golden_states_its_version() -> None:
 
 
 def test_everything_shipped_stays_under_five_megabytes_and_names_its_licences() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.suffix != ".pyc") < 5 * MEGABYTE
+    assert (
+        sum(path.stat().st_size for path in FOLDER.rglob("*") if path.suffix != ".pyc")
+        < 5 * MEGABYTE
+    )
     licences = (FOLDER / "LICENSES").read_text(encoding="utf-8")
-    for holder in ("Django Software Foundation", "Torchbox", "Sphinx team", "Python Software Foundation"):
+    for holder in (
+        "Django Software Foundation",
+        "Torchbox",
+        "Sphinx team",
+        "Python Software Foundation",
+    ):
         assert holder in licences
 
 
@@ -95,7 +103,9 @@ def test_retrieval_texts_occur_nowhere_inside_traffic_or_calibration(corpus: Cor
 
 
 def test_the_head_was_trained_on_no_golden_text(corpus: Corpus) -> None:
-    assert not {normalised(row["text"]) for row in corpus.golden} & {normalised(entry.text) for entry in TRAIN}
+    assert not {normalised(row["text"]) for row in corpus.golden} & {
+        normalised(entry.text) for entry in TRAIN
+    }
 
 
 def test_every_row_has_a_text_a_domain_and_a_language(corpus: Corpus) -> None:
@@ -107,7 +117,9 @@ def test_every_row_has_a_text_a_domain_and_a_language(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("name", ["traffic", "calibration"])
-def test_traffic_and_calibration_span_four_domains_and_six_languages(corpus: Corpus, name: str) -> None:
+def test_traffic_and_calibration_span_four_domains_and_six_languages(
+    corpus: Corpus, name: str
+) -> None:
     rows = corpus.split(name)
     assert len({row["domain"] for row in rows}) >= 4
     assert len({row["language"] for row in rows}) >= 6
@@ -125,7 +137,9 @@ def test_there_is_enough_of_what_the_demo_turns_to(corpus: Corpus) -> None:
 
 
 def test_each_golden_group_has_sixty_fidelity_cases(corpus: Corpus) -> None:
-    assert set(Counter((row["domain"], row["language"]) for row in corpus.kind("plain")).values()) == {60}
+    assert set(
+        Counter((row["domain"], row["language"]) for row in corpus.kind("plain")).values()
+    ) == {60}
 
 
 def test_each_query_names_existing_passages(corpus: Corpus) -> None:
@@ -137,7 +151,9 @@ def test_each_query_names_existing_passages(corpus: Corpus) -> None:
         assert passages.issuperset(row["relevant"] or ())
 
 
-def test_full_precision_finds_most_passages(corpus: Corpus, retrieved: npt.NDArray[np.float32]) -> None:
+def test_full_precision_finds_most_passages(
+    corpus: Corpus, retrieved: npt.NDArray[np.float32]
+) -> None:
     passages = [row["case_id"] for row in corpus.kind("passage")]
     found = [
         bool({passages[index] for index in np.argsort(-scores)[:5]} & set(row["relevant"]))

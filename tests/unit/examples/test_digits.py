@@ -12,7 +12,14 @@ import pytest
 import yaml
 
 from examples.digits.network import CONFIG
-from examples.digits.staleness import STALE_EXPOSURES, accuracy, full_precision, load, observe, quantized
+from examples.digits.staleness import (
+    STALE_EXPOSURES,
+    accuracy,
+    full_precision,
+    load,
+    observe,
+    quantized,
+)
 from examples.digits.train import EXPOSURES, scans
 from examples.rows import CORPUS_SCHEMA, GOLDEN_SCHEMA, tensor_of
 
@@ -42,7 +49,9 @@ def test_files_have_the_agreed_columns() -> None:
 
 
 def test_no_image_is_shared_between_splits_at_any_exposure() -> None:
-    traffic, calibration, golden = ({base(row) for row in rows(name)} for name in ("traffic", "calibration", "golden"))
+    traffic, calibration, golden = (
+        {base(row) for row in rows(name)} for name in ("traffic", "calibration", "golden")
+    )
     assert not traffic & calibration
     assert not golden & (traffic | calibration)
 

@@ -11,8 +11,8 @@ from examples.speech.synthesis import PLACES, RATE, WORDS, Wave
 from examples.speech.train import SECONDS, word_errors, write_data, written
 from tasks.models.corpus import read_corpus
 from tasks.models.golden import read_golden
-from tasks.models.spec import Task, load_spec
 from tasks.payloads import fingerprint
+from tasks.specs.spec import Task, load_spec
 
 SPEECH = Path(__file__).resolve().parents[3] / "examples" / "speech"
 FILES = ("golden.parquet", "calibration.parquet", "traffic.parquet")
@@ -20,14 +20,20 @@ FILES = ("golden.parquet", "calibration.parquet", "traffic.parquet")
 
 def test_the_script_writes_the_shipped_data_byte_for_byte(tmp_path: Path) -> None:
     write_data(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() == (SPEECH / name).read_bytes() for name in FILES} == dict.fromkeys(
-        FILES, True
-    )
+    assert {
+        name: (tmp_path / name).read_bytes() == (SPEECH / name).read_bytes() for name in FILES
+    } == dict.fromkeys(FILES, True)
 
 
 def test_no_two_splits_share_a_recording_and_all_fit_into_what_the_model_hears() -> None:
-    golden = [one.payload for one in read_golden((SPEECH / FILES[0]).read_bytes(), None, where="golden").cases]
-    rows = [[one.payload for one in read_corpus((SPEECH / name).read_bytes(), where=name)] for name in FILES[1:]]
+    golden = [
+        one.payload
+        for one in read_golden((SPEECH / FILES[0]).read_bytes(), None, where="golden").cases
+    ]
+    rows = [
+        [one.payload for one in read_corpus((SPEECH / name).read_bytes(), where=name)]
+        for name in FILES[1:]
+    ]
     prints = [{fingerprint(one) for one in split} for split in (golden, *rows)]
     assert sum(map(len, prints)) == len(set().union(*prints))
     lengths = {len(one) for split in (golden, *rows) for one in split}

@@ -10,8 +10,8 @@ from examples.vision.shapes import CLASSES, SIGHTS
 from examples.vision.train import accuracy, write_data
 from tasks.models.corpus import read_corpus
 from tasks.models.golden import read_golden
-from tasks.models.spec import Task, load_spec
 from tasks.payloads import fingerprint
+from tasks.specs.spec import Task, load_spec
 
 VISION = Path(__file__).resolve().parents[3] / "examples" / "vision"
 FILES = ("golden.parquet", "calibration.parquet", "traffic.parquet")
@@ -19,14 +19,20 @@ FILES = ("golden.parquet", "calibration.parquet", "traffic.parquet")
 
 def test_the_script_writes_the_shipped_data_byte_for_byte(tmp_path: Path) -> None:
     write_data(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() == (VISION / name).read_bytes() for name in FILES} == dict.fromkeys(
-        FILES, True
-    )
+    assert {
+        name: (tmp_path / name).read_bytes() == (VISION / name).read_bytes() for name in FILES
+    } == dict.fromkeys(FILES, True)
 
 
 def test_no_two_splits_share_an_image() -> None:
-    golden = [one.payload for one in read_golden((VISION / FILES[0]).read_bytes(), None, where="golden").cases]
-    rows = [[one.payload for one in read_corpus((VISION / name).read_bytes(), where=name)] for name in FILES[1:]]
+    golden = [
+        one.payload
+        for one in read_golden((VISION / FILES[0]).read_bytes(), None, where="golden").cases
+    ]
+    rows = [
+        [one.payload for one in read_corpus((VISION / name).read_bytes(), where=name)]
+        for name in FILES[1:]
+    ]
     prints = [{fingerprint(one) for one in split} for split in (golden, *rows)]
     assert sum(map(len, prints)) == len(set().union(*prints))
 
@@ -37,7 +43,12 @@ def test_full_precision_names_what_is_drawn_under_every_sight(sight: str) -> Non
     cases = [case for case in golden.cases if case.domain == sight]
     assert {case.label for case in cases} == set(CLASSES)
     images = np.stack([np.asarray(case.payload, np.float32) for case in cases])
-    assert accuracy(CLIPModel.from_pretrained(VISION).eval(), images, [str(case.label) for case in cases]) >= 0.95
+    assert (
+        accuracy(
+            CLIPModel.from_pretrained(VISION).eval(), images, [str(case.label) for case in cases]
+        )
+        >= 0.95
+    )
 
 
 def test_the_spec_reads_it_and_what_is_shipped_keeps_its_size() -> None:

@@ -8,20 +8,24 @@ import pytest
 
 from flows import climbing
 from flows.climbing import Climbed, Material, _ends, chosen, figures, limits
-from flows.progress import Progress
-from tasks.models.spec import load_spec
-from tasks.quantization.front import RungFigures
-from tasks.quantization.ladder import climb
-from tasks.quantization.recipes import Recipe, find_recipe
+from flows.orchestration.progress import Progress
+from tasks.quantization.recipe.catalog import Recipe, find_recipe
+from tasks.quantization.recipe.ladder import climb
+from tasks.quantization.report.pareto import RungFigures
 from tasks.records import Action, CandidateRef, GateReport, GateResult, Interval, SampleRef, Verdict
+from tasks.specs.spec import load_spec
 from tasks.validation.report import is_settled
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 SPEC = load_spec(EXAMPLES / "minilm" / "model.yaml")
 
 
-def gate(metric: str, value: float, verdict: Verdict = Verdict.PASSED, group: str = "all") -> GateResult:
-    return GateResult(metric, group, True, verdict, Interval(value, value, value), 1.0, "at least", 20, "because")
+def gate(
+    metric: str, value: float, verdict: Verdict = Verdict.PASSED, group: str = "all"
+) -> GateResult:
+    return GateResult(
+        metric, group, True, verdict, Interval(value, value, value), 1.0, "at least", 20, "because"
+    )
 
 
 def climbed(recipe: str, *gates: GateResult) -> Climbed:
@@ -29,7 +33,12 @@ def climbed(recipe: str, *gates: GateResult) -> Climbed:
     return Climbed(find_recipe(recipe), candidate, (), (GateReport("onnxruntime-cpu", gates),))
 
 
-GOOD = (gate("cosine", 0.995), gate("latency-ratio", 0.6), gate("size-ratio", 0.5), gate("peak-memory-ratio", 0.7))
+GOOD = (
+    gate("cosine", 0.995),
+    gate("latency-ratio", 0.6),
+    gate("size-ratio", 0.5),
+    gate("peak-memory-ratio", 0.7),
+)
 
 
 def test_a_rungs_loss_is_what_the_first_metric_lacks_over_all_cases() -> None:
@@ -51,7 +60,9 @@ def test_the_limits_are_the_specs_budgets_on_the_same_axes() -> None:
     assert limits(load_spec(EXAMPLES / "digits" / "model.yaml")).loss_budget >= 0
 
 
-def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_the_shorter_floats() -> None:
+def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_the_shorter_floats() -> (
+    None
+):
     dear = (gate("cosine", 0.995), gate("latency-ratio", 1.4, Verdict.FAILED))
     assert _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *dear).reports)
     assert not _ends(find_recipe("int8-weights"), climbed("int8-weights", *dear).reports)
@@ -59,9 +70,15 @@ def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_t
     assert not _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *bad).reports)
 
 
-def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     large = (gate("cosine", 0.995), gate("size-ratio", 0.9, Verdict.FAILED))
-    told = {"int8-smooth": large, "int8-weights": large, "int4-mixed": (gate("cosine", 0.9, Verdict.FAILED),)}
+    told = {
+        "int8-smooth": large,
+        "int8-weights": large,
+        "int4-mixed": (gate("cosine", 0.9, Verdict.FAILED),),
+    }
     tried: list[str] = []
 
     def measured(_: object, rung: Recipe, *__: object, **___: object) -> Climbed:
@@ -71,7 +88,11 @@ def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(mo
     monkeypatch.setattr(climbing, "_measured", measured)
     monkeypatch.setattr(climbing, "_losses", lambda *_, **__: None)
     ladder = climb(
-        recipe=None, has_quantized_champion=False, action=Action.RECALIBRATE, sites=24, targets=["onnxruntime-cpu"]
+        recipe=None,
+        has_quantized_champion=False,
+        action=Action.RECALIBRATE,
+        sites=24,
+        targets=["onnxruntime-cpu"],
     )
     material = Material(SampleRef("m", "d", "k", 1, 1, {}, ()), "o", None, ())
     climbing.climb_ladder(material, ladder, ["onnxruntime-cpu"], "first", Progress("climb"))
@@ -79,7 +100,11 @@ def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(mo
 
 
 def test_a_first_search_takes_its_last_rung_and_a_full_one_the_cheapest_that_passed() -> None:
-    rungs = [climbed("int8-smooth", *GOOD), climbed("int8-mixed-4", *GOOD), climbed("full-precision", *GOOD)]
+    rungs = [
+        climbed("int8-smooth", *GOOD),
+        climbed("int8-mixed-4", *GOOD),
+        climbed("full-precision", *GOOD),
+    ]
     speeds = (0.5, 0.4, 1.0)
     measured = [
         RungFigures(one.recipe.name, True, False, "", 0.0, 0.5, speed, None, {})
@@ -90,8 +115,13 @@ def test_a_first_search_takes_its_last_rung_and_a_full_one_the_cheapest_that_pas
 
 
 def test_a_verdict_that_a_busy_machine_may_have_made_is_not_kept() -> None:
-    slow = GateReport("onnxruntime-cpu", (gate("cosine", 0.99), gate("latency-ratio", 2.0, Verdict.FAILED)))
+    slow = GateReport(
+        "onnxruntime-cpu", (gate("cosine", 0.99), gate("latency-ratio", 2.0, Verdict.FAILED))
+    )
     unknown = GateReport("onnxruntime-cpu", (gate("latency-ratio", 2.0, Verdict.INCONCLUSIVE),))
-    bad = GateReport("onnxruntime-cpu", (gate("cosine", 0.9, Verdict.FAILED), gate("latency-ratio", 1, Verdict.FAILED)))
+    bad = GateReport(
+        "onnxruntime-cpu",
+        (gate("cosine", 0.9, Verdict.FAILED), gate("latency-ratio", 1, Verdict.FAILED)),
+    )
     assert [is_settled(one) for one in (slow, unknown, bad)] == [False, False, True]
     assert is_settled(GateReport("onnxruntime-cpu", GOOD))

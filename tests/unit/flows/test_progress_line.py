@@ -13,8 +13,8 @@ from rich.console import Console
 
 from flows.cli import progress_line
 from flows.cli.progress_line import duration, progress
-from flows.progress import Progress, listening
-from infra.interruption import Interrupted
+from flows.orchestration.progress import Progress, listening
+from infra.processes.interruption import Interrupted
 from tests.terminals import run_on_terminal
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,9 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 
 
 def drawn(columns: int, **extra: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")
+    }
     environment = {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **extra}
     code, text = run_on_terminal([sys.executable, "-c", SCRIPT], columns, environment, 60)
     assert code == 0, text
@@ -102,4 +104,9 @@ def test_a_flow_inside_a_flow_fills_what_the_other_had_left() -> None:
 
 
 def test_times_are_read_at_a_glance() -> None:
-    assert [duration(seconds) for seconds in (0.4, 59.9, 65, 3600)] == ["0 s", "59 s", "1:05 min", "60:00 min"]
+    assert [duration(seconds) for seconds in (0.4, 59.9, 65, 3600)] == [
+        "0 s",
+        "59 s",
+        "1:05 min",
+        "60:00 min",
+    ]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from flows.cli import app
-from tasks.quantization.recipes import RECIPES
-from tasks.quantization.targets import TARGETS, why_not
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.targets import TARGETS, why_not
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -27,4 +27,6 @@ def test_a_recipe_is_one_line_and_every_no_has_its_rule(capsys: pytest.CaptureFi
 
 def test_the_document_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     found = {one["name"]: one["obstacles"] for one in json.loads(printed(capsys, "--json"))}
-    assert found == {name: {one: why_not(recipe, one) for one in TARGETS} for name, recipe in RECIPES.items()}
+    assert found == {
+        name: {one: why_not(recipe, one) for one in TARGETS} for name, recipe in RECIPES.items()
+    }

@@ -8,7 +8,9 @@ from tasks.validation.gates import unexecuted
 
 
 def gate(metric: str, verdict: Verdict) -> GateResult:
-    return GateResult(metric, "all", True, verdict, Interval(1, 1, 1), 1.0, "at least", 20, "because")
+    return GateResult(
+        metric, "all", True, verdict, Interval(1, 1, 1), 1.0, "at least", 20, "because"
+    )
 
 
 def report(*gates: GateResult, target: str = "onnxruntime-cpu") -> GateReport:
@@ -35,7 +37,9 @@ def test_any_executed_target_that_did_not_pass_refuses(verdict: Verdict) -> None
 
 @pytest.mark.parametrize("metric", ["latency-ratio", "size-ratio", "peak-memory-ratio"])
 def test_cost_alone_does_not_make_the_ladder_climb(metric: str) -> None:
-    assert not quality_failed([report(gate("cosine", Verdict.PASSED), gate(metric, Verdict.FAILED)), ABSENT])
+    assert not quality_failed(
+        [report(gate("cosine", Verdict.PASSED), gate(metric, Verdict.FAILED)), ABSENT]
+    )
 
 
 @pytest.mark.parametrize("metric", ["cosine", "safety-flips", "outputs"])

@@ -17,7 +17,10 @@ START = datetime(2026, 1, 5, 2, tzinfo=UTC)
     [
         (CronSchedule(cron="0 3 * * *", timezone="UTC"), [START + timedelta(hours=1)]),
         (IntervalSchedule(interval=timedelta(hours=2), anchor_date=START, timezone="UTC"), [START]),
-        (RRuleSchedule(rrule="DTSTART:20260105T040000\nFREQ=DAILY", timezone="UTC"), [START + timedelta(hours=2)]),
+        (
+            RRuleSchedule(rrule="DTSTART:20260105T040000\nFREQ=DAILY", timezone="UTC"),
+            [START + timedelta(hours=2)],
+        ),
         (RRuleSchedule(rrule="DTSTART:20250101T040000\nFREQ=DAILY;COUNT=2", timezone="UTC"), []),
     ],
     ids=["cron", "interval", "recurrence rule", "one that has ended"],

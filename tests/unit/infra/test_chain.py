@@ -68,7 +68,11 @@ def filled(store: MemoryStore, count: int) -> Chain:
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
@@ -88,7 +92,9 @@ def test_what_was_appended_is_read_back_in_order_and_linked(written: list[dict[s
     assert chain.read() == appended
     assert [link.body for link in appended] == written
     assert [link.number for link in appended] == list(range(1, len(written) + 1))
-    assert [link.previous for link in appended] == ["0" * 64, *(link.digest for link in appended)][: len(written)]
+    assert [link.previous for link in appended] == ["0" * 64, *(link.digest for link in appended)][
+        : len(written)
+    ]
 
 
 @settings(deadline=None, max_examples=200)
@@ -141,7 +147,17 @@ def test_a_foreign_object_among_the_entries_is_found(store: MemoryStore, name: s
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"null", b"[]", b"{}", b"\xff", b'{"version":1}', b"[" * 100_000, b'{"version":NaN}', b'{"version":"1"}'],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"version":1}',
+        b"[" * 100_000,
+        b'{"version":NaN}',
+        b'{"version":"1"}',
+    ],
 )
 def test_an_entry_that_is_no_entry_is_found(store: MemoryStore, raw: bytes) -> None:
     store.put("ledger/m/00000001.json", raw)
@@ -149,7 +165,9 @@ def test_an_entry_that_is_no_entry_is_found(store: MemoryStore, raw: bytes) -> N
         Chain(store, "ledger/m").read()
 
 
-def test_numbers_that_json_text_can_hold_and_canonical_json_cannot_are_found(store: MemoryStore) -> None:
+def test_numbers_that_json_text_can_hold_and_canonical_json_cannot_are_found(
+    store: MemoryStore,
+) -> None:
     chain = filled(store, 1)
     key = "ledger/m/00000001.json"
     store.objects[key] = store.objects[key].replace(b'{"n":0}', b'{"n":1e999}')
@@ -184,7 +202,11 @@ def test_the_fence_stops_who_reasoned_on_another_head(store: MemoryStore, expect
 
 
 def test_the_fence_stops_who_is_overtaken_between_reading_and_writing(store: MemoryStore) -> None:
-    overtaken = Chain(store, "ledger/m", clock=lambda: _after(lambda: Chain(store, "ledger/m").append({"other": 1})))
+    overtaken = Chain(
+        store,
+        "ledger/m",
+        clock=lambda: _after(lambda: Chain(store, "ledger/m").append({"other": 1})),
+    )
     with pytest.raises(AlreadyExists):
         overtaken.append({}, expect=0)
     assert [link.body for link in Chain(store, "ledger/m").read()] == [{"other": 1}]
@@ -196,8 +218,12 @@ def _after(act: object) -> datetime:
     return datetime.now(UTC)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", object(), {1: "x"}, "\ud800"])
-def test_a_body_that_json_cannot_say_is_bad_input_and_writes_nothing(store: MemoryStore, value: Json) -> None:
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), b"bytes", object(), {1: "x"}, "\ud800"]
+)
+def test_a_body_that_json_cannot_say_is_bad_input_and_writes_nothing(
+    store: MemoryStore, value: Json
+) -> None:
     with pytest.raises(BadInput, match="cannot be written as JSON"):
         Chain(store, "ledger/m").append({"value": value})
     assert not store.objects
@@ -235,7 +261,10 @@ with ThreadPoolExecutor(3) as pool:
 
 
 def test_concurrent_processes_and_threads_lose_no_entry(tmp_path: Path) -> None:
-    runs = [subprocess.Popen([sys.executable, "-c", _APPEND, str(tmp_path), name]) for name in ("a", "b")]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", _APPEND, str(tmp_path), name])
+        for name in ("a", "b")
+    ]
     assert [run.wait(timeout=120) for run in runs] == [0, 0]
     links = Chain(LocalStore(str(tmp_path)), "ledger/m").read()
     assert sorted((str(link.body["writer"]), link.body["n"]) for link in links) == [

@@ -61,7 +61,11 @@ def test_every_failure_of_the_operating_system_is_translated(
     for name in ("read_bytes", "replace", "is_file", "unlink"):
         monkeypatch.setattr(Path, name, fails)
     monkeypatch.setattr("os.link", fails)
-    for attempt in (lambda: store.get("k"), lambda: store.put("k", b""), lambda: store.create("k", b"")):
+    for attempt in (
+        lambda: store.get("k"),
+        lambda: store.put("k", b""),
+        lambda: store.create("k", b""),
+    ):
         with pytest.raises((Unavailable, NotFound, AlreadyExists)) as caught:
             attempt()
         assert isinstance(caught.value.__cause__, OSError)
@@ -94,7 +98,9 @@ def failing_store(error: Exception, monkeypatch: pytest.MonkeyPatch) -> s3.S3Sto
 
 
 @pytest.mark.parametrize("kind", all_of(botocore.exceptions, botocore.exceptions.BotoCoreError))
-def test_every_botocore_error_is_unavailable(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_botocore_error_is_unavailable(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = failing_store(bare(kind), monkeypatch)
     for attempt in (
         lambda: store.get("k"),
@@ -124,7 +130,11 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("code", "status", "on_get", "on_create"), ANSWERS)
 def test_every_answer_of_s3_is_translated(
-    code: str, status: int, on_get: type[Exception], on_create: type[Exception], monkeypatch: pytest.MonkeyPatch
+    code: str,
+    status: int,
+    on_get: type[Exception],
+    on_create: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     error = botocore.exceptions.ClientError(answer, "Operation")  # type: ignore[arg-type]  # its type wants every field
@@ -153,9 +163,18 @@ def test_every_error_code_of_mlflow_is_translated() -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import ErrorCode
 
-    found = {name: type(translation(MlflowException("text", ErrorCode.Value(name)))) for name, _ in ErrorCode.items()}
-    assert {name for name, kind in found.items() if kind is NotFound} == {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
-    assert {name for name, kind in found.items() if kind is BadInput} == {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+    found = {
+        name: type(translation(MlflowException("text", ErrorCode.Value(name))))
+        for name, _ in ErrorCode.items()
+    }
+    assert {name for name, kind in found.items() if kind is NotFound} == {
+        "RESOURCE_DOES_NOT_EXIST",
+        "NOT_FOUND",
+    }
+    assert {name for name, kind in found.items() if kind is BadInput} == {
+        "INVALID_PARAMETER_VALUE",
+        "BAD_REQUEST",
+    }
     assert set(found.values()) == {NotFound, BadInput, Unavailable}
 
 

@@ -24,7 +24,9 @@ KEY = {"Authorization": f"Bearer {SECRET.key}"}
 
 
 async def echo(request: Request) -> JSONResponse:
-    return JSONResponse({"subject": request.scope[SUBJECT], "authorization": request.headers.get("authorization")})
+    return JSONResponse(
+        {"subject": request.scope[SUBJECT], "authorization": request.headers.get("authorization")}
+    )
 
 
 async def socket(websocket: WebSocket) -> None:
@@ -71,7 +73,9 @@ def browser(client: TestClient) -> TestClient:
         {"Cookie": f"{Sessions(SECRET).cookie}={Sessions(SECRET).link('Eve')}"},
     ],
 )
-def test_nobody_passes_without_key_or_session(client: TestClient, shown: dict[str, str | bytes]) -> None:
+def test_nobody_passes_without_key_or_session(
+    client: TestClient, shown: dict[str, str | bytes]
+) -> None:
     assert client.get("/api/flows", headers=shown).status_code == 401
     assert client.post("/api/flows", headers=shown).status_code == 401
 
@@ -101,16 +105,24 @@ def test_a_link_that_is_opened_ends_the_session_before(browser: TestClient) -> N
 
 def test_a_link_in_another_sites_page_leads_on_by_a_page_of_ours(client: TestClient) -> None:
     """A redirect would be followed without the strict cookie."""
-    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    followed = {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    }
     path = '/models/"><script>'
-    answer = client.get(path, params={"login": Sessions(SECRET).link("Ada"), "page": "2"}, headers=followed)
+    answer = client.get(
+        path, params={"login": Sessions(SECRET).link("Ada"), "page": "2"}, headers=followed
+    )
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
     assert 'content="0;url=/models/%22%3E%3Cscript%3E?page=2"' in answer.text
     assert client.get("/models").json()["subject"] == "Ada"
 
 
 def test_a_link_never_leads_elsewhere(client: TestClient) -> None:
-    answer = client.get(f"{HERE}//elsewhere.example/", params={"login": Sessions(SECRET).link("Ada")})
+    answer = client.get(
+        f"{HERE}//elsewhere.example/", params={"login": Sessions(SECRET).link("Ada")}
+    )
     assert answer.headers["location"] == "/elsewhere.example/"
 
 
@@ -132,13 +144,19 @@ def test_another_host_name_is_refused_even_with_the_key(client: TestClient, host
         assert client.get(path, headers={**KEY, "Host": host}).status_code == 421
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:4200", "localhost:4200", "[::1]:4200", "LOCALHOST:4200"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:4200", "localhost:4200", "[::1]:4200", "LOCALHOST:4200"]
+)
 def test_its_own_names_are_answered(client: TestClient, host: str) -> None:
     assert client.get("/", headers={**KEY, "Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:8400", "http://localhost:4200", "null"])
-def test_a_page_of_another_origin_is_refused_even_with_the_key(client: TestClient, origin: str) -> None:
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://127.0.0.1:8400", "http://localhost:4200", "null"]
+)
+def test_a_page_of_another_origin_is_refused_even_with_the_key(
+    client: TestClient, origin: str
+) -> None:
     for method in ("GET", "POST", "OPTIONS"):
         assert client.request(method, "/api", headers={**KEY, "Origin": origin}).status_code == 403
 
@@ -156,7 +174,11 @@ def test_a_session_changes_nothing_unless_the_page_was_ours(browser: TestClient)
 
 
 def test_another_page_may_link_to_us_and_nothing_else(browser: TestClient) -> None:
-    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    followed = {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    }
     assert browser.get("/", headers=followed).status_code == 200
     assert browser.post("/", headers=followed).status_code == 403
     for dest in ("image", "script", "iframe"):
@@ -164,14 +186,19 @@ def test_another_page_may_link_to_us_and_nothing_else(browser: TestClient) -> No
 
 
 def test_whom_the_guard_admits_the_application_knows() -> None:
-    with client_of(Guard(APPLICATION, "orchestration", SECRET, credentials={"authorization": "Basic own"})) as client:
+    with client_of(
+        Guard(APPLICATION, "orchestration", SECRET, credentials={"authorization": "Basic own"})
+    ) as client:
         client.get("/", params={"login": Sessions(SECRET).link("Ada")})
         assert client.get("/api").json() == {"subject": "Ada", "authorization": "Basic own"}
 
 
 def test_the_health_answer_proves_who_it_is_and_needs_no_secret(client: TestClient) -> None:
     answer = client.get(HEALTH, params={"nonce": "n"}).json()
-    assert answer == {"service": "orchestration", "proof": proof(SECRET, "orchestration", 4200, "n")}
+    assert answer == {
+        "service": "orchestration",
+        "proof": proof(SECRET, "orchestration", 4200, "n"),
+    }
     assert answer["proof"] != proof(OTHER, "orchestration", 4200, "n")
     assert answer["proof"] != proof(SECRET, "console", 4200, "n")
     assert answer["proof"] != proof(SECRET, "orchestration", 4201, "n")
@@ -179,7 +206,10 @@ def test_the_health_answer_proves_who_it_is_and_needs_no_secret(client: TestClie
 
 
 def test_a_websocket_wants_the_same(client: TestClient) -> None:
-    with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)), client.websocket_connect(SOCKET):
+    with (
+        pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)),
+        client.websocket_connect(SOCKET),
+    ):
         pass
     with client.websocket_connect(SOCKET, headers=KEY) as opened:
         assert opened.receive_text()
@@ -196,7 +226,9 @@ def test_an_own_handshake_is_for_programs_only() -> None:
             pass
 
 
-def test_an_order_is_worth_nothing_for_another_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_is_worth_nothing_for_another_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sessions, now = Sessions(SECRET), time.time()
     note = sessions.order("Ada", "rollback of digits")
     assert sessions.of_order(note, "rollback of digits") == "Ada"

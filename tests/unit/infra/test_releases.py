@@ -61,13 +61,22 @@ def test_an_interrupted_release_is_not_found(store: LocalStore) -> None:
 def test_writing_the_same_release_twice_gives_the_same_one(store: LocalStore) -> None:
     first = write_release(store, "m", FILES, FACTS, None)
     keys = list(store.list(""))
-    assert write_release(store, "m", dict(reversed(FILES.items())), dict(reversed(FACTS.items())), None) == first
+    assert (
+        write_release(
+            store, "m", dict(reversed(FILES.items())), dict(reversed(FACTS.items())), None
+        )
+        == first
+    )
     assert list(store.list("")) == keys
 
 
 @pytest.mark.parametrize(
     ("model", "files", "facts"),
-    [("other", FILES, FACTS), ("m", {**FILES, "model.onnx": b"grapi"}, FACTS), ("m", FILES, {**FACTS, "recipe": "x"})],
+    [
+        ("other", FILES, FACTS),
+        ("m", {**FILES, "model.onnx": b"grapi"}, FACTS),
+        ("m", FILES, {**FACTS, "recipe": "x"}),
+    ],
 )
 def test_any_difference_gives_another_address(
     store: LocalStore, model: str, files: dict[str, bytes], facts: dict[str, object]
@@ -77,7 +86,9 @@ def test_any_difference_gives_another_address(
 
 
 @given(st.binary(min_size=1, max_size=64), st.data())
-def test_a_flipped_bit_of_a_file_is_refused_and_the_file_named(content: bytes, data: st.DataObject) -> None:
+def test_a_flipped_bit_of_a_file_is_refused_and_the_file_named(
+    content: bytes, data: st.DataObject
+) -> None:
     store = MemoryStore()
     release = write_release(store, "m", {"model.onnx": content}, {}, None)
     key = f"releases/m/{release.digest}/model.onnx"
@@ -116,34 +127,46 @@ def test_signing_does_not_change_the_address(store: LocalStore, signer: Signer) 
     assert write_release(store, "m", FILES, FACTS, signer).digest == unsigned.digest
 
 
-def test_an_unsigned_release_is_refused_where_a_signature_is_demanded(store: LocalStore, signer: Signer) -> None:
+def test_an_unsigned_release_is_refused_where_a_signature_is_demanded(
+    store: LocalStore, signer: Signer
+) -> None:
     release = write_release(store, "m", FILES, FACTS, None)
     with pytest.raises(Refused, match="not signed"):
         read_release(store, "m", release.digest, signer.verifier())
 
 
-def test_a_signature_by_another_key_is_refused(store: LocalStore, signer: Signer, tmp_path: Path) -> None:
+def test_a_signature_by_another_key_is_refused(
+    store: LocalStore, signer: Signer, tmp_path: Path
+) -> None:
     release = write_release(store, "m", FILES, FACTS, signer)
     with pytest.raises(Tampered, match="signature"):
         read_release(store, "m", release.digest, Signer.create(tmp_path / "other.pem").verifier())
 
 
-@pytest.mark.parametrize("forged", [b"", b"null", b"{}", b'{"signature":"AAAA"}', b'{"signature":"?"}', b"\xff"])
-def test_a_broken_signature_file_is_refused(store: LocalStore, signer: Signer, forged: bytes) -> None:
+@pytest.mark.parametrize(
+    "forged", [b"", b"null", b"{}", b'{"signature":"AAAA"}', b'{"signature":"?"}', b"\xff"]
+)
+def test_a_broken_signature_file_is_refused(
+    store: LocalStore, signer: Signer, forged: bytes
+) -> None:
     release = write_release(store, "m", FILES, FACTS, signer)
     store.put(f"releases/m/{release.digest}/manifest.sig", forged)
     with pytest.raises(Tampered, match="signature"):
         read_release(store, "m", release.digest, signer.verifier())
 
 
-def test_the_signature_is_plain_ed25519_over_the_manifest(store: LocalStore, signer: Signer) -> None:
+def test_the_signature_is_plain_ed25519_over_the_manifest(
+    store: LocalStore, signer: Signer
+) -> None:
     release = write_release(store, "m", FILES, FACTS, signer)
     found = json.loads(store.get(f"releases/m/{release.digest}/manifest.sig"))
     assert found["algorithm"] == "ed25519"
     assert found["version"] == 1
 
 
-def test_keys_travel_as_pem_and_the_private_one_is_its_owners_alone(signer: Signer, tmp_path: Path) -> None:
+def test_keys_travel_as_pem_and_the_private_one_is_its_owners_alone(
+    signer: Signer, tmp_path: Path
+) -> None:
     (tmp_path / "public.pem").write_bytes(signer.verifier().pem())
     assert Verifier.from_pem(tmp_path / "public.pem").key_id == signer.verifier().key_id
     assert Signer.from_pem(tmp_path / "signing.pem").verifier().key_id == signer.verifier().key_id
@@ -183,7 +206,9 @@ def test_a_file_name_that_would_collide_or_leave_is_bad_input(store: LocalStore,
 
 
 @pytest.mark.parametrize("model", ["", "a/b", "..", "a b"])
-def test_a_model_name_that_cannot_be_part_of_a_key_is_bad_input(store: LocalStore, model: str) -> None:
+def test_a_model_name_that_cannot_be_part_of_a_key_is_bad_input(
+    store: LocalStore, model: str
+) -> None:
     with pytest.raises(BadInput):
         write_release(store, model, FILES, {}, None)
     with pytest.raises(BadInput):

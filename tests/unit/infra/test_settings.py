@@ -13,7 +13,15 @@ from infra.settings import LOCAL, NONE, QUIET, read_settings, use_cluster
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("WORKSPACE", "STORE_URL", "MLFLOW_TRACKING_URI", "SIGNING_KEY", "ACTOR", "PREFECT_PORT", "CLUSTER"):
+    for name in (
+        "WORKSPACE",
+        "STORE_URL",
+        "MLFLOW_TRACKING_URI",
+        "SIGNING_KEY",
+        "ACTOR",
+        "PREFECT_PORT",
+        "CLUSTER",
+    ):
         monkeypatch.delenv(f"REQUANT_{name}", raising=False)
 
 
@@ -28,7 +36,10 @@ def test_everything_lies_in_the_workspace_unless_told_otherwise(tmp_path: Path) 
 def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUANT_STORE_URL", "s3://bucket/prefix")
     monkeypatch.setenv("REQUANT_MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert (read_settings().store_address, read_settings().mlflow_uri) == ("s3://bucket/prefix", "http://mlflow:5000")
+    assert (read_settings().store_address, read_settings().mlflow_uri) == (
+        "s3://bucket/prefix",
+        "http://mlflow:5000",
+    )
 
 
 def test_settings_travel_as_environment_to_a_process_that_has_another_folder(
@@ -49,7 +60,9 @@ def test_settings_travel_as_environment_to_a_process_that_has_another_folder(
     assert "secret" not in travelling.values()
 
 
-def test_a_cluster_given_on_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_given_on_the_command_line_wins_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("REQUANT_CLUSTER", "tcp://127.0.0.1:8786")
     use_cluster(None)
     assert read_settings().cluster == "tcp://127.0.0.1:8786"
@@ -57,13 +70,17 @@ def test_a_cluster_given_on_the_command_line_wins_over_the_environment(monkeypat
     assert read_settings().cluster == LOCAL
 
 
-def test_a_wrong_value_is_bad_input_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_is_bad_input_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("REQUANT_PREFECT_PORT", "many")
     with pytest.raises(BadInput, match="REQUANT_PREFECT_PORT is 'many'"):
         read_settings()
 
 
-@pytest.mark.parametrize("failure", [KeyError("uid not found: 1000620000"), OSError("No username set")])
+@pytest.mark.parametrize(
+    "failure", [KeyError("uid not found: 1000620000"), OSError("No username set")]
+)
 def test_a_container_whose_user_has_no_name_still_has_an_actor(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:

@@ -12,7 +12,9 @@ from infra.telemetry import METRICS, Metric, Sample, parse, read_snapshots, rend
 
 
 def sample(metric: Metric, value: float = 1.0, **labels: str) -> Sample:
-    return Sample(metric.name, {name: labels.get(name, f"a-{name}") for name in metric.labels}, value)
+    return Sample(
+        metric.name, {name: labels.get(name, f"a-{name}") for name in metric.labels}, value
+    )
 
 
 ONE_OF_EACH = [sample(metric) for metric in METRICS.values()]
@@ -26,7 +28,9 @@ def test_every_metric_renders_as_prometheus_text() -> None:
     families = list(text_string_to_metric_families(render(ONE_OF_EACH)))
     assert {s.name for family in families for s in family.samples} == set(METRICS)
     kinds = {s.name: family.type for family in families for s in family.samples}
-    assert {name for name, kind in kinds.items() if kind == "counter"} == {n for n in METRICS if n.endswith("_total")}
+    assert {name for name, kind in kinds.items() if kind == "counter"} == {
+        n for n in METRICS if n.endswith("_total")
+    }
     assert all(family.documentation for family in families)
 
 
@@ -74,7 +78,11 @@ def test_snapshots_of_all_models_merge_into_one_page(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "metrics" / "b.prom", [promotions("b", 4)])
     page = read_snapshots(tmp_path / "metrics")
     assert page.count("# TYPE requant_promotions_total counter") == 1
-    assert parse(page) == (promotions("a", 3), promotions("b", 4), Sample("requant_unreadable_snapshots", {}, 0))
+    assert parse(page) == (
+        promotions("a", 3),
+        promotions("b", 4),
+        Sample("requant_unreadable_snapshots", {}, 0),
+    )
 
 
 def test_a_snapshot_replaces_the_former_one_whole(tmp_path: Path) -> None:
@@ -107,7 +115,9 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.prom"]
 
 
-@pytest.mark.parametrize("content", [b"not { prometheus", b"\xff\xfe", b'requant_promotions_total{model="a"} many'])
+@pytest.mark.parametrize(
+    "content", [b"not { prometheus", b"\xff\xfe", b'requant_promotions_total{model="a"} many']
+)
 def test_a_broken_snapshot_is_counted_and_hides_no_other(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.prom").write_bytes(content)
     write_snapshot(tmp_path / "b.prom", [promotions("b", 4)])
@@ -116,7 +126,9 @@ def test_a_broken_snapshot_is_counted_and_hides_no_other(tmp_path: Path, content
 
 
 def test_metrics_of_another_version_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "a.prom").write_text('requant_retired{model="a"} 1\nrequant_champion_version{name="a"} 1\n')
+    (tmp_path / "a.prom").write_text(
+        'requant_retired{model="a"} 1\nrequant_champion_version{name="a"} 1\n'
+    )
     assert parse(read_snapshots(tmp_path)) == (Sample("requant_unreadable_snapshots", {}, 0),)
 
 

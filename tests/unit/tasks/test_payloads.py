@@ -33,7 +33,9 @@ def test_layout_in_memory_does_not_matter() -> None:
 
 
 @given(TENSORS)
-def test_equal_content_has_equal_fingerprints_and_another_shape_another_one(tensor: np.ndarray) -> None:
+def test_equal_content_has_equal_fingerprints_and_another_shape_another_one(
+    tensor: np.ndarray,
+) -> None:
     assert fingerprint(tensor.copy()) == fingerprint(tensor)
     assert fingerprint(tensor[None]) != fingerprint(tensor)
 

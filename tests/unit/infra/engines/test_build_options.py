@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from infra.build_options import BuildOptions, HardwareCompatibility, apply
 from infra.engines.nvidia.host import Host
 from infra.engines.nvidia.logger import Log, collector
-from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility, apply
 from infra.engines.nvidia.timing_cache import attach, cache_key
 from infra.errors import BadInput, Unavailable
 from infra.settings import read_settings
@@ -48,13 +48,25 @@ def test_every_option_reaches_the_builder(opened: Opened) -> None:
 
 
 def test_no_option_leaves_the_builder_as_it_is(opened: Opened) -> None:
-    before = (opened.config.flags, opened.config.builder_optimization_level, opened.config.max_aux_streams)
+    before = (
+        opened.config.flags,
+        opened.config.builder_optimization_level,
+        opened.config.max_aux_streams,
+    )
     apply(BuildOptions(), trt, opened.config)
-    assert (opened.config.flags, opened.config.builder_optimization_level, opened.config.max_aux_streams) == before
+    assert (
+        opened.config.flags,
+        opened.config.builder_optimization_level,
+        opened.config.max_aux_streams,
+    ) == before
 
 
-@pytest.mark.parametrize("level", [HardwareCompatibility.AMPERE_PLUS, HardwareCompatibility.SAME_COMPUTE_CAPABILITY])
-def test_every_hardware_level_is_one_that_the_module_knows(opened: Opened, level: HardwareCompatibility) -> None:
+@pytest.mark.parametrize(
+    "level", [HardwareCompatibility.AMPERE_PLUS, HardwareCompatibility.SAME_COMPUTE_CAPABILITY]
+)
+def test_every_hardware_level_is_one_that_the_module_knows(
+    opened: Opened, level: HardwareCompatibility
+) -> None:
     assert level.name in trt.HardwareCompatibilityLevel.__members__
     apply(BuildOptions(hardware=level), trt, opened.config)
 
@@ -66,8 +78,14 @@ def test_a_level_that_an_older_module_does_not_know_is_unavailable(opened: Opene
         class HardwareCompatibilityLevel:
             pass
 
-    with pytest.raises(Unavailable, match=r"tensorrt 10\.0\.1 knows no hardware compatibility called same-compute"):
-        apply(BuildOptions(hardware=HardwareCompatibility.SAME_COMPUTE_CAPABILITY), Older(), opened.config)
+    with pytest.raises(
+        Unavailable, match=r"tensorrt 10\.0\.1 knows no hardware compatibility called same-compute"
+    ):
+        apply(
+            BuildOptions(hardware=HardwareCompatibility.SAME_COMPUTE_CAPABILITY),
+            Older(),
+            opened.config,
+        )
 
 
 def test_the_environment_decides_how_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +106,9 @@ def test_a_cache_is_known_by_version_device_and_driver() -> None:
     assert KEY == "timing-caches/tensorrt-11.4.0.106/SM89-NVIDIA_L4_24_GB_/driver-580.65.06"
 
 
-def test_a_cache_that_a_build_changed_is_kept_and_taken_by_the_next(opened: Opened, store: ObjectStore) -> None:
+def test_a_cache_that_a_build_changed_is_kept_and_taken_by_the_next(
+    opened: Opened, store: ObjectStore
+) -> None:
     first = attach(opened.config, store, KEY, opened.log.cache_complaints)
     assert (first.before, first.remarks) == (b"", ())
     first.keep(opened.config)
@@ -99,7 +119,9 @@ def test_a_cache_that_a_build_changed_is_kept_and_taken_by_the_next(opened: Open
     assert again.config.get_timing_cache() is not None
 
 
-def test_a_cache_that_no_build_changed_is_not_written_again(opened: Opened, store: ObjectStore) -> None:
+def test_a_cache_that_no_build_changed_is_not_written_again(
+    opened: Opened, store: ObjectStore
+) -> None:
     first = attach(opened.config, store, KEY, opened.log.cache_complaints)
     unchanged = bytes(opened.config.get_timing_cache().serialize())
     type(first)(store, KEY, unchanged, ()).keep(opened.config)
@@ -109,7 +131,9 @@ def test_a_cache_that_no_build_changed_is_not_written_again(opened: Opened, stor
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: b"x" + data, lambda data: b"", lambda _: b"no"]
 )
-def test_a_damaged_cache_is_ignored_with_a_remark(opened: Opened, store: ObjectStore, damage: Any) -> None:
+def test_a_damaged_cache_is_ignored_with_a_remark(
+    opened: Opened, store: ObjectStore, damage: Any
+) -> None:
     attach(opened.config, store, KEY, opened.log.cache_complaints).keep(opened.config)
     store.put(KEY, damage(store.get(KEY)))
     again = Opened()
@@ -119,7 +143,9 @@ def test_a_damaged_cache_is_ignored_with_a_remark(opened: Opened, store: ObjectS
     assert again.config.get_timing_cache() is not None
 
 
-def test_a_cache_that_the_module_does_not_take_is_ignored_with_a_remark(opened: Opened, store: ObjectStore) -> None:
+def test_a_cache_that_the_module_does_not_take_is_ignored_with_a_remark(
+    opened: Opened, store: ObjectStore
+) -> None:
     class Foreign:
         """A config whose module finds the cache to be another device's."""
 

@@ -12,16 +12,33 @@ from infra.engines.port import Kernel
 from infra.errors import BadInput
 
 Json = dict[str, Any]
-INT8_TACTIC = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize128x128x64_stage3_warpsize2x2x1_tensor16x8x32"
-FP8_TACTIC = "sm89_xmma_gemm_e4m3f32_e4m3f32_f32_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x32"
-FLOAT_TACTIC = "sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize32x32x64_stage3_warpsize2x2x1_tensor16x8x8"
+INT8_TACTIC = (
+    "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize128x128x64_stage3_warpsize2x2x1_tensor16x8x32"
+)
+FP8_TACTIC = (
+    "sm89_xmma_gemm_e4m3f32_e4m3f32_f32_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x32"
+)
+FLOAT_TACTIC = (
+    "sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize32x32x64_stage3_warpsize2x2x1_tensor16x8x8"
+)
 
 
 def tensor(major: int, name: str, kind: str) -> Json:
     """A tensor as each version writes it."""
     if major == 10:
-        return {"Name": name, "Location": "Device", "Dimensions": [4, 8], "Format/Datatype": f"Row major {kind} format"}
-    return {"Name": name, "Location": "Device", "Dimensions": [4, 8], "Format": "Row major linear", "Datatype": kind}
+        return {
+            "Name": name,
+            "Location": "Device",
+            "Dimensions": [4, 8],
+            "Format/Datatype": f"Row major {kind} format",
+        }
+    return {
+        "Name": name,
+        "Location": "Device",
+        "Dimensions": [4, 8],
+        "Format": "Row major linear",
+        "Datatype": kind,
+    }
 
 
 def layer(major: int, node: str, tactic: str, kinds: tuple[str, ...], **more: Any) -> Json:
@@ -40,7 +57,11 @@ def layer(major: int, node: str, tactic: str, kinds: tuple[str, ...], **more: An
 def document(major: int, *layers: Json | str) -> bytes:
     edges: Json = {"Bindings": ["x", "y"]}
     if major == 11:
-        edges = {"I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": [-1, 8]}]}
+        edges = {
+            "I/O Tensors": [
+                {"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": [-1, 8]}
+            ]
+        }
     return json.dumps({"Layers": list(layers), **edges}).encode()
 
 
@@ -51,9 +72,16 @@ def precision(major: int, *args: Any, **more: Any) -> str:
 @pytest.mark.parametrize("major", [10, 11])
 @pytest.mark.parametrize(
     ("tactic", "expected"),
-    [(INT8_TACTIC, "INT8"), (FP8_TACTIC, "FP8"), (FLOAT_TACTIC, "FLOAT"), ("ampere_int8_i16816gemm_int8", "INT8")],
+    [
+        (INT8_TACTIC, "INT8"),
+        (FP8_TACTIC, "FP8"),
+        (FLOAT_TACTIC, "FLOAT"),
+        ("ampere_int8_i16816gemm_int8", "INT8"),
+    ],
 )
-def test_the_name_of_a_kernel_tells_what_it_multiplies(major: int, tactic: str, expected: str) -> None:
+def test_the_name_of_a_kernel_tells_what_it_multiplies(
+    major: int, tactic: str, expected: str
+) -> None:
     assert precision(major, tactic, ("Float", "Float")) == expected
 
 
@@ -64,7 +92,10 @@ def test_the_name_of_a_kernel_tells_what_it_multiplies(major: int, tactic: str, 
         (("Int8", "Int8", "Float"), "INT8"),
         (("FP8", "FP8"), "FP8"),
         (("Float", "Half"), "FLOAT"),
-        (("Int8", "Float"), "UNKNOWN"),  # the other operand may have been restored before the product
+        (
+            ("Int8", "Float"),
+            "UNKNOWN",
+        ),  # the other operand may have been restored before the product
         (("Half", "Int4"), "UNKNOWN"),
         ((), "UNKNOWN"),
     ],
@@ -101,7 +132,9 @@ def test_an_engine_built_without_details_leaves_every_precision_unknown() -> Non
     )
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"Layers": []}', b'{"Bindings": []}', b'{"Layers": 1'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"Layers": []}', b'{"Bindings": []}', b'{"Layers": 1']
+)
 def test_what_is_no_inspectors_document_is_bad_input(data: bytes) -> None:
     with pytest.raises(BadInput, match="not an engine inspector's document"):
         parse_inspection(data)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.canonical import sha256
 from infra.engines.nvidia.host import Host, parse_driver
 from infra.engines.nvidia.metadata import PlanMetadata, dump_metadata, parse_metadata, why_unfit
-from infra.engines.nvidia.options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 
 PLAN = b"plan"
@@ -42,7 +42,9 @@ def why(host: Host = HERE, **changes: object) -> str | None:
 
 
 def test_metadata_are_read_back_as_they_were_written() -> None:
-    written = metadata(**options(hardware=HardwareCompatibility.AMPERE_PLUS, workspace_bytes=1 << 30))
+    written = metadata(
+        **options(hardware=HardwareCompatibility.AMPERE_PLUS, workspace_bytes=1 << 30)
+    )
     assert parse_metadata(dump_metadata(written)) == written
 
 
@@ -69,9 +71,12 @@ def test_a_plan_of_another_version_does_not_fit(version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "fits"), [("10.13.0.35", True), ("10.11.0.33", False), ("11.4.0.106", False), ("9.3.0", False)]
+    ("version", "fits"),
+    [("10.13.0.35", True), ("10.11.0.33", False), ("11.4.0.106", False), ("9.3.0", False)],
 )
-def test_a_version_compatible_plan_fits_newer_ones_of_its_major_version(version: str, fits: bool) -> None:
+def test_a_version_compatible_plan_fits_newer_ones_of_its_major_version(
+    version: str, fits: bool
+) -> None:
     assert (why(replace(HERE, version=version), **options(version_compatible=True)) is None) is fits
 
 
@@ -98,8 +103,14 @@ def test_a_plan_fits_the_devices_that_its_options_allow(
 @pytest.mark.parametrize(
     ("text", "version"),
     [
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n", "535.183.01"),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n", "580.65.06"),
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n",
+            "535.183.01",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n",
+            "580.65.06",
+        ),
         ("something else", None),
     ],
 )

@@ -24,13 +24,20 @@ class Device:
     [
         ({"tensorrt": None}, ("onnxruntime-cpu", "tensorrt"), "tensorrt"),
         ({"tensorrt": "no device"}, ("tensorrt", "onnxruntime-cpu"), "onnxruntime-cpu"),
-        ({"tensorrt-rtx": None}, ("tensorrt", "tensorrt-rtx"), "tensorrt-rtx"),  # the first is not installed
+        (
+            {"tensorrt-rtx": None},
+            ("tensorrt", "tensorrt-rtx"),
+            "tensorrt-rtx",
+        ),  # the first is not installed
         ({"tensorrt": None}, ("onnxruntime-cpu",), "onnxruntime-cpu"),  # the spec names no other
         ({"tensorrt": None}, (), "onnxruntime-cpu"),  # switched off
     ],
 )
 def test_the_first_target_that_runs_on_a_device_watches_and_otherwise_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, present: dict[str, str | None], names: tuple[str, ...], chosen: str
+    monkeypatch: pytest.MonkeyPatch,
+    present: dict[str, str | None],
+    names: tuple[str, ...],
+    chosen: str,
 ) -> None:
     def opened(name: str) -> Device:
         if name == "onnxruntime-cpu":

@@ -1,4 +1,4 @@
-"""The table of DESIGN.md, D3, row by row and in every combination."""
+"""The table of ADR 29, row by row and in every combination."""
 
 from itertools import product
 
@@ -25,39 +25,75 @@ def decided(**health: Health) -> Decision:
     ("health", "action", "headline"),
     [
         ({}, Action.KEEP, "Ranges and fidelity are fine: keep."),
-        ({"input": DEGRADED}, Action.KEEP, "The input moved, but ranges and fidelity are fine: keep."),
-        ({"range": DEGRADED}, Action.RECALIBRATE, "no longer fits this traffic (range degraded): recalibrate"),
+        (
+            {"input": DEGRADED},
+            Action.KEEP,
+            "The input moved, but ranges and fidelity are fine: keep.",
+        ),
+        (
+            {"range": DEGRADED},
+            Action.RECALIBRATE,
+            "no longer fits this traffic (range degraded): recalibrate",
+        ),
         ({"fidelity": DEGRADED}, Action.RECALIBRATE, "(fidelity degraded)"),
-        ({"range": DEGRADED, "fidelity": DEGRADED}, Action.RECALIBRATE, "(range and fidelity degraded)"),
+        (
+            {"range": DEGRADED, "fidelity": DEGRADED},
+            Action.RECALIBRATE,
+            "(range and fidelity degraded)",
+        ),
         ({"input": DEGRADED, "range": DEGRADED}, Action.RECALIBRATE, "(range degraded)"),
-        ({"weights": DEGRADED}, Action.RECALIBRATE, "weights changed since the champion was built: recalibrate."),
-        ({"weights": DEGRADED, "control": DEGRADED}, Action.REQUEST_RETRAINING, "so recalibrate too"),
+        (
+            {"weights": DEGRADED},
+            Action.RECALIBRATE,
+            "weights changed since the champion was built: recalibrate.",
+        ),
+        (
+            {"weights": DEGRADED, "control": DEGRADED},
+            Action.REQUEST_RETRAINING,
+            "so recalibrate too",
+        ),
         ({"control": DEGRADED}, Action.REQUEST_RETRAINING, "recalibration cannot help"),
-        ({"control": DEGRADED, "range": DEGRADED}, Action.REQUEST_RETRAINING, "recalibration cannot help"),
+        (
+            {"control": DEGRADED, "range": DEGRADED},
+            Action.REQUEST_RETRAINING,
+            "recalibration cannot help",
+        ),
         ({"control": DEGRADED, "fidelity": DEGRADED}, Action.REQUEST_RETRAINING, "recalibrate too"),
         ({"safety": DEGRADED}, Action.FALLBACK, "fall back, then recalibrate."),
         ({"safety": DEGRADED, "control": DEGRADED}, Action.FALLBACK, "and request retraining"),
         ({"range": INCONCLUSIVE}, Action.INCONCLUSIVE, "range could not be judged"),
         ({"fidelity": INCONCLUSIVE}, Action.INCONCLUSIVE, "fidelity could not be judged"),
-        (dict.fromkeys(LENSES, INCONCLUSIVE), Action.INCONCLUSIVE, "range and fidelity could not be judged"),
+        (
+            dict.fromkeys(LENSES, INCONCLUSIVE),
+            Action.INCONCLUSIVE,
+            "range and fidelity could not be judged",
+        ),
         ({"fidelity": INCONCLUSIVE, "range": DEGRADED}, Action.RECALIBRATE, "(range degraded)"),
         ({"control": INCONCLUSIVE}, Action.KEEP, "keep"),
         ({"safety": INCONCLUSIVE, "input": INCONCLUSIVE}, Action.KEEP, "keep"),
     ],
 )
-def test_each_row_of_the_table_holds(health: dict[str, Health], action: Action, headline: str) -> None:
+def test_each_row_of_the_table_holds(
+    health: dict[str, Health], action: Action, headline: str
+) -> None:
     decision = decided(**health)
     assert decision.action is action
     assert headline in decision.reasons[0]
 
 
-COMBINATIONS = [dict(zip(LENSES, values, strict=True)) for values in product(Health, repeat=len(LENSES))]
+COMBINATIONS = [
+    dict(zip(LENSES, values, strict=True)) for values in product(Health, repeat=len(LENSES))
+]
 
 
 @pytest.mark.parametrize(
-    "health", COMBINATIONS, ids=lambda health: "-".join(value.value[:1] for value in health.values())
+    "health",
+    COMBINATIONS,
+    ids=lambda health: "-".join(value.value[:1] for value in health.values()),
 )
-def test_every_combination_is_decided_by_the_first_rule_that_applies(health: dict[str, Health]) -> None:
+def test_every_combination_is_decided_by_the_first_rule_that_applies(
+    health: dict[str, Health],
+) -> None:
     decision = decided(**health)
     degraded = {lens for lens, value in health.items() if value is DEGRADED}
     judged = {health["range"], health["fidelity"]}
@@ -84,25 +120,41 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(health: dic
 
 def fidelity(health: Health, **groups: float) -> LensReading:
     """Mean scores by group; 0.95 is wanted."""
-    return LensReading("fidelity", health, tuple(Finding(n, v, 0.95, False, f"{n}: {v}") for n, v in groups.items()), 9)
+    return LensReading(
+        "fidelity",
+        health,
+        tuple(Finding(n, v, 0.95, False, f"{n}: {v}") for n, v in groups.items()),
+        9,
+    )
 
 
 @pytest.mark.parametrize(
     ("answers", "action"),
     [
         (fidelity(FINE, all=0.995, ja=0.992), Action.KEEP),
-        (fidelity(FINE, all=0.995, ja=0.992, few=0.0), Action.KEEP),  # too few to judge, which the finding says
+        (
+            fidelity(FINE, all=0.995, ja=0.992, few=0.0),
+            Action.KEEP,
+        ),  # too few to judge, which the finding says
         (fidelity(FINE, all=0.995, ja=0.985), Action.RECALIBRATE),
         (fidelity(DEGRADED, all=0.995), Action.RECALIBRATE),
         (fidelity(INCONCLUSIVE, few=0.0), Action.RECALIBRATE),
     ],
 )
-def test_outgrown_scales_wait_until_somebodys_answers_lose_something(answers: LensReading, action: Action) -> None:
-    others = [reading(lens, DEGRADED if lens == "range" else FINE) for lens in LENSES if lens != "fidelity"]
+def test_outgrown_scales_wait_until_somebodys_answers_lose_something(
+    answers: LensReading, action: Action
+) -> None:
+    others = [
+        reading(lens, DEGRADED if lens == "range" else FINE)
+        for lens in LENSES
+        if lens != "fidelity"
+    ]
     decision = decide([*others, answers], window_digest="abc")
     assert decision.action is action
     if action is Action.KEEP:
-        assert decision.reasons[0].startswith("Scales are outgrown, but the answers have lost hardly anything")
+        assert decision.reasons[0].startswith(
+            "Scales are outgrown, but the answers have lost hardly anything"
+        )
         assert any(reason.startswith("Range degraded:") for reason in decision.reasons)
         assert not recalibrates(decision)
 
@@ -138,5 +190,7 @@ def test_the_decision_keeps_its_evidence() -> None:
 
 
 def test_an_unknown_lens_is_refused() -> None:
-    with pytest.raises(BadInput, match="no lens called vibes: the decision knows weights, input, range"):
+    with pytest.raises(
+        BadInput, match="no lens called vibes: the decision knows weights, input, range"
+    ):
         decide([reading("vibes", FINE)], window_digest="abc")

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from tasks.drift.attribution import Cause, attribute
 from tasks.drift.decision import LENSES, decide, recalibrates
+from tasks.drift.detectors.weights import weights_lens
 from tasks.drift.restraint import Restraint, restrained
-from tasks.drift.weights import weights_lens
 from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -15,7 +15,10 @@ FINE, DEGRADED = Health.FINE, Health.DEGRADED
 
 def readings(**health: Health) -> list[LensReading]:
     whole = {**dict.fromkeys(LENSES, FINE), **health}
-    return [LensReading(lens, one, (Finding(lens, 0.6, 0.5, False, "x"),), 9) for lens, one in whole.items()]
+    return [
+        LensReading(lens, one, (Finding(lens, 0.6, 0.5, False, "x"),), 9)
+        for lens, one in whole.items()
+    ]
 
 
 def played(days: list[bool], rules: Restraint, lens: str = "range") -> list[Decision]:
@@ -27,13 +30,28 @@ def played(days: list[bool], rules: Restraint, lens: str = "range") -> list[Deci
         wanted = decide(readings(**{lens: DEGRADED if down else FINE}), window_digest=str(day))
         decision = restrained(wanted, past, rules, end=end, champion="1", source="s")
         health = {one.lens: one.health for one in decision.readings}
-        past.append(PastDecision(day, str(day), end, decision.action, "1", "s", recalibrates(decision), health, {}, {}))
+        past.append(
+            PastDecision(
+                day,
+                str(day),
+                end,
+                decision.action,
+                "1",
+                "s",
+                recalibrates(decision),
+                health,
+                {},
+                {},
+            )
+        )
         decisions.append(decision)
     return decisions
 
 
 def test_alternating_traffic_builds_no_more_than_the_budget_allows() -> None:
-    decisions = played([day % 2 == 0 for day in range(60)], Restraint(cooldown=3, builds=2, days=14))
+    decisions = played(
+        [day % 2 == 0 for day in range(60)], Restraint(cooldown=3, builds=2, days=14)
+    )
     builds = [day for day, one in enumerate(decisions) if recalibrates(one)]
     assert len(builds) <= 2 * 60 / 14 + 2
     assert all(sum(start <= day < start + 14 for day in builds) <= 2 for start in range(60))
@@ -42,7 +60,11 @@ def test_alternating_traffic_builds_no_more_than_the_budget_allows() -> None:
 
 def test_the_window_after_a_build_starts_no_second_one_and_says_why() -> None:
     decisions = played([True, True, True], Restraint(cooldown=1))
-    assert [one.action for one in decisions] == [Action.RECALIBRATE, Action.HOLD, Action.RECALIBRATE]
+    assert [one.action for one in decisions] == [
+        Action.RECALIBRATE,
+        Action.HOLD,
+        Action.RECALIBRATE,
+    ]
     assert "cooldown" in decisions[1].reasons[0]
 
 
@@ -53,7 +75,12 @@ def test_a_spent_budget_is_reported() -> None:
 
 def test_a_lens_must_degrade_as_often_as_asked() -> None:
     decisions = played([True, False, True, True], Restraint(confirm=2, of=3, cooldown=0))
-    assert [one.action for one in decisions] == [Action.HOLD, Action.KEEP, Action.RECALIBRATE, Action.RECALIBRATE]
+    assert [one.action for one in decisions] == [
+        Action.HOLD,
+        Action.KEEP,
+        Action.RECALIBRATE,
+        Action.RECALIBRATE,
+    ]
     assert "range degraded in 1 of the last 3 windows, and 2 are needed" in decisions[0].held
 
 
@@ -68,7 +95,9 @@ def test_new_weights_do_not_wait_for_the_cooldown_but_are_tried_once() -> None:
     rules = Restraint(cooldown=5)
     first = restrained(wanted, [before], rules, end=START, champion="1", source="new")
     assert first.action is Action.RECALIBRATE
-    again = restrained(wanted, [replace(before, source="new")], rules, end=START, champion="1", source="new")
+    again = restrained(
+        wanted, [replace(before, source="new")], rules, end=START, champion="1", source="new"
+    )
     assert again.action is Action.HOLD
 
 

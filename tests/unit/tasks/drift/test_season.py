@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from tasks.drift.input import input_lens
+from tasks.drift.detectors.input import input_lens
 from tasks.drift.season import same_hours, weeks_before
 from tasks.records import Health, Request
 
@@ -14,12 +14,20 @@ MONDAY = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
 
 def requests(end: datetime, language: str, count: int = 60) -> list[Request]:
-    words = {"en": "what does this function return when it fails", "ja": "こ の 関 数 は 何 を 返 し ま す か"}[
-        language
-    ].split()
+    words = {
+        "en": "what does this function return when it fails",
+        "ja": "こ の 関 数 は 何 を 返 し ま す か",
+    }[language].split()
     generator = np.random.default_rng(end.toordinal())
     return [
-        Request(f"{end:%m%d}-{i}", end - timedelta(minutes=i), "t", "d", language, " ".join(generator.choice(words, 9)))
+        Request(
+            f"{end:%m%d}-{i}",
+            end - timedelta(minutes=i),
+            "t",
+            "d",
+            language,
+            " ".join(generator.choice(words, 9)),
+        )
         for i in range(count)
     ]
 
@@ -46,7 +54,9 @@ def peak_of(count: int) -> int:
     """Bytes that the draw holds at most, out of so many requests that nobody else keeps."""
     like = requests(MONDAY, "en", 1)[0]
     tracemalloc.start()
-    drawn = same_hours([(replace(like, request_id=f"{week}-{i}") for i in range(count)) for week in range(4)], 32)
+    drawn = same_hours(
+        [(replace(like, request_id=f"{week}-{i}") for i in range(count)) for week in range(4)], 32
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(drawn) == 32
@@ -55,7 +65,10 @@ def peak_of(count: int) -> int:
 
 def test_the_memory_of_the_draw_does_not_grow_with_the_weeks() -> None:
     few, many = peak_of(500), peak_of(5_000)
-    assert many - few < 50_000, (few, many)  # the ids alone of the others would be more than a megabyte
+    assert many - few < 50_000, (
+        few,
+        many,
+    )  # the ids alone of the others would be more than a megabyte
 
 
 def test_what_comes_every_monday_is_no_drift_beside_other_mondays() -> None:

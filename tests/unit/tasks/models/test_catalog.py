@@ -15,7 +15,7 @@ from onnx import helper
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model, register
-from tasks.models.registration import model_names
+from tasks.specs.registration import model_names
 from tests import graphs
 
 DIGITS = Path(__file__).parents[4] / "examples" / "digits"
@@ -32,7 +32,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def classifier(weight: float = 0.1) -> onnx.ModelProto:
     """Images to logits by one product: a ready graph needs no export."""
-    nodes = [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+    ]
     matrix = np.full((64, 10), weight, np.float32)
     return graphs.model(nodes, {"w": matrix}, {"image": ["n", 1, 8, 8]}, {"logits": ["n", 10]})
 
@@ -59,7 +62,10 @@ def test_a_registered_model_can_be_opened_and_run(spec: Callable[..., Path]) -> 
     assert [site.tensor for site in registered.sites] == ["flat"]
     assert registered.golden_reference.shape == (len(registered.golden.cases), 10)
     assert len(registered.pool) > 100
-    assert set(registered.instrumented.run({"image": np.zeros((1, 1, 8, 8), np.float32)})) == {"logits", "flat"}
+    assert set(registered.instrumented.run({"image": np.zeros((1, 1, 8, 8), np.float32)})) == {
+        "logits",
+        "flat",
+    }
 
 
 def test_registering_the_same_content_again_changes_nothing(spec: Callable[..., Path]) -> None:
@@ -70,7 +76,9 @@ def test_registering_the_same_content_again_changes_nothing(spec: Callable[..., 
     assert sorted(settings().store().list("")) == keys
 
 
-def test_a_corpus_to_replay_is_kept_beside_and_the_pool_stands_in_for_it(spec: Callable[..., Path]) -> None:
+def test_a_corpus_to_replay_is_kept_beside_and_the_pool_stands_in_for_it(
+    spec: Callable[..., Path],
+) -> None:
     path = spec()
     first = register(path)
     assert first.replay == first.pool
@@ -88,7 +96,9 @@ def test_new_weights_are_a_new_digest_and_the_old_ones_stay(spec: Callable[..., 
     assert old.file("reference.onnx") != new.file("reference.onnx")
 
 
-def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(spec: Callable[..., Path]) -> None:
+def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(
+    spec: Callable[..., Path],
+) -> None:
     with pytest.raises(NotFound, match="known: none yet"):
         open_model("digits")
     register(spec())
@@ -113,9 +123,17 @@ def without_weights() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("model", "changes", "says"),
     [
-        (None, {"golden": {"cases": "absent.parquet"}}, r"golden\.cases: .*absent.parquet cannot be read"),
+        (
+            None,
+            {"golden": {"cases": "absent.parquet"}},
+            r"golden\.cases: .*absent.parquet cannot be read",
+        ),
         (None, {"golden": {"cases": "model.onnx"}}, "golden is not"),
-        (None, {"data": {"calibration": "model.onnx"}}, r"data\.calibration is not a readable Parquet"),
+        (
+            None,
+            {"data": {"calibration": "model.onnx"}},
+            r"data\.calibration is not a readable Parquet",
+        ),
         (None, {"source": "elsewhere"}, "'elsewhere' is no folder"),
         (None, {"input": {"shape": [3, 8, 8]}}, "wants images of shape"),
         (without_weights(), {}, "no matrix product or convolution"),

@@ -16,7 +16,13 @@ from tasks.payloads import PAYLOAD_FIELDS, encode
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 SCHEMA = pa.schema(
-    [("id", pa.string()), *PAYLOAD_FIELDS, ("domain", pa.string()), ("language", pa.string()), ("label", pa.string())]
+    [
+        ("id", pa.string()),
+        *PAYLOAD_FIELDS,
+        ("domain", pa.string()),
+        ("language", pa.string()),
+        ("label", pa.string()),
+    ]
 )
 
 
@@ -35,7 +41,12 @@ def corpus(*rows: dict[str, object], without: str | None = None) -> bytes:
 def test_rows_become_requests_of_the_corpus() -> None:
     tensor = np.arange(4, dtype=np.float32).reshape(1, 2, 2)
     first, second = read_corpus(corpus(row(0), row(1, label="7", **encode(tensor))), where="pool")
-    assert (first.request_id, first.payload, first.tenant, first.time) == ("r0", "text 0", "corpus", EPOCH)
+    assert (first.request_id, first.payload, first.tenant, first.time) == (
+        "r0",
+        "text 0",
+        "corpus",
+        EPOCH,
+    )
     assert second.label == "7"
     assert isinstance(second.payload, np.ndarray)
     assert (second.payload == tensor).all()
@@ -55,7 +66,14 @@ def test_a_missing_column_is_named(column: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"id": None}, {"id": ""}, {"domain": None}, {"language": ""}, {"text": None}, {"tensor": b"1234"}],
+    [
+        {"id": None},
+        {"id": ""},
+        {"domain": None},
+        {"language": ""},
+        {"text": None},
+        {"tensor": b"1234"},
+    ],
     ids=["no id", "empty id", "no domain", "empty language", "no payload", "both payloads"],
 )
 def test_a_wrong_row_is_named_by_its_number(changes: dict[str, object]) -> None:

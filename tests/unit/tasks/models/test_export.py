@@ -16,10 +16,10 @@ from torch import nn
 from examples.digits.network import CONFIG, ConvNet
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.graphs.sites import find_sites
 from tasks.models import export as exporting
 from tasks.models.export import SentenceEncoder, export
-from tasks.models.spec import ModelSpec, load_spec
-from tasks.observation.sites import find_sites
+from tasks.specs.spec import ModelSpec, load_spec
 from tests import graphs
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -30,7 +30,9 @@ POSITIONS = 32
 
 def text_spec(max_length: int = POSITIONS) -> ModelSpec:
     spec = load_spec(EXAMPLES / "minilm" / "model.yaml")
-    return spec.model_copy(update={"input": spec.input.model_copy(update={"max_length": max_length})})
+    return spec.model_copy(
+        update={"input": spec.input.model_copy(update={"max_length": max_length})}
+    )
 
 
 TEXT_SPEC = text_spec()
@@ -82,11 +84,17 @@ def digits_network() -> nn.Module:
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
-def test_the_digit_classifier_computes_what_the_example_trained(digits: onnx.ModelProto, batch: int) -> None:
+def test_the_digit_classifier_computes_what_the_example_trained(
+    digits: onnx.ModelProto, batch: int
+) -> None:
     images = torch.rand(batch, 1, 8, 8, generator=torch.Generator().manual_seed(batch)) * 4
     with torch.no_grad():
         expected = digits_network()(images).numpy()
-    found = open_target("onnxruntime-cpu").load(digits.SerializeToString()).run({"image": images.numpy()})["logits"]
+    found = (
+        open_target("onnxruntime-cpu")
+        .load(digits.SerializeToString())
+        .run({"image": images.numpy()})["logits"]
+    )
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
@@ -113,12 +121,16 @@ def test_padding_does_not_change_an_embedding(encoder: onnx.ModelProto) -> None:
     ids = np.arange(1, 7, dtype=np.int64)[None]
     padded = np.concatenate([ids, np.zeros((1, 4), np.int64)], axis=1)
     mask = (padded > 0).astype(np.int64)
-    short = engine.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})["sentence_embedding"]
+    short = engine.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})[
+        "sentence_embedding"
+    ]
     long = engine.run({"input_ids": padded, "attention_mask": mask})["sentence_embedding"]
     assert np.abs(short - long).max() < 1e-5
 
 
-def test_the_sites_bear_the_modules_own_names(encoder: onnx.ModelProto, digits: onnx.ModelProto) -> None:
+def test_the_sites_bear_the_modules_own_names(
+    encoder: onnx.ModelProto, digits: onnx.ModelProto
+) -> None:
     assert [site.name for site in find_sites(digits)] == ["conv1", "conv2", "fc1", "fc2"]
     stem = "encoder.encoder.layer.0"
     assert [site.name for site in find_sites(encoder)] == [
@@ -141,9 +153,9 @@ def test_a_shipped_graph_is_valid_and_tells_nothing_of_the_exporting_machine(
 
 
 def test_exported_twice_it_is_the_same_to_the_byte(digits: onnx.ModelProto) -> None:
-    assert export(IMAGE_SPEC, DIGITS).SerializeToString(deterministic=True) == digits.SerializeToString(
+    assert export(IMAGE_SPEC, DIGITS).SerializeToString(
         deterministic=True
-    )
+    ) == digits.SerializeToString(deterministic=True)
 
 
 # --- The check of an export -------------------------------------------------------------------------------------------
@@ -210,7 +222,9 @@ def digits_with(folder: Path, **files: bytes) -> Path:
         ({"weights__safetensors": b"not weights"}, "cannot be loaded"),
     ],
 )
-def test_a_wrong_image_folder_is_bad_input(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+def test_a_wrong_image_folder_is_bad_input(
+    tmp_path: Path, files: dict[str, bytes], says: str
+) -> None:
     with pytest.raises(BadInput, match=says) as caught:
         export(IMAGE_SPEC, digits_with(tmp_path, **files))
     one_sentence(caught)
@@ -230,7 +244,9 @@ def test_an_image_folder_is_no_text_model() -> None:
 
 
 def test_a_shape_that_the_network_cannot_take_is_bad_input() -> None:
-    wrong = IMAGE_SPEC.model_copy(update={"input": IMAGE_SPEC.input.model_copy(update={"shape": (3, 8, 8)})})
+    wrong = IMAGE_SPEC.model_copy(
+        update={"input": IMAGE_SPEC.input.model_copy(update={"shape": (3, 8, 8)})}
+    )
     with pytest.raises(BadInput, match="cannot be loaded as image-classification") as caught:
         export(wrong, DIGITS)
     one_sentence(caught)
@@ -252,7 +268,11 @@ def test_texts_longer_than_the_models_positions_are_bad_input(tiny_bert: Path) -
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "other pooling"),
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+            "other pooling",
+        ),
         ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "lists Dense"),
     ],
 )
@@ -291,7 +311,11 @@ def test_a_given_name_is_never_taken_twice(tmp_path: Path) -> None:
     for node, name in zip(model.graph.node, ("MatMul_1", "", "MatMul_1"), strict=True):
         node.name = name
     onnx.save(model, tmp_path / "model.onnx")
-    assert [node.name for node in export(IMAGE_SPEC, tmp_path).graph.node] == ["MatMul_1", "MatMul_1_", "MatMul_2"]
+    assert [node.name for node in export(IMAGE_SPEC, tmp_path).graph.node] == [
+        "MatMul_1",
+        "MatMul_1_",
+        "MatMul_2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +327,9 @@ def test_a_given_name_is_never_taken_twice(tmp_path: Path) -> None:
     ],
     ids=["output", "input", "opset"],
 )
-def test_a_ready_graph_of_another_signature_is_bad_input(tmp_path: Path, model: onnx.ModelProto, says: str) -> None:
+def test_a_ready_graph_of_another_signature_is_bad_input(
+    tmp_path: Path, model: onnx.ModelProto, says: str
+) -> None:
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(BadInput, match=says):
         export(IMAGE_SPEC, tmp_path)

@@ -30,7 +30,9 @@ def rewritten(change: Callable[[pa.Table], pa.Table]) -> bytes:
 
 
 def with_column(name: str, values: pa.Array) -> bytes:
-    return rewritten(lambda table: table.set_column(table.schema.get_field_index(name), name, values))
+    return rewritten(
+        lambda table: table.set_column(table.schema.get_field_index(name), name, values)
+    )
 
 
 def test_what_was_written_is_read_back() -> None:
@@ -41,7 +43,9 @@ def test_what_was_written_is_read_back() -> None:
 
 def test_tensors_keep_shape_and_values() -> None:
     image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
-    read = read_golden(write_golden([replace(PLAIN, payload=image)]), None, where="g").cases[0].payload
+    read = (
+        read_golden(write_golden([replace(PLAIN, payload=image)]), None, where="g").cases[0].payload
+    )
     np.testing.assert_array_equal(read, image)
 
 
@@ -79,20 +83,39 @@ def test_a_truncated_file_is_refused(cut: int) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: with_column("label", pa.array([1, 2, 3, 4])), "the column label is int64: it must be string"),
-        (lambda: rewritten(lambda table: table.drop_columns(["kind"])), "the column kind is missing"),
+        (
+            lambda: with_column("label", pa.array([1, 2, 3, 4])),
+            "the column label is int64: it must be string",
+        ),
+        (
+            lambda: rewritten(lambda table: table.drop_columns(["kind"])),
+            "the column kind is missing",
+        ),
         (lambda: rewritten(lambda table: table.replace_schema_metadata({})), "golden version ''"),
         (
-            lambda: rewritten(lambda table: table.replace_schema_metadata({"requant.golden.version": "2"})),
+            lambda: rewritten(
+                lambda table: table.replace_schema_metadata({"requant.golden.version": "2"})
+            ),
             "golden version '2'",
         ),
-        (lambda: with_column("kind", pa.array(["plain", "passage", "query", "odd"])), "the kind 'odd' is unknown"),
-        (lambda: with_column("language", pa.array(["en", None, "en", "en"])), "case 'a1': the language is empty"),
+        (
+            lambda: with_column("kind", pa.array(["plain", "passage", "query", "odd"])),
+            "the kind 'odd' is unknown",
+        ),
+        (
+            lambda: with_column("language", pa.array(["en", None, "en", "en"])),
+            "case 'a1': the language is empty",
+        ),
         (lambda: with_column("case_id", pa.array(["p1", None, "x", "y"])), "the case_id is empty"),
-        (lambda: with_column("text", pa.array(["x", None, "y", "z"])), "case 'a1': the input is neither"),
+        (
+            lambda: with_column("text", pa.array(["x", None, "y", "z"])),
+            "case 'a1': the input is neither",
+        ),
     ],
 )
-def test_wrong_content_is_refused_with_place_and_remedy(data: Callable[[], bytes], message: str) -> None:
+def test_wrong_content_is_refused_with_place_and_remedy(
+    data: Callable[[], bytes], message: str
+) -> None:
     with pytest.raises(BadInput, match=re.escape(message)) as caught:
         read_golden(data(), None, where="golden.parquet")
     assert str(caught.value).startswith("golden.parquet")
@@ -127,7 +150,9 @@ def test_a_tensor_with_nan_is_refused() -> None:
         ((replace(SAFETY, label="maybe"),), "the label of a safety case is 'maybe'"),
     ],
 )
-def test_cases_that_contradict_each_other_are_refused(cases: tuple[GoldenCase, ...], message: str) -> None:
+def test_cases_that_contradict_each_other_are_refused(
+    cases: tuple[GoldenCase, ...], message: str
+) -> None:
     with pytest.raises(BadInput, match=re.escape(message)):
         write_golden(cases)
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from infra.errors import BadInput
 from tasks.models.batches import BATCH
 from tasks.models.inputs import ImageInputs, TextInputs, open_inputs, run_all
-from tasks.models.spec import load_spec
+from tasks.specs.spec import load_spec
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 WORDS = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2} | {f"w{i}": i + 3 for i in range(50)}
@@ -26,7 +26,9 @@ def tokenizer(*, special: bool = True) -> bytes:
     built.pre_tokenizer = pre_tokenizers.Whitespace()
     if special:
         ends = [("[CLS]", 1), ("[SEP]", 2)]
-        built.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+        built.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=ends
+        )
     return bytes(built.to_str().encode())
 
 
@@ -38,15 +40,21 @@ class SumOfTokens:
     """An engine whose answer for each text is the sum of its real token ids, and how many there were."""
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        ids, mask = (np.asarray(feeds[name], np.float32) for name in ("input_ids", "attention_mask"))
-        return {"sentence_embedding": np.stack([(ids * mask).sum(axis=1), mask.sum(axis=1)], axis=1)}
+        ids, mask = (
+            np.asarray(feeds[name], np.float32) for name in ("input_ids", "attention_mask")
+        )
+        return {
+            "sentence_embedding": np.stack([(ids * mask).sum(axis=1), mask.sum(axis=1)], axis=1)
+        }
 
 
 @given(st.lists(st.integers(0, 40), max_size=60))
 def test_answers_come_back_in_the_order_of_the_payloads(lengths: list[int]) -> None:
     payloads = [text(length, start) for start, length in enumerate(lengths)]
     found = run_all(SumOfTokens(), TextInputs(tokenizer(), 64), payloads)
-    wanted = [(3 + sum((start + i) % 50 + 3 for i in range(n)), n + 2) for start, n in enumerate(lengths)]
+    wanted = [
+        (3 + sum((start + i) % 50 + 3 for i in range(n)), n + 2) for start, n in enumerate(lengths)
+    ]
     assert found.reshape(-1, 2).tolist() == [list(map(float, pair)) for pair in wanted]
 
 
@@ -95,7 +103,9 @@ def test_every_batch_lies_within_the_profile(length: int, lengths: list[int]) ->
     shapes = inputs.profile["input_ids"]
     assert shapes.smallest <= shapes.common
     for batch in inputs.batches([text(n) for n in lengths]):
-        for low, found, high in zip(shapes.smallest, batch.feeds["input_ids"].shape, shapes.largest, strict=True):
+        for low, found, high in zip(
+            shapes.smallest, batch.feeds["input_ids"].shape, shapes.largest, strict=True
+        ):
             assert low <= found <= high
 
 
@@ -133,7 +143,9 @@ class Means:
 @pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 50])
 def test_images_come_back_in_order(count: int) -> None:
     images = [np.full((1, 2, 2), i, np.float32) for i in range(count)]
-    assert run_all(Means(), ImageInputs((1, 2, 2)), images).reshape(-1).tolist() == list(range(count))
+    assert run_all(Means(), ImageInputs((1, 2, 2)), images).reshape(-1).tolist() == list(
+        range(count)
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +156,9 @@ def test_images_come_back_in_order(count: int) -> None:
         (np.zeros((2, 2), np.float32), r"shape \(2, 2\)"),
     ],
 )
-def test_another_payload_than_an_image_of_the_shape_is_bad_input(payload: object, says: str) -> None:
+def test_another_payload_than_an_image_of_the_shape_is_bad_input(
+    payload: object, says: str
+) -> None:
     with pytest.raises(BadInput, match=says):
         list(ImageInputs((1, 2, 2)).batches([payload]))  # type: ignore[list-item]  # wrong on purpose
 
@@ -160,6 +174,8 @@ class Answering:
 
 
 @pytest.mark.parametrize("outputs", [{"other": np.zeros((1, 2))}, {"logits": np.zeros((3, 2))}])
-def test_an_engine_without_one_row_a_case_is_bad_input(outputs: dict[str, NDArray[np.float32]]) -> None:
+def test_an_engine_without_one_row_a_case_is_bad_input(
+    outputs: dict[str, NDArray[np.float32]],
+) -> None:
     with pytest.raises(BadInput, match="one row of 'logits' a case"):
         run_all(Answering(outputs), ImageInputs((1, 2, 2)), [np.zeros((1, 2, 2), np.float32)])

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from infra.engines import open_target
+from tasks.graphs.sites import expose, find_sites
 from tasks.models.inputs import ImageInputs
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.bounded import bounded
-from tasks.observation.extents import extents
-from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
-from tasks.observation.sites import expose, find_sites
+from tasks.observation.request_amax import extents
 from tasks.observation.watch import watch
 from tests.unit.benchmarks.test_benchmarks import convnet
 
@@ -59,6 +59,8 @@ def test_factors_of_a_deployed_graph_get_a_column_of_their_own() -> None:
     images = list(np.random.default_rng(1).random((3, 1, 8, 8)).astype(np.float32))
     last = sites[-1]
     width = watch(engine, sites, ImageInputs((1, 8, 8)), images)[last.name].channel_amax.shape
-    found = extents(engine, sites, ImageInputs((1, 8, 8)), images, {last.name: np.full(width, 2, np.float32)})
+    found = extents(
+        engine, sites, ImageInputs((1, 8, 8)), images, {last.name: np.full(width, 2, np.float32)}
+    )
     assert found.columns[-2:] == (last.name, f"{last.name} / factors")
     assert found.peak[:, -1] == pytest.approx(found.peak[:, -2] / 2)

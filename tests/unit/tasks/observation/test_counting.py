@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tasks.graphs.sites import Layer, Site
 from tasks.observation.archive import dump_observation
 from tasks.observation.counting import count
 from tasks.observation.observer import Observer, SiteObservation
-from tasks.observation.sites import Layer, Site
 from tasks.observation.tolerance import moved, why_apart
 
 Floats = NDArray[np.float32]
@@ -35,9 +35,15 @@ def strange(seed: int) -> dict[str, Floats]:
     return found
 
 
-def observed(batches: list[dict[str, Floats]], *, by_torch: bool, divided: bool = False, masked: bool = True) -> bytes:
+def observed(
+    batches: list[dict[str, Floats]], *, by_torch: bool, divided: bool = False, masked: bool = True
+) -> bytes:
     """The archive of an observation, so that nothing can differ unseen."""
-    divisors = {name: np.linspace(0.3, 3, 5, dtype=np.float32) for name in ("fc", "conv")} if divided else None
+    divisors = (
+        {name: np.linspace(0.3, 3, 5, dtype=np.float32) for name in ("fc", "conv")}
+        if divided
+        else None
+    )
     observer = Observer((LINEAR, CONV), divisors)
     for number, batch in enumerate(batches):
         tensors = {name: torch.from_numpy(one) if by_torch else one for name, one in batch.items()}
@@ -100,7 +106,9 @@ def test_sums_in_another_order_stay_inside_the_tolerance() -> None:
 def test_activations_of_another_precision_do_not(factor: float) -> None:
     left = sums(1)
     rng = np.random.default_rng(0)
-    values = rng.standard_normal((4096, 512)).astype(np.float32) @ rng.standard_normal((512, 64)).astype(np.float32)
+    values = rng.standard_normal((4096, 512)).astype(np.float32) @ rng.standard_normal(
+        (512, 64)
+    ).astype(np.float32)
     observer = Observer((LINEAR,))
     observer.update({"t": (values * np.float32(factor))[:, None]}, np.arange(4096))
     assert "fc: amax" in str(why_apart(left, observer.result()))
@@ -109,7 +117,9 @@ def test_activations_of_another_precision_do_not(factor: float) -> None:
 def test_the_tolerance_names_what_differs() -> None:
     left = sums(1)
     site = left["fc"]
-    shifted = replace(site, histogram=replace(site.histogram, counts=np.roll(site.histogram.counts, 1)))
+    shifted = replace(
+        site, histogram=replace(site.histogram, counts=np.roll(site.histogram.counts, 1))
+    )
     wide = replace(site, channel_high=site.channel_high * np.float32(1.1))
     assert "of the counts moved a bin" in str(why_apart(left, {"fc": shifted}))
     assert "extremes differ" in str(why_apart(left, {"fc": wide}))

@@ -10,19 +10,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.archive import dump_observation, parse_observation
-from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer, dump_scales, parse_scales
 
 POSITIVE = st.floats(2.0**-20, 2.0**20, width=32)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.tuples(POSITIVE, st.lists(POSITIVE, min_size=1, max_size=4))))
+@given(
+    st.dictionaries(
+        st.text(max_size=8), st.tuples(POSITIVE, st.lists(POSITIVE, min_size=1, max_size=4))
+    )
+)
 def test_scales_are_read_back_as_they_were(found: dict[str, tuple[float, list[float]]]) -> None:
-    scales = {name: Quantizer(amax, np.asarray(divisors, np.float32)) for name, (amax, divisors) in found.items()}
+    scales = {
+        name: Quantizer(amax, np.asarray(divisors, np.float32))
+        for name, (amax, divisors) in found.items()
+    }
     again = parse_scales(dump_scales(scales), where="scales.json")
-    assert {name: item.amax for name, item in again.items()} == {name: item.amax for name, item in scales.items()}
+    assert {name: item.amax for name, item in again.items()} == {
+        name: item.amax for name, item in scales.items()
+    }
     assert all((again[name].divisors == item.divisors).all() for name, item in scales.items())
 
 
@@ -37,14 +46,19 @@ def test_no_divisors_stay_none() -> None:
 
 @pytest.mark.parametrize("amax", [0.0, -1.0, float("nan"), float("inf"), 1e300, 1e-44])
 def test_a_scale_that_float32_cannot_hold_as_a_positive_number_is_bad_input(amax: float) -> None:
-    with pytest.raises(BadInput, match=r"scales.json: the scale of fc1 is not a positive finite number"):
+    with pytest.raises(
+        BadInput, match=r"scales.json: the scale of fc1 is not a positive finite number"
+    ):
         parse_scales(dump_scales({"fc1": Quantizer(amax)}), where="scales.json")
 
 
 @pytest.mark.parametrize("divisor", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_divisor_that_is_not_positive_and_finite_is_bad_input(divisor: float) -> None:
     with pytest.raises(BadInput, match="fc1"):
-        parse_scales(dump_scales({"fc1": Quantizer(1.0, np.array([1, divisor], np.float32))}), where="scales.json")
+        parse_scales(
+            dump_scales({"fc1": Quantizer(1.0, np.array([1, divisor], np.float32))}),
+            where="scales.json",
+        )
 
 
 @pytest.mark.parametrize(
@@ -84,9 +98,15 @@ def observation() -> dict[str, SiteObservation]:
         "fc.{query,key}": SiteObservation(
             ExponentHistogram.of(values), values.min(axis=0), values.max(axis=0), values[:7]
         ),
-        "conv": SiteObservation(ExponentHistogram.of(values), nothing, nothing, np.zeros((0, 0), np.float32)),
+        "conv": SiteObservation(
+            ExponentHistogram.of(values), nothing, nothing, np.zeros((0, 0), np.float32)
+        ),
         "stem": SiteObservation(
-            ExponentHistogram.of(values), values.min(axis=0), values.max(axis=0), nothing[None, :0], pixels=values[:5]
+            ExponentHistogram.of(values),
+            values.min(axis=0),
+            values.max(axis=0),
+            nothing[None, :0],
+            pixels=values[:5],
         ),
     }
 
@@ -119,7 +139,9 @@ GOOD = dump_observation(observation())
 @example(place=566, value=60)  # in the header of an array: fewer bytes are read than were stored
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
 @settings(max_examples=150, deadline=None)
-def test_a_changed_byte_is_bad_input_or_changes_nothing_that_is_read(place: int, value: int) -> None:
+def test_a_changed_byte_is_bad_input_or_changes_nothing_that_is_read(
+    place: int, value: int
+) -> None:
     data = bytearray(GOOD)
     data[place] = value
     try:

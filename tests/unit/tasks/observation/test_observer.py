@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.graphs.sites import Layer, Site
 from tasks.models.batches import Batch
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.finite import require_finite
-from tasks.observation.histogram import ExponentHistogram
 from tasks.observation.observer import ROWS, Observer, SiteObservation
-from tasks.observation.sites import Layer, Site
 from tasks.observation.watch import watch
 
 Floats = NDArray[np.float32]
@@ -30,12 +30,16 @@ def texts(seed: int, count: int = 12) -> list[Floats]:
     """Activations of texts of 1 to 9 tokens, [tokens, channels] each."""
     rng = np.random.default_rng(seed)
     return [
-        (rng.standard_normal((rng.integers(1, 10), CHANNELS)) * 10.0 ** rng.integers(-3, 4)).astype(np.float32)
+        (rng.standard_normal((rng.integers(1, 10), CHANNELS)) * 10.0 ** rng.integers(-3, 4)).astype(
+            np.float32
+        )
         for _ in range(count)
     ]
 
 
-def padded(cases: list[Floats], longest: int, filler: float = 1e9) -> tuple[Floats, NDArray[np.bool_]]:
+def padded(
+    cases: list[Floats], longest: int, filler: float = 1e9
+) -> tuple[Floats, NDArray[np.bool_]]:
     values = np.full((len(cases), longest, CHANNELS), filler, np.float32)
     mask = np.zeros((len(cases), longest), bool)
     for row, case in enumerate(cases):
@@ -64,7 +68,12 @@ def assert_same(left: SiteObservation, right: SiteObservation) -> None:
     assert left.rows.tobytes() == right.rows.tobytes()
 
 
-@given(st.integers(0, 5), st.permutations(range(12)), st.lists(st.integers(1, 11), max_size=5), st.integers(0, 4))
+@given(
+    st.integers(0, 5),
+    st.permutations(range(12)),
+    st.lists(st.integers(1, 11), max_size=5),
+    st.integers(0, 4),
+)
 @settings(max_examples=40, deadline=None)
 def test_any_split_order_and_padding_gives_the_same_result_bit_for_bit(
     seed: int, order: list[int], cuts: list[int], extra: int
@@ -102,7 +111,9 @@ def test_without_a_mask_every_row_counts() -> None:
 def test_a_pooled_activation_is_not_masked_by_tokens() -> None:
     observer = Observer((LINEAR,))
     pooled = np.ones((2, CHANNELS), np.float32)
-    observer.update({"t": pooled}, np.arange(2), np.array([[True, False, False], [True, True, False]]))
+    observer.update(
+        {"t": pooled}, np.arange(2), np.array([[True, False, False], [True, True, False]])
+    )
     assert observer.result()["fc"].histogram.total == pooled.size
 
 
@@ -138,7 +149,12 @@ def test_images_are_observed_by_channel() -> None:
     assert found.rows.size == 0
 
 
-@given(st.integers(0, 5), st.permutations(range(12)), st.lists(st.integers(1, 11), max_size=5), st.integers(0, 11))
+@given(
+    st.integers(0, 5),
+    st.permutations(range(12)),
+    st.lists(st.integers(1, 11), max_size=5),
+    st.integers(0, 11),
+)
 @settings(max_examples=20, deadline=None)
 def test_the_same_pixels_are_kept_however_images_were_batched_and_merged(
     seed: int, order: list[int], cuts: list[int], apart: int
@@ -149,13 +165,18 @@ def test_the_same_pixels_are_kept_however_images_were_batched_and_merged(
     whole.update({"t": images}, np.arange(12))
     for number, (start, end) in enumerate(pairwise(sorted({0, 12, *cuts}))):
         part = order[start:end]
-        (first if number < apart else second).update({"t": images[part]}, np.asarray(part, np.int64))
+        (first if number < apart else second).update(
+            {"t": images[part]}, np.asarray(part, np.int64)
+        )
     first.merge(second)
     found, expected = first.result()["conv"], whole.result()["conv"]
     assert found.pixels.tobytes() == expected.pixels.tobytes()
     assert found.histogram == expected.histogram
     assert found.pixels.shape == (ROWS, CHANNELS)
-    seen = {pixel.tobytes() for pixel in np.moveaxis(images, 1, -1).reshape(-1, CHANNELS) / divisors["conv"]}
+    seen = {
+        pixel.tobytes()
+        for pixel in np.moveaxis(images, 1, -1).reshape(-1, CHANNELS) / divisors["conv"]
+    }
     assert {pixel.tobytes() for pixel in found.pixels} <= seen
     assert found.channel_high == pytest.approx(images.max(axis=(0, 2, 3)) / divisors["conv"])
 
@@ -247,7 +268,9 @@ def test_tokens_flattened_into_rows_belong_to_their_cases() -> None:
     assert_same(flat.result()["fc"], whole.result()["fc"])
 
 
-@pytest.mark.parametrize("batches", [[list(range(12))], [[11, 3], [0, 5, 7], [1, 2, 4, 6, 8, 9, 10]]])
+@pytest.mark.parametrize(
+    "batches", [[list(range(12))], [[11, 3], [0, 5, 7], [1, 2, 4, 6, 8, 9, 10]]]
+)
 def test_infinities_and_nan_are_counted_by_case(batches: list[list[int]]) -> None:
     cases = texts(0)
     cases[3][0, 1], cases[7][0, :] = np.nan, np.inf
@@ -266,7 +289,9 @@ def test_the_first_broken_site_is_named_with_its_count_and_its_request() -> None
     cases = texts(0)
     cases[3][0, 1], cases[7][0, :] = np.nan, np.inf
     found = {"fc": observed(cases, [list(range(12))])}
-    with pytest.raises(BadInput, match=r"window: site fc saw 4 infinite or NaN .* request 'r7' and 1 more: .* take"):
+    with pytest.raises(
+        BadInput, match=r"window: site fc saw 4 infinite or NaN .* request 'r7' and 1 more: .* take"
+    ):
         require_finite((LINEAR,), found, [f"r{i}" for i in range(12)], where="window")
     require_finite((LINEAR,), {"fc": observed(texts(0), [[0]])}, ["r0"], where="window")
 
@@ -279,7 +304,9 @@ def test_the_sign_of_a_zero_does_not_tell_the_order_of_the_batches() -> None:
 
 
 @pytest.mark.parametrize("divisors", [None, {"fc": np.asarray([0.5, 2.0, 3.0], np.float32)}])
-def test_observers_of_some_batches_merge_to_the_single_pass(divisors: Mapping[str, Floats] | None) -> None:
+def test_observers_of_some_batches_merge_to_the_single_pass(
+    divisors: Mapping[str, Floats] | None,
+) -> None:
     cases = texts(3, 60)
     cases[17][0, 1], cases[44][0, 0] = np.inf, np.nan
     batches = [list(range(first, first + 5)) for first in range(0, 60, 5)]

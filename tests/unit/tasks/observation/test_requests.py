@@ -7,11 +7,24 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.observation.error import squared_error
-from tasks.observation.histogram import ExponentHistogram
-from tasks.observation.requests import LEFT_OUT, SeenByRequest, dump_requests, parse_requests, watch_requests
-from tasks.observation.sites import Site
-from tests.unit.tasks.observation.test_reach import CHANNELS, LINEAR, POOLED, TEXTS, Doubling, Padded
+from tasks.graphs.sites import Site
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.output_error import squared_error
+from tasks.observation.requests import (
+    LEFT_OUT,
+    SeenByRequest,
+    dump_requests,
+    parse_requests,
+    watch_requests,
+)
+from tests.unit.tasks.observation.test_reach import (
+    CHANNELS,
+    LINEAR,
+    POOLED,
+    TEXTS,
+    Doubling,
+    Padded,
+)
 
 Floats = NDArray[np.float32]
 
@@ -55,7 +68,9 @@ def test_the_dearest_requests_are_left_out_up_to_their_share_of_the_traffic() ->
     everybody, most = seen(texts)["fc"], seen(texts, support=0.05 / LEFT_OUT)["fc"]
     assert everybody.cost(2.5) > 1000
     assert most.cost(2.5) == pytest.approx(mean_error(texts[:-1], 2.5), rel=0.05)
-    heavier = seen(texts, [1.0] * 19 + [3.0], support=0.05 / LEFT_OUT)["fc"]  # it stands for more than may be left out
+    heavier = seen(texts, [1.0] * 19 + [3.0], support=0.05 / LEFT_OUT)[
+        "fc"
+    ]  # it stands for more than may be left out
     assert heavier.cost(2.5) > 1000
 
 
@@ -74,6 +89,8 @@ def test_a_site_whose_rows_belong_to_no_request_is_left_out() -> None:
 def test_what_was_stored_is_read_back() -> None:
     before = seen(support=0.1)
     after = parse_requests(dump_requests(before), where="x")
-    assert [after["fc"].cost(clip) for clip in (1.0, 7.0)] == [before["fc"].cost(clip) for clip in (1.0, 7.0)]
+    assert [after["fc"].cost(clip) for clip in (1.0, 7.0)] == [
+        before["fc"].cost(clip) for clip in (1.0, 7.0)
+    ]
     with pytest.raises(BadInput, match=r"^x holds no requests .* delete it"):
         parse_requests(dump_requests(before)[:-40], where="x")

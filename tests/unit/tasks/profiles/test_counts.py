@@ -7,16 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from tasks.profiles.categories import NAMES, Categories
-from tasks.profiles.distinct import STANDARD_ERROR, Distinct
-from tasks.profiles.hashing import hash64
-from tasks.profiles.quantiles import WIDTH, FineHistogram, snapped
+from tasks.profiles.columns.categories import NAMES, Categories
+from tasks.profiles.columns.distinct import STANDARD_ERROR, Distinct
+from tasks.profiles.columns.hashing import hash64
+from tasks.profiles.columns.quantiles import WIDTH, FineHistogram, snapped
 
 RANDOM = np.random.default_rng(5)
 
 
 @pytest.mark.parametrize(
-    "values", [RANDOM.lognormal(3, 2, 20_000), RANDOM.standard_normal(20_000) * 1e-4, RANDOM.integers(0, 24, 20_000)]
+    "values",
+    [
+        RANDOM.lognormal(3, 2, 20_000),
+        RANDOM.standard_normal(20_000) * 1e-4,
+        RANDOM.integers(0, 24, 20_000),
+    ],
 )
 def test_quantiles_are_within_half_a_bin(values: np.ndarray) -> None:
     histogram = FineHistogram.of(values)
@@ -25,7 +30,10 @@ def test_quantiles_are_within_half_a_bin(values: np.ndarray) -> None:
         assert histogram.quantile(share) == pytest.approx(exact, rel=WIDTH, abs=1e-6)
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False), max_size=50), st.lists(st.floats(-1e9, 1e9), max_size=6))
+@given(
+    st.lists(st.floats(width=32, allow_nan=False), max_size=50),
+    st.lists(st.floats(-1e9, 1e9), max_size=6),
+)
 def test_frozen_bins_count_exactly(values: list[float], edges: list[float]) -> None:
     grid = snapped(edges)
     positive = np.abs(np.array(values))
@@ -74,13 +82,19 @@ def test_registers_hold_the_longest_run_of_zeros() -> None:
         rest = value & (2**52 - 1)
         rank = (rest & -rest).bit_length() if rest else 53
         expected[value >> 52] = max(expected[value >> 52], rank)
-    assert Distinct.of(np.append(hashes, np.uint64(7 << 52))).registers.tolist() == expected.tolist()
+    assert (
+        Distinct.of(np.append(hashes, np.uint64(7 << 52))).registers.tolist() == expected.tolist()
+    )
 
 
 def test_names_are_exact_up_to_the_bound_and_their_buckets_beyond() -> None:
     counted = Categories()
     counted.add(pa.array([f"n{n}" for n in range(NAMES)]), np.arange(NAMES) + 1)
-    assert (counted.error, len(counted.counts()), counted.total) == (0, NAMES, NAMES * (NAMES + 1) // 2)
+    assert (counted.error, len(counted.counts()), counted.total) == (
+        0,
+        NAMES,
+        NAMES * (NAMES + 1) // 2,
+    )
     assert next(iter(counted.counts().items())) == (f"n{NAMES - 1}", NAMES)
     counted.add(pa.array([f"m{n}" for n in range(NAMES)]), np.ones(NAMES, int))
     assert counted.error > 0

@@ -9,7 +9,10 @@ from tests.unit.tasks.profiles.traffic import batch, request
 
 SMALL = Settings(reservoir=8, waves=8)
 TRAFFIC = [
-    request(f"r{n}", payload="word " * (n + 1), tenant=f"acme-{n}", language="en" if n % 4 else "th") for n in range(40)
+    request(
+        f"r{n}", payload="word " * (n + 1), tenant=f"acme-{n}", language="en" if n % 4 else "th"
+    )
+    for n in range(40)
 ]
 
 
@@ -43,6 +46,10 @@ def test_a_damaged_one_is_refused(data: bytes) -> None:
 
 
 def test_one_of_another_version_is_refused() -> None:
-    data = freeze(profile_batch(batch(TRAFFIC), SMALL)).document().replace(b'"version":1', b'"version":9')
+    data = (
+        freeze(profile_batch(batch(TRAFFIC), SMALL))
+        .document()
+        .replace(b'"version":1', b'"version":9')
+    )
     with pytest.raises(BadInput, match="it has version 9, not 1"):
         parse_frozen(data, where="it")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from tasks.observation.histogram import ExponentHistogram
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.profiles import Scan, Settings, Site, dump, empty, merge, parse, profile_batch
 from tasks.records import Request
 from tests.unit.tasks.profiles.traffic import batch, requests
@@ -20,14 +20,20 @@ ROWS = st.lists(requests(), max_size=12)
 
 @given(ROWS, ROWS)
 @settings(deadline=None, max_examples=30)
-def test_the_profile_of_both_is_the_merge_of_the_profiles(left: list[Request], right: list[Request]) -> None:
+def test_the_profile_of_both_is_the_merge_of_the_profiles(
+    left: list[Request], right: list[Request]
+) -> None:
     both = profile_batch(batch([*left, *right]), SMALL)
-    assert dump(merge(profile_batch(batch(left), SMALL), profile_batch(batch(right), SMALL))) == dump(both)
+    assert dump(
+        merge(profile_batch(batch(left), SMALL), profile_batch(batch(right), SMALL))
+    ) == dump(both)
 
 
 @given(ROWS, st.integers(1, 5), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=30)
-def test_no_order_and_no_grouping_changes_a_byte(rows: list[Request], groups: int, random: Random) -> None:
+def test_no_order_and_no_grouping_changes_a_byte(
+    rows: list[Request], groups: int, random: Random
+) -> None:
     whole = dump(profile_batch(batch(rows), SMALL))
     random.shuffle(rows)
     parts = [profile_batch(batch(rows[start::groups]), SMALL) for start in range(groups)]
@@ -59,7 +65,10 @@ def test_an_embedding_of_the_models_own_obeys_the_law_too() -> None:
     vectors = np.random.default_rng(0).standard_normal((60, 384)).astype(np.float32)
     rows = pa.RecordBatch.from_pydict({"domain": ["docs"] * 60})
     whole = profile_batch(rows, SMALL, embeddings=vectors)
-    parts = [profile_batch(rows[n : n + 7], SMALL, embeddings=vectors[n : n + 7]) for n in range(0, 60, 7)]
+    parts = [
+        profile_batch(rows[n : n + 7], SMALL, embeddings=vectors[n : n + 7])
+        for n in range(0, 60, 7)
+    ]
     assert dump(merge(*reversed(parts))) == dump(whole)
 
 
@@ -68,7 +77,9 @@ def test_what_quantizers_saw_is_added_and_another_range_is_refused() -> None:
         array = np.array(values, np.float32)
         return Site(ExponentHistogram.of(array), limit, int((np.abs(array) > limit).sum()))
 
-    one, other = (empty(SMALL).with_sites({"layer": site(values)}) for values in ([1, 3], [-5, 0.5, 2]))
+    one, other = (
+        empty(SMALL).with_sites({"layer": site(values)}) for values in ([1, 3], [-5, 0.5, 2])
+    )
     both = empty(SMALL).with_sites({"layer": site([1, 3, -5, 0.5, 2])})
     assert dump(merge(one, other)) == dump(merge(other, one)) == dump(both)
     assert parse(dump(both), where="x").sites["layer"].above == 2
@@ -78,13 +89,22 @@ def test_what_quantizers_saw_is_added_and_another_range_is_refused() -> None:
 
 def test_names_beyond_the_bound_stay_within_the_stated_error_and_their_buckets_exact() -> None:
     names = [f"tenant-{int(n)}" for n in np.random.default_rng(1).zipf(1.2, 60_000) % 20_000]
-    parts = [profile_batch(pa.RecordBatch.from_pydict({"tenant": names[n::6]}), SMALL) for n in range(6)]
-    merged, whole = merge(*parts), profile_batch(pa.RecordBatch.from_pydict({"tenant": names}), SMALL)
+    parts = [
+        profile_batch(pa.RecordBatch.from_pydict({"tenant": names[n::6]}), SMALL) for n in range(6)
+    ]
+    merged, whole = (
+        merge(*parts),
+        profile_batch(pa.RecordBatch.from_pydict({"tenant": names}), SMALL),
+    )
     error = merged.names["tenant"].error
     assert 0 < error < 60_000 * 3.5 / 2048
     counts = merged.counts("tenant")
     for name in set(names):
-        assert abs(counts.get(name, 0) - names.count(name)) <= error if counts.get(name) else names.count(name) <= error
+        assert (
+            abs(counts.get(name, 0) - names.count(name)) <= error
+            if counts.get(name)
+            else names.count(name) <= error
+        )
     assert np.array_equal(merged.buckets("tenant"), whole.buckets("tenant"))
     assert dict(parse(dump(merged), where="x").counts("tenant")) == dict(counts)
 

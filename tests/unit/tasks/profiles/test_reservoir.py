@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmarks import sampling
+from benchmarks.traffic import sampling
 from infra.errors import BadInput
-from tasks.profiles.hashing import hash64
+from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.reservoir import DistinctCount, Reservoir, uniform
 
 KEYS = st.lists(st.text(max_size=4), max_size=60)
@@ -27,7 +27,9 @@ def filled(keys: Iterable[str], capacity: int, cap: int | None = None) -> Reserv
 
 
 @given(KEYS, CAPACITY, CAP, st.randoms(use_true_random=False))
-def test_order_does_not_matter(keys: list[str], capacity: int, cap: int | None, random: object) -> None:
+def test_order_does_not_matter(
+    keys: list[str], capacity: int, cap: int | None, random: object
+) -> None:
     shuffled = keys.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert filled(shuffled, capacity, cap).items() == filled(keys, capacity, cap).items()
@@ -35,7 +37,10 @@ def test_order_does_not_matter(keys: list[str], capacity: int, cap: int | None, 
 
 @given(KEYS, CAPACITY, CAP)
 def test_a_key_offered_again_counts_once(keys: list[str], capacity: int, cap: int | None) -> None:
-    assert filled([*keys, *keys[::2], *keys], capacity, cap).items() == filled(keys, capacity, cap).items()
+    assert (
+        filled([*keys, *keys[::2], *keys], capacity, cap).items()
+        == filled(keys, capacity, cap).items()
+    )
 
 
 @given(KEYS, KEYS, CAPACITY, CAP)

@@ -9,14 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from tasks.drift.features import features
+from tasks.drift.detectors.features import features
 from tasks.profiles import Settings, dump, merge, parse, profile_batch
-from tasks.profiles.quantiles import FineHistogram
-from tasks.profiles.text import NO_SCRIPT, describe, embed
+from tasks.profiles.columns.quantiles import FineHistogram
+from tasks.profiles.columns.text import NO_SCRIPT, describe, embed
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
 SMALL = Settings(reservoir=4, waves=256)
-SAMPLES = ["Hello, world 12!", "สวัสดีครับ 2", "你好，世界", "", "ß α β", "日本ひらがな", "🙂🙂", "İi", "٣٤"]
+SAMPLES = [
+    "Hello, world 12!",
+    "สวัสดีครับ 2",
+    "你好，世界",
+    "",
+    "ß α β",
+    "日本ひらがな",
+    "🙂🙂",
+    "İi",
+    "٣٤",
+]
 
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from(SAMPLES), max_size=20))
@@ -52,9 +62,13 @@ def test_mean_waves_estimate_the_kernel() -> None:
     one, other = random.standard_normal((2, 8))
     rows = pa.RecordBatch.from_pydict({"domain": ["docs"]})
     chosen = Settings(reservoir=0, waves=20_000)
-    means = [profile_batch(rows, chosen, embeddings=v[None]).rff_mean("model") for v in (one, other)]
+    means = [
+        profile_batch(rows, chosen, embeddings=v[None]).rff_mean("model") for v in (one, other)
+    ]
     distance = np.linalg.norm(one / np.linalg.norm(one) - other / np.linalg.norm(other))
-    assert means[0] @ means[1] == pytest.approx(np.exp(-(distance**2) / (2 * chosen.bandwidth**2)), abs=0.03)
+    assert means[0] @ means[1] == pytest.approx(
+        np.exp(-(distance**2) / (2 * chosen.bandwidth**2)), abs=0.03
+    )
 
 
 def test_tensors_are_described_and_what_is_not_finite_is_left_out_of_the_mean() -> None:
@@ -64,18 +78,28 @@ def test_tensors_are_described_and_what_is_not_finite_is_left_out_of_the_mean() 
     found = profile_batch(batch(rows), SMALL)
     assert found.numbers["mean"].total == 5
     assert found.numbers["mean"].nonfinite == 1
-    assert (found.waves["tensor"].rows, found.waves["tensor"].nonfinite, found.waves["tensor"].zeros) == (6, 1, 2)
+    assert (
+        found.waves["tensor"].rows,
+        found.waves["tensor"].nonfinite,
+        found.waves["tensor"].zeros,
+    ) == (6, 1, 2)
     assert found.counts("script") == {}
 
 
 def test_counts_missing_values_and_hours() -> None:
-    rows = [request(f"r{n}", time=NOON + timedelta(hours=n % 3), tenant=f"t{n % 2}") for n in range(12)]
+    rows = [
+        request(f"r{n}", time=NOON + timedelta(hours=n % 3), tenant=f"t{n % 2}") for n in range(12)
+    ]
     rows[0] = request("r0", latency_ms=2.0, decision="allowed")
     found = profile_batch(batch(rows), SMALL)
     assert found.counts("tenant") == {"t1": 6, "t0": 5, "acme": 1}
     assert found.missing == {"decision": 11, "latency_ms": 11, "model_version": 12}
     assert found.histogram("hour", [13.0, 14.0]).tolist() == [4, 4, 4]
-    assert (found.rows, found.buckets("tenant").sum(), found.redelivered) == (12, 12, pytest.approx(0, abs=0.01))
+    assert (found.rows, found.buckets("tenant").sum(), found.redelivered) == (
+        12,
+        12,
+        pytest.approx(0, abs=0.01),
+    )
 
 
 def test_rows_without_time_or_tenant_are_counted_as_missing_and_may_be_kept() -> None:
@@ -88,13 +112,18 @@ def test_rows_without_time_or_tenant_are_counted_as_missing_and_may_be_kept() ->
     )
     found = profile_batch(rows, SMALL)
     assert found.missing == {"tenant": 1, "time": 1}
-    assert sorted((entry.key, entry.group) for entry in found.reservoir.entries()) == [("a", ""), ("b", "acme")]  # type: ignore[union-attr]
+    assert sorted((entry.key, entry.group) for entry in found.reservoir.entries()) == [
+        ("a", ""),
+        ("b", "acme"),
+    ]  # type: ignore[union-attr]
     assert dump(parse(dump(found), where="x")) == dump(found)
 
 
 def test_hours_of_years_apart_count_by_the_hour_of_the_day() -> None:
     rows = [request(f"r{n}", time=NOON - timedelta(days=400 * n, hours=n)) for n in range(3)]
-    assert profile_batch(batch(rows), SMALL).numbers["hour"] == FineHistogram.of(np.array([12, 11, 10]))
+    assert profile_batch(batch(rows), SMALL).numbers["hour"] == FineHistogram.of(
+        np.array([12, 11, 10])
+    )
 
 
 def test_a_heavy_request_is_kept_rather_than_light_ones() -> None:
@@ -103,7 +132,9 @@ def test_a_heavy_request_is_kept_rather_than_light_ones() -> None:
     weights[77] = 1e6
     found = profile_batch(rows, SMALL, weights=weights)
     assert "r77" in [entry.key for entry in found.reservoir.entries()]  # type: ignore[union-attr]
-    halves = [profile_batch(rows[a : a + 250], SMALL, weights=weights[a : a + 250]) for a in (0, 250)]
+    halves = [
+        profile_batch(rows[a : a + 250], SMALL, weights=weights[a : a + 250]) for a in (0, 250)
+    ]
     assert dump(merge(*halves)) == dump(found)
 
 
@@ -115,7 +146,9 @@ def test_one_tenant_only_and_texts_all_alike() -> None:
     assert found.counts("tenant") == {"acme": 50}
     assert found.numbers["length"].quantile(0.5) == pytest.approx(4, rel=1 / 32)
     assert found.distinct["input"].value == pytest.approx(1, abs=0.01)
-    assert np.allclose(found.rff_mean(), profile_batch(batch([request("x", payload="same")]), SMALL).rff_mean())
+    assert np.allclose(
+        found.rff_mean(), profile_batch(batch([request("x", payload="same")]), SMALL).rff_mean()
+    )
 
 
 def test_embeddings_of_zeros_count_at_one_place() -> None:
@@ -126,7 +159,8 @@ def test_embeddings_of_zeros_count_at_one_place() -> None:
     mixed = profile_batch(rows, SMALL, embeddings=np.array([[np.inf, 0], [1e300, 1e300], [1, 1]]))
     assert (mixed.waves["model"].nonfinite, mixed.waves["model"].rows) == (1, 2)
     assert np.allclose(
-        mixed.rff_mean("model"), profile_batch(rows, SMALL, embeddings=np.ones((3, 2))).rff_mean("model")
+        mixed.rff_mean("model"),
+        profile_batch(rows, SMALL, embeddings=np.ones((3, 2))).rff_mean("model"),
     )
 
 
@@ -137,12 +171,16 @@ def test_empty_texts_have_no_script_and_an_embedding_of_zeros() -> None:
 
 
 def test_bytes_that_are_not_utf8_and_cut_tensors_are_refused() -> None:
-    bad = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+    bad = pa.StringArray.from_buffers(
+        1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")
+    )
     with pytest.raises(BadInput, match="not UTF-8"):
         profile_batch(pa.RecordBatch.from_arrays([bad], ["text"]), SMALL)
     with pytest.raises(BadInput, match="3 bytes, which is no number of float32"):
         profile_batch(pa.RecordBatch.from_pydict({"tensor": [b"abc"]}), SMALL)
     with pytest.raises(BadInput, match="1 of 1 keys are missing"):
-        profile_batch(pa.RecordBatch.from_pydict({"request_id": pa.array([None], pa.string())}), SMALL)
+        profile_batch(
+            pa.RecordBatch.from_pydict({"request_id": pa.array([None], pa.string())}), SMALL
+        )
     with pytest.raises(BadInput, match="column latency_ms is of type string, not a number"):
         profile_batch(pa.RecordBatch.from_pydict({"latency_ms": ["fast"]}), SMALL)

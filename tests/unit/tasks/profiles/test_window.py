@@ -15,12 +15,22 @@ import pytest
 
 from infra.errors import BadInput, NotFound, Tampered
 from infra.stores.local import LocalStore
-from tasks.profiles import Settings, dump, empty, profile_batch, profile_key, profile_part, profile_window
+from tasks.profiles import (
+    Settings,
+    dump,
+    empty,
+    profile_batch,
+    profile_key,
+    profile_part,
+    profile_window,
+)
 from tasks.traffic import write_traffic
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
 SMALL = Settings(reservoir=8, waves=8)
-TRAFFIC = [request(f"r{n}", time=NOON + timedelta(minutes=n), tenant=f"t{n % 3}") for n in range(200)]
+TRAFFIC = [
+    request(f"r{n}", time=NOON + timedelta(minutes=n), tenant=f"t{n % 3}") for n in range(200)
+]
 
 
 class Counting(LocalStore):
@@ -54,7 +64,11 @@ def test_a_part_that_was_profiled_is_never_read_again(store: Counting, parts: li
     first = profile_window(store, "minilm", parts[:2], SMALL)
     assert (first.read, store.reads["traffic"]) == (2, 2)
     second = profile_window(store, "minilm", parts, SMALL)
-    assert (second.read, second.parts, store.reads["traffic"]) == (len(parts) - 2, len(parts), len(parts))
+    assert (second.read, second.parts, store.reads["traffic"]) == (
+        len(parts) - 2,
+        len(parts),
+        len(parts),
+    )
     store.reads.clear()
     again = profile_window(store, "minilm", parts, SMALL)
     assert (again.read, store.reads["traffic"], store.reads["profiles"]) == (0, 0, len(parts))
@@ -68,7 +82,9 @@ def test_profiles_outlive_their_traffic(store: Counting, parts: list[str]) -> No
     assert dump(profile_window(store, "minilm", parts, SMALL).profile) == dump(before.profile)
 
 
-def test_a_part_named_twice_and_a_request_delivered_twice_within_a_part_count_once(store: Counting) -> None:
+def test_a_part_named_twice_and_a_request_delivered_twice_within_a_part_count_once(
+    store: Counting,
+) -> None:
     parts = write_traffic(store, "minilm", [*TRAFFIC[:9], *TRAFFIC[:3]])
     assert profile_window(store, "minilm", parts * 2, SMALL).profile.rows == 9
 
@@ -104,11 +120,16 @@ def test_the_work_on_a_part_travels_to_other_processes(store: Counting, parts: l
         (lambda data: data[:-1] + b"?", "does not match its checksum"),
         (lambda data: data[:40], "does not match its checksum|is not a profile"),
         (lambda data: b"", "is not a profile"),
-        (lambda data: data.replace(b"requant-profile 1 ", b"requant-profile 7 ", 1), "has profile version 7"),
+        (
+            lambda data: data.replace(b"requant-profile 1 ", b"requant-profile 7 ", 1),
+            "has profile version 7",
+        ),
         (lambda data: dump(empty(Settings())), "has settings"),
     ],
 )
-def test_a_bad_profile_is_made_again_with_a_remark(store: Counting, parts: list[str], damage: object, why: str) -> None:
+def test_a_bad_profile_is_made_again_with_a_remark(
+    store: Counting, parts: list[str], damage: object, why: str
+) -> None:
     good = profile_window(store, "minilm", parts, SMALL)
     key = profile_key(parts[0], SMALL)
     store.put(key, damage(store.get(key)))  # type: ignore[operator]
@@ -129,14 +150,18 @@ def test_a_bad_profile_whose_part_is_gone_is_an_error(store: Counting, parts: li
         profile_window(store, "minilm", parts, SMALL)
 
 
-def test_a_part_that_disappears_before_it_was_profiled_is_named(store: Counting, parts: list[str]) -> None:
+def test_a_part_that_disappears_before_it_was_profiled_is_named(
+    store: Counting, parts: list[str]
+) -> None:
     store.delete(parts[1])
     with pytest.raises(NotFound, match=parts[1]):
         profile_window(store, "minilm", parts, SMALL)
     assert len([*stored(store)]) == 1  # nothing done is lost
 
 
-def test_a_damaged_part_and_one_that_is_no_traffic_are_refused(store: Counting, parts: list[str]) -> None:
+def test_a_damaged_part_and_one_that_is_no_traffic_are_refused(
+    store: Counting, parts: list[str]
+) -> None:
     store.put(parts[0], b"rubbish")
     with pytest.raises(Tampered, match="does not match the digest"):
         profile_window(store, "minilm", parts, SMALL)
@@ -154,11 +179,16 @@ def test_a_damaged_part_and_one_that_is_no_traffic_are_refused(store: Counting, 
             batch(TRAFFIC[:2]).set_column(2, "tenant", pa.array([1, 2])),
             "column tenant is of type .*int64.*, not a string",
         ),
-        (batch(TRAFFIC[:2]).set_column(1, "time", pa.array([1, 2])), "column time is of type int64, not a time"),
+        (
+            batch(TRAFFIC[:2]).set_column(1, "time", pa.array([1, 2])),
+            "column time is of type int64, not a time",
+        ),
         (None, "is not a whole Parquet file"),
     ],
 )
-def test_parts_of_other_columns_are_refused(store: Counting, table: pa.Table | None, why: str) -> None:
+def test_parts_of_other_columns_are_refused(
+    store: Counting, table: pa.Table | None, why: str
+) -> None:
     with pytest.raises(BadInput, match=why):
         profile_part(store, put(store, table), SMALL)
 
@@ -183,4 +213,7 @@ def test_an_empty_window_is_a_profile_of_nothing(store: Counting) -> None:
 
 
 def test_a_part_without_rows_is_a_profile_of_nothing(store: Counting) -> None:
-    assert dump(profile_batch(batch([]), SMALL)) == profile_part(store, put(store, batch([])), SMALL).data
+    assert (
+        dump(profile_batch(batch([]), SMALL))
+        == profile_part(store, put(store, batch([])), SMALL).data
+    )

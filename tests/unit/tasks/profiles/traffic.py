@@ -13,7 +13,9 @@ from tasks.traffic import SCHEMA
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TEXTS = st.text(max_size=20) | st.sampled_from(["Hello, world 12", "สวัสดีครับ", "你好，世界", ""])
-TENSORS = st.lists(st.floats(width=32), min_size=1, max_size=6).map(lambda xs: np.array(xs, np.float32))
+TENSORS = st.lists(st.floats(width=32), min_size=1, max_size=6).map(
+    lambda xs: np.array(xs, np.float32)
+)
 
 
 @st.composite
@@ -35,11 +37,18 @@ def requests(draw: st.DrawFn) -> Request:
 def batch(rows: Sequence[Request]) -> pa.RecordBatch:
     """As it comes from Parquet."""
     plain = [name for name in SCHEMA.names if hasattr(Request, name)]
-    columns = [{**{name: getattr(row, name) for name in plain}, **encode(row.payload)} for row in rows]
+    columns = [
+        {**{name: getattr(row, name) for name in plain}, **encode(row.payload)} for row in rows
+    ]
     return pa.RecordBatch.from_pylist(columns, schema=SCHEMA)
 
 
 def request(name: str, **more: object) -> Request:
     """One English request at noon."""
-    facts: dict[str, object] = {"tenant": "acme", "domain": "docs", "language": "en", "payload": f"text {name}"}
+    facts: dict[str, object] = {
+        "tenant": "acme",
+        "domain": "docs",
+        "language": "en",
+        "payload": f"text {name}",
+    }
     return Request(request_id=name, **{"time": NOON, **facts, **more})  # type: ignore[arg-type]

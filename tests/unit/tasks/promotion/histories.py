@@ -22,6 +22,8 @@ def history(*lines: Line) -> tuple[Entry, ...]:
         kind, version, details = line if len(line) == 3 else (*line, {})
         clock = lambda at=START + timedelta(hours=hour): at  # noqa: E731  # a clock in one line
         release = f"release-{version}" if version else None
-        entry = body(kind, actor="test", reason="because", version=version, release=release, details=details)
+        entry = body(
+            kind, actor="test", reason="because", version=version, release=release, details=details
+        )
         Chain(store, "ledger/m", clock).append(entry)
     return parse(Chain(store, "ledger/m").read())

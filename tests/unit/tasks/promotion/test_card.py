@@ -10,16 +10,23 @@ CANDIDATE = CandidateRef("m", "c" * 64, "int8-smooth", "a" * 64, (), 0.987)
 
 def report(target: str, *gates: tuple[str, Verdict, str]) -> GateReport:
     value = Interval(1.0, 1.0, 1.0)
-    made = [GateResult(name, "all", True, verdict, value, 1.0, "at least", 9, why) for name, verdict, why in gates]
+    made = [
+        GateResult(name, "all", True, verdict, value, 1.0, "at least", 9, why)
+        for name, verdict, why in gates
+    ]
     return GateReport(target, tuple(made))
 
 
-PASSED = report("onnxruntime-cpu", ("cosine", Verdict.PASSED, "fine"), ("flips", Verdict.PASSED, "fine"))
+PASSED = report(
+    "onnxruntime-cpu", ("cosine", Verdict.PASSED, "fine"), ("flips", Verdict.PASSED, "fine")
+)
 UNSURE = report("tensorrt-rtx", ("execution", Verdict.INCONCLUSIVE, "no CUDA device is visible"))
 
 
 def test_a_version_says_its_recipe_one_line_a_target_its_data_and_who_served_before() -> None:
-    text = about_version(CANDIDATE, [PASSED, UNSURE], window="b" * 64, champion="3", release="d" * 64)
+    text = about_version(
+        CANDIDATE, [PASSED, UNSURE], window="b" * 64, champion="3", release="d" * 64
+    )
     assert text.splitlines() == [
         "Recipe `int8-smooth`, 99% of the multiply-accumulates quantized.",
         "",
@@ -39,7 +46,10 @@ def test_a_first_champion_had_nobody_before_it() -> None:
 
 def test_a_version_is_labelled_with_the_newest_entry_about_it() -> None:
     entries = history(
-        (Kind.DECIDED, None, {}), (Kind.PROMOTED, "1", {}), (Kind.REFUSED, "2", {}), (Kind.ROLLED_BACK, "1", {})
+        (Kind.DECIDED, None, {}),
+        (Kind.PROMOTED, "1", {}),
+        (Kind.REFUSED, "2", {}),
+        (Kind.ROLLED_BACK, "1", {}),
     )
     assert labels(entries) == {
         "1": {"ledger": "4", "ledger.kind": "rolled-back"},

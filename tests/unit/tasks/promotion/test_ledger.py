@@ -43,11 +43,17 @@ def version(entry: Entry | None) -> str | None:
 
 def test_an_entry_keeps_all_that_was_written() -> None:
     (entry,) = history((P, "1", {"base": None, "gates": [1, 2]}))
-    assert entry == Entry(1, START, P, "test", "because", "1", "release-1", {"base": None, "gates": [1, 2]})
+    assert entry == Entry(
+        1, START, P, "test", "because", "1", "release-1", {"base": None, "gates": [1, 2]}
+    )
 
 
-@pytest.mark.parametrize("change", [{"kind": "invented"}, {"details": "text"}, {"extra": 1}, {"kind": None}])
-def test_an_entry_that_this_version_cannot_read_asks_for_an_upgrade(change: dict[str, Json]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"kind": "invented"}, {"details": "text"}, {"extra": 1}, {"kind": None}]
+)
+def test_an_entry_that_this_version_cannot_read_asks_for_an_upgrade(
+    change: dict[str, Json],
+) -> None:
     good = body(P, actor="a", reason="r", version="1")
     with pytest.raises(BadInput, match=r"entry 1 .*pgrade Requant"):
         parse([Link(1, START.isoformat(), "", "", {**good, **change})])
@@ -152,11 +158,15 @@ def test_the_present_champion_is_no_target() -> None:
         rollback_target(history((P, "1"), (P, "2")), "2")
 
 
-reigns = st.lists(st.tuples(st.sampled_from([P, R]), st.sampled_from("1234")), min_size=1, max_size=8)
+reigns = st.lists(
+    st.tuples(st.sampled_from([P, R]), st.sampled_from("1234")), min_size=1, max_size=8
+)
 
 
 @given(reigns)
-def test_a_rollback_target_is_an_earlier_champion_and_never_the_present_one(lines: list[tuple[Kind, str]]) -> None:
+def test_a_rollback_target_is_an_earlier_champion_and_never_the_present_one(
+    lines: list[tuple[Kind, str]],
+) -> None:
     entries = history(*lines)
     try:
         target = rollback_target(entries)
@@ -205,7 +215,9 @@ def test_a_candidate_judged_against_another_champion_is_refused(
 
 
 def test_a_window_is_decided_once_something_was_decided_about_it() -> None:
-    entries = history((Kind.DECIDED, None, {"window": "w1"}), (Kind.DECIDED, None, {"window": "w2"}))
+    entries = history(
+        (Kind.DECIDED, None, {"window": "w1"}), (Kind.DECIDED, None, {"window": "w2"})
+    )
     found = decided(entries, "w1", "source")
     assert found is not None
     assert found.number == 1
@@ -214,7 +226,8 @@ def test_a_window_is_decided_once_something_was_decided_about_it() -> None:
 
 def test_a_window_is_decided_anew_for_other_weights() -> None:
     entries = history(
-        (Kind.DECIDED, None, {"window": "w", "source": "old"}), (Kind.DECIDED, None, {"window": "w", "source": "new"})
+        (Kind.DECIDED, None, {"window": "w", "source": "old"}),
+        (Kind.DECIDED, None, {"window": "w", "source": "new"}),
     )
     assert decided(entries, "w", "old") == entries[0]
     assert decided(entries, "w", "new") == entries[1]
@@ -227,7 +240,9 @@ def test_only_a_run_that_began_after_a_decision_has_acted_on_it() -> None:
     decision = Kind.DECIDED, None, {"window": "w"}
     assert done_since(history(decision, intended(), ended), "w", 1)
     assert not done_since(history(intended(), ended, decision), "w", 3)
-    assert not done_since(history(intended(), decision, ended), "w", 2), "it was at work for another reason"
+    assert not done_since(history(intended(), decision, ended), "w", 2), (
+        "it was at work for another reason"
+    )
     assert not done_since(history(decision, intended(run="r2"), failed), "w", 1)
     assert not done_since(history(decision, intended(), ended), "another", 1)
 

@@ -52,7 +52,11 @@ def test_the_same_alias_after_the_projection_was_noted_is_an_operators_rollback(
     found = reconcile(TWO, "1", {"1": GOOD}, mark=2)
     assert found.outcome is Outcome.ADOPTED
     assert found.record is not None
-    assert (found.record["kind"], found.record["actor"], found.record["version"]) == ("rolled-back", "mlflow", "1")
+    assert (found.record["kind"], found.record["actor"], found.record["version"]) == (
+        "rolled-back",
+        "mlflow",
+        "1",
+    )
     assert found.aliases == {"champion": "1", "previous": "2", "challenger": None}
 
 
@@ -75,7 +79,9 @@ def test_a_rollback_by_the_registry_keeps_the_release_that_the_ledger_knows() ->
 
 
 @pytest.mark.parametrize("checks", [{}, {"9": Verification(False, "its release is not signed")}])
-def test_a_move_to_anything_unverified_is_undone_and_reported(checks: dict[str, Verification]) -> None:
+def test_a_move_to_anything_unverified_is_undone_and_reported(
+    checks: dict[str, Verification],
+) -> None:
     found = reconcile(TWO, "9", checks, mark=2)
     assert found.outcome is Outcome.UNDONE
     assert found.record is not None
@@ -86,7 +92,10 @@ def test_a_move_to_anything_unverified_is_undone_and_reported(checks: dict[str, 
 
 
 def test_an_unverified_earlier_champion_is_undone_too() -> None:
-    assert reconcile(TWO, "1", {"1": Verification(False, "a byte was flipped")}, mark=2).outcome is Outcome.UNDONE
+    assert (
+        reconcile(TWO, "1", {"1": Verification(False, "a byte was flipped")}, mark=2).outcome
+        is Outcome.UNDONE
+    )
 
 
 def test_a_deleted_alias_is_put_back() -> None:
@@ -132,14 +141,18 @@ class World:
 
 
 steps = st.one_of(
-    st.tuples(st.just("promote"), st.sampled_from("1234"), st.sampled_from(["commit", "alias", "nothing"])),
+    st.tuples(
+        st.just("promote"), st.sampled_from("1234"), st.sampled_from(["commit", "alias", "nothing"])
+    ),
     st.tuples(st.just("operator"), st.sampled_from([*"1234", "evil", None])),
     st.tuples(st.just("reconcile")),
 )
 
 
 @given(st.lists(steps, max_size=10))
-def test_after_reconciling_once_registry_and_ledger_agree_whatever_happened(script: list[tuple[str, ...]]) -> None:
+def test_after_reconciling_once_registry_and_ledger_agree_whatever_happened(
+    script: list[tuple[str, ...]],
+) -> None:
     world = World()
     for step in script:
         if step[0] == "promote":
@@ -164,7 +177,9 @@ def test_a_commit_survives_the_death_of_its_process_at_any_point(dies_after: str
     assert world.alias == "2"
 
 
-def test_an_operators_rollback_after_a_crash_before_the_mark_holds_once_the_alias_was_seen_in_step() -> None:
+def test_an_operators_rollback_after_a_crash_before_the_mark_holds_once_the_alias_was_seen_in_step() -> (
+    None
+):
     world = World()
     world.promote("1", "nothing")
     world.promote("2", "alias")

@@ -18,14 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from infra.engines import open_target
 from infra.engines.port import Shapes
 from infra.errors import BadInput, Unavailable
+from tasks.graphs.sites import Site
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
-from tasks.observation.sites import Site
-from tasks.quantization import qdq
 from tasks.quantization.derive import Derived, derive
-from tasks.quantization.lowering import lower
-from tasks.quantization.recipes import RECIPES, Recipe
-from tasks.quantization.targets import ONNXRUNTIME, TENSORRT_RTX, why_not
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.recipe.targets import ONNXRUNTIME, TENSORRT_RTX, why_not
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -42,7 +42,11 @@ NAMES = [
     if recipe.quantized and not recipe.keeps_graph and recipe.high_precision_sites < 2
 ]
 RUNNABLE = [name for name in NAMES if why_not(RECIPES[name], ONNXRUNTIME) is None]
-STATIC = [name for name in RUNNABLE if (scheme := RECIPES[name].activations) is not None and not scheme.dynamic]
+STATIC = [
+    name
+    for name in RUNNABLE
+    if (scheme := RECIPES[name].activations) is not None and not scheme.dynamic
+]
 CLOSE = {"int2": 0.8, "int4": 0.2, "fp8": 0.1}
 """Error of the output, relative to full precision's, by the recipe's first word."""
 CLIPS = ("int8-moving-average", "outlier in a weight")
@@ -74,7 +78,10 @@ CASES: Mapping[str, tuple[onnx.ModelProto, Floats]] = {
     "activation of zeros": (network(bias=-1e4), X),
     "tiny activation": (network(), X * np.float32(1e-30)),
     "outlier in a weight": (network(changed(UP, (2, 3), 1e30)), X),
-    "channel of zeros": (network(changed(UP, (slice(None), 3), 0), changed(DOWN, (slice(None), 5), 0)), X),
+    "channel of zeros": (
+        network(changed(UP, (slice(None), 3), 0), changed(DOWN, (slice(None), 5), 0)),
+        X,
+    ),
     "weight of zeros": (network(down=DOWN * 0), X),
     "one case": (network(), X[:1]),
 }
@@ -104,7 +111,9 @@ def test_the_output_stays_right(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["int8-max", "int8-smooth", "int8-gptq", "fp8", "int8-weights", "int4-gptq", "fp16"])
+@pytest.mark.parametrize(
+    "name", ["int8-max", "int8-smooth", "int8-gptq", "fp8", "int8-weights", "int4-gptq", "fp16"]
+)
 def test_tensorrt_rtx_builds_the_twin(name: str, case: str) -> None:
     try:
         target = open_target(TENSORRT_RTX)
@@ -148,7 +157,9 @@ def test_training_that_too_few_rows_rule_out_is_said() -> None:
     assert "not trained, because too few of their rows" in remarks("one case", "int8-trained")
 
 
-@pytest.mark.parametrize("name", ["int8-max", "int8-mse", "int8-entropy", "int8-moving-average", "int8-smooth", "fp8"])
+@pytest.mark.parametrize(
+    "name", ["int8-max", "int8-mse", "int8-entropy", "int8-moving-average", "int8-smooth", "fp8"]
+)
 def test_an_outlier_of_an_activation_that_erases_the_rest_is_said(name: str) -> None:
     model, x = network(), changed(X, (3, 4), 1e30)
     sites, observed = observe(model, x)
@@ -162,14 +173,19 @@ def test_an_outlier_of_an_activation_that_erases_the_rest_is_said(name: str) -> 
 
 
 def test_a_percentile_clips_an_outlier_and_erases_nothing() -> None:
-    model, x = network(), changed(RNG.standard_normal((1024, INPUTS)).astype(np.float32), (3, 4), 1e30)
+    model, x = (
+        network(),
+        changed(RNG.standard_normal((1024, INPUTS)).astype(np.float32), (3, 4), 1e30),
+    )
     sites, observed = observe(model, x)
     found = derive(model, sites, observed, RECIPES["int8-percentile"], None)
     assert found.scales["up"].amax < 10
     assert "up (" not in "; ".join(found.remarks)
 
 
-def test_an_outlier_of_a_weight_that_erases_its_channel_is_said_and_other_channels_are_kept() -> None:
+def test_an_outlier_of_a_weight_that_erases_its_channel_is_said_and_other_channels_are_kept() -> (
+    None
+):
     model, x = CASES["outlier in a weight"]
     assert "up (1 of 24 output channels): rounded to zero in their weights" in remarks(
         "outlier in a weight", "int8-max"
@@ -219,7 +235,9 @@ def experts() -> onnx.ModelProto:
     for place, (mask, name) in enumerate((("flat", "first"), ("rest", "second"))):
         nodes += [
             helper.make_node("NonZero", [mask], [f"{name}.places"], f"{name}.nonzero"),
-            helper.make_node("Transpose", [f"{name}.places"], [f"{name}.rows"], f"{name}.transpose", perm=[1, 0]),
+            helper.make_node(
+                "Transpose", [f"{name}.places"], [f"{name}.rows"], f"{name}.transpose", perm=[1, 0]
+            ),
             helper.make_node("GatherND", ["x", f"{name}.rows"], [f"{name}.x"], f"{name}.gather"),
             helper.make_node("MatMul", [f"{name}.x", f"{name}.w"], [f"{name}.y"], name),
             helper.make_node(
@@ -260,7 +278,9 @@ def unreached(name: str, deployed: Scales | None = None) -> tuple[tuple[Site, ..
 def test_a_layer_that_no_case_reached_stays_in_floating_point_and_is_named(name: str) -> None:
     _, found = unreached(name)
     assert "second" in found.kept_high
-    assert "second: never reached by the calibration set: they stay in floating point" in "; ".join(found.remarks)
+    assert "second: never reached by the calibration set: they stay in floating point" in "; ".join(
+        found.remarks
+    )
     # On traffic that does reach it, that expert computes what full precision does.
     other = changed(X, (slice(None), 0), -1.0)
     assert error(graphs.run(EXPERTS, other), engine_outputs(found, other)) < 1e-5
@@ -280,7 +300,10 @@ def test_a_recalibration_keeps_the_champions_range_of_what_today_did_not_reach()
     _, found = unreached("recalibrate", champion)
     assert found.scales["second"].amax == champion["second"].amax
     assert found.scales["first"].amax != champion["first"].amax
-    assert "second: never reached by the calibration set: they keep the champion's range" in "; ".join(found.remarks)
+    assert (
+        "second: never reached by the calibration set: they keep the champion's range"
+        in "; ".join(found.remarks)
+    )
     assert error(graphs.run(EXPERTS, X), engine_outputs(found, X)) < 0.1
 
 
@@ -295,7 +318,9 @@ def test_unreached_layers_count_towards_those_that_a_mixed_recipe_keeps() -> Non
 def test_where_calibration_saw_nothing_but_zeros_anywhere_a_fixed_range_is_refused() -> None:
     model, x = network(bias=-1e4), np.zeros_like(X)
     sites, observed = observe(model, x)
-    with pytest.raises(BadInput, match="nothing but zeros at all 2 sites: look at the calibration set, or"):
+    with pytest.raises(
+        BadInput, match="nothing but zeros at all 2 sites: look at the calibration set, or"
+    ):
         derive(model, sites, observed, RECIPES["int8-smooth"], None)
     assert derive(model, sites, observed, RECIPES["int8-weights"], None).kept_high == ()
 

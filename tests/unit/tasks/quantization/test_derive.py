@@ -9,29 +9,35 @@ import onnx
 import pytest
 
 from infra.errors import BadInput
-from tasks.observation.formats import Format
-from tasks.observation.histogram import ExponentHistogram
+from tasks.graphs.sites import Site, find_sites, layer_weight
+from tasks.numerics.formats import Format
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.scales import Quantizer, Scales
-from tasks.observation.sites import Site, find_sites, layer_weight
-from tasks.quantization import qdq
+from tasks.quantization.activation.smoothquant import fake_quantize_activation
 from tasks.quantization.derive import Derived, derive
-from tasks.quantization.lowering import lower
-from tasks.quantization.plan import QuantizedSite
-from tasks.quantization.recipes import RECIPES, find_recipe
-from tasks.quantization.smoothing import fake_quantize_activation
-from tasks.quantization.training import HELD_OUT
-from tasks.quantization.weights import WeightScheme
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.graph.plan import QuantizedSite
+from tasks.quantization.recipe.catalog import RECIPES, find_recipe
+from tasks.quantization.weight.qat import HELD_OUT
+from tasks.quantization.weight.quantize import WeightScheme
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
 MODEL = graphs.encoder(16)
 X = np.random.default_rng(0).standard_normal((24, 6, 16)).astype(np.float32)
 SITES, OBSERVED = observe(MODEL, X)
-WEIGHTED = [name for name, recipe in RECIPES.items() if recipe.quantized and recipe.high_precision_sites < len(SITES)]
+WEIGHTED = [
+    name
+    for name, recipe in RECIPES.items()
+    if recipe.quantized and recipe.high_precision_sites < len(SITES)
+]
 
 
-def derived(name: str, observed: dict[str, SiteObservation] | None = None, deployed: Scales | None = None) -> Derived:
+def derived(
+    name: str, observed: dict[str, SiteObservation] | None = None, deployed: Scales | None = None
+) -> Derived:
     return derive(MODEL, SITES, observed or OBSERVED, find_recipe(name), deployed)
 
 
@@ -62,7 +68,10 @@ def test_no_smoothing_means_the_histograms_own_range() -> None:
 def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> None:
     doubled = {
         name: SiteObservation(
-            ExponentHistogram.of(item.rows * 2), item.channel_low * 2, item.channel_high * 2, item.rows * 2
+            ExponentHistogram.of(item.rows * 2),
+            item.channel_low * 2,
+            item.channel_high * 2,
+            item.rows * 2,
         )
         for name, item in OBSERVED.items()
     }
@@ -125,7 +134,9 @@ def layer_errors(found: Derived, site: str) -> list[float]:
     divisors = 1.0 if item.activation.divisors is None else item.activation.divisors
     seen = fake_quantize_activation((rows / divisors).astype(np.float32), item.activation)
     exact = [rows @ layer_weight(MODEL, layer).T for layer in item.site.layers]
-    lost = [one - seen @ weight.dequantized().T for one, weight in zip(exact, item.weights, strict=True)]
+    lost = [
+        one - seen @ weight.dequantized().T for one, weight in zip(exact, item.weights, strict=True)
+    ]
     return [float(np.square(one).sum()) for one in lost]
 
 
@@ -150,7 +161,9 @@ def test_training_keeps_the_clip_that_layers_share_and_moves_one_that_is_a_layer
     assert not moved & shared
 
 
-def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_over_are_named() -> None:
+def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_over_are_named() -> (
+    None
+):
     first, second = "layer.1.up", "layer.0.attention.{query,key,value}"
     bare = replace(OBSERVED[first], rows=np.zeros((0, 16), np.float32))
     observed = OBSERVED | {first: bare}
@@ -159,14 +172,17 @@ def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_ov
         derive(MODEL, SITES, observed, one, None, losses={first: 1.0, second: 0.5})
         for one in (recipe, replace(recipe, trained_sites=0))
     )
-    changed = [name for name in planned(found) if _differ(planned(found)[name], planned(plain)[name])]
+    changed = [
+        name for name in planned(found) if _differ(planned(found)[name], planned(plain)[name])
+    ]
     assert changed == [second]
     assert any(first in remark and "not trained" in remark for remark in found.remarks)
 
 
 def _differ(one: QuantizedSite, other: QuantizedSite) -> bool:
     return any(
-        not np.array_equal(a.dequantized(), b.dequantized()) for a, b in zip(one.weights, other.weights, strict=True)
+        not np.array_equal(a.dequantized(), b.dequantized())
+        for a, b in zip(one.weights, other.weights, strict=True)
     )
 
 
@@ -175,7 +191,9 @@ def _differ(one: QuantizedSite, other: QuantizedSite) -> bool:
 
 @pytest.mark.parametrize("deployed", [None, {}], ids=["no champion", "a full-precision champion"])
 @pytest.mark.parametrize("name", ["recalibrate", "recalibrate-mse"])
-def test_recalibrating_without_a_quantized_champion_is_bad_input(name: str, deployed: Scales | None) -> None:
+def test_recalibrating_without_a_quantized_champion_is_bad_input(
+    name: str, deployed: Scales | None
+) -> None:
     with pytest.raises(BadInput, match="no quantized champion exists"):
         derived(name, deployed=deployed)
 
@@ -193,7 +211,9 @@ def test_a_champion_of_another_model_is_bad_input(strange: Scales) -> None:
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_an_empty_observation_is_bad_input(name: str) -> None:
     empty = Observer(SITES).result()
-    with pytest.raises(BadInput, match="the calibration set is empty: no range can be observed; sample more"):
+    with pytest.raises(
+        BadInput, match="the calibration set is empty: no range can be observed; sample more"
+    ):
         derived(name, empty, CHAMPION)
 
 
@@ -202,7 +222,10 @@ def test_nan_anywhere_in_the_observation_is_bad_input_that_names_the_site(name: 
     rows = OBSERVED["layer.1.down"].rows
     # Outside of the kept rows: the histogram alone knows of it.
     broken = SiteObservation(
-        ExponentHistogram.of(np.append(rows, np.float32(np.nan))), rows.min(axis=0), rows.max(axis=0), rows
+        ExponentHistogram.of(np.append(rows, np.float32(np.nan))),
+        rows.min(axis=0),
+        rows.max(axis=0),
+        rows,
     )
     with pytest.raises(BadInput, match=r"layer\.1\.down: 1 activations are infinite or NaN"):
         derived(name, OBSERVED | {"layer.1.down": broken}, CHAMPION)
@@ -222,7 +245,9 @@ def test_a_recipe_that_would_quantize_nothing_is_bad_input() -> None:
 def test_a_convolution_is_calibrated_without_smoothing() -> None:
     kernel = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
     model = graphs.convolution(kernel)
-    sites, observed = observe(model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32))
+    sites, observed = observe(
+        model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32)
+    )
     found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
     assert found.scales["conv"].divisors is None
 
@@ -230,10 +255,17 @@ def test_a_convolution_is_calibrated_without_smoothing() -> None:
 def both() -> tuple[onnx.ModelProto, tuple[Site, ...], dict[str, SiteObservation]]:
     """One tensor that feeds a product and a convolution."""
     helper = graphs.helper
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"], "m"), helper.make_node("Conv", ["x", "k"], ["y"], "c")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "m"),
+        helper.make_node("Conv", ["x", "k"], ["y"], "c"),
+    ]
     weights = {"w": np.eye(6, dtype=np.float32), "k": np.ones((5, 3, 2, 2), np.float32)}
-    model = graphs.model(nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": ["n", 5, 5, 5], "p": ["n", 3, 6, 6]})
-    _, observed = observe(model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32))
+    model = graphs.model(
+        nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": ["n", 5, 5, 5], "p": ["n", 3, 6, 6]}
+    )
+    _, observed = observe(
+        model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32)
+    )
     return model, find_sites(model), observed
 
 

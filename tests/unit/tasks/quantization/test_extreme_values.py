@@ -9,24 +9,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from tasks.observation.formats import LARGEST, SMALLEST, Format, PerBlock, PerChannel, PerTensor
-from tasks.observation.histogram import ExponentHistogram
+from tasks.graphs.sites import Layer, Site
+from tasks.numerics.formats import LARGEST, SMALLEST, Format, PerBlock, PerChannel, PerTensor
+from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.scales import check_scales
-from tasks.observation.sites import Layer, Site
-from tasks.quantization.choose import Choice, output_error, quantizer
-from tasks.quantization.gptq import gptq
-from tasks.quantization.ranges import RangeRule
-from tasks.quantization.recipes import ActivationScheme
-from tasks.quantization.smoothing import fake_quantize_activation, search
-from tasks.quantization.weights import WeightScheme, quantize, spread
+from tasks.quantization.activation.quantizers import Choice, output_error, quantizer
+from tasks.quantization.activation.ranges import RangeRule
+from tasks.quantization.activation.smoothquant import fake_quantize_activation, search
+from tasks.quantization.recipe.catalog import ActivationScheme
+from tasks.quantization.weight.gptq import gptq
+from tasks.quantization.weight.quantize import WeightScheme, quantize, spread
 
 Floats = NDArray[np.float32]
 SITE = Site("fc", "t", -1, (Layer("fc", "n", "MatMul", "w", 1),))
 BIGGEST = float(np.finfo(np.float32).max)
 NUMBERS = st.one_of(
     st.floats(-BIGGEST, BIGGEST, width=32),
-    st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-38, 1e-30, 1.0, -3.0, 1e30, -1e30, 3.4e38, BIGGEST, -BIGGEST]),
+    st.sampled_from(
+        [0.0, -0.0, 1e-45, -1e-40, 1e-38, 1e-30, 1.0, -3.0, 1e30, -1e30, 3.4e38, BIGGEST, -BIGGEST]
+    ),
 )
 ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=NUMBERS)
 SCHEMES = [
@@ -55,10 +57,14 @@ def test_an_observation_is_exact_at_any_magnitude(rows: Floats) -> None:
     assert (rows <= found.channel_high).all()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda one: f"{one.format}-{one.rule}-{one.symmetric}")
+@pytest.mark.parametrize(
+    "scheme", SCHEMES, ids=lambda one: f"{one.format}-{one.rule}-{one.symmetric}"
+)
 @given(ROWS)
 @settings(max_examples=30, deadline=None)
-def test_every_range_gives_a_scale_that_a_graph_can_hold(scheme: ActivationScheme, rows: Floats) -> None:
+def test_every_range_gives_a_scale_that_a_graph_can_hold(
+    scheme: ActivationScheme, rows: Floats
+) -> None:
     found = quantizer(observed(rows), scheme)
     check_scales({"fc": found}, where="here")
     assert np.float32(found.scale) >= np.finfo(np.float32).tiny  # a subnormal has no inverse
@@ -79,13 +85,19 @@ def test_inside_the_range_a_value_returns_within_half_a_step(symmetric: bool, ro
     assert (np.abs(returned - inside) <= allowed * found.scale * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerBlock(2)], ids=lambda one: one.kind)
+@pytest.mark.parametrize(
+    "granularity", [PerTensor(), PerChannel(), PerBlock(2)], ids=lambda one: one.kind
+)
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("format", [Format.INT8, Format.INT4, Format.INT2])
 @given(ROWS, st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_weights_of_any_magnitude_have_finite_positive_scales(
-    format: Format, symmetric: bool, granularity: PerTensor | PerChannel | PerBlock, weight: Floats, clipped: bool
+    format: Format,
+    symmetric: bool,
+    granularity: PerTensor | PerChannel | PerBlock,
+    weight: Floats,
+    clipped: bool,
 ) -> None:
     scheme = WeightScheme(format, granularity, symmetric, clipped)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
@@ -97,7 +109,10 @@ def test_weights_of_any_magnitude_have_finite_positive_scales(
         steps = spread(found.scales, found.block, weight.shape[1]) * np.ones_like(weight)
         normal = np.abs(weight) <= LARGEST
         lost = np.abs(found.dequantized().astype(np.float64) - weight)
-        assert (lost[normal] <= np.maximum(0.5 * steps[normal].astype(np.float64) * (1 + 1e-5), SMALLEST)).all()
+        assert (
+            lost[normal]
+            <= np.maximum(0.5 * steps[normal].astype(np.float64) * (1 + 1e-5), SMALLEST)
+        ).all()
 
 
 @given(ROWS, st.integers(0, 3))
@@ -107,14 +122,19 @@ def test_the_search_for_factors_and_gptq_end_in_finite_numbers(rows: Floats, see
     found = search(observed(rows), [weight], RangeRule.MAX)
     check_scales({"fc": found.quantizer}, where="here")
     assert np.isfinite(found.error)
-    assert np.isfinite(output_error(observed(rows), [weight], Choice(found.quantizer), WeightScheme()))
+    assert np.isfinite(
+        output_error(observed(rows), [weight], Choice(found.quantizer), WeightScheme())
+    )
     rounded = gptq(weight, rows, WeightScheme())
     assert (np.abs(rounded.dequantized() - weight) <= 4 * rounded.scales).all()
 
 
 def test_one_outlier_in_the_rows_leaves_gptq_near_plain_rounding() -> None:
     rng = np.random.default_rng(0)
-    weight, rows = rng.standard_normal((6, 16)).astype(np.float32), rng.standard_normal((64, 16)).astype(np.float32)
+    weight, rows = (
+        rng.standard_normal((6, 16)).astype(np.float32),
+        rng.standard_normal((64, 16)).astype(np.float32),
+    )
     rows[3, 4] = 1e30
     found, plain = gptq(weight, rows, WeightScheme()), quantize(weight, WeightScheme())
     assert (np.abs(found.levels.astype(int) - plain.levels) <= 1).all()

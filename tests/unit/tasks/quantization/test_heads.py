@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from tasks.observation.formats import Format
+from tasks.graphs.sites import Layer, Site
+from tasks.numerics.formats import Format
 from tasks.observation.observer import MANY_ROWS, ROWS, Observer
-from tasks.observation.sites import Layer, Site
-from tasks.quantization.gptq import gptq
-from tasks.quantization.recipes import RECIPES
-from tasks.quantization.submodules import by_site
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.submodules import by_site
+from tasks.quantization.weight.gptq import gptq
 
 
 def sites(*names: str) -> tuple[Site, ...]:
@@ -18,7 +18,11 @@ DECODER = sites("layers.0.mlp.up_proj", "layers.1.mlp.up_proj", "layers.2.mlp.up
 
 
 def eight_bits(recipe: str, found: tuple[Site, ...]) -> list[str]:
-    return [name for name, item in by_site(RECIPES[recipe], found).items() if item.weights.format is Format.INT8]
+    return [
+        name
+        for name, item in by_site(RECIPES[recipe], found).items()
+        if item.weights.format is Format.INT8
+    ]
 
 
 def test_a_four_bit_recipe_keeps_the_head_in_eight_bits() -> None:
@@ -26,7 +30,11 @@ def test_a_four_bit_recipe_keeps_the_head_in_eight_bits() -> None:
 
 
 def test_the_mixed_one_keeps_the_first_and_the_last_block_too() -> None:
-    assert eight_bits("int4-mixed", DECODER) == ["layers.0.mlp.up_proj", "layers.2.mlp.up_proj", "lm_head"]
+    assert eight_bits("int4-mixed", DECODER) == [
+        "layers.0.mlp.up_proj",
+        "layers.2.mlp.up_proj",
+        "lm_head",
+    ]
 
 
 def test_two_blocks_have_nothing_between_their_ends() -> None:
@@ -39,13 +47,19 @@ def test_a_network_without_a_head_and_a_layer_alone_keep_four_bits() -> None:
 
 
 def test_only_few_bits_learn_from_many_rows() -> None:
-    assert {name for name, item in RECIPES.items() if item.learns_from_many} == {"int4-gptq", "int4-mixed", "int2-gptq"}
+    assert {name for name, item in RECIPES.items() if item.learns_from_many} == {
+        "int4-gptq",
+        "int4-mixed",
+        "int2-gptq",
+    }
 
 
 def test_many_rows_hold_the_few_and_gptq_serves_unseen_ones_better() -> None:
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((60, 256)) * rng.lognormal(0, 0.7, 256)
-    seen = (rng.standard_normal((1200, 60)) @ mixing + rng.standard_normal((1200, 256))).astype(np.float32)
+    seen = (rng.standard_normal((1200, 60)) @ mixing + rng.standard_normal((1200, 256))).astype(
+        np.float32
+    )
     learnt, unseen = seen[:1000].reshape(10, 100, 256), seen[1000:]
     weight = rng.standard_normal((32, 256)).astype(np.float32)
     lost = {}

@@ -7,14 +7,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from tasks.observation.formats import Format
-from tasks.quantization import qdq
+from tasks.numerics.formats import Format
+from tasks.quantization.activation.smoothquant import fake_quantize_activation
 from tasks.quantization.derive import Derived, derive
-from tasks.quantization.lowering import lower
-from tasks.quantization.plan import CastSite, QuantizedSite
-from tasks.quantization.recipes import RECIPES, Recipe
-from tasks.quantization.smoothing import fake_quantize_activation
-from tasks.quantization.targets import ONNXRUNTIME, why_not
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.graph.plan import CastSite, QuantizedSite
+from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.recipe.targets import ONNXRUNTIME, why_not
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -85,7 +85,11 @@ def test_a_layer_computes_what_its_quantizer_and_its_levels_say(name: str, kind:
     graph = qdq.write(found.plan)
     onnx.checker.check_model(graph, full_check=True)
     wanted = expected(model, found, x)
-    limit = 0.02 if name in ("int8-dynamic", "int8-weights") else TOLERANCE.get(name.split("-")[0], 1e-4)
+    limit = (
+        0.02
+        if name in ("int8-dynamic", "int8-weights")
+        else TOLERANCE.get(name.split("-")[0], 1e-4)
+    )
     assert np.abs(graphs.run(lower(graph, "u8"), x) - wanted).max() <= limit * np.abs(wanted).max()
 
 

@@ -15,7 +15,9 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 
 def requests(prefix: str, count: int, tenant: str = "acme") -> list[Request]:
     return [
-        Request(f"{prefix}{i}", START + timedelta(seconds=i), tenant, "docs", "en", f"{prefix} text {i}")
+        Request(
+            f"{prefix}{i}", START + timedelta(seconds=i), tenant, "docs", "en", f"{prefix} text {i}"
+        )
         for i in range(count)
     ]
 
@@ -56,7 +58,9 @@ def test_an_empty_calibration_set_is_refused() -> None:
 
 def test_a_pool_that_overlaps_the_golden_set_is_refused_with_examples() -> None:
     golden = [case("pool text 3"), case("pool text 5")]
-    with pytest.raises(BadInput, match=r"golden set overlaps the calibration set: 2 cases, e\.g\. pool3, pool5"):
+    with pytest.raises(
+        BadInput, match=r"golden set overlaps the calibration set: 2 cases, e\.g\. pool3, pool5"
+    ):
         compose(window(10), requests("pool", 10), golden=golden, size=64)
 
 
@@ -95,16 +99,22 @@ def guarded(count: int) -> list[Request]:
 
 
 def test_guardrail_cases_are_always_in_and_take_the_places_of_anchors() -> None:
-    offered = offer(window(256), [*guarded(20), *requests("pool", 500)], golden=(), guardrails=("safety",))
+    offered = offer(
+        window(256), [*guarded(20), *requests("pool", 500)], golden=(), guardrails=("safety",)
+    )
     found = settle(offered, size=100)
     assert sum(one.domain == "safety" for one in found.requests) == 20
     assert (len(found.requests), share_of_pool(found)) == (100, 0.05)
 
 
 def test_more_guardrail_cases_than_anchors_take_places_of_the_window_and_never_most() -> None:
-    offered = offer(window(256), [*guarded(40), *requests("pool", 500)], golden=(), guardrails=("safety",))
+    offered = offer(
+        window(256), [*guarded(40), *requests("pool", 500)], golden=(), guardrails=("safety",)
+    )
     assert len(settle(offered, size=100).requests) == 100
-    with pytest.raises(BadInput, match="40 guardrail cases do not fit into a calibration set of 64"):
+    with pytest.raises(
+        BadInput, match="40 guardrail cases do not fit into a calibration set of 64"
+    ):
         settle(offered, size=64)
 
 
@@ -121,13 +131,17 @@ def test_guardrail_cases_are_never_golden_cases() -> None:
 def test_near_duplicates_of_the_window_are_dropped_and_counted() -> None:
     text = "Please summarise the attached contract and list every deadline that it names"
     live = [replace(one, payload=f"{text}{'!' * i}") for i, one in enumerate(requests("live", 3))]
-    offered = offer(sample_of(live, seen=3, dropped={}), requests("pool", 8), golden=(), similarity=0.8)
+    offered = offer(
+        sample_of(live, seen=3, dropped={}), requests("pool", 8), golden=(), similarity=0.8
+    )
     assert (len(offered.live), offered.dropped["near-duplicate"]) == (1, 2)
 
 
 def test_all_identical_inputs_and_an_empty_window_leave_the_anchor_alone() -> None:
     same = [replace(one, payload="same") for one in requests("live", 30)]
-    found = settle(offer(sample_of(same, seen=30, dropped={}), requests("pool", 90), golden=()), size=64)
+    found = settle(
+        offer(sample_of(same, seen=30, dropped={}), requests("pool", 90), golden=()), size=64
+    )
     assert len(found.requests) <= 64
     empty = settle(offer(window(0), requests("pool", 90), golden=(), similarity=0.9), size=64)
     assert len(empty.requests) == 16

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.observation.extents import Extents
+from tasks.observation.request_amax import Extents
 from tasks.sampling.diversity import cover
 
 
@@ -16,7 +16,8 @@ def test_every_range_is_reached_by_a_few_where_as_many_random_ones_fall_short() 
     top = found.peak.max(axis=0)
     chosen = (found.peak[cover(found, 32)].max(axis=0) / top).mean()
     drawn = [
-        (found.peak[np.random.default_rng(seed).permutation(300)[:32]].max(axis=0) / top).mean() for seed in range(20)
+        (found.peak[np.random.default_rng(seed).permutation(300)[:32]].max(axis=0) / top).mean()
+        for seed in range(20)
     ]
     assert chosen > 0.97
     assert max(drawn) < chosen

@@ -41,7 +41,9 @@ def kept(*payloads: Payload, similarity: float = 0.8) -> list[int]:
         ),
     ],
 )
-def test_the_first_of_near_duplicates_is_kept_in_every_script(text: str, again: str, other: str) -> None:
+def test_the_first_of_near_duplicates_is_kept_in_every_script(
+    text: str, again: str, other: str
+) -> None:
     assert kept(text, again, other) == [0, 2]
 
 
@@ -53,7 +55,9 @@ def test_short_and_empty_texts_are_told_apart() -> None:
     assert kept("", "a", "b", "ok", "no") == [0, 1, 2, 3, 4]
 
 
-def test_tensors_that_differ_by_less_than_a_step_count_once_and_another_brightness_is_another_input() -> None:
+def test_tensors_that_differ_by_less_than_a_step_count_once_and_another_brightness_is_another_input() -> (
+    None
+):
     image = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)
     image[0, 0, 0] = 1
     close = image.copy()

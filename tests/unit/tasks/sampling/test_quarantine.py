@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from tasks.models.spec import CalibrationSpec
-from tasks.observation.extents import Extents
+from tasks.observation.request_amax import Extents
 from tasks.records import Request, Sample
 from tasks.sampling.calibration import offer
 from tasks.sampling.judgement import judge
 from tasks.sampling.quarantine import ceilings, document, quantile, quarantine, stretching
+from tasks.specs.spec import CalibrationSpec
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 RNG = np.random.default_rng(0)
@@ -19,7 +19,9 @@ ANCHORS = RNG.uniform(0.9, 1.1, (64, 2))
 
 
 def requests(count: int, tenants: int = 5) -> list[Request]:
-    return [Request(f"r{i}", TIME, f"t{i % tenants}", "docs", "en", f"text {i}") for i in range(count)]
+    return [
+        Request(f"r{i}", TIME, f"t{i % tenants}", "docs", "en", f"text {i}") for i in range(count)
+    ]
 
 
 def extents(peaks: np.ndarray) -> Extents:
@@ -30,9 +32,13 @@ def honest(count: int, level: float = 1.0) -> np.ndarray:
     return level * np.random.default_rng(1).uniform(0.9, 1.1, (count, 2))
 
 
-def set_aside(peaks: np.ndarray, who: list[Request] | None = None, weights: np.ndarray | None = None) -> set[str]:
+def set_aside(
+    peaks: np.ndarray, who: list[Request] | None = None, weights: np.ndarray | None = None
+) -> set[str]:
     who = who or requests(len(peaks))
-    found = quarantine(who, extents(peaks), np.ones(len(peaks)) if weights is None else weights, ANCHORS)
+    found = quarantine(
+        who, extents(peaks), np.ones(len(peaks)) if weights is None else weights, ANCHORS
+    )
     return {one.request_id for one in found}
 
 
@@ -41,7 +47,9 @@ def test_a_few_extreme_requests_are_set_aside_with_site_and_figures() -> None:
     peaks[7, 1] = 50
     (found,) = quarantine(requests(100), extents(peaks), np.ones(100), ANCHORS)
     assert (found.request_id, found.tenant) == ("r7", "t2")
-    assert found.reason.startswith("it reaches 50 at second, where hardly any other request comes near: up to 2.")
+    assert found.reason.startswith(
+        "it reaches 50 at second, where hardly any other request comes near: up to 2."
+    )
     entry = document([found], "w")["entries"][0]  # type: ignore[index]
     assert entry["sites"][0]["site"] == "second"
     assert "text" not in str(entry)
@@ -57,7 +65,9 @@ def test_half_of_the_traffic_at_twice_the_exposure_is_a_shift() -> None:
     assert not set_aside(peaks)
 
 
-def test_a_tenant_whose_requests_alone_extend_a_range_is_set_aside_though_it_sends_a_fifth() -> None:
+def test_a_tenant_whose_requests_alone_extend_a_range_is_set_aside_though_it_sends_a_fifth() -> (
+    None
+):
     peaks = honest(100)
     peaks[::5] *= 1000
     assert set_aside(peaks) == {f"r{i}" for i in range(0, 100, 5)}
@@ -137,7 +147,9 @@ def test_a_weighted_quantile_is_that_of_the_repeated_values() -> None:
 
 def test_the_judgement_takes_anchors_from_below_the_live_rows() -> None:
     live = requests(60)
-    pool = [replace(one, request_id=f"p{i}", payload=f"pool {i}") for i, one in enumerate(requests(30))]
+    pool = [
+        replace(one, request_id=f"p{i}", payload=f"pool {i}") for i, one in enumerate(requests(30))
+    ]
     offered = offer(Sample(tuple(live), "d", 60, {}), pool, golden=())
     peaks = np.concatenate([honest(60), ANCHORS[:30]])
     peaks[11] *= 99

@@ -20,9 +20,13 @@ from tasks.sampling.strata import STRATA, allocate, choose, draw, gather
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def request(number: int, text: str | None = None, tenant: str = "acme", language: str = "en") -> Request:
+def request(
+    number: int, text: str | None = None, tenant: str = "acme", language: str = "en"
+) -> Request:
     time = START + timedelta(seconds=number)
-    return Request(f"r{number}", time, tenant, "docs", language, text if text is not None else f"text {number}")
+    return Request(
+        f"r{number}", time, tenant, "docs", language, text if text is not None else f"text {number}"
+    )
 
 
 def languages(sample: Sample) -> Counter[str]:
@@ -49,7 +53,10 @@ def test_a_request_that_came_again_with_its_label_is_taken_with_it(late_first: b
 
 
 def test_common_strata_are_proportional_and_rare_ones_have_a_floor() -> None:
-    requests = [request(i, language="en" if i % 100 < 80 else "de" if i % 100 < 99 else "ja") for i in range(1000)]
+    requests = [
+        request(i, language="en" if i % 100 < 80 else "de" if i % 100 < 99 else "ja")
+        for i in range(1000)
+    ]
     found = languages(draw(requests, size=100, tenant_share=1.0, minimum_per_stratum=8))
     assert found["ja"] == 8
     assert found["en"] / found["de"] == pytest.approx(80 / 19, rel=0.1)
@@ -65,7 +72,9 @@ def test_no_tenant_gets_more_than_its_share() -> None:
 
 
 def test_the_loud_tenant_cannot_crowd_out_a_quiet_one() -> None:
-    requests = [request(i, tenant="loud") for i in range(5000)] + [request(9000 + i, tenant="quiet") for i in range(5)]
+    requests = [request(i, tenant="loud") for i in range(5000)] + [
+        request(9000 + i, tenant="quiet") for i in range(5)
+    ]
     assert tenants(draw(requests, size=64, tenant_share=0.5)) == {"loud": 32, "quiet": 5}
 
 
@@ -109,7 +118,12 @@ REQUESTS = st.lists(
 )
 
 
-@given(REQUESTS, st.integers(1, 20), st.sampled_from([0.2, 0.5, 1.0]), st.randoms(use_true_random=False))
+@given(
+    REQUESTS,
+    st.integers(1, 20),
+    st.sampled_from([0.2, 0.5, 1.0]),
+    st.randoms(use_true_random=False),
+)
 @settings(deadline=None)
 def test_order_and_redelivery_do_not_change_the_sample(
     requests: list[Request], size: int, share: float, generator: random.Random
@@ -122,7 +136,9 @@ def test_order_and_redelivery_do_not_change_the_sample(
 
 @given(REQUESTS, st.integers(1, 20), st.sampled_from([0.2, 0.5, 1.0]))
 @settings(deadline=None)
-def test_size_cap_and_distinctness_always_hold(requests: list[Request], size: int, share: float) -> None:
+def test_size_cap_and_distinctness_always_hold(
+    requests: list[Request], size: int, share: float
+) -> None:
     sample = draw(requests, size=size, tenant_share=share)
     assert len(sample.requests) <= size
     assert len({fingerprint(one.payload) for one in sample.requests}) == len(sample.requests)
@@ -168,7 +184,12 @@ def test_shares_in_any_order_and_grouping_give_the_sample_of_one_pass(languages:
     """More languages than STRATA as well: which of them are pooled must not depend on who came first."""
     rng = random.Random(5)
     requests = [
-        request(i, text=f"text {i % 1700}", tenant=f"t{rng.randrange(4)}", language=f"x{rng.randrange(languages)}")
+        request(
+            i,
+            text=f"text {i % 1700}",
+            tenant=f"t{rng.randrange(4)}",
+            language=f"x{rng.randrange(languages)}",
+        )
         for i in range(3000)
     ]
     expected = draw(requests, size=48, tenant_share=0.4)
@@ -202,7 +223,9 @@ def test_a_senseless_size_or_share_is_refused(size: int, share: float) -> None:
         draw([], size=size, tenant_share=share)
 
 
-COUNTS = st.dictionaries(st.tuples(st.text(max_size=2), st.just("en")), st.integers(1, 1000), min_size=1, max_size=12)
+COUNTS = st.dictionaries(
+    st.tuples(st.text(max_size=2), st.just("en")), st.integers(1, 1000), min_size=1, max_size=12
+)
 
 
 @given(COUNTS, st.integers(1, 300), st.integers(0, 20))
@@ -227,7 +250,11 @@ def texts(count: int, length: int, start: int, tenant: str = "acme") -> list[Req
 
 
 def test_rare_lengths_and_rare_tenants_are_present() -> None:
-    sample = draw([*texts(990, 20, 0), *texts(6, 900, 2000), *texts(4, 20, 3000, "tiny")], size=64, tenant_share=1.0)
+    sample = draw(
+        [*texts(990, 20, 0), *texts(6, 900, 2000), *texts(4, 20, 3000, "tiny")],
+        size=64,
+        tenant_share=1.0,
+    )
     assert max(len(str(one.payload)) for one in sample.requests) == 900
     assert tenants(sample)["tiny"] >= 1
 
@@ -254,4 +281,6 @@ def test_weights_say_how_much_of_the_traffic_a_request_stands_for() -> None:
 
 
 def test_identical_texts_and_one_tenant_only_make_a_sound_sample() -> None:
-    assert len(draw([request(i, "same") for i in range(100)], size=64, tenant_share=0.5).requests) == 1
+    assert (
+        len(draw([request(i, "same") for i in range(100)], size=64, tenant_share=0.5).requests) == 1
+    )

@@ -11,8 +11,8 @@ import pytest
 
 from infra.errors import BadInput, NotFound
 from infra.registry import Registry
-from tasks.models.spec import Task
 from tasks.records import Request
+from tasks.specs.spec import Task
 from tasks.traffic import Accepted, Duplicate, Format, Reject, judge_traces, stream
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -38,8 +38,16 @@ def test_files_of_kserves_bucket_writer_are_joined_over_a_folder() -> None:
     requests, reasons, _ = read(SAMPLES / "kserve-v1", Format.KSERVE)
     assert reasons == []
     first, second = (requests[f"0009174a-24a8-4603-b098-09c8799950e9/{place}"] for place in (0, 1))
-    assert (first.payload, first.decision, first.tenant) == ("how do I open a file", "allowed", "acme")
-    assert (second.payload, second.decision, second.time) == ("where is my order", "blocked", ELEVEN)
+    assert (first.payload, first.decision, first.tenant) == (
+        "how do I open a file",
+        "allowed",
+        "acme",
+    )
+    assert (second.payload, second.decision, second.time) == (
+        "where is my order",
+        "blocked",
+        ELEVEN,
+    )
     other = requests["1c6ae0b2-6c3b-4f0f-9f5e-1a2b3c4d5e6f"]
     assert (other.payload, other.language, other.decision) == ("bonjour", "fr", None)
 
@@ -47,7 +55,12 @@ def test_files_of_kserves_bucket_writer_are_joined_over_a_folder() -> None:
 def test_cloud_events_are_joined_whichever_came_first() -> None:
     requests, reasons, again = read(SAMPLES / "kserve-v2.jsonl", Format.KSERVE)
     one = requests["a"]
-    assert (one.payload, one.tenant, one.domain, one.language) == ("a question", "acme", "docs", "en")
+    assert (one.payload, one.tenant, one.domain, one.language) == (
+        "a question",
+        "acme",
+        "docs",
+        "en",
+    )
     assert (one.latency_ms, one.model_version, one.time) == (25.0, "3", ELEVEN)
     assert [requests[f"b/{place}"].payload for place in (0, 1)] == ["first", "second"]
     assert again == 2
@@ -62,7 +75,8 @@ def test_cloud_events_are_joined_whichever_came_first() -> None:
 def test_kserve_records_without_a_time_need_one(tmp_path: Path) -> None:
     sides = {"request": {"instances": [[[1.0, 2.0]]]}, "response": {"predictions": [3]}}
     events = [
-        {"id": "x", "type": f"org.kubeflow.serving.inference.{side}", "data": data} for side, data in sides.items()
+        {"id": "x", "type": f"org.kubeflow.serving.inference.{side}", "data": data}
+        for side, data in sides.items()
     ]
     path = tmp_path / "events.json"
     path.write_text(json.dumps(events))
@@ -78,7 +92,9 @@ def test_kserve_records_without_a_time_need_one(tmp_path: Path) -> None:
 
 
 def test_triton_tensors_become_requests_on_the_wall_clock() -> None:
-    requests, reasons, _ = read(SAMPLES / "triton-tensors.json", Format.TRITON, IMAGE, shape=(1, 2, 2), first_at=ELEVEN)
+    requests, reasons, _ = read(
+        SAMPLES / "triton-tensors.json", Format.TRITON, IMAGE, shape=(1, 2, 2), first_at=ELEVEN
+    )
     one = requests["cam-7"]
     assert (one.time, one.latency_ms, one.model_version) == (ELEVEN, 3.0, "2")
     np.testing.assert_array_equal(one.payload, np.array([[[0, 0.5], [1, 0.25]]], np.float32))  # type: ignore[arg-type]
@@ -105,7 +121,10 @@ def test_triton_without_the_time_of_the_first_trace_is_refused() -> None:
 def test_batch_files_are_joined_and_a_conversation_ends_where_the_reply_begins() -> None:
     requests, reasons, _ = read(SAMPLES / "openai-batch", Format.CHAT, LANGUAGE)
     one = requests["request-1"]
-    assert one.payload == "System: Be brief.\nUser: hi\nAssistant: hello\nUser: where am I?\nAssistant:"
+    assert (
+        one.payload
+        == "System: Be brief.\nUser: hi\nAssistant: hello\nUser: where am I?\nAssistant:"
+    )
     assert (one.time, one.tenant, one.model_version) == (ELEVEN, "acme", "polyglot")
     assert [requests[f"request-3/{place}"].payload for place in (0, 1)] == ["one", "two"]
     assert Counter(reasons) == {
@@ -142,7 +161,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
     @mlflow.trace
     def chat(messages: list[dict[str, str]]) -> str:
-        mlflow.update_current_trace(tags={"tenant": "acme", "language": "en"}, client_request_id="mine")
+        mlflow.update_current_trace(
+            tags={"tenant": "acme", "language": "en"}, client_request_id="mine"
+        )
         return "hello"
 
     @mlflow.trace
@@ -175,7 +196,9 @@ def check_traces(requests: list[Request], reasons: list[str]) -> None:
     assert reasons == ["the trace ended in the state ERROR: nothing was served"]
 
 
-def test_exported_traces_are_read_from_lines_arrays_and_single_documents(server: Registry, tmp_path: Path) -> None:
+def test_exported_traces_are_read_from_lines_arrays_and_single_documents(
+    server: Registry, tmp_path: Path
+) -> None:
     traces = list(server.traces("chat"))
     forms = {
         "lines.jsonl": "\n".join(traces),
@@ -188,7 +211,9 @@ def test_exported_traces_are_read_from_lines_arrays_and_single_documents(server:
         check_traces(list(requests.values()), reasons)
 
 
-def test_traces_are_read_from_a_server_page_by_page(server: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_are_read_from_a_server_page_by_page(
+    server: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("infra.registry._TRACES", 1)
     found = list(judge_traces(server.traces("chat"), task=TEXT))
     requests = [one.request for one in found if isinstance(one, Accepted)]
@@ -200,7 +225,9 @@ def test_traces_are_read_from_a_server_page_by_page(server: Registry, monkeypatc
 # --- every format
 
 
-@pytest.mark.parametrize("format", [Format.PARQUET, Format.KSERVE, Format.TRITON, Format.CHAT, Format.TRACES])
+@pytest.mark.parametrize(
+    "format", [Format.PARQUET, Format.KSERVE, Format.TRITON, Format.CHAT, Format.TRACES]
+)
 def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path: Path, format: Format) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(b"\x00\xff\xfe no traffic at all")
@@ -236,7 +263,10 @@ def test_letters_that_are_no_utf8_cost_their_own_record_only(tmp_path: Path) -> 
         {
             "id": str(number),
             "time": "2026-03-01T11:00:00Z",
-            "messages": [{"role": "user", "content": "caf?"}, {"role": "assistant", "content": "x"}],
+            "messages": [
+                {"role": "user", "content": "caf?"},
+                {"role": "assistant", "content": "x"},
+            ],
         }
         for number in range(3)
     ]

@@ -32,7 +32,12 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def take(store: LocalStore, *requests: Request) -> Ingested:
-    return ingest(store, "minilm", [Accepted(number, one) for number, one in enumerate(requests, 1)], source="x")
+    return ingest(
+        store,
+        "minilm",
+        [Accepted(number, one) for number, one in enumerate(requests, 1)],
+        source="x",
+    )
 
 
 def stored(store: LocalStore) -> list[Request]:
@@ -90,7 +95,7 @@ import json, resource, sys
 from pathlib import Path
 import tasks.traffic.formats.spill, tasks.traffic.intake
 from infra.stores.local import LocalStore
-from tasks.models.spec import Task
+from tasks.specs.spec import Task
 from tasks.traffic import Format, ingest, stream
 
 tasks.traffic.intake.BUFFER_BYTES = 1_000_000
@@ -128,7 +133,7 @@ _LARGE = """
 import sys
 from pathlib import Path
 from infra.stores.local import LocalStore
-from tasks.models.spec import Task
+from tasks.specs.spec import Task
 from tasks.traffic import ingest, stream
 
 def resident(field):
@@ -150,11 +155,17 @@ def test_a_row_group_of_a_gigabyte_is_imported_in_a_fraction_of_it(tmp_path: Pat
     columns = {
         "request_id": pa.array([str(number) for number in range(rows)]),
         "time": times,
-        "tensor": pa.chunked_array([pa.array(pixels)] * (rows // chunk)),  # one chunk in memory, written 40 times
+        "tensor": pa.chunked_array(
+            [pa.array(pixels)] * (rows // chunk)
+        ),  # one chunk in memory, written 40 times
         "shape": pa.array([[256, 256]] * rows),
     }
     pq.write_table(
-        pa.table(columns), tmp_path / "log.parquet", row_group_size=rows, use_dictionary=False, compression="zstd"
+        pa.table(columns),
+        tmp_path / "log.parquet",
+        row_group_size=rows,
+        use_dictionary=False,
+        compression="zstd",
     )
     told = pq.read_metadata(tmp_path / "log.parquet")
     assert told.num_row_groups == 1

@@ -40,7 +40,9 @@ def day(requests: list[Request], number: int, days: float = 7) -> list[Request]:
 
 
 def share(requests: list[Request], **facts: str) -> float:
-    return sum(all(getattr(one, name) == value for name, value in facts.items()) for one in requests) / len(requests)
+    return sum(
+        all(getattr(one, name) == value for name, value in facts.items()) for one in requests
+    ) / len(requests)
 
 
 def test_the_scenarios_are_the_ones_that_are_promised() -> None:
@@ -51,7 +53,9 @@ def test_the_scenarios_are_the_ones_that_are_promised() -> None:
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
-def test_every_scenario_gives_the_same_bytes_from_the_same_seed_and_others_from_another(path: Path) -> None:
+def test_every_scenario_gives_the_same_bytes_from_the_same_seed_and_others_from_another(
+    path: Path,
+) -> None:
     assert load_scenario(path).name == path.stem
     first, again, other = (made(path.stem, seed, days=0.5) for seed in (3, 3, 4))
     assert to_parquet(first) == to_parquet(again)
@@ -83,7 +87,11 @@ def test_nothing_shifts_in_the_null_scenario() -> None:
 
 def test_a_new_language_rises_from_nothing_to_its_share() -> None:
     requests = made("new-language")
-    assert [round(share(day(requests, number), language="ja"), 1) for number in (0, 1, 6)] == [0, 0, 0.5]
+    assert [round(share(day(requests, number), language="ja"), 1) for number in (0, 1, 6)] == [
+        0,
+        0,
+        0.5,
+    ]
     assert 0.05 < share(day(requests, 3), language="ja") < 0.4
 
 
@@ -107,7 +115,9 @@ def test_jargon_brings_words_that_the_corpus_has_not() -> None:
 
 def test_texts_grow_to_the_factor() -> None:
     requests = made("length-growth")
-    lengths = [np.mean([len(str(one.payload)) for one in day(requests, number)]) for number in (0, 6)]
+    lengths = [
+        np.mean([len(str(one.payload)) for one in day(requests, number)]) for number in (0, 6)
+    ]
     assert 3.5 < lengths[1] / lengths[0] < 4.5
 
 
@@ -160,12 +170,16 @@ def test_the_strength_follows_its_course(course: Course, strengths: list[float])
     np.testing.assert_allclose(course.at(np.arange(5.0)), strengths, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["gain: {factor: 3}", "noise: {deviation: 0.2}", "sensor-offset: {offset: 0.5}"])
+@pytest.mark.parametrize(
+    "kind", ["gain: {factor: 3}", "noise: {deviation: 0.2}", "sensor-offset: {offset: 0.5}"]
+)
 def test_tensors_gain_contrast_noise_and_an_offset(kind: str) -> None:
     name, _, rest = kind.partition(": ")
     text = f"{{version: 1, name: one, shifts: [{{kind: {name}, {rest[1:-1]}, when: {{shape: sudden}}}}]}}"
     found = list(simulate(IMAGES, parse_scenario(text, where="x"), 0, days=1, rate=20))
-    plain = list(simulate(IMAGES, parse_scenario("{version: 1, name: one}", where="x"), 0, days=1, rate=20))
+    plain = list(
+        simulate(IMAGES, parse_scenario("{version: 1, name: one}", where="x"), 0, days=1, rate=20)
+    )
     for after, before in zip(found, plain, strict=True):
         assert isinstance(after.payload, np.ndarray)
         assert isinstance(before.payload, np.ndarray)
@@ -206,8 +220,14 @@ def test_a_wrong_scenario_is_refused_in_one_sentence(text: str, sentence: str) -
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{version: 1, name: one, base: {languages: {xx: 1}}}", "wants the language 'xx', which the corpus has not"),
-        ("{version: 1, name: one, base: {domains: {code: 1}, languages: {ja: 1}}}", "no row of the corpus fits base"),
+        (
+            "{version: 1, name: one, base: {languages: {xx: 1}}}",
+            "wants the language 'xx', which the corpus has not",
+        ),
+        (
+            "{version: 1, name: one, base: {domains: {code: 1}, languages: {ja: 1}}}",
+            "no row of the corpus fits base",
+        ),
         (
             "{version: 1, name: one, shifts: [{kind: exposure, factor: 2, when: {shape: sudden}}]}",
             "has the shift exposure, but the corpus holds texts",

@@ -14,9 +14,9 @@ import pytest
 
 from infra.errors import BadInput, Tampered
 from infra.stores.local import LocalStore
-from tasks.models.spec import Task
 from tasks.payloads import fingerprint
 from tasks.records import Request
+from tasks.specs.spec import Task
 from tasks.traffic import (
     SCHEMA,
     Import,
@@ -32,7 +32,9 @@ from tasks.traffic import (
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def request(name: str = "r1", time: datetime = NOON, payload: Any = "a text", **more: Any) -> Request:
+def request(
+    name: str = "r1", time: datetime = NOON, payload: Any = "a text", **more: Any
+) -> Request:
     return Request(name, time, more.pop("tenant", "acme"), "docs", "en", payload, **more)
 
 
@@ -78,7 +80,9 @@ def altered(table: pa.Table) -> bytes:
 def test_another_schema_version_or_none_is_refused() -> None:
     table = pq.read_table(pa.BufferReader(to_parquet([request()])))
     with pytest.raises(BadInput, match="schema version 2, not 1"):
-        from_parquet(altered(table.replace_schema_metadata({"requant.traffic.version": "2"})), where="x")
+        from_parquet(
+            altered(table.replace_schema_metadata({"requant.traffic.version": "2"})), where="x"
+        )
     with pytest.raises(BadInput, match="schema version none, not 1"):
         from_parquet(altered(table.replace_schema_metadata(None)), where="x")
 
@@ -104,9 +108,13 @@ def test_a_row_without_an_input_is_named() -> None:
 # --- imports
 
 
-def lines(tmp_path: Path, *records: object, task: Task = Task.TEXT_EMBEDDING, **more: Any) -> Import:
+def lines(
+    tmp_path: Path, *records: object, task: Task = Task.TEXT_EMBEDDING, **more: Any
+) -> Import:
     path = tmp_path / "in.jsonl"
-    path.write_bytes(b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in records))
+    path.write_bytes(
+        b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in records)
+    )
     return read_import(path, task=task, now=NOON, **more)
 
 
@@ -151,7 +159,9 @@ def test_a_good_line_becomes_a_request_with_defaults(tmp_path: Path) -> None:
         (b"[1, 2]", "the line is not a JSON object"),
     ],
 )
-def test_a_bad_line_is_set_aside_with_its_reason_and_loses_no_other(tmp_path: Path, bad: object, reason: str) -> None:
+def test_a_bad_line_is_set_aside_with_its_reason_and_loses_no_other(
+    tmp_path: Path, bad: object, reason: str
+) -> None:
     found = lines(tmp_path, record(request_id="before"), bad, record(request_id="after"))
     assert [one.request_id for one in found.accepted] == ["before", "after"]
     (reject,) = found.rejected
@@ -173,9 +183,16 @@ PACKED = base64.b64encode(np.arange(4, dtype="<f4").tobytes()).decode()
 
 
 @pytest.mark.parametrize(
-    "fields", [{"tensor": [[0, 1], [2, 3.0]]}, {"tensor_b64": PACKED}, {"tensor_b64": PACKED, "shape": [2, 2]}]
+    "fields",
+    [
+        {"tensor": [[0, 1], [2, 3.0]]},
+        {"tensor_b64": PACKED},
+        {"tensor_b64": PACKED, "shape": [2, 2]},
+    ],
 )
-def test_a_tensor_is_read_from_lists_or_from_bytes(tmp_path: Path, fields: dict[str, object]) -> None:
+def test_a_tensor_is_read_from_lists_or_from_bytes(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
     found = lines(tmp_path, image(**fields), task=Task.IMAGE_CLASSIFICATION, shape=(2, 2))
     (only,) = found.accepted
     np.testing.assert_array_equal(only.payload, np.arange(4, dtype=np.float32).reshape(2, 2))
@@ -194,12 +211,17 @@ def test_a_tensor_is_read_from_lists_or_from_bytes(tmp_path: Path, fields: dict[
         ({"tensor": [[0, None], [2, 3]]}, "tensor is not nested lists of numbers"),
         ({"tensor_b64": PACKED[:-4]}, "bytes, but shape [2, 2] of float32 needs 16"),
         ({"tensor_b64": PACKED, "shape": [4]}, "tensor has shape [4]"),
-        ({"tensor_b64": PACKED, "shape": [-2, -2]}, "shape is missing or not a list of positive integers"),
+        (
+            {"tensor_b64": PACKED, "shape": [-2, -2]},
+            "shape is missing or not a list of positive integers",
+        ),
         ({"tensor_b64": "!!!"}, "tensor_b64 is not base64"),
         ({"text": "hello"}, "tensor is missing: this model reads tensors"),
     ],
 )
-def test_a_bad_tensor_is_set_aside_with_its_reason(tmp_path: Path, fields: dict[str, object], reason: str) -> None:
+def test_a_bad_tensor_is_set_aside_with_its_reason(
+    tmp_path: Path, fields: dict[str, object], reason: str
+) -> None:
     found = lines(tmp_path, {**image(), **fields}, task=Task.IMAGE_CLASSIFICATION, shape=(2, 2))
     assert found.accepted == ()
     assert reason in found.rejected[0].reason
@@ -212,8 +234,14 @@ def test_a_waveform_may_have_any_length_and_only_one_axis(tmp_path: Path) -> Non
         image(request_id="r3", tensor=[[0.5]]),
     ]
     found = lines(tmp_path, *good, task=Task.SPEECH_RECOGNITION, shape=(-1,))
-    assert [np.asarray(one.payload).tolist() for one in found.accepted] == [[0, 1, 2, 3], [0.5, -0.5]]
-    assert found.rejected[0].reason == "tensor has shape [1, 1]: this model reads one row of any length"
+    assert [np.asarray(one.payload).tolist() for one in found.accepted] == [
+        [0, 1, 2, 3],
+        [0.5, -0.5],
+    ]
+    assert (
+        found.rejected[0].reason
+        == "tensor has shape [1, 1]: this model reads one row of any length"
+    )
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "absent.parquet", "traffic.csv"])
@@ -223,7 +251,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
 
 
 def columns(**changes: object) -> dict[str, object]:
-    return {"request_id": ["a", "b"], "time": pa.array([NOON, NOON]), "text": ["hello", "hi"], **changes}
+    return {
+        "request_id": ["a", "b"],
+        "time": pa.array([NOON, NOON]),
+        "text": ["hello", "hi"],
+        **changes,
+    }
 
 
 def parquet(tmp_path: Path, table: dict[str, object], **more: Any) -> Import:
@@ -285,7 +318,9 @@ def test_tensors_in_parquet_are_checked_like_the_others(tmp_path: Path) -> None:
         ({"shape": ["2x2", "2x2"]}, "column shape of type string: it must be list of integers"),
     ],
 )
-def test_a_wrong_column_type_refuses_the_file(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_a_wrong_column_type_refuses_the_file(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(BadInput, match=message):
         parquet(tmp_path, columns(**changes))
 
@@ -305,7 +340,9 @@ def test_a_missing_column_or_a_truncated_file_refuses_the_file(tmp_path: Path) -
 def test_requests_are_stored_by_the_hour_in_which_they_came(store: LocalStore) -> None:
     late = datetime(2026, 3, 1, 0, 30, tzinfo=timezone(timedelta(hours=1)))
     keys = write_traffic(
-        store, "minilm", [request("a"), request("b", NOON + timedelta(minutes=59)), request("c", late)]
+        store,
+        "minilm",
+        [request("a"), request("b", NOON + timedelta(minutes=59)), request("c", late)],
     )
     assert [key.rsplit("/", 1)[0] for key in keys] == [
         "traffic/minilm/date=2026-02-28/hour=23",
@@ -321,14 +358,21 @@ def test_writing_the_same_requests_again_in_any_order_changes_nothing(store: Loc
     assert list(store.list("traffic/")) == first
 
 
-def test_an_hour_is_split_into_parts_of_bounded_size(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.traffic.parts.PART_BYTES", 10)
+def test_an_hour_is_split_into_parts_of_bounded_size(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.traffic.storage.parts.PART_BYTES", 10)
     keys = write_traffic(store, "minilm", [request(name, payload="12345678") for name in "abc"])
     assert len(keys) == 3
 
 
 def test_personal_data_never_reaches_the_store(store: LocalStore) -> None:
-    one = request("a@b.com", payload="I am bob@example.com", tenant="eve@example.com", label="call 415-555-2671")
+    one = request(
+        "a@b.com",
+        payload="I am bob@example.com",
+        tenant="eve@example.com",
+        label="call 415-555-2671",
+    )
     (key,) = write_traffic(store, "minilm", [one])
     (kept,) = from_parquet(store.get(key), where="x")
     assert (kept.payload, kept.label) == ("I am <EMAIL>", "call <PHONE>")
@@ -343,7 +387,11 @@ def test_rejects_are_kept_redacted_short_and_once(store: LocalStore) -> None:
     assert key.startswith("rejected/minilm/")
     (line,) = store.get(key).decode().splitlines()
     kept = json.loads(line)
-    assert (kept["source"], kept["line_or_row"], kept["reason"]) == ("day.jsonl", 3, "text is empty")
+    assert (kept["source"], kept["line_or_row"], kept["reason"]) == (
+        "day.jsonl",
+        3,
+        "text is empty",
+    )
     assert kept["raw"].startswith("<EMAIL> ")
     assert len(kept["raw"].encode()) <= 2000
 
@@ -369,7 +417,9 @@ class Counting(LocalStore):
 def days(tmp_path: Path) -> Iterator[Counting]:
     """One request an hour for four days, the newest at noon."""
     store = Counting(str(tmp_path / "days"))
-    write_traffic(store, "minilm", [request(f"h{ago}", NOON - timedelta(hours=ago)) for ago in range(96)])
+    write_traffic(
+        store, "minilm", [request(f"h{ago}", NOON - timedelta(hours=ago)) for ago in range(96)]
+    )
     return store
 
 
@@ -395,14 +445,18 @@ def test_only_the_parts_of_its_hours_are_read_and_only_when_iterated(days: Count
 def test_a_window_whose_end_is_given_lists_its_days_alone(days: Counting) -> None:
     read_window(days, "minilm", hours=24, until=NOON - timedelta(days=1))
     date = (NOON - timedelta(days=1)).date()
-    assert days.listed == [f"traffic/minilm/date={day}/" for day in (date - timedelta(days=1), date)]
+    assert days.listed == [
+        f"traffic/minilm/date={day}/" for day in (date - timedelta(days=1), date)
+    ]
 
 
 @pytest.mark.parametrize("hours", [1, 13, 24, 2000])
 @pytest.mark.parametrize("ago", [-200, -0.5, 0, 11.5, 12, 12.5, 60, 95, 300])
 def test_it_holds_what_a_look_at_every_part_finds(days: Counting, hours: int, ago: float) -> None:
     end = NOON - timedelta(hours=ago)
-    window = read_window(days, "minilm", hours=hours, until=end.astimezone(timezone(timedelta(hours=9))))
+    window = read_window(
+        days, "minilm", hours=hours, until=end.astimezone(timezone(timedelta(hours=9)))
+    )
     assert (window.start, window.end) == (end - timedelta(hours=hours), end)
     found = [one.request_id for one in window.requests]
     assert found == [f"h{one}" for one in reversed(range(96)) if ago <= one < ago + hours]

@@ -6,7 +6,7 @@ import pytest
 from infra.errors import BadInput
 from tasks.records import Verdict
 from tasks.validation.comparison import against_champion
-from tasks.validation.golden_metrics import CaseScores
+from tasks.validation.metrics.golden import CaseScores
 
 
 def scored(values: np.ndarray, first: int = 0) -> CaseScores:
@@ -26,8 +26,12 @@ BASE = np.random.default_rng(0).uniform(0.9, 1.0, 100)
         (-0.05, False, Verdict.PASSED),
     ],
 )
-def test_a_candidate_may_be_worse_by_the_margin_only(gain: float, higher_is_better: bool, verdict: Verdict) -> None:
-    gate = against_champion(scored(BASE + gain), scored(BASE), 0.01, higher_is_better=higher_is_better)
+def test_a_candidate_may_be_worse_by_the_margin_only(
+    gain: float, higher_is_better: bool, verdict: Verdict
+) -> None:
+    gate = against_champion(
+        scored(BASE + gain), scored(BASE), 0.01, higher_is_better=higher_is_better
+    )
     assert gate.verdict is verdict
     assert not gate.binding
     assert gate.metric == "versus-champion"

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
-from tasks.models.spec import Budgets, QualityBudget
 from tasks.records import GateReport, Verdict
+from tasks.specs.spec import Budgets, QualityBudget
 from tasks.validation.costs import Costs, Pair, cost_gates, latency_gate
 from tasks.validation.latency import PairedLatency
 
 BUDGETS = Budgets(
-    latency_ratio=0.8, size_ratio=0.5, peak_memory_ratio=1.0, quality=(QualityBudget(metric="cosine", at_least=0.9),)
+    latency_ratio=0.8,
+    size_ratio=0.5,
+    peak_memory_ratio=1.0,
+    quality=(QualityBudget(metric="cosine", at_least=0.9),),
 )
 
 
@@ -35,7 +38,10 @@ def test_what_was_not_measured_is_inconclusive() -> None:
     ("ratios", "verdict"),
     [
         ([0.7] * 30, Verdict.PASSED),
-        ([0.7] * 16 + [1.5] * 14, Verdict.PASSED),  # the median keeps it, though the interval straddles
+        (
+            [0.7] * 16 + [1.5] * 14,
+            Verdict.PASSED,
+        ),  # the median keeps it, though the interval straddles
         ([0.7] * 14 + [0.9] * 16, Verdict.INCONCLUSIVE),
         ([0.9] * 30, Verdict.FAILED),
         ([0.1] * 5, Verdict.INCONCLUSIVE),
@@ -45,7 +51,9 @@ def test_what_was_not_measured_is_inconclusive() -> None:
         ([0.7] * 29 + [-0.1], Verdict.ERROR),
     ],
 )
-def test_latency_is_judged_by_the_median_of_paired_ratios(ratios: list[float], verdict: Verdict) -> None:
+def test_latency_is_judged_by_the_median_of_paired_ratios(
+    ratios: list[float], verdict: Verdict
+) -> None:
     assert latency_gate(latency(ratios), 0.8).verdict is verdict
 
 

@@ -7,10 +7,13 @@ import pytest
 
 from tasks.records import CaseKind, GoldenCase, GoldenSet
 from tasks.validation.evaluation import golden_figures, harness_figures
-from tasks.validation.golden_metrics import CaseScores
 from tasks.validation.harness import Score
+from tasks.validation.metrics.golden import CaseScores
 
-CASES = tuple(GoldenCase(str(n), f"text {n}", "docs", "en" if n < 3 else "de", CaseKind.PLAIN) for n in range(4))
+CASES = tuple(
+    GoldenCase(str(n), f"text {n}", "docs", "en" if n < 3 else "de", CaseKind.PLAIN)
+    for n in range(4)
+)
 GOLDEN = GoldenSet(CASES, "0" * 64, None, 0.0)
 
 
@@ -26,7 +29,11 @@ def test_a_metric_that_both_sides_have_is_one_figure_of_each_group() -> None:
     }
     found = {one.group: one for one in golden_figures(GOLDEN, scores)}
     assert set(found) == {"all", "domain=docs", "language=de", "language=en"}
-    assert (found["all"].full_precision, found["all"].candidate, found["all"].difference) == (0.5, 0.5, 0.0)
+    assert (found["all"].full_precision, found["all"].candidate, found["all"].difference) == (
+        0.5,
+        0.5,
+        0.0,
+    )
     assert found["language=en"].difference == pytest.approx(-1 / 3)
     assert (found["language=de"].count, found["language=de"].candidate) == (1, 1.0)
 
@@ -40,7 +47,10 @@ def test_losses_are_told_as_perplexity_and_their_difference_as_a_ratio() -> None
     found = {one.metric: one for one in golden_figures(GOLDEN, scores) if one.group == "all"}
     assert found["perplexity"].full_precision == pytest.approx(math.exp(2))
     assert found["perplexity"].candidate == pytest.approx(math.exp(2.25))
-    assert (found["perplexity-ratio"].full_precision, found["perplexity-ratio"].candidate) == (1.0, math.exp(0.25))
+    assert (found["perplexity-ratio"].full_precision, found["perplexity-ratio"].candidate) == (
+        1.0,
+        math.exp(0.25),
+    )
 
 
 def test_a_relation_has_full_precision_beside_itself_on_the_other_side() -> None:
@@ -51,5 +61,12 @@ def test_a_relation_has_full_precision_beside_itself_on_the_other_side() -> None
 
 def test_a_task_is_paired_with_itself_by_metric() -> None:
     before = (Score("a", "acc", 0.5, None), Score("b", "acc", 0.25, None))
-    after = (Score("b", "acc", 0.5, None), Score("a", "acc", 0.5, None), Score("c", "acc", 1.0, None))
-    assert [(one.group, one.difference) for one in harness_figures(before, after)] == [("b", 0.25), ("a", 0.0)]
+    after = (
+        Score("b", "acc", 0.5, None),
+        Score("a", "acc", 0.5, None),
+        Score("c", "acc", 1.0, None),
+    )
+    assert [(one.group, one.difference) for one in harness_figures(before, after)] == [
+        ("b", 0.25),
+        ("a", 0.0),
+    ]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.models.spec import Budgets, QualityBudget, Task
 from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
+from tasks.specs.spec import Budgets, QualityBudget, Task
 from tasks.validation.gates import (
     AT_LEAST,
     AT_MOST,
@@ -20,9 +20,14 @@ from tasks.validation.gates import (
     safety_gate,
     unexecuted,
 )
-from tasks.validation.golden_metrics import CaseScores
+from tasks.validation.metrics.golden import CaseScores
 
-PASSED, FAILED, INCONCLUSIVE, ERROR = Verdict.PASSED, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.ERROR
+PASSED, FAILED, INCONCLUSIVE, ERROR = (
+    Verdict.PASSED,
+    Verdict.FAILED,
+    Verdict.INCONCLUSIVE,
+    Verdict.ERROR,
+)
 COSINE = QualityBudget(metric="cosine", at_least=0.9)
 EVERYTHING: frozenset[str] = frozenset()
 
@@ -34,7 +39,9 @@ def budgets(*quality: QualityBudget) -> Budgets:
 def cases(*groups: tuple[str, str], each: int = 20) -> list[GoldenCase]:
     """`each` cases of every (domain, language)."""
     pairs = [pair for pair in groups or (("docs", "en"),) for _ in range(each)]
-    return [GoldenCase(str(n), "text", domain, language) for n, (domain, language) in enumerate(pairs)]
+    return [
+        GoldenCase(str(n), "text", domain, language) for n, (domain, language) in enumerate(pairs)
+    ]
 
 
 def scored(values: Sequence[float] | np.ndarray) -> CaseScores:
@@ -76,7 +83,9 @@ def test_a_nan_in_any_figure_is_an_error(direction: str) -> None:
 
 
 @given(st.tuples(*[st.floats(-1, 1)] * 3), st.floats(-1, 1), st.floats(0, 1))
-def test_a_looser_budget_never_worsens_a_verdict(figures: tuple[float, ...], budget: float, slack: float) -> None:
+def test_a_looser_budget_never_worsens_a_verdict(
+    figures: tuple[float, ...], budget: float, slack: float
+) -> None:
     low, value, high = sorted(figures)
     order = (FAILED, INCONCLUSIVE, PASSED)
     for direction, looser in ((AT_LEAST, budget - slack), (AT_MOST, budget + slack)):
@@ -86,13 +95,16 @@ def test_a_looser_budget_never_worsens_a_verdict(figures: tuple[float, ...], bud
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 1), min_size=10, max_size=60), st.floats(0, 1), st.data())
-def test_one_more_flip_never_betters_a_verdict(flips: list[int], budget: float, data: st.DataObject) -> None:
+def test_one_more_flip_never_betters_a_verdict(
+    flips: list[int], budget: float, data: st.DataObject
+) -> None:
     worse = list(flips)
     worse[data.draw(st.integers(0, len(flips) - 1))] = 1
     rule = budgets(QualityBudget(metric="flips", at_most=budget))
     order = (FAILED, INCONCLUSIVE, PASSED)
     before, after = (
-        quality_gates({"flips": scored(v)}, cases(each=len(v)), rule, served=EVERYTHING)[0] for v in (flips, worse)
+        quality_gates({"flips": scored(v)}, cases(each=len(v)), rule, served=EVERYTHING)[0]
+        for v in (flips, worse)
     )
     assert order.index(after.verdict) <= order.index(before.verdict)
 
@@ -106,19 +118,27 @@ def test_fewer_than_ten_cases_are_always_inconclusive(values: list[float], budge
 
 
 def test_ten_good_cases_pass() -> None:
-    (gate, *_) = quality_gates({"cosine": scored([0.99] * 10)}, cases(each=10), budgets(), served=EVERYTHING)
+    (gate, *_) = quality_gates(
+        {"cosine": scored([0.99] * 10)}, cases(each=10), budgets(), served=EVERYTHING
+    )
     assert (gate.verdict, gate.group, gate.count, gate.binding) == (PASSED, "all", 10, True)
-    assert gate.reason == ("cosine of all: 0.99 (95 % interval 0.99 to 0.99); the budget is at least 0.9")
+    assert gate.reason == (
+        "cosine of all: 0.99 (95 % interval 0.99 to 0.99); the budget is at least 0.9"
+    )
 
 
 def test_a_mean_below_the_budget_fails() -> None:
-    (gate, *_) = quality_gates({"cosine": scored([0.8] * 50)}, cases(each=50), budgets(), served=EVERYTHING)
+    (gate, *_) = quality_gates(
+        {"cosine": scored([0.8] * 50)}, cases(each=50), budgets(), served=EVERYTHING
+    )
     assert gate.verdict is FAILED
 
 
 def test_a_straddling_interval_is_inconclusive() -> None:
     values = np.where(np.arange(20) % 2, 1.0, 0.82)  # mean 0.91, interval about 0.87 to 0.95
-    (gate, *_) = quality_gates({"cosine": scored(values)}, cases(each=20), budgets(), served=EVERYTHING)
+    (gate, *_) = quality_gates(
+        {"cosine": scored(values)}, cases(each=20), budgets(), served=EVERYTHING
+    )
     assert gate.verdict is INCONCLUSIVE
     assert "too few golden cases to tell" in gate.reason
 
@@ -144,7 +164,8 @@ def test_a_metric_that_nothing_measures_is_inconclusive() -> None:
 def test_no_flips_in_few_cases_do_not_prove_a_tight_budget() -> None:
     rule = budgets(QualityBudget(metric="flips", at_most=0.02))
     few, many = (
-        quality_gates({"flips": scored(np.zeros(n))}, cases(each=n), rule, served=EVERYTHING)[0] for n in (50, 400)
+        quality_gates({"flips": scored(np.zeros(n))}, cases(each=n), rule, served=EVERYTHING)[0]
+        for n in (50, 400)
     )
     assert (few.verdict, many.verdict) == (INCONCLUSIVE, PASSED)
 
@@ -152,7 +173,9 @@ def test_no_flips_in_few_cases_do_not_prove_a_tight_budget() -> None:
 def test_no_drop_in_few_queries_does_not_prove_a_tight_budget() -> None:
     rule = budgets(QualityBudget(metric="recall-drop", at_most=0.05))
     few, many = (
-        quality_gates({"recall-drop": scored(np.zeros(n))}, cases(each=n), rule, served=EVERYTHING)[0]
+        quality_gates({"recall-drop": scored(np.zeros(n))}, cases(each=n), rule, served=EVERYTHING)[
+            0
+        ]
         for n in (20, 400)
     )
     assert (few.verdict, many.verdict) == (INCONCLUSIVE, PASSED)
@@ -160,19 +183,31 @@ def test_no_drop_in_few_queries_does_not_prove_a_tight_budget() -> None:
 
 def test_every_group_of_the_golden_set_is_judged_on_its_own_cases() -> None:
     golden = cases(("docs", "en"), ("code", "ja"))
-    found = by_group(quality_gates({"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(), served=EVERYTHING))
+    found = by_group(
+        quality_gates(
+            {"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(), served=EVERYTHING
+        )
+    )
     assert list(found) == ["all", "domain=code", "domain=docs", "language=en", "language=ja"]
     assert all(gate.binding for gate in found.values())
-    assert {name for name, gate in found.items() if gate.verdict is PASSED} == {"domain=docs", "language=en"}
+    assert {name for name, gate in found.items() if gate.verdict is PASSED} == {
+        "domain=docs",
+        "language=en",
+    }
 
 
 def test_groups_that_nobody_sends_are_reported_and_do_not_bind() -> None:
     golden = cases(("docs", "en"), ("code", "ja"))
     served = frozenset({"domain=docs", "language=en"})
-    found = quality_gates({"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(), served=served)
+    found = quality_gates(
+        {"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(), served=served
+    )
     groups = by_group(found)
     assert groups["all"].count == 20
-    assert {name for name, gate in groups.items() if not gate.binding} == {"domain=code", "language=ja"}
+    assert {name for name, gate in groups.items() if not gate.binding} == {
+        "domain=code",
+        "language=ja",
+    }
     assert groups["language=ja"].verdict is FAILED
     assert GateReport("t", found).verdict is PASSED
 
@@ -180,14 +215,20 @@ def test_groups_that_nobody_sends_are_reported_and_do_not_bind() -> None:
 def test_a_served_group_is_judged_without_its_cases_that_nobody_sends() -> None:
     golden = cases(("docs", "en"), ("docs", "ja"))
     served = frozenset({"domain=docs", "language=en"})
-    found = by_group(quality_gates({"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(), served=served))
+    found = by_group(
+        quality_gates(
+            {"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(), served=served
+        )
+    )
     assert (found["domain=docs"].count, found["domain=docs"].verdict) == (20, PASSED)
 
 
 def test_traffic_that_names_only_languages_leaves_domains_free() -> None:
     golden = cases(("docs", "en"), ("code", "ja"))
     found = by_group(
-        quality_gates({"cosine": scored([0.99] * 40)}, golden, budgets(), served=frozenset({"language=en"}))
+        quality_gates(
+            {"cosine": scored([0.99] * 40)}, golden, budgets(), served=frozenset({"language=en"})
+        )
     )
     assert found["all"].count == 20
 
@@ -202,7 +243,9 @@ def test_traffic_in_a_group_without_golden_cases_is_told_and_binds_nothing_but_a
 
 
 @pytest.mark.parametrize("language", ["sv", "unknown"])
-def test_where_some_traffic_is_of_no_golden_language_all_is_the_cases_of_every_language(language: str) -> None:
+def test_where_some_traffic_is_of_no_golden_language_all_is_the_cases_of_every_language(
+    language: str,
+) -> None:
     golden = cases(("docs", "en"), ("docs", "ja"), ("code", "en"))
     served = frozenset({"domain=docs", "language=en", f"language={language}"})
     scores = {"cosine": scored([0.99] * 20 + [0.5] * 20 + [0.2] * 20)}
@@ -214,7 +257,9 @@ def test_where_some_traffic_is_of_no_golden_language_all_is_the_cases_of_every_l
 def test_unknown_is_no_group_even_where_golden_cases_are_called_so() -> None:
     golden = cases(("unknown", "en"), ("docs", "en"))
     served = frozenset({"domain=unknown", "language=en"})
-    found = by_group(quality_gates({"cosine": scored([0.99] * 40)}, golden, budgets(), served=served))
+    found = by_group(
+        quality_gates({"cosine": scored([0.99] * 40)}, golden, budgets(), served=served)
+    )
     assert found["all"].count == 40
     assert not found["domain=unknown"].binding
 
@@ -222,7 +267,9 @@ def test_unknown_is_no_group_even_where_golden_cases_are_called_so() -> None:
 def test_a_group_that_the_spec_names_binds_with_or_without_cases() -> None:
     swedish = QualityBudget(metric="cosine", group="language=sv", at_least=0.9)
     served = frozenset({"domain=docs", "language=en", "language=sv"})
-    found = quality_gates({"cosine": scored([0.99] * 20)}, cases(), budgets(COSINE, swedish), served=served)
+    found = quality_gates(
+        {"cosine": scored([0.99] * 20)}, cases(), budgets(COSINE, swedish), served=served
+    )
     assert by_group(found)["language=sv"].binding
     assert GateReport("t", found).verdict is INCONCLUSIVE
 
@@ -231,7 +278,12 @@ def test_a_budget_for_a_group_replaces_the_general_one_there() -> None:
     looser = QualityBudget(metric="cosine", group="language=ja", at_least=0.4)
     golden = cases(("docs", "en"), ("docs", "ja"))
     found = by_group(
-        quality_gates({"cosine": scored([0.99] * 20 + [0.5] * 20)}, golden, budgets(COSINE, looser), served=EVERYTHING)
+        quality_gates(
+            {"cosine": scored([0.99] * 20 + [0.5] * 20)},
+            golden,
+            budgets(COSINE, looser),
+            served=EVERYTHING,
+        )
     )
     assert (found["language=ja"].budget, found["language=ja"].verdict) == (0.4, PASSED)
     assert found["language=en"].budget == 0.9
@@ -249,7 +301,9 @@ def test_a_budget_for_one_metric_leaves_another_metric_alone() -> None:
 
 def test_a_metric_with_budgets_for_groups_only_is_judged_only_there() -> None:
     overall = QualityBudget(metric="cosine", group="all", at_least=0.9)
-    found = quality_gates({"cosine": scored([0.99] * 20)}, cases(), budgets(overall), served=EVERYTHING)
+    found = quality_gates(
+        {"cosine": scored([0.99] * 20)}, cases(), budgets(overall), served=EVERYTHING
+    )
     assert [gate.group for gate in found] == ["all"]
 
 
@@ -267,7 +321,9 @@ def test_a_metric_with_budgets_for_groups_only_is_judged_only_there() -> None:
         (0, 10, 0, PASSED),
     ],
 )
-def test_safety_flips_are_counted_against_their_budget(flips: int, count: int, budget: int, verdict: Verdict) -> None:
+def test_safety_flips_are_counted_against_their_budget(
+    flips: int, count: int, budget: int, verdict: Verdict
+) -> None:
     gate = safety_gate(flips, count, budget)
     assert (gate.verdict, gate.binding, gate.count) == (verdict, True, count)
 
@@ -287,7 +343,9 @@ def test_an_engine_that_cannot_run_here_is_inconclusive() -> None:
 
 def golden_texts(count: int, safety: int, head: bool = True) -> GoldenSet:
     plain = [GoldenCase(f"p{n}", "x", "docs", "en") for n in range(count)]
-    guarded = [GoldenCase(f"s{n}", "x", "safety", "xx", CaseKind.SAFETY, "blocked") for n in range(safety)]
+    guarded = [
+        GoldenCase(f"s{n}", "x", "safety", "xx", CaseKind.SAFETY, "blocked") for n in range(safety)
+    ]
     return GoldenSet((*plain, *guarded), "d", np.array([1, 0], np.float32) if head else None, 0.0)
 
 
@@ -295,9 +353,13 @@ def outputs(count: int) -> np.ndarray:
     return np.tile(np.array([[0.6, 0.8]], np.float32), (count, 1))
 
 
-def run(golden: GoldenSet, candidate: np.ndarray, served: frozenset[str] = EVERYTHING) -> GateReport:
+def run(
+    golden: GoldenSet, candidate: np.ndarray, served: frozenset[str] = EVERYTHING
+) -> GateReport:
     reference = outputs(len(golden.cases))
-    gates = golden_gates(Task.TEXT_EMBEDDING, golden, reference, candidate, budgets(), served=served)
+    gates = golden_gates(
+        Task.TEXT_EMBEDDING, golden, reference, candidate, budgets(), served=served
+    )
     return GateReport("onnxruntime-cpu", gates)
 
 
@@ -318,7 +380,11 @@ def test_a_safety_head_without_safety_cases_is_inconclusive() -> None:
 
 
 def test_without_a_safety_head_there_is_no_safety_gate() -> None:
-    report = run(golden_texts(20, 20, head=False), outputs(40), served=frozenset({"domain=docs", "language=en"}))
+    report = run(
+        golden_texts(20, 20, head=False),
+        outputs(40),
+        served=frozenset({"domain=docs", "language=en"}),
+    )
     assert "safety-flips" not in {gate.metric for gate in report.gates}
     assert report.verdict is PASSED
 

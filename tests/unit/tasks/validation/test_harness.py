@@ -15,7 +15,7 @@ from tasks.models.export import export
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
 from tasks.models.language.likelihood import Continuation, likelihoods
-from tasks.models.spec import InputSpec, ModelSpec, Task
+from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tasks.validation import harness
 from tests.language_folders import END, VOCABULARY, write_folder
 
@@ -30,7 +30,9 @@ class Pair:
         rules = InputSpec(tokenizer="tokenizer.json", max_length=MAX_LENGTH, new_tokens=NEW_TOKENS)
         graph = export(ModelSpec.model_construct(task=Task.CAUSAL_LM, input=rules), folder)
         tokenizer = (folder / "tokenizer.json").read_bytes()
-        self.inputs = LanguageInputs(tokenizer, read_layout(graph), max_length=MAX_LENGTH, new_tokens=NEW_TOKENS)
+        self.inputs = LanguageInputs(
+            tokenizer, read_layout(graph), max_length=MAX_LENGTH, new_tokens=NEW_TOKENS
+        )
         self.engine = open_target("onnxruntime-cpu").load(graph.SerializeToString())
         self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
         self.folder = folder
@@ -50,8 +52,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("task", ["requant_choice", "requant_words", "requant_say"])
-def test_a_task_scores_on_the_engine_what_the_harness_own_model_scores_in_torch(pair: Pair, task: str) -> None:
-    ours, peer = (_answers(model, task) for model in (harness.adapter(pair.engine, pair.inputs), _peer(pair)))
+def test_a_task_scores_on_the_engine_what_the_harness_own_model_scores_in_torch(
+    pair: Pair, task: str
+) -> None:
+    ours, peer = (
+        _answers(model, task) for model in (harness.adapter(pair.engine, pair.inputs), _peer(pair))
+    )
     assert ours["scores"] == pytest.approx(peer["scores"], rel=1e-4)
     assert len(ours["said"]) == len(peer["said"]) >= 6
     for mine, other in zip(ours["said"], peer["said"], strict=True):
@@ -61,7 +67,10 @@ def test_a_task_scores_on_the_engine_what_the_harness_own_model_scores_in_torch(
 
 def test_the_scores_of_a_task_come_with_their_names(pair: Pair) -> None:
     found = harness.run_harness(pair.engine, pair.inputs, "requant_choice", include=TASKS, limit=4)
-    assert [(one.task, one.metric) for one in found] == [("requant_choice", "acc"), ("requant_choice", "acc_norm")]
+    assert [(one.task, one.metric) for one in found] == [
+        ("requant_choice", "acc"),
+        ("requant_choice", "acc_norm"),
+    ]
     assert all(one.value * 4 == int(one.value * 4) for one in found), "four cases give quarters"
 
 
@@ -78,7 +87,9 @@ def test_likelihoods_over_the_cache_are_those_of_torch_in_any_company(pair: Pair
     for one, found in zip(asked, together, strict=True):
         assert found.logarithm == pytest.approx(_by_torch(pair.model, one), abs=2e-3)
     alone = [likelihoods(pair.engine, pair.inputs.layout, [one])[0] for one in asked[:8]]
-    assert [one.logarithm for one in alone] == pytest.approx([one.logarithm for one in together[:8]], abs=1e-3)
+    assert [one.logarithm for one in alone] == pytest.approx(
+        [one.logarithm for one in together[:8]], abs=1e-3
+    )
 
 
 def test_a_continuation_of_nothing_is_refused(pair: Pair) -> None:
@@ -105,7 +116,9 @@ def test_a_task_without_its_data_is_refused_in_one_sentence(pair: Pair, tmp_path
         harness.run_harness(pair.engine, pair.inputs, "requant_absent", include=tmp_path)
 
 
-def test_a_missing_harness_says_what_to_install(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_harness_says_what_to_install(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imported = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -122,10 +135,17 @@ def _peer(pair: Pair) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(pair.folder / "tokenizer.json"), bos_token=END, eos_token=END, pad_token=END
+        tokenizer_file=str(pair.folder / "tokenizer.json"),
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
     )
     return HFLM(
-        pretrained=pair.model, tokenizer=tokenizer, max_length=MAX_LENGTH + NEW_TOKENS, device="cpu", batch_size=1
+        pretrained=pair.model,
+        tokenizer=tokenizer,
+        max_length=MAX_LENGTH + NEW_TOKENS,
+        device="cpu",
+        batch_size=1,
     )
 
 
@@ -137,7 +157,9 @@ def _answers(model: Any, task: str) -> dict[str, Any]:
     own = TaskManager(include_path=str(TASKS), include_defaults=False)
     found = simple_evaluate(model=model, tasks=[task], task_manager=own, bootstrap_iters=0)
     said = [one for case in found["samples"][task] for one in _flat(case["filtered_resps"])]
-    scores = {key: value for key, value in found["results"][task].items() if isinstance(value, float)}
+    scores = {
+        key: value for key, value in found["results"][task].items() if isinstance(value, float)
+    }
     return {"scores": scores, "said": said}
 
 

@@ -25,7 +25,11 @@ class Machine:
 def test_each_round_times_both_and_alternates_who_goes_first() -> None:
     machine = Machine()
     found = paired_latency(
-        machine.engine("r", 2.0), machine.engine("c", 1.0), rounds=4, warmup=1, clock=lambda: machine.now
+        machine.engine("r", 2.0),
+        machine.engine("c", 1.0),
+        rounds=4,
+        warmup=1,
+        clock=lambda: machine.now,
     )
     assert machine.calls == "rc" + "rccrrccr"
     assert found.reference.tolist() == [2.0] * 4
@@ -36,7 +40,11 @@ def test_each_round_times_both_and_alternates_who_goes_first() -> None:
 def test_warm_up_is_not_timed() -> None:
     machine = Machine()
     found = paired_latency(
-        machine.engine("r", 1.0), machine.engine("c", 1.0), rounds=2, warmup=5, clock=lambda: machine.now
+        machine.engine("r", 1.0),
+        machine.engine("c", 1.0),
+        rounds=2,
+        warmup=5,
+        clock=lambda: machine.now,
     )
     assert found.reference.size == 2
     assert len(machine.calls) == 14

@@ -8,12 +8,12 @@ import pytest
 
 from infra.engines import open_target
 from infra.engines.port import Kernel, Shapes
-from tasks.observation.formats import Format
+from tasks.graphs.sites import find_sites
+from tasks.numerics.formats import Format
 from tasks.observation.scales import Quantizer
-from tasks.observation.sites import find_sites
-from tasks.quantization import qdq
-from tasks.quantization.assemble import from_scales
-from tasks.quantization.lowering import lower
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.assemble import from_scales
+from tasks.quantization.graph.lowering import lower
 from tasks.records import Verdict
 from tasks.validation.precision import Asked, Found, asked_for, compare_precision, precision_gate
 from tests import graphs
@@ -25,13 +25,17 @@ ASKED = (Asked("fc", "fc", "node_MatMul_0", "INT8"),)
 
 def quantized(plain: onnx.ModelProto, format: Format = Format.INT8) -> onnx.ModelProto:
     sites = find_sites(plain)
-    return qdq.write(from_scales(plain, sites, {site.name: Quantizer(2.0, format=format) for site in sites}))
+    return qdq.write(
+        from_scales(plain, sites, {site.name: Quantizer(2.0, format=format) for site in sites})
+    )
 
 
 def kernels_of(graph: onnx.ModelProto) -> tuple[Kernel, ...]:
     """Of the engine that ONNX Runtime makes of it."""
     target = open_target("onnxruntime-cpu")
-    found = target.kernels(target.build(lower(graph, "u8").SerializeToString(), PROFILE).layers, None)
+    found = target.kernels(
+        target.build(lower(graph, "u8").SerializeToString(), PROFILE).layers, None
+    )
     assert found is not None
     return found
 
@@ -82,27 +86,41 @@ def test_a_product_that_the_runtime_left_in_floating_point_is_found() -> None:
 
 
 def test_a_convolution_is_known_by_its_weight() -> None:
-    plain = graphs.convolution(np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32))
+    plain = graphs.convolution(
+        np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    )
     graph = quantized(plain)
     target = open_target("onnxruntime-cpu")
     shape = Shapes((1, 3, 6, 6), (2, 3, 6, 6), (4, 3, 6, 6))
     name = plain.graph.input[0].name
     layers = target.build(lower(graph, "u8").SerializeToString(), {name: shape}).layers
-    found = compare_precision(asked_for(graph, find_sites(plain)), target.kernels(layers, None) or ())
-    assert [one.found for one in found] == [Found.AS_ASKED if "QLinearConv" in str(layers) else Found.OTHERWISE]
+    found = compare_precision(
+        asked_for(graph, find_sites(plain)), target.kernels(layers, None) or ()
+    )
+    assert [one.found for one in found] == [
+        Found.AS_ASKED if "QLinearConv" in str(layers) else Found.OTHERWISE
+    ]
 
 
 @pytest.mark.parametrize(
     ("kernels", "found", "verdict"),
     [
         ([kernel("INT8", "node_MatMul_0")], Found.AS_ASKED, Verdict.PASSED),
-        ([kernel("FLOAT", "node_MatMul_0"), kernel("INT8", "node_MatMul_0")], Found.AS_ASKED, Verdict.PASSED),
+        (
+            [kernel("FLOAT", "node_MatMul_0"), kernel("INT8", "node_MatMul_0")],
+            Found.AS_ASKED,
+            Verdict.PASSED,
+        ),
         ([kernel("FLOAT", "node_MatMul_0")], Found.OTHERWISE, Verdict.FAILED),
         ([kernel("FP8", "node_MatMul_0")], Found.OTHERWISE, Verdict.FAILED),
         ([kernel("", "node_MatMul_0")], Found.ABSENT, Verdict.FAILED),
         ([kernel("INT8", "another")], Found.ABSENT, Verdict.FAILED),
         ([], Found.ABSENT, Verdict.FAILED),
-        ([kernel("UNKNOWN", "node_MatMul_0"), kernel("FLOAT", "node_MatMul_0")], Found.UNTOLD, Verdict.INCONCLUSIVE),
+        (
+            [kernel("UNKNOWN", "node_MatMul_0"), kernel("FLOAT", "node_MatMul_0")],
+            Found.UNTOLD,
+            Verdict.INCONCLUSIVE,
+        ),
     ],
 )
 def test_a_product_counts_as_asked_only_where_a_kernel_says_so(

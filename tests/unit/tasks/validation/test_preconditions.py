@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tasks.models.golden import read_golden
-from tasks.models.spec import ModelSpec, QualityBudget, load_spec
 from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, GoldenSet, Request
+from tasks.specs.spec import ModelSpec, QualityBudget, load_spec
 from tasks.validation.preconditions import Preconditions, examine
 
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
@@ -35,7 +35,9 @@ def requests(*groups: tuple[str, str]) -> list[Request]:
 
 
 def examined(spec: ModelSpec, golden: GoldenSet, *groups: tuple[str, str]) -> Preconditions:
-    served = {name for domain, language in groups for name in (f"domain={domain}", f"language={language}")}
+    served = {
+        name for domain, language in groups for name in (f"domain={domain}", f"language={language}")
+    }
     return examine(spec, golden, _classes(golden), sorted(served), requests(*groups), HERE)
 
 
@@ -57,7 +59,9 @@ def told(found: Preconditions) -> Sequence[str]:
 def test_no_shipped_example_stands_in_its_own_way(name: str) -> None:
     spec, golden = shipped(name)
     started = time.perf_counter()
-    own = {(case.domain, case.language) for case in golden.cases if case.kind is not CaseKind.SAFETY}
+    own = {
+        (case.domain, case.language) for case in golden.cases if case.kind is not CaseKind.SAFETY
+    }
     assert examined(spec, golden, *own) == Preconditions((), ())
     assert not examined(spec, golden, ("unknown", "unknown")).obstacles
     assert time.perf_counter() - started < 5
@@ -65,13 +69,17 @@ def test_no_shipped_example_stands_in_its_own_way(name: str) -> None:
 
 def test_groups_that_the_golden_set_lacks_are_told_with_their_share() -> None:
     spec, golden = shipped("minilm")
-    found = examined(spec, golden, ("docs", "en"), ("legal", "en"), ("docs", "unknown"), ("docs", "unknown"))
+    found = examined(
+        spec, golden, ("docs", "en"), ("legal", "en"), ("docs", "unknown"), ("docs", "unknown")
+    )
     assert found.obstacles == ()
     assert found.notes == (
         "could not be judged by group, for want of golden cases: "
         "requests without language (50 % of the window), domain=legal (25 % of the window)",
     )
-    assert found.noted("the first champion").startswith("the first champion; could not be judged by group")
+    assert found.noted("the first champion").startswith(
+        "the first champion; could not be judged by group"
+    )
 
 
 def test_too_few_cases_for_the_interval_end_the_run_with_what_to_do() -> None:
@@ -82,7 +90,9 @@ def test_too_few_cases_for_the_interval_end_the_run_with_what_to_do() -> None:
     (text,) = told(examined(spec, scarce, ("exposure-1", "none"), ("exposure-2", "none")))
     assert "full precision itself would not pass" in text
     assert "only 8 golden cases, and 10 are needed" in text
-    assert text.endswith("add golden cases or loosen the budget, then run `requant model add` again")
+    assert text.endswith(
+        "add golden cases or loosen the budget, then run `requant model add` again"
+    )
 
 
 def test_a_budget_that_the_cases_cannot_prove_ends_the_run() -> None:
@@ -102,7 +112,9 @@ def test_a_group_named_by_the_spec_without_a_case_ends_the_run() -> None:
 
 def test_a_metric_that_no_golden_case_measures_ends_the_run() -> None:
     spec, golden = shipped("minilm")
-    plain = replace(golden, cases=tuple(case for case in golden.cases if case.kind is not CaseKind.QUERY))
+    plain = replace(
+        golden, cases=tuple(case for case in golden.cases if case.kind is not CaseKind.QUERY)
+    )
     (text,) = told(examined(spec, plain, ("docs", "en")))
     assert "recall-drop of all: no golden case measures it" in text
 
@@ -117,7 +129,9 @@ def test_a_label_that_cannot_be_scored_ends_the_run() -> None:
 def test_targets_of_which_none_runs_here_end_the_run() -> None:
     spec, golden = shipped("digits")
     nowhere = {"tensorrt-rtx": "no CUDA device is visible"}
-    found = examine(spec, golden, None, ["domain=exposure-1"], requests(("exposure-1", "none")), nowhere)
+    found = examine(
+        spec, golden, None, ["domain=exposure-1"], requests(("exposure-1", "none")), nowhere
+    )
     (text,) = told(found)
     assert text == (
         "no engine of digits can be judged on this machine (tensorrt-rtx: no CUDA device is visible): "

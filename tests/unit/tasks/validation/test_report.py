@@ -31,7 +31,12 @@ REPORT = GateReport(
     (
         gate(),
         gate(group="language=ja", verdict=Verdict.INCONCLUSIVE, estimate=None, count=0),
-        gate("latency-ratio", verdict=Verdict.FAILED, estimate=Interval(1.2, 1.1, 1.3), direction="at most"),
+        gate(
+            "latency-ratio",
+            verdict=Verdict.FAILED,
+            estimate=Interval(1.2, 1.1, 1.3),
+            direction="at most",
+        ),
         gate(group="domain=code", verdict=Verdict.ERROR, estimate=None, binding=False),
         gate("safety-flips", estimate=Interval(0, 0, 0), budget=0, direction="at most"),
     ),
@@ -44,7 +49,10 @@ def test_json_comes_back_equal() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.text(st.characters(codec="utf-8"), max_size=30), st.floats(allow_nan=False, allow_infinity=False))
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=30),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
 def test_any_group_and_figure_survive_json(group: str, value: float) -> None:
     report = GateReport("t", (gate(group=group, estimate=Interval(value, value, value)),))
     assert from_json(to_json(report)) == report
@@ -86,7 +94,13 @@ def test_names_from_traffic_cannot_break_the_table() -> None:
     hostile = "language=x|y\n| <img src=x> [a](b) `c`"
     text = to_markdown(GateReport("t", (gate(group=hostile),)))
     assert len(text.splitlines()) == 5
-    row = text.splitlines()[-1].replace("\\|", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
+    row = (
+        text.splitlines()[-1]
+        .replace("\\|", "")
+        .replace("\\<", "")
+        .replace("\\[", "")
+        .replace("\\`", "")
+    )
     assert row.count("|") == 9
     assert not set("<[`") & set(row)
 
@@ -110,7 +124,9 @@ def test_mlflow_accepts_every_name(group: str) -> None:
 
 
 def test_groups_that_differ_only_in_forbidden_letters_keep_different_names() -> None:
-    report = GateReport("t", (gate(group="domain=a/b"), gate(group="domain=a_b"), gate(group="domain=a b")))
+    report = GateReport(
+        "t", (gate(group="domain=a/b"), gate(group="domain=a_b"), gate(group="domain=a b"))
+    )
     assert len(to_metrics(report)) == 9
 
 

@@ -8,7 +8,14 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.drift.evidence import Alarms, Evidence, dump_evidence, is_fresh, parse_evidence, with_window
+from tasks.drift.evidence import (
+    Alarms,
+    Evidence,
+    dump_evidence,
+    is_fresh,
+    parse_evidence,
+    with_window,
+)
 from tasks.drift.statistics.betting import log_capitals, log_frequency_capitals, mean_bounds
 from tasks.drift.statistics.logarithms import log_mean
 from tasks.drift.statistics.multiplicity import e_bh
@@ -47,7 +54,9 @@ def test_looking_many_times_at_what_is_fine_rarely_brings_an_e_value_to_20() -> 
     assert reached <= 0.05 * 200
 
 
-def test_a_change_after_a_long_good_time_is_found_by_the_detector_and_missed_by_the_plain_process() -> None:
+def test_a_change_after_a_long_good_time_is_found_by_the_detector_and_missed_by_the_plain_process() -> (
+    None
+):
     generator, stream = np.random.default_rng(2), Stream()
     for _ in range(500):
         stream = advanced(stream, step(flips(generator, 0.01)))
@@ -62,7 +71,9 @@ def test_bets_on_frequencies_allow_for_a_reference_that_is_a_small_sample() -> N
     for _ in range(200):
         reference = generator.multinomial(60, truth).astype(float)
         total = sum(
-            log_frequency_capitals(reference, generator.multinomial(200, truth).astype(float), delta=0.001)
+            log_frequency_capitals(
+                reference, generator.multinomial(200, truth).astype(float), delta=0.001
+            )
             for _ in range(10)
         )
         reached += log_mean(np.asarray(total)) >= log(20)
@@ -109,7 +120,9 @@ def test_an_alarm_lasts_until_the_evidence_has_clearly_gone() -> None:
 
 
 def test_evidence_is_read_back_as_it_was_written_and_a_damaged_one_is_refused() -> None:
-    known = with_window(Evidence(), "w1", datetime(2026, 1, 5, tzinfo=UTC), {"all": step(np.ones(30))}, Alarms())
+    known = with_window(
+        Evidence(), "w1", datetime(2026, 1, 5, tzinfo=UTC), {"all": step(np.ones(30))}, Alarms()
+    )
     assert parse_evidence(dump_evidence(known), where="here") == known
     for data in (b"{", b'{"version":1}', b"[]", b'{"version":9}'):
         with pytest.raises(BadInput, match="here"):

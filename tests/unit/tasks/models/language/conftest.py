@@ -14,7 +14,7 @@ from infra.engines.port import Engine
 from tasks.models.export import export
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
-from tasks.models.spec import InputSpec, ModelSpec, Task
+from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests.language_folders import write_folder
 
 MAX_LENGTH, NEW_TOKENS = 32, 16
@@ -40,7 +40,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def build(family: str) -> Small:
         if family not in made:
-            folder = EXAMPLE if family == SHIPPED else write_folder(tmp_path_factory.mktemp(family), family)
+            folder = (
+                EXAMPLE
+                if family == SHIPPED
+                else write_folder(tmp_path_factory.mktemp(family), family)
+            )
             made[family] = _export(folder)
         return made[family]
 
@@ -56,8 +60,13 @@ def spec() -> ModelSpec:
 def _export(folder: Path) -> Small:
     graph = export(spec(), folder)
     inputs = LanguageInputs(
-        (folder / "tokenizer.json").read_bytes(), read_layout(graph), max_length=MAX_LENGTH, new_tokens=NEW_TOKENS
+        (folder / "tokenizer.json").read_bytes(),
+        read_layout(graph),
+        max_length=MAX_LENGTH,
+        new_tokens=NEW_TOKENS,
     )
     engine = open_target("onnxruntime-cpu").load(graph.SerializeToString())
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    ).eval()
     return Small(folder, graph, engine, inputs, model)

@@ -37,7 +37,9 @@ def test_the_loss_is_torchs_cross_entropy(small: Any) -> None:
     for text, loss in zip(TEXTS, found.reference_loss, strict=True):
         ids = torch.tensor(made.inputs.encode([text]))[:, : made.inputs.max_length]
         with torch.no_grad():
-            assert loss == pytest.approx(float(made.model(input_ids=ids, labels=ids).loss), abs=1e-4)
+            assert loss == pytest.approx(
+                float(made.model(input_ids=ids, labels=ids).loss), abs=1e-4
+            )
 
 
 def test_the_divergence_is_the_formulas(small: Any) -> None:
@@ -47,7 +49,9 @@ def test_the_divergence_is_the_formulas(small: Any) -> None:
     ids = torch.tensor(made.inputs.encode(TEXTS[:1]))[:, : made.inputs.max_length]
     with torch.no_grad():
         logits = made.model(input_ids=ids).logits[0]
-    expected = torch.nn.functional.kl_div((logits / 2).log_softmax(-1), logits.softmax(-1), reduction="none").sum(-1)
+    expected = torch.nn.functional.kl_div(
+        (logits / 2).log_softmax(-1), logits.softmax(-1), reduction="none"
+    ).sum(-1)
     assert found.divergence[0] == pytest.approx(float(expected.mean()), rel=1e-3)
     assert found.agreement[0] == 1
 
@@ -55,11 +59,20 @@ def test_the_divergence_is_the_formulas(small: Any) -> None:
 def test_outputs_that_cannot_be_compared_raise(small: Any) -> None:
     made = small("llama")
     with pytest.raises(BadInput, match="NaN or infinity"):
-        compare(made.engine, Warped(made.engine, lambda logits: logits * np.nan), made.inputs, TEXTS)
+        compare(
+            made.engine, Warped(made.engine, lambda logits: logits * np.nan), made.inputs, TEXTS
+        )
     with pytest.raises(BadInput, match="full precision's"):
-        compare(made.engine, Warped(made.engine, lambda logits: logits[..., :9]), made.inputs, TEXTS)
+        compare(
+            made.engine, Warped(made.engine, lambda logits: logits[..., :9]), made.inputs, TEXTS
+        )
 
 
 def test_a_tensor_is_no_text(small: Any) -> None:
     with pytest.raises(BadInput, match="was given a tensor"):
-        compare(small("llama").engine, small("llama").engine, small("llama").inputs, [np.zeros(3, np.float32)])
+        compare(
+            small("llama").engine,
+            small("llama").engine,
+            small("llama").inputs,
+            [np.zeros(3, np.float32)],
+        )

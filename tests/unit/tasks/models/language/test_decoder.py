@@ -6,15 +6,25 @@ import pytest
 
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.graphs.sites import find_sites
 from tasks.models.export import export
 from tasks.models.language.layout import read_layout
-from tasks.models.spec import InputSpec, ModelSpec, Task
-from tasks.observation.sites import find_sites
+from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests.unit.tasks.models.language.conftest import spec
 
 FAMILIES = {
-    "llama": ("self_attn.{q_proj,k_proj,v_proj}", "self_attn.o_proj", "mlp.{gate_proj,up_proj}", "mlp.down_proj"),
-    "qwen2": ("self_attn.{q_proj,k_proj,v_proj}", "self_attn.o_proj", "mlp.{gate_proj,up_proj}", "mlp.down_proj"),
+    "llama": (
+        "self_attn.{q_proj,k_proj,v_proj}",
+        "self_attn.o_proj",
+        "mlp.{gate_proj,up_proj}",
+        "mlp.down_proj",
+    ),
+    "qwen2": (
+        "self_attn.{q_proj,k_proj,v_proj}",
+        "self_attn.o_proj",
+        "mlp.{gate_proj,up_proj}",
+        "mlp.down_proj",
+    ),
     "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
 }
 
@@ -28,13 +38,17 @@ def test_every_weighted_layer_is_a_site_under_its_modules_name(family: str, smal
 
 
 @pytest.mark.parametrize(("family", "heads"), [("llama", 2), ("qwen2", 2), ("gpt2", 4)])
-def test_the_graph_tells_its_cache_and_what_ends_a_text(family: str, heads: int, small: Any) -> None:
+def test_the_graph_tells_its_cache_and_what_ends_a_text(
+    family: str, heads: int, small: Any
+) -> None:
     layout = read_layout(small(family).graph)
     assert layout.layers == ((heads, 8), (heads, 8))
     assert layout.stops == (0,)
 
 
-def test_a_graph_with_its_cache_is_taken_as_it_is_and_one_without_is_refused(small: Any, tmp_path: Any) -> None:
+def test_a_graph_with_its_cache_is_taken_as_it_is_and_one_without_is_refused(
+    small: Any, tmp_path: Any
+) -> None:
     graph = small("llama").graph
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     assert read_layout(export(spec(), tmp_path)) == read_layout(graph)

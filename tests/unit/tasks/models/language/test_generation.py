@@ -30,8 +30,13 @@ class TorchEngine:
         past = [tensor for name, tensor in given.items() if name.startswith("past.")]
         names = [name for name in given if name.startswith("past.")]
         with torch.no_grad():
-            logits, *present = self._model(**{k: v for k, v in given.items() if k not in names}, past=past)
-        found = {name.replace("past.", "present."): one.numpy() for name, one in zip(names, present, strict=True)}
+            logits, *present = self._model(
+                **{k: v for k, v in given.items() if k not in names}, past=past
+            )
+        found = {
+            name.replace("past.", "present."): one.numpy()
+            for name, one in zip(names, present, strict=True)
+        }
         return {"logits": logits.numpy(), **found}
 
 
@@ -48,11 +53,18 @@ def test_greedy_tokens_are_those_of_transformers_for_200_prompts(small: Any, fam
     assert found == _by_transformers(made.model, prompts())
 
 
-def test_the_shipped_model_writes_the_tokens_of_transformers_for_200_golden_prompts(small: Any) -> None:
+def test_the_shipped_model_writes_the_tokens_of_transformers_for_200_golden_prompts(
+    small: Any,
+) -> None:
     made = small(SHIPPED)
-    cases = read_golden((made.folder / "golden.parquet").read_bytes(), None, where="its golden set").cases
+    cases = read_golden(
+        (made.folder / "golden.parquet").read_bytes(), None, where="its golden set"
+    ).cases
     tokenizer = Tokenizer.from_file(str(made.folder / "tokenizer.json"))
-    asked = [tokenizer.encode(str(case.payload)).ids[:24] for case in cases[:: len(cases) // PROMPTS][:PROMPTS]]
+    asked = [
+        tokenizer.encode(str(case.payload)).ids[:24]
+        for case in cases[:: len(cases) // PROMPTS][:PROMPTS]
+    ]
     found = generate(made.engine, made.inputs.layout, asked, new_tokens=NEW_TOKENS)
     assert len(asked) == PROMPTS
     assert len({tuple(one) for one in found}) > PROMPTS // 2
@@ -64,7 +76,9 @@ def test_sampled_tokens_are_those_of_torch_for_200_prompts(small: Any) -> None:
     sampling = Sampling(temperature=0.8, top_p=0.9, seed=3)
     layout = made.inputs.layout
     found = generate(made.engine, layout, prompts(), new_tokens=8, sampling=sampling)
-    assert found == generate(TorchEngine(made.model), layout, prompts(), new_tokens=8, sampling=sampling)
+    assert found == generate(
+        TorchEngine(made.model), layout, prompts(), new_tokens=8, sampling=sampling
+    )
     other = Sampling(temperature=0.8, top_p=0.9, seed=4)
     assert found != generate(made.engine, layout, prompts(), new_tokens=8, sampling=other)
 
@@ -73,7 +87,9 @@ def test_what_shares_a_batch_with_a_prompt_does_not_change_its_tokens(small: Any
     made = small("gpt2")
     asked = prompts(40)
     together = generate(made.engine, made.inputs.layout, asked, new_tokens=6)
-    assert together == [generate(made.engine, made.inputs.layout, [one], new_tokens=6)[0] for one in asked]
+    assert together == [
+        generate(made.engine, made.inputs.layout, [one], new_tokens=6)[0] for one in asked
+    ]
 
 
 def test_a_stop_token_ends_a_text_and_is_not_part_of_it(small: Any) -> None:
@@ -81,7 +97,9 @@ def test_a_stop_token_ends_a_text_and_is_not_part_of_it(small: Any) -> None:
     layout = made.inputs.layout
     first = generate(made.engine, layout, [[5, 6, 7]], new_tokens=6)[0]
     stopped = type(layout)(layout.layers, (first[3],))
-    assert generate(made.engine, stopped, [[5, 6, 7]], new_tokens=6) == [first[: first.index(first[3])]]
+    assert generate(made.engine, stopped, [[5, 6, 7]], new_tokens=6) == [
+        first[: first.index(first[3])]
+    ]
 
 
 def test_an_answer_is_text_and_an_empty_prompt_is_refused(small: Any) -> None:
@@ -120,7 +138,11 @@ def _by_transformers(model: Any, asked: list[list[int]]) -> list[list[int]]:
     for length, cases in groups.items():
         ids = torch.tensor([asked[case] for case in cases])
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=0,
         )
         for case, row in zip(cases, out[:, length:].tolist(), strict=True):
             found[case] = row[: row.index(0)] if 0 in row else row

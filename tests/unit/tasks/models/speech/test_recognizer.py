@@ -13,20 +13,20 @@ import torch
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import BadInput
+from tasks.graphs.sites import expose, find_sites
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.inputs import open_inputs, speech_inputs
-from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.models.speech.comparison import agreement, error_rate, word_error_rate
 from tasks.models.speech.hearing import KEY, read_hearing
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.models.speech.transcription import forced
-from tasks.observation.sites import expose, find_sites
 from tasks.observation.watch import watch
 from tasks.quantization.derive import derive
-from tasks.quantization.lowering import lower
-from tasks.quantization.qdq import write
-from tasks.quantization.recipes import find_recipe
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.graph.qdq import write
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests.kind_folders import write_whisper
 
 SHIPPED = Path(__file__).resolve().parents[5] / "examples" / "speech"
@@ -39,7 +39,9 @@ def spec(**rules: Any) -> ModelSpec:
 
 def waves(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [rng.normal(0, 0.1, int(rng.integers(2000, 16000))).astype(np.float32) for _ in range(count)]
+    return [
+        rng.normal(0, 0.1, int(rng.integers(2000, 16000))).astype(np.float32) for _ in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +61,32 @@ def engine(graph: onnx.ModelProto) -> Engine:
 
 @pytest.fixture(scope="module")
 def inputs(folder: Path, graph: onnx.ModelProto, engine: Engine) -> SpeechInputs:
-    return speech_inputs(open_inputs(spec(), (folder / "tokenizer.json").read_bytes(), graph, lambda: engine))
+    return speech_inputs(
+        open_inputs(spec(), (folder / "tokenizer.json").read_bytes(), graph, lambda: engine)
+    )
 
 
 def quantized(graph: onnx.ModelProto, inputs: SpeechInputs, recipe: str) -> onnx.ModelProto:
     sites = find_sites(graph)
     exposed = open_target("onnxruntime-cpu").load(expose(graph, sites).SerializeToString())
-    return write(derive(graph, sites, watch(exposed, sites, inputs, waves(24)), find_recipe(recipe), None).plan)
+    return write(
+        derive(
+            graph, sites, watch(exposed, sites, inputs, waves(24)), find_recipe(recipe), None
+        ).plan
+    )
 
 
-def test_every_weighted_layer_of_both_sides_is_a_site_under_its_modules_name(graph: onnx.ModelProto) -> None:
+def test_every_weighted_layer_of_both_sides_is_a_site_under_its_modules_name(
+    graph: onnx.ModelProto,
+) -> None:
     names = " ".join(site.name for site in find_sites(graph))
-    for part in ("encoder.conv1", "encoder.conv2", "self_attn.{q_proj,k_proj,v_proj}", "encoder_attn", "proj_out"):
+    for part in (
+        "encoder.conv1",
+        "encoder.conv2",
+        "self_attn.{q_proj,k_proj,v_proj}",
+        "encoder_attn",
+        "proj_out",
+    ):
         assert part in names
 
 
@@ -78,7 +94,12 @@ def test_the_graph_tells_its_features_prompt_and_stops_and_one_without_them_is_r
     graph: onnx.ModelProto, tmp_path: Path
 ) -> None:
     hearing = read_hearing(graph)
-    assert (hearing.prompt, hearing.stops, hearing.suppressed, hearing.suppressed_first) == ((1,), (0,), (7,), (0,))
+    assert (hearing.prompt, hearing.stops, hearing.suppressed, hearing.suppressed_first) == (
+        (1,),
+        (0,),
+        (7,),
+        (0,),
+    )
     assert hearing.features["feature_size"] == 16
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     assert read_hearing(export(spec(), tmp_path)) == hearing
@@ -86,7 +107,9 @@ def test_the_graph_tells_its_features_prompt_and_stops_and_one_without_them_is_r
     bare.CopyFrom(graph)
     onnx.helper.set_model_props(bare, {KEY: "{}"})
     (tmp_path / "model.onnx").write_bytes(bare.SerializeToString())
-    with pytest.raises(BadInput, match=r"is no speech model: its metadata's requant.speech is damaged"):
+    with pytest.raises(
+        BadInput, match=r"is no speech model: its metadata's requant.speech is damaged"
+    ):
         export(spec(), tmp_path)
 
 
@@ -106,8 +129,12 @@ def test_a_transcript_is_what_transformers_writes_greedily() -> None:
         features, ids = torch.from_numpy(inputs.features([wave])), [start]
         for _ in range(inputs.new_tokens):
             with torch.no_grad():
-                logits = model(input_features=features, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
-            logits[[*suppressed, *(inputs.hearing.suppressed_first if len(ids) == 1 else ())]] = -torch.inf
+                logits = model(
+                    input_features=features, decoder_input_ids=torch.tensor([ids])
+                ).logits[0, -1]
+            logits[
+                [*suppressed, *(inputs.hearing.suppressed_first if len(ids) == 1 else ())]
+            ] = -torch.inf
             if int(logits.argmax()) in inputs.hearing.stops:
                 break
             ids.append(int(logits.argmax()))
@@ -127,7 +154,9 @@ def test_what_a_recording_is_read_with_does_not_depend_on_its_batch(inputs: Spee
         assert real is not None
         ids = np.asarray(together[place].feeds["decoder_input_ids"])[row][real[row]]
         assert ids.tolist() == np.asarray(alone.feeds["decoder_input_ids"])[0].tolist()
-        assert np.array_equal(together[place].feeds["input_features"][row], alone.feeds["input_features"][0])
+        assert np.array_equal(
+            together[place].feeds["input_features"][row], alone.feeds["input_features"][0]
+        )
 
 
 def test_a_short_transcript_is_followed_by_stops_that_are_not_real(inputs: SpeechInputs) -> None:
@@ -146,13 +175,19 @@ def test_int8_recipes_keep_most_tokens_and_tensorrt_rtx_builds_them(
     assert same.mean() > 0.8
     assert agreement(engine, engine, inputs, waves(3)).tolist() == [1.0, 1.0, 1.0]
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    assert open_target("tensorrt-rtx").build(lower(made, "s8").SerializeToString(), inputs.profile).plan
+    assert (
+        open_target("tensorrt-rtx")
+        .build(lower(made, "s8").SerializeToString(), inputs.profile)
+        .plan
+    )
 
 
 def test_a_prompt_of_the_spec_begins_every_transcript(folder: Path) -> None:
     graph = export(spec(prompt=("<start>", "<en>")), folder)
     assert read_hearing(graph).prompt == (1, 2)
-    with pytest.raises(BadInput, match=r"input.prompt names '<fr>', which is no token of tokenizer.json"):
+    with pytest.raises(
+        BadInput, match=r"input.prompt names '<fr>', which is no token of tokenizer.json"
+    ):
         export(spec(prompt=("<start>", "<fr>")), folder)
 
 
@@ -176,7 +211,9 @@ def test_weights_that_are_missing_are_refused_rather_than_made_up(tmp_path: Path
         export(spec(), tmp_path)
 
 
-@pytest.mark.parametrize("payload", ["a text", np.zeros((2, 3), np.float32), np.zeros(0, np.float32)])
+@pytest.mark.parametrize(
+    "payload", ["a text", np.zeros((2, 3), np.float32), np.zeros(0, np.float32)]
+)
 def test_what_is_no_waveform_is_refused(payload: Any, inputs: SpeechInputs) -> None:
     with pytest.raises(BadInput, match="one waveform of some samples"):
         list(inputs.batches([payload]))
@@ -193,10 +230,14 @@ def test_what_is_no_waveform_is_refused(payload: Any, inputs: SpeechInputs) -> N
         ("", "", 0.0),
     ],
 )
-def test_the_word_error_rate_counts_edits_over_the_right_words(right: str, given: str, rate: float) -> None:
+def test_the_word_error_rate_counts_edits_over_the_right_words(
+    right: str, given: str, rate: float
+) -> None:
     assert word_error_rate(right, given) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize(("right", "given", "rate"), [((1, 2), (1, 2), 0.0), ((12,), (1, 2), 2.0), ((1, 2), (), 1.0)])
+@pytest.mark.parametrize(
+    ("right", "given", "rate"), [((1, 2), (1, 2), 0.0), ((12,), (1, 2), 2.0), ((1, 2), (), 1.0)]
+)
 def test_tokens_are_compared_whole(right: Sequence[int], given: Sequence[int], rate: float) -> None:
     assert error_rate(*([str(one) for one in side] for side in (right, given))) == rate

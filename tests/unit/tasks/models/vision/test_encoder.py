@@ -9,18 +9,18 @@ import torch
 
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.graphs.sites import expose, find_sites
+from tasks.metrics.scores import cosine
 from tasks.models.export import export
 from tasks.models.inputs import open_inputs, run_all
-from tasks.models.scoring import cosine
-from tasks.models.spec import InputSpec, ModelSpec, Task
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
 from tasks.models.vision.encoder import embed_texts
-from tasks.observation.sites import expose, find_sites
 from tasks.observation.watch import watch
 from tasks.quantization.derive import derive
-from tasks.quantization.lowering import lower
-from tasks.quantization.qdq import write
-from tasks.quantization.recipes import find_recipe
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.graph.qdq import write
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests.kind_folders import SIDE, write_clip, write_vit, write_whisper
 
 
@@ -41,26 +41,41 @@ def test_the_graph_is_clips_own_embedding_of_normalised_pixels(tmp_path: Path) -
     engine = open_target("onnxruntime-cpu").load(graph.SerializeToString())
     found = run_all(engine, open_inputs(spec(), None), images(5))
     model = CLIPModel.from_pretrained(str(tmp_path)).eval()
-    mean, deviation = (torch.tensor(one)[:, None, None] for one in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]))
+    mean, deviation = (
+        torch.tensor(one)[:, None, None] for one in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    )
     pixels = (torch.from_numpy(np.stack(images(5))) - mean) / deviation
     with torch.no_grad():
-        wanted = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
+        wanted = torch.nn.functional.normalize(
+            model.get_image_features(pixel_values=pixels).pooler_output, dim=1
+        )
     assert np.allclose(found, wanted.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["int8-max", "int8-smooth"])
 @pytest.mark.parametrize("kind", ["clip", "vit"])
-def test_int8_recipes_keep_the_direction_and_tensorrt_rtx_builds_them(kind: str, recipe: str, tmp_path: Path) -> None:
+def test_int8_recipes_keep_the_direction_and_tensorrt_rtx_builds_them(
+    kind: str, recipe: str, tmp_path: Path
+) -> None:
     graph = export(spec(), write_clip(tmp_path) if kind == "clip" else write_vit(tmp_path))
-    sites, inputs, load = find_sites(graph), open_inputs(spec(), None), open_target("onnxruntime-cpu").load
+    sites, inputs, load = (
+        find_sites(graph),
+        open_inputs(spec(), None),
+        open_target("onnxruntime-cpu").load,
+    )
     observed = watch(load(expose(graph, sites).SerializeToString()), sites, inputs, images(32))
     made = write(derive(graph, sites, observed, find_recipe(recipe), None).plan)
     before, after = (
-        run_all(load(one.SerializeToString()), inputs, images(48)[32:]) for one in (graph, lower(made, "u8"))
+        run_all(load(one.SerializeToString()), inputs, images(48)[32:])
+        for one in (graph, lower(made, "u8"))
     )
     assert cosine(before, after).mean() > 0.97
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    assert open_target("tensorrt-rtx").build(lower(made, "s8").SerializeToString(), inputs.profile).plan
+    assert (
+        open_target("tensorrt-rtx")
+        .build(lower(made, "s8").SerializeToString(), inputs.profile)
+        .plan
+    )
 
 
 @pytest.mark.parametrize(

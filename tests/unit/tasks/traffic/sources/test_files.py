@@ -13,15 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tasks.traffic.watermark import mark_read, unread
 
 from infra.stores.local import LocalStore
-from tasks.models.spec import Task
 from tasks.profiles import profile_window
 from tasks.records import Request
+from tasks.specs.spec import Task
 from tasks.traffic import Format, read_window
 from tasks.traffic.sources import Folder, Reading, SourceIntake, last_intake, take_files, write_last
 from tasks.traffic.sources.files import PATIENCE
-from tasks.traffic.watermark import mark_read, unread
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 READ_BEFORE = "read before"
@@ -94,7 +94,9 @@ def test_a_file_that_grew_is_read_again_and_what_was_known_is_stored_and_set_asi
     grown = pull(store, inbox)
     assert counts(grown) == (1, 1, 2, 1)
     assert ids(store) == ["a", "b"]
-    assert len(list(store.list("intake/m/inbox/taken/"))) == 1, "a file has one record, of its last version"
+    assert len(list(store.list("intake/m/inbox/taken/"))) == 1, (
+        "a file has one record, of its last version"
+    )
     with path.open("a") as file:
         file.write(line("c"))
     assert counts(pull(store, inbox)) == (1, 1, 4, 0)
@@ -109,7 +111,9 @@ def test_a_file_that_may_still_be_written_is_left_for_later(store: LocalStore, i
     assert pull(store, inbox, settle=60, now=NOW + timedelta(seconds=31)).accepted == 1
 
 
-def test_hidden_files_markers_and_files_in_the_making_are_ignored(store: LocalStore, inbox: Path) -> None:
+def test_hidden_files_markers_and_files_in_the_making_are_ignored(
+    store: LocalStore, inbox: Path
+) -> None:
     (inbox / "_temporary").mkdir()
     for name in (".a.jsonl", "_SUCCESS", "b.jsonl.tmp", "c.jsonl.part", "_temporary/d.jsonl"):
         (inbox / name).write_text(line("a"))
@@ -141,7 +145,9 @@ def test_a_file_of_an_unknown_kind_is_told(store: LocalStore, inbox: Path) -> No
     assert "neither .jsonl nor .parquet" in problem.reason
 
 
-def test_a_name_that_is_personal_data_is_told_redacted_and_kept_nowhere(store: LocalStore, inbox: Path) -> None:
+def test_a_name_that_is_personal_data_is_told_redacted_and_kept_nowhere(
+    store: LocalStore, inbox: Path
+) -> None:
     (inbox / "bob@example.com.parquet").write_bytes(b"no parquet")
     (inbox / "ann@example.com.jsonl").write_text("{broken\n")
     done = pull(store, inbox)
@@ -166,7 +172,9 @@ def test_other_rules_read_a_file_anew(store: LocalStore, inbox: Path) -> None:
 
 
 def test_a_request_waits_for_its_response_in_a_later_file(store: LocalStore, inbox: Path) -> None:
-    (inbox / "1.jsonl").write_text(event("a", "request") + event("a", "response") + event("b", "request"))
+    (inbox / "1.jsonl").write_text(
+        event("a", "request") + event("a", "response") + event("b", "request")
+    )
     first = pull(store, inbox, Format.KSERVE)
     assert (counts(first), first.left) == ((1, 1, 0, 0), {WAIT: 1})
     idle = pull(store, inbox, Format.KSERVE)
@@ -208,7 +216,9 @@ def test_what_has_waited_a_day_is_set_aside_once(store: LocalStore, inbox: Path)
     (inbox / "1.jsonl").write_text(event("a", "request"))
     pull(store, inbox, Format.KSERVE)
     late = pull(store, inbox, Format.KSERVE, now=NOW + PATIENCE)
-    assert list(late.reasons) == ["this request has no response with its id: import the files of both together"]
+    assert list(late.reasons) == [
+        "this request has no response with its id: import the files of both together"
+    ]
     again = pull(store, inbox, Format.KSERVE, now=NOW + 2 * PATIENCE)
     assert (again.rejected, again.left) == (0, {READ_BEFORE: 1})
 
@@ -228,7 +238,10 @@ def test_a_file_that_waited_and_is_gone_is_told(store: LocalStore, inbox: Path) 
     pull(store, inbox, Format.KSERVE)
     (inbox / "1.jsonl").unlink()
     done = pull(store, inbox, Format.KSERVE)
-    assert done.left == {"gone while something of them waited for its other half": 1, READ_BEFORE: 1}
+    assert done.left == {
+        "gone while something of them waited for its other half": 1,
+        READ_BEFORE: 1,
+    }
 
 
 # --- traces of a clock without dates
@@ -243,13 +256,18 @@ def trace(number: int, stamp: int) -> Sequence[dict[str, object]]:
     ]
 
 
-def test_the_clock_of_later_trace_files_counts_on_from_the_first(store: LocalStore, inbox: Path) -> None:
+def test_the_clock_of_later_trace_files_counts_on_from_the_first(
+    store: LocalStore, inbox: Path
+) -> None:
     began = NOW - timedelta(hours=5)
     (inbox / "trace.0").write_text(json.dumps(trace(1, 7_000_000_000)))
     assert pull(store, inbox, Format.TRITON, first_at=began).accepted == 1
     (inbox / "trace.1").write_text(json.dumps(trace(2, 3_607_000_000_000)))
     assert pull(store, inbox, Format.TRITON, first_at=began).accepted == 1
-    assert {one.request_id: one.time for one in stored(store)} == {"r1": began, "r2": began + timedelta(hours=1)}
+    assert {one.request_id: one.time for one in stored(store)} == {
+        "r1": began,
+        "r2": began + timedelta(hours=1),
+    }
     (inbox / "trace.2").write_text(json.dumps(trace(3, 6_000_000_000)))
     (problem,) = pull(store, inbox, Format.TRITON, first_at=began).problems
     assert problem.reason.startswith("its clock stands before that of the source's first file")
@@ -258,7 +276,9 @@ def test_the_clock_of_later_trace_files_counts_on_from_the_first(store: LocalSto
 # --- late, killed, twice
 
 
-def test_a_late_file_joins_its_hours_in_window_profile_and_watermark(store: LocalStore, inbox: Path) -> None:
+def test_a_late_file_joins_its_hours_in_window_profile_and_watermark(
+    store: LocalStore, inbox: Path
+) -> None:
     (inbox / "now.jsonl").write_text(line("new"))
     pull(store, inbox)
     first = unread(store, "m", "reader")
@@ -281,7 +301,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 import tasks.traffic.intake
 from infra.stores.local import LocalStore
-from tasks.models.spec import Task
+from tasks.specs.spec import Task
 from tasks.traffic.sources import Folder, Reading, take_files
 
 tasks.traffic.intake.BUFFER_ROWS = 50
@@ -300,7 +320,9 @@ def test_killed_in_the_middle_of_a_file_the_next_intake_stores_the_rest(
     store: LocalStore, inbox: Path, tmp_path: Path
 ) -> None:
     rows = 5_000
-    (inbox / "a.jsonl").write_text("".join(line(f"r{number}", f"text {number}") for number in range(rows)))
+    (inbox / "a.jsonl").write_text(
+        "".join(line(f"r{number}", f"text {number}") for number in range(rows))
+    )
     process = start_pull(tmp_path / "store", inbox)
     while len(list(store.list("traffic/m/"))) < 3:
         assert process.poll() is None
@@ -315,9 +337,13 @@ def test_killed_in_the_middle_of_a_file_the_next_intake_stores_the_rest(
     assert ids(store) == sorted(f"r{number}" for number in range(rows))
 
 
-def test_two_intakes_at_once_store_each_request_once(store: LocalStore, inbox: Path, tmp_path: Path) -> None:
+def test_two_intakes_at_once_store_each_request_once(
+    store: LocalStore, inbox: Path, tmp_path: Path
+) -> None:
     for number in range(5):
-        (inbox / f"{number}.jsonl").write_text("".join(line(f"{number}-{row}") for row in range(40)))
+        (inbox / f"{number}.jsonl").write_text(
+            "".join(line(f"{number}-{row}") for row in range(40))
+        )
     both = [start_pull(tmp_path / "store", inbox) for _ in range(2)]
     assert [one.wait(60) for one in both] == [0, 0]
     for one in both:

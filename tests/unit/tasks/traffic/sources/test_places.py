@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pytest
 
 from infra.errors import NotFound
-from infra.stores.browsing import Listed
+from infra.stores.port import Listed
 from tasks.traffic.sources.places import Folder, Objects, is_finished
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -31,14 +31,20 @@ def test_a_copy_is_private_keeps_the_extension_and_is_gone_afterwards(tmp_path: 
     place = Objects("s3://logs", TwoObjects(), tmp_path / "scratch")
     whole, gone = place.files()
     with place.open(whole) as path:
-        assert (path.read_bytes(), path.suffix, path.stat().st_mode & 0o777) == (b"{}\n", ".jsonl", 0o600)
+        assert (path.read_bytes(), path.suffix, path.stat().st_mode & 0o777) == (
+            b"{}\n",
+            ".jsonl",
+            0o600,
+        )
         assert path.parent.stat().st_mode & 0o777 == 0o700
     with pytest.raises(NotFound), place.open(gone):
         pass
     assert not list((tmp_path / "scratch").iterdir())
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "date=2026-03-01/part-0.parquet", "trace.0", "a_b/c.json"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "date=2026-03-01/part-0.parquet", "trace.0", "a_b/c.json"]
+)
 def test_a_plain_name_is_that_of_a_whole_file(name: str) -> None:
     assert is_finished(name)
 

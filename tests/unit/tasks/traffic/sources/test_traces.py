@@ -9,7 +9,7 @@ import pytest
 
 from infra.registry import TracePage, TraceStamp
 from infra.stores.local import LocalStore
-from tasks.models.spec import Task
+from tasks.specs.spec import Task
 from tasks.traffic.sources import Reading, SourceIntake, take_traces
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -1,1 +1,0 @@
-"""What watches the same windows of traffic in the detection benchmark: our lenses, and peers."""

@@ -1,0 +1,44 @@
+"""What a scenario costs the quantized model at the time of a window, without the luck of the window's own requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.drift.windows import Bench, Numbers, Window
+from benchmarks.evidence.lenses import groups_of
+from tasks.records import Request
+
+GROUP = 20
+"""Requests of a domain or language in a window from which on it counts; so many the lens needs to judge one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Costs:
+    """Fidelity lost beyond what the champion loses at home, [windows]."""
+
+    everybody: Numbers  # the mean of all
+    worst: Numbers  # of all, or of the domain or language that loses most
+
+
+def costs(bench: Bench, windows: Sequence[Window], dense: Sequence[Request]) -> Costs:
+    """Of each window, measured on all `dense` requests of its time: the same scenario, many times as often."""
+    home = 1 - float(bench.scores(bench.reference).mean())
+    scores = bench.scores(dense)
+    times = np.array([one.time.timestamp() for one in dense])
+    groups = groups_of(dense)
+    found = []
+    for window in windows:
+        at = [one.time.timestamp() for one in window.requests]
+        within = (times >= min(at)) & (times <= max(at))
+        present = {name for name, mask in groups_of(window.requests).items() if mask.sum() >= GROUP}
+        means = {
+            name: scores[groups[name] & within].mean()
+            for name in present
+            if (groups[name] & within).any()
+        }
+        found.append((1 - means["all"] - home, 1 - min(means.values()) - home))
+    everybody, worst = np.array(found).T
+    return Costs(everybody, worst)

@@ -1,0 +1,186 @@
+"""Windows of simulated traffic, with everything that a detector may look at computed once for each payload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness import ours
+from benchmarks.harness.ours import Candidate
+from benchmarks.harness.subject import Subject
+from infra.engines import open_target
+from infra.engines.port import Engine
+from tasks.graphs.sites import expose
+from tasks.metrics.scores import accuracy, fidelity
+from tasks.models.inputs import run_all
+from tasks.numerics.histogram import BINS, ExponentHistogram
+from tasks.observation.clipped_share import Reach, watch_reach
+from tasks.records import Payload, Request
+from tasks.specs.traits import TRAITS, Task
+
+SIZE = 256
+"""Requests of a window."""
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What was measured of one window's requests."""
+
+    requests: tuple[Request, ...] = field(repr=False)
+    scores: Numbers  # fidelity of the champion, [requests]
+    correct: Numbers  # full precision, [labelled]; empty where a label says nothing
+    vectors: Numbers  # pixels, or full precision's embedding, [requests, width]
+    sites: dict[str, ExponentHistogram] = field(repr=False)
+    reach: Reach = field(repr=False)
+
+
+class Seen(NamedTuple):
+    """One payload at one site: bins that hold something, of thousands, and their counts."""
+
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int32]
+    largest: float
+
+
+@dataclass(eq=False)
+class Bench:
+    """A champion, its full precision and its reference traffic; remembers every payload it has measured."""
+
+    subject: Subject
+    champion: Candidate
+    reference: tuple[Request, ...]  # what the champion was calibrated on
+    budget: float  # least mean score
+    sites: list[str]
+    _places: dict[bytes, int] = field(default_factory=dict)
+    _scored: dict[bytes, float] = field(default_factory=dict)
+    _scores: Numbers = field(default_factory=lambda: np.zeros(0))
+    _vectors: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
+    _classes: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
+    _seen: dict[str, list[Seen]] = field(
+        default_factory=dict
+    )  # of each site, a payload after the other
+    _above: Numbers = field(default_factory=lambda: np.zeros((0, 0)))  # [payloads, sites]
+    _peak: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[Window]:
+        """Consecutive whole windows."""
+        self._learn(requests)
+        starts = range(0, len(requests) - size + 1, size)
+        return [self._window(tuple(requests[start : start + size])) for start in starts]
+
+    def _window(self, part: tuple[Request, ...]) -> Window:
+        places = np.array([self._places[_key(one.payload)] for one in part])
+        known = (
+            [number for number, one in enumerate(part) if one.label is not None]
+            if self._classes.size
+            else []
+        )
+        labels = np.array([int(part[number].label or -1) for number in known], np.int64)
+        found = {
+            name: _added([self._seen[name][place] for place in places.tolist()])
+            for name in self.sites
+        }
+        correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
+        reach = Reach(tuple(self.sites), self._above[places], self._peak[places])
+        return Window(part, self._scores[places], correct, self._vectors[places], found, reach)
+
+    def scores(self, requests: Sequence[Request]) -> Numbers:
+        """Fidelity of the champion, [requests]; nothing else is measured of them."""
+        new = {
+            key: one.payload for one in requests if (key := _key(one.payload)) not in self._scored
+        }
+        if new:
+            found = self._compared(list(new.values()))[1]
+            self._scored |= dict(zip(new, found.tolist(), strict=True))
+        return np.array([self._scored[_key(one.payload)] for one in requests])
+
+    def _compared(self, payloads: Sequence[Payload]) -> tuple[Numbers, Numbers]:
+        """What full precision answers, and the champion's scores against it."""
+        subject = self.subject
+        expected, served = (
+            run_all(engine, subject.inputs, payloads)
+            for engine in (subject.reference, ours_engine(self.champion))
+        )
+        return np.asarray(expected), np.asarray(
+            fidelity(subject.spec.task, expected, served), np.float64
+        )
+
+    def _learn(self, requests: Sequence[Request]) -> None:
+        new: dict[bytes, Payload] = {}
+        for one in requests:
+            key = _key(one.payload)
+            if key not in self._places and key not in new:
+                new[key] = one.payload
+        if not new:
+            return
+        self._places |= {key: len(self._places) + number for number, key in enumerate(new)}
+        payloads, subject = list(new.values()), self.subject
+        expected, scores = self._compared(payloads)
+        self._scores = np.concatenate([self._scores, scores])
+        is_embedding = TRAITS[subject.spec.task].fidelity == "cosine"
+        vectors = (
+            expected if is_embedding else np.stack([np.asarray(one).ravel() for one in payloads])
+        )
+        self._vectors = _stacked(self._vectors, np.asarray(vectors, np.float64))
+        if subject.spec.task is Task.IMAGE_CLASSIFICATION:
+            self._classes = _stacked(self._classes, np.asarray(expected, np.float64))
+        self._observe(payloads)
+
+    def _observe(self, payloads: Sequence[Payload]) -> None:
+        """One request at a time, so that any window of them is a sum."""
+        subject = self.subject
+        engine = open_target("onnxruntime-cpu").load(
+            expose(subject.model, subject.sites).SerializeToString()
+        )
+        scales = self.champion.derived.scales
+        divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
+        amax = {name: one.amax for name, one in scales.items()}
+        by_name = {site.name: site for site in subject.sites}
+        watched, reached = tuple(by_name[name] for name in self.sites), []
+        for one in payloads:
+            seen, reach = watch_reach(
+                engine, watched, subject.inputs, [one], amax, divisors, rows=1
+            )
+            reached.append(reach)
+            for name, found in seen.items():
+                counts = found.histogram.counts
+                used = np.flatnonzero(counts)
+                self._seen.setdefault(name, []).append(
+                    Seen(
+                        used.astype(np.uint16), counts[used].astype(np.int32), found.histogram.amax
+                    )
+                )
+        self._above = _stacked(self._above, np.concatenate([one.above for one in reached]))
+        self._peak = _stacked(self._peak, np.concatenate([one.peak for one in reached]))
+
+
+def _added(parts: Sequence[Seen]) -> ExponentHistogram:
+    bins, counts = (np.concatenate([one[place] for one in parts]) for place in (0, 1))
+    total = np.bincount(bins, counts, BINS).astype(np.int64)
+    return ExponentHistogram(total, max(one.largest for one in parts))
+
+
+def open_bench(subject: Subject, reference: Sequence[Request], budget: float) -> Bench:
+    """A champion by `int8-smooth` from the reference."""
+    champion = ours.quantize(subject, "int8-smooth", [one.payload for one in reference])
+    return Bench(subject, champion, tuple(reference), budget, sorted(champion.derived.scales))
+
+
+def ours_engine(candidate: Candidate) -> Engine:
+    """On ONNX Runtime."""
+    return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))
+
+
+def _key(payload: Payload) -> bytes:
+    return (
+        payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload.tobytes()
+    )
+
+
+def _stacked(before: Numbers, more: Numbers) -> Numbers:
+    return np.concatenate([before, more]) if before.size else more

@@ -1,0 +1,111 @@
+"""CPU time of the commands that only read, beside an earlier commit's, on one workspace."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.harness.table import Goal, Table, column
+from benchmarks.orchestration.served import MODEL
+
+ROOT = Path(__file__).parents[2]
+BASE = "49ce40b"
+"""The last commit whose reading commands loaded everything that runs a model."""
+ROOMS = ("flows", "tasks", "infra")
+READING: Mapping[str, Sequence[str]] = {
+    "status": ("status",),
+    "history": ("history", MODEL),
+    "explain": ("explain", MODEL),
+    "model list": ("model", "list"),
+    "lineage": ("lineage", MODEL),
+}
+BESIDE: Mapping[str, Sequence[str]] = {"recipes": ("recipes",), "--help": ("--help",)}
+"""Measured without a goal."""
+GOAL = 0.25
+ROUNDS, QUICK_ROUNDS = 9, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One command."""
+
+    command: str = column("command")
+    before: float = column("CPU s, before", ".3f")  # user and system, with processes waited for
+    now: float = column("now", ".3f")
+    ratio: float = column("ratio", ".3f")
+
+
+def measure(quick: bool, base: str = BASE) -> Table:
+    """This checkout beside the commit `base`, in turns; raises `ValueError` for an unknown one."""
+    with tempfile.TemporaryDirectory() as folder:
+        workspace, earlier = Path(folder, "workspace"), Path(folder, "earlier")
+        unpack(base, earlier)
+        _python(ROOT, workspace, ["-m", "benchmarks.orchestration.served", str(workspace)])
+        return compare(earlier, workspace, QUICK_ROUNDS if quick else ROUNDS, base)
+
+
+def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> Table:
+    """The medians of `rounds` rounds in which each command ran once in each checkout."""
+    commands = {**READING, **BESIDE}
+    rows = [_row(name, commands[name], earlier, workspace, rounds) for name in commands]
+    goals = [
+        Goal(f"{row.command}: share of the CPU time before:", GOAL, row.ratio, "at most")
+        for row in rows
+        if row.command in READING
+    ]
+    title = f"CPU time of commands that only read, beside {base}: medians of {rounds}"
+    return Table("commands", title, rows, goals)
+
+
+def unpack(revision: str, folder: Path) -> None:
+    """The code of a commit in a new folder; raises `ValueError` where git knows no such commit."""
+    command = ["git", "archive", revision, *ROOMS]
+    packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if packed.returncode:
+        why = packed.stderr.decode(errors="replace").strip()
+        raise ValueError(f"commit {revision} cannot be read ({why}): fetch it, or give --base")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def cpu_seconds(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
+    """User and system time of `requant ARGUMENTS` from a checkout; raises `RuntimeError` when it fails."""
+    return _python(checkout, workspace, ["-m", "flows.cli", *arguments])
+
+
+def _python(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
+    """Run this interpreter on a checkout, with no setting of Requant but the workspace."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REQUANT_")}
+    environment = {**kept, "REQUANT_WORKSPACE": str(workspace), "PYTHONPATH": str(checkout)}
+    command = [sys.executable, *arguments]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            said = output.read().decode().strip()
+            raise RuntimeError(f"{' '.join(arguments)} failed in {checkout}: {said}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def _row(name: str, arguments: Sequence[str], earlier: Path, workspace: Path, rounds: int) -> Row:
+    checkouts = (earlier, ROOT)
+    for checkout in checkouts:  # compiles to bytecode, and brings files into memory
+        cpu_seconds(checkout, workspace, arguments)
+    turns = [
+        [cpu_seconds(checkout, workspace, arguments) for checkout in checkouts]
+        for _ in range(rounds)
+    ]
+    before, now = (median(times) for times in zip(*turns, strict=True))
+    return Row(name, before, now, now / before)

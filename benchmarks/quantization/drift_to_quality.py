@@ -1,0 +1,130 @@
+"""What drift costs a quantized model, and what each rung wins back, on the ONNX Runtime engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.harness import ours, subject
+from benchmarks.harness.ours import Candidate
+from benchmarks.harness.subject import Subject
+from benchmarks.harness.table import Goal, Table, column
+from infra.engines import open_target
+from infra.engines.port import Engine
+from tasks.metrics.scores import accuracy, cosine
+from tasks.models.inputs import run_all
+from tasks.records import Payload, Tensor
+
+STALE_EXPOSURES = (0.5, 1.0)
+DRIFTED = ("ja", "ru")
+RUNGS = ("recalibrate", "recalibrate-mse", "int8-smooth", "int8-mixed-2", "int8-mixed-4")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model on one kind of traffic."""
+
+    model: str = column("model")
+    traffic: str = column("traffic")
+    engine: str = column("engine")
+    metric: str = column("metric")
+    value: float = column("mean", ".4f")
+    least: float | None = column("min", ".4f")
+    count: int = column("cases", "d")
+
+
+def measure(quick: bool) -> Table:
+    """Exposure drift on the digits, language drift on MiniLM."""
+    shift = exposures(subject.digits(quick), quick)
+    speech = languages(subject.minilm(quick), RUNGS[:3] if quick else RUNGS, quick)
+    title = "From drift to quality: stale, recalibrated and re-tuned INT8 on ONNX Runtime CPU"
+    return Table("drift-to-quality", title, [*shift, *speech], _goals(shift), ())
+
+
+def exposures(chosen: Subject, quick: bool) -> list[Row]:
+    """Accuracy at each exposure: full precision, INT8 calibrated at 0.5 to 1, the same graph recalibrated there."""
+    labels = subject.digit_labels(quick)
+    stale = ours.quantize(chosen, "int8-smooth", _exposed(chosen, STALE_EXPOSURES))
+    engines: dict[str, Engine] = {
+        "FP32": chosen.reference,
+        "INT8, calibrated at 0.5 to 1": _engine(stale),
+    }
+    rows = []
+    for group, images in chosen.held_out.items():
+        exposure = float(group.removeprefix("exposure-"))
+        fresh = ours.quantize(chosen, "recalibrate", _exposed(chosen, (exposure,)), stale)
+        for name, engine in {**engines, "INT8, recalibrated": _engine(fresh)}.items():
+            right = accuracy(run_all(engine, chosen.inputs, images), labels[group])
+            rows.append(
+                Row(
+                    chosen.name,
+                    f"exposure {exposure:g}",
+                    name,
+                    "accuracy",
+                    right.mean(),
+                    None,
+                    len(images),
+                )
+            )
+    return rows
+
+
+def languages(chosen: Subject, rungs: Sequence[str], quick: bool) -> list[Row]:
+    """Cosine on Japanese and Russian: the champion tuned on English, then every rung tuned on the new traffic."""
+    count = len(chosen.calibration)
+    traffic = subject.draw(chosen.traffic, DRIFTED, count)
+    held_out = subject.minilm_cases(DRIFTED, quick)
+    champion = ours.quantize(chosen, "int8-smooth")
+    candidates: Mapping[str, Candidate] = {
+        "champion, tuned on English": champion,
+        **{
+            f"{rung}, on ja and ru": ours.quantize(chosen, rung, traffic, champion)
+            for rung in rungs
+        },
+    }
+    expected = run_all(chosen.reference, chosen.inputs, held_out)
+    return [
+        _language_row(chosen, name, item, held_out, expected) for name, item in candidates.items()
+    ]
+
+
+def _language_row(
+    chosen: Subject, name: str, candidate: Candidate, held_out: Sequence[Payload], expected: Tensor
+) -> Row:
+    scores = cosine(expected, run_all(_engine(candidate), chosen.inputs, held_out))
+    return Row(
+        chosen.name,
+        " and ".join(DRIFTED),
+        name,
+        "cosine",
+        scores.mean(),
+        scores.min(),
+        len(held_out),
+    )
+
+
+def _exposed(chosen: Subject, factors: Sequence[float]) -> list[Payload]:
+    """The calibration images at each exposure, as `examples.digits` defines it: pixels multiplied."""
+    return [
+        np.asarray(image, np.float32) * np.float32(factor)
+        for factor in factors
+        for image in chosen.calibration
+    ]
+
+
+def _engine(candidate: Candidate) -> Engine:
+    return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))
+
+
+def _goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+    """Recalibrated INT8 stays with full precision at the highest exposure, where the stale one does not."""
+    last = {row.engine: row.value for row in rows if row.traffic == rows[-1].traffic}
+    lost: float = last["FP32"] - last["INT8, recalibrated"]
+    return (
+        Goal(
+            f"accuracy lost by recalibrated INT8 at {rows[-1].traffic}:",
+            0.02,
+            float(lost),
+            "at most",
+        ),
+    )

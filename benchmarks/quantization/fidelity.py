@@ -1,0 +1,130 @@
+"""How close to full precision the INT8 graph stays that TensorRT can express."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness import subject
+from benchmarks.harness.subject import Subject
+from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.turns import open_session
+from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers.int8_work import int8_share
+from benchmarks.peers.onnx_graphs import FP32, OURS, Graphs
+from infra.engines import open_target
+from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from infra.errors import BadInput, RequantError
+from tasks.graphs.sites import layer_weight
+from tasks.metrics.scores import cosine
+from tasks.models.inputs import run_all
+
+TITLE = "INT8 fidelity on ONNX Runtime CPU: cosine to FP32 on held-out cases, same calibration set"
+
+NOTES = (
+    "ONNX Runtime's static defaults also quantize the attention mask's addition, whose constant is the least float32.",
+    "modelopt's torch path keeps FP32 weights behind a QuantizeLinear: the size is the file's, not the engine's.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender."""
+
+    name: str = column("contender")
+    mean: float | None = column("mean", ".4f")
+    least: float | None = column("min", ".4f")
+    other_mean: float | None = column("mean, others", ".4f")
+    other_least: float | None = column("min, others", ".4f")
+    share: float | None = column("MACs in INT8", ".1%")
+    megabytes: float | None = column("MB", ".2f")
+    seconds: float | None = column("s to make", ".1f")
+    tensorrt_rtx: str = reason("TensorRT-RTX")
+
+
+def measure(quick: bool) -> Table:
+    """MiniLM on English and code, the calibration set's language; the other languages beside it."""
+    return compare(subject.minilm(quick), peers.contenders(quick))
+
+
+def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> Table:
+    """All contenders on one subject; the first held-out group is judged, the last is reported beside it."""
+    mine = judge(chosen, OURS, peers.our_graphs(chosen))
+    full = Graphs(chosen.source, chosen.source, 0.0)
+    rows = [judge(chosen, FP32, full), mine, *(_peer(chosen, peer) for peer in opponents)]
+    goals = (
+        Goal("mean cosine of the English held-out cases", 0.995, mine.mean),
+        Goal("least cosine of the English held-out cases", 0.98, mine.least),
+        Goal("share of weight-product MACs in INT8", 0.9, mine.share),
+    )
+    counts = ", ".join(f"{len(cases)} {group}" for group, cases in chosen.held_out.items())
+    counted = f"{chosen.name}: {len(chosen.calibration)} calibration cases; held out: {counts}."
+    return Table("fidelity", TITLE, rows, goals, (counted, *NOTES))
+
+
+def judge(chosen: Subject, name: str, graphs: Graphs) -> Row:
+    """Run one contender's graph over the held-out cases and offer it to TensorRT-RTX."""
+    session = open_session(graphs.cpu)
+    if isinstance(session, str):
+        return _absent(name, f"ONNX Runtime cannot load it: {session}")
+    engine = OnnxRuntimeEngine(session)
+    scores = {
+        group: cosine(chosen.expected[group], run_all(engine, chosen.inputs, cases))
+        for group, cases in chosen.held_out.items()
+    }
+    judged, *_, beside = scores.values()
+    return Row(
+        name,
+        *_mean_and_least(judged),
+        *_mean_and_least(beside),
+        int8_share(graphs.cpu, _weights(chosen)),
+        len(graphs.cpu) / 1e6,
+        graphs.seconds,
+        accepted(chosen, graphs.gpu),
+    )
+
+
+def closeness(chosen: Subject, plan: bytes) -> tuple[float, float, float, float]:
+    """Mean and least cosine of the judged group, then of the one beside it."""
+    session = open_session(plan)
+    if isinstance(session, str):
+        raise BadInput(f"ONNX Runtime cannot load the graph: {session}")
+    engine = OnnxRuntimeEngine(session)
+    judged, *_, beside = (
+        cosine(chosen.expected[group], run_all(engine, chosen.inputs, cases))
+        for group, cases in chosen.held_out.items()
+    )
+    return (*_mean_and_least(judged), *_mean_and_least(beside))
+
+
+def accepted(chosen: Subject, graph: bytes) -> str:
+    """ "builds", or the first reason why TensorRT-RTX refuses the graph."""
+    try:
+        open_target("tensorrt-rtx").build(graph, chosen.inputs.profile)
+    except RequantError as exc:
+        return f"refused: {_reason(str(exc))}"
+    return "builds"
+
+
+def _reason(message: str) -> str:
+    """Without our own preamble; one line."""
+    return " ".join(message.partition("graph: ")[2].split() or message.split())
+
+
+def _peer(chosen: Subject, peer: peers.Contender) -> Row:
+    made = peers.graphs(chosen, peer)
+    return _absent(peer.name, made) if isinstance(made, str) else judge(chosen, peer.name, made)
+
+
+def _absent(name: str, reason: str) -> Row:
+    return Row(name, None, None, None, None, None, None, None, f"no graph: {reason}")
+
+
+def _mean_and_least(scores: NDArray[np.float64]) -> tuple[float, float]:
+    return float(scores.mean()), float(scores.min())
+
+
+def _weights(chosen: Subject) -> int:
+    return sum(
+        layer_weight(chosen.model, layer).size for site in chosen.sites for layer in site.layers
+    )

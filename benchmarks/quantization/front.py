@@ -1,0 +1,174 @@
+"""Loss against size and latency: our recipes beside every peer, and the same in two languages nobody was tuned for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.harness import ours, subject
+from benchmarks.harness.subject import ENGLISH, OTHERS, Subject
+from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.turns import time_plans
+from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers.onnx_graphs import FP32, Contender, Graphs
+from benchmarks.quantization.fidelity import judge
+from benchmarks.quantization.latency import full_texts
+from infra.engines.port import Arrays
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.report.pareto import Limits, RungFigures, draw_html, draw_png
+
+RECIPES = (
+    "int8-smooth",
+    "int8-gptq",
+    "int8-compact",
+    "int8-mixed-1",
+    "int8-mixed-2",
+    "int8-mixed-4",
+)
+JUDGED = "int8-gptq"
+TITLE = "Static INT8, MiniLM: the front of loss, size and speed on ONNX Runtime CPU"
+TUNED_FOR = ("ja", "ru")
+PLOTS = Path("build/benchmarks")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender."""
+
+    name: str = column("contender")
+    mean: float | None = column("mean", ".4f")
+    least: float | None = column("min", ".4f")
+    tuned_mean: float | None = column("mean, ja + ru", ".4f")
+    tuned_least: float | None = column("min, ja + ru", ".4f")
+    share: float | None = column("MACs in INT8", ".1%")
+    megabytes: float | None = column("MB", ".1f")
+    speedup: float | None = column("times as fast as FP32", ".2f")
+    tensorrt_rtx: str = reason("TensorRT-RTX")
+
+
+def measure(quick: bool) -> Table:
+    """MiniLM, calibrated on English for English and code, and on Japanese and Russian for those."""
+    chosen = subject.minilm(quick)
+    opponents = tuple(
+        peer for peer in peers.contenders(quick) if not peer.name.startswith("ORT quantize_dynamic")
+    )
+    names = RECIPES[:2] if quick else RECIPES
+    rows = compare(
+        chosen, _elsewhere(chosen, quick), names, opponents, full_texts(chosen), 5 if quick else 15
+    )
+    drawn = draw(rows, PLOTS)
+    return Table("front", TITLE, rows, goals(rows), (f"Drawn: {', '.join(map(str, drawn))}.",))
+
+
+def compare(
+    chosen: Subject,
+    elsewhere: Subject,
+    recipes: Sequence[str],
+    opponents: Sequence[Contender],
+    feeds: Arrays,
+    rounds: int,
+) -> list[Row]:
+    """Full precision, our recipes, then the peers; every one is made twice, once for each calibration set."""
+    made, again = _ours(chosen, recipes), _ours(elsewhere, recipes)
+    for peer in (
+        opponents
+    ):  # both at once: what the last of them leaves behind in the process spoils the others
+        made[peer.name], again[peer.name] = (
+            peers.graphs(chosen, peer),
+            peers.graphs(elsewhere, peer),
+        )
+    plans = {
+        FP32: chosen.source,
+        **{name: one.cpu for name, one in made.items() if isinstance(one, Graphs)},
+    }
+    timed = time_plans(plans, feeds, rounds, 0)
+    rows = [Row(FP32, 1.0, 1.0, 1.0, 1.0, 0.0, len(chosen.source) / 1e6, 1.0, "builds")]
+    for name, one in made.items():
+        if isinstance(one, str):
+            rows.append(Row(name, None, None, None, None, None, None, None, f"no graph: {one}"))
+            continue
+        here, other = judge(chosen, name, one), again[name]
+        there = None if isinstance(other, str) else judge(elsewhere, name, other)
+        tuned = (there.other_mean, there.other_least) if there else (None, None)
+        speed = timed.ratio(FP32, name)[0] if name in timed.seconds else None
+        rows.append(
+            Row(
+                name,
+                here.mean,
+                here.least,
+                *tuned,
+                here.share,
+                here.megabytes,
+                speed,
+                here.tensorrt_rtx,
+            )
+        )
+    return rows
+
+
+def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+    """What `int8-gptq` should reach, and that no peer that TensorRT takes is both closer and faster."""
+    mine = next(row for row in rows if row.name == JUDGED)
+    rivals = [row for row in rows if row.name not in (FP32, *RECIPES)]
+    above = [row for row in rivals if _is_above(row, mine)]
+    taken = [row for row in above if row.tensorrt_rtx == "builds"]
+    return (
+        Goal("mean cosine on English and code:", 0.998, mine.mean),
+        Goal("least cosine on English and code:", 0.992, mine.least),
+        Goal("mean cosine on Japanese and Russian, calibrated on them:", 0.992, mine.tuned_mean),
+        Goal("share of weight-product MACs in INT8:", 1.0, mine.share),
+        Goal("times as fast as FP32:", 1.6, mine.speedup),
+        Goal("peers that TensorRT takes, closer and faster:", 0, len(taken), "at most"),
+        Goal("peers of any kind, closer and faster:", 0, len(above), "at most"),
+    )
+
+
+def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
+    """Front as PNG and as HTML: filled points build on TensorRT-RTX, the star is the recipe that is judged."""
+    whole = next(row for row in rows if row.name == FP32).megabytes or 1.0
+    figures = [
+        RungFigures(
+            row.name,
+            row.tensorrt_rtx == "builds",
+            row.name == JUDGED,
+            row.tensorrt_rtx,
+            None if row.mean is None else 1 - row.mean,
+            None if row.megabytes is None else row.megabytes / whole,
+            None if row.speedup is None else 1 / row.speedup,
+            None,
+            {},
+        )
+        for row in rows
+    ]
+    near = [
+        one for one in figures if one.loss is not None and one.loss < 0.03
+    ]  # the rest would flatten the plot
+    limits = Limits("1 - mean cosine, English and code", 0.002, 1.0, 1 / 1.6)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "front.png": draw_png(TITLE, near, limits),
+        "front.html": draw_html(TITLE, near, limits),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return tuple(folder / name for name in files)
+
+
+def _is_above(row: Row, mine: Row) -> bool:
+    if row.mean is None or row.speedup is None or mine.mean is None or mine.speedup is None:
+        return False
+    return row.mean > mine.mean and row.speedup > mine.speedup
+
+
+def _ours(chosen: Subject, names: Sequence[str]) -> dict[str, Graphs | str]:
+    observed = ours.observe(chosen)
+    made: dict[str, Graphs | str] = {}
+    for name in names:
+        candidate = ours.derived(chosen, find_recipe(name), observed)
+        made[name] = Graphs(candidate.lowered("u8"), candidate.lowered("s8"), candidate.clock.total)
+    return made
+
+
+def _elsewhere(chosen: Subject, quick: bool) -> Subject:
+    calibration = subject.draw(chosen.traffic, TUNED_FOR, len(chosen.calibration))
+    held_out = {ENGLISH: chosen.held_out[ENGLISH], OTHERS: subject.minilm_cases(TUNED_FOR, quick)}
+    return replace(chosen, calibration=calibration, held_out=held_out)

@@ -1,0 +1,91 @@
+"""How fast the INT8 graphs are on ONNX Runtime's CPU provider, in turns with full precision."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.harness import subject
+from benchmarks.harness.pairs import Rounds
+from benchmarks.harness.subject import Subject
+from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.turns import time_plans
+from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers.onnx_graphs import FP32, OURS
+from infra.engines.port import Arrays
+
+BATCH, TOKENS = 8, 64
+UNLOADABLE = "ONNX Runtime: it did not load the graph in several attempts"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender, with all cores and with one."""
+
+    name: str = column("contender")
+    milliseconds: float | None = column("ms a batch", ".2f")
+    speedup: float | None = column("times as fast as FP32", ".2f")
+    low: float | None = column("10th pct.", ".2f")
+    high: float | None = column("90th pct.", ".2f")
+    one_core: float | None = column("ms, one core", ".2f")
+    one_core_speedup: float | None = column("times as fast, one core", ".2f")
+    failure: str | None = reason("why not")
+
+
+def measure(quick: bool) -> Table:
+    """MiniLM, 8 texts of 64 tokens, every contender of the fidelity table."""
+    chosen = subject.minilm(quick)
+    return compare(chosen, peers.contenders(quick), full_texts(chosen), rounds=7 if quick else 21)
+
+
+def compare(
+    chosen: Subject, opponents: tuple[peers.Contender, ...], feeds: Arrays, rounds: int
+) -> Table:
+    """All contenders in interleaved rounds on one batch."""
+    plans, failures = _plans(chosen, opponents)
+    every, single = (time_plans(plans, feeds, rounds, threads) for threads in (0, 1))
+    timed = [name for name in plans if name in every.seconds and name in single.seconds]
+    failures |= {name: UNLOADABLE for name in plans if name not in timed}
+    rows = [_row(every, single, name) for name in timed]
+    rows += [Row(name, None, None, None, None, None, None, why) for name, why in failures.items()]
+    found = next(row.speedup for row in rows if row.name == OURS)
+    shape = " × ".join(map(str, next(iter(feeds.values())).shape))
+    title = f"Latency on ONNX Runtime CPU, {chosen.name}, batch {shape}, median of {rounds} interleaved rounds"
+    return Table("latency", title, rows, (Goal("ours, times as fast as FP32:", 1.5, found),))
+
+
+def full_texts(chosen: Subject) -> Arrays:
+    """A batch of texts that fill all tokens, so that no contender works on padding."""
+    kept: list[Arrays] = []
+    for batch in chosen.inputs.batches(
+        [row.payload for row in chosen.traffic if row.language == "en"]
+    ):
+        full = np.flatnonzero(batch.feeds["attention_mask"].sum(axis=1) >= TOKENS)
+        kept += [{name: value[row, :TOKENS] for name, value in batch.feeds.items()} for row in full]
+        if len(kept) >= BATCH:
+            break
+    return {name: np.stack([feeds[name] for feeds in kept[:BATCH]]) for name in kept[0]}
+
+
+def _plans(
+    chosen: Subject, opponents: tuple[peers.Contender, ...]
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    plans, failures = {FP32: chosen.source, OURS: peers.our_graphs(chosen).cpu}, {}
+    for peer in opponents:
+        made = peers.graphs(chosen, peer)
+        if isinstance(made, str):
+            failures[peer.name] = made
+        else:
+            plans[peer.name] = made.cpu
+    return plans, failures
+
+
+def _row(every: Rounds, single: Rounds, name: str) -> Row:
+    speedups = every.ratio(FP32, name)
+    return Row(
+        name,
+        every.median(name) * 1e3,
+        *speedups,
+        single.median(name) * 1e3,
+        single.ratio(FP32, name)[0],
+        None,
+    )

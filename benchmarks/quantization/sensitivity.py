@@ -1,0 +1,172 @@
+"""Which sites INT8 harms most: the rankings against quantizing one site after the other in an engine of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import process_time
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.harness import subject
+from benchmarks.harness.subject import Subject
+from benchmarks.harness.table import Goal, Table, column
+from infra.engines import open_target
+from tasks.graphs.sites import expose
+from tasks.models.inputs import run_all
+from tasks.observation.observer import SiteObservation
+from tasks.observation.watch import watch
+from tasks.quantization.derive import Tuned, tune
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.assemble import assemble
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.recipe.catalog import Recipe, find_recipe
+from tasks.quantization.recipe.submodules import submodules
+from tasks.quantization.sensitivity import measure as sensitivity
+from tasks.quantization.sensitivity.measure import Losses
+from tasks.quantization.sensitivity.toggled_graph import install
+from tasks.records import Payload
+
+RECIPES = ("int8-max", "int8-smooth")
+SHARE = 5
+"""The measured ranking sees one in so many calibration texts."""
+LOCAL, MEASURED, EXHAUSTIVE = (
+    "local error on observed rows",
+    "one switched graph",
+    "one engine a site",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to rank the sites."""
+
+    recipe: str = column("recipe")
+    name: str = column("ranking by")
+    correlation: float = column("Spearman", ".3f")
+    top: float | None = column("worst 4 found", ".0%")
+    runs: int = column("runs", "d")
+    passes: float | None = column("FP32 passes", ".1f")
+    seconds: float | None = column("CPU s", ".1f")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What a ranking found, and the CPU seconds that it took: wall time would be that of whoever shares the cores."""
+
+    losses: Mapping[str, float]
+    seconds: float
+    runs: int
+
+
+def measure(quick: bool) -> Table:
+    """MiniLM, calibrated and ranked on English; the exhaustive ranking runs over all English held-out cases."""
+    return compare(subject.minilm(quick), RECIPES)
+
+
+def compare(chosen: Subject, recipes: Sequence[str]) -> Table:
+    """All rankings of all recipes."""
+    judged = next(iter(chosen.held_out.values()))
+    once = _pass(chosen, chosen.calibration)
+    rows: list[Row] = []
+    notes = [f"{chosen.name}: {len(chosen.calibration)} calibration cases, {len(judged)} held out."]
+    for name in recipes:
+        found, note = _rankings(chosen, find_recipe(name), judged, once)
+        rows += found
+        notes.append(note)
+    mine = [row for row in rows if row.name == MEASURED]
+    goals = [
+        Goal(f"rank correlation of {row.recipe} with the exhaustive ranking", 0.9, row.correlation)
+        for row in mine
+    ]
+    most = max(row.passes for row in mine if row.passes is not None)
+    goals.append(Goal("passes over the calibration set in full precision", 10, most, "at most"))
+    return Table("sensitivity", "Ranking the sites by what INT8 costs", rows, goals, notes)
+
+
+def _rankings(
+    chosen: Subject, recipe: Recipe, judged: Sequence[Payload], once: float
+) -> tuple[list[Row], str]:
+    observed = _observe(chosen)
+    tuned = tune(chosen.model, chosen.sites, observed, recipe, None)
+    local = Timed({item.site: item.error for item in tuned.ranking}, 0.0, 0)
+    losses, switched = switched_losses(chosen, observed, recipe, tuned)
+    exhaustive = one_engine_a_site(chosen, observed, recipe, tuned, judged)
+    rows = [
+        _row(recipe, name, found, exhaustive, once)
+        for name, found in ((LOCAL, local), (MEASURED, switched))
+    ]
+    return [*rows, _row(recipe, EXHAUSTIVE, exhaustive, exhaustive, once)], _by_submodule(
+        chosen, recipe, losses
+    )
+
+
+def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> Row:
+    sites = list(truth.losses)
+    correlation = spearmanr(
+        [found.losses[one] for one in sites], [truth.losses[one] for one in sites]
+    ).statistic
+    worst = [
+        set(sorted(sites, key=lambda one: -side[one])[:4]) for side in (found.losses, truth.losses)
+    ]
+    top = len(worst[0] & worst[1]) / len(worst[1])
+    measured = found.runs > 0
+    passes, seconds = (found.seconds / once, found.seconds) if measured else (None, None)
+    return Row(recipe.name, name, float(correlation), top, found.runs, passes, seconds)
+
+
+def switched_losses(
+    chosen: Subject, observed: Mapping[str, SiteObservation], recipe: Recipe, tuned: Tuned
+) -> tuple[Losses, Timed]:
+    """What the product does: every part measured on a share of the calibration set, loading the graph included."""
+    plan = assemble(chosen.model, chosen.sites, observed, recipe, tuned.choices, (), folding=False)
+    started = process_time()
+    switched = install(plan, others=True)
+    engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
+    payloads = sensitivity.spread(chosen.calibration, max(len(chosen.calibration) // SHARE, 1))
+    losses = sensitivity.measure(engine, chosen.inputs, chosen.spec.task, switched.parts, payloads)
+    return losses, Timed(losses.parts, process_time() - started, len(switched.parts) + 2)
+
+
+def one_engine_a_site(
+    chosen: Subject,
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    tuned: Tuned,
+    payloads: Sequence[Payload],
+) -> Timed:
+    """The truth: the written and lowered Q/DQ graph of every site alone, over every payload."""
+    started, names = process_time(), [site.name for site in chosen.sites]
+    exact = run_all(chosen.reference, chosen.inputs, payloads)
+    losses = {}
+    for name in names:
+        kept = [other for other in names if other != name]
+        plan = assemble(chosen.model, chosen.sites, observed, recipe, tuned.choices, kept)
+        engine = open_target("onnxruntime-cpu").load(
+            lower(qdq.write(plan), "u8").SerializeToString()
+        )
+        found = run_all(engine, chosen.inputs, payloads)
+        losses[name] = float(sensitivity.output_loss(chosen.spec.task, exact, found).mean())
+    return Timed(losses, process_time() - started, len(names) + 1)
+
+
+def _observe(chosen: Subject) -> Mapping[str, SiteObservation]:
+    instrumented = open_target("onnxruntime-cpu").load(
+        expose(chosen.model, chosen.sites).SerializeToString()
+    )
+    return watch(instrumented, chosen.sites, chosen.inputs, chosen.calibration)
+
+
+def _pass(chosen: Subject, payloads: Sequence[Payload], rounds: int = 3) -> float:
+    """CPU seconds of one full-precision pass, the median of some."""
+    taken = []
+    for _ in range(rounds):
+        started = process_time()
+        run_all(chosen.reference, chosen.inputs, payloads)
+        taken.append(process_time() - started)
+    return float(np.median(taken))
+
+
+def _by_submodule(chosen: Subject, recipe: Recipe, losses: Losses) -> str:
+    groups = sensitivity.by_submodule(losses, submodules(chosen.sites))
+    told = ", ".join(f"{group.name} {group.loss:.2g} ({group.parts})" for group in groups)
+    return f"{recipe.name}: loss by submodule (parts): {told}; all sites together {losses.together:.2g}."

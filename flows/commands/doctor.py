@@ -1,0 +1,215 @@
+"""What is installed and reachable, and how to mend what is not."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from flows.orchestration.runtime import healthy, prefect_environment, running_server, using
+from infra.addresses import without_password
+from infra.engines import TARGETS, open_target
+from infra.errors import AlreadyExists, RequantError, Unavailable
+from infra.settings import Settings
+from tasks.personal_data.identifiers import LIMITS, missing
+from tasks.specs.registration import model_names
+
+if TYPE_CHECKING:
+    from flows.schedules import Upcoming
+
+PACKAGES = (
+    "prefect",
+    "mlflow",
+    "evidently",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "boto3",
+    "transformers",
+)
+PYTHON = (3, 11)
+DISK_GB = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    what: str
+    state: str  # fine, absent (not needed for everything), broken
+    found: str
+    mend: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Every check; none raises."""
+    probes: tuple[tuple[str, Callable[[], Check]], ...] = (
+        ("Python", _python),
+        ("disk", lambda: _disk(settings)),
+        ("object store", lambda: _store(settings)),
+        ("signing key", lambda: _key(settings)),
+        ("registry", lambda: _registry(settings)),
+        ("registry's files", lambda: _artifacts(settings)),
+        ("Prefect", lambda: _prefect(settings)),
+        ("schedules", lambda: _schedules(settings)),
+    )
+    checks = [_run(what, probe) for what, probe in probes]
+    return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS)]
+
+
+def _run(what: str, probe: Callable[[], Check]) -> Check:
+    try:
+        return probe()
+    except (RequantError, OSError) as exc:
+        return Check(what, "broken", str(exc))
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    state = "fine" if sys.version_info >= PYTHON else "broken"
+    return Check("Python", state, found, "" if state == "fine" else "install Python 3.11 or newer")
+
+
+def _disk(settings: Settings) -> Check:
+    place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    mend = "" if free >= DISK_GB else f"free {DISK_GB} GB, or point REQUANT_STORE_URL elsewhere"
+    return Check("disk", "broken" if mend else "fine", f"{free:.1f} GB free at {place}", mend)
+
+
+def _store(settings: Settings) -> Check:
+    """The ledger's one commit point is create-if-absent: a store that ignores it would lose the fence silently."""
+    store, key = settings.store(), f"doctor/{secrets.token_hex(8)}"
+    try:
+        store.create(key, b"1")
+        with suppress(AlreadyExists):
+            store.create(key, b"2")
+            mend = "use a store with conditional writes (If-None-Match), such as S3, Ceph or MinIO"
+            return Check(
+                "object store", "broken", f"{store.url} overwrites in create-if-absent", mend
+            )
+    finally:
+        store.delete(key)
+    return Check("object store", "fine", f"{store.url} creates only if absent")
+
+
+def _key(settings: Settings) -> Check:
+    return Check("signing key", "fine", f"key {settings.signer().verifier().key_id}")
+
+
+def _registry(settings: Settings) -> Check:
+    settings.registry().ping()
+    return Check("registry", "fine", without_password(settings.mlflow_uri))
+
+
+def _artifacts(settings: Settings) -> Check:
+    """The database may answer while the files behind it, on S3 say, cannot be reached: write one and delete it."""
+    place = settings.registry().try_files()
+    return Check("registry's files", "fine", f"a file was written below {place}, read and deleted")
+
+
+def _schedules(settings: Settings) -> Check:
+    """What Prefect should have scheduled and has not, or has scheduled and nobody runs."""
+    reached = prefect_environment(settings)
+    silent = Check(
+        "schedules", "absent", "no Prefect server answers", "`requant up` keeps the schedules"
+    )
+    if not reached:
+        return silent
+    with using(reached["PREFECT_API_URL"], reached.get("PREFECT_API_AUTH_STRING")):
+        if not healthy(reached["PREFECT_API_URL"]):
+            return silent
+        from flows.schedules import upcoming
+
+        return judge_schedules(model_names(settings.store()), upcoming())
+
+
+def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) -> Check:
+    """Return whether every registered model has a run ahead, and no run that was due waits."""
+    missing = [f"{one.model} (due {one.missing})" for one in scheduled.values() if one.missing]
+    overdue = [
+        f"{one.model} (by {one.overdue_s:.0f} s)" for one in scheduled.values() if one.overdue_s
+    ]
+    unknown = sorted(set(models) - set(scheduled))
+    if missing:
+        mend = "Prefect's scheduler is at fault: see its log; SQLAlchemy 2.1 breaks it, so `pip install 'sqlalchemy<2.1'`"
+        return Check(
+            "schedules",
+            "broken",
+            f"runs that were due were never created: {', '.join(missing)}",
+            mend,
+        )
+    if overdue:
+        return Check(
+            "schedules",
+            "broken",
+            f"overdue: {', '.join(overdue)}",
+            "see whether `requant up` or a worker runs, and how long runs take",
+        )
+    if unknown:
+        return Check(
+            "schedules",
+            "broken",
+            f"not deployed: {', '.join(unknown)}",
+            "`requant up` or `requant deploy`",
+        )
+    ahead = ", ".join(
+        f"{one.model} {'paused' if one.paused else one.next_run or 'not created yet'}"
+        for one in scheduled.values()
+    )
+    return Check("schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered")
+
+
+def _prefect(settings: Settings) -> Check:
+    address = settings.prefect_api_url
+    if address is None:
+        running = running_server(settings)  # has proved that it is ours
+        if running is not None:
+            return Check("Prefect", "fine", running)
+        return Check(
+            "Prefect", "absent", "no server runs", "`requant up` starts one; flows need none"
+        )
+    if not healthy(address):
+        return Check(
+            "Prefect",
+            "broken",
+            f"no answer at {address}",
+            "start it, or correct REQUANT_PREFECT_API_URL",
+        )
+    return Check("Prefect", "fine", address)
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, "fine", version(name))
+    except PackageNotFoundError:
+        return Check(name, "broken", "not installed", "make setup")
+
+
+def _privacy() -> Check:
+    reason = missing()
+    if reason is not None:
+        return Check(
+            "privacy library",
+            "absent",
+            reason,
+            "make setup, or set calibration.privacy to patterns",
+        )
+    return Check(
+        "privacy library", "fine", f"presidio-analyzer {version('presidio-analyzer')}: {LIMITS}"
+    )
+
+
+def _target(name: str) -> Check:
+    try:
+        reason = open_target(name).why_not_executable()
+    except Unavailable as exc:
+        return Check(f"target {name}", "absent", str(exc))
+    return Check(
+        f"target {name}", "fine" if reason is None else "absent", reason or "builds and runs here"
+    )

@@ -1,0 +1,69 @@
+"""Traffic files that a person names, into the object store."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.errors import BadInput
+from infra.settings import settings
+from tasks.models.catalog import open_model
+from tasks.traffic import Format, ingest, judge_traces, stream
+
+SERVER = "mlflow:"
+"""Before the name of an experiment whose traces are read from the registry's server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What became of one file or folder."""
+
+    model: str
+    accepted: int
+    duplicates: int  # stored before, or twice in the file
+    rejected: int
+    reasons: dict[str, int]  # reason -> records
+    rejects: tuple[str, ...]  # where the rejected records lie
+    parts: int  # stored files
+
+
+def take_in(
+    path: str, model: str, format: str | None = None, first_at: str | None = None
+) -> Intake:
+    """Check, redact and store every record of a file, a folder, or an MLflow experiment ("mlflow:NAME").
+
+    `first_at` is ISO 8601 with a time zone. Raises `BadInput` when the source itself cannot be read.
+    """
+    spec, store = open_model(model).spec, settings().store()
+    task, shape = spec.task, spec.payload_shape
+    if path.startswith(SERVER):
+        traces = settings().registry().traces(path.removeprefix(SERVER))
+        records = judge_traces(traces, task=task, shape=shape)
+    else:
+        chosen = Format(format) if format else None
+        start = moment(first_at, "--first-at") if first_at else None
+        records = stream(Path(path), task=task, shape=shape, format=chosen, first_at=start)
+    found = ingest(
+        store, model, records, source=path if path.startswith(SERVER) else Path(path).name
+    )
+    return Intake(
+        model=model,
+        accepted=found.accepted,
+        duplicates=found.duplicates,
+        rejected=found.rejected,
+        reasons=dict(found.reasons),
+        rejects=found.rejects,
+        parts=len(found.parts),
+    )
+
+
+def moment(text: str, option: str) -> datetime:
+    """A time from the command line, in UTC; raises `BadInput` without a time zone."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(
+            f"{option} is {text!r}: write ISO 8601, such as 2026-01-31T03:00:00Z"
+        ) from error
+    if found.tzinfo is None:
+        raise BadInput(f"{option} is {text!r} without a time zone: end it with Z or an offset")
+    return found.astimezone(UTC)

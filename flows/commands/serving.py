@@ -1,0 +1,136 @@
+"""`python -m flows.commands.serving`: keep every registered model on its schedule, and run what is triggered, until stopped.
+
+A model that is registered, or given another spec, while this runs is scheduled within seconds.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
+
+from flows.deployments import maintenance_deployment, shared_deployments
+from flows.orchestration.services import served_mark
+from flows.schedules import (
+    close_broken_off,
+    drop_earlier_schedules,
+    drop_superseded,
+    keep_what_people_set,
+)
+from infra.errors import RequantError
+from infra.processes.supervision import end_with_parent
+from infra.settings import settings, use_workspace
+from tasks.specs.registration import current_digest, model_names
+
+LIMIT = 2
+"""Flow runs at once: each fills a core."""
+LOOK_S = 5.0
+"""Seconds between two looks at what is registered."""
+_log = logging.getLogger(__name__)
+
+
+class SaidOnce(logging.Filter):
+    """Drop what was said before: a damaged model is looked at every few seconds, and is news once."""
+
+    MOST = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a sentence pass the first time."""
+        sentence = record.getMessage()
+        if sentence in self._said:
+            return False
+        if len(self._said) >= self.MOST:
+            self._said.clear()
+        self._said.add(sentence)
+        return True
+
+
+async def serve() -> None:
+    """Serve until stopped; every deployment is applied before the first run starts."""
+    runner = Runner(
+        name="requant", limit=LIMIT, pause_on_shutdown=False
+    )  # a pause is for people to set
+    known = await _apply(runner, None)
+    if settings().prefect_api_url is None:  # on a shared server, others may run the same
+        await asyncio.to_thread(close_broken_off)
+    await asyncio.to_thread(drop_superseded)  # before the runner takes the oldest
+    mark = served_mark(settings())
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    following = asyncio.create_task(_follow(runner, known))
+    try:
+        await runner.start()
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+
+async def _follow(runner: Runner, known: Mapping[str, str]) -> None:
+    """Look again and again at what is registered; what goes wrong once is tried at the next look."""
+    while True:
+        try:
+            known = await _apply(runner, known)
+            await asyncio.to_thread(drop_superseded)
+        except (
+            Exception
+        ) as error:  # the server may be starting again, the store out of reach for a moment
+            _log.warning("schedules could not be brought up to date: %s", error)
+        await asyncio.sleep(LOOK_S)
+
+
+async def _apply(runner: Runner, known: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Apply the deployments of what was registered since; returns every model's digest, "" for one to try again.
+
+    None is known before the first look, which applies also those that take any model.
+    """
+    registered = await asyncio.to_thread(_registered)
+    shared = await asyncio.to_thread(_shared, registered, known)
+    scheduled = await asyncio.to_thread(_changed, registered, known or {})
+    for deployment in [*shared, *filter(None, scheduled.values())]:
+        await asyncio.to_thread(keep_what_people_set, deployment)
+        applied = await runner.aadd_deployment(deployment)
+        await asyncio.to_thread(drop_earlier_schedules, applied, deployment)
+    failed = [name for name, deployment in scheduled.items() if deployment is None]
+    return registered | dict.fromkeys(failed, "")
+
+
+def _registered() -> dict[str, str]:
+    digests = {}
+    for name in model_names(settings().store()):
+        try:
+            digests[name] = current_digest(name)
+        except RequantError as error:
+            _log.error("%s is not scheduled: %s", name, error)
+    return digests
+
+
+def _shared(
+    registered: Mapping[str, str], known: Mapping[str, str] | None
+) -> list[RunnerDeployment]:
+    """Only where a name came: each time they are applied, the runs ahead are made anew."""
+    if known is not None and registered.keys() <= known.keys():
+        return []
+    return shared_deployments(sorted(registered))
+
+
+def _changed(
+    registered: Mapping[str, str], known: Mapping[str, str]
+) -> dict[str, RunnerDeployment | None]:
+    fresh = (name for name, digest in registered.items() if known.get(name) != digest)
+    return {name: maintenance_deployment(name) for name in fresh}
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    use_workspace(None)
+    for talkative in (_log, logging.getLogger("flows.deployments")):
+        talkative.addFilter(SaidOnce())
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())

@@ -1,0 +1,119 @@
+"""Flows with Prefect and without: a run that is shown where a server is in use, a plain call where none is.
+
+What a run leaves for its page (notes, tables, progress) has no equivalent without a server and is left out there.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
+from uuid import uuid4
+
+from prefect import Flow, flow, get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.exceptions import ParameterTypeError
+from prefect.states import Completed
+from prefect.utilities.callables import get_call_parameters
+
+from flows.orchestration import runtime
+from flows.orchestration.identity import one_actor
+from infra.errors import BadInput
+from infra.settings import settings, use_workspace
+from tasks.step import flow_run_id, in_flow_run
+
+WORKERS_RUN = "PREFECT__FLOW_RUN_ID"
+"""Set by Prefect for a process that it starts for one run."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def orchestrated(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Make a function a flow: one actor from beginning to end, and its outcome in the run's state and log.
+
+    `run_name` may name parameters in braces.
+    """
+
+    def made(fn: Callable[P, R]) -> Flow[P, R]:
+        @wraps(fn)
+        def body(*args: P.args, **kwargs: P.kwargs) -> R:
+            _settle_in()
+            with one_actor():
+                return _told(fn(*args, **kwargs))
+
+        return flow(name=name, flow_run_name=run_name)(body)
+
+    return made
+
+
+def _settle_in() -> None:
+    """Point the process that a worker started for a run at its workspace, as the command line does for its own.
+
+    A worker starts it in a folder that is deleted afterwards: a workspace there, and the key in it, would be lost.
+    """
+    if WORKERS_RUN not in os.environ:
+        return
+    if not settings().workspace.is_absolute():
+        raise BadInput(
+            f"this run's workspace would be {settings().root}, which its worker deletes: "
+            "set REQUANT_WORKSPACE to an absolute path where the worker is started"
+        )
+    use_workspace(None)
+
+
+def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a flow: as a Prefect run inside another or while a server is in use, else as its plain function.
+
+    Raises `BadInput` naming the parameter that is wrong.
+    """
+    try:
+        if in_flow_run() or runtime.address_in_use() is not None:
+            return target(*args, **kwargs)
+        given = get_call_parameters(target.fn, args, kwargs)
+        return target.fn(**target.validate_parameters(given))  # type: ignore[call-arg]  # bound to its signature above
+    except ParameterTypeError as exc:
+        _, *wrong = str(exc).splitlines()  # a title, and a line a parameter
+        raise BadInput(
+            f"{target.name}: {'; '.join(one.strip(' -') for one in wrong) or exc}"
+        ) from exc
+
+
+def run_id() -> str:
+    """The flow run's id, or a fresh one: who holds an intent in the ledger."""
+    return flow_run_id() or str(uuid4())
+
+
+def note(sentence: str) -> None:
+    """One line at INFO in the log of the run at hand, which Prefect's page shows."""
+    if in_flow_run():
+        get_run_logger().info(sentence)
+
+
+def leave_markdown(key: str, markdown: str) -> None:
+    """A text on the run's page."""
+    if in_flow_run():
+        create_markdown_artifact(key=key, markdown=markdown)
+
+
+def leave_link(key: str, link: str, text: str) -> None:
+    """A link on the run's page."""
+    if in_flow_run():
+        create_link_artifact(key=key, link=link, link_text=text)
+
+
+def leave_table(
+    key: str, rows: Sequence[Mapping[str, object]], description: str | None = None
+) -> None:
+    """A table on the run's page, one column a key."""
+    if in_flow_run():
+        create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
+
+
+def _told(result: R) -> R:
+    """The result with its sentence, if it has one, as the last word of the log and the message of the state."""
+    sentence = getattr(result, "sentence", None)
+    if not in_flow_run() or not isinstance(sentence, str):
+        return result
+    note(sentence)
+    return cast(
+        R, Completed(message=sentence, data=result)
+    )  # Prefect hands the caller what is inside

@@ -1,0 +1,61 @@
+"""What a long run is doing right now: one line at a time, to whoever listens and to Prefect's page and log."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from flows.orchestration.orchestrated import note
+from tasks.step import in_flow_run
+
+Listener = Callable[[str, float], object]
+"""Called with a sentence and the share done, 0..1."""
+
+_listeners: list[Listener] = []
+_done_outside: ContextVar[float] = ContextVar("done_outside", default=0.0)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call the listener for every step inside the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+class Progress:
+    """The progress of one flow run; of one inside another it is what the other had left to do."""
+
+    def __init__(self, what: str) -> None:
+        artifact = (
+            create_progress_artifact(progress=0.0, description=what) if in_flow_run() else None
+        )
+        self._artifact = artifact if isinstance(artifact, UUID) else None
+        self._start = _done_outside.get()
+        self._share = 0.0
+
+    @contextmanager
+    def the_rest(self) -> Iterator[None]:
+        """Let the flow that is called inside the block fill what is left."""
+        token = _done_outside.set(self._of_all(self._share))
+        try:
+            yield
+        finally:
+            _done_outside.reset(token)
+
+    def step(self, sentence: str, share: float) -> None:
+        """Say what comes next; it is told to the listeners, and to Prefect's page and log."""
+        self._share = share
+        for listener in _listeners:
+            listener(sentence, self._of_all(share))
+        note(sentence)
+        if self._artifact is not None:
+            percent = round(100 * share, 1)
+            update_progress_artifact(self._artifact, progress=percent, description=sentence)
+
+    def _of_all(self, share: float) -> float:
+        return self._start + (1 - self._start) * share

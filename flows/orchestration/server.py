@@ -1,0 +1,48 @@
+"""Prefect's server of the workspace, as an application for the guard."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any, cast
+
+from fastapi.routing import APIRoute
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from infra.processes.serve import Guarded
+from infra.settings import settings
+
+
+def application() -> Guarded:
+    """Return Prefect's server with its own basic authentication; whom the guard admits is signed in."""
+    secret = settings().secret()
+    os.environ["PREFECT_SERVER_API_AUTH_STRING"] = secret.basic
+    from prefect.server.api.server import create_app
+
+    application = create_app(final=True)
+    _sign_in_at_the_guard(cast(Any, application))
+    credentials = base64.b64encode(secret.basic.encode()).decode()
+    return Guarded(
+        cast(ASGIApp, application), {"authorization": f"Basic {credentials}"}, own_handshake=True
+    )
+
+
+def _sign_in_at_the_guard(application: Starlette) -> None:
+    """Let the pages know of no second login: a browser only comes this far with a session."""
+    mounts = (one for one in application.routes if isinstance(one, Mount))
+    pages = next((one.app for one in mounts if one.name == "ui"), None)
+    for route in getattr(pages, "routes", ()):
+        if isinstance(route, APIRoute) and route.path.endswith("/ui-settings"):
+            _without_login(route)
+
+
+def _without_login(route: APIRoute) -> None:
+    told = route.dependant.call
+    assert told is not None  # noqa: S101  # a route of FastAPI always has its function
+
+    def settings_of_the_pages() -> Any:
+        return told().model_copy(update={"auth": None})
+
+    route.dependant.call = settings_of_the_pages

@@ -1,0 +1,186 @@
+"""The servers that a workspace starts for itself: each behind the guard, on 127.0.0.1, no longer than its starter."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from infra.access.guard import HEALTH, proof
+from infra.access.secret import WorkspaceSecret
+from infra.errors import Unavailable
+from infra.processes.supervision import ask_to_stop, listening_socket, port_of, running
+from infra.settings import Settings
+
+START_TIMEOUT_S = 120
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One server: what it is called, the application behind the guard, and the setting that holds its port."""
+
+    name: str
+    title: str
+    application: str  # module:factory
+    port_setting: str
+
+
+PREFECT = Service("prefect", "Prefect", "flows.orchestration.server:application", "prefect_port")
+MLFLOW = Service("mlflow", "MLflow", "infra.tracking_server:application", "mlflow_port")
+EVIDENTLY = Service(
+    "evidently", "Evidently", "tasks.drift.report.server:application", "evidently_port"
+)
+CONSOLE = Service("console", "the console", "dashboards.console.app:application", "console_port")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A service that answers."""
+
+    service: Service
+    address: str  # http://127.0.0.1:PORT
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def started(
+    settings: Settings,
+    services: Mapping[Service, socket.socket],
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Started, ...]]:
+    """Start services side by side, wait until all answer, and stop them all afterwards.
+
+    Args:
+        settings: Whose workspace is served.
+        services: Which servers, each with the socket that `listen` opened for it.
+        environment: Variables beside this process's own.
+
+    Raises:
+        Unavailable: One did not answer in time, or stopped.
+    """
+    given = {"REQUANT_WORKSPACE": str(settings.root), **(environment or {})}
+    with ExitStack() as stack:
+        begun = []
+        for service, opened in services.items():
+            address = address_of(opened)
+            command = ("-m", "infra.processes.serve", service.name, service.application)
+            log = log_of(settings, service.name)
+            process = stack.enter_context(
+                running(
+                    (*command, "--fd", str(opened.fileno())),
+                    log,
+                    environment=given,
+                    sockets=[opened],
+                )
+            )
+            begun.append(Started(service, address, process))
+        for one in begun:
+            _await(one, settings.secret(), log_of(settings, one.service.name))
+        try:
+            yield tuple(begun)
+        finally:
+            for one in begun:
+                ask_to_stop(one.process)  # all at once; the stack then waits for each
+
+
+def address_of(opened: socket.socket) -> str:
+    """Return where a browser reaches a listening socket."""
+    return f"http://127.0.0.1:{port_of(opened)}"
+
+
+def log_of(settings: Settings, name: str) -> Path:
+    """Return the file that a process of the workspace writes what it has to say to."""
+    return settings.root / "logs" / f"{name}.log"
+
+
+def listen(settings: Settings, service: Service) -> socket.socket:
+    """Open the service's port: the one that was set, or a free one where only the default is taken."""
+    fixed = service.port_setting in settings.model_fields_set
+    return listening_socket(getattr(settings, service.port_setting), fixed=fixed)
+
+
+def answers_as_ours(address: str, service: Service, secret: WorkspaceSecret) -> bool:
+    """Tell whether this workspace's own service answers there; nothing secret is sent to find out."""
+    nonce = secrets.token_hex(16)
+    with suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
+        answer = httpx.get(f"{address}{HEALTH}", params={"nonce": nonce}, timeout=5)
+        return bool(
+            answer.json()["proof"]
+            == proof(secret, service.name, urlsplit(address).port or 80, nonce)
+        )
+    return False
+
+
+@contextmanager
+def announced(settings: Settings, addresses: Mapping[str, str]) -> Iterator[None]:
+    """Note where a workspace's services listen while the block lasts, for its commands to find them."""
+    path = _notes(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"version": 1, "addresses": dict(addresses)}))
+    partial.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def running_address(settings: Settings, service: Service) -> str | None:
+    """Return where the workspace's own service answers; a note of one that was killed does not count."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        address = str(json.loads(_notes(settings).read_text())["addresses"][service.name])
+        if answers_as_ours(address, service, settings.secret()):
+            return address
+    return None
+
+
+def served_mark(settings: Settings) -> Path:
+    """Return the file that is there once every deployment is served."""
+    return settings.root / "run" / "served"
+
+
+def neighbours(settings: Settings, *, host: str = "127.0.0.1") -> dict[str, str]:
+    """Return title -> address of what runs beside the console, under the name that its reader calls this machine by.
+
+    Cookies know no ports: the session that opened the console opens these too.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        noted = json.loads(_notes(settings).read_text())["addresses"]
+        pages = {one.title: str(noted[one.name]) for one in (PREFECT, MLFLOW, EVIDENTLY)}
+        return {
+            title: address.replace("//127.0.0.1:", f"//{host}:")
+            for title, address in pages.items()
+            if address.startswith(("http://", "https://"))
+        }
+    return {}
+
+
+def _notes(settings: Settings) -> Path:
+    return settings.root / "run" / "services.json"
+
+
+def _await(begun: Started, secret: WorkspaceSecret, log: Path) -> None:
+    title, process = begun.service.title, begun.process
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Unavailable(
+                f"{title} stopped while starting (exit {process.returncode}): see {log}"
+            )
+        if answers_as_ours(begun.address, begun.service, secret):
+            return
+        time.sleep(POLL_S)
+    raise Unavailable(
+        f"{title} did not answer at {begun.address} within {START_TIMEOUT_S} s: see {log}"
+    )

@@ -1,0 +1,127 @@
+"""How a flow run is getting on, as Prefect records it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from infra.errors import NotFound, Unavailable
+
+PEOPLE = ("requantize", "maintenance", "rollback", "approval", "intake")
+"""What people follow; reconciliations, every few minutes, would bury it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One task of a run."""
+
+    name: str
+    state: str  # Prefect's: Running, Completed, Failed, ...
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One flow run."""
+
+    run_id: str
+    name: str
+    model: str | None
+    state: str
+    message: str  # of a failure
+    started: str | None  # ISO 8601
+    finished: bool
+    share: float  # 0..1
+    doing: str  # one sentence
+    steps: tuple[Step, ...] = ()
+
+
+def read_run(run_id: str) -> RunView:
+    """One run with its steps; raises `NotFound` and `Unavailable`."""
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(run_id))
+            tasks = client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+                sort=TaskRunSort.EXPECTED_START_TIME_ASC,
+            )
+            share, doing = _progress(client, run)
+    except (ObjectNotFound, ValueError) as exc:
+        raise NotFound(f"no run has the id {run_id}: look at the list of runs") from exc
+    except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
+        raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
+    steps = tuple(
+        Step(one.name, one.state_name or "", one.total_run_time.total_seconds()) for one in tasks
+    )
+    return _view(run, steps, share, doing)
+
+
+def _progress(client: SyncPrefectClient, run: FlowRun) -> tuple[float, str]:
+    """Share and sentence; maintenance re-quantizes in a subflow, whose steps fill what is left of its own."""
+    parent = FlowRunFilterParentFlowRunId(any_=[run.id])
+    inner = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+    found = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id, *(one.id for one in inner)]),
+            type=ArtifactFilterType(any_=["progress"]),
+        ),
+        sort=ArtifactSort.UPDATED_DESC,
+    )
+    if not found:
+        return 0.0, ""
+    newest = float(str(found[0].data)) / 100
+    own = next((float(str(one.data)) / 100 for one in found if one.flow_run_id == run.id), 0.0)
+    share = newest if found[0].flow_run_id == run.id else own + (1 - own) * newest
+    return share, found[0].description or ""
+
+
+def recent_runs(limit: int = 20, flows: Sequence[str] = PEOPLE) -> Sequence[RunView]:
+    """The newest runs that are due, without their steps; raises `Unavailable`."""
+    due = FlowRunFilterExpectedStartTime(
+        before_=datetime.now(UTC)
+    )  # schedules fill the future with runs
+    try:
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
+                flow_run_filter=FlowRunFilter(expected_start_time=due),
+                sort=FlowRunSort.START_TIME_DESC,
+                limit=limit,
+            )
+    except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
+        raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
+    return [_view(run, (), 1.0 if run.state and run.state.is_final() else 0.0, "") for run in runs]
+
+
+def _view(run: FlowRun, steps: tuple[Step, ...], share: float, doing: str) -> RunView:
+    state = run.state
+    model = run.parameters.get("model")
+    return RunView(
+        run_id=str(run.id),
+        name=run.name,
+        model=None if model is None else str(model),
+        state=state.name if state and state.name else "Unknown",
+        message=(state.message or "") if state else "",
+        started=run.start_time.isoformat() if run.start_time else None,
+        finished=bool(state and state.is_final()),
+        share=share,
+        doing=doing,
+        steps=steps,
+    )

@@ -1,0 +1,76 @@
+"""A registered version with its golden reports, beside the champion. Reads only."""
+
+from dataclasses import dataclass
+
+from infra.canonical import Json
+from infra.errors import NotFound
+from infra.settings import settings
+from tasks.promotion import journal, ledger
+from tasks.records import GateReport, GateResult
+from tasks.specs.registration import current_digest
+from tasks.validation.report import from_json
+
+
+@dataclass(frozen=True, slots=True)
+class GateRow:
+    """One gate of a candidate, and what the champion's reached when it was judged."""
+
+    target: str
+    candidate: GateResult
+    champion: GateResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """One registered version with its golden reports."""
+
+    model: str
+    version: str
+    release: str
+    recipe: str
+    facts: dict[str, Json]
+    reports: tuple[GateReport, ...]
+    champion: str | None  # version it is shown beside
+    rows: tuple[GateRow, ...]
+
+
+def one_version(model: str, version: str) -> VersionView:
+    """A version beside the present champion; raises `NotFound` and `Tampered`."""
+    current_digest(model)
+    digest = settings().registry().version(model, version).release
+    if digest is None:
+        raise NotFound(
+            f"version {version} of {model} carries no release: it was not made by Requant"
+        )
+    release = settings().release(model, digest)
+    reigning = ledger.champion(journal.read(model))
+    reports = _reports(model, digest)
+    beside = _reports(model, reigning.release) if reigning and reigning.release else ()
+    recipe = release.facts["recipe"]
+    return VersionView(
+        model=model,
+        version=version,
+        release=digest,
+        recipe=str(recipe["name"]) if isinstance(recipe, dict) else "",
+        facts=dict(release.facts),
+        reports=reports,
+        champion=reigning.version if reigning else None,
+        rows=_rows(reports, beside),
+    )
+
+
+def _reports(model: str, digest: str) -> tuple[GateReport, ...]:
+    release = settings().release(model, digest)
+    names = sorted(name for name in release.files if name.startswith("golden/"))
+    return tuple(from_json(release.file(name)) for name in names)
+
+
+def _rows(reports: tuple[GateReport, ...], beside: tuple[GateReport, ...]) -> tuple[GateRow, ...]:
+    known = {
+        (report.target, gate.metric, gate.group): gate for report in beside for gate in report.gates
+    }
+    return tuple(
+        GateRow(report.target, gate, known.get((report.target, gate.metric, gate.group)))
+        for report in reports
+        for gate in sorted(report.gates, key=lambda gate: not gate.binding)
+    )

@@ -1,0 +1,56 @@
+"""What people look at first: models, histories, reports. Reads only, and loads nothing slow."""
+
+from dataclasses import dataclass
+
+from infra.errors import NotFound
+from infra.settings import settings
+from tasks.promotion import journal, ledger
+from tasks.promotion.ledger import Entry, Kind
+from tasks.specs.registration import current_digest, current_spec, model_names
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model at a glance."""
+
+    name: str
+    task: str
+    champion: Entry | None
+    previous: Entry | None
+    last_decision: Entry | None
+    waiting: tuple[Entry, ...]  # approvals
+    schedule: str  # cron, with its time zone
+
+
+def all_models() -> list[ModelView]:
+    """Every registered model, by name."""
+    return [one_model(name) for name in model_names(settings().store())]
+
+
+def one_model(name: str) -> ModelView:
+    """One model; raises `NotFound`."""
+    spec = current_spec(name)
+    entries = journal.read(name)
+    decisions = [entry for entry in entries if entry.kind is Kind.DECIDED]
+    return ModelView(
+        name=name,
+        task=spec.task.value,
+        champion=ledger.champion(entries),
+        previous=ledger.previous(entries),
+        last_decision=decisions[-1] if decisions else None,
+        waiting=ledger.pending_approvals(entries),
+        schedule=str(spec.schedule),
+    )
+
+
+def history(name: str) -> tuple[Entry, ...]:
+    """The whole ledger, oldest first; raises `NotFound` and `Tampered`."""
+    current_digest(name)
+    return journal.read(name)
+
+
+def report_page(key: str) -> bytes:
+    """A stored drift report; raises `NotFound`."""
+    if not key.startswith("reports/"):
+        raise NotFound(f"{key} is no report")
+    return settings().store().get(key)

@@ -1,0 +1,69 @@
+"""`python -m infra.processes.serve SERVICE APPLICATION --fd N`: one ASGI application behind the guard, on a given socket.
+
+APPLICATION is `module:factory`; the factory returns the application and, where it has its own idea of access, how the
+guard hands on whom it admitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from infra.access.guard import Guard
+from infra.processes.supervision import end_with_parent
+from infra.settings import use_workspace
+
+KEEP_ALIVE_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An application, and what the guard has to know of it."""
+
+    application: ASGIApp
+    credentials: dict[str, str] = field(default_factory=dict)  # headers for whoever was admitted
+    own_handshake: bool = (
+        False  # whether its websockets authenticate programs by their first message
+    )
+
+
+def main() -> None:
+    """Serve until stopped, or until whoever started this process is gone."""
+    parser = argparse.ArgumentParser(prog="python -m infra.processes.serve", description=__doc__)
+    parser.add_argument("service")
+    parser.add_argument("application", help="module:factory")
+    parser.add_argument(
+        "--fd", type=int, required=True, help="a listening socket that was inherited"
+    )
+    given = parser.parse_args()
+    end_with_parent()
+    secret = use_workspace(None).secret()
+    module, _, factory = str(given.application).partition(":")
+    make: Callable[[], Guarded] = getattr(import_module(module), factory)
+    made = make()
+    guard = Guard(
+        made.application,
+        given.service,
+        secret,
+        credentials=made.credentials,
+        own_handshake=made.own_handshake,
+    )
+    config = uvicorn.Config(
+        guard,
+        log_level="warning",
+        access_log=False,  # addresses may carry a link's token
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=given.fd)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The control: is full precision itself still right? Where it is not, no scale can help, only retraining."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.drift.evidence import Alarms, Evidence, needed
+from tasks.drift.statistics.betting import log_capitals
+from tasks.drift.statistics.intervals import mean_interval
+from tasks.drift.statistics.streams import Increment, Stream
+from tasks.drift.wording import power_of_ten
+from tasks.records import Finding, Health, LensReading
+
+MINIMUM = 20
+"""Labelled cases."""
+LIVE = "labelled requests"
+"""The stream of live requests whose right answer is known: new ones in every window, so evidence adds up."""
+
+
+def control_increments(correct: NDArray[np.floating], floor: float) -> dict[str, Increment]:
+    """What scores [N] of labelled requests not counted before add."""
+    values = np.asarray(correct, np.float64)
+    if not np.isfinite(values).all():
+        return {}
+    return {
+        LIVE: Increment(
+            f"mean >= {floor:g}", log_capitals(values, floor), len(values), float(values.sum())
+        )
+    }
+
+
+def control_lens(
+    correct: NDArray[np.floating],
+    *,
+    metric: str,
+    floor: float | None,
+    minimum: int = MINIMUM,
+    alpha: float = 0.05,
+    seed: int = 0,
+    evidence: Evidence | None = None,
+    rules: Alarms | None = None,
+) -> LensReading:
+    """Judge full precision's scores [N] (0/1, or recall) on labelled cases like the traffic's.
+
+    With `evidence` (labelled live requests since the champion came, this window's included), degraded when it says that
+    the mean lies below the floor, unless this window's own interval lies above it: what was wrong before is no reason
+    to ask again. Without (golden cases, which are the same at every look, so that looking again adds no chance of
+    error), when the whole confidence interval does. Inconclusive without a floor or with fewer than `minimum` cases.
+    """
+    values = np.asarray(correct, np.float64)
+    if floor is None:
+        return _inconclusive(
+            len(values),
+            0.0,
+            "the spec sets no floor for full precision (control): it was not judged",
+        )
+    if len(values) < max(minimum, 1):
+        text = f"{len(values)} labelled cases: {minimum} are needed to judge full precision"
+        return _inconclusive(len(values), floor, text)
+    if not np.isfinite(values).all():
+        text = f"full precision gave NaN or infinite {metric} on {int((~np.isfinite(values)).sum())} labelled cases"
+        return LensReading(
+            "control", Health.DEGRADED, (Finding(metric, 0.0, floor, True, text),), len(values)
+        )
+    interval = mean_interval(values, alpha=alpha, seed=seed)
+    text = (
+        f"full precision's {metric} is {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f}) "
+        f"on {len(values)} labelled cases; at least {floor:g} is wanted"
+    )
+    degraded = interval.high < floor
+    if evidence is not None:
+        stream = evidence.streams.get(LIVE, Stream())
+        degraded = stream.alarmed and interval.low < floor
+        enough = power_of_ten(needed(evidence, rules or Alarms()))
+        text += f"; evidence {power_of_ten(stream.statistic)} of {enough} on {stream.count} requests so far"
+        if stream.alarmed and not degraded:
+            text += "; an earlier alarm stands, and this window answers it well"
+    finding = Finding(metric, interval.value, floor, degraded, text)
+    return LensReading(
+        "control", Health.DEGRADED if degraded else Health.FINE, (finding,), len(values)
+    )
+
+
+def _inconclusive(count: int, floor: float, text: str) -> LensReading:
+    return LensReading(
+        "control", Health.INCONCLUSIVE, (Finding("control", 0.0, floor, False, text),), count
+    )

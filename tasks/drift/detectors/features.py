@@ -1,0 +1,95 @@
+"""What a request looks like from outside, as numbers and categories."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from tasks.records import Request, Tensor
+
+NO_SCRIPT = "none"
+_LOOKED_AT = 20_000  # characters of one text: the shares of a longer one change little
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One column per feature, one row per request."""
+
+    numeric: dict[str, NDArray[np.float64]]  # name -> [requests]
+    categories: dict[str, tuple[str, ...]]  # name -> [requests]
+
+
+def features(requests: Sequence[Request]) -> Features:
+    """Columns of texts or of tensors; raises `BadInput` when the two are mixed."""
+    categories = {
+        "domain": tuple(request.domain for request in requests),
+        "language": tuple(request.language for request in requests),
+    }
+    texts = [request.payload for request in requests if isinstance(request.payload, str)]
+    tensors = [request.payload for request in requests if not isinstance(request.payload, str)]
+    if texts and tensors:
+        raise BadInput(
+            f"{len(texts)} requests are texts and {len(tensors)} are tensors: a model reads one kind"
+        )
+    if tensors:
+        return Features(_of_tensors(tensors), categories)
+    described = [_of_text(text) for text in texts]
+    columns = ("length", "non-ASCII letters", "digits", "punctuation")
+    numeric = {
+        name: np.array([row[0][i] for row in described], np.float64)
+        for i, name in enumerate(columns)
+    }
+    return Features(numeric, {**categories, "script": tuple(row[1] for row in described)})
+
+
+def _of_tensors(tensors: Sequence[Tensor]) -> dict[str, NDArray[np.float64]]:
+    wide = [tensor.astype(np.float64) for tensor in tensors]
+    return {
+        "mean": np.array([tensor.mean() for tensor in wide]),
+        "maximum": np.array([tensor.max() for tensor in wide]),
+        "standard deviation": np.array([tensor.std() for tensor in wide]),
+    }
+
+
+def _of_text(text: str) -> tuple[tuple[float, float, float, float], str]:
+    """Length in characters; shares of non-ASCII letters, digits and punctuation; the main script."""
+    letters = Counter(text[:_LOOKED_AT])
+    size = max(sum(letters.values()), 1)
+    kinds: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        kinds[_kind(letter)] += count
+        scripts[_script(letter)] += count
+    del scripts[NO_SCRIPT]
+    main = min(scripts, key=lambda script: (-scripts[script], script), default=NO_SCRIPT)
+    return (
+        len(text),
+        kinds["foreign"] / size,
+        kinds["digit"] / size,
+        kinds["punctuation"] / size,
+    ), main
+
+
+@cache
+def _kind(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if category.startswith("L"):
+        return "ascii" if letter.isascii() else "foreign"
+    return {"N": "digit", "P": "punctuation", "S": "punctuation"}.get(category[0], "other")
+
+
+@cache
+def _script(letter: str) -> str:
+    """The first word of a letter's Unicode name: LATIN, CYRILLIC, CJK, HIRAGANA, HANGUL, ..."""
+    return (
+        unicodedata.name(letter, NO_SCRIPT).split(" ")[0].split("-")[0]
+        if letter.isalpha()
+        else NO_SCRIPT
+    )

@@ -1,0 +1,94 @@
+"""The input lens: do requests look different from those of the reference window?
+
+A large sample makes any difference visible, so a feature has moved only when the difference is also large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.canonical import canonical, sha256
+from tasks.drift.detectors.tables import Table, tables
+from tasks.drift.evidence import Alarms, Evidence, needed, with_window
+from tasks.drift.statistics.betting import log_frequency_capitals
+from tasks.drift.statistics.streams import Increment, Stream
+from tasks.drift.wording import power_of_ten
+from tasks.records import Finding, Health, LensReading, Request
+
+EFFECT = 0.2
+"""Cramér's V that matters: 10 % of traffic turned to a new language, or a shift by half a standard deviation."""
+MINIMUM = 20
+"""Requests on each side."""
+UNLUCKY = 0.001
+"""The chance that the reference, a finite sample, misleads: then the promise about false alarms does not hold."""
+
+
+def input_increments(
+    found: Mapping[str, Table], fresh: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Increment]:
+    """What counts [bins] of requests not counted before add to each feature's evidence.
+
+    The bets are against bounds of the reference's frequencies that hold for all features at once with 1 - UNLUCKY:
+    plugging the observed frequencies in would call a finite reference's own luck a drift.
+    """
+    return {
+        name: Increment(
+            sha256(canonical([float(value) for value in table.reference]))[:16],
+            log_frequency_capitals(table.reference, fresh[name], delta=UNLUCKY / len(found)),
+            int(fresh[name].sum()),
+        )
+        for name, table in found.items()
+    }
+
+
+def input_lens(
+    reference: Sequence[Request],
+    current: Sequence[Request],
+    *,
+    effect: float = EFFECT,
+    minimum: int = MINIMUM,
+    embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+    rules: Alarms | None = None,
+) -> LensReading:
+    """Compare two samples feature by feature, by this window alone; raises `BadInput` on mixed inputs."""
+    if min(len(reference), len(current)) < minimum:
+        return too_few(len(reference), len(current), minimum)
+    found, asked = tables(reference, current, embeddings), rules or Alarms()
+    steps = input_increments(found, {name: table.current for name, table in found.items()})
+    return judged_tables(
+        found, with_window(Evidence(), "", None, steps, asked), len(current), asked, effect=effect
+    )
+
+
+def judged_tables(
+    found: Mapping[str, Table],
+    evidence: Evidence,
+    count: int,
+    rules: Alarms,
+    *,
+    effect: float = EFFECT,
+) -> LensReading:
+    """Degraded when a feature has moved: its evidence calls it out, and Cramér's V of this window is large."""
+    findings = []
+    for name, table in found.items():
+        stream, v = evidence.streams.get(name, Stream()), table.moved_by
+        moved = stream.alarmed and v >= effect
+        text = (
+            f"{name} {'moved' if moved else 'did not move'}: {table.change} (Cramér's V {v:.2f}, limit {effect:.2f}; "
+            f"evidence {power_of_ten(stream.statistic)} of {power_of_ten(needed(evidence, rules))})"
+        )
+        findings.append(Finding(name, v, effect, moved, text))
+    moved_any = any(finding.exceeded for finding in findings)
+    return LensReading(
+        "input", Health.DEGRADED if moved_any else Health.FINE, tuple(findings), count
+    )
+
+
+def too_few(reference: int, current: int, minimum: int = MINIMUM, why: str = "") -> LensReading:
+    """Nothing can be said."""
+    text = f"{reference} reference and {current} current requests: {minimum} of each are needed to compare them{why}"
+    finding = Finding("requests", min(reference, current), minimum, False, text)
+    return LensReading("input", Health.INCONCLUSIVE, (finding,), current)

@@ -1,0 +1,128 @@
+"""Full precision on labelled requests, or on golden cases like the window's: what the control judges."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.metrics.answers import exact_match
+from tasks.metrics.scores import accuracy, recall_at_k
+from tasks.models.catalog import RegisteredModel
+from tasks.models.golden import positions, relevant_rows
+from tasks.models.inputs import run_all, speech_inputs
+from tasks.models.speech.comparison import word_error_rate
+from tasks.records import CaseKind, GoldenCase, Payload, Request
+from tasks.specs.groups import ALL, judged, reach
+from tasks.specs.spec import Task
+
+ENOUGH = 20
+"""So many labelled live requests speak for the window; with fewer, golden cases of its domains and languages do."""
+NO_LANGUAGE = "none"
+
+Scores = NDArray[np.float64]
+Labelled = Sequence[tuple[Payload, str]]
+
+
+def live(model: RegisteredModel, requests: Sequence[Request]) -> list[Request]:
+    """The requests whose label full precision can be held against; none of kinds that are judged by golden cases."""
+    known = USABLE.get(model.spec.task)
+    return [one for one in requests if known and one.label is not None and known(model, one.label)]
+
+
+def correct(model: RegisteredModel, labelled: Labelled) -> Scores:
+    """How right full precision is on each, 0..1: [labelled]."""
+    return JUDGED[model.spec.task](model, labelled) if labelled else np.zeros(0)
+
+
+def golden_correct(model: RegisteredModel, groups: Sequence[str]) -> Scores:
+    """The same on golden cases of these domains and languages ("domain=code", "language=ja")."""
+    if model.spec.task in ASKED:
+        return ASKED[model.spec.task](model, groups)
+    known = USABLE[model.spec.task]
+    usable = [
+        case for case in model.golden.cases if case.label is not None and known(model, case.label)
+    ]
+    return correct(
+        model, [(case.payload, case.label or "") for case in _like_traffic(usable, groups)]
+    )
+
+
+def _like_traffic(cases: Sequence[GoldenCase], groups: Sequence[str]) -> list[GoldenCase]:
+    """The cases of these groups; of every domain, or language, where traffic holds one that no case is of."""
+    narrowing = reach(groups, cases).narrowing
+    of_domains = frozenset(name for name in narrowing if name.startswith("domain="))
+    return [
+        case
+        for case in cases
+        if judged(case, ALL, of_domains if case.language == NO_LANGUAGE else narrowing)
+    ]
+
+
+def _classified(model: RegisteredModel, labelled: Labelled) -> Scores:
+    logits = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
+    return accuracy(logits, np.asarray([int(label) for _, label in labelled]))
+
+
+def _recognised(model: RegisteredModel, labelled: Labelled) -> Scores:
+    """1.0 where an image lies nearest to its label's class, else 0.0."""
+    if model.classes is None:
+        return np.zeros(0)
+    outputs = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
+    right = model.classes.places([label for _, label in labelled])
+    return np.asarray(model.classes.nearest(outputs, "labelled") == right, np.float64)
+
+
+def _transcribed(model: RegisteredModel, labelled: Labelled) -> Scores:
+    """Word accuracy, 1 - the word error rate and at least 0, of each recording."""
+    inputs = speech_inputs(model.inputs)
+    written = inputs.expected([payload for payload, _ in labelled])
+    pairs = zip(labelled, written, strict=True)
+    return np.array(
+        [max(0.0, 1.0 - word_error_rate(label, inputs.decode(ids))) for (_, label), ids in pairs]
+    )
+
+
+def _answered(model: RegisteredModel, groups: Sequence[str]) -> Scores:
+    """Whether full precision answers golden questions exactly."""
+    answers = {
+        model.golden.cases[place].case_id: answer for place, answer in model.golden_answers.items()
+    }
+    labelled = [
+        one for one in model.golden.cases if one.kind is CaseKind.ANSWER and one.label is not None
+    ]
+    asked = _like_traffic(labelled, groups)
+    return np.array([exact_match(case.label or "", answers[case.case_id]) for case in asked])
+
+
+def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:
+    """Recall of full precision on golden queries."""
+    cases, outputs = model.golden.cases, model.golden_reference
+    passages = positions(cases, CaseKind.PASSAGE)
+    queries = positions(cases, CaseKind.QUERY)
+    like = {case.case_id for case in _like_traffic([cases[place] for place in queries], groups)}
+    queries = queries[[cases[place].case_id in like for place in queries]]
+    if not queries.size:
+        return np.zeros(0)
+    return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))
+
+
+def _is_class(model: RegisteredModel, label: str) -> bool:
+    return model.classes is not None and label in model.classes.names
+
+
+USABLE: Mapping[Task, Callable[[RegisteredModel, str], bool]] = {
+    Task.IMAGE_CLASSIFICATION: lambda _, label: label.isdigit(),
+    Task.IMAGE_EMBEDDING: _is_class,
+    Task.SPEECH_RECOGNITION: lambda _, label: bool(label.strip()),
+}
+"""Which labels say what is right."""
+JUDGED: Mapping[Task, Callable[[RegisteredModel, Labelled], Scores]] = {
+    Task.IMAGE_CLASSIFICATION: _classified,
+    Task.IMAGE_EMBEDDING: _recognised,
+    Task.SPEECH_RECOGNITION: _transcribed,
+}
+ASKED: Mapping[Task, Callable[[RegisteredModel, Sequence[str]], Scores]] = {
+    Task.TEXT_EMBEDDING: _recalled,
+    Task.CAUSAL_LM: _answered,
+}
+"""Kinds that only golden cases can judge."""

@@ -1,0 +1,86 @@
+"""All requests of a window's hours beside all that the champion's window held: exact counts, where the lens samples.
+
+They inform: among a million requests any difference is certain, and whether it matters the other lenses tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tasks.drift.detectors.tables import Table
+from tasks.drift.wording import percent
+from tasks.profiles import Profile
+from tasks.profiles.frozen import Frozen
+from tasks.records import Finding
+
+SUBJECT = "all traffic"
+
+
+def whole_traffic(reference: Frozen, current: Profile, effect: float) -> tuple[Finding, ...]:
+    """A summary, then each feature by Cramér's V in the reference's bins; nothing without requests on both sides."""
+    if not reference.rows or not current.rows:
+        return ()
+    found = [
+        Finding(
+            f"{SUBJECT}: {name}",
+            table.moved_by,
+            effect,
+            False,
+            f"{name} of all requests: {table.change} (Cramér's V {table.moved_by:.2f}, of which {effect:.2f} matters)",
+        )
+        for name, table in _tables(reference, current).items()
+    ]
+    return (
+        Finding(SUBJECT, current.rows, reference.rows, False, _summary(reference, current)),
+        *found,
+    )
+
+
+def _tables(reference: Frozen, current: Profile) -> dict[str, Table]:
+    found = {}
+    for name, binned in reference.numbers.items():
+        counts = current.histogram(name, binned.edges)
+        if counts.any():
+            before, after = (
+                float(binned.edges[len(binned.edges) // 2]),
+                current.numbers[name].quantile(0.5),
+            )
+            wide = np.asarray(binned.counts, np.float64), counts.astype(np.float64)
+            found[name] = Table(*wide, f"median {before:.3g} -> {after:.3g}")
+    for name, known in reference.names.items():
+        if now := current.counts(name):
+            found[name] = _named(known, now)
+    return found
+
+
+def _named(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
+    """Names that the reference knows, and one bin for all others."""
+    totals = [max(1, sum(side.values())) for side in (before, after)]
+    shares = {
+        name: (before.get(name, 0) / totals[0], after.get(name, 0) / totals[1])
+        for name in sorted({*before, *after})
+    }
+    most = max(shares, key=lambda name: abs(shares[name][1] - shares[name][0]))
+    sides = [
+        np.array([*(side.get(name, 0) for name in before), 0], np.float64)
+        for side in (before, after)
+    ]
+    sides[1][-1] = sum(after.values()) - sides[1].sum()
+    return Table(
+        sides[0], sides[1], f"{most} {percent(shares[most][0])} -> {percent(shares[most][1])}"
+    )
+
+
+def _summary(reference: Frozen, current: Profile) -> str:
+    text = f"{current.rows} requests in the window's hours, {reference.rows} in the champion's"
+    if tenants := current.counts("tenant"):
+        text += f"; {len(tenants)} tenants, the largest with {percent(next(iter(tenants.values())) / current.rows)}"
+    if current.redelivered >= 0.005:
+        text += f"; {percent(current.redelivered)} delivered again"
+    for name, mean in sorted(reference.waves.items()):
+        if reference.settings == current.settings.digest and name in current.waves:
+            apart = float(np.sum((np.asarray(mean) - current.rff_mean(name)) ** 2))
+            text += f"; squared MMD of {name} embeddings {apart:.2g}"
+    return text

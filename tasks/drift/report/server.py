@@ -1,0 +1,19 @@
+"""Evidently's pages over the workspace's drift reports, as an application for the guard."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from starlette.types import ASGIApp
+
+from infra.processes.serve import Guarded
+from infra.settings import settings
+
+
+def application() -> Guarded:
+    """Return Evidently's service over the folder that drift reports are kept in; its pages bring all their scripts."""
+    from evidently.ui.service.app import create_app, get_config
+
+    folder = settings().root / "evidently"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Guarded(cast(ASGIApp, create_app(get_config(workspace=str(folder)))))

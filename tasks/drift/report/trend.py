@@ -1,0 +1,82 @@
+"""The lenses over time: what each window's first figure was beside its limit, ready to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.drift.decision import LENSES
+from tasks.records import Decision, Finding, Health, LensReading, PastDecision
+
+WIDTH, HEIGHT = 600, 60
+POINTS = 60
+"""Windows that are drawn, the newest last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One window."""
+
+    x: float  # in the drawing
+    y: float
+    health: Health
+    text: str  # "layer conv1 0.31, limit 0.02"
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """One lens: the share value / limit of the finding that mattered most, window by window; 1 is the limit."""
+
+    lens: str
+    points: tuple[Point, ...]
+    limit_y: float
+
+    @property
+    def line(self) -> str:
+        """The points as SVG wants them."""
+        return " ".join(f"{point.x:.1f},{point.y:.1f}" for point in self.points)
+
+
+def leading(reading: LensReading) -> Finding | None:
+    """The finding that mattered most: the first that exceeded its limit, else the first."""
+    return next(
+        (one for one in reading.findings if one.exceeded),
+        reading.findings[0] if reading.findings else None,
+    )
+
+
+def trends(past: Sequence[PastDecision], decision: Decision) -> tuple[Trend, ...]:
+    """A drawing for every lens with figures, of the newest `POINTS` windows and this one."""
+    found = []
+    for lens in LENSES:
+        rows = [(one.health.get(lens), one.figures.get(lens)) for one in past[-POINTS + 1 :]]
+        for reading in decision.readings:
+            first = leading(reading)
+            if reading.lens == lens and first is not None:
+                rows.append((reading.health, (first.subject, first.value, first.limit)))
+        known = [
+            (health, figures)
+            for health, figures in rows
+            if health is not None and figures is not None
+        ]
+        if known and any(figures[2] for _, figures in known):
+            found.append(_drawn(lens, known))
+    return tuple(found)
+
+
+def _drawn(lens: str, rows: Sequence[tuple[Health, tuple[str, float, float]]]) -> Trend:
+    shares = [value / limit if limit else float(value > 0) for _, (_, value, limit) in rows]
+    low, high = min(*shares, 1.0), max(*shares, 1.0)
+    room = (high - low) or 1.0
+    step = WIDTH / max(len(rows) - 1, 1)
+
+    def height(share: float) -> float:
+        return HEIGHT - 6 - (HEIGHT - 12) * (share - low) / room
+
+    points = tuple(
+        Point(place * step, height(share), health, f"{subject} {value:.4g}, limit {limit:.4g}")
+        for place, (share, (health, (subject, value, limit))) in enumerate(
+            zip(shares, rows, strict=True)
+        )
+    )
+    return Trend(lens, points, height(1.0))

@@ -1,0 +1,138 @@
+"""Read an ONNX file and the weights that lie beside it; what cannot be taken is refused before any weight is read."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_model,
+    uses_external_data,
+)
+from onnx.inliner import inline_local_functions
+
+from infra.errors import BadInput
+from infra.processes.memory import require_memory
+from tasks.graphs.memory import export_footprint
+
+LIMIT = (1 << 31) - 1
+"""Bytes of one protobuf message: a graph travels through releases, registry and runtimes as one."""
+_PACKED = frozenset(
+    onnx.TensorProto.DataType.Value(name)
+    for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
+)
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """The graph with all of its weights inside, and its own functions expanded.
+
+    Raises `BadInput` when the file is no ONNX, when a file of weights is missing, too short, or not inside the model's
+    folder, and when both together are more than one graph can hold.
+    """
+    require_room(path.stat().st_size, where=str(path))
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as exc:  # protobuf's and onnx's own kinds
+        raise BadInput(f"source: {path} is no readable ONNX file: {_first_line(exc)}") from exc
+    outside = sum(
+        _length(tensor, path) for tensor in _tensors(model.graph) if uses_external_data(tensor)
+    )
+    require_room(path.stat().st_size + outside, where=str(path))
+    try:
+        load_external_data_for_model(model, str(path.parent))
+        return inline_local_functions(model) if model.functions else model
+    except Exception as exc:  # onnx's own kinds: it refuses links, whose targets may change
+        raise BadInput(
+            f"source: the weights beside {path} cannot be read ({_first_line(exc)}): export the model again"
+        ) from exc
+
+
+def require_room(size: int, *, where: str) -> None:
+    """Raise where so many bytes of graph and weights are too many, naming the size.
+
+    `BadInput` when it is more than protobuf can hold, `Unavailable` when it is more than the memory here is enough for.
+    """
+    if size > LIMIT:
+        raise BadInput(
+            f"source: {where} holds {size / 1e9:.2f} GB of graph and weights, and a graph must stay under "
+            f"{LIMIT / 1e9:.2f} GB: split the model, or export a smaller one"
+        )
+    require_memory(
+        export_footprint(size),
+        f"registering {where}",
+        "free some, or register it on a larger machine",
+    )
+
+
+def float_weights(folder: Path) -> int:
+    """Bytes that a folder's safetensors take in float32, from their headers alone; 0 where there are none."""
+    return sum(
+        4 * math.prod(shape)
+        for path in sorted(folder.glob("*.safetensors"))
+        for shape in _shapes(path)
+    )
+
+
+def _shapes(path: Path) -> Iterator[list[int]]:
+    """A damaged header has no shapes; whoever reads the weights says so."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(
+                file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
+            )
+        yield from (item["shape"] for name, item in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+
+
+def _length(tensor: onnx.TensorProto, path: Path) -> int:
+    """Bytes of a tensor that lies in a file beside the graph."""
+    folder = path.parent.resolve()
+    try:
+        info = ExternalDataInfo(tensor)
+    except ValueError as exc:
+        raise BadInput(
+            f"source: {path} places weight {tensor.name} wrongly ({exc}): export the model again"
+        ) from exc
+    place = (folder / info.location).resolve()
+    if not info.location or not place.is_relative_to(folder):
+        raise BadInput(
+            f"source: {path} takes weight {tensor.name} from {info.location!r}, outside the model's folder: "
+            "put all files of the model into one folder"
+        )
+    if not place.is_file():
+        raise BadInput(
+            f"source: {path} takes weight {tensor.name} from {info.location!r}, which is not there: copy it"
+        )
+    found, start, wanted = place.stat().st_size, info.offset or 0, _stored(tensor)
+    length = max(found - start, 0) if info.length is None else int(info.length)
+    if start + max(length, wanted) > found:
+        raise BadInput(
+            f"source: weight {tensor.name} ends at byte {start + max(length, wanted)} of {info.location!r}, which has "
+            f"{found}: the file was cut short; copy it again"
+        )
+    return length
+
+
+def _stored(tensor: onnx.TensorProto) -> int:
+    """Bytes that the tensor's shape and type ask for, at least: numbers of less than a byte count for nothing."""
+    if tensor.data_type in _PACKED:
+        return 0
+    size = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return math.prod(map(int, tensor.dims)) * size
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Constants of a graph, of its nodes, and of their bodies."""
+    yield from graph.initializer
+    for node in graph.node:
+        for item in node.attribute:
+            yield from (item.t, *item.tensors)
+            for body in (item.g, *item.graphs):
+                yield from _tensors(body)
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]

@@ -1,0 +1,108 @@
+"""What work on a model takes in memory, estimated from its shapes before the work begins."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from tasks.graphs.sites import Site
+
+COPIES = 6
+"""Of the weights, while a graph is observed, derived and built: graph, session, prepacked, folded, written, stored."""
+EXPORT_COPIES = 5
+"""While a source is read, exported, checked and stored."""
+BASE = 150_000_000
+"""Bytes of libraries that are loaded, and of buffers that do not depend on the model."""
+HESSIAN = 44
+"""Bytes an element of GPTQ's Gram matrix: one in float32, five in float64 (its damping, its factor, the inverse)."""
+SMALL = 1024
+"""Elements; smaller constants are kept where shapes are inferred, because they may be shapes themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes at the peak."""
+
+    weights: int  # all copies
+    activations: int  # of one batch, at every site
+    search: int  # of the largest site: its weights as the search multiplies them, GPTQ's Hessian
+    rows: int  # that the observer keeps
+
+    @property
+    def total(self) -> int:
+        """With what does not depend on the model."""
+        return self.weights + self.activations + self.search + self.rows + BASE
+
+
+def footprint(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    *,
+    tokens: int,
+    batch: int,
+    kept: int,
+    hessian: bool = False,
+) -> Footprint:
+    """Of observing a model in batches and deriving one graph; `tokens` stands for every dimension that is not fixed.
+
+    `batch`: the first dimension of an activation. `kept`: rows that the observer keeps of a site.
+    `hessian`: the recipe rounds by GPTQ.
+    """
+    sizes = {
+        item.name: math.prod(item.dims) * _width(item.data_type) for item in model.graph.initializer
+    }
+    dims = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    shapes = _shapes(model, tokens, batch)
+    seen = {site.name: shapes.get(site.tensor, ()) for site in sites}
+    elements = [math.prod(shape) for shape in seen.values()]
+    results = [math.prod(shapes.get(item.name, ())) for item in model.graph.output]
+    layers = [sum(sizes[layer.weight] for layer in site.layers) for site in sites]
+    inputs = [
+        math.prod(dims[layer.weight]) // dims[layer.weight][layer.output_axis]
+        for site in sites
+        for layer in site.layers
+    ]
+    largest = max([*elements, *results, 0])
+    return Footprint(
+        weights=COPIES * sum(sizes.values()),
+        activations=4 * (sum(elements) + sum(results) + 2 * largest),
+        search=4 * max(layers, default=0)
+        + (HESSIAN * max(inputs, default=0) ** 2 if hessian else 0),
+        rows=4
+        * kept
+        * sum(seen[site.name][site.channel_axis] for site in sites if seen[site.name]),
+    )
+
+
+def export_footprint(weights: int) -> int:
+    """Bytes at the peak of registering a source whose weights take so many bytes in float32."""
+    return EXPORT_COPIES * weights + BASE
+
+
+def _shapes(model: onnx.ModelProto, tokens: int, batch: int) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of all tensors by name, inferred without the weights' values."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = model.graph.name
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    for item in model.graph.initializer:
+        if math.prod(item.dims) <= SMALL:
+            light.graph.initializer.append(item)
+        else:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
+            )
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    return {
+        item.name: tuple(
+            dim.dim_value or (tokens if place else batch)
+            for place, dim in enumerate(item.type.tensor_type.shape.dim)
+        )
+        for item in (*graph.input, *graph.output, *graph.value_info)
+    }
+
+
+def _width(data_type: int) -> int:
+    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)

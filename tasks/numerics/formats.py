@@ -1,0 +1,85 @@
+"""Number formats, and how much of a weight shares one scale."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST = 1e-35
+"""Of a range: divided by any format's levels, it is still a normal float32."""
+LARGEST = 1e38
+"""Of a range: its lowest level, twice as far out in INT2, is still a float32."""
+
+
+class Format(StrEnum):
+    """What a number is stored as."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    INT2 = "int2"
+    FP8 = "fp8"  # E4M3 without infinities, as ONNX's FLOAT8E4M3FN
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+    @property
+    def bits(self) -> int:
+        """Of one number."""
+        return {"int8": 8, "int4": 4, "int2": 2, "fp8": 8, "fp16": 16, "bf16": 16, "fp32": 32}[
+            self.value
+        ]
+
+    @property
+    def is_integer(self) -> bool:
+        """Levels are evenly spaced."""
+        return self in (Format.INT8, Format.INT4, Format.INT2)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Needs a scale: everything but the plain floating-point formats."""
+        return self.is_integer or self is Format.FP8
+
+    @property
+    def largest(self) -> float:
+        """The level that amax is mapped to: 127, 7, 1, or 448 for FP8."""
+        return {8: 127.0, 4: 7.0, 2: 1.0}[self.bits] if self.is_integer else 448.0
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """One scale: weight [outputs, inputs] -> scales [1, 1]."""
+
+    kind: Literal["per-tensor"] = "per-tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class PerChannel:
+    """One scale an output channel: weight [outputs, inputs] -> scales [outputs, 1]."""
+
+    kind: Literal["per-channel"] = "per-channel"
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock:
+    """One scale for every `size` inputs of an output channel: weight [4, 64], size 32 -> scales [4, 2]."""
+
+    size: int
+    kind: Literal["per-block"] = "per-block"
+
+
+Granularity = PerTensor | PerChannel | PerBlock
+
+_FP8 = ml_dtypes.float8_e4m3fn
+
+
+def round_to_levels(values: NDArray[np.float32], format: Format) -> NDArray[np.generic]:
+    """Values in units of the scale -> levels, as QuantizeLinear stores them: ties to even, saturating.
+
+    Integer formats give int8 (whatever their width), FP8 gives float8_e4m3fn.
+    """
+    if format is Format.FP8:
+        return np.clip(values, -format.largest, format.largest).astype(_FP8)
+    return np.clip(np.rint(values), -format.largest - 1, format.largest).astype(np.int8)

@@ -1,0 +1,135 @@
+"""What each site's activation becomes: a fixed quantizer, a range at run time, or nothing; and its factors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.graphs.sites import Site
+from tasks.numerics.formats import SMALLEST, Format
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.output_error import relative_error, squared_error, widened
+from tasks.observation.observer import NOTHING_KEPT, SiteObservation
+from tasks.observation.requests import SeenByRequest
+from tasks.observation.scales import Quantizer, Scales
+from tasks.quantization.activation import equalization
+from tasks.quantization.activation import smoothquant as smoothing
+from tasks.quantization.activation.ranges import RangeRule, amax, nearest
+from tasks.quantization.recipe.catalog import ActivationScheme, Recipe, Rounding, Smoothing
+from tasks.quantization.weight import awq
+from tasks.quantization.weight.quantize import WeightScheme, quantize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """One site's activation."""
+
+    activation: Quantizer | None  # None: dynamic, or left in floating point
+    divisors: NDArray[np.float32] | None = (
+        None  # [channels]; equal to the activation's own, where it has some
+    )
+
+
+def choose(
+    site: Site,
+    observed: SiteObservation,
+    weights: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    deployed: Scales,
+    seen: SeenByRequest | None = None,
+) -> Choice:
+    """The recipe's choice for one site; weights are [outputs, inputs...] per layer.
+
+    `seen` is what the deployed quantizer would have seen of each calibration request; without it, all count alike, and
+    where there are factors the kept rows stand for them.
+    """
+    scheme = recipe.activations
+    if scheme is None or scheme.dynamic:
+        scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
+        return Choice(
+            None, awq.search(observed.rows, weights, recipe.weights).divisors if scaled else None
+        )
+    if recipe.smoothing is Smoothing.EQUALIZED and sample(site, observed).size:
+        largest = observed.channel_amax
+        divisors = equalization.factors(largest, equalization.input_ranges(weights, largest.size))
+        return Choice(quantizer(observed, scheme, divisors), divisors)
+    if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
+        found = smoothing.search(observed, weights, scheme.rule).quantizer
+        return Choice(found, found.divisors)
+    if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed:
+        before = deployed[site.name]
+        scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
+        near = _beside(before, observed, seen) if scheme.rule is RangeRule.MSE else None
+        return Choice(quantizer(observed, scheme, before.divisors, near), before.divisors)
+    return Choice(quantizer(observed, scheme))
+
+
+def _beside(
+    before: Quantizer, observed: SiteObservation, seen: SeenByRequest | None
+) -> float | None:
+    """The clip next to the deployed one that is as good as any; None where the rule keeps all, as of FP8."""
+    if before.format is not Format.INT8 or not observed.histogram.amax:
+        return None
+    if seen is not None:
+        return nearest(seen.cost, seen.amax, before.amax)
+    whole = histogram(observed, before.divisors)
+    return nearest(lambda clip: squared_error(whole, clip), whole.amax, before.amax)
+
+
+def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
+    """What was kept of the site's channels, [n, channels]: rows, or pixels; none where its layers read other axes."""
+    if site.channel_axis == -1:
+        return observed.rows
+    return observed.pixels if all(layer.op == "Conv" for layer in site.layers) else NOTHING_KEPT
+
+
+def histogram(observed: SiteObservation, divisors: NDArray[np.float32] | None) -> ExponentHistogram:
+    """The quantizer's own input: exact without factors, from the kept rows or pixels with them."""
+    if divisors is None or not observed.histogram.total:
+        return observed.histogram
+    seen = ExponentHistogram.of(observed.kept / divisors)
+    return ExponentHistogram(seen.counts, float((observed.channel_amax / divisors).max()))
+
+
+def quantizer(
+    observed: SiteObservation,
+    scheme: ActivationScheme,
+    divisors: NDArray[np.float32] | None = None,
+    largest: float | None = None,
+) -> Quantizer:
+    """The range by the scheme's rule, unless it is known, of the activation after its division."""
+    if largest is None:
+        largest = (
+            amax(observed.histogram, scheme.rule)
+            if divisors is None
+            else smoothing.smoothed_amax(observed, divisors, scheme.rule)
+        )
+    if scheme.symmetric:
+        return Quantizer(largest, divisors, scheme.format)
+    by = np.float32(1) if divisors is None else divisors
+    low = max(float((observed.channel_low / by).min(initial=0.0)), -largest)
+    high = min(float((observed.channel_high / by).max(initial=0.0)), largest)
+    # All zeros, or next to it: any range will do whose step is a normal number.
+    return Quantizer(largest, divisors, scheme.format, (low, max(high, low + SMALLEST)))
+
+
+def output_error(
+    observed: SiteObservation,
+    weights: Sequence[NDArray[np.float32]],
+    choice: Choice,
+    scheme: WeightScheme,
+) -> float:
+    """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 over the observed rows; weights are [outputs, inputs]."""
+    rows, stacked = observed.rows, np.concatenate(list(weights))
+    exact = widened(rows, stacked) @ stacked.T
+    if choice.divisors is not None:
+        rows, stacked = rows / choice.divisors, stacked * choice.divisors
+    if choice.activation is not None:
+        rows = smoothing.fake_quantize_activation(rows, choice.activation)
+    return relative_error(exact, widened(rows, stacked) @ quantize(stacked, scheme).dequantized().T)
+
+
+def deployed_factors(choices: Mapping[str, Choice]) -> dict[str, NDArray[np.float32]]:
+    """Site name -> factors, of the sites that have some."""
+    return {name: item.divisors for name, item in choices.items() if item.divisors is not None}

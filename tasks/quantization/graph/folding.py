@@ -1,0 +1,162 @@
+"""Per-channel factors moved into the layers that make a tensor, so that nothing is left to compute at run time.
+
+SmoothQuant divides an activation by factors. Where a norm's gain, or a layer before with nothing but positively
+homogeneous steps between, makes that activation for the quantized layers alone, its own constants are divided instead
+(Xiao et al., 2023, section 4; Nagel et al., "Data-free quantization", 2019, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from tasks.graphs.sites import Site
+
+_THROUGH = frozenset(
+    {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout"}
+)
+"""f(cx) = c f(x) for c > 0, channel by channel."""
+_NORMS = frozenset(
+    {
+        "LayerNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+        "InstanceNormalization",
+    }
+)
+
+
+def fold(
+    model: onnx.ModelProto, sites: tuple[Site, ...], divisors: Mapping[str, NDArray[np.float32]]
+) -> tuple[onnx.ModelProto, frozenset[str]]:
+    """A copy of the model whose foldable sites are already divided, and the names of those sites.
+
+    `divisors` are site name -> [channels]. A site whose tensor somebody else reads too keeps its division.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    folder = _Folder(copy.graph)
+    done = [
+        site.name
+        for site in sites
+        if site.name in divisors
+        and folder.divide(
+            site.tensor, divisors[site.name], site.channel_axis, readers=len(site.layers)
+        )
+    ]
+    return copy, frozenset(done)
+
+
+class _Folder:
+    """Rewrites constants of one graph in place."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._constants = {item.name: item for item in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._readers = Counter(name for node in graph.node for name in node.input)
+        self._readers.update(item.name for item in graph.output)
+
+    def divide(self, tensor: str, factors: NDArray[np.float32], axis: int, *, readers: int) -> bool:
+        """Divide a tensor along its channel axis (-1 or 1) by factors [channels]; False changes nothing."""
+        node = self._makers.get(tensor)
+        if node is None or self._readers[tensor] != readers:
+            return False
+        if node.op_type in _THROUGH:
+            return axis in (1, -1) and self._through(node, factors, axis)
+        if node.op_type in _NORMS:
+            return axis == -1 and self._constants_of(node, range(1, len(node.input)), factors, axis)
+        if node.op_type == "Mul":
+            return self._product(node, factors, axis)
+        if node.op_type == "Add":
+            return self._sum(node, factors, axis)
+        return self._layer(node, factors, axis)
+
+    def _through(self, node: onnx.NodeProto, factors: NDArray[np.float32], axis: int) -> bool:
+        if axis == -1 and node.op_type not in ("Relu", "LeakyRelu", "Identity", "Dropout"):
+            return False  # a pool's last axis is space
+        return self.divide(node.input[0], factors, axis, readers=1)
+
+    def _product(self, node: onnx.NodeProto, factors: NDArray[np.float32], axis: int) -> bool:
+        """A gain, or one branch of a gated unit."""
+        constants = [place for place, name in enumerate(node.input) if name in self._constants]
+        if constants:
+            return self._constants_of(node, constants, factors, axis)
+        return any(
+            self.divide(name, factors, axis, readers=1) for name in dict.fromkeys(node.input)
+        )
+
+    def _sum(self, node: onnx.NodeProto, factors: NDArray[np.float32], axis: int) -> bool:
+        constants = [place for place, name in enumerate(node.input) if name in self._constants]
+        if len(constants) != 1 or not self._fits(node.input[constants[0]], factors, axis):
+            return False
+        other = node.input[1 - constants[0]]
+        return self.divide(other, factors, axis, readers=1) and self._constants_of(
+            node, constants, factors, axis
+        )
+
+    def _layer(self, node: onnx.NodeProto, factors: NDArray[np.float32], axis: int) -> bool:
+        """Rows of a weighted layer's weight, and its bias."""
+        if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self._constants:
+            return False
+        weight = numpy_helper.to_array(self._constants[node.input[1]])
+        transposed = any(item.name == "transB" and item.i for item in node.attribute)
+        output_axis = (
+            1 if node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposed) else 0
+        )
+        fits = weight.ndim >= 2 and weight.shape[output_axis] == factors.size
+        if not fits or axis != (1 if node.op_type == "Conv" else -1):
+            return False
+        if not all(self._alone(name) for name in node.input[1:] if name):
+            return False
+        shape = [1] * weight.ndim
+        shape[output_axis] = -1
+        self._replace(node.input[1], weight / factors.reshape(shape))
+        if len(node.input) > 2 and node.input[2]:
+            self._replace(
+                node.input[2], numpy_helper.to_array(self._constants[node.input[2]]) / factors
+            )
+        return True
+
+    def _constants_of(
+        self,
+        node: onnx.NodeProto,
+        places: range | list[int],
+        factors: NDArray[np.float32],
+        axis: int,
+    ) -> bool:
+        """Divide the node's constants at these places, all or none."""
+        names = [node.input[place] for place in places if node.input[place]]
+        if not names or not all(self._fits(name, factors, axis) for name in names):
+            return False
+        for name in names:
+            values = numpy_helper.to_array(self._constants[name])
+            aligned = factors if axis == -1 else factors.reshape(-1, *[1] * max(values.ndim - 2, 0))
+            self._replace(name, values / aligned)
+        return True
+
+    def _fits(self, name: str, factors: NDArray[np.float32], axis: int) -> bool:
+        """A constant of this node alone, with one value a channel along the axis and no other axis longer than 1."""
+        if name not in self._constants or not self._alone(name):
+            return False
+        shape = tuple(self._constants[name].dims)
+        if (
+            self._constants[name].data_type != onnx.TensorProto.FLOAT
+            or int(np.prod(shape)) != factors.size
+        ):
+            return False
+        return (
+            shape[-1] == factors.size
+            if axis == -1
+            else len(shape) >= 3 and shape[-3] == factors.size
+        )
+
+    def _alone(self, name: str) -> bool:
+        return name in self._constants and self._readers[name] == 1
+
+    def _replace(self, name: str, values: NDArray[np.float32]) -> None:
+        self._constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))

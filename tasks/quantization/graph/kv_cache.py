@@ -1,0 +1,154 @@
+"""Keys and values cached in INT8: a language model's `past` and `present` become levels with one scale a tensor.
+
+What is new is quantized once, as it enters the cache; attention reads the restored past beside the new values as they
+are. A prefill from nothing therefore reads no level at all, and only steps over the cache tell what the levels cost.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from infra.engines.port import Engine
+from infra.errors import BadInput, Refused
+from tasks.models.inputs import Inputs
+from tasks.models.language.layout import CacheLayout
+from tasks.numerics.formats import Format
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.quantization.activation.ranges import RangeRule, amax
+from tasks.quantization.recipe.catalog import Recipe
+from tasks.records import Payload
+from tasks.specs.spec import Budgets, Task
+
+LEVELS = 127
+GATES = ("cache-agreement", "cache-perplexity-ratio")
+"""Golden metrics that look through the cache."""
+
+
+def require_cache(recipe: Recipe, task: Task, budgets: Budgets) -> None:
+    """Raise `Refused` where a recipe quantizes a cache that the task has not, or that no gate would judge."""
+    if recipe.kv_cache is Format.FP32:
+        return
+    if task is not Task.CAUSAL_LM:
+        raise Refused(
+            f"recipe {recipe.name} quantizes the cache of keys and values, and {task} has none: "
+            "choose another recipe (`requant recipes` lists them)"
+        )
+    if not any(rule.metric in GATES for rule in budgets.quality):
+        raise Refused(
+            f"recipe {recipe.name} quantizes the cache, and no budget of the spec looks through it: "
+            f"add {' or '.join(GATES)} to budgets.quality"
+        )
+
+
+def observe_cache(
+    engine: Engine, layout: CacheLayout, inputs: Inputs, payloads: Sequence[Payload]
+) -> Mapping[str, ExponentHistogram]:
+    """Histograms of |keys| and |values| of every layer, by the cache's names; padding is left out."""
+    seen = {name: ExponentHistogram.empty() for name in layout.names}
+    for batch in inputs.batches(payloads):
+        outputs = engine.run(batch.feeds)
+        for name in layout.names:
+            by_token = np.moveaxis(outputs[f"present.{name}"], 2, 1)
+            seen[name] += ExponentHistogram.of(
+                by_token if batch.mask is None else by_token[batch.mask]
+            )
+    return seen
+
+
+def cache_scales(seen: Mapping[str, ExponentHistogram], rule: RangeRule) -> Mapping[str, float]:
+    """Step of each cached tensor, amax / 127; raises `BadInput` naming the tensor where no range follows."""
+    scales = {}
+    for name, histogram in seen.items():
+        try:
+            scales[name] = amax(histogram, rule) / LEVELS
+        except BadInput as exc:
+            raise BadInput(f"the cache's {name}: {exc}") from exc
+    return scales
+
+
+def write_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
+    """The graph with `past.NAME` and `present.NAME` in INT8; raises `BadInput` where the cache is not a concatenation.
+
+    present = Concat(past, new) becomes present = Concat(past, Q(new)) for the cache, and Concat(DQ(past), new) for
+    attention.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    joins = {node.output[0]: node for node in copy.graph.node if node.op_type == "Concat"}
+    nodes: list[onnx.NodeProto] = []
+    added: dict[str, list[onnx.NodeProto]] = {}
+    for name, scale in scales.items():
+        past, present = f"past.{name}", f"present.{name}"
+        join = joins.get(present)
+        if (
+            join is None
+            or len(join.input) != 2
+            or join.input[0] != past
+            or _readers(copy.graph, past) != 1
+        ):
+            raise BadInput(
+                f"{present} is not past and new values joined: this graph's cache cannot be quantized"
+            )
+        copy.graph.initializer.extend(_qparams(present, scale))
+        added[join.name] = _quantized(join, past, present)
+        _rename(copy.graph, present, f"{present}.float")
+        join.input[0] = f"{past}.float"
+    for node in copy.graph.node:
+        before = added.get(node.name, [])
+        nodes += [*before[:1], node, *before[1:]]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    for item in (*copy.graph.input, *copy.graph.output):
+        if item.name.partition(".")[2] in scales and item.name.startswith(("past.", "present.")):
+            item.type.tensor_type.elem_type = TensorProto.INT8
+    return copy
+
+
+def told_saving(layout: CacheLayout) -> str:
+    """What a token's keys and values take, in a sentence."""
+    values = sum(2 * heads * width for heads, width in layout.layers)
+    return f"the cache holds {values} values a token: {values} bytes in INT8, where FP32 takes {4 * values}"
+
+
+def scale_name(present: str) -> str:
+    """The initializer that holds a cached tensor's step; not one of an activation's quantizers."""
+    return f"{present}.cache_scale"
+
+
+def _qparams(present: str, scale: float) -> list[onnx.TensorProto]:
+    return [
+        numpy_helper.from_array(np.asarray(scale, np.float32), scale_name(present)),
+        numpy_helper.from_array(np.zeros((), np.int8), f"{present}.cache_zero_point"),
+    ]
+
+
+def _quantized(join: onnx.NodeProto, past: str, present: str) -> list[onnx.NodeProto]:
+    """Restoring the past, then quantizing what is new and joining the levels."""
+    qparams, axis = [scale_name(present), f"{present}.cache_zero_point"], join.attribute[0].i
+    level = f"{present}.new"
+    return [
+        helper.make_node(
+            "DequantizeLinear", [past, *qparams], [f"{past}.float"], f"{past}.dequantize"
+        ),
+        helper.make_node(
+            "QuantizeLinear", [join.input[1], *qparams], [level], f"{present}.quantize"
+        ),
+        helper.make_node("Concat", [past, level], [present], f"{present}.join", axis=axis),
+    ]
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new
+
+
+def _readers(graph: onnx.GraphProto, tensor: str) -> int:
+    """How many nodes read its values; a shape is the same in any type."""
+    return sum(
+        name == tensor for node in graph.node if node.op_type != "Shape" for name in node.input
+    )

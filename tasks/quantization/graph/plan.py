@@ -1,0 +1,59 @@
+"""What a quantized graph is to be, before any node is written: the writer decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tasks.graphs.sites import Site
+from tasks.numerics.formats import Format
+from tasks.observation.scales import Quantizer
+from tasks.quantization.weight.quantize import QuantizedWeight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedSite:
+    """A site whose weights are quantized, and with them its activation unless it is weight-only."""
+
+    site: Site
+    weights: tuple[QuantizedWeight, ...]  # one a layer, factors included
+    activation: Quantizer | None = None  # None: dynamic, or left in floating point
+    dynamic: bool = False
+    divisors: NDArray[np.float32] | None = (
+        None  # [channels] of the activation, where they could not be folded
+    )
+    corrections: tuple[NDArray[np.float32], ...] | None = (
+        None  # one a layer, [outputs], added to what it returns
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CastSite:
+    """A site that computes in a shorter floating-point format."""
+
+    site: Site
+    format: Format  # FP16 or BF16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphPlan:
+    """Everything the writer needs; sites and tables that are absent stay as they are."""
+
+    model: onnx.ModelProto  # full precision, with the foldable factors already folded in
+    sites: tuple[QuantizedSite | CastSite, ...]
+    tables: Mapping[
+        str, QuantizedWeight | Format
+    ]  # initializer -> embedding table with one scale a row, or FP16, BF16
+
+    @property
+    def scales(self) -> Mapping[str, Quantizer]:
+        """The fixed activation quantizers, by site name."""
+        return {
+            item.site.name: item.activation
+            for item in self.sites
+            if isinstance(item, QuantizedSite) and item.activation is not None
+        }

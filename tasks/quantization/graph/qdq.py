@@ -1,0 +1,308 @@
+"""The explicit Q/DQ graph: the one place where precision lives (ADR 27).
+
+Inputs of weighted layers get QuantizeLinear and DequantizeLinear, per tensor; weights become levels with one scale a
+tensor, an output channel or a block of inputs, behind a DequantizeLinear. Nothing is put on outputs: that is what
+ruins the usual defaults.
+"""
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from infra.errors import BadInput
+from tasks.graphs.sites import Layer, Site
+from tasks.numerics.formats import Format
+from tasks.observation.scales import Quantizer, Scales, check_scales
+from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
+from tasks.quantization.weight.quantize import QuantizedWeight
+
+_STORED = {Format.INT8: np.int8, Format.INT4: ml_dtypes.int4, Format.INT2: ml_dtypes.int2}
+_SHORT = {Format.FP16: TensorProto.FLOAT16, Format.BF16: TensorProto.BFLOAT16}
+_SHORT_TYPES = {Format.FP16: np.float16, Format.BF16: ml_dtypes.bfloat16}
+_NEEDS = {Format.INT2: (25, 13), Format.INT4: (21, 10), Format.FP8: (21, 10)}
+"""First opset and IR version whose DequantizeLinear reads the format."""
+_BLOCKS_NEED = (21, 10)
+
+Nodes = dict[str, list[onnx.NodeProto]]
+
+
+def write(plan: GraphPlan) -> onnx.ModelProto:
+    """The graph that the plan describes.
+
+    Raises `BadInput` when a scale is not a positive finite number.
+    """
+    check_scales(plan.scales, where="the Q/DQ graph")
+    writer = _Writer(_raised(plan))
+    for item in plan.sites:
+        if isinstance(item, CastSite):
+            writer.cast(item.site, item.format)
+        else:
+            writer.quantize(item)
+    for name, table in plan.tables.items():
+        if isinstance(table, Format):
+            writer.short_table(name, table)
+        else:
+            writer.table(name, table)
+    return writer.finish()
+
+
+def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> onnx.ModelProto:
+    """The same Q/DQ graph with new activation scales: weights, placement and smoothing stay (ADR 32).
+
+    Raises `BadInput` when a scale is not a positive finite number, or the graph quantizes other sites.
+    """
+    check_scales(scales, where="the Q/DQ graph")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(qdq)
+    wanted = {site.tensor: scales[site.name] for site in sites if site.name in scales}
+    present = {
+        node.input[1].removesuffix(".scale") for node in copy.graph.node if _fixes_a_site(node)
+    }
+    if present != set(wanted):
+        odd = sorted(present ^ set(wanted))
+        raise BadInput(
+            f"the Q/DQ graph and the new scales differ in {odd[0]} ({len(odd)} in all): write a new graph"
+        )
+    parts = {item.name: item for item in copy.graph.initializer}
+    for tensor, quantizer in wanted.items():
+        for part in _qparams(tensor, quantizer):
+            parts[part.name].CopyFrom(part)
+    return copy
+
+
+def _fixes_a_site(node: onnx.NodeProto) -> bool:
+    """A cache's levels keep their scale: what they were cached with must be what they are restored with."""
+    return bool(node.op_type == "QuantizeLinear" and node.input[1].endswith(".scale"))
+
+
+def _raised(plan: GraphPlan) -> onnx.ModelProto:
+    """A copy of the model at the opset that the plan's formats need."""
+    quantized = [
+        weight for item in plan.sites if isinstance(item, QuantizedSite) for weight in item.weights
+    ]
+    needs = [_NEEDS.get(weight.format, (0, 0)) for weight in quantized]
+    needs += [_BLOCKS_NEED for weight in quantized if weight.block is not None]
+    opset, ir_version = max(needs, default=(0, 0))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(plan.model)
+    present = next(
+        (item.version for item in copy.opset_import if item.domain in ("", "ai.onnx")), 0
+    )
+    if present < opset:
+        copy = version_converter.convert_version(copy, opset)
+    copy.ir_version = max(copy.ir_version, ir_version)
+    return copy
+
+
+class _Writer:
+    """One graph under construction; nodes are collected and put beside their neighbours at the end."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._nodes = {node.name: node for node in model.graph.node}
+        self._shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
+        self._before: Nodes = {}
+        self._after: Nodes = {}
+        self._replaced: set[str] = set()
+
+    def quantize(self, item: QuantizedSite) -> None:
+        """Q/DQ on the site's activation, levels for the weights of its layers."""
+        first = self._before.setdefault(item.site.layers[0].node, [])
+        source = self._activation(item, first)
+        for place, layer in enumerate(item.site.layers):
+            node, weight = self._nodes[layer.node], item.weights[place]
+            node.input[0] = source
+            node.input[1] = f"{layer.node}.weight.dequantized"
+            self._before.setdefault(layer.node, []).append(self._weight(layer, weight))
+            self._replaced.add(layer.weight)
+            if item.corrections is not None:
+                self._correct(node, layer, item.corrections[place])
+
+    def cast(self, site: Site, format: Format) -> None:
+        """The site's products in a shorter floating-point format, casts around them."""
+        short, source = _SHORT[format], f"{site.tensor}.{format}"
+        first = self._before.setdefault(site.layers[0].node, [])
+        first.append(
+            helper.make_node("Cast", [site.tensor], [source], f"{site.tensor}.cast", to=short)
+        )
+        for layer in site.layers:
+            node = self._nodes[layer.node]
+            node.input[0] = source
+            for place in range(1, len(node.input)):
+                node.input[place] = self._shortened(node.input[place], format)
+            result = node.output[0]
+            node.output[0] = f"{result}.{format}"
+            self._after.setdefault(layer.node, []).append(
+                helper.make_node(
+                    "Cast", [node.output[0]], [result], f"{layer.node}.uncast", to=TensorProto.FLOAT
+                )
+            )
+
+    def table(self, name: str, table: QuantizedWeight) -> None:
+        """An embedding table as levels, one scale a row, before every Gather that reads it."""
+        self._add(f"{name}.quantized", table.levels.astype(np.int8))
+        self._add(f"{name}.scale", table.scales[:, 0])
+        readers = [
+            node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
+        ]
+        dequantize = helper.make_node(
+            "DequantizeLinear",
+            [f"{name}.quantized", f"{name}.scale"],
+            [f"{name}.dequantized"],
+            f"{name}.dequantize",
+            axis=0,
+        )
+        self._before.setdefault(readers[0].name, []).append(dequantize)
+        for node in readers:
+            node.input[0] = f"{name}.dequantized"
+        self._replaced.add(name)
+
+    def short_table(self, name: str, format: Format) -> None:
+        """An embedding table in a shorter floating-point format; its rows are restored after they are gathered."""
+        short = self._shortened(name, format)
+        for node in [
+            node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
+        ]:
+            result = node.output[0]
+            node.input[0], node.output[0] = short, f"{result}.{format}"
+            self._after.setdefault(node.name, []).append(
+                helper.make_node(
+                    "Cast", [node.output[0]], [result], f"{node.name}.uncast", to=TensorProto.FLOAT
+                )
+            )
+
+    def finish(self) -> onnx.ModelProto:
+        """The whole graph, without the constants that nobody reads any more."""
+        ordered = []
+        for node in self._graph.node:
+            ordered += [*self._before.get(node.name, []), node, *self._after.get(node.name, [])]
+        del self._graph.node[:]
+        self._graph.node.extend(ordered)
+        used = {name for node in ordered for name in node.input} | {
+            item.name for item in self._graph.output
+        }
+        kept = [
+            item
+            for item in self._graph.initializer
+            if item.name not in self._replaced or item.name in used
+        ]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+        return self._model
+
+    def _activation(self, item: QuantizedSite, nodes: list[onnx.NodeProto]) -> str:
+        """The name of what the layers read instead of the site's tensor."""
+        name = source = item.site.tensor
+        if item.divisors is not None:
+            shape = self._beside_channels(item.site.layers[0])
+            self._add(f"{name}.smoothing", (1 / item.divisors).astype(np.float32).reshape(shape))
+            source = f"{name}.smoothed"
+            nodes.append(
+                helper.make_node("Mul", [name, f"{name}.smoothing"], [source], f"{name}.smooth")
+            )
+        qparams = [f"{name}.scale", f"{name}.zero_point"]
+        quantized, restored = f"{name}.quantized", f"{name}.dequantized"
+        if item.dynamic:
+            nodes.append(
+                helper.make_node(
+                    "DynamicQuantizeLinear", [source], [quantized, *qparams], f"{name}.quantize"
+                )
+            )
+        elif item.activation is not None:
+            self._graph.initializer.extend(_qparams(name, item.activation))
+            nodes.append(
+                helper.make_node(
+                    "QuantizeLinear", [source, *qparams], [quantized], f"{name}.quantize"
+                )
+            )
+        else:
+            return source
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [quantized, *qparams], [restored], f"{name}.dequantize"
+            )
+        )
+        return restored
+
+    def _weight(self, layer: Layer, weight: QuantizedWeight) -> onnx.NodeProto:
+        """Levels in the layout of the layer's own weight, and the node that restores them."""
+        name = f"{layer.node}.weight"
+        stored = (
+            weight.levels
+            if weight.format is Format.FP8
+            else weight.levels.astype(_STORED[weight.format])
+        )
+        self._add(
+            f"{name}.quantized", np.moveaxis(stored.reshape(weight.shape), 0, layer.output_axis)
+        )
+        inputs, options = [f"{name}.quantized", f"{name}.scale", f"{name}.zero_point"], {}
+        zero_points = (
+            np.zeros(weight.scales.shape, np.int8)
+            if weight.zero_points is None
+            else weight.zero_points
+        )
+        scales, zeros = weight.scales, zero_points
+        if weight.block is not None:
+            options = {"axis": 1 - layer.output_axis, "block_size": weight.block}
+            if layer.output_axis == 1:
+                scales, zeros = scales.T, zeros.T
+        elif weight.scales.size > 1 or len(weight.levels) == 1:
+            options = {"axis": layer.output_axis}
+            scales, zeros = scales.reshape(-1), zeros.reshape(-1)
+        else:
+            scales, zeros = scales.reshape(()), zeros.reshape(())
+        self._add(f"{name}.scale", scales)
+        self._add(
+            f"{name}.zero_point",
+            zeros.astype(
+                ml_dtypes.float8_e4m3fn if weight.format is Format.FP8 else _STORED[weight.format]
+            ),
+        )
+        return helper.make_node(
+            "DequantizeLinear", inputs, [f"{name}.dequantized"], f"{name}.dequantize", **options
+        )
+
+    def _correct(self, node: onnx.NodeProto, layer: Layer, correction: NDArray[np.float32]) -> None:
+        """Add a constant per output channel to what the layer returns."""
+        name, result = f"{layer.node}.correction", node.output[0]
+        self._add(name, correction.astype(np.float32).reshape(self._beside_channels(layer)))
+        node.output[0] = f"{result}.uncorrected"
+        self._after.setdefault(layer.node, []).append(
+            helper.make_node("Add", [node.output[0], name], [result], f"{layer.node}.correct")
+        )
+
+    def _beside_channels(self, layer: Layer) -> tuple[int, ...]:
+        """The shape in which one value a channel meets what the layer reads or returns."""
+        return (
+            (1, -1, *[1] * (len(self._shapes[layer.weight]) - 2)) if layer.op == "Conv" else (-1,)
+        )
+
+    def _shortened(self, constant: str, format: Format) -> str:
+        """The layer's weight or bias in the short format, beside the long one until nobody reads that."""
+        if not constant:
+            return constant
+        name = f"{constant}.{format}"
+        present = {item.name: item for item in self._graph.initializer}
+        if name not in present:
+            self._add(name, numpy_helper.to_array(present[constant]).astype(_SHORT_TYPES[format]))
+        self._replaced.add(constant)
+        return name
+
+    def _add(self, name: str, values: NDArray[np.generic]) -> None:
+        self._graph.initializer.append(
+            numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+        )
+
+
+def _qparams(tensor: str, quantizer: Quantizer) -> tuple[onnx.TensorProto, onnx.TensorProto]:
+    """Scale and zero-point of an activation; the zero-point's type says the format."""
+    zero = np.asarray(
+        quantizer.zero_point, ml_dtypes.float8_e4m3fn if quantizer.format is Format.FP8 else np.int8
+    )
+    return (
+        numpy_helper.from_array(np.asarray(quantizer.scale, np.float32), f"{tensor}.scale"),
+        numpy_helper.from_array(zero, f"{tensor}.zero_point"),
+    )

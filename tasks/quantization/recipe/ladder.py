@@ -1,0 +1,102 @@
+"""Which recipes to try, and in which order (ADR 4): the cheapest repair first."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from tasks.numerics.formats import Format
+from tasks.quantization.recipe.catalog import RECIPES, Recipe, Rounding, find_recipe
+from tasks.quantization.recipe.targets import expressible
+from tasks.records import Action, GateResult
+
+Search = Literal["first", "full"]
+"""Stop at the first rung that passes, or measure every rung and take the cheapest that passes."""
+
+FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
+FROM_TRAFFIC = (
+    "int8-smooth",
+    "int8-gptq",
+    "int8-mixed-2",
+    "int8-mixed-4",
+    "int8-mixed-6",
+    "int8-mixed-8",
+)
+TRAINED = ("int8-trained",)
+SMALLER = ("int8-weights", "int4-mixed", "int4-gptq")
+"""Weights alone: the smallest engines, each smaller and less faithful than the one before."""
+SHORTER_FLOATS = (*SMALLER, "fp8", "fp16")
+"""Activations in floating point, or all of it: where no INT8 placement is good enough."""
+FALLBACK = "full-precision"
+
+SLACK = 2.0
+"""A predicted loss so many times over its budget is not worth an engine.
+
+On Japanese, where one site does most of the harm, MiniLM lost half of what was predicted with two sites kept high.
+"""
+
+
+def climb(
+    *,
+    recipe: str | None,
+    has_quantized_champion: bool,
+    action: Action,
+    sites: int,
+    targets: Sequence[str],
+    search: Search = "first",
+) -> Sequence[Recipe]:
+    """The rungs in order. A named recipe is the only rung; a safety fallback goes to full precision at once.
+
+    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed rungs that would
+    leave no site quantized, are left out. Full precision is the last rung.
+    """
+    if recipe is not None:
+        return (find_recipe(recipe),)
+    if action is Action.FALLBACK:
+        return (RECIPES[FALLBACK],)
+    start = FROM_CHAMPION if has_quantized_champion else ()
+    way_up = (*FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+    names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
+    able = expressible([RECIPES[name] for name in names], targets)
+    rungs = (rung for rung in able if rung.high_precision_sites < sites)
+    return (*rungs, RECIPES[FALLBACK])
+
+
+def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
+    """Everything else: each may be cheaper than a rung that passes, and seldom is good enough.
+
+    A recipe that changes how the engine is called, as an INT8 cache does, is only ever asked for by name.
+    """
+    for name, recipe in RECIPES.items():
+        if (
+            name not in way_up
+            and recipe.quantized
+            and not recipe.keeps_graph
+            and recipe.kv_cache is Format.FP32
+        ):
+            yield name
+
+
+def chooses_sites(recipe: Recipe) -> bool:
+    """Whether the recipe treats the most sensitive sites differently, and so has to know which these are."""
+    return recipe.high_precision_sites > 0 or recipe.rounding is Rounding.TRAINED
+
+
+def climbs_past_cost(recipe: Recipe) -> bool:
+    """Whether the next rung may pass although this one was good enough and too dear.
+
+    Up to the last mixed rung each costs more than the one before. The shorter floats differ in what they cost, and
+    full precision is not judged by it.
+    """
+    return recipe.name in SHORTER_FLOATS
+
+
+def is_hopeless(refusals: Sequence[GateResult], left: float) -> bool:
+    """Whether a rung that leaves this share of the losses of the rung before is predicted to be refused as well.
+
+    Losses add up nearly (`mixed`), so that 1 - cosine shrinks by the share. SLACK keeps doubtful rungs: those are
+    measured. A metric that is no loss predicts nothing.
+    """
+    return any(
+        (1 - gate.estimate.value) * left > (1 - gate.budget) * SLACK
+        for gate in refusals
+        if gate.metric == "cosine" and gate.estimate is not None
+    )

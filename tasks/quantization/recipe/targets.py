@@ -1,0 +1,111 @@
+"""What each target can express: one table, held against the real parser and the real runtime by its tests."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from infra.errors import Refused
+from tasks.numerics.formats import Format, PerBlock
+from tasks.quantization.recipe.catalog import Recipe
+
+ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime-cpu", "tensorrt-rtx", "tensorrt"
+TARGETS = (ONNXRUNTIME, TENSORRT_RTX, TENSORRT)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Something that a recipe may ask of a target."""
+
+    name: str
+    asked_by: Callable[[Recipe], bool]
+    refused: Mapping[str, str]  # target -> the rule of the target that it breaks
+
+
+_NVIDIA_ZERO_POINT = "its parser takes no zero-point but 0 (shiftIsAllZeros)"
+_NVIDIA_DYNAMIC = "it has no DynamicQuantizeLinear: ranges are fixed when the engine is built"
+_NVIDIA_INT2 = "its parser knows no 2-bit type"
+
+FEATURES: Sequence[Feature] = (
+    Feature("static INT8", lambda r: _activation(r, Format.INT8) and not _dynamic(r), {}),
+    Feature(
+        "dynamic activations",
+        lambda r: _dynamic(r),
+        {TENSORRT_RTX: _NVIDIA_DYNAMIC, TENSORRT: _NVIDIA_DYNAMIC},
+    ),
+    Feature(
+        "asymmetric activations",
+        lambda r: r.activations is not None and not r.activations.symmetric,
+        {TENSORRT_RTX: _NVIDIA_ZERO_POINT, TENSORRT: _NVIDIA_ZERO_POINT},
+    ),
+    Feature(
+        "asymmetric weights",
+        lambda r: r.quantized and not r.weights.symmetric,
+        {TENSORRT_RTX: _NVIDIA_ZERO_POINT, TENSORRT: _NVIDIA_ZERO_POINT},
+    ),
+    Feature("FP8", lambda r: _activation(r, Format.FP8), {}),
+    Feature("weight-only INT8", lambda r: _weight_only(r, Format.INT8), {}),
+    Feature("weight-only INT4", lambda r: _weight_only(r, Format.INT4), {}),
+    Feature(
+        "weight-only INT2",
+        lambda r: _weight_only(r, Format.INT2),
+        {TENSORRT_RTX: _NVIDIA_INT2, TENSORRT: _NVIDIA_INT2},
+    ),
+    Feature(
+        "scales per block",
+        lambda r: r.quantized and isinstance(r.weights.granularity, PerBlock),
+        {},
+    ),
+    Feature("FP16", lambda r: Format.FP16 in _floats(r), {}),
+    Feature(
+        "BF16",
+        lambda r: Format.BF16 in _floats(r),
+        {ONNXRUNTIME: "its CPU provider has no BF16 matrix product"},
+    ),
+    Feature("INT8 embedding tables", lambda r: r.tables is Format.INT8, {}),
+    Feature("INT8 cache of keys and values", lambda r: r.kv_cache is Format.INT8, {}),
+)
+
+
+def why_not(recipe: Recipe, target: str) -> str | None:
+    """The rule of the target that the recipe breaks, or None where the target can express it."""
+    for feature in FEATURES:
+        if target in feature.refused and feature.asked_by(recipe):
+            return f"{target} cannot express {feature.name}: {feature.refused[target]}"
+    return None
+
+
+def require_expressible(recipe: Recipe, targets: Sequence[str]) -> None:
+    """Raise `Refused` naming the first target that cannot express the recipe, the rule, and what to do."""
+    for target in targets:
+        reason = why_not(recipe, target)
+        if reason is not None:
+            able = [name for name in targets if why_not(recipe, name) is None]
+            hint = f"set the spec's targets to {', '.join(able)}, or " if able else ""
+            raise Refused(
+                f"recipe {recipe.name}: {reason}; {hint}choose another recipe (`requant recipes` lists them)"
+            )
+
+
+def expressible(recipes: Sequence[Recipe], targets: Sequence[str]) -> tuple[Recipe, ...]:
+    """The recipes that every target can express."""
+    return tuple(
+        recipe for recipe in recipes if all(why_not(recipe, target) is None for target in targets)
+    )
+
+
+def _activation(recipe: Recipe, format: Format) -> bool:
+    return (
+        recipe.quantized and recipe.activations is not None and recipe.activations.format is format
+    )
+
+
+def _dynamic(recipe: Recipe) -> bool:
+    return recipe.quantized and recipe.activations is not None and recipe.activations.dynamic
+
+
+def _weight_only(recipe: Recipe, format: Format) -> bool:
+    return recipe.quantized and recipe.activations is None and recipe.weights.format is format
+
+
+def _floats(recipe: Recipe) -> set[Format]:
+    kept = {recipe.high_precision} if recipe.high_precision_sites else set()
+    return ({recipe.weights.format} if recipe.quantized else set()) | {recipe.tables} | kept

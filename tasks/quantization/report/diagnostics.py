@@ -1,0 +1,131 @@
+"""What somebody who reads a candidate's report should know of its scales: one sentence a kind of finding."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.graphs.sites import Site, layer_weight
+from tasks.numerics.formats import Format
+from tasks.numerics.histogram import FINITE_BINS, ExponentHistogram
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Quantizer
+from tasks.quantization.activation.ranges import FEW
+from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
+from tasks.quantization.weight.quantize import QuantizedWeight, spread
+
+ERASED = 0.95
+"""Share of the values other than zero that become zero; INT8 at its usual erases a few per cent."""
+LEAST = 8
+"""Weights other than zero that an output channel must have to be judged."""
+NAMED = 3
+
+
+def observed_remarks(
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    unknown: Collection[str],
+    quantized: Collection[str],
+) -> tuple[str, ...]:
+    """Of what calibration saw; `unknown` have no range to fix, `quantized` got one."""
+    seen = {site.name: observed[site.name].histogram for site in sites}
+    unreached = [name for name in unknown if not seen[name].total]
+    zeros = [name for name in unknown if seen[name].total]
+    level = [name for name in quantized if _occupied(seen[name]) == 1]
+    few = [name for name in quantized if 0 < seen[name].total < FEW]
+    verb = (
+        "keep the champion's range" if set(unknown) & set(quantized) else "stay in floating point"
+    )
+    return _sentences(
+        (
+            unreached,
+            f"never reached by the calibration set: they {verb}, because a range would be a guess",
+        ),
+        (
+            zeros,
+            f"only seen at zero: they {verb}, because any new range would clip whatever else comes",
+        ),
+        (level, "seen at one magnitude only: the range has no room for anything larger"),
+        (few, f"calibrated on fewer than {FEW} values: sample more traffic for surer ranges"),
+    )
+
+
+def scale_remarks(
+    plan: GraphPlan, reference: Mapping[str, ExponentHistogram], scales: Mapping[str, Quantizer]
+) -> tuple[str, ...]:
+    """Of scales that erase nearly everything: one outlier sets the step, and the rest rounds to zero."""
+    activations = [
+        f"{name} ({erased_share(reference[name], item):.1%} of its values, the largest is {reference[name].amax:.3g})"
+        for name, item in scales.items()
+        if erased_share(reference[name], item) >= ERASED
+    ]
+    weights = [
+        f"{layer.name} ({count} of {len(weight.levels)} output channels)"
+        for item in plan.sites
+        if isinstance(item, QuantizedSite)
+        for layer, weight in zip(item.site.layers, item.weights, strict=True)
+        if (
+            count := int((erased_channels(layer_weight(plan.model, layer), weight) >= ERASED).sum())
+        )
+    ]
+    return _sentences(
+        (
+            activations,
+            "rounded to zero in their activations by outliers: where quality is lost, clip them or keep the sites high",
+        ),
+        (
+            weights,
+            "rounded to zero in their weights by outliers: where quality is lost, keep the sites high",
+        ),
+    )
+
+
+def kept_remarks(
+    overflow: Sequence[str],
+    format: Format,
+    untrained: Sequence[str],
+    uncorrected: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Of sites that a recipe could not treat as it treats the others."""
+    return _sentences(
+        (overflow, f"beyond what {format} can hold: they stay in {Format.FP32}"),
+        (
+            untrained,
+            "not trained, because too few of their rows were kept, and of a convolution none are",
+        ),
+        (uncorrected, "not corrected, because nothing was kept of their channels' joint values"),
+    )
+
+
+def erased_share(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
+    """Of the values other than zero, the share that is nearer to zero than to the first level, 0..1."""
+    nonzero = int(histogram.counts[1:FINITE_BINS].sum())
+    if not nonzero:
+        return 0.0
+    first = quantizer.scale * (2.0**-9 if quantizer.format is Format.FP8 else 1.0)
+    return max(0.0, 1.0 - histogram.fraction_above(first / 2) * histogram.total / nonzero)
+
+
+def erased_channels(weight: NDArray[np.float32], quantized: QuantizedWeight) -> NDArray[np.float64]:
+    """The same of each output channel of a weight [outputs, inputs...] -> [outputs]; 0 where there are few weights."""
+    flat = weight.reshape(len(weight), -1)
+    levels = quantized.levels.astype(np.float32)
+    if quantized.zero_points is not None:
+        levels -= spread(quantized.zero_points.astype(np.float32), quantized.block, levels.shape[1])
+    alive = (flat != 0).sum(axis=1)
+    lost = ((flat != 0) & (levels == 0)).sum(axis=1)
+    return np.where(alive >= LEAST, lost / np.maximum(alive, 1), 0.0)
+
+
+def _occupied(histogram: ExponentHistogram) -> int:
+    """Bins that hold anything; zeros share the first with the subnormal numbers."""
+    return int(np.count_nonzero(histogram.counts[:FINITE_BINS]))
+
+
+def _sentences(*findings: tuple[Sequence[str], str]) -> tuple[str, ...]:
+    return tuple(f"{_listed(names)}: {text}" for names, text in findings if names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,175 @@
+"""What each rung reached, drawn: loss against size and latency, with the front that no rung beats."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # libraries that draw take long to load: each is loaded by what draws
+    import plotly.graph_objects as go
+    from matplotlib.axes import Axes
+
+PASSED, REFUSED = "#1a7f37", "#8c959f"
+_RESOLUTION = 120
+
+
+@dataclass(frozen=True, slots=True)
+class RungFigures:
+    """One rung, as it was measured; ratios are to full precision, None where nothing was measured."""
+
+    name: str
+    passed: bool
+    chosen: bool
+    reason: str  # why it did not pass, or what it reached
+    loss: float | None  # of the spec's first quality metric
+    size: float | None
+    latency: float | None
+    peak_memory: float | None
+    metrics: Mapping[str, float]  # every gate's estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is plotted against what, and how much is allowed."""
+
+    loss: str  # "1 - cosine"
+    loss_budget: float
+    size_budget: float
+    latency_budget: float
+
+
+Point = tuple[RungFigures, float, float]
+"""A rung, its cost and its loss."""
+_COSTS: Sequence[tuple[str, Callable[[RungFigures], float | None]]] = (
+    ("size / full precision", lambda one: one.size),
+    ("latency / full precision", lambda one: one.latency),
+)
+
+
+def points(
+    rungs: Sequence[RungFigures], cost: Callable[[RungFigures], float | None]
+) -> list[Point]:
+    """The rungs that have both figures."""
+    return [
+        (one, spent, one.loss)
+        for one in rungs
+        if (spent := cost(one)) is not None and one.loss is not None
+    ]
+
+
+def undominated(found: Sequence[Point]) -> list[Point]:
+    """Those than which none is both no dearer and no worse, cheapest first."""
+    best: list[Point] = []
+    for point in sorted(found, key=lambda one: (one[1], one[2])):
+        if not best or point[2] < best[-1][2]:
+            best.append(point)
+    return best
+
+
+def cheapest(rungs: Sequence[RungFigures]) -> int | None:
+    """Which of the rungs that passed to promote: by latency, then size, then order; None when none passed.
+
+    What has no latency (it was not judged by it) comes last.
+    """
+    passed = [place for place, one in enumerate(rungs) if one.passed]
+
+    def cost(place: int) -> tuple[float, float]:
+        one = rungs[place]
+        return (
+            float("inf") if one.latency is None else one.latency,
+            float("inf") if one.size is None else one.size,
+        )
+
+    return min(passed, key=cost, default=None)
+
+
+def draw_png(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
+    """Two panels, PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), dpi=_RESOLUTION, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    budgets = (limits.size_budget, limits.latency_budget)
+    for place, ((label, cost), budget) in enumerate(zip(_COSTS, budgets, strict=True)):
+        panel = figure.add_subplot(1, 2, place + 1)
+        _panel(panel, points(rungs, cost), budget, limits.loss_budget)
+        panel.set(xlabel=label, ylabel=limits.loss if place == 0 else "")
+    out = BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def draw_html(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
+    """The same, interactive, with everything inside: hovering names the rung and why it was refused."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True)
+    budgets = (limits.size_budget, limits.latency_budget)
+    for place, ((label, cost), budget) in enumerate(zip(_COSTS, budgets, strict=True), start=1):
+        found = points(rungs, cost)
+        best = undominated(found)
+        line = go.Scatter(
+            x=[one[1] for one in best], y=[one[2] for one in best], mode="lines", name="front"
+        )
+        figure.add_trace(line, row=1, col=place)
+        figure.add_trace(_markers(found), row=1, col=place)
+        figure.add_vline(x=budget, line_dash="dot", row=1, col=place)
+        figure.add_hline(y=limits.loss_budget, line_dash="dot", row=1, col=place)
+        figure.update_xaxes(title_text=label, row=1, col=place)
+    figure.update_yaxes(title_text=limits.loss, row=1, col=1)
+    figure.update_layout(title=title, showlegend=False, template="plotly_white")
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True)
+    return page.encode()
+
+
+def _panel(panel: "Axes", found: Sequence[Point], cost_budget: float, loss_budget: float) -> None:
+    best = undominated(found)
+    panel.plot([one[1] for one in best], [one[2] for one in best], color="#54aeff", zorder=1)
+    for rung, cost, loss in found:
+        colour, marker = (PASSED if rung.passed else REFUSED), ("*" if rung.chosen else "o")
+        face = colour if rung.passed else "white"
+        panel.scatter(
+            cost,
+            loss,
+            s=140 if rung.chosen else 45,
+            marker=marker,
+            color=face,
+            edgecolor=colour,
+            zorder=2,
+        )
+        panel.annotate(
+            rung.name,
+            (cost, loss),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+        )
+    panel.axvline(cost_budget, linestyle=":", color="#57606a")
+    panel.axhline(loss_budget, linestyle=":", color="#57606a")
+    panel.grid(alpha=0.2)
+
+
+def _markers(found: Sequence[Point]) -> "go.Scatter":
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[cost for _, cost, _ in found],
+        y=[loss for _, _, loss in found],
+        text=[rung.name for rung, _, _ in found],
+        hovertext=[f"{rung.name}: {rung.reason}" for rung, _, _ in found],
+        mode="markers+text",
+        textposition="top center",
+        marker={
+            "color": [PASSED if rung.passed else REFUSED for rung, _, _ in found],
+            "symbol": [
+                "star" if rung.chosen else "circle" if rung.passed else "circle-open"
+                for rung, _, _ in found
+            ],
+            "size": [16 if rung.chosen else 9 for rung, _, _ in found],
+        },
+        name="rungs",
+    )

@@ -1,0 +1,219 @@
+"""How much each site's quantization costs: measured on a switched graph, or from the observation alone.
+
+`measure` quantizes one part after the other and compares what the whole model returns. `rank` needs no pass over the
+data, and knows nothing of what later layers make of an error: `benchmarks/quantization/sensitivity.py` holds both against
+quantizing one site after the other in engines of their own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.canonical import Json, canonical
+from infra.engines.port import Arrays, Engine
+from infra.errors import BadInput
+from tasks.graphs.sites import Site
+from tasks.metrics.scores import cosine, finite_rows
+from tasks.models.batches import Batch
+from tasks.models.inputs import Inputs
+from tasks.numerics.histogram import CENTRES, FINITE_BINS, ExponentHistogram
+from tasks.numerics.output_error import relative_error, squared_error
+from tasks.observation.observer import SiteObservation
+from tasks.quantization.activation.quantizers import Choice, histogram, output_error
+from tasks.quantization.sensitivity.toggled_graph import INPUT, Part
+from tasks.quantization.weight.quantize import WeightScheme, multiplied, quantize
+from tasks.records import Payload
+from tasks.specs.traits import TRAITS, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """One site's cost."""
+
+    site: str
+    error: float  # squared output error / squared output; for convolutions, of input and weight instead
+    macs_share: float  # of the multiply-accumulates per position of all sites
+    loss: float | None = (
+        None  # of the model's output when this site alone is quantized; None: not measured
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What quantizing one part at a time does to the model's output: mean loss a case (or a token), 0 is none."""
+
+    parts: Mapping[str, float]  # part -> loss, in the order of the switches
+    submodules: Mapping[str, str]  # part -> submodule, of the parts that are no sites
+    together: float  # all sites at once, nothing else
+    cases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One part of the network."""
+
+    name: str
+    loss: float  # summed over its parts, each quantized by itself
+    parts: int
+
+
+def measure(
+    engine: Engine, inputs: Inputs, task: Task, parts: Sequence[Part], payloads: Sequence[Payload]
+) -> Losses:
+    """Run a switched graph over the payloads: once in full precision, once a part, once with all sites.
+
+    Raises `BadInput` when an output is not finite.
+    """
+    sites = np.array([part.submodule is None for part in parts])
+    settings = [np.zeros(len(parts), bool), *np.eye(len(parts), dtype=bool), sites]
+    losses: list[list[NDArray[np.float64]]] = [[] for _ in settings[1:]]
+    for batch in inputs.batches(payloads):
+        exact, *found = (_rows(engine, batch, inputs.output, switches) for switches in settings)
+        for kept, one in zip(losses, found, strict=True):
+            kept.append(output_loss(task, exact, one))
+    means = [float(np.concatenate(one).mean()) for one in losses]
+    names = [part.name for part in parts]
+    others = {part.name: part.submodule for part in parts if part.submodule is not None}
+    return Losses(dict(zip(names, means[:-1], strict=True)), others, means[-1], len(payloads))
+
+
+def _rows(
+    engine: Engine, batch: Batch, output: str, switches: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """A row a case, or of logits [batch, tokens, vocabulary] a row a token that is no padding."""
+    feeds: Arrays = {**batch.feeds, INPUT: switches}
+    found = engine.run(feeds)[output]
+    return found if found.ndim < 3 or batch.mask is None else np.asarray(found[batch.mask])
+
+
+def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
+    """The losses of every submodule, most harmful first; `sites` are site -> submodule."""
+    groups: dict[str, list[float]] = {}
+    for part, loss in losses.parts.items():
+        groups.setdefault({**sites, **losses.submodules}[part], []).append(loss)
+    found = [Group(name, sum(each), len(each)) for name, each in groups.items()]
+    return tuple(sorted(found, key=lambda group: (-group.loss, group.name)))
+
+
+def dump_losses(losses: Losses) -> bytes:
+    """The JSON document."""
+    return canonical({"version": 1, **asdict(losses)})
+
+
+def parse_losses(data: bytes, *, where: str) -> Losses:
+    """Read the document; raises `BadInput` when it is not one."""
+    try:
+        document = json.loads(data)
+        if document.pop("version") != 1:
+            raise BadInput(f"{where} is of another version: delete it, and it is measured again")
+        return Losses(**document)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise BadInput(
+            f"{where} holds no measured losses ({exc!r}): delete it, and it is measured again"
+        ) from exc
+
+
+def output_loss(
+    task: Task, exact: NDArray[np.float32], found: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How far each output is from full precision's: [N, D], [N, D] -> [N], 0 is none.
+
+    Embeddings: 1 - cosine. Logits: the divergence KL(exact || found) of their softmax in nats, because agreement of
+    the largest class is 1 for nearly every case and ranks nothing.
+    """
+    if TRAITS[task].fidelity == "cosine":
+        return 1.0 - cosine(exact, found)
+    before, after = (_log_softmax(finite_rows(side, "measured")) for side in (exact, found))
+    divergence: NDArray[np.float64] = (np.exp(before) * (before - after)).sum(axis=1)
+    return np.maximum(divergence, 0.0)
+
+
+def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tuple[Sensitivity, ...]:
+    """The ranking by measured losses, most sensitive first; equal ones, and ones not measured, by the local error."""
+    found = [replace(item, loss=losses.get(item.site)) for item in ranking]
+    return tuple(
+        sorted(found, key=lambda item: (-losses.get(item.site, 0.0), -item.error, item.site))
+    )
+
+
+def recorded_losses(rows: Json) -> dict[str, float] | None:
+    """Site -> measured loss of a release's facts, without the sites that were not measured; None where none was."""
+    known = (
+        [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []
+    )
+    found = {
+        str(row["site"]): float(row["loss"])
+        for row in known
+        if isinstance(row.get("loss"), int | float)
+    }
+    return found or None
+
+
+def spread(payloads: Sequence[Payload], count: int) -> tuple[Payload, ...]:
+    """So many payloads, evenly from the whole sequence: the same ones every time."""
+    if len(payloads) <= count:
+        return tuple(payloads)
+    return tuple(payloads[int(place)] for place in np.linspace(0, len(payloads) - 1, count))
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def rank(
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    choices: Mapping[str, Choice],
+    weights: Mapping[str, Sequence[NDArray[np.float32]]],
+    schemes: Mapping[str, WeightScheme],
+) -> tuple[Sensitivity, ...]:
+    """Most sensitive first; `weights` are [outputs, inputs...] per layer of each site, stored by its scheme."""
+    work = {site.name: float(sum(weight.size for weight in weights[site.name])) for site in sites}
+    total = sum(work.values())
+    found = [
+        Sensitivity(
+            site.name,
+            _error(observed[site.name], choices[site.name], weights[site.name], schemes[site.name]),
+            work[site.name] / total,
+        )
+        for site in sites
+    ]
+    return tuple(sorted(found, key=lambda item: (-item.error, item.site)))
+
+
+def _error(
+    observed: SiteObservation,
+    choice: Choice,
+    weights: Sequence[NDArray[np.float32]],
+    scheme: WeightScheme,
+) -> float:
+    if not scheme.format.is_scaled:
+        return 0.0
+    if observed.rows.size:
+        return output_error(observed, weights, choice, scheme)
+    if choice.activation is None:
+        return _weight_error(weights)
+    if choice.divisors is not None:
+        weights = [multiplied(weight, choice.divisors) for weight in weights]
+    seen = histogram(observed, choice.divisors)
+    signal = max(_mean_square(seen), np.finfo(np.float64).tiny)
+    noise = squared_error(seen, choice.activation.amax) / signal
+    return noise + _weight_error(weights)
+
+
+def _weight_error(weights: Sequence[NDArray[np.float32]]) -> float:
+    """Squared rounding error of the weights in INT8 / squared weights."""
+    flat = np.concatenate([weight.ravel() for weight in weights])
+    rounded = np.concatenate(
+        [quantize(weight, WeightScheme()).dequantized().ravel() for weight in weights]
+    )
+    return relative_error(flat, rounded)
+
+
+def _mean_square(histogram: ExponentHistogram) -> float:
+    centres = np.minimum(CENTRES, histogram.amax)
+    return float((histogram.counts[:FINITE_BINS] * centres**2).sum() / max(histogram.total, 1))

@@ -1,0 +1,73 @@
+"""Which models are registered, under which digest, with which spec; `catalog.py` opens them to be run.
+
+models/NAME/DIGEST/<file>   immutable, addressed by content
+models/NAME/current         the digest in use
+
+Commands that only read stand on this room: it imports nothing of a model's graph, engine or data.
+"""
+
+import json
+from functools import lru_cache
+
+from infra.errors import BadInput, NotFound
+from infra.settings import settings
+from infra.stores import ObjectStore
+from tasks.specs.spec import ModelSpec, parse_spec
+
+OPEN_SPECS = 64
+"""Specs that one process keeps."""
+
+
+def model_names(store: ObjectStore) -> list[str]:
+    """All registered models, sorted."""
+    return sorted({key.split("/")[1] for key in store.list("models/") if key.endswith("/current")})
+
+
+def current_digest(name: str) -> str:
+    """The digest in use under a name; raises `NotFound` naming the known ones, and `BadInput`."""
+    store = settings().store()
+    try:
+        data = store.get(f"models/{name}/current")
+    except NotFound as exc:
+        known = ", ".join(model_names(store)) or "none yet"
+        raise NotFound(
+            f"no model is called {name!r} (known: {known}): add it with `requant model add SPEC.yaml`"
+        ) from exc
+    try:
+        return str(json.loads(data)["digest"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BadInput(
+            f"models/{name}/current is damaged: run `requant model add` again for {name}"
+        ) from exc
+
+
+def use_digest(name: str, digest: str) -> None:
+    """Bring a stored registration into use."""
+    document = json.dumps({"version": 1, "digest": digest})
+    settings().store().put(f"models/{name}/current", document.encode())
+
+
+def current_spec(name: str) -> ModelSpec:
+    """The spec in use under a name; raises `NotFound` and `BadInput`."""
+    return read_spec(name, current_digest(name))
+
+
+def read_spec(name: str, digest: str) -> ModelSpec:
+    """The spec of one registration, as it was registered; raises `NotFound` and `BadInput`."""
+    return _parsed(settings().store().url, name, digest)
+
+
+def read_file(name: str, digest: str, file: str) -> bytes:
+    """One file of a registration; raises `NotFound`."""
+    return settings().store().get(file_key(name, digest, file))
+
+
+def file_key(name: str, digest: str, file: str) -> str:
+    """Where a registration keeps a file."""
+    return f"models/{name}/{digest}/{file}"
+
+
+@lru_cache(maxsize=OPEN_SPECS)
+def _parsed(address: str, name: str, digest: str) -> ModelSpec:
+    text = read_file(name, digest, "spec.yaml").decode()
+    return parse_spec(text, where=f"the registered spec of {name}")

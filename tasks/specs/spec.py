@@ -1,0 +1,330 @@
+"""The description of one model that Requant keeps right: one YAML file, checked once, here."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from infra.errors import BadInput
+from tasks.specs.sources import SourceSpec, distinct
+from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(_Strict):
+    """What one request looks like to the model."""
+
+    tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
+    prompt: tuple[
+        str, ...
+    ] = ()  # tokens that a speech model's transcript begins with; empty: its own start token
+    max_length: int = Field(default=128, ge=1, le=8192)  # tokens
+    new_tokens: int = Field(
+        default=48, ge=1, le=4096
+    )  # most that is written to one prompt or recording
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = (
+        None  # of one tensor, without the batch dimension
+    )
+
+
+class DataSpec(_Strict):
+    """Shipped data, as Parquet files beside the spec."""
+
+    calibration: str  # the pool that anchors every calibration set
+    traffic: str | None = None  # a corpus to replay as traffic
+
+
+class GoldenSpec(_Strict):
+    """The fixed evaluation cases, as files beside the spec."""
+
+    cases: str
+    safety_head: str | None = None
+    prompt: str | None = (
+        None  # text of a class for an image-text encoder, with {} for its label: "a photo of a {}"
+    )
+
+    @model_validator(mode="after")
+    def _prompt_has_a_place(self) -> Self:
+        if self.prompt is not None and self.prompt.count("{}") != 1:
+            raise ValueError("golden.prompt needs {} once, where the label goes: 'a photo of a {}'")
+        return self
+
+
+class QualityBudget(_Strict):
+    """A bound on one golden metric, overall and for every group that the traffic holds, or for one named group."""
+
+    metric: Metric
+    group: str | None = Field(default=None, pattern=r"^(all|domain=.+|language=.+)$")
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        best = OF_ITSELF.get(self.metric, 0.0)
+        low, high = self.at_least, self.at_most
+        if (low is not None and low > best) or (high is not None and high < best):
+            bound = f"at_most {high:g}" if low is None else f"at_least {low:g}"
+            raise ValueError(
+                f"no candidate can keep {self.metric} {bound}: full precision beside itself scores {best:g}"
+            )
+        return self
+
+
+class Budgets(_Strict):
+    """What a candidate may cost, relative to full precision, and how good it must stay."""
+
+    latency_ratio: float = Field(gt=0)  # candidate / full precision, median of paired runs
+    size_ratio: float = Field(gt=0)
+    peak_memory_ratio: float = Field(default=1.5, gt=0)
+    safety_flips: int = Field(
+        default=0, ge=0
+    )  # golden safety decisions that differ from full precision
+    live_safety_flips: float = Field(
+        default=0.01, ge=0, le=1
+    )  # share of live decisions that may differ
+    quality: tuple[QualityBudget, ...] = Field(min_length=1)
+
+
+class ControlSpec(_Strict):
+    """Below this, full precision itself is wrong on what users send, and only retraining helps."""
+
+    metric: Literal["accuracy", "recall", "exact-match", "word-accuracy"]
+    at_least: float = Field(ge=0, le=1)
+
+
+class ScheduleSpec(_Strict):
+    """When maintenance runs; registration asks Prefect whether it can be kept."""
+
+    slug: str = Field(pattern=r"^[a-z0-9-]+$")
+    cron: str | None = Field(default=None, min_length=1)  # five fields, such as 0 3 * * *
+    interval: int | None = Field(default=None, ge=1)  # seconds from one run to the next
+    timezone: str = Field(
+        default="UTC", min_length=1
+    )  # of the IANA database, such as Europe/Berlin
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.cron is None) == (self.interval is None):
+            raise ValueError("give exactly one of cron and interval")
+        return self
+
+    def __str__(self) -> str:
+        """Return the rule for people."""
+        rule = f"every {self.interval} s" if self.cron is None else repr(self.cron)
+        return f"{rule} in {self.timezone}"
+
+
+class WindowSpec(_Strict):
+    """How live traffic is sampled."""
+
+    hours: int = Field(default=24, ge=1)  # the current window ends with the newest request
+    minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
+    sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
+    tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
+    # What the input lens compares with: the champion's calibration set, or the same hours of the weeks before.
+    reference: Literal["champion", "same-hour-of-week"] = "champion"
+    weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
+
+
+def _one_in(value: object) -> object:
+    """ "one in 1000 windows" as 1000."""
+    found = (
+        re.fullmatch(r"\s*one in ([0-9_]+) windows\s*", value) if isinstance(value, str) else None
+    )
+    return int(found[1]) if found else value
+
+
+class ConfirmSpec(_Strict):
+    """In how many of the last windows a lens must have degraded before the loop acts; safety needs no confirmation."""
+
+    windows: int = Field(default=1, ge=1)
+    of: int = Field(default=1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.windows > self.of:
+            raise ValueError(
+                f"{self.windows} of {self.of} windows can never be: windows must not exceed of"
+            )
+        return self
+
+
+class BuildsSpec(_Strict):
+    """How many rebuilds the loop may start by itself; safety is exempt."""
+
+    at_most: int = Field(default=8, ge=0)
+    days: float = Field(default=7.0, gt=0)  # of traffic time
+
+
+class DriftSpec(_Strict):
+    """How sure the loop must be before it acts, and what keeps it from thrashing."""
+
+    # Windows between two false alarms of range, fidelity, safety and control together, at least, on average.
+    false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=10, le=10_000_000)] = 1000
+    recover: float = Field(
+        default=0.5, gt=0, le=1
+    )  # share of what set an alarm off, to which it must fall to end
+    confirm: ConfirmSpec = ConfirmSpec()
+    cooldown_windows: int = Field(
+        default=1, ge=0
+    )  # windows after a build in which no second one is started
+    builds: BuildsSpec = BuildsSpec()
+
+
+class CalibrationSpec(_Strict):
+    """How a calibration set is chosen from the window, and what it may do to a scale."""
+
+    size: int | None = Field(
+        default=None, ge=8
+    )  # requests; as many as window.sample when it is left out
+    selection: Literal["random", "cover"] = (
+        "random"  # cover: few requests that reach and fill every site's range
+    )
+    anchor_share: float = Field(default=0.25, ge=0, le=1)  # of the set, from the calibration pool
+    guardrails: tuple[
+        str, ...
+    ] = ()  # domains of the calibration pool that are always in the set, whole
+    near_duplicates: float = Field(
+        default=0.9, gt=0, le=1
+    )  # similarity from which texts count as one; 1: never
+    quarantine: bool = True  # set requests aside that alone reach far beyond all others
+    # Share of the traffic that has to reach a magnitude before a range follows; 0: any.
+    least_support: float = Field(default=0.1, ge=0, le=0.25)
+    largest_scale_change: float = Field(
+        default=16.0, gt=1
+    )  # that one recalibration makes to an activation's amax
+    privacy: Literal["patterns", "library"] = (
+        "library"  # what redacts the texts that are kept in samples
+    )
+
+
+class ModelSpec(_Strict):
+    """One model: where it comes from, what it is judged by and what it may cost."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")
+    source: str = Field(min_length=1)  # folder, package:NAME/path, s3://..., models:/NAME/VERSION
+    task: Task
+    input: InputSpec
+    data: DataSpec
+    golden: GoldenSpec
+    budgets: Budgets
+    targets: tuple[Literal["onnxruntime-cpu", "tensorrt-rtx", "tensorrt"], ...] = Field(
+        min_length=1
+    )
+    schedule: ScheduleSpec
+    window: WindowSpec = WindowSpec()
+    drift: DriftSpec = DriftSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
+    control: ControlSpec | None = None
+    # Read by every scheduled run, each file once: docs/traffic.md.
+    sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
+    approval: Literal["auto", "manual"] = "auto"
+    # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
+    cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
+
+    @model_validator(mode="after")
+    def _input_fits_task(self) -> Self:
+        traits = TRAITS[self.task]
+        if (traits.tokenizer or self.golden.prompt) and self.input.tokenizer is None:
+            raise ValueError(
+                "input.tokenizer is missing: a model of texts needs its tokenizer.json"
+            )
+        if traits.reads == "image" and self.input.shape is None:
+            raise ValueError("input.shape is missing: an image model needs the shape of one image")
+        for rule in self.budgets.quality:
+            if rule.metric not in METRICS[self.task]:
+                allowed = ", ".join(sorted(METRICS[self.task]))
+                raise ValueError(
+                    f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: {allowed}"
+                )
+        return self
+
+    @property
+    def payload_shape(self) -> tuple[int, ...] | None:
+        """Of one tensor payload, -1 where any length goes; None for texts."""
+        return {"text": None, "image": self.input.shape, "waveform": (-1,)}[TRAITS[self.task].reads]
+
+
+def parse_spec(text: str, *, where: str) -> ModelSpec:
+    """Read a spec from YAML; raises `BadInput` naming each wrong field, what was found and what is allowed."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise BadInput(f"{where} is not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(document, Mapping):
+        raise BadInput(
+            f"{where} holds {type(document).__name__}, not a mapping of fields: see examples/minilm/model.yaml"
+        )
+    try:
+        return ModelSpec.model_validate(document)
+    except ValidationError as exc:
+        raise BadInput(
+            f"{where}: " + "; ".join(_sentence(error) for error in exc.errors())
+        ) from exc
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """Read a spec file; raises `BadInput` when it is missing, not UTF-8 or wrong."""
+    try:
+        return parse_spec(path.read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadInput(
+            f"the spec {path} cannot be read ({exc}): give the path of a UTF-8 YAML file"
+        ) from exc
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "the spec"
+    if error["type"] == "extra_forbidden":
+        allowed = ", ".join(_fields_at(error["loc"][:-1]))
+        return f"{path} is unknown; allowed here: {allowed}"
+    if error["type"] == "missing":
+        return f"{path} is missing"
+    if error["type"] == "value_error" and not isinstance(error["input"], str):
+        return f"{path}: {error['ctx']['error']}"  # the whole entry would bury the sentence
+    return f"{path} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    """Field names allowed at a location of the spec."""
+    model: type[BaseModel] = ModelSpec
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
+
+
+__all__ = [
+    "METRICS",
+    "Budgets",
+    "Metric",
+    "ModelSpec",
+    "QualityBudget",
+    "Task",
+    "load_spec",
+    "parse_spec",
+]

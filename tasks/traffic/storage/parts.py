@@ -1,0 +1,106 @@
+"""Where traffic lies: parts by hour, addressed by their content.
+
+Keys are `traffic/MODEL/date=YYYY-MM-DD/hour=HH/part-<digest>.parquet`: writing the same requests twice is harmless, and
+nothing is ever rewritten. Text is redacted before it is stored (ADR 38).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from hashlib import sha256
+from itertools import groupby
+
+from infra.errors import AlreadyExists, NotFound, Tampered
+from infra.stores.port import ObjectStore
+from tasks.records import Request
+from tasks.traffic.masking import redacted
+from tasks.traffic.storage.codec import from_parquet, to_parquet
+
+PART_ROWS = 10_000
+PART_BYTES = 32_000_000
+"""One part holds no more than this many rows and bytes of input: it bounds the memory of whoever reads a window."""
+HOUR = timedelta(hours=1)
+
+
+def write_traffic(store: ObjectStore, model: str, requests: Iterable[Request]) -> list[str]:
+    """Redact and store requests by hour; gives the keys, among them those that were there before."""
+    return write_redacted(store, model, map(redacted, requests))
+
+
+def write_redacted(store: ObjectStore, model: str, requests: Iterable[Request]) -> list[str]:
+    """The same for requests that `masking.redacted` gave."""
+    ordered = sorted(requests, key=lambda request: (request.time, request.request_id))
+    keys = []
+    for prefix, group in groupby(ordered, key=lambda request: hour_prefix(model, request.time)):
+        for part in _parts(group):
+            data = to_parquet(part)
+            keys.append(f"{prefix}part-{_digest(data)}.parquet")
+            with contextlib.suppress(AlreadyExists):  # the same content: somebody wrote it before
+                store.create(keys[-1], data)
+    return keys
+
+
+def _parts(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    part: list[Request] = []
+    size = 0
+    for request in requests:
+        weight = weight_of(request)
+        if part and (len(part) >= PART_ROWS or size + weight > PART_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(request)
+        size += weight
+    if part:
+        yield part
+
+
+def weight_of(request: Request) -> int:
+    """Bytes of the input: letters of a text, bytes of a tensor."""
+    return len(request.payload) if isinstance(request.payload, str) else request.payload.nbytes
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()[:32]
+
+
+def hour_prefix(model: str, time: datetime) -> str:
+    """Where the parts of a moment's hour lie; `time` is in UTC."""
+    return time.strftime(f"traffic/{model}/date=%Y-%m-%d/hour=%H/")
+
+
+def hour_of(key: str) -> datetime | None:
+    """The hour that a part belongs to, in UTC; None when the key is no part's."""
+    found = re.search(r"/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/]+\.parquet$", key)
+    return datetime.fromisoformat(f"{found[1]}T{found[2]}:00:00+00:00") if found else None
+
+
+def read_part(store: ObjectStore, key: str) -> tuple[Request, ...]:
+    """Every request of a part that a listing named.
+
+    Raises `NotFound` when it was deleted since, `BadInput`, and `Tampered` when it is not what its name says.
+    """
+    try:
+        data = store.get(key)
+    except NotFound as error:
+        raise deleted(store, key) from error
+    require_intact(store, key, data)
+    return from_parquet(data, where=key)
+
+
+def deleted(store: ObjectStore, key: str) -> NotFound:
+    """What to tell whoever reads a part that a listing named and that is not there."""
+    return NotFound(
+        f"{key} was deleted from {store.url} between listing and reading: run again, on what is there now"
+    )
+
+
+def require_intact(store: ObjectStore, key: str, data: bytes) -> None:
+    """Raise `Tampered` when a part's bytes are not those that its name was made from."""
+    named = re.search(r"/part-([0-9a-f]{32})\.parquet$", key)
+    if named and named[1] != _digest(data):
+        raise Tampered(
+            f"{key} in {store.url} does not match the digest in its name: restore it or delete it"
+        )

@@ -1,0 +1,152 @@
+"""What a language model's candidate scores on the golden cases, against full precision on the same cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from tasks.metrics import answers
+from tasks.models.golden import positions
+from tasks.models.language.comparison import Comparison
+from tasks.records import CaseKind, GoldenSet
+from tasks.validation.metrics.golden import CaseScores
+
+REPORTED = ("kl", "loss-reference", "loss-candidate")
+"""Beside the `-reference` and `-candidate` scores of every suite: figures for the reader, judged by nothing."""
+
+
+OF_CACHE = ("cache-perplexity-ratio", "cache-agreement")
+"""What only a candidate whose cache is quantized is judged by."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LanguageOutputs:
+    """What both models made of a golden set."""
+
+    compared: Comparison  # of every case's text, prompts among them, in order
+    reference: Mapping[int, str]  # answers by position, full precision's
+    candidate: Mapping[int, str]
+    cached: Comparison | None = None  # of steps over the candidate's cache, where that holds levels
+
+
+def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[str, CaseScores]:
+    """Every metric that the golden set allows; a metric without a case is absent.
+
+    Of every text: `perplexity-ratio` as the difference of both mean token losses, whose mean's exponential is the
+    ratio; `agreement`, the share of tokens after which both models find the same next one likeliest; `kl`, `loss-*`.
+    Where the candidate caches levels, `cache-perplexity-ratio` and `cache-agreement` are the same of steps over them.
+    Of suites, full precision's score minus the candidate's: `rouge-drop`, `exact-match-drop`, `f1-drop`,
+    `dialogue-drop`, `code-drop`; the scores themselves as `*-reference` and `*-candidate`. Of safety cases,
+    `safety-flips`. A case without a label is scored against full precision's own answer: fidelity, not quality.
+    """
+    found = (
+        _texts(golden, outputs.compared)
+        | _cached(golden, outputs.cached)
+        | _suites(golden, outputs)
+        | _code(golden, outputs)
+    )
+    found |= _safety(golden, outputs)
+    return MappingProxyType(
+        {metric: scores for metric, scores in found.items() if scores.values.size}
+    )
+
+
+def _texts(golden: GoldenSet, compared: Comparison) -> dict[str, CaseScores]:
+    cases = np.arange(len(golden.cases))
+    values = {
+        "perplexity-ratio": compared.candidate_loss - compared.reference_loss,
+        "agreement": compared.agreement,
+        "kl": compared.divergence,
+        "loss-reference": compared.reference_loss,
+        "loss-candidate": compared.candidate_loss,
+    }
+    return {metric: CaseScores(scores, cases) for metric, scores in values.items()}
+
+
+def _cached(golden: GoldenSet, cached: Comparison | None) -> dict[str, CaseScores]:
+    """Of texts with at least one step over the cache."""
+    if cached is None:
+        return {}
+    cases = np.flatnonzero(cached.tokens > 1)
+    values = (cached.candidate_loss - cached.reference_loss, cached.agreement)
+    return {
+        metric: CaseScores(scores[cases], cases)
+        for metric, scores in zip(OF_CACHE, values, strict=True)
+    }
+
+
+def _suites(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
+    found: dict[str, CaseScores] = {}
+    for kind, (name, measure) in answers.METRICS.items():
+        found |= _paired(golden, outputs, kind, name, measure)
+    return found | _paired(golden, outputs, CaseKind.ANSWER, "f1", answers.f1)
+
+
+def _paired(
+    golden: GoldenSet, outputs: LanguageOutputs, kind: CaseKind, name: str, measure: answers.Measure
+) -> dict[str, CaseScores]:
+    cases = positions(golden.cases, kind)
+    rights = {
+        place: golden.cases[place].label or outputs.reference[place] for place in cases.tolist()
+    }
+    before, after = (
+        np.array(
+            [measure(right.strip(), side[place].strip()) for place, right in rights.items()],
+            np.float64,
+        )
+        for side in (outputs.reference, outputs.candidate)
+    )
+    return _drop(name, before, after, cases)
+
+
+def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
+    """A candidate that writes the same program passes or fails as full precision did: it is not run twice."""
+    cases = positions(golden.cases, CaseKind.CODE)
+    runs = {
+        (place, text): answers.ran(
+            str(golden.cases[place].payload), golden.cases[place].label or "", text
+        )
+        for side in (outputs.reference, outputs.candidate)
+        for place, text in side.items()
+        if golden.cases[place].kind is CaseKind.CODE
+    }
+    before, after = (
+        [runs[place, side[place]] for place in cases.tolist()]
+        for side in (outputs.reference, outputs.candidate)
+    )
+    passed, compiled = (
+        [np.array([getattr(one, fact) for one in side], np.float64) for side in (before, after)]
+        for fact in ("passes", "compiles")
+    )
+    parses = _drop("code-compiles", compiled[0], compiled[1], cases)
+    del parses["code-compiles-drop"]  # a program that no longer compiles no longer passes
+    return _drop("code", passed[0], passed[1], cases) | parses
+
+
+def _drop(
+    name: str, before: answers.Scores, after: answers.Scores, cases: answers.Places
+) -> dict[str, CaseScores]:
+    return {
+        f"{name}-drop": CaseScores(before - after, cases),
+        f"{name}-reference": CaseScores(before, cases),
+        f"{name}-candidate": CaseScores(after, cases),
+    }
+
+
+def _safety(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
+    cases = positions(golden.cases, CaseKind.SAFETY)
+    before, after = (
+        np.array([answers.blocks(side[place]) for place in cases.tolist()], bool)
+        for side in (outputs.reference, outputs.candidate)
+    )
+    right = np.array(
+        [golden.cases[place].label == answers.BLOCKED for place in cases.tolist()], bool
+    )
+    flips = {"safety-flips": CaseScores((before != after).astype(np.float64), cases)}
+    known = {"guardrail-reference": before == right, "guardrail-candidate": after == right}
+    return flips | {
+        name: CaseScores(values.astype(np.float64), cases) for name, values in known.items()
+    }

@@ -1,0 +1,74 @@
+"""Golden evaluation in shares that may run anywhere; a share is every so many-th batch of the golden cases."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.canonical import sha256
+from infra.cluster import open_mapper, shares_for
+from infra.engines import open_target
+from infra.engines.port import Engine
+from infra.errors import Tampered
+from infra.settings import NONE, settings
+from tasks.models.batches import BATCH
+from tasks.models.catalog import RegisteredModel, open_exactly
+from tasks.models.inputs import BatchShare, run_batches, stacked
+from tasks.records import Tensor
+
+ANYWHERE = ("onnxruntime-cpu",)
+"""Targets whose engines run on any worker; the others are judged where their device is."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenEngine:
+    """A built engine by name."""
+
+    target: str
+    plan: str  # key
+    digest: str  # of the plan, SHA-256
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenShare:
+    """Which engine answers which batches of a model's golden cases."""
+
+    model: str
+    digest: str  # of the registered model
+    engine: GoldenEngine
+    index: int
+    of: int
+
+
+def golden_outputs(model: RegisteredModel, engine: GoldenEngine, cluster: str | None) -> Tensor:
+    """The engine's outputs of every golden case in order, [cases, ...], as `run_all` gives them in one process."""
+    count = len(model.golden.cases)
+    outputs: dict[int, NDArray[np.float32]] = {}
+    with open_mapper(
+        (cluster or NONE) if engine.target in ANYWHERE else NONE, pieces=count
+    ) as mapper:
+        of = shares_for(mapper, -(-count // BATCH))
+        shares = [GoldenShare(model.name, model.digest, engine, index, of) for index in range(of)]
+        for found in mapper.map(run_share, shares):
+            outputs |= found
+    return stacked(outputs, count)
+
+
+def run_share(share: GoldenShare) -> dict[int, NDArray[np.float32]]:
+    """Outputs of the share's cases by their place; runs on a worker. Raises `Tampered` for another plan."""
+    model = open_exactly(share.model, share.digest)
+    engine = _loaded(settings().store_address, share.engine)
+    inputs = BatchShare(model.inputs, share.index, share.of)
+    return run_batches(engine, inputs, [case.payload for case in model.golden.cases])
+
+
+@lru_cache(maxsize=2)
+def _loaded(store: str, named: GoldenEngine) -> Engine:
+    """Verified before it is loaded: a plan is native code (ADR 38)."""
+    data = settings().store().get(named.plan)
+    if sha256(data) != named.digest:
+        raise Tampered(
+            f"{named.plan} in {store} is not the plan that was to be judged: build the candidate again"
+        )
+    return open_target(named.target).load(data)

@@ -1,0 +1,45 @@
+"""One window moves a scale so far and no further."""
+
+import numpy as np
+import pytest
+
+from tasks.observation.scales import Quantizer
+from tasks.quantization.activation.quantizers import Choice
+from tasks.quantization.activation.scale_limits import held_remarks, hold, under
+
+
+def choices(**amax: float) -> dict[str, Choice]:
+    return {name: Choice(Quantizer(value)) for name, value in amax.items()}
+
+
+def test_scales_are_held_in_both_directions_and_the_others_are_left() -> None:
+    deployed = {"up": Quantizer(1.0), "down": Quantizer(1.0), "fine": Quantizer(1.0)}
+    found, held = hold(choices(up=100, down=0.001, fine=3, new=9), deployed, 4.0)
+    got = {name: one.activation.amax for name, one in found.items() if one.activation}
+    assert got == pytest.approx({"up": 4, "down": 0.25, "fine": 3, "new": 9})
+    assert held == pytest.approx({"up": 100, "down": 0.001})
+
+
+def test_bounds_move_with_the_largest_magnitude() -> None:
+    choice = {"a": Choice(Quantizer(8.0, bounds=(-2.0, 8.0)))}
+    found, _ = hold(choice, {"a": Quantizer(1.0, bounds=(-0.5, 1.0))}, 4.0)
+    assert found["a"].activation is not None
+    assert found["a"].activation.bounds == (-1.0, 4.0)
+
+
+def test_the_remark_names_the_worst_sites_and_what_to_do() -> None:
+    (text,) = held_remarks({"a": 100.0, "b": 0.001, "c": 5.0, "d": 6.0}, 4.0)
+    assert text.startswith(
+        "this window would change the scales of b (0.001 times), a (100 times), d (6 times) and 1 more"
+    )
+    assert "--allow-scale-change" in text
+    assert held_remarks({}, 4.0) == ()
+
+
+def test_a_ceiling_in_units_of_the_factors_bounds_only_who_has_factors() -> None:
+    factors = np.ones(3, np.float32)
+    given = {"a": Choice(Quantizer(10.0, factors), factors), "b": Choice(Quantizer(10.0))}
+    found = under(given, {"a / factors": 6.0, "b / factors": 6.0})
+    assert [one.activation.amax for one in found.values() if one.activation] == pytest.approx(
+        [6, 10]
+    )

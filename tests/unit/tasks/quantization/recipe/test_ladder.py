@@ -1,0 +1,149 @@
+"""Which recipes there are, and in which order they are tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from infra.errors import BadInput
+from tasks.quantization.recipe.catalog import RECIPES, Rounding, Smoothing, find_recipe
+from tasks.quantization.recipe.ladder import Search, climb, climbs_past_cost, is_hopeless
+from tasks.quantization.recipe.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
+from tasks.records import Action, GateResult, Interval, Verdict
+
+
+def names(
+    *,
+    recipe: str | None = None,
+    champion: bool = True,
+    action: Action = Action.RECALIBRATE,
+    sites: int = 24,
+    targets: Sequence[str] = (ONNXRUNTIME, TENSORRT_RTX),
+    search: Search = "first",
+) -> list[str]:
+    rungs = climb(
+        recipe=recipe,
+        has_quantized_champion=champion,
+        action=action,
+        sites=sites,
+        targets=targets,
+        search=search,
+    )
+    return [rung.name for rung in rungs]
+
+
+def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
+    found = names()
+    assert found[:4] == ["recalibrate", "recalibrate-mse", "int8-smooth", "int8-gptq"]
+    assert found[-1] == "full-precision"
+
+
+def test_each_further_rung_keeps_more_in_high_precision() -> None:
+    found = names()
+    kept = [
+        RECIPES[name].high_precision_sites
+        for name in found[found.index("int8-gptq") : found.index("int8-trained")]
+    ]
+    assert kept == sorted(set(kept))
+
+
+def test_what_costs_nothing_in_service_is_tried_before_anything_is_left_in_floating_point() -> None:
+    found = [RECIPES[name] for name in names()]
+    first = next(place for place, one in enumerate(found) if one.high_precision_sites)
+    assert found[first].rounding is found[first - 1].rounding is Rounding.GPTQ
+    assert not found[first - 1].high_precision_sites
+
+
+def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
+    found = names(champion=False)
+    assert all(RECIPES[name].smoothing is not Smoothing.DEPLOYED for name in found)
+    assert found[0] == "int8-smooth"
+
+
+def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
+    floats = [
+        "int8-trained",
+        "int8-weights",
+        "int4-mixed",
+        "int4-gptq",
+        "fp8",
+        "fp16",
+        "full-precision",
+    ]
+    assert names(champion=False, sites=4) == ["int8-smooth", "int8-gptq", "int8-mixed-2", *floats]
+    assert names(champion=False, sites=1) == ["int8-smooth", "int8-gptq", *floats]
+
+
+def test_a_full_search_measures_every_rung_of_the_way_up_and_more() -> None:
+    more = names(search="full")
+    assert set(names()) < set(more)
+    assert len(set(more)) == len(more)
+    assert more[-1] == "full-precision"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_full_search_leaves_out_only_what_the_target_cannot_express_and_the_int8_cache(
+    target: str,
+) -> None:
+    able = {name for name, recipe in RECIPES.items() if why_not(recipe, target) is None}
+    assert able - set(names(targets=[target], search="full")) == {"int8-kv"}
+
+
+@pytest.mark.parametrize("search", ["first", "full"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_rung_asks_for_what_a_target_cannot_express(search: Search, target: str) -> None:
+    assert all(
+        why_not(RECIPES[name], target) is None for name in names(targets=[target], search=search)
+    )
+
+
+def test_only_the_shorter_floats_may_be_passed_by_when_they_cost_too_much() -> None:
+    floats = ["int8-weights", "int4-mixed", "int4-gptq", "fp8", "fp16"]
+    assert [name for name in names() if climbs_past_cost(RECIPES[name])] == floats
+
+
+@pytest.mark.parametrize("action", [Action.RECALIBRATE, Action.FALLBACK])
+def test_a_named_recipe_is_the_only_rung(action: Action) -> None:
+    assert names(recipe="int8-mse", action=action) == ["int8-mse"]
+
+
+def test_a_safety_fallback_goes_to_full_precision_at_once() -> None:
+    assert names(action=Action.FALLBACK) == ["full-precision"]
+
+
+def test_an_unknown_recipe_is_bad_input_that_names_the_known_ones() -> None:
+    with pytest.raises(BadInput, match=r"allowed are recalibrate, .*full-precision"):
+        names(recipe="int4")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_found_by_its_own_name_and_documents_itself(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+    assert json.loads(json.dumps(recipe.document()))["version"] == recipe.version
+
+
+def test_only_the_fallback_does_not_quantize() -> None:
+    assert [name for name, recipe in RECIPES.items() if not recipe.quantized] == ["full-precision"]
+
+
+def refusal(metric: str, value: float, budget: float) -> GateResult:
+    estimate = Interval(value, value, value)
+    return GateResult(
+        metric, "all", True, Verdict.FAILED, estimate, budget, "at least", 20, "because"
+    )
+
+
+def test_a_rung_whose_predicted_loss_is_far_over_the_budget_is_not_worth_an_engine() -> None:
+    refusals = [refusal("cosine", 0.97, 0.99)]  # loses 0.03, and may lose 0.01
+    assert is_hopeless(refusals, left=0.7)
+    assert not is_hopeless(refusals, left=0.6)  # 0.018: close enough to be measured
+    assert not is_hopeless(refusals, left=0.3)
+
+
+def test_what_is_no_loss_predicts_nothing() -> None:
+    assert not is_hopeless([refusal("safety-flips", 12, 3)], left=1.0)
+    assert not is_hopeless([], left=1.0)

@@ -1,0 +1,159 @@
+"""Bias correction: what is left of the mean error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import BadInput
+from tasks.numerics.formats import Format
+from tasks.observation.scales import Quantizer
+from tasks.quantization.activation.smoothquant import fake_quantize_activation
+from tasks.quantization.derive import derive
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.weight.bias_correction import correction
+from tasks.quantization.weight.quantize import WeightScheme, quantize, summed
+from tests import graphs
+from tests.unit.tasks.quantization.observations import observe
+
+QUANTIZERS = {
+    "weight-only": None,
+    "symmetric": Quantizer(2.0),
+    "asymmetric": Quantizer(4.0, bounds=(-0.5, 4.0)),
+    "fp8": Quantizer(4.0, format=Format.FP8),
+}
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_the_corrected_output_has_the_mean_of_the_exact_one(
+    quantizer: Quantizer | None, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.gamma(1.0, 1.0, (50, 12)).astype(np.float32)
+    weight = rng.standard_normal((7, 12)).astype(np.float32)
+    rounded = quantize(weight, WeightScheme(Format.INT4)).dequantized()
+    seen = rows if quantizer is None else fake_quantize_activation(rows, quantizer)
+    corrected = seen @ rounded.T + correction(rows, weight, rounded, quantizer)
+    assert corrected.mean(axis=0) == pytest.approx((rows @ weight.T).mean(axis=0), abs=1e-4)
+
+
+def test_what_is_exact_needs_no_correction() -> None:
+    rows, weight = np.ones((3, 4), np.float32), np.eye(4, dtype=np.float32)
+    assert not correction(rows, weight, weight, None).any()
+    assert correction(rows, weight, weight, Quantizer(127.0)) == pytest.approx(np.zeros(4))
+
+
+def test_a_known_shift_is_found() -> None:
+    rows = np.array([[1.0, 0.4], [3.0, 0.4]], np.float32)
+    weight = np.array([[1.0, 1.0]], np.float32)
+    # A step of 1 rounds 0.4 away: 0.4 of every output is lost.
+    assert correction(rows, weight, weight, Quantizer(127.0)) == pytest.approx([0.4])
+
+
+def test_no_rows_are_bad_input() -> None:
+    with pytest.raises(BadInput, match="observed rows"):
+        correction(
+            np.zeros((0, 4), np.float32),
+            np.eye(4, dtype=np.float32),
+            np.eye(4, dtype=np.float32),
+            None,
+        )
+
+
+# --- The recipe on whole graphs ---------------------------------------------------------------------------------------
+
+
+def mean_error(model: onnx.ModelProto, x: np.ndarray, recipe: str) -> np.ndarray:
+    """Of the output by channel: axis 1 of images, the last one otherwise."""
+    sites, observed = observe(model, x)
+    found = graphs.run(
+        lower(qdq.write(derive(model, sites, observed, find_recipe(recipe), None).plan), "u8"), x
+    )
+    channels = 1 if found.ndim > 2 else -1
+    return (
+        np.moveaxis(found - graphs.run(model, x), channels, -1)
+        .reshape(-1, found.shape[channels])
+        .mean(axis=0)
+    )
+
+
+def skewed(shape: tuple[int, ...]) -> np.ndarray:
+    """Positive values of few levels near zero, whose rounding errors do not average out."""
+    return np.random.default_rng(1).gamma(0.5, 1.0, shape).astype(np.float32)
+
+
+def product() -> tuple[onnx.ModelProto, np.ndarray]:
+    weight = np.random.default_rng(0).standard_normal((32, 8)).astype(np.float32)
+    weight[0] *= 20  # one input sets the steps of all
+    return graphs.product(weight), skewed((128, 32))
+
+
+def dense_convolution() -> tuple[onnx.ModelProto, np.ndarray]:
+    kernel = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(np.float32)
+    kernel[:, 0] *= 20
+    return graphs.convolution(kernel, size=8), skewed((64, 4, 8, 8))
+
+
+def convolution_in_one_dimension() -> tuple[onnx.ModelProto, np.ndarray]:
+    kernel = np.random.default_rng(0).standard_normal((6, 2, 3)).astype(np.float32)
+    kernel[:, 0] *= 20
+    node = graphs.helper.make_node("Conv", ["x", "conv.weight"], ["y"], "conv", group=2)
+    return (
+        graphs.model([node], {"conv.weight": kernel}, {"x": ["n", 4, 20]}, {"y": ["n", 6, 18]}),
+        skewed((64, 4, 20)),
+    )
+
+
+@pytest.mark.parametrize("make", [product, dense_convolution, convolution_in_one_dimension])
+def test_the_recipe_lowers_the_mean_error_of_the_output(
+    make: Callable[[], tuple[onnx.ModelProto, np.ndarray]],
+) -> None:
+    model, x = make()
+    before, after = (
+        np.abs(mean_error(model, x, name)).mean() for name in ("int8-max", "int8-bias-corrected")
+    )
+    assert after < 0.4 * before
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_kernel_summed_is_what_the_convolution_makes_of_a_flat_image(groups: int) -> None:
+    rng = np.random.default_rng(groups)
+    weight, channels = (
+        rng.standard_normal((8, 4 // groups, 3, 3)).astype(np.float32),
+        rng.standard_normal(4),
+    )
+    node = graphs.helper.make_node("Conv", ["x", "w"], ["y"], "conv", group=groups)
+    model = graphs.model([node], {"w": weight}, {"x": ["n", 4, 3, 3]}, {"y": ["n", 8, 1, 1]})
+    flat = np.broadcast_to(channels.astype(np.float32)[None, :, None, None], (1, 4, 3, 3))
+    found = graphs.run(model, np.ascontiguousarray(flat)).reshape(-1)
+    assert summed(weight, 4) @ channels == pytest.approx(found, rel=1e-4, abs=1e-5)
+
+
+def test_a_tensor_read_along_two_axes_is_not_corrected_and_named() -> None:
+    nodes = [
+        graphs.helper.make_node("MatMul", ["x", "w"], ["p"], "m"),
+        graphs.helper.make_node("Conv", ["x", "k"], ["y"], "c"),
+    ]
+    weights = {"w": np.eye(6, dtype=np.float32), "k": np.ones((5, 3, 2, 2), np.float32)}
+    model = graphs.model(
+        nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": ["n", 5, 5, 5], "p": ["n", 3, 6, 6]}
+    )
+    sites, observed = observe(model, skewed((4, 3, 6, 6)))
+    remarks = derive(model, sites, observed, find_recipe("int8-bias-corrected"), None).remarks
+    assert any(sites[0].name in one and "not corrected" in one for one in remarks)
+
+
+def test_what_is_corrected_is_not_named() -> None:
+    model, x = dense_convolution()
+    sites, observed = observe(model, x)
+    remarks = derive(model, sites, observed, find_recipe("int8-bias-corrected"), None).remarks
+    assert not any("not corrected" in one for one in remarks)
