@@ -1,4 +1,4 @@
-"""The settings of docs/production.md, followed literally: S3, MLflow on PostgreSQL, a Prefect server elsewhere, a work pool.
+"""The settings of docs/production.md, followed literally: S3, PostgreSQL, a Prefect server elsewhere, a work pool.
 
 The server is somebody else's, with its own password; the only thing that links it to the workspace are the settings.
 """
