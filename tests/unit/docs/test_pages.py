@@ -1,6 +1,7 @@
 """The pages are short, narrow, whole in their links, and say the field's words."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = ROOT / "docs" / "evidence.md"
 COLUMNS = 100
+PATH = re.compile(r"\b((?:tasks|flows|infra|benchmarks|dashboards|tests|examples|docs)/[\w./-]*\w)")
+IMPORT = re.compile(r"^    from ([\w.]+) import ([\w, ]+)$", flags=re.MULTILINE)
 LINK = re.compile(r"\[[^]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
 CODE = re.compile(r"^(?:    .*|```.*?^```)$|`[^`]*`", flags=re.MULTILINE | re.DOTALL)
 OLD_WORDS = (
@@ -50,6 +53,17 @@ def test_no_line_but_a_tables_is_wider_than_a_screen(page: Path) -> None:
 def test_every_link_within_the_repository_leads_to_a_file(page: Path) -> None:
     linked = LINK.findall(page.read_text(encoding="utf-8"))
     assert [path for path in linked if not (page.parent / path).exists()] == []
+
+
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    prose = LINK.sub("", page.read_text(encoding="utf-8"))
+    assert [path for path in PATH.findall(prose) if not (ROOT / path).exists()] == []
+
+
+def test_everything_that_an_example_imports_is_there(page: Path) -> None:
+    for module, names in IMPORT.findall(page.read_text(encoding="utf-8")):
+        imported = import_module(module)
+        assert [name for name in names.split(", ") if not hasattr(imported, name)] == []
 
 
 def test_words_that_were_replaced_do_not_come_back(page: Path) -> None:
