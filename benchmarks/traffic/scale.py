@@ -30,7 +30,7 @@ from tasks.profiles.archive import parse
 from tasks.profiles.profile import merge
 from tasks.profiles.window import profile_part
 from tasks.records import Request
-from tasks.sampling.shards import PARTS, parts_of_share
+from tasks.sampling.shards import PARTS, parts_of_shard
 from tasks.sampling.strata import gather
 from tasks.traffic import StoredRequests, Window, read_window, write_traffic
 from tasks.traffic.storage.parts import PART_ROWS
@@ -48,9 +48,9 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 WINDOW = 24
 """Hours: one window a day, so that each request is read once."""
 SMALL = PARTS * PART_ROWS
-"""Requests of a share of a small window."""
+"""Requests of a shard of a small window."""
 PARTS_A_DAY = DAY // PART_ROWS
-SHARES = ceil(PARTS_A_DAY / parts_of_share(PARTS_A_DAY))
+SHARDS = ceil(PARTS_A_DAY / parts_of_shard(PARTS_A_DAY))
 """Of a day's window."""
 ROUNDS = 5
 
@@ -61,7 +61,7 @@ IMPORT, SCAN, DRAW, PROFILE = (
     "read back and profile",
 )
 MERGE, MERGE_PROFILE, HAND_OVER, START_UP = (
-    "merge one share of the sample, at the caller",
+    "merge one shard of the sample, at the caller",
     "merge one part's profile, at the caller",
     "hand one of either over, at the caller",
     "start local workers",
@@ -110,8 +110,8 @@ def compare(chosen: Subject, count: int) -> Table:
 def goals(rows: Mapping[str, Row]) -> tuple[Goal, ...]:
     """What is left to one process must not become the limit, and processes must not be started in vain."""
     caller = rows[MERGE].hours + rows[MERGE_PROFILE].hours + rows[HAND_OVER].hours
-    share = rows[DRAW].million / 1e6 * SMALL
-    pays = rows[START_UP].million / 1e6 / (share / 2)  # a second core saves half of each share
+    shard = rows[DRAW].million / 1e6 * SMALL
+    pays = rows[START_UP].million / 1e6 / (shard / 2)  # a second core saves half of each shard
     return (
         Goal(
             "hours a day that the caller of a cluster hands over and merges:",
@@ -120,7 +120,7 @@ def goals(rows: Mapping[str, Row]) -> tuple[Goal, ...]:
             "at most",
         ),
         Goal(
-            f"shares from which two local processes pay (by default from {MANY}):",
+            f"shards from which two local processes pay (by default from {MANY}):",
             MANY,
             pays,
             "at most",
@@ -133,13 +133,13 @@ def notes(rows: Mapping[str, Row], sample: int) -> tuple[str, ...]:
     stored = (rows[IMPORT].kilobytes or 0.0) * DAY / 1e9
     passes = rows[DRAW].hours + rows[PROFILE].hours
     day, draw = f"{DAY:,} requests a day", rows[DRAW]
-    share = draw.million / 1e6 * DAY / SHARES
+    shard = draw.million / 1e6 * DAY / SHARDS
     return (
         f"{day} are {DAY / SECONDS:,.0f} a second: importing them keeps {rows[IMPORT].cores:,.2f} cores busy, and "
         f"stored they take {stored:,.2f} TB a day",
         f"drawing a day's sample and profiling the day takes {passes:,.1f} core-hours: as many cores for one hour",
-        f"a share of such a day is {parts_of_share(PARTS_A_DAY)} parts of at most {PART_ROWS:,} requests, "
-        f"{share:,.0f} s of work; of a window {sample} requests are kept and observed, however large the traffic",
+        f"a shard of such a day is {parts_of_shard(PARTS_A_DAY)} parts of at most {PART_ROWS:,} requests, "
+        f"{shard:,.0f} s of work; of a window {sample} requests are kept and observed, however large the traffic",
     )
 
 
@@ -170,7 +170,7 @@ def _traffic(chosen: Subject, store: ObjectStore, count: int) -> list[Row]:
         row(IMPORT, written / count, DAY, size),
         row(SCAN, scanned / count, DAY),
         row(DRAW, drawn / count, DAY),
-        row(MERGE, merged, SHARES, len(sent)),
+        row(MERGE, merged, SHARDS, len(sent)),
         row(PROFILE, profiled / count, DAY, sum(map(len, profiles)) / count),
         row(MERGE_PROFILE, merged_profiles / len(keys), PARTS_A_DAY),
     ]
@@ -199,7 +199,7 @@ def _spreading() -> list[Row]:
         ready = time.perf_counter()
         list(mapper.map(_nothing, range(200)))
         handed = (time.perf_counter() - ready) / 200
-    return [row(HAND_OVER, handed, SHARES + PARTS_A_DAY), row(START_UP, ready - started, 1)]
+    return [row(HAND_OVER, handed, SHARDS + PARTS_A_DAY), row(START_UP, ready - started, 1)]
 
 
 def _nothing(_: int) -> None:

@@ -38,7 +38,7 @@ def open_mapper(cluster: str | None, *, pieces: int) -> Iterator[Mapper]:
             yield mapper
 
 
-def shares_for(mapper: Mapper, most: int) -> int:
+def shards_for(mapper: Mapper, most: int) -> int:
     """Into how many shares work of `most` indivisible pieces is parted: two a worker, so that none waits long."""
     return 1 if mapper.workers == 1 else max(1, min(most, 2 * mapper.workers))
 
@@ -47,4 +47,4 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-__all__ = ["MANY", "InProcess", "Mapper", "open_mapper", "shares_for"]
+__all__ = ["MANY", "InProcess", "Mapper", "open_mapper", "shards_for"]

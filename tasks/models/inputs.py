@@ -126,10 +126,10 @@ def stacked(results: Mapping[int, NDArray[np.float32]], count: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchShare:
+class BatchShard:
     """Every `of`-th batch of another batcher, from `index` on.
 
-    Batches stay whole: cases keep their numbers and their padding, so that shares together are the single pass.
+    Batches stay whole: cases keep their numbers and their padding, so that shards together are the single pass.
     """
 
     inputs: Inputs
@@ -147,7 +147,7 @@ class BatchShare:
         return self.inputs.profile
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """This share's batches of all payloads."""
+        """This shard's batches of all payloads."""
         return islice(self.inputs.batches(payloads), self.index, None, self.of)
 
 

@@ -1,20 +1,20 @@
-"""One observer pass in shares that may run anywhere; a share is every so many-th batch of the calibration set."""
+"""One observer pass in shards that may run anywhere; a shard is every so many-th batch of the calibration set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from infra.cluster import open_mapper, shares_for
+from infra.cluster import open_mapper, shards_for
 from infra.settings import NONE, settings
 from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_exactly
-from tasks.models.inputs import BatchShare
+from tasks.models.inputs import BatchShard
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.watch import watched
 from tasks.traffic import from_parquet
 
 
 @dataclass(frozen=True, slots=True)
-class ObservationShare:
+class ObservationShard:
     """Which model sees which batches of which stored requests."""
 
     model: str
@@ -24,7 +24,7 @@ class ObservationShare:
     of: int
 
 
-def observe_shares(
+def observe_shards(
     model: RegisteredModel, requests: str, count: int, cluster: str | None
 ) -> Mapping[str, SiteObservation]:
     """What every site saw of the `count` requests stored under a key: byte for byte the single pass.
@@ -32,19 +32,19 @@ def observe_shares(
     Left to itself it stays in this process, whose cores the engine fills already.
     """
     with open_mapper(cluster or NONE, pieces=count) as mapper:
-        of = shares_for(mapper, -(-count // BATCH))
-        shares = [
-            ObservationShare(model.name, model.digest, requests, index, of) for index in range(of)
+        of = shards_for(mapper, -(-count // BATCH))
+        shards = [
+            ObservationShard(model.name, model.digest, requests, index, of) for index in range(of)
         ]
         whole = Observer(model.sites)
-        for observer in mapper.map(observe_share, shares):
+        for observer in mapper.map(observe_shard, shards):
             whole.merge(observer)
     return whole.result()
 
 
-def observe_share(share: ObservationShare) -> Observer:
-    """An observer that saw the share's batches; runs on a worker."""
-    model = open_exactly(share.model, share.digest)
-    stored = from_parquet(settings().store().get(share.requests), where=share.requests)
-    inputs = BatchShare(model.inputs, share.index, share.of)
+def observe_shard(shard: ObservationShard) -> Observer:
+    """An observer that saw the shard's batches; runs on a worker."""
+    model = open_exactly(shard.model, shard.digest)
+    stored = from_parquet(settings().store().get(shard.requests), where=shard.requests)
+    inputs = BatchShard(model.inputs, shard.index, shard.of)
     return watched(model.instrumented, model.sites, inputs, [one.payload for one in stored])

@@ -28,7 +28,7 @@ from tasks.observation.finite import require_finite
 from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
 from tasks.observation.requests import dump_requests, parse_requests, watch_requests
 from tasks.observation.scales import Scales, dump_scales, parse_scales
-from tasks.observation.shards import observe_shares
+from tasks.observation.shards import observe_shards
 from tasks.observation.watch import watch
 from tasks.quantization.activation.ranges import RangeRule
 from tasks.quantization.derive import Derived, Tuned, derive, site_costs, tune
@@ -73,7 +73,7 @@ def observe(calibration: SampleRef) -> str:
             raise BadInput(
                 f"the calibration set {calibration.key} is empty: sample more traffic first"
             )
-        observed = observe_shares(model, calibration.key, len(requests), where_spread(model.name))
+        observed = observe_shards(model, calibration.key, len(requests), where_spread(model.name))
         ids = [item.request_id for item in requests]
         require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
         store.put(key, dump_observation(bounded(observed, limits)))

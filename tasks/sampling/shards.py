@@ -1,4 +1,4 @@
-"""A window's sample, drawn in shares that may run anywhere: what a worker is given are names, what it gives merges."""
+"""A window's sample, drawn in shards that may run anywhere: what a worker is given are names, what it gives merges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from tasks.sampling.strata import Pool, choose, draw, gather
 from tasks.traffic import StoredRequests, Window
 
 PARTS = 4
-"""Of traffic in a share, at least: up to 40,000 requests, some seconds of work, which is what a dying worker costs."""
-SHARES = 1024
+"""Of traffic in a shard, at least: up to 40,000 requests, some seconds of work, which is what a dying worker costs."""
+SHARDS = 1024
 """Of a window, at most: whoever asks merges each, which costs the same however many requests it held."""
 
 
 @dataclass(frozen=True, slots=True)
-class WindowShare:
+class WindowShard:
     """Some parts of one window, and how to draw from them."""
 
     keys: tuple[str, ...]
@@ -35,29 +35,29 @@ def draw_window(window: Window, cluster: str | None, *, size: int, tenant_share:
     """
     if not isinstance(window.requests, StoredRequests):
         return draw(window.requests, size=size, tenant_share=tenant_share)
-    shares = shares_of(window.requests, size, tenant_share)
+    shards = shards_of(window.requests, size, tenant_share)
     whole = gather((), size=size, tenant_share=tenant_share)
-    with open_mapper(cluster, pieces=len(shares)) as mapper:
-        for pool in mapper.map(gather_share, shares):
+    with open_mapper(cluster, pieces=len(shards)) as mapper:
+        for pool in mapper.map(gather_shard, shards):
             whole.merge(pool)
     return choose(whole)
 
 
-def shares_of(requests: StoredRequests, size: int, tenant_share: float) -> Sequence[WindowShare]:
-    """The window's parts, `parts_of_share` at a time."""
-    keys, each = requests.keys, parts_of_share(len(requests.keys))
+def shards_of(requests: StoredRequests, size: int, tenant_share: float) -> Sequence[WindowShard]:
+    """The window's parts, `parts_of_shard` at a time."""
+    keys, each = requests.keys, parts_of_shard(len(requests.keys))
     return [
-        WindowShare(keys[first : first + each], requests.start, requests.end, size, tenant_share)
+        WindowShard(keys[first : first + each], requests.start, requests.end, size, tenant_share)
         for first in range(0, len(keys), each)
     ]
 
 
-def parts_of_share(parts: int) -> int:
-    """How many of a window's parts one share holds."""
-    return max(PARTS, ceil(parts / SHARES))
+def parts_of_shard(parts: int) -> int:
+    """How many of a window's parts one shard holds."""
+    return max(PARTS, ceil(parts / SHARDS))
 
 
-def gather_share(share: WindowShare) -> Pool:
-    """What one pass over a share keeps; runs on a worker."""
-    requests = StoredRequests(settings().store(), share.keys, share.start, share.end)
-    return gather(requests, size=share.size, tenant_share=share.tenant_share)
+def gather_shard(shard: WindowShard) -> Pool:
+    """What one pass over a shard keeps; runs on a worker."""
+    requests = StoredRequests(settings().store(), shard.keys, shard.start, shard.end)
+    return gather(requests, size=shard.size, tenant_share=shard.tenant_share)

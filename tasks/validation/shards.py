@@ -1,4 +1,4 @@
-"""Golden evaluation in shares that may run anywhere; a share is every so many-th batch of the golden cases."""
+"""Golden evaluation in shards that may run anywhere; a shard is every so many-th batch of the golden cases."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.canonical import sha256
-from infra.cluster import open_mapper, shares_for
+from infra.cluster import open_mapper, shards_for
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import Tampered
 from infra.settings import NONE, settings
 from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_exactly
-from tasks.models.inputs import BatchShare, run_batches, stacked
+from tasks.models.inputs import BatchShard, run_batches, stacked
 from tasks.records import Tensor
 
 ANYWHERE = ("onnxruntime-cpu",)
@@ -31,7 +31,7 @@ class GoldenEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenShare:
+class GoldenShard:
     """Which engine answers which batches of a model's golden cases."""
 
     model: str
@@ -48,18 +48,18 @@ def golden_outputs(model: RegisteredModel, engine: GoldenEngine, cluster: str | 
     with open_mapper(
         (cluster or NONE) if engine.target in ANYWHERE else NONE, pieces=count
     ) as mapper:
-        of = shares_for(mapper, -(-count // BATCH))
-        shares = [GoldenShare(model.name, model.digest, engine, index, of) for index in range(of)]
-        for found in mapper.map(run_share, shares):
+        of = shards_for(mapper, -(-count // BATCH))
+        shards = [GoldenShard(model.name, model.digest, engine, index, of) for index in range(of)]
+        for found in mapper.map(run_shard, shards):
             outputs |= found
     return stacked(outputs, count)
 
 
-def run_share(share: GoldenShare) -> dict[int, NDArray[np.float32]]:
-    """Outputs of the share's cases by their place; runs on a worker. Raises `Tampered` for another plan."""
-    model = open_exactly(share.model, share.digest)
-    engine = _loaded(settings().store_address, share.engine)
-    inputs = BatchShare(model.inputs, share.index, share.of)
+def run_shard(shard: GoldenShard) -> dict[int, NDArray[np.float32]]:
+    """Outputs of the shard's cases by their place; runs on a worker. Raises `Tampered` for another plan."""
+    model = open_exactly(shard.model, shard.digest)
+    engine = _loaded(settings().store_address, shard.engine)
+    inputs = BatchShard(model.inputs, shard.index, shard.of)
     return run_batches(engine, inputs, [case.payload for case in model.golden.cases])
 
 

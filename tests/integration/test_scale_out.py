@@ -28,13 +28,13 @@ from infra.settings import NONE, Settings, settings
 from tasks.models.catalog import RegisteredModel, register
 from tasks.observation.archive import dump_observation
 from tasks.observation.observer import Observer
-from tasks.observation.shards import observe_shares
+from tasks.observation.shards import observe_shards
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling import shards as sampling
 from tasks.sampling.strata import Pool
 from tasks.traffic import Window, read_window, to_parquet, write_traffic
 from tasks.validation import shards as golden
-from tasks.validation.shards import GoldenEngine, GoldenShare, golden_outputs, run_share
+from tasks.validation.shards import GoldenEngine, GoldenShard, golden_outputs, run_shard
 from tests.clusters import Cluster, cluster
 from tests.integration.conftest import EXAMPLES, images, serve
 
@@ -57,7 +57,7 @@ def model(shared_workspace: Settings) -> RegisteredModel:
 
 @pytest.fixture(scope="module")
 def window(shared_workspace: Settings) -> Window:
-    """A day of texts in one part an hour, so that there are shares for everybody."""
+    """A day of texts in one part an hour, so that there are shards for everybody."""
     rng = np.random.default_rng(0)
     requests = [
         Request(
@@ -122,11 +122,11 @@ def test_a_worker_killed_in_the_middle_of_observing_changes_no_byte(
     model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.add_worker()
-    alone = observe_shares(model, CALIBRATION, CASES, NONE)
+    alone = observe_shards(model, CALIBRATION, CASES, NONE)
     with monkeypatch.context() as patched:
         wait_for_workers(running, 2)
         merged = kill_at(patched, Observer, 1, running.workers[1])
-        together = observe_shares(model, CALIBRATION, CASES, running.address)
+        together = observe_shards(model, CALIBRATION, CASES, running.address)
     assert len(merged) == 4
     assert dump_observation(together) == dump_observation(alone)
     assert running.workers[1].poll() == -signal.SIGKILL
@@ -147,11 +147,11 @@ def test_golden_cases_get_the_same_outputs_on_workers(
 NOTES = "golden-runs/"
 
 
-def slow_share(share: GoldenShare) -> dict[int, NDArray[np.float32]]:
-    """The share, a second later, when the store says who has begun it; runs on a worker."""
-    settings().store().put(f"{NOTES}{share.index}-{os.getpid()}", b"")
+def slow_shard(shard: GoldenShard) -> dict[int, NDArray[np.float32]]:
+    """The shard, a second later, when the store says who has begun it; runs on a worker."""
+    settings().store().put(f"{NOTES}{shard.index}-{os.getpid()}", b"")
     time.sleep(1)
-    return run_share(share)
+    return run_shard(shard)
 
 
 def begun() -> dict[int, set[int]]:
@@ -180,18 +180,18 @@ def test_a_worker_killed_in_the_middle_of_golden_cases_changes_no_byte(
         with spread(place, pieces=pieces) as mapper:
             yield Killing(mapper, running, killed)
 
-    monkeypatch.setattr(golden, "run_share", slow_share)
+    monkeypatch.setattr(golden, "run_shard", slow_shard)
     monkeypatch.setattr(golden, "open_mapper", open_and_kill)
     together = golden_outputs(model, engine, running.address)
     assert together.tobytes() == alone.tobytes()
     assert len(killed) == 1
     again = [who for who in begun().values() if killed[0] in who and len(who) == 2]
-    assert again, "no share of the killed worker ran a second time, elsewhere"
+    assert again, "no shard of the killed worker ran a second time, elsewhere"
 
 
 @dataclass
 class Killing:
-    """A mapper whose first result costs a worker its life, while that one has begun another share."""
+    """A mapper whose first result costs a worker its life, while that one has begun another shard."""
 
     mapper: Mapper
     running: Cluster
@@ -204,13 +204,13 @@ class Killing:
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         for number, result in enumerate(self.mapper.map(function, items)):
             if number == 0:
-                self._kill_who_began(share=2)
+                self._kill_who_began(shard=2)
             yield result
 
-    def _kill_who_began(self, share: int) -> None:
+    def _kill_who_began(self, shard: int) -> None:
         deadline = time.monotonic() + 30
-        while not (who := begun().get(share)):
-            assert time.monotonic() < deadline, f"nobody began share {share}"
+        while not (who := begun().get(shard)):
+            assert time.monotonic() < deadline, f"nobody began shard {shard}"
             time.sleep(0.02)
         (victim,) = [one for one in self.running.workers if one.pid in who]
         victim.kill()
@@ -332,7 +332,7 @@ def test_maintenance_decides_the_same_on_a_cluster_byte_for_byte(
     together = maintenance("digits")
     also = {key: data for key, data in objects().items() if before.get(key) != data}
 
-    assert spread == {"gather_share", "profile_part"}
+    assert spread == {"gather_shard", "profile_part"}
     assert alone.status is together.status is Status.KEPT
     assert together.decision == alone.decision
     assert also == stored
