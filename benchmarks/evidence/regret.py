@@ -89,8 +89,8 @@ def as_lines(found: Regret) -> list[str]:
         ("builds decided on evidence that were needless", found.needless, MOST_NEEDLESS),
     )
     head = (
-        f"{found.cells} cells, {found.at_stake} with a loss at stake; {found.builds} builds, {found.missed} cells at "
-        f"stake kept, {found.retraining} requests for retraining. {found.due} of the builds were due because "
+        f"{found.cells} cells, {found.at_stake} with a loss at stake; {found.builds} builds, "
+        f"{found.missed} cells at stake kept, {found.retraining} requests for retraining. {found.due} of the builds were due because "
         f"the weights had changed; in {found.early} of these the old engine would have kept the budget."
     )
     return [head, "", *(_line(what, share, goal) for what, share, goal in figures)]
