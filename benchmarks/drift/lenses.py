@@ -34,7 +34,7 @@ def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
                 control, str(number), None, control_increments(window.correct, floor), RULES
             )
         amax = {name: one.amax for name, one in bench.champion.derived.scales.items()}
-        more = range_increments(window.reach, bench.champion.derived.reference, amax)
+        more = range_increments(window.clipping, bench.champion.derived.reference, amax)
         ranges = with_window(ranges, str(number), None, more, RULES)
         reading = _ranges(bench, window, stale, ranges)
         stale = tuple(
@@ -63,7 +63,7 @@ def _ranges(bench: Bench, window: Window, stale: Sequence[str], evidence: Eviden
         window.sites,
         derived.reference,
         {name: one.amax for name, one in derived.scales.items()},
-        window.reach,
+        window.clipping,
         minimum=bench.subject.spec.window.minimum_rows,
         sensitivity={one.site: one.loss for one in derived.ranking if one.loss is not None},
         held=dict.fromkeys(stale, RECOVER),

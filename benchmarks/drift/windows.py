@@ -18,7 +18,7 @@ from tasks.graphs.sites import expose
 from tasks.metrics.scores import accuracy, fidelity
 from tasks.models.inputs import run_all
 from tasks.numerics.histogram import BINS, ExponentHistogram
-from tasks.observation.clipped_share import Reach, watch_reach
+from tasks.observation.clipped_fraction import Clipping, watch_clipping
 from tasks.records import Payload, Request
 from tasks.specs.traits import TRAITS, Task
 
@@ -36,7 +36,7 @@ class Window:
     correct: Numbers  # full precision, [labelled]; empty where a label says nothing
     vectors: Numbers  # pixels, or full precision's embedding, [requests, width]
     sites: dict[str, ExponentHistogram] = field(repr=False)
-    reach: Reach = field(repr=False)
+    clipping: Clipping = field(repr=False)
 
 
 class Seen(NamedTuple):
@@ -64,8 +64,8 @@ class Bench:
     _seen: dict[str, list[Seen]] = field(
         default_factory=dict
     )  # of each site, a payload after the other
-    _above: Numbers = field(default_factory=lambda: np.zeros((0, 0)))  # [payloads, sites]
-    _peak: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
+    _clipped: Numbers = field(default_factory=lambda: np.zeros((0, 0)))  # [payloads, sites]
+    _amax: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
 
     def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[Window]:
         """Consecutive whole windows."""
@@ -86,8 +86,8 @@ class Bench:
             for name in self.sites
         }
         correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
-        reach = Reach(tuple(self.sites), self._above[places], self._peak[places])
-        return Window(part, self._scores[places], correct, self._vectors[places], found, reach)
+        clipping = Clipping(tuple(self.sites), self._clipped[places], self._amax[places])
+        return Window(part, self._scores[places], correct, self._vectors[places], found, clipping)
 
     def scores(self, requests: Sequence[Request]) -> Numbers:
         """Fidelity of the champion, [requests]; nothing else is measured of them."""
@@ -141,12 +141,12 @@ class Bench:
         divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
         amax = {name: one.amax for name, one in scales.items()}
         by_name = {site.name: site for site in subject.sites}
-        watched, reached = tuple(by_name[name] for name in self.sites), []
+        watched, clippings = tuple(by_name[name] for name in self.sites), []
         for one in payloads:
-            seen, reach = watch_reach(
+            seen, clipping = watch_clipping(
                 engine, watched, subject.inputs, [one], amax, divisors, rows=1
             )
-            reached.append(reach)
+            clippings.append(clipping)
             for name, found in seen.items():
                 counts = found.histogram.counts
                 used = np.flatnonzero(counts)
@@ -155,8 +155,8 @@ class Bench:
                         used.astype(np.uint16), counts[used].astype(np.int32), found.histogram.amax
                     )
                 )
-        self._above = _stacked(self._above, np.concatenate([one.above for one in reached]))
-        self._peak = _stacked(self._peak, np.concatenate([one.peak for one in reached]))
+        self._clipped = _stacked(self._clipped, np.concatenate([one.fraction for one in clippings]))
+        self._amax = _stacked(self._amax, np.concatenate([one.amax for one in clippings]))
 
 
 def _added(parts: Sequence[Seen]) -> ExponentHistogram:

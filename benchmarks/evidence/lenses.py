@@ -22,7 +22,7 @@ from tasks.drift.detectors.range import range_lens
 from tasks.drift.detectors.weights import weights_lens
 from tasks.drift.evidence import ACTING, Alarms, Evidence, with_window
 from tasks.graphs.sites import expose
-from tasks.observation.clipped_share import watch_reach
+from tasks.observation.clipped_fraction import watch_clipping
 from tasks.records import Decision, LensReading, Request
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
         expose(subject.model, subject.sites).SerializeToString()
     )
     sites = tuple(site for site in subject.sites if site.name in scales)
-    seen, reach = watch_reach(engine, sites, subject.inputs, repairs.payloads, amax, divisors)
+    seen, clipping = watch_clipping(engine, sites, subject.inputs, repairs.payloads, amax, divisors)
     return range_lens(
         {name: one.histogram for name, one in seen.items()},
         champion.derived.reference,
         amax,
-        reach,
+        clipping,
         minimum=subject.spec.window.minimum_rows,
         sensitivity={
             one.site: one.loss for one in champion.derived.ranking if one.loss is not None

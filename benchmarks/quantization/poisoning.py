@@ -18,7 +18,7 @@ from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.metrics.scores import cosine
 from tasks.models.inputs import run_all
-from tasks.observation.request_amax import extents
+from tasks.observation.request_amax import watch_amax
 from tasks.payloads import fingerprint
 from tasks.records import Payload, Request, Tensor
 from tasks.specs.spec import CalibrationSpec
@@ -185,10 +185,10 @@ def attacks(
     """What the attacker sends, by kind; it knows the model and picks what reaches furthest."""
     count = round(len(honest) * SHARE / (1 - SHARE))
     bank = _bank(chosen, honest, rng)
-    reach = _reach(chosen, engine, honest, [payload for payload, _ in bank])
-    order = np.argsort(-reach)
+    ratios = _times_usual(chosen, engine, honest, [payload for payload, _ in bank])
+    order = np.argsort(-ratios)
     huge = [bank[place][0] for place in order[:count]]
-    moderate = [bank[place][0] for place in order if reach[place] < 1.9][:count]
+    moderate = [bank[place][0] for place in order if ratios[place] < 1.9][:count]
     tiny: list[Payload] = [_tiny(honest[0].payload, number) for number in range(count)]
     one, many = (lambda n: "attacker"), (lambda n: f"sybil-{n}")
     kinds: dict[str, tuple[Sequence[Payload], Callable[[int], str], bool]] = {
@@ -260,14 +260,14 @@ def _bank(
     return [(image * np.float32(factor), factor) for factor in factors for image in images[:40]]
 
 
-def _reach(
+def _times_usual(
     chosen: Subject, engine: Engine, honest: Sequence[Request], bank: Sequence[Payload]
 ) -> Tensor:
     """How many times the honest peak each payload reaches at the site where it reaches furthest."""
-    usual = extents(
+    usual = watch_amax(
         engine, chosen.sites, chosen.inputs, [one.payload for one in honest[:256]]
-    ).peak.max(axis=0)
-    peaks = extents(engine, chosen.sites, chosen.inputs, bank).peak
+    ).amax.max(axis=0)
+    peaks = watch_amax(engine, chosen.sites, chosen.inputs, bank).amax
     found: Tensor = (peaks / usual).max(axis=1).astype(np.float32)
     return found
 

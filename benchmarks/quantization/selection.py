@@ -14,7 +14,7 @@ from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.metrics.scores import cosine
 from tasks.models.inputs import run_all
-from tasks.observation.request_amax import Extents, extents
+from tasks.observation.request_amax import RequestAmax, watch_amax
 from tasks.observation.watch import watch
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.records import Payload, Request
@@ -67,7 +67,7 @@ def compare(chosen: Subject, seeds: int, quick: bool) -> list[Row]:
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         window = [chosen.traffic[place] for place in rng.permutation(len(chosen.traffic))[:count]]
-        seen = extents(engine, chosen.sites, chosen.inputs, [one.payload for one in window])
+        seen = watch_amax(engine, chosen.sites, chosen.inputs, [one.payload for one in window])
         ways = {f"{CHOSEN} chosen": cover(seen, CHOSEN)}
         ways |= {
             f"{size} random": rng.permutation(len(window))[:size]
@@ -116,9 +116,9 @@ def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
     )
 
 
-def _covered(seen: Extents, rows: NDArray[np.intp]) -> float:
-    top = seen.peak.max(axis=0)
-    return float((seen.peak[rows].max(axis=0)[top > 0] / top[top > 0]).mean())
+def _covered(seen: RequestAmax, rows: NDArray[np.intp]) -> float:
+    top = seen.amax.max(axis=0)
+    return float((seen.amax[rows].max(axis=0)[top > 0] / top[top > 0]).mean())
 
 
 def _scores(

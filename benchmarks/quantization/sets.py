@@ -14,7 +14,7 @@ from tasks.graphs.sites import expose
 from tasks.models.corpus import read_corpus
 from tasks.observation.bounded import bounded
 from tasks.observation.observer import SiteObservation
-from tasks.observation.request_amax import extents
+from tasks.observation.request_amax import watch_amax
 from tasks.observation.requests import SeenByRequest, watch_requests
 from tasks.observation.watch import watch
 from tasks.quantization.derive import derive
@@ -73,7 +73,7 @@ def composed(
     payloads = [one.payload for one in (*offered.live, *held)]
     judged = judge(
         offered,
-        extents(engine, subject.sites, subject.inputs, payloads, factors),
+        watch_amax(engine, subject.sites, subject.inputs, payloads, factors),
         window.weights,
         rules,
     )

@@ -40,7 +40,7 @@ from tasks.models.agreement import token_agreement
 from tasks.models.catalog import RegisteredModel, open_model, source_of
 from tasks.models.inputs import run_all
 from tasks.observation.archive import parse_observation
-from tasks.observation.clipped_share import watch_reach
+from tasks.observation.clipped_fraction import watch_clipping
 from tasks.observation.scales import parse_scales
 from tasks.profiles.frozen import FROZEN, parse_frozen
 from tasks.profiles.steps import window_profile
@@ -134,18 +134,20 @@ def look_at_ranges(
         [one.payload for one in requests],
         {name: item.amax for name, item in scales.items()},
     )
-    seen, reach = watch_reach(model.instrumented, sites, model.inputs, payloads, amax, divisors)
+    seen, clipping = watch_clipping(
+        model.instrumented, sites, model.inputs, payloads, amax, divisors
+    )
     before = {name: item.histogram for name, item in reference.items()}
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
-        return range_increments(reach.rows(np.asarray(fresh, bool)), before, amax)
+        return range_increments(clipping.rows(np.asarray(fresh, bool)), before, amax)
 
     evidence, key = _count(model, champion, "range", window, requests, increments, rules)
     reading = range_lens(
         {name: item.histogram for name, item in seen.items()},
         before,
         amax,
-        reach,
+        clipping,
         minimum=model.spec.window.minimum_rows,
         sensitivity=_sensitivity(release.facts.get("sensitivity")),
         held=dict.fromkeys(stale, model.spec.drift.recover),

@@ -1,4 +1,4 @@
-"""How far each single request reaches at every site: what tells an outlier from a shift."""
+"""How large each single request's values are at every site: what tells an outlier from a shift."""
 
 from __future__ import annotations
 
@@ -17,53 +17,63 @@ from tasks.records import Payload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Extents:
-    """One row a request, one column a site; a site with a deployed graph's factors has a second one, "SITE / factors".
+class RequestAmax:
+    """One row a request, one column a site.
 
-    Infinite where the request's activations are infinite or NaN, and 0 where nothing of it arrived at the site.
+    A site with a deployed graph's smoothing scales has a second column, "SITE / factors".
+    Infinite where the request's activations are infinite or NaN, and 0 where nothing of it arrived
+    at the site.
     """
 
     columns: tuple[str, ...]
-    peak: NDArray[np.float64]  # [requests, columns], the largest |x|
-    typical: NDArray[np.float64]  # [requests, columns], the root mean square
+    amax: NDArray[np.float64]  # [requests, columns], the largest |x|
+    rms: NDArray[np.float64]  # [requests, columns], the root mean square
 
-    def rows(self, chosen: Sequence[int] | NDArray[np.intp]) -> Extents:
-        """The same columns for some of the requests, in the order given."""
+    def rows(self, chosen: Sequence[int] | NDArray[np.intp]) -> RequestAmax:
+        """Return the same columns for some of the requests, in the order given."""
         index = np.asarray(chosen, np.intp)
-        return Extents(self.columns, self.peak[index], self.typical[index])
+        return RequestAmax(self.columns, self.amax[index], self.rms[index])
+
+    def _note(self, cases: NDArray[np.int64], column: int, magnitudes: NDArray[np.float32]) -> None:
+        """Write some cases' figures: |x| [cases, positions, channels]."""
+        self.amax[cases, column], self.rms[cases, column] = _figures(magnitudes)
 
 
-def extents(
+def watch_amax(
     instrumented: Engine,
     sites: tuple[Site, ...],
     inputs: Inputs,
     payloads: Sequence[Payload],
     divisors: Mapping[str, NDArray[np.float32]] | None = None,
-) -> Extents:
-    """One pass of the instrumented full-precision model over the payloads, off the serving path.
+) -> RequestAmax:
+    """Run the instrumented full-precision model once over the payloads, off the serving path.
 
-    `divisors` (site name -> [channels]) are the factors of a deployed graph, whose quantizers see x / divisors.
+    `divisors` (site name -> [channels]) are the smoothing scales of a deployed graph, whose
+    quantizers see x / divisors.
     """
-    divisors = divisors or {}
-    columns = [(site, factors) for site in sites for factors in (None, divisors.get(site.name))]
-    columns = [
-        (site, factors)
-        for place, (site, factors) in enumerate(columns)
-        if place % 2 == 0 or factors is not None
-    ]
-    peak, typical = np.zeros((len(payloads), len(columns))), np.zeros((len(payloads), len(columns)))
+    scales = divisors or {}
+    columns = _columns(sites, scales)
+    shape = (len(payloads), len(columns))
+    result = RequestAmax(tuple(columns), np.zeros(shape), np.zeros(shape))
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
-        for place, (site, factors) in enumerate(columns):
-            found = by_case(
-                on_host(exposed[site.tensor]), len(batch.cases), batch.mask, site.channel_axis
-            )
-            if found is not None:
-                values = found if factors is None else found / factors
-                peak[batch.cases, place], typical[batch.cases, place] = _figures(values)
-    names = tuple(
-        site.name if factors is None else f"{site.name} / factors" for site, factors in columns
-    )
-    return Extents(names, peak, typical)
+        for site in sites:
+            values = on_host(exposed[site.tensor])
+            magnitudes = by_case(values, len(batch.cases), batch.mask, site.channel_axis)
+            if magnitudes is None:
+                continue
+            result._note(batch.cases, columns[site.name], magnitudes)
+            if site.name in scales:
+                scaled = columns[f"{site.name} / factors"]
+                result._note(batch.cases, scaled, magnitudes / scales[site.name])
+    return result
+
+
+def _columns(sites: tuple[Site, ...], scales: Mapping[str, NDArray[np.float32]]) -> dict[str, int]:
+    """Return the place of every column by its name: a site's own, then that of its scaled values."""
+    names: list[str] = []
+    for site in sites:
+        names += [site.name, f"{site.name} / factors"] if site.name in scales else [site.name]
+    return {name: place for place, name in enumerate(names)}
 
 
 def by_case(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.request_amax import Extents
+from tasks.observation.request_amax import RequestAmax
 
 REACHED = 0.98
 """Of the candidates' largest magnitude at a site: from there on the site counts as covered."""
@@ -16,23 +16,26 @@ Floats = NDArray[np.float64]
 
 
 def cover(
-    found: Extents, size: int, taken: NDArray[np.bool_] | None = None, reach: int | None = None
+    found: RequestAmax,
+    size: int,
+    taken: NDArray[np.bool_] | None = None,
+    covering: int | None = None,
 ) -> NDArray[np.intp]:
     """At most `size` rows of the candidates, in the order chosen; the same candidates give the same choice.
 
     First greedy maximum coverage of the sites' largest magnitudes on a logarithmic scale, then greedy facility
     location, which brings the unlike rows near some chosen one. Both gains are submodular, so greedy is within
     1 - 1 / e of the best (Nemhauser, Wolsey and Fisher, 1978). Rows in `taken` [candidates] are in the set already;
-    `reach` is the most places that go to covering, by default half.
+    `covering` is the most places that go to covering, by default half.
     """
-    if not len(found.peak):
+    if not len(found.amax):
         return np.zeros(0, np.intp)
-    peaks = np.where(np.isfinite(found.peak), found.peak, 0.0)
+    peaks = np.where(np.isfinite(found.amax), found.amax, 0.0)
     chosen = np.zeros(len(peaks), bool) if taken is None else taken.copy()
     order: list[int] = []
     places = min(size, int((~chosen).sum()))
-    for row in _reach(
-        peaks, chosen, round(COVERING * places) if reach is None else min(reach, places)
+    for row in _cover(
+        peaks, chosen, round(COVERING * places) if covering is None else min(covering, places)
     ):
         chosen[row] = True
         order.append(row)
@@ -41,7 +44,7 @@ def cover(
     return np.asarray(order, np.intp)
 
 
-def _reach(peaks: Floats, taken: NDArray[np.bool_], places: int) -> list[int]:
+def _cover(peaks: Floats, taken: NDArray[np.bool_], places: int) -> list[int]:
     """Rows that bring most sites nearest to the largest magnitude that any candidate reaches."""
     top = peaks.max(axis=0, initial=0.0)
     live = top > 0
@@ -81,9 +84,9 @@ def _still(taken: NDArray[np.bool_], order: list[int]) -> NDArray[np.bool_]:
     return free
 
 
-def _features(found: Extents) -> Floats:
+def _features(found: RequestAmax) -> Floats:
     """Peak and typical magnitude of every site, as logarithms in units of their own deviation: [n, 2 * columns]."""
-    both = np.concatenate([found.peak, found.typical], axis=1)
+    both = np.concatenate([found.amax, found.rms], axis=1)
     logs = np.log(np.clip(np.where(np.isfinite(both), both, 0.0), 1e-12, None))
     deviation = logs.std(axis=0)
     scaled: Floats = (logs - logs.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)

@@ -9,7 +9,7 @@ from math import ceil
 
 import numpy as np
 
-from tasks.observation.request_amax import Extents
+from tasks.observation.request_amax import RequestAmax
 from tasks.records import Request
 from tasks.sampling.calibration import Offer
 from tasks.sampling.diversity import cover
@@ -19,21 +19,21 @@ from tasks.specs.spec import CalibrationSpec
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """What followed from the extents of the live requests and of the anchors after them."""
+    """What followed from the amax of the live requests and of the anchors after them."""
 
     quarantined: tuple[Quarantined, ...]
     ceilings: dict[str, float]  # site -> |x|
     live: tuple[Request, ...]  # as they were offered
-    extents: Extents  # of the live ones, then of the anchors
+    amax: RequestAmax  # of the live ones, then of the anchors
 
 
 def judge(
-    offered: Offer, found: Extents, weights: Mapping[str, float], rules: CalibrationSpec
+    offered: Offer, found: RequestAmax, weights: Mapping[str, float], rules: CalibrationSpec
 ) -> Judgement:
     """Quarantine and ceilings by the spec; a request without a weight stands for itself alone."""
     live = offered.live
     shares = np.asarray([weights.get(one.request_id, 1.0) for one in live])
-    own, anchors = found.rows(np.arange(len(live))), found.peak[len(live) :]
+    own, anchors = found.rows(np.arange(len(live))), found.amax[len(live) :]
     out = quarantine(live, own, shares, anchors) if rules.quarantine else ()
     outside = {one.request_id for one in out}
     left = np.asarray([one.request_id not in outside for one in live], bool)
@@ -58,9 +58,11 @@ def covering(
     count = len(judged.live)
     present = {one.request_id for one in offered.live}
     rows = [place for place, one in enumerate(judged.live) if one.request_id in present]
-    kept = judged.extents.rows([*rows, *range(count, len(judged.extents.peak))])
-    taken = np.arange(len(kept.peak)) >= len(rows)
-    order = [judged.live[rows[place]] for place in cover(kept, len(rows), taken, reach=places // 2)]
+    kept = judged.amax.rows([*rows, *range(count, len(judged.amax.amax))])
+    taken = np.arange(len(kept.amax)) >= len(rows)
+    order = [
+        judged.live[rows[place]] for place in cover(kept, len(rows), taken, covering=places // 2)
+    ]
     several = len({one.tenant for one in order}) > 1
     return _capped(order, places, ceil(tenant_share * places) if several else places)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.request_amax import Extents
+from tasks.observation.request_amax import RequestAmax
 from tasks.records import Request
 
 SUPPORT = 0.1
@@ -58,7 +58,7 @@ class Quarantined:
 
 
 def quarantine(
-    requests: Sequence[Request], live: Extents, weights: Floats, anchors: Floats
+    requests: Sequence[Request], live: RequestAmax, weights: Floats, anchors: Floats
 ) -> tuple[Quarantined, ...]:
     """The requests to set aside, in their order.
 
@@ -68,22 +68,22 @@ def quarantine(
     if len(requests) < FEWEST:
         return ()
     shares = weights / weights.sum()
-    allowed = np.broadcast_to(limits(live.peak, shares, anchors), live.peak.shape).copy()
+    allowed = np.broadcast_to(limits(live.amax, shares, anchors), live.amax.shape).copy()
     alone = np.zeros(len(requests), bool)
     tenants = np.asarray([one.tenant for one in requests])
     for tenant in sorted(set(tenants)):
         own = tenants == tenant
         if _can_be_judged_by_others(own, tenants, shares):
-            others = limits(live.peak[~own], shares[~own] / shares[~own].sum(), anchors)
-            alone |= own & (live.peak > others).any(axis=1) & ~(live.peak > allowed).any(axis=1)
+            others = limits(live.amax[~own], shares[~own] / shares[~own].sum(), anchors)
+            alone |= own & (live.amax > others).any(axis=1) & ~(live.amax > allowed).any(axis=1)
             allowed[own] = np.minimum(allowed[own], others)
     # Infinities go out only while they are the exception; otherwise the model itself is broken, which must be said.
-    finite = np.isfinite(live.peak).all(axis=1)
-    over = (live.peak > allowed).any(axis=1)
+    finite = np.isfinite(live.amax).all(axis=1)
+    over = (live.amax > allowed).any(axis=1)
     if shares[~finite].sum() >= SUPPORT:
         over &= finite
     return tuple(
-        _entry(requests[row], live.columns, live.peak[row], allowed[row], bool(alone[row]))
+        _entry(requests[row], live.columns, live.amax[row], allowed[row], bool(alone[row]))
         for row in np.flatnonzero(over).tolist()
     )
 
@@ -101,7 +101,7 @@ def limits(peaks: Floats, shares: Floats, anchors: Floats) -> Floats:
 
 
 def ceilings(
-    live: Extents, weights: Floats, anchors: Floats, least_support: float
+    live: RequestAmax, weights: Floats, anchors: Floats, least_support: float
 ) -> dict[str, float]:
     """Site -> the largest |x| that its range may reach; a range that fewer requests stretch ends there.
 
@@ -110,28 +110,28 @@ def ceilings(
     body moves little whatever a small part sends, and a shift of more than `least_support` is followed. With a share of
     0, or fewer than `FEWEST` requests, there are none.
     """
-    if not least_support or len(live.peak) < FEWEST:
+    if not least_support or len(live.amax) < FEWEST:
         return {}
     shares = weights / weights.sum()
-    level = MARGIN * quantile(live.peak, shares, 1 - least_support)
+    level = MARGIN * quantile(live.amax, shares, 1 - least_support)
     if len(anchors) >= FEWEST:
         body, tail = np.quantile(anchors, BODY, axis=0), np.quantile(anchors, POOL_TAIL, axis=0)
         ratio = np.divide(tail, body, out=np.ones_like(body), where=body > 0)
-        level = np.maximum(level, quantile(live.peak, shares, BODY) * ratio)
+        level = np.maximum(level, quantile(live.amax, shares, BODY) * ratio)
     level = np.maximum(level, anchors.max(axis=0)) if len(anchors) else level
-    peaks = live.peak.max(axis=0)
+    peaks = live.amax.max(axis=0)
     found = zip(live.columns, level.tolist(), peaks.tolist(), strict=True)
     return {name: value for name, value, peak in found if 0 < value < peak}
 
 
 def stretching(
-    requests: Sequence[Request], live: Extents, limits: Mapping[str, float]
+    requests: Sequence[Request], live: RequestAmax, limits: Mapping[str, float]
 ) -> tuple[Quarantined, ...]:
     """Requests that lie above the ceilings of at least half of all columns: together they would reshape a histogram."""
     allowed = np.asarray([limits.get(name, np.inf) for name in live.columns])
-    over = (live.peak > allowed).mean(axis=1) >= MOST
+    over = (live.amax > allowed).mean(axis=1) >= MOST
     return tuple(
-        _entry(requests[row], live.columns, live.peak[row], allowed, False)
+        _entry(requests[row], live.columns, live.amax[row], allowed, False)
         for row in np.flatnonzero(over).tolist()
     )
 

@@ -14,7 +14,7 @@ from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
-from tasks.observation.request_amax import extents
+from tasks.observation.request_amax import watch_amax
 from tasks.observation.scales import parse_scales
 from tasks.personal_data.identifiers import require_library, scrub
 from tasks.personal_data.redaction import redact
@@ -131,7 +131,7 @@ def compose_calibration_set(
     order: tuple[Request, ...] | None = None
     if looks:
         payloads = [one.payload for one in (*offered.live, *held)]
-        found = extents(
+        found = watch_amax(
             registered.instrumented,
             registered.sites,
             registered.inputs,

@@ -19,7 +19,7 @@ from tasks.drift.statistics.streams import Increment, Stream
 from tasks.drift.wording import power_of_ten
 from tasks.numerics.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import squared_error
-from tasks.observation.clipped_share import Reach
+from tasks.observation.clipped_fraction import Clipping
 from tasks.records import Finding, Health, LensReading
 
 EXCEEDANCE = 0.005
@@ -55,7 +55,7 @@ def range_lens(
     live: Mapping[str, ExponentHistogram],
     reference: Mapping[str, ExponentHistogram],
     amax: Mapping[str, float],
-    reach: Reach,
+    clipping: Clipping,
     *,
     minimum: int = 1,
     limits: RangeLimits | None = None,
@@ -64,7 +64,7 @@ def range_lens(
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
 ) -> LensReading:
-    """Judge each layer of `amax` (the deployed clipping magnitudes) by the live requests of `reach`.
+    """Judge each layer of `amax` (the deployed clipping magnitudes) by the live requests of `clipping`.
 
     `reference` holds the histograms of the calibration set. A layer is stale when new scales would remove a material
     error *and* the evidence says that more than SUPPORT of the requests are clipped, or that fewer reach the idle half
@@ -76,14 +76,14 @@ def range_lens(
     do not degrade. `held` shrinks the limits of layers that were stale in the window before ("layer conv1" -> 0.5), so
     that they do not flicker.
     """
-    bounds, asked, count = limits or RangeLimits(), rules or Alarms(), len(reach.peak)
+    bounds, asked, count = limits or RangeLimits(), rules or Alarms(), len(clipping.amax)
     if amax and count < minimum:
         text = f"{count} requests were observed: {minimum} are needed to judge the scales"
         return LensReading(
             "range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count
         )
     known = evidence or with_window(
-        Evidence(), "", None, range_increments(reach, reference, amax, bounds), asked
+        Evidence(), "", None, range_increments(clipping, reference, amax, bounds), asked
     )
     findings = [
         _judged(
@@ -113,7 +113,7 @@ def range_lens(
 
 
 def range_increments(
-    reach: Reach,
+    clipping: Clipping,
     reference: Mapping[str, ExponentHistogram],
     amax: Mapping[str, float],
     limits: RangeLimits | None = None,
@@ -126,17 +126,17 @@ def range_increments(
     """
     bounds = limits or RangeLimits()
     found: dict[str, Increment] = {}
-    for place, layer in enumerate(reach.sites):
-        above, peak = reach.above[:, place], reach.peak[:, place]
-        if layer not in amax or not np.isfinite(above).all():
+    for place, layer in enumerate(clipping.sites):
+        fraction, largest = clipping.fraction[:, place], clipping.amax[:, place]
+        if layer not in amax or not np.isfinite(fraction).all():
             continue
         before, clip = reference.get(layer), amax[layer]
         usual = _share_above(before, clip) if before else 0.0
         used = min(clip, before.quantile(_TOP)) if before and before.total else clip
         near = used * 2.0**-bounds.idle_bits
-        clipped = above > usual + bounds.exceedance
+        clipped = fraction > usual + bounds.exceedance
         found[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - SUPPORT, f"above {clip:.6g}")
-        found[f"{layer} {IDLE}"] = _increment(peak >= near, SUPPORT, f"reach {near:.6g}")
+        found[f"{layer} {IDLE}"] = _increment(largest >= near, SUPPORT, f"reach {near:.6g}")
     return found
 
 

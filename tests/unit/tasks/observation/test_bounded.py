@@ -1,4 +1,4 @@
-"""A ceiling on an observation is the same as clipping what is observed, and extents are each request's own."""
+"""A ceiling on an observation is the same as clipping what is observed, and a request amax is each request's own."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tasks.models.inputs import ImageInputs
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.bounded import bounded
 from tasks.observation.observer import SiteObservation
-from tasks.observation.request_amax import extents
+from tasks.observation.request_amax import watch_amax
 from tasks.observation.watch import watch
 from tests.unit.benchmarks.test_benchmarks import convnet
 
@@ -42,14 +42,14 @@ def test_the_extents_of_requests_add_up_to_what_is_observed_of_all() -> None:
     images[3] *= 20
     images[6] *= 0
     inputs = ImageInputs((1, 8, 8))
-    found = extents(engine, sites, inputs, images)
+    found = watch_amax(engine, sites, inputs, images)
     together = watch(engine, sites, inputs, images)
     assert found.columns == tuple(site.name for site in sites)
     for place, site in enumerate(sites):
-        assert found.peak[:, place].max() == pytest.approx(together[site.name].histogram.amax)
-        assert found.peak[:, place].argmax() == 3
-    assert found.peak[6, 0] == found.typical[6, 0] == 0
-    assert found.typical[3, 0] == pytest.approx(np.sqrt(np.square(images[3]).mean()), rel=1e-5)
+        assert found.amax[:, place].max() == pytest.approx(together[site.name].histogram.amax)
+        assert found.amax[:, place].argmax() == 3
+    assert found.amax[6, 0] == found.rms[6, 0] == 0
+    assert found.rms[3, 0] == pytest.approx(np.sqrt(np.square(images[3]).mean()), rel=1e-5)
 
 
 def test_factors_of_a_deployed_graph_get_a_column_of_their_own() -> None:
@@ -59,8 +59,8 @@ def test_factors_of_a_deployed_graph_get_a_column_of_their_own() -> None:
     images = list(np.random.default_rng(1).random((3, 1, 8, 8)).astype(np.float32))
     last = sites[-1]
     width = watch(engine, sites, ImageInputs((1, 8, 8)), images)[last.name].channel_amax.shape
-    found = extents(
+    found = watch_amax(
         engine, sites, ImageInputs((1, 8, 8)), images, {last.name: np.full(width, 2, np.float32)}
     )
     assert found.columns[-2:] == (last.name, f"{last.name} / factors")
-    assert found.peak[:, -1] == pytest.approx(found.peak[:, -2] / 2)
+    assert found.amax[:, -1] == pytest.approx(found.amax[:, -2] / 2)

@@ -17,7 +17,7 @@ from tasks.observation.requests import (
     parse_requests,
     watch_requests,
 )
-from tests.unit.tasks.observation.test_reach import (
+from tests.unit.tasks.observation.test_clipped_fraction import (
     CHANNELS,
     LINEAR,
     POOLED,

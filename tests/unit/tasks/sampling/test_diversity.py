@@ -2,21 +2,21 @@
 
 import numpy as np
 
-from tasks.observation.request_amax import Extents
+from tasks.observation.request_amax import RequestAmax
 from tasks.sampling.diversity import cover
 
 
-def candidates(count: int = 300, sites: int = 12) -> Extents:
+def candidates(count: int = 300, sites: int = 12) -> RequestAmax:
     peaks = np.random.default_rng(3).lognormal(0.0, 0.6, (count, sites))
-    return Extents(tuple(map(str, range(sites))), peaks, peaks / 4)
+    return RequestAmax(tuple(map(str, range(sites))), peaks, peaks / 4)
 
 
 def test_every_range_is_reached_by_a_few_where_as_many_random_ones_fall_short() -> None:
     found = candidates()
-    top = found.peak.max(axis=0)
-    chosen = (found.peak[cover(found, 32)].max(axis=0) / top).mean()
+    top = found.amax.max(axis=0)
+    chosen = (found.amax[cover(found, 32)].max(axis=0) / top).mean()
     drawn = [
-        (found.peak[np.random.default_rng(seed).permutation(300)[:32]].max(axis=0) / top).mean()
+        (found.amax[np.random.default_rng(seed).permutation(300)[:32]].max(axis=0) / top).mean()
         for seed in range(20)
     ]
     assert chosen > 0.97
@@ -39,7 +39,7 @@ def test_what_is_in_the_set_already_is_neither_chosen_nor_covered_twice() -> Non
 
 
 def test_equal_and_empty_candidates_are_sound() -> None:
-    same = Extents(("a",), np.ones((9, 1)), np.ones((9, 1)))
+    same = RequestAmax(("a",), np.ones((9, 1)), np.ones((9, 1)))
     assert len(set(cover(same, 4).tolist())) == 4
-    assert len(set(cover(Extents(("a",), np.zeros((9, 1)), np.zeros((9, 1))), 4).tolist())) == 4
-    assert cover(Extents(("a",), np.zeros((0, 1)), np.zeros((0, 1))), 4).tolist() == []
+    assert len(set(cover(RequestAmax(("a",), np.zeros((9, 1)), np.zeros((9, 1))), 4).tolist())) == 4
+    assert cover(RequestAmax(("a",), np.zeros((0, 1)), np.zeros((0, 1))), 4).tolist() == []

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from tasks.observation.request_amax import Extents
+from tasks.observation.request_amax import RequestAmax
 from tasks.records import Request, Sample
 from tasks.sampling.calibration import offer
 from tasks.sampling.judgement import judge
@@ -24,8 +24,8 @@ def requests(count: int, tenants: int = 5) -> list[Request]:
     ]
 
 
-def extents(peaks: np.ndarray) -> Extents:
-    return Extents(("first", "second"), peaks, peaks / 3)
+def request_amax(peaks: np.ndarray) -> RequestAmax:
+    return RequestAmax(("first", "second"), peaks, peaks / 3)
 
 
 def honest(count: int, level: float = 1.0) -> np.ndarray:
@@ -37,7 +37,7 @@ def set_aside(
 ) -> set[str]:
     who = who or requests(len(peaks))
     found = quarantine(
-        who, extents(peaks), np.ones(len(peaks)) if weights is None else weights, ANCHORS
+        who, request_amax(peaks), np.ones(len(peaks)) if weights is None else weights, ANCHORS
     )
     return {one.request_id for one in found}
 
@@ -45,7 +45,7 @@ def set_aside(
 def test_a_few_extreme_requests_are_set_aside_with_site_and_figures() -> None:
     peaks = honest(100)
     peaks[7, 1] = 50
-    (found,) = quarantine(requests(100), extents(peaks), np.ones(100), ANCHORS)
+    (found,) = quarantine(requests(100), request_amax(peaks), np.ones(100), ANCHORS)
     assert (found.request_id, found.tenant) == ("r7", "t2")
     assert found.reason.startswith(
         "it reaches 50 at second, where hardly any other request comes near: up to 2."
@@ -96,7 +96,7 @@ def test_what_the_calibration_pool_reaches_is_never_far() -> None:
     anchors[0] = 40
     peaks = honest(100)
     peaks[7] = 39
-    assert not quarantine(requests(100), extents(peaks), np.ones(100), anchors)
+    assert not quarantine(requests(100), request_amax(peaks), np.ones(100), anchors)
 
 
 def test_infinite_activations_are_set_aside_unless_they_are_the_rule() -> None:
@@ -115,27 +115,27 @@ def test_too_few_requests_and_sites_that_nobody_reaches_tell_nothing() -> None:
 def test_ceilings_end_a_range_where_too_little_of_the_traffic_reaches() -> None:
     peaks = honest(100)
     peaks[:5, 0] = 1.9  # not far, and only 5 %
-    found = ceilings(extents(peaks), np.ones(100), ANCHORS, 0.06)
+    found = ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.06)
     assert found["first"] == pytest.approx(1.02 * np.sort(peaks[:, 0])[93], rel=0.03)
-    assert ceilings(extents(peaks), np.ones(100), ANCHORS, 0.0) == {}
+    assert ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.0) == {}
     peaks[:8, 0] = 1.9
-    assert "first" not in ceilings(extents(peaks), np.ones(100), ANCHORS, 0.06)
+    assert "first" not in ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.06)
 
 
 def test_a_ceiling_never_cuts_off_what_the_pool_reaches() -> None:
     anchors = np.concatenate([ANCHORS, np.full((1, 2), 1.7)])
     peaks = honest(100)
     peaks[0, 0] = 1.9
-    assert ceilings(extents(peaks), np.ones(100), anchors, 0.06)["first"] == 1.7
+    assert ceilings(request_amax(peaks), np.ones(100), anchors, 0.06)["first"] == 1.7
 
 
 def test_requests_above_most_ceilings_are_set_aside_though_far_outside_at_none() -> None:
     peaks = honest(100)
     peaks[:5] *= 1.6
     peaks[5:10, 0] *= 1.6
-    found = stretching(requests(100), extents(peaks), {"first": 1.2, "second": 1.2})
+    found = stretching(requests(100), request_amax(peaks), {"first": 1.2, "second": 1.2})
     assert {one.request_id for one in found} >= {"r0", "r4"}
-    assert not stretching(requests(100), extents(peaks), {})
+    assert not stretching(requests(100), request_amax(peaks), {})
 
 
 def test_a_weighted_quantile_is_that_of_the_repeated_values() -> None:
@@ -153,7 +153,9 @@ def test_the_judgement_takes_anchors_from_below_the_live_rows() -> None:
     offered = offer(Sample(tuple(live), "d", 60, {}), pool, golden=())
     peaks = np.concatenate([honest(60), ANCHORS[:30]])
     peaks[11] *= 99
-    judged = judge(offered, extents(peaks), {}, CalibrationSpec())
+    judged = judge(offered, request_amax(peaks), {}, CalibrationSpec())
     assert [one.request_id for one in judged.quarantined] == ["r11"]
-    assert not judge(offered, extents(peaks), {}, CalibrationSpec(quarantine=False)).quarantined
+    assert not judge(
+        offered, request_amax(peaks), {}, CalibrationSpec(quarantine=False)
+    ).quarantined
     assert offered.without({"r11"}, "quarantined").dropped["quarantined"] == 1

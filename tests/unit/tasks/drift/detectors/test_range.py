@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from tasks.drift.detectors.range import RangeLimits, range_increments, range_lens, relative_error
 from tasks.drift.evidence import ACTING, Alarms, Evidence, with_window
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.observation.clipped_share import Reach
+from tasks.observation.clipped_fraction import Clipping
 from tasks.records import Health, LensReading
 
 REQUESTS = 100
-NOBODY = Reach((), np.zeros((REQUESTS, 0)), np.zeros((REQUESTS, 0)))
+NOBODY = Clipping((), np.zeros((REQUESTS, 0)), np.zeros((REQUESTS, 0)))
 
 
 def activations(seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
@@ -21,11 +21,11 @@ def activations(seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
     return (values * scale).astype(np.float32)
 
 
-def reach(live: dict[str, NDArray[np.float32]], clip: float = 1.0) -> Reach:
+def clipping(live: dict[str, NDArray[np.float32]], clip: float = 1.0) -> Clipping:
     """Every so many values are a request's."""
     each = {name: np.abs(values).reshape(REQUESTS, -1) for name, values in live.items()}
     above = np.stack([(values > clip).mean(axis=1) for values in each.values()], axis=1)
-    return Reach(
+    return Clipping(
         tuple(live), above, np.stack([values.max(axis=1) for values in each.values()], axis=1)
     )
 
@@ -38,7 +38,7 @@ def looked(
         {"conv1": ExponentHistogram.of(live)},
         {"conv1": ExponentHistogram.of(before)},
         {"conv1": clip},
-        reach({"conv1": live}, clip),
+        clipping({"conv1": live}, clip),
     )
 
 
@@ -85,7 +85,7 @@ def test_evidence_that_requests_are_clipped_adds_up_over_windows() -> None:
     for window in range(12):
         live = activations(window).reshape(REQUESTS, -1)
         live[:18] *= 3
-        seen = reach({"conv1": live.ravel()})
+        seen = clipping({"conv1": live.ravel()})
         known = with_window(
             known, str(window), None, range_increments(seen, reference, {"conv1": 1.0}), rules
         )
@@ -106,7 +106,7 @@ def test_no_window_in_which_nothing_changed_is_called_out() -> None:
     clip, reference = float(np.abs(usual).max()), {"a": ExponentHistogram.of(usual)}
     for window in range(300):
         live = rng.standard_normal((REQUESTS, 500)).astype(np.float32)
-        seen = reach({"a": live.ravel()}, clip)
+        seen = clipping({"a": live.ravel()}, clip)
         known = with_window(
             known, str(window), None, range_increments(seen, reference, {"a": clip}), rules
         )
@@ -118,7 +118,7 @@ def test_without_knowing_the_requests_the_error_alone_decides() -> None:
         {"a": ExponentHistogram.of(activations(1, 8))},
         {"a": ExponentHistogram.of(activations())},
     )
-    unknown = Reach(("a",), np.full((REQUESTS, 1), np.nan), np.full((REQUESTS, 1), np.nan))
+    unknown = Clipping(("a",), np.full((REQUESTS, 1), np.nan), np.full((REQUESTS, 1), np.nan))
     reading = range_lens(live, reference, {"a": 1.0}, unknown)
     assert reading.health is Health.DEGRADED
     assert "evidence" not in reading.findings[0].text
@@ -157,7 +157,7 @@ def test_findings_name_each_layer_the_worst_first() -> None:
     values = {name: activations(1, scale) for name, scale in (("a", 1), ("b", 8), ("c", 3))}
     live = {name: ExponentHistogram.of(one) for name, one in values.items()}
     reference = {name: ExponentHistogram.of(activations()) for name in live}
-    reading = range_lens(live, reference, dict.fromkeys(live, 1.0), reach(values))
+    reading = range_lens(live, reference, dict.fromkeys(live, 1.0), clipping(values))
     assert [finding.subject for finding in reading.findings] == [
         "all layers",
         "layer b",
@@ -193,7 +193,9 @@ def test_limits_can_be_tightened() -> None:
     reference = {"conv1": ExponentHistogram.of(activations())}
     limits = RangeLimits(clipping_error=0.001)
     assert (
-        range_lens(live, reference, {"conv1": 1.0}, reach({"conv1": values}), limits=limits).health
+        range_lens(
+            live, reference, {"conv1": 1.0}, clipping({"conv1": values}), limits=limits
+        ).health
         is Health.DEGRADED
     )
 

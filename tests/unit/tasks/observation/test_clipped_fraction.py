@@ -12,7 +12,7 @@ from infra.engines import open_target
 from tasks.graphs.sites import Layer, Site, expose, find_sites
 from tasks.models.batches import Batch
 from tasks.models.inputs import ImageInputs
-from tasks.observation.clipped_share import watch_reach
+from tasks.observation.clipped_fraction import watch_clipping
 from tasks.observation.watch import watch
 from tests.unit.benchmarks.test_benchmarks import convnet
 
@@ -57,26 +57,26 @@ TEXTS[1][0] = 0
 
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_padding_counts_neither_as_a_value_nor_as_a_place(size: int) -> None:
-    seen, reach = watch_reach(Doubling(), (LINEAR,), Padded(size), TEXTS, {"fc": 4.0})
-    assert reach.sites == ("fc",)
-    assert reach.above[:, 0].tolist() == pytest.approx([0, 0.8, 1, 0])
-    assert reach.peak[:, 0].tolist() == [2, 6, 18, 1]
+    seen, clipping = watch_clipping(Doubling(), (LINEAR,), Padded(size), TEXTS, {"fc": 4.0})
+    assert clipping.sites == ("fc",)
+    assert clipping.fraction[:, 0].tolist() == pytest.approx([0, 0.8, 1, 0])
+    assert clipping.amax[:, 0].tolist() == [2, 6, 18, 1]
     assert seen["fc"].histogram == watch(Doubling(), (LINEAR,), Padded(4), TEXTS)["fc"].histogram
 
 
 def test_factors_divide_before_the_scale_is_held_against_it() -> None:
     halves = {"fc": np.full(CHANNELS, 2, np.float32)}
-    _, reach = watch_reach(Doubling(), (LINEAR,), Padded(2), TEXTS, {"fc": 4.0}, halves)
-    assert reach.above[:, 0].tolist() == pytest.approx([0, 0, 1, 0])
-    assert reach.peak[:, 0].tolist() == [1, 3, 9, 0.5]
+    _, clipping = watch_clipping(Doubling(), (LINEAR,), Padded(2), TEXTS, {"fc": 4.0}, halves)
+    assert clipping.fraction[:, 0].tolist() == pytest.approx([0, 0, 1, 0])
+    assert clipping.amax[:, 0].tolist() == [1, 3, 9, 0.5]
 
 
 def test_rows_of_no_known_request_are_not_a_number() -> None:
-    _, reach = watch_reach(
+    _, clipping = watch_clipping(
         Doubling(), (LINEAR, POOLED), Padded(4), TEXTS, {"fc": 4.0, "pooled": 4.0}
     )
-    assert np.isnan(reach.above[:, 1]).all()
-    assert np.isfinite(reach.above[:, 0]).all()
+    assert np.isnan(clipping.fraction[:, 1]).all()
+    assert np.isfinite(clipping.fraction[:, 0]).all()
 
 
 def test_the_shares_of_images_add_up_to_what_is_observed_of_all() -> None:
@@ -85,14 +85,14 @@ def test_the_shares_of_images_add_up_to_what_is_observed_of_all() -> None:
     engine = open_target("onnxruntime-cpu").load(expose(model, sites).SerializeToString())
     images = list(np.random.default_rng(1).random((11, 1, 8, 8)).astype(np.float32))
     images[3] *= 20
-    seen, reach = watch_reach(
+    seen, clipping = watch_clipping(
         engine, sites, ImageInputs((1, 8, 8)), images, dict.fromkeys([s.name for s in sites], 1.0)
     )
     together = watch(engine, sites, ImageInputs((1, 8, 8)), images)
     for place, site in enumerate(sites):
         assert seen[site.name].histogram == together[site.name].histogram
-        assert reach.above[:, place].mean() == pytest.approx(
+        assert clipping.fraction[:, place].mean() == pytest.approx(
             seen[site.name].histogram.fraction_above(1.0), abs=0.01
         )
-        assert reach.peak[:, place].argmax() == 3
-    assert reach.rows(np.arange(11) == 3).peak.shape == (1, len(sites))
+        assert clipping.amax[:, place].argmax() == 3
+    assert clipping.rows(np.arange(11) == 3).amax.shape == (1, len(sites))
