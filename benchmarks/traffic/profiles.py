@@ -130,8 +130,10 @@ def _texts(rows: int) -> list[Row]:
     texts = pa.array([_TEXTS[n % 3] * (1 + n % 5) + str(n) for n in range(rows)])
     batch = pa.RecordBatch.from_pydict({"text": texts})
     ways = {
-        "texts: lengths, shares, scripts, distinct inputs": Settings(reservoir=0, waves=0),
-        "the same with embeddings and their 128 waves": Settings(reservoir=0),
+        "texts: lengths, shares, scripts, distinct inputs": Settings(
+            reservoir=0, fourier_features=0
+        ),
+        "the same with embeddings and their 128 random Fourier features": Settings(reservoir=0),
     }
     calls = {
         name: (lambda chosen=chosen: profile_batches([batch], chosen))

@@ -9,7 +9,6 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +20,7 @@ from tasks.numerics.histogram import BINS as EXPONENT_BINS
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.profiles.columns.categories import BUCKETS, Categories
 from tasks.profiles.columns.distinct import REGISTERS, Distinct
-from tasks.profiles.columns.fourier_features import Waves
+from tasks.profiles.columns.fourier_features import FourierFeatures
 from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, Site, empty_reservoir
 from tasks.profiles.reservoir import Entry, Reservoir
@@ -33,7 +32,7 @@ _NAME = b"requant-profile"
 def dump(profile: Profile) -> bytes:
     """The stored form; equal profiles give equal bytes."""
     document = {
-        "settings": asdict(profile.settings),
+        "settings": profile.settings.document(),
         "rows": profile.rows,
         "missing": dict(profile.missing),
         "numbers": {name: _sparse(histogram.counts) for name, histogram in profile.numbers.items()},
@@ -42,8 +41,8 @@ def dump(profile: Profile) -> bytes:
             name: _packed(distinct.registers) for name, distinct in profile.distinct.items()
         },
         "waves": {
-            name: [_packed(waves.sums), waves.rows, waves.zeros, waves.nonfinite]
-            for name, waves in profile.waves.items()
+            name: [_packed(features.sums), features.rows, features.zeros, features.nonfinite]
+            for name, features in profile.fourier_features.items()
         },
         "reservoir": _entries(profile.reservoir),
         "sites": {
@@ -83,8 +82,7 @@ def parse(data: bytes, *, where: str) -> Profile:
 
 
 def _profile(document: Mapping[str, Any]) -> Profile:
-    lists = {name: tuple(document["settings"][name]) for name in ("names", "numbers")}
-    settings = Settings(**{**document["settings"], **lists})
+    settings = Settings.of(document["settings"])
     return Profile(
         settings=settings,
         rows=int(document["rows"]),
@@ -97,8 +95,8 @@ def _profile(document: Mapping[str, Any]) -> Profile:
             name: Distinct(_unpacked(item, np.uint8, REGISTERS))
             for name, item in document["distinct"].items()
         },
-        waves={
-            name: Waves(_unpacked(sums, np.int64, settings.waves), *counts)
+        fourier_features={
+            name: FourierFeatures(_unpacked(sums, np.int64, settings.fourier_features), *counts)
             for name, (sums, *counts) in document["waves"].items()
         },
         reservoir=_reservoir(document["reservoir"], settings),

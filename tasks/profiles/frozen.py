@@ -40,12 +40,15 @@ class Frozen:
     rows: int
     numbers: Mapping[str, Binned]
     names: Mapping[str, Mapping[str, int]]
-    waves: Mapping[str, tuple[float, ...]]  # mean random Fourier features of texts or tensors
+    fourier_features: Mapping[
+        str, tuple[float, ...]
+    ]  # mean random Fourier features of texts or tensors
     settings: str  # digest; means of other settings cannot be compared
 
     def document(self) -> bytes:
         """As `parse_frozen` reads it."""
         body: dict[str, Json] = asdict(self)
+        body["waves"] = body.pop("fourier_features")  # the older name, which stays in the file
         return canonical({"version": VERSION, **body})
 
 
@@ -68,7 +71,7 @@ def freeze(profile: Profile) -> Frozen:
         },
         {
             name: tuple(np.round(one.mean, 9).tolist())
-            for name, one in profile.waves.items()
+            for name, one in profile.fourier_features.items()
             if one.rows
         },
         profile.settings.digest,
@@ -84,8 +87,8 @@ def parse_frozen(data: bytes, *, where: str) -> Frozen:
             name: Binned(tuple(one["edges"]), tuple(one["counts"]))
             for name, one in found.pop("numbers").items()
         }
-        waves = {name: tuple(one) for name, one in found.pop("waves").items()}
-        frozen = Frozen(numbers=numbers, waves=waves, **found)
+        features = {name: tuple(mean) for name, mean in found.pop("waves").items()}
+        frozen = Frozen(numbers=numbers, fourier_features=features, **found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Tampered(
             f"{where} is not a frozen profile ({error}): restore it, or re-quantize to make one"

@@ -18,7 +18,7 @@ from infra.errors import BadInput
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.profiles.columns.categories import Categories
 from tasks.profiles.columns.distinct import Distinct
-from tasks.profiles.columns.fourier_features import Waves
+from tasks.profiles.columns.fourier_features import FourierFeatures
 from tasks.profiles.columns.quantiles import FineHistogram
 from tasks.profiles.reservoir import Reservoir
 from tasks.profiles.settings import Settings
@@ -68,7 +68,9 @@ class Profile:
         default_factory=dict
     )  # tenant, domain, language, script, ...
     distinct: Mapping[str, Distinct] = field(default_factory=dict)  # request_id, input
-    waves: Mapping[str, Waves] = field(default_factory=dict)  # text, tensor, model
+    fourier_features: Mapping[str, FourierFeatures] = field(
+        default_factory=dict
+    )  # text, tensor, model
     reservoir: Reservoir[Kept] | None = None
     sites: Mapping[str, Site] = field(default_factory=dict)  # quantizer -> counts
 
@@ -88,8 +90,10 @@ class Profile:
         return (self.names[feature] if feature in self.names else Categories()).buckets
 
     def rff_mean(self, of: str = "text") -> NDArray[np.float64]:
-        """Mean random Fourier feature of embeddings, [waves]: the distance of two estimates their MMD."""
-        return self.waves.get(of, Waves.empty(self.settings.waves)).mean
+        """Mean random Fourier feature of embeddings, [features]: the distance of two estimates their MMD."""
+        return self.fourier_features.get(
+            of, FourierFeatures.empty(self.settings.fourier_features)
+        ).mean
 
     @property
     def redelivered(self) -> float:
@@ -142,7 +146,9 @@ def _both(one: Profile, other: Profile) -> Profile:
         numbers=_joined(one.numbers, other.numbers, FineHistogram.__add__),
         names=_joined(one.names, other.names, Categories.merge),
         distinct=_joined(one.distinct, other.distinct, Distinct.__or__),
-        waves=_joined(one.waves, other.waves, Waves.__add__),
+        fourier_features=_joined(
+            one.fourier_features, other.fourier_features, FourierFeatures.__add__
+        ),
         reservoir=one.reservoir.merge(other.reservoir)
         if one.reservoir and other.reservoir
         else None,

@@ -14,7 +14,12 @@ from infra.errors import BadInput
 from tasks.profiles.columns import tensors, text
 from tasks.profiles.columns.categories import Categories
 from tasks.profiles.columns.distinct import REGISTERS, Distinct, updated
-from tasks.profiles.columns.fourier_features import Waves, normalized, scaled_units, waves_of
+from tasks.profiles.columns.fourier_features import (
+    FourierFeatures,
+    normalized,
+    scaled_units,
+    summed_features,
+)
 from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, empty_reservoir
@@ -24,7 +29,7 @@ TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
 _A_DAY = 24
 _BIN_OF_HOUR = [int(FineHistogram.of(np.array([hour])).counts.argmax()) for hour in range(_A_DAY)]
-_TOGETHER = 4096  # embeddings whose waves are held at once
+_TOGETHER = 4096  # embeddings whose features are held at once
 _SPILL = 4096  # names of a column that are added up before a sketch sees them
 
 
@@ -65,7 +70,7 @@ class Scan:
         self._tally: dict[str, dict[str, int]] = {}
         self._pending: dict[str, tuple[pa.Array, NDArray[np.int64]]] = {}
         self._distinct: dict[str, NDArray[np.uint8]] = {}
-        self._waves: dict[str, Waves] = {}
+        self._fourier_features: dict[str, FourierFeatures] = {}
         self._reservoir = empty_reservoir(settings)
 
     def add(
@@ -116,7 +121,7 @@ class Scan:
                 name: Distinct(registers.copy())
                 for name, registers in sorted(self._distinct.items())
             },
-            waves=dict(sorted(self._waves.items())),
+            fourier_features=dict(sorted(self._fourier_features.items())),
             reservoir=self._reservoir,
         )
 
@@ -204,7 +209,7 @@ class Scan:
             self._bin(name, values)
         self._count("script", described.script)
         self._see("input", hash64(texts, self._settings.seed))
-        if self._settings.waves:
+        if self._settings.fourier_features:
             for vectors in text.embed(texts):
                 self._embed(TEXT, vectors)
 
@@ -213,7 +218,7 @@ class Scan:
         for piece in tensors.pieces(inputs):
             for name, values in piece.numbers.items():
                 self._bin(name, values)
-            if self._settings.waves:
+            if self._settings.fourier_features:
                 self._project(piece.flat)
 
     def _project(self, flat: NDArray[np.float64]) -> None:
@@ -223,22 +228,25 @@ class Scan:
         )
         # 64 places share a tensor's elements: divided by its length, every size of tensor suits one bandwidth.
         units = np.rint(projected / np.sqrt(max(flat.shape[1], 1)))
-        self._wave(TENSOR, units, int(np.count_nonzero(~finite)))
+        self._add_features(TENSOR, units, int(np.count_nonzero(~finite)))
 
     def _embed(self, name: str, vectors: NDArray[np.float64]) -> None:
         finite = np.isfinite(vectors).all(axis=1)
-        self._wave(name, normalized(vectors[finite]), int(np.count_nonzero(~finite)))
+        self._add_features(name, normalized(vectors[finite]), int(np.count_nonzero(~finite)))
 
-    def _wave(self, name: str, units: NDArray[np.float64], nonfinite: int) -> None:
+    def _add_features(self, name: str, units: NDArray[np.float64], nonfinite: int) -> None:
         settings = self._settings
         if not len(units) + nonfinite:
             return
-        sums = waves_of(
-            units, waves=settings.waves, bandwidth=settings.bandwidth, seed=settings.seed
+        sums = summed_features(
+            units,
+            features=settings.fourier_features,
+            bandwidth=settings.bandwidth,
+            seed=settings.seed,
         )
         zeros = int(np.count_nonzero(~units.any(axis=1)))
-        known = self._waves.get(name, Waves.empty(settings.waves))
-        self._waves[name] = known + Waves(sums, len(units), zeros, nonfinite)
+        known = self._fourier_features.get(name, FourierFeatures.empty(settings.fourier_features))
+        self._fourier_features[name] = known + FourierFeatures(sums, len(units), zeros, nonfinite)
 
     def _see(self, name: str, hashes: NDArray[np.uint64]) -> None:
         if len(hashes):

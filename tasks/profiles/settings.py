@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import Any
 
 from infra.errors import BadInput
 
@@ -24,15 +26,16 @@ class Settings:
     numbers: tuple[str, ...] = NUMBERS  # columns of numbers to bin
     reservoir: int = RESERVOIR  # requests kept as a sample; 0: none, and ids are not looked at
     payloads: bool = True  # describe texts and tensors
-    waves: int = 128  # random Fourier features of each embedding; 0: none
+    fourier_features: int = 128  # random ones of each embedding; 0: none
     bandwidth: float = 0.7  # of their kernel, where an embedding has length 1
     tensor_scale: float = 1.0  # what a tensor's elements are divided by before they are embedded
 
     def __post_init__(self) -> None:
         """Raises `BadInput` on what cannot be counted."""
-        if self.reservoir < 0 or self.waves < 0:
+        if self.reservoir < 0 or self.fourier_features < 0:
             raise BadInput(
-                f"a profile cannot keep {self.reservoir} requests or {self.waves} waves: give 0 or more"
+                f"a profile cannot keep {self.reservoir} requests or {self.fourier_features} "
+                "Fourier features: give 0 or more"
             )
         if not self.bandwidth > 0 or not self.tensor_scale > 0:
             raise BadInput(
@@ -42,5 +45,19 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of the SHA-256 over every field."""
-        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return 16 hexadecimal digits of the SHA-256 over every field."""
+        return sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def document(self) -> dict[str, Any]:
+        """Return every field as it is stored: the Fourier features by their older name, `waves`."""
+        fields = asdict(self)
+        fields["waves"] = fields.pop("fourier_features")
+        return fields
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Settings:
+        """Read what `document` gave, also after it was JSON."""
+        fields = {**document, "fourier_features": document["waves"]}
+        del fields["waves"]
+        lists = {name: tuple(fields[name]) for name in ("names", "numbers")}
+        return cls(**{**fields, **lists})

@@ -79,8 +79,8 @@ def _summary(reference: Frozen, current: Profile) -> str:
         text += f"; {len(tenants)} tenants, the largest with {percent(next(iter(tenants.values())) / current.rows)}"
     if current.redelivered >= 0.005:
         text += f"; {percent(current.redelivered)} delivered again"
-    for name, mean in sorted(reference.waves.items()):
-        if reference.settings == current.settings.digest and name in current.waves:
+    for name, mean in sorted(reference.fourier_features.items()):
+        if reference.settings == current.settings.digest and name in current.fourier_features:
             apart = float(np.sum((np.asarray(mean) - current.rff_mean(name)) ** 2))
             text += f"; squared MMD of {name} embeddings {apart:.2g}"
     return text

@@ -30,8 +30,8 @@ _COSINES: NDArray[np.int64] = np.rint(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waves:
-    """Sums over embeddings of cos(w x + b), [waves], in units of 2^-20; `+` is exact, commutative and associative."""
+class FourierFeatures:
+    """Sums over embeddings of cos(w x + b), [features], in units of 2^-20; `+` is exact, commutative and associative."""
 
     sums: NDArray[np.int64]
     rows: int = 0
@@ -39,11 +39,11 @@ class Waves:
     nonfinite: int = 0  # embeddings with infinities or NaN: left out of the sums
 
     @classmethod
-    def empty(cls, waves: int) -> Waves:
+    def empty(cls, features: int) -> FourierFeatures:
         """The neutral element of `+`."""
-        return cls(np.zeros(waves, np.int64))
+        return cls(np.zeros(features, np.int64))
 
-    def __add__(self, other: Waves) -> Waves:
+    def __add__(self, other: FourierFeatures) -> FourierFeatures:
         """The sums of both together."""
         return replace(
             self,
@@ -55,7 +55,7 @@ class Waves:
 
     def __eq__(self, other: object) -> bool:
         """Same sums and counts."""
-        if not isinstance(other, Waves):
+        if not isinstance(other, FourierFeatures):
             return NotImplemented
         counts = (self.rows, self.zeros, self.nonfinite) == (
             other.rows,
@@ -68,16 +68,16 @@ class Waves:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean of sqrt(2 / waves) cos(w x + b), [waves]; zeros when there are no rows."""
+        """Mean of sqrt(2 / features) cos(w x + b), [features]; zeros when there are no rows."""
         mean: NDArray[np.float64] = self.sums / (_SCALE * max(self.rows, 1))
         return mean * float(np.sqrt(2 / max(len(self.sums), 1)))
 
 
-def waves_of(
-    units: NDArray[np.float64], *, waves: int, bandwidth: float, seed: int
+def summed_features(
+    units: NDArray[np.float64], *, features: int, bandwidth: float, seed: int
 ) -> NDArray[np.int64]:
-    """The sums over embeddings [rows, width], components in whole multiples of 1 / UNIT -> [waves]."""
-    frequencies, shifts = _drawn(units.shape[1], waves, bandwidth, seed)
+    """The sums over embeddings [rows, width], components in whole multiples of 1 / UNIT -> [features]."""
+    frequencies, shifts = _drawn(units.shape[1], features, bandwidth, seed)
     phases = (units @ frequencies).astype(np.int64)
     phases >>= _SHIFT
     phases += shifts
@@ -88,15 +88,15 @@ def waves_of(
 
 @lru_cache(maxsize=8)
 def _drawn(
-    width: int, waves: int, bandwidth: float, seed: int
+    width: int, features: int, bandwidth: float, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Frequencies [width, waves] and phase shifts [waves] of a Gaussian kernel of this bandwidth, in whole units."""
+    """Frequencies [width, features] and phase shifts [features] of a Gaussian kernel of this bandwidth, in whole units."""
     if not bandwidth > 0:
         raise BadInput(f"a kernel of bandwidth {bandwidth} cannot be had: give a number above 0")
-    random = np.random.default_rng([seed, width, waves])
-    frequencies = random.standard_normal((width, waves)) / bandwidth
+    random = np.random.default_rng([seed, width, features])
+    frequencies = random.standard_normal((width, features)) / bandwidth
     return np.rint(frequencies * _STEPS * _FRACTION / (2 * np.pi)), random.integers(
-        0, _STEPS, waves
+        0, _STEPS, features
     )
 
 

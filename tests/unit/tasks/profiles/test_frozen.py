@@ -7,7 +7,7 @@ from tasks.profiles import Settings, profile_batch
 from tasks.profiles.frozen import freeze, parse_frozen
 from tests.unit.tasks.profiles.traffic import batch, request
 
-SMALL = Settings(reservoir=8, waves=8)
+SMALL = Settings(reservoir=8, fourier_features=8)
 TRAFFIC = [
     request(
         f"r{n}", payload="word " * (n + 1), tenant=f"acme-{n}", language="en" if n % 4 else "th"
@@ -36,7 +36,7 @@ def test_its_bins_hold_what_any_profile_counts_between_its_edges() -> None:
 
 def test_no_traffic_freezes_to_nothing() -> None:
     frozen = freeze(profile_batch(batch([]), SMALL))
-    assert (frozen.rows, dict(frozen.numbers), dict(frozen.waves)) == (0, {}, {})
+    assert (frozen.rows, dict(frozen.numbers), dict(frozen.fourier_features)) == (0, {}, {})
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"version": 1, "numbers": 3}'])

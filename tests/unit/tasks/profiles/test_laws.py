@@ -14,7 +14,7 @@ from tasks.profiles import Scan, Settings, Site, dump, empty, merge, parse, prof
 from tasks.records import Request
 from tests.unit.tasks.profiles.traffic import batch, requests
 
-SMALL = Settings(reservoir=4, waves=8)
+SMALL = Settings(reservoir=4, fourier_features=8)
 ROWS = st.lists(requests(), max_size=12)
 
 

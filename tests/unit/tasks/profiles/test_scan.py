@@ -15,7 +15,7 @@ from tasks.profiles.columns.quantiles import FineHistogram
 from tasks.profiles.columns.text import NO_SCRIPT, describe, embed
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
-SMALL = Settings(reservoir=4, waves=256)
+SMALL = Settings(reservoir=4, fourier_features=256)
 SAMPLES = [
     "Hello, world 12!",
     "สวัสดีครับ 2",
@@ -57,11 +57,11 @@ def test_embeddings_tell_languages_apart_in_any_script() -> None:
     assert np.linalg.norm(thai - other_thai) < 0.5 * np.linalg.norm(thai - chinese)
 
 
-def test_mean_waves_estimate_the_kernel() -> None:
+def test_mean_features_estimate_the_kernel() -> None:
     random = np.random.default_rng(1)
     one, other = random.standard_normal((2, 8))
     rows = pa.RecordBatch.from_pydict({"domain": ["docs"]})
-    chosen = Settings(reservoir=0, waves=20_000)
+    chosen = Settings(reservoir=0, fourier_features=20_000)
     means = [
         profile_batch(rows, chosen, embeddings=v[None]).rff_mean("model") for v in (one, other)
     ]
@@ -79,9 +79,9 @@ def test_tensors_are_described_and_what_is_not_finite_is_left_out_of_the_mean() 
     assert found.numbers["mean"].total == 5
     assert found.numbers["mean"].nonfinite == 1
     assert (
-        found.waves["tensor"].rows,
-        found.waves["tensor"].nonfinite,
-        found.waves["tensor"].zeros,
+        found.fourier_features["tensor"].rows,
+        found.fourier_features["tensor"].nonfinite,
+        found.fourier_features["tensor"].zeros,
     ) == (6, 1, 2)
     assert found.counts("script") == {}
 
@@ -154,10 +154,13 @@ def test_one_tenant_only_and_texts_all_alike() -> None:
 def test_embeddings_of_zeros_count_at_one_place() -> None:
     rows = pa.RecordBatch.from_pydict({"domain": ["docs"] * 3})
     found = profile_batch(rows, SMALL, embeddings=np.zeros((3, 5)))
-    assert (found.waves["model"].zeros, found.waves["model"].rows) == (3, 3)
+    assert (found.fourier_features["model"].zeros, found.fourier_features["model"].rows) == (3, 3)
     assert np.isfinite(found.rff_mean("model")).all()
     mixed = profile_batch(rows, SMALL, embeddings=np.array([[np.inf, 0], [1e300, 1e300], [1, 1]]))
-    assert (mixed.waves["model"].nonfinite, mixed.waves["model"].rows) == (1, 2)
+    assert (mixed.fourier_features["model"].nonfinite, mixed.fourier_features["model"].rows) == (
+        1,
+        2,
+    )
     assert np.allclose(
         mixed.rff_mean("model"),
         profile_batch(rows, SMALL, embeddings=np.ones((3, 2))).rff_mean("model"),
@@ -167,7 +170,7 @@ def test_embeddings_of_zeros_count_at_one_place() -> None:
 def test_empty_texts_have_no_script_and_an_embedding_of_zeros() -> None:
     found = profile_batch(batch([request("r", payload="")]), SMALL)
     assert found.counts("script") == {NO_SCRIPT: 1}
-    assert found.waves["text"].zeros == 1
+    assert found.fourier_features["text"].zeros == 1
 
 
 def test_bytes_that_are_not_utf8_and_cut_tensors_are_refused() -> None:

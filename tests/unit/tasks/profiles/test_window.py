@@ -27,7 +27,7 @@ from tasks.profiles import (
 from tasks.traffic import write_traffic
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
-SMALL = Settings(reservoir=8, waves=8)
+SMALL = Settings(reservoir=8, fourier_features=8)
 TRAFFIC = [
     request(f"r{n}", time=NOON + timedelta(minutes=n), tenant=f"t{n % 3}") for n in range(200)
 ]
@@ -99,7 +99,9 @@ def test_a_request_delivered_in_two_parts_shows_in_the_estimate(store: Counting)
 
 def test_settings_have_profiles_of_their_own(store: Counting, parts: list[str]) -> None:
     profile_window(store, "minilm", parts, SMALL)
-    assert profile_window(store, "minilm", parts, Settings(reservoir=2, waves=8)).read == len(parts)
+    assert profile_window(
+        store, "minilm", parts, Settings(reservoir=2, fourier_features=8)
+    ).read == len(parts)
     assert len([*stored(store)]) == 2 * len(parts)
 
 

@@ -6,7 +6,7 @@ from tasks.profiles.frozen import freeze
 from tasks.records import Finding
 from tests.unit.tasks.profiles.traffic import batch, request
 
-SMALL = Settings(reservoir=8, waves=8)
+SMALL = Settings(reservoir=8, fourier_features=8)
 BEFORE = [
     request(f"r{n}", payload="a word " * (1 + n % 7), tenant=f"t{n % 3}", language="en")
     for n in range(300)
