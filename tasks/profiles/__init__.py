@@ -2,7 +2,7 @@
 
 from tasks.profiles.archive import dump, parse
 from tasks.profiles.columns.quantiles import snapped
-from tasks.profiles.profile import Kept, Profile, Site, empty, merge
+from tasks.profiles.profile import Kept, Profile, empty, merge
 from tasks.profiles.scan import Scan, profile_batch, profile_batches
 from tasks.profiles.settings import VERSION, Settings
 from tasks.profiles.window import (
@@ -20,7 +20,6 @@ __all__ = [
     "Profile",
     "Scan",
     "Settings",
-    "Site",
     "WindowProfile",
     "dump",
     "empty",

@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput, Tampered
-from tasks.numerics.histogram import BINS as EXPONENT_BINS
-from tasks.numerics.histogram import ExponentHistogram
 from tasks.profiles.columns.categories import BUCKETS, Categories
 from tasks.profiles.columns.distinct import REGISTERS, Distinct
 from tasks.profiles.columns.fourier_features import FourierFeatures
 from tasks.profiles.columns.quantiles import BINS, FineHistogram
-from tasks.profiles.profile import Kept, Profile, Site, empty_reservoir
+from tasks.profiles.profile import Kept, Profile, empty_reservoir
 from tasks.profiles.reservoir import Entry, Reservoir
 from tasks.profiles.settings import VERSION, Settings
 
@@ -45,10 +43,7 @@ def dump(profile: Profile) -> bytes:
             for name, features in profile.fourier_features.items()
         },
         "reservoir": _entries(profile.reservoir),
-        "sites": {
-            name: [_sparse(site.histogram.counts), site.histogram.amax, site.limit, site.above]
-            for name, site in profile.sites.items()
-        },
+        "sites": {},  # part of the format, and always empty
     }
     body = zlib.compress(
         json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(), 6
@@ -100,10 +95,6 @@ def _profile(document: Mapping[str, Any]) -> Profile:
             for name, (sums, *counts) in document["waves"].items()
         },
         reservoir=_reservoir(document["reservoir"], settings),
-        sites={
-            name: Site(ExponentHistogram(_dense(counts, EXPONENT_BINS), amax), limit, above)
-            for name, (counts, amax, limit, above) in document["sites"].items()
-        },
     )
 
 

@@ -6,7 +6,7 @@ The law that merging obeys: profile(A ∪ B) = merge(profile(A), profile(B)), in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.numerics.histogram import ExponentHistogram
 from tasks.profiles.columns.categories import Categories
 from tasks.profiles.columns.distinct import Distinct
 from tasks.profiles.columns.fourier_features import FourierFeatures
@@ -32,24 +31,6 @@ class Kept(NamedTuple):
     time: int  # microseconds since 1970, UTC: names the hour's folder
     domain: str
     language: str
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What one quantizer's input did, as whoever ran the instrumented model counted it."""
-
-    histogram: ExponentHistogram
-    limit: float  # the deployed range, a magnitude
-    above: int  # elements beyond it
-
-    def merge(self, other: Site) -> Site:
-        """Both together; raises `BadInput` when they were held against different ranges."""
-        if self.limit != other.limit:
-            raise BadInput(
-                f"exceedance was counted above {self.limit:g} and above {other.limit:g}: "
-                "merge profiles of one release only"
-            )
-        return Site(self.histogram + other.histogram, self.limit, self.above + other.above)
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,6 @@ class Profile:
         default_factory=dict
     )  # text, tensor, model
     reservoir: Reservoir[Kept] | None = None
-    sites: Mapping[str, Site] = field(default_factory=dict)  # quantizer -> counts
 
     def histogram(self, feature: str, edges: Sequence[float]) -> NDArray[np.int64]:
         """Counts of a number below, between and above edges frozen earlier, [edges + 1]; zeros where it has none.
@@ -101,10 +81,6 @@ class Profile:
         if "request_id" not in self.distinct or not self.rows:
             return 0.0
         return max(0.0, 1 - self.distinct["request_id"].value / self.rows)
-
-    def with_sites(self, sites: Mapping[str, Site]) -> Profile:
-        """The same with what an instrumented model's quantizers saw added."""
-        return replace(self, sites=_joined(self.sites, sites, Site.merge))
 
 
 def empty(settings: Settings) -> Profile:
@@ -152,7 +128,6 @@ def _both(one: Profile, other: Profile) -> Profile:
         reservoir=one.reservoir.merge(other.reservoir)
         if one.reservoir and other.reservoir
         else None,
-        sites=_joined(one.sites, other.sites, Site.merge),
     )
 
 

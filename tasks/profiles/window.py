@@ -39,7 +39,7 @@ class PartProfile(NamedTuple):
 
     data: bytes
     read: bool  # whether the part itself was read for it
-    remark: str  # why a stored profile was made anew; "" otherwise
+    diagnostic: str  # why a stored profile was made anew; "" otherwise
 
 
 class Mapper(Protocol):
@@ -59,7 +59,7 @@ class WindowProfile:
     profile: Profile
     parts: int  # different ones
     read: int  # parts read now; the others' profiles were stored before
-    remarks: tuple[str, ...]
+    diagnostics: tuple[str, ...]
 
 
 def profile_window(
@@ -81,12 +81,12 @@ def profile_window(
         raise BadInput(
             f"{strange} is not a part of the traffic of {model}: list them under traffic/{model}/"
         )
-    whole, read, remarks = empty(settings), 0, []
+    whole, read, diagnostics = empty(settings), 0, []
     for done in mapper(partial(profile_part, store, settings=settings), keys):
         whole = merge(whole, parse(done.data, where=f"a part's profile of {model}"))
         read += done.read
-        remarks += [done.remark] if done.remark else []
-    return WindowProfile(whole, len(keys), read, tuple(sorted(remarks)))
+        diagnostics += [done.diagnostic] if done.diagnostic else []
+    return WindowProfile(whole, len(keys), read, tuple(sorted(diagnostics)))
 
 
 def profile_part(store: ObjectStore, key: str, settings: Settings = Settings()) -> PartProfile:  # noqa: B008  # frozen

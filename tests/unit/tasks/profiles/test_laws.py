@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from tasks.numerics.histogram import ExponentHistogram
-from tasks.profiles import Scan, Settings, Site, dump, empty, merge, parse, profile_batch
+from tasks.profiles import Scan, Settings, dump, empty, merge, parse, profile_batch
 from tasks.records import Request
 from tests.unit.tasks.profiles.traffic import batch, requests
 
@@ -70,21 +69,6 @@ def test_an_embedding_of_the_models_own_obeys_the_law_too() -> None:
         for n in range(0, 60, 7)
     ]
     assert dump(merge(*reversed(parts))) == dump(whole)
-
-
-def test_what_quantizers_saw_is_added_and_another_range_is_refused() -> None:
-    def site(values: list[float], limit: float = 2.0) -> Site:
-        array = np.array(values, np.float32)
-        return Site(ExponentHistogram.of(array), limit, int((np.abs(array) > limit).sum()))
-
-    one, other = (
-        empty(SMALL).with_sites({"layer": site(values)}) for values in ([1, 3], [-5, 0.5, 2])
-    )
-    both = empty(SMALL).with_sites({"layer": site([1, 3, -5, 0.5, 2])})
-    assert dump(merge(one, other)) == dump(merge(other, one)) == dump(both)
-    assert parse(dump(both), where="x").sites["layer"].above == 2
-    with pytest.raises(BadInput, match="one release only"):
-        merge(one, empty(SMALL).with_sites({"layer": site([1], 3.0)}))
 
 
 def test_names_beyond_the_bound_stay_within_the_stated_error_and_their_buckets_exact() -> None:

@@ -129,7 +129,7 @@ def test_the_work_on_a_part_travels_to_other_processes(store: Counting, parts: l
         (lambda data: dump(empty(Settings())), "has settings"),
     ],
 )
-def test_a_bad_profile_is_made_again_with_a_remark(
+def test_a_bad_profile_is_made_again_with_a_diagnostic(
     store: Counting, parts: list[str], damage: object, why: str
 ) -> None:
     good = profile_window(store, "minilm", parts, SMALL)
@@ -137,11 +137,11 @@ def test_a_bad_profile_is_made_again_with_a_remark(
     store.put(key, damage(store.get(key)))  # type: ignore[operator]
     again = profile_window(store, "minilm", parts, SMALL)
     assert again.read == 1
-    (remark,) = again.remarks
-    assert remark.startswith(f"{parts[0]} was profiled again, because {key}")
-    assert any(reason in remark for reason in why.split("|"))
+    (diagnostic,) = again.diagnostics
+    assert diagnostic.startswith(f"{parts[0]} was profiled again, because {key}")
+    assert any(reason in diagnostic for reason in why.split("|"))
     assert dump(again.profile) == dump(good.profile)
-    assert profile_window(store, "minilm", parts, SMALL).remarks == ()
+    assert profile_window(store, "minilm", parts, SMALL).diagnostics == ()
 
 
 def test_a_bad_profile_whose_part_is_gone_is_an_error(store: Counting, parts: list[str]) -> None:
