@@ -15,7 +15,7 @@ from infra.errors import BadInput
 from infra.stores import ObjectStore, open_store
 
 if TYPE_CHECKING:
-    from infra.registry import Registry
+    from infra.registry.registry import Registry
     from infra.releases import Release, Signer
 
 QUIET = {
@@ -142,9 +142,8 @@ class Settings(BaseSettings):
 
     def registry(self) -> "Registry":
         """The MLflow registry, opened."""
-        from infra.registry import (
-            Registry,
-        )  # with httpx, which a command that only reads never needs
+        # With httpx, which a command that only reads never needs.
+        from infra.registry.registry import Registry
 
         return Registry(
             self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from infra.cards import Card, DataSet
+from infra.registry.cards import Card, DataSet
 from tasks.models.catalog import RegisteredModel
 from tasks.records import CandidateRef, GateReport, Verdict
 from tasks.specs.spec import ModelSpec

@@ -81,7 +81,7 @@ def test_what_could_not_be_labelled_after_a_commit_is_told_and_labelled_by_the_n
         raise Unavailable("the registry does not answer: start it")
 
     with monkeypatch.context() as broken:
-        broken.setattr("infra.registry.Registry.set_tags", down)
+        broken.setattr("infra.registry.registry.Registry.set_tags", down)
         approval("digits", "2", approve=True)
     assert "the next reconciliation tags the versions of digits" in caplog.text
     assert ran.registry().aliases("digits")["champion"] == "2"

@@ -23,9 +23,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from infra.cards import Card, DataSet
 from infra.errors import BadInput, NotFound, Unavailable
-from infra.registry import NO_CARD, Registry
+from infra.registry.cards import Card, DataSet
+from infra.registry.registry import NO_CARD, Registry
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -37,24 +37,17 @@ ENVIRONMENT = {
 
 def tiny_onnx(scale: float = 2.0) -> bytes:
     """y = x * scale [N, 3] and z = ids + 1 [N, T]: two inputs, two symbolic dimensions."""
+    info, array = helper.make_tensor_value_info, numpy_helper.from_array
+    floats, integers = TensorProto.FLOAT, TensorProto.INT64
     graph = helper.make_graph(
         [
             helper.make_node("Mul", ["x", "scale"], ["y"]),
             helper.make_node("Add", ["ids", "one"], ["z"]),
         ],
         "tiny",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "T"]),
-        ],
-        [
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("z", TensorProto.INT64, ["N", "T"]),
-        ],
-        [
-            numpy_helper.from_array(np.array([scale], np.float32), "scale"),
-            numpy_helper.from_array(np.array([1], np.int64), "one"),
-        ],
+        [info("x", floats, ["N", 3]), info("ids", integers, ["N", "T"])],
+        [info("y", floats, ["N", 3]), info("z", integers, ["N", "T"])],
+        [array(np.array([scale], np.float32), "scale"), array(np.array([1], np.int64), "one")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model)
@@ -240,7 +233,7 @@ def test_nothing_is_dropped_into_the_working_directory(registry: Registry, place
 
 _FIRST = """
 import sys
-from infra.registry import Registry
+from infra.registry.registry import Registry
 Registry(sys.argv[1]).ping()
 """
 

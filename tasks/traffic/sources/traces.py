@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from infra.errors import NotFound, RequantError
-from infra.registry import TracePage, TraceStamp
+from infra.registry.traces import TracePage, TraceStamp
 from infra.stores.port import ObjectStore
 from tasks.traffic.imports import judge_traces
 from tasks.traffic.intake import Inlet, Tally, ingestion

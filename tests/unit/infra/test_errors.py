@@ -15,7 +15,7 @@ import sqlalchemy.exc
 
 from infra import errors
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
-from infra.registry import _translated
+from infra.registry.vendor_errors import translated
 from infra.stores import s3
 from infra.stores.local import LocalStore
 
@@ -51,7 +51,7 @@ def test_exit_codes_tell_a_no_from_a_failure() -> None:
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_every_failure_of_the_operating_system_is_translated(
+def test_every_failure_of_the_operating_system_istranslated(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -129,7 +129,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("code", "status", "on_get", "on_create"), ANSWERS)
-def test_every_answer_of_s3_is_translated(
+def test_every_answer_of_s3_istranslated(
     code: str,
     status: int,
     on_get: type[Exception],
@@ -151,7 +151,7 @@ def test_every_answer_of_s3_is_translated(
 
 
 def translation(error: Exception) -> RequantError:
-    with pytest.raises(RequantError) as caught, _translated("http://user:secret@host", "do this"):
+    with pytest.raises(RequantError) as caught, translated("http://user:secret@host", "do this"):
         raise error
     assert caught.value.__cause__ is error
     assert "secret" not in str(caught.value)
@@ -159,7 +159,7 @@ def translation(error: Exception) -> RequantError:
     return caught.value
 
 
-def test_every_error_code_of_mlflow_is_translated() -> None:
+def test_every_error_code_of_mlflow_istranslated() -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import ErrorCode
 
@@ -178,7 +178,7 @@ def test_every_error_code_of_mlflow_is_translated() -> None:
     assert set(found.values()) == {NotFound, BadInput, Unavailable}
 
 
-def test_every_exception_class_of_mlflow_is_translated() -> None:
+def test_every_exception_class_of_mlflow_istranslated() -> None:
     import mlflow.exceptions
 
     kinds = all_of(mlflow.exceptions, Exception)
@@ -205,5 +205,5 @@ def test_every_error_under_mlflow_is_unavailable(kind: type[Exception]) -> None:
 
 
 def test_our_own_errors_pass_through_unchanged() -> None:
-    with pytest.raises(BadInput, match=r"^mine$"), _translated("http://host", "do this"):
+    with pytest.raises(BadInput, match=r"^mine$"), translated("http://host", "do this"):
         raise BadInput("mine")

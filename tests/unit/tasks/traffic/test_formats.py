@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from infra.errors import BadInput, NotFound
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from tasks.records import Request
 from tasks.specs.spec import Task
 from tasks.traffic import Accepted, Duplicate, Format, Reject, judge_traces, stream
@@ -214,7 +214,7 @@ def test_exported_traces_are_read_from_lines_arrays_and_single_documents(
 def test_traces_are_read_from_a_server_page_by_page(
     server: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.registry._TRACES", 1)
+    monkeypatch.setattr("infra.registry.traces.PAGE", 1)
     found = list(judge_traces(server.traces("chat"), task=TEXT))
     requests = [one.request for one in found if isinstance(one, Accepted)]
     check_traces(requests, [one.reason for one in found if isinstance(one, Reject)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.registry import TracePage, TraceStamp
+from infra.registry.traces import TracePage, TraceStamp
 from infra.stores.local import LocalStore
 from tasks.specs.spec import Task
 from tasks.traffic.sources import Reading, SourceIntake, take_traces
