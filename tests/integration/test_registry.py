@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,9 @@ ENVIRONMENT = {
 def tiny_onnx(scale: float = 2.0) -> bytes:
     """y = x * scale [N, 3] and z = ids + 1 [N, T]: two inputs, two symbolic dimensions."""
     info, array = helper.make_tensor_value_info, numpy_helper.from_array
-    floats, integers = TensorProto.FLOAT, TensorProto.INT64
+    node, floats, integers = helper.make_node, TensorProto.FLOAT, TensorProto.INT64
     graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["x", "scale"], ["y"]),
-            helper.make_node("Add", ["ids", "one"], ["z"]),
-        ],
+        [node("Mul", ["x", "scale"], ["y"]), node("Add", ["ids", "one"], ["z"])],
         "tiny",
         [info("x", floats, ["N", 3]), info("ids", integers, ["N", "T"])],
         [info("y", floats, ["N", 3]), info("z", integers, ["N", "T"])],
@@ -441,11 +439,8 @@ def test_a_server_that_is_not_there_is_unavailable_within_seconds_in_one_sentenc
     place: Path, uri: str
 ) -> None:
     registry, began = Registry(uri), time.monotonic()
-    for attempt in (
-        registry.ping,
-        lambda: registry.aliases("m"),
-        lambda: register(registry, "m", "d" * 64),
-    ):
+    again = partial(register, registry, "m", "d" * 64)
+    for attempt in (registry.ping, partial(registry.aliases, "m"), again):
         with pytest.raises(Unavailable, match="start it or correct its address") as caught:
             attempt()
         assert "secret" not in str(caught.value)
