@@ -1,10 +1,10 @@
-"""The ladder at work: build and judge one rung after the other, and say which to promote."""
+"""The ladder at work: build and judge one candidate after the other, and say which to promote."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flows.orchestration.progress import Progress
-from flows.outcomes import Rung
+from flows.outcomes import JudgedCandidate
 from infra.cluster import InProcess, open_mapper
 from infra.settings import NONE
 from tasks.models.catalog import where_spread
@@ -17,7 +17,7 @@ from tasks.quantization.recipe.ladder import (
     climbs_past_cost,
     is_hopeless,
 )
-from tasks.quantization.report.pareto import Limits, RungFigures, cheapest
+from tasks.quantization.report.pareto import CandidateFigures, Limits, cheapest
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.specs.spec import ModelSpec
 from tasks.validation import steps as validation
@@ -29,7 +29,7 @@ COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
 
 @dataclass(frozen=True, slots=True)
 class Climbed:
-    """One rung that was built and judged."""
+    """One candidate that was built and judged."""
 
     recipe: Recipe
     candidate: CandidateRef
@@ -37,7 +37,7 @@ class Climbed:
     reports: tuple[GateReport, ...]
 
     @property
-    def told(self) -> Rung:
+    def told(self) -> JudgedCandidate:
         """As an outcome shows it."""
         refusals = [
             gate.reason
@@ -45,7 +45,7 @@ class Climbed:
             for gate in report.refusals
             if gate.metric != "execution"
         ]
-        return Rung(
+        return JudgedCandidate(
             self.recipe.name,
             self.reports,
             refusals[0] if refusals else "every gate passed",
@@ -55,7 +55,7 @@ class Climbed:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What every rung starts from."""
+    """What every candidate starts from."""
 
     calibration: SampleRef
     observation: str
@@ -71,26 +71,26 @@ def climb_ladder(
     search: Search,
     progress: Progress,
 ) -> list[Climbed]:
-    """Every rung up to the first that passes, or all of them.
+    """Every candidate up to the first that passes, or all of them.
 
-    A first search also ends at a rung that was good enough and too dear: more precision mends quality, never cost. One
+    A first search also ends at a candidate that was good enough and too dear: more precision mends quality, never cost. One
     that was only too large leaves the smaller ones to try, and no others.
     """
     climbed: list[Climbed] = []
     only_smaller = False
     if search == "full":
         build_ahead(material, ladder, targets, progress)
-    for index, rung in enumerate(ladder):
+    for index, recipe in enumerate(ladder):
         share = 0.2 + 0.6 * index / len(ladder)
-        if only_smaller and rung.name not in SMALLER:
+        if only_smaller and recipe.name not in SMALLER:
             continue
-        losses = _losses(material, rung, progress, share, thorough=search == "full")
-        if search == "first" and climbed and losses and _is_hopeless(climbed[-1], rung, losses):
-            progress.step(f"passing {rung.name} by: its predicted loss is over the budget", share)
+        losses = _losses(material, recipe, progress, share, thorough=search == "full")
+        if search == "first" and climbed and losses and _is_hopeless(climbed[-1], recipe, losses):
+            progress.step(f"passing {recipe.name} by: its predicted loss is over the budget", share)
             continue
-        progress.step(f"trying {rung.name}: {rung.summary}", share)
-        climbed.append(_measured(material, rung, targets, losses, thorough=search == "full"))
-        if search == "first" and _ends(rung, climbed[-1].reports):
+        progress.step(f"trying {recipe.name}: {recipe.summary}", share)
+        climbed.append(_measured(material, recipe, targets, losses, thorough=search == "full"))
+        if search == "first" and _ends(recipe, climbed[-1].reports):
             only_smaller = is_too_large(climbed[-1].reports)
             if not only_smaller:
                 break
@@ -100,7 +100,7 @@ def climb_ladder(
 def build_ahead(
     material: Material, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress
 ) -> None:
-    """Where a cluster is set, graphs and engines of all rungs are made there, and the climb below finds them made.
+    """Where a cluster is set, graphs and engines of all candidates are made there, and the climb below finds them made.
 
     The climb judges one after the other: golden cases spread by themselves, and nothing runs beside a timing.
     """
@@ -110,19 +110,21 @@ def build_ahead(
         if isinstance(mapper, InProcess):
             return
         losses = {
-            rung.name: _losses(material, rung, progress, 0.2, thorough=True) for rung in ladder
+            recipe.name: _losses(material, recipe, progress, 0.2, thorough=True)
+            for recipe in ladder
         }
-        progress.step(f"building {len(ladder)} rungs on the cluster", 0.2)
+        progress.step(f"building {len(ladder)} candidates on the cluster", 0.2)
         works = [
-            RungWork(material, rung.name, losses[rung.name], tuple(targets)) for rung in ladder
+            CandidateWork(material, recipe.name, losses[recipe.name], tuple(targets))
+            for recipe in ladder
         ]
-        for _ in mapper.map(build_rung, works):
+        for _ in mapper.map(build_candidate, works):
             pass
 
 
 @dataclass(frozen=True, slots=True)
-class RungWork:
-    """One rung of a ladder, by names and digests."""
+class CandidateWork:
+    """One candidate of a ladder, by names and digests."""
 
     material: Material
     recipe: str
@@ -130,7 +132,7 @@ class RungWork:
     targets: tuple[str, ...]
 
 
-def build_rung(work: RungWork) -> None:
+def build_candidate(work: CandidateWork) -> None:
     """Graph and engines, stored where the climb looks for them; runs on a worker, outside Prefect's engine."""
     candidate = _written(quantization.write_graph.fn, work.material, work.recipe, work.losses)
     for target in work.targets:
@@ -151,14 +153,14 @@ def _written(
     )
 
 
-def chosen(climbed: Sequence[Climbed], figures: Sequence[RungFigures], search: Search) -> int:
-    """Which rung to release: the last of a first search; of a full one the cheapest that passed, else the last."""
+def chosen(climbed: Sequence[Climbed], figures: Sequence[CandidateFigures], search: Search) -> int:
+    """Which candidate to release: the last of a first search; of a full one the cheapest that passed, else the last."""
     best = cheapest(figures) if search == "full" else None
     return len(climbed) - 1 if best is None else best
 
 
-def figures(one: Climbed, spec: ModelSpec) -> RungFigures:
-    """What is logged and plotted of a rung; its loss is the spec's first quality metric over all cases."""
+def figures(one: Climbed, spec: ModelSpec) -> CandidateFigures:
+    """What is logged and plotted of a candidate; its loss is the spec's first quality metric over all cases."""
     rule = spec.budgets.quality[0]
     value = _estimate(one.reports, rule.metric)
     loss = None if value is None else value if rule.at_least is None else 1 - value
@@ -168,7 +170,7 @@ def figures(one: Climbed, spec: ModelSpec) -> RungFigures:
     size, latency, memory = (
         _estimate(one.reports, f"{kind}-ratio") for kind in ("size", "latency", "peak-memory")
     )
-    return RungFigures(
+    return CandidateFigures(
         one.recipe.name,
         passes(one.reports),
         False,
@@ -220,29 +222,29 @@ def is_too_large(reports: Sequence[GateReport]) -> bool:
     return refused == {"size-ratio"}
 
 
-def _ends(rung: Recipe, reports: Sequence[GateReport]) -> bool:
-    return passes(reports) or not (quality_failed(reports) or climbs_past_cost(rung))
+def _ends(recipe: Recipe, reports: Sequence[GateReport]) -> bool:
+    return passes(reports) or not (quality_failed(reports) or climbs_past_cost(recipe))
 
 
 def _losses(
-    material: Material, rung: Recipe, progress: Progress, share: float, *, thorough: bool
+    material: Material, recipe: Recipe, progress: Progress, share: float, *, thorough: bool
 ) -> str | None:
     """Only what chooses its sites needs to know how sensitive they are."""
-    if not chooses_sites(rung):
+    if not chooses_sites(recipe):
         return None
     progress.step("measuring the sites' sensitivity", share)
     return quantization.measure_sensitivity(
-        material.calibration, material.observation, rung.name, thorough
+        material.calibration, material.observation, recipe.name, thorough
     )
 
 
-def _is_hopeless(before: Climbed, rung: Recipe, losses: str) -> bool:
-    """Whether the rung before, of which this one is a milder form, lost too much for this one to pass."""
-    if _family(rung) != _family(before.recipe):
+def _is_hopeless(before: Climbed, recipe: Recipe, losses: str) -> bool:
+    """Whether the candidate before, of which this one is a milder form, lost too much for this one to pass."""
+    if _family(recipe) != _family(before.recipe):
         return False
     model = before.candidate.model
     now, then = (
-        quantization.loss_left(model, losses, name) for name in (rung.name, before.recipe.name)
+        quantization.loss_left(model, losses, name) for name in (recipe.name, before.recipe.name)
     )
     refusals = [gate for report in before.reports if _executed(report) for gate in report.refusals]
     return is_hopeless(refusals, now / then if then else 1.0)
@@ -253,10 +255,15 @@ def _family(recipe: Recipe) -> Recipe:
 
 
 def _measured(
-    material: Material, rung: Recipe, targets: Sequence[str], losses: str | None, *, thorough: bool
+    material: Material,
+    recipe: Recipe,
+    targets: Sequence[str],
+    losses: str | None,
+    *,
+    thorough: bool,
 ) -> Climbed:
-    """Build and judge one rung."""
-    candidate = _written(quantization.write_graph, material, rung.name, losses)
+    """Build and judge one candidate."""
+    candidate = _written(quantization.write_graph, material, recipe.name, losses)
     engines: list[EngineRef] = []
     reports: list[GateReport] = []
     # Executable targets first: an engine for a device elsewhere is built only for a graph that passed here.
@@ -265,7 +272,7 @@ def _measured(
             break
         engines.append(quantization.build_engine(candidate, target))
         reports.append(validation.judge(candidate, engines[-1], material.served, thorough))
-    return Climbed(rung, candidate, tuple(engines), tuple(reports))
+    return Climbed(recipe, candidate, tuple(engines), tuple(reports))
 
 
 def _executed(report: GateReport) -> bool:

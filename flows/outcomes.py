@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class JudgedCandidate:
     """One recipe that was built and judged."""
 
     recipe: str
@@ -40,7 +40,7 @@ class Outcome:
     reason: str  # one sentence
     version: str | None = None  # of the registry: what was promoted, waits or was refused
     release: str | None = None
-    rungs: tuple[Rung, ...] = ()
+    candidates: tuple[JudgedCandidate, ...] = ()
     decision: Decision | None = None
     report: str | None = None  # where the drift report lies
     notes: tuple[str, ...] = ()  # what the verdicts do not cover

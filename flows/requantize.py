@@ -12,7 +12,7 @@ from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, orchestrated, run_id
 from flows.orchestration.progress import Progress
-from flows.outcomes import Outcome, Rung, Status
+from flows.outcomes import JudgedCandidate, Outcome, Status
 from infra.processes.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
 from tasks.profiles import steps as profiles
@@ -48,7 +48,7 @@ def requantize(
         require_approval: Let a passing candidate wait for a person.
         window: Key of a stored traffic sample; empty samples the current window.
         action: Why it runs: recalibrate, or fallback for safety.
-        search: Promote the first rung that passes, or measure all of them and promote the cheapest that passes.
+        search: Promote the first candidate that passes, or measure all of them and promote the cheapest that passes.
         allow_scale_change: Let a recalibration change scales by more than the spec's calibration.largest_scale_change.
     """
     if recipe is not None:
@@ -150,7 +150,7 @@ def _build(
         limits(registered.spec),
         reason,
     )
-    rungs, taken = [one.told for one in climbed], climbed[best]
+    candidates, taken = [one.told for one in climbed], climbed[best]
     write_measures(
         model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started
     )
@@ -159,8 +159,8 @@ def _build(
     release = promotion.release_candidate(
         taken.candidate, taken.engines, taken.reports, name, frozen, sample.digest
     )
-    _leave_artifact(model, rungs, taken, release)
-    outcome = _conclude(model, release, rungs, taken, champion, reason, require_approval)
+    _leave_artifact(model, candidates, taken, release)
+    outcome = _conclude(model, release, candidates, taken, champion, reason, require_approval)
     write_measures(model)
     return replace(outcome, notes=known.notes)
 
@@ -168,7 +168,7 @@ def _build(
 def _conclude(
     model: str,
     release: ReleaseRef,
-    rungs: list[Rung],
+    candidates: list[JudgedCandidate],
     taken: Climbed,
     champion: ReleaseRef | None,
     reason: str,
@@ -179,7 +179,7 @@ def _conclude(
         "model": model,
         "version": release.version,
         "release": release.digest,
-        "rungs": tuple(rungs),
+        "candidates": tuple(candidates),
     }
     if not passes(last.reports):
         gates = [gate.reason for report in last.reports for gate in report.refusals]
@@ -195,16 +195,18 @@ def _conclude(
     return Outcome(status=Status.PROMOTED, reason=text, **where)  # type: ignore[arg-type]
 
 
-def _leave_artifact(model: str, rungs: Sequence[Rung], taken: Climbed, release: ReleaseRef) -> None:
+def _leave_artifact(
+    model: str, candidates: Sequence[JudgedCandidate], taken: Climbed, release: ReleaseRef
+) -> None:
     lines = [
         f"# {model}, version {release.version}",
         "",
-        "| rung | verdict | why |",
+        "| candidate | verdict | why |",
         "|---|---|---|",
     ]
-    for rung in rungs:
-        verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in rung.reports)
-        lines.append(f"| {rung.recipe} | {verdicts} | {rung.reason} |")
+    for candidate in candidates:
+        verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in candidate.reports)
+        lines.append(f"| {candidate.recipe} | {verdicts} | {candidate.reason} |")
     lines += ["", *(f"- {remark}" for remark in taken.candidate.remarks)]
     tables = "\n".join(to_markdown(report) for report in taken.reports)
     leave_markdown(f"gates-{model}", "\n".join([*lines, "", tables]))

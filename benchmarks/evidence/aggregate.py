@@ -28,7 +28,7 @@ class Row:
     won_back: (
         Interval | None
     )  # share of what the shift cost that new scales alone win back; None where it cost nothing
-    rungs: tuple[str, ...]  # chosen, one a seed
+    candidates: tuple[str, ...]  # chosen, one a seed
     chosen: Interval
 
 
@@ -57,7 +57,7 @@ def _row(cells: Sequence[Cell]) -> Row:
         _mean(stale),
         None if recalibrated is None else _mean(recalibrated),
         None if recalibrated is None else _won_back(stale, recalibrated, home),
-        tuple(cell.rung for cell in cells),
+        tuple(cell.candidate for cell in cells),
         _mean(np.concatenate([cell.chosen for cell in cells])),
     )
 

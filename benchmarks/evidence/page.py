@@ -79,7 +79,7 @@ def _line(row: Row) -> str:
         if row.won_back is None
         else f"{row.won_back.value:.0%} ({row.won_back.low:.0%} to {row.won_back.high:.0%})"
     )
-    recipes = ", ".join(dict.fromkeys(row.rungs))
+    recipes = ", ".join(dict.fromkeys(row.candidates))
     return (
         f"| {row.shift} | {row.scheme} | {moved} | {row.home:.4f} | {_loss(row.stale)} | {again} "
         f"| {won_back} | {recipes} | {_loss(row.chosen)} |"

@@ -17,7 +17,7 @@ class Choice:
 
     budget: float
     action: Action  # by the lenses
-    taken: str  # "keep", or the rung that the climb chose
+    taken: str  # "keep", or the candidate that the climb chose
     losses: Mapping[str, float]  # action -> mean loss on held-out cases
     due: bool = (
         False  # the model's weights changed: a build was asked for, whatever the old engine loses

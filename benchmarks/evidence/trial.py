@@ -1,4 +1,4 @@
-"""One cell of the map: a champion meets a shift; it is kept, recalibrated, or replaced by the first rung that holds."""
+"""One cell of the map: a champion meets a shift; it is kept, recalibrated, or replaced by the first candidate that holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from tasks.records import GoldenCase, Payload, Request
 
 SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
 """Static per-tensor activations with and without smoothing, floating-point ones, ranges at run time, weights only."""
-RUNGS = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4")
+LADDER = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4")
 KEPT, AGAIN, LAST = "keep", "recalibrate", "full-precision"
 RANK = 4
 
@@ -43,7 +43,7 @@ class Cell:
     home: Scores  # the champion where it was calibrated
     stale: Scores
     recalibrated: Scores | None  # None: the scheme fixes no activation range
-    rung: str
+    candidate: str
     chosen: Scores
     quality_home: Scores  # full precision's, on home and on shifted golden cases
     quality: Scores
@@ -92,14 +92,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Repairs:
-    """A window of shifted traffic, held-out cases like it, and what each rung of the ladder does with both."""
+    """A window of shifted traffic, held-out cases like it, and what each candidate of the ladder does with both."""
 
     kind: Kind  # after a weight update
     reference: Engine
     window: Sequence[Request]
     judged: Sequence[tuple[GoldenCase, Payload]]
     observed: Mapping[str, SiteObservation]
-    rungs: dict[str, Outcome] = field(default_factory=dict)
+    candidates: dict[str, Outcome] = field(default_factory=dict)
 
     @property
     def payloads(self) -> list[Payload]:
@@ -113,13 +113,13 @@ class Repairs:
             score(engine, self.payloads), score(engine, [payload for _, payload in self.judged])
         )
 
-    def rung(self, name: str) -> Outcome:
-        """The same of a rung that is derived from the window alone; each is built once."""
-        if name not in self.rungs:
-            self.rungs[name] = self.outcome(
+    def candidate(self, name: str) -> Outcome:
+        """The same of a candidate that is derived from the window alone; each is built once."""
+        if name not in self.candidates:
+            self.candidates[name] = self.outcome(
                 ours.derived(self.kind.subject, RECIPES[name], self.observed)
             )
-        return self.rungs[name]
+        return self.candidates[name]
 
 
 def _repairs(
@@ -162,10 +162,10 @@ def _cell(
     if again is not None:
         tried[AGAIN] = repairs.outcome(again)
     decision = judged_by_lenses(scene, repairs, champion, kept.window, changed=changed)
-    rung = _climb(repairs, tried)
+    candidate = _climb(repairs, tried)
     ladder = {name: one for name, one in tried.items() if name != KEPT}
     taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT
-    known = {name: float(one.judged.mean()) for name, one in (ladder | repairs.rungs).items()}
+    known = {name: float(one.judged.mean()) for name, one in (ladder | repairs.candidates).items()}
     return Cell(
         kind.name,
         shift.name,
@@ -173,8 +173,10 @@ def _cell(
         scene.home[scheme],
         tried[KEPT].judged,
         tried[AGAIN].judged if again is not None else None,
-        rung,
-        np.zeros(len(repairs.judged)) if rung == LAST else (tried | repairs.rungs)[rung].judged,
+        candidate,
+        np.zeros(len(repairs.judged))
+        if candidate == LAST
+        else (tried | repairs.candidates)[candidate].judged,
         scene.quality,
         quality(kind, reference, repairs.judged),
         Choice(
@@ -190,15 +192,15 @@ def _cell(
 def _climb(repairs: Repairs, tried: Mapping[str, Outcome]) -> str:
     """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it.
 
-    What was tried already comes first; a rung is built only when all before it have failed.
+    What was tried already comes first; a candidate is built only when all before it have failed.
     """
     able = [
         name
-        for name in RUNGS
+        for name in LADDER
         if RECIPES[name].high_precision_sites < len(repairs.kind.subject.sites)
     ]
     for name in (*tried, *able):
-        found = tried[name] if name in tried else repairs.rung(name)
+        found = tried[name] if name in tried else repairs.candidate(name)
         if found.window.mean() <= repairs.kind.budget:
             return name
     return LAST

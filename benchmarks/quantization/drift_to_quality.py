@@ -1,4 +1,4 @@
-"""What drift costs a quantized model, and what each rung wins back, on the ONNX Runtime engine."""
+"""What drift costs a quantized model, and what each candidate wins back, on the ONNX Runtime engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tasks.records import Payload, Tensor
 
 STALE_EXPOSURES = (0.5, 1.0)
 DRIFTED = ("ja", "ru")
-RUNGS = ("recalibrate", "recalibrate-mse", "int8-smooth", "int8-mixed-2", "int8-mixed-4")
+CANDIDATES = ("recalibrate", "recalibrate-mse", "int8-smooth", "int8-mixed-2", "int8-mixed-4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Row:
 def measure(quick: bool) -> Table:
     """Exposure drift on the digits, language drift on MiniLM."""
     shift = exposures(subject.digits(quick), quick)
-    speech = languages(subject.minilm(quick), RUNGS[:3] if quick else RUNGS, quick)
+    speech = languages(subject.minilm(quick), CANDIDATES[:3] if quick else CANDIDATES, quick)
     title = "From drift to quality: stale, recalibrated and re-tuned INT8 on ONNX Runtime CPU"
     return Table("drift-to-quality", title, [*shift, *speech], _goals(shift), ())
 
@@ -69,8 +69,8 @@ def exposures(chosen: Subject, quick: bool) -> list[Row]:
     return rows
 
 
-def languages(chosen: Subject, rungs: Sequence[str], quick: bool) -> list[Row]:
-    """Cosine on Japanese and Russian: the champion tuned on English, then every rung tuned on the new traffic."""
+def languages(chosen: Subject, candidates: Sequence[str], quick: bool) -> list[Row]:
+    """Cosine on Japanese and Russian: the champion tuned on English, then every candidate tuned on the new traffic."""
     count = len(chosen.calibration)
     traffic = subject.draw(chosen.traffic, DRIFTED, count)
     held_out = subject.minilm_cases(DRIFTED, quick)
@@ -78,8 +78,8 @@ def languages(chosen: Subject, rungs: Sequence[str], quick: bool) -> list[Row]:
     candidates: Mapping[str, Candidate] = {
         "champion, tuned on English": champion,
         **{
-            f"{rung}, on ja and ru": ours.quantize(chosen, rung, traffic, champion)
-            for rung in rungs
+            f"{candidate}, on ja and ru": ours.quantize(chosen, candidate, traffic, champion)
+            for candidate in candidates
         },
     }
     expected = run_all(chosen.reference, chosen.inputs, held_out)

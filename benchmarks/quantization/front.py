@@ -14,7 +14,7 @@ from benchmarks.quantization.fidelity import judge
 from benchmarks.quantization.latency import full_texts
 from infra.engines.port import Arrays
 from tasks.quantization.recipe.catalog import find_recipe
-from tasks.quantization.report.pareto import Limits, RungFigures, draw_html, draw_png
+from tasks.quantization.report.pareto import CandidateFigures, Limits, draw_html, draw_png
 
 RECIPES = (
     "int8-smooth",
@@ -126,7 +126,7 @@ def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
     """Front as PNG and as HTML: filled points build on TensorRT-RTX, the star is the recipe that is judged."""
     whole = next(row for row in rows if row.name == FP32).megabytes or 1.0
     figures = [
-        RungFigures(
+        CandidateFigures(
             row.name,
             row.tensorrt_rtx == "builds",
             row.name == JUDGED,

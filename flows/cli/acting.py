@@ -39,7 +39,7 @@ def requantize(
     search: Annotated[
         Search,
         typer.Option(
-            help="first: stop at the first rung that passes; full: measure all, promote the cheapest."
+            help="first: stop at the first candidate that passes; full: measure all, promote the cheapest."
         ),
     ] = "first",
     allow_scale_change: Annotated[

@@ -241,9 +241,9 @@ def outcome(result: Any) -> None:
     console.print(f"[bold]{result.status.value}[/bold]  {escape(result.reason)}")
     for line in result.decision.reasons[1:] if result.decision else ():
         console.print(f"  {escape(line)}")
-    if result.rungs:
-        console.print(_rungs(result.rungs))
-    for remark in result.rungs[-1].remarks if result.rungs else ():
+    if result.candidates:
+        console.print(_candidates(result.candidates))
+    for remark in result.candidates[-1].remarks if result.candidates else ():
         console.print(f"note  {escape(remark)}")
     for note in result.notes:
         console.print(f"note  {escape(note)}")
@@ -251,11 +251,13 @@ def outcome(result: Any) -> None:
         console.print(f"report  {settings().store_address}/{result.report}")
 
 
-def _rungs(rungs: Sequence[Any]) -> Table:
-    table = _table("rung", "verdicts", "why")
-    for rung in rungs:
-        verdicts = ", ".join(f"{report.target} {report.verdict.value}" for report in rung.reports)
-        table.add_row(rung.recipe, verdicts, escape(rung.reason))
+def _candidates(candidates: Sequence[Any]) -> Table:
+    table = _table("candidate", "verdicts", "why")
+    for candidate in candidates:
+        verdicts = ", ".join(
+            f"{report.target} {report.verdict.value}" for report in candidate.reports
+        )
+        table.add_row(candidate.recipe, verdicts, escape(candidate.reason))
     return table
 
 

@@ -36,10 +36,10 @@ def first_champions(stage: Stage) -> Played:
         outcome = maintenance(model)
         problems += _unless(outcome.status is Status.PROMOTED, f"{model}: {outcome.reason}")
         problems += _unless(
-            bool(outcome.rungs) and outcome.rungs[-1].recipe != "full-precision",
+            bool(outcome.candidates) and outcome.candidates[-1].recipe != "full-precision",
             "a champion in INT8",
         )
-        lines += [f"{model}: {outcome.reason}", *_rungs(outcome)]
+        lines += [f"{model}: {outcome.reason}", *_candidates(outcome)]
     return problems, lines
 
 
@@ -51,7 +51,7 @@ def keep(stage: Stage) -> Played:
     problems = _unless(outcome.status is Status.KEPT, f"the run ended as {outcome.status}")
     problems += _unless(_health(outcome, "input") is Health.DEGRADED, "the input lens did not move")
     problems += _unless(
-        champion_of("minilm") == before and not outcome.rungs, "something was built"
+        champion_of("minilm") == before and not outcome.candidates, "something was built"
     )
     return problems, _told(stage, outcome)
 
@@ -73,7 +73,8 @@ def recalibrate(stage: Stage) -> Played:
         _health(outcome, "control") is Health.FINE, "full precision was not shown to be right"
     )
     problems += _unless(
-        [one.recipe for one in outcome.rungs] == ["recalibrate"], "more than new scales was needed"
+        [one.recipe for one in outcome.candidates] == ["recalibrate"],
+        "more than new scales was needed",
     )
     engines = {
         name.split("/")[1]
@@ -88,7 +89,7 @@ def recalibrate(stage: Stage) -> Played:
         all(row.after > row.before for row in rows), "the accuracy was not won back"
     )
     stage.summary += rows
-    return problems, [*_told(stage, outcome), *_rungs(outcome)]
+    return problems, [*_told(stage, outcome), *_candidates(outcome)]
 
 
 def escalate(stage: Stage) -> Played:
@@ -102,9 +103,9 @@ def escalate(stage: Stage) -> Played:
     problems += _unless(
         _health(outcome, "fidelity") is Health.DEGRADED, "the fidelity lens saw nothing"
     )
-    recipes = [one.recipe for one in outcome.rungs]
+    recipes = [one.recipe for one in outcome.candidates]
     problems += _unless(
-        recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the rungs were {recipes}"
+        recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the candidates were {recipes}"
     )
     problems += _unless(recipes[-1:] != ["full-precision"], "only full precision passed")
     rows = compare("minilm", _window(outcome), before, _champion("minilm"))
@@ -112,7 +113,7 @@ def escalate(stage: Stage) -> Played:
         all(row.after > row.before for row in rows), "the fidelity was not won back"
     )
     stage.summary += rows
-    return problems, [*_told(stage, outcome), *_rungs(outcome)]
+    return problems, [*_told(stage, outcome), *_candidates(outcome)]
 
 
 def retrain(stage: Stage) -> Played:
@@ -126,7 +127,7 @@ def retrain(stage: Stage) -> Played:
         outcome.status is Status.RETRAINING_REQUESTED, f"the run ended as {outcome.status}"
     )
     problems += _unless(
-        champion_of("digits") == before and not outcome.rungs, "something was built"
+        champion_of("digits") == before and not outcome.candidates, "something was built"
     )
     newest = journal.read("digits")[-1]
     problems += _unless(newest.kind is Kind.RETRAINING_REQUESTED, "the ledger holds no request")
@@ -149,7 +150,7 @@ def refuse(stage: Stage) -> Played:
         reason="calibrate on today's traffic",
         allow_scale_change=True,
     )
-    refusals = [gate for report in outcome.rungs[-1].reports for gate in report.refusals]
+    refusals = [gate for report in outcome.candidates[-1].reports for gate in report.refusals]
     problems = _unless(outcome.status is Status.REFUSED, f"the run ended as {outcome.status}")
     problems += _unless(any(gate.verdict is Verdict.FAILED for gate in refusals), "no gate failed")
     problems += _unless(champion_of("digits") == before, "the champion changed")
@@ -232,8 +233,8 @@ def _told(stage: Stage, outcome: Outcome) -> list[str]:
     return list(outcome.decision.reasons) if outcome.decision else [outcome.reason]
 
 
-def _rungs(outcome: Outcome) -> list[str]:
+def _candidates(outcome: Outcome) -> list[str]:
     return [
-        f"rung {rung.recipe}: {', '.join(f'{one.target} {one.verdict}' for one in rung.reports)}; {rung.reason}"
-        for rung in outcome.rungs
+        f"candidate {candidate.recipe}: {', '.join(f'{one.target} {one.verdict}' for one in candidate.reports)}; {candidate.reason}"
+        for candidate in outcome.candidates
     ]

@@ -120,7 +120,7 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
 
     The intent of a run whose process is certainly gone is closed first: what was killed may be continued at once.
     """
-    while journal.commit(model, lambda entries: _burial(entries, window, actor)) is not None:
+    while journal.commit(model, lambda entries: _orphan_closed(entries, window, actor)) is not None:
         pass
 
     def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
@@ -370,7 +370,7 @@ def _label(model: str) -> None:
         )
 
 
-def _burial(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
+def _orphan_closed(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
     """The end of an intent whose process died, or None when nobody died on this window."""
     held = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
     if held is None or not is_gone(held.details.get("process")):

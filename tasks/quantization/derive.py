@@ -1,4 +1,4 @@
-"""From one observation and one recipe to a graph's plan: the pure heart of a rung."""
+"""From one observation and one recipe to a graph's plan: the pure heart of a candidate."""
 
 import math
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def derive(
     ceilings: Mapping[str, float] | None = None,
     seen: Mapping[str, SeenByRequest] | None = None,
 ) -> Derived:
-    """The plan for every site that the recipe quantizes; `tuned` is given where a rung before found it.
+    """The plan for every site that the recipe quantizes; `tuned` is given where a candidate before found it.
 
     `losses` are what each site alone costs the model's output, where that was measured; without them the sites are
     ranked by their local errors.

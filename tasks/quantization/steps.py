@@ -39,7 +39,7 @@ from tasks.quantization.graph.lowering import lower
 from tasks.quantization.recipe.catalog import Recipe, Rounding, find_recipe
 from tasks.quantization.recipe.ladder import chooses_sites
 from tasks.quantization.recipe.submodules import submodules
-from tasks.quantization.report.pareto import Limits, RungFigures, draw_html, draw_png
+from tasks.quantization.report.pareto import CandidateFigures, Limits, draw_html, draw_png
 from tasks.quantization.report.placements import documented, draw_placements
 from tasks.quantization.sensitivity import measure as sensitivity
 from tasks.quantization.sensitivity import mixed_precision as mixed
@@ -299,21 +299,21 @@ def record_ladder(
     calibration: SampleRef,
     window: str,
     candidates: Sequence[CandidateRef],
-    rungs: Sequence[RungFigures],
+    figures: Sequence[CandidateFigures],
     limits: Limits,
     reason: str,
 ) -> str:
-    """One MLflow run for the climb, with the front where there is one, and a child run a rung; returns its id."""
+    """One MLflow run for the climb, with the front where there is one, and a child run a candidate; returns its id."""
     model, registry = calibration.model, settings().registry()
-    pictures = _pictures(f"{model} on {window[:8]}", rungs, limits)
+    pictures = _pictures(f"{model} on {window[:8]}", figures, limits)
     for name, data in pictures.items():
         settings().store().put(f"reports/{model}/{window[:16]}/{name}", data)
-    promoted = next((one.name for one in rungs if one.chosen), "none")
+    promoted = next((one.name for one in figures if one.chosen), "none")
     parent = registry.log_run(
         model,
         f"ladder on {window[:8]}",
         params={"window": window, "calibration": calibration.digest, "reason": reason[:500]},
-        metrics={"rungs": len(rungs)},
+        metrics={"candidates": len(figures)},
         tags={
             "kind": "ladder",
             "passed": promoted,
@@ -322,7 +322,7 @@ def record_ladder(
         },
         artifacts=pictures,
     )
-    for candidate, one in zip(candidates, rungs, strict=True):
+    for candidate, one in zip(candidates, figures, strict=True):
         facts = json.loads(settings().store().get(candidate.key("candidate.json")))
         submodules_lost = {
             f"loss/{group['name']}": group["loss"] for group in facts.get("submodules", [])
@@ -352,7 +352,7 @@ def record_ladder(
                 "quantized-share": candidate.quantized_share,
             },
             tags={
-                "kind": "rung",
+                "kind": "candidate",
                 "verdict": "passed" if one.passed else "refused",
                 "why": one.reason[:500],
                 "remarks": "; ".join(candidate.remarks)[:500],
@@ -363,13 +363,13 @@ def record_ladder(
     return parent
 
 
-def _pictures(title: str, rungs: Sequence[RungFigures], limits: Limits) -> dict[str, bytes]:
-    """One rung is no front."""
-    if len(rungs) < 2:
+def _pictures(title: str, figures: Sequence[CandidateFigures], limits: Limits) -> dict[str, bytes]:
+    """One candidate is no front."""
+    if len(figures) < 2:
         return {}
     return {
-        "front.png": draw_png(title, rungs, limits),
-        "front.html": draw_html(title, rungs, limits),
+        "front.png": draw_png(title, figures, limits),
+        "front.html": draw_html(title, figures, limits),
     }
 
 
@@ -415,7 +415,7 @@ def _tuned(
     champion: ReleaseRef | None,
     seen: str | None = None,
 ) -> Tuned:
-    """Rungs of one run share the search; the observation and the champion are named by their digests."""
+    """Candidates of one run share the search; the observation and the champion are named by their digests."""
     model = open_model(model_name)
     observed = parse_observation(
         settings().store().get(observation), where=f"the observation {observation}"

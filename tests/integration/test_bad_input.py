@@ -161,7 +161,7 @@ def test_too_few_rows_in_the_window_are_inconclusive_and_nothing_is_built(
     assert said.code == 0, said
     outcome = json.loads(said.out)
     assert outcome["status"] == "inconclusive"
-    assert not outcome["rungs"]
+    assert not outcome["candidates"]
 
 
 def test_an_engine_file_with_a_flipped_byte_is_not_loaded(run: Run, served: Settings) -> None:

@@ -159,14 +159,14 @@ def test_a_dead_layer_stays_in_floating_point_from_the_command_to_the_release(
     )
     _, out, err = said(capsys, monkeypatch, *arguments)
     outcome = json.loads(out)
-    (rung,) = outcome["rungs"]
+    (candidate,) = outcome["candidates"]
     assert any(
         one.startswith("down: only seen at zero: they stay in floating point")
-        for one in rung["remarks"]
+        for one in candidate["remarks"]
     ), err
     release = loop.release("dead", outcome["release"])
     assert release.facts["kept_high"] == ["down"]
-    assert release.facts["remarks"] == rung["remarks"]
+    assert release.facts["remarks"] == candidate["remarks"]
 
 
 def test_a_dead_layer_is_passed_over_where_sensitivity_is_measured(
@@ -194,5 +194,7 @@ def test_one_request_is_enough_to_quantize_and_its_thinness_is_said(
     register(path)
     serve(loop, "single", 0, traffic(count=1))
     outcome = requantize("single", recipe="int8-smooth")
-    assert outcome.rungs[0].reports
-    assert any("calibrated on fewer than 2048 values" in one for one in outcome.rungs[0].remarks)
+    assert outcome.candidates[0].reports
+    assert any(
+        "calibrated on fewer than 2048 values" in one for one in outcome.candidates[0].remarks
+    )

@@ -202,7 +202,7 @@ def test_maintenance_reads_what_is_new_before_it_samples_and_tells_what_it_could
     sentences: list[str] = []
     with listening(lambda sentence, share: sentences.append(sentence)):
         outcome = maintenance("digits")
-    assert outcome.rungs, "a first champion was tried on what was taken in"
+    assert outcome.candidates, "a first champion was tried on what was taken in"
     assert any(one.startswith("inbox: ") and "81 requests stored" in one for one in sentences), (
         sentences
     )

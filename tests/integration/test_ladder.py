@@ -80,7 +80,9 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> 
     assert "killed" in closed[0].reason
 
 
-def test_the_rungs_of_both_runs_shared_one_measurement_of_sensitivity(digits: Settings) -> None:
+def test_the_candidates_of_both_runs_shared_one_measurement_of_sensitivity(
+    digits: Settings,
+) -> None:
     from tasks.quantization.sensitivity.measure import parse_losses
 
     (key,) = digits.store().list("sensitivities/digits/")
@@ -89,21 +91,23 @@ def test_the_rungs_of_both_runs_shared_one_measurement_of_sensitivity(digits: Se
     assert losses.together > 0
 
 
-def test_the_cheapest_rung_that_passed_was_promoted(digits: Settings) -> None:
+def test_the_cheapest_candidate_that_passed_was_promoted(digits: Settings) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(digits.mlflow_uri)
     (experiment,) = client.search_experiments(filter_string="name = 'digits'")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'ladder'")
-    rungs = client.search_runs(
+    candidates = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )
-    assert len(rungs) == parent.data.metrics["rungs"] >= 8
-    passed = [one for one in rungs if one.data.tags["verdict"] == "passed"]
+    assert len(candidates) == parent.data.metrics["candidates"] >= 8
+    passed = [one for one in candidates if one.data.tags["verdict"] == "passed"]
     fastest = min(passed, key=lambda one: one.data.metrics["latency-ratio"])
     assert parent.data.tags["passed"] == fastest.info.run_name
     assert json.loads(fastest.data.params["name"]) == fastest.info.run_name
-    assert all({"loss", "size-ratio", "latency-ratio"} <= set(one.data.metrics) for one in rungs)
+    assert all(
+        {"loss", "size-ratio", "latency-ratio"} <= set(one.data.metrics) for one in candidates
+    )
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
         "front.png",
         "front.html",

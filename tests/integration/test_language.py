@@ -107,7 +107,10 @@ def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -
     release = language.release("speaker", outcome.release)
     assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= set(release.files)
     report = next(
-        one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu"
+        one
+        for candidate in outcome.candidates
+        for one in candidate.reports
+        if one.target == "onnxruntime-cpu"
     )
     judged = {
         gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED
@@ -153,13 +156,13 @@ def test_an_int8_cache_is_judged_through_the_cache(language: Settings) -> None:
 
     serve(language, "speaker", 5, [replace(one, domain="docs") for one in traffic(90)])
     outcome = requantize("speaker", recipe="int8-kv")
-    (rung,) = outcome.rungs
-    report = next(one for one in rung.reports if one.target == "onnxruntime-cpu")
+    (candidate,) = outcome.candidates
+    report = next(one for one in candidate.reports if one.target == "onnxruntime-cpu")
     gates = {gate.metric: gate for gate in report.gates if gate.group == "all"}
     assert gates["cache-agreement"].binding
     assert gates["cache-agreement"].estimate is not None
     assert gates["cache-agreement"].verdict is Verdict.PASSED, gates["cache-agreement"].reason
-    assert any("cache" in remark for remark in rung.remarks)
+    assert any("cache" in remark for remark in candidate.remarks)
 
 
 def test_a_folder_that_is_no_language_model_is_refused(tmp_path: Path, language: Settings) -> None:

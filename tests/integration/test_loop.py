@@ -87,7 +87,7 @@ def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
     serve(digits, "digits", 1, images(0.5, 1.0, seed=1))
     outcome = maintenance("digits")
     assert outcome.status is Status.KEPT, outcome.reason
-    assert not outcome.rungs
+    assert not outcome.candidates
     assert outcome.decision is not None
     (inputs,) = [one for one in outcome.decision.readings if one.lens == "input"]
     seen = {one.subject: one for one in inputs.findings}
@@ -149,7 +149,7 @@ def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(
     health = {one["lens"]: one["health"] for one in acted["decision"]["readings"]}
     assert health["range"] == Health.DEGRADED
     assert health["control"] == Health.FINE
-    assert [rung["recipe"] for rung in acted["rungs"]] == ["recalibrate"]
+    assert [candidate["recipe"] for candidate in acted["candidates"]] == ["recalibrate"]
     assert sum(entry.kind is Kind.PROMOTED for entry in history("digits")) == promoted + 1
 
 

@@ -254,10 +254,10 @@ class Told:
         self.sentences.append(sentence)
 
 
-def test_rungs_of_a_full_search_are_built_on_workers_to_the_same_bytes(
+def test_candidates_of_a_full_search_are_built_on_workers_to_the_same_bytes(
     model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.climbing import Material, RungWork, build_ahead, build_rung
+    from flows.climbing import CandidateWork, Material, build_ahead, build_candidate
     from tasks.quantization.recipe.catalog import find_recipe
     from tasks.quantization.steps import observe
 
@@ -268,14 +268,14 @@ def test_rungs_of_a_full_search_are_built_on_workers_to_the_same_bytes(
     settings.cache_clear()
     told = Told()
     build_ahead(material, ladder, ["onnxruntime-cpu"], told)  # type: ignore[arg-type]  # a Progress needs a server
-    assert told.sentences == ["building 3 rungs on the cluster"]
+    assert told.sentences == ["building 3 candidates on the cluster"]
     together = candidates()
     assert sum(name.endswith("/graph.onnx") for name in together) == 3
     assert sum(name.endswith("/plan") for name in together) == 3
     for name in together:
         settings().store().delete(name)
-    for rung in ladder:
-        build_rung(RungWork(material, rung.name, None, ("onnxruntime-cpu",)))
+    for candidate in ladder:
+        build_candidate(CandidateWork(material, candidate.name, None, ("onnxruntime-cpu",)))
     assert candidates() == together
 
 

@@ -105,8 +105,8 @@ def champions(
             outcome = maintenance(name_of(example))
             assert outcome.status is Status.PROMOTED, outcome.reason
             assert outcome.notes == ()
-            assert outcome.rungs[-1].recipe.startswith("int8"), [
-                rung.recipe for rung in outcome.rungs
+            assert outcome.candidates[-1].recipe.startswith("int8"), [
+                candidate.recipe for candidate in outcome.candidates
             ]
         return folder
 
@@ -146,9 +146,9 @@ def test_an_example_under_a_scenario_comes_to_a_sensible_end(
     assert outcome.notes == ()
     if (example, scenario) in OUTGROWN:
         assert outcome.status is Status.PROMOTED, outcome.reason
-        assert [rung.recipe for rung in outcome.rungs] == ["recalibrate"]
+        assert [candidate.recipe for candidate in outcome.candidates] == ["recalibrate"]
     elif scenario in ("null", "tenant-burst", "poisoning"):
-        assert (outcome.status, outcome.rungs) == (Status.KEPT, ()), outcome.reason
+        assert (outcome.status, outcome.candidates) == (Status.KEPT, ()), outcome.reason
     else:
         assert outcome.status in (Status.KEPT, Status.HELD, Status.PROMOTED), outcome.reason
-        assert len(outcome.rungs) <= 4, [rung.recipe for rung in outcome.rungs]
+        assert len(outcome.candidates) <= 4, [candidate.recipe for candidate in outcome.candidates]

@@ -44,7 +44,10 @@ def test_a_recognizer_is_quantized_judged_by_its_transcripts_and_promoted(speech
     files = set(speech.release("digits-spoken", outcome.release).files)
     assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= files
     report = next(
-        one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu"
+        one
+        for candidate in outcome.candidates
+        for one in candidate.reports
+        if one.target == "onnxruntime-cpu"
     )
     judged = {
         gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED

@@ -70,7 +70,7 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     assert next(entry for entry in history(example) if entry.kind is Kind.PROMOTED).reason.endswith(
         note
     )
-    gates = [gate for report in first.rungs[-1].reports for gate in report.gates]
+    gates = [gate for report in first.candidates[-1].reports for gate in report.gates]
     everything = next(
         gate for gate in gates if gate.group == "all" and gate.metric in ("flips", "cosine")
     )
@@ -110,5 +110,9 @@ def test_a_budget_that_the_golden_cases_cannot_prove_builds_nothing_however_ofte
     imported("hopeless", 0, corpus("digits", "none")[:96], tmp_path)
     for _ in range(2):
         outcome = maintenance("hopeless")
-        assert (outcome.status, outcome.rungs, outcome.version) == (Status.INCONCLUSIVE, (), None)
+        assert (outcome.status, outcome.candidates, outcome.version) == (
+            Status.INCONCLUSIVE,
+            (),
+            None,
+        )
         assert "full precision itself would not pass: flips of all" in outcome.reason

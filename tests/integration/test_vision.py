@@ -50,7 +50,10 @@ def test_an_image_encoder_is_quantized_judged_zero_shot_and_promoted(vision: Set
     files = set(vision.release("shapes", outcome.release).files)
     assert {"engines/onnxruntime-cpu/plan", "engines/tensorrt-rtx/plan"} <= files
     report = next(
-        one for rung in outcome.rungs for one in rung.reports if one.target == "onnxruntime-cpu"
+        one
+        for candidate in outcome.candidates
+        for one in candidate.reports
+        if one.target == "onnxruntime-cpu"
     )
     judged = {
         gate.metric for gate in report.gates if gate.binding and gate.verdict is Verdict.PASSED
@@ -76,7 +79,7 @@ def test_brighter_and_blurred_images_move_its_ranges_and_new_scales_are_judged(
     assert "cosine to full precision is" in readings["fidelity"].findings[0].text
     assert readings["control"].health is Health.FINE
     assert outcome.decision.action is Action.RECALIBRATE
-    assert [rung.recipe for rung in outcome.rungs][:1] == ["recalibrate"]
+    assert [candidate.recipe for candidate in outcome.candidates][:1] == ["recalibrate"]
 
 
 def test_what_full_precision_cannot_recognise_asks_for_retraining(vision: Settings) -> None:

@@ -9,7 +9,7 @@ from tasks.quantization.recipe.targets import expressible
 from tasks.records import Action, GateResult
 
 Search = Literal["first", "full"]
-"""Stop at the first rung that passes, or measure every rung and take the cheapest that passes."""
+"""Stop at the first candidate that passes, or measure every candidate and take the cheapest that passes."""
 
 FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
 FROM_TRAFFIC = (
@@ -43,10 +43,10 @@ def climb(
     targets: Sequence[str],
     search: Search = "first",
 ) -> Sequence[Recipe]:
-    """The rungs in order. A named recipe is the only rung; a safety fallback goes to full precision at once.
+    """The candidates in order. A named recipe is the only candidate; a safety fallback goes to full precision at once.
 
-    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed rungs that would
-    leave no site quantized, are left out. Full precision is the last rung.
+    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed candidates that would
+    leave no site quantized, are left out. Full precision is the last candidate.
     """
     if recipe is not None:
         return (find_recipe(recipe),)
@@ -56,12 +56,12 @@ def climb(
     way_up = (*FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
     able = expressible([RECIPES[name] for name in names], targets)
-    rungs = (rung for rung in able if rung.high_precision_sites < sites)
-    return (*rungs, RECIPES[FALLBACK])
+    candidates = (candidate for candidate in able if candidate.high_precision_sites < sites)
+    return (*candidates, RECIPES[FALLBACK])
 
 
 def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
-    """Everything else: each may be cheaper than a rung that passes, and seldom is good enough.
+    """Everything else: each may be cheaper than a candidate that passes, and seldom is good enough.
 
     A recipe that changes how the engine is called, as an INT8 cache does, is only ever asked for by name.
     """
@@ -81,18 +81,18 @@ def chooses_sites(recipe: Recipe) -> bool:
 
 
 def climbs_past_cost(recipe: Recipe) -> bool:
-    """Whether the next rung may pass although this one was good enough and too dear.
+    """Whether the next candidate may pass although this one was good enough and too dear.
 
-    Up to the last mixed rung each costs more than the one before. The shorter floats differ in what they cost, and
+    Up to the last mixed candidate each costs more than the one before. The shorter floats differ in what they cost, and
     full precision is not judged by it.
     """
     return recipe.name in SHORTER_FLOATS
 
 
 def is_hopeless(refusals: Sequence[GateResult], left: float) -> bool:
-    """Whether a rung that leaves this share of the losses of the rung before is predicted to be refused as well.
+    """Whether a candidate that leaves this share of the losses of the candidate before is predicted to be refused as well.
 
-    Losses add up nearly (`mixed`), so that 1 - cosine shrinks by the share. SLACK keeps doubtful rungs: those are
+    Losses add up nearly (`mixed`), so that 1 - cosine shrinks by the share. SLACK keeps doubtful candidates: those are
     measured. A metric that is no loss predicts nothing.
     """
     return any(

@@ -1,4 +1,4 @@
-"""What each rung reached, drawn: loss against size and latency, with the front that no rung beats."""
+"""What each candidate reached, drawn: loss against size and latency, with the front that no candidate beats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ _RESOLUTION = 120
 
 
 @dataclass(frozen=True, slots=True)
-class RungFigures:
-    """One rung, as it was measured; ratios are to full precision, None where nothing was measured."""
+class CandidateFigures:
+    """One candidate, as it was measured; ratios are to full precision, None where nothing was measured."""
 
     name: str
     passed: bool
@@ -38,21 +38,21 @@ class Limits:
     latency_budget: float
 
 
-Point = tuple[RungFigures, float, float]
-"""A rung, its cost and its loss."""
-_COSTS: Sequence[tuple[str, Callable[[RungFigures], float | None]]] = (
+Point = tuple[CandidateFigures, float, float]
+"""A candidate, its cost and its loss."""
+_COSTS: Sequence[tuple[str, Callable[[CandidateFigures], float | None]]] = (
     ("size / full precision", lambda one: one.size),
     ("latency / full precision", lambda one: one.latency),
 )
 
 
 def points(
-    rungs: Sequence[RungFigures], cost: Callable[[RungFigures], float | None]
+    candidates: Sequence[CandidateFigures], cost: Callable[[CandidateFigures], float | None]
 ) -> list[Point]:
-    """The rungs that have both figures."""
+    """The candidates that have both figures."""
     return [
         (one, spent, one.loss)
-        for one in rungs
+        for one in candidates
         if (spent := cost(one)) is not None and one.loss is not None
     ]
 
@@ -66,15 +66,15 @@ def undominated(found: Sequence[Point]) -> list[Point]:
     return best
 
 
-def cheapest(rungs: Sequence[RungFigures]) -> int | None:
-    """Which of the rungs that passed to promote: by latency, then size, then order; None when none passed.
+def cheapest(candidates: Sequence[CandidateFigures]) -> int | None:
+    """Which of the candidates that passed to promote: by latency, then size, then order; None when none passed.
 
     What has no latency (it was not judged by it) comes last.
     """
-    passed = [place for place, one in enumerate(rungs) if one.passed]
+    passed = [place for place, one in enumerate(candidates) if one.passed]
 
     def cost(place: int) -> tuple[float, float]:
-        one = rungs[place]
+        one = candidates[place]
         return (
             float("inf") if one.latency is None else one.latency,
             float("inf") if one.size is None else one.size,
@@ -83,7 +83,7 @@ def cheapest(rungs: Sequence[RungFigures]) -> int | None:
     return min(passed, key=cost, default=None)
 
 
-def draw_png(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
+def draw_png(title: str, candidates: Sequence[CandidateFigures], limits: Limits) -> bytes:
     """Two panels, PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,22 +94,22 @@ def draw_png(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
     budgets = (limits.size_budget, limits.latency_budget)
     for place, ((label, cost), budget) in enumerate(zip(_COSTS, budgets, strict=True)):
         panel = figure.add_subplot(1, 2, place + 1)
-        _panel(panel, points(rungs, cost), budget, limits.loss_budget)
+        _panel(panel, points(candidates, cost), budget, limits.loss_budget)
         panel.set(xlabel=label, ylabel=limits.loss if place == 0 else "")
     out = BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
-def draw_html(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes:
-    """The same, interactive, with everything inside: hovering names the rung and why it was refused."""
+def draw_html(title: str, candidates: Sequence[CandidateFigures], limits: Limits) -> bytes:
+    """The same, interactive, with everything inside: hovering names the candidate and why it was refused."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True)
     budgets = (limits.size_budget, limits.latency_budget)
     for place, ((label, cost), budget) in enumerate(zip(_COSTS, budgets, strict=True), start=1):
-        found = points(rungs, cost)
+        found = points(candidates, cost)
         best = undominated(found)
         line = go.Scatter(
             x=[one[1] for one in best], y=[one[2] for one in best], mode="lines", name="front"
@@ -128,20 +128,23 @@ def draw_html(title: str, rungs: Sequence[RungFigures], limits: Limits) -> bytes
 def _panel(panel: "Axes", found: Sequence[Point], cost_budget: float, loss_budget: float) -> None:
     best = undominated(found)
     panel.plot([one[1] for one in best], [one[2] for one in best], color="#54aeff", zorder=1)
-    for rung, cost, loss in found:
-        colour, marker = (PASSED if rung.passed else REFUSED), ("*" if rung.chosen else "o")
-        face = colour if rung.passed else "white"
+    for candidate, cost, loss in found:
+        colour, marker = (
+            (PASSED if candidate.passed else REFUSED),
+            ("*" if candidate.chosen else "o"),
+        )
+        face = colour if candidate.passed else "white"
         panel.scatter(
             cost,
             loss,
-            s=140 if rung.chosen else 45,
+            s=140 if candidate.chosen else 45,
             marker=marker,
             color=face,
             edgecolor=colour,
             zorder=2,
         )
         panel.annotate(
-            rung.name,
+            candidate.name,
             (cost, loss),
             xytext=(5, 4),
             textcoords="offset points",
@@ -159,17 +162,17 @@ def _markers(found: Sequence[Point]) -> "go.Scatter":
     return go.Scatter(
         x=[cost for _, cost, _ in found],
         y=[loss for _, _, loss in found],
-        text=[rung.name for rung, _, _ in found],
-        hovertext=[f"{rung.name}: {rung.reason}" for rung, _, _ in found],
+        text=[candidate.name for candidate, _, _ in found],
+        hovertext=[f"{candidate.name}: {candidate.reason}" for candidate, _, _ in found],
         mode="markers+text",
         textposition="top center",
         marker={
-            "color": [PASSED if rung.passed else REFUSED for rung, _, _ in found],
+            "color": [PASSED if candidate.passed else REFUSED for candidate, _, _ in found],
             "symbol": [
-                "star" if rung.chosen else "circle" if rung.passed else "circle-open"
-                for rung, _, _ in found
+                "star" if candidate.chosen else "circle" if candidate.passed else "circle-open"
+                for candidate, _, _ in found
             ],
-            "size": [16 if rung.chosen else 9 for rung, _, _ in found],
+            "size": [16 if candidate.chosen else 9 for candidate, _, _ in found],
         },
-        name="rungs",
+        name="candidates",
     )

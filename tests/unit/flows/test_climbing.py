@@ -1,4 +1,4 @@
-"""What a climb makes of its rungs' reports: figures, the end of a search, and the choice."""
+"""What a climb makes of its candidates' reports: figures, the end of a search, and the choice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.climbing import Climbed, Material, _ends, chosen, figures, limits
 from flows.orchestration.progress import Progress
 from tasks.quantization.recipe.catalog import Recipe, find_recipe
 from tasks.quantization.recipe.ladder import climb
-from tasks.quantization.report.pareto import RungFigures
+from tasks.quantization.report.pareto import CandidateFigures
 from tasks.records import Action, CandidateRef, GateReport, GateResult, Interval, SampleRef, Verdict
 from tasks.specs.spec import load_spec
 from tasks.validation.report import is_settled
@@ -41,7 +41,7 @@ GOOD = (
 )
 
 
-def test_a_rungs_loss_is_what_the_first_metric_lacks_over_all_cases() -> None:
+def test_a_candidates_loss_is_what_the_first_metric_lacks_over_all_cases() -> None:
     found = figures(climbed("int8-smooth", gate("cosine", 0.9, group="language=ja"), *GOOD), SPEC)
     assert found.loss == pytest.approx(0.005)
     assert (found.size, found.latency, found.peak_memory) == (0.5, 0.6, 0.7)
@@ -49,7 +49,7 @@ def test_a_rungs_loss_is_what_the_first_metric_lacks_over_all_cases() -> None:
     assert found.metrics["onnxruntime-cpu/cosine.language.ja"] == 0.9
 
 
-def test_a_rung_that_could_not_be_judged_has_no_figures() -> None:
+def test_a_candidate_that_could_not_be_judged_has_no_figures() -> None:
     found = figures(climbed("int8-smooth"), SPEC)
     assert (found.loss, found.size, found.latency, found.passed) == (None, None, None, False)
 
@@ -70,7 +70,7 @@ def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_t
     assert not _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *bad).reports)
 
 
-def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(
+def test_what_is_only_too_large_leaves_the_smaller_candidates_to_try_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     large = (gate("cosine", 0.995), gate("size-ratio", 0.9, Verdict.FAILED))
@@ -81,9 +81,9 @@ def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(
     }
     tried: list[str] = []
 
-    def measured(_: object, rung: Recipe, *__: object, **___: object) -> Climbed:
-        tried.append(rung.name)
-        return climbed(rung.name, *told.get(rung.name, GOOD))
+    def measured(_: object, candidate: Recipe, *__: object, **___: object) -> Climbed:
+        tried.append(candidate.name)
+        return climbed(candidate.name, *told.get(candidate.name, GOOD))
 
     monkeypatch.setattr(climbing, "_measured", measured)
     monkeypatch.setattr(climbing, "_losses", lambda *_, **__: None)
@@ -99,19 +99,19 @@ def test_what_is_only_too_large_leaves_the_smaller_rungs_to_try_and_no_others(
     assert tried == ["int8-smooth", "int8-weights", "int4-mixed", "int4-gptq"]
 
 
-def test_a_first_search_takes_its_last_rung_and_a_full_one_the_cheapest_that_passed() -> None:
-    rungs = [
+def test_a_first_search_takes_its_last_candidate_and_a_full_one_the_cheapest_that_passed() -> None:
+    candidates = [
         climbed("int8-smooth", *GOOD),
         climbed("int8-mixed-4", *GOOD),
         climbed("full-precision", *GOOD),
     ]
     speeds = (0.5, 0.4, 1.0)
     measured = [
-        RungFigures(one.recipe.name, True, False, "", 0.0, 0.5, speed, None, {})
-        for one, speed in zip(rungs, speeds, strict=True)
+        CandidateFigures(one.recipe.name, True, False, "", 0.0, 0.5, speed, None, {})
+        for one, speed in zip(candidates, speeds, strict=True)
     ]
-    assert chosen(rungs, measured, "first") == 2
-    assert chosen(rungs, measured, "full") == 1
+    assert chosen(candidates, measured, "first") == 2
+    assert chosen(candidates, measured, "full") == 1
 
 
 def test_a_verdict_that_a_busy_machine_may_have_made_is_not_kept() -> None:

@@ -23,7 +23,7 @@ def names(
     targets: Sequence[str] = (ONNXRUNTIME, TENSORRT_RTX),
     search: Search = "first",
 ) -> list[str]:
-    rungs = climb(
+    candidates = climb(
         recipe=recipe,
         has_quantized_champion=champion,
         action=action,
@@ -31,7 +31,7 @@ def names(
         targets=targets,
         search=search,
     )
-    return [rung.name for rung in rungs]
+    return [candidate.name for candidate in candidates]
 
 
 def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
@@ -40,7 +40,7 @@ def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
     assert found[-1] == "full-precision"
 
 
-def test_each_further_rung_keeps_more_in_high_precision() -> None:
+def test_each_further_candidate_keeps_more_in_high_precision() -> None:
     found = names()
     kept = [
         RECIPES[name].high_precision_sites
@@ -62,7 +62,7 @@ def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
     assert found[0] == "int8-smooth"
 
 
-def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
+def test_mixed_candidates_that_would_leave_nothing_quantized_are_left_out() -> None:
     floats = [
         "int8-trained",
         "int8-weights",
@@ -76,7 +76,7 @@ def test_mixed_rungs_that_would_leave_nothing_quantized_are_left_out() -> None:
     assert names(champion=False, sites=1) == ["int8-smooth", "int8-gptq", *floats]
 
 
-def test_a_full_search_measures_every_rung_of_the_way_up_and_more() -> None:
+def test_a_full_search_measures_every_candidate_of_the_way_up_and_more() -> None:
     more = names(search="full")
     assert set(names()) < set(more)
     assert len(set(more)) == len(more)
@@ -93,7 +93,7 @@ def test_a_full_search_leaves_out_only_what_the_target_cannot_express_and_the_in
 
 @pytest.mark.parametrize("search", ["first", "full"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_rung_asks_for_what_a_target_cannot_express(search: Search, target: str) -> None:
+def test_no_candidate_asks_for_what_a_target_cannot_express(search: Search, target: str) -> None:
     assert all(
         why_not(RECIPES[name], target) is None for name in names(targets=[target], search=search)
     )
@@ -105,7 +105,7 @@ def test_only_the_shorter_floats_may_be_passed_by_when_they_cost_too_much() -> N
 
 
 @pytest.mark.parametrize("action", [Action.RECALIBRATE, Action.FALLBACK])
-def test_a_named_recipe_is_the_only_rung(action: Action) -> None:
+def test_a_named_recipe_is_the_only_candidate(action: Action) -> None:
     assert names(recipe="int8-mse", action=action) == ["int8-mse"]
 
 
@@ -137,7 +137,7 @@ def refusal(metric: str, value: float, budget: float) -> GateResult:
     )
 
 
-def test_a_rung_whose_predicted_loss_is_far_over_the_budget_is_not_worth_an_engine() -> None:
+def test_a_candidate_whose_predicted_loss_is_far_over_the_budget_is_not_worth_an_engine() -> None:
     refusals = [refusal("cosine", 0.97, 0.99)]  # loses 0.03, and may lose 0.01
     assert is_hopeless(refusals, left=0.7)
     assert not is_hopeless(refusals, left=0.6)  # 0.018: close enough to be measured
