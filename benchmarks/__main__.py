@@ -13,29 +13,29 @@ from rich.console import Console
 from benchmarks.harness.machine import conditions
 from benchmarks.harness.table import Table
 
-NAMES = (
-    "fidelity",
-    "latency",
-    "front",
-    "recalibration",
-    "observation",
-    "drift-to-quality",
-    "recipes",
-    "sensitivity",
-    "scan",
-    "profiles",
-    "sampling",
-    "language",
-    "selection",
-    "poisoning",
-    "scale",
-    "detection",
-    "first-step",
-    "commands",
-)
+MODULES: Mapping[str, str] = {
+    "fidelity": "benchmarks.quantization.fidelity",
+    "latency": "benchmarks.quantization.latency",
+    "front": "benchmarks.quantization.front",
+    "recalibration": "benchmarks.quantization.recalibration",
+    "observation": "benchmarks.quantization.observation",
+    "drift-to-quality": "benchmarks.quantization.drift_to_quality",
+    "recipes": "benchmarks.quantization.recipes",
+    "sensitivity": "benchmarks.quantization.sensitivity",
+    "scan": "benchmarks.traffic.scan",
+    "profiles": "benchmarks.traffic.profiles",
+    "sampling": "benchmarks.traffic.sampling",
+    "language": "benchmarks.language.held_out",
+    "selection": "benchmarks.quantization.selection",
+    "poisoning": "benchmarks.quantization.poisoning",
+    "scale": "benchmarks.traffic.scale",
+    "detection": "benchmarks.drift.detection",
+    "first-step": "benchmarks.orchestration.first_step",
+    "commands": "benchmarks.orchestration.commands",
+}
+NAMES = tuple(MODULES)
 WIDTH = 180
 """Columns of a table that goes to a file."""
-MODULES: Mapping[str, str] = {name: f"benchmarks.{name.replace('-', '_')}" for name in NAMES}
 
 
 def main(arguments: list[str] | None = None) -> None:
