@@ -71,7 +71,7 @@ def scan_parts(
     end: datetime | None = None,
     verify: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The same for parts that are known, such as those of `tasks.traffic.watermark.unread`."""
+    """Do the same for parts whose keys are known."""
     unknown = [name for name in columns if name not in SCHEMA.names]
     if unknown or not columns:
         raise BadInput(
