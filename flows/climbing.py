@@ -49,7 +49,7 @@ class Climbed:
             self.recipe.name,
             self.reports,
             refusals[0] if refusals else "every gate passed",
-            self.candidate.remarks,
+            self.candidate.diagnostics,
         )
 
 

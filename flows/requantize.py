@@ -207,6 +207,6 @@ def _leave_artifact(
     for candidate in candidates:
         verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in candidate.reports)
         lines.append(f"| {candidate.recipe} | {verdicts} | {candidate.reason} |")
-    lines += ["", *(f"- {remark}" for remark in taken.candidate.remarks)]
+    lines += ["", *(f"- {remark}" for remark in taken.candidate.diagnostics)]
     tables = "\n".join(to_markdown(report) for report in taken.reports)
     leave_markdown(f"gates-{model}", "\n".join([*lines, "", tables]))

@@ -267,9 +267,9 @@ class CandidateRef:
     )
     recipe: str
     calibration: str  # digest of the calibration set
-    kept_high: tuple[str, ...]  # sites in floating point
+    excluded_nodes: tuple[str, ...]  # sites in floating point
     quantized_share: float  # of the weight products' multiply-accumulates
-    remarks: tuple[
+    diagnostics: tuple[
         str, ...
     ] = ()  # sentences on sites that were left alone, and on scales to look at
 

@@ -138,13 +138,17 @@ class Bench:
             expose(subject.model, subject.sites).SerializeToString()
         )
         scales = self.champion.derived.scales
-        divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
+        smoothing_scales = {
+            name: one.smoothing_scales
+            for name, one in scales.items()
+            if one.smoothing_scales is not None
+        }
         amax = {name: one.amax for name, one in scales.items()}
         by_name = {site.name: site for site in subject.sites}
         watched, clippings = tuple(by_name[name] for name in self.sites), []
         for one in payloads:
             seen, clipping = watch_clipping(
-                engine, watched, subject.inputs, [one], amax, divisors, rows=1
+                engine, watched, subject.inputs, [one], amax, smoothing_scales, rows=1
             )
             clippings.append(clipping)
             for name, found in seen.items():

@@ -63,13 +63,19 @@ def groups_of(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
 
 def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
     scales, subject = champion.derived.scales, repairs.kind.subject
-    divisors = {name: one.divisors for name, one in scales.items() if one.divisors is not None}
+    smoothing_scales = {
+        name: one.smoothing_scales
+        for name, one in scales.items()
+        if one.smoothing_scales is not None
+    }
     amax = {name: one.amax for name, one in scales.items()}
     engine = open_target("onnxruntime-cpu").load(
         expose(subject.model, subject.sites).SerializeToString()
     )
     sites = tuple(site for site in subject.sites if site.name in scales)
-    seen, clipping = watch_clipping(engine, sites, subject.inputs, repairs.payloads, amax, divisors)
+    seen, clipping = watch_clipping(
+        engine, sites, subject.inputs, repairs.payloads, amax, smoothing_scales
+    )
     return range_lens(
         {name: one.histogram for name, one in seen.items()},
         champion.derived.reference,

@@ -31,7 +31,7 @@ SHARE = 5
 """The measured ranking sees one in so many calibration texts."""
 LOCAL, MEASURED, EXHAUSTIVE = (
     "local error on observed rows",
-    "one switched graph",
+    "one toggled graph",
     "one engine a site",
 )
 
@@ -89,11 +89,11 @@ def _rankings(
     observed = _observe(chosen)
     tuned = tune(chosen.model, chosen.sites, observed, recipe, None)
     local = Timed({item.site: item.error for item in tuned.ranking}, 0.0, 0)
-    losses, switched = switched_losses(chosen, observed, recipe, tuned)
+    losses, toggled = toggled_losses(chosen, observed, recipe, tuned)
     exhaustive = one_engine_a_site(chosen, observed, recipe, tuned, judged)
     rows = [
         _row(recipe, name, found, exhaustive, once)
-        for name, found in ((LOCAL, local), (MEASURED, switched))
+        for name, found in ((LOCAL, local), (MEASURED, toggled))
     ]
     return [*rows, _row(recipe, EXHAUSTIVE, exhaustive, exhaustive, once)], _by_submodule(
         chosen, recipe, losses
@@ -114,17 +114,17 @@ def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> 
     return Row(recipe.name, name, float(correlation), top, found.runs, passes, seconds)
 
 
-def switched_losses(
+def toggled_losses(
     chosen: Subject, observed: Mapping[str, SiteObservation], recipe: Recipe, tuned: Tuned
 ) -> tuple[Losses, Timed]:
     """What the product does: every part measured on a share of the calibration set, loading the graph included."""
     plan = assemble(chosen.model, chosen.sites, observed, recipe, tuned.choices, (), folding=False)
     started = process_time()
-    switched = install(plan, others=True)
-    engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
+    toggled = install(plan, others=True)
+    engine = open_target("onnxruntime-cpu").load(toggled.graph.SerializeToString())
     payloads = sensitivity.spread(chosen.calibration, max(len(chosen.calibration) // SHARE, 1))
-    losses = sensitivity.measure(engine, chosen.inputs, chosen.spec.task, switched.parts, payloads)
-    return losses, Timed(losses.parts, process_time() - started, len(switched.parts) + 2)
+    losses = sensitivity.measure(engine, chosen.inputs, chosen.spec.task, toggled.parts, payloads)
+    return losses, Timed(losses.parts, process_time() - started, len(toggled.parts) + 2)
 
 
 def one_engine_a_site(

@@ -69,7 +69,11 @@ def composed(
     places = rules.size or size
     held = anchors(offered, places, rules.anchor_share)
     scales = champion.derived.scales if champion else {}
-    factors = {name: item.divisors for name, item in scales.items() if item.divisors is not None}
+    factors = {
+        name: item.smoothing_scales
+        for name, item in scales.items()
+        if item.smoothing_scales is not None
+    }
     payloads = [one.payload for one in (*offered.live, *held)]
     judged = judge(
         offered,

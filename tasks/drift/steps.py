@@ -127,7 +127,11 @@ def look_at_ranges(
     reference = parse_observation(
         release.file("ranges.npz"), where=f"the ranges of version {champion.version}"
     )
-    divisors = {name: item.divisors for name, item in scales.items() if item.divisors is not None}
+    smoothing_scales = {
+        name: item.smoothing_scales
+        for name, item in scales.items()
+        if item.smoothing_scales is not None
+    }
     requests, rules = _requests(window.key), alarms(model.spec, "range")
     sites = tuple(site for site in model.sites if site.name in scales)
     payloads, amax = (
@@ -135,7 +139,7 @@ def look_at_ranges(
         {name: item.amax for name, item in scales.items()},
     )
     seen, clipping = watch_clipping(
-        model.instrumented, sites, model.inputs, payloads, amax, divisors
+        model.instrumented, sites, model.inputs, payloads, amax, smoothing_scales
     )
     before = {name: item.histogram for name, item in reference.items()}
 

@@ -43,7 +43,7 @@ def watch_clipping(
     inputs: Inputs,
     payloads: Sequence[Payload],
     amax: Mapping[str, float],
-    divisors: Mapping[str, NDArray[np.float32]] | None = None,
+    smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
 ) -> tuple[dict[str, SiteObservation], Clipping]:
     """Observe as `tasks.observation.watch.watch` does, and in the same pass what each request clips.
@@ -54,10 +54,10 @@ def watch_clipping(
         inputs: How payloads become feeds.
         payloads: One a request.
         amax: By site, the largest magnitude that its deployed quantizer represents.
-        divisors: By site, a deployed graph's smoothing scales, [channels].
+        smoothing_scales: By site, a deployed graph's smoothing scales, [channels].
         rows: Kept at most of every site.
     """
-    scales = divisors or {}
+    scales = smoothing_scales or {}
     observer = Observer(sites, scales, rows)
     shape = (len(payloads), len(sites))
     clipping = Clipping(

@@ -40,13 +40,13 @@ def count(values: Values, channel_axis: int) -> Counted:
     return _count_on_device(values, channel_axis)
 
 
-def divide(values: Values, divisors: NDArray[np.float32], channel_axis: int = -1) -> Values:
-    """Values / divisors [channels] along the channel axis (-1 or 1), correctly rounded on either side."""
+def divide(values: Values, smoothing_scales: NDArray[np.float32], channel_axis: int = -1) -> Values:
+    """Values / smoothing_scales [channels] along the channel axis (-1 or 1), correctly rounded on either side."""
     if channel_axis == 1:
-        divisors = divisors.reshape(-1, *[1] * (values.ndim - 2))
+        smoothing_scales = smoothing_scales.reshape(-1, *[1] * (values.ndim - 2))
     if isinstance(values, np.ndarray):
-        return values / divisors
-    return values / _beside(divisors, values)
+        return values / smoothing_scales
+    return values / _beside(smoothing_scales, values)
 
 
 def take(values: Values, places: NDArray[np.intp]) -> Values:

@@ -56,19 +56,19 @@ class SiteObservation:
 class Observer:
     """Adds up batches; the result does not depend on how the data were batched.
 
-    `divisors` (site name -> [channels]) are the smoothing factors of a deployed graph: with them, the observer
+    `smoothing_scales` (site name -> [channels]) are the smoothing factors of a deployed graph: with them, the observer
     sees what that graph's quantizers see. `rows` are kept at most of every site.
     """
 
     def __init__(
         self,
         sites: tuple[Site, ...],
-        divisors: Mapping[str, NDArray[np.float32]] | None = None,
+        smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
         rows: int = ROWS,
     ) -> None:
         self._sites = sites
         self._most = rows
-        self._divisors = divisors or {}
+        self._smoothing_scales = smoothing_scales or {}
         self._histograms = {site.name: ExponentHistogram.empty() for site in sites}
         self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
@@ -99,7 +99,7 @@ class Observer:
             self._add_rows(site, values, numbered[shape])
 
     def merge(self, other: Observer) -> None:
-        """Take in what an observer of other cases saw, at the same sites and with the same divisors."""
+        """Take in what an observer of other cases saw, at the same sites and with the same smoothing_scales."""
         for site in self._sites:
             name = site.name
             self._histograms[name] += other._histograms[name]
@@ -128,8 +128,8 @@ class Observer:
     def _add_images(
         self, site: Site, values: Values, cases: NDArray[np.int64], known: _Rows
     ) -> None:
-        if site.name in self._divisors:
-            values = divide(values, self._divisors[site.name], 1)
+        if site.name in self._smoothing_scales:
+            values = divide(values, self._smoothing_scales[site.name], 1)
         self._count(site, values, 1, cases)
         if known.keys is not None:
             self._keep_rows(site, known.keys, on_host(take_pixels(values, known.chosen)))
@@ -138,8 +138,8 @@ class Observer:
         rows = values.reshape(-1, values.shape[-1])
         if known.real is not None:
             rows = take(rows, known.real)
-        if site.name in self._divisors:
-            rows = divide(rows, self._divisors[site.name])
+        if site.name in self._smoothing_scales:
+            rows = divide(rows, self._smoothing_scales[site.name])
         self._count(site, rows, -1, known.owners)
         if known.keys is not None:
             self._keep_rows(site, known.keys, on_host(take(rows, known.chosen)))

@@ -44,14 +44,14 @@ def watch_amax(
     sites: tuple[Site, ...],
     inputs: Inputs,
     payloads: Sequence[Payload],
-    divisors: Mapping[str, NDArray[np.float32]] | None = None,
+    smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> RequestAmax:
     """Run the instrumented full-precision model once over the payloads, off the serving path.
 
-    `divisors` (site name -> [channels]) are the smoothing scales of a deployed graph, whose
-    quantizers see x / divisors.
+    `smoothing_scales` (site name -> [channels]) are the smoothing scales of a deployed graph, whose
+    quantizers see x / smoothing_scales.
     """
-    scales = divisors or {}
+    scales = smoothing_scales or {}
     columns = _columns(sites, scales)
     shape = (len(payloads), len(columns))
     result = RequestAmax(tuple(columns), np.zeros(shape), np.zeros(shape))

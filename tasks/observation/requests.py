@@ -56,7 +56,7 @@ def watch_requests(
     sites: tuple[Site, ...],
     inputs: Inputs,
     payloads: Sequence[Payload],
-    divisors: Mapping[str, NDArray[np.float32]],
+    smoothing_scales: Mapping[str, NDArray[np.float32]],
     *,
     weights: NDArray[np.float64],
     ceilings: Mapping[str, float],
@@ -72,8 +72,8 @@ def watch_requests(
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         for site in sites:
             values = exposed[site.tensor]
-            if site.name in divisors:
-                values = divide(values, divisors[site.name], site.channel_axis)
+            if site.name in smoothing_scales:
+                values = divide(values, smoothing_scales[site.name], site.channel_axis)
             cases = by_case(on_host(values), len(batch.cases), batch.mask, site.channel_axis)
             if cases is None:
                 unknown.add(site.name)

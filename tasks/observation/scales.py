@@ -17,10 +17,10 @@ READ = (1, 2)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantizer:
-    """Per-tensor: x is divided by `divisors`, if any, then by the scale, shifted by the zero-point and rounded."""
+    """Per-tensor: x is divided by `smoothing_scales`, if any, then by the scale, shifted by the zero-point and rounded."""
 
     amax: float  # largest magnitude that is represented
-    divisors: NDArray[np.float32] | None = None  # [channels]; SmoothQuant's factors
+    smoothing_scales: NDArray[np.float32] | None = None  # [channels]
     format: Format = Format.INT8
     bounds: tuple[float, float] | None = (
         None  # least and largest value, zero between; None: -amax and amax
@@ -53,7 +53,8 @@ def dump_scales(scales: Scales) -> bytes:
     sites = {
         name: {
             "amax": item.amax,
-            "divisors": None if item.divisors is None else item.divisors.tolist(),
+            # The stored key keeps its older word.
+            "divisors": None if item.smoothing_scales is None else item.smoothing_scales.tolist(),
             "format": item.format.value,
             "bounds": None if item.bounds is None else list(item.bounds),
         }
@@ -78,9 +79,9 @@ def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
 
 
 def check_scales(scales: Scales, *, where: str) -> None:
-    """Raise `BadInput` naming the first site whose amax, bounds or divisors are not positive and finite."""
+    """Raise `BadInput` naming the first site whose amax, bounds or smoothing scales are not positive and finite."""
     for name, item in scales.items():
-        divisors = np.ones(1) if item.divisors is None else item.divisors
+        smoothing_scales = np.ones(1) if item.smoothing_scales is None else item.smoothing_scales
         with np.errstate(over="ignore", under="ignore"):
             scale = np.float32(item.scale)  # as the graph stores it
         inside = item.bounds is None or item.bounds[0] <= 0 <= item.bounds[1]
@@ -88,8 +89,8 @@ def check_scales(scales: Scales, *, where: str) -> None:
             np.isfinite(scale)
             and scale > 0
             and inside
-            and np.isfinite(divisors).all()
-            and (divisors > 0).all()
+            and np.isfinite(smoothing_scales).all()
+            and (smoothing_scales > 0).all()
         ):
             raise BadInput(
                 f"{where}: the scale of {name} is not a positive finite number; recalibrate on clean traffic"
@@ -101,9 +102,11 @@ def _quantizer(item: Mapping[str, object]) -> Quantizer:
     if item.get("bounds") is not None:
         low, high = np.asarray(item["bounds"], np.float64)
         bounds = (float(low), float(high))
-    divisors = None if item["divisors"] is None else np.asarray(item["divisors"], dtype=np.float32)
-    if divisors is not None and (divisors.ndim != 1 or not divisors.size):
-        raise ValueError(f"divisors of shape {divisors.shape}")
+    smoothing_scales = (
+        None if item["divisors"] is None else np.asarray(item["divisors"], dtype=np.float32)
+    )
+    if smoothing_scales is not None and (smoothing_scales.ndim != 1 or not smoothing_scales.size):
+        raise ValueError(f"smoothing scales of shape {smoothing_scales.shape}")
     return Quantizer(
-        float(str(item["amax"])), divisors, Format(str(item.get("format", "int8"))), bounds
+        float(str(item["amax"])), smoothing_scales, Format(str(item.get("format", "int8"))), bounds
     )

@@ -32,14 +32,14 @@ def watch(
     sites: tuple[Site, ...],
     inputs: Inputs,
     payloads: Sequence[Payload],
-    divisors: Mapping[str, NDArray[np.float32]] | None = None,
+    smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
 ) -> dict[str, SiteObservation]:
-    """What every site saw; with `divisors` (a deployed graph's smoothing), what its quantizers would have seen.
+    """What every site saw; with `smoothing_scales` (a deployed graph's smoothing), what its quantizers would have seen.
 
     `rows` are kept at most of every site.
     """
-    return watched(instrumented, sites, inputs, payloads, divisors, rows).result()
+    return watched(instrumented, sites, inputs, payloads, smoothing_scales, rows).result()
 
 
 def watched(
@@ -47,11 +47,11 @@ def watched(
     sites: tuple[Site, ...],
     inputs: Inputs,
     payloads: Sequence[Payload],
-    divisors: Mapping[str, NDArray[np.float32]] | None = None,
+    smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
 ) -> Observer:
     """The observer itself, which merges with those of other batches."""
-    observer = Observer(sites, divisors, rows)
+    observer = Observer(sites, smoothing_scales, rows)
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
     return observer

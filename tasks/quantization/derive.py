@@ -20,14 +20,18 @@ from tasks.quantization.activation.quantizers import (
     quantizer,
 )
 from tasks.quantization.activation.ranges import require_data
-from tasks.quantization.activation.scale_limits import held_remarks, hold, under
+from tasks.quantization.activation.scale_limits import held_scale_diagnostics, hold, under
 from tasks.quantization.activation.uncalibrated import overflowing, unknown_ranges
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.recipe.catalog import Recipe, Smoothing
 from tasks.quantization.recipe.submodules import by_site
-from tasks.quantization.report.diagnostics import kept_remarks, observed_remarks, scale_remarks
+from tasks.quantization.report.diagnostics import (
+    exclusion_diagnostics,
+    observation_diagnostics,
+    scale_diagnostics,
+)
 from tasks.quantization.sensitivity import measure as sensitivity
 from tasks.quantization.sensitivity import mixed_precision as mixed
 from tasks.quantization.sensitivity.measure import Sensitivity
@@ -39,7 +43,7 @@ class Derived:
     """What a recipe made of an observation."""
 
     plan: GraphPlan
-    kept_high: tuple[str, ...]  # sites left in floating point, most sensitive first
+    excluded_nodes: tuple[str, ...]  # sites left in floating point, most sensitive first
     ranking: tuple[Sensitivity, ...]
     quantized_share: (
         float  # of the weight products' multiply-accumulates per position, below full precision
@@ -47,7 +51,7 @@ class Derived:
     reference: Mapping[
         str, ExponentHistogram
     ]  # what each quantizer saw in calibration; the range lens compares
-    remarks: tuple[
+    diagnostics: tuple[
         str, ...
     ] = ()  # sentences on sites that were left alone, and on scales to look at
 
@@ -102,7 +106,12 @@ def derive(
         plan = assemble(model, sites, observed, recipe, tuned.choices, over)
         share = sum(item.macs_share for item in tuned.ranking if item.site not in over)
         return Derived(
-            plan, over, tuned.ranking, share, {}, kept_remarks(over, recipe.weights.format, ())
+            plan,
+            over,
+            tuned.ranking,
+            share,
+            {},
+            exclusion_diagnostics(over, recipe.weights.format, ()),
         )
     ranking = tuned.ranking if losses is None else sensitivity.by_loss(tuned.ranking, losses)
     kept = _kept(model, sites, ranking, recipe, deployed or {}, losses, tuned.unknown)
@@ -115,15 +124,15 @@ def derive(
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     share = sum(item.macs_share for item in ranking if item.site not in kept)
     reference = {
-        name: histogram(observed[name], item.divisors) for name, item in plan.scales.items()
+        name: histogram(observed[name], item.smoothing_scales) for name, item in plan.scales.items()
     }
-    remarks = (
-        *observed_remarks(sites, observed, tuned.unknown, list(plan.scales)),
-        *scale_remarks(plan, reference, plan.scales),
-        *kept_remarks((), recipe.weights.format, untrained, _uncorrected(plan, recipe)),
-        *held_remarks(held, largest_change),
+    diagnostics = (
+        *observation_diagnostics(sites, observed, tuned.unknown, list(plan.scales)),
+        *scale_diagnostics(plan, reference, plan.scales),
+        *exclusion_diagnostics((), recipe.weights.format, untrained, _uncorrected(plan, recipe)),
+        *held_scale_diagnostics(held, largest_change),
     )
-    return Derived(plan, kept, ranking, share, reference, remarks)
+    return Derived(plan, kept, ranking, share, reference, diagnostics)
 
 
 def tune(
@@ -166,7 +175,7 @@ def tune(
 def _without_range(site: str, recipe: Recipe, deployed: Scales) -> Choice:
     """A recalibration keeps what it knows nothing new of."""
     if recipe.keeps_graph and site in deployed:
-        return Choice(deployed[site], deployed[site].divisors)
+        return Choice(deployed[site], deployed[site].smoothing_scales)
     return Choice(None)
 
 
@@ -226,9 +235,9 @@ def _is_narrower(quantizer: Quantizer, observed: SiteObservation) -> bool:
     """Whether factors are of another width than the site; one that was never reached has none to compare."""
     seen = observed.channel_amax
     return (
-        quantizer.divisors is not None
+        quantizer.smoothing_scales is not None
         and bool(seen.size)
-        and quantizer.divisors.shape != seen.shape
+        and quantizer.smoothing_scales.shape != seen.shape
     )
 
 
@@ -265,7 +274,7 @@ def _kept(
     count = max(recipe.high_precision_sites - len(unknown), 0)
     if losses is None or not count:
         return (*unknown, *known[:count])
-    best = mixed.keep(mixed.front(site_costs(model, sites, losses)), count)
+    best = mixed.keep(mixed.pareto_front(site_costs(model, sites, losses)), count)
     return (*unknown, *(name for name in known if name in best.kept))
 
 

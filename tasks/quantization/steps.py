@@ -112,11 +112,9 @@ def measure_sensitivity(
         plan = assemble(
             model.graph, model.sites, observed, recipe, tuned.choices, tuned.unknown, folding=False
         )
-        switched = install(plan, others=others)
-        engine = open_target("onnxruntime-cpu").load(switched.graph.SerializeToString())
-        losses = sensitivity.measure(
-            engine, model.inputs, model.spec.task, switched.parts, payloads
-        )
+        toggled = install(plan, others=others)
+        engine = open_target("onnxruntime-cpu").load(toggled.graph.SerializeToString())
+        losses = sensitivity.measure(engine, model.inputs, model.spec.task, toggled.parts, payloads)
         store.put(key, sensitivity.dump_losses(losses))
     return key
 
@@ -125,7 +123,7 @@ def loss_left(model_name: str, losses: str, recipe_name: str) -> float:
     """The share of the measured losses that a recipe's quantized sites keep, 0..1; without mixed precision all."""
     model, recipe = open_model(model_name), find_recipe(recipe_name)
     measured = sensitivity.parse_losses(settings().store().get(losses), where=losses)
-    points = mixed.front(site_costs(model.graph, model.sites, measured.parts))
+    points = mixed.pareto_front(site_costs(model.graph, model.sites, measured.parts))
     return mixed.keep(points, recipe.high_precision_sites).loss / max(points[0].loss, 1e-30)
 
 
@@ -190,12 +188,12 @@ def write_graph(
             graph = write_cache(
                 graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX)
             )
-            derived = replace(derived, remarks=(*derived.remarks, told_saving(layout)))
+            derived = replace(derived, diagnostics=(*derived.diagnostics, told_saving(layout)))
         measures: dict[str, Json] = {
             name: known.get(name, []) for name in ("submodules", "placements")
         }
         if measured:
-            points = mixed.front(site_costs(model.graph, model.sites, measured.parts))
+            points = mixed.pareto_front(site_costs(model.graph, model.sites, measured.parts))
             measures = {
                 "submodules": _submodules(model, measured),
                 "placements": documented(points),
@@ -232,7 +230,9 @@ def _seen_by_champion(
             store.get(calibration.key), where=f"the calibration set {calibration.key}"
         )
         factors = {
-            name: item.divisors for name, item in deployed.items() if item.divisors is not None
+            name: item.smoothing_scales
+            for name, item in deployed.items()
+            if item.smoothing_scales is not None
         }
         found = watch_requests(
             model.instrumented,
@@ -343,7 +343,7 @@ def record_ladder(
             params={
                 **recipe,
                 "candidate": candidate.candidate_id,
-                "kept_high": json.dumps(candidate.kept_high),
+                "kept_high": json.dumps(candidate.excluded_nodes),
             },
             metrics={
                 **one.metrics,
@@ -355,7 +355,7 @@ def record_ladder(
                 "kind": "candidate",
                 "verdict": "passed" if one.passed else "refused",
                 "why": one.reason[:500],
-                "remarks": "; ".join(candidate.remarks)[:500],
+                "remarks": "; ".join(candidate.diagnostics)[:500],
             },
             artifacts=_placements(f"{model}, {one.name}", facts),
             parent=parent,
@@ -508,9 +508,9 @@ def _store(
         "calibration": calibration.digest,
         "observation": observation,
         "recipe": recipe.document(),
-        "kept_high": list(derived.kept_high),
+        "kept_high": list(derived.excluded_nodes),
         "quantized_share": derived.quantized_share,
-        "remarks": list(derived.remarks),
+        "remarks": list(derived.diagnostics),
         "sensitivity": [asdict(item) for item in derived.ranking],
         **measures,
     }

@@ -209,7 +209,11 @@ def _factors(
     scales = parse_scales(
         release.file("scales.json"), where=f"the scales of version {champion.version}"
     )
-    return {name: item.divisors for name, item in scales.items() if item.divisors is not None}
+    return {
+        name: item.smoothing_scales
+        for name, item in scales.items()
+        if item.smoothing_scales is not None
+    }
 
 
 def _set_aside(model: str, window: SampleRef, found: Sequence[Quarantined]) -> None:

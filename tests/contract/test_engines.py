@@ -54,8 +54,11 @@ def executable(target: Target) -> Target:
 def quantized(form: str) -> bytes:
     plain = graphs.product(WEIGHT)
     sites = find_sites(plain)
-    divisors = np.linspace(0.5, 2, 8, dtype=np.float32)
-    scales = {site.name: Quantizer(float(np.abs(X / divisors).max()), divisors) for site in sites}
+    smoothing_scales = np.linspace(0.5, 2, 8, dtype=np.float32)
+    scales = {
+        site.name: Quantizer(float(np.abs(X / smoothing_scales).max()), smoothing_scales)
+        for site in sites
+    }
     return lower(qdq.write(from_scales(plain, sites, scales)), form).SerializeToString()
 
 

@@ -47,8 +47,8 @@ def strange(seed: int) -> dict[str, Floats]:
 
 
 def observed(batches: Sequence[dict[str, Floats]], device: str | None, divided: bool) -> bytes:
-    divisors = {"fc": np.linspace(0.3, 3, CHANNELS, dtype=np.float32)} if divided else None
-    observer = Observer((LINEAR, CONV), divisors)
+    smoothing_scales = {"fc": np.linspace(0.3, 3, CHANNELS, dtype=np.float32)} if divided else None
+    observer = Observer((LINEAR, CONV), smoothing_scales)
     for number, batch in enumerate(batches):
         tensors: dict[str, Any] = dict(batch)
         if device is not None:

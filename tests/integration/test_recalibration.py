@@ -61,12 +61,12 @@ def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(
     measured = losses(facts(workspace, mixed))
     assert len(measured) == 4
     assert all(isinstance(one, float) and one > 0 for one in measured.values())
-    assert len(mixed.kept_high) == 2
+    assert len(mixed.excluded_nodes) == 2
     champion = released(workspace, mixed)
     again = write_graph.fn(second, observe.fn(second), "recalibrate", champion)
     assert losses(facts(workspace, again)) == measured
     assert facts(workspace, again)["submodules"] == facts(workspace, mixed)["submodules"] != []
-    assert set(again.kept_high) == set(mixed.kept_high)
+    assert set(again.excluded_nodes) == set(mixed.excluded_nodes)
     once_more = write_graph.fn(first, observation, "recalibrate", released(workspace, again))
     assert losses(facts(workspace, once_more)) == measured, "however often it is recalibrated"
     fresh = write_graph.fn(second, observe.fn(second), "int8-smooth", champion)
@@ -85,5 +85,5 @@ def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(
     assert facts(workspace, other)["submodules"] == []
     front = facts(workspace, mixed)["placements"]
     assert isinstance(front, list)
-    assert mixed.kept_high in [tuple(one["kept"]) for one in front if isinstance(one, dict)]  # type: ignore[arg-type]  # names
+    assert mixed.excluded_nodes in [tuple(one["kept"]) for one in front if isinstance(one, dict)]  # type: ignore[arg-type]  # names
     assert facts(workspace, again)["placements"] == front

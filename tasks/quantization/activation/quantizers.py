@@ -26,7 +26,7 @@ class Choice:
     """One site's activation."""
 
     activation: Quantizer | None  # None: dynamic, or left in floating point
-    divisors: NDArray[np.float32] | None = (
+    smoothing_scales: NDArray[np.float32] | None = (
         None  # [channels]; equal to the activation's own, where it has some
     )
 
@@ -48,20 +48,25 @@ def choose(
     if scheme is None or scheme.dynamic:
         scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
         return Choice(
-            None, awq.search(observed.rows, weights, recipe.weights).divisors if scaled else None
+            None,
+            awq.search(observed.rows, weights, recipe.weights).smoothing_scales if scaled else None,
         )
     if recipe.smoothing is Smoothing.EQUALIZED and sample(site, observed).size:
         largest = observed.channel_amax
-        divisors = equalization.factors(largest, equalization.input_ranges(weights, largest.size))
-        return Choice(quantizer(observed, scheme, divisors), divisors)
+        smoothing_scales = equalization.factors(
+            largest, equalization.input_ranges(weights, largest.size)
+        )
+        return Choice(quantizer(observed, scheme, smoothing_scales), smoothing_scales)
     if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
         found = smoothing.search(observed, weights, scheme.rule).quantizer
-        return Choice(found, found.divisors)
+        return Choice(found, found.smoothing_scales)
     if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed:
         before = deployed[site.name]
         scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
         near = _beside(before, observed, seen) if scheme.rule is RangeRule.MSE else None
-        return Choice(quantizer(observed, scheme, before.divisors, near), before.divisors)
+        return Choice(
+            quantizer(observed, scheme, before.smoothing_scales, near), before.smoothing_scales
+        )
     return Choice(quantizer(observed, scheme))
 
 
@@ -73,7 +78,7 @@ def _beside(
         return None
     if seen is not None:
         return nearest(seen.cost, seen.amax, before.amax)
-    whole = histogram(observed, before.divisors)
+    whole = histogram(observed, before.smoothing_scales)
     return nearest(lambda clip: squared_error(whole, clip), whole.amax, before.amax)
 
 
@@ -84,34 +89,36 @@ def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
     return observed.pixels if all(layer.op == "Conv" for layer in site.layers) else NOTHING_KEPT
 
 
-def histogram(observed: SiteObservation, divisors: NDArray[np.float32] | None) -> ExponentHistogram:
+def histogram(
+    observed: SiteObservation, smoothing_scales: NDArray[np.float32] | None
+) -> ExponentHistogram:
     """The quantizer's own input: exact without factors, from the kept rows or pixels with them."""
-    if divisors is None or not observed.histogram.total:
+    if smoothing_scales is None or not observed.histogram.total:
         return observed.histogram
-    seen = ExponentHistogram.of(observed.kept / divisors)
-    return ExponentHistogram(seen.counts, float((observed.channel_amax / divisors).max()))
+    seen = ExponentHistogram.of(observed.kept / smoothing_scales)
+    return ExponentHistogram(seen.counts, float((observed.channel_amax / smoothing_scales).max()))
 
 
 def quantizer(
     observed: SiteObservation,
     scheme: ActivationScheme,
-    divisors: NDArray[np.float32] | None = None,
+    smoothing_scales: NDArray[np.float32] | None = None,
     largest: float | None = None,
 ) -> Quantizer:
     """The range by the scheme's rule, unless it is known, of the activation after its division."""
     if largest is None:
         largest = (
             amax(observed.histogram, scheme.rule)
-            if divisors is None
-            else smoothing.smoothed_amax(observed, divisors, scheme.rule)
+            if smoothing_scales is None
+            else smoothing.smoothed_amax(observed, smoothing_scales, scheme.rule)
         )
     if scheme.symmetric:
-        return Quantizer(largest, divisors, scheme.format)
-    by = np.float32(1) if divisors is None else divisors
+        return Quantizer(largest, smoothing_scales, scheme.format)
+    by = np.float32(1) if smoothing_scales is None else smoothing_scales
     low = max(float((observed.channel_low / by).min(initial=0.0)), -largest)
     high = min(float((observed.channel_high / by).max(initial=0.0)), largest)
     # All zeros, or next to it: any range will do whose step is a normal number.
-    return Quantizer(largest, divisors, scheme.format, (low, max(high, low + SMALLEST)))
+    return Quantizer(largest, smoothing_scales, scheme.format, (low, max(high, low + SMALLEST)))
 
 
 def output_error(
@@ -123,8 +130,8 @@ def output_error(
     """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 over the observed rows; weights are [outputs, inputs]."""
     rows, stacked = observed.rows, np.concatenate(list(weights))
     exact = widened(rows, stacked) @ stacked.T
-    if choice.divisors is not None:
-        rows, stacked = rows / choice.divisors, stacked * choice.divisors
+    if choice.smoothing_scales is not None:
+        rows, stacked = rows / choice.smoothing_scales, stacked * choice.smoothing_scales
     if choice.activation is not None:
         rows = smoothing.fake_quantize_activation(rows, choice.activation)
     return relative_error(exact, widened(rows, stacked) @ quantize(stacked, scheme).dequantized().T)
@@ -132,4 +139,8 @@ def output_error(
 
 def deployed_factors(choices: Mapping[str, Choice]) -> dict[str, NDArray[np.float32]]:
     """Site name -> factors, of the sites that have some."""
-    return {name: item.divisors for name, item in choices.items() if item.divisors is not None}
+    return {
+        name: item.smoothing_scales
+        for name, item in choices.items()
+        if item.smoothing_scales is not None
+    }

@@ -7,7 +7,7 @@ from tasks.observation.scales import Quantizer, Scales
 from tasks.quantization.activation.quantizers import Choice
 
 NAMED = 3
-"""Sites that the remark names."""
+"""Sites that a diagnostic names."""
 
 
 def hold(
@@ -44,7 +44,7 @@ def under(choices: Mapping[str, Choice], ceilings: Mapping[str, float]) -> dict[
         if (
             limit
             and choice.activation
-            and choice.activation.divisors is not None
+            and choice.activation.smoothing_scales is not None
             and choice.activation.amax > limit
         ):
             found[name] = replace(
@@ -53,7 +53,7 @@ def under(choices: Mapping[str, Choice], ceilings: Mapping[str, float]) -> dict[
     return found
 
 
-def held_remarks(held: Mapping[str, float], largest: float | None) -> tuple[str, ...]:
+def held_scale_diagnostics(held: Mapping[str, float], largest: float | None) -> tuple[str, ...]:
     """One sentence that names the sites, or none."""
     if not held or largest is None:
         return ()

@@ -42,8 +42,8 @@ def search(
     exact = widened(observed.rows, stacked) @ stacked.T
     best = Smoothed(plain, None, output_error(observed.rows, stacked, plain, exact))
     for alpha in alphas:
-        divisors = factors(observed.channel_amax, np.abs(stacked).max(axis=0), alpha)
-        quantizer = Quantizer(smoothed_amax(observed, divisors, rule), divisors)
+        smoothing_scales = factors(observed.channel_amax, np.abs(stacked).max(axis=0), alpha)
+        quantizer = Quantizer(smoothed_amax(observed, smoothing_scales, rule), smoothing_scales)
         error = output_error(observed.rows, stacked, quantizer, exact)
         if error < best.error:
             best = Smoothed(quantizer, alpha, error)
@@ -62,15 +62,17 @@ def factors(
 
 
 def smoothed_amax(
-    observed: SiteObservation, divisors: NDArray[np.float32], rule: RangeRule
+    observed: SiteObservation, smoothing_scales: NDArray[np.float32], rule: RangeRule
 ) -> float:
     """The range after smoothing: exact for max; other rules read the kept rows or pixels."""
     if rule is RangeRule.MAX:
         return min(
-            max(float((observed.channel_amax / divisors.astype(np.float64)).max()), SMALLEST),
+            max(
+                float((observed.channel_amax / smoothing_scales.astype(np.float64)).max()), SMALLEST
+            ),
             LARGEST,
         )
-    rows = np.clip(observed.kept / divisors.astype(np.float64), -LARGEST, LARGEST)
+    rows = np.clip(observed.kept / smoothing_scales.astype(np.float64), -LARGEST, LARGEST)
     return amax(ExponentHistogram.of(rows.astype(np.float32)), rule)
 
 
@@ -87,8 +89,8 @@ def output_error(
     exact = widened(rows, weight) @ weight.T if exact is None else exact
     x, w = (
         (rows, weight)
-        if quantizer.divisors is None
-        else (rows / quantizer.divisors, weight * quantizer.divisors)
+        if quantizer.smoothing_scales is None
+        else (rows / quantizer.smoothing_scales, weight * quantizer.smoothing_scales)
     )
     seen = widened(fake_quantize(x, np.float32(quantizer.scale)), w)
     return relative_error(exact, seen @ fake_quantize(w, weight_scales(w)[:, None]).T)

@@ -70,7 +70,7 @@ def assemble(
 
 def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> GraphPlan:
     """INT8 weights, one scale a channel, at every site that has a quantizer; nothing is folded."""
-    choices = {name: Choice(item, item.divisors) for name, item in scales.items()}
+    choices = {name: Choice(item, item.smoothing_scales) for name, item in scales.items()}
     planned = tuple(
         _planned(model, site, NO_ROWS, Recipe("", ""), choices[site.name], folded=False)
         for site in sites
@@ -118,9 +118,9 @@ def _planned(
     trained: bool = False,
 ) -> QuantizedSite:
     weights = [layer_weight(model, layer) for layer in site.layers]
-    if choice.divisors is not None:
-        weights = [multiplied(weight, choice.divisors) for weight in weights]
-        kept = kept / choice.divisors if kept.size else kept
+    if choice.smoothing_scales is not None:
+        weights = [multiplied(weight, choice.smoothing_scales) for weight in weights]
+        kept = kept / choice.smoothing_scales if kept.size else kept
     rows = kept if site.channel_axis == -1 else NO_ROWS  # a convolution's pixels are not its inputs
     rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
     activation = choice.activation
@@ -129,7 +129,7 @@ def _planned(
     corrected = corrections(weights, kept, rounded, activation) if recipe.bias_correction else None
     dynamic = recipe.activations is not None and recipe.activations.dynamic
     return QuantizedSite(
-        site, rounded, activation, dynamic, None if folded else choice.divisors, corrected
+        site, rounded, activation, dynamic, None if folded else choice.smoothing_scales, corrected
     )
 
 

@@ -32,11 +32,13 @@ _NORMS = frozenset(
 
 
 def fold(
-    model: onnx.ModelProto, sites: tuple[Site, ...], divisors: Mapping[str, NDArray[np.float32]]
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    smoothing_scales: Mapping[str, NDArray[np.float32]],
 ) -> tuple[onnx.ModelProto, frozenset[str]]:
     """A copy of the model whose foldable sites are already divided, and the names of those sites.
 
-    `divisors` are site name -> [channels]. A site whose tensor somebody else reads too keeps its division.
+    `smoothing_scales` are site name -> [channels]. A site whose tensor somebody else reads too keeps its division.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -44,9 +46,9 @@ def fold(
     done = [
         site.name
         for site in sites
-        if site.name in divisors
+        if site.name in smoothing_scales
         and folder.divide(
-            site.tensor, divisors[site.name], site.channel_axis, readers=len(site.layers)
+            site.tensor, smoothing_scales[site.name], site.channel_axis, readers=len(site.layers)
         )
     ]
     return copy, frozenset(done)

@@ -23,7 +23,7 @@ class QuantizedSite:
     weights: tuple[QuantizedWeight, ...]  # one a layer, factors included
     activation: Quantizer | None = None  # None: dynamic, or left in floating point
     dynamic: bool = False
-    divisors: NDArray[np.float32] | None = (
+    smoothing_scales: NDArray[np.float32] | None = (
         None  # [channels] of the activation, where they could not be folded
     )
     corrections: tuple[NDArray[np.float32], ...] | None = (

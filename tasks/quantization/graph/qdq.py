@@ -196,9 +196,11 @@ class _Writer:
     def _activation(self, item: QuantizedSite, nodes: list[onnx.NodeProto]) -> str:
         """The name of what the layers read instead of the site's tensor."""
         name = source = item.site.tensor
-        if item.divisors is not None:
+        if item.smoothing_scales is not None:
             shape = self._beside_channels(item.site.layers[0])
-            self._add(f"{name}.smoothing", (1 / item.divisors).astype(np.float32).reshape(shape))
+            self._add(
+                f"{name}.smoothing", (1 / item.smoothing_scales).astype(np.float32).reshape(shape)
+            )
             source = f"{name}.smoothed"
             nodes.append(
                 helper.make_node("Mul", [name, f"{name}.smoothing"], [source], f"{name}.smooth")

@@ -21,7 +21,7 @@ LEAST = 8
 NAMED = 3
 
 
-def observed_remarks(
+def observation_diagnostics(
     sites: tuple[Site, ...],
     observed: Mapping[str, SiteObservation],
     unknown: Collection[str],
@@ -50,7 +50,7 @@ def observed_remarks(
     )
 
 
-def scale_remarks(
+def scale_diagnostics(
     plan: GraphPlan, reference: Mapping[str, ExponentHistogram], scales: Mapping[str, Quantizer]
 ) -> tuple[str, ...]:
     """Of scales that erase nearly everything: one outlier sets the step, and the rest rounds to zero."""
@@ -80,7 +80,7 @@ def scale_remarks(
     )
 
 
-def kept_remarks(
+def exclusion_diagnostics(
     overflow: Sequence[str],
     format: Format,
     untrained: Sequence[str],

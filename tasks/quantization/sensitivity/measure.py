@@ -1,4 +1,4 @@
-"""How much each site's quantization costs: measured on a switched graph, or from the observation alone.
+"""How much each site's quantization costs: measured on a toggled graph, or from the observation alone.
 
 `measure` quantizes one part after the other and compares what the whole model returns. `rank` needs no pass over the
 data, and knows nothing of what later layers make of an error: `benchmarks/quantization/sensitivity.py` holds both against
@@ -45,7 +45,7 @@ class Sensitivity:
 class Losses:
     """What quantizing one part at a time does to the model's output: mean loss a case (or a token), 0 is none."""
 
-    parts: Mapping[str, float]  # part -> loss, in the order of the switches
+    parts: Mapping[str, float]  # part -> loss, in the order of the toggles
     submodules: Mapping[str, str]  # part -> submodule, of the parts that are no sites
     together: float  # all sites at once, nothing else
     cases: int
@@ -63,7 +63,7 @@ class Group:
 def measure(
     engine: Engine, inputs: Inputs, task: Task, parts: Sequence[Part], payloads: Sequence[Payload]
 ) -> Losses:
-    """Run a switched graph over the payloads: once in full precision, once a part, once with all sites.
+    """Run a toggled graph over the payloads: once in full precision, once a part, once with all sites.
 
     Raises `BadInput` when an output is not finite.
     """
@@ -71,7 +71,7 @@ def measure(
     settings = [np.zeros(len(parts), bool), *np.eye(len(parts), dtype=bool), sites]
     losses: list[list[NDArray[np.float64]]] = [[] for _ in settings[1:]]
     for batch in inputs.batches(payloads):
-        exact, *found = (_rows(engine, batch, inputs.output, switches) for switches in settings)
+        exact, *found = (_rows(engine, batch, inputs.output, toggles) for toggles in settings)
         for kept, one in zip(losses, found, strict=True):
             kept.append(output_loss(task, exact, one))
     means = [float(np.concatenate(one).mean()) for one in losses]
@@ -81,10 +81,10 @@ def measure(
 
 
 def _rows(
-    engine: Engine, batch: Batch, output: str, switches: NDArray[np.bool_]
+    engine: Engine, batch: Batch, output: str, toggles: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """A row a case, or of logits [batch, tokens, vocabulary] a row a token that is no padding."""
-    feeds: Arrays = {**batch.feeds, INPUT: switches}
+    feeds: Arrays = {**batch.feeds, INPUT: toggles}
     found = engine.run(feeds)[output]
     return found if found.ndim < 3 or batch.mask is None else np.asarray(found[batch.mask])
 
@@ -197,9 +197,9 @@ def _error(
         return output_error(observed, weights, choice, scheme)
     if choice.activation is None:
         return _weight_error(weights)
-    if choice.divisors is not None:
-        weights = [multiplied(weight, choice.divisors) for weight in weights]
-    seen = histogram(observed, choice.divisors)
+    if choice.smoothing_scales is not None:
+        weights = [multiplied(weight, choice.smoothing_scales) for weight in weights]
+    seen = histogram(observed, choice.smoothing_scales)
     signal = max(_mean_square(seen), np.finfo(np.float64).tiny)
     noise = squared_error(seen, choice.activation.amax) / signal
     return noise + _weight_error(weights)

@@ -34,7 +34,7 @@ class Point:
     cost: int  # of the kept sites: what is not saved
 
 
-def front(sites: Sequence[SiteCost]) -> tuple[Point, ...]:
+def pareto_front(sites: Sequence[SiteCost]) -> tuple[Point, ...]:
     """All placements than which none is better in loss and no worse in cost, cheapest first.
 
     The first keeps nothing. Exact (0/1 knapsack by dynamic programming over the costs in units of their greatest

@@ -22,13 +22,13 @@ from tasks.quantization.graph.plan import GraphPlan
 from tasks.quantization.recipe.submodules import EMBEDDINGS, NORMS, SCORES
 from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, quantize
 
-INPUT = "requant.switches"
+INPUT = "requant.toggles"
 """Name of the added input, bool [parts]: which parts are quantized in this run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one switch quantizes."""
+    """What one toggle quantizes."""
 
     name: str  # a site's, an embedding table's, of a product of two activations, or "norms"
     results: tuple[str, ...]  # tensors that its nodes make
@@ -36,18 +36,18 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Switched:
-    """A graph and its switches, in the order of the input's elements."""
+class ToggledGraph:
+    """A graph and its toggles, in the order of the input's elements."""
 
     graph: onnx.ModelProto
     parts: tuple[Part, ...]
 
 
-def install(plan: GraphPlan, *, others: bool) -> Switched:
-    """A switch for every site of the plan, and with `others` for what recipes leave alone, at INT8.
+def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
+    """A toggle for every site of the plan, and with `others` for what recipes leave alone, at INT8.
 
     These are embedding tables (one scale a row), products of two activations (attention scores, and mixing by them;
-    ranges of each batch) and what all norms return (likewise, one switch). The plan's model must be the
+    ranges of each batch) and what all norms return (likewise, one toggle). The plan's model must be the
     full-precision graph with nothing folded into it.
     """
     model = plan.model
@@ -64,7 +64,7 @@ def install(plan: GraphPlan, *, others: bool) -> Switched:
         for one in plan.sites
     ]
     parts = (*sites, *rounded, *gathers)
-    return Switched(_merge(model, quantized, parts), parts)
+    return ToggledGraph(_merge(model, quantized, parts), parts)
 
 
 def _products(model: onnx.ModelProto) -> list[Part]:
@@ -126,7 +126,7 @@ def _merge(
         if node.output[0] not in places:
             nodes.append(node)
             continue
-        result, index = node.output[0], f"{node.output[0]}.switch"
+        result, index = node.output[0], f"{node.output[0]}.toggle"
         graph.initializer.append(
             numpy_helper.from_array(np.asarray(places[result], np.int64), f"{index}.place")
         )

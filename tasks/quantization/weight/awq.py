@@ -24,7 +24,9 @@ LIMIT = 1e4
 class Scaled:
     """The best scaling found for one site."""
 
-    divisors: NDArray[np.float32] | None  # [inputs] of the activation; None: no scaling is better
+    smoothing_scales: (
+        NDArray[np.float32] | None
+    )  # [inputs] of the activation; None: no scaling is better
     alpha: float
     error: float  # squared output error / squared output, over the observed rows
 
@@ -38,7 +40,7 @@ def search(
 ) -> Scaled:
     """Choose alpha by the output error over rows [n, inputs] of all layers [outputs, inputs] that share them.
 
-    `channel_mean` [inputs] is the mean of |x| per input where more than the rows is known. The divisors fold into the
+    `channel_mean` [inputs] is the mean of |x| per input where more than the rows is known. The smoothing_scales fold into the
     layer before, or become one Mul; the weights are multiplied by them. Raises `BadInput` without rows.
     """
     if not len(rows):

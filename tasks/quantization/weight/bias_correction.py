@@ -21,7 +21,7 @@ def correction(
     """Mean over rows [n, inputs] of exact minus quantized output -> [outputs], to be added to the layer's output.
 
     `weight` and `quantized` (levels times scales) are [outputs, inputs]. All three are on the same side of the
-    smoothing: rows already divided, weights already multiplied; the quantizer's own divisors are not applied. None:
+    smoothing: rows already divided, weights already multiplied; the quantizer's own smoothing_scales are not applied. None:
     the activation is not quantized. Raises `BadInput` without rows.
     """
     if not len(rows):

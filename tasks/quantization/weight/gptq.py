@@ -30,7 +30,7 @@ LAZY = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curvature:
+class DampedHessian:
     """What the rows say of every layer that reads them."""
 
     order: NDArray[np.intp]  # in which the inputs are rounded, [inputs]
@@ -52,22 +52,22 @@ def gptq(
         raise BadInput(
             f"GPTQ needs rows of the weight's inputs: weight {weight.shape}, rows {rows.shape}"
         )
-    return compensate(weight, curvature(rows, scheme, damping), scheme)
+    return compensate(weight, damped_hessian(rows, scheme, damping), scheme)
 
 
-def curvature(
+def damped_hessian(
     rows: NDArray[np.float32], scheme: WeightScheme, damping: float = DAMPING
-) -> Curvature:
+) -> DampedHessian:
     """Of rows [n, inputs]: the inputs of most energy go first, but in their own order where a scheme has blocks."""
     wide = widened(rows)
     gram = (wide.T @ wide).astype(np.float64)
     blocks = block_size(scheme.granularity, len(gram))
     order = np.arange(len(gram)) if blocks else np.argsort(-np.diag(gram), kind="stable")
-    return Curvature(order, inverse_factor(gram[np.ix_(order, order)], damping))
+    return DampedHessian(order, inverse_factor(gram[np.ix_(order, order)], damping))
 
 
 def compensate(
-    weight: NDArray[np.float32], seen: Curvature, scheme: WeightScheme
+    weight: NDArray[np.float32], seen: DampedHessian, scheme: WeightScheme
 ) -> QuantizedWeight:
     """`gptq` for one of several weights [outputs, inputs] that read the same rows.
 

@@ -10,7 +10,7 @@ from tasks.observation.scales import Quantizer
 from tasks.quantization.recipe.catalog import Rounding
 from tasks.quantization.weight.awq import clip
 from tasks.quantization.weight.bias_correction import correction
-from tasks.quantization.weight.gptq import compensate, curvature
+from tasks.quantization.weight.gptq import compensate, damped_hessian
 from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, quantize, summed
 
 Weights = tuple[QuantizedWeight, ...]
@@ -35,7 +35,7 @@ def round_weights(
     if rounding is Rounding.AWQ:
         plain = replace(scheme, clipped=False)
         return tuple(quantize(clip(weight, rows, plain), plain) for weight in weights)
-    seen = curvature(rows, scheme)
+    seen = damped_hessian(rows, scheme)
     return tuple(compensate(weight, seen, scheme) for weight in weights)
 
 

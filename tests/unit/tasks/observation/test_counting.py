@@ -39,12 +39,12 @@ def observed(
     batches: list[dict[str, Floats]], *, by_torch: bool, divided: bool = False, masked: bool = True
 ) -> bytes:
     """The archive of an observation, so that nothing can differ unseen."""
-    divisors = (
+    smoothing_scales = (
         {name: np.linspace(0.3, 3, 5, dtype=np.float32) for name in ("fc", "conv")}
         if divided
         else None
     )
-    observer = Observer((LINEAR, CONV), divisors)
+    observer = Observer((LINEAR, CONV), smoothing_scales)
     for number, batch in enumerate(batches):
         tensors = {name: torch.from_numpy(one) if by_torch else one for name, one in batch.items()}
         mask = np.arange(7)[None, :] < np.array([7, 3, 1, 5])[:, None] if masked else None

@@ -25,14 +25,17 @@ POSITIVE = st.floats(2.0**-20, 2.0**20, width=32)
 )
 def test_scales_are_read_back_as_they_were(found: dict[str, tuple[float, list[float]]]) -> None:
     scales = {
-        name: Quantizer(amax, np.asarray(divisors, np.float32))
-        for name, (amax, divisors) in found.items()
+        name: Quantizer(amax, np.asarray(smoothing_scales, np.float32))
+        for name, (amax, smoothing_scales) in found.items()
     }
     again = parse_scales(dump_scales(scales), where="scales.json")
     assert {name: item.amax for name, item in again.items()} == {
         name: item.amax for name, item in scales.items()
     }
-    assert all((again[name].divisors == item.divisors).all() for name, item in scales.items())
+    assert all(
+        (again[name].smoothing_scales == item.smoothing_scales).all()
+        for name, item in scales.items()
+    )
 
 
 def test_equal_scales_have_equal_bytes() -> None:
@@ -41,7 +44,7 @@ def test_equal_scales_have_equal_bytes() -> None:
 
 
 def test_no_divisors_stay_none() -> None:
-    assert parse_scales(dump_scales({"a": Quantizer(1.0)}), where="x")["a"].divisors is None
+    assert parse_scales(dump_scales({"a": Quantizer(1.0)}), where="x")["a"].smoothing_scales is None
 
 
 @pytest.mark.parametrize("amax", [0.0, -1.0, float("nan"), float("inf"), 1e300, 1e-44])

@@ -51,10 +51,10 @@ def padded(
 def observed(
     cases: list[Floats],
     batches: list[list[int]],
-    divisors: Mapping[str, Floats] | None = None,
+    smoothing_scales: Mapping[str, Floats] | None = None,
     extra: int = 0,
 ) -> SiteObservation:
-    observer = Observer((LINEAR,), divisors)
+    observer = Observer((LINEAR,), smoothing_scales)
     for batch in batches:
         values, mask = padded([cases[i] for i in batch], max(len(cases[i]) for i in batch) + extra)
         observer.update({"t": values}, np.asarray(batch, np.int64), mask)
@@ -80,9 +80,9 @@ def test_any_split_order_and_padding_gives_the_same_result_bit_for_bit(
 ) -> None:
     bounds = sorted({0, 12, *cuts})
     batches = [order[start:end] for start, end in pairwise(bounds)]
-    divisors = {"fc": np.array([0.3, 1, 7], np.float32)}
-    whole = observed(texts(seed), [list(range(12))], divisors)
-    assert_same(observed(texts(seed), batches, divisors, extra), whole)
+    smoothing_scales = {"fc": np.array([0.3, 1, 7], np.float32)}
+    whole = observed(texts(seed), [list(range(12))], smoothing_scales)
+    assert_same(observed(texts(seed), batches, smoothing_scales, extra), whole)
 
 
 def test_many_rows_are_sampled_alike_however_they_were_batched() -> None:
@@ -118,9 +118,9 @@ def test_a_pooled_activation_is_not_masked_by_tokens() -> None:
 
 
 def test_divisors_show_what_the_deployed_quantizer_sees() -> None:
-    divisors = np.array([2.0, 0.5, 10.0], np.float32)
-    found = observed(texts(1), [list(range(12))], {"fc": divisors})
-    assert found.histogram == ExponentHistogram.of(np.concatenate(texts(1)) / divisors)
+    smoothing_scales = np.array([2.0, 0.5, 10.0], np.float32)
+    found = observed(texts(1), [list(range(12))], {"fc": smoothing_scales})
+    assert found.histogram == ExponentHistogram.of(np.concatenate(texts(1)) / smoothing_scales)
 
 
 def test_kept_rows_are_a_uniform_sample() -> None:
@@ -160,8 +160,8 @@ def test_the_same_pixels_are_kept_however_images_were_batched_and_merged(
     seed: int, order: list[int], cuts: list[int], apart: int
 ) -> None:
     images = np.random.default_rng(seed).standard_normal((12, CHANNELS, 5, 6)).astype(np.float32)
-    divisors = {"conv": np.array([0.3, 1, 7], np.float32)}
-    whole, first, second = (Observer((CONV,), divisors) for _ in range(3))
+    smoothing_scales = {"conv": np.array([0.3, 1, 7], np.float32)}
+    whole, first, second = (Observer((CONV,), smoothing_scales) for _ in range(3))
     whole.update({"t": images}, np.arange(12))
     for number, (start, end) in enumerate(pairwise(sorted({0, 12, *cuts}))):
         part = order[start:end]
@@ -175,10 +175,12 @@ def test_the_same_pixels_are_kept_however_images_were_batched_and_merged(
     assert found.pixels.shape == (ROWS, CHANNELS)
     seen = {
         pixel.tobytes()
-        for pixel in np.moveaxis(images, 1, -1).reshape(-1, CHANNELS) / divisors["conv"]
+        for pixel in np.moveaxis(images, 1, -1).reshape(-1, CHANNELS) / smoothing_scales["conv"]
     }
     assert {pixel.tobytes() for pixel in found.pixels} <= seen
-    assert found.channel_high == pytest.approx(images.max(axis=(0, 2, 3)) / divisors["conv"])
+    assert found.channel_high == pytest.approx(
+        images.max(axis=(0, 2, 3)) / smoothing_scales["conv"]
+    )
 
 
 def test_nan_stays_visible() -> None:
@@ -303,21 +305,23 @@ def test_the_sign_of_a_zero_does_not_tell_the_order_of_the_batches() -> None:
     assert forth.channel_high.tobytes() == back.channel_high.tobytes()
 
 
-@pytest.mark.parametrize("divisors", [None, {"fc": np.asarray([0.5, 2.0, 3.0], np.float32)}])
+@pytest.mark.parametrize(
+    "smoothing_scales", [None, {"fc": np.asarray([0.5, 2.0, 3.0], np.float32)}]
+)
 def test_observers_of_some_batches_merge_to_the_single_pass(
-    divisors: Mapping[str, Floats] | None,
+    smoothing_scales: Mapping[str, Floats] | None,
 ) -> None:
     cases = texts(3, 60)
     cases[17][0, 1], cases[44][0, 0] = np.inf, np.nan
     batches = [list(range(first, first + 5)) for first in range(0, 60, 5)]
-    whole = Observer((LINEAR,), divisors)
+    whole = Observer((LINEAR,), smoothing_scales)
     for index in (2, 0, 1):
-        part = Observer((LINEAR,), divisors)
+        part = Observer((LINEAR,), smoothing_scales)
         for batch in batches[index::3]:
             values, mask = padded([cases[i] for i in batch], 9)
             part.update({"t": values}, np.asarray(batch, np.int64), mask)
         whole.merge(pickle.loads(pickle.dumps(part)))
-    expected = observed(cases, batches, divisors)
+    expected = observed(cases, batches, smoothing_scales)
     assert_same(whole.result()["fc"], expected)
     assert whole.result()["fc"].broken == expected.broken == {17: 1, 44: 1}
 

@@ -128,10 +128,10 @@ def test_tensorrt_rtx_builds_the_twin(name: str, case: str) -> None:
 # --- What is said ---------------------------------------------------------------------------------------------------
 
 
-def remarks(case: str, name: str) -> str:
+def diagnostics(case: str, name: str) -> str:
     model, x = CASES[case]
     sites, observed = observe(model, x)
-    return "; ".join(derive(model, sites, observed, RECIPES[name], None).remarks)
+    return "; ".join(derive(model, sites, observed, RECIPES[name], None).diagnostics)
 
 
 @pytest.mark.parametrize("name", STATIC)
@@ -139,22 +139,22 @@ def test_a_site_that_saw_zeros_alone_stays_in_floating_point_and_is_named(name: 
     model, x = CASES["activation of zeros"]
     sites, observed = observe(model, x)
     found = derive(model, sites, observed, RECIPES[name], None)
-    assert "down" in found.kept_high
+    assert "down" in found.excluded_nodes
     assert "down" not in found.scales
-    assert "down: only seen at zero: they stay in floating point" in "; ".join(found.remarks)
+    assert "down: only seen at zero: they stay in floating point" in "; ".join(found.diagnostics)
     assert error(graphs.run(model, x), engine_outputs(found, x)) < 0.06
 
 
 def test_a_constant_activation_is_said() -> None:
-    assert "up: seen at one magnitude only" in remarks("constant activation", "int8-max")
+    assert "up: seen at one magnitude only" in diagnostics("constant activation", "int8-max")
 
 
 def test_a_range_of_few_values_is_said() -> None:
-    assert "calibrated on fewer than 2048 values" in remarks("one case", "int8-max")
+    assert "calibrated on fewer than 2048 values" in diagnostics("one case", "int8-max")
 
 
 def test_training_that_too_few_rows_rule_out_is_said() -> None:
-    assert "not trained, because too few of their rows" in remarks("one case", "int8-trained")
+    assert "not trained, because too few of their rows" in diagnostics("one case", "int8-trained")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_outlier_of_an_activation_that_erases_the_rest_is_said(name: str) -> 
     sites, observed = observe(model, x)
     found = derive(model, sites, observed, RECIPES[name], None)
     assert np.isfinite(engine_outputs(found, x)).all()
-    said = "; ".join(found.remarks)
+    said = "; ".join(found.diagnostics)
     assert "rounded to zero in their activations by outliers" in said
     assert re.search(
         r"up \((9[5-9]|100)\.\d% of its values, the largest is 1e\+(30|25)\)", said
@@ -180,17 +180,17 @@ def test_a_percentile_clips_an_outlier_and_erases_nothing() -> None:
     sites, observed = observe(model, x)
     found = derive(model, sites, observed, RECIPES["int8-percentile"], None)
     assert found.scales["up"].amax < 10
-    assert "up (" not in "; ".join(found.remarks)
+    assert "up (" not in "; ".join(found.diagnostics)
 
 
 def test_an_outlier_of_a_weight_that_erases_its_channel_is_said_and_other_channels_are_kept() -> (
     None
 ):
     model, x = CASES["outlier in a weight"]
-    assert "up (1 of 24 output channels): rounded to zero in their weights" in remarks(
+    assert "up (1 of 24 output channels): rounded to zero in their weights" in diagnostics(
         "outlier in a weight", "int8-max"
     )
-    assert "up (24 of 24 output channels)" in remarks("outlier in a weight", "int8-per-tensor")
+    assert "up (24 of 24 output channels)" in diagnostics("outlier in a weight", "int8-per-tensor")
     sites, observed = observe(model, x)
     found = derive(model, sites, observed, RECIPES["int8-weights"], None)
     weight = found.plan.sites[0].weights[0].dequantized()  # type: ignore[union-attr]  # a quantized site
@@ -202,7 +202,7 @@ def test_ordinary_layers_are_passed_over_in_silence() -> None:
     model = network()
     for name in RUNNABLE:
         sites, observed = observe(model, X)
-        assert derive(model, sites, observed, RECIPES[name], None).remarks == (), name
+        assert derive(model, sites, observed, RECIPES[name], None).diagnostics == (), name
 
 
 @pytest.mark.parametrize("extreme", ["weight", "activation", "output"])
@@ -212,9 +212,9 @@ def test_what_fp16_cannot_hold_stays_in_float32_and_is_named(extreme: str) -> No
     model = network(up, DOWN / 1e6)
     sites, observed = observe(model, x)
     found = derive(model, sites, observed, RECIPES["fp16"], None)
-    assert found.kept_high[0] == "up"
-    assert "up" in found.remarks[0]
-    assert "beyond what fp16 can hold: they stay in fp32" in found.remarks[0]
+    assert found.excluded_nodes[0] == "up"
+    assert "up" in found.diagnostics[0]
+    assert "beyond what fp16 can hold: they stay in fp32" in found.diagnostics[0]
     assert error(graphs.run(model, x), engine_outputs(found, x)) < 1e-2
 
 
@@ -277,9 +277,9 @@ def unreached(name: str, deployed: Scales | None = None) -> tuple[tuple[Site, ..
 @pytest.mark.parametrize("name", STATIC)
 def test_a_layer_that_no_case_reached_stays_in_floating_point_and_is_named(name: str) -> None:
     _, found = unreached(name)
-    assert "second" in found.kept_high
+    assert "second" in found.excluded_nodes
     assert "second: never reached by the calibration set: they stay in floating point" in "; ".join(
-        found.remarks
+        found.diagnostics
     )
     # On traffic that does reach it, that expert computes what full precision does.
     other = changed(X, (slice(None), 0), -1.0)
@@ -289,7 +289,7 @@ def test_a_layer_that_no_case_reached_stays_in_floating_point_and_is_named(name:
 @pytest.mark.parametrize("name", ["int8-weights", "int8-dynamic", "int4-gptq", "int4-awq"])
 def test_a_recipe_that_fixes_no_range_quantizes_its_weights_all_the_same(name: str) -> None:
     _, found = unreached(name)
-    assert found.kept_high == ()
+    assert found.excluded_nodes == ()
     other = changed(X, (slice(None), 0), -1.0)
     assert error(graphs.run(EXPERTS, other), engine_outputs(found, other)) < 0.2
 
@@ -302,7 +302,7 @@ def test_a_recalibration_keeps_the_champions_range_of_what_today_did_not_reach()
     assert found.scales["first"].amax != champion["first"].amax
     assert (
         "second: never reached by the calibration set: they keep the champion's range"
-        in "; ".join(found.remarks)
+        in "; ".join(found.diagnostics)
     )
     assert error(graphs.run(EXPERTS, X), engine_outputs(found, X)) < 0.1
 
@@ -311,8 +311,8 @@ def test_unreached_layers_count_towards_those_that_a_mixed_recipe_keeps() -> Non
     sites, observed = observe(EXPERTS, POSITIVE)
     for losses in (None, {"start": 1.0, "first": 2.0}):
         found = derive(EXPERTS, sites, observed, RECIPES["int8-mixed-2"], None, losses=losses)
-        assert len(found.kept_high) == 2
-        assert found.kept_high[0] == "second"
+        assert len(found.excluded_nodes) == 2
+        assert found.excluded_nodes[0] == "second"
 
 
 def test_where_calibration_saw_nothing_but_zeros_anywhere_a_fixed_range_is_refused() -> None:
@@ -322,7 +322,7 @@ def test_where_calibration_saw_nothing_but_zeros_anywhere_a_fixed_range_is_refus
         BadInput, match="nothing but zeros at all 2 sites: look at the calibration set, or"
     ):
         derive(model, sites, observed, RECIPES["int8-smooth"], None)
-    assert derive(model, sites, observed, RECIPES["int8-weights"], None).kept_high == ()
+    assert derive(model, sites, observed, RECIPES["int8-weights"], None).excluded_nodes == ()
 
 
 def test_an_observation_without_any_data_is_refused() -> None:

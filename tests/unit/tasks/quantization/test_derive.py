@@ -62,7 +62,7 @@ def test_no_smoothing_means_the_histograms_own_range() -> None:
     assert {name: item.amax for name, item in found.scales.items()} == {
         name: item.histogram.amax for name, item in OBSERVED.items()
     }
-    assert all(item.divisors is None for item in found.scales.values())
+    assert all(item.smoothing_scales is None for item in found.scales.values())
 
 
 def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> None:
@@ -79,8 +79,10 @@ def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> Non
     for name, item in CHAMPION.items():
         again = found.scales[name]
         assert again.amax == pytest.approx(2 * item.amax, rel=1e-5)
-        assert (again.divisors is None) == (item.divisors is None)
-        assert item.divisors is None or (again.divisors == item.divisors).all()
+        assert (again.smoothing_scales is None) == (item.smoothing_scales is None)
+        assert (
+            item.smoothing_scales is None or (again.smoothing_scales == item.smoothing_scales).all()
+        )
 
 
 def test_recalibration_keeps_the_champions_placement() -> None:
@@ -90,8 +92,8 @@ def test_recalibration_keeps_the_champions_placement() -> None:
 
 def test_a_mixed_recipe_keeps_the_most_sensitive_sites_in_high_precision() -> None:
     found = derived("int8-mixed-3")
-    assert found.kept_high == tuple(item.site for item in found.ranking[:3])
-    assert not set(found.kept_high) & set(found.scales)
+    assert found.excluded_nodes == tuple(item.site for item in found.ranking[:3])
+    assert not set(found.excluded_nodes) & set(found.scales)
     share = sum(item.macs_share for item in found.ranking[3:])
     assert found.quantized_share == pytest.approx(share)
     assert derived("int8-smooth").quantized_share == pytest.approx(1)
@@ -99,15 +101,15 @@ def test_a_mixed_recipe_keeps_the_most_sensitive_sites_in_high_precision() -> No
 
 def test_full_precision_quantizes_nothing_and_needs_no_data() -> None:
     found = derive(MODEL, SITES, {}, find_recipe("full-precision"), None)
-    assert (found.scales, found.quantized_share, len(found.kept_high)) == ({}, 0.0, len(SITES))
+    assert (found.scales, found.quantized_share, len(found.excluded_nodes)) == ({}, 0.0, len(SITES))
 
 
 def test_the_reference_is_what_each_quantizer_saw() -> None:
     found = derived("int8-smooth")
     for name, item in found.scales.items():
         assert found.reference[name].amax == pytest.approx(item.amax, rel=1e-6)
-        if item.divisors is not None:
-            rows = OBSERVED[name].rows / item.divisors
+        if item.smoothing_scales is not None:
+            rows = OBSERVED[name].rows / item.smoothing_scales
             assert (found.reference[name].counts == ExponentHistogram.of(rows).counts).all()
 
 
@@ -131,8 +133,10 @@ def layer_errors(found: Derived, site: str) -> list[float]:
     """Of each layer of a site on the rows that training holds out, its quantizer at work."""
     item, rows = planned(found)[site], OBSERVED[site].rows[::HELD_OUT]
     assert item.activation is not None
-    divisors = 1.0 if item.activation.divisors is None else item.activation.divisors
-    seen = fake_quantize_activation((rows / divisors).astype(np.float32), item.activation)
+    smoothing_scales = (
+        1.0 if item.activation.smoothing_scales is None else item.activation.smoothing_scales
+    )
+    seen = fake_quantize_activation((rows / smoothing_scales).astype(np.float32), item.activation)
     exact = [rows @ layer_weight(MODEL, layer).T for layer in item.site.layers]
     lost = [
         one - seen @ weight.dequantized().T for one, weight in zip(exact, item.weights, strict=True)
@@ -176,7 +180,9 @@ def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_ov
         name for name in planned(found) if _differ(planned(found)[name], planned(plain)[name])
     ]
     assert changed == [second]
-    assert any(first in remark and "not trained" in remark for remark in found.remarks)
+    assert any(
+        first in diagnostic and "not trained" in diagnostic for diagnostic in found.diagnostics
+    )
 
 
 def _differ(one: QuantizedSite, other: QuantizedSite) -> bool:
@@ -249,7 +255,7 @@ def test_a_convolution_is_calibrated_without_smoothing() -> None:
         model, np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32)
     )
     found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
-    assert found.scales["conv"].divisors is None
+    assert found.scales["conv"].smoothing_scales is None
 
 
 def both() -> tuple[onnx.ModelProto, tuple[Site, ...], dict[str, SiteObservation]]:

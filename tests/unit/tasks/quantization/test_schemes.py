@@ -47,14 +47,14 @@ def expected(model: onnx.ModelProto, found: Derived, x: Floats) -> Floats:
         return graphs.run(model, x)
     copy = onnx.ModelProto()
     copy.CopyFrom(found.plan.model)
-    divisors = np.float32(1) if item.divisors is None else item.divisors
+    smoothing_scales = np.float32(1) if item.smoothing_scales is None else item.smoothing_scales
     stored = item.weights[0].dequantized()
     layer = item.site.layers[0]
     for constant in copy.graph.initializer:
         if constant.name == layer.weight:
             values = np.ascontiguousarray(np.moveaxis(stored, 0, layer.output_axis))
             constant.CopyFrom(onnx.numpy_helper.from_array(values, constant.name))
-    return graphs.run(copy, let_through(item, x / divisors)) + correction(item, layer.op)
+    return graphs.run(copy, let_through(item, x / smoothing_scales)) + correction(item, layer.op)
 
 
 def let_through(item: QuantizedSite, x: Floats) -> Floats:

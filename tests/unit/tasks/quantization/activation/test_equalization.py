@@ -100,17 +100,17 @@ def quantized(model: onnx.ModelProto, recipe: str) -> Derived:
 def test_factors_between_two_convolutions_are_folded_over_the_relu(grouped: bool) -> None:
     model = graphs.convolutions(grouped=grouped)
     found = quantized(model, "int8-equalized")
-    divisors = found.scales["second"].divisors
-    assert divisors is not None
-    assert divisors.max() > 3 * divisors.min()
+    smoothing_scales = found.scales["second"].smoothing_scales
+    assert smoothing_scales is not None
+    assert smoothing_scales.max() > 3 * smoothing_scales.min()
     before, after = (
         {item.name: onnx.numpy_helper.to_array(item) for item in one.graph.initializer}
         for one in (model, found.plan.model)
     )
     assert after["first.weight"] == pytest.approx(
-        before["first.weight"] / divisors.reshape(-1, 1, 1, 1)
+        before["first.weight"] / smoothing_scales.reshape(-1, 1, 1, 1)
     )
-    assert after["first.bias"] == pytest.approx(before["first.bias"] / divisors)
+    assert after["first.bias"] == pytest.approx(before["first.bias"] / smoothing_scales)
     assert not [node for node in qdq.write(found.plan).graph.node if node.op_type == "Mul"]
 
 
@@ -135,9 +135,11 @@ def test_channels_of_an_activation_between_convolutions_end_with_the_range_of_th
     found = quantized(model, "int8-equalized")
     sites, observed = observe(found.plan.model, X)
     second = next(site for site in sites if site.name == "second")
-    divisors = found.scales["second"].divisors
-    assert divisors is not None
-    ranges = input_ranges([layer_weight(model, second.layers[0]) * divisors.reshape(-1, 1, 1)], 8)
+    smoothing_scales = found.scales["second"].smoothing_scales
+    assert smoothing_scales is not None
+    ranges = input_ranges(
+        [layer_weight(model, second.layers[0]) * smoothing_scales.reshape(-1, 1, 1)], 8
+    )
     assert observed["second"].channel_amax == pytest.approx(ranges, rel=1e-4)
     spread = observe(model, X)[1]["second"].channel_amax
     even = observed["second"].channel_amax
@@ -161,9 +163,11 @@ def test_an_equalized_champion_is_recalibrated_with_its_factors(recipe: str) -> 
     champion = quantized(model, "int8-equalized").scales
     sites, observed = observe(model, X)
     found = derive(model, sites, observed, find_recipe(recipe), champion)
-    assert champion["second"].divisors is not None
-    assert found.scales["second"].divisors is not None
-    assert np.array_equal(found.scales["second"].divisors, champion["second"].divisors)
+    assert champion["second"].smoothing_scales is not None
+    assert found.scales["second"].smoothing_scales is not None
+    assert np.array_equal(
+        found.scales["second"].smoothing_scales, champion["second"].smoothing_scales
+    )
     again = graphs.run(lower(qdq.write(found.plan), "u8"), X)
     exact = graphs.run(model, X)
     assert np.linalg.norm(again - exact) < 0.05 * np.linalg.norm(exact)

@@ -5,7 +5,7 @@ import pytest
 
 from tasks.observation.scales import Quantizer
 from tasks.quantization.activation.quantizers import Choice
-from tasks.quantization.activation.scale_limits import held_remarks, hold, under
+from tasks.quantization.activation.scale_limits import held_scale_diagnostics, hold, under
 
 
 def choices(**amax: float) -> dict[str, Choice]:
@@ -27,13 +27,13 @@ def test_bounds_move_with_the_largest_magnitude() -> None:
     assert found["a"].activation.bounds == (-1.0, 4.0)
 
 
-def test_the_remark_names_the_worst_sites_and_what_to_do() -> None:
-    (text,) = held_remarks({"a": 100.0, "b": 0.001, "c": 5.0, "d": 6.0}, 4.0)
+def test_the_diagnostic_names_the_worst_sites_and_what_to_do() -> None:
+    (text,) = held_scale_diagnostics({"a": 100.0, "b": 0.001, "c": 5.0, "d": 6.0}, 4.0)
     assert text.startswith(
         "this window would change the scales of b (0.001 times), a (100 times), d (6 times) and 1 more"
     )
     assert "--allow-scale-change" in text
-    assert held_remarks({}, 4.0) == ()
+    assert held_scale_diagnostics({}, 4.0) == ()
 
 
 def test_a_ceiling_in_units_of_the_factors_bounds_only_who_has_factors() -> None:

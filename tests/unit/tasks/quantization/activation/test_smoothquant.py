@@ -33,8 +33,8 @@ def reference_error(rows: Floats, weight: Floats, quantizer: Quantizer) -> float
     """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 in float64, written out."""
     s = (
         np.ones(rows.shape[1])
-        if quantizer.divisors is None
-        else quantizer.divisors.astype(np.float64)
+        if quantizer.smoothing_scales is None
+        else quantizer.smoothing_scales.astype(np.float64)
     )
     step = quantizer.amax / 127
     x = np.clip(np.round(rows / s / step), -128, 127) * step
@@ -90,9 +90,9 @@ def test_an_outlier_channel_is_smoothed_away() -> None:
 
 def test_the_largest_magnitude_after_smoothing_clips_nothing() -> None:
     rows, weight = problem(1, 50.0)
-    divisors = factors(np.abs(rows).max(axis=0), np.abs(weight).max(axis=0), 0.8)
-    assert smoothed_amax(seen(rows), divisors, RangeRule.MAX) == pytest.approx(
-        np.abs(rows / divisors).max()
+    smoothing_scales = factors(np.abs(rows).max(axis=0), np.abs(weight).max(axis=0), 0.8)
+    assert smoothed_amax(seen(rows), smoothing_scales, RangeRule.MAX) == pytest.approx(
+        np.abs(rows / smoothing_scales).max()
     )
 
 

@@ -189,12 +189,14 @@ def factors_of(sites: tuple[Site, ...], widths: Mapping[str, int]) -> dict[str, 
 def smoothed(case: Case) -> tuple[onnx.ModelProto, frozenset[str]]:
     """The graph in FP32 with every site divided, folded or by a product, and every weight multiplied."""
     sites, observed = observe(case.model, case.x)
-    divisors = factors_of(sites, {name: item.channel_amax.size for name, item in observed.items()})
-    model, done = fold(case.model, sites, divisors)
+    smoothing_scales = factors_of(
+        sites, {name: item.channel_amax.size for name, item in observed.items()}
+    )
+    model, done = fold(case.model, sites, smoothing_scales)
     constants = {item.name: item for item in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     for site in sites:
-        by = divisors[site.name]
+        by = smoothing_scales[site.name]
         if site.name not in done:
             shape = (1, -1, 1, 1) if site.channel_axis == 1 else (-1,)
             model.graph.initializer.append(
@@ -238,10 +240,12 @@ def test_a_product_is_written_where_the_factors_do_not_fold_and_none_where_they_
 ) -> None:
     case = make()
     sites, observed = observe(case.model, case.x)
-    divisors = factors_of(sites, {name: item.channel_amax.size for name, item in observed.items()})
+    smoothing_scales = factors_of(
+        sites, {name: item.channel_amax.size for name, item in observed.items()}
+    )
     choices = {
         name: Choice(quantizer(observed[name], ActivationScheme(), by), by)
-        for name, by in divisors.items()
+        for name, by in smoothing_scales.items()
     }
     written = qdq.write(assemble(case.model, sites, observed, find_recipe("int8-max"), choices, ()))
     before, after = (

@@ -82,12 +82,12 @@ def rounded(values: Floats, scale: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def linear_reference(
-    x: Floats, weight: Floats, amax: float, divisors: Floats
+    x: Floats, weight: Floats, amax: float, smoothing_scales: Floats
 ) -> NDArray[np.float64]:
     """x [n, inputs], weight [inputs, outputs]: per-tensor activations, one weight scale an output column."""
-    scaled = weight * divisors[:, None]
+    scaled = weight * smoothing_scales[:, None]
     columns = [rounded(column, np.float64(np.abs(column).max() / 127)) for column in scaled.T]
-    return rounded(x / divisors, np.float64(amax / 127)) @ np.stack(columns, axis=1)
+    return rounded(x / smoothing_scales, np.float64(amax / 127)) @ np.stack(columns, axis=1)
 
 
 def convolution_reference(x: Floats, kernel: Floats, amax: float) -> NDArray[np.float64]:
@@ -96,10 +96,12 @@ def convolution_reference(x: Floats, kernel: Floats, amax: float) -> NDArray[np.
     return np.einsum("bchwij,ocij->bohw", windows, filters)
 
 
-def written(model: onnx.ModelProto, amax: float, divisors: Floats | None = None) -> onnx.ModelProto:
+def written(
+    model: onnx.ModelProto, amax: float, smoothing_scales: Floats | None = None
+) -> onnx.ModelProto:
     sites = find_sites(model)
     return qdq.write(
-        from_scales(model, sites, {site.name: Quantizer(amax, divisors) for site in sites})
+        from_scales(model, sites, {site.name: Quantizer(amax, smoothing_scales) for site in sites})
     )
 
 
@@ -107,15 +109,19 @@ def written(model: onnx.ModelProto, amax: float, divisors: Floats | None = None)
 @pytest.mark.parametrize("smoothed", [False, True])
 @pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Gemm-transposed"])
 def test_a_linear_layer_computes_the_reference(kind: str, smoothed: bool, form: str) -> None:
-    divisors = np.linspace(0.5, 4, 8, dtype=np.float32) if smoothed else np.ones(8, np.float32)
+    smoothing_scales = (
+        np.linspace(0.5, 4, 8, dtype=np.float32) if smoothed else np.ones(8, np.float32)
+    )
     if kind == "MatMul":
         model, bias = graphs.product(W), np.linspace(-1, 1, 5)
     else:
         turned = kind.endswith("transposed")
         model, bias = graphs.gemm(W.T.copy() if turned else W, transposed=turned), np.ones(5)
-    graph = written(model, 2.0, divisors if smoothed else None)
+    graph = written(model, 2.0, smoothing_scales if smoothed else None)
     found = graphs.run(lower(graph, form), ROWS)
-    assert np.allclose(found, linear_reference(ROWS, W, 2.0, divisors) + bias, rtol=1e-5, atol=1e-5)
+    assert np.allclose(
+        found, linear_reference(ROWS, W, 2.0, smoothing_scales) + bias, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("form", ["s8", "u8"])
@@ -126,8 +132,8 @@ def test_a_convolution_computes_the_reference(form: str) -> None:
 
 def test_scales_along_the_wrong_axis_would_be_noticed() -> None:
     square = (RNG.standard_normal((8, 8)) * RNG.lognormal(0, 2, (1, 8))).astype(np.float32)
-    divisors = np.ones(8, np.float32)
-    right = linear_reference(ROWS, square, 2.0, divisors)
+    smoothing_scales = np.ones(8, np.float32)
+    right = linear_reference(ROWS, square, 2.0, smoothing_scales)
     rows = np.stack([rounded(row, np.float64(np.abs(row).max() / 127)) for row in square])
     wrong = rounded(ROWS, np.float64(2 / 127)) @ rows
     found = graphs.run(written(graphs.gemm(square, transposed=False), 2.0), ROWS) - 1
@@ -152,15 +158,15 @@ def test_both_lowerings_give_the_same_outputs(optimize: bool) -> None:
 
 
 def test_smoothing_leaves_the_product_unchanged_but_for_rounding() -> None:
-    divisors = np.array([0.01, 0.1, 0.5, 1, 2, 10, 50, 100], np.float32)
-    graph = written(graphs.product(W), 1e4, divisors)
+    smoothing_scales = np.array([0.01, 0.1, 0.5, 1, 2, 10, 50, 100], np.float32)
+    graph = written(graphs.product(W), 1e4, smoothing_scales)
     for (
         node
     ) in graph.graph.node:  # take the quantizers out: Mul by 1 / s before, W * s in the weight
         if node.op_type == "MatMul":
             node.input[0] = "x.smoothed"
             node.input[1] = "exact"
-    graph.graph.initializer.append(numpy_helper.from_array(W * divisors[:, None], "exact"))
+    graph.graph.initializer.append(numpy_helper.from_array(W * smoothing_scales[:, None], "exact"))
     assert np.allclose(
         graphs.run(graph, ROWS), graphs.run(graphs.product(W), ROWS), rtol=1e-4, atol=1e-5
     )
@@ -187,9 +193,13 @@ def kinds(model: onnx.ModelProto) -> dict[str, int]:
 def test_a_written_graph_passes_the_onnx_checker_with_full_type_inference() -> None:
     model = graphs.encoder(16)
     sites = find_sites(model)
-    divisors = {site.name: np.ones(64 if "down" in site.name else 16, np.float32) for site in sites}
+    smoothing_scales = {
+        site.name: np.ones(64 if "down" in site.name else 16, np.float32) for site in sites
+    }
     graph = qdq.write(
-        from_scales(model, sites, {name: Quantizer(4.0, item) for name, item in divisors.items()})
+        from_scales(
+            model, sites, {name: Quantizer(4.0, item) for name, item in smoothing_scales.items()}
+        )
     )
     for form in ("s8", "u8"):
         onnx.checker.check_model(lower(graph, form), full_check=True)
@@ -254,8 +264,10 @@ def shared_weight(scales: dict[str, Quantizer]) -> tuple[onnx.ModelProto, onnx.M
 
 
 def test_a_weight_of_two_layers_is_quantized_for_each_with_its_own_smoothing() -> None:
-    divisors = np.linspace(0.5, 2, 8, dtype=np.float32)
-    model, graph = shared_weight({"first": Quantizer(6.0, divisors), "second": Quantizer(20.0)})
+    smoothing_scales = np.linspace(0.5, 2, 8, dtype=np.float32)
+    model, graph = shared_weight(
+        {"first": Quantizer(6.0, smoothing_scales), "second": Quantizer(20.0)}
+    )
     onnx.checker.check_model(graph, full_check=True)
     assert "w" not in {item.name for item in graph.graph.initializer}
     exact = graphs.run(model, ROWS)

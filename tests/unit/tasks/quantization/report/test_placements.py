@@ -1,9 +1,9 @@
-"""The front of mixed precision can be looked at."""
+"""The Pareto front of mixed precision can be looked at."""
 
 from tasks.quantization.report.placements import documented, draw_placements
-from tasks.quantization.sensitivity.mixed_precision import SiteCost, front
+from tasks.quantization.sensitivity.mixed_precision import SiteCost, pareto_front
 
-FRONT = front([SiteCost("a", 0.5, 10), SiteCost("b", 0.3, 30), SiteCost("c", 0.01, 60)])
+FRONT = pareto_front([SiteCost("a", 0.5, 10), SiteCost("b", 0.3, 30), SiteCost("c", 0.01, 60)])
 
 
 def test_it_is_drawn_for_paper_and_for_a_browser_that_loads_nothing() -> None:

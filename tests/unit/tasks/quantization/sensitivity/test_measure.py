@@ -143,5 +143,5 @@ def test_a_mixed_recipe_keeps_what_the_measured_losses_say() -> None:
     worst = sites[-1].name
     losses = {site.name: 1.0 if site.name == worst else 0.001 for site in sites}
     derived = derive(model, sites, observed, find_recipe("int8-mixed-1"), None, losses=losses)
-    assert derived.kept_high == (worst,)
+    assert derived.excluded_nodes == (worst,)
     assert derived.ranking[0].loss == 1.0

@@ -1,4 +1,4 @@
-"""The front of mixed precision, against trying every placement."""
+"""The Pareto front of mixed precision, against trying every placement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.quantization.sensitivity import mixed_precision as mixed
-from tasks.quantization.sensitivity.mixed_precision import Point, SiteCost, front, keep
+from tasks.quantization.sensitivity.mixed_precision import Point, SiteCost, keep, pareto_front
 
 COSTS = st.lists(
     st.tuples(
@@ -33,13 +33,13 @@ def every(sites: list[SiteCost]) -> list[tuple[float, int]]:
 @given(COSTS)
 def test_no_placement_beats_a_point_of_the_front(sites: list[SiteCost]) -> None:
     others = every(sites)
-    for point in front(sites):
+    for point in pareto_front(sites):
         assert not any(loss < point.loss - 1e-12 and cost <= point.cost for loss, cost in others)
 
 
 @given(COSTS)
 def test_the_front_is_monotone_and_starts_with_everything_quantized(sites: list[SiteCost]) -> None:
-    points = front(sites)
+    points = pareto_front(sites)
     assert points[0].kept == ()
     assert points[0].cost == 0
     for before, after in pairwise(points):
@@ -49,17 +49,17 @@ def test_the_front_is_monotone_and_starts_with_everything_quantized(sites: list[
 
 @given(COSTS)
 def test_the_front_ends_without_loss(sites: list[SiteCost]) -> None:
-    assert front(sites)[-1].loss == pytest.approx(0, abs=1e-12)
+    assert pareto_front(sites)[-1].loss == pytest.approx(0, abs=1e-12)
 
 
 @given(COSTS)
 def test_the_same_costs_give_the_same_front(sites: list[SiteCost]) -> None:
-    assert front(sites) == front(list(sites))
+    assert pareto_front(sites) == pareto_front(list(sites))
 
 
 @given(COSTS)
 def test_a_points_figures_are_those_of_its_sites(sites: list[SiteCost]) -> None:
-    for point in front(sites):
+    for point in pareto_front(sites):
         assert point.cost == sum(one.cost for one in sites if one.site in point.kept)
         assert point.loss == pytest.approx(
             sum(one.loss for one in sites if one.site not in point.kept)
@@ -68,7 +68,7 @@ def test_a_points_figures_are_those_of_its_sites(sites: list[SiteCost]) -> None:
 
 @given(COSTS)
 def test_keeping_more_sites_never_loses_more(sites: list[SiteCost]) -> None:
-    points = front(sites)
+    points = pareto_front(sites)
     losses = [keep(points, most).loss for most in range(len(sites) + 1)]
     assert losses == sorted(losses, reverse=True)
     assert all(len(keep(points, most).kept) <= most for most in range(len(sites) + 1))
@@ -85,14 +85,14 @@ def test_greedy_points_are_undominated_among_themselves(sites: list[SiteCost]) -
 
 def test_sites_of_one_cost_are_kept_by_their_loss() -> None:
     sites = [SiteCost("a", 0.1, 4), SiteCost("b", 0.5, 4), SiteCost("c", 0.3, 4)]
-    assert keep(front(sites), 2) == Point(("b", "c"), 0.1, 8)
+    assert keep(pareto_front(sites), 2) == Point(("b", "c"), 0.1, 8)
 
 
 def test_a_cheap_site_comes_before_a_dear_one_of_the_same_loss() -> None:
     sites = [SiteCost("dear", 0.4, 8), SiteCost("cheap", 0.4, 1)]
-    assert keep(front(sites), 1).kept == ("cheap",)
+    assert keep(pareto_front(sites), 1).kept == ("cheap",)
 
 
 def test_a_search_too_large_to_be_exact_is_greedy() -> None:
     sites = [SiteCost("a", 0.1, mixed.LARGEST), SiteCost("b", 0.5, mixed.LARGEST + 1)]
-    assert [point.kept for point in front(sites)] == [(), ("b",), ("a", "b")]
+    assert [point.kept for point in pareto_front(sites)] == [(), ("b",), ("a", "b")]

@@ -1,4 +1,4 @@
-"""One graph with a switch a part, against the graphs that the writer makes of one site each."""
+"""One graph with a toggle a part, against the graphs that the writer makes of one site each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.quantization.graph.plan import GraphPlan
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.submodules import ATTENTION, NORMS, SCORES, submodules
 from tasks.quantization.sensitivity.measure import by_submodule, measure
-from tasks.quantization.sensitivity.toggled_graph import INPUT, Switched, install
+from tasks.quantization.sensitivity.toggled_graph import INPUT, ToggledGraph, install
 from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests import graphs
 from tests.language_folders import write_folder
@@ -31,9 +31,9 @@ from tests.unit.tasks.quantization.observations import observe
 WIDTH = 16
 
 
-def switched(
+def toggled(
     model: onnx.ModelProto, x: graphs.Floats, recipe: str, *, others: bool = True
-) -> Switched:
+) -> ToggledGraph:
     sites, observed = observe(model, x)
     chosen = find_recipe(recipe)
     tuned = tune(model, sites, observed, chosen, None)
@@ -42,12 +42,12 @@ def switched(
     )
 
 
-def run(graph: Switched, x: graphs.Floats, *on: str) -> graphs.Floats:
+def run(graph: ToggledGraph, x: graphs.Floats, *on: str) -> graphs.Floats:
     session = ort.InferenceSession(
         graph.graph.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    switches = np.array([part.name in on for part in graph.parts])
-    result: graphs.Floats = session.run(None, {"x": x, INPUT: switches})[0]
+    toggles = np.array([part.name in on for part in graph.parts])
+    result: graphs.Floats = session.run(None, {"x": x, INPUT: toggles})[0]
     return result
 
 
@@ -59,7 +59,7 @@ def x() -> graphs.Floats:
 def test_with_every_switch_off_the_graph_is_full_precision(x: graphs.Floats) -> None:
     model = graphs.encoder(WIDTH)
     np.testing.assert_allclose(
-        run(switched(model, x, "int8-max"), x), graphs.run(model, x), rtol=1e-4, atol=1e-5
+        run(toggled(model, x, "int8-max"), x), graphs.run(model, x), rtol=1e-4, atol=1e-5
     )
 
 
@@ -73,7 +73,7 @@ def test_one_switch_gives_what_an_engine_with_that_site_alone_gives(
     sites, observed = observe(model, x)
     chosen = find_recipe(recipe)
     tuned = tune(model, sites, observed, chosen, None)
-    graph = switched(model, x, recipe, others=False)
+    graph = toggled(model, x, recipe, others=False)
     exact = graphs.run(model, x)
     for site in sites[:3]:
         others = [other.name for other in sites if other is not site]
@@ -85,7 +85,7 @@ def test_one_switch_gives_what_an_engine_with_that_site_alone_gives(
 
 def test_attention_scores_get_switches_of_their_own(x: graphs.Floats) -> None:
     model = graphs.encoder(WIDTH, layers=2)
-    graph = switched(model, x, "int8-max")
+    graph = toggled(model, x, "int8-max")
     scores = [part.name for part in graph.parts if part.submodule == SCORES]
     assert len(scores) == 4  # query with key, and shares with value, in each of two layers
     exact = run(graph, x)
@@ -97,7 +97,7 @@ def test_attention_scores_get_switches_of_their_own(x: graphs.Floats) -> None:
 def test_all_norms_share_one_switch() -> None:
     model = graphs.residual_network()
     x = np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32)
-    graph = switched(model, x, "int8-max")
+    graph = toggled(model, x, "int8-max")
     (norms,) = [part for part in graph.parts if part.submodule == NORMS]
     assert len(norms.results) == 4
     assert not np.array_equal(run(graph, x, norms.name), run(graph, x))

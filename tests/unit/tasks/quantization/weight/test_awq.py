@@ -36,9 +36,11 @@ def problem(seed: int, loud: float = 20.0) -> tuple[Floats, Floats]:
     return rows, rng.standard_normal((12, 40)).astype(np.float32)
 
 
-def error(rows: Floats, weight: Floats, scheme: WeightScheme, divisors: Floats | None) -> float:
+def error(
+    rows: Floats, weight: Floats, scheme: WeightScheme, smoothing_scales: Floats | None
+) -> float:
     """|| X W' - (X / s) Q(W s)' ||^2 / || X W' ||^2, written out."""
-    s = np.ones(rows.shape[1], np.float32) if divisors is None else divisors
+    s = np.ones(rows.shape[1], np.float32) if smoothing_scales is None else smoothing_scales
     found = (rows / s) @ quantize(weight * s, scheme).dequantized().T
     exact = rows @ weight.T
     return float(np.square(exact - found).sum() / np.square(exact).sum())
@@ -53,7 +55,7 @@ def test_scaling_is_never_worse_than_none_on_the_observed_rows(
     rows, weight = problem(seed, loud)
     best = search(rows, [weight], scheme)
     assert best.error <= error(rows, weight, scheme, None) * 1.001
-    assert best.error == pytest.approx(error(rows, weight, scheme, best.divisors), rel=1e-2)
+    assert best.error == pytest.approx(error(rows, weight, scheme, best.smoothing_scales), rel=1e-2)
 
 
 def test_inputs_that_matter_are_rounded_finely() -> None:
@@ -75,7 +77,7 @@ def test_layers_that_share_an_input_share_the_factors_that_suit_them_all() -> No
 def test_a_given_mean_takes_the_place_of_the_rows_own() -> None:
     rows, weight = problem(2)
     best = search(rows, [weight], SCHEMES["int4"], channel_mean=np.ones(40, np.float32))
-    assert best.divisors is None or best.divisors == pytest.approx(np.ones(40))
+    assert best.smoothing_scales is None or best.smoothing_scales == pytest.approx(np.ones(40))
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=9), st.floats(0, 1))

@@ -148,12 +148,16 @@ def test_a_tensor_read_along_two_axes_is_not_corrected_and_named() -> None:
         nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": ["n", 5, 5, 5], "p": ["n", 3, 6, 6]}
     )
     sites, observed = observe(model, skewed((4, 3, 6, 6)))
-    remarks = derive(model, sites, observed, find_recipe("int8-bias-corrected"), None).remarks
-    assert any(sites[0].name in one and "not corrected" in one for one in remarks)
+    diagnostics = derive(
+        model, sites, observed, find_recipe("int8-bias-corrected"), None
+    ).diagnostics
+    assert any(sites[0].name in one and "not corrected" in one for one in diagnostics)
 
 
 def test_what_is_corrected_is_not_named() -> None:
     model, x = dense_convolution()
     sites, observed = observe(model, x)
-    remarks = derive(model, sites, observed, find_recipe("int8-bias-corrected"), None).remarks
-    assert not any("not corrected" in one for one in remarks)
+    diagnostics = derive(
+        model, sites, observed, find_recipe("int8-bias-corrected"), None
+    ).diagnostics
+    assert not any("not corrected" in one for one in diagnostics)
