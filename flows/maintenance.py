@@ -1,4 +1,4 @@
-"""Scheduled maintenance: sample the window, look through every lens, decide, act when the decision says so."""
+"""Scheduled maintenance: sample the window, look through every detector, decide, act when the decision says so."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from tasks.promotion import steps as promotion
 from tasks.records import (
     Action,
     Decision,
+    DetectorResult,
     Health,
-    LensReading,
     PastDecision,
     ReleaseRef,
     SampleRef,
@@ -73,7 +73,7 @@ def maintenance(model: str, until: datetime | None = None) -> Outcome:
     report = drift.write_report(window, champion, decision, past)
     _leave_artifacts(model, decision, report)
     write_measures(
-        model, readings=decision.readings, flow="maintenance", seconds=time.perf_counter() - started
+        model, results=decision.results, flow="maintenance", seconds=time.perf_counter() - started
     )
     with progress.the_rest():
         outcome = _act(window, source, decision, first)
@@ -82,7 +82,7 @@ def maintenance(model: str, until: datetime | None = None) -> Outcome:
 
 
 def _leave_undecided(
-    window: ThinWindow, champion: ReleaseRef | None, weights: LensReading | None, started: float
+    window: ThinWindow, champion: ReleaseRef | None, weights: DetectorResult | None, started: float
 ) -> Outcome:
     """That nothing can be told is a decision, too: recorded once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
@@ -96,11 +96,11 @@ def _leave_undecided(
 def _decide(
     window: SampleRef,
     champion: ReleaseRef,
-    weights: LensReading,
+    weights: DetectorResult,
     past: Sequence[PastDecision],
     progress: Progress,
 ) -> Decision:
-    readings: list[LensReading] = [weights]
+    results: list[DetectorResult] = [weights]
     stale = next(
         (
             one.exceeded.get("range", ())
@@ -109,7 +109,7 @@ def _decide(
         ),
         (),
     )
-    lenses: tuple[tuple[str, Callable[[], list[LensReading]]], ...] = (
+    detectors: tuple[tuple[str, Callable[[], list[DetectorResult]]], ...] = (
         ("inputs", lambda: [drift.look_at_inputs(window, champion)]),
         ("ranges", lambda: [drift.look_at_ranges(window, champion, stale)]),
         ("fidelity", lambda: drift.look_at_fidelity(window, champion)),
@@ -118,18 +118,18 @@ def _decide(
     if (
         weights.health is Health.DEGRADED
     ):  # scales and answers of other weights say nothing about these
-        lenses = (lenses[0], lenses[-1])
-    for index, (name, look_through) in enumerate(lenses):
+        detectors = (detectors[0], detectors[-1])
+    for index, (name, look_through) in enumerate(detectors):
         progress.step(f"looking at {name} of {window.rows} requests", 0.2 + 0.15 * index)
-        readings += look_through()
-    return drift.decide_window(window, champion, readings, past)
+        results += look_through()
+    return drift.decide_window(window, champion, results, past)
 
 
 def _decide_by_weights(
     thin: ThinWindow,
     sample: SampleRef,
     champion: ReleaseRef,
-    weights: LensReading,
+    weights: DetectorResult,
     past: Sequence[PastDecision],
 ) -> Decision:
     """A digest needs no traffic: other weights are answered on what is stored, and nothing else is judged."""
@@ -160,9 +160,14 @@ def _decided_before(model: str, decision: Decision) -> Outcome:
 
 def _leave_artifacts(model: str, decision: Decision, report: str) -> None:
     rows = [
-        {"lens": one.lens, "health": one.health.value, "subject": item.subject, "text": item.text}
-        for one in decision.readings
+        {
+            "detector": one.detector,
+            "health": one.health.value,
+            "subject": item.subject,
+            "text": item.text,
+        }
+        for one in decision.results
         for item in one.findings
     ]
-    leave_table(f"lenses-{model}", rows, "; ".join(decision.reasons))
+    leave_table(f"detectors-{model}", rows, "; ".join(decision.reasons))
     leave_link(f"drift-{model}", f"{settings().store_address}/{report}", "drift report")

@@ -13,7 +13,7 @@ from infra.telemetry import SUFFIX, Sample, parse, write_snapshot
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import Entry, Kind
 from tasks.promotion.steps import LEASE
-from tasks.records import GateReport, LensReading
+from tasks.records import DetectorResult, GateReport
 from tasks.specs.registration import model_names
 from tasks.traffic.storage.newest import newest_time
 from tasks.validation.report import OF_REPORTS, to_samples
@@ -27,7 +27,7 @@ Overdue = Callable[[], Mapping[str, float]]
 def write_measures(
     model: str,
     *,
-    readings: Sequence[LensReading] = (),
+    results: Sequence[DetectorResult] = (),
     reports: Sequence[GateReport] = (),
     flow: str | None = None,
     seconds: float = 0.0,
@@ -38,9 +38,9 @@ def write_measures(
     kept = [
         one
         for one in (parse(path.read_text()) if path.exists() else ())
-        if not _replaced(one, readings, reports)
+        if not _replaced(one, results, reports)
     ]
-    samples = [*kept, *_totals(model, journal.read(model)), *_lenses(model, readings)]
+    samples = [*kept, *_totals(model, journal.read(model)), *_detectors(model, results)]
     for report in reports:
         samples += to_samples(model, report)
     if flow:
@@ -52,11 +52,11 @@ def write_measures(
 
 
 def _replaced(
-    sample: Sample, readings: Sequence[LensReading], reports: Sequence[GateReport]
+    sample: Sample, results: Sequence[DetectorResult], reports: Sequence[GateReport]
 ) -> bool:
     """A run replaces all series of what it measured: a group or layer that is gone must not linger."""
     return bool(
-        (readings and sample.metric.startswith("requant_lens_"))
+        (results and sample.metric.startswith("requant_detector_"))
         or (reports and sample.metric in OF_REPORTS)
     )
 
@@ -167,13 +167,13 @@ def _totals(model: str, entries: Sequence[Entry]) -> list[Sample]:
     return samples
 
 
-def _lenses(model: str, readings: Sequence[LensReading]) -> list[Sample]:
+def _detectors(model: str, results: Sequence[DetectorResult]) -> list[Sample]:
     samples = []
-    for reading in readings:
-        health = {"model": model, "lens": reading.lens, "health": reading.health.value}
-        samples.append(Sample("requant_lens_health", health, 1))
-        for finding in reading.findings:
-            labels = {"model": model, "lens": reading.lens, "subject": finding.subject}
-            samples.append(Sample("requant_lens_value", labels, finding.value))
-            samples.append(Sample("requant_lens_limit", labels, finding.limit))
+    for result in results:
+        health = {"model": model, "detector": result.detector, "health": result.health.value}
+        samples.append(Sample("requant_detector_health", health, 1))
+        for finding in result.findings:
+            labels = {"model": model, "detector": result.detector, "subject": finding.subject}
+            samples.append(Sample("requant_detector_value", labels, finding.value))
+            samples.append(Sample("requant_detector_limit", labels, finding.limit))
     return samples

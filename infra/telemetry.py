@@ -50,16 +50,20 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(
-            "requant_lens_value",
-            "What a drift lens measured in the newest window.",
-            ("model", "lens", "subject"),
+            "requant_detector_value",
+            "What a drift detector measured in the newest window.",
+            ("model", "detector", "subject"),
         ),
         Metric(
-            "requant_lens_limit",
-            "The limit that the lens value is held against.",
-            ("model", "lens", "subject"),
+            "requant_detector_limit",
+            "The limit that the detector value is held against.",
+            ("model", "detector", "subject"),
         ),
-        Metric("requant_lens_health", "1 for what the lens says.", ("model", "lens", "health")),
+        Metric(
+            "requant_detector_health",
+            "1 for what the detector says.",
+            ("model", "detector", "health"),
+        ),
         Metric(
             "requant_decisions_total", "Decisions in the ledger, by action.", ("model", "action")
         ),

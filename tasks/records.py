@@ -160,8 +160,13 @@ class Action(StrEnum):
     HOLD = "hold"  # something degraded, and acting waits: not confirmed, cooling down, or the build budget is spent
 
 
+# Ledger entries, run tags, report keys and Evidently snapshots written before "detector" say "lens";
+# what is stored keeps that word, so that old and new documents are read, searched and plotted alike.
+STORED_DETECTOR, STORED_DETECTORS = "lens", "lenses"
+
+
 class Health(StrEnum):
-    """What one lens says."""
+    """What one detector says."""
 
     FINE = "fine"
     DEGRADED = "degraded"
@@ -170,7 +175,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One measured statement of a lens: a layer, a domain, a feature."""
+    """One measured statement of a detector: a layer, a domain, a feature."""
 
     subject: str  # "layer conv2", "language=ja", "length"
     value: float
@@ -180,10 +185,10 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class LensReading:
-    """What one lens saw in one window."""
+class DetectorResult:
+    """What one detector found in one window."""
 
-    lens: str  # weights, input, range, fidelity, safety, control
+    detector: str  # weights, input, range, fidelity, safety, control
     health: Health
     findings: tuple[Finding, ...]
     count: int  # requests or cases looked at
@@ -197,7 +202,7 @@ class Decision:
 
     action: Action
     reasons: tuple[str, ...]
-    readings: tuple[LensReading, ...]
+    results: tuple[DetectorResult, ...]
     window_digest: str
     attribution: str = ""  # what changed, in one phrase
     held: str = ""  # why a build that the table asks for is not started; "" where it is, or where none is asked for
@@ -214,11 +219,11 @@ class PastDecision:
     champion: str | None  # version
     source: str  # digest of the full-precision graph
     builds: bool  # whether it started a build
-    health: Mapping[str, Health]  # lens -> health
-    exceeded: Mapping[str, tuple[str, ...]]  # lens -> subjects
+    health: Mapping[str, Health]  # detector -> health
+    exceeded: Mapping[str, tuple[str, ...]]  # detector -> subjects
     figures: Mapping[
         str, tuple[str, float, float]
-    ]  # lens -> subject, value and limit of its first finding
+    ]  # detector -> subject, value and limit of its first finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +308,7 @@ __all__ = [
     "CandidateRef",
     "CaseKind",
     "Decision",
+    "DetectorResult",
     "EngineRef",
     "Finding",
     "GateReport",
@@ -311,7 +317,6 @@ __all__ = [
     "GoldenSet",
     "Health",
     "Interval",
-    "LensReading",
     "PastDecision",
     "Payload",
     "ReleaseRef",

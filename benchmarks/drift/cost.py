@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.drift.windows import Bench, Numbers, Window
-from benchmarks.evidence.lenses import groups_of
+from benchmarks.evidence.detectors import groups_of
 from tasks.records import Request
 
 GROUP = 20
-"""Requests of a domain or language in a window from which on it counts; so many the lens needs to judge one."""
+"""Requests of a domain or language in a window from which on it counts; so many the detector needs to judge one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""False alarms, power, delay and harmless alarms of our lenses and of peers, on the shipped scenarios."""
+"""False alarms, power, delay and harmless alarms of our detectors and of peers, on the shipped scenarios."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.drift import lenses, peers
+from benchmarks.drift import ours, peers
 from benchmarks.drift.cost import Costs, costs
 from benchmarks.drift.windows import SIZE, Bench, Window, open_bench
 from benchmarks.harness import subject
@@ -26,8 +26,8 @@ EVIDENTLY, KERNEL, FROUROS = (
 )
 Detector = Callable[[Bench, Sequence[Window]], list[bool]]
 DETECTORS: Mapping[str, Detector] = {
-    ACTS: lenses.acting,
-    INFORMS: lenses.informing,
+    ACTS: ours.acting,
+    INFORMS: ours.informing,
     EVIDENTLY: peers.evidently,
     KERNEL: peers.kernel,
     FROUROS: peers.frouros,
@@ -105,7 +105,7 @@ def measure(quick: bool) -> Table:
             for name in TEXTS
             for stream in streams(texts, name, range(1), DENSE["texts"], per_day=2)
         ]
-    acts = alarms_of(lenses.acting, found)
+    acts = alarms_of(ours.acting, found)
     rows = compare(digits, found, 200 if quick else 10_000, acts)
     kinds = len({one.scenario for one in found})
     title = f"Detection: windows of {SIZE} requests, {len(found)} streams of {kinds} scenarios"

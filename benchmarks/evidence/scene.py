@@ -16,7 +16,7 @@ class Choice:
     """What the loop does in one cell, beside what every action would have left of the loss."""
 
     budget: float
-    action: Action  # by the lenses
+    action: Action  # by the detectors
     taken: str  # "keep", or the candidate that the climb chose
     losses: Mapping[str, float]  # action -> mean loss on held-out cases
     due: bool = (

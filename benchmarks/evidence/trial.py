@@ -11,8 +11,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from benchmarks.evidence.detectors import decide_window
 from benchmarks.evidence.kinds import Kind, Scores, losses, with_graph
-from benchmarks.evidence.lenses import judged_by_lenses
 from benchmarks.evidence.quality import quality
 from benchmarks.evidence.scene import Choice, Scene, load
 from benchmarks.evidence.shifts import Shift, draw
@@ -161,7 +161,7 @@ def _cell(
     again = _recalibrated(kind.subject, recipe, repairs.observed, stale)
     if again is not None:
         tried[AGAIN] = repairs.outcome(again)
-    decision = judged_by_lenses(scene, repairs, champion, kept.window, changed=changed)
+    decision = decide_window(scene, repairs, champion, kept.window, changed=changed)
     candidate = _climb(repairs, tried)
     ladder = {name: one for name, one in tried.items() if name != KEPT}
     taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT

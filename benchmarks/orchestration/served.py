@@ -16,7 +16,7 @@ from tasks.drift.statistics.streams import Stream
 from tasks.promotion import journal
 from tasks.promotion.decisions import decision_details
 from tasks.promotion.ledger import Kind, body
-from tasks.records import Action, Decision, Finding, Health, LensReading, ReleaseRef, SampleRef
+from tasks.records import Action, Decision, DetectorResult, Finding, Health, ReleaseRef, SampleRef
 
 MODEL = "tiny"
 SPEC = f"""
@@ -35,9 +35,9 @@ WINDOWS = 28
 START = datetime(2026, 1, 5, tzinfo=UTC)
 FILES = ("scales.json", "graph.onnx", "engines/onnxruntime-cpu/plan")
 """Of the release."""
-LENSES = ("input", "range", "fidelity", "control")
+DETECTORS = ("input", "range", "fidelity", "control")
 STREAMS = 12
-"""Of one lens: groups, features or layers."""
+"""Of one detector: groups, features or layers."""
 REASONS = ("Ranges and fidelity are fine: keep.",)
 SOURCE = sha256(b"graph")
 REGISTRATION = sha256(SPEC.encode())
@@ -84,12 +84,14 @@ def _promoted(chosen: Settings, window: SampleRef) -> ReleaseRef:
 def _decided(chosen: Settings, champion: ReleaseRef, window: SampleRef, number: int) -> None:
     place = f"evidence/{MODEL}/{champion.digest[:16]}-{SOURCE[:16]}"
     evidence: dict[str, Json] = {
-        lens: _evidence(chosen, f"{place}/{lens}/{number:08d}.json", window, number)
-        for lens in LENSES
+        detector: _evidence(chosen, f"{place}/{detector}/{number:08d}.json", window, number)
+        for detector in DETECTORS
     }
     finding = Finding("all", 0.999, 0.95, False, "agreement is 0.999; at least 0.95 is wanted")
-    readings = tuple(LensReading(lens, Health.FINE, (finding,), window.rows) for lens in LENSES)
-    decision = Decision(Action.KEEP, REASONS, readings, window.digest, "nothing")
+    results = tuple(
+        DetectorResult(detector, Health.FINE, (finding,), window.rows) for detector in DETECTORS
+    )
+    decision = Decision(Action.KEEP, REASONS, results, window.digest, "nothing")
     basis: dict[str, Json] = {
         "source": SOURCE,
         "builds": False,

@@ -23,6 +23,7 @@ from infra.telemetry import CONTENT_TYPE, read_snapshots
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import Entry, Kind
 from tasks.quantization.recipe.catalog import RECIPES
+from tasks.records import STORED_DETECTORS
 from tasks.specs.registration import current_spec
 from tasks.traffic.sources import SourceIntake, last_of
 
@@ -60,6 +61,7 @@ _environment.filters.update(
 _environment.globals.update(
     {"picture": present.picture, "reference": present.reference, "WIDTH": present.WIDTH}
 )
+_environment.globals["stored_detectors"] = STORED_DETECTORS
 _templates = Jinja2Templates(env=_environment)
 
 
@@ -179,7 +181,8 @@ def report_keys(model: str, decision: Entry) -> tuple[str, ...]:
     if decision.kind is not Kind.DECIDED or not isinstance(window, str) or was_thin(decision):
         return ()
     return tuple(
-        f"reports/{model}/{window[:16]}/{name}" for name in ("lenses.html", "evidently.html")
+        f"reports/{model}/{window[:16]}/{name}"
+        for name in (f"{STORED_DETECTORS}.html", "evidently.html")
     )
 
 

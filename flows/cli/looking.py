@@ -49,7 +49,7 @@ def explain(
     ] = "latest",
     as_json: Json = False,
 ) -> None:
-    """Why the loop did or did not act on a window, with the figures of every lens and the evidence so far."""
+    """Why the loop did or did not act on a window, with the figures of every detector and the evidence so far."""
     from flows.cli import printing
     from flows.queries.explain import explain as explained
 

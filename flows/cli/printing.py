@@ -160,10 +160,17 @@ def explanation(found: Any) -> None:
     console.print(f"restraint     {escape(found.restraint)}")
     console.print(f"false alarms  {escape(found.false_alarms)}")
     table = _table(
-        "lens", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm"
+        "detector", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm"
     )
     for one in found.evidence:
-        cells = (one.lens, one.subject, str(one.requests), one.since_promotion, one.now, one.needed)
+        cells = (
+            one.detector,
+            one.subject,
+            str(one.requests),
+            one.since_promotion,
+            one.now,
+            one.needed,
+        )
         table.add_row(*map(escape, cells), "yes" if one.alarmed else "no")
     console.print(table)
     for name, digests in found.inputs.items():

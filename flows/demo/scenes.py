@@ -49,7 +49,9 @@ def keep(stage: Stage) -> Played:
     stage.serve("minilm", stage.texts(domains=("code", "docstrings")))
     outcome = maintenance("minilm")
     problems = _unless(outcome.status is Status.KEPT, f"the run ended as {outcome.status}")
-    problems += _unless(_health(outcome, "input") is Health.DEGRADED, "the input lens did not move")
+    problems += _unless(
+        _health(outcome, "input") is Health.DEGRADED, "the input detector did not move"
+    )
     problems += _unless(
         champion_of("minilm") == before and not outcome.candidates, "something was built"
     )
@@ -57,7 +59,7 @@ def keep(stage: Stage) -> Played:
 
 
 def recalibrate(stage: Stage) -> Played:
-    """A brighter camera: the range lens names the layers that saturate, and new scales win the accuracy back."""
+    """A brighter camera: the range detector names the layers that saturate, and new scales win the accuracy back."""
     before = _champion("digits")
     stage.serve("digits", stage.images(4.0, 8.0))
     outcome = maintenance("digits")
@@ -68,7 +70,9 @@ def recalibrate(stage: Stage) -> Played:
     problems += _unless(
         _action(outcome) is Action.RECALIBRATE, f"the decision was {_action(outcome)}"
     )
-    problems += _unless(_health(outcome, "range") is Health.DEGRADED, "the range lens saw nothing")
+    problems += _unless(
+        _health(outcome, "range") is Health.DEGRADED, "the range detector saw nothing"
+    )
     problems += _unless(
         _health(outcome, "control") is Health.FINE, "full precision was not shown to be right"
     )
@@ -101,7 +105,7 @@ def escalate(stage: Stage) -> Played:
         outcome.status is Status.PROMOTED, f"the run ended as {outcome.status}: {outcome.reason}"
     )
     problems += _unless(
-        _health(outcome, "fidelity") is Health.DEGRADED, "the fidelity lens saw nothing"
+        _health(outcome, "fidelity") is Health.DEGRADED, "the fidelity detector saw nothing"
     )
     recipes = [one.recipe for one in outcome.candidates]
     problems += _unless(
@@ -213,9 +217,9 @@ def _champion(model: str) -> ReleaseRef:
     return found
 
 
-def _health(outcome: Outcome, lens: str) -> Health | None:
-    readings = outcome.decision.readings if outcome.decision else ()
-    return next((one.health for one in readings if one.lens == lens), None)
+def _health(outcome: Outcome, detector: str) -> Health | None:
+    results = outcome.decision.results if outcome.decision else ()
+    return next((one.health for one in results if one.detector == detector), None)
 
 
 def _action(outcome: Outcome) -> Action | None:

@@ -21,7 +21,7 @@ from tasks.specs.registration import current_spec
 class StreamView:
     """The evidence about one group or feature after the window."""
 
-    lens: str
+    detector: str
     subject: str
     requests: int  # since the champion came
     since_promotion: str  # e-value of the whole time
@@ -74,8 +74,8 @@ def explain(model: str, window: str = "latest") -> Explanation:
         false_alarms=f"one in {budget} windows or fewer, of range, fidelity, safety and control together",
         evidence=tuple(
             view
-            for lens, document in _mapping(details.get("evidence")).items()
-            for view in _streams(lens, _mapping(document), alarms(spec, lens))
+            for detector, document in _mapping(details.get("evidence")).items()
+            for view in _streams(detector, _mapping(document), alarms(spec, detector))
         ),
         inputs={
             name: details.get(name) for name in ("champion", "source", "references", "evidence")
@@ -104,7 +104,7 @@ def _find(model: str, entries: tuple[Entry, ...], window: str) -> Entry:
     return found[-1]  # the newest: other weights are decided about anew
 
 
-def _streams(lens: str, document: Mapping[str, Json], rules: Alarms) -> list[StreamView]:
+def _streams(detector: str, document: Mapping[str, Json], rules: Alarms) -> list[StreamView]:
     key = str(document["key"])
     data = settings().store().get(key)
     if sha256(data) != document["digest"]:
@@ -113,7 +113,7 @@ def _streams(lens: str, document: Mapping[str, Json], rules: Alarms) -> list[Str
     enough = power_of_ten(needed(evidence, rules))
     return [
         StreamView(
-            lens,
+            detector,
             name,
             one.count,
             power_of_ten(one.e_value),

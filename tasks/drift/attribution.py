@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from tasks.records import Health, LensReading
+from tasks.records import DetectorResult, Health
 
 
 class Cause(StrEnum):
-    """What the readings together say."""
+    """What the results together say."""
 
     WEIGHTS_CHANGED = "weights changed"
     MODEL_OUTGROWN = "model outgrown: retrain"
@@ -20,15 +20,15 @@ class Cause(StrEnum):
     UNKNOWN = "cannot be told"
 
 
-def attribute(readings: Sequence[LensReading]) -> tuple[Cause, ...]:
-    """Every cause that the readings show, the deepest first; exactly one when nothing is wrong or nothing is known.
+def attribute(results: Sequence[DetectorResult]) -> tuple[Cause, ...]:
+    """Every cause that the results show, the deepest first; exactly one when nothing is wrong or nothing is known.
 
-    Scales are outgrown when the range lens says so, whatever fidelity says; precision when fidelity or safety fell
+    Scales are outgrown when the range detector says so, whatever fidelity says; precision when fidelity or safety fell
     though every scale fits, so that new scales alone will not help.
     """
-    down = {one.lens for one in readings if one.health is Health.DEGRADED}
-    unknown = {one.lens for one in readings if one.health is Health.INCONCLUSIVE}
-    seen = {one.lens for one in readings}
+    down = {one.detector for one in results if one.health is Health.DEGRADED}
+    unknown = {one.detector for one in results if one.health is Health.INCONCLUSIVE}
+    seen = {one.detector for one in results}
     causes = []
     if "weights" in down:
         causes.append(Cause.WEIGHTS_CHANGED)

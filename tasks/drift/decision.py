@@ -1,4 +1,4 @@
-"""From what the lenses saw to what is done: the table of ADR 29, as one pure function."""
+"""From what the detectors saw to what is done: the table of ADR 29, as one pure function."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from collections.abc import Iterable, Mapping
 
 from infra.errors import BadInput
 from tasks.drift.attribution import attribute
-from tasks.records import Action, Decision, Health, LensReading, ThinWindow
+from tasks.records import Action, Decision, DetectorResult, Health, ThinWindow
 
 HARDLY = 0.2
 """Of what the budget lets a group's answers lose: below it, outgrown scales cost nobody anything worth a build."""
-LENSES = ("weights", "input", "range", "fidelity", "safety", "control")
-_SHOWN = 3  # findings of one lens that a reason quotes
+DETECTORS = ("weights", "input", "range", "fidelity", "safety", "control")
+_SHOWN = 3  # findings of one detector that a reason quotes
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
 
-def decide(readings: Iterable[LensReading], *, window_digest: str) -> Decision:
+def decide(results: Iterable[DetectorResult], *, window_digest: str) -> Decision:
     """Keep, recalibrate, fall back, request retraining, or say that nothing can be said; with reasons in figures.
 
-    Several readings of one lens count as the worst of them; a lens without a reading is inconclusive. Range and
+    Several results of one detector count as the worst of them; a detector without a result is inconclusive. Range and
     fidelity must both have been judged to keep. The others may be inconclusive: the reasons say so. Other weights than
     the champion was built from ask for a build, whatever the traffic does. Outgrown scales ask for none while the
     answers of every group that was judged have lost less than HARDLY of what its budget allows.
-    Raises `BadInput` on a lens that the table does not know.
+    Raises `BadInput` on a detector that the table does not know.
     """
-    seen = tuple(readings)
-    unknown = sorted({reading.lens for reading in seen} - set(LENSES))
+    seen = tuple(results)
+    unknown = sorted({result.detector for result in seen} - set(DETECTORS))
     if unknown:
         raise BadInput(
-            f"there is no lens called {unknown[0]}: the decision knows {', '.join(LENSES)}"
+            f"there is no detector called {unknown[0]}: the decision knows {', '.join(DETECTORS)}"
         )
-    health = {lens: health_of(lens, seen) for lens in LENSES}
+    health = {detector: health_of(detector, seen) for detector in DETECTORS}
     waits = outgrown_for_nothing(seen)
     action = _action({**health, "range": Health.FINE} if waits else health)
     reasons = (
         _headline(action, health, waits),
-        *(_reason(lens, health[lens], seen) for lens in _order(health)),
+        *(_reason(detector, health[detector], seen) for detector in _order(health)),
     )
     return Decision(action, reasons, seen, window_digest, "; ".join(attribute(seen)))
 
 
-def outgrown_for_nothing(readings: Iterable[LensReading]) -> bool:
+def outgrown_for_nothing(results: Iterable[DetectorResult]) -> bool:
     """Whether scales are outgrown and no group's answers, all judged fine, show it yet."""
-    seen = tuple(readings)
+    seen = tuple(results)
     if (
         health_of("range", seen) is not Health.DEGRADED
         or health_of("fidelity", seen) is not Health.FINE
@@ -50,19 +50,19 @@ def outgrown_for_nothing(readings: Iterable[LensReading]) -> bool:
         return False
     found = [
         one
-        for reading in seen
-        if reading.lens == "fidelity"
-        for one in reading.findings
+        for result in seen
+        if result.detector == "fidelity"
+        for one in result.findings
         if one.value > 0
     ]
     return all(1 - one.value < HARDLY * (1 - one.limit) for one in found)
 
 
-def undecided(window: ThinWindow, readings: Iterable[LensReading]) -> Decision:
-    """Too few requests to look at: inconclusive, with the lenses that need no traffic."""
-    seen = tuple(readings)
+def undecided(window: ThinWindow, results: Iterable[DetectorResult]) -> Decision:
+    """Too few requests to look at: inconclusive, with the detectors that need no traffic."""
+    seen = tuple(results)
     told = f"{window.told[0].upper()}{window.told[1:]}: no decision."
-    reasons = (told, *(_reason(one.lens, one.health, seen) for one in seen))
+    reasons = (told, *(_reason(one.detector, one.health, seen) for one in seen))
     return Decision(Action.INCONCLUSIVE, reasons, seen, window.digest, "; ".join(attribute(seen)))
 
 
@@ -72,7 +72,7 @@ def recalibrates(decision: Decision) -> bool:
         return False
     if decision.action is Action.REQUEST_RETRAINING:
         return Health.DEGRADED in (
-            health_of(lens, decision.readings) for lens in ("fidelity", "weights")
+            health_of(detector, decision.results) for detector in ("fidelity", "weights")
         )
     return decision.action in (Action.RECALIBRATE, Action.FALLBACK)
 
@@ -81,13 +81,13 @@ def wants_retraining(decision: Decision) -> bool:
     """True when full precision is wrong as well, also when safety made the loop fall back first."""
     return (
         decision.action is not Action.HOLD
-        and health_of("control", decision.readings) is Health.DEGRADED
+        and health_of("control", decision.results) is Health.DEGRADED
     )
 
 
-def health_of(lens: str, readings: Iterable[LensReading]) -> Health:
-    """The worst of a lens's readings; inconclusive without any."""
-    found = {reading.health for reading in readings if reading.lens == lens}
+def health_of(detector: str, results: Iterable[DetectorResult]) -> Health:
+    """The worst of a detector's results; inconclusive without any."""
+    found = {result.health for result in results if result.detector == detector}
     return next((worst for worst in _WORST if worst in found), Health.INCONCLUSIVE)
 
 
@@ -122,14 +122,18 @@ def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
             return "The model's weights changed since the champion was built: recalibrate."
         case Action.RECALIBRATE:
             down = " and ".join(
-                lens for lens in ("range", "fidelity") if health[lens] is Health.DEGRADED
+                detector
+                for detector in ("range", "fidelity")
+                if health[detector] is Health.DEGRADED
             )
             return (
                 f"The quantized model no longer fits this traffic ({down} degraded): recalibrate."
             )
         case Action.INCONCLUSIVE:
             open_ = " and ".join(
-                lens for lens in ("range", "fidelity") if health[lens] is Health.INCONCLUSIVE
+                detector
+                for detector in ("range", "fidelity")
+                if health[detector] is Health.INCONCLUSIVE
             )
             return f"Nothing is known to be wrong, but {open_} could not be judged: no decision."
         case _ if waits:
@@ -143,25 +147,27 @@ def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
 
 def _order(health: Mapping[str, Health]) -> list[str]:
     """What degraded first, then what is unknown."""
-    return sorted(LENSES, key=lambda lens: _WORST.index(health[lens]))
+    return sorted(DETECTORS, key=lambda detector: _WORST.index(health[detector]))
 
 
-def _reason(lens: str, health: Health, readings: Iterable[LensReading]) -> str:
+def _reason(detector: str, health: Health, results: Iterable[DetectorResult]) -> str:
     findings = [
-        finding for reading in readings if reading.lens == lens for finding in reading.findings
+        finding for result in results if result.detector == detector for finding in result.findings
     ]
     if health is Health.DEGRADED:
         shown = [finding.text for finding in findings if finding.exceeded]
     else:
         shown = [finding.text for finding in findings]
     more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return f"{_said(lens, health)}: {'; '.join(shown[:_SHOWN]) or 'no figures'}{more}."
+    return f"{_said(detector, health)}: {'; '.join(shown[:_SHOWN]) or 'no figures'}{more}."
 
 
-def _said(lens: str, health: Health) -> str:
-    if health is Health.INCONCLUSIVE and lens in ("weights", "input", "safety", "control"):
-        return f"{lens.capitalize()} could not be judged and counts as fine"
-    degraded = {"input": "moved", "weights": "changed"}.get(lens, "degraded")
-    if lens == "weights" and health is Health.FINE:
+def _said(detector: str, health: Health) -> str:
+    if health is Health.INCONCLUSIVE and detector in ("weights", "input", "safety", "control"):
+        return f"{detector.capitalize()} could not be judged and counts as fine"
+    degraded = {"input": "moved", "weights": "changed"}.get(detector, "degraded")
+    if detector == "weights" and health is Health.FINE:
         return "Weights are the champion's"
-    return f"{lens.capitalize()} {degraded if health is Health.DEGRADED else f'is {health.value}'}"
+    return (
+        f"{detector.capitalize()} {degraded if health is Health.DEGRADED else f'is {health.value}'}"
+    )

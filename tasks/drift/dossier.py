@@ -1,6 +1,6 @@
 """The evidence documents of a champion in the object store: numbered, and each created only where none stands.
 
-evidence/MODEL/CHAMPION-SOURCE/LENS/00000007.json is the state after seven windows. Two runs that count the same window
+evidence/MODEL/CHAMPION-SOURCE/DETECTOR/00000007.json is the state after seven windows. Two runs that count the same window
 at once race for one number; the loser reads again and finds the window counted.
 """
 
@@ -16,9 +16,9 @@ from tasks.drift.evidence import Evidence, dump_evidence, parse_evidence
 RACES = 50
 
 
-def prefix(model: str, champion: str, source: str, lens: str) -> str:
-    """Where a lens keeps what it knows about one champion beside one full-precision graph (digests)."""
-    return f"evidence/{model}/{champion[:16]}-{source[:16]}/{lens}/"
+def prefix(model: str, champion: str, source: str, detector: str) -> str:
+    """Where a detector keeps what it knows about one champion beside one full-precision graph (digests)."""
+    return f"evidence/{model}/{champion[:16]}-{source[:16]}/{detector}/"
 
 
 def newest(place: str) -> tuple[Evidence, str]:

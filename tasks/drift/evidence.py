@@ -1,4 +1,4 @@
-"""What the windows since the champion came have shown so far, as one versioned document a lens.
+"""What the windows since the champion came have shown so far, as one versioned document a detector.
 
 A window counts once, by its digest, and of overlapping windows only requests newer than everything counted before: a
 request that was counted twice would look like two.
@@ -20,7 +20,7 @@ from tasks.records import Request
 
 VERSION = 1
 ACTING = 4
-"""Lenses that act on a test and share the false-alarm budget: range, fidelity, safety and control."""
+"""Detectors that act on a test and share the false-alarm budget: range, fidelity, safety and control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Alarms:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The streams of one lens and one champion."""
+    """The streams of one detector and one champion."""
 
     streams: Mapping[str, Stream] = field(default_factory=dict)  # "language=ja", "length", ...
     windows: tuple[str, ...] = ()  # digests of the windows counted, in order
@@ -103,7 +103,7 @@ def dump_evidence(evidence: Evidence) -> bytes:
             name: {
                 "basis": one.basis,
                 "product": list(one.product),
-                "detector": list(one.detector),
+                "detector": list(one.e_detector),
                 "count": one.count,
                 "total": one.total,
                 "alarmed": one.alarmed,

@@ -21,7 +21,7 @@ _SURE = frozenset({"weights"})
 class Restraint:
     """How much the loop may do by itself."""
 
-    confirm: int = 1  # windows out of `of` in which a lens must have degraded
+    confirm: int = 1  # windows out of `of` in which a detector must have degraded
     of: int = 1
     cooldown: int = 1  # windows after a build without another
     builds: int = 8
@@ -48,7 +48,7 @@ def restrained(
 ) -> Decision:
     """The decision as it may be acted on; `past` is oldest first, without this window.
 
-    Safety is never held back. Otherwise a lens must have degraded in `confirm` of the last `of` windows of this
+    Safety is never held back. Otherwise a detector must have degraded in `confirm` of the last `of` windows of this
     champion, and a build must fall neither into the cooldown nor over the budget. Other weights are exempt from the
     cooldown once: a champion that was built from them has nothing to wait for. What is held back becomes `hold`; a
     request for retraining is still made, and only its build is held.
@@ -86,19 +86,19 @@ def state(past: Sequence[PastDecision], rules: Restraint, end: datetime | None) 
 def _unconfirmed(
     decision: Decision, past: Sequence[PastDecision], rules: Restraint, champion: str
 ) -> str:
-    """Why the loop waits for another window, or "" when one of the lenses that ask for action is confirmed."""
+    """Why the loop waits for another window, or "" when one of the detectors that ask for action is confirmed."""
     before = (
         [one for one in past if one.champion == champion][-(rules.of - 1) :] if rules.of > 1 else []
     )
     counts = {
-        lens: 1 + sum(one.health.get(lens) is Health.DEGRADED for one in before)
-        for lens in _ACTING[decision.action]
-        if health_of(lens, decision.readings) is Health.DEGRADED
+        detector: 1 + sum(one.health.get(detector) is Health.DEGRADED for one in before)
+        for detector in _ACTING[decision.action]
+        if health_of(detector, decision.results) is Health.DEGRADED
     }
-    if any(lens in _SURE or count >= rules.confirm for lens, count in counts.items()):
+    if any(detector in _SURE or count >= rules.confirm for detector, count in counts.items()):
         return ""
-    lens = max(counts, key=lambda name: counts[name])
-    return f"{lens} degraded in {counts[lens]} of the last {rules.of} windows, and {rules.confirm} are needed"
+    detector = max(counts, key=lambda name: counts[name])
+    return f"{detector} degraded in {counts[detector]} of the last {rules.of} windows, and {rules.confirm} are needed"
 
 
 def _blocked(
@@ -111,7 +111,7 @@ def _blocked(
     now = state(past, rules, end)
     if now.spent >= rules.builds:
         return f"the build budget is spent ({now.spent} of {rules.builds} in {rules.days:g} days)"
-    changed = health_of("weights", decision.readings) is Health.DEGRADED
+    changed = health_of("weights", decision.results) is Health.DEGRADED
     tried = any(one.builds and one.source == source for one in past)
     if now.waits and not (changed and not tried):
         return f"a build was started within the last {rules.cooldown} {_windows(rules.cooldown)} (cooldown)"

@@ -5,9 +5,9 @@ from tasks.drift.restraint import Restraint
 from tasks.specs.spec import ModelSpec
 
 
-def alarms(spec: ModelSpec, lens: str) -> Alarms:
-    """When a lens's evidence is enough; the input lens acts on nothing and shares its budget with none."""
-    share = 1 if lens == "input" else ACTING
+def alarms(spec: ModelSpec, detector: str) -> Alarms:
+    """When a detector's evidence is enough; the input detector acts on nothing and shares its budget with none."""
+    share = 1 if detector == "input" else ACTING
     return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover)
 
 

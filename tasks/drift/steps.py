@@ -1,4 +1,4 @@
-"""The steps of drift: look at one window through each lens, decide, and write the report."""
+"""The steps of drift: look at one window through each detector, decide, and write the report."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ from infra.errors import NotFound
 from infra.settings import settings
 from tasks.drift import dossier
 from tasks.drift.decision import decide, recalibrates
-from tasks.drift.detectors.control import control_increments, control_lens
+from tasks.drift.detectors.control import control_increments, judge_control
 from tasks.drift.detectors.fidelity import (
     fidelity_increments,
-    fidelity_lens,
+    judge_fidelity,
+    judge_safety,
     safety_increments,
-    safety_lens,
 )
-from tasks.drift.detectors.input import EFFECT, MINIMUM, input_increments, judged_tables, too_few
+from tasks.drift.detectors.input import EFFECT, MINIMUM, input_increments, judge_tables, too_few
 from tasks.drift.detectors.labelled import ENOUGH, correct, golden_correct, live
-from tasks.drift.detectors.range import range_increments, range_lens
+from tasks.drift.detectors.range import judge_ranges, range_increments
 from tasks.drift.detectors.tables import tables
-from tasks.drift.detectors.weights import weights_lens
+from tasks.drift.detectors.weights import judge_weights
 from tasks.drift.detectors.whole_traffic import whole_traffic
 from tasks.drift.evidence import Alarms, Evidence, is_fresh, with_window
-from tasks.drift.report.page import Look, Worst, drift_report, lens_page, store_snapshot
+from tasks.drift.report.page import Look, Worst, detector_page, drift_report, store_snapshot
 from tasks.drift.restraint import restrained
 from tasks.drift.rules import alarms, restraint
 from tasks.drift.season import same_hours, weeks_before
@@ -45,10 +45,12 @@ from tasks.observation.scales import parse_scales
 from tasks.profiles.frozen import FROZEN, parse_frozen
 from tasks.profiles.steps import window_profile
 from tasks.records import (
+    STORED_DETECTOR,
+    STORED_DETECTORS,
     Decision,
+    DetectorResult,
     Finding,
     GoldenCase,
-    LensReading,
     PastDecision,
     ReleaseRef,
     Request,
@@ -61,27 +63,29 @@ from tasks.step import flow_run_id, step
 from tasks.traffic import from_parquet, read_window
 
 PER_MILLE = 1000
+PAGE = f"{STORED_DETECTORS}.html"
+"""What is called so in the store: the page of the detectors."""
 MOST = 512
 """Requests of the weeks before that the window is compared with."""
 EXAMPLES = 8
 """Requests that scored worst, for the report."""
 
 
-@step("weights-lens")
-def look_at_weights(champion: ReleaseRef) -> LensReading:
+@step("weights-detector")
+def look_at_weights(champion: ReleaseRef) -> DetectorResult:
     """The registered full-precision graph beside the one that the champion was built from."""
     model = open_model(champion.model)
     recorded = str(settings().release(champion.model, champion.digest).facts["model"])
     if recorded == model.digest:
-        return weights_lens(model.source, model.source)
+        return judge_weights(model.source, model.source)
     try:
-        return weights_lens(source_of(model.name, recorded), model.source)
+        return judge_weights(source_of(model.name, recorded), model.source)
     except NotFound:
-        return weights_lens(None, model.source)
+        return judge_weights(None, model.source)
 
 
-@step("input-lens")
-def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
+@step("input-detector")
+def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> DetectorResult:
     """The window beside what the champion was calibrated on, or beside the same hours of the weeks before."""
     model, requests = open_model(window.model), _requests(window.key)
     seasonal = model.spec.window.reference == "same-hour-of-week"
@@ -106,16 +110,16 @@ def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> LensReading:
         )
 
     evidence, key = _count(model, champion, "input", window, requests, increments, rules)
-    reading = judged_tables(found, evidence, len(requests), rules)
-    findings = (*reading.findings, *_all_traffic(window, champion))
+    result = judge_tables(found, evidence, len(requests), rules)
+    findings = (*result.findings, *_all_traffic(window, champion))
     named = _named(reference) if seasonal else _calibration(champion)
-    return replace(reading, findings=findings, evidence=key, reference=named)
+    return replace(result, findings=findings, evidence=key, reference=named)
 
 
-@step("range-lens")
+@step("range-detector")
 def look_at_ranges(
     window: SampleRef, champion: ReleaseRef, stale: Sequence[str] = ()
-) -> LensReading:
+) -> DetectorResult:
     """Live activations, observed off the serving path, against the deployed scales.
 
     `stale` names the layers that were stale in the window before: they have to recover clearly.
@@ -147,7 +151,7 @@ def look_at_ranges(
         return range_increments(clipping.rows(np.asarray(fresh, bool)), before, amax)
 
     evidence, key = _count(model, champion, "range", window, requests, increments, rules)
-    reading = range_lens(
+    result = judge_ranges(
         {name: item.histogram for name, item in seen.items()},
         before,
         amax,
@@ -158,11 +162,11 @@ def look_at_ranges(
         evidence=evidence,
         rules=rules,
     )
-    return replace(reading, evidence=key, reference=_calibration(champion))
+    return replace(result, evidence=key, reference=_calibration(champion))
 
 
-@step("fidelity-lens")
-def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[LensReading]:
+@step("fidelity-detector")
+def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[DetectorResult]:
     """The champion's engine against full precision on the window; with a safety head, its decisions too."""
     model, requests = open_model(window.model), _requests(window.key)
     if TRAITS[model.spec.task].per_token:
@@ -172,20 +176,20 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[LensReadin
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
     served = run_all(engine, model.inputs, payloads)
     scores = fidelity(model.spec.task, expected, served)
-    readings = [_judge(model, window, requests, champion, scores, fidelity_metric(model.spec.task))]
+    results = [_judge(model, window, requests, champion, scores, fidelity_metric(model.spec.task))]
     golden = model.golden
     if golden.safety_weight is not None:
         before, after = (
             safety_decisions(one, golden.safety_weight, golden.safety_bias)
             for one in (expected, served)
         )
-        readings.append(_judge_safety(model, window, requests, champion, before != after))
-    return readings
+        results.append(_judge_safety(model, window, requests, champion, before != after))
+    return results
 
 
 def _agreement(
     model: RegisteredModel, window: SampleRef, requests: Sequence[Request], champion: ReleaseRef
-) -> LensReading:
+) -> DetectorResult:
     """Where tokens are written: the share of a request's after which both find the same next token likeliest."""
     engine = load_released(settings().release(champion.model, champion.digest), model.spec.targets)
     found = token_agreement(
@@ -201,7 +205,7 @@ def _judge(
     champion: ReleaseRef,
     scores: NDArray[np.float64],
     metric: str,
-) -> LensReading:
+) -> DetectorResult:
     limit, groups, rules = (
         partial(_limit, model.spec.budgets),
         _masks(requests),
@@ -216,10 +220,10 @@ def _judge(
 
     evidence, key = _count(model, champion, "fidelity", window, requests, increments, rules)
     _note_worst(window, requests, scores)
-    reading = fidelity_lens(
+    result = judge_fidelity(
         scores, groups, limit=limit, metric=metric, evidence=evidence, rules=rules
     )
-    return replace(reading, evidence=key)
+    return replace(result, evidence=key)
 
 
 def _judge_safety(
@@ -228,7 +232,7 @@ def _judge_safety(
     requests: Sequence[Request],
     champion: ReleaseRef,
     flipped: NDArray[np.bool_],
-) -> LensReading:
+) -> DetectorResult:
     budget, rules = (
         round(model.spec.budgets.live_safety_flips * PER_MILLE),
         alarms(model.spec, "safety"),
@@ -238,7 +242,7 @@ def _judge_safety(
         return safety_increments(flipped[np.asarray(fresh, bool)], budget / PER_MILLE)
 
     evidence, key = _count(model, champion, "safety", window, requests, increments, rules)
-    reading = safety_lens(
+    result = judge_safety(
         int(flipped.sum()),
         len(requests),
         budget,
@@ -246,11 +250,11 @@ def _judge_safety(
         evidence=evidence,
         rules=rules,
     )
-    return replace(reading, evidence=key)
+    return replace(result, evidence=key)
 
 
 @step("control")
-def look_at_control(window: SampleRef, champion: ReleaseRef) -> LensReading:
+def look_at_control(window: SampleRef, champion: ReleaseRef) -> DetectorResult:
     """Full precision on labelled live requests, or on golden cases of the window's domains and languages."""
     model, requests = open_model(window.model), _requests(window.key)
     rule = model.spec.control
@@ -258,7 +262,7 @@ def look_at_control(window: SampleRef, champion: ReleaseRef) -> LensReading:
     labelled = live(model, requests)
     if len(labelled) >= ENOUGH and floor is not None:
         return _judge_labelled(model, window, labelled, champion, metric, floor)
-    return control_lens(golden_correct(model, window.groups), metric=metric, floor=floor)
+    return judge_control(golden_correct(model, window.groups), metric=metric, floor=floor)
 
 
 def _judge_labelled(
@@ -268,7 +272,7 @@ def _judge_labelled(
     champion: ReleaseRef,
     metric: str,
     floor: float,
-) -> LensReading:
+) -> DetectorResult:
     scores = correct(model, [(one.payload, one.label or "") for one in labelled])
 
     def increments(fresh: Sequence[bool]) -> dict[str, Increment]:
@@ -277,7 +281,7 @@ def _judge_labelled(
     rules = alarms(model.spec, "control")
     evidence, key = _count(model, champion, "control", window, labelled, increments, rules)
     return replace(
-        control_lens(scores, metric=metric, floor=floor, evidence=evidence, rules=rules),
+        judge_control(scores, metric=metric, floor=floor, evidence=evidence, rules=rules),
         evidence=key,
     )
 
@@ -286,11 +290,11 @@ def _judge_labelled(
 def decide_window(
     window: SampleRef,
     champion: ReleaseRef,
-    readings: Sequence[LensReading],
+    results: Sequence[DetectorResult],
     past: Sequence[PastDecision],
 ) -> Decision:
     """The decision table of ADR 29, and what holds it back."""
-    decision = decide(readings, window_digest=window.digest)
+    decision = decide(results, window_digest=window.digest)
     model = open_model(window.model)
     rules, end = restraint(model.spec), datetime.fromisoformat(window.end) if window.end else None
     return restrained(
@@ -302,14 +306,14 @@ def decide_window(
 def write_report(
     window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()
 ) -> str:
-    """Our page of the lenses and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
+    """Our page of the detectors and Evidently's of the sample: stored, and logged to MLflow; returns our page's key.
 
     Evidently's snapshot goes into its workspace, which `requant up` serves.
     """
     before, requests = _calibrated_on(champion), _requests(window.key)
     snapshot = drift_report(before, requests, Look(window, champion.version, decision))
     pages = {
-        "lenses.html": lens_page(decision, past, _worst(window, requests)),
+        PAGE: detector_page(decision, past, _worst(window, requests)),
         "evidently.html": snapshot.html,
     }
     store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
@@ -326,28 +330,28 @@ def write_report(
             "attribution": decision.attribution,
             "window": window.digest,
             **({"flow_run": run} if (run := flow_run_id()) else {}),
-            **{f"lens.{one.lens}": one.health.value for one in decision.readings},
+            **{f"{STORED_DETECTOR}.{one.detector}": one.health.value for one in decision.results},
         },
         artifacts=pages,
     )
-    return f"{prefix}/lenses.html"
+    return f"{prefix}/{PAGE}"
 
 
 def written_report(window: SampleRef) -> str | None:
-    """The key of the window's page of the lenses; None when it has none."""
-    key = f"{_reports(window)}/lenses.html"
+    """The key of the window's page of the detectors; None when it has none."""
+    key = f"{_reports(window)}/{PAGE}"
     return key if settings().store().exists(key) else None
 
 
 def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]:
-    """What a decision rests on, by digest: the full-precision graph, each lens's reference and evidence document."""
+    """What a decision rests on, by digest: the full-precision graph, each detector's reference and evidence document."""
     return {
         "source": open_model(window.model).source,
         "builds": recalibrates(decision),
-        "references": {one.lens: one.reference for one in decision.readings if one.reference},
+        "references": {one.detector: one.reference for one in decision.results if one.reference},
         "evidence": {
-            one.lens: {"key": one.evidence, "digest": dossier.digest(one.evidence)}
-            for one in decision.readings
+            one.detector: {"key": one.evidence, "digest": dossier.digest(one.evidence)}
+            for one in decision.results
             if one.evidence
         },
     }
@@ -356,13 +360,13 @@ def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]
 def _count(
     model: RegisteredModel,
     champion: ReleaseRef,
-    lens: str,
+    detector: str,
     window: SampleRef,
     requests: Sequence[Request],
     increments: Callable[[Sequence[bool]], dict[str, Increment]],
     rules: Alarms,
 ) -> tuple[Evidence, str]:
-    """Add the window to the lens's evidence about this champion, once."""
+    """Add the window to the detector's evidence about this champion, once."""
     until = max((one.time for one in requests), default=None)
     mark = window.digest[:16]
 
@@ -371,7 +375,7 @@ def _count(
             return before
         return with_window(before, mark, until, increments(is_fresh(before, mark, requests)), rules)
 
-    return dossier.counted(dossier.prefix(model.name, champion.digest, model.source, lens), add)
+    return dossier.counted(dossier.prefix(model.name, champion.digest, model.source, detector), add)
 
 
 def _all_traffic(window: SampleRef, champion: ReleaseRef) -> tuple[Finding, ...]:

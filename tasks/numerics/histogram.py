@@ -1,7 +1,7 @@
 """A histogram of |x| whose bins are the float's own exponent and top mantissa bits.
 
 No range has to be known beforehand, so one pass is enough, and counts add across batches, shards, machines and days.
-Every range rule and the range-drift lens read from it.
+Every range rule and the range-drift detector read from it.
 """
 
 from __future__ import annotations

@@ -9,17 +9,18 @@ from math import isfinite
 from infra.canonical import Json
 from tasks.promotion.ledger import Entry, Kind, asked_since
 from tasks.records import (
+    STORED_DETECTORS,
     Action,
     Decision,
+    DetectorResult,
     Finding,
     Health,
-    LensReading,
     PastDecision,
     SampleRef,
     ThinWindow,
 )
 
-_SUBJECTS = 50  # of one lens: an entry stays small however many layers a model has
+_SUBJECTS = 50  # of one detector: an entry stays small however many layers a model has
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
 
@@ -35,10 +36,16 @@ def decision_details(decision: Decision, window: SampleRef | ThinWindow) -> dict
         "reasons": list(decision.reasons),
         "attribution": decision.attribution,
         "held": decision.held,
-        "lenses": {lens: _worst(lens, decision.readings).value for lens in _lenses(decision)},
-        "exceeded": {lens: _exceeded(lens, decision.readings) for lens in _lenses(decision)},
+        STORED_DETECTORS: {
+            detector: _worst(detector, decision.results).value for detector in _detectors(decision)
+        },
+        "exceeded": {
+            detector: _exceeded(detector, decision.results) for detector in _detectors(decision)
+        },
         "figures": {
-            lens: row for lens in _lenses(decision) if (row := _figures(lens, decision.readings))
+            detector: row
+            for detector in _detectors(decision)
+            if (row := _figures(detector, decision.results))
         },
     }
 
@@ -71,13 +78,13 @@ def nothing_left(decided: Entry, entries: Sequence[Entry], *, champion: str, act
         not same or details.get("builds", True)
     ):  # entries of earlier versions do not say
         return False
-    outgrown = _mapping(details.get("lenses")).get("control") == Health.DEGRADED.value
+    outgrown = _mapping(details.get(STORED_DETECTORS)).get("control") == Health.DEGRADED.value
     asks = outgrown and details.get("action") != Action.HOLD.value
     return not asks or asked_since(entries, window, decided.number)
 
 
 def recorded(decided: Entry) -> Decision:
-    """The decision of an entry; the readings themselves are not kept there."""
+    """The decision of an entry; the results themselves are not kept there."""
     details = decided.details
     reasons = details.get("reasons")
     return Decision(
@@ -94,14 +101,16 @@ def _past(entry: Entry) -> PastDecision:
     """Entries of earlier versions of Requant lack some details."""
     details = entry.details
     champion, end = _mapping(details.get("champion")), details.get("end")
-    lenses = _mapping(details.get("lenses"))
+    detectors = _mapping(details.get(STORED_DETECTORS))
     subjects = {
-        lens: names
-        for lens, names in _mapping(details.get("exceeded")).items()
+        detector: names
+        for detector, names in _mapping(details.get("exceeded")).items()
         if isinstance(names, list)
     }
     rows = {
-        lens: row for lens, row in _mapping(details.get("figures")).items() if isinstance(row, list)
+        detector: row
+        for detector, row in _mapping(details.get("figures")).items()
+        if isinstance(row, list)
     }
     return PastDecision(
         number=entry.number,
@@ -111,9 +120,13 @@ def _past(entry: Entry) -> PastDecision:
         champion=str(champion["version"]) if "version" in champion else None,
         source=str(details.get("source", "")),
         builds=bool(details.get("builds", False)),
-        health={lens: Health(str(value)) for lens, value in lenses.items()},
-        exceeded={lens: tuple(str(name) for name in names) for lens, names in subjects.items()},
-        figures={lens: (str(row[0]), float(row[1]), float(row[2])) for lens, row in rows.items()},
+        health={detector: Health(str(value)) for detector, value in detectors.items()},
+        exceeded={
+            detector: tuple(str(name) for name in names) for detector, names in subjects.items()
+        },
+        figures={
+            detector: (str(row[0]), float(row[1]), float(row[2])) for detector, row in rows.items()
+        },
     )
 
 
@@ -121,28 +134,30 @@ def _mapping(value: Json) -> Mapping[str, Json]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _lenses(decision: Decision) -> list[str]:
-    return list(dict.fromkeys(reading.lens for reading in decision.readings))
+def _detectors(decision: Decision) -> list[str]:
+    return list(dict.fromkeys(result.detector for result in decision.results))
 
 
-def _worst(lens: str, readings: Sequence[LensReading]) -> Health:
-    found = {reading.health for reading in readings if reading.lens == lens}
+def _worst(detector: str, results: Sequence[DetectorResult]) -> Health:
+    found = {result.health for result in results if result.detector == detector}
     return next(health for health in _WORST if health in found)
 
 
-def _findings(lens: str, readings: Sequence[LensReading]) -> list[Finding]:
-    return [finding for reading in readings if reading.lens == lens for finding in reading.findings]
+def _findings(detector: str, results: Sequence[DetectorResult]) -> list[Finding]:
+    return [
+        finding for result in results if result.detector == detector for finding in result.findings
+    ]
 
 
-def _exceeded(lens: str, readings: Sequence[LensReading]) -> Sequence[Json]:
-    return [finding.subject for finding in _findings(lens, readings) if finding.exceeded][
+def _exceeded(detector: str, results: Sequence[DetectorResult]) -> Sequence[Json]:
+    return [finding.subject for finding in _findings(detector, results) if finding.exceeded][
         :_SUBJECTS
     ]
 
 
-def _figures(lens: str, readings: Sequence[LensReading]) -> list[Json]:
+def _figures(detector: str, results: Sequence[DetectorResult]) -> list[Json]:
     """Subject, value and limit of what mattered most: the first that exceeded its limit, else the first."""
-    found = _findings(lens, readings)
+    found = _findings(detector, results)
     first = next((one for one in found if one.exceeded), found[0] if found else None)
     if first is None or not (isfinite(first.value) and isfinite(first.limit)):
         return []

@@ -263,8 +263,8 @@ def request_retraining(
             return None
         evidence: list[Json] = [
             finding.text
-            for reading in decision.readings
-            for finding in reading.findings
+            for result in decision.results
+            for finding in result.findings
             if finding.exceeded
         ]
         details: dict[str, Json] = {

@@ -50,7 +50,7 @@ class Derived:
     )
     reference: Mapping[
         str, ExponentHistogram
-    ]  # what each quantizer saw in calibration; the range lens compares
+    ]  # what each quantizer saw in calibration; the range detector compares
     diagnostics: tuple[
         str, ...
     ] = ()  # sentences on sites that were left alone, and on scales to look at

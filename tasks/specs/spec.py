@@ -141,7 +141,7 @@ class WindowSpec(_Strict):
     minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
     sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
     tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
-    # What the input lens compares with: the champion's calibration set, or the same hours of the weeks before.
+    # What the input detector compares with: the champion's calibration set, or the same hours of the weeks before.
     reference: Literal["champion", "same-hour-of-week"] = "champion"
     weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
 
@@ -155,7 +155,7 @@ def _one_in(value: object) -> object:
 
 
 class ConfirmSpec(_Strict):
-    """In how many of the last windows a lens must have degraded before the loop acts; safety needs no confirmation."""
+    """In how many of the last windows a detector must have degraded before the loop acts; safety needs no confirmation."""
 
     windows: int = Field(default=1, ge=1)
     of: int = Field(default=1, ge=1, le=100)

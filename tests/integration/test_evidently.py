@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from tasks.records import Action, Decision, Finding, Health, LensReading, Request, SampleRef
+from tasks.records import Action, Decision, DetectorResult, Finding, Health, Request, SampleRef
 
 pytestmark = pytest.mark.timeout(180)
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -77,7 +77,7 @@ def store(folder: Path, model: str, number: int, fidelity: float) -> None:
     )
     action = Action.RECALIBRATE if finding.exceeded else Action.KEEP
     decision = Decision(
-        action, ("so",), (LensReading("fidelity", health, (finding,), 120),), window.digest
+        action, ("so",), (DetectorResult("fidelity", health, (finding,), 120),), window.digest
     )
     current = some("c", WORDS[number % 2 :], number)
     report = drift_report(some("r", WORDS[:2], number), current, Look(window, "2", decision))
@@ -117,9 +117,9 @@ def test_a_project_opens_on_a_tab_that_holds_every_panel(ui: httpx.Client) -> No
         assert series(ui, projects(ui)["tiny"], panel), panel["title"]
 
 
-def test_fidelity_over_time_is_what_the_lens_said_beside_its_limit(ui: httpx.Client) -> None:
+def test_fidelity_over_time_is_what_the_detector_said_beside_its_limit(ui: httpx.Client) -> None:
     project = projects(ui)["tiny"]
-    found = series(ui, project, panels(ui, project)["Fidelity lens"])
+    found = series(ui, project, panels(ui, project)["Fidelity detector"])
     lines = {line["params"]["figure"]: line["values"] for line in found}
     assert lines == {"value": list(FIDELITIES), "limit": [0.992] * 3}
 
@@ -151,7 +151,7 @@ def test_snapshots_are_filtered_by_decision_and_champion(ui: httpx.Client) -> No
     project = projects(ui)["tiny"]
     tags = sorted(one["tags"] for one in snapshots(ui, project))
     assert tags == [["keep", "champion 2"], ["keep", "champion 2"], ["recalibrate", "champion 2"]]
-    fidelity = panels(ui, project)["Fidelity lens"]
+    fidelity = panels(ui, project)["Fidelity detector"]
     only = {**fidelity, "values": [{**fidelity["values"][0], "tags": ["recalibrate"]}]}
     (line,) = series(ui, project, only)
     assert line["values"] == [0.991]

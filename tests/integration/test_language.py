@@ -131,10 +131,10 @@ def test_maintenance_watches_its_ranges_and_its_agreement(language: Settings) ->
     serve(language, "speaker", 1, [replace(one, domain="docs") for one in traffic(70)])
     outcome = maintenance("speaker")
     assert outcome.decision is not None
-    readings = {one.lens: one for one in outcome.decision.readings}
-    assert {"input", "range", "fidelity", "control"} <= set(readings)
-    assert "agreement to full precision is" in readings["fidelity"].findings[0].text
-    assert readings["range"].count == readings["fidelity"].count > 0
+    results = {one.detector: one for one in outcome.decision.results}
+    assert {"input", "range", "fidelity", "control"} <= set(results)
+    assert "agreement to full precision is" in results["fidelity"].findings[0].text
+    assert results["range"].count == results["fidelity"].count > 0
 
 
 def test_its_most_sensitive_site_stays_high_by_losses_measured_token_by_token(

@@ -89,7 +89,7 @@ def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
     assert outcome.status is Status.KEPT, outcome.reason
     assert not outcome.candidates
     assert outcome.decision is not None
-    (inputs,) = [one for one in outcome.decision.readings if one.lens == "input"]
+    (inputs,) = [one for one in outcome.decision.results if one.detector == "input"]
     seen = {one.subject: one for one in inputs.findings}
     assert "requests in the window's hours" in seen["all traffic"].text
     assert seen["all traffic: mean"].value < seen["all traffic: mean"].limit
@@ -110,9 +110,10 @@ def test_the_same_window_is_read_and_decided_once(
         "tasks.profiles.window._profiled",
         lambda _, key, __: pytest.fail(f"{key} was profiled again"),
     )
-    for lens in ("inputs", "ranges", "fidelity", "control"):
+    for detector in ("inputs", "ranges", "fidelity", "control"):
         monkeypatch.setattr(
-            f"tasks.drift.steps.look_at_{lens}", lambda *_: pytest.fail("it was looked at again")
+            f"tasks.drift.steps.look_at_{detector}",
+            lambda *_: pytest.fail("it was looked at again"),
         )
     before = journal.read("digits")
     outcome = maintenance("digits")
@@ -146,7 +147,7 @@ def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(
     assert sorted(one["status"] for one in outcomes) == ["already-done", "promoted"]
     acted = next(one for one in outcomes if one["status"] == "promoted")
     assert acted["decision"]["action"] == Action.RECALIBRATE
-    health = {one["lens"]: one["health"] for one in acted["decision"]["readings"]}
+    health = {one["detector"]: one["health"] for one in acted["decision"]["results"]}
     assert health["range"] == Health.DEGRADED
     assert health["control"] == Health.FINE
     assert [candidate["recipe"] for candidate in acted["candidates"]] == ["recalibrate"]

@@ -102,10 +102,10 @@ def test_evidently_holds_the_window_that_was_looked_at_with_its_decision(ran: Se
     (dashboard,) = (ran.root / "evidently").glob("*/dashboard.json")
     titles = {panel["title"] for panel in json.loads(dashboard.read_text())["panels"]}
     assert {
-        "Fidelity lens",
-        "Range lens",
-        "Input lens",
-        "Control lens",
+        "Fidelity detector",
+        "Range detector",
+        "Input detector",
+        "Control detector",
         "Drift of each feature",
     } <= titles
-    assert "Safety lens" not in titles
+    assert "Safety detector" not in titles

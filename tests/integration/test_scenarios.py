@@ -137,7 +137,7 @@ def test_an_example_under_a_scenario_comes_to_a_sensible_end(
     simulate(example, scenario, days=7, seed=1, until="2026-01-09T00:00:00Z")
     outcome = maintenance(name_of(example))
     assert outcome.decision is not None
-    control = next(one for one in outcome.decision.readings if one.lens == "control")
+    control = next(one for one in outcome.decision.results if one.detector == "control")
     assert control.health is not Health.INCONCLUSIVE, control
     if control.health is Health.DEGRADED:
         assert any("request retraining" in reason for reason in outcome.decision.reasons), (

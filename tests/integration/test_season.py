@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from infra.settings import Settings
-from tasks.records import Health, LensReading, Request
+from tasks.records import DetectorResult, Health, Request
 from tests.integration.conftest import EXAMPLES, images
 
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -71,8 +71,8 @@ def camera(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert outcome.status is Status.PROMOTED, outcome.reason
 
 
-def inputs(readings: Sequence[LensReading]) -> LensReading:
-    (found,) = [one for one in readings if one.lens == "input"]
+def inputs(results: Sequence[DetectorResult]) -> DetectorResult:
+    (found,) = [one for one in results if one.detector == "input"]
     return found
 
 
@@ -85,13 +85,13 @@ def test_a_dim_monday_after_a_bright_saturday_is_kept(loop: Settings, camera: No
     outcome = maintenance("digits")
     assert outcome.status is Status.KEPT, outcome.reason
     assert outcome.decision is not None
-    assert inputs(outcome.decision.readings).health is Health.FINE
+    assert inputs(outcome.decision.results).health is Health.FINE
 
 
 def test_the_same_monday_would_be_drift_beside_the_champions_own_day(
     loop: Settings, camera: None
 ) -> None:
-    from tasks.drift.detectors.input import input_lens
+    from tasks.drift.detectors.input import judge_inputs
     from tasks.promotion.steps import champion_of
     from tasks.sampling.steps import sample_window
     from tasks.traffic import from_parquet
@@ -102,7 +102,7 @@ def test_the_same_monday_would_be_drift_beside_the_champions_own_day(
     calibration = loop.release("digits", champion.digest).facts["calibration"]
     keys = (f"calibration/digits/{calibration}.parquet", window.key)
     saturday, monday = (from_parquet(loop.store().get(key), where=key) for key in keys)
-    assert input_lens(saturday, monday).health is Health.DEGRADED
+    assert judge_inputs(saturday, monday).health is Health.DEGRADED
 
 
 def test_a_bright_wednesday_is_drift_beside_dim_wednesdays(loop: Settings, camera: None) -> None:
@@ -113,7 +113,7 @@ def test_a_bright_wednesday_is_drift_beside_dim_wednesdays(loop: Settings, camer
     serve_day(loop, 23, BRIGHT)
     outcome = maintenance("digits")
     assert outcome.decision is not None
-    found = inputs(outcome.decision.readings)
+    found = inputs(outcome.decision.results)
     assert found.health is Health.DEGRADED
     moved = {one.subject for one in found.findings if one.exceeded}
     assert {"mean", "maximum"} <= moved

@@ -70,10 +70,10 @@ def test_maintenance_watches_far_and_noisy_speech_and_records_its_decision(
     serve(speech, "digits-spoken", 1, heard(Place(1 / 16, 14.0), "far"))
     outcome = maintenance("digits-spoken")
     assert outcome.decision is not None
-    readings = {one.lens: one for one in outcome.decision.readings}
-    assert {"input", "range", "fidelity", "control"} <= set(readings)
-    assert "agreement to full precision is" in readings["fidelity"].findings[0].text
-    assert "word-accuracy is" in readings["control"].findings[0].text
-    assert readings["range"].count == readings["fidelity"].count > 0
+    results = {one.detector: one for one in outcome.decision.results}
+    assert {"input", "range", "fidelity", "control"} <= set(results)
+    assert "agreement to full precision is" in results["fidelity"].findings[0].text
+    assert "word-accuracy is" in results["control"].findings[0].text
+    assert results["range"].count == results["fidelity"].count > 0
     decided = [entry for entry in journal.read("digits-spoken") if entry.kind is Kind.DECIDED]
     assert decided[-1].details["action"] == outcome.decision.action

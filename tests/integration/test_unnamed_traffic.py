@@ -81,7 +81,7 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     second = maintenance(example)
     assert second.status is Status.KEPT, second.reason
     assert second.decision is not None
-    health = {one.lens: one.health for one in second.decision.readings}
+    health = {one.detector: one.health for one in second.decision.results}
     assert (health["fidelity"], health["control"]) == (Health.FINE, Health.FINE)
     assert second.report is not None
     assert loop.store().exists(second.report)

@@ -74,10 +74,10 @@ def test_brighter_and_blurred_images_move_its_ranges_and_new_scales_are_judged(
     serve(vision, "shapes", 1, seen(2.0, 1.0, "blurred"))
     outcome = maintenance("shapes")
     assert outcome.decision is not None
-    readings = {one.lens: one for one in outcome.decision.readings}
-    assert readings["range"].health is Health.DEGRADED
-    assert "cosine to full precision is" in readings["fidelity"].findings[0].text
-    assert readings["control"].health is Health.FINE
+    results = {one.detector: one for one in outcome.decision.results}
+    assert results["range"].health is Health.DEGRADED
+    assert "cosine to full precision is" in results["fidelity"].findings[0].text
+    assert results["control"].health is Health.FINE
     assert outcome.decision.action is Action.RECALIBRATE
     assert [candidate.recipe for candidate in outcome.candidates][:1] == ["recalibrate"]
 

@@ -57,12 +57,12 @@ def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(
     told = explain("digits")
     assert told.attribution == "weights changed"
     assert told.inputs["source"]
-    assert {one.lens for one in told.evidence} >= {"input"}
+    assert {one.detector for one in told.evidence} >= {"input"}
     serve(loop, "digits", 2, images(0.5, 1.0, seed=2))
     after = maintenance("digits")
     assert after.status is Status.KEPT, after.reason
     assert after.decision is not None
-    health = {one.lens: one.health for one in after.decision.readings}
+    health = {one.detector: one.health for one in after.decision.results}
     assert health["weights"] is Health.FINE
 
 
@@ -107,7 +107,7 @@ def test_changed_weights_are_acted_on_in_a_thin_window_with_the_newest_sample(
     outcome = maintenance("digits")
     assert outcome.status is Status.PROMOTED, outcome.reason
     assert outcome.decision is not None
-    assert [one.lens for one in outcome.decision.readings] == ["weights"]
+    assert [one.detector for one in outcome.decision.results] == ["weights"]
     assert outcome.decision.window_digest == newest
     assert "The window holds 9 requests" in outcome.decision.reasons[-1]
     assert maintenance("digits").status is Status.INCONCLUSIVE

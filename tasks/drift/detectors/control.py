@@ -10,7 +10,7 @@ from tasks.drift.statistics.betting import log_capitals
 from tasks.drift.statistics.intervals import mean_interval
 from tasks.drift.statistics.streams import Increment, Stream
 from tasks.drift.wording import power_of_ten
-from tasks.records import Finding, Health, LensReading
+from tasks.records import DetectorResult, Finding, Health
 
 MINIMUM = 20
 """Labelled cases."""
@@ -30,7 +30,7 @@ def control_increments(correct: NDArray[np.floating], floor: float) -> dict[str,
     }
 
 
-def control_lens(
+def judge_control(
     correct: NDArray[np.floating],
     *,
     metric: str,
@@ -40,7 +40,7 @@ def control_lens(
     seed: int = 0,
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
-) -> LensReading:
+) -> DetectorResult:
     """Judge full precision's scores [N] (0/1, or recall) on labelled cases like the traffic's.
 
     With `evidence` (labelled live requests since the champion came, this window's included), degraded when it says that
@@ -60,7 +60,7 @@ def control_lens(
         return _inconclusive(len(values), floor, text)
     if not np.isfinite(values).all():
         text = f"full precision gave NaN or infinite {metric} on {int((~np.isfinite(values)).sum())} labelled cases"
-        return LensReading(
+        return DetectorResult(
             "control", Health.DEGRADED, (Finding(metric, 0.0, floor, True, text),), len(values)
         )
     interval = mean_interval(values, alpha=alpha, seed=seed)
@@ -77,12 +77,12 @@ def control_lens(
         if stream.alarmed and not degraded:
             text += "; an earlier alarm stands, and this window answers it well"
     finding = Finding(metric, interval.value, floor, degraded, text)
-    return LensReading(
+    return DetectorResult(
         "control", Health.DEGRADED if degraded else Health.FINE, (finding,), len(values)
     )
 
 
-def _inconclusive(count: int, floor: float, text: str) -> LensReading:
-    return LensReading(
+def _inconclusive(count: int, floor: float, text: str) -> DetectorResult:
+    return DetectorResult(
         "control", Health.INCONCLUSIVE, (Finding("control", 0.0, floor, False, text),), count
     )

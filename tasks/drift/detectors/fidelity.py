@@ -1,4 +1,4 @@
-"""The fidelity lens: does the champion still answer as full precision does? And the safety lens beside it.
+"""The fidelity detector: does the champion still answer as full precision does? And the safety detector beside it.
 
 Both bet, window after window, against the claim that all is well (`statistics/`), so that looking often costs nothing.
 """
@@ -14,7 +14,7 @@ from tasks.drift.evidence import Alarms, Evidence, needed, with_window
 from tasks.drift.statistics.betting import log_capitals, mean_bounds
 from tasks.drift.statistics.streams import Increment, Stream
 from tasks.drift.wording import power_of_ten
-from tasks.records import Finding, Health, LensReading
+from tasks.records import DetectorResult, Finding, Health
 
 Limits = Mapping[str, float] | Callable[[str], float | None]
 """The least acceptable mean score per group; a group without a limit is not judged."""
@@ -36,7 +36,7 @@ def fidelity_increments(
     }
 
 
-def fidelity_lens(
+def judge_fidelity(
     scores: NDArray[np.floating],
     groups: Groups,
     *,
@@ -44,7 +44,7 @@ def fidelity_lens(
     metric: str,
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
-) -> LensReading:
+) -> DetectorResult:
     """Judge scores [N] (cosine to full precision, or agreement 0/1) in each group.
 
     Degraded when the evidence since the champion came calls a group out (`evidence`, this window included; left out,
@@ -56,7 +56,7 @@ def fidelity_lens(
     broken = int((~np.isfinite(values)).sum())
     if broken:
         text = f"{broken} of {len(values)} scores are NaN or infinite: the champion's output cannot be compared"
-        return LensReading(
+        return DetectorResult(
             "fidelity", Health.DEGRADED, (Finding("all", broken, 0, True, text),), len(values)
         )
     known = evidence or with_window(
@@ -75,7 +75,7 @@ def fidelity_lens(
     health = Health.FINE if judged else Health.INCONCLUSIVE
     if any(finding.exceeded for finding in findings):
         health = Health.DEGRADED
-    return LensReading("fidelity", health, tuple(findings), len(values))
+    return DetectorResult("fidelity", health, tuple(findings), len(values))
 
 
 def safety_increments(flips: NDArray[np.bool_], rate: float) -> dict[str, Increment]:
@@ -83,7 +83,7 @@ def safety_increments(flips: NDArray[np.bool_], rate: float) -> dict[str, Increm
     return {SAFETY: _increment(1.0 - np.asarray(flips, np.float64), 1.0 - rate)}
 
 
-def safety_lens(
+def judge_safety(
     flips: int,
     count: int,
     budget_flips: int,
@@ -91,7 +91,7 @@ def safety_lens(
     budget_count: int | None = None,
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
-) -> LensReading:
+) -> DetectorResult:
     """Decisions of the safety head that differ from full precision, against the budget.
 
     On the golden guardrail cases, degraded when flips > budget_flips. On live traffic, give the number of golden cases
@@ -102,7 +102,7 @@ def safety_lens(
         finding = Finding(
             SAFETY, 0.0, float(budget_flips), False, "no safety decision was observed"
         )
-        return LensReading(SAFETY, Health.INCONCLUSIVE, (finding,), 0)
+        return DetectorResult(SAFETY, Health.INCONCLUSIVE, (finding,), 0)
     if budget_count is None:
         over, value, limit = flips > budget_flips, float(flips), float(budget_flips)
         text = f"{flips} of {count} safety decisions differ from full precision; the budget is {budget_flips}"
@@ -120,7 +120,7 @@ def safety_lens(
             f"{limit:.2%}; {_told(stream, needed(known, asked))}"
         )
     finding = Finding(SAFETY, value, limit, over, text)
-    return LensReading(SAFETY, Health.DEGRADED if over else Health.FINE, (finding,), count)
+    return DetectorResult(SAFETY, Health.DEGRADED if over else Health.FINE, (finding,), count)
 
 
 def _increment(scores: NDArray[np.float64], bound: float) -> Increment:

@@ -1,4 +1,4 @@
-"""The input lens: do requests look different from those of the reference window?
+"""The input detector: do requests look different from those of the reference window?
 
 A large sample makes any difference visible, so a feature has moved only when the difference is also large.
 """
@@ -16,7 +16,7 @@ from tasks.drift.evidence import Alarms, Evidence, needed, with_window
 from tasks.drift.statistics.betting import log_frequency_capitals
 from tasks.drift.statistics.streams import Increment, Stream
 from tasks.drift.wording import power_of_ten
-from tasks.records import Finding, Health, LensReading, Request
+from tasks.records import DetectorResult, Finding, Health, Request
 
 EFFECT = 0.2
 """Cramér's V that matters: 10 % of traffic turned to a new language, or a shift by half a standard deviation."""
@@ -44,7 +44,7 @@ def input_increments(
     }
 
 
-def input_lens(
+def judge_inputs(
     reference: Sequence[Request],
     current: Sequence[Request],
     *,
@@ -52,25 +52,25 @@ def input_lens(
     minimum: int = MINIMUM,
     embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
     rules: Alarms | None = None,
-) -> LensReading:
+) -> DetectorResult:
     """Compare two samples feature by feature, by this window alone; raises `BadInput` on mixed inputs."""
     if min(len(reference), len(current)) < minimum:
         return too_few(len(reference), len(current), minimum)
     found, asked = tables(reference, current, embeddings), rules or Alarms()
     steps = input_increments(found, {name: table.current for name, table in found.items()})
-    return judged_tables(
+    return judge_tables(
         found, with_window(Evidence(), "", None, steps, asked), len(current), asked, effect=effect
     )
 
 
-def judged_tables(
+def judge_tables(
     found: Mapping[str, Table],
     evidence: Evidence,
     count: int,
     rules: Alarms,
     *,
     effect: float = EFFECT,
-) -> LensReading:
+) -> DetectorResult:
     """Degraded when a feature has moved: its evidence calls it out, and Cramér's V of this window is large."""
     findings = []
     for name, table in found.items():
@@ -82,13 +82,13 @@ def judged_tables(
         )
         findings.append(Finding(name, v, effect, moved, text))
     moved_any = any(finding.exceeded for finding in findings)
-    return LensReading(
+    return DetectorResult(
         "input", Health.DEGRADED if moved_any else Health.FINE, tuple(findings), count
     )
 
 
-def too_few(reference: int, current: int, minimum: int = MINIMUM, why: str = "") -> LensReading:
+def too_few(reference: int, current: int, minimum: int = MINIMUM, why: str = "") -> DetectorResult:
     """Nothing can be said."""
     text = f"{reference} reference and {current} current requests: {minimum} of each are needed to compare them{why}"
     finding = Finding("requests", min(reference, current), minimum, False, text)
-    return LensReading("input", Health.INCONCLUSIVE, (finding,), current)
+    return DetectorResult("input", Health.INCONCLUSIVE, (finding,), current)

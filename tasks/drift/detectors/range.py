@@ -1,4 +1,4 @@
-"""The range lens: do the deployed scales still fit the activations of live traffic?
+"""The range detector: do the deployed scales still fit the activations of live traffic?
 
 Nothing else notices this. A scale is stale in two ways: live values are clipped, or most of the range lies idle. Both
 are counted only when scales derived anew from live traffic would remove a material share of the quantization error,
@@ -20,7 +20,7 @@ from tasks.drift.wording import power_of_ten
 from tasks.numerics.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import squared_error
 from tasks.observation.clipped_fraction import Clipping
-from tasks.records import Finding, Health, LensReading
+from tasks.records import DetectorResult, Finding, Health
 
 EXCEEDANCE = 0.005
 """Share of live |x| above amax, beyond that on the calibration set: less is a few elements."""
@@ -51,7 +51,7 @@ class RangeLimits:
     idle_error: float = IDLE_ERROR
 
 
-def range_lens(
+def judge_ranges(
     live: Mapping[str, ExponentHistogram],
     reference: Mapping[str, ExponentHistogram],
     amax: Mapping[str, float],
@@ -63,7 +63,7 @@ def range_lens(
     held: Mapping[str, float] | None = None,
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
-) -> LensReading:
+) -> DetectorResult:
     """Judge each layer of `amax` (the deployed clipping magnitudes) by the live requests of `clipping`.
 
     `reference` holds the histograms of the calibration set. A layer is stale when new scales would remove a material
@@ -79,7 +79,7 @@ def range_lens(
     bounds, asked, count = limits or RangeLimits(), rules or Alarms(), len(clipping.amax)
     if amax and count < minimum:
         text = f"{count} requests were observed: {minimum} are needed to judge the scales"
-        return LensReading(
+        return DetectorResult(
             "range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count
         )
     known = evidence or with_window(
@@ -107,7 +107,7 @@ def range_lens(
     )
     if (whole or findings[0]).exceeded if findings else False:
         health = Health.DEGRADED
-    return LensReading(
+    return DetectorResult(
         "range", health, tuple(findings) if whole is None else (whole, *findings), count
     )
 

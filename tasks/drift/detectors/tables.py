@@ -1,4 +1,4 @@
-"""Samples as counts in bins that the reference alone decides: what the input lens needs to know of either side."""
+"""Samples as counts in bins that the reference alone decides: what the input detector needs to know of either side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights lens: was the champion built from the model that is registered today?
+"""The weights detector: was the champion built from the model that is registered today?
 
 New weights or a merged adapter make every scale stale with no change of traffic; a digest tells without
 a look at either.
@@ -6,14 +6,14 @@ a look at either.
 
 from __future__ import annotations
 
-from tasks.records import Finding, Health, LensReading
+from tasks.records import DetectorResult, Finding, Health
 
 
-def weights_lens(built_from: str | None, present: str) -> LensReading:
+def judge_weights(built_from: str | None, present: str) -> DetectorResult:
     """Compare digests of full-precision graphs; None: what the champion was built from is no longer known."""
     if built_from is None:
         text = "the graph that the champion was built from is no longer stored: register its model again"
-        return LensReading(
+        return DetectorResult(
             "weights", Health.INCONCLUSIVE, (Finding("source", 0.0, 0.0, False, text),), 0
         )
     changed = built_from != present
@@ -25,4 +25,4 @@ def weights_lens(built_from: str | None, present: str) -> LensReading:
     else:
         text = f"the champion was built from the full-precision graph {present[:12]}, which is still registered"
     finding = Finding("source", float(changed), 0.0, changed, text)
-    return LensReading("weights", Health.DEGRADED if changed else Health.FINE, (finding,), 1)
+    return DetectorResult("weights", Health.DEGRADED if changed else Health.FINE, (finding,), 1)

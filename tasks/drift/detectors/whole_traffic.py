@@ -1,6 +1,6 @@
-"""All requests of a window's hours beside all that the champion's window held: exact counts, where the lens samples.
+"""All requests of a window's hours beside all that the champion's window held: exact counts, where the detector samples.
 
-They inform: among a million requests any difference is certain, and whether it matters the other lenses tell.
+They inform: among a million requests any difference is certain, and whether it matters the other detectors tell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages about one look, for people: Evidently's report on samples, and what the lenses saw.
+"""Pages about one look, for people: Evidently's report on samples, and what the detectors saw.
 
 Neither triggers anything (ADR 36).
 """
@@ -22,23 +22,23 @@ from infra.errors import BadInput
 from tasks.drift.detectors.features import features
 from tasks.drift.report.trend import trends
 from tasks.personal_data.redaction import redact
-from tasks.records import Decision, PastDecision, Request, SampleRef
+from tasks.records import STORED_DETECTOR, Decision, PastDecision, Request, SampleRef
 
 ROWS = 2_000
 """Requests of each side that the report shows: Evidently holds everything in memory and in the page."""
 SHOWN = 300
 """Characters of an example."""
-LENS, REQUESTS = "RequantLens", "RequantRequests"
-"""Types of the figures of ours that Evidently plots."""
+DETECTOR, REQUESTS = "RequantLens", "RequantRequests"
+"""Types of the figures of ours that Evidently plots, as it stores them."""
 FIDELITY = "fidelity"
-LENSES = {
+DETECTORS = {
     FIDELITY: "The quantized model against full precision on the window's requests.",
     "range": "Live activations against the deployed scales.",
     "input": "The window's requests against what the champion was calibrated on.",
     "control": "Full precision on labelled cases.",
     "safety": "Safety decisions that differ from full precision's.",
 }
-"""Lens -> what its panel shows."""
+"""Detector -> what its panel shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class EvidentlyReport:
 
     html: bytes
     snapshot: Any  # evidently.core.serialization.SnapshotModel, which ships no types
-    lenses: tuple[str, ...] = ()  # that were looked through
+    detectors: tuple[str, ...] = ()  # that were looked through
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,10 @@ class Look:
             "champion": self.champion,
             "decision": self.decision.action.value,
             "attribution": self.decision.attribution,
-            **{f"lens {one.lens}": one.health.value for one in self.decision.readings},
+            **{
+                f"{STORED_DETECTOR} {one.detector}": one.health.value
+                for one in self.decision.results
+            },
         }
         return {name: fact for name, fact in facts.items() if fact}
 
@@ -98,12 +101,12 @@ class Look:
         """What to plot: the metric's type, the labels of its series, and the value."""
         yield REQUESTS, {"kind": "offered"}, self.window.seen
         yield REQUESTS, {"kind": "sampled"}, self.window.rows
-        for reading in self.decision.readings:
-            for finding in reading.findings[
+        for result in self.decision.results:
+            for finding in result.findings[
                 :1
-            ]:  # a lens's first finding is what it says as a whole
-                yield LENS, {"lens": reading.lens, "figure": "value"}, finding.value
-                yield LENS, {"lens": reading.lens, "figure": "limit"}, finding.limit
+            ]:  # a detector's first finding is what it says as a whole
+                yield DETECTOR, {STORED_DETECTOR: result.detector, "figure": "value"}, finding.value
+                yield DETECTOR, {STORED_DETECTOR: result.detector, "figure": "limit"}, finding.limit
 
 
 def drift_report(
@@ -146,7 +149,7 @@ def drift_report(
     stored.metric_results |= {
         result.metric_value_location.metric.metric_id: result for result in _results(look)
     }
-    return EvidentlyReport(page, stored, tuple(one.lens for one in look.decision.readings))
+    return EvidentlyReport(page, stored, tuple(one.detector for one in look.decision.results))
 
 
 def _results(look: Look) -> Iterator[Any]:
@@ -167,7 +170,7 @@ def store_snapshot(report: EvidentlyReport, folder: Path, model: str, window: st
 
     Ids follow from the names: two runs at once would otherwise make two projects of one model. Evidently writes its
     files in place, so they are finished beside the workspace and moved in: nobody reads half of one. Panels are made
-    once, at the first look through every lens: those that somebody rearranged stay as they are.
+    once, at the first look through every detector: those that somebody rearranged stay as they are.
     """
     from evidently.ui.workspace import Workspace
 
@@ -190,7 +193,7 @@ def _describe(workspace: Any, present: Path, model: str, report: EvidentlyReport
     """Write the project and its panels where the workspace that is served has none."""
     from evidently.sdk.models import ProjectModel
 
-    if FIDELITY in report.lenses and not (present / "dashboard.json").exists():
+    if FIDELITY in report.detectors and not (present / "dashboard.json").exists():
         workspace.state.write_dashboard(_project(model), _dashboard(model, report))
     if not (present / "metadata.json").exists():
         described = "Drift of live traffic against what the champion was calibrated on; informs, triggers nothing."
@@ -219,11 +222,11 @@ def _dashboard(model: str, report: EvidentlyReport) -> Any:
     """Evidently's panels of a project; their ids follow from their titles."""
     from evidently.sdk.models import DashboardModel, DashboardTabModel
 
-    lenses, (newest, share, features) = (
-        _lens_panels(report.lenses),
+    detectors, (newest, share, features) = (
+        _detector_panels(report.detectors),
         _feature_panels(_columns(report)),
     )
-    panels = [newest, _request_panel(), share, *lenses, features]
+    panels = [newest, _request_panel(), share, *detectors, features]
     for panel in panels:
         panel.id = uuid5(_project(model), panel.title)
     tab = DashboardTabModel(
@@ -232,25 +235,27 @@ def _dashboard(model: str, report: EvidentlyReport) -> Any:
     return DashboardModel(tabs=[tab], panels=panels)
 
 
-def _lens_panels(lenses: Sequence[str]) -> list[Any]:
-    """One panel for each lens that the model has: another would stay empty."""
+def _detector_panels(detectors: Sequence[str]) -> list[Any]:
+    """One panel for each detector that the model has: another would stay empty."""
     from evidently.sdk.models import PanelMetric
     from evidently.sdk.panels import line_plot_panel
 
     return [
         line_plot_panel(
-            f"{lens.capitalize()} lens",
+            f"{detector.capitalize()} detector",
             [
                 PanelMetric(
-                    metric=LENS, metric_labels={"lens": lens, "figure": figure}, legend=figure
+                    metric=DETECTOR,
+                    metric_labels={STORED_DETECTOR: detector, "figure": figure},
+                    legend=figure,
                 )
                 for figure in ("value", "limit")
             ],
             description,
             size="half",
         )
-        for lens, description in LENSES.items()
-        if lens in lenses
+        for detector, description in DETECTORS.items()
+        if detector in detectors
     ]
 
 
@@ -313,11 +318,11 @@ def _frame(requests: Sequence[Request]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def lens_page(
+def detector_page(
     decision: Decision, past: Sequence[PastDecision] = (), worst: Sequence[Worst] = ()
 ) -> bytes:
-    """One self-contained HTML page: the decision, its reasons, the lenses over time, and every finding; escaped."""
-    source = files("tasks.drift").joinpath("lens_page.html.j2").read_text(encoding="utf-8")
+    """One self-contained HTML page: the decision, its reasons, the detectors over time, and every finding; escaped."""
+    source = files("tasks.drift.report").joinpath("detectors.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(source).render(
         decision=decision, trends=trends(past, decision), worst=worst

@@ -1,12 +1,12 @@
-"""The lenses over time: what each window's first figure was beside its limit, ready to draw."""
+"""The detectors over time: what each window's first figure was beside its limit, ready to draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.drift.decision import LENSES
-from tasks.records import Decision, Finding, Health, LensReading, PastDecision
+from tasks.drift.decision import DETECTORS
+from tasks.records import Decision, DetectorResult, Finding, Health, PastDecision
 
 WIDTH, HEIGHT = 600, 60
 POINTS = 60
@@ -25,9 +25,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """One lens: the share value / limit of the finding that mattered most, window by window; 1 is the limit."""
+    """One detector: the share value / limit of the finding that mattered most, window by window; 1 is the limit."""
 
-    lens: str
+    detector: str
     points: tuple[Point, ...]
     limit_y: float
 
@@ -37,34 +37,36 @@ class Trend:
         return " ".join(f"{point.x:.1f},{point.y:.1f}" for point in self.points)
 
 
-def leading(reading: LensReading) -> Finding | None:
+def leading(result: DetectorResult) -> Finding | None:
     """The finding that mattered most: the first that exceeded its limit, else the first."""
     return next(
-        (one for one in reading.findings if one.exceeded),
-        reading.findings[0] if reading.findings else None,
+        (one for one in result.findings if one.exceeded),
+        result.findings[0] if result.findings else None,
     )
 
 
 def trends(past: Sequence[PastDecision], decision: Decision) -> tuple[Trend, ...]:
-    """A drawing for every lens with figures, of the newest `POINTS` windows and this one."""
+    """A drawing for every detector with figures, of the newest `POINTS` windows and this one."""
     found = []
-    for lens in LENSES:
-        rows = [(one.health.get(lens), one.figures.get(lens)) for one in past[-POINTS + 1 :]]
-        for reading in decision.readings:
-            first = leading(reading)
-            if reading.lens == lens and first is not None:
-                rows.append((reading.health, (first.subject, first.value, first.limit)))
+    for detector in DETECTORS:
+        rows = [
+            (one.health.get(detector), one.figures.get(detector)) for one in past[-POINTS + 1 :]
+        ]
+        for result in decision.results:
+            first = leading(result)
+            if result.detector == detector and first is not None:
+                rows.append((result.health, (first.subject, first.value, first.limit)))
         known = [
             (health, figures)
             for health, figures in rows
             if health is not None and figures is not None
         ]
         if known and any(figures[2] for _, figures in known):
-            found.append(_drawn(lens, known))
+            found.append(_drawn(detector, known))
     return tuple(found)
 
 
-def _drawn(lens: str, rows: Sequence[tuple[Health, tuple[str, float, float]]]) -> Trend:
+def _drawn(detector: str, rows: Sequence[tuple[Health, tuple[str, float, float]]]) -> Trend:
     shares = [value / limit if limit else float(value > 0) for _, (_, value, limit) in rows]
     low, high = min(*shares, 1.0), max(*shares, 1.0)
     room = (high - low) or 1.0
@@ -79,4 +81,4 @@ def _drawn(lens: str, rows: Sequence[tuple[Health, tuple[str, float, float]]]) -
             zip(shares, rows, strict=True)
         )
     )
-    return Trend(lens, points, height(1.0))
+    return Trend(detector, points, height(1.0))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.drift.statistics.logarithms import log_mean
 
 FLOOR = -700.0
-"""Stands for log 0: e^-700 added to a detector changes nothing, and JSON can write it."""
+"""Stands for log 0: e^-700 added to an e-detector changes nothing, and JSON can write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Stream:
 
     basis: str = ""  # what the bets rest on, such as the limit or the reference's digest; another basis starts anew
     product: tuple[float, ...] = ()  # log capital of each bet since the champion came, [bets]
-    detector: tuple[float, ...] = ()  # log of each bet's e-detector, [bets]
+    e_detector: tuple[float, ...] = ()  # log of each bet's e-detector, [bets]
     count: int = 0  # requests
     total: float = 0.0  # sum of their scores
-    alarmed: bool = False  # until the detector has fallen below the recovery threshold
+    alarmed: bool = False  # until the e-detector has fallen below the recovery threshold
 
     @property
     def e_value(self) -> float:
@@ -38,7 +38,7 @@ class Stream:
     @property
     def statistic(self) -> float:
         """Log of the e-detector: the mean over the bets."""
-        return log_mean(self.detector) if self.detector else FLOOR
+        return log_mean(self.e_detector) if self.e_detector else FLOOR
 
     @property
     def mean(self) -> float:
@@ -63,11 +63,11 @@ def advanced(stream: Stream | None, step: Increment) -> Stream:
     if not step.count:
         return stream
     product = np.maximum(np.asarray(stream.product) + step.logs, FLOOR * 1e3)
-    detector = np.maximum(np.logaddexp(np.asarray(stream.detector), 0.0) + step.logs, FLOOR)
+    e_detector = np.maximum(np.logaddexp(np.asarray(stream.e_detector), 0.0) + step.logs, FLOOR)
     return Stream(
         step.basis,
         tuple(float(round(value, 6)) for value in product),
-        tuple(float(round(value, 6)) for value in detector),
+        tuple(float(round(value, 6)) for value in e_detector),
         stream.count + step.count,
         stream.total + step.total,
         stream.alarmed,

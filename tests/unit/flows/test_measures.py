@@ -13,12 +13,12 @@ from infra.telemetry import parse, read_snapshots
 from tasks.promotion import journal
 from tasks.promotion.ledger import Kind, body
 from tasks.records import (
+    DetectorResult,
     Finding,
     GateReport,
     GateResult,
     Health,
     Interval,
-    LensReading,
     Request,
     Verdict,
 )
@@ -26,8 +26,8 @@ from tasks.traffic import write_traffic
 from tasks.validation.costs import Costs, Pair, cost_gates
 
 
-def reading(lens: str, subject: str, value: float) -> LensReading:
-    return LensReading(lens, Health.FINE, (Finding(subject, value, 1.0, False, "fine"),), 10)
+def result(detector: str, subject: str, value: float) -> DetectorResult:
+    return DetectorResult(detector, Health.FINE, (Finding(subject, value, 1.0, False, "fine"),), 10)
 
 
 def values(settings: Settings, metric: str) -> dict[tuple[str, ...], float]:
@@ -55,17 +55,15 @@ def test_totals_are_counted_from_the_ledger(workspace: Settings) -> None:
 
 
 def test_a_layer_that_is_gone_does_not_linger(workspace: Settings) -> None:
-    write_measures("m", readings=[reading("range", "layer a", 0.5)])
-    write_measures("m", readings=[reading("range", "layer b", 0.25)])
-    assert values(workspace, "requant_lens_value") == {("layer b", "m", "range"): 0.25}
+    write_measures("m", results=[result("range", "layer a", 0.5)])
+    write_measures("m", results=[result("range", "layer b", 0.25)])
+    assert values(workspace, "requant_detector_value") == {("layer b", "m", "range"): 0.25}
 
 
-def test_a_run_without_lenses_keeps_the_last_ones(workspace: Settings) -> None:
-    write_measures(
-        "m", readings=[reading("range", "layer a", 0.5)], flow="maintenance", seconds=3.0
-    )
+def test_a_run_without_detectors_keeps_the_last_ones(workspace: Settings) -> None:
+    write_measures("m", results=[result("range", "layer a", 0.5)], flow="maintenance", seconds=3.0)
     write_measures("m", flow="requantize", seconds=4.0)
-    assert values(workspace, "requant_lens_value") == {("layer a", "m", "range"): 0.5}
+    assert values(workspace, "requant_detector_value") == {("layer a", "m", "range"): 0.5}
     assert values(workspace, "requant_run_seconds") == {
         ("m", "maintenance"): 3.0,
         ("m", "requantize"): 4.0,

@@ -50,7 +50,7 @@ def test_nothing_renders_as_nothing() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=20), st.floats(0, 1e12))
 def test_any_label_survives_the_text_format(subject: str, value: float) -> None:
-    original = sample(METRICS["requant_lens_value"], value, subject=subject)
+    original = sample(METRICS["requant_detector_value"], value, subject=subject)
     assert parse(render([original])) == (original,)
 
 

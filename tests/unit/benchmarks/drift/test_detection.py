@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.drift import detection, lenses, peers
+from benchmarks.drift import detection, ours, peers
 from benchmarks.drift.windows import Bench, Window
 from benchmarks.harness import subject
 from benchmarks.harness.table import Goal
@@ -35,7 +35,7 @@ def test_what_acts_is_quiet_until_a_brighter_camera_comes(
     digits: Bench, sudden: detection.Stream
 ) -> None:
     assert sudden.costly.tolist() == [False] * 3 + [True] * 4
-    assert lenses.acting(digits, sudden.windows) == [False] * 3 + [True] * 4
+    assert ours.acting(digits, sudden.windows) == [False] * 3 + [True] * 4
 
 
 def test_the_kernel_test_sees_the_camera_too(digits: Bench, sudden: detection.Stream) -> None:
@@ -50,9 +50,9 @@ def test_a_peer_that_fails_keeps_its_row_with_the_reason(
         raise RuntimeError(f"no environment for {len(windows)} windows")
 
     monkeypatch.setattr(
-        detection, "DETECTORS", {detection.ACTS: lenses.acting, detection.FROUROS: broken}
+        detection, "DETECTORS", {detection.ACTS: ours.acting, detection.FROUROS: broken}
     )
-    acts = detection.alarms_of(lenses.acting, [sudden])
+    acts = detection.alarms_of(ours.acting, [sudden])
     mine, peer = detection.compare(digits, [sudden], 4, acts)
     (line,) = detection.by_scenario([sudden], acts)
     assert "ours acts in 0 of 3 harmless windows" in line

@@ -5,20 +5,22 @@ from itertools import product
 import pytest
 
 from infra.errors import BadInput
-from tasks.drift.decision import LENSES, decide, recalibrates, wants_retraining
-from tasks.records import Action, Decision, Finding, Health, LensReading
+from tasks.drift.decision import DETECTORS, decide, recalibrates, wants_retraining
+from tasks.records import Action, Decision, DetectorResult, Finding, Health
 
 FINE, DEGRADED, INCONCLUSIVE = Health.FINE, Health.DEGRADED, Health.INCONCLUSIVE
 
 
-def reading(lens: str, health: Health) -> LensReading:
-    finding = Finding("x", 0.6, 0.5, health is DEGRADED, f"{lens} figure is 1.0")
-    return LensReading(lens, health, (finding,), 100)
+def result(detector: str, health: Health) -> DetectorResult:
+    finding = Finding("x", 0.6, 0.5, health is DEGRADED, f"{detector} figure is 1.0")
+    return DetectorResult(detector, health, (finding,), 100)
 
 
 def decided(**health: Health) -> Decision:
-    whole = {**dict.fromkeys(LENSES, FINE), **health}
-    return decide([reading(lens, value) for lens, value in whole.items()], window_digest="abc")
+    whole = {**dict.fromkeys(DETECTORS, FINE), **health}
+    return decide(
+        [result(detector, value) for detector, value in whole.items()], window_digest="abc"
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def decided(**health: Health) -> Decision:
         ({"range": INCONCLUSIVE}, Action.INCONCLUSIVE, "range could not be judged"),
         ({"fidelity": INCONCLUSIVE}, Action.INCONCLUSIVE, "fidelity could not be judged"),
         (
-            dict.fromkeys(LENSES, INCONCLUSIVE),
+            dict.fromkeys(DETECTORS, INCONCLUSIVE),
             Action.INCONCLUSIVE,
             "range and fidelity could not be judged",
         ),
@@ -82,7 +84,7 @@ def test_each_row_of_the_table_holds(
 
 
 COMBINATIONS = [
-    dict(zip(LENSES, values, strict=True)) for values in product(Health, repeat=len(LENSES))
+    dict(zip(DETECTORS, values, strict=True)) for values in product(Health, repeat=len(DETECTORS))
 ]
 
 
@@ -95,7 +97,7 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(
     health: dict[str, Health],
 ) -> None:
     decision = decided(**health)
-    degraded = {lens for lens, value in health.items() if value is DEGRADED}
+    degraded = {detector for detector, value in health.items() if value is DEGRADED}
     judged = {health["range"], health["fidelity"]}
     expected = (
         Action.FALLBACK
@@ -109,7 +111,7 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(
         else Action.KEEP
     )
     assert decision.action is expected
-    assert len(decision.reasons) == 1 + len(LENSES)
+    assert len(decision.reasons) == 1 + len(DETECTORS)
     assert all(reason.endswith(".") for reason in decision.reasons)
     assert recalibrates(decision) == (
         expected in (Action.FALLBACK, Action.RECALIBRATE)
@@ -118,9 +120,9 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(
     assert wants_retraining(decision) == ("control" in degraded)
 
 
-def fidelity(health: Health, **groups: float) -> LensReading:
+def fidelity(health: Health, **groups: float) -> DetectorResult:
     """Mean scores by group; 0.95 is wanted."""
-    return LensReading(
+    return DetectorResult(
         "fidelity",
         health,
         tuple(Finding(n, v, 0.95, False, f"{n}: {v}") for n, v in groups.items()),
@@ -142,12 +144,12 @@ def fidelity(health: Health, **groups: float) -> LensReading:
     ],
 )
 def test_outgrown_scales_wait_until_somebodys_answers_lose_something(
-    answers: LensReading, action: Action
+    answers: DetectorResult, action: Action
 ) -> None:
     others = [
-        reading(lens, DEGRADED if lens == "range" else FINE)
-        for lens in LENSES
-        if lens != "fidelity"
+        result(detector, DEGRADED if detector == "range" else FINE)
+        for detector in DETECTORS
+        if detector != "fidelity"
     ]
     decision = decide([*others, answers], window_digest="abc")
     assert decision.action is action
@@ -174,23 +176,23 @@ def test_reasons_quote_the_figures_of_what_degraded_first() -> None:
 
 def test_many_findings_are_summed_up() -> None:
     findings = tuple(Finding(f"l{i}", 1, 0, True, f"layer {i}") for i in range(9))
-    decision = decide([LensReading("range", DEGRADED, findings, 1)], window_digest="abc")
+    decision = decide([DetectorResult("range", DEGRADED, findings, 1)], window_digest="abc")
     assert decision.reasons[1] == "Range degraded: layer 0; layer 1; layer 2; and 6 more."
 
 
-def test_of_several_readings_of_one_lens_the_worst_counts() -> None:
-    readings = [reading(lens, FINE) for lens in LENSES] + [reading("safety", DEGRADED)]
-    assert decide(readings, window_digest="abc").action is Action.FALLBACK
+def test_of_several_readings_of_one_detector_the_worst_counts() -> None:
+    results = [result(detector, FINE) for detector in DETECTORS] + [result("safety", DEGRADED)]
+    assert decide(results, window_digest="abc").action is Action.FALLBACK
 
 
 def test_the_decision_keeps_its_evidence() -> None:
     decision = decided()
     assert decision.window_digest == "abc"
-    assert [one.lens for one in decision.readings] == list(LENSES)
+    assert [one.detector for one in decision.results] == list(DETECTORS)
 
 
-def test_an_unknown_lens_is_refused() -> None:
+def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(
-        BadInput, match="no lens called vibes: the decision knows weights, input, range"
+        BadInput, match="no detector called vibes: the decision knows weights, input, range"
     ):
-        decide([reading("vibes", FINE)], window_digest="abc")
+        decide([result("vibes", FINE)], window_digest="abc")

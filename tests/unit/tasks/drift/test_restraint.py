@@ -4,32 +4,32 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from tasks.drift.attribution import Cause, attribute
-from tasks.drift.decision import LENSES, decide, recalibrates
-from tasks.drift.detectors.weights import weights_lens
+from tasks.drift.decision import DETECTORS, decide, recalibrates
+from tasks.drift.detectors.weights import judge_weights
 from tasks.drift.restraint import Restraint, restrained
-from tasks.records import Action, Decision, Finding, Health, LensReading, PastDecision
+from tasks.records import Action, Decision, DetectorResult, Finding, Health, PastDecision
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 FINE, DEGRADED = Health.FINE, Health.DEGRADED
 
 
-def readings(**health: Health) -> list[LensReading]:
-    whole = {**dict.fromkeys(LENSES, FINE), **health}
+def results(**health: Health) -> list[DetectorResult]:
+    whole = {**dict.fromkeys(DETECTORS, FINE), **health}
     return [
-        LensReading(lens, one, (Finding(lens, 0.6, 0.5, False, "x"),), 9)
-        for lens, one in whole.items()
+        DetectorResult(detector, one, (Finding(detector, 0.6, 0.5, False, "x"),), 9)
+        for detector, one in whole.items()
     ]
 
 
-def played(days: list[bool], rules: Restraint, lens: str = "range") -> list[Decision]:
-    """One window a day; True: the lens degraded."""
+def played(days: list[bool], rules: Restraint, detector: str = "range") -> list[Decision]:
+    """One window a day; True: the detector degraded."""
     past: list[PastDecision] = []
     decisions = []
     for day, down in enumerate(days):
         end = START + timedelta(days=day)
-        wanted = decide(readings(**{lens: DEGRADED if down else FINE}), window_digest=str(day))
+        wanted = decide(results(**{detector: DEGRADED if down else FINE}), window_digest=str(day))
         decision = restrained(wanted, past, rules, end=end, champion="1", source="s")
-        health = {one.lens: one.health for one in decision.readings}
+        health = {one.detector: one.health for one in decision.results}
         past.append(
             PastDecision(
                 day,
@@ -73,7 +73,7 @@ def test_a_spent_budget_is_reported() -> None:
     assert "the build budget is spent (1 of 1 in 7 days)" in decisions[1].reasons[0]
 
 
-def test_a_lens_must_degrade_as_often_as_asked() -> None:
+def test_a_detector_must_degrade_as_often_as_asked() -> None:
     decisions = played([True, False, True, True], Restraint(confirm=2, of=3, cooldown=0))
     assert [one.action for one in decisions] == [
         Action.HOLD,
@@ -85,13 +85,15 @@ def test_a_lens_must_degrade_as_often_as_asked() -> None:
 
 
 def test_safety_is_never_held_back() -> None:
-    decisions = played([True] * 5, Restraint(confirm=3, of=3, cooldown=9, builds=0), lens="safety")
+    decisions = played(
+        [True] * 5, Restraint(confirm=3, of=3, cooldown=9, builds=0), detector="safety"
+    )
     assert {one.action for one in decisions} == {Action.FALLBACK}
 
 
 def test_new_weights_do_not_wait_for_the_cooldown_but_are_tried_once() -> None:
     before = PastDecision(1, "a", START, Action.RECALIBRATE, "1", "old", True, {}, {}, {})
-    wanted = decide(readings(weights=DEGRADED), window_digest="b")
+    wanted = decide(results(weights=DEGRADED), window_digest="b")
     rules = Restraint(cooldown=5)
     first = restrained(wanted, [before], rules, end=START, champion="1", source="new")
     assert first.action is Action.RECALIBRATE
@@ -102,17 +104,17 @@ def test_new_weights_do_not_wait_for_the_cooldown_but_are_tried_once() -> None:
 
 
 def test_weights_are_told_apart_by_their_digest() -> None:
-    assert weights_lens("a" * 64, "a" * 64).health is FINE
-    assert weights_lens("a" * 64, "b" * 64).health is DEGRADED
-    assert weights_lens(None, "b" * 64).health is Health.INCONCLUSIVE
+    assert judge_weights("a" * 64, "a" * 64).health is FINE
+    assert judge_weights("a" * 64, "b" * 64).health is DEGRADED
+    assert judge_weights(None, "b" * 64).health is Health.INCONCLUSIVE
 
 
 def test_the_cause_follows_from_the_readings() -> None:
-    assert attribute(readings()) == (Cause.NOTHING,)
-    assert attribute(readings(input=DEGRADED)) == (Cause.INPUT_MOVED,)
-    assert attribute(readings(range=DEGRADED, fidelity=DEGRADED)) == (Cause.SCALES_OUTGROWN,)
-    assert attribute(readings(fidelity=DEGRADED)) == (Cause.PRECISION_OUTGROWN,)
-    assert attribute(readings(control=DEGRADED)) == (Cause.MODEL_OUTGROWN,)
-    assert attribute(readings(weights=DEGRADED))[0] is Cause.WEIGHTS_CHANGED
-    assert attribute(readings(range=Health.INCONCLUSIVE)) == (Cause.UNKNOWN,)
+    assert attribute(results()) == (Cause.NOTHING,)
+    assert attribute(results(input=DEGRADED)) == (Cause.INPUT_MOVED,)
+    assert attribute(results(range=DEGRADED, fidelity=DEGRADED)) == (Cause.SCALES_OUTGROWN,)
+    assert attribute(results(fidelity=DEGRADED)) == (Cause.PRECISION_OUTGROWN,)
+    assert attribute(results(control=DEGRADED)) == (Cause.MODEL_OUTGROWN,)
+    assert attribute(results(weights=DEGRADED))[0] is Cause.WEIGHTS_CHANGED
+    assert attribute(results(range=Health.INCONCLUSIVE)) == (Cause.UNKNOWN,)
     assert attribute([]) == (Cause.UNKNOWN,)

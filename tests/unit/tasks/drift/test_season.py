@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from tasks.drift.detectors.input import input_lens
+from tasks.drift.detectors.input import judge_inputs
 from tasks.drift.season import same_hours, weeks_before
 from tasks.records import Health, Request
 
@@ -73,7 +73,9 @@ def test_the_memory_of_the_draw_does_not_grow_with_the_weeks() -> None:
 
 def test_what_comes_every_monday_is_no_drift_beside_other_mondays() -> None:
     current = requests(MONDAY, "ja")
-    assert input_lens(requests(MONDAY - timedelta(days=1), "en"), current).health is Health.DEGRADED
+    assert (
+        judge_inputs(requests(MONDAY - timedelta(days=1), "en"), current).health is Health.DEGRADED
+    )
     mondays = same_hours([requests(end, "ja") for end in weeks_before(MONDAY, 4)], 512)
-    assert input_lens(mondays, current).health is Health.FINE
-    assert input_lens(same_hours([], 512), current).health is Health.INCONCLUSIVE
+    assert judge_inputs(mondays, current).health is Health.FINE
+    assert judge_inputs(same_hours([], 512), current).health is Health.INCONCLUSIVE

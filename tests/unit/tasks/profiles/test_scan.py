@@ -31,7 +31,7 @@ SAMPLES = [
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from(SAMPLES), max_size=20))
 @settings(deadline=None, max_examples=50)
-def test_texts_look_as_the_input_lens_sees_them(texts: list[str]) -> None:
+def test_texts_look_as_the_input_detector_sees_them(texts: list[str]) -> None:
     found = describe(pa.array(texts, pa.string()))
     expected = features([request("r", payload=text) for text in texts])
     for name, values in expected.numeric.items():

@@ -44,12 +44,12 @@ def test_the_number_of_requests_is_recorded_however_few() -> None:
 
 
 def decision(action: str, *, builds: bool = False, control: str = "fine") -> dict[str, Json]:
-    lenses: dict[str, Json] = {"control": control}
+    detectors: dict[str, Json] = {"control": control}
     return {
         "window": "w",
         "action": action,
         "builds": builds,
-        "lenses": lenses,
+        "lenses": detectors,
         "champion": {"version": "1"},
     }
 

@@ -1,4 +1,4 @@
-"""The fidelity, safety and control lenses, and the intervals beneath them."""
+"""The fidelity, safety and control detectors, and the intervals beneath them."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks.drift.detectors.control import control_increments, control_lens
-from tasks.drift.detectors.fidelity import Limits, fidelity_increments, fidelity_lens, safety_lens
+from tasks.drift.detectors.control import control_increments, judge_control
+from tasks.drift.detectors.fidelity import Limits, fidelity_increments, judge_fidelity, judge_safety
 from tasks.drift.evidence import Alarms, Evidence, with_window
 from tasks.drift.statistics.intervals import mean_interval, share_interval
-from tasks.records import Health, LensReading
+from tasks.records import DetectorResult, Health
 
 ALL = {"all": 0.98}
 
@@ -21,16 +21,16 @@ def cosines(mean: float, count: int, seed: int = 0) -> NDArray[np.float64]:
 
 def judged(
     scores: NDArray[np.float64], limit: Limits = ALL, **groups: NDArray[np.bool_]
-) -> LensReading:
+) -> DetectorResult:
     masks = {"all": np.ones(len(scores), bool), **groups}
-    return fidelity_lens(scores, masks, limit=limit, metric="cosine")
+    return judge_fidelity(scores, masks, limit=limit, metric="cosine")
 
 
 def test_scores_above_the_limit_are_fine_and_below_it_degraded() -> None:
     assert judged(cosines(0.99, 100)).health is Health.FINE
-    reading = judged(cosines(0.95, 100))
-    assert reading.health is Health.DEGRADED
-    assert "cosine to full precision is 0.9" in reading.findings[0].text
+    result = judged(cosines(0.95, 100))
+    assert result.health is Health.DEGRADED
+    assert "cosine to full precision is 0.9" in result.findings[0].text
 
 
 def test_a_mean_below_the_limit_within_its_uncertainty_is_not_degraded() -> None:
@@ -48,10 +48,10 @@ def test_a_group_that_was_called_out_is_fine_in_a_window_that_answers_it_well() 
             known, str(window), None, fidelity_increments(scores, everybody, ALL), rules
         )
         assert known.alarmed == {"all"}
-        reading = fidelity_lens(
+        result = judge_fidelity(
             scores, everybody, limit=ALL, metric="cosine", evidence=known, rules=rules
         )
-        found.append(reading.health)
+        found.append(result.health)
     assert found == [Health.DEGRADED, Health.FINE, Health.DEGRADED]
 
 
@@ -59,21 +59,19 @@ def test_one_bad_language_is_found_though_the_mean_is_fine() -> None:
     scores = np.concatenate([cosines(0.995, 400), cosines(0.95, 40)])
     japanese = np.arange(440) >= 400
     limits = {"all": 0.98, "language=ja": 0.98}
-    reading = fidelity_lens(
+    result = judge_fidelity(
         scores, {"all": np.ones(440, bool), "language=ja": japanese}, limit=limits, metric="cosine"
     )
-    assert reading.health is Health.DEGRADED
-    assert [finding.subject for finding in reading.findings if finding.exceeded] == ["language=ja"]
+    assert result.health is Health.DEGRADED
+    assert [finding.subject for finding in result.findings if finding.exceeded] == ["language=ja"]
 
 
 def test_a_small_group_is_not_judged() -> None:
     scores = np.concatenate([cosines(0.995, 400), cosines(0.5, 10)])
     masks = {"all": np.arange(410) >= 0, "language=ja": np.arange(410) >= 400}
-    reading = fidelity_lens(scores, masks, limit=lambda _: 0.9, metric="cosine")
-    assert reading.health is Health.FINE
-    assert (
-        reading.findings[1].text == "language=ja: 10 requests are too few to judge; 20 are needed"
-    )
+    result = judge_fidelity(scores, masks, limit=lambda _: 0.9, metric="cosine")
+    assert result.health is Health.FINE
+    assert result.findings[1].text == "language=ja: 10 requests are too few to judge; 20 are needed"
 
 
 def test_nothing_to_judge_is_inconclusive() -> None:
@@ -109,21 +107,21 @@ def test_false_alarms_stay_under_alpha_at_the_limit() -> None:
 def test_safety_flips_are_held_to_their_budget(
     flips: int, count: int, budget: int, health: Health
 ) -> None:
-    assert safety_lens(flips, count, budget).health is health
+    assert judge_safety(flips, count, budget).health is health
 
 
 def test_live_safety_flips_are_held_to_the_rate_of_the_budget() -> None:
-    assert safety_lens(3, 1000, 1, budget_count=200).health is Health.FINE
-    assert safety_lens(30, 1000, 1, budget_count=200).health is Health.DEGRADED
-    assert safety_lens(1, 1000, 0, budget_count=200).health is Health.DEGRADED
+    assert judge_safety(3, 1000, 1, budget_count=200).health is Health.FINE
+    assert judge_safety(30, 1000, 1, budget_count=200).health is Health.DEGRADED
+    assert judge_safety(1, 1000, 0, budget_count=200).health is Health.DEGRADED
 
 
 def test_full_precision_below_its_floor_degrades_the_control() -> None:
     wrong = np.arange(100) % 2 == 0
-    reading = control_lens(wrong.astype(float), metric="accuracy", floor=0.9)
-    assert reading.health is Health.DEGRADED
-    assert "full precision's accuracy is 0.500" in reading.findings[0].text
-    assert control_lens(np.ones(100), metric="accuracy", floor=0.9).health is Health.FINE
+    result = judge_control(wrong.astype(float), metric="accuracy", floor=0.9)
+    assert result.health is Health.DEGRADED
+    assert "full precision's accuracy is 0.500" in result.findings[0].text
+    assert judge_control(np.ones(100), metric="accuracy", floor=0.9).health is Health.FINE
 
 
 @pytest.mark.parametrize(
@@ -133,9 +131,9 @@ def test_full_precision_below_its_floor_degrades_the_control() -> None:
 def test_a_control_without_labels_or_floor_is_inconclusive(
     count: int, floor: float | None, reason: str
 ) -> None:
-    reading = control_lens(np.zeros(count), metric="accuracy", floor=floor)
-    assert reading.health is Health.INCONCLUSIVE
-    assert reason in reading.findings[0].text
+    result = judge_control(np.zeros(count), metric="accuracy", floor=floor)
+    assert result.health is Health.INCONCLUSIVE
+    assert reason in result.findings[0].text
 
 
 def test_a_control_that_was_called_out_is_fine_in_a_window_that_is_right_again() -> None:
@@ -145,14 +143,14 @@ def test_a_control_that_was_called_out_is_fine_in_a_window_that_is_right_again()
     for window, right in (("night", 0.0), ("day", 1.0), ("doubtful", 0.88), ("next night", 0.0)):
         correct = (np.arange(100) < 100 * right).astype(float)
         known = with_window(known, window, None, control_increments(correct, 0.9), rules)
-        reading = control_lens(correct, metric="accuracy", floor=0.9, evidence=known, rules=rules)
-        health.append(reading.health)
-        assert ("an earlier alarm stands" in reading.findings[0].text) == (window == "day")
+        result = judge_control(correct, metric="accuracy", floor=0.9, evidence=known, rules=rules)
+        health.append(result.health)
+        assert ("an earlier alarm stands" in result.findings[0].text) == (window == "day")
     assert health == [Health.DEGRADED, Health.FINE, Health.DEGRADED, Health.DEGRADED]
 
 
 def test_a_control_that_is_not_a_number_is_degraded() -> None:
-    assert control_lens(np.full(30, np.nan), metric="recall", floor=0.5).health is Health.DEGRADED
+    assert judge_control(np.full(30, np.nan), metric="recall", floor=0.5).health is Health.DEGRADED
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))

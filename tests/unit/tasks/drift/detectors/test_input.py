@@ -1,4 +1,4 @@
-"""The input lens sees what moved, and is silent about what did not."""
+"""The input detector sees what moved, and is silent about what did not."""
 
 from datetime import UTC, datetime
 
@@ -7,8 +7,8 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.drift.detectors.features import features
-from tasks.drift.detectors.input import input_lens
-from tasks.records import Finding, Health, LensReading, Payload, Request
+from tasks.drift.detectors.input import judge_inputs
+from tasks.records import DetectorResult, Finding, Health, Payload, Request
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 WORDS = {
@@ -38,57 +38,57 @@ def images(seed: int, count: int, exposure: float) -> list[Request]:
     return [request(i, image, "none", "scan") for i, image in enumerate(drawn)]
 
 
-def found(reading: LensReading, subject: str) -> Finding:
-    return next(finding for finding in reading.findings if finding.subject == subject)
+def found(result: DetectorResult, subject: str) -> Finding:
+    return next(finding for finding in result.findings if finding.subject == subject)
 
 
 EN = {"en": 0.9, "ru": 0.1}
 
 
 def test_the_same_traffic_has_not_moved() -> None:
-    reading = input_lens(texts(0, 256, EN), texts(1, 256, EN))
-    assert (reading.lens, reading.health, reading.count) == ("input", Health.FINE, 256)
+    result = judge_inputs(texts(0, 256, EN), texts(1, 256, EN))
+    assert (result.detector, result.health, result.count) == ("input", Health.FINE, 256)
 
 
 def test_false_alarms_are_rare() -> None:
     alarms = sum(
-        input_lens(texts(seed, 128, EN), texts(500 + seed, 128, EN)).health is Health.DEGRADED
+        judge_inputs(texts(seed, 128, EN), texts(500 + seed, 128, EN)).health is Health.DEGRADED
         for seed in range(60)
     )
     assert alarms <= 1
 
 
 def test_a_new_language_is_named_with_its_shares() -> None:
-    reading = input_lens(texts(0, 256, EN), texts(1, 256, {"en": 0.5, "ru": 0.5}))
-    assert reading.health is Health.DEGRADED
-    assert found(reading, "language").exceeded
-    assert "language moved" in found(reading, "language").text
-    assert "% -> " in found(reading, "language").text
-    assert found(reading, "script").exceeded
-    assert found(reading, "non-ASCII letters").exceeded
-    assert not found(reading, "domain").exceeded
+    result = judge_inputs(texts(0, 256, EN), texts(1, 256, {"en": 0.5, "ru": 0.5}))
+    assert result.health is Health.DEGRADED
+    assert found(result, "language").exceeded
+    assert "language moved" in found(result, "language").text
+    assert "% -> " in found(result, "language").text
+    assert found(result, "script").exceeded
+    assert found(result, "non-ASCII letters").exceeded
+    assert not found(result, "domain").exceeded
 
 
 def test_a_language_never_seen_before_is_found_even_if_it_is_not_labelled() -> None:
     current = [request(i, WORDS["ja"]) for i in range(128)]
-    reading = input_lens(texts(0, 256, {"en": 1.0}), current)
-    assert found(reading, "script").exceeded
-    assert not found(reading, "language").exceeded
+    result = judge_inputs(texts(0, 256, {"en": 1.0}), current)
+    assert found(result, "script").exceeded
+    assert not found(result, "language").exceeded
 
 
 def test_longer_texts_are_found() -> None:
-    assert found(input_lens(texts(0, 256, EN), texts(1, 256, EN, times=4)), "length").exceeded
+    assert found(judge_inputs(texts(0, 256, EN), texts(1, 256, EN, times=4)), "length").exceeded
 
 
 def test_a_harmless_difference_in_a_large_sample_is_significant_but_no_drift() -> None:
-    reading = input_lens(texts(0, 8000, EN), texts(1, 8000, {"en": 0.87, "ru": 0.13}))
-    assert reading.health is Health.FINE
-    assert "evidence" in found(reading, "language").text
+    result = judge_inputs(texts(0, 8000, EN), texts(1, 8000, {"en": 0.87, "ru": 0.13}))
+    assert result.health is Health.FINE
+    assert "evidence" in found(result, "language").text
 
 
 def test_brighter_images_have_moved_and_equal_ones_have_not() -> None:
-    assert input_lens(images(0, 128, 1), images(1, 128, 1)).health is Health.FINE
-    moved = input_lens(images(0, 128, 1), images(1, 128, 4))
+    assert judge_inputs(images(0, 128, 1), images(1, 128, 1)).health is Health.FINE
+    moved = judge_inputs(images(0, 128, 1), images(1, 128, 4))
     assert {finding.subject for finding in moved.findings if finding.exceeded} == {
         "mean",
         "maximum",
@@ -99,15 +99,15 @@ def test_brighter_images_have_moved_and_equal_ones_have_not() -> None:
 def test_a_constant_feature_that_changes_is_found() -> None:
     before = [request(i, "abc") for i in range(64)]
     after = [request(i, "abcd") for i in range(64)]
-    assert found(input_lens(before, after), "length").exceeded
-    assert input_lens(before, before).health is Health.FINE
+    assert found(judge_inputs(before, after), "length").exceeded
+    assert judge_inputs(before, before).health is Health.FINE
 
 
 def test_too_few_requests_are_inconclusive() -> None:
-    reading = input_lens(texts(0, 256, EN), texts(1, 5, EN))
-    assert reading.health is Health.INCONCLUSIVE
-    assert "5 current requests" in reading.findings[0].text
-    assert input_lens([], []).health is Health.INCONCLUSIVE
+    result = judge_inputs(texts(0, 256, EN), texts(1, 5, EN))
+    assert result.health is Health.INCONCLUSIVE
+    assert "5 current requests" in result.findings[0].text
+    assert judge_inputs([], []).health is Health.INCONCLUSIVE
 
 
 def test_texts_and_tensors_cannot_be_mixed() -> None:

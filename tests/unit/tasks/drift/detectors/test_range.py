@@ -1,14 +1,14 @@
-"""The range lens: stale scales are found, healthy ones are left alone."""
+"""The range detector: stale scales are found, healthy ones are left alone."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.drift.detectors.range import RangeLimits, range_increments, range_lens, relative_error
+from tasks.drift.detectors.range import RangeLimits, judge_ranges, range_increments, relative_error
 from tasks.drift.evidence import ACTING, Alarms, Evidence, with_window
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.clipped_fraction import Clipping
-from tasks.records import Health, LensReading
+from tasks.records import DetectorResult, Health
 
 REQUESTS = 100
 NOBODY = Clipping((), np.zeros((REQUESTS, 0)), np.zeros((REQUESTS, 0)))
@@ -32,9 +32,9 @@ def clipping(live: dict[str, NDArray[np.float32]], clip: float = 1.0) -> Clippin
 
 def looked(
     live: NDArray[np.float32], clip: float = 1.0, reference: NDArray[np.float32] | None = None
-) -> LensReading:
+) -> DetectorResult:
     before = activations() if reference is None else reference
-    return range_lens(
+    return judge_ranges(
         {"conv1": ExponentHistogram.of(live)},
         {"conv1": ExponentHistogram.of(before)},
         {"conv1": clip},
@@ -44,11 +44,11 @@ def looked(
 
 @pytest.mark.parametrize("exposure", [4, 8])
 def test_inputs_four_and_eight_times_brighter_make_the_scale_stale(exposure: float) -> None:
-    reading = looked(activations(1, exposure))
-    assert reading.health is Health.DEGRADED
-    assert reading.findings[0].subject == "layer conv1"
-    assert reading.findings[0].exceeded
-    assert f"live maximum {exposure}" in reading.findings[0].text
+    result = looked(activations(1, exposure))
+    assert result.health is Health.DEGRADED
+    assert result.findings[0].subject == "layer conv1"
+    assert result.findings[0].exceeded
+    assert f"live maximum {exposure}" in result.findings[0].text
 
 
 @pytest.mark.parametrize("exposure", [0.87, 1.0, 1.13])
@@ -69,10 +69,10 @@ def test_requests_that_reach_far_make_a_scale_stale_only_where_many_do(
     """New scales would not follow a few either: they are set aside, or stay below a ceiling."""
     live = activations(1).reshape(REQUESTS, -1)
     live[:requests] *= 1000
-    reading = looked(live.ravel())
-    assert (reading.health is Health.DEGRADED) is stale
-    assert reading.findings[0].value > reading.findings[0].limit
-    assert ("too few requests to act on" in reading.findings[0].text) is not stale
+    result = looked(live.ravel())
+    assert (result.health is Health.DEGRADED) is stale
+    assert result.findings[0].value > result.findings[0].limit
+    assert ("too few requests to act on" in result.findings[0].text) is not stale
 
 
 def test_evidence_that_requests_are_clipped_adds_up_over_windows() -> None:
@@ -91,7 +91,7 @@ def test_evidence_that_requests_are_clipped_adds_up_over_windows() -> None:
         )
         histograms = {"conv1": ExponentHistogram.of(live)}
         found.append(
-            range_lens(
+            judge_ranges(
                 histograms, reference, {"conv1": 1.0}, seen, evidence=known, rules=rules
             ).health
         )
@@ -119,9 +119,9 @@ def test_without_knowing_the_requests_the_error_alone_decides() -> None:
         {"a": ExponentHistogram.of(activations())},
     )
     unknown = Clipping(("a",), np.full((REQUESTS, 1), np.nan), np.full((REQUESTS, 1), np.nan))
-    reading = range_lens(live, reference, {"a": 1.0}, unknown)
-    assert reading.health is Health.DEGRADED
-    assert "evidence" not in reading.findings[0].text
+    result = judge_ranges(live, reference, {"a": 1.0}, unknown)
+    assert result.health is Health.DEGRADED
+    assert "evidence" not in result.findings[0].text
 
 
 def test_exceedance_that_the_calibration_set_had_as_well_is_fine() -> None:
@@ -132,9 +132,9 @@ def test_exceedance_that_the_calibration_set_had_as_well_is_fine() -> None:
 
 
 def test_a_range_of_which_most_lies_idle_is_stale() -> None:
-    reading = looked(activations(1, 1 / 32))
-    assert reading.health is Health.DEGRADED
-    assert "5.0 bits idle" in reading.findings[0].text
+    result = looked(activations(1, 1 / 32))
+    assert result.health is Health.DEGRADED
+    assert "5.0 bits idle" in result.findings[0].text
 
 
 def test_an_outlier_that_todays_sample_lacks_is_no_idle_range() -> None:
@@ -148,39 +148,39 @@ def test_an_outlier_that_todays_sample_lacks_is_no_idle_range() -> None:
 def test_values_that_are_not_finite_are_a_finding(bad: float) -> None:
     live = activations(1)
     live[3] = bad
-    reading = looked(live)
-    assert reading.health is Health.DEGRADED
-    assert "1 live activations are infinite or NaN" in reading.findings[0].text
+    result = looked(live)
+    assert result.health is Health.DEGRADED
+    assert "1 live activations are infinite or NaN" in result.findings[0].text
 
 
 def test_findings_name_each_layer_the_worst_first() -> None:
     values = {name: activations(1, scale) for name, scale in (("a", 1), ("b", 8), ("c", 3))}
     live = {name: ExponentHistogram.of(one) for name, one in values.items()}
     reference = {name: ExponentHistogram.of(activations()) for name in live}
-    reading = range_lens(live, reference, dict.fromkeys(live, 1.0), clipping(values))
-    assert [finding.subject for finding in reading.findings] == [
+    result = judge_ranges(live, reference, dict.fromkeys(live, 1.0), clipping(values))
+    assert [finding.subject for finding in result.findings] == [
         "all layers",
         "layer b",
         "layer c",
         "layer a",
     ]
-    assert [finding.exceeded for finding in reading.findings] == [True, True, True, False]
+    assert [finding.exceeded for finding in result.findings] == [True, True, True, False]
 
 
 def test_a_layer_that_was_not_observed_is_never_fine() -> None:
-    assert range_lens({}, {}, {"conv1": 1.0}, NOBODY).health is Health.INCONCLUSIVE
+    assert judge_ranges({}, {}, {"conv1": 1.0}, NOBODY).health is Health.INCONCLUSIVE
     empty = {"conv1": ExponentHistogram.empty()}
-    assert range_lens(empty, empty, {"conv1": 1.0}, NOBODY).health is Health.INCONCLUSIVE
+    assert judge_ranges(empty, empty, {"conv1": 1.0}, NOBODY).health is Health.INCONCLUSIVE
 
 
 def test_too_few_requests_are_inconclusive() -> None:
     live = {"conv1": ExponentHistogram.of(activations(1, 8))}
-    reading = range_lens(live, live, {"conv1": 1.0}, NOBODY, minimum=REQUESTS + 1)
-    assert reading.health is Health.INCONCLUSIVE
+    result = judge_ranges(live, live, {"conv1": 1.0}, NOBODY, minimum=REQUESTS + 1)
+    assert result.health is Health.INCONCLUSIVE
 
 
 def test_a_model_without_quantizers_has_no_stale_scale() -> None:
-    assert range_lens({}, {}, {}, NOBODY).health is Health.FINE
+    assert judge_ranges({}, {}, {}, NOBODY).health is Health.FINE
 
 
 def test_all_zero_activations_are_fine() -> None:
@@ -193,7 +193,7 @@ def test_limits_can_be_tightened() -> None:
     reference = {"conv1": ExponentHistogram.of(activations())}
     limits = RangeLimits(clipping_error=0.001)
     assert (
-        range_lens(
+        judge_ranges(
             live, reference, {"conv1": 1.0}, clipping({"conv1": values}), limits=limits
         ).health
         is Health.DEGRADED

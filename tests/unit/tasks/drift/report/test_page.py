@@ -14,20 +14,20 @@ import pytest
 from infra.errors import BadInput
 from tasks.drift.decision import decide
 from tasks.drift.report.page import (
-    LENSES,
+    DETECTORS,
     Look,
     Worst,
+    detector_page,
     drift_report,
-    lens_page,
     remove_snapshot,
     store_snapshot,
 )
 from tasks.records import (
     Action,
     Decision,
+    DetectorResult,
     Finding,
     Health,
-    LensReading,
     PastDecision,
     Payload,
     Request,
@@ -46,13 +46,13 @@ def requests(payloads: list[Payload]) -> list[Request]:
 
 
 def look(window: str = "w1", fidelity: float = 0.995, action: Action = Action.KEEP) -> Look:
-    """What a run saw: one lens with two findings, of which the first counts."""
+    """What a run saw: one detector with two findings, of which the first counts."""
     findings = tuple(
         Finding(name, fidelity, 0.992, False, "fine") for name in ("all", "language=ja")
     )
-    reading = LensReading("fidelity", Health.FINE, findings, 30)
+    result = DetectorResult("fidelity", Health.FINE, findings, 30)
     sample = SampleRef("tiny", window, "key", rows=30, seen=4000, dropped={}, groups=())
-    return Look(sample, "7", Decision(action, ("fine",), (reading,), window, "more Japanese"))
+    return Look(sample, "7", Decision(action, ("fine",), (result,), window, "more Japanese"))
 
 
 TEXTS: list[Payload] = [f"text {'long ' * (i % 7)}{i}" for i in range(60)]
@@ -75,13 +75,13 @@ def test_a_report_on_nothing_is_refused() -> None:
         drift_report(requests(TEXTS), [], look())
 
 
-def test_the_lens_page_shows_decision_reasons_and_findings() -> None:
+def test_the_detector_page_shows_decision_reasons_and_findings() -> None:
     finding = Finding("layer conv2", 0.31, 0.02, True, "conv2: 12 % above amax")
-    readings = [
-        LensReading("range", Health.DEGRADED, (finding,), 256),
-        LensReading("safety", Health.FINE, (), 0),
+    results = [
+        DetectorResult("range", Health.DEGRADED, (finding,), 256),
+        DetectorResult("safety", Health.FINE, (), 0),
     ]
-    page = lens_page(decide(readings, window_digest="abc123")).decode()
+    page = detector_page(decide(results, window_digest="abc123")).decode()
     for shown in (
         "Decision: recalibrate",
         "abc123",
@@ -96,8 +96,8 @@ def test_the_lens_page_shows_decision_reasons_and_findings() -> None:
 
 def test_what_users_sent_is_escaped() -> None:
     finding = Finding("language=<script>", 1, 0, True, "<script>alert(1)</script>")
-    page = lens_page(
-        decide([LensReading("input", Health.DEGRADED, (finding,), 1)], window_digest="<b>")
+    page = detector_page(
+        decide([DetectorResult("input", Health.DEGRADED, (finding,), 1)], window_digest="<b>")
     ).decode()
     assert "<script>" not in page
     assert "<b>" not in page
@@ -162,7 +162,7 @@ def test_panels_are_made_once_and_stay_as_somebody_rearranged_them(tmp_path: Pat
     (dashboard,) = tmp_path.glob("*/dashboard.json")
     first = dashboard.read_text()
     titles = {panel["title"] for panel in json.loads(first)["panels"]}
-    assert {title for title in titles if title.endswith("lens")} == {"Fidelity lens"}
+    assert {title for title in titles if title.endswith("detector")} == {"Fidelity detector"}
     store_snapshot(report, tmp_path / "again", "tiny", "w1")
     assert next((tmp_path / "again").glob("*/dashboard.json")).read_text() == first
     dashboard.write_text('{"tabs": [], "panels": []}')
@@ -174,35 +174,35 @@ def test_a_look_that_weights_decided_leaves_the_panels_to_the_first_whole_one(
     tmp_path: Path,
 ) -> None:
     sides = requests(TEXTS[:30]), requests(TEXTS[30:])
-    weights = LensReading(
+    weights = DetectorResult(
         "weights", Health.DEGRADED, (Finding("graph", 1.0, 0.0, True, "other"),), 1
     )
-    narrow = replace(look(), decision=replace(look().decision, readings=(weights,)))
+    narrow = replace(look(), decision=replace(look().decision, results=(weights,)))
     store_snapshot(drift_report(*sides, narrow), tmp_path, "tiny", "w1")
     assert list(tmp_path.glob("*/metadata.json"))
     assert not list(tmp_path.glob("*/dashboard.json"))
     every = replace(
-        look("w2"), decision=replace(look().decision, readings=tuple(map(fine, LENSES)))
+        look("w2"), decision=replace(look().decision, results=tuple(map(fine, DETECTORS)))
     )
     store_snapshot(drift_report(*sides, every), tmp_path, "tiny", "w2")
     (dashboard,) = tmp_path.glob("*/dashboard.json")
     titles = {panel["title"] for panel in json.loads(dashboard.read_text())["panels"]}
-    assert {f"{lens.capitalize()} lens" for lens in LENSES} < titles
+    assert {f"{detector.capitalize()} detector" for detector in DETECTORS} < titles
 
 
-def fine(lens: str) -> LensReading:
-    return LensReading(lens, Health.FINE, (), 30)
+def fine(detector: str) -> DetectorResult:
+    return DetectorResult(detector, Health.FINE, (), 30)
 
 
-def test_the_page_draws_the_lenses_over_time_and_redacts_its_examples() -> None:
+def test_the_page_draws_the_detectors_over_time_and_redacts_its_examples() -> None:
     finding = Finding("all layers", 0.31, 0.02, True, "stale")
-    decision = decide([LensReading("range", Health.DEGRADED, (finding,), 9)], window_digest="w2")
+    decision = decide([DetectorResult("range", Health.DEGRADED, (finding,), 9)], window_digest="w2")
     figures = {"range": ("all layers", 0.001, 0.02)}
     past = PastDecision(
         1, "w1", None, Action.KEEP, "1", "s", False, {"range": Health.FINE}, {}, figures
     )
     (one,) = requests(["write to ann@example.com"])
-    page = lens_page(decision, [past], [Worst(one, 0.5)]).decode()
+    page = detector_page(decision, [past], [Worst(one, 0.5)]).decode()
     assert "Range, 2 windows".lower() in page.lower()
     assert page.count("<circle class=") == 2
     assert "scales outgrown" in page

@@ -146,7 +146,7 @@ def test_channels_of_an_activation_between_convolutions_end_with_the_range_of_th
     assert even.max() / even.min() < 0.2 * spread.max() / spread.min()
 
 
-def test_the_range_lens_compares_with_what_the_equalized_quantizer_sees() -> None:
+def test_the_range_detector_compares_with_what_the_equalized_quantizer_sees() -> None:
     model = graphs.convolutions()
     found = quantized(model, "int8-equalized")
     _, observed = observe(found.plan.model, X)

@@ -1,20 +1,20 @@
-"""Our lenses over a stream of windows: those that act, and the input lens, which only informs."""
+"""Our detectors over a stream of windows: those that act, and the input detector, which only informs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from benchmarks.drift.windows import Bench, Window
-from benchmarks.evidence.lenses import RULES, groups_of
+from benchmarks.evidence.detectors import RULES, groups_of
 from tasks.drift.decision import outgrown_for_nothing
 from tasks.drift.detectors.control import LIVE, control_increments
 from tasks.drift.detectors.features import Features, features
-from tasks.drift.detectors.fidelity import fidelity_increments, fidelity_lens
-from tasks.drift.detectors.input import input_increments, judged_tables
-from tasks.drift.detectors.range import range_increments, range_lens
+from tasks.drift.detectors.fidelity import fidelity_increments, judge_fidelity
+from tasks.drift.detectors.input import input_increments, judge_tables
+from tasks.drift.detectors.range import judge_ranges, range_increments
 from tasks.drift.detectors.tables import Table, binned, counted, tables
 from tasks.drift.evidence import Alarms, Evidence, with_window
-from tasks.records import Health, LensReading
+from tasks.records import DetectorResult, Health
 
 RECOVER = 0.5
 """Share of its limits to which a stale layer must recover; the default of a spec."""
@@ -36,13 +36,13 @@ def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
         amax = {name: one.amax for name, one in bench.champion.derived.scales.items()}
         more = range_increments(window.clipping, bench.champion.derived.reference, amax)
         ranges = with_window(ranges, str(number), None, more, RULES)
-        reading = _ranges(bench, window, stale, ranges)
+        result = _ranges(bench, window, stale, ranges)
         stale = tuple(
             one.subject
-            for one in reading.findings
+            for one in result.findings
             if one.exceeded and one.subject.startswith("layer ")
         )
-        answers = fidelity_lens(
+        answers = judge_fidelity(
             window.scores,
             groups,
             limit=lambda _: bench.budget,
@@ -50,16 +50,16 @@ def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
             evidence=fidelity,
             rules=RULES,
         )
-        outgrown = reading.health is Health.DEGRADED and not outgrown_for_nothing(
-            (reading, answers)
-        )
+        outgrown = result.health is Health.DEGRADED and not outgrown_for_nothing((result, answers))
         found.append(outgrown or answers.health is Health.DEGRADED or LIVE in control.alarmed)
     return found
 
 
-def _ranges(bench: Bench, window: Window, stale: Sequence[str], evidence: Evidence) -> LensReading:
+def _ranges(
+    bench: Bench, window: Window, stale: Sequence[str], evidence: Evidence
+) -> DetectorResult:
     derived = bench.champion.derived
-    return range_lens(
+    return judge_ranges(
         window.sites,
         derived.reference,
         {name: one.amax for name, one in derived.scales.items()},
@@ -73,19 +73,19 @@ def _ranges(bench: Bench, window: Window, stale: Sequence[str], evidence: Eviden
 
 
 def informing(bench: Bench, windows: Sequence[Window]) -> list[bool]:
-    """Which windows the input lens calls moved."""
+    """Which windows the input detector calls moved."""
     before, rules, evidence, found = features(bench.reference), Alarms(), Evidence(), []
     for number, window in enumerate(windows):
         seen = _tables(bench, before, window)
         steps = input_increments(seen, {name: table.current for name, table in seen.items()})
         evidence = with_window(evidence, str(number), None, steps, rules)
-        reading = judged_tables(seen, evidence, len(window.requests), rules)
-        found.append(reading.health is Health.DEGRADED)
+        result = judge_tables(seen, evidence, len(window.requests), rules)
+        found.append(result.health is Health.DEGRADED)
     return found
 
 
 def _tables(bench: Bench, before: Features, window: Window) -> dict[str, Table]:
-    """As the lens makes them; tensors have no n-grams, and their reference columns need no second look."""
+    """As the detector makes them; tensors have no n-grams, and their reference columns need no second look."""
     if isinstance(window.requests[0].payload, str):
         return tables(bench.reference, window.requests)
     after = features(window.requests)

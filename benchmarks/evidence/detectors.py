@@ -1,4 +1,4 @@
-"""The drift lenses on one window of shifted traffic, as `tasks/drift/steps.py` looks through them."""
+"""The drift detectors on one window of shifted traffic, as `tasks/drift/steps.py` looks through them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmarks.evidence.scene import Scene
 from benchmarks.harness.ours import Candidate
 from infra.engines import open_target
 from tasks.drift.decision import decide
-from tasks.drift.detectors.control import control_increments, control_lens
-from tasks.drift.detectors.fidelity import fidelity_lens
-from tasks.drift.detectors.input import input_lens
+from tasks.drift.detectors.control import control_increments, judge_control
+from tasks.drift.detectors.fidelity import judge_fidelity
+from tasks.drift.detectors.input import judge_inputs
 from tasks.drift.detectors.labelled import ENOUGH
-from tasks.drift.detectors.range import range_lens
-from tasks.drift.detectors.weights import weights_lens
+from tasks.drift.detectors.range import judge_ranges
+from tasks.drift.detectors.weights import judge_weights
 from tasks.drift.evidence import ACTING, Alarms, Evidence, with_window
 from tasks.graphs.sites import expose
 from tasks.observation.clipped_fraction import watch_clipping
-from tasks.records import Decision, LensReading, Request
+from tasks.records import Decision, DetectorResult, Request
 
 if TYPE_CHECKING:
     from benchmarks.evidence.trial import Repairs
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 RULES = Alarms(1000.0 * ACTING)
 
 
-def judged_by_lenses(
+def decide_window(
     scene: Scene, repairs: Repairs, champion: Candidate, lost: Scores, *, changed: bool
 ) -> Decision:
     """The decision about one window; `lost` is what the champion loses on it, `changed` whether weights did."""
     kind = repairs.kind
-    readings = (
-        weights_lens("a" * 12, ("b" if changed else "a") * 12),
-        input_lens(scene.calibration, repairs.window, rules=Alarms()),
+    results = (
+        judge_weights("a" * 12, ("b" if changed else "a") * 12),
+        judge_inputs(scene.calibration, repairs.window, rules=Alarms()),
         _ranges(repairs, champion),
-        fidelity_lens(
+        judge_fidelity(
             1 - lost,
             groups_of(repairs.window),
             limit=lambda _: 1 - kind.budget,
@@ -49,7 +49,7 @@ def judged_by_lenses(
         ),
         _control(repairs),
     )
-    return decide(readings, window_digest="")
+    return decide(results, window_digest="")
 
 
 def groups_of(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
@@ -61,7 +61,7 @@ def groups_of(requests: Sequence[Request]) -> dict[str, NDArray[np.bool_]]:
     return masks
 
 
-def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
+def _ranges(repairs: Repairs, champion: Candidate) -> DetectorResult:
     scales, subject = champion.derived.scales, repairs.kind.subject
     smoothing_scales = {
         name: one.smoothing_scales
@@ -76,7 +76,7 @@ def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
     seen, clipping = watch_clipping(
         engine, sites, subject.inputs, repairs.payloads, amax, smoothing_scales
     )
-    return range_lens(
+    return judge_ranges(
         {name: one.histogram for name, one in seen.items()},
         champion.derived.reference,
         amax,
@@ -89,7 +89,7 @@ def _ranges(repairs: Repairs, champion: Candidate) -> LensReading:
     )
 
 
-def _control(repairs: Repairs) -> LensReading:
+def _control(repairs: Repairs) -> DetectorResult:
     """Labelled live requests as evidence; where a single label says nothing, golden cases like them.
 
     A language model's exact answers take too long to generate here: its control stays inconclusive.
@@ -101,8 +101,8 @@ def _control(repairs: Repairs) -> LensReading:
     floor = rule.at_least if rule and rule.metric != "exact-match" else None
     if len(labelled) >= ENOUGH and floor is not None:
         evidence = with_window(Evidence(), "", None, control_increments(labelled, floor), RULES)
-        return control_lens(
+        return judge_control(
             labelled, metric=kind.quality, floor=floor, evidence=evidence, rules=RULES
         )
     golden = quality(kind, repairs.reference, repairs.judged) if floor is not None else np.zeros(0)
-    return control_lens(golden, metric=kind.quality, floor=floor)
+    return judge_control(golden, metric=kind.quality, floor=floor)
