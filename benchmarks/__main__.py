@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.harness.machine import conditions
-from benchmarks.harness.table import Table
+from benchmarks.harness.table import ResultTable
 
 MODULES: Mapping[str, str] = {
     "fidelity": "benchmarks.quantization.fidelity",
@@ -66,10 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _measure(name: str, base: str | None) -> Callable[[bool], Table]:
+def _measure(name: str, base: str | None) -> Callable[[bool], ResultTable]:
     """The benchmark of that name; `base` is the earlier commit that `commands` compares with."""
     module = import_module(MODULES[name])
-    measure: Callable[[bool], Table] = module.measure
+    measure: Callable[[bool], ResultTable] = module.measure
     return partial(measure, base=base) if base and name == "commands" else measure
 
 

@@ -54,7 +54,7 @@ class Climbed:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class ClimbInputs:
     """What every candidate starts from."""
 
     calibration: SampleRef
@@ -65,7 +65,7 @@ class Material:
 
 
 def climb_ladder(
-    material: Material,
+    material: ClimbInputs,
     ladder: Sequence[Recipe],
     targets: Sequence[str],
     search: Search,
@@ -98,7 +98,7 @@ def climb_ladder(
 
 
 def build_ahead(
-    material: Material, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress
+    material: ClimbInputs, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress
 ) -> None:
     """Where a cluster is set, graphs and engines of all candidates are made there, and the climb below finds them made.
 
@@ -126,7 +126,7 @@ def build_ahead(
 class CandidateWork:
     """One candidate of a ladder, by names and digests."""
 
-    material: Material
+    material: ClimbInputs
     recipe: str
     losses: str | None  # key
     targets: tuple[str, ...]
@@ -141,7 +141,7 @@ def build_candidate(work: CandidateWork) -> None:
 
 
 def _written(
-    write: Callable[..., CandidateRef], material: Material, recipe: str, losses: str | None
+    write: Callable[..., CandidateRef], material: ClimbInputs, recipe: str, losses: str | None
 ) -> CandidateRef:
     return write(
         material.calibration,
@@ -227,7 +227,7 @@ def _ends(recipe: Recipe, reports: Sequence[GateReport]) -> bool:
 
 
 def _losses(
-    material: Material, recipe: Recipe, progress: Progress, share: float, *, thorough: bool
+    material: ClimbInputs, recipe: Recipe, progress: Progress, share: float, *, thorough: bool
 ) -> str | None:
     """Only what chooses its sites needs to know how sensitive they are."""
     if not chooses_sites(recipe):
@@ -255,7 +255,7 @@ def _family(recipe: Recipe) -> Recipe:
 
 
 def _measured(
-    material: Material,
+    material: ClimbInputs,
     recipe: Recipe,
     targets: Sequence[str],
     losses: str | None,

@@ -18,7 +18,7 @@ from tasks.promotion.steps import champion_of
 from tasks.specs.spec import Task
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
 from tasks.validation.harness import run_harness
-from tasks.validation.steps import Asked, golden_scores
+from tasks.validation.steps import GoldenRun, golden_scores
 
 GOLDEN, HARNESS = "golden", "lm-eval:"
 PLAN = "engines/{}/plan"
@@ -37,7 +37,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EvaluatedEngine:
     """What is evaluated."""
 
     name: str
@@ -64,7 +64,7 @@ def evaluate(
     subject = find_subject(registered, version, candidate)
     engine = open_target(subject.target).load(subject.plan)
     if task is None:
-        figures = golden_figures(registered.golden, golden_scores(Asked(registered, engine)))
+        figures = golden_figures(registered.golden, golden_scores(GoldenRun(registered, engine)))
     else:
         figures = _harness(registered, engine, task, include, limit)
     return Evaluation(
@@ -77,7 +77,9 @@ def evaluate(
     )
 
 
-def find_subject(model: RegisteredModel, version: str | None, candidate: str | None) -> Subject:
+def find_subject(
+    model: RegisteredModel, version: str | None, candidate: str | None
+) -> EvaluatedEngine:
     """The engine of a version (verified), of a stored candidate, or of the champion."""
     if version is not None and candidate is not None:
         raise BadInput("give --version or --candidate, not both")
@@ -99,10 +101,10 @@ def find_subject(model: RegisteredModel, version: str | None, candidate: str | N
     target = _runnable(
         model, [name for name in model.spec.targets if PLAN.format(name) in release.files]
     )
-    return Subject(f"version {version}", target, release.file(PLAN.format(target)))
+    return EvaluatedEngine(f"version {version}", target, release.file(PLAN.format(target)))
 
 
-def _candidate(model: RegisteredModel, given: str) -> Subject:
+def _candidate(model: RegisteredModel, given: str) -> EvaluatedEngine:
     """By the whole id, or its beginning."""
     store, prefix = settings().store(), f"candidates/{model.name}/"
     ids = sorted({key.removeprefix(prefix).partition("/")[0] for key in store.list(prefix)})
@@ -119,7 +121,7 @@ def _candidate(model: RegisteredModel, given: str) -> Subject:
     folder = f"{prefix}{found[0]}/"
     built = [name for name in model.spec.targets if store.exists(f"{folder}{PLAN.format(name)}")]
     target = _runnable(model, built)
-    return Subject(
+    return EvaluatedEngine(
         f"candidate {found[0][:12]}", target, store.get(f"{folder}{PLAN.format(target)}")
     )
 
@@ -171,7 +173,7 @@ def _harness(
 
 
 def _log(
-    model: str, suite: str, subject: Subject, figures: tuple[Figure, ...], limit: int | None
+    model: str, suite: str, subject: EvaluatedEngine, figures: tuple[Figure, ...], limit: int | None
 ) -> str:
     sides = {
         "full-precision": "full_precision",

@@ -13,7 +13,7 @@ from infra.stores import open_bucket
 from tasks.models.catalog import open_model, spec_folder
 from tasks.specs.sources import SourceSpec
 from tasks.step import step
-from tasks.traffic import Format
+from tasks.traffic import TrafficFormat
 from tasks.traffic.sources import (
     Folder,
     Objects,
@@ -83,7 +83,7 @@ def _take(model: str, spec: SourceSpec, scratch: Path) -> SourceIntake:
         source=spec.slug,
         task=registered.task,
         shape=registered.payload_shape,
-        format=Format(spec.format) if spec.format else None,
+        format=TrafficFormat(spec.format) if spec.format else None,
         first_at=spec.first_at,
         settle=spec.settled_after,
     )

@@ -10,7 +10,7 @@ from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import call, leave_link, leave_table, orchestrated
 from flows.orchestration.progress import Progress
-from flows.outcomes import Outcome, Status
+from flows.outcomes import RunOutcome, Status
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
@@ -31,7 +31,7 @@ from tasks.sampling import steps as sampling
 
 
 @orchestrated("maintenance", "maintain-{model}")
-def maintenance(model: str, until: datetime | None = None) -> Outcome:
+def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
     """Keep one model right on the newest window; running it again, or twice at once, changes nothing more.
 
     Args:
@@ -83,14 +83,14 @@ def maintenance(model: str, until: datetime | None = None) -> Outcome:
 
 def _leave_undecided(
     window: ThinWindow, champion: ReleaseRef | None, weights: DetectorResult | None, started: float
-) -> Outcome:
+) -> RunOutcome:
     """That nothing can be told is a decision, too: recorded once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
     promotion.record_decision(
         window.model, decision, acting(), champion, window, drift.basis(window, decision)
     )
     write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
-    return Outcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)
+    return RunOutcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)
 
 
 def _decide(
@@ -139,7 +139,7 @@ def _decide_by_weights(
     return replace(decision, reasons=(*decision.reasons, told[0].upper() + told[1:]))
 
 
-def _act(window: SampleRef, source: str, decision: Decision, first: bool) -> Outcome:
+def _act(window: SampleRef, source: str, decision: Decision, first: bool) -> RunOutcome:
     """A run that finds the window decided does not ask again; an unfinished re-quantization it does take up."""
     model, why = window.model, decision.reasons[0]
     if wants_retraining(decision):
@@ -149,13 +149,15 @@ def _act(window: SampleRef, source: str, decision: Decision, first: bool) -> Out
     if not first:
         return _decided_before(model, decision)
     if wants_retraining(decision):
-        return Outcome(model, Status.RETRAINING_REQUESTED, why)
+        return RunOutcome(model, Status.RETRAINING_REQUESTED, why)
     ends = {Action.KEEP: Status.KEPT, Action.HOLD: Status.HELD}
-    return Outcome(model, ends.get(decision.action, Status.INCONCLUSIVE), why)
+    return RunOutcome(model, ends.get(decision.action, Status.INCONCLUSIVE), why)
 
 
-def _decided_before(model: str, decision: Decision) -> Outcome:
-    return Outcome(model, Status.ALREADY_DONE, f"this window was decided before: {decision.action}")
+def _decided_before(model: str, decision: Decision) -> RunOutcome:
+    return RunOutcome(
+        model, Status.ALREADY_DONE, f"this window was decided before: {decision.action}"
+    )
 
 
 def _leave_artifacts(model: str, decision: Decision, report: str) -> None:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from infra.errors import RequantError, Unavailable
 from infra.processes.identity import is_gone
 from infra.settings import Settings, settings
-from infra.telemetry import SUFFIX, Sample, parse, write_snapshot
+from infra.telemetry import SUFFIX, MetricSample, parse, write_snapshot
 from tasks.promotion import journal, ledger
-from tasks.promotion.ledger import Entry, Kind
+from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.promotion.steps import LEASE
 from tasks.records import DetectorResult, GateReport
 from tasks.specs.registration import model_names
@@ -45,14 +45,16 @@ def write_measures(
         samples += to_samples(model, report)
     if flow:
         ran = {"model": model, "flow": flow}
-        samples.append(Sample("requant_run_seconds", ran, seconds))
-        samples.append(Sample("requant_run_timestamp_seconds", ran, time.time()))
-    samples.append(Sample("requant_snapshot_timestamp_seconds", {"model": model}, time.time()))
+        samples.append(MetricSample("requant_run_seconds", ran, seconds))
+        samples.append(MetricSample("requant_run_timestamp_seconds", ran, time.time()))
+    samples.append(
+        MetricSample("requant_snapshot_timestamp_seconds", {"model": model}, time.time())
+    )
     write_snapshot(path, samples)
 
 
 def _replaced(
-    sample: Sample, results: Sequence[DetectorResult], reports: Sequence[GateReport]
+    sample: MetricSample, results: Sequence[DetectorResult], reports: Sequence[GateReport]
 ) -> bool:
     """A run replaces all series of what it measured: a group or layer that is gone must not linger."""
     return bool(
@@ -71,9 +73,9 @@ class LiveMeasures:
         self._overdue = overdue
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: tuple[Settings, float, tuple[Sample, ...]] | None = None
+        self._kept: tuple[Settings, float, tuple[MetricSample, ...]] | None = None
 
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[MetricSample, ...]:
         """Of every model; what cannot be read is told by `requant_ledger_readable`, and raises nothing."""
         with self._lock:  # scrapes at once compute once
             now = self._clock()
@@ -86,7 +88,7 @@ class LiveMeasures:
             return self._kept[2]
 
 
-def live_samples(overdue: Overdue | None = None) -> tuple[Sample, ...]:
+def live_samples(overdue: Overdue | None = None) -> tuple[MetricSample, ...]:
     """What the ledgers, the stored traffic and the schedules say now."""
     samples = [sample for model in _models() for sample in _live(model)]
     try:
@@ -94,7 +96,7 @@ def live_samples(overdue: Overdue | None = None) -> tuple[Sample, ...]:
     except Unavailable:  # unknown is not 0: the series is absent, and an alert says so
         late = {}
     samples += [
-        Sample("requant_schedule_overdue_seconds", {"model": model}, seconds)
+        MetricSample("requant_schedule_overdue_seconds", {"model": model}, seconds)
         for model, seconds in late.items()
     ]
     return tuple(samples)
@@ -108,72 +110,72 @@ def _models() -> list[str]:
         return sorted(path.stem for path in (settings().root / "metrics").glob(f"*{SUFFIX}"))
 
 
-def _live(model: str) -> list[Sample]:
+def _live(model: str) -> list[MetricSample]:
     of_model = {"model": model}
     try:
         samples = [*_of_ledger(model, journal.read(model)), *_of_traffic(model)]
     except RequantError:
-        return [Sample("requant_ledger_readable", of_model, 0)]
-    return [*samples, Sample("requant_ledger_readable", of_model, 1)]
+        return [MetricSample("requant_ledger_readable", of_model, 0)]
+    return [*samples, MetricSample("requant_ledger_readable", of_model, 1)]
 
 
-def _of_ledger(model: str, entries: Sequence[Entry]) -> Iterator[Sample]:
+def _of_ledger(model: str, entries: Sequence[LedgerEntry]) -> Iterator[MetricSample]:
     of_model = {"model": model}
     yield from _totals(model, entries)
     waiting = ledger.pending_approvals(entries)
-    yield Sample("requant_approvals_waiting", of_model, len(waiting))
+    yield MetricSample("requant_approvals_waiting", of_model, len(waiting))
     if waiting:
         since = min(entry.time for entry in waiting).timestamp()
-        yield Sample("requant_approval_oldest_timestamp_seconds", of_model, since)
+        yield MetricSample("requant_approval_oldest_timestamp_seconds", of_model, since)
     interrupted = ledger.interrupted(entries, _is_dead)
-    yield Sample("requant_intents_interrupted", of_model, len(interrupted))
+    yield MetricSample("requant_intents_interrupted", of_model, len(interrupted))
 
 
-def _of_traffic(model: str) -> Iterator[Sample]:
+def _of_traffic(model: str) -> Iterator[MetricSample]:
     newest = newest_time(settings().store(), model, datetime.now(UTC))
     if newest is not None:
-        yield Sample(
+        yield MetricSample(
             "requant_traffic_newest_timestamp_seconds", {"model": model}, newest.timestamp()
         )
 
 
-def _is_dead(intent: Entry) -> bool:
+def _is_dead(intent: LedgerEntry) -> bool:
     """A process of another machine cannot be asked: it is taken for dead when its lease is over."""
     return is_gone(intent.details.get("process")) or datetime.now(UTC) >= intent.time + LEASE
 
 
-def _totals(model: str, entries: Sequence[Entry]) -> list[Sample]:
+def _totals(model: str, entries: Sequence[LedgerEntry]) -> list[MetricSample]:
     kinds = Counter(entry.kind for entry in entries)
     actions = Counter(
-        str(entry.details.get("action")) for entry in entries if entry.kind is Kind.DECIDED
+        str(entry.details.get("action")) for entry in entries if entry.kind is EntryKind.DECIDED
     )
     failed = sum(
-        bool(entry.details.get("failed")) for entry in entries if entry.kind is Kind.FINISHED
+        bool(entry.details.get("failed")) for entry in entries if entry.kind is EntryKind.FINISHED
     )
     samples = [
-        Sample("requant_runs_failed_total", {"model": model}, failed),
-        Sample("requant_promotions_total", {"model": model}, kinds[Kind.PROMOTED]),
-        Sample("requant_rollbacks_total", {"model": model}, kinds[Kind.ROLLED_BACK]),
+        MetricSample("requant_runs_failed_total", {"model": model}, failed),
+        MetricSample("requant_promotions_total", {"model": model}, kinds[EntryKind.PROMOTED]),
+        MetricSample("requant_rollbacks_total", {"model": model}, kinds[EntryKind.ROLLED_BACK]),
         *(
-            Sample("requant_decisions_total", {"model": model, "action": name}, n)
+            MetricSample("requant_decisions_total", {"model": model, "action": name}, n)
             for name, n in actions.items()
         ),
     ]
     reigning = ledger.champion(entries)
     if reigning is not None and reigning.version is not None:
         samples.append(
-            Sample("requant_champion_version", {"model": model}, float(reigning.version))
+            MetricSample("requant_champion_version", {"model": model}, float(reigning.version))
         )
     return samples
 
 
-def _detectors(model: str, results: Sequence[DetectorResult]) -> list[Sample]:
+def _detectors(model: str, results: Sequence[DetectorResult]) -> list[MetricSample]:
     samples = []
     for result in results:
         health = {"model": model, "detector": result.detector, "health": result.health.value}
-        samples.append(Sample("requant_detector_health", health, 1))
+        samples.append(MetricSample("requant_detector_health", health, 1))
         for finding in result.findings:
             labels = {"model": model, "detector": result.detector, "subject": finding.subject}
-            samples.append(Sample("requant_detector_value", labels, finding.value))
-            samples.append(Sample("requant_detector_limit", labels, finding.limit))
+            samples.append(MetricSample("requant_detector_value", labels, finding.value))
+            samples.append(MetricSample("requant_detector_limit", labels, finding.limit))
     return samples

@@ -32,7 +32,7 @@ class JudgedCandidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """The end of a maintenance or re-quantization run."""
 
     model: str

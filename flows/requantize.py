@@ -7,12 +7,12 @@ from typing import Literal
 
 from prefect.exceptions import TerminationSignal
 
-from flows.climbing import Climbed, Material, chosen, climb_ladder, figures, limits, passes
+from flows.climbing import Climbed, ClimbInputs, chosen, climb_ladder, figures, limits, passes
 from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, orchestrated, run_id
 from flows.orchestration.progress import Progress
-from flows.outcomes import JudgedCandidate, Outcome, Status
+from flows.outcomes import JudgedCandidate, RunOutcome, Status
 from infra.processes.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
 from tasks.profiles import steps as profiles
@@ -38,7 +38,7 @@ def requantize(
     action: Action = Action.RECALIBRATE,
     search: Literal["first", "full"] = "first",
     allow_scale_change: bool = False,
-) -> Outcome:
+) -> RunOutcome:
     """Build, judge and promote a candidate for the traffic at hand.
 
     Args:
@@ -60,11 +60,11 @@ def requantize(
     sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
     if isinstance(sample, ThinWindow):
         text = f"{model}: {sample.told} or calibrate on it; import more"
-        return _ended(progress, Outcome(model, Status.INCONCLUSIVE, text))
+        return _ended(progress, RunOutcome(model, Status.INCONCLUSIVE, text))
     run, actor = run_id(), acting()
     if not promotion.claim(model, sample.digest, run, actor, reason):
         text = f"{model}: another run already acts on this window"
-        return _ended(progress, Outcome(model, Status.ALREADY_DONE, text))
+        return _ended(progress, RunOutcome(model, Status.ALREADY_DONE, text))
     try:
         outcome = _build(
             model,
@@ -94,7 +94,7 @@ def _why_ended(exc: BaseException, actor: str) -> str:
     return f"failed: {exc}"
 
 
-def _ended(progress: Progress, outcome: Outcome) -> Outcome:
+def _ended(progress: Progress, outcome: RunOutcome) -> RunOutcome:
     progress.step(outcome.reason, 1.0)
     return outcome
 
@@ -109,14 +109,14 @@ def _build(
     progress: Progress,
     search: Search,
     allow_scale_change: bool,
-) -> Outcome:
+) -> RunOutcome:
     started = time.perf_counter()
     registered = open_model(model)
     champion = promotion.read_champion(model)
     progress.step("asking what can be judged", 0.01)
     known = validation.examine(sample)
     if known.obstacles:
-        return Outcome(
+        return RunOutcome(
             model,
             Status.INCONCLUSIVE,
             known.obstacles[0],
@@ -137,7 +137,7 @@ def _build(
         targets=registered.spec.targets,
         search=search,
     )
-    material = Material(calibration, observation, champion, sample.groups, allow_scale_change)
+    material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)
     measured = [figures(one, registered.spec) for one in climbed]
     best = chosen(climbed, measured, search)
@@ -173,7 +173,7 @@ def _conclude(
     champion: ReleaseRef | None,
     reason: str,
     require_approval: bool,
-) -> Outcome:
+) -> RunOutcome:
     last, base, actor = taken.told, champion.version if champion else None, acting()
     where = {
         "model": model,
@@ -185,14 +185,14 @@ def _conclude(
         gates = [gate.reason for report in last.reports for gate in report.refusals]
         text = f"{last.recipe} was refused: {last.reason}"
         promotion.record_refusal(release, actor, text, gates)
-        return Outcome(status=Status.REFUSED, reason=text, **where)  # type: ignore[arg-type]  # keys are fields
+        return RunOutcome(status=Status.REFUSED, reason=text, **where)  # type: ignore[arg-type]  # keys are fields
     if require_approval or open_model(model).spec.approval == "manual":
         promotion.request_approval(release, base, actor, reason)
         text = f"version {release.version} ({last.recipe}) passed and waits for approval"
-        return Outcome(status=Status.AWAITING_APPROVAL, reason=text, **where)  # type: ignore[arg-type]
+        return RunOutcome(status=Status.AWAITING_APPROVAL, reason=text, **where)  # type: ignore[arg-type]
     promotion.promote(release, base, actor, reason)
     text = f"version {release.version} ({last.recipe}) is champion"
-    return Outcome(status=Status.PROMOTED, reason=text, **where)  # type: ignore[arg-type]
+    return RunOutcome(status=Status.PROMOTED, reason=text, **where)  # type: ignore[arg-type]
 
 
 def _leave_artifact(

@@ -146,7 +146,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricSample:
     """One value of one metric, with exactly the labels that the metric names."""
 
     metric: str
@@ -157,7 +157,7 @@ class Sample:
 class _Samples(Collector):
     """Hands fixed values to prometheus_client, which knows the text format."""
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
+    def __init__(self, samples: Iterable[MetricSample]) -> None:
         self._samples = {(s.metric, _label_values(s)): s.value for s in samples}
 
     def collect(self) -> Iterator[Family]:
@@ -171,7 +171,7 @@ class _Samples(Collector):
                 yield _family(METRICS[name], sorted(found))
 
 
-def render(samples: Iterable[Sample]) -> str:
+def render(samples: Iterable[MetricSample]) -> str:
     """The samples in Prometheus' text format; of two with the same labels the later one counts.
 
     Raises `BadInput` for an unknown metric, labels other than the metric's, or a counter below 0.
@@ -181,7 +181,7 @@ def render(samples: Iterable[Sample]) -> str:
     return generate_latest(registry).decode()
 
 
-def parse(text: str) -> tuple[Sample, ...]:
+def parse(text: str) -> tuple[MetricSample, ...]:
     """The samples in Prometheus' text; metrics that this version does not know are left out.
 
     Raises `BadInput` when the text is not in that format.
@@ -189,7 +189,7 @@ def parse(text: str) -> tuple[Sample, ...]:
     try:
         families = list(text_string_to_metric_families(text))
         found = [
-            Sample(s.name, dict(s.labels), float(s.value))
+            MetricSample(s.name, dict(s.labels), float(s.value))
             for family in families
             for s in family.samples
         ]
@@ -202,7 +202,7 @@ def parse(text: str) -> tuple[Sample, ...]:
     )
 
 
-def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
+def write_snapshot(path: Path, samples: Iterable[MetricSample]) -> None:
     """Replace a snapshot file atomically, making its folder; raises `BadInput` as `render`, and `Unavailable`."""
     text = render(samples)
     try:
@@ -222,20 +222,20 @@ def write_snapshot(path: Path, samples: Iterable[Sample]) -> None:
         ) from exc
 
 
-def read_snapshots(folder: Path, live: Iterable[Sample] = ()) -> str:
+def read_snapshots(folder: Path, live: Iterable[MetricSample] = ()) -> str:
     """All snapshots of a folder as one text, each metric once; a folder that is not there has none.
 
     `live` samples are newer than any snapshot and count where both have one. A file that cannot be read is left out
     and counted in `requant_unreadable_snapshots`: the others stay visible.
     """
-    samples: list[Sample] = []
+    samples: list[MetricSample] = []
     unreadable = 0
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             samples += parse(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, BadInput):
             unreadable += 1
-    return render([*samples, Sample("requant_unreadable_snapshots", {}, unreadable), *live])
+    return render([*samples, MetricSample("requant_unreadable_snapshots", {}, unreadable), *live])
 
 
 def _family(metric: Metric, found: Iterable[tuple[tuple[str, ...], float]]) -> Family:
@@ -246,7 +246,7 @@ def _family(metric: Metric, found: Iterable[tuple[tuple[str, ...], float]]) -> F
     return family
 
 
-def _label_values(sample: Sample) -> tuple[str, ...]:
+def _label_values(sample: MetricSample) -> tuple[str, ...]:
     metric = METRICS.get(sample.metric)
     if metric is None:
         raise BadInput(f"the metric {sample.metric!r} is unknown; allowed: {', '.join(METRICS)}")

@@ -20,7 +20,7 @@ from tasks.records import Request
 from tasks.traffic import from_parquet, redacted, to_parquet
 
 VERSION = 1
-Kind = Literal["tenant", "request"]
+SubjectKind = Literal["tenant", "request"]
 _PIECES = re.compile(r"([^A-Za-z0-9]+)")
 _MOST_PIECES = 40
 """Of a file's name that are compared, in every run."""
@@ -31,7 +31,7 @@ _WORDS = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s"\',:;{}\[\]()]+)')
 class Act:
     """One act of forgetting."""
 
-    kind: Kind
+    kind: SubjectKind
     salt: str  # hexadecimal
     pseudonym: str  # hexadecimal
 
@@ -44,7 +44,7 @@ class Act:
         return self.names(request.tenant if self.kind == "tenant" else request.request_id)
 
 
-def new_act(kind: Kind, name: str) -> Act:
+def new_act(kind: SubjectKind, name: str) -> Act:
     """An act for a tenant or a request, under the name that traffic is stored with; raises `BadInput` without one."""
     if not name.strip():
         raise BadInput(f"the {kind} to forget has no name: give the id as it stands in the traffic")

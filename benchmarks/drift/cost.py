@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.drift.windows import Bench, Numbers, Window
+from benchmarks.drift.windows import Bench, MeasuredWindow, Numbers
 from benchmarks.evidence.detectors import groups_of
 from tasks.records import Request
 
@@ -16,14 +16,14 @@ GROUP = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Costs:
+class ExcessLoss:
     """Fidelity lost beyond what the champion loses at home, [windows]."""
 
     everybody: Numbers  # the mean of all
     worst: Numbers  # of all, or of the domain or language that loses most
 
 
-def costs(bench: Bench, windows: Sequence[Window], dense: Sequence[Request]) -> Costs:
+def costs(bench: Bench, windows: Sequence[MeasuredWindow], dense: Sequence[Request]) -> ExcessLoss:
     """Of each window, measured on all `dense` requests of its time: the same scenario, many times as often."""
     home = 1 - float(bench.scores(bench.reference).mean())
     scores = bench.scores(dense)
@@ -41,4 +41,4 @@ def costs(bench: Bench, windows: Sequence[Window], dense: Sequence[Request]) -> 
         }
         found.append((1 - means["all"] - home, 1 - min(means.values()) - home))
     everybody, worst = np.array(found).T
-    return Costs(everybody, worst)
+    return ExcessLoss(everybody, worst)

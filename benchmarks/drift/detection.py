@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.drift import ours, peers
-from benchmarks.drift.cost import Costs, costs
-from benchmarks.drift.windows import SIZE, Bench, Window, open_bench
+from benchmarks.drift.cost import ExcessLoss, costs
+from benchmarks.drift.windows import SIZE, Bench, MeasuredWindow, open_bench
 from benchmarks.harness import subject
 from benchmarks.harness.subject import EXAMPLES, Subject
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 from tasks.records import Request
 from tasks.traffic.simulation import load_scenario, simulate
 
@@ -24,7 +24,7 @@ EVIDENTLY, KERNEL, FROUROS = (
     "RFF-MMD, permutations",
     "Frouros 0.9 KSTest, Bonferroni",
 )
-Detector = Callable[[Bench, Sequence[Window]], list[bool]]
+Detector = Callable[[Bench, Sequence[MeasuredWindow]], list[bool]]
 DETECTORS: Mapping[str, Detector] = {
     ACTS: ours.acting,
     INFORMS: ours.informing,
@@ -49,7 +49,7 @@ ENGLISH = ("docs", "docstrings", "interface", "code")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DetectionRow:
     """One detector."""
 
     name: str = column("detector")
@@ -66,13 +66,13 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class WindowStream:
     """Windows of one scenario and seed, and what the champion lost in each."""
 
     scenario: str
     bench: Bench
-    windows: Sequence[Window]
-    costs: Costs
+    windows: Sequence[MeasuredWindow]
+    costs: ExcessLoss
 
     @cached_property
     def costly(self) -> NDArray[np.bool_]:
@@ -90,7 +90,7 @@ class Stream:
         return np.asarray(self.costs.everybody <= COSTLY)
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Null windows on the digits, scenarios on digits and MiniLM."""
     digits = bench_of(subject.digits(quick), 0.95)
     found = [
@@ -109,7 +109,7 @@ def measure(quick: bool) -> Table:
     rows = compare(digits, found, 200 if quick else 10_000, acts)
     kinds = len({one.scenario for one in found})
     title = f"Detection: windows of {SIZE} requests, {len(found)} streams of {kinds} scenarios"
-    return Table("detection", title, rows, goals(rows), (NOTE, *by_scenario(found, acts)))
+    return ResultTable("detection", title, rows, goals(rows), (NOTE, *by_scenario(found, acts)))
 
 
 NOTE = (
@@ -131,7 +131,7 @@ def bench_of(chosen: Subject, budget: float) -> Bench:
 
 def streams(
     bench: Bench, scenario: str, seeds: Sequence[int], times: int, per_day: int | None = None
-) -> list[Stream]:
+) -> list[WindowStream]:
     """The scenario's windows in order, one stream a seed, and what they cost by `times` as many requests.
 
     `per_day` thins its traffic to so many windows a day.
@@ -142,7 +142,7 @@ def streams(
     found = []
     for seed in seeds:
         windows = bench.windows(list(simulate(bench.subject.traffic, rules, seed, rate=rate)))
-        found.append(Stream(scenario, bench, windows, costs(bench, windows, dense)))
+        found.append(WindowStream(scenario, bench, windows, costs(bench, windows, dense)))
     return found
 
 
@@ -150,26 +150,33 @@ Alarms = Sequence[NDArray[np.bool_]]
 """Of each stream, [windows]."""
 
 
-def compare(null: Bench, found: Sequence[Stream], count: int, acts: Alarms) -> list[Row]:
+def compare(
+    null: Bench, found: Sequence[WindowStream], count: int, acts: Alarms
+) -> list[DetectionRow]:
     """Every detector on the same windows, beside what ours acts on; one that fails gets the reason."""
     return [_row(name, detector, null, found, count, acts) for name, detector in DETECTORS.items()]
 
 
-def alarms_of(detector: Detector, found: Sequence[Stream]) -> Alarms:
+def alarms_of(detector: Detector, found: Sequence[WindowStream]) -> Alarms:
     """Which windows of each stream a detector calls."""
     return [np.asarray(detector(one.bench, one.windows), bool) for one in found]
 
 
 def _row(
-    name: str, detector: Detector, null: Bench, found: Sequence[Stream], count: int, acts: Alarms
-) -> Row:
+    name: str,
+    detector: Detector,
+    null: Bench,
+    found: Sequence[WindowStream],
+    count: int,
+    acts: Alarms,
+) -> DetectionRow:
     costly = sum(bool(one.costly.any()) for one in found)
     looked = min(count, SLOW.get(name, count))
     try:
         false = false_alarms(detector, null, looked)
         alarms = acts if name == ACTS else alarms_of(detector, found)
     except (RuntimeError, LookupError, ValueError) as exc:
-        return Row(
+        return DetectionRow(
             name,
             None,
             None,
@@ -189,7 +196,7 @@ def _row(
     ]
     harmless = [called & one.harmless for one, called in zip(found, alarms, strict=True)]
     averaged = [called & one.harmless_on_average for one, called in zip(found, alarms, strict=True)]
-    return Row(
+    return DetectionRow(
         name,
         looked,
         PER_MILLE * false / looked,
@@ -224,7 +231,7 @@ def false_alarms(detector: Detector, bench: Bench, count: int) -> int:
     return found
 
 
-def _delay(stream: Stream, called: NDArray[np.bool_]) -> int | None:
+def _delay(stream: WindowStream, called: NDArray[np.bool_]) -> int | None:
     """Windows from the first costly one to an alarm; None where nothing was costly, or nobody called."""
     if not stream.costly.any():
         return None
@@ -237,7 +244,7 @@ def _simulated(traffic: Sequence[Request], scenario: str, seed: int, count: int)
     return list(simulate(traffic, rules, seed, days=1, rate=count / 24))
 
 
-def by_scenario(found: Sequence[Stream], acts: Alarms) -> list[str]:
+def by_scenario(found: Sequence[WindowStream], acts: Alarms) -> list[str]:
     """What each scenario cost the quantized model, and how often ours acted where it cost nothing, for the reader."""
     lines = []
     for name in dict.fromkeys(one.scenario for one in found):
@@ -257,7 +264,7 @@ def by_scenario(found: Sequence[Stream], acts: Alarms) -> list[str]:
     return lines
 
 
-def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[DetectionRow]) -> tuple[Goal, ...]:
     """Of what acts."""
     mine = next(row for row in rows if row.name == ACTS)
     rivals = [row for row in rows if row.name not in (ACTS, INFORMS)]

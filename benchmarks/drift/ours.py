@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.drift.windows import Bench, Window
+from benchmarks.drift.windows import Bench, MeasuredWindow
 from benchmarks.evidence.detectors import RULES, groups_of
 from tasks.drift.decision import outgrown_for_nothing
 from tasks.drift.detectors.control import LIVE, control_increments
@@ -12,7 +12,7 @@ from tasks.drift.detectors.features import Features, features
 from tasks.drift.detectors.fidelity import fidelity_increments, judge_fidelity
 from tasks.drift.detectors.input import input_increments, judge_tables
 from tasks.drift.detectors.range import judge_ranges, range_increments
-from tasks.drift.detectors.tables import Table, binned, counted, tables
+from tasks.drift.detectors.tables import FeatureTable, binned, counted, tables
 from tasks.drift.evidence import Alarms, Evidence, with_window
 from tasks.records import DetectorResult, Health
 
@@ -20,7 +20,7 @@ RECOVER = 0.5
 """Share of its limits to which a stale layer must recover; the default of a spec."""
 
 
-def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
+def acting(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     """Which windows the loop would act on: range, fidelity or control degraded, evidence added up."""
     floor = bench.subject.spec.control.at_least if bench.subject.spec.control else 0.0
     fidelity, control, ranges, stale = Evidence(), Evidence(), Evidence(), tuple[str, ...]()
@@ -56,7 +56,7 @@ def acting(bench: Bench, windows: Sequence[Window]) -> list[bool]:
 
 
 def _ranges(
-    bench: Bench, window: Window, stale: Sequence[str], evidence: Evidence
+    bench: Bench, window: MeasuredWindow, stale: Sequence[str], evidence: Evidence
 ) -> DetectorResult:
     derived = bench.champion.derived
     return judge_ranges(
@@ -72,7 +72,7 @@ def _ranges(
     )
 
 
-def informing(bench: Bench, windows: Sequence[Window]) -> list[bool]:
+def informing(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     """Which windows the input detector calls moved."""
     before, rules, evidence, found = features(bench.reference), Alarms(), Evidence(), []
     for number, window in enumerate(windows):
@@ -84,7 +84,7 @@ def informing(bench: Bench, windows: Sequence[Window]) -> list[bool]:
     return found
 
 
-def _tables(bench: Bench, before: Features, window: Window) -> dict[str, Table]:
+def _tables(bench: Bench, before: Features, window: MeasuredWindow) -> dict[str, FeatureTable]:
     """As the detector makes them; tensors have no n-grams, and their reference columns need no second look."""
     if isinstance(window.requests[0].payload, str):
         return tables(bench.reference, window.requests)

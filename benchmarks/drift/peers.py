@@ -18,7 +18,7 @@ from evidently import DataDefinition, Dataset, Report
 from evidently.presets import DataDriftPreset
 from numpy.typing import NDArray
 
-from benchmarks.drift.windows import Bench, Window
+from benchmarks.drift.windows import Bench, MeasuredWindow
 from tasks.drift.detectors.features import features
 from tasks.records import Request
 
@@ -30,7 +30,7 @@ FROUROS = ("frouros==0.9.0", "numpy<2.2", "scipy<1.15")
 """It pins versions that the rest cannot live with."""
 
 
-def evidently(bench: Bench, windows: Sequence[Window]) -> list[bool]:
+def evidently(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     """DataDriftPreset by its defaults: half of the columns drifted."""
     before = _frame(bench.reference)
     numeric = [name for name in before if before[name].dtype == float]
@@ -61,7 +61,7 @@ def _share(document: Any) -> float:
     raise LookupError("Evidently's snapshot counts no drifted columns")
 
 
-def kernel(bench: Bench, windows: Sequence[Window]) -> list[bool]:
+def kernel(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     """Maximum mean discrepancy of pixels or embeddings, beside permutations of reference and window together."""
     home = bench.windows(bench.reference, len(bench.reference))[0].vectors
     rng = np.random.default_rng(0)
@@ -99,7 +99,7 @@ def _split(order: NDArray[np.int64], first: int) -> NDArray[np.float64]:
     return weights
 
 
-def frouros(bench: Bench, windows: Sequence[Window]) -> list[bool]:
+def frouros(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     """Kolmogorov-Smirnov on each numeric feature, the level shared among them.
 
     Raises `RuntimeError` with the reason when its environment cannot be made or its process fails.

@@ -28,7 +28,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class MeasuredWindow:
     """What was measured of one window's requests."""
 
     requests: tuple[Request, ...] = field(repr=False)
@@ -67,13 +67,13 @@ class Bench:
     _clipped: Numbers = field(default_factory=lambda: np.zeros((0, 0)))  # [payloads, sites]
     _amax: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
 
-    def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[Window]:
+    def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[MeasuredWindow]:
         """Consecutive whole windows."""
         self._learn(requests)
         starts = range(0, len(requests) - size + 1, size)
         return [self._window(tuple(requests[start : start + size])) for start in starts]
 
-    def _window(self, part: tuple[Request, ...]) -> Window:
+    def _window(self, part: tuple[Request, ...]) -> MeasuredWindow:
         places = np.array([self._places[_key(one.payload)] for one in part])
         known = (
             [number for number, one in enumerate(part) if one.label is not None]
@@ -87,7 +87,9 @@ class Bench:
         }
         correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
         clipping = Clipping(tuple(self.sites), self._clipped[places], self._amax[places])
-        return Window(part, self._scores[places], correct, self._vectors[places], found, clipping)
+        return MeasuredWindow(
+            part, self._scores[places], correct, self._vectors[places], found, clipping
+        )
 
     def scores(self, requests: Sequence[Request]) -> Numbers:
         """Fidelity of the champion, [requests]; nothing else is measured of them."""

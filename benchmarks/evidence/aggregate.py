@@ -14,7 +14,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ShiftResult:
     """One shift on one kind of model under one scheme."""
 
     kind: str
@@ -32,7 +32,7 @@ class Row:
     chosen: Interval
 
 
-def rows(cells: Sequence[Cell]) -> list[Row]:
+def rows(cells: Sequence[Cell]) -> list[ShiftResult]:
     """Cells of several seeds, one row for each kind, shift and scheme."""
     ordered = sorted(cells, key=_key)
     return [_row(list(group)) for _, group in groupby(ordered, key=_key)]
@@ -42,14 +42,14 @@ def _key(cell: Cell) -> tuple[str, str, str]:
     return cell.kind, cell.shift, cell.scheme
 
 
-def _row(cells: Sequence[Cell]) -> Row:
+def _row(cells: Sequence[Cell]) -> ShiftResult:
     first = cells[0]
     stale = np.concatenate([cell.stale for cell in cells])
     again = [cell.recalibrated for cell in cells if cell.recalibrated is not None]
     recalibrated = np.concatenate(again) if again else None
     home = float(np.mean([cell.home.mean() for cell in cells]))
     shifted = np.concatenate([cell.quality for cell in cells])
-    return Row(
+    return ShiftResult(
         *_key(first),
         float(np.mean(np.concatenate([cell.quality_home for cell in cells]))),
         float(shifted.mean()) if shifted.size else None,
@@ -84,7 +84,7 @@ def _resampled(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
-def headline(found: Sequence[Row]) -> Mapping[str, tuple[float, int]]:
+def headline(found: Sequence[ShiftResult]) -> Mapping[str, tuple[float, int]]:
     """By kind: the median share that recalibration alone wins back, and over how many rows that cost something."""
     kinds = sorted({row.kind for row in found})
     shares = {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.kinds import Scores
 from benchmarks.evidence.quality import quality, right
-from benchmarks.evidence.scene import Scene
+from benchmarks.evidence.scene import SeededModel
 from benchmarks.harness.ours import Candidate
 from infra.engines import open_target
 from tasks.drift.decision import decide
@@ -32,7 +32,7 @@ RULES = Alarms(1000.0 * ACTING)
 
 
 def decide_window(
-    scene: Scene, repairs: Repairs, champion: Candidate, lost: Scores, *, changed: bool
+    scene: SeededModel, repairs: Repairs, champion: Candidate, lost: Scores, *, changed: bool
 ) -> Decision:
     """The decision about one window; `lost` is what the champion loses on it, `changed` whether weights did."""
     kind = repairs.kind

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks.evidence import shifts
-from benchmarks.evidence.shifts import Grouped, Part, Select, Shift
+from benchmarks.evidence.shifts import Grouped, Select, Shift, TrafficPart
 from benchmarks.harness.subject import EXAMPLES, Subject
 from infra.engines import open_target
 from infra.engines.port import Engine
@@ -30,7 +30,7 @@ ADAPTER = 0.08
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
+class ModelKind:
     """One model with its traffic, its golden cases and the changes that may befall it."""
 
     name: str
@@ -43,7 +43,9 @@ class Kind:
     quality: str  # what full precision is judged by
 
 
-def losses(kind: Kind, reference: Engine, engine: Engine, payloads: Sequence[Payload]) -> Scores:
+def losses(
+    kind: ModelKind, reference: Engine, engine: Engine, payloads: Sequence[Payload]
+) -> Scores:
     """1 - cosine, or the share of answers or tokens that differ from full precision's, [payloads]."""
     subject = kind.subject
     if TRAITS[subject.spec.task].per_token:
@@ -61,7 +63,7 @@ def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
     return select
 
 
-def text_encoder() -> Kind:
+def text_encoder() -> ModelKind:
     """MiniLM, calibrated on English documentation."""
     prose, code = _in(("docs", "docstrings", "interface"), ("en",)), _in(("code",), ("en",))
     return _text(
@@ -75,7 +77,7 @@ def text_encoder() -> Kind:
     )
 
 
-def language_model() -> Kind:
+def language_model() -> ModelKind:
     """The small decoder, calibrated on English prose."""
     prose = _in(("docs", "docstrings", "interface", "dialogue", "summary"), ("en",))
     foreign = _in((), ("ja", "ru", "zh", "ko"))
@@ -98,150 +100,159 @@ def _text(
     foreign: Select,
     budget: float,
     quality: str,
-) -> Kind:
+) -> ModelKind:
     found = (
-        Shift("language", "other languages only", (Part(foreign),)),
-        Shift("domain", "source code only", (Part(code),)),
-        Shift("jargon", "three words in ten are new terms", (Part(prose, shifts.jargon),)),
-        Shift("length", "texts four times as long", (Part(prose, shifts.lengthened),)),
-        Shift("noise", "one letter in ten is wrong", (Part(prose, shifts.misspelt),)),
+        Shift("language", "other languages only", (TrafficPart(foreign),)),
+        Shift("domain", "source code only", (TrafficPart(code),)),
+        Shift("jargon", "three words in ten are new terms", (TrafficPart(prose, shifts.jargon),)),
+        Shift("length", "texts four times as long", (TrafficPart(prose, shifts.lengthened),)),
+        Shift("noise", "one letter in ten is wrong", (TrafficPart(prose, shifts.misspelt),)),
         Shift(
             "tenant mix",
             "nine requests in ten are one tenant's code",
-            (Part(prose, share=0.1), Part(code, share=0.9)),
+            (TrafficPart(prose, share=0.1), TrafficPart(code, share=0.9)),
         ),
         Shift(
-            "weight update", "a low-rank update of every matrix", (Part(prose),), weights=ADAPTER
+            "weight update",
+            "a low-rank update of every matrix",
+            (TrafficPart(prose),),
+            weights=ADAPTER,
         ),
         Shift(
             "adversarial",
             "floods of rare symbols, the worst of four",
-            (Part(prose, shifts.hostile_text),),
+            (TrafficPart(prose, shifts.hostile_text),),
             variants=4,
         ),
     )
     return _open(
-        name, folder, Shift("home", "English prose", (Part(prose),)), found, budget, quality
+        name, folder, Shift("home", "English prose", (TrafficPart(prose),)), found, budget, quality
     )
 
 
-def image_classifier() -> Kind:
+def image_classifier() -> ModelKind:
     """Digits, calibrated at exposures 0.5 and 1."""
     scans = _in(("exposure-1",))
     home = shifts.scaled(0.5, 1.0)
 
     found = (
-        Shift("exposure", "exposures 4 and 8", (Part(scans, shifts.scaled(4.0, 8.0)),)),
+        Shift("exposure", "exposures 4 and 8", (TrafficPart(scans, shifts.scaled(4.0, 8.0)),)),
         Shift(
             "noise",
             "white noise of a tenth",
-            (Part(scans, shifts.chained(home, shifts.noisy(0.1))),),
+            (TrafficPart(scans, shifts.chained(home, shifts.noisy(0.1))),),
         ),
         Shift(
             "sensor offset",
             "a quarter of the largest value added",
-            (Part(scans, shifts.chained(home, shifts.offset(0.25))),),
+            (TrafficPart(scans, shifts.chained(home, shifts.offset(0.25))),),
         ),
         Shift(
             "tenant mix",
             "nine images in ten from a tenant at exposure 4",
-            (Part(scans, home, 0.1), Part(scans, shifts.scaled(4.0), 0.9)),
+            (TrafficPart(scans, home, 0.1), TrafficPart(scans, shifts.scaled(4.0), 0.9)),
         ),
         Shift(
             "weight update",
             "a low-rank update of every matrix",
-            (Part(scans, home),),
+            (TrafficPart(scans, home),),
             weights=ADAPTER,
         ),
         Shift(
             "adversarial",
             "spikes, the worst of four",
-            (Part(scans, shifts.chained(home, shifts.hostile_tensor)),),
+            (TrafficPart(scans, shifts.chained(home, shifts.hostile_tensor)),),
             variants=4,
         ),
     )
     return _open(
         "image classifier",
         "digits",
-        Shift("home", "exposures 0.5 and 1", (Part(scans, home),)),
+        Shift("home", "exposures 0.5 and 1", (TrafficPart(scans, home),)),
         found,
         0.05,
         "accuracy",
     )
 
 
-def speech_recognizer() -> Kind:
+def speech_recognizer() -> ModelKind:
     """Spoken digits, calibrated on recordings of the studio."""
     studio = _in(("studio",))
     found = (
         Shift(
             "gain",
             "recordings four and eight times as loud",
-            (Part(studio, shifts.scaled(4.0, 8.0)),),
+            (TrafficPart(studio, shifts.scaled(4.0, 8.0)),),
         ),
-        Shift("noise", "white noise of a fifth", (Part(studio, shifts.noisy(0.2)),)),
+        Shift("noise", "white noise of a fifth", (TrafficPart(studio, shifts.noisy(0.2)),)),
         Shift(
             "sensor offset",
             "a tenth of the largest value added",
-            (Part(studio, shifts.offset(0.1)),),
+            (TrafficPart(studio, shifts.offset(0.1)),),
         ),
         Shift(
             "length",
             "up to half a second of a quiet room before the words",
-            (Part(studio, shifts.late),),
+            (TrafficPart(studio, shifts.late),),
         ),
         Shift(
             "tenant mix",
             "nine recordings in ten from a tenant with a weak, noisy line",
             (
-                Part(studio, share=0.1),
-                Part(studio, shifts.chained(shifts.scaled(0.05), shifts.noisy(0.1)), 0.9),
+                TrafficPart(studio, share=0.1),
+                TrafficPart(studio, shifts.chained(shifts.scaled(0.05), shifts.noisy(0.1)), 0.9),
             ),
         ),
         Shift(
-            "weight update", "a low-rank update of every matrix", (Part(studio),), weights=ADAPTER
+            "weight update",
+            "a low-rank update of every matrix",
+            (TrafficPart(studio),),
+            weights=ADAPTER,
         ),
         Shift(
             "adversarial",
             "clicks, the worst of four",
-            (Part(studio, shifts.hostile_tensor),),
+            (TrafficPart(studio, shifts.hostile_tensor),),
             variants=4,
         ),
     )
-    home = Shift("home", "studio recordings", (Part(studio),))
+    home = Shift("home", "studio recordings", (TrafficPart(studio),))
     return _open("speech recognizer", "speech", home, found, 0.05, "word accuracy")
 
 
-def image_encoder() -> Kind:
+def image_encoder() -> ModelKind:
     """Coloured shapes, calibrated at daylight."""
     daylight = _in(("daylight",))
     found = (
-        Shift("exposure", "exposures 2 and 4", (Part(daylight, shifts.scaled(2.0, 4.0)),)),
-        Shift("noise", "white noise of a fifth", (Part(daylight, shifts.noisy(0.2)),)),
+        Shift("exposure", "exposures 2 and 4", (TrafficPart(daylight, shifts.scaled(2.0, 4.0)),)),
+        Shift("noise", "white noise of a fifth", (TrafficPart(daylight, shifts.noisy(0.2)),)),
         Shift(
             "sensor offset",
             "half of the largest value added",
-            (Part(daylight, shifts.offset(0.5)),),
+            (TrafficPart(daylight, shifts.offset(0.5)),),
         ),
         Shift(
             "tenant mix",
             "nine images in ten from a tenant at exposure 4",
-            (Part(daylight, share=0.1), Part(daylight, shifts.scaled(4.0), 0.9)),
+            (TrafficPart(daylight, share=0.1), TrafficPart(daylight, shifts.scaled(4.0), 0.9)),
         ),
         Shift(
-            "weight update", "a low-rank update of every matrix", (Part(daylight),), weights=ADAPTER
+            "weight update",
+            "a low-rank update of every matrix",
+            (TrafficPart(daylight),),
+            weights=ADAPTER,
         ),
         Shift(
             "adversarial",
             "spikes, the worst of four",
-            (Part(daylight, shifts.hostile_tensor),),
+            (TrafficPart(daylight, shifts.hostile_tensor),),
             variants=4,
         ),
     )
     return _open(
         "image encoder",
         "vision",
-        Shift("home", "daylight", (Part(daylight),)),
+        Shift("home", "daylight", (TrafficPart(daylight),)),
         found,
         0.02,
         "accuracy",
@@ -250,7 +261,7 @@ def image_encoder() -> Kind:
 
 def _open(
     name: str, folder: str, home: Shift, found: tuple[Shift, ...], budget: float, quality: str
-) -> Kind:
+) -> ModelKind:
     path = EXAMPLES / folder
     spec = load_spec(path / "model.yaml")
     weights = fetch(spec.source, base=path, cache=EXAMPLES)
@@ -263,7 +274,7 @@ def _open(
     rows = (*_corpus(path, "traffic"), *pool)
     # The inputs follow from the graph, and of a speech model from its full precision as well.
     closed = Subject(name, spec, weights, graph, open_inputs_of(spec, weights, graph), rows, (), {})
-    return Kind(name, closed, rows, judged, home, found, budget, quality)
+    return ModelKind(name, closed, rows, judged, home, found, budget, quality)
 
 
 def open_inputs_of(spec: ModelSpec, weights: Path, graph: onnx.ModelProto) -> Inputs:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from textwrap import wrap
 
-from benchmarks.evidence.aggregate import Row, headline, rows
+from benchmarks.evidence.aggregate import ShiftResult, headline, rows
 from benchmarks.evidence.regret import as_lines, regret
 from benchmarks.evidence.trial import Cell
 from tasks.records import Interval
@@ -63,7 +63,7 @@ def _wrapped(page: str) -> list[str]:
     return lines
 
 
-def _table(map_rows: Sequence[Row]) -> list[str]:
+def _table(map_rows: Sequence[ShiftResult]) -> list[str]:
     head = (
         "| shift | scheme | full precision | at home | stale | recalibrated | won back "
         "| recipe chosen | its loss |"
@@ -71,7 +71,7 @@ def _table(map_rows: Sequence[Row]) -> list[str]:
     return [head, "|---|---|---|---|---|---|---|---|---|", *map(_line, map_rows)]
 
 
-def _line(row: Row) -> str:
+def _line(row: ShiftResult) -> str:
     moved = "–" if row.quality is None else f"{row.quality_home:.3f} → {row.quality:.3f}"
     again = "no range is fixed" if row.recalibrated is None else _loss(row.recalibrated)
     won_back = (

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.evidence.kinds import Kind, Scores
+from benchmarks.evidence.kinds import ModelKind, Scores
 from infra.engines.port import Engine
 from tasks.metrics.scores import accuracy, recall_at_k
 from tasks.models.golden import relevant_rows
@@ -28,14 +28,14 @@ Pairs = Sequence[tuple[Labelled, Payload]]
 """Each with the payload that it has come to hold."""
 
 
-def right(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
+def right(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
     """Accuracy or word accuracy of each pair, 0..1; empty for kinds that labels of single requests cannot judge."""
     judge = _BY_LABEL.get(kind.subject.spec.task)
     known = [pair for pair in pairs if pair[0].label is not None]
     return judge(kind, engine, known) if judge and known else np.zeros(0)
 
 
-def quality(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
+def quality(kind: ModelKind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
     """Full precision's own answers against the labels, a case each; empty where these cases have none.
 
     Recall at 5 of queries among the passages at hand; accuracy; word accuracy; minus nats a token of a language model.
@@ -50,7 +50,9 @@ def quality(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payloa
     return right(kind, engine, cases)
 
 
-def _recalled(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
+def _recalled(
+    kind: ModelKind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]
+) -> Scores:
     golden = [case for case, _ in cases]
     known = {case.case_id for case in golden if case.kind is CaseKind.PASSAGE}
     passages = np.flatnonzero([case.kind is CaseKind.PASSAGE for case in golden])
@@ -65,12 +67,12 @@ def _recalled(kind: Kind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payl
     )
 
 
-def _classified(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
+def _classified(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
     outputs = run_all(engine, kind.subject.inputs, [payload for _, payload in pairs])
     return accuracy(outputs, np.asarray([int(case.label or -1) for case, _ in pairs]))
 
 
-def _recognised(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
+def _recognised(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
     outputs, classes = (
         run_all(engine, kind.subject.inputs, [payload for _, payload in pairs]),
         _classes(kind, engine),
@@ -82,14 +84,14 @@ def _recognised(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
     )
 
 
-def _classes(kind: Kind, engine: Engine) -> Classes:
+def _classes(kind: ModelKind, engine: Engine) -> Classes:
     """Means of the labelled traffic's own images, before any shift."""
     shown = [(one.payload, one.label) for one in kind.traffic if one.label is not None]
     outputs = run_all(engine, kind.subject.inputs, [payload for payload, _ in shown])
     return prototypes(outputs, [label for _, label in shown])
 
 
-def _transcribed(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
+def _transcribed(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
     inputs = speech_inputs(kind.subject.inputs)
     written = inputs.expected([payload for _, payload in pairs])
     found = [
@@ -99,7 +101,7 @@ def _transcribed(kind: Kind, engine: Engine, pairs: Pairs) -> Scores:
     return np.array(found)
 
 
-_BY_LABEL: Mapping[Task, Callable[[Kind, Engine, Pairs], Scores]] = {
+_BY_LABEL: Mapping[Task, Callable[[ModelKind, Engine, Pairs], Scores]] = {
     Task.IMAGE_CLASSIFICATION: _classified,
     Task.IMAGE_EMBEDDING: _recognised,
     Task.SPEECH_RECOGNITION: _transcribed,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence.scene import Choice
+from benchmarks.evidence.scene import CellChoice
 from tasks.records import Action, Interval
 
 MOST_REGRET, MOST_NEEDLESS = 0.05, 0.10
@@ -44,7 +44,7 @@ class Regret:
         )
 
 
-def regret(choices: Sequence[Choice]) -> Regret:
+def regret(choices: Sequence[CellChoice]) -> Regret:
     """Sums over cells, with 95 % bootstraps over cells."""
     excess = np.array(
         [[_excess(one, name) for name in (KEPT, one.taken)] for one in choices]
@@ -67,7 +67,7 @@ def regret(choices: Sequence[Choice]) -> Regret:
     )
 
 
-def _excess(choice: Choice, name: str) -> float:
+def _excess(choice: CellChoice, name: str) -> float:
     return max(0.0, choice.losses[name] - choice.budget)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.evidence.kinds import Kind, Scores
+from benchmarks.evidence.kinds import ModelKind, Scores
 from benchmarks.harness.ours import Candidate
 from infra.engines import open_target
 from infra.engines.port import Engine
@@ -12,7 +12,7 @@ from tasks.records import Action, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CellChoice:
     """What the loop does in one cell, beside what every action would have left of the loss."""
 
     budget: float
@@ -25,10 +25,10 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class SeededModel:
     """One kind of model, one seed: its champions, and what they were calibrated on."""
 
-    kind: Kind
+    kind: ModelKind
     seed: int
     count: int
     calibration: Sequence[Request] = field(repr=False)  # at home

@@ -33,7 +33,7 @@ def same(payload: Payload, rng: Generator) -> Payload:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrafficPart:
     """Some of the traffic: who it comes from, and what happens to it on the way."""
 
     select: Select
@@ -47,7 +47,7 @@ class Shift:
 
     name: str
     what: str  # one sentence for the reader
-    parts: tuple[Part, ...]
+    parts: tuple[TrafficPart, ...]
     weights: float = (
         0.0  # relative norm of a low-rank update of every weight matrix; the traffic stays
     )

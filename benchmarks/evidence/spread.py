@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from benchmarks.evidence.kinds import KINDS, Kind
+from benchmarks.evidence.kinds import KINDS, ModelKind
 from benchmarks.evidence.trial import SCHEMES, Cell, meet, open_scene
 from benchmarks.harness import processes
 
@@ -67,5 +67,5 @@ def _measured(folder: Path, piece: Piece) -> list[Cell]:
 
 
 @cache
-def _kind(name: str) -> Kind:
+def _kind(name: str) -> ModelKind:
     return KINDS[name]()

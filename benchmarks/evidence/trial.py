@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from benchmarks.evidence.detectors import decide_window
-from benchmarks.evidence.kinds import Kind, Scores, losses, with_graph
+from benchmarks.evidence.kinds import ModelKind, Scores, losses, with_graph
 from benchmarks.evidence.quality import quality
-from benchmarks.evidence.scene import Choice, Scene, load
+from benchmarks.evidence.scene import CellChoice, SeededModel, load
 from benchmarks.evidence.shifts import Shift, draw
 from benchmarks.harness import ours
 from benchmarks.harness.ours import Candidate
@@ -47,10 +47,10 @@ class Cell:
     chosen: Scores
     quality_home: Scores  # full precision's, on home and on shifted golden cases
     quality: Scores
-    choice: Choice  # what the loop does, and what else it could have done
+    choice: CellChoice  # what the loop does, and what else it could have done
 
 
-def open_scene(kind: Kind, schemes: Sequence[str], count: int, seed: int) -> Scene:
+def open_scene(kind: ModelKind, schemes: Sequence[str], count: int, seed: int) -> SeededModel:
     """Observe `count` home requests and derive a champion by every scheme."""
     rng = _random(kind, kind.home, seed)
     calibration = [
@@ -62,12 +62,12 @@ def open_scene(kind: Kind, schemes: Sequence[str], count: int, seed: int) -> Sce
     cases = [(case, payloads[0]) for case, payloads in draw(kind.golden, kind.home, count, rng)]
     reference, judged = Remembered(kind.subject.reference), [payload for _, payload in cases]
     home = {name: losses(kind, reference, load(one), judged) for name, one in champions.items()}
-    return Scene(
+    return SeededModel(
         kind, seed, count, calibration, observed, champions, home, quality(kind, reference, cases)
     )
 
 
-def meet(scene: Scene, shift: Shift) -> list[Cell]:
+def meet(scene: SeededModel, shift: Shift) -> list[Cell]:
     """Every champion of the scene under one shift."""
     kind, rng = scene.kind, _random(scene.kind, shift, scene.seed)
     subject = _updated(kind.subject, shift.weights, rng) if shift.weights else kind.subject
@@ -83,7 +83,7 @@ def meet(scene: Scene, shift: Shift) -> list[Cell]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class CandidateLosses:
     """Losses of one candidate."""
 
     window: Scores
@@ -94,26 +94,26 @@ class Outcome:
 class Repairs:
     """A window of shifted traffic, held-out cases like it, and what each candidate of the ladder does with both."""
 
-    kind: Kind  # after a weight update
+    kind: ModelKind  # after a weight update
     reference: Engine
     window: Sequence[Request]
     judged: Sequence[tuple[GoldenCase, Payload]]
     observed: Mapping[str, SiteObservation]
-    candidates: dict[str, Outcome] = field(default_factory=dict)
+    candidates: dict[str, CandidateLosses] = field(default_factory=dict)
 
     @property
     def payloads(self) -> list[Payload]:
         """Of the window."""
         return [one.payload for one in self.window]
 
-    def outcome(self, candidate: Candidate) -> Outcome:
+    def outcome(self, candidate: Candidate) -> CandidateLosses:
         """What a candidate loses on the window and on the held-out cases."""
         score, engine = partial(losses, self.kind, self.reference), load(candidate)
-        return Outcome(
+        return CandidateLosses(
             score(engine, self.payloads), score(engine, [payload for _, payload in self.judged])
         )
 
-    def candidate(self, name: str) -> Outcome:
+    def candidate(self, name: str) -> CandidateLosses:
         """The same of a candidate that is derived from the window alone; each is built once."""
         if name not in self.candidates:
             self.candidates[name] = self.outcome(
@@ -123,7 +123,7 @@ class Repairs:
 
 
 def _repairs(
-    kind: Kind,
+    kind: ModelKind,
     reference: Engine,
     traffic: Sequence[tuple[Request, list[Payload]]],
     golden: Sequence[tuple[GoldenCase, list[Payload]]],
@@ -142,9 +142,9 @@ def _repairs(
 
 
 def _cell(
-    scene: Scene,
+    scene: SeededModel,
     shift: Shift,
-    kind: Kind,
+    kind: ModelKind,
     reference: Engine,
     scheme: str,
     shared: Repairs | None,
@@ -179,7 +179,7 @@ def _cell(
         else (tried | repairs.candidates)[candidate].judged,
         scene.quality,
         quality(kind, reference, repairs.judged),
-        Choice(
+        CellChoice(
             kind.budget,
             decision.action,
             taken,
@@ -189,7 +189,7 @@ def _cell(
     )
 
 
-def _climb(repairs: Repairs, tried: Mapping[str, Outcome]) -> str:
+def _climb(repairs: Repairs, tried: Mapping[str, CandidateLosses]) -> str:
     """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it.
 
     What was tried already comes first; a candidate is built only when all before it have failed.
@@ -236,7 +236,7 @@ def _recalibrated(
 
 
 def _worst(
-    kind: Kind, reference: Engine, engine: Engine | None, variants: Sequence[Sequence[Payload]]
+    kind: ModelKind, reference: Engine, engine: Engine | None, variants: Sequence[Sequence[Payload]]
 ) -> list[Payload]:
     """Of each case's variants the one that the champion loses most on."""
     if engine is None:
@@ -272,5 +272,5 @@ def _updated(subject: Subject, norm: float, rng: Generator) -> Subject:
     return with_graph(subject, graph)
 
 
-def _random(kind: Kind, shift: Shift, seed: int) -> Generator:
+def _random(kind: ModelKind, shift: Shift, seed: int) -> Generator:
     return np.random.default_rng([seed, crc32(kind.name.encode()), crc32(shift.name.encode())])

@@ -39,7 +39,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ResultTable:
     """One benchmark's outcome."""
 
     name: str

@@ -13,7 +13,7 @@ import onnx
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import EXAMPLES, Subject
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.peers.language_model import modelopt
 from benchmarks.peers.onnx_graphs import DYNAMIC_BEST, FP32, quiet
 from infra.engines import open_target
@@ -25,7 +25,7 @@ from tasks.models.golden import read_golden
 from tasks.models.inputs import language_inputs, open_inputs
 from tasks.models.language.comparison import Comparison, compare, compare_cached
 from tasks.models.language.inputs import LanguageInputs
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.observation.observer import MANY_ROWS
 from tasks.quantization.activation.ranges import RangeRule
 from tasks.quantization.graph.kv_cache import cache_scales, observe_cache, write_cache
@@ -57,7 +57,7 @@ QUICK = ("int8-max", "int4-block-32", "int4-gptq")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class HeldOutRow:
     """One contender. Through the cache: the last tokens of every text, one a step over an INT8 cache."""
 
     name: str = column("contender")
@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class HeldOutData:
     """The model, and what its contenders are judged on."""
 
     subject: Subject
@@ -94,7 +94,7 @@ class Material:
         return cache_scales(seen, RangeRule.MAX)
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Every scheme from one observation; the peers get the same graph, and those that calibrate the same texts."""
     made = open_material(quick)
     names = QUICK if quick else (*INT8, *INT4, MIXED, *OTHERS)
@@ -119,10 +119,10 @@ def measure(quick: bool) -> Table:
         f"{len(made.subject.calibration)} calibration texts in nine languages and code; {len(made.texts)} held out, "
         f"{len(made.fresh)} new."
     )
-    return Table("language", TITLE, rows, goals(rows), (counted, SMALL))
+    return ResultTable("language", TITLE, rows, goals(rows), (counted, SMALL))
 
 
-def open_material(quick: bool) -> Material:
+def open_material(quick: bool) -> HeldOutData:
     """The shipped model, texts drawn from its traffic to calibrate on, and the golden texts that ask nothing."""
     folder = EXAMPLES / "lm"
     spec = load_spec(folder / "model.yaml")
@@ -143,10 +143,10 @@ def open_material(quick: bool) -> Material:
     unused = [row.payload for row in traffic if row.payload not in used]
     fresh = np.random.default_rng(0).permutation(len(unused))[: len(texts)]
     chosen = Subject("lm", spec, folder, model, inputs, traffic, calibration, {})
-    return Material(chosen, texts, tuple(unused[place] for place in fresh.tolist()))
+    return HeldOutData(chosen, texts, tuple(unused[place] for place in fresh.tolist()))
 
 
-def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[HeldOutRow]) -> tuple[Goal, ...]:
     """INT8 within 0.5 % of full precision, INT4 within 3 %; and what our rounding saves of round-to-nearest's loss."""
     ratios = {row.name: row.ratio for row in rows}
     eight = min((ratios[name] for name in INT8 if ratios.get(name)), default=None)
@@ -237,11 +237,13 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _with_cache(made: Material, recipe: Recipe, graph: onnx.ModelProto) -> onnx.ModelProto:
-    return write_cache(graph, made.keys_and_values) if recipe.kv_cache is Format.INT8 else graph
+def _with_cache(made: HeldOutData, recipe: Recipe, graph: onnx.ModelProto) -> onnx.ModelProto:
+    return (
+        write_cache(graph, made.keys_and_values) if recipe.kv_cache is NumberFormat.INT8 else graph
+    )
 
 
-def _peer(made: Material, name: str, make: Callable[[Subject], onnx.ModelProto]) -> Row:
+def _peer(made: HeldOutData, name: str, make: Callable[[Subject], onnx.ModelProto]) -> HeldOutRow:
     try:
         with quiet():
             graph = make(made.subject)
@@ -250,7 +252,7 @@ def _peer(made: Material, name: str, make: Callable[[Subject], onnx.ModelProto])
     return _row(made, name, graph)
 
 
-def _row(made: Material, name: str, graph: onnx.ModelProto) -> Row:
+def _row(made: HeldOutData, name: str, graph: onnx.ModelProto) -> HeldOutRow:
     plan: bytes = lower(graph, "u8").SerializeToString()
     try:
         engine = open_target("onnxruntime-cpu").load(plan)
@@ -262,7 +264,7 @@ def _row(made: Material, name: str, graph: onnx.ModelProto) -> Row:
     through = (None, None) if cached is None else (ratio_of(cached), float(cached.agreement.mean()))
     perplexity = math.exp(float(compared.candidate_loss.mean()))
     size = len(plan) / 1e6
-    return Row(
+    return HeldOutRow(
         name,
         perplexity,
         ratio_of(compared),
@@ -275,7 +277,7 @@ def _row(made: Material, name: str, graph: onnx.ModelProto) -> Row:
     )
 
 
-def _torch(made: Material, config: str) -> Row:
+def _torch(made: HeldOutData, config: str) -> HeldOutRow:
     """Fake quantization has no file, so no size."""
     name = f"modelopt torch {config}"
     try:
@@ -287,7 +289,7 @@ def _torch(made: Material, config: str) -> Row:
     except Exception as exc:  # whatever a peer raises is its result
         return _absent(name, f"{type(exc).__name__}: {' '.join(str(exc).split())}")
     perplexity = math.exp(float(compared.candidate_loss.mean()))
-    return Row(
+    return HeldOutRow(
         name,
         perplexity,
         ratio_of(compared),
@@ -306,7 +308,7 @@ def ratio_of(compared: Comparison) -> float:
     return math.exp(float(np.mean(compared.candidate_loss - compared.reference_loss)))
 
 
-def _cache_bytes(made: Material, engine: Engine) -> int:
+def _cache_bytes(made: HeldOutData, engine: Engine) -> int:
     """What one token of one text adds to the cache, as the engine returns it."""
     batch = next(made.inputs.batches(made.texts[:1]))
     outputs = engine.run(batch.feeds)
@@ -314,5 +316,5 @@ def _cache_bytes(made: Material, engine: Engine) -> int:
     return sum(outputs[f"present.{name}"].nbytes for name in made.inputs.layout.names) // tokens
 
 
-def _absent(name: str, why: str) -> Row:
-    return Row(name, None, None, None, None, None, None, None, None, why)
+def _absent(name: str, why: str) -> HeldOutRow:
+    return HeldOutRow(name, None, None, None, None, None, None, None, None, why)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.orchestration.served import MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ ROUNDS, QUICK_ROUNDS = 9, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CommandRow:
     """One command."""
 
     command: str = column("command")
@@ -43,7 +43,7 @@ class Row:
     ratio: float = column("ratio", ".3f")
 
 
-def measure(quick: bool, base: str = BASE) -> Table:
+def measure(quick: bool, base: str = BASE) -> ResultTable:
     """This checkout beside the commit `base`, in turns; raises `ValueError` for an unknown one."""
     with tempfile.TemporaryDirectory() as folder:
         workspace, earlier = Path(folder, "workspace"), Path(folder, "earlier")
@@ -52,7 +52,7 @@ def measure(quick: bool, base: str = BASE) -> Table:
         return compare(earlier, workspace, QUICK_ROUNDS if quick else ROUNDS, base)
 
 
-def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> Table:
+def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> ResultTable:
     """The medians of `rounds` rounds in which each command ran once in each checkout."""
     commands = {**READING, **BESIDE}
     rows = [_row(name, commands[name], earlier, workspace, rounds) for name in commands]
@@ -62,7 +62,7 @@ def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> Table:
         if row.command in READING
     ]
     title = f"CPU time of commands that only read, beside {base}: medians of {rounds}"
-    return Table("commands", title, rows, goals)
+    return ResultTable("commands", title, rows, goals)
 
 
 def unpack(revision: str, folder: Path) -> None:
@@ -99,7 +99,9 @@ def _python(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _row(name: str, arguments: Sequence[str], earlier: Path, workspace: Path, rounds: int) -> Row:
+def _row(
+    name: str, arguments: Sequence[str], earlier: Path, workspace: Path, rounds: int
+) -> CommandRow:
     checkouts = (earlier, ROOT)
     for checkout in checkouts:  # compiles to bytecode, and brings files into memory
         cpu_seconds(checkout, workspace, arguments)
@@ -108,4 +110,4 @@ def _row(name: str, arguments: Sequence[str], earlier: Path, workspace: Path, ro
         for _ in range(rounds)
     ]
     before, now = (median(times) for times in zip(*turns, strict=True))
-    return Row(name, before, now, now / before)
+    return CommandRow(name, before, now, now / before)

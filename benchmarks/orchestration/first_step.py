@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 
 ROOT = Path(__file__).parents[2]
 MODEL, FIRST = "digits", "sampling the traffic window"
@@ -21,7 +21,7 @@ ROUNDS, QUICK_ROUNDS = 7, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FirstStepRow:
     """One way to run it."""
 
     where: str = column("Prefect")
@@ -30,7 +30,7 @@ class Row:
     slowest: float = column("slowest", ".2f")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Without load, and with a computing process on every core."""
     rounds, cores = QUICK_ROUNDS if quick else ROUNDS, len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="requant-first-step-") as folder:
@@ -46,16 +46,18 @@ def measure(quick: bool) -> Table:
         Goal(f"Prefect: {row.where}; {row.busy} beside: s", GOAL_S, row.seconds, "at most")
         for row in rows
     ]
-    return Table("first-step", "From the command to its first step", rows, goals)
+    return ResultTable("first-step", "From the command to its first step", rows, goals)
 
 
-def _row(where: str, busy: int, workspace: Path, given: Mapping[str, str], rounds: int) -> Row:
+def _row(
+    where: str, busy: int, workspace: Path, given: Mapping[str, str], rounds: int
+) -> FirstStepRow:
     kept = {name: text for name, text in os.environ.items() if not name.startswith("REQUANT_")}
     environment = {**kept, **given, "PYTHONPATH": str(ROOT), "REQUANT_WORKSPACE": str(workspace)}
     seconds_to_first_step(environment)  # compiles to bytecode, and brings files into memory
     with _busy(busy):
         times = [seconds_to_first_step(environment) for _ in range(rounds)]
-    return Row(where, busy, median(times), max(times))
+    return FirstStepRow(where, busy, median(times), max(times))
 
 
 def seconds_to_first_step(environment: Mapping[str, str]) -> float:

@@ -15,7 +15,7 @@ from tasks.drift.evidence import Evidence, dump_evidence
 from tasks.drift.statistics.streams import Stream
 from tasks.promotion import journal
 from tasks.promotion.decisions import decision_details
-from tasks.promotion.ledger import Kind, body
+from tasks.promotion.ledger import EntryKind, body
 from tasks.records import Action, Decision, DetectorResult, Finding, Health, ReleaseRef, SampleRef
 
 MODEL = "tiny"
@@ -77,7 +77,7 @@ def _promoted(chosen: Settings, window: SampleRef) -> ReleaseRef:
     release = write_release(chosen.store(), MODEL, files, made, chosen.signer())
     champion = ReleaseRef(MODEL, "1", release.digest)
     named = {"version": champion.version, "release": champion.digest}
-    _append(body(Kind.PROMOTED, actor="a person", reason="first", **named))
+    _append(body(EntryKind.PROMOTED, actor="a person", reason="first", **named))
     return champion
 
 
@@ -99,7 +99,9 @@ def _decided(chosen: Settings, champion: ReleaseRef, window: SampleRef, number: 
         "evidence": evidence,
     }
     details = {**decision_details(decision, window), **basis, "champion": asdict(champion)}
-    _append(body(Kind.DECIDED, actor="maintenance", reason=decision.reasons[0], details=details))
+    _append(
+        body(EntryKind.DECIDED, actor="maintenance", reason=decision.reasons[0], details=details)
+    )
 
 
 def _evidence(chosen: Settings, key: str, window: SampleRef, number: int) -> Json:

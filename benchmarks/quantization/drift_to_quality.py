@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.harness import ours, subject
 from benchmarks.harness.ours import Candidate
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.metrics.scores import accuracy, cosine
@@ -21,7 +21,7 @@ CANDIDATES = ("recalibrate", "recalibrate-mse", "int8-smooth", "int8-mixed-2", "
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DriftQualityRow:
     """One model on one kind of traffic."""
 
     model: str = column("model")
@@ -33,15 +33,15 @@ class Row:
     count: int = column("cases", "d")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Exposure drift on the digits, language drift on MiniLM."""
     shift = exposures(subject.digits(quick), quick)
     speech = languages(subject.minilm(quick), CANDIDATES[:3] if quick else CANDIDATES, quick)
     title = "From drift to quality: stale, recalibrated and re-tuned INT8 on ONNX Runtime CPU"
-    return Table("drift-to-quality", title, [*shift, *speech], _goals(shift), ())
+    return ResultTable("drift-to-quality", title, [*shift, *speech], _goals(shift), ())
 
 
-def exposures(chosen: Subject, quick: bool) -> list[Row]:
+def exposures(chosen: Subject, quick: bool) -> list[DriftQualityRow]:
     """Accuracy at each exposure: full precision, INT8 calibrated at 0.5 to 1, the same graph recalibrated there."""
     labels = subject.digit_labels(quick)
     stale = ours.quantize(chosen, "int8-smooth", _exposed(chosen, STALE_EXPOSURES))
@@ -56,7 +56,7 @@ def exposures(chosen: Subject, quick: bool) -> list[Row]:
         for name, engine in {**engines, "INT8, recalibrated": _engine(fresh)}.items():
             right = accuracy(run_all(engine, chosen.inputs, images), labels[group])
             rows.append(
-                Row(
+                DriftQualityRow(
                     chosen.name,
                     f"exposure {exposure:g}",
                     name,
@@ -69,7 +69,7 @@ def exposures(chosen: Subject, quick: bool) -> list[Row]:
     return rows
 
 
-def languages(chosen: Subject, candidates: Sequence[str], quick: bool) -> list[Row]:
+def languages(chosen: Subject, candidates: Sequence[str], quick: bool) -> list[DriftQualityRow]:
     """Cosine on Japanese and Russian: the champion tuned on English, then every candidate tuned on the new traffic."""
     count = len(chosen.calibration)
     traffic = subject.draw(chosen.traffic, DRIFTED, count)
@@ -90,9 +90,9 @@ def languages(chosen: Subject, candidates: Sequence[str], quick: bool) -> list[R
 
 def _language_row(
     chosen: Subject, name: str, candidate: Candidate, held_out: Sequence[Payload], expected: Tensor
-) -> Row:
+) -> DriftQualityRow:
     scores = cosine(expected, run_all(_engine(candidate), chosen.inputs, held_out))
-    return Row(
+    return DriftQualityRow(
         chosen.name,
         " and ".join(DRIFTED),
         name,
@@ -116,7 +116,7 @@ def _engine(candidate: Candidate) -> Engine:
     return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))
 
 
-def _goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def _goals(rows: Sequence[DriftQualityRow]) -> tuple[Goal, ...]:
     """Recalibrated INT8 stays with full precision at the highest exposure, where the stale one does not."""
     last = {row.engine: row.value for row in rows if row.traffic == rows[-1].traffic}
     lost: float = last["FP32"] - last["INT8, recalibrated"]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import subject
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.harness.turns import open_session
 from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers.int8_work import int8_share
@@ -28,7 +28,7 @@ NOTES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FidelityRow:
     """One contender."""
 
     name: str = column("contender")
@@ -42,12 +42,12 @@ class Row:
     tensorrt_rtx: str = reason("TensorRT-RTX")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM on English and code, the calibration set's language; the other languages beside it."""
     return compare(subject.minilm(quick), peers.contenders(quick))
 
 
-def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> Table:
+def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> ResultTable:
     """All contenders on one subject; the first held-out group is judged, the last is reported beside it."""
     mine = judge(chosen, OURS, peers.our_graphs(chosen))
     full = Graphs(chosen.source, chosen.source, 0.0)
@@ -59,10 +59,10 @@ def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> Table:
     )
     counts = ", ".join(f"{len(cases)} {group}" for group, cases in chosen.held_out.items())
     counted = f"{chosen.name}: {len(chosen.calibration)} calibration cases; held out: {counts}."
-    return Table("fidelity", TITLE, rows, goals, (counted, *NOTES))
+    return ResultTable("fidelity", TITLE, rows, goals, (counted, *NOTES))
 
 
-def judge(chosen: Subject, name: str, graphs: Graphs) -> Row:
+def judge(chosen: Subject, name: str, graphs: Graphs) -> FidelityRow:
     """Run one contender's graph over the held-out cases and offer it to TensorRT-RTX."""
     session = open_session(graphs.cpu)
     if isinstance(session, str):
@@ -73,7 +73,7 @@ def judge(chosen: Subject, name: str, graphs: Graphs) -> Row:
         for group, cases in chosen.held_out.items()
     }
     judged, *_, beside = scores.values()
-    return Row(
+    return FidelityRow(
         name,
         *_mean_and_least(judged),
         *_mean_and_least(beside),
@@ -111,13 +111,13 @@ def _reason(message: str) -> str:
     return " ".join(message.partition("graph: ")[2].split() or message.split())
 
 
-def _peer(chosen: Subject, peer: peers.Contender) -> Row:
+def _peer(chosen: Subject, peer: peers.Contender) -> FidelityRow:
     made = peers.graphs(chosen, peer)
     return _absent(peer.name, made) if isinstance(made, str) else judge(chosen, peer.name, made)
 
 
-def _absent(name: str, reason: str) -> Row:
-    return Row(name, None, None, None, None, None, None, None, f"no graph: {reason}")
+def _absent(name: str, reason: str) -> FidelityRow:
+    return FidelityRow(name, None, None, None, None, None, None, None, f"no graph: {reason}")
 
 
 def _mean_and_least(scores: NDArray[np.float64]) -> tuple[float, float]:

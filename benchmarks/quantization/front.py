@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import ENGLISH, OTHERS, Subject
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.harness.turns import time_plans
 from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers.onnx_graphs import FP32, Contender, Graphs
@@ -31,7 +31,7 @@ PLOTS = Path("build/benchmarks")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FrontRow:
     """One contender."""
 
     name: str = column("contender")
@@ -45,7 +45,7 @@ class Row:
     tensorrt_rtx: str = reason("TensorRT-RTX")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM, calibrated on English for English and code, and on Japanese and Russian for those."""
     chosen = subject.minilm(quick)
     opponents = tuple(
@@ -56,7 +56,9 @@ def measure(quick: bool) -> Table:
         chosen, _elsewhere(chosen, quick), names, opponents, full_texts(chosen), 5 if quick else 15
     )
     drawn = draw(rows, PLOTS)
-    return Table("front", TITLE, rows, goals(rows), (f"Drawn: {', '.join(map(str, drawn))}.",))
+    return ResultTable(
+        "front", TITLE, rows, goals(rows), (f"Drawn: {', '.join(map(str, drawn))}.",)
+    )
 
 
 def compare(
@@ -66,7 +68,7 @@ def compare(
     opponents: Sequence[Contender],
     feeds: Arrays,
     rounds: int,
-) -> list[Row]:
+) -> list[FrontRow]:
     """Full precision, our recipes, then the peers; every one is made twice, once for each calibration set."""
     made, again = _ours(chosen, recipes), _ours(elsewhere, recipes)
     for peer in (
@@ -81,17 +83,19 @@ def compare(
         **{name: one.cpu for name, one in made.items() if isinstance(one, Graphs)},
     }
     timed = time_plans(plans, feeds, rounds, 0)
-    rows = [Row(FP32, 1.0, 1.0, 1.0, 1.0, 0.0, len(chosen.source) / 1e6, 1.0, "builds")]
+    rows = [FrontRow(FP32, 1.0, 1.0, 1.0, 1.0, 0.0, len(chosen.source) / 1e6, 1.0, "builds")]
     for name, one in made.items():
         if isinstance(one, str):
-            rows.append(Row(name, None, None, None, None, None, None, None, f"no graph: {one}"))
+            rows.append(
+                FrontRow(name, None, None, None, None, None, None, None, f"no graph: {one}")
+            )
             continue
         here, other = judge(chosen, name, one), again[name]
         there = None if isinstance(other, str) else judge(elsewhere, name, other)
         tuned = (there.other_mean, there.other_least) if there else (None, None)
         speed = timed.ratio(FP32, name)[0] if name in timed.seconds else None
         rows.append(
-            Row(
+            FrontRow(
                 name,
                 here.mean,
                 here.least,
@@ -105,7 +109,7 @@ def compare(
     return rows
 
 
-def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
     """What `int8-gptq` should reach, and that no peer that TensorRT takes is both closer and faster."""
     mine = next(row for row in rows if row.name == JUDGED)
     rivals = [row for row in rows if row.name not in (FP32, *RECIPES)]
@@ -122,7 +126,7 @@ def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
     )
 
 
-def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
+def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
     """Front as PNG and as HTML: filled points build on TensorRT-RTX, the star is the recipe that is judged."""
     whole = next(row for row in rows if row.name == FP32).megabytes or 1.0
     figures = [
@@ -153,7 +157,7 @@ def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in files)
 
 
-def _is_above(row: Row, mine: Row) -> bool:
+def _is_above(row: FrontRow, mine: FrontRow) -> bool:
     if row.mean is None or row.speedup is None or mine.mean is None or mine.speedup is None:
         return False
     return row.mean > mine.mean and row.speedup > mine.speedup

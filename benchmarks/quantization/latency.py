@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.harness import subject
 from benchmarks.harness.pairs import Rounds
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.harness.turns import time_plans
 from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers.onnx_graphs import FP32, OURS
@@ -18,7 +18,7 @@ UNLOADABLE = "ONNX Runtime: it did not load the graph in several attempts"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LatencyRow:
     """One contender, with all cores and with one."""
 
     name: str = column("contender")
@@ -31,7 +31,7 @@ class Row:
     failure: str | None = reason("why not")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM, 8 texts of 64 tokens, every contender of the fidelity table."""
     chosen = subject.minilm(quick)
     return compare(chosen, peers.contenders(quick), full_texts(chosen), rounds=7 if quick else 21)
@@ -39,18 +39,20 @@ def measure(quick: bool) -> Table:
 
 def compare(
     chosen: Subject, opponents: tuple[peers.Contender, ...], feeds: Arrays, rounds: int
-) -> Table:
+) -> ResultTable:
     """All contenders in interleaved rounds on one batch."""
     plans, failures = _plans(chosen, opponents)
     every, single = (time_plans(plans, feeds, rounds, threads) for threads in (0, 1))
     timed = [name for name in plans if name in every.seconds and name in single.seconds]
     failures |= {name: UNLOADABLE for name in plans if name not in timed}
     rows = [_row(every, single, name) for name in timed]
-    rows += [Row(name, None, None, None, None, None, None, why) for name, why in failures.items()]
+    rows += [
+        LatencyRow(name, None, None, None, None, None, None, why) for name, why in failures.items()
+    ]
     found = next(row.speedup for row in rows if row.name == OURS)
     shape = " × ".join(map(str, next(iter(feeds.values())).shape))
     title = f"Latency on ONNX Runtime CPU, {chosen.name}, batch {shape}, median of {rounds} interleaved rounds"
-    return Table("latency", title, rows, (Goal("ours, times as fast as FP32:", 1.5, found),))
+    return ResultTable("latency", title, rows, (Goal("ours, times as fast as FP32:", 1.5, found),))
 
 
 def full_texts(chosen: Subject) -> Arrays:
@@ -79,9 +81,9 @@ def _plans(
     return plans, failures
 
 
-def _row(every: Rounds, single: Rounds, name: str) -> Row:
+def _row(every: Rounds, single: Rounds, name: str) -> LatencyRow:
     speedups = every.ratio(FP32, name)
-    return Row(
+    return LatencyRow(
         name,
         every.median(name) * 1e3,
         *speedups,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import pairs, subject
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.quantization import memory
 from infra.engines import open_target
 from tasks.graphs.sites import expose
@@ -31,7 +31,7 @@ SETS = (128, 512, 2048)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ObservationRow:
     """One way to look at the same data."""
 
     name: str = column("what")
@@ -42,7 +42,7 @@ class Row:
     ratio: float | None = column("ratio to the first", ".2f")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM over its calibration set, and over larger ones."""
     chosen = subject.minilm(quick)
     table = compare(chosen, (4, *SHAPE[1:]) if quick else SHAPE, rounds=3 if quick else 9)
@@ -72,7 +72,7 @@ def measure(quick: bool) -> Table:
     return replace(table, rows=[*rows, *grown], goals=goals)
 
 
-def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> Table:
+def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> ResultTable:
     """Interleaved rounds of both passes, then the range rules, then three reductions of one array."""
     values = np.random.default_rng(0).standard_normal(shape, np.float32)
     observed = _observed(chosen)
@@ -109,10 +109,10 @@ def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> Table:
         ),
         Goal("seconds of every range rule together:", 2.0, rules, "at most"),
     )
-    return Table("observation", "The cost of observing", rows, goals, (note,))
+    return ResultTable("observation", "The cost of observing", rows, goals, (note,))
 
 
-def growth(chosen: Subject, sizes: Sequence[int]) -> list[Row]:
+def growth(chosen: Subject, sizes: Sequence[int]) -> list[ObservationRow]:
     """The observed pass over sets of one distribution and several sizes; the time a case should not change."""
     languages = sorted({row.language for row in chosen.traffic})
     rows = []
@@ -133,8 +133,8 @@ def _row(
     *,
     cases: int | None = None,
     ratio: float | None = None,
-) -> Row:
-    return Row(
+) -> ObservationRow:
+    return ObservationRow(
         name,
         seconds,
         seconds / cases * 1e3 if seconds and cases else None,

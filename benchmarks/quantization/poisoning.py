@@ -12,7 +12,7 @@ from benchmarks.harness import ours, subject
 from benchmarks.harness.ours import Candidate
 from benchmarks.harness.processes import spread
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.quantization import sets
 from infra.engines import open_target
 from infra.engines.port import Engine
@@ -38,7 +38,7 @@ FEW = (ONE, NOBODY)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PoisoningRow:
     """One attack on one model."""
 
     model: str = column("model")
@@ -52,7 +52,7 @@ class Row:
     honest: int = column("honest requests set aside", "d")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Every attack on the digits and on MiniLM, over several windows."""
     seeds = SEEDS[:1] if quick else SEEDS
     pieces = [(name, seed) for name in ("minilm", "digits") for seed in seeds]
@@ -64,10 +64,10 @@ def measure(quick: bool) -> Table:
         for row in worst([row for seed in seeds for row in found[name, seed]])
     ]
     title = f"Poisoning: an attacker sends {SHARE:.0%} of the traffic; the worst of {len(seeds)} windows"
-    return Table("poisoning", title, rows, goals(rows), (NOTE,))
+    return ResultTable("poisoning", title, rows, goals(rows), (NOTE,))
 
 
-def _piece(quick: bool, piece: tuple[str, int]) -> list[Row]:
+def _piece(quick: bool, piece: tuple[str, int]) -> list[PoisoningRow]:
     name, seed = piece
     return attacked(
         subject.digits(quick) if name == "digits" else subject.minilm(quick), [seed], quick
@@ -80,7 +80,7 @@ NOTE = (
 )
 
 
-def attacked(chosen: Subject, seeds: Sequence[int], quick: bool) -> list[Row]:
+def attacked(chosen: Subject, seeds: Sequence[int], quick: bool) -> list[PoisoningRow]:
     """The worst of all windows for every attack and recipe."""
     engine, champion = sets.instrumented(chosen), ours.quantize(chosen, "int8-smooth")
     rows = [
@@ -93,16 +93,16 @@ def attacked(chosen: Subject, seeds: Sequence[int], quick: bool) -> list[Row]:
     return worst(rows)
 
 
-def worst(rows: Sequence[Row]) -> list[Row]:
+def worst(rows: Sequence[PoisoningRow]) -> list[PoisoningRow]:
     """Of one model, for every attack and recipe."""
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], PoisoningRow] = {}
     for row in rows:
         known = found.setdefault((row.attack, row.recipe), row)
         found[row.attack, row.recipe] = _worse(known, row)
     return list(found.values())
 
 
-def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[PoisoningRow]) -> tuple[Goal, ...]:
     """The largest move and the largest loss over every attack, for each recipe."""
     found = []
     for recipe in RECIPES:
@@ -131,7 +131,7 @@ def _window(
     rng: np.random.Generator,
     size: int,
     few: bool,
-) -> list[Row]:
+) -> list[PoisoningRow]:
     honest = _honest(chosen, rng)
     clean = {
         rules: sets.composed(chosen, engine, honest, size, rules, champion)
@@ -164,7 +164,9 @@ def _window(
             caught = sum(one in found[RULES].quarantined for one in sampled) / max(len(sampled), 1)
             wrong = len(found[RULES].quarantined - {one.request_id for one in requests})
             rows.append(
-                Row(chosen.name, name, recipe, undefended, moved, site, lost, caught, wrong)
+                PoisoningRow(
+                    chosen.name, name, recipe, undefended, moved, site, lost, caught, wrong
+                )
             )
     return rows
 
@@ -298,7 +300,7 @@ def _fidelity(chosen: Subject, candidate: Candidate) -> float:
     return float(np.concatenate(scores).mean())
 
 
-def _worse(one: Row, other: Row) -> Row:
+def _worse(one: PoisoningRow, other: PoisoningRow) -> PoisoningRow:
     moved = max(one, other, key=lambda row: row.moved)
     return replace(
         moved,

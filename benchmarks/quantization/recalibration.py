@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.harness import ours, subject
 from benchmarks.harness.pairs import Rounds
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers import toolkits
 from benchmarks.peers.onnx_graphs import OURS, PERCENTILE, TENSORRT_BEST
@@ -40,7 +40,7 @@ OPPONENTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RecalibrationRow:
     """One contender, or one phase of ours."""
 
     name: str = column("contender")
@@ -61,7 +61,7 @@ class _Turns:
     failure: str | None = None
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM and 128 English texts."""
     return compare(
         subject.minilm(quick),
@@ -70,7 +70,7 @@ def measure(quick: bool) -> Table:
     )
 
 
-def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) -> Table:
+def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) -> ResultTable:
     """Rounds in which everybody has one turn; medians over rounds."""
     mine: list[tuple[ours.Candidate, ours.Candidate]] = []
     turns = {peer.name: _Turns() for peer in opponents}
@@ -101,10 +101,10 @@ def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) 
     ]
     title = f"Recalibration, {chosen.name}, {len(chosen.calibration)} cases: wall time, median of {rounds} rounds"
     note = "Only ours includes building the ONNX Runtime and the TensorRT-RTX engine."
-    return Table("recalibration", title, rows, goals(rows), (note,))
+    return ResultTable("recalibration", title, rows, goals(rows), (note,))
 
 
-def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[RecalibrationRow]) -> tuple[Goal, ...]:
     """Against named peers, against the fastest at least as faithful one (or the most faithful), and against itself."""
     found = {row.name: row for row in rows}
     mine = rows[0]
@@ -163,9 +163,9 @@ def _turn(peer: peers.Contender, chosen: Subject, turn: _Turns) -> None:
         turn.graph = made.cpu
 
 
-def _phases(clocks: Sequence[Mapping[str, float]]) -> list[Row]:
+def _phases(clocks: Sequence[Mapping[str, float]]) -> list[RecalibrationRow]:
     return [
-        Row(
+        RecalibrationRow(
             f"  {phase}",
             float(np.median([clock[phase] for clock in clocks])),
             None,
@@ -178,19 +178,19 @@ def _phases(clocks: Sequence[Mapping[str, float]]) -> list[Row]:
     ]
 
 
-def _peer(measured: Rounds, chosen: Subject, name: str, turn: _Turns) -> Row:
+def _peer(measured: Rounds, chosen: Subject, name: str, turn: _Turns) -> RecalibrationRow:
     if turn.failure is not None:
-        return Row(name, None, None, None, None, None, turn.failure)
+        return RecalibrationRow(name, None, None, None, None, None, turn.failure)
     return _row(measured, chosen, name, turn.graph)
 
 
 def _row(
     measured: Rounds, chosen: Subject, name: str, graph: bytes, title: str | None = None
-) -> Row:
+) -> RecalibrationRow:
     seconds, ratio = measured.median(name), measured.ratio(name, OURS)[0]
     builds = None if title or name == SCALES_ONLY else accepted(chosen, graph)
     try:
         mean, least, *_ = closeness(chosen, graph)
     except BadInput as exc:
-        return Row(title or name, seconds, ratio, None, None, builds, str(exc))
-    return Row(title or name, seconds, ratio, mean, least, builds, None)
+        return RecalibrationRow(title or name, seconds, ratio, None, None, builds, str(exc))
+    return RecalibrationRow(title or name, seconds, ratio, mean, least, builds, None)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Table, column, reason
+from benchmarks.harness.table import ResultTable, column, reason
 from benchmarks.harness.turns import time_plans
 from benchmarks.quantization.fidelity import accepted, closeness
 from benchmarks.quantization.latency import full_texts
@@ -16,7 +16,7 @@ TITLE = "Every recipe, MiniLM: cosine to FP32 on held-out cases, size, and speed
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RecipeRow:
     """One recipe."""
 
     name: str = column("recipe")
@@ -30,7 +30,7 @@ class Row:
     tensorrt_rtx: str = reason("TensorRT-RTX")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """All recipes that need no champion, from one observation."""
     chosen = subject.minilm(quick)
     recipes = [item for item in RECIPES.values() if not item.keeps_graph]
@@ -57,7 +57,7 @@ def measure(quick: bool) -> Table:
             )
         )
     counts = ", ".join(f"{len(cases)} {group}" for group, cases in chosen.held_out.items())
-    return Table(
+    return ResultTable(
         "recipes",
         TITLE,
         rows,
@@ -73,7 +73,7 @@ def _row(
     graph: bytes,
     speed: float | None,
     seconds: float,
-) -> Row:
+) -> RecipeRow:
     scores = (None, None, None, None) if plan is None else closeness(chosen, plan)
     size = len(graph if plan is None else plan) / 1e6
-    return Row(recipe.name, *scores, size, speed, seconds, accepted(chosen, graph))
+    return RecipeRow(recipe.name, *scores, size, speed, seconds, accepted(chosen, graph))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.quantization import sets
 from infra.engines import open_target
 from infra.engines.port import Engine
@@ -28,7 +28,7 @@ EXPOSURES = (0.5, 1.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SelectionRow:
     """One way to choose, on one model; over several seeds, with the 2.5th and 97.5th percentile."""
 
     model: str = column("model")
@@ -43,7 +43,7 @@ class Row:
     seeds: int = column("seeds", "d")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """The digits over four exposures, and MiniLM over all its languages."""
     seeds = 2 if quick else 10
     rows = [
@@ -57,10 +57,10 @@ def measure(quick: bool) -> Table:
         "Range covered: the mean over sites of the set's largest magnitude over that of all candidates. Cosine to full "
         "precision. Seeds change the candidates and the random draw from them; the choice itself has no chance in it."
     )
-    return Table("selection", title, rows, goals(rows), (note,))
+    return ResultTable("selection", title, rows, goals(rows), (note,))
 
 
-def compare(chosen: Subject, seeds: int, quick: bool) -> list[Row]:
+def compare(chosen: Subject, seeds: int, quick: bool) -> list[SelectionRow]:
     """Every way to choose, over all seeds."""
     engine, count = sets.instrumented(chosen), 256 if quick else CANDIDATES
     found: dict[str, list[tuple[float, NDArray[np.float32]]]] = {}
@@ -91,7 +91,7 @@ def exposed(chosen: Subject) -> Subject:
     return replace(chosen, traffic=traffic)
 
 
-def goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[SelectionRow]) -> tuple[Goal, ...]:
     """64 chosen against 256 random ones: no less range, and no less quality beyond a thousandth."""
     named = {(row.model, row.how): row for row in rows}
     models = dict.fromkeys(row.model for row in rows)
@@ -136,7 +136,9 @@ def _scores(
     )
 
 
-def _row(model: str, how: str, results: Sequence[tuple[float, NDArray[np.float32]]]) -> Row:
+def _row(
+    model: str, how: str, results: Sequence[tuple[float, NDArray[np.float32]]]
+) -> SelectionRow:
     covered, means = (
         np.asarray([one for one, _ in results]),
         np.asarray([scores.mean() for _, scores in results]),
@@ -144,7 +146,7 @@ def _row(model: str, how: str, results: Sequence[tuple[float, NDArray[np.float32
     cover_low, cover_high = np.percentile(covered, (2.5, 97.5))
     low, high = np.percentile(means, (2.5, 97.5))
     least = min(float(scores.min()) for _, scores in results)
-    return Row(
+    return SelectionRow(
         model,
         how,
         float(covered.mean()),

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.harness import subject
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from infra.engines import open_target
 from tasks.graphs.sites import expose
 from tasks.models.inputs import run_all
@@ -37,7 +37,7 @@ LOCAL, MEASURED, EXHAUSTIVE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RankingRow:
     """One way to rank the sites."""
 
     recipe: str = column("recipe")
@@ -58,16 +58,16 @@ class Timed:
     runs: int
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM, calibrated and ranked on English; the exhaustive ranking runs over all English held-out cases."""
     return compare(subject.minilm(quick), RECIPES)
 
 
-def compare(chosen: Subject, recipes: Sequence[str]) -> Table:
+def compare(chosen: Subject, recipes: Sequence[str]) -> ResultTable:
     """All rankings of all recipes."""
     judged = next(iter(chosen.held_out.values()))
     once = _pass(chosen, chosen.calibration)
-    rows: list[Row] = []
+    rows: list[RankingRow] = []
     notes = [f"{chosen.name}: {len(chosen.calibration)} calibration cases, {len(judged)} held out."]
     for name in recipes:
         found, note = _rankings(chosen, find_recipe(name), judged, once)
@@ -80,12 +80,12 @@ def compare(chosen: Subject, recipes: Sequence[str]) -> Table:
     ]
     most = max(row.passes for row in mine if row.passes is not None)
     goals.append(Goal("passes over the calibration set in full precision", 10, most, "at most"))
-    return Table("sensitivity", "Ranking the sites by what INT8 costs", rows, goals, notes)
+    return ResultTable("sensitivity", "Ranking the sites by what INT8 costs", rows, goals, notes)
 
 
 def _rankings(
     chosen: Subject, recipe: Recipe, judged: Sequence[Payload], once: float
-) -> tuple[list[Row], str]:
+) -> tuple[list[RankingRow], str]:
     observed = _observe(chosen)
     tuned = tune(chosen.model, chosen.sites, observed, recipe, None)
     local = Timed({item.site: item.error for item in tuned.ranking}, 0.0, 0)
@@ -100,7 +100,7 @@ def _rankings(
     )
 
 
-def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> Row:
+def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> RankingRow:
     sites = list(truth.losses)
     correlation = spearmanr(
         [found.losses[one] for one in sites], [truth.losses[one] for one in sites]
@@ -111,7 +111,7 @@ def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> 
     top = len(worst[0] & worst[1]) / len(worst[1])
     measured = found.runs > 0
     passes, seconds = (found.seconds / once, found.seconds) if measured else (None, None)
-    return Row(recipe.name, name, float(correlation), top, found.runs, passes, seconds)
+    return RankingRow(recipe.name, name, float(correlation), top, found.runs, passes, seconds)
 
 
 def toggled_losses(

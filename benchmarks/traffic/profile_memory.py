@@ -9,9 +9,9 @@ from time import process_time
 
 from benchmarks.traffic import request_files
 from benchmarks.traffic.request_files import NAMES, NUMBERS, STATE
-from tasks.profiles import Scan, Settings, dump
+from tasks.profiles import ProfileSettings, Scan, dump
 
-WITH_SAMPLE = Settings(payloads=False, names=NAMES, numbers=NUMBERS)
+WITH_SAMPLE = ProfileSettings(payloads=False, names=NAMES, numbers=NUMBERS)
 FILE = 1_000_000
 """Rows of one file, which is deleted before the next one is written."""
 

@@ -17,14 +17,14 @@ from datasketches import kll_floats_sketch
 from evidently import DataDefinition, Dataset, Report
 from evidently.presets import DataDriftPreset
 
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.traffic import request_files
 from benchmarks.traffic.profile_memory import WITH_SAMPLE
 from benchmarks.traffic.request_files import NAMES, NUMBERS, STATE
-from tasks.profiles import Profile, Settings, dump, merge, profile_batches, snapped
+from tasks.profiles import Profile, ProfileSettings, dump, merge, profile_batches, snapped
 from tasks.profiles.columns.quantiles import FineHistogram
 
-TABULAR = Settings(reservoir=0, payloads=False, names=NAMES, numbers=NUMBERS)
+TABULAR = ProfileSettings(reservoir=0, payloads=False, names=NAMES, numbers=NUMBERS)
 SCAN = "DuckDB reads the columns (sums and string lengths, one thread)"
 OURS = "profile of the 8 tabular columns"
 SAMPLED = "the same with ids: distinct count and a sample of 1,024"
@@ -37,7 +37,7 @@ _TEXTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfilingRow:
     """One way to look at so many rows."""
 
     name: str = column("what")
@@ -48,7 +48,7 @@ class Row:
     size: int | None = column("profile bytes", ",d")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Every figure, on files that are deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         read, ratio = _reading(
@@ -83,10 +83,10 @@ def measure(quick: bool) -> Table:
         *memory,
         *sizes,
     )
-    return Table("profiles", "Profiling traffic", rows, goals, notes)
+    return ResultTable("profiles", "Profiling traffic", rows, goals, notes)
 
 
-def _reading(folder: Path, rows: int, rounds: int) -> tuple[list[Row], float]:
+def _reading(folder: Path, rows: int, rounds: int) -> tuple[list[ProfilingRow], float]:
     path = request_files.write(folder / "requests.parquet", rows, seed=1)
     base = duckdb.connect(config={"threads": 1})
     sums = ", ".join(
@@ -110,7 +110,8 @@ def _reading(folder: Path, rows: int, rounds: int) -> tuple[list[Row], float]:
     }
     seconds = _best(ways, rounds)
     found = [
-        Row(name, rows, taken, rows / taken / 1e6, None, None) for name, taken in seconds.items()
+        ProfilingRow(name, rows, taken, rows / taken / 1e6, None, None)
+        for name, taken in seconds.items()
     ]
     return found, seconds[OURS] / seconds[SCAN]
 
@@ -126,26 +127,28 @@ def _best(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float
     return seconds
 
 
-def _texts(rows: int) -> list[Row]:
+def _texts(rows: int) -> list[ProfilingRow]:
     texts = pa.array([_TEXTS[n % 3] * (1 + n % 5) + str(n) for n in range(rows)])
     batch = pa.RecordBatch.from_pydict({"text": texts})
     ways = {
-        "texts: lengths, shares, scripts, distinct inputs": Settings(
+        "texts: lengths, shares, scripts, distinct inputs": ProfileSettings(
             reservoir=0, fourier_features=0
         ),
-        "the same with embeddings and their 128 random Fourier features": Settings(reservoir=0),
+        "the same with embeddings and their 128 random Fourier features": ProfileSettings(
+            reservoir=0
+        ),
     }
     calls = {
         name: (lambda chosen=chosen: profile_batches([batch], chosen))
         for name, chosen in ways.items()
     }
     return [
-        Row(name, rows, taken, rows / taken / 1e6, None, None)
+        ProfilingRow(name, rows, taken, rows / taken / 1e6, None, None)
         for name, taken in _best(calls, 2).items()
     ]
 
 
-def _against_report(rows: int) -> tuple[list[Row], float]:
+def _against_report(rows: int) -> tuple[list[ProfilingRow], float]:
     before, after = (_frame(rows, seed) for seed in (1, 2))
     numbers, names = (
         [name for name in before if before[name].dtype == kind]
@@ -162,7 +165,9 @@ def _against_report(rows: int) -> tuple[list[Row], float]:
             return Report([DataDriftPreset()]).run(*sides).dict()
 
     tables = [pa.Table.from_pandas(frame) for frame in (before, after)]
-    chosen = Settings(reservoir=0, payloads=False, names=tuple(names), numbers=tuple(numbers))
+    chosen = ProfileSettings(
+        reservoir=0, payloads=False, names=tuple(names), numbers=tuple(numbers)
+    )
 
     def ours() -> object:
         one, other = (
@@ -176,7 +181,7 @@ def _against_report(rows: int) -> tuple[list[Row], float]:
         for name, call in (("Evidently's drift preset", evidently), ("two profiles", ours))
     }
     found = [
-        Row(f"{name}, {COLUMNS} columns", rows, taken, None, None, None)
+        ProfilingRow(f"{name}, {COLUMNS} columns", rows, taken, None, None, None)
         for name, taken in seconds.items()
     ]
     return found, seconds["Evidently's drift preset"] / seconds["two profiles"]
@@ -209,7 +214,7 @@ def _wall(call: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-def _quantiles(rows: int) -> list[Row]:
+def _quantiles(rows: int) -> list[ProfilingRow]:
     values = np.random.default_rng(3).lognormal(3, 1, rows)
     sketch = kll_floats_sketch(200)
     sketch.update(values.astype(np.float32))
@@ -225,7 +230,7 @@ def _quantiles(rows: int) -> list[Row]:
     }
     sizes = (int(np.count_nonzero(histogram.counts)) * 8, len(sketch.serialize()))
     return [
-        Row(name, rows, taken, rows / taken / 1e6, None, size)
+        ProfilingRow(name, rows, taken, rows / taken / 1e6, None, size)
         for (name, taken), size in zip(_best(calls, 3).items(), sizes, strict=True)
     ]
 
@@ -237,7 +242,7 @@ def _errors(name: str, found: list[float], true: np.ndarray) -> str:
     return f"{name}; p50, p99, p99.9 off by {errors}"
 
 
-def _memory(few: int, many: int) -> tuple[list[Row], float, float]:
+def _memory(few: int, many: int) -> tuple[list[ProfilingRow], float, float]:
     rows = []
     for count in (few, many):
         arguments = [sys.executable, "-m", "benchmarks.traffic.profile_memory", str(count)]
@@ -246,11 +251,11 @@ def _memory(few: int, many: int) -> tuple[list[Row], float, float]:
         ).stdout.split()
         seconds, peak, size = float(printed[-3]), float(printed[-2]), int(printed[-1])
         name = "streamed from files of 10^6 rows, in a process of its own"
-        rows.append(Row(name, count, seconds, count / seconds / 1e6, peak, size))
+        rows.append(ProfilingRow(name, count, seconds, count / seconds / 1e6, peak, size))
     return rows, rows[-1].megabytes or 0.0, (rows[-1].megabytes or 0.0) / (rows[0].megabytes or 1.0)
 
 
-def _sizes(rows: int) -> list[Row]:
+def _sizes(rows: int) -> list[ProfilingRow]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "requests.parquet")
         columns = (*STATE, "request_id")
@@ -264,7 +269,7 @@ def _sizes(rows: int) -> list[Row]:
     while large.rows < 1_000_000_000:  # counts as large as those of 10^9 rows
         large = merge(large, large)
     return [
-        Row(name, profile.rows, None, None, None, len(dump(profile)))
+        ProfilingRow(name, profile.rows, None, None, None, len(dump(profile)))
         for name, profile in (
             ("one profile", made[0]),
             ("one profile", made[1]),

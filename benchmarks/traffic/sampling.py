@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.reservoir import Reservoir
 
@@ -21,7 +21,7 @@ _BATCH = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SamplingRow:
     """One test, or one way to fill a reservoir."""
 
     name: str = column("what")
@@ -31,7 +31,7 @@ class Row:
     nanoseconds: float | None = column("ns a request", ".0f")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """Distribution, merging and cost."""
     seeds, rows = (100, 100_000) if quick else (1_000, 1_000_000)
     uniform, weighted = uniform_p(4 * PLACES, PLACES, seeds), weighted_p(seeds)
@@ -42,11 +42,11 @@ def measure(quick: bool) -> Table:
         Goal(f"{SHARDS} merged shards equal one pass (1: yes):", 1, float(equal)),
     )
     found = (
-        Row(f"inclusion of each, {PLACES} places", 4 * PLACES, seeds, uniform, None),
-        Row("inclusion by weights of 1 to 8, one place", 8, seeds, weighted, None),
+        SamplingRow(f"inclusion of each, {PLACES} places", 4 * PLACES, seeds, uniform, None),
+        SamplingRow("inclusion by weights of 1 to 8, one place", 8, seeds, weighted, None),
         *timed,
     )
-    return Table("sampling", "Sampling in the same pass", found, goals)
+    return ResultTable("sampling", "Sampling in the same pass", found, goals)
 
 
 def uniform_p(population: int, places: int, seeds: int) -> float:
@@ -95,7 +95,7 @@ def _numbered(rows: NDArray[np.intp], start: int) -> Sequence[int]:
     return (rows + start).tolist()
 
 
-def _passes(rows: int) -> tuple[bool, list[Row]]:
+def _passes(rows: int) -> tuple[bool, list[SamplingRow]]:
     keys = pa.array([f"request-{n:012}" for n in range(rows)])
     begin = process_time()
     whole = filled(keys, PLACES, 0)
@@ -111,6 +111,6 @@ def _passes(rows: int) -> tuple[bool, list[Row]]:
     one_by_one = process_time() - begin
     equal = whole.entries() == merged.entries() == single.entries()
     return equal, [
-        Row("offered in batches", rows, None, None, batchwise / rows * 1e9),
-        Row("offered one by one", rows, None, None, one_by_one / rows * 1e9),
+        SamplingRow("offered in batches", rows, None, None, batchwise / rows * 1e9),
+        SamplingRow("offered one by one", rows, None, None, one_by_one / rows * 1e9),
     ]

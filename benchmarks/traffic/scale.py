@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from benchmarks.harness import subject
 from benchmarks.harness.subject import Subject
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from infra.cluster import MANY, open_mapper
 from infra.engines import open_target
 from infra.settings import LOCAL, settings, use_workspace
@@ -32,7 +32,7 @@ from tasks.profiles.window import profile_part
 from tasks.records import Request
 from tasks.sampling.shards import PARTS, parts_of_shard
 from tasks.sampling.strata import gather
-from tasks.traffic import StoredRequests, Window, read_window, write_traffic
+from tasks.traffic import StoredRequests, TrafficWindow, read_window, write_traffic
 from tasks.traffic.storage.parts import PART_ROWS
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ OBSERVE, FORWARD = "observe one calibration request", "one golden case on the en
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WorkRow:
     """One kind of work."""
 
     name: str = column("what")
@@ -81,20 +81,20 @@ class Row:
     kilobytes: float | None = column("kB each", ",.3f")
 
 
-def row(name: str, each: float, daily: float, size: float | None = None) -> Row:
+def row(name: str, each: float, daily: float, size: float | None = None) -> WorkRow:
     """From core-seconds and bytes of one unit, and how many of them a day has."""
     total = each * daily
-    return Row(
+    return WorkRow(
         name, each * 1e6, daily, total / 3600, total / SECONDS, None if size is None else size / 1e3
     )
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """MiniLM's traffic, repeated with a number in each text so that no two are equal."""
     return compare(subject.minilm(quick), QUICK_COUNT if quick else COUNT)
 
 
-def compare(chosen: Subject, count: int) -> Table:
+def compare(chosen: Subject, count: int) -> ResultTable:
     """Every kind of work on one core, by the processor time of this process; the last two rows by the clock."""
     with tempfile.TemporaryDirectory() as folder, _workspace(Path(folder)) as store:
         with _one_core():
@@ -104,10 +104,10 @@ def compare(chosen: Subject, count: int) -> Table:
     title = (
         f"What traffic costs on one core: {count:,} requests of {chosen.name}; a day has {DAY:,}"
     )
-    return Table("scale", title, rows, goals(named), notes(named, chosen.spec.window.sample))
+    return ResultTable("scale", title, rows, goals(named), notes(named, chosen.spec.window.sample))
 
 
-def goals(rows: Mapping[str, Row]) -> tuple[Goal, ...]:
+def goals(rows: Mapping[str, WorkRow]) -> tuple[Goal, ...]:
     """What is left to one process must not become the limit, and processes must not be started in vain."""
     caller = rows[MERGE].hours + rows[MERGE_PROFILE].hours + rows[HAND_OVER].hours
     shard = rows[DRAW].million / 1e6 * SMALL
@@ -128,7 +128,7 @@ def goals(rows: Mapping[str, Row]) -> tuple[Goal, ...]:
     )
 
 
-def notes(rows: Mapping[str, Row], sample: int) -> tuple[str, ...]:
+def notes(rows: Mapping[str, WorkRow], sample: int) -> tuple[str, ...]:
     """The arithmetic for a day, in sentences."""
     stored = (rows[IMPORT].kilobytes or 0.0) * DAY / 1e9
     passes = rows[DRAW].hours + rows[PROFILE].hours
@@ -143,11 +143,11 @@ def notes(rows: Mapping[str, Row], sample: int) -> tuple[str, ...]:
     )
 
 
-def _traffic(chosen: Subject, store: ObjectStore, count: int) -> list[Row]:
+def _traffic(chosen: Subject, store: ObjectStore, count: int) -> list[WorkRow]:
     requests = numbered(chosen.traffic, count)
     written, keys = _seconds(lambda: write_traffic(store, chosen.name, requests))
     size = sum(len(store.get(key)) for key in keys) / count
-    window: Window = read_window(
+    window: TrafficWindow = read_window(
         store, chosen.name, hours=WINDOW, until=START + timedelta(hours=HOURS)
     )
     stored = window.requests
@@ -176,7 +176,7 @@ def _traffic(chosen: Subject, store: ObjectStore, count: int) -> list[Row]:
     ]
 
 
-def _models(chosen: Subject) -> list[Row]:
+def _models(chosen: Subject) -> list[WorkRow]:
     instrumented = open_target("onnxruntime-cpu").load(
         expose(chosen.model, chosen.sites).SerializeToString()
     )
@@ -192,7 +192,7 @@ def _models(chosen: Subject) -> list[Row]:
     ]
 
 
-def _spreading() -> list[Row]:
+def _spreading() -> list[WorkRow]:
     started = time.perf_counter()
     with open_mapper(LOCAL, pieces=MANY) as mapper:
         list(mapper.map(_nothing, range(mapper.workers)))

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from infra.stores.local import LocalStore
 from tasks.traffic import SCHEMA
 from tasks.traffic.storage.scan import parts_between, scan
@@ -33,7 +33,7 @@ THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScanRow:
     """One reader on one layout."""
 
     layout: str = column("layout")
@@ -45,10 +45,10 @@ class Row:
     megabytes: float | None = column("MB added to the peak", ".0f")
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> ResultTable:
     """A day in parts of 10,000 rows, and the same in one row group an hour."""
     rows, rounds = (240_000, 1) if quick else (4_800_000, 3)
-    found: list[Row] = []
+    found: list[ScanRow] = []
     with tempfile.TemporaryDirectory(prefix="requant-scan-") as folder:
         for layout, group in (
             ("parts as written", min(10_000, rows // 96)),
@@ -83,14 +83,16 @@ def measure(quick: bool) -> Table:
         f"{THREADS} thread each; every reader hands Arrow batches to the same count by domain.",
         "DuckDB reads S3 by its httpfs extension, which is fetched from its vendor's server at run time.",
     )
-    return Table("scan", "One pass over stored traffic", found, goals, notes)
+    return ResultTable("scan", "One pass over stored traffic", found, goals, notes)
 
 
-def _of(rows: list[Row], reader: str) -> list[Row]:
+def _of(rows: list[ScanRow], reader: str) -> list[ScanRow]:
     return [row for row in rows if row.reader == reader]
 
 
-def _ratio(ours: list[Row], peers: list[Row], figure: str = "seconds", **where: str) -> float:
+def _ratio(
+    ours: list[ScanRow], peers: list[ScanRow], figure: str = "seconds", **where: str
+) -> float:
     """The worst of our rows against the best peer on the same layout and columns."""
     worst = 0.0
     for row in ours:
@@ -139,7 +141,7 @@ def _write(folder: Path, rows: int, group: int) -> None:
             )
 
 
-def _row(layout: str, reader: str, columns: tuple[str, ...], folder: Path, rounds: int) -> Row:
+def _row(layout: str, reader: str, columns: tuple[str, ...], folder: Path, rounds: int) -> ScanRow:
     arguments = [
         sys.executable,
         "-m",
@@ -159,7 +161,7 @@ def _row(layout: str, reader: str, columns: tuple[str, ...], folder: Path, round
     ]
     requests, seconds = int(runs[0][0]), median(run[1] for run in runs)
     peak = max(run[2] for run in runs)
-    return Row(
+    return ScanRow(
         layout, reader, ", ".join(columns), requests, seconds, requests / seconds / 1e6, peak
     )
 

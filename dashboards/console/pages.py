@@ -21,7 +21,7 @@ from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
 from infra.telemetry import CONTENT_TYPE, read_snapshots
 from tasks.promotion.decisions import was_thin
-from tasks.promotion.ledger import Entry, Kind
+from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.records import STORED_DETECTORS
 from tasks.specs.registration import current_spec
@@ -175,10 +175,10 @@ def show(request: Request, template: str, *, status: int = 200, **context: Any) 
     return _templates.TemplateResponse(request, template, context, status_code=status)
 
 
-def report_keys(model: str, decision: Entry) -> tuple[str, ...]:
+def report_keys(model: str, decision: LedgerEntry) -> tuple[str, ...]:
     """Where the reports of a decision about a window lie."""
     window = decision.details.get("window")
-    if decision.kind is not Kind.DECIDED or not isinstance(window, str) or was_thin(decision):
+    if decision.kind is not EntryKind.DECIDED or not isinstance(window, str) or was_thin(decision):
         return ()
     return tuple(
         f"reports/{model}/{window[:16]}/{name}"
@@ -194,7 +194,7 @@ def _asked(ask: Callable[[], _T]) -> tuple[_T | None, str | None]:
         return None, str(exc)
 
 
-def _recipe(model: ModelView, entry: Entry | None) -> str:
+def _recipe(model: ModelView, entry: LedgerEntry | None) -> str:
     if entry is None or entry.release is None:
         return ""
     try:
@@ -204,12 +204,12 @@ def _recipe(model: ModelView, entry: Entry | None) -> str:
     return str(recipe["name"]) if isinstance(recipe, dict) else ""
 
 
-def _earlier(model: ModelView, history: Sequence[Entry]) -> list[str]:
+def _earlier(model: ModelView, history: Sequence[LedgerEntry]) -> list[str]:
     """Versions that reigned before and do not now, newest first."""
     reigns = [
         entry.version
         for entry in history
-        if entry.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and entry.version
+        if entry.kind in (EntryKind.PROMOTED, EntryKind.ROLLED_BACK) and entry.version
     ]
     present = model.champion.version if model.champion else None
     return [version for version in dict.fromkeys(reversed(reigns)) if version != present]
@@ -227,12 +227,14 @@ def _sources(model: str) -> list[SourceIntake]:
     return [done for done in read if done is not None]
 
 
-def _ends(history: Sequence[Entry]) -> dict[str, str]:
+def _ends(history: Sequence[LedgerEntry]) -> dict[str, str]:
     """Run -> what it wrote to the ledger at its end, which outlives Prefect's progress notes."""
-    return {str(one.details.get("run")): one.reason for one in history if one.kind is Kind.FINISHED}
+    return {
+        str(one.details.get("run")): one.reason for one in history if one.kind is EntryKind.FINISHED
+    }
 
 
-def _history(model: str) -> Sequence[Entry]:
+def _history(model: str) -> Sequence[LedgerEntry]:
     """A run may name a model that was never registered."""
     try:
         return views.history(model)

@@ -37,7 +37,7 @@ DISK_GB = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class SetupCheck:
     """One thing looked at."""
 
     what: str
@@ -46,9 +46,9 @@ class Check:
     mend: str = ""
 
 
-def examine(settings: Settings) -> list[Check]:
+def examine(settings: Settings) -> list[SetupCheck]:
     """Every check; none raises."""
-    probes: tuple[tuple[str, Callable[[], Check]], ...] = (
+    probes: tuple[tuple[str, Callable[[], SetupCheck]], ...] = (
         ("Python", _python),
         ("disk", lambda: _disk(settings)),
         ("object store", lambda: _store(settings)),
@@ -62,27 +62,29 @@ def examine(settings: Settings) -> list[Check]:
     return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS)]
 
 
-def _run(what: str, probe: Callable[[], Check]) -> Check:
+def _run(what: str, probe: Callable[[], SetupCheck]) -> SetupCheck:
     try:
         return probe()
     except (RequantError, OSError) as exc:
-        return Check(what, "broken", str(exc))
+        return SetupCheck(what, "broken", str(exc))
 
 
-def _python() -> Check:
+def _python() -> SetupCheck:
     found = ".".join(map(str, sys.version_info[:3]))
     state = "fine" if sys.version_info >= PYTHON else "broken"
-    return Check("Python", state, found, "" if state == "fine" else "install Python 3.11 or newer")
+    return SetupCheck(
+        "Python", state, found, "" if state == "fine" else "install Python 3.11 or newer"
+    )
 
 
-def _disk(settings: Settings) -> Check:
+def _disk(settings: Settings) -> SetupCheck:
     place = next(path for path in (settings.root, *settings.root.parents) if path.exists())
     free = shutil.disk_usage(place).free / 1e9
     mend = "" if free >= DISK_GB else f"free {DISK_GB} GB, or point REQUANT_STORE_URL elsewhere"
-    return Check("disk", "broken" if mend else "fine", f"{free:.1f} GB free at {place}", mend)
+    return SetupCheck("disk", "broken" if mend else "fine", f"{free:.1f} GB free at {place}", mend)
 
 
-def _store(settings: Settings) -> Check:
+def _store(settings: Settings) -> SetupCheck:
     """The ledger's one commit point is create-if-absent: a store that ignores it would lose the fence silently."""
     store, key = settings.store(), f"doctor/{secrets.token_hex(8)}"
     try:
@@ -90,33 +92,35 @@ def _store(settings: Settings) -> Check:
         with suppress(AlreadyExists):
             store.create(key, b"2")
             mend = "use a store with conditional writes (If-None-Match), such as S3, Ceph or MinIO"
-            return Check(
+            return SetupCheck(
                 "object store", "broken", f"{store.url} overwrites in create-if-absent", mend
             )
     finally:
         store.delete(key)
-    return Check("object store", "fine", f"{store.url} creates only if absent")
+    return SetupCheck("object store", "fine", f"{store.url} creates only if absent")
 
 
-def _key(settings: Settings) -> Check:
-    return Check("signing key", "fine", f"key {settings.signer().verifier().key_id}")
+def _key(settings: Settings) -> SetupCheck:
+    return SetupCheck("signing key", "fine", f"key {settings.signer().verifier().key_id}")
 
 
-def _registry(settings: Settings) -> Check:
+def _registry(settings: Settings) -> SetupCheck:
     settings.registry().ping()
-    return Check("registry", "fine", without_password(settings.mlflow_uri))
+    return SetupCheck("registry", "fine", without_password(settings.mlflow_uri))
 
 
-def _artifacts(settings: Settings) -> Check:
+def _artifacts(settings: Settings) -> SetupCheck:
     """The database may answer while the files behind it, on S3 say, cannot be reached: write one and delete it."""
     place = settings.registry().try_files()
-    return Check("registry's files", "fine", f"a file was written below {place}, read and deleted")
+    return SetupCheck(
+        "registry's files", "fine", f"a file was written below {place}, read and deleted"
+    )
 
 
-def _schedules(settings: Settings) -> Check:
+def _schedules(settings: Settings) -> SetupCheck:
     """What Prefect should have scheduled and has not, or has scheduled and nobody runs."""
     reached = prefect_environment(settings)
-    silent = Check(
+    silent = SetupCheck(
         "schedules", "absent", "no Prefect server answers", "`requant up` keeps the schedules"
     )
     if not reached:
@@ -129,7 +133,7 @@ def _schedules(settings: Settings) -> Check:
         return judge_schedules(model_names(settings.store()), upcoming())
 
 
-def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) -> Check:
+def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) -> SetupCheck:
     """Return whether every registered model has a run ahead, and no run that was due waits."""
     missing = [f"{one.model} (due {one.missing})" for one in scheduled.values() if one.missing]
     overdue = [
@@ -138,21 +142,21 @@ def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) ->
     unknown = sorted(set(models) - set(scheduled))
     if missing:
         mend = "Prefect's scheduler is at fault: see its log; SQLAlchemy 2.1 breaks it, so `pip install 'sqlalchemy<2.1'`"
-        return Check(
+        return SetupCheck(
             "schedules",
             "broken",
             f"runs that were due were never created: {', '.join(missing)}",
             mend,
         )
     if overdue:
-        return Check(
+        return SetupCheck(
             "schedules",
             "broken",
             f"overdue: {', '.join(overdue)}",
             "see whether `requant up` or a worker runs, and how long runs take",
         )
     if unknown:
-        return Check(
+        return SetupCheck(
             "schedules",
             "broken",
             f"not deployed: {', '.join(unknown)}",
@@ -162,54 +166,56 @@ def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) ->
         f"{one.model} {'paused' if one.paused else one.next_run or 'not created yet'}"
         for one in scheduled.values()
     )
-    return Check("schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered")
+    return SetupCheck(
+        "schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered"
+    )
 
 
-def _prefect(settings: Settings) -> Check:
+def _prefect(settings: Settings) -> SetupCheck:
     address = settings.prefect_api_url
     if address is None:
         running = running_server(settings)  # has proved that it is ours
         if running is not None:
-            return Check("Prefect", "fine", running)
-        return Check(
+            return SetupCheck("Prefect", "fine", running)
+        return SetupCheck(
             "Prefect", "absent", "no server runs", "`requant up` starts one; flows need none"
         )
     if not healthy(address):
-        return Check(
+        return SetupCheck(
             "Prefect",
             "broken",
             f"no answer at {address}",
             "start it, or correct REQUANT_PREFECT_API_URL",
         )
-    return Check("Prefect", "fine", address)
+    return SetupCheck("Prefect", "fine", address)
 
 
-def _package(name: str) -> Check:
+def _package(name: str) -> SetupCheck:
     try:
-        return Check(name, "fine", version(name))
+        return SetupCheck(name, "fine", version(name))
     except PackageNotFoundError:
-        return Check(name, "broken", "not installed", "make setup")
+        return SetupCheck(name, "broken", "not installed", "make setup")
 
 
-def _privacy() -> Check:
+def _privacy() -> SetupCheck:
     reason = missing()
     if reason is not None:
-        return Check(
+        return SetupCheck(
             "privacy library",
             "absent",
             reason,
             "make setup, or set calibration.privacy to patterns",
         )
-    return Check(
+    return SetupCheck(
         "privacy library", "fine", f"presidio-analyzer {version('presidio-analyzer')}: {LIMITS}"
     )
 
 
-def _target(name: str) -> Check:
+def _target(name: str) -> SetupCheck:
     try:
         reason = open_target(name).why_not_executable()
     except Unavailable as exc:
-        return Check(f"target {name}", "absent", str(exc))
-    return Check(
+        return SetupCheck(f"target {name}", "absent", str(exc))
+    return SetupCheck(
         f"target {name}", "fine" if reason is None else "absent", reason or "builds and runs here"
     )

@@ -21,7 +21,7 @@ from tasks import erasure
 from tasks.drift.report.page import remove_snapshot
 from tasks.erasure import Act
 from tasks.promotion import journal, ledger
-from tasks.promotion.ledger import Entry, Kind, body
+from tasks.promotion.ledger import EntryKind, LedgerEntry, body
 from tasks.specs.registration import current_digest
 from tasks.traffic import write_traffic
 from tasks.traffic.sources import last_intake, write_last
@@ -257,7 +257,7 @@ def _calibration(model: str, digest: str) -> str:
         return ""
 
 
-def _version(entries: Sequence[Entry], digest: str) -> str | None:
+def _version(entries: Sequence[LedgerEntry], digest: str) -> str | None:
     return next(
         (one.version for one in reversed(entries) if one.release == digest and one.version), None
     )
@@ -297,10 +297,10 @@ def _record(result: Forgotten, actor: str, reason: str) -> None:
         "releases": [one.release for one in result.releases],
     }
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
-        known = (one for one in entries if one.kind is Kind.FORGOTTEN)
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
+        known = (one for one in entries if one.kind is EntryKind.FORGOTTEN)
         if any(one.details.get("pseudonym") == result.pseudonym for one in known):
             return None
-        return body(Kind.FORGOTTEN, actor=actor, reason=reason, details=details)
+        return body(EntryKind.FORGOTTEN, actor=actor, reason=reason, details=details)
 
     journal.commit(result.model, decide)

@@ -7,7 +7,7 @@ from pathlib import Path
 from infra.errors import BadInput
 from infra.settings import settings
 from tasks.models.catalog import open_model
-from tasks.traffic import Format, ingest, judge_traces, stream
+from tasks.traffic import TrafficFormat, ingest, judge_traces, stream
 
 SERVER = "mlflow:"
 """Before the name of an experiment whose traces are read from the registry's server."""
@@ -39,7 +39,7 @@ def take_in(
         traces = settings().registry().traces(path.removeprefix(SERVER))
         records = judge_traces(traces, task=task, shape=shape)
     else:
-        chosen = Format(format) if format else None
+        chosen = TrafficFormat(format) if format else None
         start = moment(first_at, "--first-at") if first_at else None
         records = stream(Path(path), task=task, shape=shape, format=chosen, first_at=start)
     found = ingest(

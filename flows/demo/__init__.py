@@ -15,7 +15,7 @@ from infra.settings import settings
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class DemoScene:
     """One scene as it came out."""
 
     number: int
@@ -26,7 +26,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GroupChange:
     """One group of new traffic, before and after the champion changed."""
 
     model: str
@@ -44,8 +44,8 @@ class Row:
 class Story:
     """The whole demo."""
 
-    scenes: tuple[Scene, ...]
-    summary: tuple[Row, ...]
+    scenes: tuple[DemoScene, ...]
+    summary: tuple[GroupChange, ...]
     reports: tuple[str, ...]
     complete: bool
     seconds: float
@@ -78,7 +78,7 @@ def run(say: Callable[[str, float], object]) -> Story:
                 problems, lines = play(stage)
             lines += [f"expected otherwise: {problem}" for problem in problems]
             scenes.append(
-                Scene(number, title, tuple(lines), not problems, time.perf_counter() - begun)
+                DemoScene(number, title, tuple(lines), not problems, time.perf_counter() - begun)
             )
             if problems:
                 break

@@ -8,14 +8,14 @@ import numpy as np
 from flows.demo.stage import EXAMPLES, Stage
 from flows.demo.summary import compare
 from flows.maintenance import maintenance
-from flows.outcomes import Outcome, Status
+from flows.outcomes import RunOutcome, Status
 from flows.reconcile import reconcile
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.models.catalog import register
 from tasks.promotion import journal
-from tasks.promotion.ledger import Kind, previous
-from tasks.promotion.reconcile import Outcome as Reconciled
+from tasks.promotion.ledger import EntryKind, previous
+from tasks.promotion.reconcile import AliasState as Reconciled
 from tasks.promotion.steps import champion_of
 from tasks.records import Action, Health, Payload, ReleaseRef, Tensor, Verdict
 
@@ -134,7 +134,9 @@ def retrain(stage: Stage) -> Played:
         champion_of("digits") == before and not outcome.candidates, "something was built"
     )
     newest = journal.read("digits")[-1]
-    problems += _unless(newest.kind is Kind.RETRAINING_REQUESTED, "the ledger holds no request")
+    problems += _unless(
+        newest.kind is EntryKind.RETRAINING_REQUESTED, "the ledger holds no request"
+    )
     evidence = newest.details.get("evidence")
     return problems, [*_told(stage, outcome), f"evidence in the ledger: {evidence}"]
 
@@ -181,7 +183,8 @@ def roll_back(stage: Stage) -> Played:
         _champion("minilm").version == target.version, "the champion did not follow"
     )
     problems += _unless(
-        newest.kind is Kind.ROLLED_BACK and newest.actor == "mlflow", "the ledger does not show it"
+        newest.kind is EntryKind.ROLLED_BACK and newest.actor == "mlflow",
+        "the ledger does not show it",
     )
     lines = [
         f"the alias champion was moved from version {leaving.version} to {target.version} in MLflow",
@@ -217,27 +220,27 @@ def _champion(model: str) -> ReleaseRef:
     return found
 
 
-def _health(outcome: Outcome, detector: str) -> Health | None:
+def _health(outcome: RunOutcome, detector: str) -> Health | None:
     results = outcome.decision.results if outcome.decision else ()
     return next((one.health for one in results if one.detector == detector), None)
 
 
-def _action(outcome: Outcome) -> Action | None:
+def _action(outcome: RunOutcome) -> Action | None:
     return outcome.decision.action if outcome.decision else None
 
 
-def _window(outcome: Outcome) -> str:
+def _window(outcome: RunOutcome) -> str:
     assert outcome.decision is not None  # noqa: S101  # a maintenance run with a champion always decides
     return f"windows/{outcome.model}/{outcome.decision.window_digest}.parquet"
 
 
-def _told(stage: Stage, outcome: Outcome) -> list[str]:
+def _told(stage: Stage, outcome: RunOutcome) -> list[str]:
     if outcome.report:
         stage.reports.append(f"{settings().store_address}/{outcome.report}")
     return list(outcome.decision.reasons) if outcome.decision else [outcome.reason]
 
 
-def _candidates(outcome: Outcome) -> list[str]:
+def _candidates(outcome: RunOutcome) -> list[str]:
     return [
         f"candidate {candidate.recipe}: {', '.join(f'{one.target} {one.verdict}' for one in candidate.reports)}; {candidate.reason}"
         for candidate in outcome.candidates

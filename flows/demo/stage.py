@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.demo import Row
+from flows.demo import GroupChange
 from infra.settings import settings
 from tasks.models.corpus import read_corpus
 from tasks.records import Request
@@ -30,7 +30,7 @@ class Stage:
         self._minilm, self._digits = _corpus("minilm"), _corpus("digits")
         self._rng = np.random.default_rng(7)
         self._day = 0
-        self.summary: list[Row] = []
+        self.summary: list[GroupChange] = []
         self.reports: list[str] = []
 
     def serve(self, model: str, requests: Sequence[Request]) -> None:

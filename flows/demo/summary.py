@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flows.demo import Row
+from flows.demo import GroupChange
 from infra.engines.released import load_released
 from infra.settings import settings
 from tasks.metrics.scores import classes, cosine, safety_decisions
@@ -16,7 +16,9 @@ from tasks.traffic import from_parquet
 from tasks.validation.report import from_json
 
 
-def compare(model_name: str, window: str, before: ReleaseRef, after: ReleaseRef) -> list[Row]:
+def compare(
+    model_name: str, window: str, before: ReleaseRef, after: ReleaseRef
+) -> list[GroupChange]:
     """One row per domain (images) or language (texts) of a stored window.
 
     Images: agreement with full precision's class; flips are the classes that differ. Texts: cosine to full
@@ -35,7 +37,7 @@ def compare(model_name: str, window: str, before: ReleaseRef, after: ReleaseRef)
     for group in sorted(set(groups)):
         of_group = np.asarray([one == group for one in groups])
         rows.append(
-            Row(
+            GroupChange(
                 model_name,
                 group,
                 "agreement" if model.spec.task is Task.IMAGE_CLASSIFICATION else "cosine",

@@ -13,7 +13,7 @@ from tasks.drift.rules import alarms, restraint
 from tasks.drift.wording import power_of_ten
 from tasks.promotion import journal
 from tasks.promotion.decisions import past_decisions
-from tasks.promotion.ledger import Entry, Kind
+from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_spec
 
 
@@ -83,8 +83,8 @@ def explain(model: str, window: str = "latest") -> Explanation:
     )
 
 
-def _find(model: str, entries: tuple[Entry, ...], window: str) -> Entry:
-    decided = [entry for entry in entries if entry.kind is Kind.DECIDED]
+def _find(model: str, entries: tuple[LedgerEntry, ...], window: str) -> LedgerEntry:
+    decided = [entry for entry in entries if entry.kind is EntryKind.DECIDED]
     if not decided:
         raise NotFound(f"no window of {model} was decided yet: run `requant maintain {model}`")
     if window == "latest":

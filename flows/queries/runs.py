@@ -29,7 +29,7 @@ PEOPLE = ("requantize", "maintenance", "rollback", "approval", "intake")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RunStep:
     """One task of a run."""
 
     name: str
@@ -50,7 +50,7 @@ class RunView:
     finished: bool
     share: float  # 0..1
     doing: str  # one sentence
-    steps: tuple[Step, ...] = ()
+    steps: tuple[RunStep, ...] = ()
 
 
 def read_run(run_id: str) -> RunView:
@@ -68,7 +68,7 @@ def read_run(run_id: str) -> RunView:
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
         raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
     steps = tuple(
-        Step(one.name, one.state_name or "", one.total_run_time.total_seconds()) for one in tasks
+        RunStep(one.name, one.state_name or "", one.total_run_time.total_seconds()) for one in tasks
     )
     return _view(run, steps, share, doing)
 
@@ -110,7 +110,7 @@ def recent_runs(limit: int = 20, flows: Sequence[str] = PEOPLE) -> Sequence[RunV
     return [_view(run, (), 1.0 if run.state and run.state.is_final() else 0.0, "") for run in runs]
 
 
-def _view(run: FlowRun, steps: tuple[Step, ...], share: float, doing: str) -> RunView:
+def _view(run: FlowRun, steps: tuple[RunStep, ...], share: float, doing: str) -> RunView:
     state = run.state
     model = run.parameters.get("model")
     return RunView(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from infra.errors import NotFound
 from infra.settings import settings
 from tasks.promotion import journal, ledger
-from tasks.promotion.ledger import Entry, Kind
+from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_digest, current_spec, model_names
 
 
@@ -15,10 +15,10 @@ class ModelView:
 
     name: str
     task: str
-    champion: Entry | None
-    previous: Entry | None
-    last_decision: Entry | None
-    waiting: tuple[Entry, ...]  # approvals
+    champion: LedgerEntry | None
+    previous: LedgerEntry | None
+    last_decision: LedgerEntry | None
+    waiting: tuple[LedgerEntry, ...]  # approvals
     schedule: str  # cron, with its time zone
 
 
@@ -31,7 +31,7 @@ def one_model(name: str) -> ModelView:
     """One model; raises `NotFound`."""
     spec = current_spec(name)
     entries = journal.read(name)
-    decisions = [entry for entry in entries if entry.kind is Kind.DECIDED]
+    decisions = [entry for entry in entries if entry.kind is EntryKind.DECIDED]
     return ModelView(
         name=name,
         task=spec.task.value,
@@ -43,7 +43,7 @@ def one_model(name: str) -> ModelView:
     )
 
 
-def history(name: str) -> tuple[Entry, ...]:
+def history(name: str) -> tuple[LedgerEntry, ...]:
     """The whole ledger, oldest first; raises `NotFound` and `Tampered`."""
     current_digest(name)
     return journal.read(name)

@@ -14,7 +14,7 @@ LARGEST = 1e38
 """Of a range: its lowest level, twice as far out in INT2, is still a float32."""
 
 
-class Format(StrEnum):
+class NumberFormat(StrEnum):
     """What a number is stored as."""
 
     INT8 = "int8"
@@ -35,12 +35,12 @@ class Format(StrEnum):
     @property
     def is_integer(self) -> bool:
         """Levels are evenly spaced."""
-        return self in (Format.INT8, Format.INT4, Format.INT2)
+        return self in (NumberFormat.INT8, NumberFormat.INT4, NumberFormat.INT2)
 
     @property
     def is_scaled(self) -> bool:
         """Needs a scale: everything but the plain floating-point formats."""
-        return self.is_integer or self is Format.FP8
+        return self.is_integer or self is NumberFormat.FP8
 
     @property
     def largest(self) -> float:
@@ -75,11 +75,11 @@ Granularity = PerTensor | PerChannel | PerBlock
 _FP8 = ml_dtypes.float8_e4m3fn
 
 
-def round_to_levels(values: NDArray[np.float32], format: Format) -> NDArray[np.generic]:
+def round_to_levels(values: NDArray[np.float32], format: NumberFormat) -> NDArray[np.generic]:
     """Values in units of the scale -> levels, as QuantizeLinear stores them: ties to even, saturating.
 
     Integer formats give int8 (whatever their width), FP8 gives float8_e4m3fn.
     """
-    if format is Format.FP8:
+    if format is NumberFormat.FP8:
         return np.clip(values, -format.largest, format.largest).astype(_FP8)
     return np.clip(np.rint(values), -format.largest - 1, format.largest).astype(np.int8)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 
 VERSION = 2
 READ = (1, 2)
@@ -21,7 +21,7 @@ class Quantizer:
 
     amax: float  # largest magnitude that is represented
     smoothing_scales: NDArray[np.float32] | None = None  # [channels]
-    format: Format = Format.INT8
+    format: NumberFormat = NumberFormat.INT8
     bounds: tuple[float, float] | None = (
         None  # least and largest value, zero between; None: -amax and amax
     )
@@ -108,5 +108,8 @@ def _quantizer(item: Mapping[str, object]) -> Quantizer:
     if smoothing_scales is not None and (smoothing_scales.ndim != 1 or not smoothing_scales.size):
         raise ValueError(f"smoothing scales of shape {smoothing_scales.shape}")
     return Quantizer(
-        float(str(item["amax"])), smoothing_scales, Format(str(item.get("format", "int8"))), bounds
+        float(str(item["amax"])),
+        smoothing_scales,
+        NumberFormat(str(item.get("format", "int8"))),
+        bounds,
     )

@@ -4,7 +4,7 @@ from tasks.profiles.archive import dump, parse
 from tasks.profiles.columns.quantiles import snapped
 from tasks.profiles.profile import Kept, Profile, empty, merge
 from tasks.profiles.scan import Scan, profile_batch, profile_batches
-from tasks.profiles.settings import VERSION, Settings
+from tasks.profiles.settings import VERSION, ProfileSettings
 from tasks.profiles.window import (
     PartProfile,
     WindowProfile,
@@ -18,8 +18,8 @@ __all__ = [
     "Kept",
     "PartProfile",
     "Profile",
+    "ProfileSettings",
     "Scan",
-    "Settings",
     "WindowProfile",
     "dump",
     "empty",

@@ -21,8 +21,8 @@ from tasks.profiles.columns.distinct import REGISTERS, Distinct
 from tasks.profiles.columns.fourier_features import FourierFeatures
 from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, empty_reservoir
-from tasks.profiles.reservoir import Entry, Reservoir
-from tasks.profiles.settings import VERSION, Settings
+from tasks.profiles.reservoir import Reservoir, ReservoirItem
+from tasks.profiles.settings import VERSION, ProfileSettings
 
 _NAME = b"requant-profile"
 
@@ -77,7 +77,7 @@ def parse(data: bytes, *, where: str) -> Profile:
 
 
 def _profile(document: Mapping[str, Any]) -> Profile:
-    settings = Settings.of(document["settings"])
+    settings = ProfileSettings.of(document["settings"])
     return Profile(
         settings=settings,
         rows=int(document["rows"]),
@@ -148,10 +148,10 @@ def _entries(reservoir: Reservoir[Kept] | None) -> list[list[object]]:
     return [[e.key, e.group, e.priority, *e.item] for e in reservoir.entries()] if reservoir else []
 
 
-def _reservoir(rows: list[list[Any]], settings: Settings) -> Reservoir[Kept] | None:
+def _reservoir(rows: list[list[Any]], settings: ProfileSettings) -> Reservoir[Kept] | None:
     made = empty_reservoir(settings)
     if made is None:
         return None
     for key, group, priority, *item in rows:
-        made.hold(Entry(key, group, priority, Kept(*item)))
+        made.hold(ReservoirItem(key, group, priority, Kept(*item)))
     return made

@@ -20,7 +20,7 @@ from tasks.profiles.columns.distinct import Distinct
 from tasks.profiles.columns.fourier_features import FourierFeatures
 from tasks.profiles.columns.quantiles import FineHistogram
 from tasks.profiles.reservoir import Reservoir
-from tasks.profiles.settings import Settings
+from tasks.profiles.settings import ProfileSettings
 
 V = TypeVar("V")
 
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
 class Profile:
     """What is known of some requests; the size does not depend on their number."""
 
-    settings: Settings
+    settings: ProfileSettings
     rows: int = 0
     missing: Mapping[str, int] = field(
         default_factory=dict
@@ -83,12 +83,12 @@ class Profile:
         return max(0.0, 1 - self.distinct["request_id"].value / self.rows)
 
 
-def empty(settings: Settings) -> Profile:
+def empty(settings: ProfileSettings) -> Profile:
     """The neutral element of `merge`."""
     return Profile(settings, reservoir=empty_reservoir(settings))
 
 
-def empty_reservoir(settings: Settings) -> Reservoir[Kept] | None:
+def empty_reservoir(settings: ProfileSettings) -> Reservoir[Kept] | None:
     """Of a key's several deliveries the earliest stays."""
     return (
         Reservoir(settings.reservoir, seed=settings.seed, order=tuple)

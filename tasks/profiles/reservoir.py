@@ -37,7 +37,7 @@ def _unit(digest: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry(Generic[T]):
+class ReservoirItem(Generic[T]):
     """One offered item; `priority` is log(u) / weight."""
 
     key: str
@@ -79,7 +79,7 @@ class Reservoir(Generic[T]):
         self.cap = cap
         self.seed = seed
         self._order = order
-        self._kept: dict[str, Entry[T]] = {}
+        self._kept: dict[str, ReservoirItem[T]] = {}
         self._threshold = -inf
 
     def offer(self, key: str, item: T, *, weight: float = 1.0, group: str = "") -> None:
@@ -88,7 +88,7 @@ class Reservoir(Generic[T]):
             raise _bad_weight(key, weight)
         priority = log(uniform(key, self.seed)) / weight if weight else -inf
         if priority > -inf:  # a weight below some 1e-308 is as good as 0
-            self._consider(Entry(key, group, priority, item))
+            self._consider(ReservoirItem(key, group, priority, item))
 
     def offer_all(
         self,
@@ -132,7 +132,7 @@ class Reservoir(Generic[T]):
         # A key that the batch holds several times takes one place, so fewer may be sure of theirs.
         return top if len(np.unique(hashes[top])) >= self.capacity else rows
 
-    def hold(self, entry: Entry[T]) -> None:
+    def hold(self, entry: ReservoirItem[T]) -> None:
         """Consider an entry of another reservoir of this seed: one that was stored."""
         self._consider(entry)
 
@@ -149,7 +149,7 @@ class Reservoir(Generic[T]):
             whole._consider(entry)
         return whole
 
-    def entries(self) -> list[Entry[T]]:
+    def entries(self) -> list[ReservoirItem[T]]:
         """What is kept, best first."""
         self._compact()
         return sorted(self._kept.values(), key=lambda entry: entry.rank)
@@ -158,7 +158,7 @@ class Reservoir(Generic[T]):
         """The items of `entries`."""
         return [entry.item for entry in self.entries()]
 
-    def _consider(self, entry: Entry[T]) -> None:
+    def _consider(self, entry: ReservoirItem[T]) -> None:
         if entry.priority < self._threshold:
             return
         known = self._kept.get(entry.key)
@@ -167,7 +167,7 @@ class Reservoir(Generic[T]):
         if len(self._kept) >= 2 * self.capacity:  # compacting in bulk costs O(log) an item
             self._compact()
 
-    def _place(self, entry: Entry[T]) -> tuple[float, tuple[object, ...]]:
+    def _place(self, entry: ReservoirItem[T]) -> tuple[float, tuple[object, ...]]:
         """Of one key the heaviest delivery stays, whatever was dropped before it; of equal ones the lesser item."""
         return -entry.priority, self._order(entry.item)
 
@@ -189,11 +189,11 @@ def _bad_weight(key: str, weight: float) -> BadInput:
 
 
 def _split(
-    entries: Iterable[Entry[T]], capacity: int, cap: int | None
-) -> tuple[list[Entry[T]], list[Entry[T]]]:
+    entries: Iterable[ReservoirItem[T]], capacity: int, cap: int | None
+) -> tuple[list[ReservoirItem[T]], list[ReservoirItem[T]]]:
     """The best entries within the cap, and the best of those above it that fill what is left."""
-    kept: list[Entry[T]] = []
-    above: list[Entry[T]] = []
+    kept: list[ReservoirItem[T]] = []
+    above: list[ReservoirItem[T]] = []
     groups: Counter[str] = Counter()
     for entry in sorted(entries, key=lambda entry: entry.rank):
         if cap is not None and groups[entry.group] >= cap:

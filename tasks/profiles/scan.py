@@ -23,7 +23,7 @@ from tasks.profiles.columns.fourier_features import (
 from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, empty_reservoir
-from tasks.profiles.settings import Settings
+from tasks.profiles.settings import ProfileSettings
 
 TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
 _HOUR = 3_600_000_000  # microseconds
@@ -35,7 +35,7 @@ _SPILL = 4096  # names of a column that are added up before a sketch sees them
 
 def profile_batch(
     batch: pa.RecordBatch,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: ProfileSettings = ProfileSettings(),  # noqa: B008  # frozen
     *,
     weights: NDArray[np.float64] | None = None,
     embeddings: NDArray[np.floating] | None = None,
@@ -48,7 +48,7 @@ def profile_batch(
 
 def profile_batches(
     batches: Iterable[pa.RecordBatch],
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: ProfileSettings = ProfileSettings(),  # noqa: B008  # frozen
 ) -> Profile:
     """The profile of a stream of record batches, one in memory at a time."""
     scan = Scan(settings)
@@ -60,7 +60,7 @@ def profile_batches(
 class Scan:
     """Adds up batches; what it keeps does not grow with them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ProfileSettings) -> None:
         """Nothing seen yet."""
         self._settings = settings
         self._rows = 0

@@ -18,7 +18,7 @@ NUMBERS = ("latency_ms",)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ProfileSettings:
     """Of one model's profiles."""
 
     seed: int = 0
@@ -55,7 +55,7 @@ class Settings:
         return fields
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Settings:
+    def of(cls, document: Mapping[str, Any]) -> ProfileSettings:
         """Read what `document` gave, also after it was JSON."""
         fields = {**document, "fourier_features": document["waves"]}
         del fields["waves"]

@@ -24,7 +24,7 @@ from tasks.profiles.archive import dump, parse
 from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.profile import Profile, empty, merge
 from tasks.profiles.scan import ID, TENSOR, TEXT, TIME, profile_batches
-from tasks.profiles.settings import VERSION, Settings
+from tasks.profiles.settings import VERSION, ProfileSettings
 
 BATCH = 1 << 16
 """Rows in memory at a time."""
@@ -42,7 +42,7 @@ class PartProfile(NamedTuple):
     diagnostic: str  # why a stored profile was made anew; "" otherwise
 
 
-class Mapper(Protocol):
+class ProfileMapper(Protocol):
     """`map`, or that of a pool or cluster: applies a picklable function to each part, in any order of time."""
 
     def __call__(
@@ -66,9 +66,9 @@ def profile_window(
     store: ObjectStore,
     model: str,
     parts: Iterable[str],
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: ProfileSettings = ProfileSettings(),  # noqa: B008  # frozen
     *,
-    mapper: Mapper = map,
+    mapper: ProfileMapper = map,
 ) -> WindowProfile:
     """The profile of these parts of a model's traffic; without any, that of no requests.
 
@@ -89,7 +89,11 @@ def profile_window(
     return WindowProfile(whole, len(keys), read, tuple(sorted(diagnostics)))
 
 
-def profile_part(store: ObjectStore, key: str, settings: Settings = Settings()) -> PartProfile:  # noqa: B008  # frozen
+def profile_part(
+    store: ObjectStore,
+    key: str,
+    settings: ProfileSettings = ProfileSettings(),  # noqa: B008  # frozen
+) -> PartProfile:
     """The stored profile of one part, or a new one that is stored; errors as of `profile_window`."""
     name = profile_key(key, settings)
     try:
@@ -108,7 +112,7 @@ def profile_part(store: ObjectStore, key: str, settings: Settings = Settings()) 
     return PartProfile(stored, False, "")
 
 
-def profile_key(part: str, settings: Settings) -> str:
+def profile_key(part: str, settings: ProfileSettings) -> str:
     """Where a part's profile is stored; raises `BadInput` on a key that names no part."""
     found = _PART.match(part)
     if not found:
@@ -121,7 +125,7 @@ def _of_model(key: str, model: str) -> bool:
     return found is not None and found["model"] == model
 
 
-def _checked(data: bytes, settings: Settings, where: str) -> None:
+def _checked(data: bytes, settings: ProfileSettings, where: str) -> None:
     found = parse(data, where=where).settings
     if found != settings:
         raise BadInput(
@@ -129,7 +133,9 @@ def _checked(data: bytes, settings: Settings, where: str) -> None:
         )
 
 
-def _again(store: ObjectStore, key: str, settings: Settings, error: RequantError) -> PartProfile:
+def _again(
+    store: ObjectStore, key: str, settings: ProfileSettings, error: RequantError
+) -> PartProfile:
     try:
         data = _profiled(store, key, settings)
     except NotFound as gone:
@@ -138,7 +144,7 @@ def _again(store: ObjectStore, key: str, settings: Settings, error: RequantError
     return PartProfile(data, True, f"{key} was profiled again, because {error}")
 
 
-def _profiled(store: ObjectStore, key: str, settings: Settings) -> bytes:
+def _profiled(store: ObjectStore, key: str, settings: ProfileSettings) -> bytes:
     data = store.get(key)
     if f"part-{sha256(data).hexdigest()[:32]}.parquet" != key.rpartition("/")[2]:
         raise Tampered(
@@ -155,7 +161,7 @@ def _profiled(store: ObjectStore, key: str, settings: Settings) -> bytes:
         ) from error
 
 
-def _batches(data: bytes, settings: Settings) -> Iterator[pa.RecordBatch]:
+def _batches(data: bytes, settings: ProfileSettings) -> Iterator[pa.RecordBatch]:
     metadata = pq.read_metadata(pa.BufferReader(data))
     present = set(metadata.schema.to_arrow_schema().names)
     lacking = [name for name in _REQUIRED if name not in present]

@@ -7,7 +7,7 @@ from datetime import datetime
 from math import isfinite
 
 from infra.canonical import Json
-from tasks.promotion.ledger import Entry, Kind, asked_since
+from tasks.promotion.ledger import EntryKind, LedgerEntry, asked_since
 from tasks.records import (
     STORED_DETECTORS,
     Action,
@@ -51,22 +51,26 @@ def decision_details(decision: Decision, window: SampleRef | ThinWindow) -> dict
 
 
 def past_decisions(
-    entries: Sequence[Entry], *, before: int | None = None
+    entries: Sequence[LedgerEntry], *, before: int | None = None
 ) -> tuple[PastDecision, ...]:
     """Decisions of the ledger, oldest first; with `before`, those ahead of the entry of that number.
 
     A window that was too thin is none of them: it confirms nothing, ends no alarm, and no cooldown waits for it.
     """
-    decided = (entry for entry in entries if entry.kind is Kind.DECIDED and not was_thin(entry))
+    decided = (
+        entry for entry in entries if entry.kind is EntryKind.DECIDED and not was_thin(entry)
+    )
     return tuple(_past(entry) for entry in decided if before is None or entry.number < before)
 
 
-def was_thin(decided: Entry) -> bool:
+def was_thin(decided: LedgerEntry) -> bool:
     """Whether a decision is about a window that was too thin to be looked at: no sample of it was stored."""
     return decided.details.get("sample", "") is None  # entries of earlier versions do not say
 
 
-def nothing_left(decided: Entry, entries: Sequence[Entry], *, champion: str, acted: bool) -> bool:
+def nothing_left(
+    decided: LedgerEntry, entries: Sequence[LedgerEntry], *, champion: str, acted: bool
+) -> bool:
     """Whether what a decision asked for was done, so that its window need not be looked at again.
 
     `acted`: a run took the window's build up. Without one, another `champion` than it was about, back by a rollback
@@ -83,7 +87,7 @@ def nothing_left(decided: Entry, entries: Sequence[Entry], *, champion: str, act
     return not asks or asked_since(entries, window, decided.number)
 
 
-def recorded(decided: Entry) -> Decision:
+def recorded(decided: LedgerEntry) -> Decision:
     """The decision of an entry; the results themselves are not kept there."""
     details = decided.details
     reasons = details.get("reasons")
@@ -97,7 +101,7 @@ def recorded(decided: Entry) -> Decision:
     )
 
 
-def _past(entry: Entry) -> PastDecision:
+def _past(entry: LedgerEntry) -> PastDecision:
     """Entries of earlier versions of Requant lack some details."""
     details = entry.details
     champion, end = _mapping(details.get("champion")), details.get("end")

@@ -7,19 +7,19 @@ from infra.canonical import Json
 from infra.chain import Chain
 from infra.errors import AlreadyExists, NotFound, Unavailable
 from infra.settings import settings
-from tasks.promotion.ledger import Entry, aliases, champion, labels, parse
+from tasks.promotion.ledger import LedgerEntry, aliases, champion, labels, parse
 
 RACES = 50
-Decide = Callable[[Sequence[Entry]], Mapping[str, Json] | None]
+Decide = Callable[[Sequence[LedgerEntry]], Mapping[str, Json] | None]
 """Given the whole history, the entry to append, or None when there is nothing left to do."""
 
 
-def read(model: str) -> tuple[Entry, ...]:
+def read(model: str) -> tuple[LedgerEntry, ...]:
     """Every entry, oldest first; raises `Tampered`."""
     return parse(_chain(model).read())
 
 
-def commit(model: str, decide: Decide) -> Entry | None:
+def commit(model: str, decide: Decide) -> LedgerEntry | None:
     """Append what `decide` answers, fenced by the head that it reasoned on; a lost race decides again.
 
     Returns the entry, or None when `decide` found nothing to do; whatever `decide` raises passes through.

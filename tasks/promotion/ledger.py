@@ -16,7 +16,7 @@ from infra.chain import Link
 from infra.errors import BadInput, Refused
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What happened."""
 
     PROMOTED = (
@@ -37,19 +37,19 @@ class Kind(StrEnum):
     FORGOTTEN = "forgotten"  # somebody's data were erased; details: a pseudonym, counts, releases they had gone into
 
 
-_REIGNS = frozenset({Kind.PROMOTED, Kind.ROLLED_BACK})
-_ANSWERS = frozenset({Kind.APPROVED, Kind.REJECTED})
-_ABOUT_A_VERSION = _REIGNS | _ANSWERS | {Kind.APPROVAL_REQUESTED}
+_REIGNS = frozenset({EntryKind.PROMOTED, EntryKind.ROLLED_BACK})
+_ANSWERS = frozenset({EntryKind.APPROVED, EntryKind.REJECTED})
+_ABOUT_A_VERSION = _REIGNS | _ANSWERS | {EntryKind.APPROVAL_REQUESTED}
 _FIELDS = {"kind", "actor", "reason", "version", "release", "details"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One entry of a model's ledger."""
 
     number: int  # the fence
     time: datetime  # UTC, of the writer's clock
-    kind: Kind
+    kind: EntryKind
     actor: str  # a person's name, "schedule", "mlflow"
     reason: str  # one sentence
     version: str | None  # of the registry
@@ -58,7 +58,7 @@ class Entry:
 
 
 def body(
-    kind: Kind,
+    kind: EntryKind,
     *,
     actor: str,
     reason: str,
@@ -81,19 +81,19 @@ def body(
     }
 
 
-def parse(links: Sequence[Link]) -> tuple[Entry, ...]:
+def parse(links: Sequence[Link]) -> tuple[LedgerEntry, ...]:
     """Entries from verified links; raises `BadInput` for an entry that this version of Requant cannot read."""
     return tuple(_entry(link) for link in links)
 
 
-def _entry(link: Link) -> Entry:
+def _entry(link: Link) -> LedgerEntry:
     if set(link.body) != _FIELDS:
         raise BadInput(
             f"Ledger entry {link.number} has the fields {sorted(link.body)}: upgrade Requant to read it."
         )
     found = link.body
     try:
-        kind, time = Kind(str(found["kind"])), datetime.fromisoformat(link.time)
+        kind, time = EntryKind(str(found["kind"])), datetime.fromisoformat(link.time)
     except ValueError as error:
         raise BadInput(
             f"Ledger entry {link.number} cannot be read ({error}): upgrade Requant."
@@ -104,7 +104,7 @@ def _entry(link: Link) -> Entry:
             f"Ledger entry {link.number} has details that are no object: upgrade Requant to read it."
         )
     version, release = _optional(found["version"]), _optional(found["release"])
-    return Entry(
+    return LedgerEntry(
         link.number,
         time,
         kind,
@@ -120,12 +120,12 @@ def _optional(value: Json) -> str | None:
     return None if value is None else str(value)
 
 
-def champion(entries: Sequence[Entry]) -> Entry | None:
+def champion(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
     """The newest promotion or rollback; None before the first."""
     return next(_newest(entries, _REIGNS), None)
 
 
-def previous(entries: Sequence[Entry]) -> Entry | None:
+def previous(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
     """The newest reign of another version than the champion's: who served before."""
     reigning = champion(entries)
     return next(
@@ -134,7 +134,7 @@ def previous(entries: Sequence[Entry]) -> Entry | None:
     )
 
 
-def pending_approvals(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+def pending_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
     """Approval requests that nobody answered, newest first, one a version.
 
     A change of champion voids the requests before it: their gates compared against another champion.
@@ -143,23 +143,23 @@ def pending_approvals(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     since = reigning.number if reigning else 0
     settled: set[str | None] = set()
     pending = []
-    for entry in _newest(entries, _ANSWERS | {Kind.APPROVAL_REQUESTED}):
+    for entry in _newest(entries, _ANSWERS | {EntryKind.APPROVAL_REQUESTED}):
         if (
             entry.number > since
             and entry.version not in settled
-            and entry.kind is Kind.APPROVAL_REQUESTED
+            and entry.kind is EntryKind.APPROVAL_REQUESTED
         ):
             pending.append(entry)
         settled.add(entry.version)
     return tuple(pending)
 
 
-def challenger(entries: Sequence[Entry]) -> Entry | None:
+def challenger(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
     """The newest approval request that still waits."""
     return next(iter(pending_approvals(entries)), None)
 
 
-def decided(entries: Sequence[Entry], window_digest: str, source: str) -> Entry | None:
+def decided(entries: Sequence[LedgerEntry], window_digest: str, source: str) -> LedgerEntry | None:
     """The newest decision about a traffic window and a full-precision graph: a second run has nothing to decide.
 
     Other weights are decided about anew, though not one request came. Entries of earlier versions of Requant name no
@@ -167,72 +167,76 @@ def decided(entries: Sequence[Entry], window_digest: str, source: str) -> Entry 
     """
     about = (
         one
-        for one in _newest(entries, {Kind.DECIDED})
+        for one in _newest(entries, {EntryKind.DECIDED})
         if one.details.get("window") == window_digest
     )
     return next((one for one in about if one.details.get("source", source) == source), None)
 
 
-def done_since(entries: Sequence[Entry], window_digest: str, number: int) -> bool:
+def done_since(entries: Sequence[LedgerEntry], window_digest: str, number: int) -> bool:
     """Whether a run that began on the window after the entry of that number ended without a failure."""
     about = [
         one for one in entries if one.number > number and one.details.get("window") == window_digest
     ]
-    began = {one.details.get("run") for one in about if one.kind is Kind.INTENDED}
-    ended = (one for one in about if one.kind is Kind.FINISHED and not one.details.get("failed"))
+    began = {one.details.get("run") for one in about if one.kind is EntryKind.INTENDED}
+    ended = (
+        one for one in about if one.kind is EntryKind.FINISHED and not one.details.get("failed")
+    )
     return any(one.details.get("run") in began for one in ended)
 
 
-def asked_since(entries: Sequence[Entry], window_digest: str, number: int) -> bool:
+def asked_since(entries: Sequence[LedgerEntry], window_digest: str, number: int) -> bool:
     """Whether retraining was requested for a window after the entry of that number."""
     asked = (
-        one for one in entries if one.kind is Kind.RETRAINING_REQUESTED and one.number > number
+        one for one in entries if one.kind is EntryKind.RETRAINING_REQUESTED and one.number > number
     )
     return any(one.details.get("window") == window_digest for one in asked)
 
 
 def open_intent(
-    entries: Sequence[Entry], window_digest: str, now: datetime, lease: timedelta
-) -> Entry | None:
+    entries: Sequence[LedgerEntry], window_digest: str, now: datetime, lease: timedelta
+) -> LedgerEntry | None:
     """The intent of a run that may still be at work on the window: not finished, and younger than the lease.
 
     An older one belongs to a run that died: another may take the window over.
     """
     finished: set[Json] = set()
-    for entry in _newest(entries, {Kind.INTENDED, Kind.FINISHED}):
+    for entry in _newest(entries, {EntryKind.INTENDED, EntryKind.FINISHED}):
         if entry.details.get("window") != window_digest:
             continue
         run = str(entry.details.get("run"))
-        if entry.kind is Kind.FINISHED:
+        if entry.kind is EntryKind.FINISHED:
             finished.add(run)
         elif run not in finished and now < entry.time + lease:
             return entry
     return None
 
 
-def interrupted(entries: Sequence[Entry], is_dead: Callable[[Entry], bool]) -> tuple[Entry, ...]:
+def interrupted(
+    entries: Sequence[LedgerEntry], is_dead: Callable[[LedgerEntry], bool]
+) -> tuple[LedgerEntry, ...]:
     """The intents that nobody finished, whose run `is_dead`, and that no later run made good, oldest first.
 
     Made good is what a later run took up on the same window, and all that began before a run that ended well.
     """
-    ended = {_run(entry) for entry in entries if entry.kind is Kind.FINISHED}
+    ended = {_run(entry) for entry in entries if entry.kind is EntryKind.FINISHED}
     well = [
         entry.number
-        for entry in _newest(entries, {Kind.FINISHED})
+        for entry in _newest(entries, {EntryKind.FINISHED})
         if not entry.details.get("failed")
     ]
     newest = {
-        entry.details.get("window"): entry for entry in entries if entry.kind is Kind.INTENDED
+        entry.details.get("window"): entry for entry in entries if entry.kind is EntryKind.INTENDED
     }
     standing = (entry for entry in newest.values() if entry.number > max(well, default=0))
     return tuple(entry for entry in standing if _run(entry) not in ended and is_dead(entry))
 
 
-def _run(entry: Entry) -> tuple[Json, Json]:
+def _run(entry: LedgerEntry) -> tuple[Json, Json]:
     return entry.details.get("window"), entry.details.get("run")
 
 
-def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:
+def rollback_target(entries: Sequence[LedgerEntry], to: str | None = None) -> LedgerEntry:
     """The reign to return to: the newest of version `to`, or the one that the present champion replaced.
 
     Rolling back again goes further back, never forward to what was just left: promotions 1, 2, 3 roll back to 2,
@@ -255,7 +259,7 @@ def rollback_target(entries: Sequence[Entry], to: str | None = None) -> Entry:
     )
 
 
-def _replaced(entries: Sequence[Entry], reigning: Entry) -> Entry:
+def _replaced(entries: Sequence[LedgerEntry], reigning: LedgerEntry) -> LedgerEntry:
     standing = _standing(entries)
     if len(standing) < 2:
         raise Refused(
@@ -264,11 +268,13 @@ def _replaced(entries: Sequence[Entry], reigning: Entry) -> Entry:
     return standing[-2]
 
 
-def _standing(entries: Sequence[Entry]) -> list[Entry]:
+def _standing(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
     """Promotions not rolled back past, oldest first; the last is the champion's."""
-    standing: list[Entry] = []
+    standing: list[LedgerEntry] = []
     for entry in entries:
-        if entry.kind is Kind.ROLLED_BACK and any(one.version == entry.version for one in standing):
+        if entry.kind is EntryKind.ROLLED_BACK and any(
+            one.version == entry.version for one in standing
+        ):
             while standing[-1].version != entry.version:
                 standing.pop()
         elif entry.kind in _REIGNS and (not standing or standing[-1].version != entry.version):
@@ -276,7 +282,7 @@ def _standing(entries: Sequence[Entry]) -> list[Entry]:
     return standing
 
 
-def _names(entries: Sequence[Entry]) -> str:
+def _names(entries: Sequence[LedgerEntry]) -> str:
     reigning = champion(entries)
     names = {
         str(one.version)
@@ -290,7 +296,7 @@ def _names(entries: Sequence[Entry]) -> str:
     )
 
 
-def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
+def aliases(entries: Sequence[LedgerEntry]) -> dict[str, str | None]:
     """What the registry's aliases must show; None means that the alias must not exist."""
     found = {
         "champion": champion(entries),
@@ -300,7 +306,7 @@ def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
     return {alias: entry.version if entry else None for alias, entry in found.items()}
 
 
-def labels(entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
+def labels(entries: Sequence[LedgerEntry]) -> Mapping[str, Mapping[str, str]]:
     """Version -> the tags that tell what the ledger last said about it: the entry's number and its kind."""
     newest = {entry.version: entry for entry in entries if entry.version is not None}
     return {
@@ -309,7 +315,7 @@ def labels(entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def may_promote(entries: Sequence[Entry], base: str | None) -> None:
+def may_promote(entries: Sequence[LedgerEntry], base: str | None) -> None:
     """Pass when the champion still is `base`, which the candidate's gates compared it against; None: no champion.
 
     Raises `Refused` when the champion has changed since.
@@ -327,5 +333,7 @@ def _version(version: str | None) -> str:
     return f"version {version}" if version else "no champion"
 
 
-def _newest(entries: Sequence[Entry], kinds: frozenset[Kind] | set[Kind]) -> Iterator[Entry]:
+def _newest(
+    entries: Sequence[LedgerEntry], kinds: frozenset[EntryKind] | set[EntryKind]
+) -> Iterator[LedgerEntry]:
     return (entry for entry in reversed(entries) if entry.kind in kinds)

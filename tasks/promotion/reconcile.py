@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from infra.canonical import Json
-from tasks.promotion.ledger import Entry, Kind, aliases, body, champion
+from tasks.promotion.ledger import EntryKind, LedgerEntry, aliases, body, champion
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 ACTOR = "mlflow"
 """Who the ledger names when an operator moved the alias: the registry does not say who it was."""
 
 
-class Outcome(StrEnum):
+class AliasState(StrEnum):
     """What was found."""
 
     IN_STEP = "in-step"  # the alias shows the champion
@@ -46,7 +46,7 @@ class Verification:
 class Reconciliation:
     """What to do, in this order: append `record`, set `aliases`, note `mark`."""
 
-    outcome: Outcome
+    outcome: AliasState
     reason: str  # one sentence, for the report
     record: (
         Mapping[str, Json] | None
@@ -56,7 +56,7 @@ class Reconciliation:
 
 
 def reconcile(
-    entries: Sequence[Entry],
+    entries: Sequence[LedgerEntry],
     observed: str | None,
     verified: Mapping[str, Verification],
     mark: int = 0,
@@ -71,26 +71,26 @@ def reconcile(
     number = reigning.number if reigning else 0
     if observed == wanted["champion"]:
         return Reconciliation(
-            Outcome.IN_STEP, "The alias shows the champion.", None, wanted, number
+            AliasState.IN_STEP, "The alias shows the champion.", None, wanted, number
         )
     if reigning and mark < reigning.number and observed == reigning.details.get("projected_from"):
         reason = (
             f"The alias still shows what it showed before ledger entry {number}: projected again."
         )
-        return Reconciliation(Outcome.LAGGING, reason, None, wanted, number)
+        return Reconciliation(AliasState.LAGGING, reason, None, wanted, number)
     check = verified.get(observed or "", Verification(False, "nobody could check it"))
     if observed is not None and check.verified:
         return _adopt(entries, observed, check)
     return _undo(entries, observed, check)
 
 
-def _adopt(entries: Sequence[Entry], observed: str, check: Verification) -> Reconciliation:
+def _adopt(entries: Sequence[LedgerEntry], observed: str, check: Verification) -> Reconciliation:
     reigned = [
         one
         for one in entries
-        if one.kind in (Kind.PROMOTED, Kind.ROLLED_BACK) and one.version == observed
+        if one.kind in (EntryKind.PROMOTED, EntryKind.ROLLED_BACK) and one.version == observed
     ]
-    kind = Kind.ROLLED_BACK if reigned else Kind.PROMOTED
+    kind = EntryKind.ROLLED_BACK if reigned else EntryKind.PROMOTED
     release = check.release or (reigned[-1].release if reigned else None)
     reason = f"An operator moved the alias champion to version {observed} in the registry."
     details: dict[str, Json] = {
@@ -100,17 +100,19 @@ def _adopt(entries: Sequence[Entry], observed: str, check: Verification) -> Reco
         kind, actor=ACTOR, reason=reason, version=observed, release=release, details=details
     )
     after = aliases((*entries, _as_if_appended(entries, kind, observed)))
-    return Reconciliation(Outcome.ADOPTED, reason, record, after, None)
+    return Reconciliation(AliasState.ADOPTED, reason, record, after, None)
 
 
-def _as_if_appended(entries: Sequence[Entry], kind: Kind, version: str) -> Entry:
+def _as_if_appended(entries: Sequence[LedgerEntry], kind: EntryKind, version: str) -> LedgerEntry:
     """Only number, kind and version decide the aliases."""
-    return Entry(
+    return LedgerEntry(
         entries[-1].number + 1 if entries else 1, _EPOCH, kind, ACTOR, "", version, None, {}
     )
 
 
-def _undo(entries: Sequence[Entry], observed: str | None, check: Verification) -> Reconciliation:
+def _undo(
+    entries: Sequence[LedgerEntry], observed: str | None, check: Verification
+) -> Reconciliation:
     wanted, reigning = aliases(entries), champion(entries)
     moved = (
         f"moved to version {observed}, which is unverified ({check.reason})"
@@ -119,7 +121,7 @@ def _undo(entries: Sequence[Entry], observed: str | None, check: Verification) -
     )
     now = f"it shows version {wanted['champion']} again" if wanted["champion"] else "it was removed"
     reason = f"The alias champion was {moved} in the registry; {now}."
-    record = body(Kind.ALIAS_UNDONE, actor=ACTOR, reason=reason, version=observed)
+    record = body(EntryKind.ALIAS_UNDONE, actor=ACTOR, reason=reason, version=observed)
     return Reconciliation(
-        Outcome.UNDONE, reason, record, wanted, reigning.number if reigning else 0
+        AliasState.UNDONE, reason, record, wanted, reigning.number if reigning else 0
     )

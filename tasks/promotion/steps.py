@@ -18,8 +18,8 @@ from tasks.profiles.frozen import FROZEN
 from tasks.promotion import journal, ledger
 from tasks.promotion.card import card
 from tasks.promotion.decisions import decision_details, nothing_left, past_decisions, recorded
-from tasks.promotion.ledger import Entry, Kind, body
-from tasks.promotion.reconcile import Outcome, Reconciliation, Verification, reconcile
+from tasks.promotion.ledger import EntryKind, LedgerEntry, body
+from tasks.promotion.reconcile import AliasState, Reconciliation, Verification, reconcile
 from tasks.records import (
     CandidateRef,
     Decision,
@@ -101,7 +101,7 @@ def record_decision(
     `basis` names by digest what else it rests on: the full-precision graph, the references, the evidence.
     """
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
         if ledger.decided(entries, decision.window_digest, str(basis["source"])) is not None:
             return None
         details = {
@@ -109,7 +109,7 @@ def record_decision(
             **basis,
             "champion": asdict(champion) if champion else None,
         }
-        return body(Kind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
+        return body(EntryKind.DECIDED, actor=actor, reason=decision.reasons[0], details=details)
 
     return journal.commit(model, decide) is not None
 
@@ -123,11 +123,11 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
     while journal.commit(model, lambda entries: _orphan_closed(entries, window, actor)) is not None:
         pass
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
         taken = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
         if taken is not None and taken.details.get("run") != run:
             return None
-        return body(Kind.INTENDED, actor=actor, reason=reason, details=details)
+        return body(EntryKind.INTENDED, actor=actor, reason=reason, details=details)
 
     details: dict[str, Json] = {"window": window, "run": run, "process": identity()}
     return journal.commit(model, decide) is not None
@@ -140,7 +140,7 @@ def finish(
     """Close the intent, whatever came of it; after a failure the next run may try again."""
     details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
     journal.commit(
-        model, lambda _: body(Kind.FINISHED, actor=actor, reason=outcome, details=details)
+        model, lambda _: body(EntryKind.FINISHED, actor=actor, reason=outcome, details=details)
     )
 
 
@@ -224,7 +224,7 @@ def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> N
 def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Let a passing candidate wait for a person, as `challenger`."""
     entry = body(
-        Kind.APPROVAL_REQUESTED,
+        EntryKind.APPROVAL_REQUESTED,
         actor=actor,
         reason=reason,
         version=release.version,
@@ -240,7 +240,7 @@ def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence
     """Note which gates refused a candidate."""
     details: dict[str, Json] = {"gates": list(gates)}
     entry = body(
-        Kind.REFUSED,
+        EntryKind.REFUSED,
         actor=actor,
         reason=reason,
         version=release.version,
@@ -257,7 +257,7 @@ def request_retraining(
 ) -> bool:
     """Ask for a new model, with the evidence; once per decision about a window and the weights."""
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
         decided = ledger.decided(entries, window.digest, source)
         if ledger.asked_since(entries, window.digest, decided.number if decided else 0):
             return None
@@ -273,7 +273,7 @@ def request_retraining(
             "evidence": evidence,
         }
         return body(
-            Kind.RETRAINING_REQUESTED, actor=actor, reason=decision.reasons[0], details=details
+            EntryKind.RETRAINING_REQUESTED, actor=actor, reason=decision.reasons[0], details=details
         )
 
     return journal.commit(model, decide) is not None
@@ -285,10 +285,10 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
 
     Raises `Refused` when no such candidate waits or the champion has changed since it was judged.
     """
-    kind = Kind.APPROVED if approve else Kind.REJECTED
-    waiting: list[Entry] = []
+    kind = EntryKind.APPROVED if approve else EntryKind.REJECTED
+    waiting: list[LedgerEntry] = []
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
         waiting[:] = [item for item in ledger.pending_approvals(entries) if item.version == version]
         if not waiting:
             _check_answered_before(entries, model, version, kind)
@@ -313,15 +313,15 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
 @step("roll-back")
 def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef:
     """Make an earlier champion serve again; its bytes and signature are verified first."""
-    chosen: list[Entry] = []
+    chosen: list[LedgerEntry] = []
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json]:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json]:
         target = ledger.rollback_target(entries, to)
         _verify(model, target)
         chosen[:] = [target]
         details: dict[str, Json] = {"projected_from": journal.shown_champion(model)}
         return body(
-            Kind.ROLLED_BACK,
+            EntryKind.ROLLED_BACK,
             actor=actor,
             reason=reason,
             version=target.version,
@@ -341,14 +341,14 @@ def reconcile_model(model: str) -> Reconciliation:
     """Compare the registry's alias with the ledger, record what an operator did, and bring both in step."""
     found: list[Reconciliation] = []
 
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
         observed = journal.shown_champion(model)
         verified = {} if observed is None else {observed: _verification(model, observed)}
         found[:] = [reconcile(entries, observed, verified, journal.mark(model))]
         return found[0].record
 
     journal.commit(model, decide)
-    if found[0].outcome is not Outcome.IN_STEP or found[0].mark:
+    if found[0].outcome is not AliasState.IN_STEP or found[0].mark:
         journal.project(model)
     _label(model)
     return found[0]
@@ -370,26 +370,28 @@ def _label(model: str) -> None:
         )
 
 
-def _orphan_closed(entries: Sequence[Entry], window: str, actor: str) -> Mapping[str, Json] | None:
+def _orphan_closed(
+    entries: Sequence[LedgerEntry], window: str, actor: str
+) -> Mapping[str, Json] | None:
     """The end of an intent whose process died, or None when nobody died on this window."""
     held = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
     if held is None or not is_gone(held.details.get("process")):
         return None
     details: dict[str, Json] = {"window": window, "run": held.details.get("run"), "failed": True}
     return body(
-        Kind.FINISHED, actor=actor, reason="failed: its process was killed", details=details
+        EntryKind.FINISHED, actor=actor, reason="failed: its process was killed", details=details
     )
 
 
 def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
-    def decide(entries: Sequence[Entry]) -> Mapping[str, Json] | None:
+    def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
         reigning = ledger.champion(entries)
         if reigning is not None and reigning.release == release.digest:
             return None
         ledger.may_promote(entries, base)
         details: dict[str, Json] = {"projected_from": journal.shown_champion(release.model)}
         return body(
-            Kind.PROMOTED,
+            EntryKind.PROMOTED,
             actor=actor,
             reason=reason,
             version=release.version,
@@ -402,10 +404,14 @@ def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> 
     _show(release.model)
 
 
-def _check_answered_before(entries: Sequence[Entry], model: str, version: str, kind: Kind) -> None:
+def _check_answered_before(
+    entries: Sequence[LedgerEntry], model: str, version: str, kind: EntryKind
+) -> None:
     """The same answer again is fine; another answer, or none to give, is refused."""
     answers = (item for item in reversed(entries) if item.version == version)
-    last = next((item for item in answers if item.kind in (Kind.APPROVED, Kind.REJECTED)), None)
+    last = next(
+        (item for item in answers if item.kind in (EntryKind.APPROVED, EntryKind.REJECTED)), None
+    )
     if last is None or last.kind is not kind:
         waiting = (
             ", ".join(str(item.version) for item in ledger.pending_approvals(entries)) or "none"
@@ -415,16 +421,16 @@ def _check_answered_before(entries: Sequence[Entry], model: str, version: str, k
         )
 
 
-def _last_request(entries: Sequence[Entry], version: str) -> Entry | None:
+def _last_request(entries: Sequence[LedgerEntry], version: str) -> LedgerEntry | None:
     asked = (
         item
         for item in reversed(entries)
-        if item.kind is Kind.APPROVAL_REQUESTED and item.version == version
+        if item.kind is EntryKind.APPROVAL_REQUESTED and item.version == version
     )
     return next(asked, None)
 
 
-def _verify(model: str, target: Entry) -> None:
+def _verify(model: str, target: LedgerEntry) -> None:
     if target.release is None:
         raise Refused(
             f"version {target.version} of {model} has no release recorded, so it cannot be verified"
@@ -469,7 +475,7 @@ def _verdict_tags(reports: Sequence[GateReport]) -> dict[str, str]:
     return {f"verdict.{report.target}": report.verdict.value for report in reports}
 
 
-def _reference(model: str, entry: Entry | None) -> ReleaseRef | None:
+def _reference(model: str, entry: LedgerEntry | None) -> ReleaseRef | None:
     if entry is None or entry.version is None or entry.release is None:
         return None
     return ReleaseRef(model, entry.version, entry.release)

@@ -13,7 +13,7 @@ from tasks.observation.observer import SiteObservation
 from tasks.observation.requests import SeenByRequest
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.quantization.activation.quantizers import (
-    Choice,
+    SiteQuantizer,
     choose,
     deployed_factors,
     histogram,
@@ -65,7 +65,7 @@ class Derived:
 class Tuned:
     """A choice for every site, and what each costs; recipes that differ only in what they keep high share it."""
 
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, SiteQuantizer]
     ranking: tuple[Sensitivity, ...]
     unknown: tuple[str, ...] = ()  # sites whose range would be a guess
 
@@ -172,15 +172,15 @@ def tune(
     return Tuned(choices, sensitivity.rank(sites, observed, choices, weights, schemes), unknown)
 
 
-def _without_range(site: str, recipe: Recipe, deployed: Scales) -> Choice:
+def _without_range(site: str, recipe: Recipe, deployed: Scales) -> SiteQuantizer:
     """A recalibration keeps what it knows nothing new of."""
     if recipe.keeps_graph and site in deployed:
-        return Choice(deployed[site], deployed[site].smoothing_scales)
-    return Choice(None)
+        return SiteQuantizer(deployed[site], deployed[site].smoothing_scales)
+    return SiteQuantizer(None)
 
 
-def _plain(observed: SiteObservation, recipe: Recipe) -> Choice:
-    return Choice(quantizer(observed, recipe.activations) if recipe.activations else None)
+def _plain(observed: SiteObservation, recipe: Recipe) -> SiteQuantizer:
+    return SiteQuantizer(quantizer(observed, recipe.activations) if recipe.activations else None)
 
 
 def _require_fit(

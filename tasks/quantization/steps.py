@@ -20,7 +20,7 @@ from tasks.graphs.memory import footprint
 from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.models.inputs import language_inputs
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.bounded import bounded
@@ -183,7 +183,7 @@ def write_graph(
             calibration.ceilings,
         )
         graph = _graph(model, recipe, derived, champion)
-        if recipe.kv_cache is Format.INT8:
+        if recipe.kv_cache is NumberFormat.INT8:
             layout = language_inputs(model.inputs).layout
             graph = write_cache(
                 graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX)
@@ -375,7 +375,7 @@ def _pictures(title: str, figures: Sequence[CandidateFigures], limits: Limits) -
 
 def _placements(title: str, facts: Mapping[str, Any]) -> dict[str, bytes]:
     front = [
-        mixed.Point(tuple(one["kept"]), one["loss"], one["weights"])
+        mixed.PrecisionPlacement(tuple(one["kept"]), one["loss"], one["weights"])
         for one in facts.get("placements", [])
     ]
     return draw_placements(title, front, facts["kept_high"])
@@ -389,7 +389,7 @@ def _tuning(recipe: Recipe) -> Recipe:
         summary="",
         rounding=recipe.rounding if recipe.rounding is Rounding.AWQ else Rounding.NEAREST,
         bias_correction=False,
-        tables=Format.FP32,
+        tables=NumberFormat.FP32,
         trained_sites=0,
         high_precision_sites=0,
         version=TUNING_VERSION,

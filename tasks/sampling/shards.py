@@ -9,7 +9,7 @@ from infra.cluster import open_mapper
 from infra.settings import settings
 from tasks.records import Sample
 from tasks.sampling.strata import Pool, choose, draw, gather
-from tasks.traffic import StoredRequests, Window
+from tasks.traffic import StoredRequests, TrafficWindow
 
 PARTS = 4
 """Of traffic in a shard, at least: up to 40,000 requests, some seconds of work, which is what a dying worker costs."""
@@ -28,7 +28,9 @@ class WindowShard:
     tenant_share: float
 
 
-def draw_window(window: Window, cluster: str | None, *, size: int, tenant_share: float) -> Sample:
+def draw_window(
+    window: TrafficWindow, cluster: str | None, *, size: int, tenant_share: float
+) -> Sample:
     """The sample of a window, by the cluster setting: byte for byte what `draw` gives in one process.
 
     Raises what `draw` raises, and `Unavailable` when the cluster does not answer.

@@ -17,7 +17,7 @@ import numpy as np
 
 from infra.errors import BadInput
 from tasks.payloads import fingerprint
-from tasks.profiles.reservoir import DistinctCount, Entry, Reservoir, uniform
+from tasks.profiles.reservoir import DistinctCount, Reservoir, ReservoirItem, uniform
 from tasks.records import Request, Sample
 from tasks.sampling.digest import sample_of
 
@@ -159,7 +159,7 @@ class Pool:
             max(0, stratum.seen - stratum.distinct.value) for stratum in self._strata.values()
         )
 
-    def candidates(self) -> dict[Stratum, list[Entry[Request]]]:
+    def candidates(self) -> dict[Stratum, list[ReservoirItem[Request]]]:
         """Of each stratum, best first."""
         return {key: self._strata[key].reservoir.entries() for key in sorted(self._strata)}
 
@@ -213,7 +213,9 @@ def _proportional(counts: Mapping[Key, int], size: int) -> dict[Key, int]:
     return {key: whole + (key in favoured) for key, (whole, _) in shares.items()}
 
 
-def cells(entries: Sequence[Entry[Request]], quota: int) -> dict[Cell, list[Entry[Request]]]:
+def cells(
+    entries: Sequence[ReservoirItem[Request]], quota: int
+) -> dict[Cell, list[ReservoirItem[Request]]]:
     """A stratum's candidates by tenant and length, best first in each.
 
     Where tenants are too many for a floor each, those with less than one place to expect are one cell together, in
@@ -224,7 +226,7 @@ def cells(entries: Sequence[Entry[Request]], quota: int) -> dict[Cell, list[Entr
     sizes = Counter(entry.item.tenant for entry in entries)
     scarce = {tenant for tenant, count in sizes.items() if count * quota < len(entries)}
     pooled = scarce if len(scarce) > FLOORS * quota else set()
-    found: dict[Cell, list[Entry[Request]]] = {}
+    found: dict[Cell, list[ReservoirItem[Request]]] = {}
     for entry, bucket in zip(entries, np.searchsorted(edges, lengths).tolist(), strict=True):
         tenant = "" if entry.item.tenant in pooled else entry.item.tenant
         found.setdefault((tenant, str(bucket)), []).append(entry)
@@ -251,10 +253,12 @@ class _Selection:
         self.capped = 0
 
     def fill(
-        self, candidates: Mapping[Stratum, list[Entry[Request]]], quotas: Mapping[Stratum, int]
+        self,
+        candidates: Mapping[Stratum, list[ReservoirItem[Request]]],
+        quotas: Mapping[Stratum, int],
     ) -> None:
         """Each stratum's quota, the rarest first while tenants have room; then whoever is left, best first."""
-        waiting: list[list[tuple[Entry[Request], Stratum, Cell]]] = []
+        waiting: list[list[tuple[ReservoirItem[Request], Stratum, Cell]]] = []
         for key in sorted(candidates, key=lambda key: (quotas[key], key)):
             parted = cells(candidates[key], quotas[key])
             self._cells.update({(key, cell): len(found) for cell, found in parted.items()})
@@ -276,15 +280,15 @@ class _Selection:
         }
 
     def _fill_stratum(
-        self, key: Stratum, parted: Mapping[Cell, list[Entry[Request]]], quota: int
-    ) -> list[tuple[Entry[Request], Stratum, Cell]]:
+        self, key: Stratum, parted: Mapping[Cell, list[ReservoirItem[Request]]], quota: int
+    ) -> list[tuple[ReservoirItem[Request], Stratum, Cell]]:
         """Each cell's places, the rarest first; then the stratum's others, best first. Gives what is left over."""
         places = (
             allocate({cell: len(found) for cell, found in parted.items()}, quota, CELL)
             if parted
             else {}
         )
-        left: list[tuple[Entry[Request], Stratum, Cell]] = []
+        left: list[tuple[ReservoirItem[Request], Stratum, Cell]] = []
         taken = 0
         for cell in sorted(parted, key=lambda cell: (places[cell], cell)):
             queue = iter(parted[cell])

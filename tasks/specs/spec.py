@@ -21,11 +21,11 @@ from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
 
-class _Strict(BaseModel):
+class _SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class InputSpec(_Strict):
+class InputSpec(_SpecModel):
     """What one request looks like to the model."""
 
     tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
@@ -41,14 +41,14 @@ class InputSpec(_Strict):
     )
 
 
-class DataSpec(_Strict):
+class DataSpec(_SpecModel):
     """Shipped data, as Parquet files beside the spec."""
 
     calibration: str  # the pool that anchors every calibration set
     traffic: str | None = None  # a corpus to replay as traffic
 
 
-class GoldenSpec(_Strict):
+class GoldenSpec(_SpecModel):
     """The fixed evaluation cases, as files beside the spec."""
 
     cases: str
@@ -64,7 +64,7 @@ class GoldenSpec(_Strict):
         return self
 
 
-class QualityBudget(_Strict):
+class QualityBudget(_SpecModel):
     """A bound on one golden metric, overall and for every group that the traffic holds, or for one named group."""
 
     metric: Metric
@@ -90,7 +90,7 @@ class QualityBudget(_Strict):
         return self
 
 
-class Budgets(_Strict):
+class Budgets(_SpecModel):
     """What a candidate may cost, relative to full precision, and how good it must stay."""
 
     latency_ratio: float = Field(gt=0)  # candidate / full precision, median of paired runs
@@ -105,14 +105,14 @@ class Budgets(_Strict):
     quality: tuple[QualityBudget, ...] = Field(min_length=1)
 
 
-class ControlSpec(_Strict):
+class ControlSpec(_SpecModel):
     """Below this, full precision itself is wrong on what users send, and only retraining helps."""
 
     metric: Literal["accuracy", "recall", "exact-match", "word-accuracy"]
     at_least: float = Field(ge=0, le=1)
 
 
-class ScheduleSpec(_Strict):
+class ScheduleSpec(_SpecModel):
     """When maintenance runs; registration asks Prefect whether it can be kept."""
 
     slug: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -134,7 +134,7 @@ class ScheduleSpec(_Strict):
         return f"{rule} in {self.timezone}"
 
 
-class WindowSpec(_Strict):
+class WindowSpec(_SpecModel):
     """How live traffic is sampled."""
 
     hours: int = Field(default=24, ge=1)  # the current window ends with the newest request
@@ -154,7 +154,7 @@ def _one_in(value: object) -> object:
     return int(found[1]) if found else value
 
 
-class ConfirmSpec(_Strict):
+class ConfirmSpec(_SpecModel):
     """In how many of the last windows a detector must have degraded before the loop acts; safety needs no confirmation."""
 
     windows: int = Field(default=1, ge=1)
@@ -169,14 +169,14 @@ class ConfirmSpec(_Strict):
         return self
 
 
-class BuildsSpec(_Strict):
+class BuildsSpec(_SpecModel):
     """How many rebuilds the loop may start by itself; safety is exempt."""
 
     at_most: int = Field(default=8, ge=0)
     days: float = Field(default=7.0, gt=0)  # of traffic time
 
 
-class DriftSpec(_Strict):
+class DriftSpec(_SpecModel):
     """How sure the loop must be before it acts, and what keeps it from thrashing."""
 
     # Windows between two false alarms of range, fidelity, safety and control together, at least, on average.
@@ -191,7 +191,7 @@ class DriftSpec(_Strict):
     builds: BuildsSpec = BuildsSpec()
 
 
-class CalibrationSpec(_Strict):
+class CalibrationSpec(_SpecModel):
     """How a calibration set is chosen from the window, and what it may do to a scale."""
 
     size: int | None = Field(
@@ -218,7 +218,7 @@ class CalibrationSpec(_Strict):
     )
 
 
-class ModelSpec(_Strict):
+class ModelSpec(_SpecModel):
     """One model: where it comes from, what it is judged by and what it may cost."""
 
     version: Literal[1]

@@ -1,6 +1,6 @@
 """Live traffic: files that serving stacks write, parts by hour in the object store, windows, scans and watermarks."""
 
-from tasks.traffic.formats import Format
+from tasks.traffic.formats import TrafficFormat
 from tasks.traffic.imports import Accepted, Duplicate, Import, judge_traces, read_import, stream
 from tasks.traffic.intake import Ingested, ingest
 from tasks.traffic.masking import redacted
@@ -8,19 +8,19 @@ from tasks.traffic.rejects import Reject, write_rejects
 from tasks.traffic.storage.codec import from_parquet, to_parquet
 from tasks.traffic.storage.parts import write_traffic
 from tasks.traffic.storage.schema import SCHEMA, VERSION
-from tasks.traffic.storage.windows import StoredRequests, Window, read_window
+from tasks.traffic.storage.windows import StoredRequests, TrafficWindow, read_window
 
 __all__ = [
     "SCHEMA",
     "VERSION",
     "Accepted",
     "Duplicate",
-    "Format",
     "Import",
     "Ingested",
     "Reject",
     "StoredRequests",
-    "Window",
+    "TrafficFormat",
+    "TrafficWindow",
     "from_parquet",
     "ingest",
     "judge_traces",

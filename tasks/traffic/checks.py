@@ -65,7 +65,7 @@ class _Record(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class RequestRules:
     """What one model's requests must hold."""
 
     task: Task

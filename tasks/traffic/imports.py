@@ -15,8 +15,8 @@ from pathlib import Path
 from infra.errors import BadInput
 from tasks.records import Request
 from tasks.specs.spec import Task
-from tasks.traffic.checks import Check
-from tasks.traffic.formats import READERS, Format, files_of, format_of
+from tasks.traffic.checks import RequestRules
+from tasks.traffic.formats import READERS, TrafficFormat, files_of, format_of
 from tasks.traffic.formats.documents import Document
 from tasks.traffic.formats.raw import RAW_KEPT, Again, Bad, Raw, Source
 from tasks.traffic.formats.traces import requests_of
@@ -56,7 +56,7 @@ def stream(
     *,
     task: Task,
     shape: tuple[int, ...] | None = None,
-    format: Format | None = None,
+    format: TrafficFormat | None = None,
     first_at: datetime | None = None,
     now: datetime | None = None,
 ) -> Iterator[Taken]:
@@ -66,7 +66,7 @@ def stream(
     latest believable time. Raises `BadInput` when a file is missing, truncated, of another kind or has columns of a
     wrong type.
     """
-    check = Check(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
     reader = READERS[format or format_of(path)]
     try:
         for raw in reader(Source(files_of(path), task, shape, first_at)):
@@ -85,14 +85,14 @@ def judge_traces(
     now: datetime | None = None,
 ) -> Iterator[Taken]:
     """The same for MLflow traces that a server hands over one by one, as JSON."""
-    check = Check(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
     source = Source((), task, shape, None)
     for number, trace in enumerate(traces, 1):
         for raw in requests_of(Document(number, trace[:RAW_KEPT], json.loads(trace)), source):
             yield judged(raw, check)
 
 
-def judged(raw: Raw, check: Check) -> Taken:
+def judged(raw: Raw, check: RequestRules) -> Taken:
     """The request that a record is, or why it is none."""
     try:
         return Accepted(raw.number, check.request(raw.parse()))

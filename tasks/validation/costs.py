@@ -19,7 +19,7 @@ MINIMUM_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CostPair:
     """One figure of full precision and of the candidate, in the same unit."""
 
     reference: float
@@ -31,8 +31,8 @@ class Costs:
     """What was measured; None where it was not, which is never a pass."""
 
     latency: PairedLatency | None = None
-    size: Pair | None = None  # bytes of the engine that is loaded
-    peak_memory: Pair | None = None  # bytes
+    size: CostPair | None = None  # bytes of the engine that is loaded
+    peak_memory: CostPair | None = None  # bytes
 
 
 def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
@@ -44,7 +44,7 @@ def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
     )
 
 
-def size_gate(size: Pair | None, budgets: Budgets) -> GateResult:
+def size_gate(size: CostPair | None, budgets: Budgets) -> GateResult:
     """The gate that needs no measurement."""
     return _pair_gate("size-ratio", size, budgets.size_ratio)
 
@@ -84,7 +84,7 @@ def _latency_verdict(estimate: Interval, budget: float) -> Verdict:
     return Verdict.FAILED if estimate.low > budget else Verdict.INCONCLUSIVE
 
 
-def _pair_gate(metric: str, pair: Pair | None, budget: float) -> GateResult:
+def _pair_gate(metric: str, pair: CostPair | None, budget: float) -> GateResult:
     if pair is None:
         return _unmeasured(metric, budget)
     if not (

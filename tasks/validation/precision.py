@@ -29,7 +29,7 @@ _FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuantizedProduct:
     """One layer whose activation and weight are both quantized: a product in that format."""
 
     site: str
@@ -38,7 +38,7 @@ class Asked:
     precision: str  # INT8 or FP8
 
 
-class Found(StrEnum):
+class Execution(StrEnum):
     """What an engine made of one layer that was asked for."""
 
     AS_ASKED = "as asked"
@@ -48,15 +48,15 @@ class Found(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LayerPrecision:
     """One layer, what was asked for, and what runs."""
 
-    asked: Asked
-    found: Found
+    asked: QuantizedProduct
+    found: Execution
     kernel: str  # the one that tells, empty where there is none
 
 
-def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Asked, ...]:
+def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[QuantizedProduct, ...]:
     """Every product of a Q/DQ graph that reads two dequantized operands of one format; weight-only asks for none."""
     producers = {name: node for node in graph.graph.node for name in node.output}
     nodes = {node.name: node for node in graph.graph.node}
@@ -66,11 +66,13 @@ def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Asked, ...
         for layer in site.layers:
             formats = {_format(name, producers, types) for name in nodes[layer.node].input[:2]}
             if len(formats) == 1 and (precision := formats.pop()):
-                asked.append(Asked(site.name, layer.name, layer.node, precision))
+                asked.append(QuantizedProduct(site.name, layer.name, layer.node, precision))
     return tuple(asked)
 
 
-def compare_precision(asked: Sequence[Asked], kernels: Sequence[Kernel]) -> tuple[Finding, ...]:
+def compare_precision(
+    asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel]
+) -> tuple[LayerPrecision, ...]:
     """What became of each product; where several kernels bear its name, one as asked is enough."""
     return tuple(
         _finding(one, [kernel for kernel in kernels if one.node in kernel.nodes]) for one in asked
@@ -78,7 +80,7 @@ def compare_precision(asked: Sequence[Asked], kernels: Sequence[Kernel]) -> tupl
 
 
 def precision_gate(
-    asked: Sequence[Asked], kernels: Sequence[Kernel] | None, why_not: str
+    asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel] | None, why_not: str
 ) -> tuple[GateResult, ...]:
     """The reported gate `layer-precision`: the share of products that run as asked; no gate where none was asked.
 
@@ -89,8 +91,8 @@ def precision_gate(
     if kernels is None:
         return (_gate(Verdict.INCONCLUSIVE, None, len(asked), why_not),)
     findings = compare_precision(asked, kernels)
-    wrong = [one for one in findings if one.found in (Found.OTHERWISE, Found.ABSENT)]
-    untold = [one for one in findings if one.found is Found.UNTOLD]
+    wrong = [one for one in findings if one.found in (Execution.OTHERWISE, Execution.ABSENT)]
+    untold = [one for one in findings if one.found is Execution.UNTOLD]
     share = 1 - (len(wrong) + len(untold)) / len(asked)
     verdict = Verdict.FAILED if wrong else Verdict.INCONCLUSIVE if untold else Verdict.PASSED
     return (
@@ -98,16 +100,16 @@ def precision_gate(
     )
 
 
-def _finding(asked: Asked, kernels: Sequence[Kernel]) -> Finding:
+def _finding(asked: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecision:
     telling = [kernel for kernel in kernels if kernel.precision]
-    for wanted, found in ((asked.precision, Found.AS_ASKED), (UNKNOWN, Found.UNTOLD)):
+    for wanted, found in ((asked.precision, Execution.AS_ASKED), (UNKNOWN, Execution.UNTOLD)):
         for kernel in telling:
             if kernel.precision == wanted:
-                return Finding(asked, found, kernel.name)
+                return LayerPrecision(asked, found, kernel.name)
     return (
-        Finding(asked, Found.OTHERWISE, telling[0].name)
+        LayerPrecision(asked, Execution.OTHERWISE, telling[0].name)
         if telling
-        else Finding(asked, Found.ABSENT, "")
+        else LayerPrecision(asked, Execution.ABSENT, "")
     )
 
 
@@ -127,7 +129,11 @@ def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, in
     return _FORMATS.get(types.get(quantizer.input[2], 0), "")
 
 
-def _told(findings: Sequence[Finding], wrong: Sequence[Finding], untold: Sequence[Finding]) -> str:
+def _told(
+    findings: Sequence[LayerPrecision],
+    wrong: Sequence[LayerPrecision],
+    untold: Sequence[LayerPrecision],
+) -> str:
     kept = len(findings) - len(wrong) - len(untold)
     parts = [f"{kept} of {len(findings)} products run as asked"]
     if wrong:
@@ -139,7 +145,7 @@ def _told(findings: Sequence[Finding], wrong: Sequence[Finding], untold: Sequenc
     return "; ".join(parts)
 
 
-def _names(findings: Sequence[Finding]) -> str:
+def _names(findings: Sequence[LayerPrecision]) -> str:
     shown = [
         f"{one.asked.layer} ({one.asked.precision} asked, {one.kernel or 'no kernel'})"
         for one in findings[:_NAMED]

@@ -86,7 +86,7 @@ def to_metrics(report: GateReport) -> Mapping[str, float]:
     }
 
 
-def to_samples(model: str, report: GateReport) -> Iterator[telemetry.Sample]:
+def to_samples(model: str, report: GateReport) -> Iterator[telemetry.MetricSample]:
     """The report as Prometheus samples, for `telemetry.write_snapshot`."""
     for gate in report.gates:
         labels = {
@@ -97,17 +97,17 @@ def to_samples(model: str, report: GateReport) -> Iterator[telemetry.Sample]:
         }
         if gate.reported:
             continue  # a figure without a verdict would look like an open question
-        yield telemetry.Sample("requant_gate_verdict", {**labels, "verdict": gate.verdict}, 1)
-        yield telemetry.Sample("requant_gate_budget", labels, gate.budget)
+        yield telemetry.MetricSample("requant_gate_verdict", {**labels, "verdict": gate.verdict}, 1)
+        yield telemetry.MetricSample("requant_gate_budget", labels, gate.budget)
         if gate.estimate is None:
             continue
-        yield telemetry.Sample("requant_gate_estimate", labels, gate.estimate.value)
+        yield telemetry.MetricSample("requant_gate_estimate", labels, gate.estimate.value)
         if gate.metric in _OWN_METRICS:
             own = {"model": model, "target": report.target}
-            yield telemetry.Sample(_OWN_METRICS[gate.metric], own, gate.estimate.value)
+            yield telemetry.MetricSample(_OWN_METRICS[gate.metric], own, gate.estimate.value)
         if gate.metric == "peak-memory-ratio" and gate.measured is not None:
             own = {"model": model, "target": report.target}
-            yield telemetry.Sample(_PEAK_MEMORY, own, gate.measured)
+            yield telemetry.MetricSample(_PEAK_MEMORY, own, gate.measured)
 
 
 _OWN_METRICS = {"latency-ratio": "requant_latency_ratio", "safety-flips": "requant_safety_flips"}

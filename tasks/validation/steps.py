@@ -31,7 +31,7 @@ from tasks.specs.spec import Task
 from tasks.step import step
 from tasks.traffic import from_parquet
 from tasks.validation import preconditions
-from tasks.validation.costs import Costs, Pair, cost_gates, size_gate
+from tasks.validation.costs import CostPair, Costs, cost_gates, size_gate
 from tasks.validation.gates import (
     error_gate,
     golden_gates,
@@ -140,7 +140,7 @@ def _judged(
         named = GoldenEngine(
             engine.target, candidate.key(f"engines/{engine.target}/plan"), sha256(plan)
         )
-        quality = (*QUALITY[model.spec.task](Asked(model, loaded, named), served), *told)
+        quality = (*QUALITY[model.spec.task](GoldenRun(model, loaded, named), served), *told)
         report = GateReport(engine.target, quality)
         if report.verdict in (Verdict.FAILED, Verdict.ERROR) and not thorough:
             return GateReport(
@@ -174,7 +174,7 @@ def _precision(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GoldenRun:
     """An engine that is to answer the golden cases; with a name, it may do so elsewhere."""
 
     model: RegisteredModel
@@ -190,7 +190,7 @@ class Asked:
         )
 
 
-def _of_outputs(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
+def _of_outputs(asked: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
     model = asked.model
     return golden_gates(
         model.spec.task,
@@ -202,17 +202,17 @@ def _of_outputs(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
     )
 
 
-def _of_answers(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
+def _of_answers(asked: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
     return language_gates(asked.model.golden, _said(asked), asked.model.spec.budgets, served=served)
 
 
-def _of_scores(asked: Asked, served: frozenset[str]) -> tuple[GateResult, ...]:
+def _of_scores(asked: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
     return metric_gates(
         golden_scores(asked), asked.model.golden, asked.model.spec.budgets, served=served
     )
 
 
-QUALITY: Mapping[Task, Callable[[Asked, frozenset[str]], tuple[GateResult, ...]]] = {
+QUALITY: Mapping[Task, Callable[[GoldenRun, frozenset[str]], tuple[GateResult, ...]]] = {
     Task.TEXT_EMBEDDING: _of_outputs,
     Task.IMAGE_CLASSIFICATION: _of_outputs,
     Task.IMAGE_EMBEDDING: _of_scores,
@@ -222,21 +222,21 @@ QUALITY: Mapping[Task, Callable[[Asked, frozenset[str]], tuple[GateResult, ...]]
 """How an engine of each kind is run on the golden cases and judged."""
 
 
-def golden_scores(asked: Asked) -> Mapping[str, CaseScores]:
+def golden_scores(asked: GoldenRun) -> Mapping[str, CaseScores]:
     """Every golden metric of an engine, judged by nothing; raises `BadInput` for outputs that cannot be scored."""
     return SCORES[asked.model.spec.task](asked)
 
 
-def _scored_outputs(asked: Asked) -> Mapping[str, CaseScores]:
+def _scored_outputs(asked: GoldenRun) -> Mapping[str, CaseScores]:
     model = asked.model
     return evaluate(model.spec.task, model.golden, model.golden_reference, asked.outputs())
 
 
-def _scored_answers(asked: Asked) -> Mapping[str, CaseScores]:
+def _scored_answers(asked: GoldenRun) -> Mapping[str, CaseScores]:
     return evaluate_language(asked.model.golden, _said(asked))
 
 
-def _scored_transcripts(asked: Asked) -> Mapping[str, CaseScores]:
+def _scored_transcripts(asked: GoldenRun) -> Mapping[str, CaseScores]:
     model = asked.model
     inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
     same = agreement(model.reference, asked.engine, inputs, payloads)
@@ -245,13 +245,13 @@ def _scored_transcripts(asked: Asked) -> Mapping[str, CaseScores]:
     return evaluate_speech(model.golden, SpeechOutputs(same, before, after))
 
 
-def _scored_images(asked: Asked) -> Mapping[str, CaseScores]:
+def _scored_images(asked: GoldenRun) -> Mapping[str, CaseScores]:
     return evaluate_vision(
         asked.model.golden, asked.model.golden_reference, asked.outputs(), asked.model.classes
     )
 
 
-SCORES: Mapping[Task, Callable[[Asked], Mapping[str, CaseScores]]] = {
+SCORES: Mapping[Task, Callable[[GoldenRun], Mapping[str, CaseScores]]] = {
     Task.TEXT_EMBEDDING: _scored_outputs,
     Task.IMAGE_CLASSIFICATION: _scored_outputs,
     Task.IMAGE_EMBEDDING: _scored_images,
@@ -261,7 +261,7 @@ SCORES: Mapping[Task, Callable[[Asked], Mapping[str, CaseScores]]] = {
 """How an engine of each kind is run on the golden cases and scored."""
 
 
-def _said(asked: Asked) -> LanguageOutputs:
+def _said(asked: GoldenRun) -> LanguageOutputs:
     model, loaded = asked.model, asked.engine
     inputs = language_inputs(model.inputs)
     texts = [case.payload for case in model.golden.cases]
@@ -278,7 +278,7 @@ def _cost_gates(
     model = open_model(candidate.model)
     feeds = typical_batch(model).feeds
     size = _size(model, engine)
-    memory = Pair(_reference_memory(candidate.model), peak_memory(engine.target, plan, feeds))
+    memory = CostPair(_reference_memory(candidate.model), peak_memory(engine.target, plan, feeds))
     for rounds in LATENCY_ROUNDS:
         gates = cost_gates(
             Costs(_latency(model, loaded, feeds, rounds), size, memory), model.spec.budgets
@@ -291,8 +291,8 @@ def _cost_gates(
     return tuple(replace(gate, binding=False) for gate in gates)
 
 
-def _size(model: RegisteredModel, engine: EngineRef) -> Pair:
-    return Pair(len(model.file(FULL_PRECISION)), engine.size)
+def _size(model: RegisteredModel, engine: EngineRef) -> CostPair:
+    return CostPair(len(model.file(FULL_PRECISION)), engine.size)
 
 
 def _latency(model: RegisteredModel, loaded: Engine, feeds: Arrays, rounds: int) -> PairedLatency:

@@ -168,6 +168,15 @@ def test_every_module_is_explained(source: Path) -> None:
         assert ast.get_docstring(tree(source))
 
 
+def test_no_two_classes_bear_the_same_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in (*SOURCES, *(ROOT / "benchmarks").rglob("*.py")):
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name_of(path))
+    assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
 @pytest.mark.parametrize("path", ALL, ids=name_of)
 def test_no_file_is_longer_than_five_hundred_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.numerics.formats import Format, PerBlock
+from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.observation.scales import Quantizer
 from tasks.quantization.weight.quantize import WeightScheme, quantize
 from tests.gpu.devices import NEEDS_CUDA
@@ -16,9 +16,9 @@ pytestmark = NEEDS_CUDA
 
 SCHEMES = {
     "int8": WeightScheme(),
-    "int4": WeightScheme(Format.INT4, PerBlock(16)),
-    "int4, asymmetric": WeightScheme(Format.INT4, PerBlock(16), symmetric=False),
-    "int2": WeightScheme(Format.INT2, PerBlock(16), clipped=True),
+    "int4": WeightScheme(NumberFormat.INT4, PerBlock(16)),
+    "int4, asymmetric": WeightScheme(NumberFormat.INT4, PerBlock(16), symmetric=False),
+    "int2": WeightScheme(NumberFormat.INT2, PerBlock(16), clipped=True),
 }
 
 

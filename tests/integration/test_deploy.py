@@ -120,7 +120,7 @@ def test_a_process_worker_runs_what_the_schedule_creates(
     server: tuple[str, str], deployed: Settings, tmp_path: Path
 ) -> None:
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     log = tmp_path / "worker.log"
     with log.open("wb") as out:
@@ -142,7 +142,7 @@ def test_a_process_worker_runs_what_the_schedule_creates(
         )
         try:
             deadline = time.monotonic() + 240
-            while not [one for one in journal.read("digits") if one.kind is Kind.PROMOTED]:
+            while not [one for one in journal.read("digits") if one.kind is EntryKind.PROMOTED]:
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(1)
         finally:

@@ -46,7 +46,7 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> 
     from flows.outcomes import Status
     from flows.queries.views import history
     from flows.requantize import requantize
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     command = [
         sys.executable,
@@ -75,7 +75,7 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(digits: Settings) -> 
     after = verdicts(digits)
     assert len(after) > len(finished)  # it had not been done
     assert {name: after[name] for name in finished} == finished  # and nothing was judged twice
-    closed = [entry for entry in history("digits") if entry.kind is Kind.FINISHED]
+    closed = [entry for entry in history("digits") if entry.kind is EntryKind.FINISHED]
     assert [entry.details["failed"] for entry in closed] == [True, False]
     assert "killed" in closed[0].reason
 

@@ -129,9 +129,9 @@ def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(
     digits: Settings,
 ) -> None:
     from flows.queries.views import history
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
-    promoted = sum(entry.kind is Kind.PROMOTED for entry in history("digits"))
+    promoted = sum(entry.kind is EntryKind.PROMOTED for entry in history("digits"))
     serve(digits, "digits", 2, images(4.0, 8.0, seed=2))
     command = [sys.executable, "-m", "flows.cli", "maintain", "digits", "--json"]
     environment = {**os.environ, "REQUANT_PREFECT_API_URL": os.environ["PREFECT_API_URL"]}
@@ -151,14 +151,14 @@ def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(
     assert health["range"] == Health.DEGRADED
     assert health["control"] == Health.FINE
     assert [candidate["recipe"] for candidate in acted["candidates"]] == ["recalibrate"]
-    assert sum(entry.kind is Kind.PROMOTED for entry in history("digits")) == promoted + 1
+    assert sum(entry.kind is EntryKind.PROMOTED for entry in history("digits")) == promoted + 1
 
 
 def test_wrong_full_precision_is_answered_by_a_request_for_retraining(digits: Settings) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     inverted = [
         replace(one, payload=np.max(np.asarray(one.payload)) - np.asarray(one.payload))
@@ -168,7 +168,7 @@ def test_wrong_full_precision_is_answered_by_a_request_for_retraining(digits: Se
     outcome = maintenance("digits")
     assert outcome.status is Status.RETRAINING_REQUESTED, outcome.reason
     newest = journal.read("digits")[-1]
-    assert newest.kind is Kind.RETRAINING_REQUESTED
+    assert newest.kind is EntryKind.RETRAINING_REQUESTED
     assert newest.details["evidence"]
 
 
@@ -217,7 +217,7 @@ def test_rolling_back_restores_the_champion_before(
 ) -> None:
     from flows.rollback import rollback
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind, previous
+    from tasks.promotion.ledger import EntryKind, previous
 
     target = previous(journal.read("digits"))
     assert target is not None
@@ -226,7 +226,11 @@ def test_rolling_back_restores_the_champion_before(
     back = rollback("digits", reason="users complain")
     assert back.version == target.version
     newest = journal.read("digits")[-1]
-    assert (newest.kind, newest.actor, newest.reason) == (Kind.ROLLED_BACK, "bob", "users complain")
+    assert (newest.kind, newest.actor, newest.reason) == (
+        EntryKind.ROLLED_BACK,
+        "bob",
+        "users complain",
+    )
     assert digits.registry().aliases("digits")["champion"] == target.version
 
 
@@ -234,28 +238,28 @@ def test_an_operators_move_to_a_verified_version_is_adopted(digits: Settings) ->
     from flows.reconcile import reconcile
     from tasks.promotion import journal
     from tasks.promotion.ledger import previous
-    from tasks.promotion.reconcile import Outcome
+    from tasks.promotion.reconcile import AliasState
 
     other = previous(journal.read("digits"))
     assert other is not None
     assert other.version is not None
     digits.registry().set_alias("digits", "champion", other.version)
-    assert reconcile("digits")["digits"].outcome is Outcome.ADOPTED
+    assert reconcile("digits")["digits"].outcome is AliasState.ADOPTED
     assert journal.read("digits")[-1].actor == "mlflow"
-    assert reconcile("digits")["digits"].outcome is Outcome.IN_STEP
+    assert reconcile("digits")["digits"].outcome is AliasState.IN_STEP
 
 
 def test_an_operators_move_to_a_refused_version_is_undone(digits: Settings) -> None:
     from flows.queries.views import history
     from flows.reconcile import reconcile
-    from tasks.promotion.ledger import Kind
-    from tasks.promotion.reconcile import Outcome
+    from tasks.promotion.ledger import EntryKind
+    from tasks.promotion.reconcile import AliasState
 
-    refused = next(entry for entry in history("digits") if entry.kind is Kind.REFUSED)
+    refused = next(entry for entry in history("digits") if entry.kind is EntryKind.REFUSED)
     before = digits.registry().aliases("digits")["champion"]
     assert refused.version is not None
     digits.registry().set_alias("digits", "champion", refused.version)
-    assert reconcile("digits")["digits"].outcome is Outcome.UNDONE
+    assert reconcile("digits")["digits"].outcome is AliasState.UNDONE
     assert digits.registry().aliases("digits")["champion"] == before
 
 

@@ -33,11 +33,15 @@ def test_mlflow_says_which_run_made_a_version_for_which_window_and_what_the_ledg
     from prefect.client.orchestration import get_client
 
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     entries = journal.read("digits")
-    intents = [entry for entry in entries if entry.kind is Kind.INTENDED]
-    said = [entry for entry in entries if entry.kind in (Kind.PROMOTED, Kind.APPROVAL_REQUESTED)]
+    intents = [entry for entry in entries if entry.kind is EntryKind.INTENDED]
+    said = [
+        entry
+        for entry in entries
+        if entry.kind in (EntryKind.PROMOTED, EntryKind.APPROVAL_REQUESTED)
+    ]
     for version, intent, entry in zip(
         ran.registry().versions("digits"), intents, said, strict=True
     ):

@@ -32,7 +32,7 @@ from tasks.observation.shards import observe_shards
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling import shards as sampling
 from tasks.sampling.strata import Pool
-from tasks.traffic import Window, read_window, to_parquet, write_traffic
+from tasks.traffic import TrafficWindow, read_window, to_parquet, write_traffic
 from tasks.validation import shards as golden
 from tasks.validation.shards import GoldenEngine, GoldenShard, golden_outputs, run_shard
 from tests.clusters import Cluster, cluster
@@ -56,7 +56,7 @@ def model(shared_workspace: Settings) -> RegisteredModel:
 
 
 @pytest.fixture(scope="module")
-def window(shared_workspace: Settings) -> Window:
+def window(shared_workspace: Settings) -> TrafficWindow:
     """A day of texts in one part an hour, so that there are shards for everybody."""
     rng = np.random.default_rng(0)
     requests = [
@@ -100,12 +100,12 @@ def kill_at(
     return merged
 
 
-def drawn(window: Window, place: str) -> Sample:
+def drawn(window: TrafficWindow, place: str) -> Sample:
     return sampling.draw_window(window, place, size=64, tenant_share=0.4)
 
 
 def test_a_worker_killed_in_the_middle_of_sampling_changes_no_byte(
-    window: Window, running: Cluster, monkeypatch: pytest.MonkeyPatch
+    window: TrafficWindow, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "PARTS", 1)
     alone = drawn(window, NONE)
@@ -257,12 +257,12 @@ class Told:
 def test_candidates_of_a_full_search_are_built_on_workers_to_the_same_bytes(
     model: RegisteredModel, running: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.climbing import CandidateWork, Material, build_ahead, build_candidate
+    from flows.climbing import CandidateWork, ClimbInputs, build_ahead, build_candidate
     from tasks.quantization.recipe.catalog import find_recipe
     from tasks.quantization.steps import observe
 
     calibration = SampleRef(model.name, "some", CALIBRATION, CASES, CASES, {}, ())
-    material = Material(calibration, observe.fn(calibration), None, ())
+    material = ClimbInputs(calibration, observe.fn(calibration), None, ())
     ladder = [find_recipe(name) for name in ("int8-smooth", "int8-weights", "full-precision")]
     monkeypatch.setenv("REQUANT_CLUSTER", running.address)
     settings.cache_clear()

@@ -65,7 +65,7 @@ def test_maintenance_watches_far_and_noisy_speech_and_records_its_decision(
 ) -> None:
     from flows.maintenance import maintenance
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     serve(speech, "digits-spoken", 1, heard(Place(1 / 16, 14.0), "far"))
     outcome = maintenance("digits-spoken")
@@ -75,5 +75,5 @@ def test_maintenance_watches_far_and_noisy_speech_and_records_its_decision(
     assert "agreement to full precision is" in results["fidelity"].findings[0].text
     assert "word-accuracy is" in results["control"].findings[0].text
     assert results["range"].count == results["fidelity"].count > 0
-    decided = [entry for entry in journal.read("digits-spoken") if entry.kind is Kind.DECIDED]
+    decided = [entry for entry in journal.read("digits-spoken") if entry.kind is EntryKind.DECIDED]
     assert decided[-1].details["action"] == outcome.decision.action

@@ -57,7 +57,7 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     from flows.outcomes import Status
     from flows.queries.views import history
     from tasks.models.catalog import register
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     register(EXAMPLES / example / "model.yaml")
     rows = corpus(example, language)
@@ -67,9 +67,9 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     (note,) = first.notes
     whole = "(100 % of the window)"
     assert note.endswith(f"requests without domain {whole}, requests without language {whole}")
-    assert next(entry for entry in history(example) if entry.kind is Kind.PROMOTED).reason.endswith(
-        note
-    )
+    assert next(
+        entry for entry in history(example) if entry.kind is EntryKind.PROMOTED
+    ).reason.endswith(note)
     gates = [gate for report in first.candidates[-1].reports for gate in report.gates]
     everything = next(
         gate for gate in gates if gate.group == "all" and gate.metric in ("flips", "cosine")

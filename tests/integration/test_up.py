@@ -137,13 +137,15 @@ def runs(up: Up, model: str = "digits") -> list[Mapping[str, Any]]:
 
 def test_scheduled_runs_are_created_run_and_end_with_nobody_typing(up: Up) -> None:
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     until(lambda: [one for one in runs(up) if one["state_name"] == "Completed"])
-    promoted = until(lambda: [one for one in journal.read("digits") if one.kind is Kind.PROMOTED])
+    promoted = until(
+        lambda: [one for one in journal.read("digits") if one.kind is EntryKind.PROMOTED]
+    )
     assert promoted[0].actor == "schedule"
     assert (up.workspace.root / "metrics" / "digits.prom").exists()
-    decided = [one for one in journal.read("digits") if one.kind is Kind.DECIDED]
+    decided = [one for one in journal.read("digits") if one.kind is EntryKind.DECIDED]
     assert all(one.actor == "schedule" for one in decided)
 
 
@@ -326,7 +328,7 @@ def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path:
     from flows.orchestration.runtime import using
     from tasks.models.catalog import register
     from tasks.promotion import journal
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     register(spec(tmp_path, "{slug: seldom, interval: 86400}"))  # nobody else is to hold the window
     asked = {"model": "digits", "recipe": "int8-max"}
@@ -340,7 +342,7 @@ def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path:
                 "end_time"
             ]
         )
-        assert intended(journal.read("digits"), Kind.INTENDED, "hers")
+        assert intended(journal.read("digits"), EntryKind.INTENDED, "hers")
         copied = signed_order("Ada", "requantize", "one", {**asked, "reason": "hers"})
         deployment = client.read_deployment_by_name("requantize/requantize")
         for parameters in (
@@ -350,8 +352,10 @@ def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path:
             client.create_flow_run_from_deployment(
                 deployment.id, parameters=parameters, context=copied
             )
-        until(lambda: intended(journal.read("digits"), Kind.INTENDED, "copied"))
-    actors = {one.reason: one.actor for one in journal.read("digits") if one.kind is Kind.INTENDED}
+        until(lambda: intended(journal.read("digits"), EntryKind.INTENDED, "copied"))
+    actors = {
+        one.reason: one.actor for one in journal.read("digits") if one.kind is EntryKind.INTENDED
+    }
     assert actors["hers"] == "Ada"
     assert actors["copied"] == "prefect"
     assert "Eve" not in {one.actor for one in journal.read("digits")}

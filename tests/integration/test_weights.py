@@ -123,14 +123,14 @@ def test_a_window_too_thin_to_tell_is_a_decision_recorded_once_and_explained(
     from flows.queries.views import history
     from tasks.models.catalog import open_model
     from tasks.promotion.decisions import past_decisions
-    from tasks.promotion.ledger import Kind
+    from tasks.promotion.ledger import EntryKind
 
     looked_at = past_decisions(history("digits"))
     serve(loop, "digits", 4, images(0.5, 1.0, seed=4)[:7])
     outcome = maintenance("digits")
     assert outcome.status is Status.INCONCLUSIVE
     recorded = history("digits")
-    assert (recorded[-1].kind, recorded[-1].reason) == (Kind.DECIDED, outcome.reason)
+    assert (recorded[-1].kind, recorded[-1].reason) == (EntryKind.DECIDED, outcome.reason)
     assert past_decisions(recorded) == looked_at
     told = explain("digits")
     assert (told.action, told.rows, told.window) == (

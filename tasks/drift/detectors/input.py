@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.canonical import canonical, sha256
-from tasks.drift.detectors.tables import Table, tables
+from tasks.drift.detectors.tables import FeatureTable, tables
 from tasks.drift.evidence import Alarms, Evidence, needed, with_window
 from tasks.drift.statistics.betting import log_frequency_capitals
 from tasks.drift.statistics.streams import Increment, Stream
@@ -27,7 +27,7 @@ UNLUCKY = 0.001
 
 
 def input_increments(
-    found: Mapping[str, Table], fresh: Mapping[str, NDArray[np.float64]]
+    found: Mapping[str, FeatureTable], fresh: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, Increment]:
     """What counts [bins] of requests not counted before add to each feature's evidence.
 
@@ -64,7 +64,7 @@ def judge_inputs(
 
 
 def judge_tables(
-    found: Mapping[str, Table],
+    found: Mapping[str, FeatureTable],
     evidence: Evidence,
     count: int,
     rules: Alarms,

@@ -24,7 +24,7 @@ UNKNOWN, NGRAMS, EMBEDDING = "unknown n-grams", "n-gram embedding", "model embed
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FeatureTable:
     """One feature on both sides."""
 
     reference: NDArray[np.float64]  # counts, [bins]
@@ -52,7 +52,7 @@ def tables(
     reference: Sequence[Request],
     current: Sequence[Request],
     embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
-) -> dict[str, Table]:
+) -> dict[str, FeatureTable]:
     """Every feature as a table; `embeddings` are full precision's outputs [n, D] and [m, D] for both, where at hand.
 
     Raises `BadInput` on mixed inputs.
@@ -79,11 +79,11 @@ def tables(
     return found
 
 
-def embedded(reference: NDArray[np.floating], current: NDArray[np.floating]) -> Table:
+def embedded(reference: NDArray[np.floating], current: NDArray[np.floating]) -> FeatureTable:
     """Similarities to the reference, in the reference's own bins, with the squared MMD in the wording."""
     seen = compare(reference, current)
     table = binned(seen.reference, seen.current)
-    return Table(
+    return FeatureTable(
         table.reference,
         table.current,
         f"similarity to the reference {np.median(seen.reference):.3g} -> {np.median(seen.current):.3g}, "
@@ -91,7 +91,7 @@ def embedded(reference: NDArray[np.floating], current: NDArray[np.floating]) -> 
     )
 
 
-def binned(reference: NDArray[np.float64], current: NDArray[np.float64]) -> Table:
+def binned(reference: NDArray[np.float64], current: NDArray[np.float64]) -> FeatureTable:
     """Numbers by quantiles of the reference."""
     edges = _edges(reference)
     before, after = (
@@ -100,7 +100,9 @@ def binned(reference: NDArray[np.float64], current: NDArray[np.float64]) -> Tabl
         )
         for values in (reference, current)
     )
-    return Table(before, after, f"median {np.median(reference):.3g} -> {np.median(current):.3g}")
+    return FeatureTable(
+        before, after, f"median {np.median(reference):.3g} -> {np.median(current):.3g}"
+    )
 
 
 def _edges(reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,7 +113,7 @@ def _edges(reference: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.unique(np.concatenate([edges, np.nextafter(tied, np.inf)]))
 
 
-def counted(reference: Sequence[str], current: Sequence[str]) -> Table:
+def counted(reference: Sequence[str], current: Sequence[str]) -> FeatureTable:
     """Names that the reference knows well, and one bin for all others: what is new in the traffic falls there."""
     before, after = Counter(reference), Counter(current)
     common = sorted(name for name, count in before.items() if count >= 2 * _EXPECTED)
@@ -129,4 +131,4 @@ def counted(reference: Sequence[str], current: Sequence[str]) -> Table:
     change = (
         f"{most} {percent(before[most] / before.total())} -> {percent(after[most] / after.total())}"
     )
-    return Table(rows[0], rows[1], change)
+    return FeatureTable(rows[0], rows[1], change)

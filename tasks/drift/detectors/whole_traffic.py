@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tasks.drift.detectors.tables import Table
+from tasks.drift.detectors.tables import FeatureTable
 from tasks.drift.wording import percent
 from tasks.profiles import Profile
 from tasks.profiles.frozen import Frozen
@@ -38,7 +38,7 @@ def whole_traffic(reference: Frozen, current: Profile, effect: float) -> tuple[F
     )
 
 
-def _tables(reference: Frozen, current: Profile) -> dict[str, Table]:
+def _tables(reference: Frozen, current: Profile) -> dict[str, FeatureTable]:
     found = {}
     for name, binned in reference.numbers.items():
         counts = current.histogram(name, binned.edges)
@@ -48,14 +48,14 @@ def _tables(reference: Frozen, current: Profile) -> dict[str, Table]:
                 current.numbers[name].quantile(0.5),
             )
             wide = np.asarray(binned.counts, np.float64), counts.astype(np.float64)
-            found[name] = Table(*wide, f"median {before:.3g} -> {after:.3g}")
+            found[name] = FeatureTable(*wide, f"median {before:.3g} -> {after:.3g}")
     for name, known in reference.names.items():
         if now := current.counts(name):
             found[name] = _named(known, now)
     return found
 
 
-def _named(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
+def _named(before: Mapping[str, int], after: Mapping[str, int]) -> FeatureTable:
     """Names that the reference knows, and one bin for all others."""
     totals = [max(1, sum(side.values())) for side in (before, after)]
     shares = {
@@ -68,7 +68,7 @@ def _named(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
         for side in (before, after)
     ]
     sides[1][-1] = sum(after.values()) - sides[1].sum()
-    return Table(
+    return FeatureTable(
         sides[0], sides[1], f"{most} {percent(shares[most][0])} -> {percent(shares[most][1])}"
     )
 

@@ -14,7 +14,7 @@ POINTS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PlottedWindow:
     """One window."""
 
     x: float  # in the drawing
@@ -28,7 +28,7 @@ class Trend:
     """One detector: the share value / limit of the finding that mattered most, window by window; 1 is the limit."""
 
     detector: str
-    points: tuple[Point, ...]
+    points: tuple[PlottedWindow, ...]
     limit_y: float
 
     @property
@@ -76,7 +76,9 @@ def _drawn(detector: str, rows: Sequence[tuple[Health, tuple[str, float, float]]
         return HEIGHT - 6 - (HEIGHT - 12) * (share - low) / room
 
     points = tuple(
-        Point(place * step, height(share), health, f"{subject} {value:.4g}, limit {limit:.4g}")
+        PlottedWindow(
+            place * step, height(share), health, f"{subject} {value:.4g}, limit {limit:.4g}"
+        )
         for place, (share, (health, (subject, value, limit))) in enumerate(
             zip(shares, rows, strict=True)
         )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
-from tasks.numerics.formats import SMALLEST, Format
+from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import relative_error, squared_error, widened
 from tasks.observation.observer import NOTHING_KEPT, SiteObservation
@@ -22,7 +22,7 @@ from tasks.quantization.weight.quantize import WeightScheme, quantize
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class SiteQuantizer:
     """One site's activation."""
 
     activation: Quantizer | None  # None: dynamic, or left in floating point
@@ -38,7 +38,7 @@ def choose(
     recipe: Recipe,
     deployed: Scales,
     seen: SeenByRequest | None = None,
-) -> Choice:
+) -> SiteQuantizer:
     """The recipe's choice for one site; weights are [outputs, inputs...] per layer.
 
     `seen` is what the deployed quantizer would have seen of each calibration request; without it, all count alike, and
@@ -47,7 +47,7 @@ def choose(
     scheme = recipe.activations
     if scheme is None or scheme.dynamic:
         scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
-        return Choice(
+        return SiteQuantizer(
             None,
             awq.search(observed.rows, weights, recipe.weights).smoothing_scales if scaled else None,
         )
@@ -56,25 +56,25 @@ def choose(
         smoothing_scales = equalization.factors(
             largest, equalization.input_ranges(weights, largest.size)
         )
-        return Choice(quantizer(observed, scheme, smoothing_scales), smoothing_scales)
+        return SiteQuantizer(quantizer(observed, scheme, smoothing_scales), smoothing_scales)
     if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
         found = smoothing.search(observed, weights, scheme.rule).quantizer
-        return Choice(found, found.smoothing_scales)
+        return SiteQuantizer(found, found.smoothing_scales)
     if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed:
         before = deployed[site.name]
         scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
         near = _beside(before, observed, seen) if scheme.rule is RangeRule.MSE else None
-        return Choice(
+        return SiteQuantizer(
             quantizer(observed, scheme, before.smoothing_scales, near), before.smoothing_scales
         )
-    return Choice(quantizer(observed, scheme))
+    return SiteQuantizer(quantizer(observed, scheme))
 
 
 def _beside(
     before: Quantizer, observed: SiteObservation, seen: SeenByRequest | None
 ) -> float | None:
     """The clip next to the deployed one that is as good as any; None where the rule keeps all, as of FP8."""
-    if before.format is not Format.INT8 or not observed.histogram.amax:
+    if before.format is not NumberFormat.INT8 or not observed.histogram.amax:
         return None
     if seen is not None:
         return nearest(seen.cost, seen.amax, before.amax)
@@ -124,7 +124,7 @@ def quantizer(
 def output_error(
     observed: SiteObservation,
     weights: Sequence[NDArray[np.float32]],
-    choice: Choice,
+    choice: SiteQuantizer,
     scheme: WeightScheme,
 ) -> float:
     """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 over the observed rows; weights are [outputs, inputs]."""
@@ -137,7 +137,7 @@ def output_error(
     return relative_error(exact, widened(rows, stacked) @ quantize(stacked, scheme).dequantized().T)
 
 
-def deployed_factors(choices: Mapping[str, Choice]) -> dict[str, NDArray[np.float32]]:
+def deployed_factors(choices: Mapping[str, SiteQuantizer]) -> dict[str, NDArray[np.float32]]:
     """Site name -> factors, of the sites that have some."""
     return {
         name: item.smoothing_scales

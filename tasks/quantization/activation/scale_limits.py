@@ -4,22 +4,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tasks.observation.scales import Quantizer, Scales
-from tasks.quantization.activation.quantizers import Choice
+from tasks.quantization.activation.quantizers import SiteQuantizer
 
 NAMED = 3
 """Sites that a diagnostic names."""
 
 
 def hold(
-    choices: Mapping[str, Choice], deployed: Scales, largest: float
-) -> tuple[dict[str, Choice], dict[str, float]]:
+    choices: Mapping[str, SiteQuantizer], deployed: Scales, largest: float
+) -> tuple[dict[str, SiteQuantizer], dict[str, float]]:
     """Choices whose amax is at most `largest` times the deployed one, and at least its `largest`-th part.
 
     Also gives, for each site that was held, the change that its window asked for (new / old). Sites that the champion
     does not quantize are not compared.
     """
     held: dict[str, float] = {}
-    found: dict[str, Choice] = {}
+    found: dict[str, SiteQuantizer] = {}
     for name, choice in choices.items():
         found[name] = choice
         if name in deployed and choice.activation is not None:
@@ -33,7 +33,9 @@ def hold(
     return found, held
 
 
-def under(choices: Mapping[str, Choice], ceilings: Mapping[str, float]) -> dict[str, Choice]:
+def under(
+    choices: Mapping[str, SiteQuantizer], ceilings: Mapping[str, float]
+) -> dict[str, SiteQuantizer]:
     """Choices with deployed factors whose amax stays below the ceiling of "SITE / factors", where there is one.
 
     Ceilings of the sites themselves were applied when they were observed; those in units of the factors come here.

@@ -7,11 +7,11 @@ import onnx
 from onnx import numpy_helper
 
 from tasks.graphs.sites import Site, layer_weight
-from tasks.numerics.formats import SMALLEST, Format
+from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipe.catalog import Recipe
 
-_LARGEST = {Format.FP16: 65504.0, Format.BF16: 3.3895e38}
+_LARGEST = {NumberFormat.FP16: 65504.0, NumberFormat.BF16: 3.3895e38}
 
 
 def unknown_ranges(
@@ -30,7 +30,7 @@ def overflowing(
     model: onnx.ModelProto,
     sites: tuple[Site, ...],
     observed: Mapping[str, SiteObservation],
-    format: Format,
+    format: NumberFormat,
 ) -> tuple[str, ...]:
     """Names of the sites that a shorter floating-point format cannot hold: input, constants, or output on the rows."""
     largest = _LARGEST[format]
@@ -53,6 +53,6 @@ def overflowing(
     return tuple(site.name for site in sites if reach(site) > largest)
 
 
-def holds(format: Format, item: onnx.TensorProto) -> bool:
+def holds(format: NumberFormat, item: onnx.TensorProto) -> bool:
     """Whether every value of a constant is finite in a shorter floating-point format."""
     return float(np.abs(numpy_helper.to_array(item)).max(initial=0.0)) <= _LARGEST[format]

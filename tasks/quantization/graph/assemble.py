@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from tasks.graphs.sites import Site, layer_weight
-from tasks.numerics.formats import Format, PerBlock, PerChannel
+from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
-from tasks.quantization.activation.quantizers import Choice, deployed_factors, sample
+from tasks.quantization.activation.quantizers import SiteQuantizer, deployed_factors, sample
 from tasks.quantization.activation.uncalibrated import holds
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
@@ -24,7 +24,7 @@ from tasks.quantization.weight.rounding import corrections, round_weights, train
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
 NO_ROWS: NDArray[np.float32] = np.zeros((0, 0), np.float32)
-_SHORT = (Format.FP16, Format.BF16)
+_SHORT = (NumberFormat.FP16, NumberFormat.BF16)
 
 
 def assemble(
@@ -32,7 +32,7 @@ def assemble(
     sites: tuple[Site, ...],
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
-    choices: Mapping[str, Choice],
+    choices: Mapping[str, SiteQuantizer],
     kept: Collection[str],
     *,
     trained: Collection[str] = (),
@@ -70,7 +70,7 @@ def assemble(
 
 def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> GraphPlan:
     """INT8 weights, one scale a channel, at every site that has a quantizer; nothing is folded."""
-    choices = {name: Choice(item, item.smoothing_scales) for name, item in scales.items()}
+    choices = {name: SiteQuantizer(item, item.smoothing_scales) for name, item in scales.items()}
     planned = tuple(
         _planned(model, site, NO_ROWS, Recipe("", ""), choices[site.name], folded=False)
         for site in sites
@@ -82,9 +82,11 @@ def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales)
 def layer_scheme(recipe: Recipe, weight: NDArray[np.float32]) -> WeightScheme:
     """The recipe's scheme, where the layer can have it: convolutions have neither blocks nor fewer than 8 bits."""
     scheme = recipe.weights
-    narrow = scheme.format in (Format.INT4, Format.INT2) or isinstance(scheme.granularity, PerBlock)
+    narrow = scheme.format in (NumberFormat.INT4, NumberFormat.INT2) or isinstance(
+        scheme.granularity, PerBlock
+    )
     return (
-        replace(scheme, format=Format.INT8, granularity=PerChannel())
+        replace(scheme, format=NumberFormat.INT8, granularity=PerChannel())
         if narrow and weight.ndim > 2
         else scheme
     )
@@ -112,7 +114,7 @@ def _planned(
     site: Site,
     kept: NDArray[np.float32],
     recipe: Recipe,
-    choice: Choice,
+    choice: SiteQuantizer,
     *,
     folded: bool,
     trained: bool = False,
@@ -133,8 +135,8 @@ def _planned(
     )
 
 
-def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | Format]:
-    if recipe.tables is Format.FP32:
+def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | NumberFormat]:
+    if recipe.tables is NumberFormat.FP32:
         return {}
     names = find_tables(model)
     constants = {item.name: item for item in model.graph.initializer}

@@ -14,7 +14,7 @@ from infra.engines.port import Engine
 from infra.errors import BadInput, Refused
 from tasks.models.inputs import Inputs
 from tasks.models.language.layout import CacheLayout
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.quantization.activation.ranges import RangeRule, amax
 from tasks.quantization.recipe.catalog import Recipe
@@ -28,7 +28,7 @@ GATES = ("cache-agreement", "cache-perplexity-ratio")
 
 def require_cache(recipe: Recipe, task: Task, budgets: Budgets) -> None:
     """Raise `Refused` where a recipe quantizes a cache that the task has not, or that no gate would judge."""
-    if recipe.kv_cache is Format.FP32:
+    if recipe.kv_cache is NumberFormat.FP32:
         return
     if task is not Task.CAUSAL_LM:
         raise Refused(

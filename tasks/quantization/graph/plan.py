@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.observation.scales import Quantizer
 from tasks.quantization.weight.quantize import QuantizedWeight
 
@@ -36,7 +36,7 @@ class CastSite:
     """A site that computes in a shorter floating-point format."""
 
     site: Site
-    format: Format  # FP16 or BF16
+    format: NumberFormat  # FP16 or BF16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +46,7 @@ class GraphPlan:
     model: onnx.ModelProto  # full precision, with the foldable factors already folded in
     sites: tuple[QuantizedSite | CastSite, ...]
     tables: Mapping[
-        str, QuantizedWeight | Format
+        str, QuantizedWeight | NumberFormat
     ]  # initializer -> embedding table with one scale a row, or FP16, BF16
 
     @property

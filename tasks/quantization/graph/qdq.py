@@ -13,15 +13,19 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from infra.errors import BadInput
 from tasks.graphs.sites import Layer, Site
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.weight.quantize import QuantizedWeight
 
-_STORED = {Format.INT8: np.int8, Format.INT4: ml_dtypes.int4, Format.INT2: ml_dtypes.int2}
-_SHORT = {Format.FP16: TensorProto.FLOAT16, Format.BF16: TensorProto.BFLOAT16}
-_SHORT_TYPES = {Format.FP16: np.float16, Format.BF16: ml_dtypes.bfloat16}
-_NEEDS = {Format.INT2: (25, 13), Format.INT4: (21, 10), Format.FP8: (21, 10)}
+_STORED = {
+    NumberFormat.INT8: np.int8,
+    NumberFormat.INT4: ml_dtypes.int4,
+    NumberFormat.INT2: ml_dtypes.int2,
+}
+_SHORT = {NumberFormat.FP16: TensorProto.FLOAT16, NumberFormat.BF16: TensorProto.BFLOAT16}
+_SHORT_TYPES = {NumberFormat.FP16: np.float16, NumberFormat.BF16: ml_dtypes.bfloat16}
+_NEEDS = {NumberFormat.INT2: (25, 13), NumberFormat.INT4: (21, 10), NumberFormat.FP8: (21, 10)}
 """First opset and IR version whose DequantizeLinear reads the format."""
 _BLOCKS_NEED = (21, 10)
 
@@ -41,7 +45,7 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
         else:
             writer.quantize(item)
     for name, table in plan.tables.items():
-        if isinstance(table, Format):
+        if isinstance(table, NumberFormat):
             writer.short_table(name, table)
         else:
             writer.table(name, table)
@@ -121,7 +125,7 @@ class _Writer:
             if item.corrections is not None:
                 self._correct(node, layer, item.corrections[place])
 
-    def cast(self, site: Site, format: Format) -> None:
+    def cast(self, site: Site, format: NumberFormat) -> None:
         """The site's products in a shorter floating-point format, casts around them."""
         short, source = _SHORT[format], f"{site.tensor}.{format}"
         first = self._before.setdefault(site.layers[0].node, [])
@@ -160,7 +164,7 @@ class _Writer:
             node.input[0] = f"{name}.dequantized"
         self._replaced.add(name)
 
-    def short_table(self, name: str, format: Format) -> None:
+    def short_table(self, name: str, format: NumberFormat) -> None:
         """An embedding table in a shorter floating-point format; its rows are restored after they are gathered."""
         short = self._shortened(name, format)
         for node in [
@@ -234,7 +238,7 @@ class _Writer:
         name = f"{layer.node}.weight"
         stored = (
             weight.levels
-            if weight.format is Format.FP8
+            if weight.format is NumberFormat.FP8
             else weight.levels.astype(_STORED[weight.format])
         )
         self._add(
@@ -260,7 +264,9 @@ class _Writer:
         self._add(
             f"{name}.zero_point",
             zeros.astype(
-                ml_dtypes.float8_e4m3fn if weight.format is Format.FP8 else _STORED[weight.format]
+                ml_dtypes.float8_e4m3fn
+                if weight.format is NumberFormat.FP8
+                else _STORED[weight.format]
             ),
         )
         return helper.make_node(
@@ -282,7 +288,7 @@ class _Writer:
             (1, -1, *[1] * (len(self._shapes[layer.weight]) - 2)) if layer.op == "Conv" else (-1,)
         )
 
-    def _shortened(self, constant: str, format: Format) -> str:
+    def _shortened(self, constant: str, format: NumberFormat) -> str:
         """The layer's weight or bias in the short format, beside the long one until nobody reads that."""
         if not constant:
             return constant
@@ -302,7 +308,8 @@ class _Writer:
 def _qparams(tensor: str, quantizer: Quantizer) -> tuple[onnx.TensorProto, onnx.TensorProto]:
     """Scale and zero-point of an activation; the zero-point's type says the format."""
     zero = np.asarray(
-        quantizer.zero_point, ml_dtypes.float8_e4m3fn if quantizer.format is Format.FP8 else np.int8
+        quantizer.zero_point,
+        ml_dtypes.float8_e4m3fn if quantizer.format is NumberFormat.FP8 else np.int8,
     )
     return (
         numpy_helper.from_array(np.asarray(quantizer.scale, np.float32), f"{tensor}.scale"),

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from infra.canonical import Json
 from infra.errors import BadInput
-from tasks.numerics.formats import Format, PerBlock, PerTensor
+from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
 from tasks.quantization.activation.ranges import RangeRule
 from tasks.quantization.weight.quantize import WeightScheme
 
@@ -35,7 +35,7 @@ class Rounding(StrEnum):
 class ActivationScheme:
     """How the inputs of weighted layers are quantized: per tensor, because no target fuses anything else."""
 
-    format: Format = Format.INT8
+    format: NumberFormat = NumberFormat.INT8
     symmetric: bool = True
     dynamic: bool = False  # ranges at run time, from each batch
     rule: RangeRule = RangeRule.MAX  # without meaning where dynamic
@@ -55,17 +55,17 @@ class Recipe:
     smoothing: Smoothing = Smoothing.NONE
     rounding: Rounding = Rounding.NEAREST
     bias_correction: bool = False
-    tables: Format = Format.FP32  # embedding tables, one scale a row
+    tables: NumberFormat = NumberFormat.FP32  # embedding tables, one scale a row
     head: WeightScheme | None = (
         None  # of the layer that returns the output, where it has a scheme of its own
     )
     head_at_ends: bool = False  # the first and the last numbered block get the head's scheme too
-    kv_cache: Format = (
-        Format.FP32
+    kv_cache: NumberFormat = (
+        NumberFormat.FP32
     )  # a language model's keys and values between steps: FP32 or INT8, one scale a tensor
     trained_sites: int = 0  # the most sensitive ones, where the rounding is trained
     high_precision_sites: int = 0  # the most sensitive sites are not quantized
-    high_precision: Format = Format.FP32  # what those compute in
+    high_precision: NumberFormat = NumberFormat.FP32  # what those compute in
     quantized: bool = True
     version: int = 4
 
@@ -105,9 +105,11 @@ def _mixed(count: int) -> Recipe:
     )
 
 
-def _weight_only(name: str, summary: str, format: Format, block: int, **more: object) -> Recipe:
+def _weight_only(
+    name: str, summary: str, format: NumberFormat, block: int, **more: object
+) -> Recipe:
     scheme = WeightScheme(format, PerBlock(block), clipped=True)
-    return Recipe(name, summary, scheme, None, tables=Format.INT8, head=_INT8_WEIGHTS, **more)  # type: ignore[arg-type]  # its own fields
+    return Recipe(name, summary, scheme, None, tables=NumberFormat.INT8, head=_INT8_WEIGHTS, **more)  # type: ignore[arg-type]  # its own fields
 
 
 _ALL = (
@@ -169,7 +171,7 @@ _ALL = (
         "int8-smooth with INT8 embedding tables",
         smoothing=_SMOOTH,
         bias_correction=True,
-        tables=Format.INT8,
+        tables=NumberFormat.INT8,
         version=5,
     ),
     Recipe(
@@ -183,7 +185,7 @@ _ALL = (
         "int8-gptq with keys and values cached in INT8: for language models",
         smoothing=_SMOOTH,
         rounding=Rounding.GPTQ,
-        kv_cache=Format.INT8,
+        kv_cache=NumberFormat.INT8,
     ),
     *(_mixed(count) for count in (1, 2, 3, 4, 6, 8)),
     Recipe(
@@ -195,19 +197,22 @@ _ALL = (
         version=5,
     ),
     Recipe(
-        "fp8", "FP8 weights and activations", WeightScheme(Format.FP8), ActivationScheme(Format.FP8)
+        "fp8",
+        "FP8 weights and activations",
+        WeightScheme(NumberFormat.FP8),
+        ActivationScheme(NumberFormat.FP8),
     ),
     Recipe(
         "int8-weights",
         "INT8 weights, activations in floating point",
         activations=None,
-        tables=Format.INT8,
+        tables=NumberFormat.INT8,
     ),
     *(
         _weight_only(
             f"int4-block-{b}",
             f"INT4 weights, {b} a scale, the output layer in INT8",
-            Format.INT4,
+            NumberFormat.INT4,
             b,
         )
         for b in (32, 64, 128)
@@ -215,37 +220,49 @@ _ALL = (
     _weight_only(
         "int4-awq",
         "INT4 weights, activation-aware scaling, INT8 output layer",
-        Format.INT4,
+        NumberFormat.INT4,
         32,
         rounding=Rounding.AWQ,
     ),
     _weight_only(
         "int4-gptq",
         "INT4 weights, GPTQ rounding, the output layer in INT8",
-        Format.INT4,
+        NumberFormat.INT4,
         32,
         rounding=Rounding.GPTQ,
     ),
     _weight_only(
         "int4-mixed",
         "int4-gptq with the first and the last block in INT8 too",
-        Format.INT4,
+        NumberFormat.INT4,
         32,
         rounding=Rounding.GPTQ,
         head_at_ends=True,
     ),
     _weight_only(
-        "int2-block-32", "INT2 weights, 32 a scale, the output layer in INT8", Format.INT2, 32
+        "int2-block-32", "INT2 weights, 32 a scale, the output layer in INT8", NumberFormat.INT2, 32
     ),
     _weight_only(
         "int2-gptq",
         "INT2 weights, GPTQ rounding, the output layer in INT8",
-        Format.INT2,
+        NumberFormat.INT2,
         32,
         rounding=Rounding.GPTQ,
     ),
-    Recipe("fp16", "FP16 weight products", WeightScheme(Format.FP16), None, tables=Format.FP16),
-    Recipe("bf16", "BF16 weight products", WeightScheme(Format.BF16), None, tables=Format.BF16),
+    Recipe(
+        "fp16",
+        "FP16 weight products",
+        WeightScheme(NumberFormat.FP16),
+        None,
+        tables=NumberFormat.FP16,
+    ),
+    Recipe(
+        "bf16",
+        "BF16 weight products",
+        WeightScheme(NumberFormat.BF16),
+        None,
+        tables=NumberFormat.BF16,
+    ),
     Recipe(
         "full-precision",
         "no quantization: the fallback when quality or safety cannot wait",

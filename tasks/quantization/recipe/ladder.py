@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.quantization.recipe.catalog import RECIPES, Recipe, Rounding, find_recipe
 from tasks.quantization.recipe.targets import expressible
 from tasks.records import Action, GateResult
@@ -70,7 +70,7 @@ def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
             name not in way_up
             and recipe.quantized
             and not recipe.keeps_graph
-            and recipe.kv_cache is Format.FP32
+            and recipe.kv_cache is NumberFormat.FP32
         ):
             yield name
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.errors import Refused
-from tasks.numerics.formats import Format, PerBlock
+from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.quantization.recipe.catalog import Recipe
 
 ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime-cpu", "tensorrt-rtx", "tensorrt"
@@ -25,7 +25,7 @@ _NVIDIA_DYNAMIC = "it has no DynamicQuantizeLinear: ranges are fixed when the en
 _NVIDIA_INT2 = "its parser knows no 2-bit type"
 
 FEATURES: Sequence[Feature] = (
-    Feature("static INT8", lambda r: _activation(r, Format.INT8) and not _dynamic(r), {}),
+    Feature("static INT8", lambda r: _activation(r, NumberFormat.INT8) and not _dynamic(r), {}),
     Feature(
         "dynamic activations",
         lambda r: _dynamic(r),
@@ -41,12 +41,12 @@ FEATURES: Sequence[Feature] = (
         lambda r: r.quantized and not r.weights.symmetric,
         {TENSORRT_RTX: _NVIDIA_ZERO_POINT, TENSORRT: _NVIDIA_ZERO_POINT},
     ),
-    Feature("FP8", lambda r: _activation(r, Format.FP8), {}),
-    Feature("weight-only INT8", lambda r: _weight_only(r, Format.INT8), {}),
-    Feature("weight-only INT4", lambda r: _weight_only(r, Format.INT4), {}),
+    Feature("FP8", lambda r: _activation(r, NumberFormat.FP8), {}),
+    Feature("weight-only INT8", lambda r: _weight_only(r, NumberFormat.INT8), {}),
+    Feature("weight-only INT4", lambda r: _weight_only(r, NumberFormat.INT4), {}),
     Feature(
         "weight-only INT2",
-        lambda r: _weight_only(r, Format.INT2),
+        lambda r: _weight_only(r, NumberFormat.INT2),
         {TENSORRT_RTX: _NVIDIA_INT2, TENSORRT: _NVIDIA_INT2},
     ),
     Feature(
@@ -54,14 +54,14 @@ FEATURES: Sequence[Feature] = (
         lambda r: r.quantized and isinstance(r.weights.granularity, PerBlock),
         {},
     ),
-    Feature("FP16", lambda r: Format.FP16 in _floats(r), {}),
+    Feature("FP16", lambda r: NumberFormat.FP16 in _floats(r), {}),
     Feature(
         "BF16",
-        lambda r: Format.BF16 in _floats(r),
+        lambda r: NumberFormat.BF16 in _floats(r),
         {ONNXRUNTIME: "its CPU provider has no BF16 matrix product"},
     ),
-    Feature("INT8 embedding tables", lambda r: r.tables is Format.INT8, {}),
-    Feature("INT8 cache of keys and values", lambda r: r.kv_cache is Format.INT8, {}),
+    Feature("INT8 embedding tables", lambda r: r.tables is NumberFormat.INT8, {}),
+    Feature("INT8 cache of keys and values", lambda r: r.kv_cache is NumberFormat.INT8, {}),
 )
 
 
@@ -92,7 +92,7 @@ def expressible(recipes: Sequence[Recipe], targets: Sequence[str]) -> tuple[Reci
     )
 
 
-def _activation(recipe: Recipe, format: Format) -> bool:
+def _activation(recipe: Recipe, format: NumberFormat) -> bool:
     return (
         recipe.quantized and recipe.activations is not None and recipe.activations.format is format
     )
@@ -102,10 +102,10 @@ def _dynamic(recipe: Recipe) -> bool:
     return recipe.quantized and recipe.activations is not None and recipe.activations.dynamic
 
 
-def _weight_only(recipe: Recipe, format: Format) -> bool:
+def _weight_only(recipe: Recipe, format: NumberFormat) -> bool:
     return recipe.quantized and recipe.activations is None and recipe.weights.format is format
 
 
-def _floats(recipe: Recipe) -> set[Format]:
+def _floats(recipe: Recipe) -> set[NumberFormat]:
     kept = {recipe.high_precision} if recipe.high_precision_sites else set()
     return ({recipe.weights.format} if recipe.quantized else set()) | {recipe.tables} | kept

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site, layer_weight
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import FINITE_BINS, ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Quantizer
@@ -82,13 +82,13 @@ def scale_diagnostics(
 
 def exclusion_diagnostics(
     overflow: Sequence[str],
-    format: Format,
+    format: NumberFormat,
     untrained: Sequence[str],
     uncorrected: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Of sites that a recipe could not treat as it treats the others."""
     return _sentences(
-        (overflow, f"beyond what {format} can hold: they stay in {Format.FP32}"),
+        (overflow, f"beyond what {format} can hold: they stay in {NumberFormat.FP32}"),
         (
             untrained,
             "not trained, because too few of their rows were kept, and of a convolution none are",
@@ -102,7 +102,7 @@ def erased_share(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
     nonzero = int(histogram.counts[1:FINITE_BINS].sum())
     if not nonzero:
         return 0.0
-    first = quantizer.scale * (2.0**-9 if quantizer.format is Format.FP8 else 1.0)
+    first = quantizer.scale * (2.0**-9 if quantizer.format is NumberFormat.FP8 else 1.0)
     return max(0.0, 1.0 - histogram.fraction_above(first / 2) * histogram.total / nonzero)
 
 

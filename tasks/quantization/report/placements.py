@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from io import BytesIO
 
 from infra.canonical import Json
-from tasks.quantization.sensitivity.mixed_precision import Point
+from tasks.quantization.sensitivity.mixed_precision import PrecisionPlacement
 
 _X, _Y = "weights of the sites kept in floating point, share", "sum of the quantized sites' losses"
 _RESOLUTION = 120
 
 
-def documented(front: Sequence[Point]) -> list[Json]:
+def documented(front: Sequence[PrecisionPlacement]) -> list[Json]:
     """As a candidate's facts hold it."""
     return [{"kept": list(one.kept), "loss": one.loss, "weights": one.cost} for one in front]
 
 
-def draw_placements(title: str, front: Sequence[Point], kept: Sequence[str]) -> dict[str, bytes]:
+def draw_placements(
+    title: str, front: Sequence[PrecisionPlacement], kept: Sequence[str]
+) -> dict[str, bytes]:
     """`placements.png` and an interactive `placements.html`, with the placement at hand marked; empty below two."""
     if len(front) < 2:
         return {}
@@ -54,7 +56,7 @@ def _png(
 
 def _html(
     title: str,
-    front: Sequence[Point],
+    front: Sequence[PrecisionPlacement],
     shares: Sequence[float],
     losses: Sequence[float],
     here: Sequence[int],

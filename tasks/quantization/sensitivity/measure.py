@@ -22,8 +22,8 @@ from tasks.models.inputs import Inputs
 from tasks.numerics.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import relative_error, squared_error
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.activation.quantizers import Choice, histogram, output_error
-from tasks.quantization.sensitivity.toggled_graph import INPUT, Part
+from tasks.quantization.activation.quantizers import SiteQuantizer, histogram, output_error
+from tasks.quantization.sensitivity.toggled_graph import INPUT, QuantizedPart
 from tasks.quantization.weight.quantize import WeightScheme, multiplied, quantize
 from tasks.records import Payload
 from tasks.specs.traits import TRAITS, Task
@@ -61,7 +61,11 @@ class Group:
 
 
 def measure(
-    engine: Engine, inputs: Inputs, task: Task, parts: Sequence[Part], payloads: Sequence[Payload]
+    engine: Engine,
+    inputs: Inputs,
+    task: Task,
+    parts: Sequence[QuantizedPart],
+    payloads: Sequence[Payload],
 ) -> Losses:
     """Run a toggled graph over the payloads: once in full precision, once a part, once with all sites.
 
@@ -167,7 +171,7 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def rank(
     sites: tuple[Site, ...],
     observed: Mapping[str, SiteObservation],
-    choices: Mapping[str, Choice],
+    choices: Mapping[str, SiteQuantizer],
     weights: Mapping[str, Sequence[NDArray[np.float32]]],
     schemes: Mapping[str, WeightScheme],
 ) -> tuple[Sensitivity, ...]:
@@ -187,7 +191,7 @@ def rank(
 
 def _error(
     observed: SiteObservation,
-    choice: Choice,
+    choice: SiteQuantizer,
     weights: Sequence[NDArray[np.float32]],
     scheme: WeightScheme,
 ) -> float:

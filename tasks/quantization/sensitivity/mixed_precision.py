@@ -26,7 +26,7 @@ class SiteCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PrecisionPlacement:
     """One placement of high precision."""
 
     kept: tuple[str, ...]  # sites in high precision, in the order of the costs given
@@ -34,7 +34,7 @@ class Point:
     cost: int  # of the kept sites: what is not saved
 
 
-def pareto_front(sites: Sequence[SiteCost]) -> tuple[Point, ...]:
+def pareto_front(sites: Sequence[SiteCost]) -> tuple[PrecisionPlacement, ...]:
     """All placements than which none is better in loss and no worse in cost, cheapest first.
 
     The first keeps nothing. Exact (0/1 knapsack by dynamic programming over the costs in units of their greatest
@@ -47,7 +47,7 @@ def pareto_front(sites: Sequence[SiteCost]) -> tuple[Point, ...]:
     return _undominated([_point(sites, one) for one in kept])
 
 
-def keep(points: Sequence[Point], most: int) -> Point:
+def keep(points: Sequence[PrecisionPlacement], most: int) -> PrecisionPlacement:
     """The point of least loss that keeps at most so many sites; of equal ones the cheapest."""
     return min(
         (one for one in points if len(one.kept) <= most), key=lambda one: (one.loss, one.cost)
@@ -74,14 +74,14 @@ def _greedy(sites: Sequence[SiteCost]) -> list[frozenset[int]]:
     return list(accumulate(order, lambda before, place: before | {place}, initial=frozenset[int]()))
 
 
-def _point(sites: Sequence[SiteCost], kept: frozenset[int]) -> Point:
+def _point(sites: Sequence[SiteCost], kept: frozenset[int]) -> PrecisionPlacement:
     rest = [one.loss for place, one in enumerate(sites) if place not in kept]
     names = tuple(sites[place].site for place in sorted(kept))
-    return Point(names, sum(sorted(rest)), sum(sites[place].cost for place in kept))
+    return PrecisionPlacement(names, sum(sorted(rest)), sum(sites[place].cost for place in kept))
 
 
-def _undominated(points: Sequence[Point]) -> tuple[Point, ...]:
-    best: list[Point] = []
+def _undominated(points: Sequence[PrecisionPlacement]) -> tuple[PrecisionPlacement, ...]:
+    best: list[PrecisionPlacement] = []
     for point in sorted(points, key=lambda one: (one.cost, one.loss, one.kept)):
         if not best or point.loss < best[-1].loss:
             best.append(point)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import find_tables
 from tasks.quantization.graph.lowering import lower
@@ -27,7 +27,7 @@ INPUT = "requant.toggles"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class QuantizedPart:
     """What one toggle quantizes."""
 
     name: str  # a site's, an embedding table's, of a product of two activations, or "norms"
@@ -40,7 +40,7 @@ class ToggledGraph:
     """A graph and its toggles, in the order of the input's elements."""
 
     graph: onnx.ModelProto
-    parts: tuple[Part, ...]
+    parts: tuple[QuantizedPart, ...]
 
 
 def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
@@ -57,32 +57,34 @@ def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
     for part in rounded:
         for result in part.results:
             _round_at_run_time(quantized.graph, result, outputs=part.submodule == NORMS)
-    gathers = [Part(name, tuple(_readers(model, name)), EMBEDDINGS) for name in tables]
+    gathers = [QuantizedPart(name, tuple(_readers(model, name)), EMBEDDINGS) for name in tables]
     nodes = {node.name: node for node in model.graph.node}
     sites = [
-        Part(one.site.name, tuple(nodes[x.node].output[0] for x in one.site.layers))
+        QuantizedPart(one.site.name, tuple(nodes[x.node].output[0] for x in one.site.layers))
         for one in plan.sites
     ]
     parts = (*sites, *rounded, *gathers)
     return ToggledGraph(_merge(model, quantized, parts), parts)
 
 
-def _products(model: onnx.ModelProto) -> list[Part]:
+def _products(model: onnx.ModelProto) -> list[QuantizedPart]:
     """Matrix products of two activations."""
     constants = {item.name for item in model.graph.initializer}
     return [
-        Part(node.name, (node.output[0],), SCORES)
+        QuantizedPart(node.name, (node.output[0],), SCORES)
         for node in model.graph.node
         if node.op_type == "MatMul" and not constants & set(node.input)
     ]
 
 
-def _norms(model: onnx.ModelProto) -> list[Part]:
+def _norms(model: onnx.ModelProto) -> list[QuantizedPart]:
     results = norm_results(model)
-    return [Part(NORMS, results, NORMS)] if results else []
+    return [QuantizedPart(NORMS, results, NORMS)] if results else []
 
 
-def _int8(model: onnx.ModelProto, tables: Sequence[str]) -> dict[str, QuantizedWeight | Format]:
+def _int8(
+    model: onnx.ModelProto, tables: Sequence[str]
+) -> dict[str, QuantizedWeight | NumberFormat]:
     constants = {item.name: item for item in model.graph.initializer}
     return {
         name: quantize(numpy_helper.to_array(constants[name]), WeightScheme()) for name in tables
@@ -114,7 +116,7 @@ def _rounded(source: str, result: str) -> list[onnx.NodeProto]:
 
 
 def _merge(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, parts: Sequence[Part]
+    model: onnx.ModelProto, quantized: onnx.ModelProto, parts: Sequence[QuantizedPart]
 ) -> onnx.ModelProto:
     """The full-precision graph, every part's nodes replaced by a choice between both."""
     merged = onnx.ModelProto()

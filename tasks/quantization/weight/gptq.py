@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri  # type: ignore[import-untyped]  # ships no types
 
 from infra.errors import BadInput
-from tasks.numerics.formats import Format, PerChannel, round_to_levels
+from tasks.numerics.formats import NumberFormat, PerChannel, round_to_levels
 from tasks.numerics.output_error import widened
 from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, block_size, qparams
 
@@ -115,7 +115,7 @@ class _Steps:
 
     scale: NDArray[np.float32]  # [outputs], or [1] per tensor
     zero: NDArray[np.float32]  # like scale
-    format: Format
+    format: NumberFormat
 
     @classmethod
     def of(cls, weight: NDArray[np.float32], scheme: WeightScheme) -> _Steps:

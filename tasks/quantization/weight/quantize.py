@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.numerics.formats import (
     LARGEST,
-    Format,
     Granularity,
+    NumberFormat,
     PerBlock,
     PerChannel,
     PerTensor,
@@ -33,7 +33,7 @@ _BY_CHANNEL = PerChannel()
 class WeightScheme:
     """How weights are stored."""
 
-    format: Format = Format.INT8
+    format: NumberFormat = NumberFormat.INT8
     granularity: Granularity = _BY_CHANNEL
     symmetric: bool = True
     clipped: bool = False  # scales of least squared rounding error instead of the largest magnitude
@@ -43,7 +43,7 @@ class WeightScheme:
 class QuantizedWeight:
     """One layer's weight, [outputs, inputs...] flattened to [outputs, inputs]."""
 
-    format: Format
+    format: NumberFormat
     levels: NDArray[
         np.generic
     ]  # [outputs, inputs]: int8 for integer formats, float8_e4m3fn for FP8
@@ -180,7 +180,7 @@ def _least_error(
     groups: NDArray[np.float32],
     scales: NDArray[np.float32],
     complete: Callable[[NDArray[np.float32]], Qparams],
-    format: Format,
+    format: NumberFormat,
 ) -> Qparams:
     """Per group [rows, blocks, members], the shrunken scale with the least squared rounding error."""
     best_scales, best_zero = complete(scales)
@@ -200,7 +200,7 @@ def _error(
     groups: NDArray[np.float32],
     scales: NDArray[np.float32],
     zero: NDArray[np.int8] | None,
-    format: Format,
+    format: NumberFormat,
 ) -> NDArray[np.floating]:
     steps, offset = scales[..., None], 0.0 if zero is None else zero[..., None].astype(np.float32)
     levels = round_to_levels((groups / steps + offset).astype(np.float32), format).astype(

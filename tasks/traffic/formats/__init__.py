@@ -16,7 +16,7 @@ from tasks.traffic.formats.traces import read_traces
 from tasks.traffic.formats.triton import read_triton
 
 
-class Format(StrEnum):
+class TrafficFormat(StrEnum):
     """What a traffic file may be."""
 
     PARQUET = "requant-parquet"
@@ -31,21 +31,25 @@ def _each(read: Callable[[Path], Iterator[Raw]]) -> Callable[[Source], Iterator[
     return lambda source: (raw for path in source.files for raw in read(path))
 
 
-READERS: Mapping[Format, Callable[[Source], Iterator[Raw]]] = {
-    Format.PARQUET: _each(read_rows),
-    Format.JSONL: _each(read_lines),
-    Format.KSERVE: read_kserve,
-    Format.TRITON: read_triton,
-    Format.CHAT: read_chats,
-    Format.TRACES: read_traces,
+READERS: Mapping[TrafficFormat, Callable[[Source], Iterator[Raw]]] = {
+    TrafficFormat.PARQUET: _each(read_rows),
+    TrafficFormat.JSONL: _each(read_lines),
+    TrafficFormat.KSERVE: read_kserve,
+    TrafficFormat.TRITON: read_triton,
+    TrafficFormat.CHAT: read_chats,
+    TrafficFormat.TRACES: read_traces,
 }
-_BY_SUFFIX = {".parquet": Format.PARQUET, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
+_BY_SUFFIX = {
+    ".parquet": TrafficFormat.PARQUET,
+    ".jsonl": TrafficFormat.JSONL,
+    ".ndjson": TrafficFormat.JSONL,
+}
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path) -> TrafficFormat:
     """The format that the extension tells; raises `BadInput` where it tells none."""
     if path.suffix not in _BY_SUFFIX:
-        known = ", ".join(Format)
+        known = ", ".join(TrafficFormat)
         raise BadInput(
             f"{path} is neither .jsonl nor .parquet: convert it, give it the right extension, or say what it is with "
             f"--format, one of {known}"
@@ -67,4 +71,4 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return found
 
 
-__all__ = ["READERS", "Format", "files_of", "format_of"]
+__all__ = ["READERS", "TrafficFormat", "files_of", "format_of"]

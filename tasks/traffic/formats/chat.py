@@ -12,7 +12,7 @@ from typing import Any
 from tasks.traffic.formats.conversation import has_reply, render
 from tasks.traffic.formats.documents import Document, read_documents
 from tasks.traffic.formats.inference import CONTEXT
-from tasks.traffic.formats.pairs import Joiner, Pair, joining
+from tasks.traffic.formats.pairs import Exchange, Joiner, joining
 from tasks.traffic.formats.raw import Again, Bad, Raw, Source, failing, ready
 
 _TIMES = ("time", "timestamp", "created_at", "created")
@@ -31,7 +31,7 @@ def read_chats(source: Source) -> Iterator[Raw]:
         yield from joiner.alone()
 
 
-def _pair(document: Document, joiner: Joiner) -> Pair | None:
+def _pair(document: Document, joiner: Joiner) -> Exchange | None:
     line, number = document.fields(), document.number
     id = line.get("custom_id") or line.get("request_id") or line.get("id")
     asked, answered = _asked(line), line.get("response")
@@ -49,7 +49,7 @@ def _pair(document: Document, joiner: Joiner) -> Pair | None:
         return joiner.add("request", _named(id), document, line)
     if not isinstance(answered, Mapping):
         raise Bad("its response is not an object")
-    return Pair(
+    return Exchange(
         _named(id or answered.get("id")), number, document.excerpt, line, {"response": answered}
     )
 
@@ -70,7 +70,7 @@ def _named(id: object) -> str:
     return id
 
 
-def _requests(pair: Pair, first_at: datetime | None) -> Iterator[Raw]:
+def _requests(pair: Exchange, first_at: datetime | None) -> Iterator[Raw]:
     try:
         body, answer = _asked(pair.request) or {}, _answer(pair.response)
         texts = _texts(body)

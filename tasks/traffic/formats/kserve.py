@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.traffic.formats.documents import Document, read_documents
 from tasks.traffic.formats.inference import CONTEXT, rows_of_body
-from tasks.traffic.formats.pairs import Pair, Side, joining
+from tasks.traffic.formats.pairs import Exchange, Side, joining
 from tasks.traffic.formats.raw import Again, Bad, Raw, Source, failing, ready
 
 _SIDES: Mapping[str, Side] = {
@@ -92,7 +92,7 @@ def _parsed(text: str) -> Any:
         raise Bad("it holds text where JSON belongs") from None
 
 
-def _requests(pair: Pair, source: Source) -> Iterator[Raw]:
+def _requests(pair: Exchange, source: Source) -> Iterator[Raw]:
     try:
         asked, answered = pair.request["body"], _served(pair.response["body"])
         rows = rows_of_body(asked, source.task, source.shape)
@@ -115,7 +115,7 @@ def _served(answered: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shared(
-    pair: Pair, asked: Mapping[str, Any], answered: Mapping[str, Any], first_at: datetime | None
+    pair: Exchange, asked: Mapping[str, Any], answered: Mapping[str, Any], first_at: datetime | None
 ) -> dict[str, object]:
     began, ended = _time(pair.request), _time(pair.response)
     time = began or first_at

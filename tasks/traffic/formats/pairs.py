@@ -27,7 +27,7 @@ CREATE TABLE sides (
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Exchange:
     """Both sides of one exchange."""
 
     id: str
@@ -43,7 +43,9 @@ class Joiner:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
-    def add(self, side: Side, id: str, document: Document, value: Mapping[str, Any]) -> Pair | None:
+    def add(
+        self, side: Side, id: str, document: Document, value: Mapping[str, Any]
+    ) -> Exchange | None:
         """The pair that this side completes, if any.
 
         Raises `Again` for what came before, `Bad` for another content under an id that was used.
@@ -63,8 +65,8 @@ class Joiner:
         )
         partner = json.loads(other[2])
         if side == "response":
-            return Pair(id, document.number, other[1], partner, value)
-        return Pair(id, document.number, document.excerpt, value, partner)
+            return Exchange(id, document.number, other[1], partner, value)
+        return Exchange(id, document.number, document.excerpt, value, partner)
 
     def alone(self) -> Iterator[Raw]:
         """What nobody answered, and answers to nothing, in the order of the file."""

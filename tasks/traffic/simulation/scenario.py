@@ -19,7 +19,7 @@ Numbers = NDArray[np.float64]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Strict(BaseModel):
+class _ScenarioModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -32,7 +32,7 @@ def _weights(value: Mapping[str, float]) -> Mapping[str, float]:
 Weights = Annotated[Mapping[str, float], AfterValidator(_weights)]
 
 
-class Course(_Strict):
+class Course(_ScenarioModel):
     """How strong a shift is over time, from 0 (no trace of it) to `strength`. All times are days from the start.
 
     gradual: rises in a line from `start` to `end`, and stays. sudden: all of it from `start` to `end`. recurring: all
@@ -70,7 +70,7 @@ class Course(_Strict):
         return found
 
 
-class _Shift(_Strict):
+class _Shift(_ScenarioModel):
     when: Course
 
 
@@ -161,7 +161,7 @@ Shift = Annotated[
 ]
 
 
-class Base(_Strict):
+class Base(_ScenarioModel):
     """Traffic before any shift; nothing said is everything that the corpus holds, as often as it does."""
 
     domains: Weights = {}
@@ -170,7 +170,7 @@ class Base(_Strict):
     labelled: Share = 1  # of the labels that the corpus has, so many are known
 
 
-class Scenario(_Strict):
+class Scenario(_ScenarioModel):
     """One file."""
 
     version: Literal[1]

@@ -14,8 +14,8 @@ from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavai
 from infra.stores.port import ObjectStore
 from tasks.personal_data.redaction import redact
 from tasks.specs.spec import Task
-from tasks.traffic.checks import Check
-from tasks.traffic.formats import READERS, Format, format_of
+from tasks.traffic.checks import RequestRules
+from tasks.traffic.formats import READERS, TrafficFormat, format_of
 from tasks.traffic.formats.raw import Lone, Raw, Source
 from tasks.traffic.formats.triton import first_stamp
 from tasks.traffic.imports import Duplicate, Taken, judged
@@ -26,7 +26,7 @@ from tasks.traffic.sources.places import Place, SourceFile, is_finished
 from tasks.traffic.sources.records import Earlier, FileRecord, Records, now_text, place_digest
 from tasks.traffic.storage.windows import CLOCK_SKEW
 
-PAIRED = (Format.KSERVE, Format.CHAT)
+PAIRED = (TrafficFormat.KSERVE, TrafficFormat.CHAT)
 """Formats whose requests and responses may lie in different files, which are read together."""
 PATIENCE = timedelta(days=1)
 """How long a request waits for its response in a file that comes later, and the other way round."""
@@ -43,13 +43,13 @@ class Reading:
     source: str  # its name
     task: Task
     shape: tuple[int, ...] | None  # of one tensor
-    format: Format | None  # None: the extension tells
+    format: TrafficFormat | None  # None: the extension tells
     first_at: datetime | None
     settle: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class FileChoice:
     """Which files of a listing are read now."""
 
     read: tuple[SourceFile, ...]  # oldest first
@@ -57,7 +57,9 @@ class Choice:
     left: Counter[str]  # why the others are not -> files
 
 
-def choose(files: Iterable[SourceFile], records: Records, settle: float, now: datetime) -> Choice:
+def choose(
+    files: Iterable[SourceFile], records: Records, settle: float, now: datetime
+) -> FileChoice:
     """Those that were not read in this version, and have been left alone for `settle` seconds.
 
     A time in the future tells nothing about a file's age: it is read.
@@ -82,7 +84,7 @@ def choose(files: Iterable[SourceFile], records: Records, settle: float, now: da
     def by_age(file: SourceFile) -> tuple[datetime, str]:
         return file.modified, file.name
 
-    return Choice(tuple(sorted(read, key=by_age)), tuple(sorted(waiting, key=by_age)), left)
+    return FileChoice(tuple(sorted(read, key=by_age)), tuple(sorted(waiting, key=by_age)), left)
 
 
 def take_files(store: ObjectStore, place: Place, reading: Reading, now: datetime) -> SourceIntake:
@@ -112,7 +114,7 @@ class _Intake:
     def __init__(self, store: ObjectStore, place: Place, reading: Reading, now: datetime) -> None:
         self._store, self._place, self._reading, self._now = store, place, reading, now
         self._rules = place_digest([place.url, reading.format, reading.first_at])
-        self._check = Check(reading.task, reading.shape, now + CLOCK_SKEW)
+        self._check = RequestRules(reading.task, reading.shape, now + CLOCK_SKEW)
         self._total, self._files, self._problems = Tally(), 0, list[Problem]()
         self._left = Counter[str]()
         self.error: str | None = None
@@ -167,7 +169,7 @@ class _Intake:
             with self._place.open(outcome.file) as path:
                 format = self._reading.format or format_of(path)
                 source = self._source((path,))
-                if format is Format.TRITON:
+                if format is TrafficFormat.TRITON:
                     source = self._anchored(source)
                 for raw in READERS[format](source):
                     yield judged(raw, self._check)
@@ -191,7 +193,7 @@ class _Intake:
 
     # --- files that are read together, because requests and responses are joined over all of them
 
-    def _read_together(self, choice: Choice) -> None:
+    def _read_together(self, choice: FileChoice) -> None:
         outcomes = [
             _Outcome(file, self._records.earlier(file)) for file in (*choice.waiting, *choice.read)
         ]

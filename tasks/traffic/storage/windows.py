@@ -37,7 +37,7 @@ class StoredRequests:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TrafficWindow:
     """The traffic of the last hours; `start` and `end` are None when the model has no traffic at all."""
 
     requests: Iterable[Request]  # may be iterated more than once
@@ -52,7 +52,7 @@ def read_window(
     hours: int,
     until: datetime | None = None,
     now: datetime | None = None,
-) -> Window:
+) -> TrafficWindow:
     """The traffic of `hours` up to `until`, or up to the newest request; only parts of those hours are read.
 
     With `until` only the days that the window meets are listed, however long the model has been served.
@@ -60,13 +60,13 @@ def read_window(
     """
     end = until or _newest(store, model, (now or datetime.now(UTC)) + CLOCK_SKEW)
     if end is None:
-        return Window((), None, None)
+        return TrafficWindow((), None, None)
     end = end.astimezone(UTC)
     start = end - timedelta(hours=hours)
     keys = tuple(parts_between(store, model, start, end))
     if not keys and next(parts_between(store, model, None, None), None) is None:
-        return Window((), None, None)
-    return Window(StoredRequests(store, keys, start, end), start, end)
+        return TrafficWindow((), None, None)
+    return TrafficWindow(StoredRequests(store, keys, start, end), start, end)
 
 
 def _newest(store: ObjectStore, model: str, latest: datetime) -> datetime | None:

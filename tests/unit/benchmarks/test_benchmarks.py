@@ -100,7 +100,7 @@ def test_the_front_holds_ours_against_peers_and_draws_both(digits: Subject, tmp_
 
 
 def test_a_peer_that_is_closer_and_faster_misses_the_goal() -> None:
-    mine = front.Row("int8-gptq", 0.998, 0.99, 0.99, 0.98, 1.0, 58.0, 1.6, "builds")
+    mine = front.FrontRow("int8-gptq", 0.998, 0.99, 0.99, 0.98, 1.0, 58.0, 1.6, "builds")
     better = replace(mine, name="peer", mean=0.999, speedup=1.7)
     for rival, missed in (
         (better, 2),
@@ -133,8 +133,8 @@ def test_recalibration_breaks_ours_down_and_asks_a_failing_peer_once(digits: Sub
 
 
 def test_a_peer_is_a_rival_by_its_fidelity_before_its_speed() -> None:
-    def row(name: str, seconds: float, mean: float) -> recalibration.Row:
-        return recalibration.Row(name, seconds, seconds / 2, mean, mean, None, None)
+    def row(name: str, seconds: float, mean: float) -> recalibration.RecalibrationRow:
+        return recalibration.RecalibrationRow(name, seconds, seconds / 2, mean, mean, None, None)
 
     fast, faithful = (peer.name for peer in recalibration.OPPONENTS[1:3])
     mine, again = row("ours", 2.0, 0.99), row(recalibration.SCALES_ONLY, 1.0, 0.99)

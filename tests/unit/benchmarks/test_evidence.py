@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence import shifts
-from benchmarks.evidence.kinds import KINDS, Kind, image_classifier
+from benchmarks.evidence.kinds import KINDS, ModelKind, image_classifier
 from benchmarks.evidence.page import as_markdown
 from benchmarks.evidence.regret import as_lines, regret
-from benchmarks.evidence.scene import Choice
+from benchmarks.evidence.scene import CellChoice
 from benchmarks.evidence.spread import pieces, spread
 from benchmarks.evidence.trial import AGAIN, KEPT, LAST, SCHEMES, meet, open_scene
 from tasks.records import Action
@@ -19,17 +19,17 @@ BUDGET = 0.05
 
 
 @pytest.fixture(scope="module")
-def digits() -> Kind:
+def digits() -> ModelKind:
     return image_classifier()
 
 
 def choice(
     taken: str, kept: float, again: float = 0.0, action: Action = Action.RECALIBRATE
-) -> Choice:
-    return Choice(BUDGET, action, taken, {KEPT: kept, AGAIN: again, LAST: 0.0})
+) -> CellChoice:
+    return CellChoice(BUDGET, action, taken, {KEPT: kept, AGAIN: again, LAST: 0.0})
 
 
-def test_stale_scales_cost_answers_and_the_loop_wins_them_back(digits: Kind) -> None:
+def test_stale_scales_cost_answers_and_the_loop_wins_them_back(digits: ModelKind) -> None:
     scene = open_scene(digits, ("int8-max", "int8-dynamic"), 96, 0)
     exposure = next(shift for shift in digits.shifts if shift.name == "exposure")
     fixed, dynamic = meet(scene, exposure)
@@ -45,7 +45,9 @@ def test_stale_scales_cost_answers_and_the_loop_wins_them_back(digits: Kind) -> 
     assert "| exposure | int8-dynamic |" in page
 
 
-def test_other_weights_ask_for_a_build_and_the_old_champion_pays_until_then(digits: Kind) -> None:
+def test_other_weights_ask_for_a_build_and_the_old_champion_pays_until_then(
+    digits: ModelKind,
+) -> None:
     scene = open_scene(digits, ("int8-max",), 64, 0)
     update = next(shift for shift in digits.shifts if shift.weights)
     (cell,) = meet(scene, replace(update, weights=0.8))
@@ -82,7 +84,9 @@ def test_a_build_for_new_weights_is_due_and_counted_apart() -> None:
     assert "in 1 of these" in as_lines(found)[0]
 
 
-def test_an_interrupted_map_goes_on_and_is_the_same_in_pieces(digits: Kind, tmp_path: Path) -> None:
+def test_an_interrupted_map_goes_on_and_is_the_same_in_pieces(
+    digits: ModelKind, tmp_path: Path
+) -> None:
     wanted = pieces(["image"], 1, 24)
     assert len({piece.file for piece in wanted}) == len(wanted) == 5 + len(SCHEMES)
     few = [piece for piece in wanted if piece.shift in ("exposure", "adversarial")][-3:]

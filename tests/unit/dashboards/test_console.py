@@ -16,7 +16,7 @@ from dashboards.console.forms import form_id as signed_form
 from flows.deployments import Triggered
 from flows.orchestration.runtime import using
 from flows.orchestration.services import announced
-from flows.queries.runs import RunView, Step
+from flows.queries.runs import RunStep, RunView
 from flows.queries.versions import GateRow, VersionView
 from flows.schedules import Upcoming
 from infra.access.guard import Guard
@@ -24,9 +24,9 @@ from infra.access.secret import WorkspaceSecret
 from infra.access.sessions import Sessions
 from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered, Unavailable
 from infra.settings import Settings
-from infra.telemetry import Sample, parse, write_snapshot
+from infra.telemetry import MetricSample, parse, write_snapshot
 from tasks.promotion import journal
-from tasks.promotion.ledger import Kind, body
+from tasks.promotion.ledger import EntryKind, body
 from tasks.records import GateReport, GateResult, Interval, Verdict
 from tasks.traffic.sources import Problem, SourceIntake, write_last
 
@@ -69,7 +69,7 @@ RUN = RunView(
     finished=False,
     share=0.25,
     doing="observing 256 requests",
-    steps=(Step("sample-window-0", "Completed", 1.25),),
+    steps=(RunStep("sample-window-0", "Completed", 1.25),),
 )
 
 
@@ -81,10 +81,15 @@ def known(workspace: Settings) -> Settings:
     store.put(f"models/tiny/{'d' * 64}/spec.yaml", SPEC.encode())
     details = {"window": "w" * 64, "action": "keep", "lenses": {"input": "fine"}}
     journal.commit(
-        "tiny", lambda _: body(Kind.DECIDED, actor="maintenance", reason=HOSTILE, details=details)
+        "tiny",
+        lambda _: body(EntryKind.DECIDED, actor="maintenance", reason=HOSTILE, details=details),
     )
     asked = body(
-        Kind.APPROVAL_REQUESTED, actor=HOSTILE, reason="look at it", version="2", release="r" * 64
+        EntryKind.APPROVAL_REQUESTED,
+        actor=HOSTILE,
+        reason="look at it",
+        version="2",
+        release="r" * 64,
     )
     journal.commit("tiny", lambda _: asked)
     return workspace
@@ -416,7 +421,7 @@ def test_a_report_is_nothing_but_a_report(browser: TestClient, path: str) -> Non
 
 
 def test_metrics_are_for_whoever_shows_the_key(stranger: TestClient, known: Settings) -> None:
-    sample = Sample("requant_champion_version", {"model": "tiny"}, 2.0)
+    sample = MetricSample("requant_champion_version", {"model": "tiny"}, 2.0)
     write_snapshot(known.root / "metrics" / "tiny.prom", [sample])
     answer = stranger.get("/metrics", headers={"Authorization": f"Bearer {SECRET.key}"})
     assert answer.status_code == 200

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows import climbing
-from flows.climbing import Climbed, Material, _ends, chosen, figures, limits
+from flows.climbing import Climbed, ClimbInputs, _ends, chosen, figures, limits
 from flows.orchestration.progress import Progress
 from tasks.quantization.recipe.catalog import Recipe, find_recipe
 from tasks.quantization.recipe.ladder import climb
@@ -94,7 +94,7 @@ def test_what_is_only_too_large_leaves_the_smaller_candidates_to_try_and_no_othe
         sites=24,
         targets=["onnxruntime-cpu"],
     )
-    material = Material(SampleRef("m", "d", "k", 1, 1, {}, ()), "o", None, ())
+    material = ClimbInputs(SampleRef("m", "d", "k", 1, 1, {}, ()), "o", None, ())
     climbing.climb_ladder(material, ladder, ["onnxruntime-cpu"], "first", Progress("climb"))
     assert tried == ["int8-smooth", "int8-weights", "int4-mixed", "int4-gptq"]
 

@@ -11,7 +11,7 @@ from infra.processes.identity import identity
 from infra.settings import Settings
 from infra.telemetry import parse, read_snapshots
 from tasks.promotion import journal
-from tasks.promotion.ledger import Kind, body
+from tasks.promotion.ledger import EntryKind, body
 from tasks.records import (
     DetectorResult,
     Finding,
@@ -23,7 +23,7 @@ from tasks.records import (
     Verdict,
 )
 from tasks.traffic import write_traffic
-from tasks.validation.costs import Costs, Pair, cost_gates
+from tasks.validation.costs import CostPair, Costs, cost_gates
 
 
 def result(detector: str, subject: str, value: float) -> DetectorResult:
@@ -39,13 +39,16 @@ def values(settings: Settings, metric: str) -> dict[tuple[str, ...], float]:
 
 def test_totals_are_counted_from_the_ledger(workspace: Settings) -> None:
     journal.commit(
-        "m", lambda _: body(Kind.PROMOTED, actor="a", reason="r", version="1", release="f" * 64)
+        "m",
+        lambda _: body(EntryKind.PROMOTED, actor="a", reason="r", version="1", release="f" * 64),
     )
     journal.commit(
-        "m", lambda _: body(Kind.PROMOTED, actor="a", reason="r", version="2", release="e" * 64)
+        "m",
+        lambda _: body(EntryKind.PROMOTED, actor="a", reason="r", version="2", release="e" * 64),
     )
     journal.commit(
-        "m", lambda _: body(Kind.ROLLED_BACK, actor="a", reason="r", version="1", release="f" * 64)
+        "m",
+        lambda _: body(EntryKind.ROLLED_BACK, actor="a", reason="r", version="1", release="f" * 64),
     )
     write_measures("m")
     write_measures("m")
@@ -90,18 +93,18 @@ def registered(settings: Settings, model: str = "m") -> None:
 
 def intend(window: str, run: str, process: object) -> None:
     details = {"window": window, "run": run, "process": process}
-    journal.commit("m", lambda _: body(Kind.INTENDED, actor="a", reason="r", details=details))  # type: ignore[arg-type]
+    journal.commit("m", lambda _: body(EntryKind.INTENDED, actor="a", reason="r", details=details))  # type: ignore[arg-type]
 
 
 def finish(window: str, run: str, failed: bool) -> None:
     details = {"window": window, "run": run, "failed": failed}
-    journal.commit("m", lambda _: body(Kind.FINISHED, actor="a", reason="r", details=details))
+    journal.commit("m", lambda _: body(EntryKind.FINISHED, actor="a", reason="r", details=details))
 
 
 def test_peak_memory_is_the_bytes_that_were_measured_and_not_the_ratio(
     workspace: Settings, budgets: object
 ) -> None:
-    gates = cost_gates(Costs(peak_memory=Pair(200e6, 150e6)), budgets)  # type: ignore[arg-type]
+    gates = cost_gates(Costs(peak_memory=CostPair(200e6, 150e6)), budgets)  # type: ignore[arg-type]
     write_measures("m", reports=[GateReport("onnxruntime-cpu", gates)])
     assert values(workspace, "requant_peak_memory_bytes") == {("m", "onnxruntime-cpu"): 150e6}
 
@@ -138,7 +141,7 @@ def test_waiting_candidates_are_counted_with_the_time_of_the_oldest(workspace: S
     assert live("requant_approval_oldest_timestamp_seconds") == {}
     for version in ("1", "2"):
         asked = body(
-            Kind.APPROVAL_REQUESTED, actor="a", reason="r", version=version, release="f" * 64
+            EntryKind.APPROVAL_REQUESTED, actor="a", reason="r", version=version, release="f" * 64
         )
         journal.commit("m", lambda _, asked=asked: asked)
     assert live("requant_approvals_waiting") == {("m",): 2.0}

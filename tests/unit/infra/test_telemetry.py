@@ -8,11 +8,19 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.errors import BadInput, Unavailable
-from infra.telemetry import METRICS, Metric, Sample, parse, read_snapshots, render, write_snapshot
+from infra.telemetry import (
+    METRICS,
+    Metric,
+    MetricSample,
+    parse,
+    read_snapshots,
+    render,
+    write_snapshot,
+)
 
 
-def sample(metric: Metric, value: float = 1.0, **labels: str) -> Sample:
-    return Sample(
+def sample(metric: Metric, value: float = 1.0, **labels: str) -> MetricSample:
+    return MetricSample(
         metric.name, {name: labels.get(name, f"a-{name}") for name in metric.labels}, value
     )
 
@@ -20,8 +28,8 @@ def sample(metric: Metric, value: float = 1.0, **labels: str) -> Sample:
 ONE_OF_EACH = [sample(metric) for metric in METRICS.values()]
 
 
-def promotions(model: str, value: float) -> Sample:
-    return Sample("requant_promotions_total", {"model": model}, value)
+def promotions(model: str, value: float) -> MetricSample:
+    return MetricSample("requant_promotions_total", {"model": model}, value)
 
 
 def test_every_metric_renders_as_prometheus_text() -> None:
@@ -57,14 +65,16 @@ def test_any_label_survives_the_text_format(subject: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (Sample("requant_other", {}, 1), "is unknown; allowed: requant_"),
-        (Sample("requant_champion_version", {}, 1), r"needs exactly \['model'\]"),
-        (Sample("requant_champion_version", {"model": "m", "x": "y"}, 1), "needs exactly"),
+        (MetricSample("requant_other", {}, 1), "is unknown; allowed: requant_"),
+        (MetricSample("requant_champion_version", {}, 1), r"needs exactly \['model'\]"),
+        (MetricSample("requant_champion_version", {"model": "m", "x": "y"}, 1), "needs exactly"),
         (promotions("m", -1), "0 or more"),
         (promotions("m", float("nan")), "0 or more"),
     ],
 )
-def test_a_sample_that_does_not_fit_its_metric_is_refused(wrong: Sample, message: str) -> None:
+def test_a_sample_that_does_not_fit_its_metric_is_refused(
+    wrong: MetricSample, message: str
+) -> None:
     with pytest.raises(BadInput, match=message):
         render([wrong])
 
@@ -81,7 +91,7 @@ def test_snapshots_of_all_models_merge_into_one_page(tmp_path: Path) -> None:
     assert parse(page) == (
         promotions("a", 3),
         promotions("b", 4),
-        Sample("requant_unreadable_snapshots", {}, 0),
+        MetricSample("requant_unreadable_snapshots", {}, 0),
     )
 
 
@@ -122,14 +132,14 @@ def test_a_broken_snapshot_is_counted_and_hides_no_other(tmp_path: Path, content
     (tmp_path / "a.prom").write_bytes(content)
     write_snapshot(tmp_path / "b.prom", [promotions("b", 4)])
     found = parse(read_snapshots(tmp_path))
-    assert found == (promotions("b", 4), Sample("requant_unreadable_snapshots", {}, 1))
+    assert found == (promotions("b", 4), MetricSample("requant_unreadable_snapshots", {}, 1))
 
 
 def test_metrics_of_another_version_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.prom").write_text(
         'requant_retired{model="a"} 1\nrequant_champion_version{name="a"} 1\n'
     )
-    assert parse(read_snapshots(tmp_path)) == (Sample("requant_unreadable_snapshots", {}, 0),)
+    assert parse(read_snapshots(tmp_path)) == (MetricSample("requant_unreadable_snapshots", {}, 0),)
 
 
 def test_a_workspace_without_snapshots_still_has_a_page(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.drift import detection, ours, peers
-from benchmarks.drift.windows import Bench, Window
+from benchmarks.drift.windows import Bench, MeasuredWindow
 from benchmarks.harness import subject
 from benchmarks.harness.table import Goal
 
@@ -18,7 +18,7 @@ def digits() -> Bench:
 
 
 @pytest.fixture(scope="module")
-def sudden(digits: Bench) -> detection.Stream:
+def sudden(digits: Bench) -> detection.WindowStream:
     (stream,) = detection.streams(digits, "exposure-sudden", [0], 4, per_day=1)
     return stream
 
@@ -32,21 +32,21 @@ def test_a_window_is_the_sum_of_its_requests(digits: Bench) -> None:
 
 
 def test_what_acts_is_quiet_until_a_brighter_camera_comes(
-    digits: Bench, sudden: detection.Stream
+    digits: Bench, sudden: detection.WindowStream
 ) -> None:
     assert sudden.costly.tolist() == [False] * 3 + [True] * 4
     assert ours.acting(digits, sudden.windows) == [False] * 3 + [True] * 4
 
 
-def test_the_kernel_test_sees_the_camera_too(digits: Bench, sudden: detection.Stream) -> None:
+def test_the_kernel_test_sees_the_camera_too(digits: Bench, sudden: detection.WindowStream) -> None:
     assert peers.kernel(digits, sudden.windows) == [False] * 3 + [True] * 4
     assert peers.evidently(digits, sudden.windows[:1]) == [False]
 
 
 def test_a_peer_that_fails_keeps_its_row_with_the_reason(
-    digits: Bench, sudden: detection.Stream, monkeypatch: pytest.MonkeyPatch
+    digits: Bench, sudden: detection.WindowStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Bench, windows: Sequence[Window]) -> list[bool]:
+    def broken(_: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
         raise RuntimeError(f"no environment for {len(windows)} windows")
 
     monkeypatch.setattr(
@@ -61,7 +61,7 @@ def test_a_peer_that_fails_keeps_its_row_with_the_reason(
 
 
 def test_the_goal_counts_the_harmless_alarms_of_peers_in_which_ours_acts() -> None:
-    mine = detection.Row(detection.ACTS, 1000, 0.0, 3, 1.0, 1.0, 10, 2, None, None, None)
+    mine = detection.DetectionRow(detection.ACTS, 1000, 0.0, 3, 1.0, 1.0, 10, 2, None, None, None)
     rows = [
         mine,
         replace(mine, name=detection.KERNEL, followed=0.05),

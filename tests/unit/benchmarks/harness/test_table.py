@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.harness.machine import conditions, cpu
-from benchmarks.harness.table import Goal, Table, column, reason
+from benchmarks.harness.table import Goal, ResultTable, column, reason
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Row:
     failure: str | None = reason("why not")
 
 
-def printed(table: Table) -> str:
+def printed(table: ResultTable) -> str:
     console = Console(width=120, file=StringIO(), record=True)
     console.print(table.render())
     return console.export_text()
 
 
 def test_a_missed_goal_is_printed_with_the_figure_that_was_found() -> None:
-    text = printed(Table("t", "T", [Row("ours", 0.9, None)], [Goal("cosine", 0.995, 0.9)]))
+    text = printed(ResultTable("t", "T", [Row("ours", 0.9, None)], [Goal("cosine", 0.995, 0.9)]))
     assert "missed: cosine 0.9 (goal: at least 0.995)" in text
     assert "reached" not in text
 
@@ -31,7 +31,7 @@ def test_a_missed_goal_is_printed_with_the_figure_that_was_found() -> None:
 def test_a_goal_without_a_figure_is_never_reached() -> None:
     goal = Goal("speed-up", 3.0, None)
     assert not goal.reached
-    assert "not measured" in printed(Table("t", "T", [Row("ours", 0.9, None)], [goal]))
+    assert "not measured" in printed(ResultTable("t", "T", [Row("ours", 0.9, None)], [goal]))
 
 
 def test_a_goal_can_bound_from_above() -> None:
@@ -41,13 +41,13 @@ def test_a_goal_can_bound_from_above() -> None:
 
 def test_a_peer_that_failed_keeps_its_row_and_its_whole_reason_stands_below() -> None:
     why = "ImportError: No module named 'surgeon'. Please install the extras."
-    text = printed(Table("t", "T", [Row("peer", None, why)]))
+    text = printed(ResultTable("t", "T", [Row("peer", None, why)]))
     assert "ImportError [1]" in text
     assert f"[1] {why}" in text
 
 
 def test_the_document_is_json_and_says_which_goals_were_reached() -> None:
-    document = Table(
+    document = ResultTable(
         "t", "T", [Row("ours", 0.999, None)], [Goal("cosine", 0.995, 0.999)]
     ).document()
     again = json.loads(json.dumps(document))

@@ -17,7 +17,7 @@ from infra.stores.local import LocalStore
 from tasks import erasure
 from tasks.profiles import profile_window
 from tasks.promotion import journal
-from tasks.promotion.ledger import Kind, body
+from tasks.promotion.ledger import EntryKind, body
 from tasks.records import Request
 from tasks.traffic import Reject, read_window, to_parquet, write_traffic
 
@@ -77,7 +77,7 @@ def stored(workspace: Settings) -> Settings:
         store, "m", {"scales.json": b"{}"}, {"calibration": SET}, workspace.signer()
     )
     write_release(store, "m", {"scales.json": b"{}"}, {"calibration": "e" * 64}, workspace.signer())
-    promoted = body(Kind.PROMOTED, actor="a", reason="r", version="4", release=release.digest)
+    promoted = body(EntryKind.PROMOTED, actor="a", reason="r", version="4", release=release.digest)
     journal.commit("m", lambda _: promoted)
     return workspace
 
@@ -129,7 +129,7 @@ def test_the_release_is_named_with_version_and_alias_and_the_ledger_names_nobody
     assert "version 4 (champion)" in done.remains[-1]
     entry = journal.read("m")[-1]
     assert (entry.kind, entry.actor, entry.details["releases"]) == (
-        Kind.FORGOTTEN,
+        EntryKind.FORGOTTEN,
         "dpo",
         [held.release],
     )
@@ -194,7 +194,7 @@ def test_killed_after_any_write_it_is_continued_by_whoever_forgets_next(
     if survived:
         assert not [key for key, data in everything(stored).items() if b"acme" in data]
         assert sum(1 for _ in read_window(stored.store(), "m", hours=24).requests) == 20
-        assert [one.kind for one in journal.read("m")].count(Kind.FORGOTTEN) == 1
+        assert [one.kind for one in journal.read("m")].count(EntryKind.FORGOTTEN) == 1
     assert results[-1].kind == "request"
     assert not list(stored.store().list("forgetting/"))
 

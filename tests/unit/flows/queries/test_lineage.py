@@ -12,7 +12,7 @@ from infra.settings import Settings
 from tasks import lineage
 from tasks.lineage import Node
 from tasks.promotion import journal
-from tasks.promotion.ledger import Kind, body
+from tasks.promotion.ledger import EntryKind, body
 
 WINDOW, SET, OTHER, TRAFFIC, MODEL = ("a" * 64, "b" * 64, "c" * 64, "d" * 64, "e" * 64)
 
@@ -45,7 +45,7 @@ def stored(workspace: Settings) -> Settings:
             store, "m", files, {**facts, "recipe": {"name": "int8"}}, workspace.signer()
         )
         entry = body(
-            Kind.PROMOTED, actor="a", reason="r", version=str(number), release=release.digest
+            EntryKind.PROMOTED, actor="a", reason="r", version=str(number), release=release.digest
         )
         journal.commit("m", lambda _, entry=entry: entry)
     return workspace

@@ -3,11 +3,11 @@
 import pytest
 
 from infra.errors import BadInput, Tampered
-from tasks.profiles import Settings, profile_batch
+from tasks.profiles import ProfileSettings, profile_batch
 from tasks.profiles.frozen import freeze, parse_frozen
 from tests.unit.tasks.profiles.traffic import batch, request
 
-SMALL = Settings(reservoir=8, fourier_features=8)
+SMALL = ProfileSettings(reservoir=8, fourier_features=8)
 TRAFFIC = [
     request(
         f"r{n}", payload="word " * (n + 1), tenant=f"acme-{n}", language="en" if n % 4 else "th"

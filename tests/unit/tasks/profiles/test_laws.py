@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from tasks.profiles import Scan, Settings, dump, empty, merge, parse, profile_batch
+from tasks.profiles import ProfileSettings, Scan, dump, empty, merge, parse, profile_batch
 from tasks.records import Request
 from tests.unit.tasks.profiles.traffic import batch, requests
 
-SMALL = Settings(reservoir=4, fourier_features=8)
+SMALL = ProfileSettings(reservoir=4, fourier_features=8)
 ROWS = st.lists(requests(), max_size=12)
 
 
@@ -95,10 +95,10 @@ def test_names_beyond_the_bound_stay_within_the_stated_error_and_their_buckets_e
 
 def test_profiles_of_other_settings_cannot_be_merged_and_none_is_no_profile() -> None:
     with pytest.raises(BadInput, match="profile the parts again"):
-        merge(empty(SMALL), empty(Settings()))
+        merge(empty(SMALL), empty(ProfileSettings()))
     with pytest.raises(BadInput, match="no profile to merge"):
         merge()
     with pytest.raises(BadInput, match="give 0 or more"):
-        Settings(reservoir=-1)
+        ProfileSettings(reservoir=-1)
     with pytest.raises(BadInput, match="above 0"):
-        Settings(bandwidth=0)
+        ProfileSettings(bandwidth=0)

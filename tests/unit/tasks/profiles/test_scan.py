@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from infra.errors import BadInput
 from tasks.drift.detectors.features import features
-from tasks.profiles import Settings, dump, merge, parse, profile_batch
+from tasks.profiles import ProfileSettings, dump, merge, parse, profile_batch
 from tasks.profiles.columns.quantiles import FineHistogram
 from tasks.profiles.columns.text import NO_SCRIPT, describe, embed
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
-SMALL = Settings(reservoir=4, fourier_features=256)
+SMALL = ProfileSettings(reservoir=4, fourier_features=256)
 SAMPLES = [
     "Hello, world 12!",
     "สวัสดีครับ 2",
@@ -61,7 +61,7 @@ def test_mean_features_estimate_the_kernel() -> None:
     random = np.random.default_rng(1)
     one, other = random.standard_normal((2, 8))
     rows = pa.RecordBatch.from_pydict({"domain": ["docs"]})
-    chosen = Settings(reservoir=0, fourier_features=20_000)
+    chosen = ProfileSettings(reservoir=0, fourier_features=20_000)
     means = [
         profile_batch(rows, chosen, embeddings=v[None]).rff_mean("model") for v in (one, other)
     ]

@@ -16,7 +16,7 @@ import pytest
 from infra.errors import BadInput, NotFound, Tampered
 from infra.stores.local import LocalStore
 from tasks.profiles import (
-    Settings,
+    ProfileSettings,
     dump,
     empty,
     profile_batch,
@@ -27,7 +27,7 @@ from tasks.profiles import (
 from tasks.traffic import write_traffic
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
-SMALL = Settings(reservoir=8, fourier_features=8)
+SMALL = ProfileSettings(reservoir=8, fourier_features=8)
 TRAFFIC = [
     request(f"r{n}", time=NOON + timedelta(minutes=n), tenant=f"t{n % 3}") for n in range(200)
 ]
@@ -100,7 +100,7 @@ def test_a_request_delivered_in_two_parts_shows_in_the_estimate(store: Counting)
 def test_settings_have_profiles_of_their_own(store: Counting, parts: list[str]) -> None:
     profile_window(store, "minilm", parts, SMALL)
     assert profile_window(
-        store, "minilm", parts, Settings(reservoir=2, fourier_features=8)
+        store, "minilm", parts, ProfileSettings(reservoir=2, fourier_features=8)
     ).read == len(parts)
     assert len([*stored(store)]) == 2 * len(parts)
 
@@ -126,7 +126,7 @@ def test_the_work_on_a_part_travels_to_other_processes(store: Counting, parts: l
             lambda data: data.replace(b"requant-profile 1 ", b"requant-profile 7 ", 1),
             "has profile version 7",
         ),
-        (lambda data: dump(empty(Settings())), "has settings"),
+        (lambda data: dump(empty(ProfileSettings())), "has settings"),
     ],
 )
 def test_a_bad_profile_is_made_again_with_a_diagnostic(

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 from infra.canonical import Json
 from infra.chain import Chain
-from tasks.promotion.ledger import Entry, Kind, body, parse
+from tasks.promotion.ledger import EntryKind, LedgerEntry, body, parse
 from tests.unit.infra.test_chain import MemoryStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-Line = tuple[Kind, str | None] | tuple[Kind, str | None, Mapping[str, Json]]
+Line = tuple[EntryKind, str | None] | tuple[EntryKind, str | None, Mapping[str, Json]]
 
 
-def history(*lines: Line) -> tuple[Entry, ...]:
+def history(*lines: Line) -> tuple[LedgerEntry, ...]:
     """Entries an hour apart, the first at START, through a real chain."""
     store = MemoryStore()
     for hour, line in enumerate(lines):

@@ -1,7 +1,7 @@
 """What the registry tells a person of a version."""
 
 from tasks.promotion.card import about_version
-from tasks.promotion.ledger import Kind, labels
+from tasks.promotion.ledger import EntryKind, labels
 from tasks.records import CandidateRef, GateReport, GateResult, Interval, Verdict
 from tests.unit.tasks.promotion.histories import history
 
@@ -46,10 +46,10 @@ def test_a_first_champion_had_nobody_before_it() -> None:
 
 def test_a_version_is_labelled_with_the_newest_entry_about_it() -> None:
     entries = history(
-        (Kind.DECIDED, None, {}),
-        (Kind.PROMOTED, "1", {}),
-        (Kind.REFUSED, "2", {}),
-        (Kind.ROLLED_BACK, "1", {}),
+        (EntryKind.DECIDED, None, {}),
+        (EntryKind.PROMOTED, "1", {}),
+        (EntryKind.REFUSED, "2", {}),
+        (EntryKind.ROLLED_BACK, "1", {}),
     )
     assert labels(entries) == {
         "1": {"ledger": "4", "ledger.kind": "rolled-back"},

@@ -10,7 +10,7 @@ from tasks.promotion.decisions import (
     recorded,
     was_thin,
 )
-from tasks.promotion.ledger import Kind
+from tasks.promotion.ledger import EntryKind
 from tasks.records import Action, Decision, SampleRef, ThinWindow
 from tests.unit.tasks.promotion.histories import history
 
@@ -27,14 +27,16 @@ FULL = details(
 
 def test_a_window_that_was_too_thin_is_none_of_the_windows_before() -> None:
     entries = history(
-        (Kind.DECIDED, None, FULL), (Kind.DECIDED, None, THIN), (Kind.DECIDED, None, FULL)
+        (EntryKind.DECIDED, None, FULL),
+        (EntryKind.DECIDED, None, THIN),
+        (EntryKind.DECIDED, None, FULL),
     )
     assert [one.number for one in past_decisions(entries)] == [1, 3]
     assert [one.number for one in past_decisions(entries, before=3)] == [1]
 
 
 def test_a_decision_that_says_nothing_of_its_sample_was_about_one() -> None:
-    (entry,) = history((Kind.DECIDED, None, {"window": "w", "action": "keep"}))
+    (entry,) = history((EntryKind.DECIDED, None, {"window": "w", "action": "keep"}))
     assert not was_thin(entry)
     assert len(past_decisions((entry,))) == 1
 
@@ -55,7 +57,7 @@ def decision(action: str, *, builds: bool = False, control: str = "fine") -> dic
 
 
 def test_a_decision_to_keep_is_settled_for_the_champion_that_it_is_about() -> None:
-    entries = history((Kind.DECIDED, None, decision("keep")))
+    entries = history((EntryKind.DECIDED, None, decision("keep")))
     assert nothing_left(entries[0], entries, champion="1", acted=False)
     assert not nothing_left(entries[0], entries, champion="2", acted=False), (
         "it came back by a rollback"
@@ -63,7 +65,7 @@ def test_a_decision_to_keep_is_settled_for_the_champion_that_it_is_about() -> No
 
 
 def test_a_build_is_settled_once_a_run_took_it_up() -> None:
-    entries = history((Kind.DECIDED, None, decision("recalibrate", builds=True)))
+    entries = history((EntryKind.DECIDED, None, decision("recalibrate", builds=True)))
     assert not nothing_left(entries[0], entries, champion="1", acted=False)
     assert nothing_left(entries[0], entries, champion="2", acted=True)
 
@@ -71,18 +73,18 @@ def test_a_build_is_settled_once_a_run_took_it_up() -> None:
 def test_an_entry_that_does_not_say_whether_it_builds_is_looked_at_again() -> None:
     details = decision("keep")
     del details["builds"]
-    entries = history((Kind.DECIDED, None, details))
+    entries = history((EntryKind.DECIDED, None, details))
     assert not nothing_left(entries[0], entries, champion="1", acted=False)
 
 
 def test_a_request_for_retraining_is_settled_once_it_was_made() -> None:
-    decided = Kind.DECIDED, None, decision("request-retraining", control="degraded")
-    asked = Kind.RETRAINING_REQUESTED, None, {"window": "w"}
+    decided = EntryKind.DECIDED, None, decision("request-retraining", control="degraded")
+    asked = EntryKind.RETRAINING_REQUESTED, None, {"window": "w"}
     for lines, done in (((decided,), False), ((decided, asked), True), ((asked, decided), False)):
         entries = history(*lines)
-        entry = next(one for one in entries if one.kind is Kind.DECIDED)
+        entry = next(one for one in entries if one.kind is EntryKind.DECIDED)
         assert nothing_left(entry, entries, champion="1", acted=False) is done
-    held = history((Kind.DECIDED, None, decision("hold", control="degraded")))
+    held = history((EntryKind.DECIDED, None, decision("hold", control="degraded")))
     assert nothing_left(held[0], held, champion="1", acted=False), (
         "what is held back is not requested"
     )
@@ -93,7 +95,7 @@ def test_a_recorded_decision_is_read_back_without_its_readings() -> None:
         Action.HOLD, ("because", "range is fine"), (), "full", "scales outgrown", "cooldown"
     )
     window = SampleRef("m", "full", "windows/m/full.parquet", 256, 300, {}, ())
-    (entry,) = history((Kind.DECIDED, None, decision_details(made, window)))
+    (entry,) = history((EntryKind.DECIDED, None, decision_details(made, window)))
     assert recorded(entry) == made
     assert recorded(replace(entry, details={"window": "full", "action": "hold"})).reasons == (
         entry.reason,

@@ -13,8 +13,8 @@ from infra.canonical import Json
 from infra.chain import Link
 from infra.errors import BadInput, Refused
 from tasks.promotion.ledger import (
-    Entry,
-    Kind,
+    EntryKind,
+    LedgerEntry,
     aliases,
     body,
     challenger,
@@ -30,11 +30,11 @@ from tasks.promotion.ledger import (
 )
 from tests.unit.tasks.promotion.histories import START, history
 
-P, R, ASK = Kind.PROMOTED, Kind.ROLLED_BACK, Kind.APPROVAL_REQUESTED
+P, R, ASK = EntryKind.PROMOTED, EntryKind.ROLLED_BACK, EntryKind.APPROVAL_REQUESTED
 HOUR = timedelta(hours=1)
 
 
-def version(entry: Entry | None) -> str | None:
+def version(entry: LedgerEntry | None) -> str | None:
     return entry.version if entry else None
 
 
@@ -43,7 +43,7 @@ def version(entry: Entry | None) -> str | None:
 
 def test_an_entry_keeps_all_that_was_written() -> None:
     (entry,) = history((P, "1", {"base": None, "gates": [1, 2]}))
-    assert entry == Entry(
+    assert entry == LedgerEntry(
         1, START, P, "test", "because", "1", "release-1", {"base": None, "gates": [1, 2]}
     )
 
@@ -59,8 +59,8 @@ def test_an_entry_that_this_version_cannot_read_asks_for_an_upgrade(
         parse([Link(1, START.isoformat(), "", "", {**good, **change})])
 
 
-@pytest.mark.parametrize("kind", [P, R, ASK, Kind.APPROVED, Kind.REJECTED])
-def test_an_entry_about_a_version_must_name_it(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [P, R, ASK, EntryKind.APPROVED, EntryKind.REJECTED])
+def test_an_entry_about_a_version_must_name_it(kind: EntryKind) -> None:
     with pytest.raises(BadInput, match="needs the version"):
         body(kind, actor="a", reason="r")
 
@@ -74,7 +74,7 @@ def test_an_empty_ledger_has_no_champion_and_no_aliases() -> None:
 
 
 def test_the_newest_promotion_is_the_champion_and_the_one_before_is_previous() -> None:
-    entries = history((P, "1"), (P, "2"), (Kind.REFUSED, "3"), (Kind.DECIDED, None))
+    entries = history((P, "1"), (P, "2"), (EntryKind.REFUSED, "3"), (EntryKind.DECIDED, None))
     assert version(champion(entries)) == "2"
     assert version(previous(entries)) == "1"
 
@@ -95,19 +95,19 @@ def test_the_challenger_is_the_newest_request_that_waits() -> None:
     assert [one.version for one in pending_approvals(entries)] == ["3", "2"]
 
 
-@pytest.mark.parametrize("answer", [Kind.APPROVED, Kind.REJECTED])
-def test_an_answered_request_no_longer_waits(answer: Kind) -> None:
+@pytest.mark.parametrize("answer", [EntryKind.APPROVED, EntryKind.REJECTED])
+def test_an_answered_request_no_longer_waits(answer: EntryKind) -> None:
     entries = history((P, "1"), (ASK, "2"), (ASK, "3"), (answer, "3"))
     assert [one.version for one in pending_approvals(entries)] == ["2"]
 
 
 def test_a_request_made_again_after_a_rejection_waits_again_and_only_once() -> None:
-    entries = history((ASK, "2"), (Kind.REJECTED, "2"), (ASK, "2"), (ASK, "2"))
+    entries = history((ASK, "2"), (EntryKind.REJECTED, "2"), (ASK, "2"), (ASK, "2"))
     assert [one.number for one in pending_approvals(entries)] == [4]
 
 
 @pytest.mark.parametrize("change", [(P, "3"), (R, "1")])
-def test_a_change_of_champion_voids_the_requests_before_it(change: tuple[Kind, str]) -> None:
+def test_a_change_of_champion_voids_the_requests_before_it(change: tuple[EntryKind, str]) -> None:
     entries = history((P, "1"), (P, "2"), (ASK, "4"), change)
     assert pending_approvals(entries) == ()
     assert challenger(entries) is None
@@ -150,7 +150,7 @@ def test_the_first_champion_has_nothing_before_it() -> None:
 
 def test_a_version_that_was_never_champion_is_refused_and_the_champions_are_named() -> None:
     with pytest.raises(Refused, match=r"never champion.*one of 1, 2"):
-        rollback_target(history((P, "1"), (P, "2"), (P, "3"), (Kind.REFUSED, "4")), "4")
+        rollback_target(history((P, "1"), (P, "2"), (P, "3"), (EntryKind.REFUSED, "4")), "4")
 
 
 def test_the_present_champion_is_no_target() -> None:
@@ -165,7 +165,7 @@ reigns = st.lists(
 
 @given(reigns)
 def test_a_rollback_target_is_an_earlier_champion_and_never_the_present_one(
-    lines: list[tuple[Kind, str]],
+    lines: list[tuple[EntryKind, str]],
 ) -> None:
     entries = history(*lines)
     try:
@@ -205,7 +205,7 @@ def test_a_candidate_judged_against_the_present_champion_may_be_promoted() -> No
     ],
 )
 def test_a_candidate_judged_against_another_champion_is_refused(
-    entries: tuple[Entry, ...], base: str | None, said: str
+    entries: tuple[LedgerEntry, ...], base: str | None, said: str
 ) -> None:
     with pytest.raises(Refused, match=said):
         may_promote(entries, base)
@@ -216,7 +216,7 @@ def test_a_candidate_judged_against_another_champion_is_refused(
 
 def test_a_window_is_decided_once_something_was_decided_about_it() -> None:
     entries = history(
-        (Kind.DECIDED, None, {"window": "w1"}), (Kind.DECIDED, None, {"window": "w2"})
+        (EntryKind.DECIDED, None, {"window": "w1"}), (EntryKind.DECIDED, None, {"window": "w2"})
     )
     found = decided(entries, "w1", "source")
     assert found is not None
@@ -226,8 +226,8 @@ def test_a_window_is_decided_once_something_was_decided_about_it() -> None:
 
 def test_a_window_is_decided_anew_for_other_weights() -> None:
     entries = history(
-        (Kind.DECIDED, None, {"window": "w", "source": "old"}),
-        (Kind.DECIDED, None, {"window": "w", "source": "new"}),
+        (EntryKind.DECIDED, None, {"window": "w", "source": "old"}),
+        (EntryKind.DECIDED, None, {"window": "w", "source": "new"}),
     )
     assert decided(entries, "w", "old") == entries[0]
     assert decided(entries, "w", "new") == entries[1]
@@ -235,9 +235,9 @@ def test_a_window_is_decided_anew_for_other_weights() -> None:
 
 
 def test_only_a_run_that_began_after_a_decision_has_acted_on_it() -> None:
-    ended = Kind.FINISHED, None, {"window": "w", "run": "r1", "failed": False}
-    failed = Kind.FINISHED, None, {"window": "w", "run": "r2", "failed": True}
-    decision = Kind.DECIDED, None, {"window": "w"}
+    ended = EntryKind.FINISHED, None, {"window": "w", "run": "r1", "failed": False}
+    failed = EntryKind.FINISHED, None, {"window": "w", "run": "r2", "failed": True}
+    decision = EntryKind.DECIDED, None, {"window": "w"}
     assert done_since(history(decision, intended(), ended), "w", 1)
     assert not done_since(history(intended(), ended, decision), "w", 3)
     assert not done_since(history(intended(), decision, ended), "w", 2), (
@@ -247,12 +247,12 @@ def test_only_a_run_that_began_after_a_decision_has_acted_on_it() -> None:
     assert not done_since(history(decision, intended(), ended), "another", 1)
 
 
-def intended(window: str = "w", run: str = "r1") -> tuple[Kind, None, dict[str, Json]]:
-    return Kind.INTENDED, None, {"window": window, "run": run}
+def intended(window: str = "w", run: str = "r1") -> tuple[EntryKind, None, dict[str, Json]]:
+    return EntryKind.INTENDED, None, {"window": window, "run": run}
 
 
-def finished(window: str = "w", run: str = "r1") -> tuple[Kind, None, dict[str, Json]]:
-    return Kind.FINISHED, None, {"window": window, "run": run, "outcome": "failed"}
+def finished(window: str = "w", run: str = "r1") -> tuple[EntryKind, None, dict[str, Json]]:
+    return EntryKind.FINISHED, None, {"window": window, "run": run, "outcome": "failed"}
 
 
 def test_an_intent_is_open_until_its_lease_ends() -> None:
@@ -282,8 +282,10 @@ def test_a_late_finish_of_the_dead_run_leaves_the_heirs_intent_open() -> None:
 
 
 @pytest.mark.parametrize("ask", [champion, previous, challenger, pending_approvals])
-@given(lines=st.lists(st.tuples(st.sampled_from(list(Kind)), st.sampled_from("123")), max_size=10))
+@given(
+    lines=st.lists(st.tuples(st.sampled_from(list(EntryKind)), st.sampled_from("123")), max_size=10)
+)
 def test_questions_about_any_history_have_an_answer(
-    ask: Callable[[tuple[Entry, ...]], object], lines: list[tuple[Kind, str]]
+    ask: Callable[[tuple[LedgerEntry, ...]], object], lines: list[tuple[EntryKind, str]]
 ) -> None:
     ask(history(*lines))

@@ -10,7 +10,7 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.graphs.sites import Site, find_sites, layer_weight
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.scales import Quantizer, Scales
@@ -147,7 +147,7 @@ def layer_errors(found: Derived, site: str) -> list[float]:
 def test_every_layer_of_a_shared_site_is_trained_and_none_is_worse() -> None:
     site = "layer.0.attention.{query,key,value}"
     # Few bits leave much to learn; INT8 next to nothing on so small a layer.
-    recipe = replace(TRAINED, weights=WeightScheme(Format.INT4), trained_sites=len(SITES))
+    recipe = replace(TRAINED, weights=WeightScheme(NumberFormat.INT4), trained_sites=len(SITES))
     plain = derive(MODEL, SITES, OBSERVED, replace(recipe, trained_sites=0), None)
     found = derive(MODEL, SITES, OBSERVED, recipe, None)
     before, after = layer_errors(plain, site), layer_errors(found, site)
@@ -171,7 +171,7 @@ def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_ov
     first, second = "layer.1.up", "layer.0.attention.{query,key,value}"
     bare = replace(OBSERVED[first], rows=np.zeros((0, 16), np.float32))
     observed = OBSERVED | {first: bare}
-    recipe = replace(TRAINED, weights=WeightScheme(Format.INT4), trained_sites=1)
+    recipe = replace(TRAINED, weights=WeightScheme(NumberFormat.INT4), trained_sites=1)
     found, plain = (
         derive(MODEL, SITES, observed, one, None, losses={first: 1.0, second: 0.5})
         for one in (recipe, replace(recipe, trained_sites=0))

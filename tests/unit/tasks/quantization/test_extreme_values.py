@@ -10,11 +10,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Layer, Site
-from tasks.numerics.formats import LARGEST, SMALLEST, Format, PerBlock, PerChannel, PerTensor
+from tasks.numerics.formats import LARGEST, SMALLEST, NumberFormat, PerBlock, PerChannel, PerTensor
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.scales import check_scales
-from tasks.quantization.activation.quantizers import Choice, output_error, quantizer
+from tasks.quantization.activation.quantizers import SiteQuantizer, output_error, quantizer
 from tasks.quantization.activation.ranges import RangeRule
 from tasks.quantization.activation.smoothquant import fake_quantize_activation, search
 from tasks.quantization.recipe.catalog import ActivationScheme
@@ -33,10 +33,10 @@ NUMBERS = st.one_of(
 ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=NUMBERS)
 SCHEMES = [
     ActivationScheme(format, symmetric=symmetric, rule=rule)
-    for format in (Format.INT8, Format.FP8)
+    for format in (NumberFormat.INT8, NumberFormat.FP8)
     for symmetric in (True, False)
     for rule in RangeRule
-    if symmetric or format is Format.INT8
+    if symmetric or format is NumberFormat.INT8
 ]
 
 
@@ -89,11 +89,11 @@ def test_inside_the_range_a_value_returns_within_half_a_step(symmetric: bool, ro
     "granularity", [PerTensor(), PerChannel(), PerBlock(2)], ids=lambda one: one.kind
 )
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("format", [Format.INT8, Format.INT4, Format.INT2])
+@pytest.mark.parametrize("format", [NumberFormat.INT8, NumberFormat.INT4, NumberFormat.INT2])
 @given(ROWS, st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_weights_of_any_magnitude_have_finite_positive_scales(
-    format: Format,
+    format: NumberFormat,
     symmetric: bool,
     granularity: PerTensor | PerChannel | PerBlock,
     weight: Floats,
@@ -123,7 +123,7 @@ def test_the_search_for_factors_and_gptq_end_in_finite_numbers(rows: Floats, see
     check_scales({"fc": found.quantizer}, where="here")
     assert np.isfinite(found.error)
     assert np.isfinite(
-        output_error(observed(rows), [weight], Choice(found.quantizer), WeightScheme())
+        output_error(observed(rows), [weight], SiteQuantizer(found.quantizer), WeightScheme())
     )
     rounded = gptq(weight, rows, WeightScheme())
     assert (np.abs(rounded.dequantized() - weight) <= 4 * rounded.scales).all()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tasks.graphs.sites import Layer, Site
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.observation.observer import MANY_ROWS, ROWS, Observer
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.submodules import by_site
@@ -21,7 +21,7 @@ def eight_bits(recipe: str, found: tuple[Site, ...]) -> list[str]:
     return [
         name
         for name, item in by_site(RECIPES[recipe], found).items()
-        if item.weights.format is Format.INT8
+        if item.weights.format is NumberFormat.INT8
     ]
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.quantization.activation.smoothquant import fake_quantize_activation
 from tasks.quantization.derive import Derived, derive
 from tasks.quantization.graph import qdq
@@ -99,7 +99,7 @@ def test_fewer_bits_make_a_smaller_graph(name: str) -> None:
     sites, observed = observe(model, RNG.standard_normal((8, 512)).astype(np.float32))
     recipe = RECIPES[name]
     size = qdq.write(derive(model, sites, observed, recipe, None).plan).ByteSize()
-    share = {Format.FP8: 8, Format.FP16: 16, Format.BF16: 16}.get(
+    share = {NumberFormat.FP8: 8, NumberFormat.FP16: 16, NumberFormat.BF16: 16}.get(
         recipe.weights.format, recipe.weights.format.bits
     ) / 32
     assert size < (share + 0.05) * model.ByteSize()

@@ -13,7 +13,7 @@ from infra.errors import BadInput, NotFound
 from infra.registry.registry import Registry
 from tasks.records import Request
 from tasks.specs.spec import Task
-from tasks.traffic import Accepted, Duplicate, Format, Reject, judge_traces, stream
+from tasks.traffic import Accepted, Duplicate, Reject, TrafficFormat, judge_traces, stream
 
 SAMPLES = Path(__file__).parent / "samples"
 ELEVEN = datetime(2026, 3, 1, 11, tzinfo=UTC)
@@ -22,7 +22,7 @@ TEXT, IMAGE, LANGUAGE = Task.TEXT_EMBEDDING, Task.IMAGE_CLASSIFICATION, Task.CAU
 
 
 def read(
-    path: Path, format: Format | None, task: Task = TEXT, **more: Any
+    path: Path, format: TrafficFormat | None, task: Task = TEXT, **more: Any
 ) -> tuple[dict[str, Request], list[str], int]:
     """Requests by id, the reasons of rejects, and the number of duplicates."""
     found = list(stream(path, task=task, format=format, now=more.pop("now", NOON), **more))
@@ -35,7 +35,7 @@ def read(
 
 
 def test_files_of_kserves_bucket_writer_are_joined_over_a_folder() -> None:
-    requests, reasons, _ = read(SAMPLES / "kserve-v1", Format.KSERVE)
+    requests, reasons, _ = read(SAMPLES / "kserve-v1", TrafficFormat.KSERVE)
     assert reasons == []
     first, second = (requests[f"0009174a-24a8-4603-b098-09c8799950e9/{place}"] for place in (0, 1))
     assert (first.payload, first.decision, first.tenant) == (
@@ -53,7 +53,7 @@ def test_files_of_kserves_bucket_writer_are_joined_over_a_folder() -> None:
 
 
 def test_cloud_events_are_joined_whichever_came_first() -> None:
-    requests, reasons, again = read(SAMPLES / "kserve-v2.jsonl", Format.KSERVE)
+    requests, reasons, again = read(SAMPLES / "kserve-v2.jsonl", TrafficFormat.KSERVE)
     one = requests["a"]
     assert (one.payload, one.tenant, one.domain, one.language) == (
         "a question",
@@ -80,9 +80,9 @@ def test_kserve_records_without_a_time_need_one(tmp_path: Path) -> None:
     ]
     path = tmp_path / "events.json"
     path.write_text(json.dumps(events))
-    _, (reason,), _ = read(path, Format.KSERVE, IMAGE, shape=(1, 2))
+    _, (reason,), _ = read(path, TrafficFormat.KSERVE, IMAGE, shape=(1, 2))
     assert "--first-at" in reason
-    requests, _, _ = read(path, Format.KSERVE, IMAGE, shape=(1, 2), first_at=ELEVEN)
+    requests, _, _ = read(path, TrafficFormat.KSERVE, IMAGE, shape=(1, 2), first_at=ELEVEN)
     assert requests["x"].time == ELEVEN
     assert requests["x"].decision == "3"
     np.testing.assert_array_equal(requests["x"].payload, np.array([[1, 2]], np.float32))  # type: ignore[arg-type]
@@ -93,7 +93,11 @@ def test_kserve_records_without_a_time_need_one(tmp_path: Path) -> None:
 
 def test_triton_tensors_become_requests_on_the_wall_clock() -> None:
     requests, reasons, _ = read(
-        SAMPLES / "triton-tensors.json", Format.TRITON, IMAGE, shape=(1, 2, 2), first_at=ELEVEN
+        SAMPLES / "triton-tensors.json",
+        TrafficFormat.TRITON,
+        IMAGE,
+        shape=(1, 2, 2),
+        first_at=ELEVEN,
     )
     one = requests["cam-7"]
     assert (one.time, one.latency_ms, one.model_version) == (ELEVEN, 3.0, "2")
@@ -106,20 +110,20 @@ def test_triton_tensors_become_requests_on_the_wall_clock() -> None:
 
 
 def test_triton_text_with_bare_quotation_marks_is_read_from_a_file_that_is_still_written() -> None:
-    requests, reasons, _ = read(SAMPLES / "triton-text.json", Format.TRITON, first_at=ELEVEN)
+    requests, reasons, _ = read(SAMPLES / "triton-text.json", TrafficFormat.TRITON, first_at=ELEVEN)
     assert (requests["q1"].payload, reasons) == ('she said "hello", twice', [])
 
 
 def test_triton_without_the_time_of_the_first_trace_is_refused() -> None:
     with pytest.raises(BadInput, match="name no date: say when the first trace was taken"):
-        read(SAMPLES / "triton-text.json", Format.TRITON)
+        read(SAMPLES / "triton-text.json", TrafficFormat.TRITON)
 
 
 # --- chats
 
 
 def test_batch_files_are_joined_and_a_conversation_ends_where_the_reply_begins() -> None:
-    requests, reasons, _ = read(SAMPLES / "openai-batch", Format.CHAT, LANGUAGE)
+    requests, reasons, _ = read(SAMPLES / "openai-batch", TrafficFormat.CHAT, LANGUAGE)
     one = requests["request-1"]
     assert (
         one.payload
@@ -136,7 +140,7 @@ def test_batch_files_are_joined_and_a_conversation_ends_where_the_reply_begins()
 
 
 def test_whole_exchanges_need_no_partner_and_a_reply_at_the_end_is_left_out() -> None:
-    requests, reasons, _ = read(SAMPLES / "openai-exchanges.jsonl", Format.CHAT, LANGUAGE)
+    requests, reasons, _ = read(SAMPLES / "openai-exchanges.jsonl", TrafficFormat.CHAT, LANGUAGE)
     assert {name: one.payload for name, one in requests.items()} == {
         "r1": "User: hi\nAssistant:",
         "r2": "User: hi\nAssistant:",
@@ -207,7 +211,7 @@ def test_exported_traces_are_read_from_lines_arrays_and_single_documents(
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
-        requests, reasons, _ = read(tmp_path / name, Format.TRACES, now=datetime.now(UTC))
+        requests, reasons, _ = read(tmp_path / name, TrafficFormat.TRACES, now=datetime.now(UTC))
         check_traces(list(requests.values()), reasons)
 
 
@@ -226,9 +230,18 @@ def test_traces_are_read_from_a_server_page_by_page(
 
 
 @pytest.mark.parametrize(
-    "format", [Format.PARQUET, Format.KSERVE, Format.TRITON, Format.CHAT, Format.TRACES]
+    "format",
+    [
+        TrafficFormat.PARQUET,
+        TrafficFormat.KSERVE,
+        TrafficFormat.TRITON,
+        TrafficFormat.CHAT,
+        TrafficFormat.TRACES,
+    ],
 )
-def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path: Path, format: Format) -> None:
+def test_what_is_no_such_file_is_refused_in_one_sentence(
+    tmp_path: Path, format: TrafficFormat
+) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(b"\x00\xff\xfe no traffic at all")
     with pytest.raises(BadInput, match=r"in\.bin is not .*write or fetch it again") as caught:
@@ -237,7 +250,13 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path: Path, format:
 
 
 def test_a_line_that_is_no_json_is_set_aside(tmp_path: Path) -> None:
-    for format in (Format.JSONL, Format.CHAT, Format.TRACES, Format.KSERVE, Format.TRITON):
+    for format in (
+        TrafficFormat.JSONL,
+        TrafficFormat.CHAT,
+        TrafficFormat.TRACES,
+        TrafficFormat.KSERVE,
+        TrafficFormat.TRITON,
+    ):
         path = tmp_path / "in.jsonl"
         path.write_bytes(b"\x00\xff\xfe\n[1]\n")
         requests, reasons, _ = read(path, format, first_at=ELEVEN)
@@ -253,9 +272,9 @@ def test_an_unknown_extension_asks_for_the_format(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="a folder without files"):
-        read(tmp_path, Format.KSERVE)
+        read(tmp_path, TrafficFormat.KSERVE)
     with pytest.raises(BadInput, match="cannot be read"):
-        read(tmp_path / "none", Format.KSERVE)
+        read(tmp_path / "none", TrafficFormat.KSERVE)
 
 
 def test_letters_that_are_no_utf8_cost_their_own_record_only(tmp_path: Path) -> None:
@@ -272,7 +291,7 @@ def test_letters_that_are_no_utf8_cost_their_own_record_only(tmp_path: Path) -> 
     ]
     path = tmp_path / "chats.json"
     path.write_bytes(json.dumps(rows).encode().replace(b"caf?", b"caf\xe9", 1))
-    requests, reasons, _ = read(path, Format.CHAT)
+    requests, reasons, _ = read(path, TrafficFormat.CHAT)
     assert set(requests) == {"1", "2"}
     assert "half a surrogate pair" in reasons[0]
 
@@ -288,7 +307,7 @@ def test_an_array_that_breaks_off_gives_what_came_before_and_then_the_place(tmp_
         for number in range(3)
     ]
     path.write_text(json.dumps(rows)[:-20])
-    found = stream(path, task=TEXT, format=Format.CHAT, now=NOON)
+    found = stream(path, task=TEXT, format=TrafficFormat.CHAT, now=NOON)
     assert isinstance(next(found), Accepted)
     assert isinstance(next(found), Accepted)
     with pytest.raises(BadInput, match="is not whole JSON from letter"):

@@ -5,7 +5,7 @@ import pytest
 
 from tasks.records import GateReport, Verdict
 from tasks.specs.spec import Budgets, QualityBudget
-from tasks.validation.costs import Costs, Pair, cost_gates, latency_gate
+from tasks.validation.costs import CostPair, Costs, cost_gates, latency_gate
 from tasks.validation.latency import PairedLatency
 
 BUDGETS = Budgets(
@@ -22,7 +22,7 @@ def latency(ratios: list[float] | np.ndarray) -> PairedLatency:
 
 
 def test_a_cheap_candidate_passes_every_cost_gate() -> None:
-    costs = Costs(latency([0.5] * 30), Pair(1000, 300), Pair(1000, 900))
+    costs = Costs(latency([0.5] * 30), CostPair(1000, 300), CostPair(1000, 900))
     gates = cost_gates(costs, BUDGETS)
     assert [gate.metric for gate in gates] == ["latency-ratio", "size-ratio", "peak-memory-ratio"]
     assert GateReport("t", gates).verdict is Verdict.PASSED
@@ -74,9 +74,9 @@ def test_a_reference_that_took_no_time_is_an_error() -> None:
     ],
 )
 def test_sizes_are_judged_exactly(reference: float, candidate: float, verdict: Verdict) -> None:
-    assert cost_gates(Costs(size=Pair(reference, candidate)), BUDGETS)[1].verdict is verdict
+    assert cost_gates(Costs(size=CostPair(reference, candidate)), BUDGETS)[1].verdict is verdict
 
 
 def test_the_reason_holds_the_figures() -> None:
-    gate = cost_gates(Costs(size=Pair(2_000_000, 500_000)), BUDGETS)[1]
+    gate = cost_gates(Costs(size=CostPair(2_000_000, 500_000)), BUDGETS)[1]
     assert gate.reason == "size-ratio: 0.25 (500,000 of 2,000,000 bytes); the budget is at most 0.5"

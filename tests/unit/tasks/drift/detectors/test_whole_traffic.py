@@ -1,12 +1,12 @@
 """All requests beside the champion's: what the sample left out is counted too, and only informs."""
 
 from tasks.drift.detectors.whole_traffic import SUBJECT, whole_traffic
-from tasks.profiles import Settings, empty, profile_batch
+from tasks.profiles import ProfileSettings, empty, profile_batch
 from tasks.profiles.frozen import freeze
 from tasks.records import Finding
 from tests.unit.tasks.profiles.traffic import batch, request
 
-SMALL = Settings(reservoir=8, fourier_features=8)
+SMALL = ProfileSettings(reservoir=8, fourier_features=8)
 BEFORE = [
     request(f"r{n}", payload="a word " * (1 + n % 7), tenant=f"t{n % 3}", language="en")
     for n in range(300)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tasks.observation.scales import Quantizer
-from tasks.quantization.activation.quantizers import Choice
+from tasks.quantization.activation.quantizers import SiteQuantizer
 from tasks.quantization.activation.scale_limits import held_scale_diagnostics, hold, under
 
 
-def choices(**amax: float) -> dict[str, Choice]:
-    return {name: Choice(Quantizer(value)) for name, value in amax.items()}
+def choices(**amax: float) -> dict[str, SiteQuantizer]:
+    return {name: SiteQuantizer(Quantizer(value)) for name, value in amax.items()}
 
 
 def test_scales_are_held_in_both_directions_and_the_others_are_left() -> None:
@@ -21,7 +21,7 @@ def test_scales_are_held_in_both_directions_and_the_others_are_left() -> None:
 
 
 def test_bounds_move_with_the_largest_magnitude() -> None:
-    choice = {"a": Choice(Quantizer(8.0, bounds=(-2.0, 8.0)))}
+    choice = {"a": SiteQuantizer(Quantizer(8.0, bounds=(-2.0, 8.0)))}
     found, _ = hold(choice, {"a": Quantizer(1.0, bounds=(-0.5, 1.0))}, 4.0)
     assert found["a"].activation is not None
     assert found["a"].activation.bounds == (-1.0, 4.0)
@@ -38,7 +38,10 @@ def test_the_diagnostic_names_the_worst_sites_and_what_to_do() -> None:
 
 def test_a_ceiling_in_units_of_the_factors_bounds_only_who_has_factors() -> None:
     factors = np.ones(3, np.float32)
-    given = {"a": Choice(Quantizer(10.0, factors), factors), "b": Choice(Quantizer(10.0))}
+    given = {
+        "a": SiteQuantizer(Quantizer(10.0, factors), factors),
+        "b": SiteQuantizer(Quantizer(10.0)),
+    }
     found = under(given, {"a / factors": 6.0, "b / factors": 6.0})
     assert [one.activation.amax for one in found.values() if one.activation] == pytest.approx(
         [6, 10]

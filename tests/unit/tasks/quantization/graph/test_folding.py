@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tasks.graphs.sites import Site, layer_weight
-from tasks.quantization.activation.quantizers import Choice, quantizer
+from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.folding import fold
@@ -244,7 +244,7 @@ def test_a_product_is_written_where_the_factors_do_not_fold_and_none_where_they_
         sites, {name: item.channel_amax.size for name, item in observed.items()}
     )
     choices = {
-        name: Choice(quantizer(observed[name], ActivationScheme(), by), by)
+        name: SiteQuantizer(quantizer(observed[name], ActivationScheme(), by), by)
         for name, by in smoothing_scales.items()
     }
     written = qdq.write(assemble(case.model, sites, observed, find_recipe("int8-max"), choices, ()))

@@ -12,7 +12,7 @@ from infra.errors import BadInput
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.scales import Quantizer, Scales
-from tasks.quantization.activation.quantizers import Choice
+from tasks.quantization.activation.quantizers import SiteQuantizer
 from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import from_scales
@@ -75,7 +75,7 @@ def convolution_error(amax: float) -> float:
     )
     weights = {"conv": [layer_weight(model, sites[0].layers[0])]}
     (found,) = rank(
-        sites, observed, {"conv": Choice(Quantizer(amax))}, weights, {"conv": WeightScheme()}
+        sites, observed, {"conv": SiteQuantizer(Quantizer(amax))}, weights, {"conv": WeightScheme()}
     )
     return found.error
 

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.quantization.sensitivity import mixed_precision as mixed
-from tasks.quantization.sensitivity.mixed_precision import Point, SiteCost, keep, pareto_front
+from tasks.quantization.sensitivity.mixed_precision import (
+    PrecisionPlacement,
+    SiteCost,
+    keep,
+    pareto_front,
+)
 
 COSTS = st.lists(
     st.tuples(
@@ -85,7 +90,7 @@ def test_greedy_points_are_undominated_among_themselves(sites: list[SiteCost]) -
 
 def test_sites_of_one_cost_are_kept_by_their_loss() -> None:
     sites = [SiteCost("a", 0.1, 4), SiteCost("b", 0.5, 4), SiteCost("c", 0.3, 4)]
-    assert keep(pareto_front(sites), 2) == Point(("b", "c"), 0.1, 8)
+    assert keep(pareto_front(sites), 2) == PrecisionPlacement(("b", "c"), 0.1, 8)
 
 
 def test_a_cheap_site_comes_before_a_dear_one_of_the_same_loss() -> None:

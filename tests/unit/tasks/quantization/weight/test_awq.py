@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.numerics.formats import Format, PerBlock, PerChannel, PerTensor
+from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel, PerTensor
 from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
@@ -21,10 +21,10 @@ from tests.unit.tasks.quantization.observations import observe
 
 Floats = NDArray[np.float32]
 SCHEMES = {
-    "int4": WeightScheme(Format.INT4, PerBlock(16)),
-    "int4, asymmetric": WeightScheme(Format.INT4, PerBlock(16), symmetric=False),
-    "int4, per channel": WeightScheme(Format.INT4, PerChannel()),
-    "int2": WeightScheme(Format.INT2, PerBlock(16)),
+    "int4": WeightScheme(NumberFormat.INT4, PerBlock(16)),
+    "int4, asymmetric": WeightScheme(NumberFormat.INT4, PerBlock(16), symmetric=False),
+    "int4, per channel": WeightScheme(NumberFormat.INT4, PerChannel()),
+    "int2": WeightScheme(NumberFormat.INT2, PerBlock(16)),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from tasks.numerics.formats import Format
+from tasks.numerics.formats import NumberFormat
 from tasks.observation.scales import Quantizer
 from tasks.quantization.activation.smoothquant import fake_quantize_activation
 from tasks.quantization.derive import derive
@@ -27,7 +27,7 @@ QUANTIZERS = {
     "weight-only": None,
     "symmetric": Quantizer(2.0),
     "asymmetric": Quantizer(4.0, bounds=(-0.5, 4.0)),
-    "fp8": Quantizer(4.0, format=Format.FP8),
+    "fp8": Quantizer(4.0, format=NumberFormat.FP8),
 }
 
 
@@ -40,7 +40,7 @@ def test_the_corrected_output_has_the_mean_of_the_exact_one(
     rng = np.random.default_rng(seed)
     rows = rng.gamma(1.0, 1.0, (50, 12)).astype(np.float32)
     weight = rng.standard_normal((7, 12)).astype(np.float32)
-    rounded = quantize(weight, WeightScheme(Format.INT4)).dequantized()
+    rounded = quantize(weight, WeightScheme(NumberFormat.INT4)).dequantized()
     seen = rows if quantizer is None else fake_quantize_activation(rows, quantizer)
     corrected = seen @ rounded.T + correction(rows, weight, rounded, quantizer)
     assert corrected.mean(axis=0) == pytest.approx((rows @ weight.T).mean(axis=0), abs=1e-4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.numerics.formats import Format, PerBlock, PerChannel, PerTensor
+from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel, PerTensor
 from tasks.quantization.weight.gptq import DAMPING, FLOOR, gptq, inverse_factor
 from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, quantize
 
@@ -20,13 +20,15 @@ SCHEMES = {
     "int8": WeightScheme(),
     "int8, asymmetric": WeightScheme(symmetric=False),
     "int8, per tensor": WeightScheme(granularity=PerTensor()),
-    "int4": WeightScheme(Format.INT4, PerBlock(16)),
-    "int4, clipped": WeightScheme(Format.INT4, PerBlock(16), clipped=True),
-    "int4, asymmetric": WeightScheme(Format.INT4, PerBlock(16), symmetric=False),
-    "int4, per channel": WeightScheme(Format.INT4, PerChannel(), clipped=True),
-    "int2": WeightScheme(Format.INT2, PerBlock(16), clipped=True),
-    "int2, asymmetric": WeightScheme(Format.INT2, PerBlock(16), symmetric=False, clipped=True),
-    "fp8": WeightScheme(Format.FP8),
+    "int4": WeightScheme(NumberFormat.INT4, PerBlock(16)),
+    "int4, clipped": WeightScheme(NumberFormat.INT4, PerBlock(16), clipped=True),
+    "int4, asymmetric": WeightScheme(NumberFormat.INT4, PerBlock(16), symmetric=False),
+    "int4, per channel": WeightScheme(NumberFormat.INT4, PerChannel(), clipped=True),
+    "int2": WeightScheme(NumberFormat.INT2, PerBlock(16), clipped=True),
+    "int2, asymmetric": WeightScheme(
+        NumberFormat.INT2, PerBlock(16), symmetric=False, clipped=True
+    ),
+    "fp8": WeightScheme(NumberFormat.FP8),
 }
 
 
@@ -127,10 +129,10 @@ def test_rows_of_zeros_or_none_leave_plain_rounding(scheme: WeightScheme) -> Non
 
 def test_fewer_rows_than_inputs_are_enough_to_be_sound() -> None:
     weight, rows = problem(6, count=5)
-    found = gptq(weight, rows, WeightScheme(Format.INT4, PerBlock(16)))
+    found = gptq(weight, rows, WeightScheme(NumberFormat.INT4, PerBlock(16)))
     assert np.isfinite(found.dequantized()).all()
     assert error(rows, weight, found) < error(
-        rows, weight, quantize(weight, WeightScheme(Format.INT4, PerBlock(16)))
+        rows, weight, quantize(weight, WeightScheme(NumberFormat.INT4, PerBlock(16)))
     )
 
 
@@ -175,5 +177,5 @@ def test_a_layer_of_an_encoder_takes_little_time() -> None:
         rng.standard_normal(shape).astype(np.float32) for shape in ((384, 1536), (512, 1536))
     )
     started = process_time()
-    gptq(weight, rows, WeightScheme(Format.INT4, PerBlock(32)))
+    gptq(weight, rows, WeightScheme(NumberFormat.INT4, PerBlock(32)))
     assert process_time() - started < 10  # about 1 s; loose, because machines differ

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.numerics.formats import Format, PerBlock
+from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.observation.scales import Quantizer
 from tasks.quantization.activation.smoothquant import fake_quantize_activation
 from tasks.quantization.weight.gptq import gptq
@@ -18,9 +18,9 @@ from tasks.quantization.weight.rounding import train_site
 Floats = NDArray[np.float32]
 SCHEMES = {
     "int8": WeightScheme(),
-    "int4": WeightScheme(Format.INT4, PerBlock(16)),
-    "int4, asymmetric": WeightScheme(Format.INT4, PerBlock(16), symmetric=False),
-    "int2": WeightScheme(Format.INT2, PerBlock(16), clipped=True),
+    "int4": WeightScheme(NumberFormat.INT4, PerBlock(16)),
+    "int4, asymmetric": WeightScheme(NumberFormat.INT4, PerBlock(16), symmetric=False),
+    "int2": WeightScheme(NumberFormat.INT2, PerBlock(16), clipped=True),
 }
 
 
@@ -50,7 +50,7 @@ def test_rows_held_out_are_served_better_than_by_gptq(
     quantizer = Quantizer(float(np.abs(rows).max())) if quantized else None
     found = train(rows, weight, gptq(weight, rows, scheme), quantizer)
     # GPTQ's INT8 leaves little to win.
-    assert found.after <= found.before * (1.0 if scheme.format is Format.INT8 else 0.95)
+    assert found.after <= found.before * (1.0 if scheme.format is NumberFormat.INT8 else 0.95)
     assert error(rows[::HELD_OUT], weight, found) == pytest.approx(found.after, rel=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_too_few_rows_are_bad_input() -> None:
 def test_floating_point_formats_are_bad_input() -> None:
     rows, weight = problem()
     with pytest.raises(BadInput, match="evenly spaced"):
-        train(rows, weight, quantize(weight, WeightScheme(Format.FP8)), None)
+        train(rows, weight, quantize(weight, WeightScheme(NumberFormat.FP8)), None)
 
 
 def test_every_layer_of_a_site_loses_less_after_it_was_trained() -> None:

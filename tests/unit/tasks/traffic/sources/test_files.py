@@ -18,7 +18,7 @@ from infra.stores.local import LocalStore
 from tasks.profiles import profile_window
 from tasks.records import Request
 from tasks.specs.spec import Task
-from tasks.traffic import Format, read_window
+from tasks.traffic import TrafficFormat, read_window
 from tasks.traffic.sources import Folder, Reading, SourceIntake, last_intake, take_files, write_last
 from tasks.traffic.sources.files import PATIENCE
 
@@ -42,7 +42,7 @@ def inbox(tmp_path: Path) -> Path:
 def pull(
     store: LocalStore,
     folder: Path,
-    format: Format | None = None,
+    format: TrafficFormat | None = None,
     *,
     now: datetime = NOW,
     settle: float = 0,
@@ -164,7 +164,7 @@ def test_a_folder_that_is_not_there_is_told_each_time(store: LocalStore, inbox: 
 def test_other_rules_read_a_file_anew(store: LocalStore, inbox: Path) -> None:
     (inbox / "a.jsonl").write_text(event("1", "request") + event("1", "response"))
     assert counts(pull(store, inbox)) == (1, 0, 0, 2)
-    assert counts(pull(store, inbox, Format.KSERVE)) == (1, 1, 0, 0)
+    assert counts(pull(store, inbox, TrafficFormat.KSERVE)) == (1, 1, 0, 0)
 
 
 # --- requests and responses in different files
@@ -174,25 +174,25 @@ def test_a_request_waits_for_its_response_in_a_later_file(store: LocalStore, inb
     (inbox / "1.jsonl").write_text(
         event("a", "request") + event("a", "response") + event("b", "request")
     )
-    first = pull(store, inbox, Format.KSERVE)
+    first = pull(store, inbox, TrafficFormat.KSERVE)
     assert (counts(first), first.left) == ((1, 1, 0, 0), {WAIT: 1})
-    idle = pull(store, inbox, Format.KSERVE)
+    idle = pull(store, inbox, TrafficFormat.KSERVE)
     assert (counts(idle), idle.left) == ((0, 0, 0, 0), {WAIT: 1})
     (inbox / "2.jsonl").write_text(event("b", "response"))
-    last = pull(store, inbox, Format.KSERVE)
+    last = pull(store, inbox, TrafficFormat.KSERVE)
     assert (last.accepted, last.rejected, last.left) == (1, 0, {})
     assert ids(store) == ["a", "b"]
-    assert pull(store, inbox, Format.KSERVE).left == {READ_BEFORE: 2}
+    assert pull(store, inbox, TrafficFormat.KSERVE).left == {READ_BEFORE: 2}
 
 
 def test_one_event_a_file_is_joined_however_they_come(store: LocalStore, inbox: Path) -> None:
     (inbox / "b-response.json").write_text(event("b", "response"))
     (inbox / "a-request.json").write_text(event("a", "request"))
-    assert pull(store, inbox, Format.KSERVE).left == {WAIT: 2}
+    assert pull(store, inbox, TrafficFormat.KSERVE).left == {WAIT: 2}
     (inbox / "a-response.json").write_text(event("a", "response"))
-    assert pull(store, inbox, Format.KSERVE).left == {WAIT: 1}
+    assert pull(store, inbox, TrafficFormat.KSERVE).left == {WAIT: 1}
     (inbox / "b-request.json").write_text(event("b", "request"))
-    assert pull(store, inbox, Format.KSERVE).rejected == 0
+    assert pull(store, inbox, TrafficFormat.KSERVE).rejected == 0
     assert ids(store) == ["a", "b"]
 
 
@@ -202,23 +202,23 @@ def test_what_was_joined_across_files_does_not_wait_when_one_of_them_is_read_aga
     (inbox / "requests.jsonl").write_text(event("a", "request"))
     responses = inbox / "responses.jsonl"
     responses.write_text(event("a", "response"))
-    assert counts(pull(store, inbox, Format.KSERVE)) == (2, 1, 0, 0)
+    assert counts(pull(store, inbox, TrafficFormat.KSERVE)) == (2, 1, 0, 0)
     responses.write_text(responses.read_text() + event("b", "response"))
-    grown = pull(store, inbox, Format.KSERVE)
+    grown = pull(store, inbox, TrafficFormat.KSERVE)
     assert (counts(grown), grown.left) == ((1, 0, 1, 0), {READ_BEFORE: 1, WAIT: 1})
     (inbox / "more.jsonl").write_text(event("b", "request"))
-    last = pull(store, inbox, Format.KSERVE)
+    last = pull(store, inbox, TrafficFormat.KSERVE)
     assert (last.accepted, last.rejected, last.left) == (1, 0, {READ_BEFORE: 1})
 
 
 def test_what_has_waited_a_day_is_set_aside_once(store: LocalStore, inbox: Path) -> None:
     (inbox / "1.jsonl").write_text(event("a", "request"))
-    pull(store, inbox, Format.KSERVE)
-    late = pull(store, inbox, Format.KSERVE, now=NOW + PATIENCE)
+    pull(store, inbox, TrafficFormat.KSERVE)
+    late = pull(store, inbox, TrafficFormat.KSERVE, now=NOW + PATIENCE)
     assert list(late.reasons) == [
         "this request has no response with its id: import the files of both together"
     ]
-    again = pull(store, inbox, Format.KSERVE, now=NOW + 2 * PATIENCE)
+    again = pull(store, inbox, TrafficFormat.KSERVE, now=NOW + 2 * PATIENCE)
     assert (again.rejected, again.left) == (0, {READ_BEFORE: 1})
 
 
@@ -226,7 +226,7 @@ def test_a_broken_file_among_paired_ones_loses_no_other(store: LocalStore, inbox
     (inbox / "1.json").write_text(event("a", "request"))
     (inbox / "2.json").write_text("[" + event("b", "request") + ", {")
     (inbox / "3.json").write_text(event("a", "response"))
-    done = pull(store, inbox, Format.KSERVE)
+    done = pull(store, inbox, TrafficFormat.KSERVE)
     assert (done.files, done.accepted) == (2, 1)
     assert [one.name for one in done.problems] == ["inbox/2.json"]
 
@@ -234,9 +234,9 @@ def test_a_broken_file_among_paired_ones_loses_no_other(store: LocalStore, inbox
 def test_a_file_that_waited_and_is_gone_is_told(store: LocalStore, inbox: Path) -> None:
     (inbox / "1.jsonl").write_text(event("a", "request"))
     (inbox / "2.jsonl").write_text(event("b", "request") + event("b", "response"))
-    pull(store, inbox, Format.KSERVE)
+    pull(store, inbox, TrafficFormat.KSERVE)
     (inbox / "1.jsonl").unlink()
-    done = pull(store, inbox, Format.KSERVE)
+    done = pull(store, inbox, TrafficFormat.KSERVE)
     assert done.left == {
         "gone while something of them waited for its other half": 1,
         READ_BEFORE: 1,
@@ -260,15 +260,15 @@ def test_the_clock_of_later_trace_files_counts_on_from_the_first(
 ) -> None:
     began = NOW - timedelta(hours=5)
     (inbox / "trace.0").write_text(json.dumps(trace(1, 7_000_000_000)))
-    assert pull(store, inbox, Format.TRITON, first_at=began).accepted == 1
+    assert pull(store, inbox, TrafficFormat.TRITON, first_at=began).accepted == 1
     (inbox / "trace.1").write_text(json.dumps(trace(2, 3_607_000_000_000)))
-    assert pull(store, inbox, Format.TRITON, first_at=began).accepted == 1
+    assert pull(store, inbox, TrafficFormat.TRITON, first_at=began).accepted == 1
     assert {one.request_id: one.time for one in stored(store)} == {
         "r1": began,
         "r2": began + timedelta(hours=1),
     }
     (inbox / "trace.2").write_text(json.dumps(trace(3, 6_000_000_000)))
-    (problem,) = pull(store, inbox, Format.TRITON, first_at=began).problems
+    (problem,) = pull(store, inbox, TrafficFormat.TRITON, first_at=began).problems
     assert problem.reason.startswith("its clock stands before that of the source's first file")
 
 
