@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from infra.engines import open_target
 from infra.engines.port import Arrays, Engine
 from infra.sources import fetch
-from tasks.graphs.sites import Site, find_sites
+from tasks.graphs.sites import Site, expose, find_sites
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.golden import read_golden
@@ -53,6 +53,18 @@ class Subject:
     def reference(self) -> Engine:
         """The full-precision graph on ONNX Runtime."""
         return open_target("onnxruntime-cpu").load(self.source)
+
+    @cached_property
+    def instrumented(self) -> Engine:
+        """The full-precision graph with every site's activations, on ONNX Runtime."""
+        exposed = expose(self.model, self.sites)
+        return open_target("onnxruntime-cpu").load(exposed.SerializeToString())
+
+    @cached_property
+    def pool(self) -> tuple[Request, ...]:
+        """The shipped calibration pool."""
+        path = EXAMPLES / self.name / "calibration.parquet"
+        return read_corpus(path.read_bytes(), where=str(path))
 
     @cached_property
     def expected(self) -> Mapping[str, Tensor]:

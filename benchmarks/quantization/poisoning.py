@@ -1,40 +1,47 @@
-"""An attacker with a twentieth of the traffic: how far it moves a scale, and what that costs everyone else."""
+"""An attacker with a twentieth of the traffic: how far it moves a scale, and what that costs."""
 
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.ours import Candidate
 from benchmarks.harness.processes import spread
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column
-from benchmarks.quantization import sets
+from benchmarks.quantization.attacks import FRACTION, NOBODY, attacks, honest_requests
 from infra.engines import open_target
-from infra.engines.port import Engine
 from tasks.metrics.scores import cosine
 from tasks.models.inputs import run_all
+from tasks.observation.bounded import bounded
 from tasks.observation.request_amax import watch_amax
-from tasks.payloads import fingerprint
-from tasks.records import Payload, Request, Tensor
+from tasks.observation.requests import SeenByRequest, watch_requests
+from tasks.observation.watch import watch
+from tasks.quantization.derive import derive
+from tasks.quantization.graph import qdq
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.records import Request, Sample
+from tasks.sampling.compose import CalibrationSet, compose
+from tasks.sampling.strata import draw
 from tasks.specs.spec import CalibrationSpec
 
-SHARE = 0.05
 SEEDS = range(10, 15)
 """Windows, each of traffic drawn anew; by none of these was any rule chosen."""
-TENANTS = 8
-START = datetime(2026, 1, 5, tzinfo=UTC)
 RULES = CalibrationSpec()
+OFF = CalibrationSpec(near_duplicates=1.0, quarantine=False, least_support=0.0)
+"""Undefended: strata, tenant cap and anchor alone."""
+TENANT_FRACTION = 0.5
 RECIPES = ("recalibrate", "recalibrate-mse")
-ONE, MANY = "one tenant, as extreme as it can", "many tenants, as extreme as they can"
-NOBODY = "nobody: as many other honest requests"
-"""The control: what a rule moves when nothing is wrong."""
-FEW = (ONE, NOBODY)
-"""Kinds that a quick run shows."""
+NOTE = (
+    "Scale moves are relative to the champion recalibrated on the same honest traffic alone; "
+    "fidelity is the mean cosine to full precision on held-out cases. Undefended: strata, tenant "
+    "cap and anchor alone."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,117 +59,93 @@ class PoisoningRow:
     honest: int = column("honest requests set aside", "d")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PoisonedWindow:
+    """A calibration set of one window, and what its requests weigh."""
+
+    rules: CalibrationSpec
+    drawn: Sample
+    composed: CalibrationSet
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """The ids that were set aside."""
+        return frozenset(out.request_id for out in self.composed.quarantined)
+
+    @property
+    def sampled(self) -> frozenset[str]:
+        """The ids that were looked at and kept, or set aside."""
+        return self.quarantined | {one.request_id for one in self.composed.sample.requests}
+
+
 def measure(quick: bool) -> ResultTable:
-    """Every attack on the digits and on MiniLM, over several windows."""
+    """Measure every attack on the digits and on MiniLM, over several windows."""
     seeds = SEEDS[:1] if quick else SEEDS
     pieces = [(name, seed) for name in ("minilm", "digits") for seed in seeds]
     workers = 1 if quick else min(len(SEEDS), len(os.sched_getaffinity(0)))
-    found = dict(spread(partial(_piece, quick), pieces, workers))
+    by_piece = dict(spread(partial(_piece, quick), pieces, workers))
     rows = [
         row
         for name in ("digits", "minilm")
-        for row in worst([row for seed in seeds for row in found[name, seed]])
+        for row in worst([row for seed in seeds for row in by_piece[name, seed]])
     ]
-    title = f"Poisoning: an attacker sends {SHARE:.0%} of the traffic; the worst of {len(seeds)} windows"
+    title = (
+        f"Poisoning: an attacker sends {FRACTION:.0%} of the traffic; "
+        f"the worst of {len(seeds)} windows"
+    )
     return ResultTable("poisoning", title, rows, goals(rows), (NOTE,))
 
 
 def _piece(quick: bool, piece: tuple[str, int]) -> list[PoisoningRow]:
     name, seed = piece
-    return attacked(
-        subject.digits(quick) if name == "digits" else subject.minilm(quick), [seed], quick
-    )
-
-
-NOTE = (
-    "Scale moves are relative to the champion recalibrated on the same honest traffic alone; fidelity is the mean "
-    "cosine to full precision on held-out cases. Undefended: strata, tenant cap and anchor alone."
-)
+    chosen = subject.digits(quick) if name == "digits" else subject.minilm(quick)
+    return attacked(chosen, [seed], quick)
 
 
 def attacked(chosen: Subject, seeds: Sequence[int], quick: bool) -> list[PoisoningRow]:
-    """The worst of all windows for every attack and recipe."""
-    engine, champion = sets.instrumented(chosen), ours.quantize(chosen, "int8-smooth")
-    rows = [
-        row
-        for seed in seeds
-        for row in _window(
-            chosen, engine, champion, np.random.default_rng(seed), 128 if quick else 256, quick
-        )
-    ]
+    """Return the worst of all windows for every attack and recipe."""
+    champion, size = ours.quantize(chosen, "int8-smooth"), 128 if quick else 256
+    rows: list[PoisoningRow] = []
+    for seed in seeds:
+        rows += _attacked_window(chosen, champion, np.random.default_rng(seed), size, quick)
     return worst(rows)
 
 
 def worst(rows: Sequence[PoisoningRow]) -> list[PoisoningRow]:
-    """Of one model, for every attack and recipe."""
-    found: dict[tuple[str, str], PoisoningRow] = {}
+    """Return the worst row of one model for every attack and recipe."""
+    by_attack: dict[tuple[str, str], PoisoningRow] = {}
     for row in rows:
-        known = found.setdefault((row.attack, row.recipe), row)
-        found[row.attack, row.recipe] = _worse(known, row)
-    return list(found.values())
+        known = by_attack.setdefault((row.attack, row.recipe), row)
+        by_attack[row.attack, row.recipe] = _worse(known, row)
+    return list(by_attack.values())
 
 
 def goals(rows: Sequence[PoisoningRow]) -> tuple[Goal, ...]:
-    """The largest move and the largest loss over every attack, for each recipe."""
-    found = []
+    """Return the largest move and the largest loss over every attack, for each recipe."""
+    goals: list[Goal] = []
     for recipe in RECIPES:
-        attacks = [row for row in rows if row.recipe == recipe and row.attack != NOBODY]
-        found += [
-            Goal(
-                f"{recipe}: largest relative move of a scale:",
-                0.05,
-                max(row.moved for row in attacks),
-                "at most",
-            ),
-            Goal(
-                f"{recipe}: largest fidelity lost:",
-                0.001,
-                max(row.lost for row in attacks),
-                "at most",
-            ),
-        ]
-    return tuple(found)
+        own = [row for row in rows if row.recipe == recipe and row.attack != NOBODY]
+        moved, lost = max(row.moved for row in own), max(row.lost for row in own)
+        goals.append(Goal(f"{recipe}: largest relative move of a scale:", 0.05, moved, "at most"))
+        goals.append(Goal(f"{recipe}: largest fidelity lost:", 0.001, lost, "at most"))
+    return tuple(goals)
 
 
-def _window(
-    chosen: Subject,
-    engine: Engine,
-    champion: Candidate,
-    rng: np.random.Generator,
-    size: int,
-    few: bool,
+def _attacked_window(
+    chosen: Subject, champion: Candidate, rng: np.random.Generator, size: int, few: bool
 ) -> list[PoisoningRow]:
-    honest = _honest(chosen, rng)
-    clean = {
-        rules: sets.composed(chosen, engine, honest, size, rules, champion)
-        for rules in (sets.OFF, RULES)
-    }
-    base = {
-        (rules, recipe): sets.recalibrated(chosen, clean[rules], recipe, champion, rules)
-        for rules in clean
-        for recipe in RECIPES
-    }
-    usual = {recipe: _fidelity(chosen, base[RULES, recipe]) for recipe in RECIPES}
+    honest = honest_requests(chosen, rng)
+    clean = _recalibrated_by(chosen, champion, _windows(chosen, champion, honest, size))
+    usual = {recipe: _fidelity(chosen, clean[RULES, recipe]) for recipe in RECIPES}
     rows = []
-    for name, requests in attacks(chosen, engine, honest, rng, few).items():
-        found = {
-            rules: sets.composed(chosen, engine, [*honest, *requests], size, rules, champion)
-            for rules in clean
-        }
+    for name, requests in attacks(chosen, honest, rng, few).items():
+        windows = _windows(chosen, champion, [*honest, *requests], size)
+        after = _recalibrated_by(chosen, champion, windows)
+        caught, wrong = _set_aside(windows[RULES], {one.request_id for one in requests})
         for recipe in RECIPES:
-            after = {
-                rules: sets.recalibrated(chosen, found[rules], recipe, champion, rules)
-                for rules in clean
-            }
-            site, moved = sets.largest_move(base[RULES, recipe], after[RULES])
-            _, undefended = sets.largest_move(base[sets.OFF, recipe], after[sets.OFF])
-            lost = usual[recipe] - _fidelity(chosen, after[RULES])
-            present = {one.request_id for one in found[RULES].sample.requests} | found[
-                RULES
-            ].quarantined
-            sampled = [one.request_id for one in requests if one.request_id in present]
-            caught = sum(one in found[RULES].quarantined for one in sampled) / max(len(sampled), 1)
-            wrong = len(found[RULES].quarantined - {one.request_id for one in requests})
+            site, moved = _largest_move(clean[RULES, recipe], after[RULES, recipe])
+            _, undefended = _largest_move(clean[OFF, recipe], after[OFF, recipe])
+            lost = usual[recipe] - _fidelity(chosen, after[RULES, recipe])
             rows.append(
                 PoisoningRow(
                     chosen.name, name, recipe, undefended, moved, site, lost, caught, wrong
@@ -171,124 +154,114 @@ def _window(
     return rows
 
 
-def _honest(chosen: Subject, rng: np.random.Generator) -> list[Request]:
-    rows = [one for one in chosen.traffic if one.language in ("en", "none")]
-    drawn = [rows[place] for place in rng.permutation(len(rows))[:1000]]
-    return [_request(one, f"honest-{n}", f"tenant-{n % TENANTS}", n) for n, one in enumerate(drawn)]
+def _set_aside(window: PoisonedWindow, attackers: set[str]) -> tuple[float, int]:
+    """Return the fraction of the sampled attackers that was set aside, and how many others."""
+    sampled = attackers & window.sampled
+    caught = len(sampled & window.quarantined) / max(len(sampled), 1)
+    return caught, len(window.quarantined - attackers)
 
 
-def attacks(
-    chosen: Subject,
-    engine: Engine,
-    honest: Sequence[Request],
-    rng: np.random.Generator,
-    few: bool = False,
-) -> Mapping[str, list[Request]]:
-    """What the attacker sends, by kind; it knows the model and picks what reaches furthest."""
-    count = round(len(honest) * SHARE / (1 - SHARE))
-    bank = _bank(chosen, honest, rng)
-    ratios = _times_usual(chosen, engine, honest, [payload for payload, _ in bank])
-    order = np.argsort(-ratios)
-    huge = [bank[place][0] for place in order[:count]]
-    moderate = [bank[place][0] for place in order if ratios[place] < 1.9][:count]
-    tiny: list[Payload] = [_tiny(honest[0].payload, number) for number in range(count)]
-    one, many = (lambda n: "attacker"), (lambda n: f"sybil-{n}")
-    kinds: dict[str, tuple[Sequence[Payload], Callable[[int], str], bool]] = {
-        ONE: (huge, one, False),
-        MANY: (huge, many, False),
-        "many tenants, less than twice what is usual": (moderate, many, False),
-        "the same, each in a domain and language of its own": (moderate, many, True),
-        "many tenants, hardly anything": (tiny, many, False),
-    }
-    harmless = [one.payload for one in _others(chosen, honest)][:count]
-    kinds[NOBODY] = (harmless, lambda n: f"tenant-{n % TENANTS}", False)
-    if few:
-        kinds = {name: kinds[name] for name in FEW}
+def _windows(
+    chosen: Subject, champion: Candidate, traffic: Sequence[Request], size: int
+) -> Mapping[CalibrationSpec, PoisonedWindow]:
+    """Return the calibration sets of the same traffic, by the rules and undefended."""
+    drawn = draw(traffic, size=size, tenant_share=TENANT_FRACTION)
     return {
-        name: [
-            _attack(honest[n], payload, f"attack-{n}", tenant(n), n, own)
-            for n, payload in enumerate(payloads)
-        ]
-        for name, (payloads, tenant, own) in kinds.items()
+        rules: PoisonedWindow(rules, drawn, _composed(chosen, champion, drawn, rules, size))
+        for rules in (OFF, RULES)
     }
 
 
-def _others(chosen: Subject, honest: Sequence[Request]) -> list[Request]:
-    """Honest requests that the window does not hold; the pool's where it holds them all."""
-    held = {fingerprint(one.payload) for one in honest}
-    rows = [
-        one
-        for one in (*chosen.traffic, *sets.pool_of(chosen))
-        if one.language == honest[0].language
-    ]
-    return [one for one in rows if fingerprint(one.payload) not in held]
+def _composed(
+    chosen: Subject, champion: Candidate, drawn: Sample, rules: CalibrationSpec, size: int
+) -> CalibrationSet:
+    scales = _smoothing_scales(champion)
+    return compose(
+        drawn,
+        pool=chosen.pool,
+        golden=(),
+        rules=rules,
+        size=rules.size or size,
+        tenant_share=TENANT_FRACTION,
+        watch=partial(
+            watch_amax, chosen.instrumented, chosen.sites, chosen.inputs, smoothing_scales=scales
+        ),
+    )
 
 
-def _bank(
-    chosen: Subject, honest: Sequence[Request], rng: np.random.Generator
-) -> list[tuple[Payload, float]]:
-    """Inputs that nobody sends: amplified images; garbage, repetition and other scripts as texts."""
-    if isinstance(honest[0].payload, str):
-        letters = [
-            "!",
-            "=",
-            "\u200b",
-            "🤖",
-            "ꙮ",
-            "0",
-            "Ω",
-            "的",
-            "؟",
-            "\\x00 ",
-            "<unk> ",
-            "[SEP] ",
-            "lorem ",
-            "]]>",
-            "zzzz ",
-        ]
-        texts = [letter * int(times) for letter in letters for times in (1, 3, 30, 400)]
-        words = " ".join(str(one.payload) for one in honest[:60]).split()
-        texts += [
-            " ".join(rng.permutation(words)[:length])
-            for length in (2, 8, 40, 120)
-            for _ in range(30)
-        ]
-        texts += [
-            "".join(chr(int(code)) for code in rng.integers(33, 0x2FFF, 60)) for _ in range(60)
-        ]
-        return [(text, 1.0) for text in dict.fromkeys(texts)]
-    images = [np.asarray(one.payload, np.float32) for one in honest[:120]]
-    factors = (1.05, 1.2, 1.5, 1.8, 4.0, 1000.0)
-    return [(image * np.float32(factor), factor) for factor in factors for image in images[:40]]
+def _recalibrated_by(
+    chosen: Subject, champion: Candidate, windows: Mapping[CalibrationSpec, PoisonedWindow]
+) -> Mapping[tuple[CalibrationSpec, str], Candidate]:
+    """Return the champion's graph with new scales, by rules and recipe."""
+    return {
+        (rules, recipe): candidate
+        for rules, window in windows.items()
+        for recipe, candidate in _recalibrated(chosen, champion, window).items()
+    }
 
 
-def _times_usual(
-    chosen: Subject, engine: Engine, honest: Sequence[Request], bank: Sequence[Payload]
-) -> Tensor:
-    """How many times the honest peak each payload reaches at the site where it reaches furthest."""
-    usual = watch_amax(
-        engine, chosen.sites, chosen.inputs, [one.payload for one in honest[:256]]
-    ).amax.max(axis=0)
-    peaks = watch_amax(engine, chosen.sites, chosen.inputs, bank).amax
-    found: Tensor = (peaks / usual).max(axis=1).astype(np.float32)
-    return found
+def _recalibrated(
+    chosen: Subject, champion: Candidate, window: PoisonedWindow
+) -> Mapping[str, Candidate]:
+    """Return the champion's graph with scales of one calibration set, by recipe."""
+    payloads = [request.payload for request in window.composed.sample.requests]
+    ceilings = window.composed.ceilings
+    observed = watch(chosen.instrumented, chosen.sites, chosen.inputs, payloads)
+    by_champion = _watched_by_champion(chosen, champion, window)
+    candidates = {}
+    for recipe in RECIPES:
+        derived = derive(
+            chosen.model,
+            chosen.sites,
+            bounded(observed, ceilings),
+            find_recipe(recipe),
+            champion.derived.scales,
+            largest_change=window.rules.largest_scale_change if window.rules.quarantine else None,
+            ceilings=ceilings,
+            seen=by_champion,
+        )
+        graph = qdq.rescale(champion.graph, chosen.sites, derived.scales)
+        candidates[recipe] = Candidate(graph, derived, champion.clock)
+    return candidates
 
 
-def _tiny(payload: Payload, number: int) -> Payload:
-    if isinstance(payload, str):
-        return chr(0x61 + number % 26) * (1 + number // 26)
-    return np.asarray(payload, np.float32) * np.float32(1e-6 * (1 + number))
+def _watched_by_champion(
+    chosen: Subject, champion: Candidate, window: PoisonedWindow
+) -> Mapping[str, SeenByRequest]:
+    """Return what the champion's quantizers would see of each request of a calibration set."""
+    requests, weights = window.composed.sample.requests, window.drawn.weights
+    deployed, scales = champion.derived.scales, _smoothing_scales(champion)
+    usual, ceilings = float(np.mean(list(weights.values()))), window.composed.ceilings
+    return watch_requests(
+        chosen.instrumented,
+        tuple(site for site in chosen.sites if site.name in deployed),
+        chosen.inputs,
+        [request.payload for request in requests],
+        scales,
+        weights=np.array([weights.get(request.request_id) or usual for request in requests]),
+        ceilings={
+            name: ceilings.get(f"{name} / factors" if name in scales else name, math.inf)
+            for name in deployed
+        },
+        support=window.rules.least_support,
+    )
 
 
-def _attack(
-    like: Request, payload: Payload, name: str, tenant: str, number: int, own: bool
-) -> Request:
-    request = replace(_request(like, name, tenant, number), payload=payload)
-    return replace(request, domain=name, language=f"x{number}") if own else request
+def _smoothing_scales(champion: Candidate) -> dict[str, NDArray[np.float32]]:
+    scales = champion.derived.scales
+    return {
+        name: item.smoothing_scales
+        for name, item in scales.items()
+        if item.smoothing_scales is not None
+    }
 
 
-def _request(one: Request, name: str, tenant: str, number: int) -> Request:
-    return replace(one, request_id=name, tenant=tenant, time=START + timedelta(seconds=number))
+def _largest_move(before: Candidate, after: Candidate) -> tuple[str, float]:
+    """Return the site whose amax differs the most between two candidates, and by what fraction."""
+    old, new = before.derived.scales, after.derived.scales
+    moves = {name: abs(new[name].amax / old[name].amax - 1) for name in old if name in new}
+    worst = max(moves, key=lambda name: moves[name])
+    return worst, float(np.float64(moves[worst]))
 
 
 def _fidelity(chosen: Subject, candidate: Candidate) -> float:
@@ -300,12 +273,12 @@ def _fidelity(chosen: Subject, candidate: Candidate) -> float:
     return float(np.concatenate(scores).mean())
 
 
-def _worse(one: PoisoningRow, other: PoisoningRow) -> PoisoningRow:
-    moved = max(one, other, key=lambda row: row.moved)
+def _worse(row: PoisoningRow, other: PoisoningRow) -> PoisoningRow:
+    moved = max(row, other, key=lambda row: row.moved)
     return replace(
         moved,
-        undefended=max(one.undefended, other.undefended),
-        lost=max(one.lost, other.lost),
-        caught=min(one.caught, other.caught),
-        honest=max(one.honest, other.honest),
+        undefended=max(row.undefended, other.undefended),
+        lost=max(row.lost, other.lost),
+        caught=min(row.caught, other.caught),
+        honest=max(row.honest, other.honest),
     )

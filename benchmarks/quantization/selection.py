@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column
-from benchmarks.quantization import sets
 from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.metrics.scores import cosine
@@ -62,7 +61,7 @@ def measure(quick: bool) -> ResultTable:
 
 def compare(chosen: Subject, seeds: int, quick: bool) -> list[SelectionRow]:
     """Every way to choose, over all seeds."""
-    engine, count = sets.instrumented(chosen), 256 if quick else CANDIDATES
+    engine, count = chosen.instrumented, 256 if quick else CANDIDATES
     found: dict[str, list[tuple[float, NDArray[np.float32]]]] = {}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)

@@ -38,26 +38,6 @@ class Offer:
         return Offer(left, self.pool, self.always, self.seen, dropped)
 
 
-def compose(
-    window: Sample,
-    pool: Sequence[Request],
-    *,
-    golden: Collection[GoldenCase],
-    size: int,
-    anchor_share: float = ANCHOR_SHARE,
-    tenant_share: float = 0.5,
-    seed: int = 0,
-) -> Sample:
-    """`offer` and `settle` at once, where nobody looks at the requests in between."""
-    return settle(
-        offer(window, pool, golden=golden),
-        size=size,
-        anchor_share=anchor_share,
-        tenant_share=tenant_share,
-        seed=seed,
-    )
-
-
 def offer(
     window: Sample,
     pool: Sequence[Request],

@@ -24,12 +24,12 @@ def main(spec: str, workspace: str, threads: str, batch: str, *recipes: str) -> 
     from tasks.models.language import inputs as language
     from tasks.quantization.steps import observe, write_graph
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.steps import _keep
+    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
 
     inputs.BATCH = language.BATCH = int(batch)  # type: ignore[attr-defined,misc]  # what is to be varied
     model, store = register(Path(spec)), settings().store()
-    calibration = _keep(
-        "calibration", model.name, sample_of(model.pool[:96], seen=96, dropped={}), "", ""
+    calibration = keep_sample(
+        store, CALIBRATION, model.name, sample_of(model.pool[:96], seen=96, dropped={})
     )
     key = observe.fn(calibration)
     told: dict[str, object] = {"model": model.digest, "calibration": calibration.digest}

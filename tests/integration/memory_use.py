@@ -29,7 +29,7 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     from tasks.quantization.recipe.catalog import Rounding, find_recipe
     from tasks.quantization.steps import build_engine, observe, write_graph
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.steps import _keep
+    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
 
     before = resident("VmRSS")
     if work == "register":
@@ -40,8 +40,11 @@ def main(workspace: str, work: str, *arguments: str) -> None:
         tokens = model.spec.input.max_length
     else:
         model, recipe = open_model(arguments[0]), find_recipe(arguments[1])
-        calibration = _keep(
-            "calibration", model.name, sample_of(model.pool[:48], seen=48, dropped={}), "", ""
+        calibration = keep_sample(
+            settings.store(),
+            CALIBRATION,
+            model.name,
+            sample_of(model.pool[:48], seen=48, dropped={}),
         )
         candidate = write_graph.fn(calibration, observe.fn(calibration), recipe.name, None)
         build_engine.fn(candidate, "onnxruntime-cpu")

@@ -1,6 +1,8 @@
 """A spec that covers the ranges with few requests and always holds its guardrails, by the tasks that flows call."""
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.settings import Settings
+from tasks.records import SampleRef
 from tests.integration.conftest import EXAMPLES, images, serve
 
 SIZE, GUARDED = 64, 12
@@ -54,3 +57,34 @@ def test_the_set_covers_the_ranges_and_holds_every_guardrail(digits: Settings) -
     sampled = sum(one.domain == "exposure-2" for one in offered) / len(offered)
     assert share > sampled  # what reaches farthest covers the ranges
     assert compose_calibration_set.fn("digits", window).digest == composed.digest
+
+
+def test_a_window_gives_the_same_set_through_the_step_and_over_values_alone(
+    digits: Settings,
+) -> None:
+    from tasks.models.catalog import open_model
+    from tasks.observation.request_amax import watch_amax
+    from tasks.sampling.compose import compose
+    from tasks.sampling.quarantine import document
+    from tasks.sampling.steps import compose_calibration_set, sample_window
+    from tasks.sampling.stored_samples import read_sample
+    from tasks.traffic import to_parquet
+
+    model, store, window = open_model("digits"), digits.store(), sample_window.fn("digits")
+    assert isinstance(window, SampleRef)
+    stored = compose_calibration_set.fn("digits", window)
+    composed = compose(
+        read_sample(store, window),
+        pool=model.pool,
+        golden=model.golden.cases,
+        rules=model.spec.calibration,
+        size=SIZE,
+        tenant_share=model.spec.window.tenant_share,
+        watch=partial(watch_amax, model.instrumented, model.sites, model.inputs),
+    )
+    assert (composed.sample.digest, composed.ceilings) == (stored.digest, stored.ceilings)
+    assert to_parquet(composed.sample.requests) == store.get(stored.key)
+    assert composed.sample.weights == read_sample(store, stored).weights
+    key = f"quarantine/digits/{window.digest}.json"
+    kept = json.loads(store.get(key))["entries"] if store.exists(key) else []
+    assert document(composed.quarantined, window.digest)["entries"] == kept

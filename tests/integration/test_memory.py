@@ -95,13 +95,15 @@ def test_every_heavy_step_is_refused_before_it_starts(
 ) -> None:
     from tasks.quantization.steps import measure_sensitivity, observe, write_graph
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.steps import _keep
+    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
 
     register(EXAMPLES / "digits" / "model.yaml")
-    calibration = _keep(
-        "calibration", "digits", sample_of(images(1.0)[:48], seen=48, dropped={}), "", ""
+    calibration = keep_sample(
+        workspace.store(), CALIBRATION, "digits", sample_of(images(1.0)[:48], seen=48, dropped={})
     )
-    other = _keep("calibration", "digits", sample_of(images(2.0)[:48], seen=48, dropped={}), "", "")
+    other = keep_sample(
+        workspace.store(), CALIBRATION, "digits", sample_of(images(2.0)[:48], seen=48, dropped={})
+    )
     observation = observe.fn(calibration)
     monkeypatch.setattr("infra.processes.memory.available", lambda root: 1_000_000)
     before = set(workspace.store().list(""))

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from infra.canonical import Json
 from infra.releases import write_release
-from infra.settings import Settings
+from infra.settings import Settings, settings
 from tasks.records import CandidateRef, ReleaseRef, SampleRef
 from tests.integration.conftest import EXAMPLES, images
 
@@ -19,10 +19,13 @@ pytestmark = pytest.mark.timeout(300)
 
 def calibration(exposure: float) -> SampleRef:
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.steps import _keep
+    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
 
-    return _keep(
-        "calibration", "digits", sample_of(images(exposure)[:96], seen=96, dropped={}), "", ""
+    return keep_sample(
+        settings().store(),
+        CALIBRATION,
+        "digits",
+        sample_of(images(exposure)[:96], seen=96, dropped={}),
     )
 
 

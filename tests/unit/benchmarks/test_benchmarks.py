@@ -16,6 +16,7 @@ from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers.int8_work import int8_share
 from benchmarks.peers.onnx_graphs import OURS, TENSORRT_BEST
 from benchmarks.quantization import (
+    attacks,
     drift_to_quality,
     fidelity,
     front,
@@ -182,10 +183,10 @@ def test_64_chosen_digits_cover_more_than_64_random_ones(digits: Subject) -> Non
 
 def test_one_tenants_thousandfold_digits_move_no_scale_and_are_set_aside(digits: Subject) -> None:
     rows = {(row.attack, row.recipe): row for row in poisoning.attacked(digits, [0], quick=True)}
-    attack = rows[poisoning.ONE, "recalibrate"]
+    attack = rows[attacks.ONE, "recalibrate"]
     assert (attack.caught, attack.honest) == (1, 0)
     assert attack.moved <= 0.05 < attack.undefended
-    assert rows[poisoning.NOBODY, "recalibrate"].moved <= 0.05
+    assert rows[attacks.NOBODY, "recalibrate"].moved <= 0.05
 
 
 def test_interleaved_rounds_give_paired_ratios() -> None:

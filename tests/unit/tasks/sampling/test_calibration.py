@@ -1,5 +1,6 @@
 """A calibration set: the window, its anchor, and never a golden case."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,7 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.records import GoldenCase, Request, Sample
-from tasks.sampling.calibration import compose, offer, settle
+from tasks.sampling.calibration import offer, settle
 from tasks.sampling.digest import digest, sample_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -30,30 +31,36 @@ def case(payload: str) -> GoldenCase:
     return GoldenCase("g1", payload, "docs", "en")
 
 
-def share_of_pool(sample: Sample) -> float:
+def composed(
+    window: Sample, pool: list[Request], *, golden: Sequence[GoldenCase] = (), size: int = 64
+) -> Sample:
+    return settle(offer(window, pool, golden=golden), size=size)
+
+
+def fraction_of_pool(sample: Sample) -> float:
     return sum(one.request_id.startswith("pool") for one in sample.requests) / len(sample.requests)
 
 
 def test_a_quarter_comes_from_the_pool_and_the_rest_from_the_window() -> None:
-    found = compose(window(256), requests("pool", 500), golden=(), size=100)
+    found = composed(window(256), requests("pool", 500), size=100)
     assert len(found.requests) == 100
-    assert share_of_pool(found) == 0.25
+    assert fraction_of_pool(found) == 0.25
     assert (found.seen, found.dropped) == (1500, {"duplicate": 3})
 
 
 def test_a_thin_window_is_not_padded_by_the_pool() -> None:
-    found = compose(window(25), requests("pool", 500), golden=(), size=100)
-    assert share_of_pool(found) == 0.5
+    found = composed(window(25), requests("pool", 500), size=100)
+    assert fraction_of_pool(found) == 0.5
 
 
 def test_the_pool_alone_can_make_the_first_set() -> None:
-    found = compose(window(0), requests("pool", 500), golden=(), size=64, anchor_share=1.0)
+    found = settle(offer(window(0), requests("pool", 500), golden=()), size=64, anchor_share=1.0)
     assert len(found.requests) == 64
 
 
 def test_an_empty_calibration_set_is_refused() -> None:
     with pytest.raises(BadInput, match="the calibration set is empty: sample more traffic"):
-        compose(window(0), [], golden=(), size=64)
+        composed(window(0), [])
 
 
 def test_a_pool_that_overlaps_the_golden_set_is_refused_with_examples() -> None:
@@ -61,11 +68,11 @@ def test_a_pool_that_overlaps_the_golden_set_is_refused_with_examples() -> None:
     with pytest.raises(
         BadInput, match=r"golden set overlaps the calibration set: 2 cases, e\.g\. pool3, pool5"
     ):
-        compose(window(10), requests("pool", 10), golden=golden, size=64)
+        composed(window(10), requests("pool", 10), golden=golden, size=64)
 
 
 def test_live_requests_that_equal_golden_cases_are_dropped_and_counted() -> None:
-    found = compose(window(10), requests("pool", 10), golden=[case("live text 4")], size=64)
+    found = composed(window(10), requests("pool", 10), golden=[case("live text 4")], size=64)
     assert "live4" not in {one.request_id for one in found.requests}
     assert found.dropped["golden"] == 1
 
@@ -73,17 +80,19 @@ def test_live_requests_that_equal_golden_cases_are_dropped_and_counted() -> None
 def test_a_golden_case_is_recognised_after_redaction_too() -> None:
     live = replace(requests("live", 1)[0], payload="ask <EMAIL>")
     sample = sample_of([live, *requests("other", 3)], seen=4, dropped={})
-    assert compose(sample, [], golden=[case("ask bob@example.com")], size=64).dropped["golden"] == 1
+    assert (
+        composed(sample, [], golden=[case("ask bob@example.com")], size=64).dropped["golden"] == 1
+    )
 
 
 def test_what_window_and_pool_share_is_taken_once() -> None:
-    found = compose(window(10), [*requests("live", 10), *requests("pool", 10)], golden=(), size=64)
+    found = composed(window(10), [*requests("live", 10), *requests("pool", 10)], golden=(), size=64)
     assert len({one.request_id for one in found.requests}) == len(found.requests) == 20
 
 
 def test_a_senseless_anchor_share_is_refused() -> None:
     with pytest.raises(BadInput, match="anchor share is 2"):
-        compose(window(10), [], golden=(), size=64, anchor_share=2)
+        settle(offer(window(10), [], golden=()), size=64, anchor_share=2)
 
 
 def test_the_digest_knows_ids_and_contents_but_not_the_order() -> None:
@@ -104,7 +113,7 @@ def test_guardrail_cases_are_always_in_and_take_the_places_of_anchors() -> None:
     )
     found = settle(offered, size=100)
     assert sum(one.domain == "safety" for one in found.requests) == 20
-    assert (len(found.requests), share_of_pool(found)) == (100, 0.05)
+    assert (len(found.requests), fraction_of_pool(found)) == (100, 0.05)
 
 
 def test_more_guardrail_cases_than_anchors_take_places_of_the_window_and_never_most() -> None:

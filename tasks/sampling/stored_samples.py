@@ -1,0 +1,121 @@
+"""How samples are stored: the requests, their weights, and a reference that tells what they are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+from infra.canonical import canonical, sha256
+from infra.errors import BadInput, NotFound
+from infra.stores.port import ObjectStore
+from tasks.records import Request, Sample, SampleRef
+from tasks.sampling.quarantine import Quarantined, document
+from tasks.specs.spec import ModelSpec
+from tasks.traffic import from_parquet, to_parquet
+from tasks.traffic.storage.sample_weights import read_weights, write_weights
+
+WINDOWS, CALIBRATION = "windows", "calibration"
+"""Kinds of sample: the first part of their keys."""
+DRAWING = 1
+"""Version of how a window is drawn: another one draws anew from windows that were drawn before."""
+SERVED_FRACTION = 0.02
+"""A domain or language with less of the sample does not make its golden gates binding."""
+
+
+def keep_sample(
+    store: ObjectStore,
+    kind: str,
+    model: str,
+    sample: Sample,
+    start: str = "",
+    end: str = "",
+    ceilings: Mapping[str, float] | None = None,
+    source: str = "",
+) -> SampleRef:
+    """Store a sample under its digest, `KIND/MODEL/DIGEST.parquet`, and return its reference.
+
+    Args:
+        store: Where to.
+        kind: `WINDOWS` or `CALIBRATION`.
+        model: Whose.
+        sample: The requests with their weights.
+        start: ISO 8601, of the window; "" for a sample of no hours.
+        end: ISO 8601, of the window.
+        ceilings: By site, the largest |x| that its range may reach.
+        source: Digest of what it was drawn from.
+    """
+    stem = f"{kind}/{model}/{sample.digest}"
+    reference = SampleRef(
+        model=model,
+        digest=sample.digest,
+        key=f"{stem}.parquet",
+        rows=len(sample.requests),
+        seen=sample.seen,
+        dropped=dict(sample.dropped),
+        # Of no hours: what is served is unknown, and all groups bind.
+        groups=served_groups(sample.requests) if start else (),
+        start=start,
+        end=end,
+        ceilings=dict(ceilings or {}),
+        source=source,
+    )
+    write_weights(store, reference.key, sample.weights)
+    store.put(f"{stem}.json", json.dumps(asdict(reference), sort_keys=True).encode())
+    store.put(reference.key, to_parquet(sample.requests))
+    return reference
+
+
+def read_reference(store: ObjectStore, model: str, key: str) -> SampleRef:
+    """Read the reference of a window's sample; raises `BadInput` when it is none of this model."""
+    if not key.startswith(f"{WINDOWS}/{model}/"):
+        raise BadInput(
+            f"{key!r} is no traffic sample of {model}: give a key that begins with windows/{model}/"
+        )
+    try:
+        facts = json.loads(store.get(f"{key.removesuffix('.parquet')}.json"))
+    except NotFound as exc:
+        raise BadInput(
+            f"no traffic sample is stored at {key}: leave the window empty to sample a new one"
+        ) from exc
+    return SampleRef(**{**facts, "groups": tuple(facts["groups"])})
+
+
+def read_sample(store: ObjectStore, reference: SampleRef) -> Sample:
+    """Read the requests of a stored sample, with their weights."""
+    requests = from_parquet(store.get(reference.key), where=reference.key)
+    weights = read_weights(store, reference.key)
+    return Sample(requests, reference.digest, reference.seen, reference.dropped, weights)
+
+
+def drawn_key(
+    model: str, start: datetime, end: datetime, parts: Sequence[str], spec: ModelSpec
+) -> str:
+    """Return where the key of the sample is noted that a window's parts gave under these rules."""
+    rules = [spec.window.sample, spec.window.tenant_share, spec.calibration.privacy, DRAWING]
+    span = canonical([start.isoformat(), end.isoformat(), rules])
+    return f"draws/{model}/{sha256(span + canonical(sorted(parts)))}"
+
+
+def keep_quarantined(store: ObjectStore, window: SampleRef, out: Sequence[Quarantined]) -> None:
+    """Store who was set aside, and why, at `quarantine/MODEL/WINDOW.json`; nothing for nobody."""
+    if out:
+        key = f"quarantine/{window.model}/{window.digest}.json"
+        content = json.dumps(document(out, window.digest), sort_keys=True)
+        store.put(key, content.encode())
+
+
+def served_groups(requests: Sequence[Request]) -> tuple[str, ...]:
+    """Return the domains and languages that make up at least `SERVED_FRACTION` of the requests.
+
+    As "domain=…" and "language=…".
+    """
+    counts = Counter(
+        name
+        for request in requests
+        for name in (f"domain={request.domain}", f"language={request.language}")
+    )
+    least = SERVED_FRACTION * len(requests)
+    return tuple(sorted(name for name, count in counts.items() if count >= least))
