@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[3]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COLUMNS = 100
-PATH = re.compile(r"\b((?:tasks|flows|infra|benchmarks|dashboards|tests|examples|docs)/[\w./-]*\w)")
+PATH = re.compile(
+    r"(?<![\w/])((?:tasks|flows|infra|benchmarks|dashboards|tests|examples|docs)/[\w./-]*\w)"
+)
 IMPORT = re.compile(r"^    from ([\w.]+) import ([\w, ]+)$", flags=re.MULTILINE)
 LINK = re.compile(r"\[[^]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
 CODE = re.compile(r"^(?:    .*|```.*?^```)$|`[^`]*`", flags=re.MULTILINE | re.DOTALL)
