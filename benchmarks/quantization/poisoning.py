@@ -1,6 +1,5 @@
 """An attacker with a twentieth of the traffic: how far it moves a scale, and what that costs."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from benchmarks.quantization.attacks import FRACTION, NOBODY, attacks, honest_re
 from infra.engines import open_target
 from tasks.metrics.scores import cosine
 from tasks.models.inputs import run_all
-from tasks.observation.bounded import bounded
+from tasks.observation.ceilings import bounded
 from tasks.observation.request_amax import watch_amax
 from tasks.observation.requests import SeenByRequest, watch_requests
 from tasks.observation.watch import watch
@@ -231,7 +230,7 @@ def _watched_by_champion(
     """Return what the champion's quantizers would see of each request of a calibration set."""
     requests, weights = window.composed.sample.requests, window.drawn.weights
     deployed, scales = champion.derived.scales, _smoothing_scales(champion)
-    usual, ceilings = float(np.mean(list(weights.values()))), window.composed.ceilings
+    usual = float(np.mean(list(weights.values())))
     return watch_requests(
         chosen.instrumented,
         tuple(site for site in chosen.sites if site.name in deployed),
@@ -239,10 +238,7 @@ def _watched_by_champion(
         [request.payload for request in requests],
         scales,
         weights=np.array([weights.get(request.request_id) or usual for request in requests]),
-        ceilings={
-            name: ceilings.get(f"{name} / factors" if name in scales else name, math.inf)
-            for name in deployed
-        },
+        ceilings=window.composed.ceilings,
         support=window.rules.least_support,
     )
 

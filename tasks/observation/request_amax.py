@@ -15,17 +15,36 @@ from tasks.observation.counting import on_host
 from tasks.observation.watch import run_ahead
 from tasks.records import Payload
 
+_SCALED = " / factors"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteValues:
+    """What a column is about: a site's values, or those divided by a deployed graph's scales."""
+
+    site: str
+    smoothed: bool = False
+
+    @property
+    def stored(self) -> str:
+        """The name in stored documents and sentences, where scales have an older word."""
+        return self.site + _SCALED if self.smoothed else self.site
+
+    @classmethod
+    def of(cls, stored: str) -> SiteValues:
+        """Read what `stored` gave."""
+        return cls(stored.removesuffix(_SCALED), stored.endswith(_SCALED))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestAmax:
-    """One row a request, one column a site.
+    """One row a request, one column a site; with smoothing scales, a site has a second column.
 
-    A site with a deployed graph's smoothing scales has a second column, "SITE / factors".
     Infinite where the request's activations are infinite or NaN, and 0 where nothing of it arrived
     at the site.
     """
 
-    columns: tuple[str, ...]
+    columns: tuple[SiteValues, ...]
     amax: NDArray[np.float64]  # [requests, columns], the largest |x|
     rms: NDArray[np.float64]  # [requests, columns], the root mean square
 
@@ -61,19 +80,23 @@ def watch_amax(
             magnitudes = by_case(values, len(batch.cases), batch.mask, site.channel_axis)
             if magnitudes is None:
                 continue
-            result._note(batch.cases, columns[site.name], magnitudes)
+            result._note(batch.cases, columns[SiteValues(site.name)], magnitudes)
             if site.name in scales:
-                scaled = columns[f"{site.name} / factors"]
-                result._note(batch.cases, scaled, magnitudes / scales[site.name])
+                column = columns[SiteValues(site.name, smoothed=True)]
+                result._note(batch.cases, column, magnitudes / scales[site.name])
     return result
 
 
-def _columns(sites: tuple[Site, ...], scales: Mapping[str, NDArray[np.float32]]) -> dict[str, int]:
-    """Return the place of every column by its name: a site's own, then that of its scaled values."""
-    names: list[str] = []
+def _columns(
+    sites: tuple[Site, ...], scales: Mapping[str, NDArray[np.float32]]
+) -> dict[SiteValues, int]:
+    """Return the place of every column: a site's values, then the same divided by its scales."""
+    columns: list[SiteValues] = []
     for site in sites:
-        names += [site.name, f"{site.name} / factors"] if site.name in scales else [site.name]
-    return {name: place for place, name in enumerate(names)}
+        columns.append(SiteValues(site.name))
+        if site.name in scales:
+            columns.append(SiteValues(site.name, smoothed=True))
+    return {column: place for place, column in enumerate(columns)}
 
 
 def by_case(

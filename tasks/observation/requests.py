@@ -15,8 +15,9 @@ from tasks.graphs.sites import Site
 from tasks.models.inputs import Inputs
 from tasks.numerics.histogram import EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import bin_errors
+from tasks.observation.ceilings import Ceilings
 from tasks.observation.counting import divide, on_host
-from tasks.observation.request_amax import by_case, real_places
+from tasks.observation.request_amax import SiteValues, by_case, real_places
 from tasks.observation.watch import run_ahead
 from tasks.records import Payload
 
@@ -59,12 +60,12 @@ def watch_requests(
     smoothing_scales: Mapping[str, NDArray[np.float32]],
     *,
     weights: NDArray[np.float64],
-    ceilings: Mapping[str, float],
+    ceilings: Ceilings,
     support: float,
 ) -> dict[str, SeenByRequest]:
     """One pass through a deployed graph's factors; sites whose rows belong to no known request are left out.
 
-    `weights` [requests] are positive; `ceilings` are in the quantizers' own units, by site. `support` is the share of
+    `weights` [requests] are positive; `support` is the share of
     the traffic that has to share a shift before scales follow it.
     """
     found: dict[str, list[tuple[int, ExponentHistogram]]] = {site.name: [] for site in sites}
@@ -82,8 +83,12 @@ def watch_requests(
             for row, case in enumerate(batch.cases.tolist()):
                 found[site.name].append((case, ExponentHistogram.of(cases[row][real[row]])))
     shares = weights / weights.sum()
+    limits = {
+        site.name: ceilings.get(SiteValues(site.name, site.name in smoothing_scales), np.inf)
+        for site in sites
+    }
     return {
-        name: _joined(rows, shares, ceilings.get(name, np.inf), LEFT_OUT * support)
+        name: _joined(rows, shares, limits[name], LEFT_OUT * support)
         for name, rows in found.items()
         if rows and name not in unknown
     }

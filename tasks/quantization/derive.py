@@ -9,6 +9,7 @@ import onnx
 from infra.errors import BadInput
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.histogram import ExponentHistogram
+from tasks.observation.ceilings import Ceilings
 from tasks.observation.observer import SiteObservation
 from tasks.observation.requests import SeenByRequest
 from tasks.observation.scales import Quantizer, Scales, check_scales
@@ -79,7 +80,7 @@ def derive(
     tuned: Tuned | None = None,
     losses: Mapping[str, float] | None = None,
     largest_change: float | None = None,
-    ceilings: Mapping[str, float] | None = None,
+    ceilings: Ceilings | None = None,
     seen: Mapping[str, SeenByRequest] | None = None,
 ) -> Derived:
     """The plan for every site that the recipe quantizes; `tuned` is given where a candidate before found it.
@@ -88,7 +89,7 @@ def derive(
     ranked by their local errors.
 
     `largest_change` bounds what a recipe that keeps the champion's graph may do to its scales, and so do `ceilings`
-    under "SITE / factors" where the graph divides by factors. `seen` is what the champion's quantizers would have seen
+    of smoothed values where the graph divides by factors. `seen` is what the champion's quantizers would have seen
     of each calibration request, for rules that weigh them.
 
     Sites that calibration never reached, or with zeros alone, get no fixed range: they stay in floating point, or keep

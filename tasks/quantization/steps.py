@@ -1,7 +1,6 @@
 """The steps of quantization: load, call one pure function, record. They take names and digests, never arrays."""
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from tasks.models.inputs import language_inputs
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.archive import dump_observation, parse_observation
-from tasks.observation.bounded import bounded
+from tasks.observation.ceilings import bounded, parse_ceilings
 from tasks.observation.finite import require_finite
 from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
 from tasks.observation.requests import dump_requests, parse_requests, watch_requests
@@ -76,7 +75,7 @@ def observe(calibration: SampleRef) -> str:
         observed = observe_shards(model, calibration.key, len(requests), where_spread(model.name))
         ids = [item.request_id for item in requests]
         require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
-        store.put(key, dump_observation(bounded(observed, limits)))
+        store.put(key, dump_observation(bounded(observed, parse_ceilings(limits))))
     return key
 
 
@@ -180,7 +179,7 @@ def write_graph(
             tuned,
             parts,
             change,
-            calibration.ceilings,
+            parse_ceilings(calibration.ceilings),
         )
         graph = _graph(model, recipe, derived, champion)
         if recipe.kv_cache is NumberFormat.INT8:
@@ -224,7 +223,7 @@ def _seen_by_champion(
     if champion is None or not deployed or not recipe.keeps_graph or not recipe.weighs:
         return None
     key = f"{observation.removesuffix('.npz')}-seen-by-{champion.digest[:16]}.npz"
-    store, limits = settings().store(), calibration.ceilings
+    store = settings().store()
     if not store.exists(key):
         requests = from_parquet(
             store.get(calibration.key), where=f"the calibration set {calibration.key}"
@@ -241,10 +240,7 @@ def _seen_by_champion(
             [one.payload for one in requests],
             factors,
             weights=weights_of(store, calibration.key, requests),
-            ceilings={
-                name: limits.get(f"{name} / factors" if name in factors else name, math.inf)
-                for name in deployed
-            },
+            ceilings=parse_ceilings(calibration.ceilings),
             support=model.spec.calibration.least_support,
         )
         store.put(key, dump_requests(found))
@@ -258,7 +254,7 @@ def _more_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, Site
     )
     payloads = [item.payload for item in requests]
     found = watch(model.instrumented, model.sites, model.inputs, payloads, rows=MANY_ROWS)
-    return bounded(found, calibration.ceilings)
+    return bounded(found, parse_ceilings(calibration.ceilings))
 
 
 def _cache_ranges(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tasks.observation.ceilings import Ceilings
 from tasks.observation.request_amax import RequestAmax
 from tasks.records import GoldenCase, Payload, Request, Sample
 from tasks.sampling.calibration import Offer, anchors, offer, settle
@@ -27,7 +28,7 @@ class CalibrationSet:
 
     sample: Sample
     quarantined: tuple[Quarantined, ...] = ()
-    ceilings: dict[str, float] = field(default_factory=dict)  # site -> |x|
+    ceilings: Ceilings = field(default_factory=dict)
 
 
 def compose(

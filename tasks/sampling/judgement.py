@@ -9,6 +9,7 @@ from math import ceil
 
 import numpy as np
 
+from tasks.observation.ceilings import Ceilings
 from tasks.observation.request_amax import RequestAmax
 from tasks.records import Request
 from tasks.sampling.calibration import Offer
@@ -22,7 +23,7 @@ class Judgement:
     """What followed from the amax of the live requests and of the anchors after them."""
 
     quarantined: tuple[Quarantined, ...]
-    ceilings: dict[str, float]  # site -> |x|
+    ceilings: Ceilings
     live: tuple[Request, ...]  # as they were offered
     amax: RequestAmax  # of the live ones, then of the anchors
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.request_amax import RequestAmax
+from tasks.observation.ceilings import Ceilings
+from tasks.observation.request_amax import RequestAmax, SiteValues
 from tasks.records import Request
 
 SUPPORT = 0.1
@@ -100,9 +101,7 @@ def limits(peaks: Floats, shares: Floats, anchors: Floats) -> Floats:
     return found
 
 
-def ceilings(
-    live: RequestAmax, weights: Floats, anchors: Floats, least_support: float
-) -> dict[str, float]:
+def ceilings(live: RequestAmax, weights: Floats, anchors: Floats, least_support: float) -> Ceilings:
     """Site -> the largest |x| that its range may reach; a range that fewer requests stretch ends there.
 
     The largest of: what the calibration pool reaches; the live body (what `BODY` of the traffic stays below) times the
@@ -125,7 +124,7 @@ def ceilings(
 
 
 def stretching(
-    requests: Sequence[Request], live: RequestAmax, limits: Mapping[str, float]
+    requests: Sequence[Request], live: RequestAmax, limits: Ceilings
 ) -> tuple[Quarantined, ...]:
     """Requests that lie above the ceilings of at least half of all columns: together they would reshape a histogram."""
     allowed = np.asarray([limits.get(name, np.inf) for name in live.columns])
@@ -155,13 +154,15 @@ def _can_be_judged_by_others(
 
 
 def _entry(
-    request: Request, columns: Sequence[str], peak: Floats, allowed: Floats, alone: bool
+    request: Request, columns: Sequence[SiteValues], peak: Floats, allowed: Floats, alone: bool
 ) -> Quarantined:
     excess = np.flatnonzero(peak > allowed)
     if not np.isfinite(peak).all():
         excess = np.flatnonzero(~np.isfinite(peak))
     worst = excess[np.argsort(-(peak[excess] / allowed[excess]), kind="stable")]
-    named = tuple(Excess(columns[i], float(peak[i]), float(allowed[i])) for i in worst[:NAMED])
+    named = tuple(
+        Excess(columns[i].stored, float(peak[i]), float(allowed[i])) for i in worst[:NAMED]
+    )
     first, more = named[0], f" and {len(worst) - 1} more sites" if len(worst) > 1 else ""
     whom = "no other tenant" if alone else "hardly any other request"
     reason = (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.stores.port import ObjectStore
+from tasks.observation.ceilings import Ceilings, stored_ceilings
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling.quarantine import Quarantined, document
 from tasks.specs.spec import ModelSpec
@@ -32,7 +33,7 @@ def keep_sample(
     sample: Sample,
     start: str = "",
     end: str = "",
-    ceilings: Mapping[str, float] | None = None,
+    ceilings: Ceilings | None = None,
     source: str = "",
 ) -> SampleRef:
     """Store a sample under its digest, `KIND/MODEL/DIGEST.parquet`, and return its reference.
@@ -44,7 +45,7 @@ def keep_sample(
         sample: The requests with their weights.
         start: ISO 8601, of the window; "" for a sample of no hours.
         end: ISO 8601, of the window.
-        ceilings: By site, the largest |x| that its range may reach.
+        ceilings: What no range may go beyond.
         source: Digest of what it was drawn from.
     """
     stem = f"{kind}/{model}/{sample.digest}"
@@ -59,7 +60,7 @@ def keep_sample(
         groups=served_groups(sample.requests) if start else (),
         start=start,
         end=end,
-        ceilings=dict(ceilings or {}),
+        ceilings=stored_ceilings(ceilings or {}),
         source=source,
     )
     write_weights(store, reference.key, sample.weights)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tasks.observation.ceilings import Ceilings
+from tasks.observation.request_amax import SiteValues
 from tasks.observation.scales import Quantizer, Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer
 
@@ -33,16 +35,14 @@ def hold(
     return found, held
 
 
-def under(
-    choices: Mapping[str, SiteQuantizer], ceilings: Mapping[str, float]
-) -> dict[str, SiteQuantizer]:
-    """Choices with deployed factors whose amax stays below the ceiling of "SITE / factors", where there is one.
+def under(choices: Mapping[str, SiteQuantizer], ceilings: Ceilings) -> dict[str, SiteQuantizer]:
+    """Choices with deployed factors whose amax stays below the ceiling of their smoothed values, where there is one.
 
     Ceilings of the sites themselves were applied when they were observed; those in units of the factors come here.
     """
     found = dict(choices)
     for name, choice in choices.items():
-        limit = ceilings.get(f"{name} / factors")
+        limit = ceilings.get(SiteValues(name, smoothed=True))
         if (
             limit
             and choice.activation

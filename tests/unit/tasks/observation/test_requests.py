@@ -10,6 +10,7 @@ from infra.errors import BadInput
 from tasks.graphs.sites import Site
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import squared_error
+from tasks.observation.request_amax import SiteValues
 from tasks.observation.requests import (
     LEFT_OUT,
     SeenByRequest,
@@ -45,7 +46,7 @@ def seen(
         texts,
         {},
         weights=np.asarray(weights or [1.0] * len(texts)),
-        ceilings={"fc": ceiling},
+        ceilings={SiteValues("fc"): ceiling},
         support=support,
     )
 

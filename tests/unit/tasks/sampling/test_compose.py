@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from tasks.observation.request_amax import RequestAmax
+from tasks.observation.request_amax import RequestAmax, SiteValues
 from tasks.records import Payload, Request, Sample
 from tasks.sampling.compose import CalibrationSet, compose
 from tasks.sampling.digest import sample_of
@@ -42,7 +42,7 @@ def watch(payloads: Sequence[Payload]) -> RequestAmax:
     far = np.asarray([str(payload) == "live text 7" for payload in payloads])
     spread = np.linspace(0.9, 1.1, len(payloads))
     amax = np.where(far, 50.0, spread)[:, None]
-    return RequestAmax(("first",), amax, amax / 3)
+    return RequestAmax((SiteValues("first"),), amax, amax / 3)
 
 
 def never(payloads: Sequence[Payload]) -> RequestAmax:

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from tasks.observation.request_amax import RequestAmax
+from tasks.observation.request_amax import RequestAmax, SiteValues
 from tasks.sampling.diversity import cover
 
 
 def candidates(count: int = 300, sites: int = 12) -> RequestAmax:
     peaks = np.random.default_rng(3).lognormal(0.0, 0.6, (count, sites))
-    return RequestAmax(tuple(map(str, range(sites))), peaks, peaks / 4)
+    return RequestAmax(tuple(SiteValues(str(n)) for n in range(sites)), peaks, peaks / 4)
 
 
 def test_every_range_is_reached_by_a_few_where_as_many_random_ones_fall_short() -> None:
@@ -39,7 +39,18 @@ def test_what_is_in_the_set_already_is_neither_chosen_nor_covered_twice() -> Non
 
 
 def test_equal_and_empty_candidates_are_sound() -> None:
-    same = RequestAmax(("a",), np.ones((9, 1)), np.ones((9, 1)))
+    same = RequestAmax((SiteValues("a"),), np.ones((9, 1)), np.ones((9, 1)))
     assert len(set(cover(same, 4).tolist())) == 4
-    assert len(set(cover(RequestAmax(("a",), np.zeros((9, 1)), np.zeros((9, 1))), 4).tolist())) == 4
-    assert cover(RequestAmax(("a",), np.zeros((0, 1)), np.zeros((0, 1))), 4).tolist() == []
+    assert (
+        len(
+            set(
+                cover(
+                    RequestAmax((SiteValues("a"),), np.zeros((9, 1)), np.zeros((9, 1))), 4
+                ).tolist()
+            )
+        )
+        == 4
+    )
+    assert (
+        cover(RequestAmax((SiteValues("a"),), np.zeros((0, 1)), np.zeros((0, 1))), 4).tolist() == []
+    )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from tasks.observation.request_amax import RequestAmax
+from tasks.observation.request_amax import RequestAmax, SiteValues
 from tasks.records import Request, Sample
 from tasks.sampling.calibration import offer
 from tasks.sampling.judgement import judge
@@ -15,6 +15,7 @@ from tasks.specs.spec import CalibrationSpec
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 RNG = np.random.default_rng(0)
+FIRST, SECOND = SiteValues("first"), SiteValues("second")
 ANCHORS = RNG.uniform(0.9, 1.1, (64, 2))
 
 
@@ -25,7 +26,7 @@ def requests(count: int, tenants: int = 5) -> list[Request]:
 
 
 def request_amax(peaks: np.ndarray) -> RequestAmax:
-    return RequestAmax(("first", "second"), peaks, peaks / 3)
+    return RequestAmax((FIRST, SECOND), peaks, peaks / 3)
 
 
 def honest(count: int, level: float = 1.0) -> np.ndarray:
@@ -116,24 +117,24 @@ def test_ceilings_end_a_range_where_too_little_of_the_traffic_reaches() -> None:
     peaks = honest(100)
     peaks[:5, 0] = 1.9  # not far, and only 5 %
     found = ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.06)
-    assert found["first"] == pytest.approx(1.02 * np.sort(peaks[:, 0])[93], rel=0.03)
+    assert found[FIRST] == pytest.approx(1.02 * np.sort(peaks[:, 0])[93], rel=0.03)
     assert ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.0) == {}
     peaks[:8, 0] = 1.9
-    assert "first" not in ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.06)
+    assert FIRST not in ceilings(request_amax(peaks), np.ones(100), ANCHORS, 0.06)
 
 
 def test_a_ceiling_never_cuts_off_what_the_pool_reaches() -> None:
     anchors = np.concatenate([ANCHORS, np.full((1, 2), 1.7)])
     peaks = honest(100)
     peaks[0, 0] = 1.9
-    assert ceilings(request_amax(peaks), np.ones(100), anchors, 0.06)["first"] == 1.7
+    assert ceilings(request_amax(peaks), np.ones(100), anchors, 0.06)[FIRST] == 1.7
 
 
 def test_requests_above_most_ceilings_are_set_aside_though_far_outside_at_none() -> None:
     peaks = honest(100)
     peaks[:5] *= 1.6
     peaks[5:10, 0] *= 1.6
-    found = stretching(requests(100), request_amax(peaks), {"first": 1.2, "second": 1.2})
+    found = stretching(requests(100), request_amax(peaks), {FIRST: 1.2, SECOND: 1.2})
     assert {one.request_id for one in found} >= {"r0", "r4"}
     assert not stretching(requests(100), request_amax(peaks), {})
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tasks.observation.request_amax import SiteValues
 from tasks.observation.scales import Quantizer
 from tasks.quantization.activation.quantizers import SiteQuantizer
 from tasks.quantization.activation.scale_limits import held_scale_diagnostics, hold, under
@@ -42,7 +43,7 @@ def test_a_ceiling_in_units_of_the_factors_bounds_only_who_has_factors() -> None
         "a": SiteQuantizer(Quantizer(10.0, factors), factors),
         "b": SiteQuantizer(Quantizer(10.0)),
     }
-    found = under(given, {"a / factors": 6.0, "b / factors": 6.0})
+    found = under(given, {SiteValues(name, smoothed=True): 6.0 for name in "ab"})
     assert [one.activation.amax for one in found.values() if one.activation] == pytest.approx(
         [6, 10]
     )
