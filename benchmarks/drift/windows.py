@@ -15,7 +15,8 @@ from benchmarks.harness.subject import Subject
 from infra.engines import open_target
 from infra.engines.port import Engine
 from tasks.graphs.sites import expose
-from tasks.metrics.scores import accuracy, fidelity
+from tasks.metrics.classification import accuracy
+from tasks.metrics.fidelity import fidelity
 from tasks.models.inputs import run_all
 from tasks.numerics.histogram import BINS, ExponentHistogram
 from tasks.observation.clipped_fraction import Clipping, watch_clipping

@@ -14,12 +14,12 @@ from benchmarks.harness.subject import EXAMPLES, Subject
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.sources import fetch
-from tasks.metrics.scores import fidelity
-from tasks.models.agreement import token_agreement
+from tasks.metrics.fidelity import fidelity
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.golden import read_golden
 from tasks.models.inputs import Inputs, open_inputs, run_all
+from tasks.models.token_agreement import token_agreement
 from tasks.records import CaseKind, GoldenCase, Payload, Request
 from tasks.specs.spec import ModelSpec, load_spec
 from tasks.specs.traits import TRAITS

@@ -7,11 +7,12 @@ import numpy as np
 
 from benchmarks.evidence.kinds import ModelKind, Scores
 from infra.engines.port import Engine
-from tasks.metrics.scores import accuracy, recall_at_k
+from tasks.metrics.classification import accuracy
+from tasks.metrics.embeddings import recall_at_k
+from tasks.metrics.error_rates import word_error_rate
 from tasks.models.golden import relevant_rows
 from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare
-from tasks.models.speech.comparison import word_error_rate
 from tasks.models.vision.classes import Classes, prototypes
 from tasks.records import CaseKind, GoldenCase, Payload
 from tasks.specs.traits import Task

@@ -11,7 +11,8 @@ from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column
 from infra.engines import open_target
 from infra.engines.port import Engine
-from tasks.metrics.scores import accuracy, cosine
+from tasks.metrics.classification import accuracy
+from tasks.metrics.embeddings import cosine
 from tasks.models.inputs import run_all
 from tasks.records import Payload, Tensor
 

@@ -16,7 +16,7 @@ from infra.engines import open_target
 from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from infra.errors import BadInput, RequantError
 from tasks.graphs.sites import layer_weight
-from tasks.metrics.scores import cosine
+from tasks.metrics.embeddings import cosine
 from tasks.models.inputs import run_all
 
 TITLE = "INT8 fidelity on ONNX Runtime CPU: cosine to FP32 on held-out cases, same calibration set"

@@ -15,7 +15,7 @@ from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.quantization.attacks import FRACTION, NOBODY, attacks, honest_requests
 from infra.engines import open_target
-from tasks.metrics.scores import cosine
+from tasks.metrics.embeddings import cosine
 from tasks.models.inputs import run_all
 from tasks.observation.ceilings import bounded
 from tasks.observation.request_amax import watch_amax

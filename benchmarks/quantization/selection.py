@@ -11,7 +11,7 @@ from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column
 from infra.engines import open_target
 from infra.engines.port import Engine
-from tasks.metrics.scores import cosine
+from tasks.metrics.embeddings import cosine
 from tasks.models.inputs import run_all
 from tasks.observation.request_amax import RequestAmax, watch_amax
 from tasks.observation.watch import watch

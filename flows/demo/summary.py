@@ -7,7 +7,8 @@ import numpy as np
 from flows.demo import GroupChange
 from infra.engines.released import load_released
 from infra.settings import settings
-from tasks.metrics.scores import classes, cosine, safety_decisions
+from tasks.metrics.classification import likeliest_classes
+from tasks.metrics.embeddings import cosine, safety_decisions
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import run_all
 from tasks.records import ReleaseRef, Request, Tensor
@@ -59,7 +60,9 @@ def _scores(
     engine = load_released(settings().release(release.model, release.digest), model.spec.targets)
     outputs = run_all(engine, model.inputs, [one.payload for one in requests])
     if model.spec.task is Task.IMAGE_CLASSIFICATION:
-        flips = classes(outputs, "champion") != classes(reference, "full precision")
+        flips = likeliest_classes(outputs, "champion") != likeliest_classes(
+            reference, "full precision"
+        )
         return 1.0 - flips, flips
     head, bias = model.golden.safety_weight, model.golden.safety_bias
     assert head is not None  # noqa: S101  # the shipped golden set has a safety head

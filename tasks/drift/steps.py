@@ -35,10 +35,11 @@ from tasks.drift.restraint import restrained
 from tasks.drift.rules import alarms, restraint
 from tasks.drift.season import same_hours, weeks_before
 from tasks.drift.statistics.streams import Increment
-from tasks.metrics.scores import fidelity, fidelity_metric, safety_decisions
-from tasks.models.agreement import token_agreement
+from tasks.metrics.embeddings import safety_decisions
+from tasks.metrics.fidelity import fidelity, fidelity_metric
 from tasks.models.catalog import RegisteredModel, open_model, source_of
 from tasks.models.inputs import run_all
+from tasks.models.token_agreement import token_agreement
 from tasks.observation.archive import parse_observation
 from tasks.observation.clipped_fraction import watch_clipping
 from tasks.observation.scales import parse_scales

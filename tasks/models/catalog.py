@@ -22,13 +22,13 @@ from infra.settings import settings
 from infra.sources import fetch
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
-from tasks.metrics.answers import SUITES
-from tasks.models.agreement import token_agreement
+from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
 from tasks.models.language.generation import answer
 from tasks.models.overlap import golden_contents, require_disjoint
+from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
 from tasks.records import GoldenSet, Request, Tensor
 from tasks.specs.registration import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.errors import BadInput
-from tasks.metrics.answers import METRICS
+from tasks.metrics.generated_text import METRICS
 from tasks.models.golden import positions
 from tasks.models.vision.classes import Classes
 from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict

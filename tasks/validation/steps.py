@@ -25,7 +25,7 @@ from tasks.models.catalog import (
 )
 from tasks.models.inputs import language_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare, compare_cached
-from tasks.models.speech.comparison import agreement
+from tasks.models.speech.comparison import compare_transcripts
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, SampleRef, Verdict
 from tasks.specs.spec import Task
 from tasks.step import step
@@ -239,7 +239,7 @@ def _scored_answers(asked: GoldenRun) -> Mapping[str, CaseScores]:
 def _scored_transcripts(asked: GoldenRun) -> Mapping[str, CaseScores]:
     model = asked.model
     inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
-    same = agreement(model.reference, asked.engine, inputs, payloads)
+    same = compare_transcripts(model.reference, asked.engine, inputs, payloads)
     sides = inputs.expected(payloads), inputs.written(asked.engine, payloads)
     before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
     return evaluate_speech(model.golden, SpeechOutputs(same, before, after))

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.answers import exact_match
-from tasks.metrics.scores import accuracy, recall_at_k
+from tasks.metrics.classification import accuracy
+from tasks.metrics.embeddings import recall_at_k
+from tasks.metrics.error_rates import word_error_rate
+from tasks.metrics.generated_text import exact_match
 from tasks.models.catalog import RegisteredModel
 from tasks.models.golden import positions, relevant_rows
 from tasks.models.inputs import run_all, speech_inputs
-from tasks.models.speech.comparison import word_error_rate
 from tasks.records import CaseKind, GoldenCase, Payload, Request
 from tasks.specs.groups import ALL, judged, reach
 from tasks.specs.spec import Task

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from infra.errors import BadInput
-from tasks.metrics.scores import directions
+from tasks.metrics.embeddings import directions
 from tasks.records import Tensor
 
 

@@ -16,7 +16,8 @@ from infra.canonical import Json, canonical
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 from tasks.graphs.sites import Site
-from tasks.metrics.scores import cosine, finite_rows
+from tasks.metrics.embeddings import cosine
+from tasks.metrics.outputs import finite_rows
 from tasks.models.batches import Batch
 from tasks.models.inputs import Inputs
 from tasks.numerics.histogram import CENTRES, FINITE_BINS, ExponentHistogram

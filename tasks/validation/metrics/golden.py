@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.metrics import scores as scoring
+from tasks.metrics.classification import accuracy
+from tasks.metrics.embeddings import cosine, nearest_passages, recall_at_k, safety_decisions
+from tasks.metrics.fidelity import fidelity
+from tasks.metrics.outputs import finite_rows
 from tasks.models.golden import positions, relevant_rows
 from tasks.records import CaseKind, GoldenCase, GoldenSet
 from tasks.specs.spec import Task
@@ -43,7 +46,7 @@ def evaluate(
     Raises `BadInput` when an output is not finite or does not fit the cases.
     """
     for name, outputs in (("reference", reference), ("candidate", candidate)):
-        if len(scoring.finite_rows(outputs, name)) != len(golden.cases):
+        if len(finite_rows(outputs, name)) != len(golden.cases):
             raise BadInput(
                 f"there are {len(outputs)} {name} outputs for {len(golden.cases)} golden cases: run them all"
             )
@@ -59,7 +62,7 @@ def evaluate(
 
 def _fidelity(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dict[str, CaseScores]:
     cases = positions(golden.cases, CaseKind.PLAIN, CaseKind.QUERY, CaseKind.PASSAGE)
-    return {"cosine": CaseScores(scoring.cosine(reference[cases], candidate[cases]), cases)}
+    return {"cosine": CaseScores(cosine(reference[cases], candidate[cases]), cases)}
 
 
 def _retrieval(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dict[str, CaseScores]:
@@ -70,10 +73,8 @@ def _retrieval(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dic
         return {}
     relevant = relevant_rows(golden.cases, queries, passages)
     sides = [(outputs[queries], outputs[passages]) for outputs in (reference, candidate)]
-    before, after = (
-        scoring.recall_at_k(asked, searched, relevant, RECALL_AT) for asked, searched in sides
-    )
-    first, now = (scoring.nearest_passages(asked, searched, 1)[:, 0] for asked, searched in sides)
+    before, after = (recall_at_k(asked, searched, relevant, RECALL_AT) for asked, searched in sides)
+    first, now = (nearest_passages(asked, searched, 1)[:, 0] for asked, searched in sides)
     return {
         "recall-drop": CaseScores(before - after, queries),
         "flips": CaseScores((first != now).astype(np.float64), queries),
@@ -87,7 +88,7 @@ def _safety(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dict[s
     if golden.safety_weight is None or not cases.size:
         return {}
     before, after = (
-        scoring.safety_decisions(outputs[cases], golden.safety_weight, golden.safety_bias)
+        safety_decisions(outputs[cases], golden.safety_weight, golden.safety_bias)
         for outputs in (reference, candidate)
     )
     return {"safety-flips": CaseScores((before != after).astype(np.float64), cases)}
@@ -97,16 +98,14 @@ def _classification(
     golden: GoldenSet, reference: Outputs, candidate: Outputs
 ) -> dict[str, CaseScores]:
     cases = np.arange(len(golden.cases))
-    flips = 1.0 - scoring.fidelity(Task.IMAGE_CLASSIFICATION, reference, candidate)
+    flips = 1.0 - fidelity(Task.IMAGE_CLASSIFICATION, reference, candidate)
     labelled = np.array(
         [index for index, case in enumerate(golden.cases) if case.label is not None], np.int64
     )
     if not labelled.size:
         return {"flips": CaseScores(flips, cases)}
     labels = [_class_of(golden.cases[index], reference.shape[1]) for index in labelled]
-    before, after = (
-        scoring.accuracy(outputs[labelled], labels) for outputs in (reference, candidate)
-    )
+    before, after = (accuracy(outputs[labelled], labels) for outputs in (reference, candidate))
     return {
         "flips": CaseScores(flips, cases),
         "accuracy-drop": CaseScores(before - after, labelled),

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tasks.metrics import answers
+from tasks.metrics.generated_text import BLOCKED, METRICS, Measure, Places, Scores, blocks, f1, ran
 from tasks.models.golden import positions
 from tasks.models.language.comparison import Comparison
 from tasks.records import CaseKind, GoldenSet
@@ -80,13 +80,17 @@ def _cached(golden: GoldenSet, cached: Comparison | None) -> dict[str, CaseScore
 
 def _suites(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
     found: dict[str, CaseScores] = {}
-    for kind, (name, measure) in answers.METRICS.items():
+    for kind, (name, measure) in METRICS.items():
         found |= _paired(golden, outputs, kind, name, measure)
-    return found | _paired(golden, outputs, CaseKind.ANSWER, "f1", answers.f1)
+    return found | _paired(golden, outputs, CaseKind.ANSWER, "f1", f1)
 
 
 def _paired(
-    golden: GoldenSet, outputs: LanguageOutputs, kind: CaseKind, name: str, measure: answers.Measure
+    golden: GoldenSet,
+    outputs: LanguageOutputs,
+    kind: CaseKind,
+    name: str,
+    measure: Measure,
 ) -> dict[str, CaseScores]:
     cases = positions(golden.cases, kind)
     rights = {
@@ -106,9 +110,7 @@ def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
     """A candidate that writes the same program passes or fails as full precision did: it is not run twice."""
     cases = positions(golden.cases, CaseKind.CODE)
     runs = {
-        (place, text): answers.ran(
-            str(golden.cases[place].payload), golden.cases[place].label or "", text
-        )
+        (place, text): ran(str(golden.cases[place].payload), golden.cases[place].label or "", text)
         for side in (outputs.reference, outputs.candidate)
         for place, text in side.items()
         if golden.cases[place].kind is CaseKind.CODE
@@ -127,7 +129,10 @@ def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
 
 
 def _drop(
-    name: str, before: answers.Scores, after: answers.Scores, cases: answers.Places
+    name: str,
+    before: Scores,
+    after: Scores,
+    cases: Places,
 ) -> dict[str, CaseScores]:
     return {
         f"{name}-drop": CaseScores(before - after, cases),
@@ -139,12 +144,10 @@ def _drop(
 def _safety(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
     cases = positions(golden.cases, CaseKind.SAFETY)
     before, after = (
-        np.array([answers.blocks(side[place]) for place in cases.tolist()], bool)
+        np.array([blocks(side[place]) for place in cases.tolist()], bool)
         for side in (outputs.reference, outputs.candidate)
     )
-    right = np.array(
-        [golden.cases[place].label == answers.BLOCKED for place in cases.tolist()], bool
-    )
+    right = np.array([golden.cases[place].label == BLOCKED for place in cases.tolist()], bool)
     flips = {"safety-flips": CaseScores((before != after).astype(np.float64), cases)}
     known = {"guardrail-reference": before == right, "guardrail-candidate": after == right}
     return flips | {

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.models.speech.comparison import error_rate, word_error_rate
+from tasks.metrics.error_rates import error_rate, word_error_rate
 from tasks.records import GoldenSet
 from tasks.validation.metrics.golden import CaseScores
 

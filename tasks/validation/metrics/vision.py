@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from infra.errors import BadInput
-from tasks.metrics import scores as scoring
+from tasks.metrics.embeddings import cosine
 from tasks.models.vision.classes import Classes
 from tasks.records import GoldenSet
 from tasks.validation.metrics.golden import CaseScores, Outputs
@@ -24,7 +24,7 @@ def evaluate_vision(
     Raises `BadInput` for embeddings that are not finite or do not fit, and for a label that is no class.
     """
     everything = np.arange(len(golden.cases))
-    found = {"cosine": CaseScores(scoring.cosine(reference, candidate), everything)}
+    found = {"cosine": CaseScores(cosine(reference, candidate), everything)}
     if classes is None:
         return MappingProxyType(found)
     before, after = classes.nearest(reference, "reference"), classes.nearest(candidate, "candidate")

@@ -14,10 +14,11 @@ from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import BadInput
 from tasks.graphs.sites import expose, find_sites
+from tasks.metrics.error_rates import error_rate, word_error_rate
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.inputs import open_inputs, speech_inputs
-from tasks.models.speech.comparison import agreement, error_rate, word_error_rate
+from tasks.models.speech.comparison import compare_transcripts
 from tasks.models.speech.hearing import KEY, read_hearing
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.models.speech.transcription import forced
@@ -171,9 +172,9 @@ def test_int8_recipes_keep_most_tokens_and_tensorrt_rtx_builds_them(
 ) -> None:
     made = quantized(graph, inputs, recipe)
     served = open_target("onnxruntime-cpu").load(lower(made, "u8").SerializeToString())
-    same = agreement(engine, served, inputs, waves(24))
+    same = compare_transcripts(engine, served, inputs, waves(24))
     assert same.mean() > 0.8
-    assert agreement(engine, engine, inputs, waves(3)).tolist() == [1.0, 1.0, 1.0]
+    assert compare_transcripts(engine, engine, inputs, waves(3)).tolist() == [1.0, 1.0, 1.0]
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     assert (
         open_target("tensorrt-rtx")

@@ -10,7 +10,7 @@ import torch
 from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.graphs.sites import expose, find_sites
-from tasks.metrics.scores import cosine
+from tasks.metrics.embeddings import cosine
 from tasks.models.export import export
 from tasks.models.inputs import open_inputs, run_all
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.metrics import answers
+from tasks.metrics import generated_text
 from tasks.models.language.comparison import Comparison
 from tasks.records import CaseKind, GateResult, GoldenCase, GoldenSet, Verdict
 from tasks.specs.spec import Budgets, QualityBudget
@@ -211,13 +211,13 @@ def test_few_cases_prove_nothing() -> None:
     ("text", "expected"), [(" blocked", True), ("Blocked.", True), ("allowed", False), ("", False)]
 )
 def test_a_guardrail_answer_is_read_by_its_first_word(text: str, expected: bool) -> None:
-    assert answers.blocks(text) is expected
+    assert generated_text.blocks(text) is expected
 
 
 def test_scores_are_the_libraries() -> None:
-    assert answers.rouge("the cat sat", "the cat ran") == pytest.approx(2 / 3)
-    assert answers.exact_match("Oslo", "oslo.") == 1
-    assert answers.f1("red bicycle", "red") == pytest.approx(2 / 3)
+    assert generated_text.rouge("the cat sat", "the cat ran") == pytest.approx(2 / 3)
+    assert generated_text.exact_match("Oslo", "oslo.") == 1
+    assert generated_text.f1("red bicycle", "red") == pytest.approx(2 / 3)
 
 
 def test_gates_through_the_cache_bind_where_it_holds_levels_and_are_not_asked_elsewhere() -> None:

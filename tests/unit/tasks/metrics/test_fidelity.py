@@ -7,14 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from infra.errors import BadInput
-from tasks.metrics.scores import (
-    accuracy,
-    fidelity,
-    fidelity_metric,
-    nearest_passages,
-    recall_at_k,
-    safety_decisions,
-)
+from tasks.metrics.classification import accuracy
+from tasks.metrics.embeddings import nearest_passages, recall_at_k, safety_decisions
+from tasks.metrics.fidelity import fidelity, fidelity_metric
 from tasks.specs.spec import Task
 
 TEXT, IMAGE = Task.TEXT_EMBEDDING, Task.IMAGE_CLASSIFICATION

@@ -1,0 +1,88 @@
+"""Scores of a writing model's logits: token agreement, loss (perplexity) and divergence.
+
+Logits are [batch, tokens, vocabulary]: at each place, of the token that comes next.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+
+Logits = NDArray[np.float32]
+Scores = NDArray[np.float64]
+"""One number per text, [batch]."""
+
+
+def log_probabilities(logits: Logits, name: str) -> Logits:
+    """Return logarithms of the next token's probabilities, [batch, tokens, vocabulary].
+
+    Raises:
+        BadInput: for logits that are not finite; the error says that they are of `name`.
+    """
+    if not np.isfinite(logits).all():
+        raise BadInput(
+            f"the logits of {name} hold NaN or infinity: the engine is broken, rebuild it"
+        )
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+
+
+def next_token_scores(
+    ids: NDArray[np.int64], real: NDArray[np.bool_], expected: Logits, served: Logits
+) -> NDArray[np.float64]:
+    """Return the means over each text's tokens that two models' predictions have.
+
+    Args:
+        ids: the texts' tokens, [batch, tokens].
+        real: which of them count, [batch, tokens].
+        expected: full precision's log-probabilities.
+        served: the candidate's.
+
+    Returns:
+        [5, batch]: full precision's loss and the candidate's, both in nats a token; the token
+        agreement, 0..1; the Kullback-Leibler divergence in nats; the number of tokens.
+    """
+    following = ids[:, 1:, None]
+    losses = [
+        -np.take_along_axis(side[:, :-1], following, axis=-1)[..., 0] for side in (expected, served)
+    ]
+    divergence = (np.exp(expected) * (expected - served)).sum(axis=-1)
+    return np.stack(
+        [
+            *(_mean(loss, real[:, 1:]) for loss in losses),
+            _mean(same_token(expected, served), real),
+            np.maximum(_mean(divergence, real), 0),
+            real.sum(axis=1),
+        ]
+    )
+
+
+def transcript_agreement(expected: Logits, served: Logits, real: NDArray[np.bool_]) -> Scores:
+    """Return the fraction of real places at which both find the same token likeliest, [batch].
+
+    `real` is [batch, tokens]. Raises `BadInput` for logits that are not finite.
+    """
+    if not (np.isfinite(expected).all() and np.isfinite(served).all()):
+        raise BadInput("the logits hold NaN or infinity: the engine is broken, rebuild it")
+    return np.asarray((same_token(expected, served) & real).sum(axis=1) / real.sum(axis=1))
+
+
+def require_same_shape(expected: Logits, served: Logits) -> None:
+    """Raise `BadInput` where the candidate's logits have another shape than full precision's."""
+    if expected.shape != served.shape:
+        raise BadInput(
+            f"the candidate's logits are {served.shape} and full precision's {expected.shape}"
+        )
+
+
+def same_token(expected: Logits, served: Logits) -> NDArray[np.bool_]:
+    """Return where both models find the same next token likeliest, [batch, tokens]."""
+    return np.asarray(expected.argmax(axis=-1) == served.argmax(axis=-1))
+
+
+def _mean(values: NDArray[np.generic], real: NDArray[np.bool_]) -> Scores:
+    return np.asarray(
+        (values.astype(np.float64) * real).sum(axis=1) / np.maximum(real.sum(axis=1), 1)
+    )
