@@ -19,7 +19,7 @@ from tasks.metrics.embeddings import cosine
 from tasks.models.inputs import run_all
 from tasks.observation.ceilings import bounded
 from tasks.observation.request_amax import watch_amax
-from tasks.observation.requests import SeenByRequest, watch_requests
+from tasks.observation.request_histograms import RequestHistograms, watch_histograms
 from tasks.observation.watch import watch
 from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
@@ -226,12 +226,12 @@ def _recalibrated(
 
 def _watched_by_champion(
     chosen: Subject, champion: Candidate, window: PoisonedWindow
-) -> Mapping[str, SeenByRequest]:
+) -> Mapping[str, RequestHistograms]:
     """Return what the champion's quantizers would see of each request of a calibration set."""
     requests, weights = window.composed.sample.requests, window.drawn.weights
     deployed, scales = champion.derived.scales, _smoothing_scales(champion)
     usual = float(np.mean(list(weights.values())))
-    return watch_requests(
+    return watch_histograms(
         chosen.instrumented,
         tuple(site for site in chosen.sites if site.name in deployed),
         chosen.inputs,

@@ -25,7 +25,7 @@ from infra.stores import ObjectStore, open_store
 from tasks.graphs.sites import expose
 from tasks.models.inputs import run_all
 from tasks.observation.observer import Observer
-from tasks.observation.watch import watched
+from tasks.observation.watch import filled_observer
 from tasks.profiles.archive import parse
 from tasks.profiles.profile import merge
 from tasks.profiles.window import profile_part
@@ -182,7 +182,9 @@ def _models(chosen: Subject) -> list[WorkRow]:
     )
     plain = open_target("onnxruntime-cpu").load(chosen.source)
     cases = chosen.calibration
-    observed, observer = _seconds(lambda: watched(instrumented, chosen.sites, chosen.inputs, cases))
+    observed, observer = _seconds(
+        lambda: filled_observer(instrumented, chosen.sites, chosen.inputs, cases)
+    )
     forward, _ = _seconds(lambda: run_all(plain, chosen.inputs, cases))
     assert isinstance(observer, Observer)
     golden = sum(len(group) for group in chosen.held_out.values())

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from tasks.graphs.sites import Site
 from tasks.models.inputs import Inputs
+from tasks.observation.cases import by_case, real_places
 from tasks.observation.counting import Values, divide, on_host
 from tasks.observation.observer import ROWS, Observer, SiteObservation
-from tasks.observation.request_amax import by_case, real_places
 from tasks.observation.watch import run_ahead
 from tasks.records import Payload
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from tasks.graphs.sites import Site
 from tasks.models.inputs import Inputs
+from tasks.observation.cases import by_case
 from tasks.observation.counting import on_host
 from tasks.observation.watch import run_ahead
 from tasks.records import Payload
@@ -67,8 +68,8 @@ def watch_amax(
 ) -> RequestAmax:
     """Run the instrumented full-precision model once over the payloads, off the serving path.
 
-    `smoothing_scales` (site name -> [channels]) are the smoothing scales of a deployed graph, whose
-    quantizers see x / smoothing_scales.
+    `smoothing_scales` (site name -> [channels]) are those of a deployed graph, whose quantizers see
+    x / smoothing_scales.
     """
     scales = smoothing_scales or {}
     columns = _columns(sites, scales)
@@ -99,33 +100,8 @@ def _columns(
     return {column: place for place, column in enumerate(columns)}
 
 
-def by_case(
-    values: NDArray[np.float32], cases: int, mask: NDArray[np.bool_] | None, channel_axis: int
-) -> NDArray[np.float32] | None:
-    """|x| as [cases, positions, channels] with padding as 0; None where rows belong to no known case."""
-    if channel_axis == 1:
-        values = np.moveaxis(values, 1, -1)
-    channels = values.shape[-1]
-    positions = values.size // max(channels, 1)
-    owned = values.shape[0] == cases or (mask is not None and mask.size == positions)
-    if not owned or positions % cases:
-        return None
-    found: NDArray[np.float32] = np.abs(values.reshape(cases, -1, channels))
-    if mask is not None and mask.size == positions:
-        found = np.where(mask.reshape(cases, -1, 1), found, np.float32(0))
-    return found
-
-
-def real_places(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Which positions of `by_case`'s values are no padding, [cases, positions]; all, where the mask is about others."""
-    cases, positions = values.shape[:2]
-    if mask is not None and mask.size == cases * positions:
-        return mask.reshape(cases, positions)
-    return np.ones((cases, positions), bool)
-
-
 def _figures(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Peak and root mean square of each case: values [cases, positions, channels]."""
+    """Return amax and root mean square of each case: |x| [cases, positions, channels]."""
     flat = values.reshape(len(values), -1)
     peak = flat.max(axis=1, initial=0.0).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -9,7 +9,7 @@ from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_exactly
 from tasks.models.inputs import BatchShard
 from tasks.observation.observer import Observer, SiteObservation
-from tasks.observation.watch import watched
+from tasks.observation.watch import filled_observer
 from tasks.traffic import from_parquet
 
 
@@ -47,4 +47,4 @@ def observe_shard(shard: ObservationShard) -> Observer:
     model = open_exactly(shard.model, shard.digest)
     stored = from_parquet(settings().store().get(shard.requests), where=shard.requests)
     inputs = BatchShard(model.inputs, shard.index, shard.of)
-    return watched(model.instrumented, model.sites, inputs, [one.payload for one in stored])
+    return filled_observer(model.instrumented, model.sites, inputs, [one.payload for one in stored])

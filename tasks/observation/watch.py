@@ -39,10 +39,10 @@ def watch(
 
     `rows` are kept at most of every site.
     """
-    return watched(instrumented, sites, inputs, payloads, smoothing_scales, rows).result()
+    return filled_observer(instrumented, sites, inputs, payloads, smoothing_scales, rows).result()
 
 
-def watched(
+def filled_observer(
     instrumented: Engine,
     sites: tuple[Site, ...],
     inputs: Inputs,

@@ -11,7 +11,7 @@ from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.ceilings import Ceilings
 from tasks.observation.observer import SiteObservation
-from tasks.observation.requests import SeenByRequest
+from tasks.observation.request_histograms import RequestHistograms
 from tasks.observation.scales import Quantizer, Scales, check_scales
 from tasks.quantization.activation.quantizers import (
     SiteQuantizer,
@@ -81,7 +81,7 @@ def derive(
     losses: Mapping[str, float] | None = None,
     largest_change: float | None = None,
     ceilings: Ceilings | None = None,
-    seen: Mapping[str, SeenByRequest] | None = None,
+    seen: Mapping[str, RequestHistograms] | None = None,
 ) -> Derived:
     """The plan for every site that the recipe quantizes; `tuned` is given where a candidate before found it.
 
@@ -142,7 +142,7 @@ def tune(
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
     deployed: Scales | None,
-    seen: Mapping[str, SeenByRequest] | None = None,
+    seen: Mapping[str, RequestHistograms] | None = None,
 ) -> Tuned:
     """Make every site's choice and rank the sites: the slow part of `derive`, which raises the same errors."""
     _require_fit(sites, observed, recipe, deployed)

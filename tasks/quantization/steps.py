@@ -25,7 +25,7 @@ from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.ceilings import bounded, parse_ceilings
 from tasks.observation.finite import require_finite
 from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
-from tasks.observation.requests import dump_requests, parse_requests, watch_requests
+from tasks.observation.request_histograms import dump_histograms, parse_histograms, watch_histograms
 from tasks.observation.scales import Scales, dump_scales, parse_scales
 from tasks.observation.shards import observe_shards
 from tasks.observation.watch import watch
@@ -233,7 +233,7 @@ def _seen_by_champion(
             for name, item in deployed.items()
             if item.smoothing_scales is not None
         }
-        found = watch_requests(
+        found = watch_histograms(
             model.instrumented,
             tuple(site for site in model.sites if site.name in deployed),
             model.inputs,
@@ -243,7 +243,7 @@ def _seen_by_champion(
             ceilings=parse_ceilings(calibration.ceilings),
             support=model.spec.calibration.least_support,
         )
-        store.put(key, dump_requests(found))
+        store.put(key, dump_histograms(found))
     return key
 
 
@@ -416,7 +416,7 @@ def _tuned(
     observed = parse_observation(
         settings().store().get(observation), where=f"the observation {observation}"
     )
-    requests = parse_requests(settings().store().get(seen), where=seen) if seen else None
+    requests = parse_histograms(settings().store().get(seen), where=seen) if seen else None
     return tune(model.graph, model.sites, observed, recipe, _deployed(champion), requests)
 
 

@@ -14,9 +14,9 @@ from tasks.graphs.sites import Layer, Site
 from tasks.observation.archive import dump_observation
 from tasks.observation.counting import count
 from tasks.observation.observer import Observer
-from tasks.observation.tolerance import moved, why_apart
 from tasks.observation.watch import watch
 from tests.gpu.devices import NEEDS_CUDA
+from tests.observation_tolerance import moved, why_apart
 
 torch = pytest.importorskip("torch")
 pytestmark = NEEDS_CUDA

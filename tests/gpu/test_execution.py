@@ -90,8 +90,8 @@ def test_full_precision_is_observed_on_the_device_as_on_the_cpu(target: Any) -> 
     from infra.engines.port import DeviceEngine, Shapes
     from tasks.graphs.sites import expose, find_sites
     from tasks.observation.observer import Observer
-    from tasks.observation.tolerance import why_apart
     from tasks.observation.watch import engine_tensors
+    from tests.observation_tolerance import why_apart
 
     plain = graphs.product(WEIGHT, tokens=True)
     sites = find_sites(plain)

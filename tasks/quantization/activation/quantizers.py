@@ -11,7 +11,7 @@ from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import relative_error, squared_error, widened
 from tasks.observation.observer import NOTHING_KEPT, SiteObservation
-from tasks.observation.requests import SeenByRequest
+from tasks.observation.request_histograms import RequestHistograms
 from tasks.observation.scales import Quantizer, Scales
 from tasks.quantization.activation import equalization
 from tasks.quantization.activation import smoothquant as smoothing
@@ -37,7 +37,7 @@ def choose(
     weights: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     deployed: Scales,
-    seen: SeenByRequest | None = None,
+    seen: RequestHistograms | None = None,
 ) -> SiteQuantizer:
     """The recipe's choice for one site; weights are [outputs, inputs...] per layer.
 
@@ -71,7 +71,7 @@ def choose(
 
 
 def _beside(
-    before: Quantizer, observed: SiteObservation, seen: SeenByRequest | None
+    before: Quantizer, observed: SiteObservation, seen: RequestHistograms | None
 ) -> float | None:
     """The clip next to the deployed one that is as good as any; None where the rule keeps all, as of FP8."""
     if before.format is not NumberFormat.INT8 or not observed.histogram.amax:

@@ -13,7 +13,7 @@ from tasks.graphs.sites import Layer, Site
 from tasks.observation.archive import dump_observation
 from tasks.observation.counting import count
 from tasks.observation.observer import Observer, SiteObservation
-from tasks.observation.tolerance import moved, why_apart
+from tests.observation_tolerance import moved, why_apart
 
 Floats = NDArray[np.float32]
 LINEAR = Site("fc", "t", -1, (Layer("fc", "n", "MatMul", "w", 1),))

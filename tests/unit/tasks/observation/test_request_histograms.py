@@ -11,12 +11,12 @@ from tasks.graphs.sites import Site
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import squared_error
 from tasks.observation.request_amax import SiteValues
-from tasks.observation.requests import (
+from tasks.observation.request_histograms import (
     LEFT_OUT,
-    SeenByRequest,
-    dump_requests,
-    parse_requests,
-    watch_requests,
+    RequestHistograms,
+    dump_histograms,
+    parse_histograms,
+    watch_histograms,
 )
 from tests.unit.tasks.observation.test_clipped_fraction import (
     CHANNELS,
@@ -38,8 +38,8 @@ def seen(
     ceiling: float = np.inf,
     support: float = 0.0,
     sites: tuple[Site, ...] = (LINEAR,),
-) -> dict[str, SeenByRequest]:
-    return watch_requests(
+) -> dict[str, RequestHistograms]:
+    return watch_histograms(
         Doubling(),
         sites,
         Padded(size),
@@ -89,9 +89,9 @@ def test_a_site_whose_rows_belong_to_no_request_is_left_out() -> None:
 
 def test_what_was_stored_is_read_back() -> None:
     before = seen(support=0.1)
-    after = parse_requests(dump_requests(before), where="x")
+    after = parse_histograms(dump_histograms(before), where="x")
     assert [after["fc"].cost(clip) for clip in (1.0, 7.0)] == [
         before["fc"].cost(clip) for clip in (1.0, 7.0)
     ]
     with pytest.raises(BadInput, match=r"^x holds no requests .* delete it"):
-        parse_requests(dump_requests(before)[:-40], where="x")
+        parse_histograms(dump_histograms(before)[:-40], where="x")

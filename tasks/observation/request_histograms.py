@@ -15,9 +15,10 @@ from tasks.graphs.sites import Site
 from tasks.models.inputs import Inputs
 from tasks.numerics.histogram import EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import bin_errors
+from tasks.observation.cases import by_case, real_places
 from tasks.observation.ceilings import Ceilings
 from tasks.observation.counting import divide, on_host
-from tasks.observation.request_amax import SiteValues, by_case, real_places
+from tasks.observation.request_amax import SiteValues
 from tasks.observation.watch import run_ahead
 from tasks.records import Payload
 
@@ -28,7 +29,7 @@ _FIELDS = ("bins", "counts", "weights", "figures")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SeenByRequest:
+class RequestHistograms:
     """One quantizer's input, request by request, as if clipped at its ceiling."""
 
     bins: NDArray[np.int64]  # [used], of the exponent histogram
@@ -52,7 +53,7 @@ class SeenByRequest:
         return float((kept * errors[order]).sum() / kept.sum())
 
 
-def watch_requests(
+def watch_histograms(
     instrumented: Engine,
     sites: tuple[Site, ...],
     inputs: Inputs,
@@ -62,7 +63,7 @@ def watch_requests(
     weights: NDArray[np.float64],
     ceilings: Ceilings,
     support: float,
-) -> dict[str, SeenByRequest]:
+) -> dict[str, RequestHistograms]:
     """One pass through a deployed graph's factors; sites whose rows belong to no known request are left out.
 
     `weights` [requests] are positive; `support` is the share of
@@ -99,17 +100,19 @@ def _joined(
     shares: NDArray[np.float64],
     ceiling: float,
     left_out: float,
-) -> SeenByRequest:
+) -> RequestHistograms:
     counts = np.stack([one.counts[:FINITE_BINS] for _, one in rows])
     amax = min(max(one.amax for _, one in rows), ceiling)
     top = int(np.searchsorted(EDGES, amax, side="right")) - 1
     counts[:, top] += counts[:, top + 1 :].sum(axis=1)
     counts[:, top + 1 :] = 0
     bins = np.flatnonzero(counts.any(axis=0))
-    return SeenByRequest(bins, counts[:, bins], shares[[case for case, _ in rows]], amax, left_out)
+    return RequestHistograms(
+        bins, counts[:, bins], shares[[case for case, _ in rows]], amax, left_out
+    )
 
 
-def dump_requests(seen: Mapping[str, SeenByRequest]) -> bytes:
+def dump_histograms(seen: Mapping[str, RequestHistograms]) -> bytes:
     """One NumPy archive without pickles."""
     names = sorted(seen)
     arrays: dict[str, np.ndarray] = {"version": np.asarray(VERSION), "sites": np.asarray(names)}
@@ -122,7 +125,7 @@ def dump_requests(seen: Mapping[str, SeenByRequest]) -> bytes:
     return buffer.getvalue()
 
 
-def parse_requests(data: bytes, *, where: str) -> dict[str, SeenByRequest]:
+def parse_histograms(data: bytes, *, where: str) -> dict[str, RequestHistograms]:
     """Read the archive; raises `BadInput` when it is damaged or of another version."""
     found = {}
     try:
@@ -130,7 +133,7 @@ def parse_requests(data: bytes, *, where: str) -> dict[str, SeenByRequest]:
             version = int(arrays["version"])
             for index, name in enumerate(arrays["sites"]):
                 bins, counts, weights, figures = (arrays[f"{index}.{field}"] for field in _FIELDS)
-                found[str(name)] = SeenByRequest(
+                found[str(name)] = RequestHistograms(
                     bins, counts, weights, float(figures[0]), float(figures[1])
                 )
     except Exception as exc:  # damaged bytes raise whatever zipfile, zlib and NumPy trip over
