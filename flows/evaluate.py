@@ -12,6 +12,7 @@ from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import BadInput, NotFound, Refused
 from infra.settings import settings
+from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
 from tasks.promotion.steps import champion_of
@@ -106,8 +107,9 @@ def find_subject(
 
 def _candidate(model: RegisteredModel, given: str) -> EvaluatedEngine:
     """By the whole id, or its beginning."""
-    store, prefix = settings().store(), f"candidates/{model.name}/"
-    ids = sorted({key.removeprefix(prefix).partition("/")[0] for key in store.list(prefix)})
+    store, kind = settings().store(), layout.CANDIDATE
+    files = (kind.fields(key) for key in kind.keys(store, model=model.name))
+    ids = sorted({fields["candidate"] for fields in files if fields is not None})
     found = [one for one in ids if one.startswith(given)]
     if not given or len(found) != 1:
         told = (
@@ -118,12 +120,13 @@ def _candidate(model: RegisteredModel, given: str) -> EvaluatedEngine:
         raise NotFound(
             f"{told}: give one of {', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}"
         )
-    folder = f"{prefix}{found[0]}/"
-    built = [name for name in model.spec.targets if store.exists(f"{folder}{PLAN.format(name)}")]
+    plans: dict[str, str] = {
+        name: layout.candidate_file(model.name, found[0], PLAN.format(name))
+        for name in model.spec.targets
+    }
+    built = [name for name, key in plans.items() if store.exists(key)]
     target = _runnable(model, built)
-    return EvaluatedEngine(
-        f"candidate {found[0][:12]}", target, store.get(f"{folder}{PLAN.format(target)}")
-    )
+    return EvaluatedEngine(f"candidate {found[0][:12]}", target, store.get(plans[target]))
 
 
 def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:

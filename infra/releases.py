@@ -24,11 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from infra.canonical import Json, canonical, sha256
 from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered
+from infra.stores import layout
 from infra.stores.keys import checked
 from infra.stores.port import ObjectStore
 
 _VERSION = 1
-_MANIFEST = "manifest.json"
 _SIGNATURE = "manifest.sig"
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -62,7 +62,7 @@ class Release:
             raise NotFound(
                 f"Release {self.digest[:12]} of {self.model} has no file {name}: it has {sorted(self.files)}."
             )
-        data = self.store.get(_key(self.model, self.digest, name))
+        data = self.store.get(layout.release_file(self.model, self.digest, name))
         if sha256(data) != recorded.sha256:
             raise Tampered(
                 f"The file {name} of release {self.digest[:12]} of {self.model} differs from its recorded digest and "
@@ -181,10 +181,10 @@ def write_release(
     manifest = _manifest(model, recorded, facts)
     digest = sha256(manifest)
     for name, data in files.items():
-        store.put(_key(model, digest, name), data)
+        store.put(layout.release_file(model, digest, name), data)
     if signer is not None:
-        store.put(_key(model, digest, _SIGNATURE), signer.sign(manifest))
-    store.put(_key(model, digest, _MANIFEST), manifest)
+        store.put(layout.release_file(model, digest, _SIGNATURE), signer.sign(manifest))
+    store.put(layout.release_file(model, digest, layout.MANIFEST), manifest)
     return _release(store, digest, manifest, signer.verifier().key_id if signer else None)
 
 
@@ -200,7 +200,7 @@ def read_release(
             f"{digest!r} of {model!r} names no release: give a model's name and 64 hexadecimal digits."
         )
     what = f"release {digest[:12]} of {model}"
-    manifest = store.get(_key(model, digest, _MANIFEST))
+    manifest = store.get(layout.release_file(model, digest, layout.MANIFEST))
     if sha256(manifest) != digest:
         raise Tampered(
             f"The manifest of {what} differs from its digest and was not loaded: restore it, or roll back."
@@ -217,7 +217,7 @@ def read_release(
 
 def _signature(store: ObjectStore, model: str, digest: str, what: str) -> bytes:
     try:
-        return store.get(_key(model, digest, _SIGNATURE))
+        return store.get(layout.release_file(model, digest, _SIGNATURE))
     except NotFound as error:
         raise Refused(
             f"The {what} is not signed, and a signature is demanded: sign it by writing it again."
@@ -230,7 +230,7 @@ def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Jso
             f"The model name {model!r} cannot be part of a key: use letters, digits, '.', '_' and '-'."
         )
     for name in files:
-        if checked(name) in (_MANIFEST, _SIGNATURE):
+        if checked(name) in (layout.MANIFEST, _SIGNATURE):
             raise BadInput(f"The file name {name!r} is the release's own: choose another.")
     listed: dict[str, Json] = {
         name: {"sha256": one.sha256, "size": one.size} for name, one in files.items()
@@ -254,10 +254,6 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
         raise BadInput(
             f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again."
         ) from error
-
-
-def _key(model: str, digest: str, name: str) -> str:
-    return f"releases/{model}/{digest}/{name}"
 
 
 def _bad_key(path: Path | str, half: str, error: Exception) -> RequantError:

@@ -10,6 +10,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.stores import layout
+
 Tensor = NDArray[np.float32]
 Payload = str | Tensor
 """What a request carries: a text, or one float32 tensor without the batch dimension."""
@@ -280,7 +282,7 @@ class CandidateRef:
 
     def key(self, name: str) -> str:
         """Where one of its files lies in the object store."""
-        return f"candidates/{self.model}/{self.candidate_id}/{name}"
+        return layout.candidate_file(self.model, self.candidate_id, name)
 
 
 @dataclass(frozen=True, slots=True)

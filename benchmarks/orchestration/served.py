@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.canonical import Json, canonical, sha256
 from infra.releases import write_release
 from infra.settings import Settings, use_workspace
+from infra.stores import layout
 from tasks.drift.evidence import Evidence, dump_evidence
 from tasks.drift.statistics.streams import Stream
 from tasks.promotion import journal
@@ -46,8 +47,8 @@ REGISTRATION = sha256(SPEC.encode())
 def prepare(chosen: Settings) -> None:
     """Fill this process's empty workspace: a champion, decisions with evidence, lineage."""
     store = chosen.store()
-    store.put(f"models/{MODEL}/{REGISTRATION}/spec.yaml", SPEC.encode())
-    store.put(f"models/{MODEL}/current", canonical({"version": 1, "digest": REGISTRATION}))
+    store.put(layout.registration_file(MODEL, REGISTRATION, "spec.yaml"), SPEC.encode())
+    store.put(layout.registration_in_use(MODEL), canonical({"version": 1, "digest": REGISTRATION}))
     windows = [_window(chosen, number) for number in range(WINDOWS)]
     champion = _promoted(chosen, windows[0])
     for number, window in enumerate(windows, 1):
@@ -57,17 +58,19 @@ def prepare(chosen: Settings) -> None:
 def _window(chosen: Settings, number: int) -> SampleRef:
     start = START + timedelta(days=number)
     digest, end = sha256(b"window %d" % number), (start + timedelta(days=1)).isoformat()
-    key, traffic = f"windows/{MODEL}/{digest}.parquet", sha256(b"traffic %d" % number)
+    key, traffic = layout.window(MODEL, digest), sha256(b"traffic %d" % number)
     times = (start.isoformat(), end)
     window = SampleRef(MODEL, digest, key, 256, 9000, {}, (), *times, source=traffic)
-    chosen.store().put(f"windows/{MODEL}/{digest}.json", canonical(asdict(window)))
+    chosen.store().put(layout.sample_facts(key), canonical(asdict(window)))
     return window
 
 
 def _promoted(chosen: Settings, window: SampleRef) -> ReleaseRef:
     calibration = sha256(b"calibration")
     facts: dict[str, Json] = {"source": window.digest, "rows": window.rows, "end": window.end}
-    chosen.store().put(f"calibration/{MODEL}/{calibration}.json", canonical(facts))
+    chosen.store().put(
+        layout.sample_facts(layout.calibration_set(MODEL, calibration)), canonical(facts)
+    )
     made: dict[str, Json] = {
         "model": REGISTRATION,
         "calibration": calibration,
@@ -82,9 +85,13 @@ def _promoted(chosen: Settings, window: SampleRef) -> ReleaseRef:
 
 
 def _decided(chosen: Settings, champion: ReleaseRef, window: SampleRef, number: int) -> None:
-    place = f"evidence/{MODEL}/{champion.digest[:16]}-{SOURCE[:16]}"
     evidence: dict[str, Json] = {
-        detector: _evidence(chosen, f"{place}/{detector}/{number:08d}.json", window, number)
+        detector: _evidence(
+            chosen,
+            f"{layout.evidence_folder(MODEL, champion.digest, SOURCE, detector)}{number:08d}.json",
+            window,
+            number,
+        )
         for detector in DETECTORS
     }
     finding = Finding("all", 0.999, 0.95, False, "agreement is 0.999; at least 0.95 is wanted")

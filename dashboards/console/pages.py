@@ -19,6 +19,7 @@ from flows.queries.views import ModelView
 from flows.schedules import overdue, upcoming
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
+from infra.stores import layout
 from infra.telemetry import CONTENT_TYPE, read_snapshots
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import EntryKind, LedgerEntry
@@ -181,7 +182,7 @@ def report_keys(model: str, decision: LedgerEntry) -> tuple[str, ...]:
     if decision.kind is not EntryKind.DECIDED or not isinstance(window, str) or was_thin(decision):
         return ()
     return tuple(
-        f"reports/{model}/{window[:16]}/{name}"
+        layout.report(model, window, name)
         for name in (f"{STORED_DETECTORS}.html", "evidently.html")
     )
 

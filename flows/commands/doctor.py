@@ -16,6 +16,7 @@ from infra.addresses import without_password
 from infra.engines import TARGETS, open_target
 from infra.errors import AlreadyExists, RequantError, Unavailable
 from infra.settings import Settings
+from infra.stores import layout
 from tasks.personal_data.identifiers import LIMITS, missing
 from tasks.specs.registration import model_names
 
@@ -86,7 +87,7 @@ def _disk(settings: Settings) -> SetupCheck:
 
 def _store(settings: Settings) -> SetupCheck:
     """The ledger's one commit point is create-if-absent: a store that ignores it would lose the fence silently."""
-    store, key = settings.store(), f"doctor/{secrets.token_hex(8)}"
+    store, key = settings.store(), layout.store_probe(secrets.token_hex(8))
     try:
         store.create(key, b"1")
         with suppress(AlreadyExists):

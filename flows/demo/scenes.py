@@ -12,6 +12,7 @@ from flows.outcomes import RunOutcome, Status
 from flows.reconcile import reconcile
 from flows.requantize import requantize
 from infra.settings import settings
+from infra.stores import layout
 from tasks.models.catalog import register
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind, previous
@@ -231,7 +232,7 @@ def _action(outcome: RunOutcome) -> Action | None:
 
 def _window(outcome: RunOutcome) -> str:
     assert outcome.decision is not None  # noqa: S101  # a maintenance run with a champion always decides
-    return f"windows/{outcome.model}/{outcome.decision.window_digest}.parquet"
+    return layout.window(outcome.model, outcome.decision.window_digest)
 
 
 def _told(stage: Stage, outcome: RunOutcome) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks import lineage
 from tasks.lineage import Lineage, Node
@@ -67,18 +68,19 @@ def write(graph: Lineage, form: Export, path: Path) -> None:
         ) from exc
 
 
-def _documents(store: ObjectStore, prefix: str) -> Iterator[tuple[str, Mapping[str, Json]]]:
-    for key in store.list(prefix):
-        stem = key.split("/")[-1].removesuffix(".json")
-        if key.endswith(".json") and "." not in stem:
-            try:
-                yield stem, json.loads(store.get(key))
-            except ValueError:
-                continue
+def _documents(
+    store: ObjectStore, kind: layout.ObjectKind, model: str
+) -> Iterator[tuple[str, Mapping[str, Json]]]:
+    for key in kind.keys(store, model=model):
+        digest = (kind.fields(key) or {})["digest"]
+        try:
+            yield digest, json.loads(store.get(key))
+        except ValueError:
+            continue
 
 
 def _windows(store: ObjectStore, model: str) -> Iterator[Edge]:
-    for digest, facts in _documents(store, f"windows/{model}/"):
+    for digest, facts in _documents(store, layout.WINDOW_FACTS, model):
         source = str(facts.get("source") or f"{facts.get('start')} to {facts.get('end')}")
         span = {"start": str(facts.get("start")), "end": str(facts.get("end"))}
         yield _window(model, digest, facts), Node("traffic", source, span)
@@ -86,7 +88,7 @@ def _windows(store: ObjectStore, model: str) -> Iterator[Edge]:
 
 def _window(model: str, digest: str, facts: Mapping[str, Json]) -> Node:
     told = {
-        "key": f"windows/{model}/{digest}.parquet",
+        "key": layout.window(model, digest),
         "rows": str(facts.get("rows")),
         "seen": str(facts.get("seen")),
     }
@@ -94,8 +96,8 @@ def _window(model: str, digest: str, facts: Mapping[str, Json]) -> Node:
 
 
 def _sets(store: ObjectStore, model: str) -> Iterator[Edge]:
-    for digest, facts in _documents(store, f"calibration/{model}/"):
-        told = {"key": f"calibration/{model}/{digest}.parquet", "rows": str(facts.get("rows"))}
+    for digest, facts in _documents(store, layout.CALIBRATION_FACTS, model):
+        told = {"key": layout.calibration_set(model, digest), "rows": str(facts.get("rows"))}
         made = Node("calibration", digest, told, str(facts.get("end") or ""))
         if facts.get("source"):
             yield made, Node("window", str(facts["source"]))
@@ -106,10 +108,8 @@ def _releases(store: ObjectStore, model: str) -> Iterator[Edge]:
     shown: dict[str | None, list[str]] = {}
     for alias, version in ledger.aliases(entries).items():
         shown.setdefault(version, []).append(alias)
-    for key in store.list(f"releases/{model}/"):
-        if not key.endswith("/manifest.json"):
-            continue
-        digest = key.split("/")[2]
+    for key in layout.RELEASE.keys(store, model=model, path=layout.MANIFEST):
+        digest = (layout.RELEASE.fields(key) or {})["release"]
         try:
             manifest = json.loads(store.get(key))
             yield from _release(digest, manifest["facts"], manifest["files"])

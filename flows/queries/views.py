@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from infra.errors import NotFound
 from infra.settings import settings
+from infra.stores import layout
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_digest, current_spec, model_names
@@ -51,6 +52,6 @@ def history(name: str) -> tuple[LedgerEntry, ...]:
 
 def report_page(key: str) -> bytes:
     """A stored drift report; raises `NotFound`."""
-    if not key.startswith("reports/"):
+    if layout.REPORT.fields(key) is None:
         raise NotFound(f"{key} is no report")
     return settings().store().get(key)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from infra.canonical import sha256
 from infra.errors import AlreadyExists, Unavailable
 from infra.settings import settings
+from infra.stores import layout
 from tasks.drift.evidence import Evidence, dump_evidence, parse_evidence
 
 RACES = 50
@@ -18,7 +19,7 @@ RACES = 50
 
 def prefix(model: str, champion: str, source: str, detector: str) -> str:
     """Where a detector keeps what it knows about one champion beside one full-precision graph (digests)."""
-    return f"evidence/{model}/{champion[:16]}-{source[:16]}/{detector}/"
+    return layout.evidence_folder(model, champion, source, detector)
 
 
 def newest(place: str) -> tuple[Evidence, str]:

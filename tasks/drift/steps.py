@@ -14,6 +14,7 @@ from infra.canonical import Json, sha256
 from infra.engines.released import load_released
 from infra.errors import NotFound
 from infra.settings import settings
+from infra.stores import layout
 from tasks.drift import dossier
 from tasks.drift.decision import decide, recalibrates
 from tasks.drift.detectors.control import control_increments, judge_control
@@ -318,9 +319,8 @@ def write_report(
         "evidently.html": snapshot.html,
     }
     store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
-    prefix = _reports(window)
     for name, page in pages.items():
-        settings().store().put(f"{prefix}/{name}", page)
+        settings().store().put(layout.report(window.model, window.digest, name), page)
     settings().registry().log_run(
         window.model,
         f"drift {window.digest[:8]}",
@@ -335,12 +335,12 @@ def write_report(
         },
         artifacts=pages,
     )
-    return f"{prefix}/{PAGE}"
+    return layout.report(window.model, window.digest, PAGE)
 
 
 def written_report(window: SampleRef) -> str | None:
     """The key of the window's page of the detectors; None when it has none."""
-    key = f"{_reports(window)}/{PAGE}"
+    key = layout.report(window.model, window.digest, PAGE)
     return key if settings().store().exists(key) else None
 
 
@@ -413,7 +413,7 @@ def _embeddings(
 def _embedded(
     model: RegisteredModel, name: str, requests: Sequence[Request]
 ) -> NDArray[np.float32]:
-    store, key = settings().store(), f"embeddings/{model.name}/{model.source[:16]}-{name[:32]}.npy"
+    store, key = settings().store(), layout.embeddings(model.name, model.source, name)
     if store.exists(key):
         return np.asarray(np.load(BytesIO(store.get(key)), allow_pickle=False), np.float32)
     found = np.asarray(
@@ -450,12 +450,16 @@ def _note_worst(
         for place in order
     ]
     document = {"version": 1, "worst": rows}
-    settings().store().put(f"{_reports(window)}/worst.json", json.dumps(document).encode())
+    settings().store().put(
+        layout.report(window.model, window.digest, "worst.json"), json.dumps(document).encode()
+    )
 
 
 def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
     try:
-        rows = json.loads(settings().store().get(f"{_reports(window)}/worst.json"))["worst"]
+        rows = json.loads(
+            settings().store().get(layout.report(window.model, window.digest, "worst.json"))
+        )["worst"]
     except NotFound:  # fidelity was not looked at
         return ()
     known = {one.request_id: one for one in requests}
@@ -464,16 +468,12 @@ def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
     )
 
 
-def _reports(window: SampleRef) -> str:
-    return f"reports/{window.model}/{window.digest[:16]}"
-
-
 def _requests(key: str) -> tuple[Request, ...]:
     return from_parquet(settings().store().get(key), where=key)
 
 
 def _calibrated_on(champion: ReleaseRef) -> tuple[Request, ...]:
-    return _requests(f"calibration/{champion.model}/{_calibration(champion)}.parquet")
+    return _requests(layout.calibration_set(champion.model, _calibration(champion)))
 
 
 def _calibration(champion: ReleaseRef) -> str:

@@ -20,6 +20,7 @@ from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.settings import settings
 from infra.sources import fetch
+from infra.stores import layout
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
 from tasks.metrics.generated_text import SUITES
@@ -34,7 +35,6 @@ from tasks.records import GoldenSet, Request, Tensor
 from tasks.specs.registration import (
     current_digest,
     current_spec,
-    file_key,
     read_file,
     read_spec,
     use_digest,
@@ -133,7 +133,7 @@ class RegisteredModel:
     def replay(self) -> tuple[Request, ...]:
         """The corpus to replay as traffic: the spec's own, or the calibration pool."""
         try:
-            data = settings().store().get(_replay_key(self.name))
+            data = settings().store().get(layout.replay(self.name))
         except NotFound:
             return self.pool
         return read_corpus(data, where=f"the traffic corpus of {self.name}")
@@ -167,14 +167,16 @@ def register(spec_path: Path) -> RegisteredModel:
     replay = _replay(spec, base)
     for name, data in files.items():
         try:
-            store.create(file_key(spec.name, digest, name), data)
+            store.create(layout.registration_file(spec.name, digest, name), data)
         except AlreadyExists:
             continue  # the key names the content
     if replay is None:
-        store.delete(_replay_key(spec.name))
+        store.delete(layout.replay(spec.name))
     else:
-        store.put(_replay_key(spec.name), replay)
-    store.put(_folder_key(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode())
+        store.put(layout.replay(spec.name), replay)
+    store.put(
+        layout.spec_folder(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode()
+    )
     use_digest(spec.name, digest)
     return open_model(spec.name)
 
@@ -187,7 +189,7 @@ def open_model(name: str) -> RegisteredModel:
 def spec_folder(name: str) -> Path:
     """Where the spec of a model lay when it was registered; `/` when that was before folders were kept."""
     try:
-        return Path(json.loads(settings().store().get(_folder_key(name)))["folder"])
+        return Path(json.loads(settings().store().get(layout.spec_folder(name)))["folder"])
     except NotFound:
         return Path("/")
 
@@ -237,14 +239,6 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     return files
-
-
-def _folder_key(model: str) -> str:
-    return f"models/{model}/folder.json"
-
-
-def _replay_key(model: str) -> str:
-    return f"models/{model}/traffic.parquet"
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from infra.cluster import open_mapper
 from infra.settings import settings
+from infra.stores import layout
 from tasks.models.catalog import where_spread
 from tasks.profiles.frozen import freeze
 from tasks.profiles.window import PartProfile, WindowProfile, profile_window
@@ -33,6 +34,6 @@ def window_profile(window: SampleRef) -> WindowProfile:
 @step("freeze-traffic")
 def freeze_traffic(window: SampleRef) -> str:
     """What a release of this window will keep of its traffic; gives the key, `frozen/MODEL/WINDOW.json`."""
-    key = f"frozen/{window.model}/{window.digest}.json"
+    key = layout.frozen_traffic(window.model, window.digest)
     settings().store().put(key, freeze(window_profile(window).profile).document())
     return key

@@ -7,7 +7,6 @@ Keys are `profiles/MODEL/date=YYYY-MM-DD/hour=HH/part-<digest>-v<version>-<setti
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Tampered
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.profiles.archive import dump, parse
 from tasks.profiles.columns.hashing import hash64
@@ -28,9 +28,6 @@ from tasks.profiles.settings import VERSION, ProfileSettings
 
 BATCH = 1 << 16
 """Rows in memory at a time."""
-_PART = re.compile(
-    r"^traffic/(?P<model>.+)/(?P<hour>date=\d{4}-\d\d-\d\d/hour=\d\d)/part-(?P<digest>[0-9a-f]{32})\.parquet$"
-)
 _REQUIRED = (ID, TIME, "tenant", "domain", "language")
 
 
@@ -79,7 +76,7 @@ def profile_window(
     strange = next((key for key in keys if not _of_model(key, model)), None)
     if strange is not None:
         raise BadInput(
-            f"{strange} is not a part of the traffic of {model}: list them under traffic/{model}/"
+            f"{strange} is not a part of the traffic of {model}: list them under {layout.TRAFFIC.prefix(model=model)}"
         )
     whole, read, diagnostics = empty(settings), 0, []
     for done in mapper(partial(profile_part, store, settings=settings), keys):
@@ -114,15 +111,15 @@ def profile_part(
 
 def profile_key(part: str, settings: ProfileSettings) -> str:
     """Where a part's profile is stored; raises `BadInput` on a key that names no part."""
-    found = _PART.match(part)
-    if not found:
+    fields = layout.TRAFFIC.fields(part)
+    if fields is None:
         raise BadInput(f"{part} is not a part of stored traffic: import the traffic first")
-    return f"profiles/{found['model']}/{found['hour']}/part-{found['digest']}-v{VERSION}-{settings.digest}.profile"
+    return layout.part_profile(fields, VERSION, settings.digest)
 
 
 def _of_model(key: str, model: str) -> bool:
-    found = _PART.match(key)
-    return found is not None and found["model"] == model
+    fields = layout.TRAFFIC.fields(key)
+    return fields is not None and fields["model"] == model
 
 
 def _checked(data: bytes, settings: ProfileSettings, where: str) -> None:

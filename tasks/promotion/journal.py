@@ -7,6 +7,7 @@ from infra.canonical import Json
 from infra.chain import Chain
 from infra.errors import AlreadyExists, NotFound, Unavailable
 from infra.settings import settings
+from infra.stores import layout
 from tasks.promotion.ledger import LedgerEntry, aliases, champion, labels, parse
 
 RACES = 50
@@ -85,7 +86,7 @@ def shown_champion(model: str) -> str | None:
 def mark(model: str) -> int:
     """The ledger number of the promotion that the aliases were last known to show; 0 when none was."""
     try:
-        return int(json.loads(settings().store().get(_mark_key(model)))["number"])
+        return int(json.loads(settings().store().get(layout.projection(model)))["number"])
     except NotFound:
         return 0
 
@@ -94,13 +95,9 @@ def note_mark(model: str, number: int) -> None:
     """Note that the aliases show the promotion of this number; a late writer never turns it back."""
     if number > mark(model):
         settings().store().put(
-            _mark_key(model), json.dumps({"version": 1, "number": number}).encode()
+            layout.projection(model), json.dumps({"version": 1, "number": number}).encode()
         )
 
 
-def _mark_key(model: str) -> str:
-    return f"projections/{model}.json"
-
-
 def _chain(model: str) -> Chain:
-    return Chain(settings().store(), f"ledger/{model}")
+    return Chain(settings().store(), layout.ledger(model))

@@ -15,6 +15,7 @@ from infra.engines import open_target
 from infra.errors import BadInput, NotFound
 from infra.processes.memory import require_memory
 from infra.settings import settings
+from infra.stores import layout
 from tasks.graphs.memory import footprint
 from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
@@ -61,8 +62,8 @@ def observe(calibration: SampleRef) -> str:
     """One observer pass over a calibration set; returns the observation's key. Done before: not done again."""
     model, store = open_model(calibration.model), settings().store()
     limits = calibration.ceilings
-    suffix = f"-{sha256(canonical(dict(limits)))[:8]}" if limits else ""
-    key = f"observations/{model.name}/{model.digest[:16]}-{calibration.digest}{suffix}.npz"
+    variant = sha256(canonical(dict(limits)))[:8] if limits else ""
+    key = layout.observation(model.name, model.digest, calibration.digest, variant)
     if not store.exists(key):
         _require_memory(model)
         requests = from_parquet(
@@ -99,7 +100,7 @@ def measure_sensitivity(
         "recipe": _tuning(recipe).document(),
         "cases": SENSITIVITY_CASES,
     }
-    key = f"sensitivities/{model.name}/{sha256(canonical(named))[:32]}{'-others' if others else ''}.json"
+    key = layout.sensitivity(model.name, sha256(canonical(named))[:32], others=others)
     if not store.exists(key):
         _require_memory(model)
         requests = from_parquet(
@@ -149,7 +150,9 @@ def write_graph(
     change = None if allow_scale_change else model.spec.calibration.largest_scale_change
     candidate_id = _candidate_id(model, recipe, observation, champion, losses, change)
     try:
-        facts = json.loads(store.get(f"candidates/{model.name}/{candidate_id}/candidate.json"))
+        facts = json.loads(
+            store.get(layout.candidate_file(model.name, candidate_id, "candidate.json"))
+        )
     except NotFound:
         kept = MANY_ROWS if recipe.learns_from_many else ROWS
         _require_memory(
@@ -183,11 +186,11 @@ def write_graph(
         )
         graph = _graph(model, recipe, derived, champion)
         if recipe.kv_cache is NumberFormat.INT8:
-            layout = language_inputs(model.inputs).layout
+            saving = told_saving(language_inputs(model.inputs).layout)
             graph = write_cache(
                 graph, cache_scales(_cache_ranges(model, calibration), RangeRule.MAX)
             )
-            derived = replace(derived, diagnostics=(*derived.diagnostics, told_saving(layout)))
+            derived = replace(derived, diagnostics=(*derived.diagnostics, saving))
         measures: dict[str, Json] = {
             name: known.get(name, []) for name in ("submodules", "placements")
         }
@@ -222,7 +225,7 @@ def _seen_by_champion(
     deployed = _deployed(champion) or {}
     if champion is None or not deployed or not recipe.keeps_graph or not recipe.weighs:
         return None
-    key = f"{observation.removesuffix('.npz')}-seen-by-{champion.digest[:16]}.npz"
+    key = layout.champion_observation(observation, champion.digest)
     store = settings().store()
     if not store.exists(key):
         requests = from_parquet(
@@ -303,7 +306,7 @@ def record_ladder(
     model, registry = calibration.model, settings().registry()
     pictures = _pictures(f"{model} on {window[:8]}", figures, limits)
     for name, data in pictures.items():
-        settings().store().put(f"reports/{model}/{window[:16]}/{name}", data)
+        settings().store().put(layout.report(model, window, name), data)
     promoted = next((one.name for one in figures if one.chosen), "none")
     parent = registry.log_run(
         model,
@@ -519,5 +522,5 @@ def _store(
         ),  # last: a candidate without it is incomplete and is written again
     }
     for name, data in files.items():
-        settings().store().put(f"candidates/{model.name}/{candidate_id}/{name}", data)
+        settings().store().put(layout.candidate_file(model.name, candidate_id, name), data)
     return facts

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
+from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.observation.request_amax import RequestAmax, watch_amax
 from tasks.observation.scales import parse_scales
@@ -19,8 +20,6 @@ from tasks.sampling.compose import compose
 from tasks.sampling.scrubbing import scrubbed
 from tasks.sampling.shards import draw_window
 from tasks.sampling.stored_samples import (
-    CALIBRATION,
-    WINDOWS,
     drawn_key,
     keep_quarantined,
     keep_sample,
@@ -56,7 +55,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     if len(sample.requests) < rules.minimum_rows:
         digest = sha256(canonical([*span, source]))
         return ThinWindow(model, digest, len(sample.requests), rules.minimum_rows, *span)
-    reference = keep_sample(store, WINDOWS, model, sample, *span, source=source)
+    reference = keep_sample(store, layout.WINDOW, model, sample, *span, source=source)
     store.put(note, reference.key.encode())
     return reference
 
@@ -69,7 +68,7 @@ def newest_sample(thin: ThinWindow) -> SampleRef:
     pool; it is of no hours: it has no `start`, and no groups that are served.
     """
     model, store = open_model(thin.model), settings().store()
-    keys = [key for key in store.list(f"{WINDOWS}/{thin.model}/") if key.endswith(".parquet")]
+    keys = list(layout.WINDOW.keys(store, model=thin.model))
     stored = [read_reference(store, thin.model, key) for key in keys]
     for sample in sorted(stored, key=lambda sample: sample.end, reverse=True):
         # Some requests may have been forgotten since.
@@ -77,7 +76,7 @@ def newest_sample(thin: ThinWindow) -> SampleRef:
             return sample
     pool = draw(model.pool, size=model.spec.window.sample, tenant_share=1.0)
     source = sha256(model.file("pool.parquet"))
-    return keep_sample(store, WINDOWS, thin.model, pool, "", thin.end, source=source)
+    return keep_sample(store, layout.WINDOW, thin.model, pool, "", thin.end, source=source)
 
 
 @step("load-sample")
@@ -108,7 +107,7 @@ def compose_calibration_set(
     keep_quarantined(store, window, composed.quarantined)
     return keep_sample(
         store,
-        CALIBRATION,
+        layout.CALIBRATION,
         model,
         composed.sample,
         window.start,

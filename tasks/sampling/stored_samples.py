@@ -10,6 +10,7 @@ from datetime import datetime
 
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.observation.ceilings import Ceilings, stored_ceilings
 from tasks.records import Request, Sample, SampleRef
@@ -18,8 +19,6 @@ from tasks.specs.spec import ModelSpec
 from tasks.traffic import from_parquet, to_parquet
 from tasks.traffic.storage.sample_weights import read_weights, write_weights
 
-WINDOWS, CALIBRATION = "windows", "calibration"
-"""Kinds of sample: the first part of their keys."""
 DRAWING = 1
 """Version of how a window is drawn: another one draws anew from windows that were drawn before."""
 SERVED_FRACTION = 0.02
@@ -28,7 +27,7 @@ SERVED_FRACTION = 0.02
 
 def keep_sample(
     store: ObjectStore,
-    kind: str,
+    kind: layout.ObjectKind,
     model: str,
     sample: Sample,
     start: str = "",
@@ -36,11 +35,11 @@ def keep_sample(
     ceilings: Ceilings | None = None,
     source: str = "",
 ) -> SampleRef:
-    """Store a sample under its digest, `KIND/MODEL/DIGEST.parquet`, and return its reference.
+    """Store a sample under its digest, and return its reference.
 
     Args:
         store: Where to.
-        kind: `WINDOWS` or `CALIBRATION`.
+        kind: `layout.WINDOW` or `layout.CALIBRATION`.
         model: Whose.
         sample: The requests with their weights.
         start: ISO 8601, of the window; "" for a sample of no hours.
@@ -48,11 +47,11 @@ def keep_sample(
         ceilings: What no range may go beyond.
         source: Digest of what it was drawn from.
     """
-    stem = f"{kind}/{model}/{sample.digest}"
+    key = kind.key(model=model, digest=sample.digest)
     reference = SampleRef(
         model=model,
         digest=sample.digest,
-        key=f"{stem}.parquet",
+        key=key,
         rows=len(sample.requests),
         seen=sample.seen,
         dropped=dict(sample.dropped),
@@ -64,19 +63,20 @@ def keep_sample(
         source=source,
     )
     write_weights(store, reference.key, sample.weights)
-    store.put(f"{stem}.json", json.dumps(asdict(reference), sort_keys=True).encode())
+    store.put(layout.sample_facts(key), json.dumps(asdict(reference), sort_keys=True).encode())
     store.put(reference.key, to_parquet(sample.requests))
     return reference
 
 
 def read_reference(store: ObjectStore, model: str, key: str) -> SampleRef:
     """Read the reference of a window's sample; raises `BadInput` when it is none of this model."""
-    if not key.startswith(f"{WINDOWS}/{model}/"):
+    folder = layout.WINDOW.prefix(model=model)
+    if not key.startswith(folder):
         raise BadInput(
-            f"{key!r} is no traffic sample of {model}: give a key that begins with windows/{model}/"
+            f"{key!r} is no traffic sample of {model}: give a key that begins with {folder}"
         )
     try:
-        facts = json.loads(store.get(f"{key.removesuffix('.parquet')}.json"))
+        facts = json.loads(store.get(layout.sample_facts(key)))
     except NotFound as exc:
         raise BadInput(
             f"no traffic sample is stored at {key}: leave the window empty to sample a new one"
@@ -97,13 +97,13 @@ def drawn_key(
     """Return where the key of the sample is noted that a window's parts gave under these rules."""
     rules = [spec.window.sample, spec.window.tenant_share, spec.calibration.privacy, DRAWING]
     span = canonical([start.isoformat(), end.isoformat(), rules])
-    return f"draws/{model}/{sha256(span + canonical(sorted(parts)))}"
+    return layout.draw(model, sha256(span + canonical(sorted(parts))))
 
 
 def keep_quarantined(store: ObjectStore, window: SampleRef, out: Sequence[Quarantined]) -> None:
     """Store who was set aside, and why, at `quarantine/MODEL/WINDOW.json`; nothing for nobody."""
     if out:
-        key = f"quarantine/{window.model}/{window.digest}.json"
+        key = layout.quarantine(window.model, window.digest)
         content = json.dumps(document(out, window.digest), sort_keys=True)
         store.put(key, content.encode())
 

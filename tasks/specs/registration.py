@@ -3,7 +3,7 @@
 models/NAME/DIGEST/<file>   immutable, addressed by content
 models/NAME/current         the digest in use
 
-Commands that only read stand on this room: it imports nothing of a model's graph, engine or data.
+Commands that only read stand on this module: it imports nothing of a model's graph, engine or data.
 """
 
 import json
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from infra.stores import ObjectStore
+from infra.stores import ObjectStore, layout
 from tasks.specs.spec import ModelSpec, parse_spec
 
 OPEN_SPECS = 64
@@ -20,14 +20,16 @@ OPEN_SPECS = 64
 
 def model_names(store: ObjectStore) -> list[str]:
     """All registered models, sorted."""
-    return sorted({key.split("/")[1] for key in store.list("models/") if key.endswith("/current")})
+    kind = layout.REGISTRATION_IN_USE
+    known = (kind.fields(key) for key in store.list(kind.prefix()))
+    return sorted(fields["model"] for fields in known if fields is not None)
 
 
 def current_digest(name: str) -> str:
     """The digest in use under a name; raises `NotFound` naming the known ones, and `BadInput`."""
     store = settings().store()
     try:
-        data = store.get(f"models/{name}/current")
+        data = store.get(layout.registration_in_use(name))
     except NotFound as exc:
         known = ", ".join(model_names(store)) or "none yet"
         raise NotFound(
@@ -37,14 +39,14 @@ def current_digest(name: str) -> str:
         return str(json.loads(data)["digest"])
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(
-            f"models/{name}/current is damaged: run `requant model add` again for {name}"
+            f"{layout.registration_in_use(name)} is damaged: run `requant model add` again for {name}"
         ) from exc
 
 
 def use_digest(name: str, digest: str) -> None:
     """Bring a stored registration into use."""
     document = json.dumps({"version": 1, "digest": digest})
-    settings().store().put(f"models/{name}/current", document.encode())
+    settings().store().put(layout.registration_in_use(name), document.encode())
 
 
 def current_spec(name: str) -> ModelSpec:
@@ -59,12 +61,7 @@ def read_spec(name: str, digest: str) -> ModelSpec:
 
 def read_file(name: str, digest: str, file: str) -> bytes:
     """One file of a registration; raises `NotFound`."""
-    return settings().store().get(file_key(name, digest, file))
-
-
-def file_key(name: str, digest: str, file: str) -> str:
-    """Where a registration keeps a file."""
-    return f"models/{name}/{digest}/{file}"
+    return settings().store().get(layout.registration_file(name, digest, file))
 
 
 @lru_cache(maxsize=OPEN_SPECS)

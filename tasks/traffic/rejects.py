@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from infra.errors import AlreadyExists
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.personal_data.redaction import redact
 
@@ -30,7 +31,7 @@ def write_rejects(
     """Set rejected records aside as JSON Lines, redacted and cut to 2 kB each; gives the key."""
     lines = [_reject_line(reject, source_name) for reject in rejects]
     data = "".join(f"{line}\n" for line in lines).encode()
-    key = f"rejected/{model}/{sha256(data).hexdigest()[:32]}.jsonl"
+    key = layout.rejected(model, sha256(data).hexdigest()[:32])
     with contextlib.suppress(AlreadyExists):
         store.create(key, data)
     return key

@@ -15,6 +15,7 @@ from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import NotFound, RequantError, Unavailable
 from infra.settings import settings
+from infra.stores import layout
 from tasks.models.batches import Batch
 from tasks.models.catalog import (
     FULL_PRECISION,
@@ -120,7 +121,7 @@ def _verdict_key(
         "rules": RULES,
         "runtime": installed("onnxruntime"),
     }
-    return f"verdicts/{candidate.model}/{sha256(canonical(basis))[:32]}.json"
+    return layout.verdict(candidate.model, sha256(canonical(basis))[:32])
 
 
 def _judged(

@@ -93,9 +93,10 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
 def test_every_heavy_step_is_refused_before_it_starts(
     workspace: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from infra.stores.layout import CALIBRATION
     from tasks.quantization.steps import measure_sensitivity, observe, write_graph
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
+    from tasks.sampling.stored_samples import keep_sample
 
     register(EXAMPLES / "digits" / "model.yaml")
     calibration = keep_sample(

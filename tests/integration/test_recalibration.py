@@ -18,8 +18,9 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def calibration(exposure: float) -> SampleRef:
+    from infra.stores.layout import CALIBRATION
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
+    from tasks.sampling.stored_samples import keep_sample
 
     return keep_sample(
         settings().store(),

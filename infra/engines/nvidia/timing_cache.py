@@ -11,6 +11,7 @@ from typing import Any
 from infra.canonical import sha256
 from infra.engines.nvidia.host import Host
 from infra.errors import NotFound
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 
 _DIGEST = 64
@@ -23,7 +24,7 @@ def cache_key(host: Host) -> str:
         f"{host.capability}-{host.device}",
         f"driver-{host.driver}",
     )
-    return "timing-caches/" + "/".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts)
+    return layout.timing_cache("/".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.personal_data.redaction import redact
 from tasks.specs.spec import Task
@@ -184,7 +185,7 @@ class _Intake:
 
     def _anchored(self, source: Source) -> Source:
         """With the stamp that stands for `first_at`: that of the first file that was ever read."""
-        key = f"intake/{self._reading.model}/{self._reading.source}/origin-{self._rules}.json"
+        key = layout.source_origin(self._reading.model, self._reading.source, self._rules)
         if not self._store.exists(key):
             stamp = {"version": 1, "stamp": first_stamp(source)}
             with suppress(AlreadyExists):

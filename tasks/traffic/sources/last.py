@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from infra.errors import BadInput, NotFound
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.traffic.intake import Tally
 
@@ -73,17 +74,12 @@ def summary(
 def write_last(store: ObjectStore, model: str, done: SourceIntake) -> None:
     """Keep what an intake did until the next."""
     document = {"version": VERSION, **asdict(done)}
-    store.put(last_key(model, done.source), json.dumps(document, sort_keys=True).encode())
-
-
-def last_key(model: str, source: str) -> str:
-    """Where the last intake of a source is kept."""
-    return f"intake/{model}/{source}/last.json"
+    store.put(layout.last_intake(model, done.source), json.dumps(document, sort_keys=True).encode())
 
 
 def last_of(store: ObjectStore, model: str, source: str) -> SourceIntake | None:
     """Return the last intake of one source; None before the first."""
-    key = last_key(model, source)
+    key = layout.last_intake(model, source)
     try:
         return parse_last(store.get(key), where=key)
     except NotFound:
@@ -95,9 +91,9 @@ def last_intake(store: ObjectStore, model: str) -> tuple[SourceIntake, ...]:
 
     Raises `BadInput` for one that a newer Requant wrote.
     """
-    keys = [key for key in store.list(f"intake/{model}/") if key.count("/") == 3]
-    found = (parse_last(store.get(key), where=key) for key in keys if key.endswith("/last.json"))
-    return tuple(sorted(found, key=lambda done: done.source))
+    keys = list(layout.LAST_INTAKE.keys(store, model=model))
+    intakes = (parse_last(store.get(key), where=key) for key in keys)
+    return tuple(sorted(intakes, key=lambda intake: intake.source))
 
 
 def parse_last(data: bytes, *, where: str) -> SourceIntake:

@@ -21,6 +21,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from infra.errors import AlreadyExists, NotFound
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.traffic.sources.places import SourceFile
 
@@ -62,12 +63,12 @@ class Records:
 
     def __init__(self, store: ObjectStore, model: str, source: str, rules: str) -> None:
         """`rules` are all that a file's meaning depends on: under others it is read anew."""
-        self._store, self._prefix, self._rules = store, f"intake/{model}/{source}", rules
+        self._store, self._model, self._source, self._rules = store, model, source, rules
         self._states: dict[str, set[State]] = {}  # FILE-VERSION -> states
         self._versions: dict[str, list[str]] = {}  # FILE -> FILE-VERSION
         states: tuple[State, ...] = ("taken", "failed", "waiting")
         for state in states:
-            for key in store.list(f"{self._prefix}/{state}/"):
+            for key in layout.FILE_RECORD.keys(store, model=model, source=source, state=state):
                 stem = key.rpartition("/")[2].removesuffix(".json")
                 self._states.setdefault(stem, set()).add(state)
                 self._versions.setdefault(stem.partition("-")[0], []).append(stem)
@@ -130,7 +131,8 @@ class Records:
         return f"{_file_digest(file, self._rules)}-{_digest(file.version)}"
 
     def _key(self, state: State, stem: str) -> str:
-        return f"{self._prefix}/{state}/{stem}.json"
+        file, _, version = stem.partition("-")
+        return layout.file_record(self._model, self._source, state, file, version)
 
 
 def place_digest(rules: Iterable[object]) -> str:

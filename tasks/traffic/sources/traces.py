@@ -15,6 +15,7 @@ from hashlib import sha256
 
 from infra.errors import NotFound, RequantError
 from infra.registry.traces import TracePage, TraceStamp
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.traffic.imports import judge_traces
 from tasks.traffic.intake import Inlet, Tally, ingestion
@@ -69,7 +70,7 @@ def take_traces(
     store: ObjectStore, experiment: str, pages: Pages, reading: Reading, now: datetime
 ) -> SourceIntake:
     """Read what is new by pages; what was taken before an error is stored and told."""
-    key = f"intake/{reading.model}/{reading.source}/traces-{_digest(experiment)}.json"
+    key = layout.trace_progress(reading.model, reading.source, _digest(experiment))
     error, reader = None, _Reader(reading, now)
     try:
         progress = _read(store, key)

@@ -14,6 +14,7 @@ from hashlib import sha256
 from itertools import groupby
 
 from infra.errors import AlreadyExists, NotFound, Tampered
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.records import Request
 from tasks.traffic.masking import redacted
@@ -33,11 +34,11 @@ def write_traffic(store: ObjectStore, model: str, requests: Iterable[Request]) -
 def write_redacted(store: ObjectStore, model: str, requests: Iterable[Request]) -> list[str]:
     """The same for requests that `masking.redacted` gave."""
     ordered = sorted(requests, key=lambda request: (request.time, request.request_id))
-    keys = []
-    for prefix, group in groupby(ordered, key=lambda request: hour_prefix(model, request.time)):
+    keys: list[str] = []
+    for hour, group in groupby(ordered, key=lambda request: _hour(request.time)):
         for part in _parts(group):
             data = to_parquet(part)
-            keys.append(f"{prefix}part-{_digest(data)}.parquet")
+            keys.append(layout.traffic_part(model, hour, _digest(data)))
             with contextlib.suppress(AlreadyExists):  # the same content: somebody wrote it before
                 store.create(keys[-1], data)
     return keys
@@ -66,9 +67,13 @@ def _digest(data: bytes) -> str:
     return sha256(data).hexdigest()[:32]
 
 
+def _hour(time: datetime) -> datetime:
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
 def hour_prefix(model: str, time: datetime) -> str:
     """Where the parts of a moment's hour lie; `time` is in UTC."""
-    return time.strftime(f"traffic/{model}/date=%Y-%m-%d/hour=%H/")
+    return layout.TRAFFIC.prefix(model=model, date=f"{time:%Y-%m-%d}", hour=f"{time:%H}")
 
 
 def hour_of(key: str) -> datetime | None:

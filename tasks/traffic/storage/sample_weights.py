@@ -9,25 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import NotFound
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.records import Request
-
-
-def weights_key(sample: str) -> str:
-    """Where the weights of the sample under a key are kept."""
-    return f"{sample.removesuffix('.parquet')}.weights.json"
 
 
 def write_weights(store: ObjectStore, sample: str, weights: Mapping[str, float]) -> None:
     """Request id -> how many it stands for; nothing is written where nothing is known."""
     if weights:
-        store.put(weights_key(sample), json.dumps(dict(weights), sort_keys=True).encode())
+        store.put(layout.sample_weights(sample), json.dumps(dict(weights), sort_keys=True).encode())
 
 
 def read_weights(store: ObjectStore, sample: str) -> dict[str, float]:
     """What was written; empty for a sample that was stored before weights were."""
     try:
-        found: dict[str, float] = json.loads(store.get(weights_key(sample)))
+        found: dict[str, float] = json.loads(store.get(layout.sample_weights(sample)))
     except NotFound:
         return {}
     return found

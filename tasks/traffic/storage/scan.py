@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from infra.errors import BadInput, Unavailable
+from infra.stores import layout
 from infra.stores.filesystem import open_filesystem
 from infra.stores.port import ObjectStore
 from tasks.traffic.slices import BUFFER, rows_of_slice
@@ -86,11 +87,11 @@ def scan_parts(
 
 def _prefixes(model: str, start: datetime | None, end: datetime | None) -> Iterator[str]:
     if start is None or end is None or end - start > LONGEST_LISTING:
-        yield f"traffic/{model}/"
+        yield layout.TRAFFIC.prefix(model=model)
         return
     day = start.date()
     while day <= end.date():
-        yield f"traffic/{model}/date={day.isoformat()}/"
+        yield layout.TRAFFIC.prefix(model=model, date=day.isoformat())
         day += timedelta(days=1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.records import Request
 from tasks.traffic.storage.parts import hour_of, read_part
@@ -72,7 +73,9 @@ def read_window(
 def _newest(store: ObjectStore, model: str, latest: datetime) -> datetime | None:
     """The time of the newest believable request; hours are tried from the last one back."""
     parts = [
-        (hour, key) for key in store.list(f"traffic/{model}/") if (hour := hour_of(key)) is not None
+        (hour, key)
+        for key in store.list(layout.TRAFFIC.prefix(model=model))
+        if (hour := hour_of(key)) is not None
     ]
     for hour in sorted({hour for hour, _ in parts if hour <= latest}, reverse=True):
         keys = [key for at, key in parts if at == hour]

@@ -96,7 +96,7 @@ from pathlib import Path
 import tasks.traffic.formats.spill, tasks.traffic.intake
 from infra.stores.local import LocalStore
 from tasks.specs.spec import Task
-from tasks.traffic import Format, ingest, stream
+from tasks.traffic import TrafficFormat, ingest, stream
 
 tasks.traffic.intake.BUFFER_BYTES = 1_000_000
 tasks.traffic.formats.spill.CACHE_KILOBYTES = 1_000
@@ -109,7 +109,7 @@ with (folder / "log.jsonl").open("w") as file:
             time = f"2026-03-01T{number * 24 // rows:02d}:00:00Z"
             kind_of_event = f"org.kubeflow.serving.inference.{kind}"
             file.write(json.dumps({"id": str(number), "type": kind_of_event, "time": time, "data": body}) + "\\n")
-records = stream(folder / "log.jsonl", task=Task.IMAGE_CLASSIFICATION, shape=(500,), format=Format.KSERVE)
+records = stream(folder / "log.jsonl", task=Task.IMAGE_CLASSIFICATION, shape=(500,), format=TrafficFormat.KSERVE)
 found = ingest(LocalStore(str(folder / "store")), "m", records, source="x")
 assert found.accepted == rows, found
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from infra.stores import layout
 from infra.stores.local import LocalStore
 from tasks.records import Request
 from tasks.traffic.storage.sample_weights import (
     read_weights,
-    weights_key,
     weights_of,
     write_weights,
 )
@@ -35,6 +35,6 @@ def test_weights_are_in_the_order_of_the_requests_and_the_pools_are_the_mean(
 def test_a_sample_without_weights_has_equal_ones(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path / "store"))
     write_weights(store, KEY, {})
-    assert not store.exists(weights_key(KEY))
+    assert not store.exists(layout.sample_weights(KEY))
     assert read_weights(store, KEY) == {}
     assert weights_of(store, KEY, [request("a"), request("b")]).tolist() == [1.0, 1.0]

@@ -1,0 +1,16 @@
+"""Types of the names that pass between functions, so that one is not taken for another."""
+
+from typing import NewType
+
+Key = NewType("Key", str)
+"""The name of an object in the store, as `infra.stores.layout` makes it."""
+Digest = NewType("Digest", str)
+"""A SHA-256 as 64 hexadecimal digits."""
+ModelName = NewType("ModelName", str)
+"""The name that a model is registered under."""
+RequestId = NewType("RequestId", str)
+"""The id that a request was served under."""
+SiteName = NewType("SiteName", str)
+"""The name of one activation tensor with the layers that it feeds."""
+RunId = NewType("RunId", str)
+"""The id of a run of MLflow or Prefect."""
