@@ -1,8 +1,8 @@
 """How far two observations of the same data may differ, where two engines computed the activations.
 
-Counting is exact everywhere; what differs are the last bits of activations, because engines add in different orders. A
-relative change e moves a share of about 10 e of the counts over an edge between bins (they are an eighth to a
-sixteenth wide), and float32 products of a few thousand terms differ by 1e-6 to 1e-5.
+Counting is exact everywhere; what differs are the last bits of activations, because engines add in
+different orders. A relative change e moves some 10 e of the counts over an edge between bins, which
+are an eighth to a sixteenth wide. Float32 products of a few thousand terms differ by 1e-6 to 1e-5.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 
 MOVED = 1e-3
-"""Share of a site's counts that may lie one bin further; two bins count twice."""
+"""Fraction of a site's counts that may lie one bin further; two bins count twice."""
 AMAX = 1e-4
 """Relative difference of amax, and of each channel's extremes in units of amax."""
 NEAR_ZERO = 2.0**-12
-"""Of amax: below this, a sum's last bits are worth many of these narrow bins, and no range follows from them."""
+"""Of amax. Below this, a sum's last bits are worth many of these narrow bins, and no range follows.
+"""
 
 
 def why_apart(
     left: Mapping[str, SiteObservation], right: Mapping[str, SiteObservation]
 ) -> str | None:
-    """The first site whose observations differ by more than the tolerance, and how; None where none does."""
+    """Return the first site whose observations differ by more than the tolerance, and how.
+
+    None where none does.
+    """
     if left.keys() != right.keys():
         return f"the sites differ: {sorted(left.keys() ^ right.keys())}"
     reasons = (_apart(name, left[name], right[name]) for name in sorted(left))
@@ -33,26 +37,29 @@ def why_apart(
 
 
 def moved(left: ExponentHistogram, right: ExponentHistogram) -> float:
-    """Bins that the counts travelled, as a share of the counts: the earth mover's distance above `NEAR_ZERO`."""
+    """Return the bins that the counts travelled, as a fraction of the counts.
+
+    This is the earth mover's distance above `NEAR_ZERO`.
+    """
     least = _bin(NEAR_ZERO * min(left.amax, right.amax))
     cumulative = np.cumsum((left.counts - right.counts)[least:][::-1])
     return float(np.abs(cumulative).sum() / max(left.total, 1))
 
 
 def _apart(name: str, left: SiteObservation, right: SiteObservation) -> str | None:
-    one, two = left.histogram, right.histogram
-    if (one.total, one.nonfinite) != (two.total, two.nonfinite):
-        return f"{name}: {one.total} and {two.total} finite values"
-    if abs(one.amax - two.amax) > AMAX * max(one.amax, two.amax):
-        return f"{name}: amax {one.amax:g} and {two.amax:g}"
-    if (share := moved(one, two)) > MOVED:
-        return f"{name}: {share:.2e} of the counts moved a bin, and at most {MOVED:g} may"
-    reach = AMAX * max(one.amax, two.amax)
-    for before, after in (
+    before, after = left.histogram, right.histogram
+    if (before.total, before.nonfinite) != (after.total, after.nonfinite):
+        return f"{name}: {before.total} and {after.total} finite values"
+    if abs(before.amax - after.amax) > AMAX * max(before.amax, after.amax):
+        return f"{name}: amax {before.amax:g} and {after.amax:g}"
+    if (fraction := moved(before, after)) > MOVED:
+        return f"{name}: {fraction:.2e} of the counts moved a bin, and at most {MOVED:g} may"
+    margin = AMAX * max(before.amax, after.amax)
+    for low, high in (
         (left.channel_low, right.channel_low),
         (left.channel_high, right.channel_high),
     ):
-        if before.shape != after.shape or (np.abs(before - after) > reach).any():
+        if low.shape != high.shape or (np.abs(low - high) > margin).any():
             return f"{name}: the channels' extremes differ by more than {AMAX:g} of amax"
     return None
 

@@ -53,8 +53,10 @@ def measure(quick: bool) -> ResultTable:
         f"{CHOSEN} chosen requests beside random ones: {RECIPE}, candidates drawn from one window"
     )
     note = (
-        "Range covered: the mean over sites of the set's largest magnitude over that of all candidates. Cosine to full "
-        "precision. Seeds change the candidates and the random draw from them; the choice itself has no chance in it."
+        "Range covered: the mean over sites of the set's largest magnitude over that of all "
+        "candidates. Cosine to full "
+        "precision. Seeds change the candidates and the random draw from them; the choice itself "
+        "has no chance in it."
     )
     return ResultTable("selection", title, rows, goals(rows), (note,))
 

@@ -72,7 +72,8 @@ def measure(quick: bool) -> ResultTable:
         ),
     )
     notes = (
-        "CPU s is the process's own time in one thread, the best of several rounds, the file in the page cache.",
+        "CPU s is the process's own time in one thread, the best of several rounds, the file in "
+        "the page cache.",
         "Evidently and ours both compare two windows that are in memory; its HTML is not written.",
     )
     rows = (

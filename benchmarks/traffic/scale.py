@@ -135,11 +135,15 @@ def notes(rows: Mapping[str, WorkRow], sample: int) -> tuple[str, ...]:
     day, draw = f"{DAY:,} requests a day", rows[DRAW]
     shard = draw.million / 1e6 * DAY / SHARDS
     return (
-        f"{day} are {DAY / SECONDS:,.0f} a second: importing them keeps {rows[IMPORT].cores:,.2f} cores busy, and "
+        f"{day} are {DAY / SECONDS:,.0f} a second: importing them keeps {rows[IMPORT].cores:,.2f} "
+        "cores busy, and "
         f"stored they take {stored:,.2f} TB a day",
-        f"drawing a day's sample and profiling the day takes {passes:,.1f} core-hours: as many cores for one hour",
-        f"a shard of such a day is {parts_of_shard(PARTS_A_DAY)} parts of at most {PART_ROWS:,} requests, "
-        f"{shard:,.0f} s of work; of a window {sample} requests are kept and observed, however large the traffic",
+        f"drawing a day's sample and profiling the day takes {passes:,.1f} core-hours: as many "
+        "cores for one hour",
+        f"a shard of such a day is {parts_of_shard(PARTS_A_DAY)} parts of at most {PART_ROWS:,} "
+        "requests, "
+        f"{shard:,.0f} s of work; of a window {sample} requests are kept and observed, however "
+        "large the traffic",
     )
 
 

@@ -81,7 +81,8 @@ def measure(quick: bool) -> ResultTable:
     )
     notes = (
         f"{THREADS} thread each; every reader hands Arrow batches to the same count by domain.",
-        "DuckDB reads S3 by its httpfs extension, which is fetched from its vendor's server at run time.",
+        "DuckDB reads S3 by its httpfs extension, which is fetched from its vendor's server at run "
+        "time.",
     )
     return ResultTable("scan", "One pass over stored traffic", found, goals, notes)
 

@@ -16,7 +16,10 @@ READ = (1, 2)
 
 
 def dump_observation(observed: Mapping[str, SiteObservation]) -> bytes:
-    """Histogram counts [2048], amax, channel extremes and rows of every site, and pixels where it saw images."""
+    """Return the archive: histogram, amax, channel extremes and rows of every site.
+
+    Histogram counts are [2048]. Sites that saw images have pixels too.
+    """
     names = sorted(observed)
     arrays: dict[str, np.ndarray] = {"version": np.asarray(VERSION), "sites": np.asarray(names)}
     for index, name in enumerate(names):
@@ -54,7 +57,11 @@ def parse_observation(data: bytes, *, where: str) -> dict[str, SiteObservation]:
 
 
 def _require_checksums(data: bytes) -> None:
-    """NumPy reads as many bytes as an array's header says, and a checksum is compared only at the end of a member."""
+    """Raise `BadZipFile` when a member does not match its checksum.
+
+    NumPy reads as many bytes as an array's header says, and zipfile compares a checksum only at the
+    end of a member.
+    """
     damaged = ZipFile(BytesIO(data)).testzip()
     if damaged is not None:
         raise BadZipFile(f"{damaged} does not match its checksum")

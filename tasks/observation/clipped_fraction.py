@@ -46,7 +46,7 @@ def watch_clipping(
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
 ) -> tuple[dict[str, SiteObservation], Clipping]:
-    """Observe as `tasks.observation.watch.watch` does, and in the same pass what each request clips.
+    """Observe as `tasks.observation.watch.watch` does, and see in the same pass what requests clip.
 
     Args:
         instrumented: The full-precision model with every site's activations.
@@ -54,7 +54,7 @@ def watch_clipping(
         inputs: How payloads become feeds.
         payloads: One a request.
         amax: By site, the largest magnitude that its deployed quantizer represents.
-        smoothing_scales: By site, a deployed graph's smoothing scales, [channels].
+        smoothing_scales: By site, those of a deployed graph, [channels].
         rows: Kept at most of every site.
     """
     scales = smoothing_scales or {}
@@ -79,7 +79,10 @@ def watch_clipping(
 def _fraction_above(
     magnitudes: NDArray[np.float32], amax: float, mask: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
-    """Return the fraction of each case's elements above amax: [cases, positions, channels] -> [cases]."""
+    """Return the fraction of each case's elements above amax.
+
+    Magnitudes are [cases, positions, channels]; the result is [cases].
+    """
     above = (magnitudes > amax).sum(axis=(1, 2))
     elements = real_places(magnitudes, mask).sum(axis=1) * magnitudes.shape[-1]
     fraction: NDArray[np.float64] = above / np.maximum(elements, 1)

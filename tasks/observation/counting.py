@@ -1,6 +1,6 @@
 """Counting one site's values, where they lie: NumPy in host memory, torch on the device.
 
-Both count the same bits, so the same values give the same counts, extremes and rows, bit for bit.
+Both count the same bits. The same values give the same counts, extremes and rows, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Values: TypeAlias = "NDArray[np.float32] | torch.Tensor"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
-    """One tensor's share of an observation, in host memory."""
+    """What one tensor adds to an observation, in host memory."""
 
     histogram: ExponentHistogram
     low: NDArray[np.float32]  # [channels], at most 0
@@ -34,14 +34,20 @@ class Counted:
 
 
 def count(values: Values, channel_axis: int) -> Counted:
-    """Histogram and extremes per channel of float32 values [cases, ...], channels last (-1) or second (1)."""
+    """Count float32 values [cases, ...] into a histogram, with extremes per channel.
+
+    Channels are the last axis (-1) or the second (1).
+    """
     if isinstance(values, np.ndarray):
         return _count_on_host(values, channel_axis)
     return _count_on_device(values, channel_axis)
 
 
 def divide(values: Values, smoothing_scales: NDArray[np.float32], channel_axis: int = -1) -> Values:
-    """Values / smoothing_scales [channels] along the channel axis (-1 or 1), correctly rounded on either side."""
+    """Divide values by smoothing scales [channels] along the channel axis (-1 or 1).
+
+    The quotient is correctly rounded on either side.
+    """
     if channel_axis == 1:
         smoothing_scales = smoothing_scales.reshape(-1, *[1] * (values.ndim - 2))
     if isinstance(values, np.ndarray):
@@ -50,12 +56,15 @@ def divide(values: Values, smoothing_scales: NDArray[np.float32], channel_axis: 
 
 
 def take(values: Values, places: NDArray[np.intp]) -> Values:
-    """Some rows, where they lie."""
+    """Take some rows, where they lie."""
     return values[places] if isinstance(values, np.ndarray) else values[_beside(places, values)]
 
 
 def take_pixels(values: Values, places: NDArray[np.intp]) -> Values:
-    """Channels of some pixels of images [cases, channels, ...], counted case by case -> [places, channels]."""
+    """Take the channels of some pixels of images [cases, channels, ...] -> [places, channels].
+
+    Places are counted case by case.
+    """
     pixels = math.prod(values.shape[2:])
     flat = values.reshape(len(values), values.shape[1], pixels)
     case, pixel = np.divmod(places, max(pixels, 1))
@@ -65,9 +74,12 @@ def take_pixels(values: Values, places: NDArray[np.intp]) -> Values:
 
 
 def on_host(values: Values) -> NDArray[np.float32]:
-    """The values in host memory, with one NaN for all: its sign and payload depend on who computed it."""
-    held = values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
-    return np.where(np.isnan(held), np.float32(np.nan), held)
+    """Return the values in host memory, with one NaN for all.
+
+    The sign and payload of a NaN depend on who computed it.
+    """
+    array = values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
+    return np.where(np.isnan(array), np.float32(np.nan), array)
 
 
 def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
@@ -76,32 +88,36 @@ def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
         on_host(values.min(axis=axes, initial=0.0)),
         on_host(values.max(axis=axes, initial=0.0)),
     )
-    seen = ExponentHistogram.of(values, _largest(low, high))
-    broken = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1) if seen.nonfinite else None
-    return Counted(seen, low, high, broken)
+    histogram = ExponentHistogram.of(values, _largest(low, high))
+    broken = None
+    if histogram.nonfinite:
+        broken = (~np.isfinite(values)).reshape(len(values), -1).sum(axis=1)
+    return Counted(histogram, low, high, broken)
 
 
 def _count_on_device(values: torch.Tensor, channel_axis: int) -> Counted:
-    """Integers are counted exactly in any order, so that the device's threads change nothing."""
+    """Count as on the host: integers add exactly in any order, so that threads change nothing."""
     import torch
 
     flat = values.contiguous().view(-1)
     bins = torch.bitwise_and(torch.bitwise_right_shift(flat.view(torch.int32), 20), 0x7FF)
     counts = with_one_nan(torch.bincount(bins, minlength=BINS).cpu().numpy())
-    low, high = (on_host(one) for one in _extremes(values, _others(values.ndim, channel_axis)))
+    low, high = (
+        on_host(extreme) for extreme in _extremes(values, _others(values.ndim, channel_axis))
+    )
     largest = _largest(low, high)
     if not np.isfinite(largest):
         finite = flat[torch.isfinite(flat)]
         largest = float(finite.abs().max()) if finite.numel() else 0.0
-    seen = ExponentHistogram(counts, largest)
+    histogram = ExponentHistogram(counts, largest)
     broken = None
-    if seen.nonfinite:
+    if histogram.nonfinite:
         broken = (~torch.isfinite(values)).reshape(len(values), -1).sum(dim=1).cpu().numpy()
-    return Counted(seen, low, high, broken)
+    return Counted(histogram, low, high, broken)
 
 
 def _extremes(values: torch.Tensor, axes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least and largest value per channel, with 0 among them."""
+    """Return the least and the largest value per channel, with 0 among them."""
     import torch
 
     channels = [size for axis, size in enumerate(values.shape) if axis not in axes]

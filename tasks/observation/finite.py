@@ -15,9 +15,9 @@ def require_finite(
     *,
     where: str,
 ) -> None:
-    """Raise `BadInput` naming the first site in graph order that saw infinities or NaN, how many, and from whom.
+    """Raise `BadInput` naming the first site in graph order that saw infinities or NaN.
 
-    `requests` are the ids of the cases by number.
+    It tells how many, and from whom: `requests` are the ids of the cases by number.
     """
     broken = [site.name for site in sites if observed[site.name].histogram.nonfinite]
     if not broken:
@@ -31,6 +31,8 @@ def require_finite(
         whose = f"most of them from request {requests[worst[0]]!r}{more}"
     others = f", and {len(broken) - 1} sites after it," if len(broken) > 1 else ""
     raise BadInput(
-        f"{where}: site {broken[0]}{others} saw {first.histogram.nonfinite} infinite or NaN activations, {whose}: "
-        "full precision itself overflows there; take these requests out of the traffic, or mend the model"
+        f"{where}: site {broken[0]}{others} saw {first.histogram.nonfinite} infinite or NaN "
+        f"activations, {whose}: "
+        "full precision itself overflows there; take these requests out of the traffic, or mend "
+        "the model"
     )

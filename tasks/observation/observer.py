@@ -17,7 +17,8 @@ ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
 
 MANY_ROWS = 4096
-"""Kept in a pass of its own where GPTQ learns to round to few bits: 192 rows of 512 inputs are overfitted."""
+"""Kept in a pass of its own where GPTQ learns to round to few bits: 192 rows of 512 inputs overfit.
+"""
 
 NOTHING_KEPT: NDArray[np.float32] = np.zeros((0, 0), np.float32)
 """Rows or pixels of a site that has none."""
@@ -44,20 +45,20 @@ class SiteObservation:
 
     @property
     def channel_amax(self) -> NDArray[np.float32]:
-        """Largest magnitude per channel, [channels]."""
+        """The largest magnitude per channel, [channels]."""
         return np.maximum(np.abs(self.channel_low), np.abs(self.channel_high))
 
     @property
     def kept(self) -> NDArray[np.float32]:
-        """Joint values of the channels, [kept, channels]: rows, or pixels of images."""
+        """The joint values of the channels, [kept, channels]: rows, or pixels of images."""
         return self.rows if self.rows.size else self.pixels
 
 
 class Observer:
     """Adds up batches; the result does not depend on how the data were batched.
 
-    `smoothing_scales` (site name -> [channels]) are the smoothing factors of a deployed graph: with them, the observer
-    sees what that graph's quantizers see. `rows` are kept at most of every site.
+    `smoothing_scales` (site name -> [channels]) are those of a deployed graph. With them, the
+    observer sees what that graph's quantizers see. `rows` are kept at most of every site.
     """
 
     def __init__(
@@ -80,9 +81,12 @@ class Observer:
         cases: NDArray[np.int64],
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add one batch: site tensors [batch, ...], the number of each case [batch], valid tokens [batch, tokens].
+        """Add one batch; tensors on a device are counted there.
 
-        Tensors on a device are counted there.
+        Args:
+            tensors: By name, the sites' tensors, [batch, ...].
+            cases: The number of each case, [batch].
+            mask: Which tokens are no padding, [batch, tokens].
         """
         numbered: dict[tuple[int, ...], _Rows] = {}
         for site in self._sites:
@@ -99,7 +103,7 @@ class Observer:
             self._add_rows(site, values, numbered[shape])
 
     def merge(self, other: Observer) -> None:
-        """Take in what an observer of other cases saw, at the same sites and with the same smoothing_scales."""
+        """Take in what an observer of other cases saw, with the same sites and scales."""
         for site in self._sites:
             name = site.name
             self._histograms[name] += other._histograms[name]
@@ -110,10 +114,10 @@ class Observer:
                 self._keep_rows(site, *other._rows[name])
 
     def result(self) -> dict[str, SiteObservation]:
-        """Everything seen so far, by site name."""
-        return {site.name: self._seen(site) for site in self._sites}
+        """Return everything seen so far, by site name."""
+        return {site.name: self._site(site) for site in self._sites}
 
-    def _seen(self, site: Site) -> SiteObservation:
+    def _site(self, site: Site) -> SiteObservation:
         nothing = np.zeros(0, np.float32)
         low, high = self._extremes.get(site.name, (nothing, nothing))
         rows = pixels = NOTHING_KEPT
@@ -126,33 +130,36 @@ class Observer:
         )
 
     def _add_images(
-        self, site: Site, values: Values, cases: NDArray[np.int64], known: _Rows
+        self, site: Site, values: Values, cases: NDArray[np.int64], numbered: _Rows
     ) -> None:
         if site.name in self._smoothing_scales:
             values = divide(values, self._smoothing_scales[site.name], 1)
         self._count(site, values, 1, cases)
-        if known.keys is not None:
-            self._keep_rows(site, known.keys, on_host(take_pixels(values, known.chosen)))
+        if numbered.keys is not None:
+            self._keep_rows(site, numbered.keys, on_host(take_pixels(values, numbered.chosen)))
 
-    def _add_rows(self, site: Site, values: Values, known: _Rows) -> None:
+    def _add_rows(self, site: Site, values: Values, numbered: _Rows) -> None:
         rows = values.reshape(-1, values.shape[-1])
-        if known.real is not None:
-            rows = take(rows, known.real)
+        if numbered.real is not None:
+            rows = take(rows, numbered.real)
         if site.name in self._smoothing_scales:
             rows = divide(rows, self._smoothing_scales[site.name])
-        self._count(site, rows, -1, known.owners)
-        if known.keys is not None:
-            self._keep_rows(site, known.keys, on_host(take(rows, known.chosen)))
+        self._count(site, rows, -1, numbered.owners)
+        if numbered.keys is not None:
+            self._keep_rows(site, numbered.keys, on_host(take(rows, numbered.chosen)))
         else:
-            seen = on_host(rows)
-            keys = _mix(_content(seen))
+            values = on_host(rows)
+            keys = _mix(_content(values))
             chosen = np.argsort(keys, kind="stable")[: self._most]
-            self._keep_rows(site, keys[chosen], seen[chosen])
+            self._keep_rows(site, keys[chosen], values[chosen])
 
     def _count(
         self, site: Site, values: Values, channel_axis: int, cases: NDArray[np.int64] | None
     ) -> None:
-        """Into histogram and extremes, and infinities and NaN into the account of each case: values [cases, ...]."""
+        """Count values [cases, ...] into the site's histogram and extremes.
+
+        Infinities and NaN go into the account of each case.
+        """
         counted = count(values, channel_axis)
         self._histograms[site.name] += counted.histogram
         if counted.broken is not None:
@@ -164,7 +171,10 @@ class Observer:
         self._widen(site, counted.low, counted.high)
 
     def _widen(self, site: Site, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
-        """Zero is always inside: it must stay exact, because padding is made of it."""
+        """Widen the site's extremes.
+
+        Zero is always inside: padding is made of it, so it must stay exact.
+        """
         if site.name in self._extremes:
             before, after = self._extremes[site.name]
             low, high = np.minimum(before, low), np.maximum(after, high)
@@ -172,7 +182,10 @@ class Observer:
         self._extremes[site.name] = (low + np.float32(0), high + np.float32(0))
 
     def _keep_rows(self, site: Site, keys: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
-        """Bottom-k by the hash of the row's number: a uniform sample that batching cannot change."""
+        """Keep the bottom k by the hash of a row's number.
+
+        That is a uniform sample, which no batching changes.
+        """
         if site.name in self._rows:
             old_keys, old_rows = self._rows[site.name]
             keys, rows = np.concatenate([old_keys, keys]), np.concatenate([old_rows, rows])
@@ -210,10 +223,10 @@ def _rows(
 def _numbers(
     shape: tuple[int, ...], cases: NDArray[np.int64], mask: NDArray[np.bool_] | None
 ) -> NDArray[np.uint64] | None:
-    """A number for each row of a tensor [..., channels]: its case, and its place in the case.
+    """Return a number for each row of a tensor [..., channels]: its case, and its place there.
 
-    Rows are a case's own when the first axis counts cases, or cases times tokens. Others (the tokens that were routed
-    to an expert) belong to no known case: None.
+    Rows are a case's own when the first axis counts cases, or cases times tokens. Others (the
+    tokens that were routed to an expert) belong to no known case: None.
     """
     rows = int(np.prod(shape[:-1]))
     if shape[0] != len(cases) and (mask is None or mask.size != rows):
@@ -226,7 +239,7 @@ def _numbers(
 
 
 def _content(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """A number from each row's own bytes: rows [n, channels] -> [n]."""
+    """Return a number from each row's own bytes: rows [n, channels] -> [n]."""
     numbers = np.zeros(len(rows), np.uint64)
     for column in np.ascontiguousarray(rows.T, dtype=np.float32).view(np.uint32):
         numbers = _mix(numbers ^ column.astype(np.uint64))
@@ -234,7 +247,7 @@ def _content(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finalizer (Steele, Lea and Flood, 2014)."""
+    """Apply SplitMix64's finalizer (Steele, Lea and Flood, 2014)."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,7 @@
-"""What a quantizer sees of each request by itself, so that a rule can leave out the few on which a clip costs most."""
+"""What a quantizer sees of each request by itself.
+
+A rule that searches a clip can then leave out the few requests on which a clip costs most.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ from tasks.observation.watch import run_ahead
 from tasks.records import Payload
 
 LEFT_OUT = 2.5
-"""Times the least support: at its very border, an attacker's own share would still move what is left out."""
+"""Times the least support: at its very border, an attacker's own part would still move what is left
+out.
+"""
 VERSION = 1
 _FIELDS = ("bins", "counts", "weights", "figures")
 
@@ -36,21 +41,22 @@ class RequestHistograms:
     counts: NDArray[np.int64]  # [requests, used]
     weights: NDArray[
         np.float64
-    ]  # [requests], the share of the traffic that each stands for; they sum up to 1
+    ]  # [requests], the fraction of the traffic that each stands for; they sum up to 1
     amax: float
-    left_out: float  # share of the traffic
+    left_out: float  # fraction of the traffic
 
     def cost(self, clip: float) -> float:
-        """Expected squared error of INT8 with this clip, each request by its weight, but for the dearest.
+        """Return the expected squared error of INT8 with this clip, without the dearest requests.
 
-        A trimmed mean: whoever sends less than is left out decides nothing by sending what a clip ruins.
+        Each request counts by its weight. It is a trimmed mean: whoever sends less than is left out
+        decides nothing by sending what a clip ruins.
         """
         totals = np.maximum(self.counts.sum(axis=1), 1)
         errors = self.counts @ bin_errors(self.bins, clip, self.amax) / totals
         order = np.argsort(errors, kind="stable")
         before = np.cumsum(self.weights[order]) - self.weights[order]
-        kept = np.clip(1 - self.left_out - before, 0.0, self.weights[order])
-        return float((kept * errors[order]).sum() / kept.sum())
+        counting = np.clip(1 - self.left_out - before, 0.0, self.weights[order])
+        return float((counting * errors[order]).sum() / counting.sum())
 
 
 def watch_histograms(
@@ -64,12 +70,21 @@ def watch_histograms(
     ceilings: Ceilings,
     support: float,
 ) -> dict[str, RequestHistograms]:
-    """One pass through a deployed graph's factors; sites whose rows belong to no known request are left out.
+    """Run the model once and count each request by itself, as a deployed graph's quantizers see it.
 
-    `weights` [requests] are positive; `support` is the share of
-    the traffic that has to share a shift before scales follow it.
+    Sites whose rows belong to no known request are left out.
+
+    Args:
+        instrumented: The full-precision model with every site's activations.
+        sites: What to look at.
+        inputs: How payloads become feeds.
+        payloads: One a request.
+        smoothing_scales: By site, those of the deployed graph, [channels].
+        weights: How much of the traffic each request stands for, [requests], positive.
+        ceilings: Where values count as clipped.
+        support: The fraction of the traffic that has to agree on a shift before scales follow it.
     """
-    found: dict[str, list[tuple[int, ExponentHistogram]]] = {site.name: [] for site in sites}
+    histograms: dict[str, list[tuple[int, ExponentHistogram]]] = {site.name: [] for site in sites}
     unknown: set[str] = set()
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         for site in sites:
@@ -82,43 +97,44 @@ def watch_histograms(
                 continue
             real = real_places(cases, batch.mask)
             for row, case in enumerate(batch.cases.tolist()):
-                found[site.name].append((case, ExponentHistogram.of(cases[row][real[row]])))
-    shares = weights / weights.sum()
+                histograms[site.name].append((case, ExponentHistogram.of(cases[row][real[row]])))
+    fractions = weights / weights.sum()
     limits = {
         site.name: ceilings.get(SiteValues(site.name, site.name in smoothing_scales), np.inf)
         for site in sites
     }
     return {
-        name: _joined(rows, shares, limits[name], LEFT_OUT * support)
-        for name, rows in found.items()
+        name: _joined(rows, fractions, limits[name], LEFT_OUT * support)
+        for name, rows in histograms.items()
         if rows and name not in unknown
     }
 
 
 def _joined(
     rows: Sequence[tuple[int, ExponentHistogram]],
-    shares: NDArray[np.float64],
+    fractions: NDArray[np.float64],
     ceiling: float,
     left_out: float,
 ) -> RequestHistograms:
-    counts = np.stack([one.counts[:FINITE_BINS] for _, one in rows])
-    amax = min(max(one.amax for _, one in rows), ceiling)
+    counts = np.stack([histogram.counts[:FINITE_BINS] for _, histogram in rows])
+    amax = min(max(histogram.amax for _, histogram in rows), ceiling)
     top = int(np.searchsorted(EDGES, amax, side="right")) - 1
     counts[:, top] += counts[:, top + 1 :].sum(axis=1)
     counts[:, top + 1 :] = 0
     bins = np.flatnonzero(counts.any(axis=0))
     return RequestHistograms(
-        bins, counts[:, bins], shares[[case for case, _ in rows]], amax, left_out
+        bins, counts[:, bins], fractions[[case for case, _ in rows]], amax, left_out
     )
 
 
-def dump_histograms(seen: Mapping[str, RequestHistograms]) -> bytes:
-    """One NumPy archive without pickles."""
-    names = sorted(seen)
+def dump_histograms(histograms: Mapping[str, RequestHistograms]) -> bytes:
+    """Return one NumPy archive without pickles."""
+    names = sorted(histograms)
     arrays: dict[str, np.ndarray] = {"version": np.asarray(VERSION), "sites": np.asarray(names)}
     for index, name in enumerate(names):
-        one = seen[name]
-        parts = (one.bins, one.counts, one.weights, np.asarray([one.amax, one.left_out]))
+        site = histograms[name]
+        figures = np.asarray([site.amax, site.left_out])
+        parts = (site.bins, site.counts, site.weights, figures)
         arrays |= {f"{index}.{field}": part for field, part in zip(_FIELDS, parts, strict=True)}
     buffer = BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own options
@@ -127,13 +143,13 @@ def dump_histograms(seen: Mapping[str, RequestHistograms]) -> bytes:
 
 def parse_histograms(data: bytes, *, where: str) -> dict[str, RequestHistograms]:
     """Read the archive; raises `BadInput` when it is damaged or of another version."""
-    found = {}
+    histograms = {}
     try:
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
             version = int(arrays["version"])
             for index, name in enumerate(arrays["sites"]):
                 bins, counts, weights, figures = (arrays[f"{index}.{field}"] for field in _FIELDS)
-                found[str(name)] = RequestHistograms(
+                histograms[str(name)] = RequestHistograms(
                     bins, counts, weights, float(figures[0]), float(figures[1])
                 )
     except Exception as exc:  # damaged bytes raise whatever zipfile, zlib and NumPy trip over
@@ -142,4 +158,4 @@ def parse_histograms(data: bytes, *, where: str) -> dict[str, RequestHistograms]
         ) from exc
     if version != VERSION:
         raise BadInput(f"{where} has version {version}, and {VERSION} is read here: delete it")
-    return found
+    return histograms

@@ -1,4 +1,7 @@
-"""What a Q/DQ graph fixed at calibration: one quantizer per site. Stored with the release as `scales.json`."""
+"""What a Q/DQ graph fixed at calibration: one quantizer per site.
+
+Stored with the release as `scales.json`.
+"""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +20,11 @@ READ = (1, 2)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantizer:
-    """Per-tensor: x is divided by `smoothing_scales`, if any, then by the scale, shifted by the zero-point and rounded."""
+    """One scale per tensor, and what goes before it.
+
+    x is divided by the smoothing scales, if any, then by the scale, shifted by the zero-point and
+    rounded.
+    """
 
     amax: float  # largest magnitude that is represented
     smoothing_scales: NDArray[np.float32] | None = None  # [channels]
@@ -28,14 +35,17 @@ class Quantizer:
 
     @property
     def scale(self) -> float:
-        """The step between two levels."""
+        """The step between two quantized values."""
         if self.bounds is None:
             return self.amax / self.format.largest
         return (self.bounds[1] - self.bounds[0]) / (2 * self.format.largest + 1)
 
     @property
     def zero_point(self) -> int:
-        """The level of 0: Jacob et al., "Quantization and training of neural networks" (2018), section 2.1."""
+        """The quantized value of 0.
+
+        Jacob et al., "Quantization and training of neural networks" (2018), section 2.1.
+        """
         if self.bounds is None:
             return 0
         lowest = -self.format.largest - 1
@@ -45,11 +55,13 @@ class Quantizer:
 
 
 Scales = Mapping[str, Quantizer]
-"""Site name -> quantizer; a site that is absent has no fixed scale: high precision, weight-only or dynamic."""
+"""By site, its quantizer. A site that is absent has no fixed scale: it is in high precision,
+weight-only or dynamic.
+"""
 
 
 def dump_scales(scales: Scales) -> bytes:
-    """The JSON document, with sorted keys so that equal scales have equal digests."""
+    """Return the JSON document, with sorted keys so that equal scales have equal digests."""
     sites = {
         name: {
             "amax": item.amax,
@@ -64,12 +76,13 @@ def dump_scales(scales: Scales) -> bytes:
 
 
 def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
-    """Read the document; raises `BadInput` when it is not one, or a scale is not a positive finite number."""
+    """Read the document; raises `BadInput` when it is none, or a scale is senseless."""
     try:
         document = json.loads(data)
         if document["version"] not in READ:
             raise BadInput(
-                f"{where} has version {document['version']!r}: this release reads versions 1 and {VERSION}"
+                f"{where} has version {document['version']!r}: this release reads versions 1 and "
+                f"{VERSION}"
             )
         scales = {name: _quantizer(item) for name, item in document["sites"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -79,7 +92,10 @@ def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
 
 
 def check_scales(scales: Scales, *, where: str) -> None:
-    """Raise `BadInput` naming the first site whose amax, bounds or smoothing scales are not positive and finite."""
+    """Raise `BadInput` naming the first site whose amax, bounds or smoothing scales are senseless.
+
+    They must be positive and finite.
+    """
     for name, item in scales.items():
         smoothing_scales = np.ones(1) if item.smoothing_scales is None else item.smoothing_scales
         with np.errstate(over="ignore", under="ignore"):
@@ -93,7 +109,8 @@ def check_scales(scales: Scales, *, where: str) -> None:
             and (smoothing_scales > 0).all()
         ):
             raise BadInput(
-                f"{where}: the scale of {name} is not a positive finite number; recalibrate on clean traffic"
+                f"{where}: the scale of {name} is not a positive finite number; recalibrate on "
+                "clean traffic"
             )
 
 

@@ -1,4 +1,7 @@
-"""One observer pass in shards that may run anywhere; a shard is every so many-th batch of the calibration set."""
+"""One observer pass in shards that may run anywhere.
+
+A shard is every so many-th batch of the calibration set.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ class ObservationShard:
 def observe_shards(
     model: RegisteredModel, requests: str, count: int, cluster: str | None
 ) -> Mapping[str, SiteObservation]:
-    """What every site saw of the `count` requests stored under a key: byte for byte the single pass.
+    """Observe the `count` requests stored under a key; byte for byte what a single pass gives.
 
     Left to itself it stays in this process, whose cores the engine fills already.
     """
@@ -36,15 +39,17 @@ def observe_shards(
         shards = [
             ObservationShard(model.name, model.digest, requests, index, of) for index in range(of)
         ]
-        whole = Observer(model.sites)
+        total = Observer(model.sites)
         for observer in mapper.map(observe_shard, shards):
-            whole.merge(observer)
-    return whole.result()
+            total.merge(observer)
+    return total.result()
 
 
 def observe_shard(shard: ObservationShard) -> Observer:
-    """An observer that saw the shard's batches; runs on a worker."""
+    """Return an observer that saw the shard's batches; runs on a worker."""
     model = open_exactly(shard.model, shard.digest)
     stored = from_parquet(settings().store().get(shard.requests), where=shard.requests)
     inputs = BatchShard(model.inputs, shard.index, shard.of)
-    return filled_observer(model.instrumented, model.sites, inputs, [one.payload for one in stored])
+    return filled_observer(
+        model.instrumented, model.sites, inputs, [request.payload for request in stored]
+    )

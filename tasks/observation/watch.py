@@ -1,7 +1,8 @@
 """Run a model over requests with an observer at every site, off the serving path.
 
-An engine on a device keeps the activations there, and there they are counted; only counts, extremes and the kept rows
-travel. Which engine watches is chosen where it is opened (`tasks.models.catalog`), by what is present.
+An engine on a device keeps the activations there, and there they are counted. Only counts, extremes
+and the kept rows travel. Which engine watches is chosen where it is opened
+(`tasks.models.catalog`), by what is present.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:  # a GPU host that only counts has no tokenizers
     from tasks.records import Payload
 
 CASES = 4
-"""At a time: every site's activations of two such groups are held at once, so this bounds the memory."""
+"""At a time. Every site's activations of two such groups are in memory at once, so this bounds it.
+"""
 
 
 def watch(
@@ -35,9 +37,10 @@ def watch(
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
 ) -> dict[str, SiteObservation]:
-    """What every site saw; with `smoothing_scales` (a deployed graph's smoothing), what its quantizers would have seen.
+    """Return what every site saw of the payloads.
 
-    `rows` are kept at most of every site.
+    With `smoothing_scales` (those of a deployed graph), what its quantizers would have seen. `rows`
+    are kept at most of every site.
     """
     return filled_observer(instrumented, sites, inputs, payloads, smoothing_scales, rows).result()
 
@@ -50,7 +53,7 @@ def filled_observer(
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
 ) -> Observer:
-    """The observer itself, which merges with those of other batches."""
+    """Return the observer itself, which merges with those of other batches; see `watch`."""
     observer = Observer(sites, smoothing_scales, rows)
     for batch, exposed in run_ahead(instrumented, inputs, payloads):
         observer.update(exposed, batch.cases, batch.mask)
@@ -60,11 +63,14 @@ def filled_observer(
 def engine_tensors(
     engine: Engine, feeds: Mapping[str, NDArray[np.generic]]
 ) -> Mapping[str, Values]:
-    """Outputs and inputs together, on the device where the engine has one: a site may read the graph's own input."""
+    """Return outputs and inputs together, on the device where the engine has one.
+
+    A site may read the graph's own input.
+    """
     if isinstance(engine, DeviceEngine):
         return _device_tensors(engine, feeds)
-    given = {name: value for name, value in feeds.items() if value.dtype == np.float32}
-    return {**given, **engine.run(feeds)}  # type: ignore[dict-item]  # float32 by the line above
+    read = {name: value for name, value in feeds.items() if value.dtype == np.float32}
+    return {**read, **engine.run(feeds)}  # type: ignore[dict-item]  # float32 by the line above
 
 
 def _device_tensors(
@@ -72,18 +78,21 @@ def _device_tensors(
 ) -> Mapping[str, Values]:
     import torch
 
-    held = {
+    on_device = {
         name: torch.from_numpy(np.ascontiguousarray(value)).to(engine.device)
         for name, value in feeds.items()
     }
-    given = {name: value for name, value in held.items() if value.dtype == torch.float32}
-    return {**given, **engine.run_on_device(held)}
+    read = {name: value for name, value in on_device.items() if value.dtype == torch.float32}
+    return {**read, **engine.run_on_device(on_device)}
 
 
 def run_ahead(
     engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
 ) -> Iterator[tuple[Batch, Mapping[str, Values]]]:
-    """The engine computes the next group while the caller counts this one: counting leaves all cores but one idle."""
+    """Let the engine compute the next group while the caller counts this one.
+
+    Counting alone leaves all cores but one idle.
+    """
     parts = (part for batch in inputs.batches(payloads) for part in batch.parts(CASES))
     with ThreadPoolExecutor(1, thread_name_prefix="watch") as ahead:
         before = None

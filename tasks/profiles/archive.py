@@ -62,11 +62,13 @@ def parse(data: bytes, *, where: str) -> Profile:
     if words[1] != str(VERSION).encode():
         found = words[1].decode(errors="replace")
         raise BadInput(
-            f"{where} has profile version {found}: this release reads {VERSION}; profile the part again"
+            f"{where} has profile version {found}: this release reads {VERSION}; profile the part "
+            "again"
         )
     if words[2] != sha256(body).hexdigest().encode():
         raise Tampered(
-            f"{where} does not match its checksum: delete it, and the next run profiles the part again"
+            f"{where} does not match its checksum: delete it, and the next run profiles the part "
+            "again"
         )
     try:
         return _profile(json.loads(zlib.decompress(body)))

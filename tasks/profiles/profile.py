@@ -104,7 +104,8 @@ def merge(*profiles: Profile) -> Profile:
     """
     if not profiles:
         raise BadInput(
-            "there is no profile to merge: profile at least one part, or start from `empty(settings)`"
+            "there is no profile to merge: profile at least one part, or start from "
+            "`empty(settings)`"
         )
     return reduce(_both, profiles)
 
@@ -112,7 +113,8 @@ def merge(*profiles: Profile) -> Profile:
 def _both(one: Profile, other: Profile) -> Profile:
     if one.settings != other.settings:
         raise BadInput(
-            f"profiles with settings {one.settings.digest} and {other.settings.digest} cannot be merged: "
+            f"profiles with settings {one.settings.digest} and {other.settings.digest} cannot be "
+            "merged: "
             "profile the parts again with the same settings"
         )
     return Profile(

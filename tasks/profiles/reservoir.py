@@ -73,7 +73,8 @@ class Reservoir(Generic[T]):
         """
         if capacity < 1 or (cap is not None and cap < 1):
             raise BadInput(
-                f"a reservoir of {capacity} places and a cap of {cap} cannot hold anything: give 1 or more"
+                f"a reservoir of {capacity} places and a cap of {cap} cannot hold anything: give 1 "
+                "or more"
             )
         self.capacity = capacity
         self.cap = cap

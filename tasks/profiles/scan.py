@@ -167,7 +167,8 @@ class Scan:
         if isinstance(column, pa.Array):
             if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
                 raise BadInput(
-                    f"column {name} is of type {column.type}, not a number: import the traffic again"
+                    f"column {name} is of type {column.type}, not a number: import the traffic "
+                    "again"
                 )
             column = column.to_numpy(zero_copy_only=False)
         if len(column):

@@ -39,7 +39,8 @@ class ProfileSettings:
             )
         if not self.bandwidth > 0 or not self.tensor_scale > 0:
             raise BadInput(
-                f"a kernel of bandwidth {self.bandwidth} on tensors of scale {self.tensor_scale} measures nothing: "
+                f"a kernel of bandwidth {self.bandwidth} on tensors of scale {self.tensor_scale} "
+                "measures nothing: "
                 "give numbers above 0"
             )
 

@@ -77,7 +77,8 @@ def anchors(
         raise BadInput(f"the anchor share is {anchor_share}: it must lie between 0 and 1")
     if len(offered.always) > GUARDRAIL_SHARE * size:
         raise BadInput(
-            f"{len(offered.always)} guardrail cases do not fit into a calibration set of {size}: they may fill half; "
+            f"{len(offered.always)} guardrail cases do not fit into a calibration set of {size}: "
+            "they may fill half; "
             "raise calibration.size, or mark fewer domains"
         )
     places = round(anchor_share * size) - len(offered.always)
@@ -107,7 +108,8 @@ def settle(
     chosen = (*live, *held)
     if not chosen:
         raise BadInput(
-            "the calibration set is empty: sample more traffic, or ship a calibration pool with the model"
+            "the calibration set is empty: sample more traffic, or ship a calibration pool with "
+            "the model"
         )
     return sample_of(chosen, seen=offered.seen, dropped=offered.dropped)
 

@@ -166,7 +166,8 @@ def _entry(
     first, more = named[0], f" and {len(worst) - 1} more sites" if len(worst) > 1 else ""
     whom = "no other tenant" if alone else "hardly any other request"
     reason = (
-        f"it reaches {first.reached:.3g} at {first.site}{more}, where {whom} comes near: up to {first.allowed:.3g} "
+        f"it reaches {first.reached:.3g} at {first.site}{more}, where {whom} comes near: up to "
+        f"{first.allowed:.3g} "
         "is taken for a shift"
     )
     return Quarantined(request.request_id, request.tenant, reason, named)

@@ -59,8 +59,10 @@ def draw(
     """
     if size < 1 or not 0 < tenant_share <= 1 or minimum_per_stratum < 0:
         raise BadInput(
-            f"a sample of size {size} with tenant_share {tenant_share} and minimum_per_stratum {minimum_per_stratum} "
-            "cannot be drawn: size must be 1 or more, the share above 0 and at most 1, the minimum 0 or more"
+            f"a sample of size {size} with tenant_share {tenant_share} and minimum_per_stratum "
+            f"{minimum_per_stratum} "
+            "cannot be drawn: size must be 1 or more, the share above 0 and at most 1, the minimum "
+            "0 or more"
         )
     return choose(
         gather(requests, size=size, tenant_share=tenant_share, seed=seed), minimum_per_stratum

@@ -103,7 +103,8 @@ class FineHistogram:
         """
         if not np.array_equal(snapped(edges), np.asarray(edges, np.float64)):
             raise BadInput(
-                f"the bin edges {list(edges)} do not lie on the profile's grid: pass them through `snapped`"
+                f"the bin edges {list(edges)} do not lie on the profile's grid: pass them through "
+                "`snapped`"
             )
         reached = np.append(0, np.cumsum(self.counts[ORDER]))
         cuts = np.searchsorted(LOWER, np.asarray(edges, np.float64))

@@ -31,7 +31,8 @@ def pieces(tensors: pa.Array) -> Iterator[TensorPiece]:
     for length in np.unique(lengths).tolist():
         if length % 4:
             raise BadInput(
-                f"a tensor has {length} bytes, which is no number of float32: import the traffic again"
+                f"a tensor has {length} bytes, which is no number of float32: import the traffic "
+                "again"
             )
         rows = np.flatnonzero(lengths == length)
         step = max(1, _ELEMENTS // max(length // 4, 1))
