@@ -1,7 +1,7 @@
 """Scheduled maintenance: sample the window, look through every detector, decide, act when the decision says so."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -15,6 +15,8 @@ from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
 from tasks.drift.decision import recalibrates, undecided, wants_retraining
+from tasks.drift.look import detectors_after, stale_layers
+from tasks.drift.report.publish import written_page
 from tasks.models.catalog import open_model
 from tasks.promotion import steps as promotion
 from tasks.records import (
@@ -56,7 +58,7 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
     source = open_model(model).source
     before, report = (
         promotion.settled(model, window.digest, source, champion),
-        drift.written_report(window),
+        written_page(window),
     )
     if before is not None and report is not None:
         write_measures(model, flow="maintenance", seconds=time.perf_counter() - started)
@@ -100,28 +102,17 @@ def _decide(
     past: Sequence[PastDecision],
     progress: Progress,
 ) -> Decision:
-    results: list[DetectorResult] = [weights]
-    stale = next(
-        (
-            one.exceeded.get("range", ())
-            for one in reversed(past)
-            if one.champion == champion.version
-        ),
-        (),
-    )
-    detectors: tuple[tuple[str, Callable[[], list[DetectorResult]]], ...] = (
-        ("inputs", lambda: [drift.look_at_inputs(window, champion)]),
-        ("ranges", lambda: [drift.look_at_ranges(window, champion, stale)]),
-        ("fidelity", lambda: drift.look_at_fidelity(window, champion)),
-        ("full precision", lambda: [drift.look_at_control(window, champion)]),
-    )
-    if (
-        weights.health is Health.DEGRADED
-    ):  # scales and answers of other weights say nothing about these
-        detectors = (detectors[0], detectors[-1])
-    for index, (name, look_through) in enumerate(detectors):
-        progress.step(f"looking at {name} of {window.rows} requests", 0.2 + 0.15 * index)
-        results += look_through()
+    results, stale = [weights], stale_layers(past, champion.version)
+    looks: Mapping[str, tuple[str, Callable[[], list[DetectorResult]]]] = {
+        "input": ("inputs", lambda: [drift.look_at_inputs(window, champion)]),
+        "range": ("ranges", lambda: [drift.look_at_ranges(window, champion, stale)]),
+        "fidelity": ("fidelity", lambda: drift.look_at_fidelity(window, champion)),
+        "control": ("full precision", lambda: [drift.look_at_control(window, champion)]),
+    }
+    for index, detector in enumerate(detectors_after(weights)):
+        subject, look = looks[detector]
+        progress.step(f"looking at {subject} of {window.rows} requests", 0.2 + 0.15 * index)
+        results += look()
     return drift.decide_window(window, champion, results, past)
 
 

@@ -8,9 +8,9 @@ from infra.canonical import Json, sha256
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 from tasks.drift.evidence import Alarms, needed, parse_evidence
+from tasks.drift.formatting import power_of_ten
 from tasks.drift.restraint import state
 from tasks.drift.rules import alarms, restraint
-from tasks.drift.wording import power_of_ten
 from tasks.promotion import journal
 from tasks.promotion.decisions import past_decisions
 from tasks.promotion.ledger import EntryKind, LedgerEntry

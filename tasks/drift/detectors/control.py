@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.drift.evidence import Alarms, Evidence, needed
+from tasks.drift.formatting import power_of_ten
 from tasks.drift.statistics.betting import log_capitals
 from tasks.drift.statistics.intervals import mean_interval
 from tasks.drift.statistics.streams import Increment, Stream
-from tasks.drift.wording import power_of_ten
 from tasks.records import DetectorResult, Finding, Health
 
 MINIMUM = 20

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.drift.evidence import Alarms, Evidence, needed, with_window
+from tasks.drift.formatting import power_of_ten
 from tasks.drift.statistics.betting import log_capitals, mean_bounds
 from tasks.drift.statistics.streams import Increment, Stream
-from tasks.drift.wording import power_of_ten
 from tasks.records import DetectorResult, Finding, Health
 
 Limits = Mapping[str, float] | Callable[[str], float | None]

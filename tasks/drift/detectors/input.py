@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from infra.canonical import canonical, sha256
 from tasks.drift.detectors.tables import FeatureTable, tables
 from tasks.drift.evidence import Alarms, Evidence, needed, with_window
+from tasks.drift.formatting import power_of_ten
 from tasks.drift.statistics.betting import log_frequency_capitals
 from tasks.drift.statistics.streams import Increment, Stream
-from tasks.drift.wording import power_of_ten
 from tasks.records import DetectorResult, Finding, Health, Request
 
 EFFECT = 0.2

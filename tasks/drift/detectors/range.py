@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.drift.evidence import Alarms, Evidence, needed, with_window
+from tasks.drift.formatting import power_of_ten
 from tasks.drift.statistics.betting import log_capitals
 from tasks.drift.statistics.streams import Increment, Stream
-from tasks.drift.wording import power_of_ten
 from tasks.numerics.histogram import CENTRES, EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import squared_error
 from tasks.observation.clipped_fraction import Clipping

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.drift.detectors.embedding import compare, text_vectors
 from tasks.drift.detectors.features import features
 from tasks.drift.detectors.vocabulary import documents, unknown_share
-from tasks.drift.wording import percent
+from tasks.drift.formatting import percent
 from tasks.records import Request
 
 _BINS = 10

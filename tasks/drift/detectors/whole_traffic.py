@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tasks.drift.detectors.tables import FeatureTable
-from tasks.drift.wording import percent
+from tasks.drift.formatting import percent
 from tasks.profiles import Profile
 from tasks.profiles.frozen import Frozen
 from tasks.records import Finding

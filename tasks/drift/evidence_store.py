@@ -30,7 +30,7 @@ def newest(place: str) -> tuple[Evidence, str]:
     return parse_evidence(settings().store().get(keys[-1]), where=keys[-1]), keys[-1]
 
 
-def counted(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence, str]:
+def appended(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence, str]:
     """Append the state that `add` makes of the newest; unchanged states are not written. Returns it and its key."""
     for _ in range(RACES):
         before, key = newest(place)

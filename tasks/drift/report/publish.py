@@ -1,0 +1,105 @@
+"""Where the pages of a look go: the store, Evidently's workspace and MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import NotFound
+from infra.settings import settings
+from infra.stores import layout
+from tasks.drift.report.page import Look, Worst, detector_page, drift_report, store_snapshot
+from tasks.records import (
+    STORED_DETECTOR,
+    STORED_DETECTORS,
+    Decision,
+    PastDecision,
+    ReleaseRef,
+    Request,
+    SampleRef,
+)
+from tasks.step import flow_run_id
+
+PAGE = f"{STORED_DETECTORS}.html"
+WORST = "worst.json"
+EXAMPLES = 8
+"""Requests that scored worst, for the page."""
+
+
+def write_pages(
+    window: SampleRef,
+    champion: ReleaseRef,
+    decision: Decision,
+    past: Sequence[PastDecision],
+    *,
+    reference: Sequence[Request],
+    current: Sequence[Request],
+) -> str:
+    """Store our page of the detectors and Evidently's of the sample, and log both to MLflow.
+
+    Returns:
+        The key of our page.
+    """
+    snapshot = drift_report(reference, current, Look(window, champion.version, decision))
+    pages = {
+        PAGE: detector_page(decision, past, _worst(window, current)),
+        "evidently.html": snapshot.html,
+    }
+    store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
+    for name, page in pages.items():
+        settings().store().put(layout.report(window.model, window.digest, name), page)
+    settings().registry().log_run(
+        window.model,
+        f"drift {window.digest[:8]}",
+        params={"window": window.digest, "champion": champion.version},
+        metrics={"rows": float(window.rows)},
+        tags=_tags(window, decision),
+        artifacts=pages,
+    )
+    return layout.report(window.model, window.digest, PAGE)
+
+
+def written_page(window: SampleRef) -> str | None:
+    """Return the key of the window's page of the detectors; None when it has none."""
+    key = layout.report(window.model, window.digest, PAGE)
+    return key if settings().store().exists(key) else None
+
+
+def note_worst(window: SampleRef, requests: Sequence[Request], scores: NDArray[np.float64]) -> None:
+    """Keep the ids of the requests that scored worst: the page looks them up, and redacts them."""
+    order = np.argsort(np.nan_to_num(scores, nan=-np.inf), kind="stable")[:EXAMPLES]
+    rows = [
+        {"request_id": requests[place].request_id, "score": float(np.nan_to_num(scores[place]))}
+        for place in order
+    ]
+    document = {"version": 1, "worst": rows}
+    settings().store().put(
+        layout.report(window.model, window.digest, WORST), json.dumps(document).encode()
+    )
+
+
+def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
+    try:
+        rows = json.loads(
+            settings().store().get(layout.report(window.model, window.digest, WORST))
+        )["worst"]
+    except NotFound:  # fidelity was not looked at
+        return ()
+    known = {request.request_id: request for request in requests}
+    return tuple(
+        Worst(known[row["request_id"]], row["score"]) for row in rows if row["request_id"] in known
+    )
+
+
+def _tags(window: SampleRef, decision: Decision) -> dict[str, str]:
+    run = flow_run_id()
+    return {
+        "decision": decision.action.value,
+        "attribution": decision.attribution,
+        "window": window.digest,
+        **({"flow_run": run} if run else {}),
+        **{f"{STORED_DETECTOR}.{one.detector}": one.health.value for one in decision.results},
+    }
