@@ -1,7 +1,8 @@
-"""The right to erasure: one tenant's or one request's data out of everything stored, and what it had gone into named.
+"""The right to erasure: one tenant's or one request's data out of everything that is stored.
 
-Every step can be repeated, and nothing is deleted before what replaces it stands. The act is noted first, without the
-name; a run that was killed is continued by the next one.
+It goes over every kind of object in `infra.stores.layout` and names the releases that the data had
+gone into. Every step can be repeated, and nothing is deleted before what replaces it stands. The
+act is noted first, without the name; a run that was killed is continued by the next one.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from infra.canonical import Json
 from infra.errors import AlreadyExists, BadInput, NotFound, Refused
 from infra.settings import settings
+from infra.stores import layout
+from infra.stores.layout import KINDS, Holds, ObjectKind, rows_made_from
 from infra.stores.port import ObjectStore
 from tasks import erasure
 from tasks.drift.report.page import remove_snapshot
@@ -31,7 +34,7 @@ PASSES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class AffectedRelease:
     """A release whose calibration set held the data."""
 
     release: str
@@ -47,8 +50,8 @@ class Forgotten:
     model: str
     kind: str  # tenant or request
     pseudonym: str
-    removed: dict[str, int]  # room -> records
-    releases: tuple[Held, ...]
+    removed: dict[str, int]  # kind of object, or derived -> records
+    releases: tuple[AffectedRelease, ...]
     remains: tuple[str, ...]
 
 
@@ -68,9 +71,13 @@ def forget(
     reason: str = "asked for",
     actor: str = "",
 ) -> list[Forgotten]:
-    """Remove it everywhere, note the act in the ledger, and say what remains; acts that were killed are ended first.
+    """Remove it everywhere, note the act in the ledger, and say what remains.
 
-    Doing it twice changes nothing more. Raises `BadInput` unless exactly one of tenant and request is given.
+    Acts that were killed are ended first. Doing it twice changes nothing more.
+
+    Raises:
+        BadInput: Unless exactly one of tenant and request is given.
+        NotFound: No model has the name.
     """
     if (tenant is None) == (request is None):
         raise BadInput("give exactly one of --tenant and --request: what is to be forgotten?")
@@ -81,82 +88,77 @@ def forget(
         if tenant is not None
         else erasure.new_act("request", str(request))
     )
-    store.put(_note(model, act), erasure.dump_act(act))
-    keys = sorted(store.list(f"forgetting/{model}/"), key=lambda key: key == _note(model, act))
+    note = layout.act_of_forgetting(model, act.pseudonym)
+    store.put(note, erasure.dump_act(act))
+    keys = sorted(store.list(layout.FORGETTING.prefix(model=model)), key=lambda key: key == note)
     return [
         _carry_out(store, model, erasure.parse_act(store.get(key), where=key), who, reason)
         for key in keys
     ]
 
 
-def _note(model: str, act: Act) -> str:
-    return f"forgetting/{model}/{act.pseudonym}.json"
-
-
 def _carry_out(store: ObjectStore, model: str, act: Act, actor: str, reason: str) -> Forgotten:
     sweep = _Sweep(store, model, act)
     for _ in range(PASSES):
         before = sweep.removed.total()
-        _traffic(sweep)
-        _samples(sweep, "windows")
-        _samples(sweep, "calibration")
-        _rejects(sweep)
-        _quarantine(sweep)
-        _intakes(sweep)
+        for kind in KINDS:
+            if kind.holds is Holds.REQUESTS and not kind.sources:
+                ERASERS[kind](sweep, kind)
         if sweep.removed.total() == before:
             break
-    releases = _releases(store, model, act)
-    places = [done.place for done in last_intake(store, model)]
+    releases = _affected_releases(store, model, act)
+    places = [intake.place for intake in last_intake(store, model)]
     result = Forgotten(
         model, act.kind, act.pseudonym, dict(sweep.removed), releases, _remains(releases, places)
     )
     _record(result, actor, reason)
-    store.delete(_note(model, act))
+    store.delete(layout.act_of_forgetting(model, act.pseudonym))
     return result
 
 
-def _traffic(sweep: _Sweep) -> None:
-    """The rest of a part is written before the part is deleted: a request may be stored twice for a while."""
-    for key in list(sweep.store.list(f"traffic/{sweep.model}/")):
-        if key.endswith(".parquet"):
-            staying, going = erasure.without_requests(sweep.store.get(key), sweep.act, where=key)
-            if going:
-                write_traffic(sweep.store, sweep.model, staying)
-                _profiles_of(
-                    sweep, key
-                )  # first: whoever goes on after a kill finds them by the part
-                sweep.store.delete(key)
-                sweep.removed["traffic"] += len(going)
+def _parquet_files(sweep: _Sweep, kind: ObjectKind) -> list[str]:
+    """List a folder's Parquet files, also those under a name that others gave them."""
+    keys = sweep.store.list(kind.prefix(model=sweep.model))
+    return [key for key in keys if key.endswith(".parquet")]
 
 
-def _profiles_of(sweep: _Sweep, part: str) -> None:
-    """A profile holds tenants and ids of its part; what is left of the part is profiled anew."""
-    folder, name = part.removeprefix("traffic/").removesuffix(".parquet").rsplit("/", 1)
-    for key in list(sweep.store.list(f"profiles/{folder}/")):
-        if key.rsplit("/", 1)[1].startswith(f"{name}-"):
-            sweep.store.delete(key)
-            sweep.removed["derived"] += 1
-
-
-def _samples(sweep: _Sweep, room: str) -> None:
-    """A sample keeps its name, by which the ledger and releases know it, and says that it was cut."""
-    for key in list(sweep.store.list(f"{room}/{sweep.model}/")):
-        if not key.endswith(".parquet"):
-            continue
+def _traffic(sweep: _Sweep, kind: ObjectKind) -> None:
+    """Write the rest of a part before the part is deleted: requests may be stored twice for a while."""
+    for key in _parquet_files(sweep, kind):
         staying, going = erasure.without_requests(sweep.store.get(key), sweep.act, where=key)
-        if not going:
-            continue
-        stem, digest = key.removesuffix(".parquet"), key.split("/")[-1].removesuffix(".parquet")
-        _mark(sweep, f"{stem}.forgotten.json", len(going))
-        _drop_weights(sweep.store, f"{stem}.weights.json", {one.request_id for one in going})
-        for derived in _derived(sweep, room, digest):
-            sweep.store.delete(derived)
-            sweep.removed["derived"] += 1
-        sweep.removed["derived"] += remove_snapshot(
-            settings().root / "evidently", sweep.model, digest
-        )
-        sweep.store.put(key, erasure.sample_bytes(staying))
-        sweep.removed[room] += len(going)
+        if going:
+            write_traffic(sweep.store, sweep.model, staying)
+            # First: whoever goes on after a kill finds them by the part.
+            _delete_rows(sweep, kind, key)
+            sweep.store.delete(key)
+            sweep.removed[kind.name] += len(going)
+
+
+def _delete_rows(sweep: _Sweep, kind: ObjectKind, key: str) -> None:
+    """Delete what holds rows or names of the object's requests; runs make it anew from what is left."""
+    for derived in list(rows_made_from(sweep.store, kind, key)):
+        sweep.store.delete(derived)
+        sweep.removed["derived"] += 1
+
+
+def _samples(sweep: _Sweep, kind: ObjectKind) -> None:
+    """Cut samples; one keeps its name, by which the ledger and releases know it, and says so."""
+    for key in _parquet_files(sweep, kind):
+        staying, going = erasure.without_requests(sweep.store.get(key), sweep.act, where=key)
+        if going:
+            _mark(sweep, layout.sample_marks(key), len(going))
+            _drop_weights(sweep.store, key, {request.request_id for request in going})
+            _delete_rows(sweep, kind, key)
+            _delete_snapshot(sweep, key)
+            sweep.store.put(key, erasure.sample_bytes(staying))
+            sweep.removed[kind.name] += len(going)
+
+
+def _delete_snapshot(sweep: _Sweep, sample: str) -> None:
+    """Delete what Evidently's server keeps of a window: it lies in a folder, beside the store."""
+    digest = sample.rpartition("/")[2].removesuffix(".parquet")
+    snapshots = settings().root / "evidently"
+    sweep.removed["derived"] += remove_snapshot(snapshots, sweep.model, digest)
 
 
 def _mark(sweep: _Sweep, key: str, count: int) -> None:
@@ -172,81 +174,79 @@ def _document(store: ObjectStore, key: str) -> dict[str, Json]:
         return {}
 
 
-def _drop_weights(store: ObjectStore, key: str, ids: set[str]) -> None:
+def _drop_weights(store: ObjectStore, sample: str, ids: set[str]) -> None:
+    key = layout.sample_weights(sample)
     weights = _document(store, key)
     if ids & set(weights):
         left = {name: value for name, value in weights.items() if name not in ids}
         store.put(key, json.dumps(left, sort_keys=True).encode())
 
 
-def _derived(sweep: _Sweep, room: str, digest: str) -> Sequence[str]:
-    """Observations keep rows of activations, embeddings and drift pages one row a request."""
-    store, model = sweep.store, sweep.model
-    found = [
-        key for key in store.list(f"embeddings/{model}/") if key.endswith(f"-{digest[:32]}.npy")
-    ]
-    if room == "calibration":
-        return [
-            *found,
-            *(key for key in store.list(f"observations/{model}/") if f"-{digest}" in key),
-        ]
-    return [*found, *store.list(f"reports/{model}/{digest[:16]}/")]
-
-
-def _rejects(sweep: _Sweep) -> None:
-    for key in list(sweep.store.list(f"rejected/{sweep.model}/")):
-        left, gone = erasure.without_lines(sweep.store.get(key), sweep.act)
-        if gone:
+def _rejects(sweep: _Sweep, kind: ObjectKind) -> None:
+    for key in list(sweep.store.list(kind.prefix(model=sweep.model))):
+        left, count = erasure.without_lines(sweep.store.get(key), sweep.act)
+        if count:
             if left:
                 with contextlib.suppress(AlreadyExists):  # an earlier run was killed after this
-                    sweep.store.create(
-                        f"rejected/{sweep.model}/{sha256(left).hexdigest()[:32]}.jsonl", left
-                    )
+                    rest = layout.rejected(sweep.model, sha256(left).hexdigest()[:32])
+                    sweep.store.create(rest, left)
             sweep.store.delete(key)
-            sweep.removed["rejected"] += gone
+            sweep.removed[kind.name] += count
 
 
-def _quarantine(sweep: _Sweep) -> None:
-    for key in list(sweep.store.list(f"quarantine/{sweep.model}/")):
-        left, gone = erasure.without_entries(sweep.store.get(key), sweep.act, where=key)
-        if gone:
+def _quarantine(sweep: _Sweep, kind: ObjectKind) -> None:
+    for key in list(sweep.store.list(kind.prefix(model=sweep.model))):
+        left, count = erasure.without_entries(sweep.store.get(key), sweep.act, where=key)
+        if count:
             sweep.store.put(key, left)
-            sweep.removed["quarantine"] += gone
+            sweep.removed[kind.name] += count
 
 
-def _intakes(sweep: _Sweep) -> None:
-    """What the last intake of a source did names the files that it could not read."""
-    for done in last_intake(sweep.store, sweep.model):
-        problems = tuple(one for one in done.problems if not erasure.mentions(one.name, sweep.act))
-        if len(problems) < len(done.problems):
-            write_last(sweep.store, sweep.model, replace(done, problems=problems))
-            sweep.removed["intake"] += len(done.problems) - len(problems)
+def _intakes(sweep: _Sweep, kind: ObjectKind) -> None:
+    """Drop names of files that the last intake of a source could not read."""
+    for intake in last_intake(sweep.store, sweep.model):
+        problems = tuple(
+            problem for problem in intake.problems if not erasure.mentions(problem.name, sweep.act)
+        )
+        if len(problems) < len(intake.problems):
+            write_last(sweep.store, sweep.model, replace(intake, problems=problems))
+            sweep.removed[kind.name] += len(intake.problems) - len(problems)
 
 
-def _releases(store: ObjectStore, model: str, act: Act) -> tuple[Held, ...]:
-    """By the marks on calibration sets, which outlive a kill."""
-    marks = [key for key in store.list(f"calibration/{model}/") if key.endswith(".forgotten.json")]
+ERASERS: Mapping[ObjectKind, Callable[[_Sweep, ObjectKind], None]] = {
+    layout.TRAFFIC: _traffic,
+    layout.WINDOW: _samples,
+    layout.CALIBRATION: _samples,
+    layout.REJECTED: _rejects,
+    layout.QUARANTINE: _quarantine,
+    layout.LAST_INTAKE: _intakes,
+}
+"""How each kind that holds requests loses them, and what was made of it with them."""
+
+
+def _affected_releases(store: ObjectStore, model: str, act: Act) -> tuple[AffectedRelease, ...]:
+    """Find releases by the marks on calibration sets, which outlive a kill."""
+    marks = layout.CALIBRATION_MARKS
     cut = {
-        key.split("/")[-1].removesuffix(".forgotten.json")
-        for key in marks
+        (marks.fields(key) or {})["digest"]
+        for key in marks.keys(store, model=model)
         if act.pseudonym in _document(store, key)
     }
     entries = journal.read(model)
-    shown = ledger.aliases(entries)
-    found = []
-    for key in store.list(f"releases/{model}/"):
-        digest = key.split("/")[2]
-        if key.endswith(f"{digest}/manifest.json"):
-            calibration = _calibration(model, digest)
-            if calibration in cut:
-                version = _version(entries, digest)
-                names = tuple(
-                    name
-                    for name, value in shown.items()
-                    if version is not None and value == version
-                )
-                found.append(Held(digest, version, names, calibration))
-    return tuple(sorted(found, key=lambda one: (int(one.version or 0), one.release)))
+    releases = []
+    for key in layout.RELEASE.keys(store, model=model, path=layout.MANIFEST):
+        digest = (layout.RELEASE.fields(key) or {})["release"]
+        calibration = _calibration(model, digest)
+        if calibration in cut:
+            version = _version(entries, digest)
+            names = _alias_names(entries, version)
+            releases.append(AffectedRelease(digest, version, names, calibration))
+    return tuple(sorted(releases, key=lambda item: (int(item.version or 0), item.release)))
+
+
+def _alias_names(entries: Sequence[LedgerEntry], version: str | None) -> tuple[str, ...]:
+    shown = ledger.aliases(entries).items()
+    return tuple(name for name, value in shown if version is not None and value == version)
 
 
 def _calibration(model: str, digest: str) -> str:
@@ -263,7 +263,7 @@ def _version(entries: Sequence[LedgerEntry], digest: str) -> str | None:
     )
 
 
-def _remains(releases: Sequence[Held], places: Sequence[str]) -> tuple[str, ...]:
+def _remains(releases: Sequence[AffectedRelease], places: Sequence[str]) -> tuple[str, ...]:
     told = [
         "Histograms, ranges and scales that the data helped to fix remain: sums over a whole set, which name nobody.",
         "Backups of the object store, MLflow's runs and Prefect's logs are outside of this command.",
@@ -282,7 +282,7 @@ def _remains(releases: Sequence[Held], places: Sequence[str]) -> tuple[str, ...]
     return tuple(told)
 
 
-def _aliases(one: Held) -> str:
+def _aliases(one: AffectedRelease) -> str:
     return f" ({', '.join(one.aliases)})" if one.aliases else ""
 
 

@@ -121,16 +121,18 @@ PROFILE = ObjectKind(
     remade=True,
     sources=(Source("traffic", "part"),),
 )
+
+WINDOW, WINDOW_FACTS, WINDOW_WEIGHTS, WINDOW_MARKS = _sample("windows")
+CALIBRATION, CALIBRATION_FACTS, CALIBRATION_WEIGHTS, CALIBRATION_MARKS = _sample("calibration")
+
 REJECTED = ObjectKind("rejected", "rejected/{model}/{digest}.jsonl", Holds.REQUESTS)
+QUARANTINE = ObjectKind("quarantine", "quarantine/{model}/{window}.json", Holds.REQUESTS)
 FILE_RECORD = ObjectKind("file record", "intake/{model}/{source}/{state}/{file}-{version}.json")
 LAST_INTAKE = ObjectKind("intake", "intake/{model}/{source}/last.json", Holds.REQUESTS)
 TRACE_PROGRESS = ObjectKind("trace progress", "intake/{model}/{source}/traces-{experiment}.json")
 SOURCE_ORIGIN = ObjectKind("source origin", "intake/{model}/{source}/origin-{rules}.json")
 
-WINDOW, WINDOW_FACTS, WINDOW_WEIGHTS, WINDOW_MARKS = _sample("windows")
-CALIBRATION, CALIBRATION_FACTS, CALIBRATION_WEIGHTS, CALIBRATION_MARKS = _sample("calibration")
 DRAW = ObjectKind("draw", "draws/{model}/{digest}", remade=True)
-QUARANTINE = ObjectKind("quarantine", "quarantine/{model}/{window}.json", Holds.REQUESTS)
 FROZEN_TRAFFIC = ObjectKind("frozen traffic", "frozen/{model}/{window}.json", remade=True)
 
 _CALIBRATED = Source("calibration", "calibration")
@@ -190,6 +192,8 @@ def kinds_of(key: str) -> tuple[ObjectKind, ...]:
 def rows_made_from(store: ObjectStore, kind: ObjectKind, key: str) -> Iterator[Key]:
     """List what holds rows or names of the requests of one object, and goes when they go."""
     fields = dict(kind.fields(key) or {})
+    if "digest" not in fields:  # of another's naming: nothing was made of it
+        return
     digest = fields.pop("digest")
     for derived in KINDS:
         for source in derived.sources:

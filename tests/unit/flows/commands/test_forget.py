@@ -1,4 +1,4 @@
-"""Nothing of a tenant is left, whenever the process was killed; and every release that held it is named."""
+"""Nothing of a tenant is left, whenever the process was killed; releases that held it are named."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
-from flows.commands.forget import Forgotten, forget
+from flows.commands.forget import ERASERS, Forgotten, forget
 from infra.errors import BadInput, NotFound
 from infra.releases import write_release
 from infra.settings import Settings
+from infra.stores.layout import KINDS, Holds, kinds_of
 from infra.stores.local import LocalStore
 from tasks import erasure
 from tasks.profiles import profile_window
@@ -20,6 +21,7 @@ from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind, body
 from tasks.records import Request
 from tasks.traffic import Reject, read_window, to_parquet, write_traffic
+from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
 PARTS = 5
@@ -44,23 +46,25 @@ def requests() -> list[Request]:
 
 @pytest.fixture
 def stored(workspace: Settings) -> Settings:
-    """A model with traffic, a window, a calibration set, a champion that came from it, rejects and a quarantine."""
+    """A model with every kind of object that holds requests, and a champion that came from them."""
     store = workspace.store()
     store.put("models/m/current", json.dumps({"version": 1, "digest": "x"}).encode())
     profile_window(store, "m", write_traffic(store, "m", requests()))
     kept = to_parquet([erasure.redacted(one) for one in requests()])
-    for room, digest in (("windows", WINDOW), ("calibration", SET)):
-        store.put(f"{room}/m/{digest}.parquet", kept)
+    for folder, digest in (("windows", WINDOW), ("calibration", SET)):
+        store.put(f"{folder}/m/{digest}.parquet", kept)
         store.put(
-            f"{room}/m/{digest}.weights.json",
+            f"{folder}/m/{digest}.weights.json",
             json.dumps({f"r{i}": 1.0 for i in range(30)}).encode(),
         )
-        store.put(f"{room}/m/{digest}.json", b"{}")
+        store.put(f"{folder}/m/{digest}.json", b"{}")
     store.put(f"observations/m/1234-{SET}-ab.npz", b"rows")
+    store.put(f"observations/m/1234-{SET}-seen-by-ab.npz", b"rows")
     store.put("observations/m/1234-other.npz", b"rows")
     for digest in (SET, WINDOW, "e" * 64):
         store.put(f"embeddings/m/5678-{digest[:32]}.npy", b"rows")
-    snapshot = f"{uuid5(NAMESPACE_URL, 'requant:m')}/snapshots/{uuid5(uuid5(NAMESPACE_URL, 'requant:m'), WINDOW)}.json"
+    project = uuid5(NAMESPACE_URL, "requant:m")
+    snapshot = f"{project}/snapshots/{uuid5(project, WINDOW)}.json"
     (workspace.root / "evidently" / snapshot).parent.mkdir(parents=True)
     (workspace.root / "evidently" / snapshot).write_text("{}")
     store.put(f"reports/m/{WINDOW[:16]}/evidently.html", b"rows")
@@ -82,6 +86,18 @@ def stored(workspace: Settings) -> Settings:
     return workspace
 
 
+def test_every_kind_that_holds_requests_is_covered_and_tried_here(stored: Settings) -> None:
+    write_last(stored.store(), "m", SourceIntake("in", "/data/in", "2026-03-01T12:00:00+00:00"))
+    holding = {kind for kind in KINDS if kind.holds is Holds.REQUESTS}
+    kinds = {kind.name: kind for kind in KINDS}
+    for kind in holding:
+        assert {kind, *(kinds[source.kind] for source in kind.sources)} & set(ERASERS), kind
+    rows = {kind for kind in KINDS if kind.holds is Holds.ROWS}
+    assert all(kinds[source.kind] in ERASERS for kind in rows for source in kind.sources)
+    keys = list(stored.store().list(""))
+    assert holding | rows <= {kind for key in keys for kind in kinds_of(key)}
+
+
 def everything(chosen: Settings) -> dict[str, bytes]:
     store = chosen.store()
     return {
@@ -95,13 +111,15 @@ def tenants(chosen: Settings) -> set[str]:
     return {one.tenant for one in read_window(chosen.store(), "m", hours=24).requests}
 
 
-def test_a_tenant_is_gone_from_every_room_and_the_others_are_whole(stored: Settings) -> None:
+def test_a_tenant_is_gone_from_every_kind_of_object_and_the_others_are_whole(
+    stored: Settings,
+) -> None:
     (done,) = forget("m", tenant="acme", actor="dpo")
     assert done.removed == {
         "traffic": 10,
         "windows": 10,
         "calibration": 10,
-        "derived": 5 + PARTS,
+        "derived": 6 + PARTS,
         "rejected": 1,
         "quarantine": 1,
     }
@@ -152,7 +170,7 @@ def test_one_request_is_forgotten_by_its_id(stored: Settings) -> None:
         "traffic": 1,
         "windows": 1,
         "calibration": 1,
-        "derived": 6,
+        "derived": 7,
         "quarantine": 1,
     }
     assert len(list(stored.store().list("profiles/m/"))) == PARTS - 1
@@ -233,8 +251,6 @@ def test_a_rejected_record_is_searched_though_it_is_no_json(stored: Settings) ->
 def test_a_file_that_is_called_by_the_tenant_is_named_no_more_and_sources_are_told_to_hold_the_data(
     stored: Settings,
 ) -> None:
-    from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
-
     problems = tuple(
         Problem(name, "it is broken") for name in ("in/acme-2026.jsonl", "in/other.jsonl")
     )
