@@ -1,4 +1,7 @@
-"""Mergeable profiles of traffic: each part is read once, ever, and all of them together tell of a window (ADR 17)."""
+"""Mergeable profiles of traffic (ADR 17).
+
+Each part is read once, ever, and all of them together tell of a window.
+"""
 
 from tasks.profiles.archive import dump, parse
 from tasks.profiles.columns.quantiles import snapped

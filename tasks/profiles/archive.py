@@ -1,4 +1,4 @@
-"""How a profile is kept: one line that says what follows and its checksum, then compressed JSON and arrays.
+"""How a profile is stored: one line with its version and checksum, then compressed JSON and arrays.
 
 Nothing in it is code: no pickles. The same profile gives the same bytes.
 """
@@ -28,7 +28,7 @@ _NAME = b"requant-profile"
 
 
 def dump(profile: Profile) -> bytes:
-    """The stored form; equal profiles give equal bytes."""
+    """Return the stored form; equal profiles give equal bytes."""
     document = {
         "settings": profile.settings.document(),
         "rows": profile.rows,
@@ -52,7 +52,12 @@ def dump(profile: Profile) -> bytes:
 
 
 def parse(data: bytes, *, where: str) -> Profile:
-    """Read what `dump` wrote; raises `BadInput` on another version or form, `Tampered` on a wrong checksum."""
+    """Read what `dump` wrote.
+
+    Raises:
+        BadInput: Another version or form.
+        Tampered: A wrong checksum.
+    """
     head, _, body = data.partition(b"\n")
     words = head.split(b" ")
     if len(words) != 3 or words[0] != _NAME:
@@ -60,9 +65,10 @@ def parse(data: bytes, *, where: str) -> Profile:
             f"{where} is not a profile: delete it, and the next run profiles the part again"
         )
     if words[1] != str(VERSION).encode():
-        found = words[1].decode(errors="replace")
+        version = words[1].decode(errors="replace")
         raise BadInput(
-            f"{where} has profile version {found}: this release reads {VERSION}; profile the part "
+            f"{where} has profile version {version}: this release reads {VERSION}; profile the "
+            "part "
             "again"
         )
     if words[2] != sha256(body).hexdigest().encode():
@@ -106,15 +112,15 @@ def _sparse(counts: NDArray[np.int64]) -> list[list[int]]:
 
 
 def _dense(item: list[list[int]], size: int) -> NDArray[np.int64]:
-    used, found = item
+    used, filled = item
     counts = np.zeros(size, np.int64)
     if (
-        len(used) != len(found)
+        len(used) != len(filled)
         or (used and not 0 <= min(used) <= max(used) < size)
-        or min(found, default=0) < 0
+        or min(filled, default=0) < 0
     ):
         raise ValueError(f"counts of {len(used)} bins among {size}")
-    counts[used] = found
+    counts[used] = filled
     return counts
 
 
@@ -151,9 +157,9 @@ def _entries(reservoir: Reservoir[Kept] | None) -> list[list[object]]:
 
 
 def _reservoir(rows: list[list[Any]], settings: ProfileSettings) -> Reservoir[Kept] | None:
-    made = empty_reservoir(settings)
-    if made is None:
+    reservoir = empty_reservoir(settings)
+    if reservoir is None:
         return None
     for key, group, priority, *item in rows:
-        made.hold(ReservoirItem(key, group, priority, Kept(*item)))
-    return made
+        reservoir.hold(ReservoirItem(key, group, priority, Kept(*item)))
+    return reservoir

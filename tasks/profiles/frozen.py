@@ -1,6 +1,7 @@
-"""What a release keeps of the traffic it was calibrated on: bin edges, frozen then, and the counts in them.
+"""What a release keeps of the traffic it was calibrated on.
 
-It names no tenant and no request: a release outlives the traffic, and whoever is forgotten there must not stand here.
+These are bin edges, frozen then, and the counts in them. It names no tenant and no request: a
+release outlives the traffic, and whoever is forgotten there must not stand here.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ class Frozen:
     settings: str  # digest; means of other settings cannot be compared
 
     def document(self) -> bytes:
-        """As `parse_frozen` reads it."""
+        """Return it as `parse_frozen` reads it."""
         body: dict[str, Json] = asdict(self)
         body["waves"] = body.pop("fourier_features")  # the older name, which stays in the file
         return canonical({"version": VERSION, **body})
 
 
 def freeze(profile: Profile) -> Frozen:
-    """The reference that a profile makes: quantiles become edges, exact counts between them."""
+    """Make a profile a reference: quantiles become edges, with exact counts between them."""
     numbers = {}
     for name, histogram in profile.numbers.items():
         if histogram.total:
@@ -70,25 +71,30 @@ def freeze(profile: Profile) -> Frozen:
             if name in profile.names
         },
         {
-            name: tuple(np.round(one.mean, 9).tolist())
-            for name, one in profile.fourier_features.items()
-            if one.rows
+            name: tuple(np.round(features.mean, 9).tolist())
+            for name, features in profile.fourier_features.items()
+            if features.rows
         },
         profile.settings.digest,
     )
 
 
 def parse_frozen(data: bytes, *, where: str) -> Frozen:
-    """What `document` wrote; raises `Tampered` on anything else and `BadInput` on another version."""
+    """Read what `document` wrote.
+
+    Raises:
+        BadInput: Another version.
+        Tampered: Anything else.
+    """
     try:
-        found = json.loads(data)
-        version = found.pop("version")
+        document = json.loads(data)
+        version = document.pop("version")
         numbers = {
-            name: Binned(tuple(one["edges"]), tuple(one["counts"]))
-            for name, one in found.pop("numbers").items()
+            name: Binned(tuple(binned["edges"]), tuple(binned["counts"]))
+            for name, binned in document.pop("numbers").items()
         }
-        features = {name: tuple(mean) for name, mean in found.pop("waves").items()}
-        frozen = Frozen(numbers=numbers, fourier_features=features, **found)
+        features = {name: tuple(mean) for name, mean in document.pop("waves").items()}
+        frozen = Frozen(numbers=numbers, fourier_features=features, **document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Tampered(
             f"{where} is not a frozen profile ({error}): restore it, or re-quantize to make one"

@@ -1,6 +1,7 @@
 """A partition of traffic in a few kilobytes.
 
-The law that merging obeys: profile(A ∪ B) = merge(profile(A), profile(B)), in any order and grouping.
+The law that merging obeys: profile(A ∪ B) = merge(profile(A), profile(B)), in any order and
+grouping.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ V = TypeVar("V")
 
 
 class Kept(NamedTuple):
-    """A request of the reservoir: what it takes to find and to group it; its input stays in the traffic."""
+    """A request of the reservoir: what it takes to find and to group it.
+
+    Its input stays in the traffic.
+    """
 
     time: int  # microseconds since 1970, UTC: names the hour's folder
     domain: str
@@ -55,41 +59,51 @@ class Profile:
     reservoir: Reservoir[Kept] | None = None
 
     def histogram(self, feature: str, edges: Sequence[float]) -> NDArray[np.int64]:
-        """Counts of a number below, between and above edges frozen earlier, [edges + 1]; zeros where it has none.
+        """Count a number below, between and above edges frozen earlier, [edges + 1].
 
-        Exact: edges lie on the grid (`snapped`), which is why a new reference needs no second look at the traffic.
+        Zeros where the profile has none. Exact: edges lie on the grid (`snapped`), which is why a
+        new reference needs no second look at the traffic.
         """
         return self.numbers.get(feature, FineHistogram.empty()).between(edges)
 
     def counts(self, feature: str) -> Mapping[str, int]:
-        """Names of a column and their rows, the most frequent first; `names[feature].error` bounds the error."""
+        """Return a column's names and their rows, the most frequent first.
+
+        `names[feature].error` bounds the error.
+        """
         return self.names[feature].counts() if feature in self.names else MappingProxyType({})
 
     def buckets(self, feature: str) -> NDArray[np.int64]:
-        """Rows by hash bucket of the name, [256]: exact however many names there are."""
+        """Return rows by hash bucket of the name, [256]: exact however many names there are."""
         return (self.names[feature] if feature in self.names else Categories()).buckets
 
     def rff_mean(self, of: str = "text") -> NDArray[np.float64]:
-        """Mean random Fourier feature of embeddings, [features]: the distance of two estimates their MMD."""
+        """Return the mean random Fourier feature of embeddings, [features].
+
+        The distance of two such means estimates their maximum mean discrepancy.
+        """
         return self.fourier_features.get(
             of, FourierFeatures.empty(self.settings.fourier_features)
         ).mean
 
     @property
     def redelivered(self) -> float:
-        """The estimated share of rows whose id was counted before; 0 when ids were not looked at."""
+        """The estimated fraction of rows whose id was counted before.
+
+        0 when ids were not looked at.
+        """
         if "request_id" not in self.distinct or not self.rows:
             return 0.0
         return max(0.0, 1 - self.distinct["request_id"].value / self.rows)
 
 
 def empty(settings: ProfileSettings) -> Profile:
-    """The neutral element of `merge`."""
+    """Return the neutral element of `merge`."""
     return Profile(settings, reservoir=empty_reservoir(settings))
 
 
 def empty_reservoir(settings: ProfileSettings) -> Reservoir[Kept] | None:
-    """Of a key's several deliveries the earliest stays."""
+    """Return a reservoir in which, of a key's several deliveries, the earliest stays."""
     return (
         Reservoir(settings.reservoir, seed=settings.seed, order=tuple)
         if settings.reservoir
@@ -98,9 +112,13 @@ def empty_reservoir(settings: ProfileSettings) -> Reservoir[Kept] | None:
 
 
 def merge(*profiles: Profile) -> Profile:
-    """The profile of all the requests together, in any order and grouping; raises `BadInput` on other settings.
+    """Merge profiles into that of all the requests together, in any order and grouping.
 
-    Exact, byte for byte, in everything but names beyond the 1536th of a column, whose error is stated.
+    Exact, byte for byte, in everything but names beyond the 1536th of a column, whose error is
+    stated.
+
+    Raises:
+        BadInput: The profiles have different settings, or there are none.
     """
     if not profiles:
         raise BadInput(
@@ -110,34 +128,34 @@ def merge(*profiles: Profile) -> Profile:
     return reduce(_both, profiles)
 
 
-def _both(one: Profile, other: Profile) -> Profile:
-    if one.settings != other.settings:
+def _both(left: Profile, right: Profile) -> Profile:
+    if left.settings != right.settings:
         raise BadInput(
-            f"profiles with settings {one.settings.digest} and {other.settings.digest} cannot be "
+            f"profiles with settings {left.settings.digest} and {right.settings.digest} cannot be "
             "merged: "
             "profile the parts again with the same settings"
         )
     return Profile(
-        settings=one.settings,
-        rows=one.rows + other.rows,
-        missing=_joined(one.missing, other.missing, int.__add__),
-        numbers=_joined(one.numbers, other.numbers, FineHistogram.__add__),
-        names=_joined(one.names, other.names, Categories.merge),
-        distinct=_joined(one.distinct, other.distinct, Distinct.__or__),
+        settings=left.settings,
+        rows=left.rows + right.rows,
+        missing=_joined(left.missing, right.missing, int.__add__),
+        numbers=_joined(left.numbers, right.numbers, FineHistogram.__add__),
+        names=_joined(left.names, right.names, Categories.merge),
+        distinct=_joined(left.distinct, right.distinct, Distinct.__or__),
         fourier_features=_joined(
-            one.fourier_features, other.fourier_features, FourierFeatures.__add__
+            left.fourier_features, right.fourier_features, FourierFeatures.__add__
         ),
-        reservoir=one.reservoir.merge(other.reservoir)
-        if one.reservoir and other.reservoir
+        reservoir=left.reservoir.merge(right.reservoir)
+        if left.reservoir and right.reservoir
         else None,
     )
 
 
 def _joined(
-    one: Mapping[str, V], other: Mapping[str, V], both: Callable[[V, V], V]
+    left: Mapping[str, V], right: Mapping[str, V], both: Callable[[V, V], V]
 ) -> dict[str, V]:
-    alone = {**one, **other}
+    either = {**left, **right}
     return {
-        key: both(one[key], other[key]) if key in one and key in other else alone[key]
-        for key in sorted(alone)
+        key: both(left[key], right[key]) if key in left and key in right else either[key]
+        for key in sorted(either)
     }

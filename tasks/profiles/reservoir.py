@@ -19,16 +19,22 @@ T = TypeVar("T")
 
 
 def _unordered(item: object) -> tuple[object, ...]:
-    """No item goes before another; a function with a name, because a reservoir travels between processes."""
+    """Put no item before another.
+
+    A function with a name, because a reservoir travels between processes.
+    """
     return ()
 
 
 _MARGIN = 1e-9
-"""How much a vectorized logarithm may differ from the scalar one that decides, relative; the truth is some 1e-16."""
+"""How much a vectorized logarithm may differ from the scalar one that decides, relative.
+
+The truth is some 1e-16.
+"""
 
 
 def uniform(key: str, seed: int = 0) -> float:
-    """A number in (0, 1) that only the key and the seed decide."""
+    """Return a number in (0, 1) that only the key and the seed decide."""
     return _unit(xxh64_intdigest(key.encode(), seed % 2**64))
 
 
@@ -47,16 +53,16 @@ class ReservoirItem(Generic[T]):
 
     @property
     def rank(self) -> tuple[float, str]:
-        """Sorts the best first."""
+        """What sorts the best first."""
         return -self.priority, self.key
 
 
 class Reservoir(Generic[T]):
     """Keeps the `capacity` keys with the largest log(u) / weight, u from a hash of the key.
 
-    A-ES: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006). Since u belongs to the key,
-    a key offered twice counts once, and `merge` of two shards equals one pass over both.
-    With a `cap`, no group fills more than that many places as long as others want them.
+    A-ES: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006). Since u
+    belongs to the key, a key offered twice counts once, and `merge` of two shards equals one pass
+    over both. With a `cap`, no group fills more than that many places as long as others want them.
     """
 
     def __init__(
@@ -67,9 +73,16 @@ class Reservoir(Generic[T]):
         cap: int | None = None,
         order: Callable[[T], tuple[object, ...]] = _unordered,
     ) -> None:
-        """`capacity` and `cap` are positive, `order` tells which of two items of one key and weight stays: the lesser.
+        """Set up an empty reservoir.
 
-        Raises `BadInput`.
+        Args:
+            capacity: Keys to keep, positive.
+            seed: Of the hash.
+            cap: Places that one group may fill while others want them, positive.
+            order: Tells which of two items of one key and weight stays: the lesser.
+
+        Raises:
+            BadInput: A capacity or cap below 1.
         """
         if capacity < 1 or (cap is not None and cap < 1):
             raise BadInput(
@@ -100,10 +113,17 @@ class Reservoir(Generic[T]):
         weights: NDArray[np.float64] | None = None,
         groups: Callable[[NDArray[np.intp]], Sequence[str]] = lambda rows: [""] * len(rows),
     ) -> None:
-        """As `offer` row by row, and as fast as the batch can be compared with the worst that is kept.
+        """Offer a batch: as `offer` row by row, but compared with the worst that is kept at once.
 
-        `keys` are strings [rows], `hashes` what `hash64(keys, seed)` gives; `items` and `groups` tell those of the few
-        rows that may stay. Raises `BadInput` on a weight that `offer` would refuse.
+        Args:
+            keys: Strings, [rows].
+            hashes: What `hash64(keys, seed)` gives.
+            items: Tells the items of the few rows that may stay.
+            weights: One a row, or 1 for all.
+            groups: Tells the groups of the few rows that may stay.
+
+        Raises:
+            BadInput: A weight that `offer` would refuse.
         """
         if weights is not None:
             _require_weights(keys, weights)
@@ -116,7 +136,10 @@ class Reservoir(Generic[T]):
     def _promising(
         self, hashes: NDArray[np.uint64], weights: NDArray[np.float64] | None
     ) -> NDArray[np.intp]:
-        """Rows that may be kept; a few too many rather than one too few, since `offer` decides exactly."""
+        """Return rows that may be kept.
+
+        A few too many rather than one too few, since `offer` decides exactly.
+        """
         units = (hashes >> np.uint64(12)).astype(np.float64)
         units += 0.5
         units *= 2.0**-52
@@ -138,25 +161,29 @@ class Reservoir(Generic[T]):
         self._consider(entry)
 
     def merge(self, other: Reservoir[T]) -> Reservoir[T]:
-        """The reservoir of both data sets together; raises `BadInput` when they were set up differently."""
+        """Return the reservoir of both data sets together.
+
+        Raises:
+            BadInput: They were set up differently.
+        """
         if (self.capacity, self.cap, self.seed) != (other.capacity, other.cap, other.seed):
             raise BadInput(
                 "reservoirs of different capacity, cap or seed cannot be merged: set them up alike"
             )
-        whole: Reservoir[T] = Reservoir(
+        both: Reservoir[T] = Reservoir(
             self.capacity, seed=self.seed, cap=self.cap, order=self._order
         )
         for entry in (*self._kept.values(), *other._kept.values()):
-            whole._consider(entry)
-        return whole
+            both._consider(entry)
+        return both
 
     def entries(self) -> list[ReservoirItem[T]]:
-        """What is kept, best first."""
+        """Return what is kept, best first."""
         self._compact()
         return sorted(self._kept.values(), key=lambda entry: entry.rank)
 
     def items(self) -> list[T]:
-        """The items of `entries`."""
+        """Return the items of `entries`."""
         return [entry.item for entry in self.entries()]
 
     def _consider(self, entry: ReservoirItem[T]) -> None:
@@ -169,7 +196,10 @@ class Reservoir(Generic[T]):
             self._compact()
 
     def _place(self, entry: ReservoirItem[T]) -> tuple[float, tuple[object, ...]]:
-        """Of one key the heaviest delivery stays, whatever was dropped before it; of equal ones the lesser item."""
+        """Return what decides which delivery of a key stays: the lesser.
+
+        That is the heaviest, whatever was dropped before it; of equal ones the lesser item.
+        """
         return -entry.priority, self._order(entry.item)
 
     def _compact(self) -> None:
@@ -192,7 +222,7 @@ def _bad_weight(key: str, weight: float) -> BadInput:
 def _split(
     entries: Iterable[ReservoirItem[T]], capacity: int, cap: int | None
 ) -> tuple[list[ReservoirItem[T]], list[ReservoirItem[T]]]:
-    """The best entries within the cap, and the best of those above it that fill what is left."""
+    """Return the best entries within the cap, and the best above it that fill what is left."""
     kept: list[ReservoirItem[T]] = []
     above: list[ReservoirItem[T]] = []
     groups: Counter[str] = Counter()
@@ -206,13 +236,14 @@ def _split(
 
 
 class DistinctCount:
-    """How many different keys were added: exact up to `size`, then within about 1 / sqrt(size) of the truth.
+    """How many different keys were added.
 
-    K minimum values: Bar-Yossef and others, "Counting distinct elements in a data stream" (2002).
+    Exact up to `size`, then within about 1 / sqrt(size) of the truth. K minimum values: Bar-Yossef
+    and others, "Counting distinct elements in a data stream" (2002).
     """
 
     def __init__(self, size: int = 1024) -> None:
-        """`size` hashes are kept at most."""
+        """Keep `size` hashes at most."""
         self._lowest: Reservoir[None] = Reservoir(size)
 
     def add(self, key: str) -> None:
@@ -220,10 +251,14 @@ class DistinctCount:
         self._lowest.offer(key, None)
 
     def merge(self, other: DistinctCount) -> DistinctCount:
-        """The count of both together; what is in both counts once. Raises `BadInput` when their sizes differ."""
-        whole = DistinctCount(self._lowest.capacity)
-        whole._lowest = self._lowest.merge(other._lowest)
-        return whole
+        """Return the count of both together; what is in both counts once.
+
+        Raises:
+            BadInput: Their sizes differ.
+        """
+        both = DistinctCount(self._lowest.capacity)
+        both._lowest = self._lowest.merge(other._lowest)
+        return both
 
     @property
     def value(self) -> int:

@@ -40,7 +40,7 @@ def profile_batch(
     weights: NDArray[np.float64] | None = None,
     embeddings: NDArray[np.floating] | None = None,
 ) -> Profile:
-    """The profile of one record batch of traffic; see `Scan.add`."""
+    """Return the profile of one record batch of traffic; see `Scan.add`."""
     scan = Scan(settings)
     scan.add(batch, weights=weights, embeddings=embeddings)
     return scan.profile()
@@ -50,7 +50,7 @@ def profile_batches(
     batches: Iterable[pa.RecordBatch],
     settings: ProfileSettings = ProfileSettings(),  # noqa: B008  # frozen
 ) -> Profile:
-    """The profile of a stream of record batches, one in memory at a time."""
+    """Return the profile of a stream of record batches, one in memory at a time."""
     scan = Scan(settings)
     for batch in batches:
         scan.add(batch)
@@ -61,7 +61,7 @@ class Scan:
     """Adds up batches; what it keeps does not grow with them."""
 
     def __init__(self, settings: ProfileSettings) -> None:
-        """Nothing seen yet."""
+        """Start with nothing."""
         self._settings = settings
         self._rows = 0
         self._missing: Counter[str] = Counter()
@@ -82,8 +82,13 @@ class Scan:
     ) -> None:
         """Count the columns of traffic that the batch has.
 
-        `weights` [rows] are the reservoir's, `embeddings` [rows, width] the model's own, where somebody computed them.
-        Raises `BadInput` on a column of a wrong type, a missing request id, or texts that are not UTF-8.
+        Args:
+            batch: Rows of traffic.
+            weights: Of the reservoir, [rows].
+            embeddings: The model's own, [rows, width], where somebody computed them.
+
+        Raises:
+            BadInput: A column of a wrong type, a missing request id, or texts that are not UTF-8.
         """
         self._rows += batch.num_rows
         columns = {name: batch.column(name) for name in batch.schema.names}
@@ -104,7 +109,7 @@ class Scan:
                 self._embed("model", embeddings[start : start + _TOGETHER].astype(np.float64))
 
     def profile(self) -> Profile:
-        """Of everything added so far."""
+        """Return the profile of everything added so far."""
         for name in list(self._pending):
             self._settle(name)
         for name in list(self._tally):
@@ -138,15 +143,18 @@ class Scan:
         counts = np.bincount(
             column.indices.to_numpy(zero_copy_only=False), minlength=len(column.dictionary)
         )
-        known = self._pending.get(name)
-        if known is not None and known[0].equals(column.dictionary):
-            known[1][:] += counts
+        pending = self._pending.get(name)
+        if pending is not None and pending[0].equals(column.dictionary):
+            pending[1][:] += counts
             return
         self._settle(name)
         self._pending[name] = column.dictionary, counts
 
     def _settle(self, name: str) -> None:
-        """Batches of one row group share a dictionary: its names are counted when another one comes."""
+        """Count the names of a dictionary.
+
+        Batches of one row group share one, so this waits until another comes.
+        """
         if name in self._pending:
             dictionary, counts = self._pending.pop(name)
             tally = self._tally.setdefault(name, {})
@@ -176,7 +184,7 @@ class Scan:
             self._numbers[name] += FineHistogram.of(column).counts
 
     def _hours(self, times: pa.Array) -> None:
-        """Hour of the day, UTC; a part of stored traffic holds but one."""
+        """Count hours of the day, UTC; a part of stored traffic holds but one."""
         if not len(times):
             return
         micros = _micros(times)
@@ -193,10 +201,10 @@ class Scan:
 
     def _payloads(self, columns: dict[str, pa.Array]) -> None:
         texts, inputs = columns.get(TEXT), columns.get(TENSOR)
-        given = [column for column in (texts, inputs) if column is not None]
-        if given:
-            present = np.zeros(len(given[0]), bool)
-            for column in given:
+        payloads = [column for column in (texts, inputs) if column is not None]
+        if payloads:
+            present = np.zeros(len(payloads[0]), bool)
+            for column in payloads:
                 present |= column.is_valid().to_numpy(zero_copy_only=False)
             self._missing["input"] += int(np.count_nonzero(~present))
         if texts is not None and texts.null_count < len(texts):
@@ -227,7 +235,8 @@ class Scan:
         projected = tensors.project(
             scaled_units(flat[finite], self._settings.tensor_scale), self._settings.seed
         )
-        # 64 places share a tensor's elements: divided by its length, every size of tensor suits one bandwidth.
+        # 64 places share a tensor's elements: divided by its length, every size of tensor suits one
+        # bandwidth.
         units = np.rint(projected / np.sqrt(max(flat.shape[1], 1)))
         self._add_features(TENSOR, units, int(np.count_nonzero(~finite)))
 
@@ -246,8 +255,8 @@ class Scan:
             seed=settings.seed,
         )
         zeros = int(np.count_nonzero(~units.any(axis=1)))
-        known = self._fourier_features.get(name, FourierFeatures.empty(settings.fourier_features))
-        self._fourier_features[name] = known + FourierFeatures(sums, len(units), zeros, nonfinite)
+        before = self._fourier_features.get(name, FourierFeatures.empty(settings.fourier_features))
+        self._fourier_features[name] = before + FourierFeatures(sums, len(units), zeros, nonfinite)
 
     def _see(self, name: str, hashes: NDArray[np.uint64]) -> None:
         if len(hashes):
@@ -259,7 +268,7 @@ class Scan:
         self._see(ID, hashes)
         times = columns.get(TIME)
 
-        def taken(name: str, rows: NDArray[np.intp]) -> list[str]:
+        def chosen(name: str, rows: NDArray[np.intp]) -> list[str]:
             column = columns.get(name)
             return (
                 [""] * len(rows)
@@ -267,15 +276,15 @@ class Scan:
                 else [text or "" for text in column.take(pa.array(rows)).to_pylist()]
             )
 
-        def kept(rows: NDArray[np.intp]) -> list[Kept]:
+        def items(rows: NDArray[np.intp]) -> list[Kept]:
             moments = (
                 [0] * len(rows) if times is None else _micros(times.take(pa.array(rows))).tolist()
             )
-            return [*map(Kept, moments, taken("domain", rows), taken("language", rows))]
+            return [*map(Kept, moments, chosen("domain", rows), chosen("language", rows))]
 
         if self._reservoir is not None:
             self._reservoir.offer_all(
-                ids, hashes, kept, weights=weights, groups=lambda rows: taken("tenant", rows)
+                ids, hashes, items, weights=weights, groups=lambda rows: chosen("tenant", rows)
             )
 
 
@@ -294,8 +303,8 @@ def _micros(times: pa.Array) -> NDArray[np.int64]:
         )
     if times.type.unit != "us":
         times = pc.cast(times, pa.timestamp("us", times.type.tz), safe=False)
-    whole = times.view(pa.int64())
-    micros: NDArray[np.int64] = (whole.fill_null(0) if whole.null_count else whole).to_numpy(
+    numbers = times.view(pa.int64())
+    micros: NDArray[np.int64] = (numbers.fill_null(0) if numbers.null_count else numbers).to_numpy(
         zero_copy_only=False
     )
     return micros

@@ -1,4 +1,7 @@
-"""What is counted and how: profiles of other settings cannot be merged, and are stored under another name."""
+"""What is counted and how.
+
+Profiles of other settings cannot be merged, and are stored under another name.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ NUMBERS = ("latency_ms",)
 
 @dataclass(frozen=True, slots=True)
 class ProfileSettings:
-    """Of one model's profiles."""
+    """What is counted of one model's traffic."""
 
     seed: int = 0
     names: tuple[str, ...] = NAMES  # columns of strings to count
@@ -31,7 +34,7 @@ class ProfileSettings:
     tensor_scale: float = 1.0  # what a tensor's elements are divided by before they are embedded
 
     def __post_init__(self) -> None:
-        """Raises `BadInput` on what cannot be counted."""
+        """Raise `BadInput` on what cannot be counted."""
         if self.reservoir < 0 or self.fourier_features < 0:
             raise BadInput(
                 f"a profile cannot keep {self.reservoir} requests or {self.fourier_features} "
@@ -46,7 +49,7 @@ class ProfileSettings:
 
     @property
     def digest(self) -> str:
-        """Return 16 hexadecimal digits of the SHA-256 over every field."""
+        """16 hexadecimal digits of the SHA-256 over every field."""
         return sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:16]
 
     def document(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""A window's traffic as a profile, for the flows: each part is read once, ever, wherever it is worked on."""
+"""A window's traffic as a profile, for the flows.
+
+Each part is read once, ever, wherever it is worked on.
+"""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -15,7 +18,7 @@ from tasks.traffic.storage.scan import parts_between
 
 
 def window_profile(window: SampleRef) -> WindowProfile:
-    """Every request of the hours that the window meets, also those that the sample left out."""
+    """Profile every request of the hours that the window meets, also those that no sample holds."""
     store, model = settings().store(), window.model
     start, end = (
         datetime.fromisoformat(time) if time else None for time in (window.start, window.end)
@@ -33,7 +36,10 @@ def window_profile(window: SampleRef) -> WindowProfile:
 
 @step("freeze-traffic")
 def freeze_traffic(window: SampleRef) -> str:
-    """What a release of this window will keep of its traffic; gives the key, `frozen/MODEL/WINDOW.json`."""
+    """Store what a release of this window will keep of its traffic; return the key.
+
+    The key is `frozen/MODEL/WINDOW.json`.
+    """
     key = layout.frozen_traffic(window.model, window.digest)
     settings().store().put(key, freeze(window_profile(window).profile).document())
     return key

@@ -1,7 +1,8 @@
-"""Profiles of stored traffic: each part is read once, ever; a window is the merge of its parts' profiles.
+"""Profiles of stored traffic: a window is the merge of its parts' profiles.
 
-Keys are `profiles/MODEL/date=YYYY-MM-DD/hour=HH/part-<digest>-v<version>-<settings>.profile`, beside the part
-`traffic/MODEL/date=.../hour=.../part-<digest>.parquet` that they are about.
+Each part is read once, ever. Keys are
+`profiles/MODEL/date=YYYY-MM-DD/hour=HH/part-<digest>-v<version>-<settings>.profile`, beside the
+part `traffic/MODEL/date=.../hour=.../part-<digest>.parquet` that they are about.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ class PartProfile(NamedTuple):
 
 
 class ProfileMapper(Protocol):
-    """`map`, or that of a pool or cluster: applies a picklable function to each part, in any order of time."""
+    """`map`, or that of a pool or cluster.
+
+    It applies a picklable function to each part, in any order of time.
+    """
 
     def __call__(
         self, work: Callable[[str], PartProfile], parts: Iterable[str], /
     ) -> Iterable[PartProfile]:
-        """The results; their order does not matter."""
+        """Return the results; their order does not matter."""
         ...
 
 
@@ -67,23 +71,28 @@ def profile_window(
     *,
     mapper: ProfileMapper = map,
 ) -> WindowProfile:
-    """The profile of these parts of a model's traffic; without any, that of no requests.
+    """Return the profile of these parts of a model's traffic; without any, that of no requests.
 
-    A key given twice counts once. Raises `BadInput` on a key that is no part of the model or a part that is no traffic,
-    `Tampered` on a part that does not match its name, `NotFound` on one that is gone and was never profiled.
+    A key given twice counts once.
+
+    Raises:
+        BadInput: A key is no part of the model, or a part is no traffic.
+        Tampered: A part does not match its name.
+        NotFound: A part is gone and was never profiled.
     """
     keys = sorted(set(parts))
     strange = next((key for key in keys if not _of_model(key, model)), None)
     if strange is not None:
         raise BadInput(
-            f"{strange} is not a part of the traffic of {model}: list them under {layout.TRAFFIC.prefix(model=model)}"
+            f"{strange} is not a part of the traffic of {model}: list them under "
+            f"{layout.TRAFFIC.prefix(model=model)}"
         )
-    whole, read, diagnostics = empty(settings), 0, []
-    for done in mapper(partial(profile_part, store, settings=settings), keys):
-        whole = merge(whole, parse(done.data, where=f"a part's profile of {model}"))
-        read += done.read
-        diagnostics += [done.diagnostic] if done.diagnostic else []
-    return WindowProfile(whole, len(keys), read, tuple(sorted(diagnostics)))
+    total, read, diagnostics = empty(settings), 0, []
+    for part in mapper(partial(profile_part, store, settings=settings), keys):
+        total = merge(total, parse(part.data, where=f"a part's profile of {model}"))
+        read += part.read
+        diagnostics += [part.diagnostic] if part.diagnostic else []
+    return WindowProfile(total, len(keys), read, tuple(sorted(diagnostics)))
 
 
 def profile_part(
@@ -91,7 +100,10 @@ def profile_part(
     key: str,
     settings: ProfileSettings = ProfileSettings(),  # noqa: B008  # frozen
 ) -> PartProfile:
-    """The stored profile of one part, or a new one that is stored; errors as of `profile_window`."""
+    """Return the stored profile of one part, or a new one that is stored.
+
+    Errors are as of `profile_window`.
+    """
     name = profile_key(key, settings)
     try:
         stored = store.get(name)
@@ -110,7 +122,7 @@ def profile_part(
 
 
 def profile_key(part: str, settings: ProfileSettings) -> str:
-    """Where a part's profile is stored; raises `BadInput` on a key that names no part."""
+    """Return where a part's profile is stored; raises `BadInput` on a key that names no part."""
     fields = layout.TRAFFIC.fields(part)
     if fields is None:
         raise BadInput(f"{part} is not a part of stored traffic: import the traffic first")
@@ -123,10 +135,10 @@ def _of_model(key: str, model: str) -> bool:
 
 
 def _checked(data: bytes, settings: ProfileSettings, where: str) -> None:
-    found = parse(data, where=where).settings
-    if found != settings:
+    stored = parse(data, where=where).settings
+    if stored != settings:
         raise BadInput(
-            f"{where} has settings {found.digest}, not {settings.digest}: profile the part again"
+            f"{where} has settings {stored.digest}, not {settings.digest}: profile the part again"
         )
 
 
@@ -175,6 +187,6 @@ def _batches(data: bytes, settings: ProfileSettings) -> Iterator[pa.RecordBatch]
 
 
 def _without_repeats(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The first delivery of each request; parts are far smaller than a batch."""
+    """Keep the first delivery of each request; parts are far smaller than a batch."""
     _, first = np.unique(hash64(batch.column(ID)), return_index=True)
     return batch if len(first) == batch.num_rows else batch.take(pa.array(np.sort(first)))

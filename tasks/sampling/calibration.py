@@ -1,4 +1,4 @@
-"""A calibration set: today's traffic, held by an anchor of the calibration pool, and free of golden cases."""
+"""The parts of a calibration set: today's traffic, and the anchor from the calibration pool."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tasks.sampling.digest import sample_of
 from tasks.sampling.near_duplicates import distinct
 from tasks.sampling.strata import draw
 
-ANCHOR_SHARE = 0.25
+ANCHOR_FRACTION = 0.25
 """Of the set: what a window holds is never all of it (ADR 38; ADR 20 has the bounds on scales)."""
-GUARDRAIL_SHARE = 0.5
+GUARDRAIL_FRACTION = 0.5
 """Of the set, at most: a set that is mostly guardrails would no longer be what users send."""
 
 
@@ -28,14 +28,14 @@ class Offer:
     live: tuple[Request, ...]  # of the window, without golden cases and near-duplicates
     pool: tuple[Request, ...]  # what the window does not hold already
     always: tuple[Request, ...]  # guardrail cases
-    seen: int
+    seen: int  # requests of window and pool
     dropped: Mapping[str, int]
 
     def without(self, ids: Collection[str], reason: str) -> Offer:
-        """The same without some live requests, counted under a reason."""
-        left = tuple(one for one in self.live if one.request_id not in ids)
-        dropped = {**self.dropped, reason: len(self.live) - len(left)}
-        return Offer(left, self.pool, self.always, self.seen, dropped)
+        """Return the same without some live requests, counted under a reason."""
+        live = tuple(request for request in self.live if request.request_id not in ids)
+        dropped = {**self.dropped, reason: len(self.live) - len(live)}
+        return Offer(live, self.pool, self.always, self.seen, dropped)
 
 
 def offer(
@@ -46,10 +46,18 @@ def offer(
     similarity: float = 1.0,
     guardrails: Collection[str] = (),
 ) -> Offer:
-    """The window without golden cases ("golden") and what resembles others of it ("near-duplicate").
+    """Return the window without golden cases ("golden") and near-duplicates ("near-duplicate").
 
-    `guardrails` are domains of the pool whose cases are in every set. Raises `BadInput` when the pool holds golden
-    cases, which is a mistake in the shipped data, and when it has no case of a guardrail domain.
+    Args:
+        window: What was drawn of live traffic.
+        pool: The calibration pool.
+        golden: Cases that no calibration set may hold.
+        similarity: Of two texts from which they count as one; 1: never.
+        guardrails: Domains of the pool whose cases are in every set.
+
+    Raises:
+        BadInput: The pool holds golden cases, which is a mistake in the shipped data, or has no
+            case of a guardrail domain.
     """
     forbidden = golden_contents(golden)
     require_disjoint(pool, forbidden)
@@ -58,10 +66,12 @@ def offer(
         request for request in window.requests if fingerprint(request.payload) not in forbidden
     ]
     live = distinct(allowed, similarity)
-    taken = {fingerprint(request.payload) for request in (*live, *always)}
+    contents = {fingerprint(request.payload) for request in (*live, *always)}
     ids = {request.request_id for request in (*live, *always)}
     fresh = tuple(
-        one for one in pool if fingerprint(one.payload) not in taken and one.request_id not in ids
+        request
+        for request in pool
+        if fingerprint(request.payload) not in contents and request.request_id not in ids
     )
     dropped = Counter(window.dropped)
     dropped["golden"] += len(window.requests) - len(allowed)
@@ -70,12 +80,15 @@ def offer(
 
 
 def anchors(
-    offered: Offer, size: int, anchor_share: float = ANCHOR_SHARE, seed: int = 0
+    offered: Offer, size: int, anchor_share: float = ANCHOR_FRACTION, seed: int = 0
 ) -> tuple[Request, ...]:
-    """The pool's part of a set of `size`, guardrail cases first; the same whatever becomes of the live part."""
+    """Return the pool's part of a set of `size`, guardrail cases first.
+
+    It is the same whatever becomes of the live part.
+    """
     if not 0 <= anchor_share <= 1:
         raise BadInput(f"the anchor share is {anchor_share}: it must lie between 0 and 1")
-    if len(offered.always) > GUARDRAIL_SHARE * size:
+    if len(offered.always) > GUARDRAIL_FRACTION * size:
         raise BadInput(
             f"{len(offered.always)} guardrail cases do not fit into a calibration set of {size}: "
             "they may fill half; "
@@ -89,23 +102,26 @@ def settle(
     offered: Offer,
     *,
     size: int,
-    anchor_share: float = ANCHOR_SHARE,
+    anchor_share: float = ANCHOR_FRACTION,
     tenant_share: float = 0.5,
     seed: int = 0,
     order: Sequence[Request] | None = None,
 ) -> Sample:
-    """At most round(anchor_share * size) requests of the pool, all guardrail cases, and the rest from the window.
+    """Return at most round(anchor_share * size) requests of the pool, and the rest of the window.
 
-    Neither part fills the other's places: a thin window gives a small set, not one of the pool alone. `order` is a
-    choice of live requests that somebody made, best first; without it they are drawn. Raises `BadInput` when nothing
-    is left.
+    All guardrail cases are in. Neither part fills the other's places: a thin window gives a small
+    set, not one of the pool alone. `order` is a choice of live requests that somebody made, best
+    first; without it they are drawn.
+
+    Raises:
+        BadInput: Nothing is left.
     """
-    held = anchors(offered, size, anchor_share, seed)
+    anchored = anchors(offered, size, anchor_share, seed)
     places = size - max(round(anchor_share * size), len(offered.always))
     live = (
         _part(offered.live, places, tenant_share, seed) if order is None else tuple(order[:places])
     )
-    chosen = (*live, *held)
+    chosen = (*live, *anchored)
     if not chosen:
         raise BadInput(
             "the calibration set is empty: sample more traffic, or ship a calibration pool with "

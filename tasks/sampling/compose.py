@@ -19,7 +19,7 @@ from tasks.sampling.scrubbing import scrubbed_cases
 from tasks.specs.spec import CalibrationSpec
 
 Watch = Callable[[Sequence[Payload]], RequestAmax]
-"""Measures what each payload does at every site: a pass of the instrumented model."""
+"""Measures each payload's amax at every site: a pass of the instrumented model."""
 
 
 @dataclass(frozen=True, slots=True)

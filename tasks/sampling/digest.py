@@ -8,7 +8,7 @@ from tasks.records import Request, Sample
 
 
 def digest(requests: Iterable[Request]) -> str:
-    """SHA-256 over the sorted pairs of request id and payload fingerprint, in hexadecimal."""
+    """Return a SHA-256 over the sorted pairs of request id and payload fingerprint, in hex."""
     pairs = sorted((request.request_id, fingerprint(request.payload)) for request in requests)
     hashed = sha256()
     for request_id, print_ in pairs:
@@ -18,7 +18,10 @@ def digest(requests: Iterable[Request]) -> str:
 
 
 def sample_of(requests: Iterable[Request], *, seen: int, dropped: Mapping[str, int]) -> Sample:
-    """A sample in order of time, with its digest; reasons that dropped nothing are left out."""
+    """Return a sample in order of time, with its digest.
+
+    Reasons that dropped nothing are left out.
+    """
     ordered = tuple(sorted(requests, key=lambda request: (request.time, request.request_id)))
     return Sample(
         ordered,

@@ -1,4 +1,7 @@
-"""One look at what each request does to the ranges: who is set aside, how far a range may go, who covers it."""
+"""What one look at each request's amax decides.
+
+Who is set aside, how far a range may go, and who covers it.
+"""
 
 from __future__ import annotations
 
@@ -29,50 +32,52 @@ class Judgement:
 
 
 def judge(
-    offered: Offer, found: RequestAmax, weights: Mapping[str, float], rules: CalibrationSpec
+    offered: Offer, amax: RequestAmax, weights: Mapping[str, float], rules: CalibrationSpec
 ) -> Judgement:
-    """Quarantine and ceilings by the spec; a request without a weight stands for itself alone."""
+    """Judge quarantine and ceilings by the rules.
+
+    A request without a weight stands for itself alone.
+    """
     live = offered.live
-    shares = np.asarray([weights.get(one.request_id, 1.0) for one in live])
-    own, anchors = found.rows(np.arange(len(live))), found.amax[len(live) :]
-    out = quarantine(live, own, shares, anchors) if rules.quarantine else ()
-    outside = {one.request_id for one in out}
-    left = np.asarray([one.request_id not in outside for one in live], bool)
-    limits = (
-        ceilings(own.rows(np.flatnonzero(left)), shares[left], anchors, rules.least_support)
-        if left.any()
-        else {}
-    )
+    weighing = np.asarray([weights.get(request.request_id, 1.0) for request in live])
+    own, anchors = amax.rows(np.arange(len(live))), amax.amax[len(live) :]
+    out = quarantine(live, own, weighing, anchors) if rules.quarantine else ()
+    outside = {entry.request_id for entry in out}
+    inside = np.flatnonzero([request.request_id not in outside for request in live])
+    if not inside.size:
+        return Judgement(out, {}, live, amax)
+    rest = own.rows(inside)
+    limits = ceilings(rest, weighing[inside], anchors, rules.least_support)
     if rules.quarantine and limits:
-        rest = np.flatnonzero(left)
-        out += stretching([live[place] for place in rest.tolist()], own.rows(rest), limits)
-    return Judgement(out, limits, live, found)
+        out += stretching([live[place] for place in inside.tolist()], rest, limits)
+    return Judgement(out, limits, live, amax)
 
 
 def covering(
     offered: Offer, judged: Judgement, places: int, tenant_share: float
 ) -> tuple[Request, ...]:
-    """Live requests of the offer that cover the ranges together with the anchors, best first.
+    """Return live requests that cover the ranges together with the anchors, best first.
 
-    No tenant of several fills more than its share of the places.
+    No tenant of several fills more than its part of the places.
     """
     count = len(judged.live)
-    present = {one.request_id for one in offered.live}
-    rows = [place for place, one in enumerate(judged.live) if one.request_id in present]
-    kept = judged.amax.rows([*rows, *range(count, len(judged.amax.amax))])
-    taken = np.arange(len(kept.amax)) >= len(rows)
+    present = {request.request_id for request in offered.live}
+    rows = [place for place, request in enumerate(judged.live) if request.request_id in present]
+    candidates = judged.amax.rows([*rows, *range(count, len(judged.amax.amax))])
+    taken = np.arange(len(candidates.amax)) >= len(rows)
     order = [
-        judged.live[rows[place]] for place in cover(kept, len(rows), taken, covering=places // 2)
+        judged.live[rows[place]]
+        for place in cover(candidates, len(rows), taken, covering=places // 2)
     ]
-    several = len({one.tenant for one in order}) > 1
+    several = len({request.tenant for request in order}) > 1
     return _capped(order, places, ceil(tenant_share * places) if several else places)
 
 
 def _capped(order: Sequence[Request], places: int, cap: int) -> tuple[Request, ...]:
     tenants: Counter[str] = Counter()
     chosen: list[Request] = []
-    for one in order:
-        if tenants[one.tenant] < cap and len(chosen) < places:
-            tenants[one.tenant] += 1
-            chosen.append(one)
+    for request in order:
+        if tenants[request.tenant] < cap and len(chosen) < places:
+            tenants[request.tenant] += 1
+            chosen.append(request)
     return tuple(chosen)

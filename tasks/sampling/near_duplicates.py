@@ -1,4 +1,4 @@
-"""Inputs that say the same again teach no range: of such, the first is kept."""
+"""Inputs that say the same again teach no range: of such, the first is distinct_requests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 SHINGLE = 4
 """Characters: words would fail Thai, Chinese and Japanese, which put no space between them."""
 HASHES = 64
-LEVELS = 16
-"""Steps between 0 and a tensor's largest magnitude that are told apart; octaves of that magnitude have eight."""
+STEPS = 16
+"""Between 0 and a tensor's amax that are told apart; octaves of that amax have eight."""
 
 _BLANKS = re.compile(r"\s+")
 
 
 def distinct(requests: Sequence[Request], similarity: float) -> tuple[Request, ...]:
-    """Those that no earlier one resembles, in their order.
+    """Return those that no earlier one resembles, in their order.
 
-    Texts: an estimated Jaccard similarity of their character shingles of at least `similarity` (Broder, "On the
-    resemblance and containment of documents", 1997), found by banded MinHash. Tensors: equal once rounded to `LEVELS`
-    steps of their own peak, and within an eighth of an octave of it.
+    Texts: an estimated Jaccard similarity of their character shingles of at least `similarity`,
+    found by banded MinHash (Broder, "On the resemblance and containment of documents", 1997).
+    Tensors: equal once rounded to `STEPS` steps of their own amax, and within an eighth of an
+    octave of it.
     """
     if similarity >= 1:
         return tuple(requests)
@@ -38,7 +39,7 @@ def distinct(requests: Sequence[Request], similarity: float) -> tuple[Request, .
     index = MinHashLSH(threshold=similarity, num_perm=HASHES)
     sketches: dict[int, MinHash] = {}
     hashes: set[str] = set()
-    kept = []
+    distinct_requests = []
     for number, request in enumerate(requests):
         if isinstance(request.payload, str):
             sketch = _sketch(request.payload)
@@ -51,8 +52,8 @@ def distinct(requests: Sequence[Request], similarity: float) -> tuple[Request, .
             if coarse in hashes:
                 continue
             hashes.add(coarse)
-        kept.append(request)
-    return tuple(kept)
+        distinct_requests.append(request)
+    return tuple(distinct_requests)
 
 
 def _sketch(text: str) -> MinHash:
@@ -68,9 +69,9 @@ def _sketch(text: str) -> MinHash:
 
 
 def _coarse(tensor: Tensor) -> str:
-    peak = float(np.abs(tensor).max(initial=0.0))
-    if not peak or not np.isfinite(peak):
-        return sha256(f"{tensor.shape}:{peak}".encode()).hexdigest()
-    levels = np.rint(tensor / np.float32(peak) * LEVELS).astype(np.int8)
-    octave = int(np.floor(np.log2(peak) * 8))
-    return sha256(f"{tensor.shape}:{octave}:".encode() + levels.tobytes()).hexdigest()
+    amax = float(np.abs(tensor).max(initial=0.0))
+    if not amax or not np.isfinite(amax):
+        return sha256(f"{tensor.shape}:{amax}".encode()).hexdigest()
+    steps = np.rint(tensor / np.float32(amax) * STEPS).astype(np.int8)
+    octave = int(np.floor(np.log2(amax) * 8))
+    return sha256(f"{tensor.shape}:{octave}:".encode() + steps.tobytes()).hexdigest()

@@ -1,9 +1,11 @@
-"""Requests that would stretch a range alone are set aside, with the reasons; a shift that many share is left alone.
+"""Requests that alone would stretch a range are set aside, with the reasons.
 
-The level of a site is what all but a tenth of the *traffic* stays below; an attacker with less of it cannot move that.
-A request is far outside where it reaches twice the level, or a quarter beyond the tail that the calibration pool has
-above its own level: the pool is shipped with the model, so no traffic can shape it. A tenant is held against the level
-of everybody else, so that no single one makes the rule it is judged by. What then remains is bounded by `ceilings`.
+A shift that many requests have in common is left alone. The level of a site is what all but a tenth
+of the *traffic* stays below; an attacker with less of it cannot move that. A request is far outside
+at twice the level, or a quarter beyond the tail that the calibration pool has above its own level.
+The pool is shipped with the model, so no traffic can shape it. A tenant is held against the level
+of everybody else, so that no single one makes the rule it is judged by. What then remains is
+bounded by `ceilings`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from tasks.observation.request_amax import RequestAmax, SiteValues
 from tasks.records import Request
 
 SUPPORT = 0.1
-"""Share of the traffic that has to reach a magnitude before it counts as a shift."""
+"""Fraction of the traffic that has to reach a magnitude before it counts as a shift."""
 FAR = 2.0
 TAIL = 1.25
 MARGIN = 1.02
@@ -27,12 +29,14 @@ MARGIN = 1.02
 BODY = 0.75
 POOL_TAIL = 0.98
 MOST = 0.5
-"""Of all columns: a request above so many ceilings is set aside, although it is far outside at none."""
+"""Of all columns: a request above so many ceilings is set aside, though far outside at none."""
 FEWEST = 20
 """Requests. Fewer tell no level."""
 ALONE = (0.05, 0.5)
-"""Shares of the traffic between which a tenant is held against the others: a smaller one moves no level, and a larger
-one is the traffic."""
+"""Fractions of the traffic between which a tenant is held against the others.
+
+A smaller one moves no level, and a larger one is the traffic.
+"""
 NAMED = 3
 """Sites that a quarantine entry names."""
 
@@ -61,27 +65,31 @@ class Quarantined:
 def quarantine(
     requests: Sequence[Request], live: RequestAmax, weights: Floats, anchors: Floats
 ) -> tuple[Quarantined, ...]:
-    """The requests to set aside, in their order.
+    """Return the requests to set aside, in their order.
 
-    `live` has a row a request; `weights` [requests] is the share of the traffic that each stands for; `anchors`
-    [cases, columns] are the peaks of the calibration pool.
+    Args:
+        requests: Of the window.
+        live: A row a request.
+        weights: How much of the traffic each stands for, [requests].
+        anchors: Amax of the calibration pool, [cases, columns].
     """
     if len(requests) < FEWEST:
         return ()
-    shares = weights / weights.sum()
-    allowed = np.broadcast_to(limits(live.amax, shares, anchors), live.amax.shape).copy()
+    fractions = weights / weights.sum()
+    allowed = np.broadcast_to(limits(live.amax, fractions, anchors), live.amax.shape).copy()
     alone = np.zeros(len(requests), bool)
-    tenants = np.asarray([one.tenant for one in requests])
+    tenants = np.asarray([request.tenant for request in requests])
     for tenant in sorted(set(tenants)):
         own = tenants == tenant
-        if _can_be_judged_by_others(own, tenants, shares):
-            others = limits(live.amax[~own], shares[~own] / shares[~own].sum(), anchors)
+        if _can_be_judged_by_others(own, tenants, fractions):
+            others = limits(live.amax[~own], fractions[~own] / fractions[~own].sum(), anchors)
             alone |= own & (live.amax > others).any(axis=1) & ~(live.amax > allowed).any(axis=1)
             allowed[own] = np.minimum(allowed[own], others)
-    # Infinities go out only while they are the exception; otherwise the model itself is broken, which must be said.
+    # Infinities go out only while they are the exception; otherwise the model itself is broken,
+    # which must be said.
     finite = np.isfinite(live.amax).all(axis=1)
     over = (live.amax > allowed).any(axis=1)
-    if shares[~finite].sum() >= SUPPORT:
+    if fractions[~finite].sum() >= SUPPORT:
         over &= finite
     return tuple(
         _entry(requests[row], live.columns, live.amax[row], allowed[row], bool(alone[row]))
@@ -89,44 +97,50 @@ def quarantine(
     )
 
 
-def limits(peaks: Floats, shares: Floats, anchors: Floats) -> Floats:
-    """The largest |x| that is not far outside, [columns]; infinite at sites that most requests never reach."""
-    level = quantile(peaks, shares, 1 - SUPPORT)
+def limits(amax: Floats, fractions: Floats, anchors: Floats) -> Floats:
+    """Return the largest |x| that is not far outside, [columns].
+
+    Infinite at sites that most requests never reach.
+    """
+    level = quantile(amax, fractions, 1 - SUPPORT)
     factor, reached = np.full(level.shape, FAR), np.zeros(level.shape)
     if len(anchors) >= FEWEST:
         shipped, reached = np.quantile(anchors, 1 - SUPPORT, axis=0), anchors.max(axis=0)
         tail = np.divide(reached, shipped, out=np.ones_like(shipped), where=shipped > 0)
         factor, level = np.maximum(FAR, TAIL * tail), np.where(level > 0, level, shipped)
-    found: Floats = np.maximum(np.where(level > 0, level * factor, np.inf), reached)
-    return found
+    far: Floats = np.maximum(np.where(level > 0, level * factor, np.inf), reached)
+    return far
 
 
 def ceilings(live: RequestAmax, weights: Floats, anchors: Floats, least_support: float) -> Ceilings:
-    """Site -> the largest |x| that its range may reach; a range that fewer requests stretch ends there.
+    """Return the largest |x| that each range may have; one that fewer requests stretch ends there.
 
-    The largest of: what the calibration pool reaches; the live body (what `BODY` of the traffic stays below) times the
-    pool's own ratio of tail to body; and what a share `least_support` of the traffic reaches, and a little more. The
-    body moves little whatever a small part sends, and a shift of more than `least_support` is followed. With a share of
-    0, or fewer than `FEWEST` requests, there are none.
+    It is the largest of three. What the calibration pool has. The live body (what `BODY` of the
+    traffic stays below) times the pool's own ratio of tail to body. And what a fraction
+    `least_support` of the traffic has, and a little more. The body moves little whatever a small
+    part sends, and a shift of more than `least_support` is followed. With a support of 0, or fewer
+    than `FEWEST` requests, there are none.
     """
     if not least_support or len(live.amax) < FEWEST:
         return {}
-    shares = weights / weights.sum()
-    level = MARGIN * quantile(live.amax, shares, 1 - least_support)
+    fractions = weights / weights.sum()
+    level = MARGIN * quantile(live.amax, fractions, 1 - least_support)
     if len(anchors) >= FEWEST:
         body, tail = np.quantile(anchors, BODY, axis=0), np.quantile(anchors, POOL_TAIL, axis=0)
         ratio = np.divide(tail, body, out=np.ones_like(body), where=body > 0)
-        level = np.maximum(level, quantile(live.amax, shares, BODY) * ratio)
+        level = np.maximum(level, quantile(live.amax, fractions, BODY) * ratio)
     level = np.maximum(level, anchors.max(axis=0)) if len(anchors) else level
-    peaks = live.amax.max(axis=0)
-    found = zip(live.columns, level.tolist(), peaks.tolist(), strict=True)
-    return {name: value for name, value, peak in found if 0 < value < peak}
+    columns = zip(live.columns, level.tolist(), live.amax.max(axis=0).tolist(), strict=True)
+    return {column: ceiling for column, ceiling, amax in columns if 0 < ceiling < amax}
 
 
 def stretching(
     requests: Sequence[Request], live: RequestAmax, limits: Ceilings
 ) -> tuple[Quarantined, ...]:
-    """Requests that lie above the ceilings of at least half of all columns: together they would reshape a histogram."""
+    """Return requests above the ceilings of at least half of all columns.
+
+    Together they would reshape a histogram.
+    """
     allowed = np.asarray([limits.get(name, np.inf) for name in live.columns])
     over = (live.amax > allowed).mean(axis=1) >= MOST
     return tuple(
@@ -135,33 +149,39 @@ def stretching(
     )
 
 
-def quantile(values: Floats, shares: Floats, q: float) -> Floats:
-    """The least value of each column that a share `q` of the weight does not exceed: [n, columns], [n] -> [columns]."""
+def quantile(values: Floats, fractions: Floats, q: float) -> Floats:
+    """Return the least value of each column that a fraction `q` of the weight does not exceed.
+
+    Values are [n, columns], fractions of the weight [n]; the result is [columns].
+    """
     order = np.argsort(values, axis=0, kind="stable")
-    upto = np.cumsum(shares[order], axis=0)
+    upto = np.cumsum(fractions[order], axis=0)
     place = np.minimum((upto < q * upto[-1:] - 1e-12).sum(axis=0), len(values) - 1)
-    found: Floats = np.take_along_axis(np.take_along_axis(values, order, 0), place[None, :], 0)[0]
-    return found
+    ordered = np.take_along_axis(values, order, 0)
+    least: Floats = np.take_along_axis(ordered, place[None, :], 0)[0]
+    return least
 
 
 def _can_be_judged_by_others(
-    own: NDArray[np.bool_], tenants: NDArray[np.str_], shares: Floats
+    own: NDArray[np.bool_], tenants: NDArray[np.str_], fractions: Floats
 ) -> bool:
     low, high = ALONE
     return (
-        low <= shares[own].sum() < high and (~own).sum() >= FEWEST and len(set(tenants[~own])) > 1
+        low <= fractions[own].sum() < high
+        and (~own).sum() >= FEWEST
+        and len(set(tenants[~own])) > 1
     )
 
 
 def _entry(
-    request: Request, columns: Sequence[SiteValues], peak: Floats, allowed: Floats, alone: bool
+    request: Request, columns: Sequence[SiteValues], amax: Floats, allowed: Floats, alone: bool
 ) -> Quarantined:
-    excess = np.flatnonzero(peak > allowed)
-    if not np.isfinite(peak).all():
-        excess = np.flatnonzero(~np.isfinite(peak))
-    worst = excess[np.argsort(-(peak[excess] / allowed[excess]), kind="stable")]
+    excess = np.flatnonzero(amax > allowed)
+    if not np.isfinite(amax).all():
+        excess = np.flatnonzero(~np.isfinite(amax))
+    worst = excess[np.argsort(-(amax[excess] / allowed[excess]), kind="stable")]
     named = tuple(
-        Excess(columns[i].stored, float(peak[i]), float(allowed[i])) for i in worst[:NAMED]
+        Excess(columns[i].stored, float(amax[i]), float(allowed[i])) for i in worst[:NAMED]
     )
     first, more = named[0], f" and {len(worst) - 1} more sites" if len(worst) > 1 else ""
     whom = "no other tenant" if alone else "hardly any other request"
@@ -173,18 +193,18 @@ def _entry(
     return Quarantined(request.request_id, request.tenant, reason, named)
 
 
-def document(found: Sequence[Quarantined], window: str) -> Mapping[str, object]:
-    """What is stored of them: ids, tenants, sites and figures, never the input itself."""
+def document(quarantined: Sequence[Quarantined], window: str) -> Mapping[str, object]:
+    """Return what is stored of them: ids, tenants, sites and figures, never the input itself."""
     entries = [
         {
-            "request_id": one.request_id,
-            "tenant": one.tenant,
-            "reason": one.reason,
+            "request_id": out.request_id,
+            "tenant": out.tenant,
+            "reason": out.reason,
             "sites": [
                 {"site": e.site, "reached": f"{e.reached:.6g}", "allowed": f"{e.allowed:.6g}"}
-                for e in one.excesses
+                for e in out.excesses
             ],
         }
-        for one in found
+        for out in quarantined
     ]
     return {"version": 1, "window": window, "entries": entries}

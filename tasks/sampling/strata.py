@@ -1,7 +1,8 @@
-"""A sample of live traffic in which rare domains, languages, tenants and lengths are present and no tenant dominates.
+"""A sample of live traffic in which what is rare is present and no tenant dominates.
 
-One pass, and memory that does not grow with the traffic: at most `STRATA` reservoirs of bounded size, one for each pair
-of domain and language. What a reservoir kept is parted into cells of tenant and length once the pass is over.
+Domains, languages, tenants and lengths may be rare. It takes one pass, and memory that does not
+grow with the traffic: at most `STRATA` reservoirs of bounded size, one for each pair of domain and
+language. Once the pass is over, what a reservoir kept is parted into cells of tenant and length.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ STRATA = 128
 """Pairs of domain and language that are told apart; whoever invents more finds them pooled."""
 POOLED = ("other", "other")
 _SPARE = 2
-"""Places per stratum, in units of the sample size: tenants may send the same text, which only the end can tell."""
+"""Places per stratum, in units of the sample size.
+
+Tenants may send the same text, which only the end can tell.
+"""
 
 LENGTHS = (0.25, 0.5, 0.75, 0.95)
-"""Quantiles of a stratum's lengths between its buckets; the last bucket holds the rare long texts."""
+"""Quantiles of a stratum's lengths between its buckets; the last one holds the rare long texts."""
 CELL = 1
 """Places of a tenant and length of a stratum, at least, while its places suffice."""
 FLOORS = 1 / 16
-"""Of a stratum's places, the most that tenants with less than one place to expect may take by their floors."""
+"""Of a stratum's places, the most that scarce tenants may take by their floors.
+
+A tenant is scarce with less than one place to expect.
+"""
 
 Stratum = tuple[str, str]  # domain, language
 Cell = tuple[str, str]  # tenant, bucket of length
@@ -47,15 +54,19 @@ def draw(
     minimum_per_stratum: int = 8,
     seed: int = 0,
 ) -> Sample:
-    """At most `size` distinct requests, proportional to the traffic of each (domain, language) above a floor.
+    """Draw at most `size` distinct requests, proportional to the traffic of each stratum.
 
-    Within it, tenants and lengths are proportional above a floor of one place. `weights` tells how many distinct
-    requests each one stands for. Of several tenants, none gets more than ceil(tenant_share * size) places; a lone
-    tenant may fill the sample.
+    A stratum is a domain and language; none gets less than a floor. Within it, tenants and lengths
+    are proportional above a floor of one place. `weights` of the sample tells how many distinct
+    requests each one stands for. Of several tenants, none gets more than ceil(tenant_share * size)
+    places; a lone tenant may fill the sample.
 
-    The same input in any order, or with requests delivered twice, gives the same sample. Beyond 1024 distinct inputs
-    per stratum the counts behind the proportions, and `dropped`, are estimates within some 3 %.
-    Raises `BadInput` on a size or a share that allows nothing.
+    The same input in any order, or with requests delivered twice, gives the same sample. Beyond
+    1024 distinct inputs per stratum the counts behind the proportions, and `dropped`, are estimates
+    within some 3 %.
+
+    Raises:
+        BadInput: A size or a fraction that allows nothing.
     """
     if size < 1 or not 0 < tenant_share <= 1 or minimum_per_stratum < 0:
         raise BadInput(
@@ -70,7 +81,10 @@ def draw(
 
 
 def gather(requests: Iterable[Request], *, size: int, tenant_share: float, seed: int = 0) -> Pool:
-    """What one pass keeps of some of the traffic; pools of other parts of it merge with `Pool.merge`."""
+    """Return what one pass keeps of some of the traffic.
+
+    Pools of other parts of it merge with `Pool.merge`.
+    """
     pool = Pool(size, ceil(tenant_share * size), seed)
     for request in requests:
         pool.add(request)
@@ -78,7 +92,7 @@ def gather(requests: Iterable[Request], *, size: int, tenant_share: float, seed:
 
 
 def choose(pool: Pool, minimum_per_stratum: int = 8) -> Sample:
-    """The sample of everything that was gathered."""
+    """Choose the sample of everything that was gathered."""
     size, cap = pool.size, pool.cap
     selection = _Selection(size, cap if len(pool.tenants) > 1 else size)
     selection.fill(pool.candidates(), pool.quotas(minimum_per_stratum))
@@ -107,12 +121,11 @@ class Pool:
         self._strata: dict[Stratum, _Stratum] = {}
         self.tenants: set[str] = set()  # two are enough to know that there are several
         self.seen = 0
-        self._last: Stratum | None = (
-            None  # the named stratum that gives way first, once there are STRATA
-        )
+        # the named stratum that gives way first, once there are STRATA
+        self._last: Stratum | None = None
 
     def add(self, request: Request) -> None:
-        """One request."""
+        """Take in one request."""
         self.seen += 1
         if len(self.tenants) < 2:
             self.tenants.add(request.tenant)
@@ -120,7 +133,8 @@ class Pool:
         stratum.seen += 1
         content = fingerprint(request.payload)
         stratum.distinct.add(content)
-        # Keyed by content, not by id: equal inputs of one tenant take one place however often they are sent.
+        # Keyed by content, not by id: equal inputs of one tenant take one place however often they
+        # are sent.
         stratum.reservoir.offer(f"{content}:{request.tenant}", request, group=request.tenant)
 
     def merge(self, other: Pool) -> None:
@@ -140,15 +154,18 @@ class Pool:
         return self._strata[key]
 
     def _admitted(self, key: Stratum) -> Stratum:
-        """The key, or POOLED: by a hash, since whoever came first would depend on the order of the traffic."""
+        """Return the key, or POOLED.
+
+        A hash decides, since whoever came first would depend on the order of the traffic.
+        """
         if key == POOLED or len(self._strata.keys() - {POOLED}) < STRATA:
             return key
         if self._last is None:
             self._last = max(self._strata.keys() - {POOLED}, key=self._place)
         if self._place(key) > self._place(self._last):
             return POOLED
-        left, self._last = self._strata.pop(self._last), None
-        self._stratum(POOLED).merge(left)
+        removed, self._last = self._strata.pop(self._last), None
+        self._stratum(POOLED).merge(removed)
         return key
 
     def _place(self, key: Stratum) -> tuple[float, Stratum]:
@@ -156,87 +173,94 @@ class Pool:
 
     @property
     def duplicates(self) -> int:
-        """Requests whose input was there before; an estimate beyond 1024 distinct inputs a stratum."""
+        """How many requests had an input that was there before.
+
+        An estimate beyond 1024 distinct inputs a stratum.
+        """
         return sum(
             max(0, stratum.seen - stratum.distinct.value) for stratum in self._strata.values()
         )
 
     def candidates(self) -> dict[Stratum, list[ReservoirItem[Request]]]:
-        """Of each stratum, best first."""
+        """Return each stratum's candidates, best first."""
         return {key: self._strata[key].reservoir.entries() for key in sorted(self._strata)}
 
     def quotas(self, minimum: int) -> dict[Stratum, int]:
-        """Places of each stratum."""
+        """Return the places of each stratum."""
         return allocate(self.counts(), self.size, minimum)
 
     def counts(self) -> dict[Stratum, int]:
-        """Distinct inputs of each stratum."""
+        """Return the distinct inputs of each stratum."""
         return {key: stratum.distinct.value for key, stratum in self._strata.items()}
 
 
 def _first(request: Request) -> tuple[object, ...]:
-    """Of several deliveries of a request the one with a label: labels come late, and whichever part is read first."""
-    told = [
+    """Order deliveries of a request so that the one with a label is first.
+
+    Labels come late, and any part may be read first.
+    """
+    late = [
         (value is None, value or "")
         for value in (request.label, request.decision, request.model_version)
     ]
-    return request.time, request.request_id, *told
+    return request.time, request.request_id, *late
 
 
 def allocate(counts: Mapping[Key, int], size: int, minimum: int) -> dict[Key, int]:
-    """Places per stratum or cell: proportional to the counts, but none below min(minimum, its count) while that fits.
+    """Return places per stratum or cell, proportional to the counts above a floor.
 
-    Counts {a: 900, b: 98, c: 2}, size 100, minimum 8 -> {a: 88, b: 10, c: 2}.
+    None gets less than min(minimum, its count) while that fits. Counts {a: 900, b: 98, c: 2}, size
+    100, minimum 8 -> {a: 88, b: 10, c: 2}.
     """
     if sum(counts.values()) <= size:
         return dict(counts)
     minimum = min(minimum, size // len(counts))
     floors = {key: min(minimum, count) for key, count in counts.items()}
     free = dict(counts)
-    left = size
+    places = size
     while True:
         total = sum(free.values())
-        # Whoever's share is below the floor gets the floor; the others share what is left.
-        low = [key for key, count in free.items() if left * count < floors[key] * total]
+        # Whoever's part is below the floor gets the floor; the others divide what remains.
+        low = [key for key, count in free.items() if places * count < floors[key] * total]
         if not low:
             break
         for key in low:
-            left -= floors[key]
+            places -= floors[key]
             del free[key]
-    return {**floors, **_proportional(free, left)}
+    return {**floors, **_proportional(free, places)}
 
 
 def _proportional(counts: Mapping[Key, int], size: int) -> dict[Key, int]:
-    """Whole numbers that add up to `size`, by the largest remainder (Hamilton's method)."""
+    """Return whole numbers that add up to `size`, by the largest remainder (Hamilton's method)."""
     total = sum(counts.values())
-    shares = {key: divmod(size * count, total) for key, count in counts.items()}
-    left = size - sum(whole for whole, _ in shares.values())
-    favoured = set(sorted(shares, key=lambda key: (-shares[key][1], key))[:left])
-    return {key: whole + (key in favoured) for key, (whole, _) in shares.items()}
+    parts = {key: divmod(size * count, total) for key, count in counts.items()}
+    missing = size - sum(places for places, _ in parts.values())
+    favoured = set(sorted(parts, key=lambda key: (-parts[key][1], key))[:missing])
+    return {key: places + (key in favoured) for key, (places, _) in parts.items()}
 
 
 def cells(
     entries: Sequence[ReservoirItem[Request]], quota: int
 ) -> dict[Cell, list[ReservoirItem[Request]]]:
-    """A stratum's candidates by tenant and length, best first in each.
+    """Return a stratum's candidates by tenant and length, best first in each.
 
-    Where tenants are too many for a floor each, those with less than one place to expect are one cell together, in
-    which chance decides: whoever invents tenants gains nothing.
+    Where tenants are too many for a floor each, the scarce ones are one cell together, in which
+    chance decides: whoever invents tenants gains nothing.
     """
     lengths = np.asarray([_length(entry.item) for entry in entries])
     edges = np.quantile(lengths, LENGTHS) if len(entries) else lengths
     sizes = Counter(entry.item.tenant for entry in entries)
     scarce = {tenant for tenant, count in sizes.items() if count * quota < len(entries)}
     pooled = scarce if len(scarce) > FLOORS * quota else set()
-    found: dict[Cell, list[ReservoirItem[Request]]] = {}
+    by_cell: dict[Cell, list[ReservoirItem[Request]]] = {}
     for entry, bucket in zip(entries, np.searchsorted(edges, lengths).tolist(), strict=True):
         tenant = "" if entry.item.tenant in pooled else entry.item.tenant
-        found.setdefault((tenant, str(bucket)), []).append(entry)
-    return found
+        by_cell.setdefault((tenant, str(bucket)), []).append(entry)
+    return by_cell
 
 
 def _length(request: Request) -> int:
-    """Characters of a text; tensors of one model are all of one size."""
+    """Return the characters of a text; tensors of one model are all of one size."""
     return len(request.payload) if isinstance(request.payload, str) else 0
 
 
@@ -259,38 +283,45 @@ class _Selection:
         candidates: Mapping[Stratum, list[ReservoirItem[Request]]],
         quotas: Mapping[Stratum, int],
     ) -> None:
-        """Each stratum's quota, the rarest first while tenants have room; then whoever is left, best first."""
+        """Fill each stratum's quota, the rarest first; then take whoever is left, best first.
+
+        The second part lasts while tenants have places.
+        """
         waiting: list[list[tuple[ReservoirItem[Request], Stratum, Cell]]] = []
         for key in sorted(candidates, key=lambda key: (quotas[key], key)):
             parted = cells(candidates[key], quotas[key])
-            self._cells.update({(key, cell): len(found) for cell, found in parted.items()})
+            self._cells.update({(key, cell): len(entries) for cell, entries in parted.items()})
             waiting.append(self._fill_stratum(key, parted, quotas[key]))
-        for entry, key, cell in merge(*waiting, key=lambda one: one[0].rank):
+        for entry, key, cell in merge(*waiting, key=lambda waiting: waiting[0].rank):
             if len(self.chosen) >= self._size:
                 break
             self._take(entry.item, key, cell)
 
     def weights(self, counts: Mapping[Stratum, int]) -> dict[str, float]:
-        """Request id -> distinct requests of the traffic that it stands for."""
-        held = Counter(self._of.values())
+        """Return by request id how many distinct requests of the traffic it stands for."""
+        chosen = Counter(self._of.values())
         candidates: Counter[Stratum] = Counter()
         for (key, _), count in self._cells.items():
             candidates[key] += count
         return {
-            name: counts[place[0]] * self._cells[place] / candidates[place[0]] / held[place]
+            name: counts[place[0]] * self._cells[place] / candidates[place[0]] / chosen[place]
             for name, place in self._of.items()
         }
 
     def _fill_stratum(
         self, key: Stratum, parted: Mapping[Cell, list[ReservoirItem[Request]]], quota: int
     ) -> list[tuple[ReservoirItem[Request], Stratum, Cell]]:
-        """Each cell's places, the rarest first; then the stratum's others, best first. Gives what is left over."""
+        """Fill each cell's places, the rarest first; then take the stratum's others, best first.
+
+        Returns:
+            The candidates that are left over.
+        """
         places = (
-            allocate({cell: len(found) for cell, found in parted.items()}, quota, CELL)
+            allocate({cell: len(entries) for cell, entries in parted.items()}, quota, CELL)
             if parted
             else {}
         )
-        left: list[tuple[ReservoirItem[Request], Stratum, Cell]] = []
+        remaining: list[tuple[ReservoirItem[Request], Stratum, Cell]] = []
         taken = 0
         for cell in sorted(parted, key=lambda cell: (places[cell], cell)):
             queue = iter(parted[cell])
@@ -298,11 +329,11 @@ class _Selection:
             while filled < places[cell] and (entry := next(queue, None)) is not None:
                 filled += self._take(entry.item, key, cell)
             taken += filled
-            left += [(entry, key, cell) for entry in queue]
-        left.sort(key=lambda one: one[0].rank)
-        others = iter(left)
-        while taken < quota and (one := next(others, None)) is not None:
-            taken += self._take(one[0].item, key, one[2])
+            remaining += [(entry, key, cell) for entry in queue]
+        remaining.sort(key=lambda waiting: waiting[0].rank)
+        others = iter(remaining)
+        while taken < quota and (waiting := next(others, None)) is not None:
+            taken += self._take(waiting[0].item, key, waiting[2])
         return list(others)
 
     def _take(self, request: Request, key: Stratum, cell: Cell) -> bool:

@@ -1,4 +1,7 @@
-"""How often each name of a column was seen: by name as far as memory is bounded, and exactly by hash bucket."""
+"""How often each name of a column was seen.
+
+By name as far as memory is bounded, and exactly by hash bucket.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,15 @@ NAMES = 3 * 2**_LOG_SIZE // 4
 
 
 class Categories:
-    """Counts of one column's names; merging is exact up to `NAMES` names, and always for the buckets.
+    """Counts of one column's names.
 
-    Frequent items: Anderson and others, "A high-performance algorithm for identifying frequent items in data streams"
-    (2017), by Apache DataSketches.
+    Merging is exact up to `NAMES` names, and always for the buckets. Frequent items: Anderson and
+    others, "A high-performance algorithm for identifying frequent items in data streams" (2017), by
+    Apache DataSketches.
     """
 
     def __init__(self) -> None:
-        """Nothing counted yet."""
+        """Start with nothing."""
         self.buckets: NDArray[np.int64] = np.zeros(BUCKETS, np.int64)
         self._sketch = frequent_strings_sketch(_LOG_SIZE)
 
@@ -40,12 +44,12 @@ class Categories:
             self._sketch.update(name, count)
 
     def merge(self, other: Categories) -> Categories:
-        """The counts of both together."""
-        whole = Categories()
-        whole.buckets = self.buckets + other.buckets
-        whole._sketch.merge(self._sketch)
-        whole._sketch.merge(other._sketch)
-        return whole
+        """Return the counts of both together."""
+        counted = Categories()
+        counted.buckets = self.buckets + other.buckets
+        counted._sketch.merge(self._sketch)
+        counted._sketch.merge(other._sketch)
+        return counted
 
     @property
     def total(self) -> int:
@@ -54,32 +58,38 @@ class Categories:
 
     @property
     def error(self) -> int:
-        """How far a count may be off, and how often a name may be missing: 0 up to `NAMES` names."""
+        """How far a count may be off, and how often a name may be missing.
+
+        0 up to `NAMES` names.
+        """
         return max((above - below for _, _, below, above in self._frequent()), default=0)
 
     def counts(self) -> Mapping[str, int]:
-        """Names and how often each was seen, the most frequent first, then by name."""
-        found = {name: estimate for name, estimate, *_ in self._frequent()}
-        return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
+        """Return names and how often each was seen, the most frequent first, then by name."""
+        estimates = {name: estimate for name, estimate, *_ in self._frequent()}
+        return dict(sorted(estimates.items(), key=lambda entry: (-entry[1], entry[0])))
 
     def _frequent(self) -> list[tuple[str, int, int, int]]:
-        found: list[tuple[str, int, int, int]] = self._sketch.get_frequent_items(
+        items: list[tuple[str, int, int, int]] = self._sketch.get_frequent_items(
             frequent_items_error_type.NO_FALSE_NEGATIVES
         )
-        return found
+        return items
 
     def state(self) -> Mapping[str, int] | bytes:
-        """What a profile stores: the counts while they are exact, which no order can change; else the sketch."""
+        """Return what a profile stores.
+
+        The counts while they are exact, which no order can change; else the sketch.
+        """
         return self._sketch.serialize() if self.error else self.counts()
 
     @classmethod
     def of_state(cls, buckets: NDArray[np.int64], state: Mapping[str, int] | bytes) -> Categories:
-        """What `state` gave, with the buckets."""
-        whole = cls()
-        whole.buckets = buckets
+        """Read what `state` gave, with the buckets."""
+        counted = cls()
+        counted.buckets = buckets
         if isinstance(state, bytes):
-            whole._sketch = frequent_strings_sketch.deserialize(state)
+            counted._sketch = frequent_strings_sketch.deserialize(state)
         else:
             for name, count in state.items():
-                whole._sketch.update(name, count)
-        return whole
+                counted._sketch.update(name, count)
+        return counted

@@ -1,7 +1,8 @@
-"""How many different values were seen: HyperLogLog registers, which only ever grow, so that merging is exact.
+"""How many different values were seen, by HyperLogLog registers.
 
-Flajolet and others, "HyperLogLog" (2007); the estimate is Ertl's, "New cardinality estimation algorithms for
-HyperLogLog sketches" (2017), which needs no correction tables. The registers are filled from whole arrays of hashes.
+They only ever grow, so that merging is exact. Flajolet and others, "HyperLogLog" (2007). The
+estimate is Ertl's, "New cardinality estimation algorithms for HyperLogLog sketches" (2017), which
+needs no correction tables. The registers are filled from whole arrays of hashes.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ class Distinct:
 
     @classmethod
     def empty(cls) -> Distinct:
-        """The neutral element of `|`."""
+        """Return the neutral element of `|`."""
         return cls(np.zeros(REGISTERS, np.uint8))
 
     @classmethod
     def of(cls, hashes: NDArray[np.uint64]) -> Distinct:
-        """The registers of values given by well-mixed 64-bit hashes."""
+        """Return the registers of values given by well-mixed 64-bit hashes."""
         return cls(updated(np.zeros(REGISTERS, np.uint8), hashes))
 
     def __or__(self, other: Distinct) -> Distinct:
-        """Of the values of both together; what is in both counts once."""
+        """Return the registers of the values of both together; what is in both counts once."""
         return Distinct(np.maximum(self.registers, other.registers))
 
     def __eq__(self, other: object) -> bool:
-        """Same registers."""
+        """Return whether the registers are the same."""
         return isinstance(other, Distinct) and bool(np.array_equal(self.registers, other.registers))
 
     __hash__ = None  # type: ignore[assignment]  # holds an array
@@ -57,8 +58,12 @@ class Distinct:
 
 
 def updated(registers: NDArray[np.uint8], hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """The registers after these hashes, written in place: each holds the largest rank of those that chose it."""
-    # The rank is 1 + leading zeros of the rest; its lowest set bit is as random as its highest, and cheaper to find.
+    """Return the registers after these hashes, written in place.
+
+    Each holds the largest rank of those that chose it.
+    """
+    # The rank is 1 + leading zeros of the rest; its lowest set bit is as random as its highest,
+    # and cheaper to find.
     chosen = (hashes >> np.uint64(_LEFT)).astype(np.intp)
     lowest = hashes & (~hashes + np.uint64(1))
     candidates = np.flatnonzero(lowest >> registers[chosen] != 0)

@@ -1,7 +1,8 @@
-"""The mean of random Fourier features of embeddings, in whole numbers, so that no order of adding can change it.
+"""The mean of random Fourier features of embeddings, in whole numbers.
 
-Rahimi and Recht, "Random features for large-scale kernel machines" (2007): the distance of two such means estimates the
-maximum mean discrepancy of the two data sets under a Gaussian kernel.
+No order of adding can change it. Rahimi and Recht, "Random features for large-scale kernel
+machines" (2007): the distance of two such means estimates the maximum mean discrepancy of the two
+data sets under a Gaussian kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _FRACTION = 1 << 8  # of a step, in the frequencies
 _SHIFT = (UNIT * _FRACTION).bit_length() - 1
 _SCALE = 1 << 20  # of a cosine: 2^42 rows fit an int64
 
-# All are whole numbers, and sums of their products stay below 2^53: a float64 matrix product is exact in any order.
+# All are whole numbers, and sums of their products stay below 2^53: a float64 matrix product is
+# exact in any order.
 _COSINES: NDArray[np.int64] = np.rint(
     np.cos((np.arange(_STEPS) + 0.5) * 2 * np.pi / _STEPS) * _SCALE
 ).astype(np.int64)
@@ -31,7 +33,10 @@ _COSINES: NDArray[np.int64] = np.rint(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FourierFeatures:
-    """Sums over embeddings of cos(w x + b), [features], in units of 2^-20; `+` is exact, commutative and associative."""
+    """Sums over embeddings of cos(w x + b), [features], in units of 2^-20.
+
+    `+` is exact, commutative and associative.
+    """
 
     sums: NDArray[np.int64]
     rows: int = 0
@@ -40,11 +45,11 @@ class FourierFeatures:
 
     @classmethod
     def empty(cls, features: int) -> FourierFeatures:
-        """The neutral element of `+`."""
+        """Return the neutral element of `+`."""
         return cls(np.zeros(features, np.int64))
 
     def __add__(self, other: FourierFeatures) -> FourierFeatures:
-        """The sums of both together."""
+        """Return the sums of both together."""
         return replace(
             self,
             sums=self.sums + other.sums,
@@ -54,7 +59,7 @@ class FourierFeatures:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Same sums and counts."""
+        """Return whether sums and counts are the same."""
         if not isinstance(other, FourierFeatures):
             return NotImplemented
         counts = (self.rows, self.zeros, self.nonfinite) == (
@@ -68,7 +73,7 @@ class FourierFeatures:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean of sqrt(2 / features) cos(w x + b), [features]; zeros when there are no rows."""
+        """The mean of sqrt(2 / features) cos(w x + b), [features]; zeros when there are no rows."""
         mean: NDArray[np.float64] = self.sums / (_SCALE * max(self.rows, 1))
         return mean * float(np.sqrt(2 / max(len(self.sums), 1)))
 
@@ -76,7 +81,10 @@ class FourierFeatures:
 def summed_features(
     units: NDArray[np.float64], *, features: int, bandwidth: float, seed: int
 ) -> NDArray[np.int64]:
-    """The sums over embeddings [rows, width], components in whole multiples of 1 / UNIT -> [features]."""
+    """Return the sums over embeddings [rows, width] -> [features].
+
+    Components are whole multiples of 1 / UNIT.
+    """
     frequencies, shifts = _drawn(units.shape[1], features, bandwidth, seed)
     phases = (units @ frequencies).astype(np.int64)
     phases >>= _SHIFT
@@ -90,7 +98,10 @@ def summed_features(
 def _drawn(
     width: int, features: int, bandwidth: float, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Frequencies [width, features] and phase shifts [features] of a Gaussian kernel of this bandwidth, in whole units."""
+    """Draw frequencies [width, features] and phase shifts [features], in whole units.
+
+    They are those of a Gaussian kernel of this bandwidth.
+    """
     if not bandwidth > 0:
         raise BadInput(f"a kernel of bandwidth {bandwidth} cannot be had: give a number above 0")
     random = np.random.default_rng([seed, width, features])
@@ -101,7 +112,7 @@ def _drawn(
 
 
 def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows [n, width] of length UNIT in whole components; a row of zeros stays one."""
+    """Return rows [n, width] of length UNIT in whole components; a row of zeros stays one."""
     largest = np.abs(vectors).max(axis=1, initial=0.0, keepdims=True)
     scaled = np.divide(
         vectors, largest, out=np.zeros_like(vectors), where=largest > 0
@@ -115,7 +126,7 @@ def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def scaled_units(vectors: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """Rows [n, width] in whole multiples of scale / UNIT, held within LARGEST."""
+    """Return rows [n, width] in whole multiples of scale / UNIT, held within LARGEST."""
     if not scale > 0:
         raise BadInput(f"a tensor scale of {scale} measures nothing: give a number above 0")
     return np.rint(np.clip(vectors / scale * UNIT, -LARGEST, LARGEST))

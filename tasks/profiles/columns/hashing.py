@@ -1,6 +1,7 @@
-"""XXH64 of every string of an Arrow array at once: the same 64 bits that `xxhash.xxh64_intdigest` gives for one.
+"""XXH64 of every string of an Arrow array at once.
 
-Keys of equal length are hashed side by side, a few nanoseconds each. Specification of the function:
+The same 64 bits that `xxhash.xxh64_intdigest` gives for one. Keys of equal length are hashed side
+by side, a few nanoseconds each. Specification of the function:
 https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
 """
 
@@ -31,7 +32,11 @@ _CHUNK = 8192  # rows whose words stay in the cache
 
 
 def hash64(values: pa.Array, seed: int = 0) -> Words:
-    """One hash a string or binary value, [rows]; raises `BadInput` where a value is missing."""
+    """Return one hash a string or binary value, [rows].
+
+    Raises:
+        BadInput: A value is missing.
+    """
     if values.null_count:
         raise BadInput(
             f"{values.null_count} of {len(values)} keys are missing: every request needs an id"
@@ -47,7 +52,7 @@ def hash64(values: pa.Array, seed: int = 0) -> Words:
 
 
 def _buffers(values: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The bytes, and where each value begins and the last one ends."""
+    """Return the bytes, and where each value begins and the last one ends."""
     large = pa.types.is_large_string(values.type) or pa.types.is_large_binary(values.type)
     _, starts, content = values.buffers()
     if starts is None or not len(values):
@@ -68,11 +73,11 @@ def _by_length(
     for rows in np.split(order, cuts):
         length = int(lengths[rows[0]])
         if len(rows) < _FEW or length > _LONG:
-            found = [
+            hashes = [
                 xxh64_intdigest(data[starts[row] : starts[row] + length].data, seed % _SEEDS)
                 for row in rows
             ]
-            result[rows] = np.array(found, np.uint64)
+            result[rows] = np.array(hashes, np.uint64)
         else:
             result[rows] = _in_chunks(data[starts[rows][:, None] + np.arange(length)], seed)
     return result
@@ -87,7 +92,7 @@ def _in_chunks(keys: NDArray[np.uint8], seed: int) -> Words:
 
 
 def _xxh64(keys: NDArray[np.uint8], seed: np.uint64) -> Words:
-    """Rows of equal length, [n, length] -> [n]."""
+    """Hash rows of equal length, [n, length] -> [n]."""
     count, length = keys.shape
     eights, rest = length // 8, length % 8
     words = np.ascontiguousarray(keys[:, : 8 * eights].reshape(count, eights, 8).transpose(1, 0, 2))
@@ -110,7 +115,7 @@ def _xxh64(keys: NDArray[np.uint8], seed: np.uint64) -> Words:
 
 
 def _stripes(lanes: Words, seed: np.uint64) -> Words:
-    """Four accumulators over stripes of 32 bytes, [4 k, n] -> [n]."""
+    """Accumulate stripes of 32 bytes in four lanes, [4 k, n] -> [n]."""
     states = [
         np.full(lanes.shape[1], start, np.uint64)
         for start in (seed + _P1 + _P2, seed + _P2, seed, seed - _P1)

@@ -1,7 +1,8 @@
-"""A histogram of signed numbers on a grid that is the same for everybody: quantiles and frozen bins follow from it.
+"""A histogram of signed numbers on a grid that is the same for everybody.
 
-Bins are the float32's sign, exponent and top five mantissa bits, so no range has to be known beforehand, every bin is
-at most 1/32 of its magnitude wide, and counts add exactly in any order, unlike a KLL sketch's random choices (ADR 17).
+Quantiles and frozen bins follow from it. Bins are the float32's sign, exponent and top five
+mantissa bits, so that no range has to be known beforehand. Every bin is at most 1/32 of its
+magnitude wide. Counts add exactly in any order, unlike a KLL sketch's random choices (ADR 17).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class FineHistogram:
 
     @classmethod
     def empty(cls) -> FineHistogram:
-        """The neutral element of `+`."""
+        """Return the neutral element of `+`."""
         return cls(np.zeros(BINS, np.int64))
 
     @classmethod
@@ -60,11 +61,11 @@ class FineHistogram:
         return cls(counts)
 
     def __add__(self, other: FineHistogram) -> FineHistogram:
-        """The histogram of both data sets together."""
+        """Return the histogram of both data sets together."""
         return FineHistogram(self.counts + other.counts)
 
     def __eq__(self, other: object) -> bool:
-        """Same counts."""
+        """Return whether the counts are the same."""
         return isinstance(other, FineHistogram) and bool(np.array_equal(self.counts, other.counts))
 
     __hash__ = None  # type: ignore[assignment]  # holds an array
@@ -80,26 +81,33 @@ class FineHistogram:
         return int(self.counts.sum()) - self.total
 
     def bins(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """Lower edges, upper edges and counts of the bins that hold something, from low to high, [used]."""
+        """Return the bins that hold something: lower edges, upper edges and counts, [used].
+
+        They go from low to high.
+        """
         counts = self.counts[ORDER]
         used = np.flatnonzero(counts)
         return LOWER[used], UPPER[used], counts[used]
 
-    def quantile(self, share: float) -> float:
-        """The number below which `share` (0..1) of the finite ones lie, linear inside a bin; NaN when there is none."""
+    def quantile(self, fraction: float) -> float:
+        """Return the number below which a `fraction` (0..1) of the finite ones lie.
+
+        It is linear inside a bin, and NaN when there is none.
+        """
         low, high, counts = self.bins()
         if not len(counts):
             return float("nan")
         reached = np.cumsum(counts)
-        wanted = np.clip(share, 0, 1) * reached[-1]
+        wanted = np.clip(fraction, 0, 1) * reached[-1]
         index = min(int(np.searchsorted(reached, wanted)), len(counts) - 1)
         inside = (wanted - (reached[index] - counts[index])) / counts[index]
         return float(low[index] + inside * (high[index] - low[index]))
 
     def between(self, edges: Sequence[float]) -> NDArray[np.int64]:
-        """Counts below, between and above ascending edges of the grid (see `snapped`), [edges + 1].
+        """Count below, between and above ascending edges of the grid (see `snapped`), [edges + 1].
 
-        Raises `BadInput` on edges that do not lie on the grid: their counts would be guesses.
+        Raises:
+            BadInput: Edges that do not lie on the grid: their counts would be guesses.
         """
         if not np.array_equal(snapped(edges), np.asarray(edges, np.float64)):
             raise BadInput(
@@ -112,7 +120,10 @@ class FineHistogram:
 
 
 def snapped(edges: Sequence[float]) -> NDArray[np.float64]:
-    """The nearest edges of the grid, ascending and without repetition: at most half a bin, 1/64, away."""
+    """Return the nearest edges of the grid, ascending and without repetition.
+
+    They are at most half a bin, 1/64, away.
+    """
     wanted = np.asarray(edges, np.float64)
     above = np.clip(np.searchsorted(LOWER, wanted), 1, len(LOWER) - 1)
     nearest = np.where(wanted - LOWER[above - 1] < LOWER[above] - wanted, above - 1, above)

@@ -1,4 +1,7 @@
-"""What tensors look like, for a whole Arrow column at once: mean, maximum, deviation, and a random projection."""
+"""What tensors look like, for a whole Arrow column at once.
+
+Mean, maximum, deviation, and a random projection.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 
 WIDTH = 64
-"""Of a tensor's projection: random signs, summed in random places (count sketch; Charikar and others, 2002)."""
+"""Of a tensor's projection: random signs, summed in random places.
+
+This is a count sketch (Charikar and others, 2002).
+"""
 _ELEMENTS = 1 << 20  # looked at together
 
 
@@ -26,7 +32,11 @@ class TensorPiece:
 
 
 def pieces(tensors: pa.Array) -> Iterator[TensorPiece]:
-    """Little-endian float32 tensors as stored, without missing ones; raises `BadInput` on a cut one."""
+    """Yield little-endian float32 tensors as stored, by size, without missing ones.
+
+    Raises:
+        BadInput: A tensor is cut.
+    """
     lengths = np.array(pa.compute.binary_length(tensors), np.int64)
     for length in np.unique(lengths).tolist():
         if length % 4:
@@ -55,7 +65,10 @@ def _piece(data: bytes, count: int) -> TensorPiece:
 
 
 def project(units: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Whole numbers [tensors, elements] -> whole numbers [tensors, WIDTH], whose lengths are alike on average."""
+    """Project whole numbers [tensors, elements] -> whole numbers [tensors, WIDTH].
+
+    Lengths are alike on average.
+    """
     places, signs, starts, used = _drawn(units.shape[1], seed)
     projected = np.zeros((len(units), WIDTH))
     if len(starts):
@@ -67,7 +80,11 @@ def project(units: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 def _drawn(
     size: int, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
-    """Elements in the order of their places, their signs, where each place begins, and which places have any."""
+    """Draw elements in the order of their places, and their signs.
+
+    Returns:
+        The elements, their signs, where each place begins, and which places have any.
+    """
     random = np.random.default_rng([seed, size])
     chosen = random.integers(0, WIDTH, size)
     order = np.argsort(chosen, kind="stable")

@@ -1,6 +1,7 @@
-"""What texts look like, for a whole Arrow array at once: length, kinds of letters, main script, hashed n-grams.
+"""What texts look like, for a whole Arrow array at once.
 
-The same figures as `tasks.drift.detectors.features` gives one text at a time, for any writing system, without a model.
+Length, kinds of letters, main script, hashed n-grams: the same figures as
+`tasks.drift.detectors.features` gives one text at a time, for any writing system, without a model.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from infra.errors import BadInput
 
 NO_SCRIPT = "none"
 LOOKED_AT = 20_000
-"""Characters of one text that shares are taken of."""
+"""Characters of one text that fractions are taken of."""
 EMBEDDED = 2_000
 """Characters of one text that its n-grams are taken of."""
 WIDTH = 128
-"""Of a text's embedding: n-grams of 1, 2 and 3 characters, hashed with a sign (Weinberger and others, 2009)."""
+"""Of a text's embedding: n-grams of 1, 2 and 3 characters, hashed with a sign.
+
+Weinberger and others, 2009.
+"""
 _ROWS, _CHARACTERS = 4096, 1 << 18  # looked at together: they stay in the cache
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 _OTHER, _DIGIT, _PUNCTUATION, _ASCII, _NAMELESS = range(5)
@@ -36,20 +40,20 @@ class TextColumns:
 
     numbers: dict[
         str, NDArray[np.float64]
-    ]  # length, and shares of non-ASCII letters, digits and punctuation
+    ]  # length, and fractions of non-ASCII letters, digits and punctuation
     script: pa.DictionaryArray
 
 
 def describe(texts: pa.Array) -> TextColumns:
-    """Of texts without missing ones, [n]; raises `BadInput` on bytes that are not UTF-8."""
-    shares, scripts = [np.empty((0, 3))], [np.empty(0, np.int32)]
+    """Describe texts without missing ones, [n]; raises `BadInput` on bytes that are not UTF-8."""
+    fractions, scripts = [np.empty((0, 3))], [np.empty(0, np.int32)]
     for letters, rows, count in _pieces(texts, LOOKED_AT):
         piece = _kinds(letters, rows, count)
-        shares.append(piece[0])
+        fractions.append(piece[0])
         scripts.append(piece[1])
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.float64)
     columns = zip(
-        ("non-ASCII letters", "digits", "punctuation"), np.concatenate(shares).T, strict=True
+        ("non-ASCII letters", "digits", "punctuation"), np.concatenate(fractions).T, strict=True
     )
     names = pa.array([NO_SCRIPT, *_classes()[1]])
     return TextColumns(
@@ -59,7 +63,10 @@ def describe(texts: pa.Array) -> TextColumns:
 
 
 def embed(texts: pa.Array) -> Iterator[NDArray[np.float64]]:
-    """Signed counts of hashed character n-grams, piece by piece, [some rows, WIDTH]; whole numbers."""
+    """Yield signed counts of hashed character n-grams, piece by piece, [some rows, WIDTH].
+
+    They are whole numbers.
+    """
     for letters, rows, count in _pieces(pc.utf8_lower(texts), EMBEDDED):
         yield _ngrams(letters, rows, count)
 
@@ -67,7 +74,7 @@ def embed(texts: pa.Array) -> Iterator[NDArray[np.float64]]:
 def _pieces(
     texts: pa.Array, longest: int
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64], int]]:
-    """Code points of some texts, the row of each, and the number of rows."""
+    """Yield code points of some texts, the row of each, and the number of rows."""
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
     if lengths.max(initial=0) > longest:
         texts, lengths = pc.utf8_slice_codeunits(texts, 0, longest), np.minimum(lengths, longest)
@@ -100,30 +107,40 @@ def _code_points(texts: pa.Array) -> NDArray[np.uint32]:
 def _kinds(
     letters: NDArray[np.uint32], rows: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Shares of non-ASCII letters, digits and punctuation, [count, 3], and the number of the main script, [count]."""
+    """Return fractions of non-ASCII letters, digits and punctuation, [count, 3].
+
+    And the number of the main script, [count].
+    """
     table, scripts = _classes()
     codes = table[letters]
     present = np.flatnonzero(np.bincount(codes, minlength=_NAMELESS + 1 + len(scripts)))
     narrow = np.zeros(256, np.int64)
     narrow[present] = np.arange(len(present))
     width = max(len(present), 1)
-    found = np.bincount(rows * width + narrow[codes], minlength=count * width).reshape(count, width)
+    by_row = np.bincount(rows * width + narrow[codes], minlength=count * width).reshape(
+        count, width
+    )
     tally = np.zeros((count, _NAMELESS + 1 + len(scripts)), np.int64)
-    tally[:, present] = found[:, : len(present)]
+    tally[:, present] = by_row[:, : len(present)]
     size = np.maximum(tally.sum(axis=1), 1)
     foreign = tally[:, _NAMELESS:].sum(axis=1)
-    shares = np.stack([foreign, tally[:, _DIGIT], tally[:, _PUNCTUATION]], axis=1) / size[:, None]
+    fractions = (
+        np.stack([foreign, tally[:, _DIGIT], tally[:, _PUNCTUATION]], axis=1) / size[:, None]
+    )
     by_script = tally[:, _NAMELESS + 1 :]
     by_script[:, scripts.index("LATIN")] += tally[:, _ASCII]
     main = (
         by_script.argmax(axis=1) + 1
     )  # the first of equals, and scripts are in the order of their names
-    return shares, np.where(by_script.max(axis=1) > 0, main, 0).astype(np.int32)
+    return fractions, np.where(by_script.max(axis=1) > 0, main, 0).astype(np.int32)
 
 
 @cache
 def _classes() -> tuple[NDArray[np.uint8], list[str]]:
-    """The class of every code point, [1114112], and the scripts' names: class 5 is the first of them."""
+    """Return the class of every code point, [1114112], and the scripts' names.
+
+    Class 5 is the first of them.
+    """
     table = np.zeros(sys.maxunicode + 1, np.uint8)
     first_words: dict[int, str] = {}
     for point in range(sys.maxunicode + 1):
