@@ -46,11 +46,21 @@ class Chain:
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, clock: Callable[[], datetime] = now
+        self,
+        store: ObjectStore,
+        prefix: str,
+        clock: Callable[[], datetime] = now,
+        *,
+        keep: bool = False,
     ) -> None:
+        """Open the log; with `keep`, an entry that was read and verified is not read again.
+
+        Which entries there are is listed each time all the same.
+        """
         self._store = store
         self._prefix = prefix.rstrip("/")
         self._clock = clock
+        self._kept: dict[int, Link] | None = {} if keep else None
 
     def read(self) -> tuple[Link, ...]:
         """Every entry, oldest first; raises `Tampered` for a gap, a wrong digest or a broken link."""
@@ -83,6 +93,8 @@ class Chain:
                 if expect is not None:
                     raise self._moved(expect) from error
             else:
+                if self._kept is not None:
+                    self._kept[link.number] = link
                 return link
         raise Unavailable(
             f"The log {self._prefix} lost {_ATTEMPTS} races in a row: fewer writers at once, then retry."
@@ -125,6 +137,13 @@ class Chain:
             return list(pool.map(self._load, numbers))
 
     def _load(self, number: int) -> Link:
+        if self._kept is None:
+            return self._read(number)
+        if number not in self._kept:
+            self._kept[number] = self._read(number)
+        return self._kept[number]
+
+    def _read(self, number: int) -> Link:
         key = self._key(number)
         link = _decode(self._store.get(key), key)
         if link.number != number:

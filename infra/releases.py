@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from infra.canonical import Json, canonical, sha256
 from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered
+from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.keys import checked
 from infra.stores.port import ObjectStore
@@ -62,7 +63,7 @@ class Release:
             raise NotFound(
                 f"Release {self.digest[:12]} of {self.model} has no file {name}: it has {sorted(self.files)}."
             )
-        data = self.store.get(layout.release_file(self.model, self.digest, name))
+        data = read_once(self.store, layout.release_file(self.model, self.digest, name))
         if sha256(data) != recorded.sha256:
             raise Tampered(
                 f"The file {name} of release {self.digest[:12]} of {self.model} differs from its recorded digest and "

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from infra.access.secret import WorkspaceSecret, open_secret
 from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
+from infra.run_scope import once
 from infra.stores import ObjectStore, open_store
 
 if TYPE_CHECKING:
@@ -173,7 +174,14 @@ class Settings(BaseSettings):
         """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
         from infra.releases import read_release
 
-        return read_release(self.store(), model, digest, self.signer().verifier())
+        store = self.store()
+        return once(
+            "release",
+            store.url,
+            model,
+            digest,
+            open_it=lambda: read_release(store, model, digest, self.signer().verifier()),
+        )
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from prefect.utilities.callables import get_call_parameters
 from flows.orchestration import runtime
 from flows.orchestration.identity import one_actor
 from infra.errors import BadInput
+from infra.run_scope import run_scope
 from infra.settings import settings, use_workspace
 from tasks.step import flow_run_id, in_flow_run
 
@@ -28,16 +29,16 @@ R = TypeVar("R")
 
 
 def orchestrated(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Make a function a flow: one actor from beginning to end, and its outcome in the run's state and log.
+    """Make a function a flow: one actor from beginning to end, and everything opened once.
 
-    `run_name` may name parameters in braces.
+    Its outcome shows in the run's state and log. `run_name` may name parameters in braces.
     """
 
     def made(fn: Callable[P, R]) -> Flow[P, R]:
         @wraps(fn)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             _settle_in()
-            with one_actor():
+            with one_actor(), run_scope():
                 return _told(fn(*args, **kwargs))
 
         return flow(name=name, flow_run_name=run_name)(body)

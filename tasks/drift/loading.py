@@ -24,7 +24,8 @@ from tasks.profiles import Profile
 from tasks.profiles.frozen import FROZEN, Frozen, parse_frozen
 from tasks.profiles.steps import window_profile
 from tasks.records import ReleaseRef, Request, SampleRef
-from tasks.traffic import from_parquet, read_window
+from tasks.traffic import read_window
+from tasks.traffic.storage.samples import read_requests
 
 MOST = 512
 """Requests of the weeks before that the window is compared with."""
@@ -33,11 +34,6 @@ MOST = 512
 def release_of(champion: ReleaseRef) -> Release:
     """Return the champion's release, verified."""
     return settings().release(champion.model, champion.digest)
-
-
-def requests_at(key: str) -> tuple[Request, ...]:
-    """Return the requests of a stored sample."""
-    return from_parquet(settings().store().get(key), where=key)
 
 
 def built_from(model: RegisteredModel, champion: ReleaseRef) -> str | None:
@@ -69,7 +65,7 @@ def calibration(champion: ReleaseRef) -> str:
 
 def calibrated_on(champion: ReleaseRef) -> tuple[Request, ...]:
     """Return the champion's calibration set."""
-    return requests_at(layout.calibration_set(champion.model, calibration(champion)))
+    return read_requests(layout.calibration_set(champion.model, calibration(champion)))
 
 
 def reference_of(

@@ -23,6 +23,7 @@ from tasks.records import (
     ThinWindow,
 )
 from tasks.step import step
+from tasks.traffic.storage.samples import read_requests
 
 
 @step("weights-detector")
@@ -35,7 +36,7 @@ def look_at_weights(champion: ReleaseRef) -> DetectorResult:
 @step("input-detector")
 def look_at_inputs(window: SampleRef, champion: ReleaseRef) -> DetectorResult:
     """Compare the window with the champion's calibration set, or with the weeks before."""
-    model, requests = open_model(window.model), loading.requests_at(window.key)
+    model, requests = open_model(window.model), read_requests(window.key)
     reference, named = loading.reference_of(model, window, champion)
     few = look.incomparable(model.spec, len(reference), len(requests))
     if few is not None:
@@ -54,7 +55,7 @@ def look_at_ranges(
 
     `stale` names the layers that were stale in the window before: they have to recover clearly.
     """
-    model, requests = open_model(window.model), loading.requests_at(window.key)
+    model, requests = open_model(window.model), read_requests(window.key)
     deployed, payloads = loading.deployed(champion), [request.payload for request in requests]
     live_histograms, clipping = measure.activations(
         model.instrumented, model.sites, model.inputs, payloads, deployed.scales
@@ -68,7 +69,7 @@ def look_at_ranges(
 @step("fidelity-detector")
 def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[DetectorResult]:
     """Compare the champion's engine with full precision, and their safety decisions with a head."""
-    model, requests = open_model(window.model), loading.requests_at(window.key)
+    model, requests = open_model(window.model), read_requests(window.key)
     engine = load_released(loading.release_of(champion), model.spec.targets)
     payloads = [request.payload for request in requests]
     answers = measure.answers(model.spec, model.reference, engine, model.inputs, payloads)
@@ -84,7 +85,7 @@ def look_at_fidelity(window: SampleRef, champion: ReleaseRef) -> list[DetectorRe
 def look_at_control(window: SampleRef, champion: ReleaseRef) -> DetectorResult:
     """Judge full precision on labelled live requests, or on golden cases like the window's."""
     model = open_model(window.model)
-    labelled = live(model, loading.requests_at(window.key))
+    labelled = live(model, read_requests(window.key))
     if not look.are_enough(model.spec, labelled):
         return look.golden_control(model.spec, golden_correct(model, window.groups))
     scores = correct(model, [(request.payload, request.label or "") for request in labelled])
@@ -116,7 +117,7 @@ def write_report(
     window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()
 ) -> str:
     """Write the pages of a look, ours and Evidently's; gives the key of ours."""
-    reference, current = loading.calibrated_on(champion), loading.requests_at(window.key)
+    reference, current = loading.calibrated_on(champion), read_requests(window.key)
     return publish.write_pages(
         window, champion, decision, past, reference=reference, current=current
     )

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Tampered
+from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.profiles.archive import dump, parse
@@ -154,7 +155,7 @@ def _again(
 
 
 def _profiled(store: ObjectStore, key: str, settings: ProfileSettings) -> bytes:
-    data = store.get(key)
+    data = read_once(store, key)
     if f"part-{sha256(data).hexdigest()[:32]}.parquet" != key.rpartition("/")[2]:
         raise Tampered(
             f"{key} in {store.url} does not match the digest in its name: restore it or delete it"

@@ -1,11 +1,13 @@
-"""One model's ledger in the store, and its projection onto the registry's aliases and tags (ADR 34)."""
+"""One model's ledger in the store, projected onto the registry's aliases and tags (ADR 34)."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from infra.canonical import Json
 from infra.chain import Chain
-from infra.errors import AlreadyExists, NotFound, Unavailable
+from infra.errors import AlreadyExists, NotFound, RequantError, Unavailable
+from infra.run_scope import once
 from infra.settings import settings
 from infra.stores import layout
 from tasks.promotion.ledger import LedgerEntry, aliases, champion, labels, parse
@@ -16,14 +18,14 @@ Decide = Callable[[Sequence[LedgerEntry]], Mapping[str, Json] | None]
 
 
 def read(model: str) -> tuple[LedgerEntry, ...]:
-    """Every entry, oldest first; raises `Tampered`."""
+    """Return every entry, oldest first; raises `Tampered`."""
     return parse(_chain(model).read())
 
 
 def commit(model: str, decide: Decide) -> LedgerEntry | None:
-    """Append what `decide` answers, fenced by the head that it reasoned on; a lost race decides again.
+    """Append what `decide` answers, fenced by the head it reasoned on; a lost race decides again.
 
-    Returns the entry, or None when `decide` found nothing to do; whatever `decide` raises passes through.
+    Returns the entry, or None when there was nothing to do; what `decide` raises passes through.
     """
     for _ in range(RACES):
         entries = read(model)
@@ -44,7 +46,7 @@ def project(model: str) -> None:
     """Make the registry's aliases show what the ledger says, then note that they do."""
     for _ in range(RACES):
         entries = read(model)
-        _show(model, aliases(entries))
+        _show_aliases(model, aliases(entries))
         if len(read(model)) == len(
             entries
         ):  # otherwise a newer entry may have been projected before this one
@@ -57,7 +59,7 @@ def project(model: str) -> None:
 
 
 def label(model: str) -> None:
-    """Tag each version in the registry with what the ledger last said about it; only what differs is written."""
+    """Tag each version with what the ledger last said about it; only what differs is written."""
     registry, wanted = settings().registry(), labels(read(model))
     for version in registry.versions(model):
         tags = wanted.get(version.version, {})
@@ -68,7 +70,26 @@ def label(model: str) -> None:
         )
 
 
-def _show(model: str, wanted: Mapping[str, str | None]) -> None:
+def show(model: str) -> None:
+    """Bring the registry in step: aliases, by which others load, and tags, which are for people."""
+    project(model)
+    label_or_warn(model)
+
+
+def label_or_warn(model: str) -> None:
+    """Tag the versions; a failure is logged, and the next reconciliation sets the tags.
+
+    The ledger holds already.
+    """
+    try:
+        label(model)
+    except RequantError as exc:
+        logging.getLogger(__name__).warning(
+            "the next reconciliation tags the versions of %s: %s", model, exc
+        )
+
+
+def _show_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
     registry = settings().registry()
     present = registry.aliases(model)
     for alias, version in wanted.items():
@@ -79,12 +100,12 @@ def _show(model: str, wanted: Mapping[str, str | None]) -> None:
 
 
 def shown_champion(model: str) -> str | None:
-    """The version that the alias `champion` shows in the registry."""
+    """Return the version that the alias `champion` shows in the registry."""
     return settings().registry().aliases(model).get("champion")
 
 
 def mark(model: str) -> int:
-    """The ledger number of the promotion that the aliases were last known to show; 0 when none was."""
+    """Return the number of the promotion that the aliases last showed; 0 when none was noted."""
     try:
         return int(json.loads(settings().store().get(layout.projection(model)))["number"])
     except NotFound:
@@ -100,4 +121,8 @@ def note_mark(model: str, number: int) -> None:
 
 
 def _chain(model: str) -> Chain:
-    return Chain(settings().store(), layout.ledger(model))
+    """Return the ledger's chain; within a run the same one, which keeps what it verified."""
+    store = settings().store()
+    return once(
+        "ledger", store.url, model, open_it=lambda: Chain(store, layout.ledger(model), keep=True)
+    )

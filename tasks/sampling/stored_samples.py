@@ -16,8 +16,9 @@ from tasks.observation.ceilings import Ceilings, stored_ceilings
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling.quarantine import Quarantined, document
 from tasks.specs.spec import ModelSpec
-from tasks.traffic import from_parquet, to_parquet
+from tasks.traffic import to_parquet
 from tasks.traffic.storage.sample_weights import read_weights, write_weights
+from tasks.traffic.storage.samples import read_requests
 
 DRAWING = 1
 """Version of how a window is drawn: another one draws anew from windows that were drawn before."""
@@ -86,7 +87,7 @@ def read_reference(store: ObjectStore, model: str, key: str) -> SampleRef:
 
 def read_sample(store: ObjectStore, reference: SampleRef) -> Sample:
     """Read the requests of a stored sample, with their weights."""
-    requests = from_parquet(store.get(reference.key), where=reference.key)
+    requests = read_requests(reference.key)
     weights = read_weights(store, reference.key)
     return Sample(requests, reference.digest, reference.seen, reference.dropped, weights)
 

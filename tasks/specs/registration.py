@@ -10,6 +10,7 @@ import json
 from functools import lru_cache
 
 from infra.errors import BadInput, NotFound
+from infra.run_scope import once, read_once
 from infra.settings import settings
 from infra.stores import ObjectStore, layout
 from tasks.specs.spec import ModelSpec, parse_spec
@@ -26,8 +27,15 @@ def model_names(store: ObjectStore) -> list[str]:
 
 
 def current_digest(name: str) -> str:
-    """The digest in use under a name; raises `NotFound` naming the known ones, and `BadInput`."""
+    """Return the digest in use under a name; a run works with the same from beginning to end.
+
+    Raises `NotFound` naming the known ones, and `BadInput`.
+    """
     store = settings().store()
+    return once("current", store.url, name, open_it=lambda: _read_current(store, name))
+
+
+def _read_current(store: ObjectStore, name: str) -> str:
     try:
         data = store.get(layout.registration_in_use(name))
     except NotFound as exc:
@@ -61,7 +69,7 @@ def read_spec(name: str, digest: str) -> ModelSpec:
 
 def read_file(name: str, digest: str, file: str) -> bytes:
     """One file of a registration; raises `NotFound`."""
-    return settings().store().get(layout.registration_file(name, digest, file))
+    return read_once(settings().store(), layout.registration_file(name, digest, file))
 
 
 @lru_cache(maxsize=OPEN_SPECS)

@@ -30,7 +30,7 @@ from tasks.models.speech.comparison import compare_transcripts
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, SampleRef, Verdict
 from tasks.specs.spec import Task
 from tasks.step import step
-from tasks.traffic import from_parquet
+from tasks.traffic.storage.samples import read_requests
 from tasks.validation import preconditions
 from tasks.validation.costs import CostPair, Costs, cost_gates, size_gate
 from tasks.validation.gates import (
@@ -63,7 +63,7 @@ def examine(window: SampleRef) -> Preconditions:
     why_not_here: dict[str, str | None] = {
         target: open_target(target).why_not_executable() for target in model.spec.targets
     }
-    requests = from_parquet(settings().store().get(window.key), where=window.key)
+    requests = read_requests(window.key)
     return preconditions.examine(
         model.spec, model.golden, model.classes, window.groups, requests, why_not_here
     )

@@ -14,6 +14,7 @@ from hashlib import sha256
 from itertools import groupby
 
 from infra.errors import AlreadyExists, NotFound, Tampered
+from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.records import Request
@@ -88,7 +89,7 @@ def read_part(store: ObjectStore, key: str) -> tuple[Request, ...]:
     Raises `NotFound` when it was deleted since, `BadInput`, and `Tampered` when it is not what its name says.
     """
     try:
-        data = store.get(key)
+        data = read_once(store, key)
     except NotFound as error:
         raise deleted(store, key) from error
     require_intact(store, key, data)

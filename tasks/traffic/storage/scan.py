@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from infra.errors import BadInput, Unavailable
+from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.filesystem import open_filesystem
 from infra.stores.port import ObjectStore
@@ -100,7 +101,7 @@ def _opened(
     store: ObjectStore, files: FileSystem, key: str, verify: bool
 ) -> Iterator[pq.ParquetFile]:
     if verify:
-        data = store.get(key)
+        data = read_once(store, key)
         require_intact(store, key, data)
         source: pa.NativeFile = pa.BufferReader(data)
     else:
