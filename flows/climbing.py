@@ -37,7 +37,7 @@ class Climbed:
     reports: tuple[GateReport, ...]
 
     @property
-    def told(self) -> JudgedCandidate:
+    def shown(self) -> JudgedCandidate:
         """As an outcome shows it."""
         refusals = [
             gate.reason
@@ -71,10 +71,10 @@ def climb_ladder(
     search: Search,
     progress: Progress,
 ) -> list[Climbed]:
-    """Every candidate up to the first that passes, or all of them.
+    """Return every candidate up to the first that passes, or all of them.
 
-    A first search also ends at a candidate that was good enough and too dear: more precision mends quality, never cost. One
-    that was only too large leaves the smaller ones to try, and no others.
+    A first search also ends at a candidate that was good enough and too dear: more precision mends
+    quality, never cost. One that was only too large leaves the smaller ones to try, and no others.
     """
     climbed: list[Climbed] = []
     only_smaller = False
@@ -100,9 +100,10 @@ def climb_ladder(
 def build_ahead(
     material: ClimbInputs, ladder: Sequence[Recipe], targets: Sequence[str], progress: Progress
 ) -> None:
-    """Where a cluster is set, graphs and engines of all candidates are made there, and the climb below finds them made.
+    """Make graphs and engines of all candidates on the cluster, where one is set.
 
-    The climb judges one after the other: golden cases spread by themselves, and nothing runs beside a timing.
+    The climb finds them made, and judges one after the other: golden cases spread by themselves,
+    and nothing runs beside a timing.
     """
     with open_mapper(
         where_spread(material.calibration.model) or NONE, pieces=len(ladder)
@@ -133,7 +134,10 @@ class CandidateWork:
 
 
 def build_candidate(work: CandidateWork) -> None:
-    """Graph and engines, stored where the climb looks for them; runs on a worker, outside Prefect's engine."""
+    """Store graph and engines where the climb looks for them.
+
+    It runs on a worker, outside Prefect's engine.
+    """
     candidate = _written(quantization.write_graph.fn, work.material, work.recipe, work.losses)
     for target in work.targets:
         if target in ANYWHERE:
@@ -154,27 +158,33 @@ def _written(
 
 
 def chosen(climbed: Sequence[Climbed], figures: Sequence[CandidateFigures], search: Search) -> int:
-    """Which candidate to release: the last of a first search; of a full one the cheapest that passed, else the last."""
+    """Return which candidate to release.
+
+    Of a first search the last; of a full one the cheapest that passed, else the last.
+    """
     best = cheapest(figures) if search == "full" else None
     return len(climbed) - 1 if best is None else best
 
 
-def figures(one: Climbed, spec: ModelSpec) -> CandidateFigures:
-    """What is logged and plotted of a candidate; its loss is the spec's first quality metric over all cases."""
+def figures(climbed: Climbed, spec: ModelSpec) -> CandidateFigures:
+    """Return what is logged and plotted of a candidate.
+
+    Its loss is the spec's first quality metric over all cases.
+    """
     rule = spec.budgets.quality[0]
-    value = _estimate(one.reports, rule.metric)
+    value = _estimate(climbed.reports, rule.metric)
     loss = None if value is None else value if rule.at_least is None else 1 - value
     metrics = {
-        name: number for report in one.reports for name, number in to_metrics(report).items()
+        name: number for report in climbed.reports for name, number in to_metrics(report).items()
     }
     size, latency, memory = (
-        _estimate(one.reports, f"{kind}-ratio") for kind in ("size", "latency", "peak-memory")
+        _estimate(climbed.reports, f"{kind}-ratio") for kind in ("size", "latency", "peak-memory")
     )
     return CandidateFigures(
-        one.recipe.name,
-        passes(one.reports),
+        climbed.recipe.name,
+        passes(climbed.reports),
         False,
-        one.told.reason,
+        climbed.shown.reason,
         loss,
         size,
         latency,
@@ -184,7 +194,7 @@ def figures(one: Climbed, spec: ModelSpec) -> CandidateFigures:
 
 
 def limits(spec: ModelSpec) -> Limits:
-    """What the spec allows, on the same axes."""
+    """Return what the spec allows, on the same axes."""
     rule, budgets = spec.budgets.quality[0], spec.budgets
     if rule.at_least is not None:
         return Limits(
@@ -194,7 +204,10 @@ def limits(spec: ModelSpec) -> Limits:
 
 
 def passes(reports: Sequence[GateReport]) -> bool:
-    """At least one target was executed and passed, and none said no; a target without its device is inconclusive."""
+    """Return whether at least one target was executed and passed, and none said no.
+
+    A target without its device is inconclusive.
+    """
     verdicts = {report.verdict for report in reports}
     unknown = any(
         report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports
@@ -207,7 +220,7 @@ def passes(reports: Sequence[GateReport]) -> bool:
 
 
 def quality_failed(reports: Sequence[GateReport]) -> bool:
-    """Whether an executed target refused for anything but cost."""
+    """Return whether an executed target refused for anything but cost."""
     return any(
         gate.metric not in COSTS
         for report in reports
@@ -217,7 +230,7 @@ def quality_failed(reports: Sequence[GateReport]) -> bool:
 
 
 def is_too_large(reports: Sequence[GateReport]) -> bool:
-    """Whether an executed target refused for the size and for nothing else."""
+    """Return whether an executed target refused for the size and for nothing else."""
     refused = {gate.metric for report in reports if _executed(report) for gate in report.refusals}
     return refused == {"size-ratio"}
 
@@ -229,7 +242,7 @@ def _ends(recipe: Recipe, reports: Sequence[GateReport]) -> bool:
 def _losses(
     material: ClimbInputs, recipe: Recipe, progress: Progress, share: float, *, thorough: bool
 ) -> str | None:
-    """Only what chooses its sites needs to know how sensitive they are."""
+    """Measure how sensitive the sites are, where the recipe chooses among them."""
     if not chooses_sites(recipe):
         return None
     progress.step("measuring the sites' sensitivity", share)
@@ -239,7 +252,7 @@ def _losses(
 
 
 def _is_hopeless(before: Climbed, recipe: Recipe, losses: str) -> bool:
-    """Whether the candidate before, of which this one is a milder form, lost too much for this one to pass."""
+    """Return whether the candidate before lost too much for this milder form of it to pass."""
     if _family(recipe) != _family(before.recipe):
         return False
     model = before.candidate.model
@@ -266,7 +279,8 @@ def _measured(
     candidate = _written(quantization.write_graph, material, recipe.name, losses)
     engines: list[EngineRef] = []
     reports: list[GateReport] = []
-    # Executable targets first: an engine for a device elsewhere is built only for a graph that passed here.
+    # Executable targets first: an engine for a device elsewhere is built only for a graph that
+    # passed here.
     for target in sorted(targets, key=lambda name: name != "onnxruntime-cpu"):
         if any(report.verdict in (Verdict.FAILED, Verdict.ERROR) for report in reports):
             break
@@ -284,7 +298,7 @@ def _estimate(reports: Sequence[GateReport], metric: str) -> float | None:
 
 
 def _estimates(reports: Sequence[GateReport], metric: str) -> Iterator[float]:
-    """Over all cases first, then by group."""
+    """Yield the metric's estimates, over all cases first, then by group."""
     gates = [
         gate
         for report in reports

@@ -15,7 +15,7 @@ from infra.settings import settings
 from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
-from tasks.promotion.steps import champion_of
+from tasks.promotion.history import champion_of
 from tasks.specs.spec import Task
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
 from tasks.validation.harness import run_harness

@@ -1,4 +1,4 @@
-"""Scheduled maintenance: sample the window, look through every detector, decide, act when the decision says so."""
+"""Scheduled maintenance: sample the window, ask every detector, decide, act on the decision."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from tasks.drift.decision import recalibrates, undecided, wants_retraining
 from tasks.drift.look import detectors_after, stale_layers
 from tasks.drift.report.publish import written_page
 from tasks.models.catalog import open_model
+from tasks.promotion import history
 from tasks.promotion import steps as promotion
 from tasks.records import (
     Action,
@@ -34,7 +35,7 @@ from tasks.sampling import steps as sampling
 
 @orchestrated("maintenance", "maintain-{model}")
 def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
-    """Keep one model right on the newest window; running it again, or twice at once, changes nothing more.
+    """Keep one model right on the newest window; again, or twice at once, changes nothing more.
 
     Args:
         model: Name of a registered model, such as minilm.
@@ -57,13 +58,13 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
             return call(requantize, model, reason="the first champion", window=window.key)
     source = open_model(model).source
     before, report = (
-        promotion.settled(model, window.digest, source, champion),
+        history.settled(model, window.digest, source, champion),
         written_page(window),
     )
     if before is not None and report is not None:
         write_measures(model, flow="maintenance", seconds=time.perf_counter() - started)
         return replace(_decided_before(model, before), decision=before, report=report)
-    past = promotion.decisions_before(model, window.digest, source)
+    past = history.decisions_before(model, window.digest, source)
     if isinstance(sampled, ThinWindow):
         decision = _decide_by_weights(sampled, window, champion, weights, past)
     else:
@@ -86,7 +87,7 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
 def _leave_undecided(
     window: ThinWindow, champion: ReleaseRef | None, weights: DetectorResult | None, started: float
 ) -> RunOutcome:
-    """That nothing can be told is a decision, too: recorded once for the same traffic."""
+    """Record that nothing can be told, a decision too, once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
     promotion.record_decision(
         window.model, decision, acting(), champion, window, drift.basis(window, decision)
@@ -123,19 +124,23 @@ def _decide_by_weights(
     weights: DetectorResult,
     past: Sequence[PastDecision],
 ) -> Decision:
-    """A digest needs no traffic: other weights are answered on what is stored, and nothing else is judged."""
+    """Decide on the weights alone: a digest needs no traffic, and nothing else is judged."""
     decision = drift.decide_window(sample, champion, [weights], past)
     of = f"the window up to {sample.end}" if sample.start else "the calibration pool"
-    told = f"{thin.told}: the weights alone decided, and {sample.rows} requests of {of} stand in for it."
-    return replace(decision, reasons=(*decision.reasons, told[0].upper() + told[1:]))
+    reason = f"{thin.told}: the weights alone decided, and {sample.rows} requests of {of} stand in for it."
+    return replace(decision, reasons=(*decision.reasons, reason[0].upper() + reason[1:]))
 
 
 def _act(window: SampleRef, source: str, decision: Decision, first: bool) -> RunOutcome:
-    """A run that finds the window decided does not ask again; an unfinished re-quantization it does take up."""
+    """Do what the decision says.
+
+    A run that finds the window decided does not ask again; an unfinished re-quantization it does
+    take up.
+    """
     model, why = window.model, decision.reasons[0]
     if wants_retraining(decision):
         promotion.request_retraining(model, window, source, decision, acting())
-    if recalibrates(decision) and (first or not promotion.acted_on(model, window.digest, source)):
+    if recalibrates(decision) and (first or not history.acted_on(model, window.digest, source)):
         return call(requantize, model, reason=why, window=window.key, action=decision.action)
     if not first:
         return _decided_before(model, decision)

@@ -1,4 +1,4 @@
-"""The metrics of one model: a snapshot that each run writes, and what is true only when /metrics is asked."""
+"""The metrics of one model: a snapshot that each run writes, and what is computed when asked."""
 
 import threading
 import time
@@ -11,8 +11,8 @@ from infra.processes.identity import is_gone
 from infra.settings import Settings, settings
 from infra.telemetry import SUFFIX, MetricSample, parse, write_snapshot
 from tasks.promotion import journal, ledger
+from tasks.promotion.entries import LEASE
 from tasks.promotion.ledger import EntryKind, LedgerEntry
-from tasks.promotion.steps import LEASE
 from tasks.records import DetectorResult, GateReport
 from tasks.specs.registration import model_names
 from tasks.traffic.storage.newest import newest_time
@@ -21,7 +21,10 @@ from tasks.validation.report import OF_REPORTS, to_samples
 EVERY_S = 15.0
 """Live figures are computed at most this often, however many ask."""
 Overdue = Callable[[], Mapping[str, float]]
-"""Model -> seconds that its scheduled run is overdue, 0 when it is not; raises `Unavailable` without Prefect."""
+"""Model -> seconds that its scheduled run is overdue, 0 when it is not.
+
+Raises `Unavailable` without Prefect.
+"""
 
 
 def write_measures(
@@ -32,14 +35,11 @@ def write_measures(
     flow: str | None = None,
     seconds: float = 0.0,
 ) -> None:
-    """Merge what this run measured into the model's snapshot; totals are counted from the ledger."""
+    """Merge what this run measured into the model's snapshot; totals come from the ledger."""
     path = settings().root / "metrics" / f"{model}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [
-        one
-        for one in (parse(path.read_text()) if path.exists() else ())
-        if not _replaced(one, results, reports)
-    ]
+    before = parse(path.read_text()) if path.exists() else ()
+    kept = [sample for sample in before if not _replaced(sample, results, reports)]
     samples = [*kept, *_totals(model, journal.read(model)), *_detectors(model, results)]
     for report in reports:
         samples += to_samples(model, report)
@@ -56,7 +56,7 @@ def write_measures(
 def _replaced(
     sample: MetricSample, results: Sequence[DetectorResult], reports: Sequence[GateReport]
 ) -> bool:
-    """A run replaces all series of what it measured: a group or layer that is gone must not linger."""
+    """Return whether this run replaces a series: a group or layer that is gone must not linger."""
     return bool(
         (results and sample.metric.startswith("requant_detector_"))
         or (reports and sample.metric in OF_REPORTS)
@@ -64,19 +64,22 @@ def _replaced(
 
 
 class LiveMeasures:
-    """The figures that change while nothing runs, computed when they are asked for and kept for `EVERY_S` seconds."""
+    """The figures that change while nothing runs: computed when asked for, kept `EVERY_S` seconds."""
 
     def __init__(
         self, overdue: Overdue | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`overdue` tells what Prefect knows; without it the schedules' series are absent."""
+        """Ask `overdue` what Prefect knows; without it the schedules' series are absent."""
         self._overdue = overdue
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: tuple[Settings, float, tuple[MetricSample, ...]] | None = None
 
     def samples(self) -> tuple[MetricSample, ...]:
-        """Of every model; what cannot be read is told by `requant_ledger_readable`, and raises nothing."""
+        """Return those of every model.
+
+        What cannot be read shows in `requant_ledger_readable`, and raises nothing.
+        """
         with self._lock:  # scrapes at once compute once
             now = self._clock()
             if (
@@ -89,7 +92,7 @@ class LiveMeasures:
 
 
 def live_samples(overdue: Overdue | None = None) -> tuple[MetricSample, ...]:
-    """What the ledgers, the stored traffic and the schedules say now."""
+    """Return what the ledgers, the stored traffic and the schedules say now."""
     samples = [sample for model in _models() for sample in _live(model)]
     try:
         late = overdue() if overdue else {}
@@ -103,7 +106,7 @@ def live_samples(overdue: Overdue | None = None) -> tuple[MetricSample, ...]:
 
 
 def _models() -> list[str]:
-    """Every registered model; of a store that does not answer, those that ever left a snapshot."""
+    """Return the registered models; of a store that does not answer, those with a snapshot."""
     try:
         return model_names(settings().store())
     except RequantError:
@@ -140,7 +143,7 @@ def _of_traffic(model: str) -> Iterator[MetricSample]:
 
 
 def _is_dead(intent: LedgerEntry) -> bool:
-    """A process of another machine cannot be asked: it is taken for dead when its lease is over."""
+    """Return whether a run is dead; one of another machine is taken for dead after its lease."""
     return is_gone(intent.details.get("process")) or datetime.now(UTC) >= intent.time + LEASE
 
 

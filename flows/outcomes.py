@@ -10,14 +10,14 @@ class Status(StrEnum):
     """How a run ended."""
 
     KEPT = "kept"  # nothing had to be done
-    HELD = "held"  # something degraded, and acting waits for confirmation, the cooldown or the build budget
+    # Something degraded, and acting waits for confirmation, the cooldown or the build budget.
+    HELD = "held"
     PROMOTED = "promoted"
     AWAITING_APPROVAL = "awaiting-approval"
     REFUSED = "refused"  # no candidate passed its gates
     RETRAINING_REQUESTED = "retraining-requested"
-    INCONCLUSIVE = (
-        "inconclusive"  # too little traffic to tell, or nothing that could be judged here
-    )
+    # Too little traffic to tell, or nothing that could be judged here.
+    INCONCLUSIVE = "inconclusive"
     ALREADY_DONE = "already-done"  # another run decided, or acts on, the same window
 
 
@@ -47,7 +47,7 @@ class RunOutcome:
 
     @property
     def sentence(self) -> str:
-        """How it ended, and why."""
+        """The end, and its reason."""
         return f"{self.status}: {self.reason}"
 
     @property

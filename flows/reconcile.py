@@ -1,4 +1,4 @@
-"""Reconciliation: follow what operators did in MLflow when it is verified, undo it when it is not."""
+"""Reconciliation: follow what operators did in MLflow where it is verified, undo it where not."""
 
 from flows.measures import write_measures
 from flows.orchestration.orchestrated import leave_table, note, orchestrated
@@ -16,13 +16,13 @@ def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
         model: Name of a registered model; empty takes all.
     """
     names = [model] if model else model_names(settings().store())
-    found = {name: promotion.reconcile_model(name) for name in names}
+    answers = {name: promotion.reconcile_model(name) for name in names}
     rows = [
-        {"model": name, "outcome": one.outcome.value, "why": one.reason}
-        for name, one in found.items()
+        {"model": name, "outcome": answer.outcome.value, "why": answer.reason}
+        for name, answer in answers.items()
     ]
     leave_table("reconciliation", rows)
-    for name, one in found.items():
-        note(f"{name}: {one.outcome}; {one.reason}")
+    for name, answer in answers.items():
+        note(f"{name}: {answer.outcome}; {answer.reason}")
         write_measures(name)
-    return found
+    return answers

@@ -1,4 +1,4 @@
-"""Re-quantization: calibration set, observers, recipe, Q/DQ graph, engines, golden gates, release, promotion."""
+"""Re-quantization: calibration set, observers, recipe, graph, engines, gates, release, promotion."""
 
 import time
 from collections.abc import Sequence
@@ -48,11 +48,13 @@ def requantize(
         require_approval: Let a passing candidate wait for a person.
         window: Key of a stored traffic sample; empty samples the current window.
         action: Why it runs: recalibrate, or fallback for safety.
-        search: Promote the first candidate that passes, or measure all of them and promote the cheapest that passes.
-        allow_scale_change: Let a recalibration change scales by more than the spec's calibration.largest_scale_change.
+        search: Promote the first candidate that passes, or measure all and promote the cheapest.
+        allow_scale_change: Let a recalibration change scales by more than the spec's
+            calibration.largest_scale_change.
     """
     if recipe is not None:
-        # A misspelt one, or one that a target cannot express, is refused before anything is sampled or written.
+        # A misspelt one, or one that a target cannot express, is refused before anything is
+        # sampled or written.
         chosen_recipe, spec = find_recipe(recipe), open_model(model).spec
         require_expressible(chosen_recipe, spec.targets)
         require_cache(chosen_recipe, spec.task, spec.budgets)
@@ -88,7 +90,10 @@ def requantize(
 
 
 def _why_ended(exc: BaseException, actor: str) -> str:
-    """For the ledger. A run that is stopped before it writes an intent leaves none to close, and no entry."""
+    """Return the reason for the ledger.
+
+    A run that is stopped before it writes an intent leaves none to close, and no entry.
+    """
     if isinstance(exc, Interrupted | KeyboardInterrupt | SystemExit | TerminationSignal):
         return f"interrupted by {actor}"
     return f"failed: {exc}"
@@ -139,18 +144,18 @@ def _build(
     )
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)
-    measured = [figures(one, registered.spec) for one in climbed]
+    measured = [figures(judged, registered.spec) for judged in climbed]
     best = chosen(climbed, measured, search)
     measured[best] = replace(measured[best], chosen=measured[best].passed)
     quantization.record_ladder(
         calibration,
         sample.digest,
-        [one.candidate for one in climbed],
+        [judged.candidate for judged in climbed],
         measured,
         limits(registered.spec),
         reason,
     )
-    candidates, taken = [one.told for one in climbed], climbed[best]
+    candidates, taken = [judged.shown for judged in climbed], climbed[best]
     write_measures(
         model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started
     )
@@ -174,7 +179,7 @@ def _conclude(
     reason: str,
     require_approval: bool,
 ) -> RunOutcome:
-    last, base, actor = taken.told, champion.version if champion else None, acting()
+    last, base, actor = taken.shown, champion.version if champion else None, acting()
     where = {
         "model": model,
         "version": release.version,

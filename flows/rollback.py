@@ -1,4 +1,4 @@
-"""Rollback: an earlier champion serves again, verified first, with actor and reason in the ledger."""
+"""Rollback: an earlier champion serves again, verified first; actor and reason in the ledger."""
 
 from typing import Annotated
 

@@ -15,9 +15,9 @@ from infra.settings import settings
 from infra.stores import layout
 from tasks.models.catalog import register
 from tasks.promotion import journal
+from tasks.promotion.history import champion_of
 from tasks.promotion.ledger import EntryKind, previous
 from tasks.promotion.reconcile import AliasState as Reconciled
-from tasks.promotion.steps import champion_of
 from tasks.records import Action, Health, Payload, ReleaseRef, Tensor, Verdict
 
 Played = tuple[list[str], list[str]]

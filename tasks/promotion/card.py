@@ -23,10 +23,10 @@ def card(
     release: str,
     store: str,
 ) -> Card:
-    """The card of a version.
+    """Return the card of a version.
 
-    `window` is the digest of the traffic that it was built for, `champion` the version that served before, `release`
-    the bundle's digest and `store` the object store's address.
+    `window` is the digest of the traffic that it was built for, `champion` the version that served
+    before, `release` the bundle's digest and `store` the object store's address.
     """
     spec, golden = model.spec, _golden_set(model, store)
     return Card(
@@ -56,13 +56,14 @@ def _golden_set(model: RegisteredModel, store: str) -> DataSet:
 
 
 def about_model(spec: ModelSpec) -> str:
-    """What the model is, and where to look further."""
+    """Return what the model is, and where to look further."""
     return (
-        f"A {spec.task.value} model from `{spec.source}`, quantized for {', '.join(spec.targets)} and kept right by "
-        "Requant on live traffic. The alias `champion` serves, `previous` served before it, `challenger` waits for a "
-        "person; moving `champion` to a version whose release is verified rolls back to it.\n\n"
-        f"`requant history {spec.name}` has every decision, `requant explain {spec.name}` the newest one's reasons, "
-        f"`requant lineage {spec.name} --version N` what a version was made from."
+        f"A {spec.task.value} model from `{spec.source}`, quantized for {', '.join(spec.targets)} "
+        "and kept right by Requant on live traffic. The alias `champion` serves, `previous` served "
+        "before it, `challenger` waits for a person; moving `champion` to a version whose release "
+        "is verified rolls back to it.\n\n"
+        f"`requant history {spec.name}` has every decision, `requant explain {spec.name}` "
+        f"the newest one's reasons, `requant lineage {spec.name} --version N` what a version was made from."
     )
 
 
@@ -74,11 +75,12 @@ def about_version(
     champion: str | None,
     release: str,
 ) -> str:
-    """Recipe, a verdict a target, the traffic behind it and who served before."""
+    """Return recipe, a verdict a target, the traffic behind it and who served before."""
     before = f"version {champion}" if champion else "none"
     drawn = f", drawn for window `{window[:SHORT]}`" if window else ""
     lines = [
-        f"Recipe `{candidate.recipe}`, {candidate.quantized_share:.0%} of the multiply-accumulates quantized.",
+        f"Recipe `{candidate.recipe}`, {candidate.quantized_share:.0%} of the "
+        "multiply-accumulates quantized.",
         "",
         *(f"- {_verdict(report)}" for report in reports),
         f"- calibrated on set `{candidate.calibration[:SHORT]}`{drawn}",
@@ -89,7 +91,7 @@ def about_version(
 
 
 def _verdict(report: GateReport) -> str:
-    """One line: the verdict, and of one that did not pass the first reason."""
+    """Return one line: the verdict, and of one that did not pass the first reason."""
     if report.verdict is Verdict.PASSED:
         return f"{report.target}: passed, {sum(gate.binding for gate in report.gates)} gates"
     why = f"; {report.refusals[0].reason}" if report.refusals else ""

@@ -25,7 +25,10 @@ _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
 
 def decision_details(decision: Decision, window: SampleRef | ThinWindow) -> dict[str, Json]:
-    """A decision as an entry's details; figures that are not finite are left out, because JSON has none."""
+    """Return a decision as an entry's details.
+
+    Figures that are not finite are left out, because JSON has none.
+    """
     return {
         "rows": window.rows,
         "sample": window.key if isinstance(window, SampleRef) else None,
@@ -53,9 +56,10 @@ def decision_details(decision: Decision, window: SampleRef | ThinWindow) -> dict
 def past_decisions(
     entries: Sequence[LedgerEntry], *, before: int | None = None
 ) -> tuple[PastDecision, ...]:
-    """Decisions of the ledger, oldest first; with `before`, those ahead of the entry of that number.
+    """Return the ledger's decisions, oldest first; with `before`, those ahead of that number.
 
-    A window that was too thin is none of them: it confirms nothing, ends no alarm, and no cooldown waits for it.
+    A window that was too thin is none of them: it confirms nothing, ends no alarm, and no cooldown
+    waits for it.
     """
     decided = (
         entry for entry in entries if entry.kind is EntryKind.DECIDED and not was_thin(entry)
@@ -64,17 +68,20 @@ def past_decisions(
 
 
 def was_thin(decided: LedgerEntry) -> bool:
-    """Whether a decision is about a window that was too thin to be looked at: no sample of it was stored."""
+    """Return whether a decision is about a window too thin to be looked at.
+
+    No sample of such a window was stored.
+    """
     return decided.details.get("sample", "") is None  # entries of earlier versions do not say
 
 
 def nothing_left(
     decided: LedgerEntry, entries: Sequence[LedgerEntry], *, champion: str, acted: bool
 ) -> bool:
-    """Whether what a decision asked for was done, so that its window need not be looked at again.
+    """Return whether what a decision asked for was done: its window needs no second look.
 
-    `acted`: a run took the window's build up. Without one, another `champion` than it was about, back by a rollback
-    say, has yet to be judged.
+    `acted`: a run took the window's build up. Without one, another `champion` than it was about,
+    back by a rollback say, has yet to be judged.
     """
     details, window = decided.details, str(decided.details.get("window"))
     same = _mapping(details.get("champion")).get("version") == champion
@@ -88,12 +95,14 @@ def nothing_left(
 
 
 def recorded(decided: LedgerEntry) -> Decision:
-    """The decision of an entry; the results themselves are not kept there."""
+    """Return the decision of an entry; the results themselves are not kept there."""
     details = decided.details
     reasons = details.get("reasons")
     return Decision(
         Action(str(details.get("action"))),
-        tuple(str(one) for one in reasons) if isinstance(reasons, list) else (decided.reason,),
+        tuple(str(reason) for reason in reasons)
+        if isinstance(reasons, list)
+        else (decided.reason,),
         (),
         str(details.get("window")),
         str(details.get("attribution") or ""),
@@ -102,7 +111,7 @@ def recorded(decided: LedgerEntry) -> Decision:
 
 
 def _past(entry: LedgerEntry) -> PastDecision:
-    """Entries of earlier versions of Requant lack some details."""
+    """Return what later decisions need of an entry; those of earlier versions lack some details."""
     details = entry.details
     champion, end = _mapping(details.get("champion")), details.get("end")
     detectors = _mapping(details.get(STORED_DETECTORS))
@@ -143,8 +152,8 @@ def _detectors(decision: Decision) -> list[str]:
 
 
 def _worst(detector: str, results: Sequence[DetectorResult]) -> Health:
-    found = {result.health for result in results if result.detector == detector}
-    return next(health for health in _WORST if health in found)
+    healths = {result.health for result in results if result.detector == detector}
+    return next(health for health in _WORST if health in healths)
 
 
 def _findings(detector: str, results: Sequence[DetectorResult]) -> list[Finding]:
@@ -160,9 +169,13 @@ def _exceeded(detector: str, results: Sequence[DetectorResult]) -> Sequence[Json
 
 
 def _figures(detector: str, results: Sequence[DetectorResult]) -> list[Json]:
-    """Subject, value and limit of what mattered most: the first that exceeded its limit, else the first."""
-    found = _findings(detector, results)
-    first = next((one for one in found if one.exceeded), found[0] if found else None)
+    """Return subject, value and limit of what mattered most.
+
+    That is the first that exceeded its limit, else the first.
+    """
+    findings = _findings(detector, results)
+    exceeded = (finding for finding in findings if finding.exceeded)
+    first = next(exceeded, findings[0] if findings else None)
     if first is None or not (isfinite(first.value) and isfinite(first.limit)):
         return []
     return [first.subject, first.value, first.limit]

@@ -1,7 +1,8 @@
-"""What the entries of a model's ledger mean: pure functions over the whole history, oldest entry first.
+"""What the entries of a model's ledger mean: pure functions over the history, oldest entry first.
 
-The ledger is the chain at `ledger/MODEL` (`infra.chain`). The newest promotion or rollback *is* the champion: no
-second record could disagree. A writer reads, decides here, and appends with the head's number as its fence.
+The ledger is the chain at `ledger/MODEL` (`infra.chain`). The newest promotion or rollback *is* the
+champion: no second record could disagree. A writer reads, decides here, and appends with the head's
+number as its fence.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from infra.errors import BadInput, Refused
 class EntryKind(StrEnum):
     """What happened."""
 
-    PROMOTED = (
-        "promoted"  # a candidate that passed its gates became champion; details: projected_from
-    )
-    ROLLED_BACK = (
-        "rolled-back"  # an earlier champion became champion again; details: projected_from
-    )
+    # A candidate that passed its gates became champion; details: projected_from.
+    PROMOTED = "promoted"
+    # An earlier champion became champion again; details: projected_from.
+    ROLLED_BACK = "rolled-back"
     REFUSED = "refused"  # a candidate's gates, or the rules below, said no
     APPROVAL_REQUESTED = "approval-requested"  # a candidate waits for a person
     APPROVED = "approved"
@@ -34,7 +33,8 @@ class EntryKind(StrEnum):
     INTENDED = "intended"  # a run is about to requantize for a window; details: window, run
     FINISHED = "finished"  # the outcome of an intent, failed ones too; details: window, run
     ALIAS_UNDONE = "alias-undone"  # an operator's move to something unverified was reversed
-    FORGOTTEN = "forgotten"  # somebody's data were erased; details: a pseudonym, counts, releases they had gone into
+    # Somebody's data were erased; details: a pseudonym, counts, releases they had gone into.
+    FORGOTTEN = "forgotten"
 
 
 _REIGNS = frozenset({EntryKind.PROMOTED, EntryKind.ROLLED_BACK})
@@ -66,10 +66,14 @@ def body(
     release: str | None = None,
     details: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
-    """What `Chain.append` takes; raises `BadInput` when an entry of this kind needs a version and has none."""
+    """Return what `Chain.append` takes.
+
+    Raises `BadInput` when an entry of this kind needs a version and has none.
+    """
     if kind in _ABOUT_A_VERSION and not version:
         raise BadInput(
-            f"A ledger entry of the kind '{kind}' needs the version that it is about: give version=."
+            f"A ledger entry of the kind '{kind}' needs the version that it is about: "
+            "give version=."
         )
     return {
         "kind": kind.value,
@@ -82,34 +86,39 @@ def body(
 
 
 def parse(links: Sequence[Link]) -> tuple[LedgerEntry, ...]:
-    """Entries from verified links; raises `BadInput` for an entry that this version of Requant cannot read."""
+    """Return the entries of verified links.
+
+    Raises `BadInput` for an entry that this version of Requant cannot read.
+    """
     return tuple(_entry(link) for link in links)
 
 
 def _entry(link: Link) -> LedgerEntry:
     if set(link.body) != _FIELDS:
         raise BadInput(
-            f"Ledger entry {link.number} has the fields {sorted(link.body)}: upgrade Requant to read it."
+            f"Ledger entry {link.number} has the fields {sorted(link.body)}: "
+            "upgrade Requant to read it."
         )
-    found = link.body
+    fields = link.body
     try:
-        kind, time = EntryKind(str(found["kind"])), datetime.fromisoformat(link.time)
+        kind, time = EntryKind(str(fields["kind"])), datetime.fromisoformat(link.time)
     except ValueError as error:
         raise BadInput(
             f"Ledger entry {link.number} cannot be read ({error}): upgrade Requant."
         ) from error
-    details = found["details"]
+    details = fields["details"]
     if not isinstance(details, Mapping):
         raise BadInput(
-            f"Ledger entry {link.number} has details that are no object: upgrade Requant to read it."
+            f"Ledger entry {link.number} has details that are no object: "
+            "upgrade Requant to read it."
         )
-    version, release = _optional(found["version"]), _optional(found["release"])
+    version, release = _optional(fields["version"]), _optional(fields["release"])
     return LedgerEntry(
         link.number,
         time,
         kind,
-        str(found["actor"]),
-        str(found["reason"]),
+        str(fields["actor"]),
+        str(fields["reason"]),
         version,
         release,
         details,
@@ -121,23 +130,25 @@ def _optional(value: Json) -> str | None:
 
 
 def champion(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
-    """The newest promotion or rollback; None before the first."""
+    """Return the newest promotion or rollback; None before the first."""
     return next(_newest(entries, _REIGNS), None)
 
 
 def previous(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
-    """The newest reign of another version than the champion's: who served before."""
+    """Return the newest reign of another version than the champion's: who served before."""
     reigning = champion(entries)
-    return next(
-        (one for one in _newest(entries, _REIGNS) if reigning and one.version != reigning.version),
-        None,
+    others = (
+        entry
+        for entry in _newest(entries, _REIGNS)
+        if reigning and entry.version != reigning.version
     )
+    return next(others, None)
 
 
 def pending_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
-    """Approval requests that nobody answered, newest first, one a version.
+    """Return the approval requests that nobody answered, newest first, one a version.
 
-    A change of champion voids the requests before it: their gates compared against another champion.
+    A change of champion voids the requests before it: their gates compared against another one.
     """
     reigning = champion(entries)
     since = reigning.number if reigning else 0
@@ -155,49 +166,57 @@ def pending_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]
 
 
 def challenger(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
-    """The newest approval request that still waits."""
+    """Return the newest approval request that still waits."""
     return next(iter(pending_approvals(entries)), None)
 
 
 def decided(entries: Sequence[LedgerEntry], window_digest: str, source: str) -> LedgerEntry | None:
-    """The newest decision about a traffic window and a full-precision graph: a second run has nothing to decide.
+    """Return the newest decision about a traffic window and a full-precision graph.
 
-    Other weights are decided about anew, though not one request came. Entries of earlier versions of Requant name no
-    graph, and count for any.
+    Where there is one, a second run has nothing to decide. Other weights are decided about anew,
+    though not one request came. Entries of earlier versions of Requant name no graph, and count for
+    any.
     """
     about = (
-        one
-        for one in _newest(entries, {EntryKind.DECIDED})
-        if one.details.get("window") == window_digest
+        entry
+        for entry in _newest(entries, {EntryKind.DECIDED})
+        if entry.details.get("window") == window_digest
     )
-    return next((one for one in about if one.details.get("source", source) == source), None)
+    return next((entry for entry in about if entry.details.get("source", source) == source), None)
 
 
 def done_since(entries: Sequence[LedgerEntry], window_digest: str, number: int) -> bool:
-    """Whether a run that began on the window after the entry of that number ended without a failure."""
+    """Return whether a run on the window, begun after that entry, ended without a failure."""
     about = [
-        one for one in entries if one.number > number and one.details.get("window") == window_digest
+        entry
+        for entry in entries
+        if entry.number > number and entry.details.get("window") == window_digest
     ]
-    began = {one.details.get("run") for one in about if one.kind is EntryKind.INTENDED}
+    began = {entry.details.get("run") for entry in about if entry.kind is EntryKind.INTENDED}
     ended = (
-        one for one in about if one.kind is EntryKind.FINISHED and not one.details.get("failed")
+        entry
+        for entry in about
+        if entry.kind is EntryKind.FINISHED and not entry.details.get("failed")
     )
-    return any(one.details.get("run") in began for one in ended)
+    return any(entry.details.get("run") in began for entry in ended)
 
 
 def asked_since(entries: Sequence[LedgerEntry], window_digest: str, number: int) -> bool:
-    """Whether retraining was requested for a window after the entry of that number."""
-    asked = (
-        one for one in entries if one.kind is EntryKind.RETRAINING_REQUESTED and one.number > number
+    """Return whether retraining was requested for a window after the entry of that number."""
+    requests = (
+        entry
+        for entry in entries
+        if entry.kind is EntryKind.RETRAINING_REQUESTED and entry.number > number
     )
-    return any(one.details.get("window") == window_digest for one in asked)
+    return any(entry.details.get("window") == window_digest for entry in requests)
 
 
 def open_intent(
     entries: Sequence[LedgerEntry], window_digest: str, now: datetime, lease: timedelta
 ) -> LedgerEntry | None:
-    """The intent of a run that may still be at work on the window: not finished, and younger than the lease.
+    """Return the intent of a run that may still be at work on the window.
 
+    It is not finished, and younger than the lease.
     An older one belongs to a run that died: another may take the window over.
     """
     finished: set[Json] = set()
@@ -215,9 +234,10 @@ def open_intent(
 def interrupted(
     entries: Sequence[LedgerEntry], is_dead: Callable[[LedgerEntry], bool]
 ) -> tuple[LedgerEntry, ...]:
-    """The intents that nobody finished, whose run `is_dead`, and that no later run made good, oldest first.
+    """Return the intents whose run `is_dead` and that nobody finished or made good, oldest first.
 
-    Made good is what a later run took up on the same window, and all that began before a run that ended well.
+    Made good is what a later run took up on the same window, and all that began before a run that
+    ended well.
     """
     ended = {_run(entry) for entry in entries if entry.kind is EntryKind.FINISHED}
     well = [
@@ -237,15 +257,16 @@ def _run(entry: LedgerEntry) -> tuple[Json, Json]:
 
 
 def rollback_target(entries: Sequence[LedgerEntry], to: str | None = None) -> LedgerEntry:
-    """The reign to return to: the newest of version `to`, or the one that the present champion replaced.
+    """Return the reign to go back to: the newest of version `to`, or the one before the champion's.
 
-    Rolling back again goes further back, never forward to what was just left: promotions 1, 2, 3 roll back to 2,
-    then to 1. Raises `Refused` when there is nothing to return to.
+    Rolling back again goes further back, never forward to what was just left: promotions 1, 2, 3
+    roll back to 2, then to 1. Raises `Refused` when there is nothing to return to.
     """
     reigning = champion(entries)
     if reigning is None:
         raise Refused(
-            "No version has ever been promoted, so there is nothing to roll back to: promote one first."
+            "No version has ever been promoted, so there is nothing to roll back to: "
+            "promote one first."
         )
     if to is None:
         return _replaced(entries, reigning)
@@ -255,7 +276,8 @@ def rollback_target(entries: Sequence[LedgerEntry], to: str | None = None) -> Le
         if entry.version == to:
             return entry
     raise Refused(
-        f"Version {to} was never champion, so its fitness is unproved: roll back to {_names(entries)}."
+        f"Version {to} was never champion, so its fitness is unproved: "
+        f"roll back to {_names(entries)}."
     )
 
 
@@ -263,17 +285,18 @@ def _replaced(entries: Sequence[LedgerEntry], reigning: LedgerEntry) -> LedgerEn
     standing = _standing(entries)
     if len(standing) < 2:
         raise Refused(
-            f"Version {reigning.version} has no champion before it to roll back to: name one that was champion once."
+            f"Version {reigning.version} has no champion before it to roll back to: "
+            "name one that was champion once."
         )
     return standing[-2]
 
 
 def _standing(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
-    """Promotions not rolled back past, oldest first; the last is the champion's."""
+    """Return the promotions not rolled back past, oldest first; the last is the champion's."""
     standing: list[LedgerEntry] = []
     for entry in entries:
         if entry.kind is EntryKind.ROLLED_BACK and any(
-            one.version == entry.version for one in standing
+            earlier.version == entry.version for earlier in standing
         ):
             while standing[-1].version != entry.version:
                 standing.pop()
@@ -285,29 +308,27 @@ def _standing(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
 def _names(entries: Sequence[LedgerEntry]) -> str:
     reigning = champion(entries)
     names = {
-        str(one.version)
-        for one in entries
-        if one.kind in _REIGNS and reigning and one.version != reigning.version
+        str(entry.version)
+        for entry in entries
+        if entry.kind in _REIGNS and reigning and entry.version != reigning.version
     }
-    return (
-        f"one of {', '.join(sorted(names))}"
-        if names
-        else "nothing yet, promote a candidate instead"
-    )
+    if not names:
+        return "nothing yet, promote a candidate instead"
+    return f"one of {', '.join(sorted(names))}"
 
 
 def aliases(entries: Sequence[LedgerEntry]) -> dict[str, str | None]:
-    """What the registry's aliases must show; None means that the alias must not exist."""
-    found = {
+    """Return what the registry's aliases must show; None: the alias must not exist."""
+    shown = {
         "champion": champion(entries),
         "previous": previous(entries),
         "challenger": challenger(entries),
     }
-    return {alias: entry.version if entry else None for alias, entry in found.items()}
+    return {alias: entry.version if entry else None for alias, entry in shown.items()}
 
 
 def labels(entries: Sequence[LedgerEntry]) -> Mapping[str, Mapping[str, str]]:
-    """Version -> the tags that tell what the ledger last said about it: the entry's number and its kind."""
+    """Return version -> tags: number and kind of the entry that was last about it."""
     newest = {entry.version: entry for entry in entries if entry.version is not None}
     return {
         version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value}
@@ -316,7 +337,7 @@ def labels(entries: Sequence[LedgerEntry]) -> Mapping[str, Mapping[str, str]]:
 
 
 def may_promote(entries: Sequence[LedgerEntry], base: str | None) -> None:
-    """Pass when the champion still is `base`, which the candidate's gates compared it against; None: no champion.
+    """Pass when the champion still is `base`, which the candidate was judged against; None: none.
 
     Raises `Refused` when the champion has changed since.
     """
@@ -324,8 +345,8 @@ def may_promote(entries: Sequence[LedgerEntry], base: str | None) -> None:
     present = reigning.version if reigning else None
     if present != base:
         raise Refused(
-            f"The candidate was judged against {_version(base)}, but the champion now is {_version(present)}: "
-            "judge it again."
+            f"The candidate was judged against {_version(base)}, but the champion now is "
+            f"{_version(present)}: judge it again."
         )
 
 

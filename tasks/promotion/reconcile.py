@@ -1,10 +1,11 @@
-"""Ledger against registry: whether the alias `champion` lags behind, or an operator moved it (ADR 34).
+"""Ledger against registry: does the alias `champion` lag, or did an operator move it (ADR 34).
 
-A commit and its projection are two writes, so a process can die between them. Then the alias still shows what it
-showed before the commit; and so it does when an operator returns to the champion before, the commonest move of all.
-Two records tell them apart. The commit notes the alias as it was (`details["projected_from"]`); and after the aliases
-have followed, the projector notes the number of the promotion that they show: the *projection mark*. A mark older
-than the champion's entry: the projection lags. A mark that has caught up: somebody moved the alias afterwards.
+A commit and its projection are two writes, so a process can die between them. Then the alias still
+shows what it showed before the commit. So it does when an operator returns to the champion before,
+the commonest move of all. Two records tell them apart. The commit notes the alias as it was
+(`details["projected_from"]`). After the aliases have followed, the projector notes the number of
+the promotion that they show: the *projection mark*. A mark older than the champion's entry: the
+projection lags. A mark that has caught up: somebody moved the alias afterwards.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class AliasState(StrEnum):
 
     IN_STEP = "in-step"  # the alias shows the champion
     LAGGING = "lagging"  # the ledger moved and the alias did not follow: project again
-    ADOPTED = (
-        "adopted"  # an operator moved the alias to a verified release: record it, then act on it
-    )
-    UNDONE = "undone"  # an operator moved it to something unverified, or deleted it: record, put it back, report
+    # An operator moved the alias to a verified release: record it, then act on it.
+    ADOPTED = "adopted"
+    # An operator moved it to something unverified, or deleted it: record, put it back, report.
+    UNDONE = "undone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,7 @@ class Reconciliation:
 
     outcome: AliasState
     reason: str  # one sentence, for the report
-    record: (
-        Mapping[str, Json] | None
-    )  # the ledger entry to append, fenced by the head that was read
+    record: Mapping[str, Json] | None  # the entry to append, fenced by the head that was read
     aliases: Mapping[str, str | None]  # what the registry must show afterwards; None: no such alias
     mark: int | None  # the projection mark to note; None: the number that the appended record gets
 
@@ -63,8 +62,9 @@ def reconcile(
 ) -> Reconciliation:
     """Compare the alias `champion` as observed with the ledger.
 
-    `verified` has an entry for every version that the caller could check; a version without one is unverified.
-    `mark` is the number of the promotion that the aliases were last known to show; 0 when none was noted.
+    `verified` has an entry for every version that the caller could check; a version without one is
+    unverified. `mark` is the number of the promotion that the aliases were last known to show; 0
+    when none was noted.
     """
     reigning = champion(entries)
     wanted = aliases(entries)
@@ -86,9 +86,9 @@ def reconcile(
 
 def _adopt(entries: Sequence[LedgerEntry], observed: str, check: Verification) -> Reconciliation:
     reigned = [
-        one
-        for one in entries
-        if one.kind in (EntryKind.PROMOTED, EntryKind.ROLLED_BACK) and one.version == observed
+        entry
+        for entry in entries
+        if entry.kind in (EntryKind.PROMOTED, EntryKind.ROLLED_BACK) and entry.version == observed
     ]
     kind = EntryKind.ROLLED_BACK if reigned else EntryKind.PROMOTED
     release = check.release or (reigned[-1].release if reigned else None)
@@ -104,7 +104,7 @@ def _adopt(entries: Sequence[LedgerEntry], observed: str, check: Verification) -
 
 
 def _as_if_appended(entries: Sequence[LedgerEntry], kind: EntryKind, version: str) -> LedgerEntry:
-    """Only number, kind and version decide the aliases."""
+    """Return an entry as it will stand: number, kind and version alone decide the aliases."""
     return LedgerEntry(
         entries[-1].number + 1 if entries else 1, _EPOCH, kind, ACTOR, "", version, None, {}
     )

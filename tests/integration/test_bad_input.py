@@ -53,7 +53,7 @@ def run(
 ) -> Iterator[Run]:
     """Call the command in this process; afterwards the champion must be the one before."""
     from flows.cli import main
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
 
     def call(*arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["requant", *arguments])
@@ -165,7 +165,7 @@ def test_too_few_rows_in_the_window_are_inconclusive_and_nothing_is_built(
 
 
 def test_an_engine_file_with_a_flipped_byte_is_not_loaded(run: Run, served: Settings) -> None:
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
 
     champion = champion_of("digits")
     assert champion is not None

@@ -175,7 +175,7 @@ def test_wrong_full_precision_is_answered_by_a_request_for_retraining(digits: Se
 def test_scales_from_a_poisoned_window_are_refused_and_the_champion_stays(digits: Settings) -> None:
     from flows.outcomes import Status
     from flows.requantize import requantize
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
 
     before = champion_of("digits")
     poisoned = [
@@ -304,7 +304,7 @@ def test_the_run_leaves_metrics_and_a_drift_report_behind(digits: Settings) -> N
 def test_the_lineage_of_the_champion_reaches_from_traffic_to_engines(digits: Settings) -> None:
     from flows.queries import lineage
     from tasks.lineage import KINDS, ordered
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
 
     champion = champion_of("digits")
     assert champion is not None
@@ -341,7 +341,7 @@ def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(
     digits: Settings,
 ) -> None:
     from flows.commands.forget import forget
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
     from tasks.traffic import read_window
 
     champion = champion_of("digits")

@@ -92,7 +92,7 @@ def test_the_same_monday_would_be_drift_beside_the_champions_own_day(
     loop: Settings, camera: None
 ) -> None:
     from tasks.drift.detectors.input import judge_inputs
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
     from tasks.sampling.steps import sample_window
     from tasks.traffic import from_parquet
 

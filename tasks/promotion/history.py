@@ -1,0 +1,52 @@
+"""Questions to a model's ledger: who serves, what was decided, and what is left of it to do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from infra.processes.identity import is_gone
+from tasks.promotion import journal, ledger
+from tasks.promotion.decisions import nothing_left, past_decisions, recorded
+from tasks.promotion.entries import LEASE
+from tasks.promotion.ledger import LedgerEntry
+from tasks.records import Decision, PastDecision, ReleaseRef
+
+
+def champion_of(model: str) -> ReleaseRef | None:
+    """Return the ledger's champion; None before the first promotion."""
+    return reference(model, ledger.champion(journal.read(model)))
+
+
+def reference(model: str, entry: LedgerEntry | None) -> ReleaseRef | None:
+    """Return the release that an entry is about; None where it names none."""
+    if entry is None or entry.version is None or entry.release is None:
+        return None
+    return ReleaseRef(model, entry.version, entry.release)
+
+
+def decisions_before(model: str, window: str, source: str) -> tuple[PastDecision, ...]:
+    """Return what was decided before this window and these weights were, oldest first."""
+    entries = journal.read(model)
+    entry = ledger.decided(entries, window, source)
+    return past_decisions(entries, before=entry.number if entry else None)
+
+
+def acted_on(model: str, window: str, source: str) -> bool:
+    """Return whether a run still holds, or finished, the build that a decision asked for."""
+    entries = journal.read(model)
+    entry = ledger.decided(entries, window, source)
+    if ledger.done_since(entries, window, entry.number if entry else 0):
+        return True
+    intent = ledger.open_intent(entries, window, datetime.now(UTC), LEASE)
+    return intent is not None and not is_gone(intent.details.get("process"))
+
+
+def settled(model: str, window: str, source: str, champion: ReleaseRef) -> Decision | None:
+    """Return the decision about this window and these weights, once nothing of it is left to do."""
+    entries = journal.read(model)
+    entry = ledger.decided(entries, window, source)
+    if entry is None:
+        return None
+    acted = acted_on(model, window, source)
+    settled_now = nothing_left(entry, entries, champion=champion.version, acted=acted)
+    return recorded(entry) if settled_now else None

@@ -1,0 +1,94 @@
+"""A candidate's bundle and its version in the registry, from what was built and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+
+from infra.canonical import Json
+from infra.registry.cards import Card
+from infra.registry.registry import Registry
+from tasks.records import CandidateRef, EngineRef, GateReport
+
+LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx", "tensorrt")
+"""Recorded as far as they are installed: a GPU host need not have both of the last."""
+CPU_PLAN, GRAPH = "engines/onnxruntime-cpu/plan", "graph.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A candidate with its engines and their reports."""
+
+    candidate: CandidateRef
+    engines: Sequence[EngineRef]
+    reports: Sequence[GateReport]
+    window: str = ""  # digest of the traffic that it was built for
+
+    def facts(self, recorded: Mapping[str, Json]) -> dict[str, Json]:
+        """Return what the release records; `recorded` is what the candidate's maker did."""
+        return {
+            **recorded,
+            "engines": [asdict(engine) for engine in self.engines],
+            "verdicts": {report.target: report.verdict.value for report in self.reports},
+            "libraries": {
+                name: version for name in LIBRARIES if (version := _version(name)) is not None
+            },
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every gate's estimate, by target, metric and group."""
+        return {
+            f"{report.target}/{gate.metric}.{gate.group.replace('=', '.')}": gate.estimate.value
+            for report in self.reports
+            for gate in report.gates
+            if gate.estimate is not None
+        }
+
+    def tags(self, flow_run: str | None) -> dict[str, str]:
+        """Return what a version is tagged with: how it was made, by which run, and its verdicts."""
+        origin = {"flow_run": flow_run or "", "window": self.window}
+        return {
+            "recipe": self.candidate.recipe,
+            "calibration": self.candidate.calibration,
+            **{name: value for name, value in origin.items() if value},
+            **{f"verdict.{report.target}": report.verdict.value for report in self.reports},
+        }
+
+
+def register(
+    registry: Registry,
+    judged: Judged,
+    files: Mapping[str, bytes],
+    *,
+    digest: str,
+    run_name: str,
+    flow_run: str | None,
+    card: Card,
+) -> str:
+    """Register a stored release as a version of its model and return the version.
+
+    `files` are the bundle's, `digest` its name. Raises `Unavailable`.
+    """
+    candidate = judged.candidate
+    fraction = f"{candidate.quantized_share:.4f}"
+    return registry.register(
+        candidate.model,
+        files.get(CPU_PLAN, files[GRAPH]),
+        release=digest,
+        tags=judged.tags(flow_run),
+        run_name=run_name,
+        metrics=judged.metrics,
+        params={"recipe": candidate.recipe, "quantized_share": fraction},
+        artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
+        card=card,
+    )
+
+
+def _version(library: str) -> str | None:
+    try:
+        return installed(library)
+    except PackageNotFoundError:
+        return None

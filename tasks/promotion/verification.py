@@ -1,0 +1,54 @@
+"""Whether a version may serve again: its bytes and signature hold, and its gates passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from infra.canonical import Json
+from infra.errors import BadInput, NotFound, Refused
+from infra.settings import settings
+from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.reconcile import Verification
+from tasks.records import ReleaseRef
+
+
+def require_intact(model: str, target: LedgerEntry) -> ReleaseRef:
+    """Return the release that an entry names, every byte of it verified.
+
+    Raises `Refused` where the entry names none, `NotFound`, `Tampered`.
+    """
+    if target.release is None or target.version is None:
+        raise Refused(
+            f"version {target.version} of {model} has no release recorded, so it cannot be verified"
+        )
+    _read_all(model, target.release)
+    return ReleaseRef(model, target.version, target.release)
+
+
+def verification(model: str, version: str) -> Verification:
+    """Return whether a version of the registry may serve; why not, where it may not."""
+    try:
+        digest = settings().registry().version(model, version).release
+        if digest is None:
+            return Verification(False, "it carries no release")
+        facts = _read_all(model, digest)
+    except (Refused, NotFound, BadInput) as exc:
+        return Verification(False, str(exc))
+    if not _passed(facts):
+        return Verification(False, "its golden gates did not pass")
+    return Verification(True, release=digest)
+
+
+def _read_all(model: str, digest: str) -> Mapping[str, Json]:
+    release = settings().release(model, digest)
+    for name in release.files:
+        release.file(name)
+    return release.facts
+
+
+def _passed(facts: Mapping[str, Json]) -> bool:
+    """Return whether the gates let it through on the target that could be executed."""
+    verdicts = facts.get("verdicts")
+    if not isinstance(verdicts, Mapping):
+        return False
+    return "passed" in verdicts.values() and "failed" not in verdicts.values()
