@@ -32,8 +32,10 @@ MODULES: Mapping[str, str] = {
     "detection": "benchmarks.drift.detection",
     "first-step": "benchmarks.orchestration.first_step",
     "commands": "benchmarks.orchestration.commands",
+    "maintain": "benchmarks.orchestration.maintain",
 }
 NAMES = tuple(MODULES)
+BESIDE_A_COMMIT = frozenset({"commands", "maintain"})
 WIDTH = 180
 """Columns of a table that goes to a file."""
 
@@ -67,10 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _measure(name: str, base: str | None) -> Callable[[bool], ResultTable]:
-    """The benchmark of that name; `base` is the earlier commit that `commands` compares with."""
+    """The benchmark of that name; `base` is the earlier commit that some compare with."""
     module = import_module(MODULES[name])
     measure: Callable[[bool], ResultTable] = module.measure
-    return partial(measure, base=base) if base and name == "commands" else measure
+    return partial(measure, base=base) if base and name in BESIDE_A_COMMIT else measure
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -82,13 +84,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all figures with versions and CPU"
     )
-    parser.add_argument("--base", metavar="REV", help="the commit that `commands` compares with")
+    parser.add_argument(
+        "--base", metavar="REV", help="the commit that `commands` and `maintain` compare with"
+    )
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")
-    if options.base and "commands" not in (options.names or NAMES):
-        parser.error("--base is for the benchmark commands: name it, too")
+    if options.base and not BESIDE_A_COMMIT & set(options.names or NAMES):
+        parser.error("--base is for the benchmarks commands and maintain: name one, too")
     return options
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.orchestration.served import MODEL
@@ -48,7 +50,7 @@ def measure(quick: bool, base: str = BASE) -> ResultTable:
     with tempfile.TemporaryDirectory() as folder:
         workspace, earlier = Path(folder, "workspace"), Path(folder, "earlier")
         unpack(base, earlier)
-        _python(ROOT, workspace, ["-m", "benchmarks.orchestration.served", str(workspace)])
+        run_python(ROOT, workspace, ["-m", "benchmarks.orchestration.served", str(workspace)])
         return compare(earlier, workspace, QUICK_ROUNDS if quick else ROUNDS, base)
 
 
@@ -77,26 +79,43 @@ def unpack(revision: str, folder: Path) -> None:
 
 
 def cpu_seconds(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
-    """User and system time of `requant ARGUMENTS` from a checkout; raises `RuntimeError` when it fails."""
-    return _python(checkout, workspace, ["-m", "flows.cli", *arguments])
+    """Return user and system time of `requant ARGUMENTS`; raises `RuntimeError` when it fails."""
+    return run_python(checkout, workspace, ["-m", "flows.cli", *arguments]).cpu
 
 
-def _python(checkout: Path, workspace: Path, arguments: Sequence[str]) -> float:
-    """Run this interpreter on a checkout, with no setting of Requant but the workspace."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a process took, with processes that it waited for, and what it printed."""
+
+    cpu: float  # s, user and system
+    wall: float  # s
+    output: str
+
+
+def run_python(checkout: Path, workspace: Path, arguments: Sequence[str]) -> Spent:
+    """Run this interpreter on a checkout, with no setting of Requant but the workspace.
+
+    Raises `RuntimeError` when it fails.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REQUANT_")}
     environment = {**kept, "REQUANT_WORKSPACE": str(workspace), "PYTHONPATH": str(checkout)}
-    command = [sys.executable, *arguments]
-    with tempfile.TemporaryFile() as output:
+    command, began = [sys.executable, *arguments], time.perf_counter()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            command, cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=checkout, env=environment, stdout=output, stderr=errors
         )
         _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            said = output.read().decode().strip()
-            raise RuntimeError(f"{' '.join(arguments)} failed in {checkout}: {said}")
-    return usage.ru_utime + usage.ru_stime
+        text, complaint = _text(output), _text(errors)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed in {checkout}: {text}{complaint}")
+    return Spent(usage.ru_utime + usage.ru_stime, wall, text)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode().strip()
 
 
 def _row(
