@@ -1,4 +1,4 @@
-"""Targets that engines are built for; `open_target` is the only place that knows which module drives which."""
+"""Targets that engines are built for; `open_target` alone knows which module drives which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ TARGETS = ("onnxruntime-cpu", "tensorrt-rtx", "tensorrt")
 
 
 def open_target(name: str) -> Target:
-    """The adapter of a target; raises `BadInput` (unknown) and `Unavailable` (its module is not installed)."""
+    """Return the adapter of a target.
+
+    Raises:
+        BadInput: The target is unknown.
+        Unavailable: Its module is not installed.
+    """
     if name == "onnxruntime-cpu":
         from infra.engines.onnxruntime_cpu import OnnxRuntimeCpu
 
@@ -46,7 +51,10 @@ def open_target(name: str) -> Target:
 
 
 def open_watching(names: Sequence[str]) -> Target:
-    """The first of the targets that runs on a device here, to observe full precision with; otherwise the CPU's."""
+    """Return the target to observe full precision with.
+
+    It is the first of the named targets that runs on a device here, otherwise the CPU's.
+    """
     for name in names:
         if name == "onnxruntime-cpu":
             continue

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def wall_clock(run: Callable[[], object], rounds: int) -> NDArray[np.float64]:
-    """Milliseconds of each of so many calls, [rounds]."""
-    taken = np.empty(rounds)
+    """Measure the milliseconds of each of so many calls, [rounds]."""
+    durations = np.empty(rounds)
     for index in range(rounds):
         start = time.perf_counter()
         run()
-        taken[index] = (time.perf_counter() - start) * 1e3
-    return taken
+        durations[index] = (time.perf_counter() - start) * 1e3
+    return durations

@@ -17,9 +17,14 @@ TIMEOUT_S = 120
 
 
 def peak_memory(target: str, plan: bytes, feeds: Arrays) -> int:
-    """Bytes of resident memory at the peak of loading the plan and running it a few times, above the empty process.
+    """Measure by how much loading and running a plan raises a process's peak memory.
 
-    Raises `Unavailable` when the measuring process fails.
+    Returns:
+        Bytes of resident memory at the peak of loading the plan and running it a few times, above
+            the empty process.
+
+    Raises:
+        Unavailable: The measuring process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         plan_path, feeds_path = Path(folder) / "plan", Path(folder) / "feeds.npz"
@@ -56,7 +61,7 @@ def _resident(field: str) -> int:
 
 
 def main(target: str, plan: str, feeds: str) -> None:
-    """Load, run and print the growth of the peak."""
+    """Load the plan, run it and print the growth of the peak."""
     adapter = open_target(target)
     with np.load(feeds, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}

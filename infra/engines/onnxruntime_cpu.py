@@ -35,13 +35,16 @@ _QUANTIZED = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
 class OnnxRuntimeCpu:
-    """The plan is the graph in the form that ONNX Runtime fuses; it is optimized again for the loading CPU."""
+    """The target whose plan is the graph in the form that ONNX Runtime fuses.
+
+    It is optimized again for the loading CPU.
+    """
 
     name = "onnxruntime-cpu"
     form = "u8"
 
     def why_not_executable(self) -> str | None:
-        """Always executable."""
+        """Return None: the CPU is always there."""
         return None
 
     def check(self, graph: bytes) -> None:
@@ -67,7 +70,10 @@ class OnnxRuntimeCpu:
         return Built(graph, layers)
 
     def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
-        """A session over the plan, which any host optimizes for itself: no metadata can speak against it."""
+        """Open a session over the plan.
+
+        Any host optimizes the plan for itself, so no metadata can speak against it.
+        """
         try:
             return OnnxRuntimeEngine(_session(plan))
         except _FAILURES as exc:
@@ -76,11 +82,11 @@ class OnnxRuntimeCpu:
             ) from exc
 
     def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
-        """The CPU knows no shorter float32: the graph, loaded."""
+        """Load the graph: the CPU knows no shorter float32."""
         return self.load(graph)
 
     def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
-        """What the runtime made of the graph on the CPU that built it."""
+        """Parse what the runtime made of the graph on the CPU that built it."""
         return tuple(_kernel(layer) for layer in json.loads(layers)["layers"])
 
 
@@ -93,27 +99,31 @@ class OnnxRuntimeEngine:
         self._outputs = [item.name for item in session.get_outputs()]
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Feeds the graph does not declare are left out (an attention mask that the export folded away).
+        """Run one inference over the feeds that the graph declares.
 
-        An empty array has no values, so it takes the graph's type: a cache before the first token.
+        The others are left out (an attention mask that the export folded away). An empty array has
+        no values, so it takes the graph's type: a cache before the first token.
         """
-        given = {
+        declared = {
             name: typed(value, self._inputs[name])
             for name, value in feeds.items()
             if name in self._inputs
         }
         try:
-            values = self._session.run(self._outputs, given)
+            values = self._session.run(self._outputs, declared)
         except _RUN_FAILURES as exc:
             raise BadInput(f"the engine refused its inputs: {_first_line(exc)}") from exc
         return dict(zip(self._outputs, values, strict=True))
 
     def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
-        """By the wall clock."""
+        """Measure the milliseconds of each run by the wall clock, [rounds]."""
         return wall_clock(lambda: self.run(feeds), rounds)
 
     def inspection(self) -> bytes | None:
-        """A session tells nothing of its kernels; the optimized graph did, when it was built."""
+        """Return None: a session tells nothing of its kernels.
+
+        The optimized graph did, when it was built.
+        """
         return None
 
 
@@ -127,7 +137,8 @@ def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSessio
     # Idle threads would spin on the cores that the next engine, or another process, needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not _has_vnni():
-        # Without VNNI, x86 adds U8 x S8 products in 16 bits, which saturate; the exact kernel costs half the speed.
+        # Without VNNI, x86 adds U8 x S8 products in 16 bits, which saturate.
+        # The exact kernel costs half the speed.
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -145,9 +156,9 @@ def _has_vnni() -> bool:
 def _require_shapes(session: ort.InferenceSession, profiles: Profiles) -> None:
     missing = [
         item.name
-        for one in each_profile(profiles)
+        for profile in each_profile(profiles)
         for item in session.get_inputs()
-        if item.name not in one
+        if item.name not in profile
     ]
     if missing:
         raise BadInput(
@@ -156,7 +167,10 @@ def _require_shapes(session: ort.InferenceSession, profiles: Profiles) -> None:
 
 
 def _describe(optimized: onnx.ModelProto) -> bytes:
-    """The graph as the runtime optimized it for this CPU; a layer has as many bits as the integers it reads."""
+    """Describe the graph as the runtime optimized it for this CPU.
+
+    A layer has as many bits as the integers it reads.
+    """
     graph = optimized.graph
     narrow = {item.name for item in graph.initializer if item.data_type in _QUANTIZED}
     layers = []
@@ -174,8 +188,12 @@ def _describe(optimized: onnx.ModelProto) -> bytes:
 
 
 def _kernel(layer: Mapping[str, Any]) -> Kernel:
-    """Fusion renames nodes and keeps their weights, which are named for the node that read them in the Q/DQ graph."""
-    named = [found.group(1) for name in layer.get("weights", ()) if (found := _WEIGHT.match(name))]
+    """Read a kernel with the nodes that it runs.
+
+    Fusion renames nodes and keeps their weights, which are named for the node that read them in the
+    Q/DQ graph.
+    """
+    named = [match.group(1) for name in layer.get("weights", ()) if (match := _WEIGHT.match(name))]
     # A node that only restores floats reads integers and multiplies nothing.
     nodes = frozenset() if layer["type"] in _RESTORES else frozenset([layer["name"], *named])
     return Kernel(layer["name"], layer["type"], layer["precision"], nodes)

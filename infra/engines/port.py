@@ -17,7 +17,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """The shapes one input may take: smallest, most common, largest."""
+    """The shapes that one input may take: smallest, most common, largest."""
 
     smallest: tuple[int, ...]
     common: tuple[int, ...]
@@ -31,12 +31,12 @@ Profiles = Profile | Sequence[Profile]
 
 
 def each_profile(profiles: Profiles) -> tuple[Profile, ...]:
-    """The profiles one by one."""
+    """Return the profiles one by one."""
     return (profiles,) if isinstance(profiles, Mapping) else tuple(profiles)
 
 
 def typed(value: NDArray[np.generic], wanted: np.dtype[np.generic] | None) -> NDArray[np.generic]:
-    """An empty array in the type that an engine wants; any other stays as it is."""
+    """Return an empty array in the type that an engine wants; any other stays as it is."""
     # What is no array at all is the runtime's to refuse.
     return (
         value.astype(wanted)
@@ -74,29 +74,43 @@ class Engine(Protocol):
     """A loaded engine."""
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Outputs by name; raises `BadInput` when the feeds do not fit."""
+        """Return the outputs by name.
+
+        Raises:
+            BadInput: The feeds do not fit.
+        """
         ...
 
     def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
-        """Milliseconds of each of so many runs, [rounds], copies to and from the device included."""
+        """Measure the milliseconds of each of so many runs, [rounds].
+
+        Copies to and from the device are included.
+        """
         ...
 
     def inspection(self) -> bytes | None:
-        """JSON: what the runtime tells of the engine that it loaded, in its own words; None where it tells nothing."""
+        """Return what the runtime tells of the engine that it loaded, in its own words.
+
+        It is JSON, or None where the runtime tells nothing.
+        """
         ...
 
 
 @runtime_checkable
 class DeviceEngine(Protocol):
-    """An engine that also takes and returns torch tensors on its device, without a copy to the host."""
+    """An engine that also takes and returns torch tensors on its device, without a copy."""
 
     @property
     def device(self) -> str:
-        """As torch names it: "cuda:0"."""
+        """The device as torch names it, such as "cuda:0"."""
         ...
 
     def run_on_device(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Outputs by name, ready for work on torch's current stream; raises `BadInput` when the feeds do not fit."""
+        """Return the outputs by name, ready for work on torch's current stream.
+
+        Raises:
+            BadInput: The feeds do not fit.
+        """
         ...
 
 
@@ -105,38 +119,54 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """As in a spec's `targets`."""
+        """The name in a spec's `targets`."""
         ...
 
     @property
     def form(self) -> str:
-        """Which lowering of the Q/DQ graph it wants: "s8" or "u8"."""
+        """The lowering of the Q/DQ graph that it wants: "s8" or "u8"."""
         ...
 
     def why_not_executable(self) -> str | None:
-        """Why engines cannot run here (no device, no module), or None when they can."""
+        """Say why engines cannot run here (no device, no module); None when they can."""
         ...
 
     def check(self, graph: bytes) -> None:
-        """Raise `Refused` when the target cannot express an ONNX graph, naming the node; nothing is built."""
+        """Check that the target can express an ONNX graph; nothing is built.
+
+        Raises:
+            Refused: The target cannot express the graph; it names the node.
+        """
         ...
 
     def build(self, graph: bytes, profile: Profiles) -> Built:
-        """Compile an ONNX graph; raises `Refused` when the target cannot express it, naming its reason."""
+        """Compile an ONNX graph.
+
+        Raises:
+            Refused: The target cannot express the graph; it names the reason.
+        """
         ...
 
     def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
         """Load a plan whose bytes were verified before.
 
-        Raises `BadInput` (no plan), `Unavailable` (no device), and `Refused`, before the plan is touched, where its
-        metadata do not fit this host.
+        Raises:
+            BadInput: The bytes are no plan.
+            Unavailable: There is no device.
+            Refused: The metadata do not fit this host; the plan was not touched.
         """
         ...
 
     def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
-        """An engine that computes a full-precision graph in full float32, to observe it; raises as build and load."""
+        """Return an engine that computes a full-precision graph in full float32, to observe it.
+
+        It raises what build and load raise.
+        """
         ...
 
     def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
-        """What runs, from `Built.layers` and `Engine.inspection()`; None where that can be told only on the device."""
+        """Return what runs, from `Built.layers` and `Engine.inspection()`.
+
+        It is None where that can be told only on the device.
+        """
         ...

@@ -9,9 +9,13 @@ from infra.releases import Release
 
 
 def load_released(release: Release, targets: Sequence[str]) -> Engine:
-    """The release's engine for the first target that runs here; its bytes are verified before they are loaded.
+    """Load the release's engine for the first target that runs here.
 
-    Raises `Unavailable` when none runs here, and `Tampered` when the bytes differ from the manifest.
+    Its bytes are verified before they are loaded.
+
+    Raises:
+        Unavailable: None of its engines runs here.
+        Tampered: The bytes differ from the manifest.
     """
     reasons = []
     for name in targets:
@@ -31,5 +35,6 @@ def load_released(release: Release, targets: Sequence[str]) -> Engine:
             )
         reasons.append(reason)
     raise Unavailable(
-        f"no engine of release {release.digest[:12]} runs here: {'; '.join(reasons) or 'it has none'}"
+        f"no engine of release {release.digest[:12]} runs here: "
+        f"{'; '.join(reasons) or 'it has none'}"
     )

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a plan: strongly typed, explicit about its options, with a warm timing cache."""
+"""From an ONNX graph to a plan: strongly typed, with explicit options and a warm timing cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from infra.errors import BadInput, Refused, Unavailable
 from infra.stores.port import ObjectStore
 
 COMPUTE_CAPABILITY = "SM89"
-"""Ada, the newest that inference hosts commonly have; TensorRT-RTX plans are built for it without a device."""
+"""Ada, the newest that inference hosts commonly have.
+
+TensorRT-RTX plans are built for it without a device.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,20 @@ class Builder:
     store: ObjectStore | None
 
     def check(self, graph: bytes) -> None:
-        """Parse the graph; raises `Refused` with every sentence of the parser."""
+        """Parse the graph.
+
+        Raises:
+            Refused: The parser rejects the graph; it carries every sentence of the parser.
+        """
         log = Log()
         with _translated(self.name, log):
             self._parse(graph, self.trt.Builder(logger := collector(self.trt, log)), logger, log)
 
     def build(self, graph: bytes, profiles: Profiles, *, exact: bool = False) -> Built:
-        """Parse and compile; `exact` forbids TF32, whose products round their operands to 10 bits."""
+        """Parse and compile the graph.
+
+        `exact` forbids TF32, whose products round their operands to 10 bits.
+        """
         log = Log()
         with _translated(self.name, log):
             return self._compile(graph, profiles, exact, log)
@@ -93,7 +103,9 @@ class Builder:
         network = builder.create_network(self._network_flags())
         parser = self.trt.OnnxParser(network, logger)
         if not parser.parse(graph):
-            errors = [_told(parser.get_error(i)) for i in range(parser.num_errors)] or log.errors
+            errors = [
+                _sentence(parser.get_error(i)) for i in range(parser.num_errors)
+            ] or log.errors
             raise Refused(f"{self.name} cannot express the graph: {'; '.join(errors)[:600]}")
         if not network.num_outputs:  # no bytes at all parse as an empty graph
             raise Refused(f"{self.name} cannot express the graph: it has no output")
@@ -102,7 +114,7 @@ class Builder:
     def _network_flags(self) -> int:
         flags = self.trt.NetworkDefinitionCreationFlag
         strongly_typed = getattr(flags, "STRONGLY_TYPED", None)
-        # TensorRT 11 ignores the flag and TensorRT-RTX needs none: both know nothing but strong typing.
+        # TensorRT 11 ignores the flag and TensorRT-RTX needs none: both know only strong typing.
         return 0 if strongly_typed is None or self.ahead_of_time else 1 << int(strongly_typed)
 
     def _config(self, builder: Any, network: Any, profiles: Profiles) -> Any:
@@ -124,7 +136,10 @@ class Builder:
         return config
 
     def _capability(self) -> str:
-        """The visible device's, where the target supports it; otherwise the one that plans are built for blindly."""
+        """Return the visible device's capability, where the target supports it.
+
+        Without a supported device it is the one that plans are built for blindly.
+        """
         return device_capability() if self.executable else COMPUTE_CAPABILITY
 
 
@@ -141,7 +156,11 @@ def _translated(name: str, log: Log) -> Iterator[None]:
 
 
 def _set_shapes(optimization: Any, name: str, declared: Sequence[int], profile: Profile) -> None:
-    """Checked here, because the bindings answer a wrong profile with anything from a log line to a RuntimeError."""
+    """Check a profile and set its shapes.
+
+    The check stands here because the bindings answer a wrong profile with anything from a log line
+    to a RuntimeError.
+    """
     if name not in profile:
         raise BadInput(
             f"the profile has no shapes for input {name!r}: give smallest, common and largest"
@@ -156,14 +175,15 @@ def _set_shapes(optimization: Any, name: str, declared: Sequence[int], profile: 
     )
     if not fits:
         raise BadInput(
-            f"the profile of input {name!r} does not fit its shape {declared}: give {len(declared)} dimensions with "
-            f"smallest <= common <= largest, not {shapes.smallest}, {shapes.common}, {shapes.largest}"
+            f"the profile of input {name!r} does not fit its shape {declared}: "
+            f"give {len(declared)} dimensions with smallest <= common <= largest, "
+            f"not {shapes.smallest}, {shapes.common}, {shapes.largest}"
         )
     optimization.set_shape(name, shapes.smallest, shapes.common, shapes.largest)
 
 
-def _told(error: Any) -> str:
-    """A sentence of the parser, with the node that it is about."""
+def _sentence(error: Any) -> str:
+    """Return a sentence of the parser, with the node that it is about."""
     return (
         f"{error.desc()} (node {error.node_name()}, {error.node_operator()})"
         if error.node_name()

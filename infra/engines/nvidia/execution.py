@@ -1,4 +1,7 @@
-"""Running an engine: torch owns the memory and the stream, and nothing is copied that is on the device already."""
+"""Running an engine: torch owns the memory and the stream.
+
+What is on the device already is not copied.
+"""
 
 from __future__ import annotations
 
@@ -60,53 +63,63 @@ class TensorRtEngine:
         self._outputs = [name for name in names if name not in self._inputs]
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """One synchronous inference."""
+        """Run one synchronous inference."""
         checked = {name: self._checked(name, feeds) for name in self._inputs}
         with self._on_stream():
-            found = self._there_and_back(checked)
+            outputs = self._there_and_back(checked)
             self._stream.synchronize()
-        return {name: tensor.numpy() for name, tensor in found.items()}
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
-        """Milliseconds between two events on the stream, [rounds]: kernels, and copies there and back."""
+        """Measure the milliseconds between two events on the stream, [rounds].
+
+        They hold the kernels and the copies there and back.
+        """
         import torch
 
         checked = {name: self._checked(name, feeds) for name in self._inputs}
-        taken = np.empty(rounds)
+        durations = np.empty(rounds)
         with self._on_stream():
             for index in range(rounds):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
                 start.record(self._stream)
                 self._there_and_back(checked)
                 end.record(self._stream)
                 end.synchronize()
-                taken[index] = start.elapsed_time(end)
-        return taken
+                durations[index] = start.elapsed_time(end)
+        return durations
 
     def run_on_device(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """One inference queued behind torch's current stream; what is queued there next sees its outputs."""
+        """Queue one inference behind torch's current stream.
+
+        What is queued on that stream next sees the outputs.
+        """
         import torch
 
         checked = {name: self._checked_tensor(name, feeds) for name in self._inputs}
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with self._on_stream():
-            found = self._enqueue(checked)
+            outputs = self._enqueue(checked)
         current.wait_stream(self._stream)
         # Memory that one stream allocated and another reads must not be handed out again too early.
         for tensor in checked.values():
             tensor.record_stream(self._stream)
-        for tensor in found.values():
+        for tensor in outputs.values():
             tensor.record_stream(current)
-        return found
+        return outputs
 
     def inspection(self) -> bytes | None:
-        """The engine inspector's JSON."""
+        """Return the engine inspector's JSON."""
         return inspect(self._trt, self._engine, self._context)
 
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
-        """Copies and kernels share one stream: torch's default stream would not wait for this one."""
+        """Issue copies and kernels on one stream.
+
+        Torch's default stream would not wait for this one.
+        """
         import torch
 
         try:
@@ -119,42 +132,48 @@ class TensorRtEngine:
         if name not in feeds:
             raise BadInput(f"the engine wants an input called {name!r}")
         wanted = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        found = np.ascontiguousarray(typed(feeds[name], wanted))
-        if found.dtype != wanted:
-            raise BadInput(f"input {name!r} is {found.dtype}, and the engine wants {wanted}")
-        return found
+        feed = np.ascontiguousarray(typed(feeds[name], wanted))
+        if feed.dtype != wanted:
+            raise BadInput(f"input {name!r} is {feed.dtype}, and the engine wants {wanted}")
+        return feed
 
     def _checked_tensor(self, name: str, feeds: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if name not in feeds:
             raise BadInput(f"the engine wants an input called {name!r}")
-        wanted, found = self._type(name), feeds[name]
-        if found.dtype != wanted or str(found.device) != self.device:
+        wanted, tensor = self._type(name), feeds[name]
+        if tensor.dtype != wanted or str(tensor.device) != self.device:
             raise BadInput(
-                f"input {name!r} is {found.dtype} on {found.device}, and the engine wants {wanted} on {self.device}"
+                f"input {name!r} is {tensor.dtype} on {tensor.device}, "
+                f"and the engine wants {wanted} on {self.device}"
             )
-        return found.contiguous()
+        return tensor.contiguous()
 
     def _type(self, name: str) -> torch.dtype:
         import torch
 
-        found: torch.dtype = getattr(
+        dtype: torch.dtype = getattr(
             torch, _TYPES[str(self._engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]]
         )
-        return found
+        return dtype
 
     def _there_and_back(self, feeds: Arrays) -> dict[str, torch.Tensor]:
-        """Queue copies, kernels and copies; the results are in pinned memory once the stream is done."""
+        """Queue copies, kernels and copies.
+
+        The results are in pinned memory once the stream is done.
+        """
         import torch
 
         pinned = {name: torch.from_numpy(array).pin_memory() for name, array in feeds.items()}
-        found = self._enqueue(
-            {name: one.to(self.device, non_blocking=True) for name, one in pinned.items()}
+        outputs = self._enqueue(
+            {name: tensor.to(self.device, non_blocking=True) for name, tensor in pinned.items()}
         )
         back = {
-            name: torch.empty(one.shape, dtype=one.dtype, pin_memory=True)
-            for name, one in found.items()
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            for name, tensor in outputs.items()
         }
-        return {name: back[name].copy_(one, non_blocking=True) for name, one in found.items()}
+        return {
+            name: back[name].copy_(tensor, non_blocking=True) for name, tensor in outputs.items()
+        }
 
     def _enqueue(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Queue one inference over device tensors; the caller is on the engine's stream."""
@@ -166,7 +185,7 @@ class TensorRtEngine:
                 raise BadInput(
                     f"input {name!r} of shape {tuple(tensor.shape)} is outside the engine's profile"
                 )
-        found = {
+        outputs = {
             name: torch.empty(
                 tuple(self._context.get_tensor_shape(name)),
                 dtype=self._type(name),
@@ -174,15 +193,18 @@ class TensorRtEngine:
             )
             for name in self._outputs
         }
-        for name, tensor in {**feeds, **found}.items():
+        for name, tensor in {**feeds, **outputs}.items():
             # An empty tensor has no address, and TensorRT wants one nevertheless.
             self._context.set_tensor_address(name, tensor.data_ptr() or self._nowhere.data_ptr())
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise Unavailable(_FAILED.format(why=""))
-        return found
+        return outputs
 
     def _choose_profile(self, feeds: Mapping[str, torch.Tensor]) -> None:
-        """Switch to the first profile that holds the feeds' shapes; where none does, the runtime says which input."""
+        """Switch to the first profile that holds the feeds' shapes.
+
+        Where none does, the runtime says which input is outside.
+        """
         for index in range(self._engine.num_optimization_profiles):
             ranges = {name: self._engine.get_tensor_profile_shape(name, index) for name in feeds}
             if all(

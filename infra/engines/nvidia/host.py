@@ -21,7 +21,7 @@ class Host:
 
 
 def read_host(trt: Any) -> Host:
-    """This machine."""
+    """Read the module, device and driver of this machine."""
     import torch
 
     visible = torch.cuda.is_available()
@@ -36,7 +36,7 @@ def read_host(trt: Any) -> Host:
 
 
 def device_capability() -> str:
-    """The visible device's compute capability, as the modules spell it."""
+    """Return the visible device's compute capability, as the modules spell it."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -44,9 +44,9 @@ def device_capability() -> str:
 
 
 def parse_driver(text: str) -> str | None:
-    """The version in the kernel module's own words; None where they name none."""
-    found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
-    return found.group(1) if found else None
+    """Parse the version from the kernel module's own words; None where they name none."""
+    match = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return match.group(1) if match else None
 
 
 def _driver() -> str | None:

@@ -1,8 +1,10 @@
-"""What TensorRT tells of an engine: the parsed network anywhere, its kernels on a device by the engine inspector.
+"""What TensorRT tells of an engine: its parsed network anywhere, its kernels on a device.
 
-The inspector's JSON, built with `ProfilingVerbosity.DETAILED`, is `{"Layers": [...], ...}`. Of a tensor, TensorRT 10
-writes one text, `"Format/Datatype": "Row major Int8 format"`; TensorRT 11 writes `"Format"` and `"Datatype"`. The
-engine's inputs and outputs are `"Bindings"`, a list of names, in 10, and `"I/O Tensors"`, a list of objects, in 11.
+The engine inspector tells of the kernels. Its JSON, built with `ProfilingVerbosity.DETAILED`, is
+`{"Layers": [...], ...}`. Of a tensor, TensorRT 10 writes one text,
+`"Format/Datatype": "Row major Int8 format"`; TensorRT 11 writes `"Format"` and `"Datatype"`.
+The engine's inputs and outputs are `"Bindings"`, a list of names, in 10, and `"I/O Tensors"`,
+a list of objects, in 11.
 """
 
 import json
@@ -21,14 +23,17 @@ _TACTICS = (
     ("FP8", re.compile(r"e[45]m[23]|(?:^|_)(?:fp8|qgmma)")),
     ("FLOAT", re.compile(r"gemm|fprop|conv")),  # a product whose name has neither of the above
 )
-"""What a kernel's name says that it multiplies; INT8 kernels name the floats that they return as well."""
+"""What a kernel's name says that it multiplies.
+
+INT8 kernels name the floats that they return as well.
+"""
 
 
 def describe(trt: Any, network: Any) -> bytes:
-    """The parsed network, layer by layer, with the precision of what each returns.
+    """Describe the parsed network, layer by layer, with the precision of what each returns.
 
-    Fusion is the builder's and only its inspector tells it, which needs the device; strong typing already fixes the
-    precision of every tensor here.
+    Fusion is the builder's and only its inspector tells it, which needs the device; strong typing
+    already fixes the precision of every tensor here.
     """
     layers = []
     for index in range(network.num_layers):
@@ -43,16 +48,22 @@ def describe(trt: Any, network: Any) -> bytes:
 
 
 def inspect(trt: Any, engine: Any, context: Any) -> bytes:
-    """The inspector's JSON of a deserialized engine; with the context, shapes are those of the last run."""
+    """Return the inspector's JSON of a deserialized engine.
+
+    With the context, shapes are those of the last run.
+    """
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON)).encode()
 
 
 def parse_inspection(inspection: bytes) -> tuple[Kernel, ...]:
-    """The kernels of an inspector's JSON, TensorRT 10's or 11's; raises `BadInput` for anything else.
+    """Parse the kernels from an inspector's JSON, TensorRT 10's or 11's.
 
     Of an engine built without details only names are known, and every precision is UNKNOWN.
+
+    Raises:
+        BadInput: The document is anything else.
     """
     try:
         document = json.loads(inspection)
@@ -73,18 +84,25 @@ def _kernel(layer: str | Mapping[str, Any]) -> Kernel:
 
 
 def _precision(layer: Mapping[str, Any], kind: str) -> str:
-    """Of what is multiplied: by the kernel's own name where it tells, otherwise by what it reads."""
+    """Return the precision of what a layer multiplies, "" for a move of data.
+
+    The kernel's own name decides where it tells, otherwise what the layer reads.
+    """
     if kind in _MOVES:
         return ""
     tactic = str(layer.get("TacticName", "")).lower()
     for precision, pattern in _TACTICS:
         if pattern.search(tactic):
             return precision
-    return _by_operands([_type(one) for one in [*layer.get("Inputs", ()), *_weights(layer)]])
+    return _by_operands([_type(tensor) for tensor in [*layer.get("Inputs", ()), *_weights(layer)]])
 
 
 def _by_operands(types: Sequence[str]) -> str:
-    """A product reads two operands of its precision; with one alone, the other may have been restored to floats."""
+    """Tell the precision of a product by its operands.
+
+    A product reads two operands of its precision; with one alone, the other may have been restored
+    to floats.
+    """
     for precision in ("INT8", "FP8"):
         if types.count(precision) >= 2:
             return precision
@@ -98,7 +116,9 @@ def _weights(layer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _type(tensor: Mapping[str, Any]) -> str:
-    """INT8, FP8, INT4, or FLOAT for everything longer."""
-    told = tensor.get("Format/Datatype") or tensor.get("Datatype") or tensor.get("DataType") or ""
-    found = re.search(r"int8|fp8|int4", str(told).lower())
-    return found.group(0).upper() if found else "FLOAT"
+    """Return INT8, FP8, INT4, or FLOAT for everything longer."""
+    datatype = (
+        tensor.get("Format/Datatype") or tensor.get("Datatype") or tensor.get("DataType") or ""
+    )
+    named = re.search(r"int8|fp8|int4", str(datatype).lower())
+    return named.group(0).upper() if named else "FLOAT"

@@ -1,4 +1,4 @@
-"""What the module says while it works, kept for the refusal or the remark instead of printed."""
+"""What the module says while it works, kept for the refusal or the diagnostic, not printed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +12,12 @@ class Log:
     cache_complaints: list[str] = field(default_factory=list)  # warnings about the timing cache
 
     def tail(self, characters: int) -> str:
-        """The end of the errors."""
+        """Return the end of the errors."""
         return "; ".join(self.errors)[-characters:]
 
 
 def collector(trt: Any, log: Log) -> Any:
-    """A logger of the module that writes into the log."""
+    """Return a logger of the module that writes into the log."""
 
     class Collector(trt.ILogger):  # type: ignore[misc]  # the base comes with the module
         def __init__(self) -> None:

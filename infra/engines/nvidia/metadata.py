@@ -1,4 +1,7 @@
-"""What is kept beside a plan: how and where it was built; read before the plan, which is native code, is touched."""
+"""What is kept beside a plan: how and where it was built.
+
+It is read before the plan, which is native code, is touched.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,16 @@ class PlanMetadata(BaseModel):
 
 
 def dump_metadata(metadata: PlanMetadata) -> bytes:
-    """The JSON document."""
+    """Return the JSON document."""
     return metadata.model_dump_json(indent=2).encode()
 
 
 def parse_metadata(data: bytes) -> PlanMetadata:
-    """Read the document; raises `BadInput` when it is not one."""
+    """Parse the document.
+
+    Raises:
+        BadInput: It is not such a document.
+    """
     try:
         return PlanMetadata.model_validate_json(data)
     except ValidationError as exc:
@@ -50,7 +57,7 @@ def parse_metadata(data: bytes) -> PlanMetadata:
 
 
 def why_unfit(metadata: PlanMetadata, target: str, plan: bytes, host: Host) -> str | None:
-    """Why a plan cannot run on a host, or None where nothing speaks against it."""
+    """Say why a plan cannot run on a host; None where nothing speaks against it."""
     if metadata.target != target:
         return f"it was built for {metadata.target}"
     if metadata.plan_sha256 != sha256(plan):
@@ -70,7 +77,10 @@ def _other_version(metadata: PlanMetadata, host: Host) -> str | None:
         if metadata.options.version_compatible
         else ", without REQUANT_TENSORRT_VERSION_COMPATIBLE"
     )
-    return f"it was built by {metadata.module} {metadata.module_version}{hint}, and here is {host.module} {host.version}"
+    return (
+        f"it was built by {metadata.module} {metadata.module_version}{hint}, "
+        f"and here is {host.module} {host.version}"
+    )
 
 
 def _other_device(metadata: PlanMetadata, host: Host) -> str | None:
@@ -79,7 +89,10 @@ def _other_device(metadata: PlanMetadata, host: Host) -> str | None:
     ampere_plus = metadata.options.hardware is HardwareCompatibility.AMPERE_PLUS
     if ampere_plus and host.capability is not None and _numbers(host.capability) >= (80,):
         return None
-    return f"it was built for {metadata.capability}, and the visible device is {host.capability or 'none'}"
+    return (
+        f"it was built for {metadata.capability}, "
+        f"and the visible device is {host.capability or 'none'}"
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:

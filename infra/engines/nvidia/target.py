@@ -14,7 +14,10 @@ from infra.engines.port import Built, Engine, Kernel, Profiles
 from infra.errors import BadInput, Refused, Unavailable
 from infra.stores.port import ObjectStore
 
-_NO_PLAN = "this is not a {name} plan for this device and version ({why}): rebuild the release on such a host"
+_NO_PLAN = (
+    "this is not a {name} plan for this device and version ({why}): "
+    "rebuild the release on such a host"
+)
 
 
 class TensorRt:
@@ -31,7 +34,10 @@ class TensorRt:
         options: BuildOptions | None = None,
         store: ObjectStore | None = None,
     ) -> None:
-        """`store` keeps the timing caches; without one every build measures anew."""
+        """Keep the module and its options.
+
+        `store` keeps the timing caches; without one every build measures anew.
+        """
         self.name = name
         self._trt: Any = trt
         self._ahead_of_time = ahead_of_time
@@ -39,7 +45,7 @@ class TensorRt:
         self._store = store
 
     def why_not_executable(self) -> str | None:
-        """Asks the CUDA driver; a machine without one cannot run engines."""
+        """Ask the CUDA driver; a machine without one cannot run engines."""
         try:
             import torch
         except ImportError:
@@ -69,7 +75,8 @@ class TensorRt:
         self._require_fit(plan, metadata)
         log = Log()
         runtime = self._trt.Runtime(collector(self._trt, log))
-        # A version-compatible plan carries its own lean runtime, which is host code: the plan was verified before.
+        # A version-compatible plan carries its own lean runtime, which is host code.
+        # The plan was verified before.
         runtime.engine_host_code_allowed = (
             metadata is not None and parse_metadata(metadata).options.version_compatible
         )
@@ -79,12 +86,15 @@ class TensorRt:
         return TensorRtEngine(self._trt, engine)
 
     def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
-        """Built without TF32, and loaded."""
+        """Build without TF32, and load."""
         built = self._builder().build(graph, profile, exact=True)
         return self.load(built.plan, built.metadata)
 
     def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
-        """The inspector's; what the parser made of the graph does not tell which kernels the builder chose."""
+        """Parse the inspector's kernels.
+
+        What the parser made of the graph does not tell which kernels the builder chose.
+        """
         return None if inspection is None else parse_inspection(inspection)
 
     def _builder(self) -> Builder:

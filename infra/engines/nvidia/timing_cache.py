@@ -1,6 +1,7 @@
-"""Timings of kernels kept from one build to the next: faster builds, and the same choice of kernels (ADR 32).
+"""Timings of kernels kept from one build to the next (ADR 32).
 
-A cache holds for one version of TensorRT on one kind of device under one driver, and those are its key.
+Builds are faster with them, and choose the same kernels. A cache holds for one version of TensorRT
+on one kind of device under one driver, and those are its key.
 """
 
 import re
@@ -18,7 +19,7 @@ _DIGEST = 64
 
 
 def cache_key(host: Host) -> str:
-    """Where a host's cache lies in the object store."""
+    """Return where a host's cache lies in the object store."""
     parts = (
         f"{host.module}-{host.version}",
         f"{host.capability}-{host.device}",
@@ -47,22 +48,23 @@ class WarmCache:
 def attach(config: Any, store: ObjectStore, key: str, complaints: Sequence[str]) -> WarmCache:
     """Give a builder's config the stored cache, or an empty one.
 
-    `complaints` are what the module logs while it reads the cache: it answers what it cannot read with an empty one.
+    `complaints` are what the module logs while it reads the cache. It answers what it cannot read
+    with an empty one.
     """
     stored, remarks = _read(store, key)
     heard = len(complaints)
     cache = config.create_timing_cache(stored)
-    taken = cache is not None and config.set_timing_cache(cache, False)
-    if not taken:
+    accepted = cache is not None and config.set_timing_cache(cache, False)
+    if not accepted:
         config.set_timing_cache(config.create_timing_cache(b""), False)
-    if stored and (not taken or len(complaints) > heard):
+    if stored and (not accepted or len(complaints) > heard):
         why = "; ".join(complaints[heard:])[:200] or "it is of another device or version"
         return WarmCache(store, key, b"", (f"the timing cache {key} was not taken: {why}",))
     return WarmCache(store, key, stored, remarks)
 
 
 def _read(store: ObjectStore, key: str) -> tuple[bytes, tuple[str, ...]]:
-    """The bytes under their digest: damaged ones must not reach native code."""
+    """Read the bytes under their digest: damaged ones must not reach native code."""
     try:
         data = store.get(key)
     except NotFound:
