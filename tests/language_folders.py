@@ -22,7 +22,8 @@ def write_folder(
     """A folder with config.json, model.safetensors and tokenizer.json of one family: llama, qwen2 or gpt2."""
     torch.manual_seed(0)
     model = _model(family, layers, hidden, positions)
-    # Weights of the usual size give nearly flat logits; larger ones make the next token depend on the text.
+    # Weights of the usual size give nearly flat logits; larger ones make the next token depend on
+    # the text.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

@@ -101,7 +101,8 @@ def main() -> None:
     golden = load(HERE / "golden.parquet", "exposure-1")
     print(f"FP32, inverted: {accuracy(network, 1 - golden.images, golden.digits):.4f}")
     print(
-        f"FP32, rotated by 90 degrees: {accuracy(network, golden.images.rot90(1, (2, 3)), golden.digits):.4f}"
+        "FP32, rotated by 90 degrees: "
+        f"{accuracy(network, golden.images.rot90(1, (2, 3)), golden.digits):.4f}"
     )
 
 

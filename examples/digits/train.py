@@ -17,7 +17,8 @@ from examples.rows import CorpusRow, GoldenCase, fingerprint, share, tensor_payl
 
 HERE = Path(__file__).parent
 EXPOSURES = (0.5, 1, 2, 4, 8)
-# Wider than what is measured, so that the edges of the measured range are not the edges of the trained one.
+# Wider than what is measured, so that the edges of the measured range are not the edges of the
+# trained one.
 TRAINED_EXPOSURES = (0.25, 10.0)
 # Upper ends of the shares of the hash range.
 TRAINING_ENDS, TRAFFIC_ENDS, CALIBRATION_ENDS = 0.45, 0.68, 0.80
@@ -141,7 +142,8 @@ def main() -> None:
     images, digits = arrays(splits["golden"])
     for exposure in EXPOSURES:
         print(
-            f"golden accuracy at exposure {exposure}: {accuracy(network, images * np.float32(exposure), digits):.4f}"
+            f"golden accuracy at exposure {exposure}: "
+            f"{accuracy(network, images * np.float32(exposure), digits):.4f}"
         )
 
 

@@ -28,7 +28,8 @@ CATALOGUE_PACKAGES = {"django": "5.2.19", "wagtail": "8.0.1", "sphinx": "9.0.4"}
 TRAFFIC_ENDS, CALIBRATION_ENDS = 0.55, 0.75
 # The standard library holds far more than the example needs.
 CODE_ROWS, DOCSTRING_ROWS = 1000, 700
-# About 30 words: scripts without spaces say in 64 characters what Latin letters say in 220. The tokenizer takes a
+# About 30 words: scripts without spaces say in 64 characters what Latin letters say in 220. The
+# tokenizer takes a
 # Cyrillic letter for a token, and 128 tokens are all that the model reads.
 PASSAGE_CHARACTERS = {"ja": 64, "zh": 64, "ko": 64, "ru": 150}
 LATIN_CHARACTERS = 220

@@ -16,7 +16,8 @@ from examples.minilm.embedding import embed
 from examples.minilm.safety_texts import GOLDEN, TRAIN, SafetyText
 
 HERE = Path(__file__).parent
-# Between a head that underfits (1) and one whose large weights magnify every rounding error (100000).
+# Between a head that underfits (1) and one whose large weights magnify every rounding error
+# (100000).
 INVERSE_REGULARISATION = 300.0
 
 Array = npt.NDArray[np.float32]
@@ -40,7 +41,8 @@ def summary(head: dict[str, Array], entries: Sequence[SafetyText]) -> str:
     signed = scores(head, [entry.text for entry in entries])
     signed *= np.array([1 if entry.label == "blocked" else -1 for entry in entries])
     low, tenth, median = np.quantile(signed, [0, 0.1, 0.5])
-    # A distance in embedding space, to compare with a quantized embedding's error sqrt(2 - 2 cosine).
+    # A distance in embedding space, to compare with a quantized embedding's error sqrt(2 - 2
+    # cosine).
     length = np.linalg.norm(head["weight"])
     wrong = {
         language: sum(signed[[e.language == language for e in entries]] <= 0)
@@ -50,7 +52,8 @@ def summary(head: dict[str, Array], entries: Sequence[SafetyText]) -> str:
         f"{len(entries)} texts, accuracy {np.mean(signed > 0):.4f}, wrong per language {wrong}\n"
         f"  signed margin: min {low:.3f}, 10 % {tenth:.3f}, median {median:.3f}; |margin| < 0.25: "
         f"{int(np.sum(np.abs(signed) < 0.25))}\n"
-        f"  signed distance: min {low / length:.4f}, 10 % {tenth / length:.4f}, median {median / length:.4f}"
+        f"  signed distance: min {low / length:.4f}, 10 % {tenth / length:.4f}, median "
+        f"{median / length:.4f}"
     )
 
 

@@ -197,7 +197,8 @@ def main() -> None:
             for case in cases
         ]
         print(
-            f"zero-shot accuracy, {sight}: {accuracy(model, np.stack(images), [str(c.label) for c in cases]):.4f}"
+            f"zero-shot accuracy, {sight}: "
+            f"{accuracy(model, np.stack(images), [str(c.label) for c in cases]):.4f}"
         )
     print(json.dumps({path.name: path.stat().st_size for path in sorted(output.glob("*.*"))}))
 

@@ -181,7 +181,8 @@ def intake(taken: Any) -> None:
     """What became of a traffic file."""
     known = f"{taken.duplicates} known already; " if taken.duplicates else ""
     console.print(
-        f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set aside"
+        f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set "
+        "aside"
     )
     for reason, count in taken.reasons.items():
         console.print(f"  {count} x {escape(reason)}")
@@ -198,7 +199,8 @@ def pulled(sources: Sequence[Any]) -> None:
         known = f"{one.duplicates} known already; " if one.duplicates else ""
         what = "traces" if one.place.startswith("mlflow:") else "files"
         console.print(
-            f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set aside"
+            f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set "
+            "aside"
         )
         for why, count in (*one.reasons.items(), *one.left.items()):
             console.print(f"  {count} x {escape(why)}")

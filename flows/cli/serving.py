@@ -41,7 +41,8 @@ def link(
     )  # names that the ledger has for those who are no persons
     if person is not None and (not person.strip() or person in reserved):
         raise BadInput(
-            f"--for is {person!r}: give the name of a person ({', '.join(reserved)} act by themselves)"
+            f"--for is {person!r}: give the name of a person ({', '.join(reserved)} act by "
+            "themselves)"
         )
     console = running_address(settings(), CONSOLE)
     if console is None:

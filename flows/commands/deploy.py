@@ -66,7 +66,8 @@ def _make_pool(name: str) -> None:
             kind = client.read_work_pool(name).type
             if kind != KIND:
                 raise BadInput(
-                    f"the work pool {name} is of type {kind}: choose another name with --pool, or delete it"
+                    f"the work pool {name} is of type {kind}: choose another name with --pool, or "
+                    "delete it"
                 ) from None
 
 

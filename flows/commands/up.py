@@ -193,7 +193,8 @@ def _again(settings: Settings, ended: Started, everything: Everything, stack: Ex
 def _require_running(settings: Settings, name: str, process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         raise Unavailable(
-            f"{name} stopped (exit {process.returncode}), so everything did: see {log_of(settings, name)}, "
+            f"{name} stopped (exit {process.returncode}), so everything did: see "
+            f"{log_of(settings, name)}, "
             "and start `requant up` again"
         )
 

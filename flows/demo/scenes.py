@@ -188,9 +188,11 @@ def roll_back(stage: Stage) -> Played:
         "the ledger does not show it",
     )
     lines = [
-        f"the alias champion was moved from version {leaving.version} to {target.version} in MLflow",
+        f"the alias champion was moved from version {leaving.version} to {target.version} in "
+        "MLflow",
         f"reconcile: {found.outcome}; {found.reason}",
-        f"ledger entry {newest.number}: {newest.kind} to version {newest.version} by {newest.actor} at {newest.time}",
+        f"ledger entry {newest.number}: {newest.kind} to version {newest.version} by "
+        f"{newest.actor} at {newest.time}",
     ]
     return problems, lines
 
@@ -243,6 +245,8 @@ def _told(stage: Stage, outcome: RunOutcome) -> list[str]:
 
 def _candidates(outcome: RunOutcome) -> list[str]:
     return [
-        f"candidate {candidate.recipe}: {', '.join(f'{one.target} {one.verdict}' for one in candidate.reports)}; {candidate.reason}"
+        f"candidate {candidate.recipe}: "
+        f"{', '.join(f'{one.target} {one.verdict}' for one in candidate.reports)}; "
+        f"{candidate.reason}"
         for candidate in outcome.candidates
     ]

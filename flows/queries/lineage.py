@@ -64,7 +64,8 @@ def write(graph: Lineage, form: Export, path: Path) -> None:
         path.write_bytes(exported(graph, form))
     except OSError as exc:
         raise BadInput(
-            f"--output: {path} cannot be written ({exc.strerror}): name a file in a folder that exists"
+            f"--output: {path} cannot be written ({exc.strerror}): name a file in a folder that "
+            "exists"
         ) from exc
 
 

@@ -1,4 +1,7 @@
-"""Read an ONNX file and the weights that lie beside it; what cannot be taken is refused before any weight is read."""
+"""Read an ONNX file and the weights that lie beside it.
+
+What cannot be taken is refused before any weight is read.
+"""
 
 import json
 import math
@@ -26,10 +29,11 @@ _PACKED = frozenset(
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """The graph with all of its weights inside, and its own functions expanded.
+    """Return the graph with all of its weights inside, and its own functions expanded.
 
-    Raises `BadInput` when the file is no ONNX, when a file of weights is missing, too short, or not inside the model's
-    folder, and when both together are more than one graph can hold.
+    Raises:
+        BadInput: when the file is no ONNX; when a file of weights is missing, too short, or not
+            inside the model's folder; when both together are more than one graph can hold.
     """
     require_room(path.stat().st_size, where=str(path))
     try:
@@ -45,18 +49,22 @@ def load_graph(path: Path) -> onnx.ModelProto:
         return inline_local_functions(model) if model.functions else model
     except Exception as exc:  # onnx's own kinds: it refuses links, whose targets may change
         raise BadInput(
-            f"source: the weights beside {path} cannot be read ({_first_line(exc)}): export the model again"
+            f"source: the weights beside {path} cannot be read ({_first_line(exc)}): export the "
+            "model again"
         ) from exc
 
 
 def require_room(size: int, *, where: str) -> None:
     """Raise where so many bytes of graph and weights are too many, naming the size.
 
-    `BadInput` when it is more than protobuf can hold, `Unavailable` when it is more than the memory here is enough for.
+    Raises:
+        BadInput: when it is more than protobuf can hold.
+        Unavailable: when it is more than the memory here is enough for.
     """
     if size > LIMIT:
         raise BadInput(
-            f"source: {where} holds {size / 1e9:.2f} GB of graph and weights, and a graph must stay under "
+            f"source: {where} holds {size / 1e9:.2f} GB of graph and weights, and a graph must "
+            "stay under "
             f"{LIMIT / 1e9:.2f} GB: split the model, or export a smaller one"
         )
     require_memory(
@@ -67,7 +75,10 @@ def require_room(size: int, *, where: str) -> None:
 
 
 def float_weights(folder: Path) -> int:
-    """Bytes that a folder's safetensors take in float32, from their headers alone; 0 where there are none."""
+    """Return the bytes that a folder's safetensors take in float32; 0 where there are none.
+
+    They are read from the headers alone.
+    """
     return sum(
         4 * math.prod(shape)
         for path in sorted(folder.glob("*.safetensors"))
@@ -76,7 +87,7 @@ def float_weights(folder: Path) -> int:
 
 
 def _shapes(path: Path) -> Iterator[list[int]]:
-    """A damaged header has no shapes; whoever reads the weights says so."""
+    """Yield shapes; a damaged header has none, and whoever reads the weights says so."""
     try:
         with path.open("rb") as file:
             header = json.loads(
@@ -88,7 +99,7 @@ def _shapes(path: Path) -> Iterator[list[int]]:
 
 
 def _length(tensor: onnx.TensorProto, path: Path) -> int:
-    """Bytes of a tensor that lies in a file beside the graph."""
+    """Return the bytes of a tensor that lies in a file beside the graph."""
     folder = path.parent.resolve()
     try:
         info = ExternalDataInfo(tensor)
@@ -99,25 +110,31 @@ def _length(tensor: onnx.TensorProto, path: Path) -> int:
     place = (folder / info.location).resolve()
     if not info.location or not place.is_relative_to(folder):
         raise BadInput(
-            f"source: {path} takes weight {tensor.name} from {info.location!r}, outside the model's folder: "
+            f"source: {path} takes weight {tensor.name} from {info.location!r}, outside the "
+            "model's folder: "
             "put all files of the model into one folder"
         )
     if not place.is_file():
         raise BadInput(
-            f"source: {path} takes weight {tensor.name} from {info.location!r}, which is not there: copy it"
+            f"source: {path} takes weight {tensor.name} from {info.location!r}, which is not "
+            "there: copy it"
         )
-    found, start, wanted = place.stat().st_size, info.offset or 0, _stored(tensor)
-    length = max(found - start, 0) if info.length is None else int(info.length)
-    if start + max(length, wanted) > found:
+    size, start, wanted = place.stat().st_size, info.offset or 0, _stored(tensor)
+    length = max(size - start, 0) if info.length is None else int(info.length)
+    if start + max(length, wanted) > size:
         raise BadInput(
-            f"source: weight {tensor.name} ends at byte {start + max(length, wanted)} of {info.location!r}, which has "
-            f"{found}: the file was cut short; copy it again"
+            f"source: weight {tensor.name} ends at byte {start + max(length, wanted)} of "
+            f"{info.location!r}, which has "
+            f"{size}: the file was cut short; copy it again"
         )
     return length
 
 
 def _stored(tensor: onnx.TensorProto) -> int:
-    """Bytes that the tensor's shape and type ask for, at least: numbers of less than a byte count for nothing."""
+    """Return the bytes that the tensor's shape and type ask for, at least.
+
+    Numbers of less than a byte count for nothing.
+    """
     if tensor.data_type in _PACKED:
         return 0
     size = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
@@ -125,7 +142,7 @@ def _stored(tensor: onnx.TensorProto) -> int:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Constants of a graph, of its nodes, and of their bodies."""
+    """Yield constants of a graph, of its nodes, and of their bodies."""
     yield from graph.initializer
     for node in graph.node:
         for item in node.attribute:

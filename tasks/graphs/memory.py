@@ -9,15 +9,21 @@ import onnx
 from tasks.graphs.sites import Site
 
 COPIES = 6
-"""Of the weights, while a graph is observed, derived and built: graph, session, prepacked, folded, written, stored."""
+"""Of the weights, while a graph is observed, derived and built.
+
+They are: graph, session, prepacked, folded, written, stored.
+"""
 EXPORT_COPIES = 5
 """While a source is read, exported, checked and stored."""
 BASE = 150_000_000
 """Bytes of libraries that are loaded, and of buffers that do not depend on the model."""
 HESSIAN = 44
-"""Bytes an element of GPTQ's Gram matrix: one in float32, five in float64 (its damping, its factor, the inverse)."""
+"""Bytes an element of GPTQ's Gram matrix: one in float32, five in float64.
+
+Those are its damping, its factor and the inverse.
+"""
 SMALL = 1024
-"""Elements; smaller constants are kept where shapes are inferred, because they may be shapes themselves."""
+"""Elements; smaller constants are kept where shapes are inferred, as they may be shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """With what does not depend on the model."""
+        """Return the sum, with what does not depend on the model."""
         return self.weights + self.activations + self.search + self.rows + BASE
 
 
@@ -44,18 +50,23 @@ def footprint(
     kept: int,
     hessian: bool = False,
 ) -> Footprint:
-    """Of observing a model in batches and deriving one graph; `tokens` stands for every dimension that is not fixed.
+    """Return what observing a model in batches and deriving one graph takes.
 
-    `batch`: the first dimension of an activation. `kept`: rows that the observer keeps of a site.
-    `hessian`: the recipe rounds by GPTQ.
+    Args:
+        model: the graph; its weights are not read.
+        sites: that are observed.
+        tokens: stands for every dimension that is not fixed.
+        batch: the first dimension of an activation.
+        kept: rows that the observer keeps of a site.
+        hessian: whether the recipe rounds by GPTQ.
     """
     sizes = {
         item.name: math.prod(item.dims) * _width(item.data_type) for item in model.graph.initializer
     }
     dims = {item.name: tuple(item.dims) for item in model.graph.initializer}
     shapes = _shapes(model, tokens, batch)
-    seen = {site.name: shapes.get(site.tensor, ()) for site in sites}
-    elements = [math.prod(shape) for shape in seen.values()]
+    activations = {site.name: shapes.get(site.tensor, ()) for site in sites}
+    elements = [math.prod(shape) for shape in activations.values()]
     results = [math.prod(shapes.get(item.name, ())) for item in model.graph.output]
     layers = [sum(sizes[layer.weight] for layer in site.layers) for site in sites]
     inputs = [
@@ -71,17 +82,19 @@ def footprint(
         + (HESSIAN * max(inputs, default=0) ** 2 if hessian else 0),
         rows=4
         * kept
-        * sum(seen[site.name][site.channel_axis] for site in sites if seen[site.name]),
+        * sum(
+            activations[site.name][site.channel_axis] for site in sites if activations[site.name]
+        ),
     )
 
 
 def export_footprint(weights: int) -> int:
-    """Bytes at the peak of registering a source whose weights take so many bytes in float32."""
+    """Return the bytes at the peak of registering a source of so many bytes in float32."""
     return EXPORT_COPIES * weights + BASE
 
 
 def _shapes(model: onnx.ModelProto, tokens: int, batch: int) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of all tensors by name, inferred without the weights' values."""
+    """Return shapes of all tensors by name, inferred without the weights' values."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.name = model.graph.name
     light.graph.node.extend(model.graph.node)

@@ -1,4 +1,4 @@
-"""Which operators a graph may have: those that its targets know, and none with a body of its own."""
+"""Which operators a graph may have: those that its targets know, none with a body of its own."""
 
 from collections.abc import Sequence
 
@@ -15,24 +15,28 @@ _OWN = {_RUNTIME: ("com.microsoft", "ai.onnx.ml")}
 
 
 def require_operators(model: onnx.ModelProto, targets: Sequence[str]) -> None:
-    """Raise `BadInput` naming the first node that cannot be quantized, or that a target does not know.
+    """Raise `BadInput` naming the first node that a target does not know or that has a body.
 
-    Layers in the body of an If, Loop or Scan can be neither observed nor quantized, and what a body reads from outside
-    is not seen where constants are folded. A target that is not installed here is not asked.
+    Layers in the body of an If, Loop or Scan can be neither observed nor quantized. What a body
+    reads from outside is not seen where constants are folded. A target that is not installed here
+    is not asked.
     """
     opset = next((item.version for item in model.opset_import if item.domain in _STANDARD), 0)
     for node in model.graph.node:
         if any(item.type in _BODIES for item in node.attribute):
             raise BadInput(
-                f"source: node {node.name} ({node.op_type}) has a body of its own, and the layers in it can be neither "
-                "observed nor quantized: export the model without control flow, on one branch and with loops unrolled"
+                f"source: node {node.name} ({node.op_type}) has a body of its own, and the layers "
+                "in it can be neither "
+                "observed nor quantized: export the model without control flow, on one branch and "
+                "with loops unrolled"
             )
         strangers = [
             name for name in targets if node.domain not in (*_STANDARD, *_OWN.get(name, ()))
         ]
         if strangers:
             raise BadInput(
-                f"source: node {node.name} is {node.domain}::{node.op_type}, which {', '.join(strangers)} does not "
+                f"source: node {node.name} is {node.domain}::{node.op_type}, which "
+                f"{', '.join(strangers)} does not "
                 "know: export the model with ONNX's own operators"
             )
         if (
@@ -41,7 +45,8 @@ def require_operators(model: onnx.ModelProto, targets: Sequence[str]) -> None:
             and set(targets) != {_RUNTIME}
         ):
             raise BadInput(
-                f"source: node {node.name} is {node.op_type}, which opset {opset} of ONNX does not have: "
+                f"source: node {node.name} is {node.op_type}, which opset {opset} of ONNX does not "
+                "have: "
                 "export the model with ONNX's own operators"
             )
     data = model.SerializeToString()

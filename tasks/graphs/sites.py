@@ -1,6 +1,7 @@
-"""Where an ONNX graph can be quantized: the activation tensors that feed layers with constant weights.
+"""Where an ONNX graph can be quantized: activation tensors that feed layers of constant weights.
 
-Attention scores, norms and softmax have no constant weight and so are never sites: they stay in high precision.
+Attention scores, norms and softmax have no constant weight and so are never sites: they stay in
+high precision.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ class Site:
 
     @property
     def can_smooth(self) -> bool:
-        """Per-channel factors can move from the activation into the weights of matrix products."""
+        """Return whether smoothing scales can move from the activation into the weights."""
         return all(layer.op != "Conv" for layer in self.layers)
 
 
 def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
-    """All sites in graph order, each under a name of its own; raises `BadInput` when two nodes share a name."""
+    """Return all sites in graph order, each under a name of its own.
+
+    Raises:
+        BadInput: when two nodes share a name.
+    """
     graph = model.graph
     _require_names(graph)
     weights = {item.name: item for item in graph.initializer}
@@ -55,31 +60,38 @@ def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
     for node in graph.node:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
-    found: dict[str, list[Layer]] = {}
+    readers: dict[str, list[Layer]] = {}
     for node in graph.node:
         layer = _layer(node, weights, consumers)
         if layer is not None:
-            found.setdefault(node.input[0], []).append(layer)
-    names = _distinct([_joint_name([layer.name for layer in layers]) for layers in found.values()])
+            readers.setdefault(node.input[0], []).append(layer)
+    names = _distinct(
+        [_joint_name([layer.name for layer in layers]) for layers in readers.values()]
+    )
     return tuple(
         Site(name, tensor, 1 if any(layer.op == "Conv" for layer in layers) else -1, tuple(layers))
-        for name, (tensor, layers) in zip(names, found.items(), strict=True)
+        for name, (tensor, layers) in zip(names, readers.items(), strict=True)
     )
 
 
 def layer_weight(model: onnx.ModelProto, layer: Layer) -> NDArray[np.float32]:
-    """The layer's weight as [outputs, inputs...]: the output axis moved to the front; `BadInput` when not finite."""
+    """Return the layer's weight as [outputs, inputs...]: the output axis is moved to the front.
+
+    Raises:
+        BadInput: when it is not finite.
+    """
     item = next(item for item in model.graph.initializer if item.name == layer.weight)
     weight: NDArray[np.float32] = numpy_helper.to_array(item).astype(np.float32)
     if not np.isfinite(weight).all():
         raise BadInput(
-            f"the weight of {layer.name} holds NaN or infinity: the model is broken, export it again"
+            f"the weight of {layer.name} holds NaN or infinity: the model is broken, export it "
+            "again"
         )
     return np.moveaxis(weight, layer.output_axis, 0)
 
 
 def expose(model: onnx.ModelProto, sites: tuple[Site, ...]) -> onnx.ModelProto:
-    """A copy of the model that also returns the tensor of every site."""
+    """Return a copy of the model that also returns the tensor of every site."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     present = {output.name for output in copy.graph.output}
@@ -116,7 +128,10 @@ def _layer(
 
 
 def _require_names(graph: onnx.GraphProto) -> None:
-    """Layers are told apart by their nodes' names; `tasks.models.export` gives every node one."""
+    """Refuse nodes of one name: layers are told apart by it.
+
+    `tasks.models.export` gives every node one.
+    """
     names = [node.name for node in graph.node if node.op_type in OPS]
     if len(set(names)) < len(names) or "" in names:
         raise BadInput(
@@ -125,12 +140,15 @@ def _require_names(graph: onnx.GraphProto) -> None:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """A module that runs twice has one name and two sites: `albert.query`, `albert.query#2`."""
-    seen: Counter[str] = Counter()
+    """Number names that come again: `albert.query`, `albert.query#2`.
+
+    A module that runs twice has one name and two sites.
+    """
+    met: Counter[str] = Counter()
     result = []
     for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        met[name] += 1
+        result.append(name if met[name] == 1 else f"{name}#{met[name]}")
     return result
 
 
@@ -143,7 +161,11 @@ def _module_name(
     weights: dict[str, onnx.TensorProto],
     consumers: dict[str, list[onnx.NodeProto]],
 ) -> str:
-    """Exports fold a transposed weight under a made-up name, but the bias beside it keeps the module's name."""
+    """Return the module's name, by the bias where the export renamed the weight.
+
+    Exports fold a transposed weight under a made-up name, but the bias beside it keeps the
+    module's.
+    """
     names: list[str] = [name for name in node.input if name in weights]
     for follower in consumers.get(node.output[0], []):
         if follower.op_type == "Add":
@@ -156,7 +178,7 @@ def _module_name(
 
 
 def _joint_name(names: list[str]) -> str:
-    """`a.b.query`, `a.b.key` -> `a.b.{query,key}`."""
+    """Join names: `a.b.query`, `a.b.key` -> `a.b.{query,key}`."""
     if len(names) == 1:
         return names[0]
     columns = zip(*(name.split(".")[:-1] for name in names), strict=False)

@@ -39,5 +39,5 @@ def accuracy(logits: ArrayLike, labels: ArrayLike) -> Scores:
 def likeliest_classes(
     logits: ArrayLike, name: str, *, like: ArrayLike | None = None
 ) -> NDArray[np.int64]:
-    """Return the class of each row's largest logit, [N, C] -> [N]; `like` is as in `finite_rows`."""
+    """Return the class of each row's largest logit, [N, C] -> [N]; `like` as in `finite_rows`."""
     return np.asarray(finite_rows(logits, name, like=like).argmax(axis=1), np.int64)

@@ -20,7 +20,7 @@ class Batch:
     mask: NDArray[np.bool_] | None  # [batch, tokens]: True where a token is real
 
     def parts(self, size: int) -> Iterator["Batch"]:
-        """The same cases in batches of at most `size`; padding stays as it is."""
+        """Yield the same cases in batches of at most `size`; padding stays as it is."""
         for start in range(0, len(self.cases), size):
             chosen = slice(start, start + size)
             feeds = {name: value[chosen] for name, value in self.feeds.items()}

@@ -1,9 +1,9 @@
-"""Registered models: full-precision graph, tokenizer, golden set and calibration pool, opened to be run.
+"""Registered models: full-precision graph, tokenizer, golden set and pool, opened to be run.
 
-Where they lie is in `registration.py`; beside them, and no part of the digest:
+Where they lie is in `tasks.specs.registration`. Beside them, and no part of the digest:
 
-models/NAME/traffic.parquet  the corpus that simulations replay, where the spec names one
-models/NAME/folder.json      where the spec lay, at which relative folders of its sources begin
+    models/NAME/traffic.parquet  the corpus that simulations replay, where the spec names one
+    models/NAME/folder.json      where the spec lay: relative folders of its sources begin there
 """
 
 import json
@@ -60,41 +60,42 @@ class RegisteredModel:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The spec as it was registered."""
+        """Return the spec as it was registered."""
         return read_spec(self.name, self.digest)
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
-        """The full-precision graph."""
+        """Return the full-precision graph."""
         return onnx.load_from_string(self.file(FULL_PRECISION))
 
     @cached_property
     def source(self) -> str:
-        """SHA-256 of the full-precision graph: other weights, another digest."""
+        """Return SHA-256 of the full-precision graph: other weights, another digest."""
         return sha256(self.file(FULL_PRECISION))
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Where the graph can be quantized."""
+        """Return where the graph can be quantized."""
         return find_sites(self.graph)
 
     @cached_property
     def inputs(self) -> Inputs:
-        """How payloads become feeds."""
+        """Return what makes feeds of payloads."""
         tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
         graph = self.graph if TRAITS[self.spec.task].per_token else None
         return open_inputs(self.spec, tokenizer, graph, lambda: self.reference)
 
     @cached_property
     def reference(self) -> Engine:
-        """The full-precision graph, loaded on the CPU."""
+        """Return the full-precision graph, loaded on the CPU."""
         return open_target("onnxruntime-cpu").load(self.file(FULL_PRECISION))
 
     @cached_property
     def instrumented(self) -> Engine:
-        """The full-precision graph that also returns every site's activations; never on the serving path.
+        """Return the full-precision graph that also returns every site's activations.
 
-        On the device where a target of the spec runs there, otherwise on the CPU.
+        It is never on the serving path. It runs on the device where a target of the spec runs
+        there, otherwise on the CPU.
         """
         exposed = expose(self.graph, self.sites).SerializeToString()
         targets = self.spec.targets if settings().observe_on_cuda else ()
@@ -102,7 +103,7 @@ class RegisteredModel:
 
     @cached_property
     def golden(self) -> GoldenSet:
-        """The fixed evaluation cases."""
+        """Return the fixed evaluation cases."""
         head = self.file("safety_head") if self.spec.golden.safety_head else None
         return read_golden(
             self.file("golden.parquet"), head, where=f"the golden set of {self.name}"
@@ -110,28 +111,31 @@ class RegisteredModel:
 
     @cached_property
     def golden_reference(self) -> Tensor:
-        """Full-precision outputs of every golden case, [cases, ...]."""
+        """Return full-precision outputs of every golden case, [cases, ...]."""
         return run_all(self.reference, self.inputs, [case.payload for case in self.golden.cases])
 
     @cached_property
     def golden_answers(self) -> Mapping[int, str]:
-        """A language model's full-precision answer to every golden case that asks for one, by its position."""
+        """Return a language model's full-precision answers by the golden case's position.
+
+        Only cases that ask for an answer have one.
+        """
         return answer_golden(self.reference, self.inputs, self.golden)
 
     @cached_property
     def classes(self) -> Classes | None:
-        """What an image encoder's embeddings are held against; None where the data hold no labels."""
+        """Return the classes of an image encoder; None where the data hold no labels."""
         data = self.file(CLASSES) if self.spec.task is Task.IMAGE_EMBEDDING else b""
         return parse_classes(data, where=f"{CLASSES} of {self.name}") if data else None
 
     @cached_property
     def pool(self) -> tuple[Request, ...]:
-        """The calibration pool."""
+        """Return the calibration pool."""
         return read_corpus(self.file("pool.parquet"), where=f"the calibration pool of {self.name}")
 
     @cached_property
     def replay(self) -> tuple[Request, ...]:
-        """The corpus to replay as traffic: the spec's own, or the calibration pool."""
+        """Return the corpus to replay as traffic: the spec's own, or the calibration pool."""
         try:
             data = settings().store().get(layout.replay(self.name))
         except NotFound:
@@ -139,22 +143,27 @@ class RegisteredModel:
         return read_corpus(data, where=f"the traffic corpus of {self.name}")
 
     def file(self, name: str) -> bytes:
-        """One file's bytes."""
+        """Return one file's bytes."""
         return read_file(self.name, self.digest, name)
 
 
 def answer_golden(engine: Engine, inputs: Inputs, golden: GoldenSet) -> Mapping[int, str]:
-    """What a language model's engine says to every golden case that asks for an answer, by its position."""
-    asked = positions(golden.cases, *SUITES).tolist()
-    prompts = [str(golden.cases[place].payload) for place in asked]
-    return dict(zip(asked, answer(engine, language_inputs(inputs), prompts), strict=True))
+    """Return what a language model's engine answers, by the golden case's position.
+
+    Only cases that ask for an answer have one.
+    """
+    places = positions(golden.cases, *SUITES).tolist()
+    prompts = [str(golden.cases[place].payload) for place in places]
+    return dict(zip(places, answer(engine, language_inputs(inputs), prompts), strict=True))
 
 
 def register(spec_path: Path) -> RegisteredModel:
     """Read the spec, export the source to ONNX, check golden set and pool, and store them all.
 
-    Registering the same content again changes nothing. Raises `BadInput` for whatever is wrong, before anything is
-    stored.
+    Registering the same content again changes nothing.
+
+    Raises:
+        BadInput: for whatever is wrong, before anything is stored.
     """
     spec = load_spec(spec_path)
     require_schedulable(spec.schedule, where=str(spec_path))
@@ -182,12 +191,15 @@ def register(spec_path: Path) -> RegisteredModel:
 
 
 def open_model(name: str) -> RegisteredModel:
-    """The model in use under a name; raises `NotFound` naming the known ones."""
+    """Return the model in use under a name; raise `NotFound` naming the known ones."""
     return open_exactly(name, current_digest(name))
 
 
 def spec_folder(name: str) -> Path:
-    """Where the spec of a model lay when it was registered; `/` when that was before folders were kept."""
+    """Return where the spec of a model lay when it was registered.
+
+    It is `/` when that was before folders were kept.
+    """
     try:
         return Path(json.loads(settings().store().get(layout.spec_folder(name)))["folder"])
     except NotFound:
@@ -195,17 +207,21 @@ def spec_folder(name: str) -> Path:
 
 
 def source_of(name: str, digest: str) -> str:
-    """`RegisteredModel.source` of an earlier registration; raises `NotFound` when its graph is gone."""
+    """Return `RegisteredModel.source` of an earlier registration.
+
+    Raises:
+        NotFound: when its graph is gone.
+    """
     return _opened(settings().store().url, name, digest).source
 
 
 def open_exactly(name: str, digest: str) -> RegisteredModel:
-    """A registered model by its digest, also when another has come into use since."""
+    """Return a registered model by its digest, also when another has come into use since."""
     return _opened(settings().store().url, name, digest)
 
 
 def where_spread(name: str) -> str | None:
-    """The cluster setting for a model's work: the process's own, or its spec's."""
+    """Return the cluster setting for a model's work: the process's own, or its spec's."""
     return settings().cluster or current_spec(name).cluster
 
 
@@ -242,7 +258,10 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:
-    """The corpus to replay, if the spec names one and it is there: nothing but simulations needs it."""
+    """Read the corpus to replay, if the spec names one and it is there.
+
+    Nothing but simulations needs it.
+    """
     if spec.data.traffic is None or not (base / spec.data.traffic).exists():
         return None
     data = _read(base / spec.data.traffic, "data.traffic")
@@ -251,19 +270,27 @@ def _replay(spec: ModelSpec, base: Path) -> bytes | None:
 
 
 def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes:
-    """All labels' texts by CLIP's text tower where the spec has a prompt; else means of the pool's labelled images."""
+    """Dump the classes of an image encoder.
+
+    Where the spec has a prompt, they are all labels' texts by CLIP's text tower. Else they are
+    means of the pool's labelled images.
+    """
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
-    shown = [(one.payload, one.label) for one in pool if one.label is not None]
+    labelled = [(case.payload, case.label) for case in pool if case.label is not None]
     if spec.golden.prompt is not None:
         from tasks.models.vision.encoder import embed_texts  # torch, as above
 
         names = tuple(
-            sorted({label for _, label in shown} | {one.label for one in golden.cases if one.label})
+            sorted(
+                {label for _, label in labelled}
+                | {case.label for case in golden.cases if case.label}
+            )
         )
         if not names:
             raise BadInput(
-                "golden.prompt makes texts of labels, and neither golden cases nor pool have any: add some"
+                "golden.prompt makes texts of labels, and neither golden cases nor pool have any: "
+                "add some"
             )
         try:
             texts = [spec.golden.prompt.replace("{}", name) for name in names]
@@ -274,21 +301,23 @@ def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes
             raise BadInput(
                 f"golden.prompt: {folder} cannot embed texts: {' '.join(str(exc).split())[:300]}"
             ) from exc
-    if not shown:
+    if not labelled:
         return b""
     engine, inputs = (
         open_target("onnxruntime-cpu").load(files[FULL_PRECISION]),
         open_inputs(spec, None),
     )
-    found = prototypes(
-        run_all(engine, inputs, [payload for payload, _ in shown]), [label for _, label in shown]
+    classes = prototypes(
+        run_all(engine, inputs, [payload for payload, _ in labelled]),
+        [label for _, label in labelled],
     )
-    unknown = sorted({one.label for one in golden.cases if one.label} - set(found.names))
+    unknown = sorted({case.label for case in golden.cases if case.label} - set(classes.names))
     if unknown:
         raise BadInput(
-            f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: add some"
+            f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: "
+            "add some"
         )
-    return dump_classes(found)
+    return dump_classes(classes)
 
 
 def _read(path: Path, field: str) -> bytes:
@@ -310,7 +339,8 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     sites = find_sites(graph)
     if not sites:
         raise BadInput(
-            "source: the graph has no matrix product or convolution with constant weights to quantize"
+            "source: the graph has no matrix product or convolution with constant weights to "
+            "quantize"
         )
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
     inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine)

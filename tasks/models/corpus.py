@@ -1,4 +1,7 @@
-"""Shipped data, before it is anyone's traffic: one Parquet row per text or tensor, with its domain and language."""
+"""Shipped data, before it is anyone's traffic.
+
+One Parquet row holds a text or tensor with its domain and language.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -17,12 +20,17 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
-    """The rows as requests of tenant "corpus", at the epoch; raises `BadInput` when a row or column is wrong."""
+    """Return the rows as requests of tenant "corpus", at the epoch.
+
+    Raises:
+        BadInput: when a row or column is wrong.
+    """
     try:
         table = pq.read_table(BytesIO(data))
     except (pa.ArrowException, OSError) as exc:
         raise BadInput(
-            f"{where} is not a readable Parquet file ({' '.join(str(exc).split())[:200]}): write it again"
+            f"{where} is not a readable Parquet file ({' '.join(str(exc).split())[:200]}): write "
+            "it again"
         ) from exc
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
@@ -41,14 +49,15 @@ def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
 
 
 def guardrail_cases(pool: Sequence[Request], domains: Collection[str]) -> tuple[Request, ...]:
-    """The pool's cases of these domains; raises `BadInput` when it has none of one."""
-    missing = sorted(set(domains) - {one.domain for one in pool})
+    """Return the pool's cases of these domains; raise `BadInput` when it has none of one."""
+    missing = sorted(set(domains) - {request.domain for request in pool})
     if missing:
-        held = ", ".join(sorted({one.domain for one in pool})) or "none"
+        domains_there = ", ".join(sorted({request.domain for request in pool})) or "none"
         raise BadInput(
-            f"calibration.guardrails names {missing[0]!r}, and the calibration pool has no such domain: it has {held}"
+            f"calibration.guardrails names {missing[0]!r}, and the calibration pool has no such "
+            f"domain: it has {domains_there}"
         )
-    return tuple(one for one in pool if one.domain in set(domains))
+    return tuple(request for request in pool if request.domain in set(domains))
 
 
 def _request(row: dict[str, object], where: str) -> Request:

@@ -37,10 +37,13 @@ TOLERANCE = 1e-4
 
 
 def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
-    """The full-precision graph, opset 20, with dynamic batch (and length).
+    """Return the full-precision graph, opset 20, with dynamic batch (and length).
 
-    A folder with one `model.onnx` is taken as it is, but for names of nodes that lack one. Raises `BadInput` when the
-    folder cannot be read as the spec's task, or when the exported graph does not compute what torch computes.
+    A folder with one `model.onnx` is taken as it is, but for names of nodes that lack one.
+
+    Raises:
+        BadInput: when the folder cannot be read as the spec's task, or when the exported graph does
+            not compute what torch computes.
     """
     ready = folder / "model.onnx"
     if ready.is_file():
@@ -65,7 +68,10 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
 
 
 def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
-    """The decoder with its cache; checked where it reads a text at once, and where it adds one token to a cache."""
+    """Export the decoder with its cache.
+
+    It is checked where it reads a text at once, and where it adds one token to a cache.
+    """
     try:
         module, layout, probe, shapes = load_decoder(
             folder, spec.input.max_length + spec.input.new_tokens
@@ -78,8 +84,8 @@ def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
         ) from exc
     model = _to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
     mark(model, layout)
-    for one in (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1)):
-        _compare(model, module, one, flatten(one))
+    for case in (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1)):
+        _compare(model, module, case, flatten(case))
     return model
 
 
@@ -91,7 +97,7 @@ class SentenceEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token ids and mask [batch, tokens] -> embeddings [batch, hidden]."""
+        """Return embeddings: token ids and mask [batch, tokens] -> [batch, hidden]."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
@@ -111,7 +117,7 @@ class ConvNet(nn.Module):
         self.fc2 = nn.Linear(64, int(str(config["classes"])))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Images [batch, channels, height, width] -> logits [batch, classes]."""
+        """Return logits: images [batch, channels, height, width] -> [batch, classes]."""
         image = torch.relu(self.conv1(image))
         image = torch.max_pool2d(torch.relu(self.conv2(image)), 2)
         hidden: torch.Tensor = self.fc2(torch.relu(self.fc1(image.flatten(1))))
@@ -165,22 +171,26 @@ def _require_hearing(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """ONNX lets nodes go without a name; sites and Q/DQ nodes are named after theirs."""
-    taken = {node.name for node in graph.node}
-    seen = {""}
+    """Name the nodes without a name, which ONNX allows.
+
+    Sites and Q/DQ nodes are named after theirs.
+    """
+    names = {node.name for node in graph.node}
+    met = {""}
     for index, node in enumerate(graph.node):
-        if node.name in seen:
+        if node.name in met:
             node.name = next(
                 name
                 for extra in count()
-                if (name := f"{node.op_type}_{index}{'_' * extra}") not in taken | seen
+                if (name := f"{node.op_type}_{index}{'_' * extra}") not in names | met
             )
-        seen.add(node.name)
+        met.add(node.name)
 
 
 def _ints(value: list[int] | int | str) -> list[int]:
     if not isinstance(value, list):
-        raise ValueError(f"config.json: {value!r} should be a list of numbers")  # noqa: TRY004  # caught with the rest
+        message = f"config.json: {value!r} should be a list of numbers"
+        raise ValueError(message)  # noqa: TRY004  # caught with the rest
     return value
 
 
@@ -212,7 +222,7 @@ def _text(spec: ModelSpec, folder: Path) -> Loaded:
 
 
 def _require_mean_pooling(folder: Path) -> None:
-    """Another pooling would export, run, and be another model than its authors'."""
+    """Refuse another pooling: it would export, run, and be another model than its authors'."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
     kinds = (
         {str(item["type"]).rsplit(".", 1)[-1] for item in json.loads(modules.read_text())}
@@ -221,13 +231,15 @@ def _require_mean_pooling(folder: Path) -> None:
     )
     if not set(kinds) <= POOLED:
         raise ValueError(
-            f"modules.json lists {', '.join(sorted(set(kinds) - POOLED))}; bring a model.onnx instead"
+            f"modules.json lists {', '.join(sorted(set(kinds) - POOLED))}; bring a model.onnx "
+            "instead"
         )
     if pooling.exists() and not json.loads(pooling.read_text()).get(
         "pooling_mode_mean_tokens", False
     ):
         raise ValueError(
-            "1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx instead"
+            "1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx "
+            "instead"
         )
 
 
@@ -252,7 +264,10 @@ LOADERS: Mapping[Task, Callable[[ModelSpec, Path], Loaded]] = {
     Task.IMAGE_EMBEDDING: load_image_encoder,
     Task.SPEECH_RECOGNITION: load_recognizer,
 }
-"""From a folder to a module; a language model's cache wants more than one probe, so it is exported by itself."""
+"""From a folder to a module.
+
+A language model's cache wants more than one probe, so it is exported by itself.
+"""
 
 
 def _to_onnx(
@@ -278,7 +293,8 @@ def _to_onnx(
             )
     except Exception as exc:  # the exporter's errors derive from whatever its stages raise
         raise BadInput(
-            f"source: torch could not export the model to ONNX ({_first_line(exc)}); bring a model.onnx instead"
+            f"source: torch could not export the model to ONNX ({_first_line(exc)}); bring a "
+            "model.onnx instead"
         ) from exc
     if program is None:
         raise BadInput("source: torch could not export the model to ONNX")
@@ -295,7 +311,10 @@ def _to_onnx(
 
 
 def _check(model: onnx.ModelProto, module: nn.Module, probe: Probe) -> None:
-    """On the probe and on smaller ones: a graph that holds the probe's shape as a constant agrees on that alone."""
+    """Compare on the probe and on smaller ones.
+
+    A graph that holds the probe's shape as a constant agrees on that alone.
+    """
     for smaller in (probe, _slice(probe, 1, 16), _slice(probe, 2, 9)):
         _compare(model, module, smaller, smaller)
 
@@ -311,18 +330,19 @@ def _compare(
         outputs = engine.run({name: tensor.numpy() for name, tensor in feeds.items()})
     except BadInput as exc:
         raise BadInput(f"source: the exported graph does not run on other shapes: {exc}") from exc
-    for expected, found in zip((one.numpy() for one in wanted), outputs.values(), strict=True):
-        difference = (
-            float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
-        )
+    for tensor, output in zip(wanted, outputs.values(), strict=True):
+        expected = tensor.numpy()
+        same_shape = output.shape == expected.shape
+        difference = float(np.abs(output - expected).max()) if same_shape else float("inf")
         if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise BadInput(
-                f"source: the exported graph differs from torch by {difference:.2g}; the export cannot be trusted"
+                f"source: the exported graph differs from torch by {difference:.2g}; the export "
+                "cannot be trusted"
             )
 
 
 def _slice(probe: Probe, cases: int, tokens: int) -> Probe:
-    """The first cases, and of token arrays [batch, tokens] the first tokens."""
+    """Return the first cases, and of token arrays [batch, tokens] the first tokens."""
     return {
         name: (tensor[:cases, :tokens] if tensor.ndim == 2 else tensor[:cases]).contiguous()
         for name, tensor in probe.items()

@@ -1,4 +1,4 @@
-"""Golden sets: one Parquet file of cases and beside it the safety head as safetensors; and which case is which."""
+"""Golden sets: one Parquet file of cases and beside it the safety head as safetensors."""
 
 from __future__ import annotations
 
@@ -39,20 +39,27 @@ SCHEMA = pa.schema(
 
 
 def read_golden(cases: bytes, safety_head: bytes | None, *, where: str) -> GoldenSet:
-    """The golden set in a Parquet file and an optional safety head.
+    """Read the golden set in a Parquet file, and an optional safety head.
 
-    `where` names the file in messages. The digest is SHA-256 over the digests of both files.
-    Raises `BadInput` for a truncated file, wrong column types, an unknown kind, repeated case ids, a query without
-    passages of this set, a safety case without its label, or no cases.
+    The digest is SHA-256 over the digests of both files.
+
+    Args:
+        cases: content of the Parquet file.
+        safety_head: content of the safetensors file, if there is one.
+        where: names the file in messages.
+
+    Raises:
+        BadInput: for a truncated file, wrong column types, an unknown kind, repeated case ids, a
+            query without passages of this set, a safety case without its label, or no cases.
     """
-    found = tuple(_case(row, where) for row in _rows(cases, where))
-    _check(found, where)
+    parsed = tuple(_case(row, where) for row in _rows(cases, where))
+    _check(parsed, where)
     weight, bias = (None, 0.0) if safety_head is None else _safety_head(safety_head, where)
-    return GoldenSet(found, _digest(cases, safety_head), weight, bias)
+    return GoldenSet(parsed, _digest(cases, safety_head), weight, bias)
 
 
 def write_golden(cases: Sequence[GoldenCase]) -> bytes:
-    """The Parquet file of these cases; raises `BadInput` for what `read_golden` would refuse."""
+    """Return the Parquet file of these cases; refuse what `read_golden` would refuse."""
     _check(cases, "the golden set to write")
     table = pa.Table.from_pylist([_row(case) for case in cases], schema=SCHEMA)
     buffer = io.BytesIO()
@@ -61,7 +68,10 @@ def write_golden(cases: Sequence[GoldenCase]) -> bytes:
 
 
 def write_safety_head(weight: Tensor, bias: float) -> bytes:
-    """The safetensors file of a linear safety head, weight [D]: it blocks where `embedding @ weight + bias > 0`."""
+    """Return the safetensors file of a linear safety head, weight [D].
+
+    It blocks where `embedding @ weight + bias > 0`.
+    """
     tensors = {
         "weight": np.ascontiguousarray(weight, np.float32),
         "bias": np.array([bias], np.float32),
@@ -70,14 +80,17 @@ def write_safety_head(weight: Tensor, bias: float) -> bytes:
 
 
 def positions(cases: Iterable[GoldenCase], *kinds: CaseKind) -> NDArray[np.int64]:
-    """Where the cases of these kinds stand."""
+    """Return where the cases of these kinds stand."""
     return np.array([index for index, case in enumerate(cases) if case.kind in kinds], np.int64)
 
 
 def relevant_rows(
     cases: Sequence[GoldenCase], queries: NDArray[np.int64], passages: NDArray[np.int64]
 ) -> list[frozenset[int]]:
-    """Per query, the rows of its relevant passages among the passages; both given by their positions in the set."""
+    """Return, per query, the rows of its relevant passages among the passages.
+
+    Both are given by their positions in the set.
+    """
     row = {cases[place].case_id: number for number, place in enumerate(passages)}
     return [frozenset(row[name] for name in cases[place].relevant) for place in queries]
 
@@ -98,21 +111,25 @@ def _check_schema(schema: pa.Schema, where: str) -> None:
     version = (schema.metadata or {}).get(_VERSION_KEY, b"").decode(errors="replace")
     if version != VERSION:
         raise BadInput(
-            f"{where} has golden version {version!r} in its metadata, and this program reads {VERSION!r}: "
+            f"{where} has golden version {version!r} in its metadata, and this program reads "
+            f"{VERSION!r}: "
             "write it with tasks.models.golden.write_golden"
         )
     for field in SCHEMA:
         index = schema.get_field_index(field.name)
-        found = schema.field(index).type if index >= 0 else "missing"
-        if found != field.type:
-            raise BadInput(f"{where}: the column {field.name} is {found}: it must be {field.type}")
+        type_found = schema.field(index).type if index >= 0 else "missing"
+        if type_found != field.type:
+            raise BadInput(
+                f"{where}: the column {field.name} is {type_found}: it must be {field.type}"
+            )
 
 
 def _case(row: Mapping[str, object], where: str) -> GoldenCase:
     case_id, domain, language, kind = (_text(row, name, where) for name in _REQUIRED)
     if kind not in list(CaseKind):
         raise BadInput(
-            f"{where}, case {case_id!r}: the kind {kind!r} is unknown; allowed: {', '.join(CaseKind)}",
+            f"{where}, case {case_id!r}: the kind {kind!r} is unknown; allowed: "
+            f"{', '.join(CaseKind)}",
         )
     label, relevant = row["label"], row["relevant"]
     return GoldenCase(
@@ -158,7 +175,7 @@ def _row(case: GoldenCase) -> dict[str, object]:
 
 
 def _check(cases: Sequence[GoldenCase], where: str) -> None:
-    """What one row cannot tell: ids are unique and references lead somewhere."""
+    """Check what one row cannot tell: ids are unique and references lead somewhere."""
     if not cases:
         raise BadInput(f"{where} holds no cases: a golden set needs at least one")
     repeated = sorted(
@@ -176,7 +193,8 @@ def _check(cases: Sequence[GoldenCase], where: str) -> None:
 def _check_case(case: GoldenCase, passages: set[str], where: str) -> None:
     if case.kind is CaseKind.SAFETY and case.label not in _SAFETY_LABELS:
         raise BadInput(
-            f"{where}: the label of a safety case is {case.label!r}; allowed: {', '.join(_SAFETY_LABELS)}"
+            f"{where}: the label of a safety case is {case.label!r}; allowed: "
+            f"{', '.join(_SAFETY_LABELS)}"
         )
     if case.kind is CaseKind.CODE and not (case.label or "").strip():
         raise BadInput(f"{where}: a code case needs checks in its label, one expression a line")
@@ -184,17 +202,19 @@ def _check_case(case: GoldenCase, passages: set[str], where: str) -> None:
         raise BadInput(f"{where}: a query needs at least one case_id in `relevant`")
     if case.kind is not CaseKind.QUERY and case.relevant:
         raise BadInput(
-            f"{where}: `relevant` belongs to queries, and this is a {case.kind} case: leave it empty"
+            f"{where}: `relevant` belongs to queries, and this is a {case.kind} case: leave it "
+            "empty"
         )
     missing = [name for name in case.relevant if name not in passages]
     if missing:
         raise BadInput(
-            f"{where}: `relevant` names {_some(missing)}, which is no passage of this set: add or remove it"
+            f"{where}: `relevant` names {_some(missing)}, which is no passage of this set: add or "
+            "remove it"
         )
 
 
 def _safety_head(data: bytes, where: str) -> tuple[Tensor, float]:
-    """The weight [D] and the bias of the linear safety head."""
+    """Parse the weight [D] and the bias of the linear safety head."""
     try:
         tensors: Mapping[str, Tensor] = safetensors.load(data)
     except (SafetensorError, KeyError, TypeError, ValueError) as exc:
@@ -220,7 +240,7 @@ def _digest(cases: bytes, safety_head: bytes | None) -> str:
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, so that a message stays one line."""
+    """Join the first few names, so that a message stays one line."""
     listed = list(names)
     rest = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(repr(name) for name in listed[:most]) + rest

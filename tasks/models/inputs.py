@@ -35,11 +35,11 @@ class Inputs(Protocol):
 
     @property
     def profile(self) -> Profiles:
-        """Shapes that engines are built for."""
+        """Return the shapes that engines are built for."""
         ...
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """All payloads, each once; order and grouping are the batcher's choice."""
+        """Yield all payloads, each once; order and grouping are the batcher's choice."""
         ...
 
 
@@ -49,17 +49,23 @@ def open_inputs(
     graph: onnx.ModelProto | None = None,
     reference: Callable[[], Engine] | None = None,
 ) -> Inputs:
-    """The batcher of a spec; `tokenizer` is the content of its tokenizer.json.
+    """Return the batcher of a spec.
 
-    A language model's batcher also needs its graph, which tells what its cache looks like. A speech model's needs its
-    graph, for its features, and full precision itself, which writes the tokens that a recording is read with.
+    Args:
+        spec: the model's.
+        tokenizer: the content of its tokenizer.json.
+        graph: the model itself. A language model's tells what its cache looks like, a speech
+            model's which features it hears.
+        reference: full precision itself. A speech model's writes the tokens that a recording is
+            read with.
     """
     traits, rules = TRAITS[spec.task], spec.input
     if traits.reads == "image":
         return ImageInputs(rules.shape or (), traits.output)
     if tokenizer is None:
         raise BadInput(
-            f"{spec.name}: the tokenizer is missing from the registered model; run `requant model add` again"
+            f"{spec.name}: the tokenizer is missing from the registered model; run `requant model "
+            "add` again"
         )
     if spec.task is Task.TEXT_EMBEDDING:
         return TextInputs(tokenizer, rules.max_length)
@@ -79,7 +85,7 @@ def open_inputs(
 
 
 def language_inputs(inputs: Inputs) -> LanguageInputs:
-    """The same inputs, known to be a language model's; raises `BadInput` when they are not."""
+    """Return the same inputs, known to be a language model's; else raise `BadInput`."""
     if not isinstance(inputs, LanguageInputs):
         raise BadInput(
             "only a language model reads tokens one after another: this model has another task"
@@ -88,36 +94,36 @@ def language_inputs(inputs: Inputs) -> LanguageInputs:
 
 
 def speech_inputs(inputs: Inputs) -> SpeechInputs:
-    """The same inputs, known to be a speech model's; raises `BadInput` when they are not."""
+    """Return the same inputs, known to be a speech model's; else raise `BadInput`."""
     if not isinstance(inputs, SpeechInputs):
         raise BadInput("only a speech model reads waveforms: this model has another task")
     return inputs
 
 
 def run_all(engine: Engine, inputs: Inputs, payloads: Sequence[Payload]) -> Tensor:
-    """Outputs of every payload, in order: [payloads, ...]."""
+    """Return outputs of every payload, in order: [payloads, ...]."""
     return stacked(run_batches(engine, inputs, payloads), len(payloads))
 
 
 def run_batches(
     engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
 ) -> dict[int, NDArray[np.float32]]:
-    """The output of each case that the batcher gives, by its place."""
+    """Return the output of each case that the batcher gives, by its place."""
     results: dict[int, NDArray[np.float32]] = {}
     for batch in inputs.batches(payloads):
         outputs = engine.run(batch.feeds)
-        found = outputs.get(inputs.output)
-        if found is None or len(found) != len(batch.cases):
+        output = outputs.get(inputs.output)
+        if output is None or len(output) != len(batch.cases):
             raise BadInput(
                 f"the engine gave {', '.join(outputs)} for {len(batch.cases)} cases: "
                 f"one row of {inputs.output!r} a case is needed; export the model again"
             )
-        results.update(zip(batch.cases.tolist(), found, strict=True))
+        results.update(zip(batch.cases.tolist(), output, strict=True))
     return results
 
 
 def stacked(results: Mapping[int, NDArray[np.float32]], count: int) -> Tensor:
-    """The outputs of `count` cases in order, [count, ...]."""
+    """Return the outputs of `count` cases in order, [count, ...]."""
     return (
         np.stack([results[case] for case in range(count)])
         if results
@@ -129,7 +135,8 @@ def stacked(results: Mapping[int, NDArray[np.float32]], count: int) -> Tensor:
 class BatchShard:
     """Every `of`-th batch of another batcher, from `index` on.
 
-    Batches stay whole: cases keep their numbers and their padding, so that shards together are the single pass.
+    Batches stay whole: cases keep their numbers and their padding. So shards together are the
+    single pass.
     """
 
     inputs: Inputs
@@ -138,16 +145,16 @@ class BatchShard:
 
     @property
     def output(self) -> str:
-        """As of the whole."""
+        """Return the name that the other batcher's output has."""
         return self.inputs.output
 
     @property
     def profile(self) -> Profiles:
-        """As of the whole."""
+        """Return the other batcher's shapes."""
         return self.inputs.profile
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """This shard's batches of all payloads."""
+        """Yield this shard's batches of all payloads."""
         return islice(self.inputs.batches(payloads), self.index, None, self.of)
 
 
@@ -164,7 +171,8 @@ class TextInputs:
         special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= special:  # the library would then not truncate at all
             raise BadInput(
-                f"input.max_length is {max_length}, and {special} of these are the tokenizer's own tokens"
+                f"input.max_length is {max_length}, and {special} of these are the tokenizer's own "
+                "tokens"
             )
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.no_padding()
@@ -172,13 +180,13 @@ class TextInputs:
 
     @property
     def profile(self) -> Profile:
-        """Up to 64 texts of the full length."""
+        """Return the shapes of up to 64 texts of the full length."""
         longest = max(SHORTEST, self._max_length)
         shapes = Shapes((1, SHORTEST), (8, min(64, longest)), (64, longest))
         return {"input_ids": shapes, "attention_mask": shapes}
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """Texts of like length share a batch, so that little is padded."""
+        """Yield texts of like length in one batch, so that little is padded."""
         if not all(isinstance(payload, str) for payload in payloads):
             raise BadInput("a text model was given a tensor; look at the traffic's `text` column")
         encoded = self._encode([str(item) for item in payloads])
@@ -200,7 +208,8 @@ class TextInputs:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             return [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
-        except Exception as exc:  # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
+        # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
+        except Exception as exc:
             raise BadInput(
                 f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column"
             ) from exc
@@ -216,18 +225,18 @@ class ImageInputs:
 
     @property
     def profile(self) -> Profile:
-        """Up to 256 images."""
+        """Return the shapes of up to 256 images."""
         return {"image": Shapes((1, *self._shape), (BATCH, *self._shape), (256, *self._shape))}
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """In order."""
+        """Yield images in order."""
         for start in range(0, len(payloads), BATCH):
             images = payloads[start : start + BATCH]
             for image in images:
                 if isinstance(image, str) or image.shape != self._shape:
-                    found = "a text" if isinstance(image, str) else f"shape {image.shape}"
+                    kind = "a text" if isinstance(image, str) else f"shape {image.shape}"
                     raise BadInput(
-                        f"the model wants images of shape {self._shape}, but was given {found}"
+                        f"the model wants images of shape {self._shape}, but was given {kind}"
                     )
             stacked = np.stack([np.asarray(image, np.float32) for image in images])
             yield Batch({"image": stacked}, np.arange(start, start + len(images)), None)

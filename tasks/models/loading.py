@@ -1,4 +1,4 @@
-"""What a loader gives the exporter, and how a Hugging Face folder is read without a network or a guess."""
+"""How a Hugging Face folder is read without a network or a guess, for the exporter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,13 @@ class Loaded:
 
 
 def pretrained(kind: Any, folder: Path, *, spare: Sequence[str] = ()) -> Any:
-    """A transformers model of a folder in FP32, with attention as plain products, which every target parses.
+    """Load a transformers model of a folder in FP32.
 
-    Raises `ValueError` for weights that the folder lacks, because transformers would make them up; those that begin
-    with a name in `spare` are not used.
+    Its attention is plain products, which every target parses.
+
+    Raises:
+        ValueError: for weights that the folder lacks, because transformers would make them up;
+            those that begin with a name in `spare` are not used.
     """
     from transformers.utils import logging
 
@@ -49,6 +52,7 @@ def pretrained(kind: Any, folder: Path, *, spare: Sequence[str] = ()) -> Any:
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(tuple(spare)))
     if missing:
         raise ValueError(
-            f"the weights lack {', '.join(missing[:3])}: they are of another model than config.json says"
+            f"the weights lack {', '.join(missing[:3])}: they are of another model than "
+            "config.json says"
         )
     return model.eval()

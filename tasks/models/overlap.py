@@ -9,7 +9,7 @@ from tasks.records import GoldenCase, Request
 
 
 def golden_contents(golden: Iterable[GoldenCase]) -> frozenset[str]:
-    """Fingerprints of golden inputs, as shipped and as redaction would store them."""
+    """Return fingerprints of golden inputs, as shipped and as redaction would store them."""
     contents = set()
     for case in golden:
         contents.add(fingerprint(case.payload))
@@ -19,11 +19,12 @@ def golden_contents(golden: Iterable[GoldenCase]) -> frozenset[str]:
 
 
 def require_disjoint(pool: Iterable[Request], forbidden: frozenset[str]) -> None:
-    """Raises `BadInput` naming some of the pool's requests that are golden cases."""
+    """Raise `BadInput` naming some of the pool's requests that are golden cases."""
     both = [request.request_id for request in pool if fingerprint(request.payload) in forbidden]
     if both:
         cases = "1 case" if len(both) == 1 else f"{len(both)} cases"
         raise BadInput(
             f"the golden set overlaps the calibration set: {cases}, e.g. {', '.join(both[:3])}; "
-            "remove them from the calibration pool, because a model must not be calibrated on what judges it"
+            "remove them from the calibration pool, because a model must not be calibrated on what "
+            "judges it"
         )

@@ -1,4 +1,7 @@
-"""Whether a candidate writes what full precision writes, token by token, for every writing model."""
+"""Whether a candidate writes what full precision writes, token by token.
+
+One function serves every model that writes.
+"""
 
 from collections.abc import Sequence
 

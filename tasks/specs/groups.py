@@ -1,7 +1,8 @@
-"""Groups of golden cases, named as in budgets and traffic ("all", "domain=code"), and which of them judge.
+"""Groups of golden cases, named as in budgets and traffic ("all", "domain=code").
 
-Traffic says what it holds by groups that make up enough of it. A group that the golden set has binds. Traffic of a
-group that it lacks, or of none, can only be judged by everything there is: its dimension narrows nothing then.
+Traffic says what it holds by groups that make up enough of it. A group that the golden set has
+binds. Traffic of a group that it lacks, or of none, can only be judged by everything there is: its
+dimension narrows nothing then.
 """
 
 from __future__ import annotations
@@ -24,32 +25,39 @@ class Reach:
 
     @property
     def narrowing(self) -> frozenset[str]:
-        """The groups that judged cases must belong to, of dimensions in which every served group is known."""
+        """Return the groups that judged cases must belong to.
+
+        They are of dimensions in which every served group is known.
+        """
         free = {_dimension(name) for name in self.lacking}
         return frozenset(name for name in self.known if _dimension(name) not in free)
 
 
 def reach(served: Iterable[str], cases: Iterable[GoldenCase]) -> Reach:
-    """Which served groups these cases hold, and which they lack; "unknown" is no group, whoever writes it."""
+    """Return which served groups these cases hold, and which they lack.
+
+    "unknown" is no group, whoever writes it.
+    """
     wanted = frozenset(served)
-    known = wanted & _groups(cases) - _NAMELESS
-    return Reach(known, wanted - known)
+    covered = wanted & _groups(cases) - _NAMELESS
+    return Reach(covered, wanted - covered)
 
 
 def groups_of(case: GoldenCase) -> frozenset[str]:
-    """The groups that a case belongs to, besides "all"."""
+    """Return the groups that a case belongs to, besides "all"."""
     return frozenset({f"domain={case.domain}", f"language={case.language}"})
 
 
 def group_names(cases: Iterable[GoldenCase], served: frozenset[str]) -> list[str]:
-    """ "all", then every group that the golden set or the traffic holds, sorted."""
+    """Return "all", then every group that the golden set or the traffic holds, sorted."""
     return [ALL, *sorted(served | _groups(cases))]
 
 
 def judged(case: GoldenCase, group: str, narrowing: frozenset[str]) -> bool:
-    """Whether a case counts for a group when cases are narrowed to these groups.
+    """Return whether a case counts for a group when cases are narrowed to these groups.
 
-    A case counts when its domain and its language are named; a dimension of which nothing is named is free.
+    A case counts when its domain and its language are named. A dimension of which nothing is named
+    is free.
     """
     names = groups_of(case)
     return (group == ALL or group in names) and all(

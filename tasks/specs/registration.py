@@ -1,9 +1,10 @@
-"""Which models are registered, under which digest, with which spec; `catalog.py` opens them to be run.
+"""Which models are registered, under which digest, with which spec.
 
-models/NAME/DIGEST/<file>   immutable, addressed by content
-models/NAME/current         the digest in use
+`tasks.models.catalog` opens them to be run. Commands that only read stand on this module: it
+imports nothing of a model's graph, engine or data.
 
-Commands that only read stand on this module: it imports nothing of a model's graph, engine or data.
+    models/NAME/DIGEST/<file>   immutable, addressed by content
+    models/NAME/current         the digest in use
 """
 
 import json
@@ -20,16 +21,18 @@ OPEN_SPECS = 64
 
 
 def model_names(store: ObjectStore) -> list[str]:
-    """All registered models, sorted."""
+    """Return all registered models, sorted."""
     kind = layout.REGISTRATION_IN_USE
-    known = (kind.fields(key) for key in store.list(kind.prefix()))
-    return sorted(fields["model"] for fields in known if fields is not None)
+    parsed = (kind.fields(key) for key in store.list(kind.prefix()))
+    return sorted(fields["model"] for fields in parsed if fields is not None)
 
 
 def current_digest(name: str) -> str:
     """Return the digest in use under a name; a run works with the same from beginning to end.
 
-    Raises `NotFound` naming the known ones, and `BadInput`.
+    Raises:
+        NotFound: naming the known models.
+        BadInput: when what is stored is no digest.
     """
     store = settings().store()
     return once("current", store.url, name, open_it=lambda: _read_current(store, name))
@@ -39,9 +42,10 @@ def _read_current(store: ObjectStore, name: str) -> str:
     try:
         data = store.get(layout.registration_in_use(name))
     except NotFound as exc:
-        known = ", ".join(model_names(store)) or "none yet"
+        names = ", ".join(model_names(store)) or "none yet"
         raise NotFound(
-            f"no model is called {name!r} (known: {known}): add it with `requant model add SPEC.yaml`"
+            f"no model is called {name!r} (known: {names}): add it with `requant model add "
+            "SPEC.yaml`"
         ) from exc
     try:
         return str(json.loads(data)["digest"])
@@ -58,17 +62,22 @@ def use_digest(name: str, digest: str) -> None:
 
 
 def current_spec(name: str) -> ModelSpec:
-    """The spec in use under a name; raises `NotFound` and `BadInput`."""
+    """Return the spec in use under a name; raise as `current_digest` and `read_spec` do."""
     return read_spec(name, current_digest(name))
 
 
 def read_spec(name: str, digest: str) -> ModelSpec:
-    """The spec of one registration, as it was registered; raises `NotFound` and `BadInput`."""
+    """Return the spec of one registration, as it was registered.
+
+    Raises:
+        NotFound: when there is no such registration.
+        BadInput: when what is stored is no spec.
+    """
     return _parsed(settings().store().url, name, digest)
 
 
 def read_file(name: str, digest: str, file: str) -> bytes:
-    """One file of a registration; raises `NotFound`."""
+    """Return one file of a registration; raise `NotFound`."""
     return read_once(settings().store(), layout.registration_file(name, digest, file))
 
 

@@ -64,7 +64,8 @@ class SourceSpec(BaseModel):
             )
         if self.format == "triton" and self.first_at is None:
             raise ValueError(
-                "format triton needs first_at, when its first trace was taken: its clock names no date"
+                "format triton needs first_at, when its first trace was taken: its clock names no "
+                "date"
             )
         if self.first_at is not None and self.format not in TIMELESS:
             raise ValueError(f"first_at is for formats without dates: {', '.join(TIMELESS)}")
@@ -74,7 +75,7 @@ class SourceSpec(BaseModel):
 
     @property
     def slug(self) -> str:
-        """Its name, given or made of the last part of its path or experiment."""
+        """Return its name, given or made of the last part of its path or experiment."""
         if self.name is not None:
             return self.name
         last = (self.path or self.experiment or "").rstrip("/").rpartition("/")[2]
@@ -82,23 +83,26 @@ class SourceSpec(BaseModel):
 
     @property
     def in_bucket(self) -> bool:
-        """Whether its files are objects of an S3 bucket."""
+        """Return whether its files are objects of an S3 bucket."""
         return self.path is not None and self.path.startswith("s3:")
 
     @property
     def settled_after(self) -> float:
-        """Seconds without a change after which a file is read; an object is whole at once."""
+        """Return the seconds without a change after which a file is read.
+
+        An object is whole at once.
+        """
         if self.settle is not None:
             return self.settle
         return 0.0 if self.in_bucket else SETTLED_S
 
     def folder(self, base: Path) -> Path:
-        """Where its files lie; a relative path begins at `base`, the folder of the spec."""
+        """Return where its files lie; a relative path begins at `base`, the folder of the spec."""
         return base / Path(self.path or "").expanduser()
 
 
 def distinct(sources: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
-    """The sources themselves; raises `ValueError` when two share a name."""
+    """Return the sources themselves; raise `ValueError` when two share a name."""
     names = [source.slug for source in sources]
     for name in names:
         if names.count(name) > 1:
@@ -113,5 +117,6 @@ def require_folders(sources: Sequence[SourceSpec], base: Path) -> None:
             continue
         if (folder := source.folder(base)).exists() and not folder.is_dir():
             raise BadInput(
-                f"sources.{number}.path: {folder} is a file: give the folder that such files are put into"
+                f"sources.{number}.path: {folder} is a file: give the folder that such files are "
+                "put into"
             )

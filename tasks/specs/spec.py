@@ -65,7 +65,7 @@ class GoldenSpec(_SpecModel):
 
 
 class QualityBudget(_SpecModel):
-    """A bound on one golden metric, overall and for every group that the traffic holds, or for one named group."""
+    """A bound on one golden metric, overall and for every group of the traffic, or for one."""
 
     metric: Metric
     group: str | None = Field(default=None, pattern=r"^(all|domain=.+|language=.+)$")
@@ -85,7 +85,8 @@ class QualityBudget(_SpecModel):
         if (low is not None and low > best) or (high is not None and high < best):
             bound = f"at_most {high:g}" if low is None else f"at_least {low:g}"
             raise ValueError(
-                f"no candidate can keep {self.metric} {bound}: full precision beside itself scores {best:g}"
+                f"no candidate can keep {self.metric} {bound}: full precision beside itself scores "
+                f"{best:g}"
             )
         return self
 
@@ -141,21 +142,25 @@ class WindowSpec(_SpecModel):
     minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
     sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
     tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
-    # What the input detector compares with: the champion's calibration set, or the same hours of the weeks before.
+    # What the input detector compares with: the champion's calibration set, or the same hours of
+    # the weeks before.
     reference: Literal["champion", "same-hour-of-week"] = "champion"
     weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
 
 
 def _one_in(value: object) -> object:
-    """ "one in 1000 windows" as 1000."""
-    found = (
+    """Read "one in 1000 windows" as 1000."""
+    match = (
         re.fullmatch(r"\s*one in ([0-9_]+) windows\s*", value) if isinstance(value, str) else None
     )
-    return int(found[1]) if found else value
+    return int(match[1]) if match else value
 
 
 class ConfirmSpec(_SpecModel):
-    """In how many of the last windows a detector must have degraded before the loop acts; safety needs no confirmation."""
+    """In how many of the last windows a detector must have degraded before the loop acts.
+
+    Safety needs no confirmation.
+    """
 
     windows: int = Field(default=1, ge=1)
     of: int = Field(default=1, ge=1, le=100)
@@ -179,7 +184,8 @@ class BuildsSpec(_SpecModel):
 class DriftSpec(_SpecModel):
     """How sure the loop must be before it acts, and what keeps it from thrashing."""
 
-    # Windows between two false alarms of range, fidelity, safety and control together, at least, on average.
+    # Windows between two false alarms of range, fidelity, safety and control together, at least, on
+    # average.
     false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=10, le=10_000_000)] = 1000
     recover: float = Field(
         default=0.5, gt=0, le=1
@@ -256,25 +262,31 @@ class ModelSpec(_SpecModel):
             if rule.metric not in METRICS[self.task]:
                 allowed = ", ".join(sorted(METRICS[self.task]))
                 raise ValueError(
-                    f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: {allowed}"
+                    f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: "
+                    f"{allowed}"
                 )
         return self
 
     @property
     def payload_shape(self) -> tuple[int, ...] | None:
-        """Of one tensor payload, -1 where any length goes; None for texts."""
+        """Return the shape of one tensor payload, -1 where any length goes; None for texts."""
         return {"text": None, "image": self.input.shape, "waveform": (-1,)}[TRAITS[self.task].reads]
 
 
 def parse_spec(text: str, *, where: str) -> ModelSpec:
-    """Read a spec from YAML; raises `BadInput` naming each wrong field, what was found and what is allowed."""
+    """Read a spec from YAML.
+
+    Raises:
+        BadInput: naming each wrong field, what was found and what is allowed.
+    """
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as exc:
         raise BadInput(f"{where} is not YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(document, Mapping):
         raise BadInput(
-            f"{where} holds {type(document).__name__}, not a mapping of fields: see examples/minilm/model.yaml"
+            f"{where} holds {type(document).__name__}, not a mapping of fields: see "
+            "examples/minilm/model.yaml"
         )
     try:
         return ModelSpec.model_validate(document)
@@ -307,7 +319,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 
 def _fields_at(location: Sequence[int | str]) -> list[str]:
-    """Field names allowed at a location of the spec."""
+    """Return field names allowed at a location of the spec."""
     model: type[BaseModel] = ModelSpec
     for part in location:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""What each kind of model is like, in one table: everything that code outside the kind's own room asks about it."""
+"""What each kind of model is like, in one table: all that code outside its own package asks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +52,8 @@ class Traits:
     feeds: tuple[str, ...]  # inputs of its graph; empty where they depend on the model's size
     output: str  # of its graph
     fidelity: Literal["cosine", "agreement"]  # how live outputs are held against full precision's
-    per_token: bool  # a row of logits a token: two engines are compared side by side, and nothing is stored
+    # a row of logits a token: two engines are compared side by side, and nothing is stored
+    per_token: bool
     metrics: frozenset[str]  # golden metrics that budgets may bound
     tokenizer: bool = False  # whether its payloads or outputs are texts, so that it needs one
 

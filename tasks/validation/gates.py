@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.metrics.intervals import difference_interval, paired_interval, share_interval
+from tasks.metrics.intervals import difference_interval, fraction_interval, paired_interval
 from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
 from tasks.specs.groups import ALL, Reach, group_names, judged, reach
 from tasks.specs.spec import Budgets, QualityBudget, Task
@@ -200,7 +200,7 @@ def judge(estimate: Interval, budget: float, direction: str) -> Verdict:
 def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     """The interval that fits the metric's kind of score; raises `BadInput` as those in `intervals.py` do."""
     if metric.endswith("flips"):
-        return share_interval(values)
+        return fraction_interval(values)
     if metric.endswith("perplexity-ratio"):
         found = paired_interval(values)
         return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))

@@ -277,7 +277,8 @@ def test_a_target_whose_module_or_library_is_missing_is_unavailable(
         open_target("tensorrt")
 
 
-# --- ONNX Runtime -----------------------------------------------------------------------------------------------------
+# --- ONNX Runtime ---------------------------------------------------------------------------------
+# --------------------
 
 
 class FailingSession:
@@ -335,7 +336,8 @@ def test_building_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-# --- TensorRT's bindings ----------------------------------------------------------------------------------------------
+# --- TensorRT's bindings
+# ----------------------------------------------------------------------------------------------
 
 
 class FailingTensorRt:
@@ -367,7 +369,8 @@ def test_a_device_that_the_target_does_not_support_is_a_reason_not_to_run(
     assert "SM90" in reason
 
 
-# --- Peak memory ------------------------------------------------------------------------------------------------------
+# --- Peak memory ----------------------------------------------------------------------------------
+# --------------------
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own() -> None:

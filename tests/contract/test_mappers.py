@@ -37,7 +37,8 @@ def mapper(request: pytest.FixtureRequest, shared_workspace: Settings) -> Iterat
         yield opened
 
 
-# --- every mapper -----------------------------------------------------------------------------------------------------
+# --- every mapper ---------------------------------------------------------------------------------
+# --------------------
 
 
 def square(number: int) -> int:
@@ -122,7 +123,8 @@ def test_there_is_always_somebody_to_work(mapper: Mapper) -> None:
     assert mapper.workers >= 1
 
 
-# --- which one is opened ----------------------------------------------------------------------------------------------
+# --- which one is opened
+# ----------------------------------------------------------------------------------------------
 
 
 def test_few_pieces_stay_in_this_process_by_default(shared_workspace: Settings) -> None:

@@ -20,7 +20,8 @@ from infra.errors import AlreadyExists, BadInput, NotFound, Unavailable
 from infra.stores import ObjectStore, open_store
 from tests.contract.conftest import OpenAgain, S3Server, free_port
 
-# --- every store ------------------------------------------------------------------------------------------------------
+# --- every store ----------------------------------------------------------------------------------
+# --------------------
 
 
 def test_what_was_put_is_got_back(store: ObjectStore) -> None:
@@ -190,7 +191,8 @@ def test_the_url_is_the_one_that_opened_it(open_again: OpenAgain) -> None:
     assert open_again().url == open_again().url
 
 
-# --- addresses --------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,8 @@ def test_a_folder_is_named_by_path_or_by_url(tmp_path: Path) -> None:
     assert open_store((tmp_path / "with space").as_uri()).get("key") == b"1"
 
 
-# --- a folder that fails ----------------------------------------------------------------------------------------------
+# --- a folder that fails
+# ----------------------------------------------------------------------------------------------
 
 _FILL = """
 import resource, sys
@@ -259,7 +262,8 @@ def test_unfinished_writes_of_a_killed_process_are_not_listed(tmp_path: Path) ->
     assert list(open_store(str(tmp_path)).list("")) == []
 
 
-# --- a server that fails ----------------------------------------------------------------------------------------------
+# --- a server that fails
+# ----------------------------------------------------------------------------------------------
 
 
 class _Script(ThreadingHTTPServer):

@@ -128,7 +128,8 @@ def test_many_runs_in_flight_do_not_mix() -> None:
 def test_runs_are_timed_by_the_device() -> None:
     fast, slow = loaded().time_runs({"x": X}, 5), loaded(DELAY).time_runs({"x": X}, 5)
     print(
-        f"{torch.cuda.get_device_name()}: {np.median(fast):.3f} ms, with a sleeping kernel {np.median(slow):.3f} ms"
+        f"{torch.cuda.get_device_name()}: {np.median(fast):.3f} ms, with a sleeping kernel "
+        f"{np.median(slow):.3f} ms"
     )
     assert fast.shape == slow.shape == (5,)
     assert (fast > 0).all()

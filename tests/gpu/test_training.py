@@ -48,7 +48,8 @@ def test_a_site_is_trained_on_the_device_as_on_the_cpu(
     apart = np.abs(host.weight.levels.astype(int) - device.weight.levels.astype(int))
     error = abs(device.after - host.after) / host.after
     print(
-        f"error {host.after:.3e} and {device.after:.3e} ({error:.2e} apart), {(apart > 0).mean():.2e} of the levels"
+        f"error {host.after:.3e} and {device.after:.3e} ({error:.2e} apart), "
+        f"{(apart > 0).mean():.2e} of the levels"
     )
     assert device.before == pytest.approx(host.before, rel=1e-3)
     assert error <= ERROR_APART

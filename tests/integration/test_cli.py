@@ -117,7 +117,8 @@ def test_the_commands_that_prepare_say_what_comes_next(call: Call) -> None:
     assert call("init")[1].splitlines()[-1] == "next: requant model add SPEC.yaml"
     said = call("model", "add", str(EXAMPLES / "digits" / "model.yaml"))[1].splitlines()[-1]
     assert re.fullmatch(
-        r"next: requant traffic import PATH --model digits, or requant traffic simulate digits --scenario FILE; "
+        r"next: requant traffic import PATH --model digits, or requant traffic simulate digits "
+        r"--scenario FILE; "
         r"then requant maintain digits",
         said,
     )

@@ -332,7 +332,8 @@ def test_what_one_tenant_alone_sent_is_set_aside_with_the_reasons(digits: Settin
     entries = json.loads(digits.store().get(key))["entries"]
     (tenant, count), *others = Counter(entry["tenant"] for entry in entries).most_common()
     assert tenant == "t0"
-    # Whoever reaches beyond nine tenths of the others goes too: a few of everybody's brightest images.
+    # Whoever reaches beyond nine tenths of the others goes too: a few of everybody's brightest
+    # images.
     assert count > 5 * sum(number for _, number in others)
     assert "taken for a shift" in entries[0]["reason"]
 

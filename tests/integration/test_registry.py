@@ -315,7 +315,8 @@ def test_through_a_server_everything_works_the_same(server: str, tmp_path: Path)
     assert json.loads(run.stdout.splitlines()[-1])["y"] == 5.0
 
 
-# --- what a person sees in its UI -------------------------------------------------------------------------------------
+# --- what a person sees in its UI
+# -------------------------------------------------------------------------------------
 
 CALIBRATION = DataSet(
     "tiny calibration set", "a" * 64, "s3://bucket/calibration/tiny.parquet", "calibration"
@@ -423,7 +424,8 @@ def test_tags_of_a_version_are_set_beside_its_others(seen: tuple[Registry, Any])
         registry.set_tags("carded", "99", {"ledger": "1"})
 
 
-# --- a registry that fails --------------------------------------------------------------------------------------------
+# --- a registry that fails
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

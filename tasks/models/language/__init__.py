@@ -1,1 +1,1 @@
-"""Causal language models: the graph with its cache as inputs and outputs, generation on an engine, and scores."""
+"""Causal language models: the graph with its cache outside, generation, and scores."""

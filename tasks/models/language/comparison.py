@@ -95,7 +95,10 @@ def _comparison(scores: Scores) -> Comparison:
 def _last_steps(
     reference: Engine, layout: CacheLayout, ids: Ids, mask: Ids, steps: int
 ) -> NDArray[np.float32]:
-    """Return full precision's log-probabilities after the last tokens, [batch, steps, vocabulary]."""
+    """Return full precision's log-probabilities after the last tokens.
+
+    [batch, steps, vocabulary].
+    """
     logits = reference.run(prefill_feeds(layout, ids, mask))[LOGITS][:, -steps:]
     return log_probabilities(logits, "full precision")
 

@@ -1,8 +1,10 @@
-"""A Hugging Face causal language model with its key and value cache as explicit inputs and outputs.
+"""A Hugging Face causal language model with its key and value cache outside the graph.
 
-Inputs, with T new tokens after P cached ones: `input_ids`, `attention_mask`, `position_ids` [batch, T], `past_mask`
-[batch, P], and a layer's `past.N.key` and `past.N.value` [batch, heads, P, width]. Outputs: `logits` [batch, T,
-vocabulary] and `present.N.key`, `present.N.value` [batch, heads, P + T, width]. P is 0 in prefill; T is 1 in decode.
+Inputs, with T new tokens after P cached ones: `input_ids`, `attention_mask`, `position_ids` [batch,
+T], `past_mask` [batch, P], and a layer's `past.N.key` and `past.N.value` [batch, heads, P, width].
+
+Outputs: `logits` [batch, T, vocabulary] and `present.N.key`, `present.N.value` [batch, heads, P +
+T, width]. P is 0 in prefill; T is 1 in decode.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,10 @@ Shapes = dict[str, dict[int, Dim] | list[dict[int, Dim]]]
 
 
 class CachedDecoder(nn.Module):
-    """The model behind a mask that is built in the open, so that every exporter and target sees plain operators."""
+    """The model behind a mask that is built in the open.
+
+    So every exporter and target sees plain operators.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -34,11 +39,11 @@ class CachedDecoder(nn.Module):
         past_mask: torch.Tensor,
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """Logits of the new tokens, and the cache with them; shapes are the module's, above."""
+        """Return logits of the new tokens, and the cache with them; the module tells the shapes."""
         from transformers import DynamicCache
 
         cache = DynamicCache(ddp_cache_data=list(zip(past[::2], past[1::2], strict=True)))
-        found = self.model(
+        outputs = self.model(
             input_ids=input_ids,
             attention_mask=_bias(attention_mask, past_mask),
             position_ids=position_ids,
@@ -47,14 +52,17 @@ class CachedDecoder(nn.Module):
         )
         present = [
             tensor
-            for layer in found.past_key_values.layers
+            for layer in outputs.past_key_values.layers
             for tensor in (layer.keys, layer.values)
         ]
-        return (found.logits, *present)
+        return (outputs.logits, *present)
 
 
 class Product(nn.Module):
-    """A linear layer as x W + b with W [inputs, outputs]: the export keeps W's name, which a transpose would lose."""
+    """A linear layer as x W + b with W [inputs, outputs].
+
+    The export keeps W's name, which a transpose would lose.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -64,15 +72,20 @@ class Product(nn.Module):
         )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """[..., inputs] -> [..., outputs]."""
+        """Return the product: [..., inputs] -> [..., outputs]."""
         product = torch.matmul(values, self.weight)
         return product if self.bias is None else product + self.bias
 
 
 def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
-    """The model of a Hugging Face folder in FP32, its cache, a probe and the probe's dynamic dimensions.
+    """Load the model of a Hugging Face folder in FP32.
 
-    Raises `ValueError` when the model has fewer positions than `longest`, and whatever transformers raises.
+    Returns:
+        The model, its cache, a probe and the probe's dynamic dimensions.
+
+    Raises:
+        ValueError: when the model has fewer positions than `longest`; whatever transformers raises
+            passes.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -85,7 +98,8 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and longest > positions:
         raise ValueError(
-            f"input.max_length and input.new_tokens need {longest} positions; the model has {positions}"
+            f"input.max_length and input.new_tokens need {longest} positions; the model has "
+            f"{positions}"
         )
     decoder = CachedDecoder(model).eval()
     with torch.no_grad():
@@ -95,7 +109,7 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
 
 
 def flatten(probe: Probe) -> dict[str, torch.Tensor]:
-    """A probe as the graph's inputs by name."""
+    """Return a probe as the graph's inputs by name."""
     past = probe["past"]
     flat = {name: value for name, value in probe.items() if isinstance(value, torch.Tensor)}
     names = (f"past.{layer}.{part}" for layer in range(len(past) // 2) for part in ("key", "value"))
@@ -103,33 +117,36 @@ def flatten(probe: Probe) -> dict[str, torch.Tensor]:
 
 
 def cut(probe: Probe, cases: int, past: int, tokens: int) -> Probe:
-    """The first cases of a probe, with fewer cached and fewer new tokens."""
+    """Return the first cases of a probe, with fewer cached and fewer new tokens."""
     lengths = {"past_mask": past}
-    found: Probe = {
+    shorter: Probe = {
         name: value[:cases, : lengths.get(name, tokens)].contiguous()
         for name, value in probe.items()
         if isinstance(value, torch.Tensor)
     }
-    found["past"] = [tensor[:cases, :, :past].contiguous() for tensor in probe["past"]]
-    return found
+    shorter["past"] = [tensor[:cases, :, :past].contiguous() for tensor in probe["past"]]
+    return shorter
 
 
 def _bias(mask: torch.Tensor, past_mask: torch.Tensor) -> torch.Tensor:
-    """0 where a new token may look, else the lowest float: [batch, T], [batch, P] -> [batch, 1, T, P + T]."""
+    """Return 0 where a new token may look, else the lowest float.
+
+    [batch, T], [batch, P] -> [batch, 1, T, P + T].
+    """
     tokens, past = mask.shape[1], past_mask.shape[1]
-    seen = torch.cat([past_mask, mask], dim=1)[:, None, None, :] > 0
+    real = torch.cat([past_mask, mask], dim=1)[:, None, None, :] > 0
     columns = torch.arange(past + tokens, device=mask.device)[None, :]
     rows = past + torch.arange(tokens, device=mask.device)[:, None]
-    allowed = (columns <= rows)[None, None] & seen
+    allowed = (columns <= rows)[None, None] & real
     return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
 
 
 def _layout(decoder: CachedDecoder) -> CacheLayout:
-    """Asked of the model itself: configurations of different families name heads and widths differently."""
-    found = decoder.model(
+    """Ask the model itself: configurations of families name heads and widths differently."""
+    cache = decoder.model(
         input_ids=torch.zeros((1, 2), dtype=torch.int64), use_cache=True
     ).past_key_values
-    layers = tuple((int(layer.keys.shape[1]), int(layer.keys.shape[3])) for layer in found.layers)
+    layers = tuple((int(layer.keys.shape[1]), int(layer.keys.shape[3])) for layer in cache.layers)
     stop = getattr(decoder.model, "generation_config", None) or decoder.model.config
     stops = getattr(stop, "eos_token_id", None)
     return CacheLayout(
@@ -152,15 +169,15 @@ def _spell_products(model: nn.Module) -> None:
 
 def _probe(layout: CacheLayout, vocabulary: int) -> Probe:
     random = torch.Generator().manual_seed(0)
-    kept = torch.tensor([PROBE_TOKENS, 6, 4])
+    lengths = torch.tensor([PROBE_TOKENS, 6, 4])
     lost = torch.tensor([0, 2, PROBE_PAST])
-    mask = torch.arange(PROBE_TOKENS)[None, :] < kept[:, None]
+    mask = torch.arange(PROBE_TOKENS)[None, :] < lengths[:, None]
     past_mask = torch.arange(PROBE_PAST)[None, :] >= lost[:, None]
-    seen = past_mask.sum(1, keepdim=True)
+    before = past_mask.sum(1, keepdim=True)
     return {
         "input_ids": torch.randint(0, vocabulary, (3, PROBE_TOKENS), generator=random),
         "attention_mask": mask.to(torch.int64),
-        "position_ids": (seen + torch.arange(PROBE_TOKENS)[None, :]).to(torch.int64),
+        "position_ids": (before + torch.arange(PROBE_TOKENS)[None, :]).to(torch.int64),
         "past_mask": past_mask.to(torch.int64),
         "past": [
             torch.randn(3, heads, PROBE_PAST, width, generator=random)

@@ -18,11 +18,12 @@ class Sampling:
     """How the next token is chosen; a temperature of 0 takes the likeliest."""
 
     temperature: float = 0.0
-    top_p: float = 1.0  # the likeliest tokens that together have this share (nucleus sampling, arXiv 1904.09751)
+    # the likeliest tokens that together have this share (nucleus sampling, arXiv 1904.09751)
+    top_p: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises `BadInput` for a negative temperature or a share outside 0..1."""
+        """Raise `BadInput` for a negative temperature or a fraction outside 0..1."""
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise BadInput(
                 f"temperature must be 0 or more and top_p above 0 and at most 1, not {self}"
@@ -35,12 +36,15 @@ GREEDY = Sampling()
 def answer(
     engine: Engine, inputs: LanguageInputs, prompts: Sequence[str], sampling: Sampling = GREEDY
 ) -> list[str]:
-    """What the model says after each prompt, without special tokens; the last `max_length` tokens of it are read."""
+    """Return what the model says after each prompt, without special tokens.
+
+    Of a longer prompt the last `max_length` tokens are read.
+    """
     encoded = [ids[-inputs.max_length :] for ids in inputs.encode(prompts)] if prompts else []
-    found = generate(
+    written = generate(
         engine, inputs.layout, encoded, new_tokens=inputs.new_tokens, sampling=sampling
     )
-    return [inputs.decode(ids) for ids in found]
+    return [inputs.decode(ids) for ids in written]
 
 
 def generate(
@@ -51,22 +55,24 @@ def generate(
     new_tokens: int,
     sampling: Sampling = GREEDY,
 ) -> list[list[int]]:
-    """New token ids after each prompt, up to and without a stop token, at most `new_tokens`.
+    """Return new token ids after each prompt, at most `new_tokens`, up to and without a stop token.
 
     A prompt's tokens depend on it, the sampling and its place, not on what shares its batch.
-    Raises `BadInput` for an empty prompt and for logits that are not finite.
+
+    Raises:
+        BadInput: for an empty prompt and for logits that are not finite.
     """
     if not all(prompts):
         raise BadInput("a prompt has no tokens: there is nothing to continue")
     order = sorted(range(len(prompts)), key=lambda case: (len(prompts[case]), case))
-    found: dict[int, list[int]] = {}
+    written: dict[int, list[int]] = {}
     for start in range(0, len(order), BATCH):
         cases = order[start : start + BATCH]
         texts = _batch(
             engine, layout, [prompts[case] for case in cases], cases, new_tokens, sampling
         )
-        found.update(zip(cases, texts, strict=True))
-    return [found[case] for case in range(len(prompts))]
+        written.update(zip(cases, texts, strict=True))
+    return [written[case] for case in range(len(prompts))]
 
 
 def _batch(
@@ -105,21 +111,24 @@ def _next(
     positions: Ids,
     mask: Ids,
 ) -> dict[str, NDArray[np.generic]]:
-    """Feeds of one more token [batch, 1] over what the last step cached; mask [batch, past + 1]."""
+    """Return feeds of one more token [batch, 1] over what the last step cached.
+
+    The mask is [batch, past + 1].
+    """
     cache = {f"past.{name}": outputs[f"present.{name}"] for name in layout.names}
-    given = {
+    tokens = {
         "input_ids": ids,
         "attention_mask": mask[:, -1:],
         "position_ids": positions,
         "past_mask": mask[:, :-1],
     }
-    return {**given, **cache}
+    return {**tokens, **cache}
 
 
 def choose(
     logits: NDArray[np.float32], sampling: Sampling, dice: Sequence[np.random.Generator]
 ) -> Ids:
-    """The next token of each row, [rows, vocabulary] -> [rows]; one source of chance a row."""
+    """Return each row's next token, [rows, vocabulary] -> [rows]; one source of chance a row."""
     if not np.isfinite(logits).all():
         raise BadInput("the logits hold NaN or infinity: the engine is broken, rebuild it")
     if sampling.temperature == 0:
@@ -134,6 +143,8 @@ def _sampled(logits: NDArray[np.float32], sampling: Sampling, die: np.random.Gen
     order = np.argsort(-scaled, kind="stable")
     likely = np.exp(scaled[order] - scaled[order[0]])
     likely /= likely.sum()
-    kept = int(np.searchsorted(np.cumsum(likely), sampling.top_p)) + 1
-    share = likely[:kept] / likely[:kept].sum()
-    return int(order[:kept][np.searchsorted(np.cumsum(share)[:-1], die.random(), side="right")])
+    count = int(np.searchsorted(np.cumsum(likely), sampling.top_p)) + 1
+    fractions = likely[:count] / likely[:count].sum()
+    return int(
+        order[:count][np.searchsorted(np.cumsum(fractions)[:-1], die.random(), side="right")]
+    )

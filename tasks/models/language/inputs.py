@@ -34,14 +34,18 @@ class LanguageInputs:
 
     @property
     def profile(self) -> tuple[Profile, Profile]:
-        """Prefill: up to `max_length` tokens after none. Decode: one token after up to all the others."""
+        """Return the shapes of prefill and decode.
+
+        Prefill is of up to `max_length` tokens after none, decode of one token after up to all the
+        others.
+        """
         longest, common = self.max_length, min(64, self.max_length)
         total = longest + self.new_tokens
         prefill = self._profile((1, common, longest), (0, 0, 0))
         return prefill, self._profile((1, 1, 1), (1, min(common, total - 1), total - 1))
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """Texts of like length share a batch; longer ones are cut at `max_length` tokens."""
+        """Yield texts of like length in one batch; longer ones are cut at `max_length` tokens."""
         if not all(isinstance(payload, str) for payload in payloads):
             raise BadInput(
                 "a language model was given a tensor; look at the traffic's `text` column"
@@ -55,44 +59,52 @@ class LanguageInputs:
 
     @property
     def first(self) -> int | None:
-        """The token before every text: the tokenizer's own, else the model's stop token, else None."""
+        """Return the token before every text.
+
+        It is the tokenizer's own, else the model's stop token, else None.
+        """
         before = self._tokenizer.encode("").ids
         return before[0] if before else next(iter(self.layout.stops), None)
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """Token ids of each text, with the tokenizer's own around them or without; `BadInput` for one that has none."""
+        """Return token ids of each text, with the tokenizer's own around them or without.
+
+        Raises:
+            BadInput: for a text that has no token.
+        """
         try:
             encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
-            found = [encoding.ids for encoding in encoded]
-        except Exception as exc:  # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
+            encodings = [encoding.ids for encoding in encoded]
+        # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
+        except Exception as exc:
             raise BadInput(
                 f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column"
             ) from exc
-        if not all(found):
+        if not all(encodings):
             raise BadInput(
                 "the tokenizer makes nothing of a text: a language model needs at least one token"
             )
-        return found
+        return encodings
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """The text of token ids, with special tokens or without."""
+        """Return the text of token ids, with special tokens or without."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def _profile(self, tokens: tuple[int, int, int], past: tuple[int, int, int]) -> Profile:
         sizes = (1, COMMON_BATCH, LARGEST_BATCH)
-        new = Shapes(*((batch, one) for batch, one in zip(sizes, tokens, strict=True)))
-        old = Shapes(*((batch, one) for batch, one in zip(sizes, past, strict=True)))
+        new = Shapes(*((batch, length) for batch, length in zip(sizes, tokens, strict=True)))
+        old = Shapes(*((batch, length) for batch, length in zip(sizes, past, strict=True)))
         shapes = {"input_ids": new, "attention_mask": new, "position_ids": new, "past_mask": old}
         for layer, (heads, width) in enumerate(self.layout.layers):
             cache = Shapes(
-                *((batch, heads, one, width) for batch, one in zip(sizes, past, strict=True))
+                *((batch, heads, length, width) for batch, length in zip(sizes, past, strict=True))
             )
             shapes |= {f"past.{layer}.key": cache, f"past.{layer}.value": cache}
         return shapes
 
 
 def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Ids, Ids]:
-    """Ids and mask [rows, longest], with zeros after each row, or before it."""
+    """Return ids and mask [rows, longest], with zeros after each row, or before it."""
     longest = max(len(row) for row in rows)
     ids, mask = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.int64)
     for number, row in enumerate(rows):
@@ -102,7 +114,7 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Ids, I
 
 
 def prefill_feeds(layout: CacheLayout, ids: Ids, mask: Ids) -> Arrays:
-    """Feeds of whole texts: ids and mask [batch, tokens], nothing cached."""
+    """Return feeds of whole texts: ids and mask [batch, tokens], nothing cached."""
     cache = {
         f"past.{layer}.{part}": np.zeros((len(ids), heads, 0, width), np.float32)
         for layer, (heads, width) in enumerate(layout.layers)

@@ -19,19 +19,19 @@ class CacheLayout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The cache's part of a name, in order: "0.key", "0.value", "1.key" and so on."""
+        """Return the cache's part of a name, in order: "0.key", "0.value", "1.key" and so on."""
         return tuple(
             f"{layer}.{part}" for layer in range(len(self.layers)) for part in ("key", "value")
         )
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Every input of the graph."""
+        """Return every input of the graph."""
         return (*FED, *(f"past.{name}" for name in self.names))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Every output of the graph."""
+        """Return every output of the graph."""
         return (LOGITS, *(f"present.{name}" for name in self.names))
 
 
@@ -41,7 +41,11 @@ def mark(graph: onnx.ModelProto, layout: CacheLayout) -> None:
 
 
 def read_layout(graph: onnx.ModelProto) -> CacheLayout:
-    """The cache of an exported graph; raises `ValueError` when its inputs are not those of this module."""
+    """Return the cache of an exported graph.
+
+    Raises:
+        ValueError: when its inputs are not those of this module.
+    """
     shapes = {
         item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
         for item in graph.graph.input

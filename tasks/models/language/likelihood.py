@@ -1,4 +1,7 @@
-"""How likely an engine finds given continuations: the context in one prefill, the continuation over its cache."""
+"""How likely an engine finds given continuations.
+
+The context is read in one prefill, the continuation over its cache.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,58 +35,66 @@ class Likelihood:
 
 
 def likelihoods(
-    engine: Engine, layout: CacheLayout, asked: Sequence[Continuation]
+    engine: Engine, layout: CacheLayout, continuations: Sequence[Continuation]
 ) -> list[Likelihood]:
-    """Each continuation's likelihood, in order. Those of like length share a batch.
+    """Return each continuation's likelihood, in order; those of like length share a batch.
 
-    Raises `BadInput` for an empty context or continuation and for logits that are not finite.
+    Raises:
+        BadInput: for an empty context or continuation and for logits that are not finite.
     """
-    if not all(one.context and one.tokens for one in asked):
+    if not all(item.context and item.tokens for item in continuations):
         raise BadInput("a context or a continuation has no tokens: nothing can be scored")
     order = sorted(
-        range(len(asked)),
-        key=lambda case: (len(asked[case].context), len(asked[case].tokens), case),
+        range(len(continuations)),
+        key=lambda case: (len(continuations[case].context), len(continuations[case].tokens), case),
     )
-    found: dict[int, Likelihood] = {}
+    scored: dict[int, Likelihood] = {}
     for start in range(0, len(order), BATCH):
         cases = order[start : start + BATCH]
-        found.update(
-            zip(cases, _batch(engine, layout, [asked[case] for case in cases]), strict=True)
+        scored.update(
+            zip(cases, _batch(engine, layout, [continuations[case] for case in cases]), strict=True)
         )
-    return [found[case] for case in range(len(asked))]
+    return [scored[case] for case in range(len(continuations))]
 
 
-def over_cache(layout: CacheLayout, before: Arrays, seen: Ids, ids: Ids, mask: Ids) -> Arrays:
-    """Feeds of more tokens over what a step returned: ids and mask [batch, T], seen [batch, P] the cached ones'."""
+def over_cache(
+    layout: CacheLayout, before: Arrays, cached_mask: Ids, ids: Ids, mask: Ids
+) -> Arrays:
+    """Return feeds of more tokens over what a step returned.
+
+    Ids and mask are [batch, T], `cached_mask` is of the tokens before, [batch, P].
+    """
     cache = {f"past.{name}": before[f"present.{name}"] for name in layout.names}
-    positions = seen.sum(axis=1, keepdims=True) + np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    positions = cached_mask.sum(axis=1, keepdims=True) + np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     return {
         "input_ids": ids,
         "attention_mask": mask,
         "position_ids": positions,
-        "past_mask": seen,
+        "past_mask": cached_mask,
         **cache,
     }
 
 
-def _batch(engine: Engine, layout: CacheLayout, asked: Sequence[Continuation]) -> list[Likelihood]:
-    ids, seen = padded([one.context for one in asked], left=True)
-    read = engine.run(prefill_feeds(layout, ids, seen))
+def _batch(
+    engine: Engine, layout: CacheLayout, continuations: Sequence[Continuation]
+) -> list[Likelihood]:
+    ids, context_mask = padded([item.context for item in continuations], left=True)
+    read = engine.run(prefill_feeds(layout, ids, context_mask))
     logits = read[LOGITS][:, -1:]
-    if any(len(one.tokens) > 1 for one in asked):
-        more, mask = padded([one.tokens[:-1] or (0,) for one in asked])
-        mask[[len(one.tokens) == 1 for one in asked]] = 0
+    if any(len(item.tokens) > 1 for item in continuations):
+        more, mask = padded([item.tokens[:-1] or (0,) for item in continuations])
+        mask[[len(item.tokens) == 1 for item in continuations]] = 0
         logits = np.concatenate(
-            [logits, engine.run(over_cache(layout, read, seen, more, mask))[LOGITS]], axis=1
+            [logits, engine.run(over_cache(layout, read, context_mask, more, mask))[LOGITS]], axis=1
         )
     return [
-        _scored(rows[: len(one.tokens)], one.tokens)
-        for rows, one in zip(logits, asked, strict=True)
+        _scored(rows[: len(item.tokens)], item.tokens)
+        for rows, item in zip(logits, continuations, strict=True)
     ]
 
 
 def _scored(logits: Logits, tokens: Sequence[int]) -> Likelihood:
-    """Logits before each token [tokens, vocabulary]."""
+    """Score logits before each token [tokens, vocabulary]."""
     if not np.isfinite(logits).all():
         raise BadInput("the logits hold NaN or infinity: the engine is broken, rebuild it")
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)

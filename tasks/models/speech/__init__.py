@@ -1,1 +1,1 @@
-"""Speech recognition: a Whisper as one teacher-forced graph, its features, greedy transcripts, and comparisons."""
+"""Speech recognition: a Whisper as one teacher-forced graph, its features and transcripts."""

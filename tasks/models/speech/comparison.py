@@ -14,7 +14,7 @@ from tasks.records import Payload
 def compare_transcripts(
     reference: Engine, candidate: Engine, inputs: SpeechInputs, payloads: Sequence[Payload]
 ) -> NDArray[np.float64]:
-    """Return the fraction of a transcript's places at which both find the same next token likeliest.
+    """Return on which fraction of a transcript's places both find the same next token likeliest.
 
     Each place is given full precision's transcript before it. The end of the transcript is one of
     the places, the inside of the prompt is none.

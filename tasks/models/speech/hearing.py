@@ -1,4 +1,4 @@
-"""What a recognizer's graph says about itself: features, first tokens, and those that end or never come."""
+"""What a recognizer's graph says about itself: features, first tokens, stop and suppressed ones."""
 
 import json
 from collections.abc import Mapping
@@ -24,17 +24,17 @@ class Hearing:
 
 
 def read_hearing(graph: onnx.ModelProto) -> Hearing:
-    """What `load_recognizer` wrote into a graph; raises `ValueError` when it is not there."""
+    """Read what `load_recognizer` wrote into a graph; raise `ValueError` when it is not there."""
     text = next((item.value for item in graph.metadata_props if item.key == KEY), None)
     if text is None:
         raise ValueError(f"its metadata lacks {KEY}")
     try:
-        given = json.loads(text)
+        document = json.loads(text)
         lists = ("prompt", "stops", "suppressed", "suppressed_first")
         prompt, stops, suppressed, first = (
-            tuple(int(one) for one in given[name]) for name in lists
+            tuple(int(token) for token in document[name]) for name in lists
         )
-        version, features = int(given["version"]), dict(given["features"])
+        version, features = int(document["version"]), dict(document["features"])
     except (ValueError, TypeError, KeyError) as exc:
         raise ValueError(f"its metadata's {KEY} is damaged ({exc!r})") from exc
     if version != 1:

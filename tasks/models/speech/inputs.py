@@ -24,11 +24,11 @@ Transcript = tuple[int, ...]
 
 
 class SpeechInputs:
-    """Log-mel features by transformers' extractor, and the tokens that full precision writes of them.
+    """Log-mel features by transformers' extractor, and tokens that full precision writes of them.
 
-    A recognizer's next token depends on those before it. Nobody knows the right ones of live traffic, so full
-    precision's own transcript stands before every position, in calibration as in comparison: both engines, and
-    every window, are asked the same questions.
+    A recognizer's next token depends on those before it. Nobody knows the right ones of live
+    traffic. So full precision's own transcript stands before every position, in calibration as in
+    comparison: both engines, and every window, are asked the same questions.
     """
 
     output = TRAITS[Task.SPEECH_RECOGNITION].output
@@ -50,7 +50,7 @@ class SpeechInputs:
 
     @property
     def profile(self) -> Profile:
-        """Up to 64 recordings, and up to the prompt and `new_tokens` tokens of each."""
+        """Return the shapes of up to 64 recordings with prompt and `new_tokens` tokens each."""
         mels, frames = self._extractor.feature_size, self._extractor.nb_max_frames
         longest = len(self.hearing.prompt) + self.new_tokens
         sizes = (1, COMMON_BATCH, LARGEST_BATCH)
@@ -59,7 +59,7 @@ class SpeechInputs:
         return {"input_features": heard, "decoder_input_ids": read}
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """In order; the mask is of the tokens."""
+        """Yield recordings in order; the mask is of the tokens."""
         for start in range(0, len(payloads), BATCH):
             chosen = payloads[start : start + BATCH]
             features = self.features(chosen)
@@ -68,25 +68,26 @@ class SpeechInputs:
             yield Batch(feeds, np.arange(start, start + len(chosen)), real)
 
     def features(self, payloads: Sequence[Payload]) -> NDArray[np.float32]:
-        """[cases, mels, frames]; what is longer than the model hears is cut, what is shorter is followed by silence.
+        """Return features, [cases, mels, frames].
 
-        One at a time, because the last bit of a product may depend on what else is multiplied.
+        What is longer than the model hears is cut, what is shorter is followed by silence. Each is
+        computed alone, because the last bit of a product may depend on what else is multiplied.
         """
         waves = [_wave(payload) for payload in payloads]
         rate = self._extractor.sampling_rate
-        found = [
+        computed = [
             self._extractor(wave, sampling_rate=rate, return_tensors="np")["input_features"]
             for wave in waves
         ]
-        return np.concatenate(found).astype(np.float32)
+        return np.concatenate(computed).astype(np.float32)
 
     def expected(self, payloads: Sequence[Payload]) -> list[Transcript]:
-        """Token ids that full precision writes of each recording."""
+        """Return token ids that full precision writes of each recording."""
         groups = [payloads[start : start + BATCH] for start in range(0, len(payloads), BATCH)]
-        return [one for group in groups for one in self._expected(group, None)]
+        return [transcript for group in groups for transcript in self._expected(group, None)]
 
     def written(self, engine: Engine, payloads: Sequence[Payload]) -> list[Transcript]:
-        """Token ids that an engine writes of each recording."""
+        """Return token ids that an engine writes of each recording."""
         return [
             tuple(ids)
             for start in range(0, len(payloads), BATCH)
@@ -99,7 +100,7 @@ class SpeechInputs:
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
+        """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _expected(
@@ -108,10 +109,10 @@ class SpeechInputs:
         names = [fingerprint(payload) for payload in payloads]
         if not all(name in self._known for name in names):
             heard = self.features(payloads) if features is None else features
-            found = transcribe(self._reference(), heard, self.hearing, self.new_tokens)
+            transcripts = transcribe(self._reference(), heard, self.hearing, self.new_tokens)
             if len(self._known) > KEPT:
                 self._known.clear()
-            self._known |= {name: tuple(ids) for name, ids in zip(names, found, strict=True)}
+            self._known |= {name: tuple(ids) for name, ids in zip(names, transcripts, strict=True)}
         return [self._known[name] for name in names]
 
     @cached_property
@@ -123,6 +124,6 @@ class SpeechInputs:
 
 def _wave(payload: Payload) -> NDArray[np.float32]:
     if isinstance(payload, str) or payload.ndim != 1 or not payload.size:
-        found = "a text" if isinstance(payload, str) else f"shape {list(payload.shape)}"
-        raise BadInput(f"a speech model wants one waveform of some samples, but was given {found}")
+        kind = "a text" if isinstance(payload, str) else f"shape {list(payload.shape)}"
+        raise BadInput(f"a speech model wants one waveform of some samples, but was given {kind}")
     return payload

@@ -1,8 +1,10 @@
-"""A Hugging Face Whisper as one graph: what was heard and what is written so far, to logits of what follows.
+"""A Hugging Face Whisper as one graph: from what is heard and written so far to what follows.
 
-Inputs: `input_features` [batch, mels, frames], of as many frames as the model has positions for, and
-`decoder_input_ids` [batch, tokens]. Output: `logits` [batch, tokens, vocabulary]. What else a transcript needs to know
-(features, first tokens, stop and suppressed ones) is in the graph's metadata.
+Inputs: `input_features` [batch, mels, frames], of as many frames as the model has positions for,
+and `decoder_input_ids` [batch, tokens]. Output: `logits` [batch, tokens, vocabulary].
+
+What else a transcript needs to know (features, first tokens, stop and suppressed ones) is in the
+graph's metadata.
 """
 
 import json
@@ -24,7 +26,7 @@ PROBE_TOKENS = 5
 
 
 class Recognizer(nn.Module):
-    """The model behind a causal mask that is built in the open, so that every exporter sees plain operators."""
+    """The model behind a causal mask built in the open, so that exporters see plain operators."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -33,25 +35,27 @@ class Recognizer(nn.Module):
     def forward(
         self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor
     ) -> torch.Tensor:
-        """Logits after every token; shapes are the module's, above."""
+        """Return logits after every token; the module tells the shapes."""
         tokens = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device)
         allowed = (tokens[None, :] <= tokens[:, None])[None, None]
         bias = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-        found = self.model(
+        outputs = self.model(
             input_features=input_features,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=bias.expand(decoder_input_ids.shape[0], 1, -1, -1),
             use_cache=False,
         )
-        logits: torch.Tensor = found.logits
+        logits: torch.Tensor = outputs.logits
         return logits
 
 
 def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
-    """The model of a Hugging Face Whisper folder.
+    """Load the model of a Hugging Face Whisper folder; whatever transformers raises passes.
 
-    Raises `ValueError` for a prompt that the tokenizer does not know and for more tokens than there are positions,
-    `OSError` for missing files, and whatever transformers raises.
+    Raises:
+        ValueError: for a prompt that the tokenizer does not know, and for more tokens than there
+            are positions.
+        OSError: for missing files.
     """
     from transformers import WhisperForConditionalGeneration
 
@@ -70,7 +74,8 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
         hearing
     ):
         raise ValueError(
-            f"preprocessor_config.json's chunk_length gives other than the {frames} frames that the encoder reads"
+            f"preprocessor_config.json's chunk_length gives other than the {frames} frames that "
+            "the encoder reads"
         )
     _spell_products(model)
     random = torch.Generator().manual_seed(0)
@@ -88,7 +93,7 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
 
 
 def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
-    given = json.loads((folder / "preprocessor_config.json").read_text())
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())
     names = (
         "feature_size",
         "sampling_rate",
@@ -101,7 +106,7 @@ def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
     defaults = {"sampling_rate": 16_000, "hop_length": 160, "chunk_length": 30, "n_fft": 400}
     rules, start = model.generation_config, model.config.decoder_start_token_id
     return Hearing(
-        features=defaults | {name: given[name] for name in names if name in given},
+        features=defaults | {name: preprocessor[name] for name in names if name in preprocessor},
         prompt=_prompt(spec, folder) or (int(start),),
         stops=_ids(
             rules.eos_token_id if rules.eos_token_id is not None else model.config.eos_token_id
@@ -114,15 +119,15 @@ def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:
 def _prompt(spec: ModelSpec, folder: Path) -> tuple[int, ...]:
     from tokenizers import Tokenizer
 
-    known = Tokenizer.from_file(
+    vocabulary = Tokenizer.from_file(
         str(folder / (spec.input.tokenizer or "tokenizer.json"))
     ).get_vocab()
-    missing = [token for token in spec.input.prompt if token not in known]
+    missing = [token for token in spec.input.prompt if token not in vocabulary]
     if missing:
         raise ValueError(
             f"input.prompt names {missing[0]!r}, which is no token of {spec.input.tokenizer}"
         )
-    return tuple(known[token] for token in spec.input.prompt)
+    return tuple(vocabulary[token] for token in spec.input.prompt)
 
 
 def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -143,7 +148,10 @@ def _hop(hearing: Hearing) -> int:
 
 
 def _spell_products(model: nn.Module) -> None:
-    """Linear layers as products that keep their weights' names; Whisper's keys have no bias to be named after."""
+    """Spell linear layers as products that keep their weights' names.
+
+    Whisper's keys have no bias to be named after.
+    """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear):
             parent, _, leaf = name.rpartition(".")

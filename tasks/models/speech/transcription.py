@@ -15,10 +15,13 @@ Ids = NDArray[np.int64]
 def transcribe(
     engine: Engine, features: NDArray[np.float32], hearing: Hearing, new_tokens: int
 ) -> list[list[int]]:
-    """Token ids written of features [cases, mels, frames], without prompt and stop token, at most `new_tokens` each.
+    """Return token ids written of features [cases, mels, frames], at most `new_tokens` each.
 
-    The graph has no cache: it hears and reads everything again for every token, which a small model can afford.
-    Raises `BadInput` for logits that are not finite.
+    Prompt and stop token are left out. The graph has no cache: it hears and reads everything again
+    for every token, which a small model can afford.
+
+    Raises:
+        BadInput: for logits that are not finite.
     """
     written: list[list[int]] = [[] for _ in features]
     ids = np.tile(np.asarray(hearing.prompt, np.int64), (len(features), 1))
@@ -38,7 +41,11 @@ def transcribe(
 
 
 def forced(hearing: Hearing, transcripts: Sequence[Sequence[int]]) -> tuple[Ids, NDArray[np.bool_]]:
-    """The prompt and then each transcript, with stop tokens behind: ids, and which are real, [cases, longest]."""
+    """Return the prompt and then each transcript, with stop tokens behind.
+
+    Returns:
+        Ids, and which of them are real, both [cases, longest].
+    """
     rows = [(*hearing.prompt, *ids) for ids in transcripts]
     longest = max(map(len, rows))
     ids = np.full((len(rows), longest), hearing.stops[0] if hearing.stops else 0, np.int64)

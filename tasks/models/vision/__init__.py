@@ -1,1 +1,1 @@
-"""Image embedding: the vision side of a CLIP or a ViT, and the classes that its embeddings are held against."""
+"""Image embedding: the vision side of a CLIP or a ViT, and the classes of its embeddings."""

@@ -1,4 +1,4 @@
-"""The classes that embeddings are held against: one direction a class, fixed when the model is registered."""
+"""The classes of embeddings: one direction a class, fixed when the model is registered."""
 
 import json
 from collections.abc import Sequence
@@ -16,35 +16,46 @@ from tasks.records import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classes:
-    """Names, and what stands for each: CLIP's embedding of a text, or the mean of labelled images (a prototype)."""
+    """Names, and what stands for each.
+
+    A class is CLIP's embedding of a text, or the mean of labelled images (a prototype).
+    """
 
     names: tuple[str, ...]
     embeddings: Tensor  # [classes, width], of length 1
 
     def nearest(self, outputs: Tensor, name: str) -> NDArray[np.int64]:
-        """The nearest class of each row by cosine, [N, width] -> [N]; raises `BadInput` as scores do."""
+        """Return the nearest class of each row by cosine, [N, width] -> [N].
+
+        Raises:
+            BadInput: for embeddings that are not finite or not as wide as the classes.
+        """
         rows = directions(outputs, name)
         if rows.shape[1] != self.embeddings.shape[1]:
             raise BadInput(
-                f"the {name} embeddings are {rows.shape[1]} wide, the classes {self.embeddings.shape[1]}"
+                f"the {name} embeddings are {rows.shape[1]} wide, the classes "
+                f"{self.embeddings.shape[1]}"
             )
         return np.asarray((rows @ self.embeddings.T.astype(np.float64)).argmax(axis=1), np.int64)
 
     def places(self, labels: Sequence[str]) -> NDArray[np.int64]:
-        """The number of each label's class, -1 where there is none."""
+        """Return the number of each label's class, -1 where there is none."""
         numbers = {name: number for number, name in enumerate(self.names)}
         return np.array([numbers.get(label, -1) for label in labels], np.int64)
 
 
 def prototypes(outputs: Tensor, labels: Sequence[str]) -> Classes:
-    """The mean direction of each label's embeddings [N, width], as in prototypical networks (arXiv 1703.05175)."""
+    """Return the mean direction of each label's embeddings [N, width].
+
+    Source: prototypical networks (arXiv 1703.05175).
+    """
     rows, names = directions(outputs, "labelled"), tuple(sorted(set(labels)))
     means = np.stack([rows[[label == name for label in labels]].mean(axis=0) for name in names])
     return Classes(names, directions(means, "class").astype(np.float32))
 
 
 def dump_classes(classes: Classes) -> bytes:
-    """The safetensors document."""
+    """Return the safetensors document."""
     names = {"version": "1", "names": json.dumps(classes.names)}
     return bytes(
         safetensors.save({"embeddings": np.ascontiguousarray(classes.embeddings)}, metadata=names)

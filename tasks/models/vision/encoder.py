@@ -1,4 +1,4 @@
-"""A Hugging Face CLIP's vision tower, or a ViT, as one graph from pixels to an embedding of length 1."""
+"""A Hugging Face CLIP's vision tower, or a ViT, from pixels to an embedding of length 1."""
 
 import json
 from collections.abc import Sequence
@@ -37,31 +37,35 @@ class ImageEncoder(nn.Module):
         self.register_buffer("deviation", torch.tensor(list(deviation))[None, :, None, None])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Pixels in 0..1 [batch, channels, height, width] -> embeddings [batch, width].
+        """Return embeddings: pixels in 0..1 [batch, channels, height, width] -> [batch, width].
 
-        CLIP's projection, or what ViT makes of its CLS token.
+        They are CLIP's projection, or what ViT makes of its CLS token.
         """
-        found = self.encoder(pixel_values=(image - self.mean) / self.deviation)
+        outputs = self.encoder(pixel_values=(image - self.mean) / self.deviation)
         embedding = (
-            found.last_hidden_state[:, 0]
+            outputs.last_hidden_state[:, 0]
             if self.projection is None
-            else self.projection(found.pooler_output)
+            else self.projection(outputs.pooler_output)
         )
         return nn.functional.normalize(embedding, dim=1)
 
 
 def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
-    """The vision side of a CLIP folder, or a ViT; pixels are normalised as preprocessor_config.json says.
+    """Load the vision side of a CLIP folder, or a ViT; whatever transformers raises passes.
 
-    Raises `ValueError` for another architecture or another image size than the model's, and what transformers raises.
+    Pixels are normalised as preprocessor_config.json says.
+
+    Raises:
+        ValueError: for another architecture or another image size than the model's.
     """
     from transformers import AutoConfig, AutoModel, CLIPModel, CLIPVisionModelWithProjection
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     if config.model_type not in CLIP | VIT:
-        known = ", ".join(sorted(CLIP | VIT))
+        types = ", ".join(sorted(CLIP | VIT))
         raise ValueError(
-            f"config.json names model_type {config.model_type!r}, not {known}; bring a model.onnx instead"
+            f"config.json names model_type {config.model_type!r}, not {types}; bring a model.onnx "
+            "instead"
         )
     clip = config.model_type in CLIP
     vision = getattr(config, "vision_config", config)
@@ -82,9 +86,12 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
 
 
 def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[np.float32]:
-    """What a CLIP folder's text tower makes of each text: [texts, width], of length 1.
+    """Return what a CLIP folder's text tower makes of each text: [texts, width], of length 1.
 
-    Raises `ValueError` when the folder has no text tower, and what transformers and tokenizers raise.
+    Whatever transformers and tokenizers raise passes.
+
+    Raises:
+        ValueError: when the folder has no text tower.
     """
     from tokenizers import Tokenizer
     from transformers import AutoConfig, CLIPModel
@@ -92,7 +99,8 @@ def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[n
     kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
     if kind != "clip":
         raise ValueError(
-            f"golden.prompt needs a CLIP folder with both towers, and this is a {kind}: leave it out"
+            f"golden.prompt needs a CLIP folder with both towers, and this is a {kind}: leave it "
+            "out"
         )
     model = pretrained(CLIPModel, folder)
     encoder = Tokenizer.from_file(str(folder / tokenizer))
@@ -100,8 +108,10 @@ def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[n
     encoder.enable_truncation(int(model.config.text_config.max_position_embeddings))
     rows = [torch.tensor([encoder.encode(text).ids]) for text in texts]
     with torch.no_grad():
-        found = torch.cat([model.get_text_features(input_ids=row).pooler_output for row in rows])
-        return np.asarray(nn.functional.normalize(found, dim=1).numpy(), np.float32)
+        embeddings = torch.cat(
+            [model.get_text_features(input_ids=row).pooler_output for row in rows]
+        )
+        return np.asarray(nn.functional.normalize(embeddings, dim=1).numpy(), np.float32)
 
 
 def _sides(size: Any) -> tuple[int, int]:
@@ -109,14 +119,15 @@ def _sides(size: Any) -> tuple[int, int]:
 
 
 def _normalisation(folder: Path, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel; without the file, pixels go in as they are."""
+    """Return mean and deviation of each channel; without the file, pixels go in as they are."""
     path = folder / "preprocessor_config.json"
-    given = json.loads(path.read_text()) if path.exists() else {}
-    if not given.get("do_normalize", bool(given)):
+    preprocessor = json.loads(path.read_text()) if path.exists() else {}
+    if not preprocessor.get("do_normalize", bool(preprocessor)):
         return [0.0] * channels, [1.0] * channels
-    mean, deviation = list(given["image_mean"]), list(given["image_std"])
+    mean, deviation = list(preprocessor["image_mean"]), list(preprocessor["image_std"])
     if len(mean) != channels or len(deviation) != channels:
         raise ValueError(
-            f"preprocessor_config.json normalises {len(mean)} channels, and the model reads {channels}"
+            f"preprocessor_config.json normalises {len(mean)} channels, and the model reads "
+            f"{channels}"
         )
     return mean, deviation

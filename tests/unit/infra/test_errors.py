@@ -47,7 +47,8 @@ def test_exit_codes_tell_a_no_from_a_failure() -> None:
     assert {name for name, code in codes.items() if code == 1} == {"Refused", "AlreadyExists"}
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
@@ -71,7 +72,8 @@ def test_every_failure_of_the_operating_system_istranslated(
         assert isinstance(caught.value.__cause__, OSError)
 
 
-# --- S3 ---------------------------------------------------------------------------------------------------------------
+# --- S3 -------------------------------------------------------------------------------------------
+# --------------------
 
 
 class FailingClient:
@@ -147,7 +149,8 @@ def test_every_answer_of_s3_istranslated(
         assert caught.value.__cause__ is error
 
 
-# --- MLflow and what lies under it ------------------------------------------------------------------------------------
+# --- MLflow and what lies under it
+# ------------------------------------------------------------------------------------
 
 
 def translation(error: Exception) -> RequantError:

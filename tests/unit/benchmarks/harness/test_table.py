@@ -58,7 +58,8 @@ def test_the_document_is_json_and_says_which_goals_were_reached() -> None:
 def test_the_conditions_name_the_processor_and_the_versions(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(
-        "processor\t: 0\nmodel name\t: Example 9000\nflags\t\t: avx2 avx512_vnni\n\nprocessor\t: 1\n"
+        "processor\t: 0\nmodel name\t: Example 9000\nflags\t\t: avx2 avx512_vnni\n\nprocessor\t: "
+        "1\n"
     )
     assert cpu(cpuinfo) == ("Example 9000", frozenset({"avx2", "avx512_vnni"}))
     assert cpu(tmp_path / "absent") == ("unknown", frozenset())

@@ -104,7 +104,8 @@ def test_a_plan_fits_the_devices_that_its_options_allow(
     ("text", "version"),
     [
         (
-            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n",
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC "
+            "2024\n",
             "535.183.01",
         ),
         (

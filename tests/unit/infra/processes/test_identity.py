@@ -17,8 +17,8 @@ def test_this_process_is_not_gone() -> None:
 
 def test_a_killed_process_is_gone_even_before_it_is_reaped() -> None:
     code = (
-        "from infra.processes.identity import identity; import json; print(json.dumps(identity()), flush=True);"
-        + SLEEP
+        "from infra.processes.identity import identity; import json; print(json.dumps(identity()), "
+        "flush=True);" + SLEEP
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from infra.errors import BadInput
 from tasks.metrics.intervals import (
     difference_interval,
+    fraction_interval,
     median_interval,
     paired_interval,
-    share_interval,
 )
 
-INTERVALS = [paired_interval, difference_interval, share_interval, median_interval]
+INTERVALS = [paired_interval, difference_interval, fraction_interval, median_interval]
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
@@ -54,14 +54,14 @@ def test_skewed_cosines_are_covered_about_as_often_as_claimed() -> None:
 
 
 def test_no_flip_in_a_hundred_cases_still_allows_for_some() -> None:
-    found = share_interval(np.zeros(100))
+    found = fraction_interval(np.zeros(100))
     assert (found.value, found.low) == (0, 0)
     assert found.high == pytest.approx(0.0362, abs=1e-4)
 
 
 def test_a_share_is_made_of_zeros_and_ones() -> None:
     with pytest.raises(BadInput, match="0 and 1 only"):
-        share_interval(np.array([0, 0.5, 1]))
+        fraction_interval(np.array([0, 0.5, 1]))
 
 
 @pytest.mark.parametrize("count", [20, 80, 400])
@@ -114,6 +114,8 @@ def test_shifting_every_score_shifts_the_interval(values: list[float], shift: fl
 @given(st.integers(2, 300), st.data())
 def test_one_more_flip_never_lowers_the_interval(count: int, data: st.DataObject) -> None:
     flips = data.draw(st.integers(0, count - 1))
-    fewer, more = (share_interval((np.arange(count) < n).astype(float)) for n in (flips, flips + 1))
+    fewer, more = (
+        fraction_interval((np.arange(count) < n).astype(float)) for n in (flips, flips + 1)
+    )
     assert fewer.low <= more.low
     assert fewer.high <= more.high

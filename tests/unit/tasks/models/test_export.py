@@ -80,7 +80,8 @@ def digits_network() -> nn.Module:
     return network.eval()
 
 
-# --- Parity -----------------------------------------------------------------------------------------------------------
+# --- Parity ---------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
@@ -158,7 +159,8 @@ def test_exported_twice_it_is_the_same_to_the_byte(digits: onnx.ModelProto) -> N
     ) == digits.SerializeToString(deterministic=True)
 
 
-# --- The check of an export -------------------------------------------------------------------------------------------
+# --- The check of an export
+# -------------------------------------------------------------------------------------------
 
 PROBE = {"x": torch.rand(3, 8, generator=torch.Generator().manual_seed(0))}
 WEIGHT = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
@@ -191,7 +193,8 @@ def test_a_graph_that_holds_the_probes_batch_as_a_constant_is_refused() -> None:
         exporting._check(fixed, Product(0.0), PROBE)
 
 
-# --- Folders that are no model ----------------------------------------------------------------------------------------
+# --- Folders that are no model
+# ----------------------------------------------------------------------------------------
 
 
 def one_sentence(error: pytest.ExceptionInfo[BadInput]) -> str:
@@ -286,7 +289,8 @@ def test_a_sentence_encoder_that_pools_otherwise_is_bad_input(
         export(TEXT_SPEC, folder)
 
 
-# --- A graph that is taken as it is -----------------------------------------------------------------------------------
+# --- A graph that is taken as it is
+# -----------------------------------------------------------------------------------
 
 
 def ready(*, source: str = "image", target: str = "logits", opset: int = 20) -> onnx.ModelProto:

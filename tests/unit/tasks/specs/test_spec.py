@@ -77,14 +77,16 @@ def test_a_cluster_that_is_no_address_is_refused_by_its_field() -> None:
         ({"name": "Digits!"}, "name is 'Digits!'"),
         (
             {"task": "speech"},
-            "task is 'speech': input should be 'text-embedding', 'image-classification', 'image-embedding', "
+            "task is 'speech': input should be 'text-embedding', 'image-classification', "
+            "'image-embedding', "
             "'speech-recognition' or 'causal-lm'",
         ),
         ({"task": "text-embedding"}, "input.tokenizer is missing"),
         ({"task": "causal-lm"}, "input.tokenizer is missing"),
         (
             {"task": "causal-lm", "input": {"tokenizer": "tokenizer.json"}},
-            "budgets.quality: causal-lm has no metric flips; allowed here: agreement, cache-agreement, ",
+            "budgets.quality: causal-lm has no metric flips; allowed here: agreement, "
+            "cache-agreement, ",
         ),
         (
             {"input": {"shape": [1], "new_tokens": 0}},
