@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _measure(name: str, base: str | None) -> Callable[[bool], ResultTable]:
-    """The benchmark of that name; `base` is the earlier commit that some compare with."""
+    """Return the benchmark of that name; `base` is the commit that some compare with."""
     module = import_module(MODULES[name])
     measure: Callable[[bool], ResultTable] = module.measure
     return partial(measure, base=base) if base and name in BESIDE_A_COMMIT else measure

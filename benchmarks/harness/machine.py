@@ -23,7 +23,7 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def conditions() -> Mapping[str, object]:
-    """Date, CPU model, its integer instructions, cores, load and library versions."""
+    """Return date, CPU model, its integer instructions, cores, load and library versions."""
     model, flags = cpu(Path("/proc/cpuinfo"))
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,7 +37,7 @@ def conditions() -> Mapping[str, object]:
 
 
 def cpu(cpuinfo: Path) -> tuple[str, frozenset[str]]:
-    """The model name and the flags of the first processor; "unknown" where the file does not tell."""
+    """Return the model name and the flags of the first processor; "unknown" where there is none."""
     if not cpuinfo.is_file():
         return "unknown", frozenset()
     lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]

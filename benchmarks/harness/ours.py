@@ -35,7 +35,7 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Of all phases."""
+        """Return the seconds of all phases."""
         return sum(self.seconds.values())
 
 
@@ -48,7 +48,7 @@ class Candidate:
     clock: Clock
 
     def lowered(self, form: str) -> bytes:
-        """The graph for a target: "u8" for ONNX Runtime, "s8" for TensorRT."""
+        """Return the graph for a target: "u8" for ONNX Runtime, "s8" for TensorRT."""
         graph: bytes = lower(self.graph, form).SerializeToString()
         return graph
 
@@ -73,7 +73,10 @@ def quantize(
 
 
 def observe(subject: Subject, rows: int = ROWS) -> Mapping[str, SiteObservation]:
-    """One pass over the subject's calibration set, for any number of recipes; `rows` are kept of every site."""
+    """Observe the subject's calibration set once, for any number of recipes.
+
+    `rows` are kept of every site.
+    """
     instrumented = open_target("onnxruntime-cpu").load(
         expose(subject.model, subject.sites).SerializeToString()
     )
@@ -87,17 +90,17 @@ def derived(
     champion: Candidate | None = None,
     clock: Clock | None = None,
 ) -> Candidate:
-    """From an observation on: scales, weights and the graph."""
+    """Derive scales, weights and the graph from an observation."""
     clock = clock or Clock()
     deployed: Scales | None = champion.derived.scales if champion else None
     with clock.phase("derive"):
-        found = derive(subject.model, subject.sites, observed, chosen, deployed)
+        derivation = derive(subject.model, subject.sites, observed, chosen, deployed)
     with clock.phase("write"):
         if champion and chosen.keeps_graph:
-            graph = qdq.rescale(champion.graph, subject.sites, found.scales)
+            graph = qdq.rescale(champion.graph, subject.sites, derivation.scales)
         else:
-            graph = qdq.write(found.plan)
-    return Candidate(graph, found, clock)
+            graph = qdq.write(derivation.plan)
+    return Candidate(graph, derivation, clock)
 
 
 def build(subject: Subject, candidate: Candidate, target: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Timing on a machine that others use too: interleaved rounds, ratios within a round, medians over rounds."""
+"""Timing on a machine that others use too: interleaved rounds, medians of ratios within one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,20 +15,21 @@ class Rounds:
     seconds: Mapping[str, NDArray[np.float64]]
 
     def median(self, name: str) -> float:
-        """Seconds."""
+        """Return the median in seconds."""
         return float(np.median(self.seconds[name]))
 
     def ratio(self, slow: str, fast: str) -> tuple[float, float, float]:
-        """Median, 10th and 90th percentile of slow / fast."""
+        """Return median, 10th and 90th percentile of slow / fast."""
         ratios = self.seconds[slow] / self.seconds[fast]
         low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
         return float(middle), float(low), float(high)
 
 
 def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, repeats: int = 3) -> Rounds:
-    """Each round gives every call a turn: one run that is not timed, then the median of `repeats`.
+    """Give every call a turn in each round: one run that is not timed, then `repeats`' median.
 
-    The untimed run lets the previous engine's threads stop spinning; the order turns by one every round.
+    The untimed run lets the previous engine's threads stop spinning. The order turns by one every
+    round.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -41,7 +42,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, repeats: 
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     started = perf_counter()
     call()
     return perf_counter() - started

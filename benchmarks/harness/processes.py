@@ -15,9 +15,10 @@ LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def spread(
     work: Callable[[Piece], Found], pieces: Sequence[Piece], workers: int
 ) -> Iterator[tuple[Piece, Found]]:
-    """Each piece with what was found, as soon as it is there; workers share the cores, and one is this process.
+    """Yield each piece with its result, as soon as it is there.
 
-    Workers are started afresh, so `work` is a function of a module or a `functools.partial` of one.
+    Workers share the cores, and one is this process. They are started afresh, so `work` is a
+    function of a module or a `functools.partial` of one.
     """
     if workers == 1:
         yield from ((piece, work(piece)) for piece in pieces)

@@ -40,46 +40,49 @@ class Subject:
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Where the graph can be quantized."""
+        """Return where the graph can be quantized."""
         return find_sites(self.model)
 
     @cached_property
     def source(self) -> bytes:
-        """The full-precision graph."""
+        """Return the full-precision graph."""
         graph: bytes = self.model.SerializeToString()
         return graph
 
     @cached_property
     def reference(self) -> Engine:
-        """The full-precision graph on ONNX Runtime."""
+        """Return the full-precision graph on ONNX Runtime."""
         return open_target("onnxruntime-cpu").load(self.source)
 
     @cached_property
     def instrumented(self) -> Engine:
-        """The full-precision graph with every site's activations, on ONNX Runtime."""
+        """Return the full-precision graph with every site's activations, on ONNX Runtime."""
         exposed = expose(self.model, self.sites)
         return open_target("onnxruntime-cpu").load(exposed.SerializeToString())
 
     @cached_property
     def pool(self) -> tuple[Request, ...]:
-        """The shipped calibration pool."""
+        """Return the shipped calibration pool."""
         path = EXAMPLES / self.name / "calibration.parquet"
         return read_corpus(path.read_bytes(), where=str(path))
 
     @cached_property
     def expected(self) -> Mapping[str, Tensor]:
-        """Full-precision outputs of the held-out cases."""
+        """Return full-precision outputs of the held-out cases."""
         return {
             group: run_all(self.reference, self.inputs, cases)
             for group, cases in self.held_out.items()
         }
 
     def batches(self) -> list[Arrays]:
-        """The calibration set, padded to the longest of each batch."""
+        """Return the calibration set, padded to the longest of each batch."""
         return [batch.feeds for batch in self.inputs.batches(self.calibration)]
 
     def padded(self) -> list[Arrays]:
-        """The calibration set, every batch of one length: the histogram calibrators of the peers demand it."""
+        """Return the calibration set, every batch of one length.
+
+        The histogram calibrators of the peers demand it.
+        """
         batches = self.batches()
         if all(value.ndim != 2 for value in batches[0].values()):
             return batches
@@ -95,9 +98,9 @@ class Subject:
 
 @lru_cache(maxsize=2)
 def minilm(quick: bool, folder: Path | None = None) -> Subject:
-    """MiniLM: 128 English calibration texts from the traffic, judged on golden cases that are not safety probes.
+    """Return MiniLM with 128 English calibration texts of the traffic, judged on golden cases.
 
-    A folder with a `model.onnx` and the tokenizer saves the export.
+    Safety probes are left out. A folder with a `model.onnx` and the tokenizer saves the export.
     """
     cases = [case for case in _golden("minilm") if case.kind is not CaseKind.SAFETY]
     english = tuple(case.payload for case in cases if case.language == "en")
@@ -109,7 +112,10 @@ def minilm(quick: bool, folder: Path | None = None) -> Subject:
 
 @lru_cache(maxsize=2)
 def digits(quick: bool, folder: Path | None = None) -> Subject:
-    """The digits classifier; its groups are the exposures. A folder with a `model.onnx` saves the export."""
+    """Return the digits classifier; its groups are the exposures.
+
+    A folder with a `model.onnx` saves the export.
+    """
     cases = _golden("digits")
     groups = sorted({case.domain for case in cases})
     step = 8 if quick else 1
@@ -121,7 +127,7 @@ def digits(quick: bool, folder: Path | None = None) -> Subject:
 
 
 def digit_labels(quick: bool) -> Mapping[str, NDArray[np.int64]]:
-    """The right digits of `digits(quick).held_out`, in its order."""
+    """Return the right digits of `digits(quick).held_out`, in its order."""
     cases, step = _golden("digits"), 8 if quick else 1
     groups = {case.domain for case in cases}
     return {
@@ -131,7 +137,7 @@ def digit_labels(quick: bool) -> Mapping[str, NDArray[np.int64]]:
 
 
 def minilm_cases(languages: Sequence[str], quick: bool) -> tuple[Payload, ...]:
-    """Held-out texts in some languages."""
+    """Return held-out texts in some languages."""
     cases = [
         case
         for case in _golden("minilm")
@@ -141,7 +147,7 @@ def minilm_cases(languages: Sequence[str], quick: bool) -> tuple[Payload, ...]:
 
 
 def draw(traffic: Sequence[Request], languages: Sequence[str], count: int) -> tuple[Payload, ...]:
-    """The same sample on every run."""
+    """Draw the same sample on every run."""
     rows = sorted(
         (row for row in traffic if row.language in languages), key=lambda row: row.request_id
     )

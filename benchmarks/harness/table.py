@@ -10,12 +10,12 @@ from rich.text import Text
 
 
 def column(header: str, form: str = "") -> Any:
-    """A row's field: its header and the format of its numbers."""
+    """Declare a row's field: its header and the format of its numbers."""
     return field(metadata={"header": header, "form": form})
 
 
 def reason(header: str) -> Any:
-    """A row's field whose text is long: the cell holds its number, the text stands under the table."""
+    """Declare a row's field of long text: it stands under the table, its number in the row."""
     return field(metadata={"header": header, "form": "", "footnote": True})
 
 
@@ -30,7 +30,7 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Never true without a figure."""
+        """Return whether the goal is reached; never true without a figure."""
         if self.found is None:
             return False
         return (
@@ -49,7 +49,7 @@ class ResultTable:
     notes: Sequence[str] = ()
 
     def document(self) -> Mapping[str, Any]:
-        """As it goes into the JSON file."""
+        """Return what goes into the JSON file."""
         goals = [{**asdict(goal), "reached": goal.reached} for goal in self.goals]
         return {
             "name": self.name,
@@ -60,7 +60,7 @@ class ResultTable:
         }
 
     def render(self) -> RenderableType:
-        """Rows, goals and notes for a terminal."""
+        """Render rows, goals and notes for a terminal."""
         rich = RichTable(title=self.title, title_justify="left", header_style="bold")
         for item in fields(self.rows[0]) if self.rows else ():
             rich.add_column(
@@ -78,7 +78,10 @@ class ResultTable:
 
 
 def cells(row: object, reasons: list[str]) -> list[str]:
-    """A row's fields as text; what is None was not measured. Long texts are moved to `reasons`."""
+    """Return a row's fields as text; what is None was not measured.
+
+    Long texts are moved to `reasons`.
+    """
     if not is_dataclass(row):
         raise TypeError(f"a row is a frozen dataclass, not {type(row).__name__}")
     return [_cell(getattr(row, item.name), item.metadata, reasons) for item in fields(row)]
@@ -96,7 +99,7 @@ def _cell(value: object, metadata: Mapping[str, Any], reasons: list[str]) -> str
 
 
 def _sentence(goal: Goal) -> Text:
-    found = "not measured" if goal.found is None else f"{goal.found:.4g}"
+    figure = "not measured" if goal.found is None else f"{goal.found:.4g}"
     verdict = "reached" if goal.reached else "missed"
-    text = f"{verdict}: {goal.what} {found} (goal: {goal.direction} {goal.target:g})"
+    text = f"{verdict}: {goal.what} {figure} (goal: {goal.direction} {goal.target:g})"
     return Text(text, "green" if goal.reached else "red")

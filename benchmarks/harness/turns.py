@@ -1,4 +1,7 @@
-"""Engines in turns, in a fresh process: threads that torch or a peer left behind would disturb the timing."""
+"""Engines in turns, in a fresh process.
+
+Threads that torch or a peer left behind would disturb the timing.
+"""
 
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -15,13 +18,19 @@ ATTEMPTS = 8
 
 
 def time_plans(plans: Mapping[str, bytes], feeds: Arrays, rounds: int, threads: int) -> Rounds:
-    """Every plan that opens, on one batch in interleaved rounds; 0 threads leaves the number to ONNX Runtime."""
+    """Time every plan that opens, on one batch in interleaved rounds.
+
+    0 threads leaves the number to ONNX Runtime.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_time_here, dict(plans), dict(feeds), rounds, threads).result()
 
 
 def open_session(plan: bytes, threads: int = 0) -> ort.InferenceSession | str:
-    """A session, or ONNX Runtime's own reason; asked again, as its optimizer fails now and then on a peer's graph."""
+    """Open a session, or return ONNX Runtime's own reason.
+
+    It is asked again, as its optimizer fails now and then on a peer's graph.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads

@@ -46,7 +46,11 @@ class CommandRow:
 
 
 def measure(quick: bool, base: str = BASE) -> ResultTable:
-    """This checkout beside the commit `base`, in turns; raises `ValueError` for an unknown one."""
+    """Measure this checkout beside the commit `base`, in turns.
+
+    Raises:
+        ValueError: for an unknown commit.
+    """
     with tempfile.TemporaryDirectory() as folder:
         workspace, earlier = Path(folder, "workspace"), Path(folder, "earlier")
         unpack(base, earlier)
@@ -55,7 +59,7 @@ def measure(quick: bool, base: str = BASE) -> ResultTable:
 
 
 def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> ResultTable:
-    """The medians of `rounds` rounds in which each command ran once in each checkout."""
+    """Return the medians of `rounds` rounds in which each command ran once in each checkout."""
     commands = {**READING, **BESIDE}
     rows = [_row(name, commands[name], earlier, workspace, rounds) for name in commands]
     goals = [
@@ -68,7 +72,11 @@ def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> ResultTab
 
 
 def unpack(revision: str, folder: Path) -> None:
-    """The code of a commit in a new folder; raises `ValueError` where git knows no such commit."""
+    """Unpack the code of a commit in a new folder.
+
+    Raises:
+        ValueError: where git knows no such commit.
+    """
     command = ["git", "archive", revision, *ROOMS]
     packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if packed.returncode:

@@ -1,4 +1,7 @@
-"""Seconds from typing `requant maintain` to the flow's first step, with a server and without, idle and under load."""
+"""Seconds from typing `requant maintain` to the flow's first step.
+
+They are measured with a server and without, idle and under load.
+"""
 
 import os
 import subprocess
@@ -31,16 +34,16 @@ class FirstStepRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """Without load, and with a computing process on every core."""
+    """Measure without load, and with a computing process on every core."""
     rounds, cores = QUICK_ROUNDS if quick else ROUNDS, len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="requant-first-step-") as folder:
         workspace = Path(folder, "workspace")
         _prepare(workspace)
         rows = [_row("none", busy, workspace, {}, rounds) for busy in (0, cores)]
         with _server(Path(folder, "server")) as address:
-            given = {"REQUANT_PREFECT_API_URL": address}
+            variables = {"REQUANT_PREFECT_API_URL": address}
             rows += [
-                _row("a running server", busy, workspace, given, rounds) for busy in (0, cores)
+                _row("a running server", busy, workspace, variables, rounds) for busy in (0, cores)
             ]
     goals = [
         Goal(f"Prefect: {row.where}; {row.busy} beside: s", GOAL_S, row.seconds, "at most")
@@ -50,10 +53,15 @@ def measure(quick: bool) -> ResultTable:
 
 
 def _row(
-    where: str, busy: int, workspace: Path, given: Mapping[str, str], rounds: int
+    where: str, busy: int, workspace: Path, variables: Mapping[str, str], rounds: int
 ) -> FirstStepRow:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("REQUANT_")}
-    environment = {**kept, **given, "PYTHONPATH": str(ROOT), "REQUANT_WORKSPACE": str(workspace)}
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("REQUANT_")}
+    environment = {
+        **inherited,
+        **variables,
+        "PYTHONPATH": str(ROOT),
+        "REQUANT_WORKSPACE": str(workspace),
+    }
     seconds_to_first_step(environment)  # compiles to bytecode, and brings files into memory
     with _busy(busy):
         times = [seconds_to_first_step(environment) for _ in range(rounds)]
@@ -61,7 +69,7 @@ def _row(
 
 
 def seconds_to_first_step(environment: Mapping[str, str]) -> float:
-    """Start the command and stop it at its first step; raises `RuntimeError` when it ends before."""
+    """Start the command and stop it at its first step; raise `RuntimeError` when it ends before."""
     command = [sys.executable, "-m", "flows.cli", "maintain", MODEL]
     begun = time.perf_counter()
     process = subprocess.Popen(
@@ -73,26 +81,29 @@ def seconds_to_first_step(environment: Mapping[str, str]) -> float:
         text=True,
     )
     assert process.stdout is not None
-    said = []
+    printed = []
     try:
         for line in process.stdout:
-            said.append(line)
+            printed.append(line)
             if FIRST in line:
                 return time.perf_counter() - begun
     finally:
         process.terminate()
         process.communicate()
-    raise RuntimeError(f"{' '.join(command)} ended before its first step: {''.join(said)}")
+    raise RuntimeError(f"{' '.join(command)} ended before its first step: {''.join(printed)}")
 
 
 def _prepare(workspace: Path) -> None:
-    """The shipped digits with an hour of traffic, registered by this checkout in a process of its own."""
-    code = f"import benchmarks.orchestration.first_step as it; from pathlib import Path; it.fill(Path({str(workspace)!r}))"
+    """Register the shipped digits with an hour of traffic, by a process of this checkout."""
+    code = (
+        "from pathlib import Path; from benchmarks.orchestration.first_step import fill; "
+        f"fill(Path({str(workspace)!r}))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def fill(workspace: Path) -> None:
-    """Register the digits in a workspace and write their corpus as traffic, a request every two seconds."""
+    """Register the digits and write their corpus as traffic, a request every two seconds."""
     from dataclasses import replace
 
     from infra.settings import use_workspace
@@ -124,7 +135,7 @@ def _server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """So many processes that do nothing but compute."""
+    """Keep so many processes busy that do nothing but compute."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -1,4 +1,7 @@
-"""A workspace in which a model has served for weeks: `python -m benchmarks.orchestration.served FOLDER`."""
+"""A workspace in which a model has served for weeks.
+
+`python -m benchmarks.orchestration.served FOLDER` writes it.
+"""
 
 from __future__ import annotations
 
@@ -71,13 +74,13 @@ def _promoted(chosen: Settings, window: SampleRef) -> ReleaseRef:
     chosen.store().put(
         layout.sample_facts(layout.calibration_set(MODEL, calibration)), canonical(facts)
     )
-    made: dict[str, Json] = {
+    manifest: dict[str, Json] = {
         "model": REGISTRATION,
         "calibration": calibration,
         "recipe": {"name": "int8"},
     }
     files = {name: name.encode() for name in FILES}
-    release = write_release(chosen.store(), MODEL, files, made, chosen.signer())
+    release = write_release(chosen.store(), MODEL, files, manifest, chosen.signer())
     champion = ReleaseRef(MODEL, "1", release.digest)
     named = {"version": champion.version, "release": champion.digest}
     _append(body(EntryKind.PROMOTED, actor="a person", reason="first", **named))

@@ -1,4 +1,7 @@
-"""`python -m dashboards.console [--port N]`: the console alone, on 127.0.0.1; prints the link that opens it."""
+"""`python -m dashboards.console [--port N]`: the console alone, on 127.0.0.1.
+
+It prints the link that opens it.
+"""
 
 import argparse
 import signal

@@ -1,4 +1,4 @@
-"""What a person starts: the same deployments as the schedule, under a name and with a reason in the ledger."""
+"""What a person starts: the same deployments as the schedule, under a name and with a reason."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -69,9 +69,9 @@ def _start(
     parameters: Mapping[str, Any],
     deployment: str | None = None,
 ) -> Response:
-    """Start the run and go to its page; raises `NotFound` for an unknown model, and as `trigger`."""
+    """Start the run and go to its page; raise `NotFound` for an unknown model, and as `trigger`."""
     key = form_key(request, form_id, flow, model)
     views.one_model(model)
-    given = {"model": model, **parameters}
-    run = trigger(flow, given, actor=subject(request), key=key, deployment=deployment)
+    arguments = {"model": model, **parameters}
+    run = trigger(flow, arguments, actor=subject(request), key=key, deployment=deployment)
     return RedirectResponse(f"/runs/{run.run_id}", status_code=303)

@@ -1,4 +1,4 @@
-"""The console's application behind the guard: headers around every answer, errors as pages, and the routes."""
+"""The console's application behind the guard: headers, errors as pages, and the routes."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,8 @@ from infra.processes.serve import Guarded
 from infra.settings import settings
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
+    "style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",  # also: going back asks for a fresh form
     # with none, browsers would call the origin of our own forms null
@@ -71,7 +72,7 @@ def _failed(request: Request, exc: Exception) -> Response:
 
 
 def _wrong_form(request: Request, exc: Exception) -> Response:
-    """FastAPI's own answer is JSON, for programs."""
+    """Answer with a page: FastAPI's own answer is JSON, for programs."""
     errors = exc.errors() if isinstance(exc, RequestValidationError) else []
     wrong = "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in errors)
     return _error_page(request, 400, f"the form is not complete ({wrong}): go back and correct it")

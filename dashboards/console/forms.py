@@ -1,7 +1,7 @@
 """What every form carries: its one-time id, and why; who sends it is who logged in.
 
-A form's id is signed for one purpose, so that no other site can post one (CSRF), and is the idempotency key of the run
-it starts, so that posting it twice starts one run.
+A form's id is signed for one purpose, so that no other site can post one (CSRF). It is the
+idempotency key of the run that it starts, so that posting it twice starts one run.
 """
 
 import hmac
@@ -22,11 +22,14 @@ def new_form(request: Request, action: str, model: str) -> str:
     return form_id(request.app.state.secret, f"{action} {model}", secrets.token_urlsafe(12))
 
 
-def form_key(request: Request, given: str, action: str, model: str) -> str:
-    """Return the key of the run that the form starts; 403 for a form that the console made for nothing of the kind."""
-    once = given.partition(".")[0]
-    made = form_id(request.app.state.secret, f"{action} {model}", once)
-    if not hmac.compare_digest(given.encode(), made.encode()):
+def form_key(request: Request, form: str, action: str, model: str) -> str:
+    """Return the key of the run that the form starts.
+
+    403 for a form that the console made for nothing of the kind.
+    """
+    once = form.partition(".")[0]
+    expected = form_id(request.app.state.secret, f"{action} {model}", once)
+    if not hmac.compare_digest(form.encode(), expected.encode()):
         raise HTTPException(
             403,
             "this form does not come from this console: open the model's page and send it again",

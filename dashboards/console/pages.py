@@ -1,4 +1,4 @@
-"""What a person reads: models, a version beside the champion, runs; and what machines read: /metrics."""
+"""What a person reads: models, a version beside the champion, runs; for machines, /metrics."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +34,10 @@ STOP_POLLING = 286
 REPORT_POLICY = (
     "sandbox{}; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:{}"
 )
-"""A report holds text from traffic: it gets an origin of its own, reaches nothing, and only Evidently's may script."""
+"""A report holds text from traffic: it gets an origin of its own, and reaches nothing.
+
+Only Evidently's script may run.
+"""
 
 _T = TypeVar("_T")
 router = APIRouter()
@@ -68,18 +71,18 @@ _templates = Jinja2Templates(env=_environment)
 
 @router.get("/")
 def models_page(request: Request) -> Response:
-    """Every model at a glance."""
+    """Show every model at a glance."""
     scheduled, note = _asked(upcoming)
     rows = [
-        (one, _recipe(one, one.champion), (scheduled or {}).get(one.name))
-        for one in views.all_models()
+        (model, _recipe(model, model.champion), (scheduled or {}).get(model.name))
+        for model in views.all_models()
     ]
     return show(request, "models.html.j2", note=note, rows=rows)
 
 
 @router.get("/models/{model}")
 def model_page(request: Request, model: str) -> Response:
-    """One model: champion, waiting candidates, actions, history."""
+    """Show one model: champion, waiting candidates, actions, history."""
     view, history = views.one_model(model), views.history(model)
     scheduled, note = _asked(upcoming)
     runs, _ = (None, None) if note else _asked(lambda: recent_runs(RUNS))
@@ -104,7 +107,7 @@ def model_page(request: Request, model: str) -> Response:
 
 @router.get("/models/{model}/versions/{version}")
 def version_page(request: Request, model: str, version: str) -> Response:
-    """A version beside the champion and full precision, gate by gate."""
+    """Show a version beside the champion and full precision, gate by gate."""
     view = versions.one_version(model, version)
     waiting = [entry for entry in views.one_model(model).waiting if entry.version == version]
     return show(
@@ -119,7 +122,7 @@ def version_page(request: Request, model: str, version: str) -> Response:
 
 @router.get("/runs")
 def runs_page(request: Request) -> Response:
-    """The newest runs."""
+    """Show the newest runs."""
     runs, note = _asked(lambda: recent_runs(RUNS))
     ends: dict[str, str] = {}
     for model in {run.model for run in runs or () if run.model}:
@@ -129,14 +132,14 @@ def runs_page(request: Request) -> Response:
 
 @router.get("/runs/{run_id}")
 def run_page(request: Request, run_id: str) -> Response:
-    """One run, watched while it lasts; raises `NotFound` and `Unavailable`."""
+    """Show one run, watched while it lasts; raise `NotFound` and `Unavailable`."""
     run = read_run(run_id)
     return show(request, "run.html.j2", note=None, run=run, outcome=_outcome(run))
 
 
 @router.get("/runs/{run_id}/progress")
 def run_progress(request: Request, run_id: str) -> Response:
-    """The part of a run's page that changes; the last answer ends the polling."""
+    """Show the part of a run's page that changes; the last answer ends the polling."""
     run, note = _asked(lambda: read_run(run_id))
     status = STOP_POLLING if run and run.finished else 200
     outcome = _outcome(run) if run else None
@@ -145,7 +148,7 @@ def run_progress(request: Request, run_id: str) -> Response:
 
 @router.get("/reports/{key:path}")
 def report(key: str) -> Response:
-    """A stored drift report, shut in; raises `NotFound`."""
+    """Show a stored drift report, shut in; raise `NotFound`."""
     scripts = key.endswith("/evidently.html")
     policy = REPORT_POLICY.format(
         *((" allow-scripts", "; script-src 'unsafe-inline'") if scripts else ("", ""))
@@ -158,26 +161,26 @@ def report(key: str) -> Response:
 
 @router.get("/metrics")
 def metrics() -> Response:
-    """Every model's newest figures for Prometheus, which shows the key as a bearer."""
+    """Return every model's newest figures for Prometheus, which shows the key as a bearer."""
     page = read_snapshots(settings().root / "metrics", _live.samples())
     return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/favicon.ico")
 def favicon() -> Response:
-    """The page names an SVG; browsers that ask anyway get a short no."""
+    """Answer with a short no: the page names an SVG, and some browsers ask anyway."""
     return PlainTextResponse("", status_code=404)
 
 
 def show(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
-    """A page; `actor` and the neighbours' addresses are known to every template."""
+    """Render a page; `actor` and the neighbours' addresses are known to every template."""
     context["actor"] = subject(request)
     context["neighbours"] = neighbours(settings(), host=request.url.hostname or "127.0.0.1")
     return _templates.TemplateResponse(request, template, context, status_code=status)
 
 
 def report_keys(model: str, decision: LedgerEntry) -> tuple[str, ...]:
-    """Where the reports of a decision about a window lie."""
+    """Return where the reports of a decision about a window lie."""
     window = decision.details.get("window")
     if decision.kind is not EntryKind.DECIDED or not isinstance(window, str) or was_thin(decision):
         return ()
@@ -188,7 +191,7 @@ def report_keys(model: str, decision: LedgerEntry) -> tuple[str, ...]:
 
 
 def _asked(ask: Callable[[], _T]) -> tuple[_T | None, str | None]:
-    """The answer, or why there is none: what the ledger knows is shown without Prefect."""
+    """Return the answer, or why there is none: what the ledger knows is shown without Prefect."""
     try:
         return ask(), None
     except Unavailable as exc:
@@ -206,7 +209,7 @@ def _recipe(model: ModelView, entry: LedgerEntry | None) -> str:
 
 
 def _earlier(model: ModelView, history: Sequence[LedgerEntry]) -> list[str]:
-    """Versions that reigned before and do not now, newest first."""
+    """Return versions that reigned before and do not now, newest first."""
     reigns = [
         entry.version
         for entry in history
@@ -217,12 +220,12 @@ def _earlier(model: ModelView, history: Sequence[LedgerEntry]) -> list[str]:
 
 
 def _outcome(run: RunView) -> str | None:
-    """What the run itself wrote at its end."""
+    """Return what the run itself wrote at its end."""
     return _ends(_history(run.model)).get(run.run_id) if run.model and run.finished else None
 
 
 def _sources(model: str) -> list[SourceIntake]:
-    """What was last read from each source that the spec names."""
+    """Return what was last read from each source that the spec names."""
     store = settings().store()
     read = (last_of(store, model, source.slug) for source in current_spec(model).sources)
     return [done for done in read if done is not None]
@@ -231,12 +234,14 @@ def _sources(model: str) -> list[SourceIntake]:
 def _ends(history: Sequence[LedgerEntry]) -> dict[str, str]:
     """Run -> what it wrote to the ledger at its end, which outlives Prefect's progress notes."""
     return {
-        str(one.details.get("run")): one.reason for one in history if one.kind is EntryKind.FINISHED
+        str(entry.details.get("run")): entry.reason
+        for entry in history
+        if entry.kind is EntryKind.FINISHED
     }
 
 
 def _history(model: str) -> Sequence[LedgerEntry]:
-    """A run may name a model that was never registered."""
+    """Return the ledger: a run may name a model that was never registered."""
     try:
         return views.history(model)
     except NotFound:

@@ -25,38 +25,38 @@ class Picture:
 
     @property
     def span(self) -> float:
-        """Width of the interval; never too thin to see."""
+        """Return the width of the interval; never too thin to see."""
         return max(self.high - self.low, 2.0)
 
 
 def figure(value: float) -> str:
-    """Four significant digits, with a true minus."""
+    """Return four significant digits, with a true minus."""
     return f"{value:.4g}".replace("-", "−")
 
 
-def interval(found: Interval | None) -> str:
-    """ "0.0013" with its interval, or a dash."""
-    if found is None:
+def interval(estimate: Interval | None) -> str:
+    """Return "0.0013" with its interval, or a dash."""
+    if estimate is None:
         return "–"
-    if found.low == found.high:
-        return figure(found.value)
-    return f"{figure(found.value)} [{figure(found.low)}, {figure(found.high)}]"
+    if estimate.low == estimate.high:
+        return figure(estimate.value)
+    return f"{figure(estimate.value)} [{figure(estimate.low)}, {figure(estimate.high)}]"
 
 
 def reference(gate: GateResult) -> str:
-    """What full precision reaches by definition: a cosine and a ratio of 1, no drop, no flip."""
+    """Return what full precision reaches by definition: cosine and ratio of 1, no drop or flip."""
     if gate.metric in _IDEAL or gate.metric.endswith("-ratio"):
         return "1"
     return "0" if gate.metric.endswith(("-drop", "flips")) else "–"
 
 
-def percent(share: object) -> str:
-    """0.125 -> "12.5 %"."""
-    return f"{100 * float(share):.4g} %" if isinstance(share, int | float) else "–"
+def percent(fraction: object) -> str:
+    """Return 0.125 as "12.5 %"."""
+    return f"{100 * float(fraction):.4g} %" if isinstance(fraction, int | float) else "–"
 
 
 def size(count: object) -> str:
-    """Bytes for people, in powers of 1,000."""
+    """Return bytes for people, in powers of 1,000."""
     if not isinstance(count, int | float):
         return "–"
     for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -74,20 +74,23 @@ def ago(seconds: float) -> str:
 
 
 def when(moment: datetime | str | None) -> str:
-    """To the second, in UTC."""
+    """Return the time to the second, in UTC."""
     if moment is None:
         return "–"
-    found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    time = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def picture(row: GateRow) -> Picture | None:
-    """The gate's interval, budget and champion on one scale; None without an estimate or a budget."""
-    gate, found = row.candidate, row.candidate.estimate
-    if found is None or gate.reported:
+    """Return the gate's interval, budget and champion on one scale.
+
+    None without an estimate or a budget.
+    """
+    gate, estimate = row.candidate, row.candidate.estimate
+    if estimate is None or gate.reported:
         return None
     champion = row.champion.estimate if row.champion else None
-    points = [found.low, found.high, gate.budget, *([champion.value] if champion else [])]
+    points = [estimate.low, estimate.high, gate.budget, *([champion.value] if champion else [])]
     left, right = min(points), max(points)
     room = (right - left or abs(right) or 1.0) * 0.12
 
@@ -96,9 +99,9 @@ def picture(row: GateRow) -> Picture | None:
 
     budget, least = place(gate.budget), gate.direction == "at least"
     return Picture(
-        low=place(found.low),
-        high=place(found.high),
-        value=place(found.value),
+        low=place(estimate.low),
+        high=place(estimate.high),
+        value=place(estimate.value),
         budget=budget,
         champion=place(champion.value) if champion else None,
         kept_from=budget if least else 0.0,

@@ -1,6 +1,7 @@
-"""The `requant` command. Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage, 130 interrupted.
+"""The `requant` command.
 
-Nothing heavy is imported before a command runs: the workspace must be chosen before Prefect reads its settings.
+Exit codes: 0 done, 1 refused or a gate failed, 2 bad input or usage, 130 interrupted. Nothing heavy
+is imported before a command runs: the workspace must be chosen before Prefect reads its settings.
 """
 
 import json

@@ -12,7 +12,7 @@ from infra.settings import use_cluster
 
 @app.command()
 def maintain(model: Model, cluster: Cluster = None, as_json: Json = False) -> None:
-    """One scheduled maintenance run, now."""
+    """Run one scheduled maintenance, now."""
     from flows.cli import printing
 
     use_cluster(cluster)
@@ -39,13 +39,15 @@ def requantize(
     search: Annotated[
         Search,
         typer.Option(
-            help="first: stop at the first candidate that passes; full: measure all, promote the cheapest."
+            help="first: stop at the first candidate that passes; "
+            "full: measure all, promote the cheapest."
         ),
     ] = "first",
     allow_scale_change: Annotated[
         bool,
         typer.Option(
-            help="Let new scales differ from the champion's by more than the spec allows one window."
+            help="Let new scales differ from the champion's by more than the spec allows "
+            "one window."
         ),
     ] = False,
     cluster: Cluster = None,
@@ -91,14 +93,17 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Cases of an lm-eval task, at most.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a suite on a version or candidate and on full precision, side by side; logged to MLflow, promotes nothing."""
+    """Run a suite on a version or candidate and on full precision, side by side.
+
+    The figures are logged to MLflow; nothing is promoted.
+    """
     from flows.cli import printing
 
     with printing.progress(quiet=as_json) as show:
         show(f"running {suite} on {model} and on full precision", 0.0)
         from flows.evaluate import evaluate
 
-        found = evaluate(
+        evaluated = evaluate(
             model,
             suite=suite,
             version=version,
@@ -106,7 +111,7 @@ def evaluate(
             include=include_path,
             limit=limit,
         )
-    printing.emit(found, as_json, printing.evaluation)
+    printing.emit(evaluated, as_json, printing.evaluation)
 
 
 @app.command()
@@ -154,15 +159,15 @@ def reconcile(
     model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
-    """Follow what operators did in MLflow when it is verified; undo and report it when it is not."""
+    """Follow what operators did in MLflow when it is verified; else undo and report it."""
     from flows.cli import printing
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.orchestration.orchestrated import call
         from flows.reconcile import reconcile
 
-        found = call(reconcile, model)
-    printing.emit(found, as_json, printing.reconciliations)
+        reconciled = call(reconcile, model)
+    printing.emit(reconciled, as_json, printing.reconciliations)
 
 
 def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool) -> None:

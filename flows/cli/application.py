@@ -1,4 +1,4 @@
-"""The `requant` application: its groups of commands, and the workspace that every one of them is pointed at."""
+"""The `requant` application: its groups of commands, and the workspace that they are pointed at."""
 
 import os
 from importlib.metadata import version as installed
@@ -21,8 +21,8 @@ app.add_typer(model_app, name="model")
 app.add_typer(traffic_app, name="traffic")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"requant {installed('requant')}")
         raise typer.Exit
 

@@ -7,7 +7,10 @@ from infra.settings import use_workspace
 
 
 def model_names(context: typer.Context, incomplete: str) -> list[str]:
-    """For the shell: what begins so in the workspace at hand; nothing where that cannot be read."""
+    """Return, for the shell, the models of the workspace at hand that begin so.
+
+    It is nothing where the workspace cannot be read.
+    """
     from tasks.specs import registration
 
     try:

@@ -11,7 +11,7 @@ from flows.cli.options import AnyModel, Json, Model
 
 @model_app.command("list")
 def model_list(as_json: Json = False) -> None:
-    """All registered models."""
+    """List all registered models."""
     from flows.cli import printing
     from flows.queries import views
 
@@ -23,7 +23,7 @@ def status(
     model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
-    """Who serves, what was decided last, what waits."""
+    """Show who serves, what was decided last and what waits."""
     from flows.cli import printing
     from flows.queries import views
 
@@ -34,7 +34,7 @@ def status(
 
 @app.command()
 def history(model: Model, as_json: Json = False) -> None:
-    """The model's ledger: who did what, when and why."""
+    """Show the model's ledger: who did what, when and why."""
     from flows.cli import printing
     from flows.queries import views
 
@@ -49,7 +49,7 @@ def explain(
     ] = "latest",
     as_json: Json = False,
 ) -> None:
-    """Why the loop did or did not act on a window, with the figures of every detector and the evidence so far."""
+    """Show why the loop did or did not act on a window, with figures and evidence."""
     from flows.cli import printing
     from flows.queries.explain import explain as explained
 
@@ -72,23 +72,26 @@ def show_lineage(
     output: Annotated[Path | None, typer.Option(help="Write the export to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """From traffic to calibration set, scales, graph, engines and release, up and down from any digest."""
+    """Show the lineage from traffic to release, up and down from any digest.
+
+    Between them are calibration set, scales, graph and engines.
+    """
     from flows.cli import printing
     from flows.queries import lineage
 
-    found = lineage.of(model, version, digest)
+    graph = lineage.of(model, version, digest)
     if export is None:
-        printing.emit(found, as_json, printing.lineage)
+        printing.emit(graph, as_json, printing.lineage)
     elif output is None:
-        print(lineage.exported(found, export).decode(), end="")
+        print(lineage.exported(graph, export).decode(), end="")
     else:
-        lineage.write(found, export, output)
-        printing.emit({"written": str(output), "nodes": len(found.nodes)}, as_json, printing.fields)
+        lineage.write(graph, export, output)
+        printing.emit({"written": str(output), "nodes": len(graph.nodes)}, as_json, printing.fields)
 
 
 @app.command()
 def recipes(as_json: Json = False) -> None:
-    """Every recipe, and which targets can express it."""
+    """List every recipe, and which targets can express it."""
     from flows.cli import printing
     from flows.queries import recipe_table
 

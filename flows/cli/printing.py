@@ -29,20 +29,20 @@ def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
 
 
 def say(sentence: str) -> None:
-    """One line for a person; a long one is not broken, so that what it quotes can be copied."""
+    """Print one line for a person, unbroken even if long, so that what it quotes can be copied."""
     console.print(escape(sentence))
 
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Say]:
-    """One line that moves on a terminal, a line per step otherwise; nothing when quiet."""
+    """Show one line that moves on a terminal, a line per step otherwise; nothing when quiet."""
     with shown(console, quiet=quiet) as show:
         yield show
 
 
 @contextmanager
 def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
-    """The steps of every flow shown as they come, and reported to Prefect where a server is in use.
+    """Show the steps of every flow as they come, and report them to Prefect where one is in use.
 
     An unknown model is refused first.
     """
@@ -61,7 +61,7 @@ def orchestrated(model: str | None, *, quiet: bool) -> Iterator[None]:
 
 
 def deployed(done: Any) -> None:
-    """What a server has now, and the command that runs it."""
+    """Print what a server has now, and the command that runs it."""
     console.print(f"{len(done.deployments)} deployments in the pool {done.pool} of {done.server}")
     for name in done.deployments:
         console.print(f"  {escape(name)}")
@@ -71,7 +71,7 @@ def deployed(done: Any) -> None:
 
 
 def addresses(listening: Any) -> None:
-    """Where everything listens, once it does."""
+    """Print where everything listens, once it does."""
     for line in listening.moved:
         console.print(line)
     console.print(f"{'console':<9} {listening.console}")
@@ -81,14 +81,14 @@ def addresses(listening: Any) -> None:
 
 
 def fields(value: Any) -> None:
-    """One line per field."""
+    """Print one line per field."""
     pairs = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     for name, item in pairs.items():
         console.print(f"[bold]{escape(name)}[/bold]  {escape(str(item))}")
 
 
 def models(views: Sequence[Any]) -> None:
-    """A table of models."""
+    """Print a table of models."""
     if not views:
         console.print("no models yet: add one with `requant model add SPEC.yaml`")
         return
@@ -104,7 +104,7 @@ def models(views: Sequence[Any]) -> None:
 
 
 def recipes(views: Sequence[Any]) -> None:
-    """A table of recipes against targets, and below it the rules behind every no."""
+    """Print a table of recipes against targets, and below it the rules behind every no."""
     targets = list(views[0].obstacles)
     table = _table("recipe", *targets, "what it does")
     for view in views:
@@ -117,21 +117,26 @@ def recipes(views: Sequence[Any]) -> None:
         console.print(f"no: {escape(reason)}")
 
 
-def evaluation(found: Any) -> None:
-    """Both sides of every figure over all cases; the groups are in the JSON document and in MLflow."""
+def evaluation(evaluated: Any) -> None:
+    """Print both sides of every figure over all cases.
+
+    The groups are in the JSON document and in MLflow.
+    """
     table = _table("metric", "cases", "full precision", "candidate", "difference")
-    shown = [one for one in found.figures if one.group == "all"] or found.figures
-    for one in shown:
-        name = one.metric if one.group == "all" else f"{one.group} {one.metric}"
-        sides = (f"{one.full_precision:.4f}", f"{one.candidate:.4f}", f"{one.difference:+.4f}")
-        table.add_row(escape(name), "-" if one.count is None else str(one.count), *sides)
-    console.print(f"{escape(found.suite)} on {found.subject} of {found.model}, {found.target}")
+    figures = [row for row in evaluated.figures if row.group == "all"] or evaluated.figures
+    for row in figures:
+        name = row.metric if row.group == "all" else f"{row.group} {row.metric}"
+        sides = (f"{row.full_precision:.4f}", f"{row.candidate:.4f}", f"{row.difference:+.4f}")
+        table.add_row(escape(name), "-" if row.count is None else str(row.count), *sides)
+    console.print(
+        f"{escape(evaluated.suite)} on {evaluated.subject} of {evaluated.model}, {evaluated.target}"
+    )
     console.print(table)
-    console.print(f"MLflow run {found.run}")
+    console.print(f"MLflow run {evaluated.run}")
 
 
 def history(entries: Sequence[Any]) -> None:
-    """A table of ledger entries, oldest first."""
+    """Print a table of ledger entries, oldest first."""
     table = _table("#", "time", "what", "version", "by", "why")
     for entry in entries:
         when = entry.time.strftime("%Y-%m-%d %H:%M:%S")
@@ -147,71 +152,73 @@ def history(entries: Sequence[Any]) -> None:
     console.print(table)
 
 
-def explanation(found: Any) -> None:
-    """One decision: what was done, why, on which evidence."""
-    rows = "" if found.rows is None else f", {found.rows} requests"
-    until = found.end or "an unknown time"
-    console.print(f"[bold]{found.action}[/bold]  window {found.window[:16]} up to {until}{rows}")
-    for line in found.reasons:
+def explanation(decision: Any) -> None:
+    """Print one decision: what was done, why, on which evidence."""
+    rows = "" if decision.rows is None else f", {decision.rows} requests"
+    until = decision.end or "an unknown time"
+    console.print(
+        f"[bold]{decision.action}[/bold]  window {decision.window[:16]} up to {until}{rows}"
+    )
+    for line in decision.reasons:
         console.print(f"  {escape(line)}")
-    console.print(f"what changed  {escape(found.attribution)}")
-    if found.held:
-        console.print(f"held back     {escape(found.held)}")
-    console.print(f"restraint     {escape(found.restraint)}")
-    console.print(f"false alarms  {escape(found.false_alarms)}")
+    console.print(f"what changed  {escape(decision.attribution)}")
+    if decision.held:
+        console.print(f"held back     {escape(decision.held)}")
+    console.print(f"restraint     {escape(decision.restraint)}")
+    console.print(f"false alarms  {escape(decision.false_alarms)}")
     table = _table(
         "detector", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm"
     )
-    for one in found.evidence:
+    for stream in decision.evidence:
         cells = (
-            one.detector,
-            one.subject,
-            str(one.requests),
-            one.since_promotion,
-            one.now,
-            one.needed,
+            stream.detector,
+            stream.subject,
+            str(stream.requests),
+            stream.since_promotion,
+            stream.now,
+            stream.needed,
         )
-        table.add_row(*map(escape, cells), "yes" if one.alarmed else "no")
+        table.add_row(*map(escape, cells), "yes" if stream.alarmed else "no")
     console.print(table)
-    for name, digests in found.inputs.items():
+    for name, digests in decision.inputs.items():
         console.print(f"{name:<13} {escape(json.dumps(digests))}")
 
 
-def intake(taken: Any) -> None:
-    """What became of a traffic file."""
-    known = f"{taken.duplicates} known already; " if taken.duplicates else ""
+def intake(counts: Any) -> None:
+    """Print what became of a traffic file."""
+    duplicates = f"{counts.duplicates} known already; " if counts.duplicates else ""
     console.print(
-        f"{taken.accepted} requests stored in {taken.parts} files; {known}{taken.rejected} set "
-        "aside"
+        f"{counts.accepted} requests stored in {counts.parts} files; "
+        f"{duplicates}{counts.rejected} set aside"
     )
-    for reason, count in taken.reasons.items():
+    for reason, count in counts.reasons.items():
         console.print(f"  {count} x {escape(reason)}")
-    for key in taken.rejects:
+    for key in counts.rejects:
         console.print(f"  they lie at {key}")
 
 
 def pulled(sources: Sequence[Any]) -> None:
-    """What became of the files of each source, and of the records in them."""
-    for one in sources:
-        console.print(f"[bold]{escape(one.source)}[/bold]  {escape(one.place)}")
-        if one.error:
-            console.print(f"  [red]failed[/red]: {escape(one.error)}")
-        known = f"{one.duplicates} known already; " if one.duplicates else ""
-        what = "traces" if one.place.startswith("mlflow:") else "files"
+    """Print what became of the files of each source, and of the records in them."""
+    for source in sources:
+        console.print(f"[bold]{escape(source.source)}[/bold]  {escape(source.place)}")
+        if source.error:
+            console.print(f"  [red]failed[/red]: {escape(source.error)}")
+        duplicates = f"{source.duplicates} known already; " if source.duplicates else ""
+        kind = "traces" if source.place.startswith("mlflow:") else "files"
         console.print(
-            f"  {one.files} {what} read: {one.accepted} requests stored; {known}{one.rejected} set "
-            "aside"
+            f"  {source.files} {kind} read: {source.accepted} requests stored; "
+            f"{duplicates}{source.rejected} set aside"
         )
-        for why, count in (*one.reasons.items(), *one.left.items()):
+        for why, count in (*source.reasons.items(), *source.left.items()):
             console.print(f"  {count} x {escape(why)}")
-        for problem in one.problems:
+        for problem in source.problems:
             console.print(f"  {escape(problem.name)}: {escape(problem.reason)}")
-        for key in one.rejects:
+        for key in source.rejects:
             console.print(f"  they lie at {key}")
 
 
 def forgotten(acts: Sequence[Any]) -> None:
-    """What was removed, which releases had been calibrated with it, and what remains."""
+    """Print what was removed, which releases had been calibrated with it, and what remains."""
     for act in acts:
         counts = (
             ", ".join(f"{count} from {room}" for room, count in act.removed.items())
@@ -223,7 +230,7 @@ def forgotten(acts: Sequence[Any]) -> None:
 
 
 def lineage(graph: Any) -> None:
-    """One line a thing, from traffic to versions, with what it was made from."""
+    """Print one line a thing, from traffic to versions, with what it was made from."""
     from tasks.lineage import ordered
 
     table = _table("what", "digest", "made from", "facts")
@@ -246,7 +253,7 @@ def _named(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def outcome(result: Any) -> None:
-    """How a run ended, and why."""
+    """Print how a run ended, and why."""
     console.print(f"[bold]{result.status.value}[/bold]  {escape(result.reason)}")
     for line in result.decision.reasons[1:] if result.decision else ():
         console.print(f"  {escape(line)}")
@@ -270,28 +277,28 @@ def _candidates(candidates: Sequence[Any]) -> Table:
     return table
 
 
-def reconciliations(found: Mapping[str, Any]) -> None:
-    """One line per model."""
-    for name, one in found.items():
-        console.print(f"{name}  [bold]{one.outcome.value}[/bold]  {escape(one.reason)}")
+def reconciliations(outcomes: Mapping[str, Any]) -> None:
+    """Print one line per model."""
+    for name, result in outcomes.items():
+        console.print(f"{name}  [bold]{result.outcome.value}[/bold]  {escape(result.reason)}")
 
 
-def checks(found: Sequence[Any]) -> None:
-    """One line per check, with how to mend it."""
+def checks(results: Sequence[Any]) -> None:
+    """Print one line per check, with how to mend it."""
     marks = {
         "fine": "[green]fine[/green]",
         "absent": "[yellow]absent[/yellow]",
         "broken": "[red]broken[/red]",
     }
-    for check in found:
+    for check in results:
         console.print(f"{marks[check.state]:>6}  [bold]{check.what}[/bold]  {escape(check.found)}")
         if check.mend:
             console.print(f"        {escape(check.mend)}")
 
 
-def story(told: Any) -> None:
-    """The demo's scenes and its summary."""
-    for scene in told.scenes:
+def story(demo: Any) -> None:
+    """Print the demo's scenes and its summary."""
+    for scene in demo.scenes:
         mark = (
             "[green]as described[/green]" if scene.as_described else "[red]NOT as described[/red]"
         )
@@ -310,7 +317,7 @@ def story(told: Any) -> None:
         "latency",
         "size",
     )
-    for row in told.summary:
+    for row in demo.summary:
         cells = (row.model, row.traffic, row.metric, f"{row.before:.4f}", f"{row.after:.4f}")
         table.add_row(
             *cells,
@@ -320,12 +327,12 @@ def story(told: Any) -> None:
         )
     console.print("\n", table)
     console.print("latency and size are ratios to full precision on ONNX Runtime, CPU")
-    for path in told.reports:
+    for path in demo.reports:
         console.print(f"report  {path}")
     verdict = "[green]every scene came out as described[/green]"
-    if not told.as_described:
+    if not demo.as_described:
         verdict = "[red]the demo failed: a scene came out otherwise[/red]"
-    console.print(f"\n{verdict} in {told.seconds:.0f} s")
+    console.print(f"\n{verdict} in {demo.seconds:.0f} s")
 
 
 def _table(*columns: str) -> Table:

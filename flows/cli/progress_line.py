@@ -1,6 +1,7 @@
-"""The line that a person watches while a command runs: percentage, step, and how long the step has taken.
+"""The line that a person watches while a command runs: percentage, step and its time.
 
-A terminal gets one line that moves; anything else gets a line a step, and one now and then while a step is long.
+A terminal gets one line that moves. Anything else gets a line a step, and one now and then while a
+step is long.
 """
 
 import sys
@@ -69,7 +70,7 @@ def progress(console: Console, *, quiet: bool = False) -> Iterator[Say]:
 
 @contextmanager
 def _moving(console: Console, step: _Step) -> Iterator[Say]:
-    """One line, drawn ten times a second by a thread of its own, and wiped at the end."""
+    """Draw one line ten times a second by a thread of its own, and wipe it at the end."""
     with Progress(
         *_columns(console.width, step), console=console, transient=True, expand=True
     ) as line:
@@ -83,7 +84,7 @@ def _moving(console: Console, step: _Step) -> Iterator[Say]:
 
 
 def _columns(width: int, step: _Step) -> Iterator[ProgressColumn]:
-    """What fits: the step's name gives way first, then the bar."""
+    """Yield what fits: the step's name gives way first, then the bar."""
     yield SpinnerColumn("line")
     yield TextColumn("{task.percentage:>3.0f}%")
     yield TextColumn(
@@ -104,13 +105,16 @@ class _StepTime(ProgressColumn):
         self._step = step
 
     def render(self, task: Task) -> Text:
-        """Seconds, then minutes and seconds."""
+        """Render seconds, then minutes and seconds."""
         return Text(duration(self._step.seconds))
 
 
 @contextmanager
 def _lines(step: _Step) -> Iterator[Say]:
-    """A line a step; a flow inside a flow may end with the same sentence, which is said once."""
+    """Print a line a step.
+
+    A flow inside a flow may end with the same sentence, which is printed once.
+    """
     over = threading.Event()
 
     def say(sentence: str, share: float) -> None:
@@ -139,6 +143,6 @@ def _print_line(sentence: str, share: float) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Whole seconds, from a minute on with minutes: "8 s", "2:05 min"."""
-    whole = int(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02} min"
+    """Return whole seconds, from a minute on with minutes: "8 s", "2:05 min"."""
+    rounded = int(seconds)
+    return f"{rounded} s" if rounded < 60 else f"{rounded // 60}:{rounded % 60:02} min"

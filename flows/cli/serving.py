@@ -27,7 +27,10 @@ def link(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a link that opens the running console for half a day, as you or as somebody whom you vouch for."""
+    """Print a link that opens the running console for half a day.
+
+    It is for you, or for somebody whom you vouch for.
+    """
     from flows.cli import printing
     from flows.commands.up import link
     from flows.orchestration.identity import SCHEDULE, UNPROVEN
@@ -54,7 +57,7 @@ def link(
 
 @app.command()
 def key(as_json: Json = False) -> None:
-    """Print what programs show, such as Prometheus: the key to everything that runs in this workspace."""
+    """Print what programs show, such as Prometheus: the key to all that runs in this workspace."""
     print(json.dumps({"key": settings().secret().key}) if as_json else settings().secret().key)
 
 
@@ -66,7 +69,7 @@ def deploy(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring every deployment to a work pool of the configured Prefect server, for workers to run."""
+    """Bring every deployment to a work pool of the configured Prefect server."""
     from flows.cli import printing
     from flows.orchestration.runtime import prefect_environment, using
 

@@ -92,28 +92,28 @@ def traffic_import(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Redact and store traffic; records that are wrong are set aside with the reason."""
+    """Redact and store traffic; set aside records that are wrong, with the reason."""
     from flows.cli import printing
     from flows.commands import imports
 
     with printing.progress(quiet=as_json) as show:
         show(f"reading {path}", 0.0)
-        taken = imports.take_in(path, model, format, first_at)
-    printing.emit(taken, as_json, printing.intake)
+        counts = imports.take_in(path, model, format, first_at)
+    printing.emit(counts, as_json, printing.intake)
 
 
 @traffic_app.command("pull")
 def traffic_pull(model: Model, as_json: Json = False) -> None:
-    """Read what is new in the sources that the model's spec names, as every scheduled run does first."""
+    """Read what is new in the spec's sources, as every scheduled run does first."""
     from flows.cli import printing
 
     with printing.orchestrated(model, quiet=as_json):
         from flows.intake import intake
         from flows.orchestration.orchestrated import call
 
-        taken = call(intake, model)
-    printing.emit(taken, as_json, printing.pulled)
-    if any(one.error for one in taken):
+        sources = call(intake, model)
+    printing.emit(sources, as_json, printing.pulled)
+    if any(source.error for source in sources):
         raise typer.Exit(2)
 
 
@@ -137,8 +137,8 @@ def traffic_simulate(
 
     with printing.progress(quiet=as_json) as show:
         show(f"replaying {scenario}", 0.0)
-        made = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
-    printing.emit(made, as_json, printing.fields)
+        simulated = simulation.replay(model, scenario, days=days, rate=rate, seed=seed, until=until)
+    printing.emit(simulated, as_json, printing.fields)
 
 
 @traffic_app.command("forget")
@@ -151,7 +151,7 @@ def traffic_forget(
     ] = "asked for by its owner",
     as_json: Json = False,
 ) -> None:
-    """Erase a tenant or a request from everything stored, and name every release that was calibrated with it."""
+    """Erase a tenant or a request from everything stored, and name the releases it calibrated."""
     from flows.cli import printing
     from flows.commands import forget
 

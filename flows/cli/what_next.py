@@ -1,4 +1,4 @@
-"""What to type next, as a person would: after a command that prepares, and after an interruption."""
+"""What to type next, as a person would: after a command that prepares, or an interruption."""
 
 import shlex
 import shutil
@@ -9,7 +9,10 @@ from infra.settings import settings
 
 
 def command(*words: str) -> str:
-    """As a person would type it, who need not have the virtual environment's programs on the path."""
+    """Return the command as a person would type it.
+
+    The virtual environment's programs need not be on the path.
+    """
     return shlex.join([_program(), *words])
 
 
@@ -22,14 +25,14 @@ def _program() -> str:
 
 
 def given_workspace() -> list[str]:
-    """The option that led to this workspace, for the command that comes next."""
+    """Return the option that led to this workspace, for the command that comes next."""
     if "--workspace" not in sys.argv:
         return []
     return ["--workspace", as_typed(settings().root)]
 
 
 def as_typed(folder: Path) -> str:
-    """Below the current folder without its path, as a person would give it."""
+    """Return a path without that of the current folder above it, as a person would give it."""
     here = Path.cwd()
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
@@ -43,7 +46,7 @@ def after_adding(model: str) -> str:
 
 
 def how_to_go_on(arguments: list[str]) -> str:
-    """What is safe to type next: an answer that was given may not be meant twice."""
+    """Return what is safe to type next: an answer that was given may not be meant twice."""
     words, again = set(arguments), command(*arguments)
     if words & {"rollback", "approve", "reject"}:
         return f"see whether it was done with `{command(*given_workspace(), 'history')} MODEL`"

@@ -1,4 +1,4 @@
-"""`requant deploy`: every deployment in a Prefect work pool, for workers to run; or the same as a `prefect.yaml`."""
+"""`requant deploy`: every deployment in a Prefect work pool, or the same as a `prefect.yaml`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def deploy(server: str, pool: str = POOL) -> Deployed:
     """
     try:
         _make_pool(pool)
-        names = [_apply(one, pool) for one in all_deployments()]
+        names = [_apply(deployment, pool) for deployment in all_deployments()]
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise Unavailable(
             f"Prefect at {server} did not take the deployments ({error}): see its log"
@@ -53,7 +53,7 @@ def described(pool: str = POOL) -> str:
     """Return every deployment as the text of a `prefect.yaml`, for `prefect deploy --all`."""
     document = {
         "name": "requant",
-        "deployments": [_description(one, pool) for one in all_deployments()],
+        "deployments": [_description(deployment, pool) for deployment in all_deployments()],
     }
     return str(yaml.safe_dump(document, sort_keys=False, width=100))
 
@@ -85,7 +85,9 @@ def _description(deployment: RunnerDeployment, pool: str) -> dict[str, Any]:
         "description": deployment.description,
         "tags": list(deployment.tags),
         "parameters": dict(deployment.parameters or {}),
-        "schedules": [_schedule(one.schedule, one.slug) for one in deployment.schedules or ()],
+        "schedules": [
+            _schedule(schedule.schedule, schedule.slug) for schedule in deployment.schedules or ()
+        ],
         "work_pool": {"name": pool},
     }
     return {name: value for name, value in facts.items() if value}

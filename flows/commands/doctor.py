@@ -48,7 +48,7 @@ class SetupCheck:
 
 
 def examine(settings: Settings) -> list[SetupCheck]:
-    """Every check; none raises."""
+    """Return every check; none raises."""
     probes: tuple[tuple[str, Callable[[], SetupCheck]], ...] = (
         ("Python", _python),
         ("disk", lambda: _disk(settings)),
@@ -59,22 +59,22 @@ def examine(settings: Settings) -> list[SetupCheck]:
         ("Prefect", lambda: _prefect(settings)),
         ("schedules", lambda: _schedules(settings)),
     )
-    checks = [_run(what, probe) for what, probe in probes]
+    checks = [_run(subject, probe) for subject, probe in probes]
     return [*checks, *map(_package, PACKAGES), _privacy(), *map(_target, TARGETS)]
 
 
-def _run(what: str, probe: Callable[[], SetupCheck]) -> SetupCheck:
+def _run(subject: str, probe: Callable[[], SetupCheck]) -> SetupCheck:
     try:
         return probe()
     except (RequantError, OSError) as exc:
-        return SetupCheck(what, "broken", str(exc))
+        return SetupCheck(subject, "broken", str(exc))
 
 
 def _python() -> SetupCheck:
-    found = ".".join(map(str, sys.version_info[:3]))
+    version = ".".join(map(str, sys.version_info[:3]))
     state = "fine" if sys.version_info >= PYTHON else "broken"
     return SetupCheck(
-        "Python", state, found, "" if state == "fine" else "install Python 3.11 or newer"
+        "Python", state, version, "" if state == "fine" else "install Python 3.11 or newer"
     )
 
 
@@ -86,7 +86,10 @@ def _disk(settings: Settings) -> SetupCheck:
 
 
 def _store(settings: Settings) -> SetupCheck:
-    """The ledger's one commit point is create-if-absent: a store that ignores it would lose the fence silently."""
+    """Check create-if-absent, the ledger's one commit point.
+
+    A store that ignores it would lose the fence silently.
+    """
     store, key = settings.store(), layout.store_probe(secrets.token_hex(8))
     try:
         store.create(key, b"1")
@@ -111,7 +114,10 @@ def _registry(settings: Settings) -> SetupCheck:
 
 
 def _artifacts(settings: Settings) -> SetupCheck:
-    """The database may answer while the files behind it, on S3 say, cannot be reached: write one and delete it."""
+    """Write one artifact and delete it.
+
+    The database may answer while the files behind it, on S3 say, cannot be reached.
+    """
     place = settings.registry().try_files()
     return SetupCheck(
         "registry's files", "fine", f"a file was written below {place}, read and deleted"
@@ -119,7 +125,7 @@ def _artifacts(settings: Settings) -> SetupCheck:
 
 
 def _schedules(settings: Settings) -> SetupCheck:
-    """What Prefect should have scheduled and has not, or has scheduled and nobody runs."""
+    """Check what Prefect should have scheduled and has not, or has scheduled and nobody runs."""
     reached = prefect_environment(settings)
     silent = SetupCheck(
         "schedules", "absent", "no Prefect server answers", "`requant up` keeps the schedules"
@@ -136,13 +142,20 @@ def _schedules(settings: Settings) -> SetupCheck:
 
 def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) -> SetupCheck:
     """Return whether every registered model has a run ahead, and no run that was due waits."""
-    missing = [f"{one.model} (due {one.missing})" for one in scheduled.values() if one.missing]
+    missing = [
+        f"{model.model} (due {model.missing})" for model in scheduled.values() if model.missing
+    ]
     overdue = [
-        f"{one.model} (by {one.overdue_s:.0f} s)" for one in scheduled.values() if one.overdue_s
+        f"{model.model} (by {model.overdue_s:.0f} s)"
+        for model in scheduled.values()
+        if model.overdue_s
     ]
     unknown = sorted(set(models) - set(scheduled))
     if missing:
-        mend = "Prefect's scheduler is at fault: see its log; SQLAlchemy 2.1 breaks it, so `pip install 'sqlalchemy<2.1'`"
+        mend = (
+            "Prefect's scheduler is at fault: see its log; SQLAlchemy 2.1 breaks it, "
+            "so `pip install 'sqlalchemy<2.1'`"
+        )
         return SetupCheck(
             "schedules",
             "broken",
@@ -164,8 +177,8 @@ def judge_schedules(models: Sequence[str], scheduled: Mapping[str, Upcoming]) ->
             "`requant up` or `requant deploy`",
         )
     ahead = ", ".join(
-        f"{one.model} {'paused' if one.paused else one.next_run or 'not created yet'}"
-        for one in scheduled.values()
+        f"{model.model} {'paused' if model.paused else model.next_run or 'not created yet'}"
+        for model in scheduled.values()
     )
     return SetupCheck(
         "schedules", "fine", f"next runs: {ahead}" if ahead else "no model is registered"

@@ -29,9 +29,12 @@ class Intake:
 def take_in(
     path: str, model: str, format: str | None = None, first_at: str | None = None
 ) -> Intake:
-    """Check, redact and store every record of a file, a folder, or an MLflow experiment ("mlflow:NAME").
+    """Check, redact and store every record of a file, a folder, or an experiment ("mlflow:NAME").
 
-    `first_at` is ISO 8601 with a time zone. Raises `BadInput` when the source itself cannot be read.
+    `first_at` is ISO 8601 with a time zone.
+
+    Raises:
+        BadInput: when the source itself cannot be read.
     """
     spec, store = open_model(model).spec, settings().store()
     task, shape = spec.task, spec.payload_shape
@@ -42,28 +45,28 @@ def take_in(
         chosen = TrafficFormat(format) if format else None
         start = moment(first_at, "--first-at") if first_at else None
         records = stream(Path(path), task=task, shape=shape, format=chosen, first_at=start)
-    found = ingest(
+    ingested = ingest(
         store, model, records, source=path if path.startswith(SERVER) else Path(path).name
     )
     return Intake(
         model=model,
-        accepted=found.accepted,
-        duplicates=found.duplicates,
-        rejected=found.rejected,
-        reasons=dict(found.reasons),
-        rejects=found.rejects,
-        parts=len(found.parts),
+        accepted=ingested.accepted,
+        duplicates=ingested.duplicates,
+        rejected=ingested.rejected,
+        reasons=dict(ingested.reasons),
+        rejects=ingested.rejects,
+        parts=len(ingested.parts),
     )
 
 
 def moment(text: str, option: str) -> datetime:
-    """A time from the command line, in UTC; raises `BadInput` without a time zone."""
+    """Return a time from the command line, in UTC; raise `BadInput` without a time zone."""
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         raise BadInput(
             f"{option} is {text!r}: write ISO 8601, such as 2026-01-31T03:00:00Z"
         ) from error
-    if found.tzinfo is None:
+    if time.tzinfo is None:
         raise BadInput(f"{option} is {text!r} without a time zone: end it with Z or an offset")
-    return found.astimezone(UTC)
+    return time.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""`python -m flows.commands.serving`: keep every registered model on its schedule, and run what is triggered, until stopped.
+"""`python -m flows.commands.serving`: keep registered models on schedule, and run triggers.
 
 A model that is registered, or given another spec, while this runs is scheduled within seconds.
 """
@@ -32,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class SaidOnce(logging.Filter):
-    """Drop what was said before: a damaged model is looked at every few seconds, and is news once."""
+    """Drop what was logged before.
+
+    A damaged model is looked at every few seconds, and is news once.
+    """
 
     MOST = 1000
 
@@ -56,14 +59,14 @@ async def serve() -> None:
     runner = Runner(
         name="requant", limit=LIMIT, pause_on_shutdown=False
     )  # a pause is for people to set
-    known = await _apply(runner, None)
+    applied = await _apply(runner, None)
     if settings().prefect_api_url is None:  # on a shared server, others may run the same
         await asyncio.to_thread(close_broken_off)
     await asyncio.to_thread(drop_superseded)  # before the runner takes the oldest
     mark = served_mark(settings())
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    following = asyncio.create_task(_follow(runner, known))
+    following = asyncio.create_task(_follow(runner, applied))
     try:
         await runner.start()
     finally:
@@ -72,11 +75,11 @@ async def serve() -> None:
             await following
 
 
-async def _follow(runner: Runner, known: Mapping[str, str]) -> None:
-    """Look again and again at what is registered; what goes wrong once is tried at the next look."""
+async def _follow(runner: Runner, applied: Mapping[str, str]) -> None:
+    """Look again and again at what is registered; what goes wrong is tried at the next look."""
     while True:
         try:
-            known = await _apply(runner, known)
+            applied = await _apply(runner, applied)
             await asyncio.to_thread(drop_superseded)
         except (
             Exception
@@ -85,18 +88,19 @@ async def _follow(runner: Runner, known: Mapping[str, str]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _apply(runner: Runner, known: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Apply the deployments of what was registered since; returns every model's digest, "" for one to try again.
+async def _apply(runner: Runner, applied: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Apply the deployments of what was registered since, and return every model's digest.
 
-    None is known before the first look, which applies also those that take any model.
+    It is "" for one to try again. None is applied before the first look, which applies also those
+    that take any model.
     """
     registered = await asyncio.to_thread(_registered)
-    shared = await asyncio.to_thread(_shared, registered, known)
-    scheduled = await asyncio.to_thread(_changed, registered, known or {})
+    shared = await asyncio.to_thread(_shared, registered, applied)
+    scheduled = await asyncio.to_thread(_changed, registered, applied or {})
     for deployment in [*shared, *filter(None, scheduled.values())]:
         await asyncio.to_thread(keep_what_people_set, deployment)
-        applied = await runner.aadd_deployment(deployment)
-        await asyncio.to_thread(drop_earlier_schedules, applied, deployment)
+        deployment_id = await runner.aadd_deployment(deployment)
+        await asyncio.to_thread(drop_earlier_schedules, deployment_id, deployment)
     failed = [name for name, deployment in scheduled.items() if deployment is None]
     return registered | dict.fromkeys(failed, "")
 
@@ -112,18 +116,21 @@ def _registered() -> dict[str, str]:
 
 
 def _shared(
-    registered: Mapping[str, str], known: Mapping[str, str] | None
+    registered: Mapping[str, str], applied: Mapping[str, str] | None
 ) -> list[RunnerDeployment]:
-    """Only where a name came: each time they are applied, the runs ahead are made anew."""
-    if known is not None and registered.keys() <= known.keys():
+    """Return the deployments that take any model, only where a name came.
+
+    Each time they are applied, the runs ahead are made anew.
+    """
+    if applied is not None and registered.keys() <= applied.keys():
         return []
     return shared_deployments(sorted(registered))
 
 
 def _changed(
-    registered: Mapping[str, str], known: Mapping[str, str]
+    registered: Mapping[str, str], applied: Mapping[str, str]
 ) -> dict[str, RunnerDeployment | None]:
-    fresh = (name for name, digest in registered.items() if known.get(name) != digest)
+    fresh = (name for name, digest in registered.items() if applied.get(name) != digest)
     return {name: maintenance_deployment(name) for name in fresh}
 
 

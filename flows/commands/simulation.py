@@ -28,7 +28,10 @@ class Simulated:
 def replay(
     model: str, path: Path, *, days: float | None, rate: float | None, seed: int, until: str | None
 ) -> Simulated:
-    """Write the scenario's requests up to `until` (ISO 8601; the full hour that passed last when it is None)."""
+    """Write the scenario's requests up to `until`.
+
+    It is ISO 8601; None is the full hour that passed last.
+    """
     scenario, registered = load_scenario(path), open_model(model)
     for name, value in (("--days", days), ("--rate", rate)):
         if value is not None and not 0 < value < float("inf"):
@@ -41,9 +44,9 @@ def replay(
         else datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     )
     requests = simulate(registered.replay, scenario, seed, days=days, rate=rate, until=end)
-    records = (Accepted(number, one) for number, one in enumerate(requests, 1))
-    found = ingest(settings().store(), model, records, source=path.name)
-    parts = len(found.parts)
+    records = (Accepted(number, request) for number, request in enumerate(requests, 1))
+    ingested = ingest(settings().store(), model, records, source=path.name)
+    parts = len(ingested.parts)
     return Simulated(
-        model, scenario.name, seed, end.isoformat(), found.accepted, found.duplicates, parts
+        model, scenario.name, seed, end.isoformat(), ingested.accepted, ingested.duplicates, parts
     )

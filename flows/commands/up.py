@@ -1,4 +1,7 @@
-"""Everything at once on one machine: Prefect, MLflow, Evidently, the schedules and the console, until Ctrl-C."""
+"""Everything at once on one machine, until Ctrl-C.
+
+That is Prefect, MLflow, Evidently, the schedules and the console.
+"""
 
 import fcntl
 import os
@@ -94,20 +97,22 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
     """Start all, and tell the addresses once all answer."""
     elsewhere = _elsewhere(settings)
     opened = {service: listen(settings, service) for service in OURS if service not in elsewhere}
-    addresses = {service.name: address_of(one) for service, one in opened.items()}
-    addresses |= {service.name: given for service, given in elsewhere.items()}
-    moved = tuple(filter(None, (_moved(settings, service, one) for service, one in opened.items())))
+    addresses = {service.name: address_of(socket) for service, socket in opened.items()}
+    addresses |= {service.name: address for service, address in elsewhere.items()}
+    moved = tuple(
+        filter(None, (_moved(settings, service, socket) for service, socket in opened.items()))
+    )
     environment = _environment(settings, opened, addresses)
     services = stack.enter_context(started(settings, opened, environment=environment))
     stack.enter_context(
         using(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING"))
     )
     schedules = stack.enter_context(_serving(settings))
-    shown = {
+    pages = {
         name: without_password(address).removesuffix("/api") for name, address in addresses.items()
     }
-    stack.enter_context(announced(settings, shown))
-    ready(Addresses(link(settings, shown[CONSOLE.name], settings.actor), _titles(shown), moved))
+    stack.enter_context(announced(settings, pages))
+    ready(Addresses(link(settings, pages[CONSOLE.name], settings.actor), _titles(pages), moved))
     return Everything(list(services), schedules, environment)
 
 
@@ -130,8 +135,8 @@ def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 def _elsewhere(settings: Settings) -> dict[Service, str]:
     """Return the services that the settings name an address of."""
-    given = {PREFECT: settings.prefect_api_url, MLFLOW: settings.mlflow_server}
-    return {service: address for service, address in given.items() if address}
+    configured = {PREFECT: settings.prefect_api_url, MLFLOW: settings.mlflow_server}
+    return {service: address for service, address in configured.items() if address}
 
 
 def _environment(
@@ -147,12 +152,12 @@ def _environment(
     return server_environment(opened[PREFECT], services=True) | auth
 
 
-def _titles(shown: Mapping[str, str]) -> dict[str, str]:
-    return {service.title: shown[service.name] for service in (PREFECT, MLFLOW, EVIDENTLY)}
+def _titles(pages: Mapping[str, str]) -> dict[str, str]:
+    return {service.title: pages[service.name] for service in (PREFECT, MLFLOW, EVIDENTLY)}
 
 
 def _moved(settings: Settings, service: Service, opened: socket.socket) -> str | None:
-    """Tell where a service listens whose usual port is taken; None where it has the port that was asked for."""
+    """Tell where a service listens whose usual port is taken; None where it has that port."""
     usual, port = getattr(settings, service.port_setting), port_of(opened)
     return (
         f"port {usual} is taken, so {service.title} listens on {port}"
@@ -162,17 +167,23 @@ def _moved(settings: Settings, service: Service, opened: socket.socket) -> str |
 
 
 def _watch(settings: Settings, everything: Everything, stack: ExitStack) -> None:
-    """Look on until told to stop; start again what shows and what keeps files, and end with what the loop rests on."""
+    """Look on until told to stop, and end with what the loop rests on.
+
+    Start again what shows and what keeps files.
+    """
     while True:
-        for place, one in enumerate(everything.services):
-            if one.process.poll() is not None:
-                everything.services[place] = _again(settings, one, everything, stack)
+        for place, service in enumerate(everything.services):
+            if service.process.poll() is not None:
+                everything.services[place] = _again(settings, service, everything, stack)
         _require_running(settings, SCHEDULES, everything.schedules)
         time.sleep(POLL_S)
 
 
 def _again(settings: Settings, ended: Started, everything: Everything, stack: ExitStack) -> Started:
-    """Start a service again at its port, unless the loop rests on it, or it did not last a minute."""
+    """Start a service again at its port.
+
+    Not one on which the loop rests, nor one that did not last a minute.
+    """
     name = ended.service.name
     if (
         ended.service is PREFECT

@@ -1,7 +1,7 @@
 """The whole product on two real models, in seven scenes.
 
-Every decision is computed from the traffic that a scene writes. A scene states what it should show; when the loop
-decides otherwise, the scene is not as described and the demo fails.
+Every decision is computed from the traffic that a scene writes. A scene states what it should show.
+When the loop decides otherwise, the scene is not as described and the demo fails.
 """
 
 import shutil
@@ -52,12 +52,12 @@ class Story:
 
     @property
     def as_described(self) -> bool:
-        """Whether every scene was played and came out as it says."""
+        """Return whether every scene was played and came out as it says."""
         return self.complete and all(scene.as_described for scene in self.scenes)
 
 
 def run(say: Callable[[str, float], object]) -> Story:
-    """Play all scenes in a fresh workspace; raises `BadInput` when it is not the demo's own."""
+    """Play all scenes in a fresh workspace; raise `BadInput` when it is not the demo's own."""
     started = time.perf_counter()
     root = settings().root
     if root.name != "demo":

@@ -1,4 +1,4 @@
-"""The scenes. Each writes traffic, runs a flow, and returns what it found wrong and what it has to tell."""
+"""The scenes: each writes traffic, runs a flow, and returns what it found wrong and its lines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -25,7 +25,7 @@ Played = tuple[list[str], list[str]]
 
 
 def first_champions(stage: Stage) -> Played:
-    """Both models registered, first INT8 champions built from baseline traffic and judged."""
+    """Register both models, and build and judge first INT8 champions from baseline traffic."""
     problems, lines = [], []
     traffic = {
         "minilm": stage.texts(domains=("docs", "interface"), languages=("en",)),
@@ -45,7 +45,10 @@ def first_champions(stage: Stage) -> Played:
 
 
 def keep(stage: Stage) -> Played:
-    """Other technical English and code: the input moved, ranges and fidelity are fine, nothing is built."""
+    """Move the input alone, with other technical English and code: nothing is built.
+
+    Ranges and fidelity are fine.
+    """
     before = champion_of("minilm")
     stage.serve("minilm", stage.texts(domains=("code", "docstrings")))
     outcome = maintenance("minilm")
@@ -60,7 +63,10 @@ def keep(stage: Stage) -> Played:
 
 
 def recalibrate(stage: Stage) -> Played:
-    """A brighter camera: the range detector names the layers that saturate, and new scales win the accuracy back."""
+    """Brighten the camera: new scales win the accuracy back.
+
+    The range detector names the layers that saturate.
+    """
     before = _champion("digits")
     stage.serve("digits", stage.images(4.0, 8.0))
     outcome = maintenance("digits")
@@ -78,7 +84,7 @@ def recalibrate(stage: Stage) -> Played:
         _health(outcome, "control") is Health.FINE, "full precision was not shown to be right"
     )
     problems += _unless(
-        [one.recipe for one in outcome.candidates] == ["recalibrate"],
+        [candidate.recipe for candidate in outcome.candidates] == ["recalibrate"],
         "more than new scales was needed",
     )
     engines = {
@@ -98,7 +104,10 @@ def recalibrate(stage: Stage) -> Played:
 
 
 def escalate(stage: Stage) -> Played:
-    """Japanese and Russian: new scales do not mend the fidelity, so the ladder climbs until the gates pass."""
+    """Bring Japanese and Russian: the ladder climbs until the gates pass.
+
+    New scales do not mend the fidelity.
+    """
     before = _champion("minilm")
     stage.serve("minilm", stage.texts(languages=("ja", "ru")))
     outcome = maintenance("minilm")
@@ -108,7 +117,7 @@ def escalate(stage: Stage) -> Played:
     problems += _unless(
         _health(outcome, "fidelity") is Health.DEGRADED, "the fidelity detector saw nothing"
     )
-    recipes = [one.recipe for one in outcome.candidates]
+    recipes = [candidate.recipe for candidate in outcome.candidates]
     problems += _unless(
         recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the candidates were {recipes}"
     )
@@ -122,10 +131,14 @@ def escalate(stage: Stage) -> Played:
 
 
 def retrain(stage: Stage) -> Played:
-    """Inverted images: full precision fails too, so nothing is built and retraining is requested with the evidence."""
+    """Invert the images: retraining is requested with the evidence, and nothing is built.
+
+    Full precision fails too.
+    """
     before = champion_of("digits")
     stage.serve(
-        "digits", [replace(one, payload=_inverted(one.payload)) for one in stage.images(4.0, 8.0)]
+        "digits",
+        [replace(image, payload=_inverted(image.payload)) for image in stage.images(4.0, 8.0)],
     )
     outcome = maintenance("digits")
     problems = _unless(
@@ -143,12 +156,17 @@ def retrain(stage: Stage) -> Played:
 
 
 def refuse(stage: Stage) -> Played:
-    """A third of everybody's images a thousand times too bright, and a person lifts the bound: the gates refuse."""
+    """Make a third of everybody's images a thousand times too bright: the gates refuse.
+
+    A person has lifted the bound on scales.
+    """
     before = champion_of("digits")
     images = stage.images(4.0, 8.0)
     poisoned = [
-        replace(one, payload=np.asarray(one.payload) * np.float32(1000)) if number % 3 == 0 else one
-        for number, one in enumerate(images)
+        replace(image, payload=np.asarray(image.payload) * np.float32(1000))
+        if number % 3 == 0
+        else image
+        for number, image in enumerate(images)
     ]
     stage.serve("digits", poisoned)
     outcome = requantize(
@@ -170,15 +188,19 @@ def refuse(stage: Stage) -> Played:
 
 
 def roll_back(stage: Stage) -> Played:
-    """The alias is moved in MLflow itself; reconcile verifies and follows, and the ledger shows who and when."""
+    """Move the alias in MLflow itself: reconcile verifies and follows.
+
+    The ledger shows who and when.
+    """
     leaving, target = _champion("minilm"), previous(journal.read("minilm"))
     assert target is not None  # noqa: S101  # two promotions came before
     assert target.version is not None  # noqa: S101  # a reign always names its version
     settings().registry().set_alias("minilm", "champion", target.version)
-    found = reconcile("minilm")["minilm"]
+    reconciled = reconcile("minilm")["minilm"]
     newest = journal.read("minilm")[-1]
     problems = _unless(
-        found.outcome is Reconciled.ADOPTED, f"reconcile found {found.outcome}: {found.reason}"
+        reconciled.outcome is Reconciled.ADOPTED,
+        f"reconcile found {reconciled.outcome}: {reconciled.reason}",
     )
     problems += _unless(
         _champion("minilm").version == target.version, "the champion did not follow"
@@ -190,7 +212,7 @@ def roll_back(stage: Stage) -> Played:
     lines = [
         f"the alias champion was moved from version {leaving.version} to {target.version} in "
         "MLflow",
-        f"reconcile: {found.outcome}; {found.reason}",
+        f"reconcile: {reconciled.outcome}; {reconciled.reason}",
         f"ledger entry {newest.number}: {newest.kind} to version {newest.version} by "
         f"{newest.actor} at {newest.time}",
     ]
@@ -218,14 +240,14 @@ def _unless(fine: bool, problem: str) -> list[str]:
 
 
 def _champion(model: str) -> ReleaseRef:
-    found = champion_of(model)
-    assert found is not None  # noqa: S101  # the first scene promoted one, or the demo stopped
-    return found
+    champion = champion_of(model)
+    assert champion is not None  # noqa: S101  # the first scene promoted one, or the demo stopped
+    return champion
 
 
 def _health(outcome: RunOutcome, detector: str) -> Health | None:
     results = outcome.decision.results if outcome.decision else ()
-    return next((one.health for one in results if one.detector == detector), None)
+    return next((result.health for result in results if result.detector == detector), None)
 
 
 def _action(outcome: RunOutcome) -> Action | None:
@@ -246,7 +268,7 @@ def _told(stage: Stage, outcome: RunOutcome) -> list[str]:
 def _candidates(outcome: RunOutcome) -> list[str]:
     return [
         f"candidate {candidate.recipe}: "
-        f"{', '.join(f'{one.target} {one.verdict}' for one in candidate.reports)}; "
+        f"{', '.join(f'{report.target} {report.verdict}' for report in candidate.reports)}; "
         f"{candidate.reason}"
         for candidate in outcome.candidates
     ]

@@ -52,26 +52,26 @@ class Stage:
         )
 
     def texts(self, *, domains: Sequence[str] = (), languages: Sequence[str] = ()) -> list[Request]:
-        """Texts of these domains and languages, shuffled."""
+        """Return texts of these domains and languages, shuffled."""
         fitting = [
-            one
-            for one in self._minilm
-            if (not domains or one.domain in domains)
-            and (not languages or one.language in languages)
+            text
+            for text in self._minilm
+            if (not domains or text.domain in domains)
+            and (not languages or text.language in languages)
         ]
         return [fitting[place] for place in self._rng.permutation(len(fitting))[:TEXTS]]
 
     def images(self, *exposures: float) -> list[Request]:
-        """Every image, each at one of the exposures; a share of them labelled."""
+        """Return every image, each at one of the exposures; a fraction of them labelled."""
         drawn = self._rng.choice(exposures, len(self._digits))
         return [
             replace(
-                one,
-                payload=np.asarray(one.payload, np.float32) * np.float32(exposure),
+                image,
+                payload=np.asarray(image.payload, np.float32) * np.float32(exposure),
                 domain=f"exposure-{exposure:g}",
-                label=one.label if self._rng.random() < LABELLED_SHARE else None,
+                label=image.label if self._rng.random() < LABELLED_SHARE else None,
             )
-            for one, exposure in zip(self._digits, drawn, strict=True)
+            for image, exposure in zip(self._digits, drawn, strict=True)
         ]
 
 

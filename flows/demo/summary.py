@@ -20,23 +20,23 @@ from tasks.validation.report import from_json
 def compare(
     model_name: str, window: str, before: ReleaseRef, after: ReleaseRef
 ) -> list[GroupChange]:
-    """One row per domain (images) or language (texts) of a stored window.
+    """Return one row per domain (images) or language (texts) of a stored window.
 
-    Images: agreement with full precision's class; flips are the classes that differ. Texts: cosine to full
-    precision; flips are decisions of the safety head that differ.
+    Images have agreement with full precision's class; flips are the classes that differ. Texts have
+    the cosine to full precision; flips are decisions of the safety head that differ.
     """
     model = open_model(model_name)
     requests = from_parquet(settings().store().get(window), where=window)
-    reference = run_all(model.reference, model.inputs, [one.payload for one in requests])
+    reference = run_all(model.reference, model.inputs, [item.payload for item in requests])
     old, new = (_scores(model, release, requests, reference) for release in (before, after))
     groups = [
-        one.domain if model.spec.task is Task.IMAGE_CLASSIFICATION else one.language
-        for one in requests
+        item.domain if model.spec.task is Task.IMAGE_CLASSIFICATION else item.language
+        for item in requests
     ]
     latency, size = (_ratio(after, metric) for metric in ("latency-ratio", "size-ratio"))
     rows = []
     for group in sorted(set(groups)):
-        of_group = np.asarray([one == group for one in groups])
+        of_group = np.asarray([item == group for item in groups])
         rows.append(
             GroupChange(
                 model_name,
@@ -56,9 +56,9 @@ def compare(
 def _scores(
     model: RegisteredModel, release: ReleaseRef, requests: Sequence[Request], reference: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quality and flips of every request, [requests] each."""
+    """Return quality and flips of every request, [requests] each."""
     engine = load_released(settings().release(release.model, release.digest), model.spec.targets)
-    outputs = run_all(engine, model.inputs, [one.payload for one in requests])
+    outputs = run_all(engine, model.inputs, [request.payload for request in requests])
     if model.spec.task is Task.IMAGE_CLASSIFICATION:
         flips = likeliest_classes(outputs, "champion") != likeliest_classes(
             reference, "full precision"
@@ -71,7 +71,7 @@ def _scores(
 
 
 def _ratio(release: ReleaseRef, metric: str) -> float:
-    """What the golden report of the release says on the CPU engine."""
+    """Return what the golden report of the release says on the CPU engine."""
     report = from_json(
         settings().release(release.model, release.digest).file("golden/onnxruntime-cpu.json")
     )

@@ -1,4 +1,4 @@
-"""Who a run acts for: what is written to the ledger beside its deeds is proved, never a parameter."""
+"""Who a run acts for: what the ledger says beside its deeds is proved, never a parameter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,10 @@ _acting: ContextVar[str | None] = ContextVar("acting", default=None)
 
 
 def acting() -> str:
-    """Who the run at hand acts for: the outermost flow decides, and the flows that it calls inherit it."""
+    """Return who the run at hand acts for.
+
+    The outermost flow decides, and the flows that it calls inherit it.
+    """
     return _acting.get() or _found()
 
 
@@ -36,7 +39,11 @@ def one_actor() -> Iterator[None]:
 
 
 def actor_of(flow: str, flow_run: "FlowRun") -> str:
-    """A deployment's run acts for its schedule or for who started it, any other for the user of this process."""
+    """Return who a run acts for.
+
+    A deployment's run acts for its schedule or for who started it, any other for the user of this
+    process.
+    """
     if flow_run.deployment_id is None:
         return settings().actor
     return SCHEDULE if flow_run.auto_scheduled else proven_actor(flow, flow_run) or UNPROVEN

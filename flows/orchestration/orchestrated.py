@@ -1,6 +1,7 @@
-"""Flows with Prefect and without: a run that is shown where a server is in use, a plain call where none is.
+"""Flows with Prefect and without: a run that is shown where a server is in use, else a plain call.
 
-What a run leaves for its page (notes, tables, progress) has no equivalent without a server and is left out there.
+What a run leaves for its page (notes, tables, progress) has no equivalent without a server and is
+left out there.
 """
 
 import os
@@ -47,9 +48,10 @@ def orchestrated(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P,
 
 
 def _settle_in() -> None:
-    """Point the process that a worker started for a run at its workspace, as the command line does for its own.
+    """Point the process that a worker started for a run at its workspace, as the command line does.
 
-    A worker starts it in a folder that is deleted afterwards: a workspace there, and the key in it, would be lost.
+    A worker starts it in a folder that is deleted afterwards: a workspace there, and the key in it,
+    would be lost.
     """
     if WORKERS_RUN not in os.environ:
         return
@@ -62,41 +64,42 @@ def _settle_in() -> None:
 
 
 def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a flow: as a Prefect run inside another or while a server is in use, else as its plain function.
+    """Run a flow: as a Prefect run inside another or with a server in use, else as its function.
 
-    Raises `BadInput` naming the parameter that is wrong.
+    Raises:
+        BadInput: naming the parameter that is wrong.
     """
     try:
         if in_flow_run() or runtime.address_in_use() is not None:
             return target(*args, **kwargs)
-        given = get_call_parameters(target.fn, args, kwargs)
-        return target.fn(**target.validate_parameters(given))  # type: ignore[call-arg]  # bound to its signature above
+        parameters = get_call_parameters(target.fn, args, kwargs)
+        return target.fn(**target.validate_parameters(parameters))  # type: ignore[call-arg]  # bound to its signature above
     except ParameterTypeError as exc:
         _, *wrong = str(exc).splitlines()  # a title, and a line a parameter
         raise BadInput(
-            f"{target.name}: {'; '.join(one.strip(' -') for one in wrong) or exc}"
+            f"{target.name}: {'; '.join(line.strip(' -') for line in wrong) or exc}"
         ) from exc
 
 
 def run_id() -> str:
-    """The flow run's id, or a fresh one: who holds an intent in the ledger."""
+    """Return the flow run's id, or a fresh one: who holds an intent in the ledger."""
     return flow_run_id() or str(uuid4())
 
 
 def note(sentence: str) -> None:
-    """One line at INFO in the log of the run at hand, which Prefect's page shows."""
+    """Log one line at INFO in the run at hand, which Prefect's page shows."""
     if in_flow_run():
         get_run_logger().info(sentence)
 
 
 def leave_markdown(key: str, markdown: str) -> None:
-    """A text on the run's page."""
+    """Leave a text on the run's page."""
     if in_flow_run():
         create_markdown_artifact(key=key, markdown=markdown)
 
 
 def leave_link(key: str, link: str, text: str) -> None:
-    """A link on the run's page."""
+    """Leave a link on the run's page."""
     if in_flow_run():
         create_link_artifact(key=key, link=link, link_text=text)
 
@@ -104,13 +107,16 @@ def leave_link(key: str, link: str, text: str) -> None:
 def leave_table(
     key: str, rows: Sequence[Mapping[str, object]], description: str | None = None
 ) -> None:
-    """A table on the run's page, one column a key."""
+    """Leave a table on the run's page, one column a key."""
     if in_flow_run():
         create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
 
 
 def _told(result: R) -> R:
-    """The result with its sentence, if it has one, as the last word of the log and the message of the state."""
+    """Return the result with its sentence, if it has one.
+
+    It is the last word of the log and the message of the state.
+    """
     sentence = getattr(result, "sentence", None)
     if not in_flow_run() or not isinstance(sentence, str):
         return result

@@ -1,7 +1,8 @@
 """Orders: a flow run that a person started carries a signed note of who it was.
 
-The note is bound to one run (its idempotency key), flow and parameters, so that it cannot be moved to another run. It
-is signed by the workspace's secret, from which Prefect's own password follows, but not the other way round.
+The note is bound to one run (its idempotency key), flow and parameters, so that it cannot be moved
+to another run. It is signed by the workspace's secret. Prefect's own password follows from that,
+but not the other way round.
 """
 
 from __future__ import annotations

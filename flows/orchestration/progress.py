@@ -1,4 +1,4 @@
-"""What a long run is doing right now: one line at a time, to whoever listens and to Prefect's page and log."""
+"""What a long run is doing right now: one line at a time, to who listens and to Prefect."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +30,11 @@ def listening(listener: Listener) -> Iterator[None]:
 class Progress:
     """The progress of one flow run; of one inside another it is what the other had left to do."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, description: str) -> None:
         artifact = (
-            create_progress_artifact(progress=0.0, description=what) if in_flow_run() else None
+            create_progress_artifact(progress=0.0, description=description)
+            if in_flow_run()
+            else None
         )
         self._artifact = artifact if isinstance(artifact, UUID) else None
         self._start = _done_outside.get()

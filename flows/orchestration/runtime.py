@@ -1,4 +1,4 @@
-"""Which Prefect server runs are shown on: the configured one, the workspace's running one, or none."""
+"""Which Prefect server runs are shown on: the configured one, the workspace's own, or none."""
 
 import os
 import socket
@@ -23,9 +23,12 @@ _in_use: ContextVar[str | None] = ContextVar("in_use", default=None)
 
 @contextmanager
 def served(settings: Settings) -> Iterator[str | None]:
-    """Flows inside the block report to the server that is there; without one they run in this process alone.
+    """Let flows inside the block report to the server that is there.
 
-    Raises `Unavailable` when the configured server does not answer.
+    Without one they run in this process alone.
+
+    Raises:
+        Unavailable: when the configured server does not answer.
     """
     (settings.root / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect warns where it cannot
     with _where_known(settings) as address:
@@ -38,13 +41,16 @@ def served(settings: Settings) -> Iterator[str | None]:
 
 @contextmanager
 def orchestrator(settings: Settings) -> Iterator[str]:
-    """As `served`, with a server started for the block where none is there: its runs are kept for later.
+    """Do as `served`, with a server started for the block where none is there.
 
-    Raises `Unavailable` also when none can be started.
+    Its runs are kept for later.
+
+    Raises:
+        Unavailable: also when none can be started.
     """
-    with _where_known(settings) as known:
-        if known is not None:
-            yield known
+    with _where_known(settings) as in_use:
+        if in_use is not None:
+            yield in_use
             return
     with server(settings, services=False) as address, using(address, settings.secret().basic):
         yield address
@@ -52,7 +58,7 @@ def orchestrator(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def _where_known(settings: Settings) -> Iterator[str | None]:
-    """Use the configured server, or the one that the workspace runs; None where there is neither."""
+    """Use the configured server, or the one that the workspace runs; None where neither is."""
     configured = settings.prefect_api_url
     if configured:
         _require(configured)
@@ -68,7 +74,7 @@ def _where_known(settings: Settings) -> Iterator[str | None]:
 
 
 def address_in_use() -> str | None:
-    """The server that this process's flows report to; None outside of `served`, or without one."""
+    """Return the server that this process's flows report to; None outside of `served`."""
     return _in_use.get()
 
 
@@ -89,7 +95,10 @@ def server(settings: Settings, *, services: bool) -> Iterator[str]:
 
 
 def _say_the_rest() -> None:
-    """Let Prefect's client hand over its last log lines and events: it would go on trying for minutes afterwards."""
+    """Let Prefect's client hand over its last log lines and events.
+
+    It would go on trying for minutes afterwards.
+    """
     if "prefect" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker
@@ -113,9 +122,9 @@ def using(address: str, auth: str | None = None) -> Iterator[None]:
 
     `auth` is the server's "user:password"; left out, whatever the environment says stays.
     """
-    given = {"PREFECT_API_URL": address} | ({"PREFECT_API_AUTH_STRING": auth} if auth else {})
-    before = {name: os.environ.get(name) for name in given}
-    os.environ |= given
+    variables = {"PREFECT_API_URL": address} | ({"PREFECT_API_AUTH_STRING": auth} if auth else {})
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     updates = {PREFECT_API_URL: address} | ({PREFECT_API_AUTH_STRING: auth} if auth else {})
@@ -131,13 +140,19 @@ def using(address: str, auth: str | None = None) -> Iterator[None]:
 
 
 def running_server(settings: Settings) -> str | None:
-    """Return the API's address of the server that `requant up` runs in this workspace, if it answers."""
+    """Return the API's address of the server that `requant up` runs in this workspace.
+
+    None where it does not answer.
+    """
     address = running_address(settings, PREFECT)
     return None if address is None else f"{address}/api"
 
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
-    """Return what a process needs to reach the workspace's Prefect: the configured server, or its own running one."""
+    """Return what a process needs to reach the workspace's Prefect.
+
+    That is the configured server, or its own running one.
+    """
     if settings.prefect_api_url:
         return {"PREFECT_API_URL": settings.prefect_api_url}
     running = running_server(settings)
@@ -146,12 +161,12 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
 
 
 def healthy(address: str) -> bool:
-    """Whether a Prefect API answers there, and lets this process in."""
+    """Return whether a Prefect API answers there, and lets this process in."""
     return _health(address) == HTTPStatus.OK
 
 
 def _health(address: str) -> int | None:
-    """The status of its answer; None where nothing answers."""
+    """Return the status of its answer; None where nothing answers."""
     user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     auth = (user, password) if user else None
     try:

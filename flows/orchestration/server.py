@@ -16,7 +16,10 @@ from infra.settings import settings
 
 
 def application() -> Guarded:
-    """Return Prefect's server with its own basic authentication; whom the guard admits is signed in."""
+    """Return Prefect's server with its own basic authentication.
+
+    Whom the guard admits is signed in.
+    """
     secret = settings().secret()
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = secret.basic
     from prefect.server.api.server import create_app
@@ -31,18 +34,18 @@ def application() -> Guarded:
 
 def _sign_in_at_the_guard(application: Starlette) -> None:
     """Let the pages know of no second login: a browser only comes this far with a session."""
-    mounts = (one for one in application.routes if isinstance(one, Mount))
-    pages = next((one.app for one in mounts if one.name == "ui"), None)
+    mounts = (mount for mount in application.routes if isinstance(mount, Mount))
+    pages = next((mount.app for mount in mounts if mount.name == "ui"), None)
     for route in getattr(pages, "routes", ()):
         if isinstance(route, APIRoute) and route.path.endswith("/ui-settings"):
             _without_login(route)
 
 
 def _without_login(route: APIRoute) -> None:
-    told = route.dependant.call
-    assert told is not None  # noqa: S101  # a route of FastAPI always has its function
+    endpoint = route.dependant.call
+    assert endpoint is not None  # noqa: S101  # a route of FastAPI always has its function
 
     def settings_of_the_pages() -> Any:
-        return told().model_copy(update={"auth": None})
+        return endpoint().model_copy(update={"auth": None})
 
     route.dependant.call = settings_of_the_pages

@@ -1,4 +1,7 @@
-"""The servers that a workspace starts for itself: each behind the guard, on 127.0.0.1, no longer than its starter."""
+"""The servers that a workspace starts for itself.
+
+Each is behind the guard, on 127.0.0.1, and lives no longer than its starter.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One server: what it is called, the application behind the guard, and the setting that holds its port."""
+    """One server: its name, the application behind the guard, and its port's setting."""
 
     name: str
     title: str
@@ -69,7 +72,7 @@ def started(
     Raises:
         Unavailable: One did not answer in time, or stopped.
     """
-    given = {"REQUANT_WORKSPACE": str(settings.root), **(environment or {})}
+    variables = {"REQUANT_WORKSPACE": str(settings.root), **(environment or {})}
     with ExitStack() as stack:
         begun = []
         for service, opened in services.items():
@@ -80,18 +83,18 @@ def started(
                 running(
                     (*command, "--fd", str(opened.fileno())),
                     log,
-                    environment=given,
+                    environment=variables,
                     sockets=[opened],
                 )
             )
             begun.append(Started(service, address, process))
-        for one in begun:
-            _await(one, settings.secret(), log_of(settings, one.service.name))
+        for server in begun:
+            _await(server, settings.secret(), log_of(settings, server.service.name))
         try:
             yield tuple(begun)
         finally:
-            for one in begun:
-                ask_to_stop(one.process)  # all at once; the stack then waits for each
+            for server in begun:
+                ask_to_stop(server.process)  # all at once; the stack then waits for each
 
 
 def address_of(opened: socket.socket) -> str:
@@ -105,13 +108,16 @@ def log_of(settings: Settings, name: str) -> Path:
 
 
 def listen(settings: Settings, service: Service) -> socket.socket:
-    """Open the service's port: the one that was set, or a free one where only the default is taken."""
+    """Open the service's port: the one that was set, or a free one where the default is taken."""
     fixed = service.port_setting in settings.model_fields_set
     return listening_socket(getattr(settings, service.port_setting), fixed=fixed)
 
 
 def answers_as_ours(address: str, service: Service, secret: WorkspaceSecret) -> bool:
-    """Tell whether this workspace's own service answers there; nothing secret is sent to find out."""
+    """Tell whether this workspace's own service answers there.
+
+    Nothing secret is sent to find out.
+    """
     nonce = secrets.token_hex(16)
     with suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
         answer = httpx.get(f"{address}{HEALTH}", params={"nonce": nonce}, timeout=5)
@@ -124,7 +130,7 @@ def answers_as_ours(address: str, service: Service, secret: WorkspaceSecret) -> 
 
 @contextmanager
 def announced(settings: Settings, addresses: Mapping[str, str]) -> Iterator[None]:
-    """Note where a workspace's services listen while the block lasts, for its commands to find them."""
+    """Note where a workspace's services listen while the block lasts, for its commands to find."""
     path = _notes(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -137,7 +143,10 @@ def announced(settings: Settings, addresses: Mapping[str, str]) -> Iterator[None
 
 
 def running_address(settings: Settings, service: Service) -> str | None:
-    """Return where the workspace's own service answers; a note of one that was killed does not count."""
+    """Return where the workspace's own service answers.
+
+    A note of one that was killed does not count.
+    """
     with suppress(OSError, ValueError, KeyError, TypeError):
         address = str(json.loads(_notes(settings).read_text())["addresses"][service.name])
         if answers_as_ours(address, service, settings.secret()):
@@ -151,13 +160,16 @@ def served_mark(settings: Settings) -> Path:
 
 
 def neighbours(settings: Settings, *, host: str = "127.0.0.1") -> dict[str, str]:
-    """Return title -> address of what runs beside the console, under the name that its reader calls this machine by.
+    """Return title -> address of what runs beside the console.
 
-    Cookies know no ports: the session that opened the console opens these too.
+    The name is the one that its reader calls this machine by. Cookies know no ports: the session
+    that opened the console opens these too.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         noted = json.loads(_notes(settings).read_text())["addresses"]
-        pages = {one.title: str(noted[one.name]) for one in (PREFECT, MLFLOW, EVIDENTLY)}
+        pages = {
+            service.title: str(noted[service.name]) for service in (PREFECT, MLFLOW, EVIDENTLY)
+        }
         return {
             title: address.replace("//127.0.0.1:", f"//{host}:")
             for title, address in pages.items()

@@ -50,9 +50,11 @@ class Explanation:
 
 
 def explain(model: str, window: str = "latest") -> Explanation:
-    """The decision about a window (its digest, or how it begins), or the newest.
+    """Return the decision about a window (its digest, or how it begins), or the newest.
 
-    Raises `NotFound` for an unknown model or window, `BadInput` when several fit or the evidence changed.
+    Raises:
+        NotFound: for an unknown model or window.
+        BadInput: when several fit or the evidence changed.
     """
     spec, entries = current_spec(model), journal.read(model)
     entry = _find(model, entries, window)
@@ -69,9 +71,10 @@ def explain(model: str, window: str = "latest") -> Explanation:
         action=str(details.get("action")),
         attribution=str(details.get("attribution") or "not recorded"),
         held=str(details.get("held") or ""),
-        reasons=tuple(str(one) for one in _list(details.get("reasons"))),
+        reasons=tuple(str(reason) for reason in _list(details.get("reasons"))),
         restraint=state(past, restraint(spec), datetime.fromisoformat(end) if end else None).text,
-        false_alarms=f"one in {budget} windows or fewer, of range, fidelity, safety and control together",
+        false_alarms=f"one in {budget} windows or fewer, "
+        "of range, fidelity, safety and control together",
         evidence=tuple(
             view
             for detector, document in _mapping(details.get("evidence")).items()
@@ -89,19 +92,19 @@ def _find(model: str, entries: tuple[LedgerEntry, ...], window: str) -> LedgerEn
         raise NotFound(f"no window of {model} was decided yet: run `requant maintain {model}`")
     if window == "latest":
         return decided[-1]
-    found = [
+    decisions = [
         entry for entry in decided if window and str(entry.details.get("window")).startswith(window)
     ]
-    if not found:
+    if not decisions:
         raise NotFound(
             f"no decision of {model} is about a window {window!r}: see `requant history {model}`"
         )
-    windows = {entry.details.get("window") for entry in found}
+    windows = {entry.details.get("window") for entry in decisions}
     if len(windows) > 1:
         raise BadInput(
             f"{len(windows)} windows of {model} begin with {window!r}: give more of the digest"
         )
-    return found[-1]  # the newest: other weights are decided about anew
+    return decisions[-1]  # the newest: other weights are decided about anew
 
 
 def _streams(detector: str, document: Mapping[str, Json], rules: Alarms) -> list[StreamView]:
@@ -115,13 +118,13 @@ def _streams(detector: str, document: Mapping[str, Json], rules: Alarms) -> list
         StreamView(
             detector,
             name,
-            one.count,
-            power_of_ten(one.e_value),
-            power_of_ten(one.statistic),
+            stream.count,
+            power_of_ten(stream.e_value),
+            power_of_ten(stream.statistic),
             enough,
-            one.alarmed,
+            stream.alarmed,
         )
-        for name, one in evidence.streams.items()
+        for name, stream in evidence.streams.items()
     ]
 
 

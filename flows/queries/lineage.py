@@ -21,7 +21,10 @@ Export = Literal["openlineage", "prov"]
 
 
 def of_model(model: str) -> Lineage:
-    """Everything known of one model; a damaged or missing document ends its chain there. Raises `NotFound`."""
+    """Return everything known of one model; raise `NotFound`.
+
+    A damaged or missing document ends its chain there.
+    """
     current_digest(model)
     store = settings().store()
     edges = [*_windows(store, model), *_sets(store, model), *_releases(store, model)]
@@ -29,29 +32,31 @@ def of_model(model: str) -> Lineage:
 
 
 def of(model: str, version: str | None = None, digest: str | None = None) -> Lineage:
-    """The part of it that leads to and from a version or a digest; all of it where neither is given.
+    """Return the part of it that leads to and from a version or a digest, or all of it.
 
-    Raises `BadInput` when both are given, `NotFound` when nothing bears the name.
+    Raises:
+        BadInput: when both are given.
+        NotFound: when nothing bears the name.
     """
     if version is not None and digest is not None:
         raise BadInput("give --version or --digest, not both: whose lineage is asked for?")
-    whole = of_model(model)
+    graph = of_model(model)
     if version is None and digest is None:
-        return whole
+        return graph
     if digest is not None:
-        return lineage.trace(whole, lineage.find(whole, digest))
+        return lineage.trace(graph, lineage.find(graph, digest))
     name = f"version:{version}"
-    if name not in whole.nodes:
-        known = (
-            ", ".join(node.digest for node in lineage.ordered(whole) if node.kind == "version")
+    if name not in graph.nodes:
+        versions = (
+            ", ".join(node.digest for node in lineage.ordered(graph) if node.kind == "version")
             or "none yet"
         )
-        raise NotFound(f"{model} has no version {version!r} in its ledger: known are {known}")
-    return lineage.trace(whole, whole.nodes[name])
+        raise NotFound(f"{model} has no version {version!r} in its ledger: known are {versions}")
+    return lineage.trace(graph, graph.nodes[name])
 
 
 def exported(graph: Lineage, form: Export) -> bytes:
-    """OpenLineage events, one a line, or one PROV-JSON document."""
+    """Return OpenLineage events, one a line, or one PROV-JSON document."""
     if form == "prov":
         return json.dumps(lineage.to_prov(graph), indent=1, sort_keys=True).encode() + b"\n"
     events = lineage.to_openlineage(graph, datetime.now(UTC).isoformat())
@@ -88,27 +93,27 @@ def _windows(store: ObjectStore, model: str) -> Iterator[Edge]:
 
 
 def _window(model: str, digest: str, facts: Mapping[str, Json]) -> Node:
-    told = {
+    details = {
         "key": layout.window(model, digest),
         "rows": str(facts.get("rows")),
         "seen": str(facts.get("seen")),
     }
-    return Node("window", digest, told, str(facts.get("end") or ""))
+    return Node("window", digest, details, str(facts.get("end") or ""))
 
 
 def _sets(store: ObjectStore, model: str) -> Iterator[Edge]:
     for digest, facts in _documents(store, layout.CALIBRATION_FACTS, model):
-        told = {"key": layout.calibration_set(model, digest), "rows": str(facts.get("rows"))}
-        made = Node("calibration", digest, told, str(facts.get("end") or ""))
+        details = {"key": layout.calibration_set(model, digest), "rows": str(facts.get("rows"))}
+        calibration = Node("calibration", digest, details, str(facts.get("end") or ""))
         if facts.get("source"):
-            yield made, Node("window", str(facts["source"]))
+            yield calibration, Node("window", str(facts["source"]))
 
 
 def _releases(store: ObjectStore, model: str) -> Iterator[Edge]:
     entries = journal.read(model)
-    shown: dict[str | None, list[str]] = {}
+    aliases: dict[str | None, list[str]] = {}
     for alias, version in ledger.aliases(entries).items():
-        shown.setdefault(version, []).append(alias)
+        aliases.setdefault(version, []).append(alias)
     for key in layout.RELEASE.keys(store, model=model, path=layout.MANIFEST):
         digest = (layout.RELEASE.fields(key) or {})["release"]
         try:
@@ -119,11 +124,11 @@ def _releases(store: ObjectStore, model: str) -> Iterator[Edge]:
         release = Node("release", digest)
         for entry in entries:
             if entry.release == digest and entry.version:
-                told = {
-                    "aliases": ", ".join(shown.get(entry.version, [])),
+                details = {
+                    "aliases": ", ".join(aliases.get(entry.version, [])),
                     "event": entry.kind.value,
                 }
-                yield Node("version", entry.version, told, entry.time.isoformat()), release
+                yield Node("version", entry.version, details, entry.time.isoformat()), release
 
 
 def _release(

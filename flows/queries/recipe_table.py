@@ -18,7 +18,7 @@ class RecipeView:
 
 
 def recipes() -> list[RecipeView]:
-    """Every recipe, cheapest repair first, as `tasks.quantization.recipe.targets` has it."""
+    """Return every recipe, cheapest repair first, as `tasks.quantization.recipe.targets` has it."""
     return [
         RecipeView(name, recipe.summary, {target: why_not(recipe, target) for target in TARGETS})
         for name, recipe in RECIPES.items()

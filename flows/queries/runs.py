@@ -54,7 +54,7 @@ class RunView:
 
 
 def read_run(run_id: str) -> RunView:
-    """One run with its steps; raises `NotFound` and `Unavailable`."""
+    """Return one run with its steps; raise `NotFound` and `Unavailable`."""
     try:
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(UUID(run_id))
@@ -68,32 +68,45 @@ def read_run(run_id: str) -> RunView:
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
         raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
     steps = tuple(
-        RunStep(one.name, one.state_name or "", one.total_run_time.total_seconds()) for one in tasks
+        RunStep(task.name, task.state_name or "", task.total_run_time.total_seconds())
+        for task in tasks
     )
     return _view(run, steps, share, doing)
 
 
 def _progress(client: SyncPrefectClient, run: FlowRun) -> tuple[float, str]:
-    """Share and sentence; maintenance re-quantizes in a subflow, whose steps fill what is left of its own."""
+    """Return fraction and sentence.
+
+    Maintenance re-quantizes in a subflow, whose steps fill what is left of its own.
+    """
     parent = FlowRunFilterParentFlowRunId(any_=[run.id])
     inner = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
-    found = client.read_artifacts(
+    artifacts = client.read_artifacts(
         artifact_filter=ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id, *(one.id for one in inner)]),
+            flow_run_id=ArtifactFilterFlowRunId(
+                any_=[run.id, *(inner_run.id for inner_run in inner)]
+            ),
             type=ArtifactFilterType(any_=["progress"]),
         ),
         sort=ArtifactSort.UPDATED_DESC,
     )
-    if not found:
+    if not artifacts:
         return 0.0, ""
-    newest = float(str(found[0].data)) / 100
-    own = next((float(str(one.data)) / 100 for one in found if one.flow_run_id == run.id), 0.0)
-    share = newest if found[0].flow_run_id == run.id else own + (1 - own) * newest
-    return share, found[0].description or ""
+    newest = float(str(artifacts[0].data)) / 100
+    own = next(
+        (
+            float(str(inner_run.data)) / 100
+            for inner_run in artifacts
+            if inner_run.flow_run_id == run.id
+        ),
+        0.0,
+    )
+    fraction = newest if artifacts[0].flow_run_id == run.id else own + (1 - own) * newest
+    return fraction, artifacts[0].description or ""
 
 
 def recent_runs(limit: int = 20, flows: Sequence[str] = PEOPLE) -> Sequence[RunView]:
-    """The newest runs that are due, without their steps; raises `Unavailable`."""
+    """Return the newest runs that are due, without their steps; raise `Unavailable`."""
     due = FlowRunFilterExpectedStartTime(
         before_=datetime.now(UTC)
     )  # schedules fill the future with runs

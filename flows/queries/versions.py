@@ -35,7 +35,7 @@ class VersionView:
 
 
 def one_version(model: str, version: str) -> VersionView:
-    """A version beside the present champion; raises `NotFound` and `Tampered`."""
+    """Return a version beside the present champion; raise `NotFound` and `Tampered`."""
     current_digest(model)
     digest = settings().registry().version(model, version).release
     if digest is None:
@@ -66,11 +66,11 @@ def _reports(model: str, digest: str) -> tuple[GateReport, ...]:
 
 
 def _rows(reports: tuple[GateReport, ...], beside: tuple[GateReport, ...]) -> tuple[GateRow, ...]:
-    known = {
+    champions = {
         (report.target, gate.metric, gate.group): gate for report in beside for gate in report.gates
     }
     return tuple(
-        GateRow(report.target, gate, known.get((report.target, gate.metric, gate.group)))
+        GateRow(report.target, gate, champions.get((report.target, gate.metric, gate.group)))
         for report in reports
         for gate in sorted(report.gates, key=lambda gate: not gate.binding)
     )

@@ -24,12 +24,12 @@ class ModelView:
 
 
 def all_models() -> list[ModelView]:
-    """Every registered model, by name."""
+    """Return every registered model, by name."""
     return [one_model(name) for name in model_names(settings().store())]
 
 
 def one_model(name: str) -> ModelView:
-    """One model; raises `NotFound`."""
+    """Return one model; raise `NotFound`."""
     spec = current_spec(name)
     entries = journal.read(name)
     decisions = [entry for entry in entries if entry.kind is EntryKind.DECIDED]
@@ -45,13 +45,13 @@ def one_model(name: str) -> ModelView:
 
 
 def history(name: str) -> tuple[LedgerEntry, ...]:
-    """The whole ledger, oldest first; raises `NotFound` and `Tampered`."""
+    """Return the whole ledger, oldest first; raise `NotFound` and `Tampered`."""
     current_digest(name)
     return journal.read(name)
 
 
 def report_page(key: str) -> bytes:
-    """A stored drift report; raises `NotFound`."""
+    """Return a stored drift report; raise `NotFound`."""
     if layout.REPORT.fields(key) is None:
         raise NotFound(f"{key} is no report")
     return settings().store().get(key)

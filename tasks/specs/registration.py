@@ -51,7 +51,8 @@ def _read_current(store: ObjectStore, name: str) -> str:
         return str(json.loads(data)["digest"])
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(
-            f"{layout.registration_in_use(name)} is damaged: run `requant model add` again for {name}"
+            f"{layout.registration_in_use(name)} is damaged: "
+            f"run `requant model add` again for {name}"
         ) from exc
 
 
