@@ -4,7 +4,7 @@ The scheduler, a person in Prefect's own form, and the console all start the ver
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -49,7 +49,7 @@ def all_deployments() -> list[RunnerDeployment]:
     return [*shared_deployments(models), *filter(None, map(maintenance_deployment, models))]
 
 
-def shared_deployments(models: list[str]) -> list[RunnerDeployment]:
+def shared_deployments(models: Sequence[str]) -> list[RunnerDeployment]:
     """Return the deployments that take any of these models; their forms offer what there is to choose."""
     every_five_minutes = Cron(RECONCILE_CRON, timezone="UTC", slug="reconcile")
     made = [_deployment(flow, flow.name, tags=[TAG]) for flow in ON_DEMAND]
@@ -119,13 +119,13 @@ def trigger(
     return Triggered(str(run.id), run.name)
 
 
-def _offer(deployment: RunnerDeployment, parameter: str, choices: list[str]) -> None:
+def _offer(deployment: RunnerDeployment, parameter: str, choices: Sequence[str]) -> None:
     """Let Prefect's form show a list instead of a text field, and refuse what is not in it."""
     field = deployment._parameter_openapi_schema.properties.get(parameter)
     if field is None or not choices:
         return
     for text in [one for one in field.get("anyOf", [field]) if one.get("type") == "string"]:
-        text["enum"] = choices
+        text["enum"] = list(choices)
 
 
 def _deployment(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeployment:

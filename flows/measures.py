@@ -105,7 +105,7 @@ def live_samples(overdue: Overdue | None = None) -> tuple[MetricSample, ...]:
     return tuple(samples)
 
 
-def _models() -> list[str]:
+def _models() -> Sequence[str]:
     """Return the registered models; of a store that does not answer, those with a snapshot."""
     try:
         return model_names(settings().store())

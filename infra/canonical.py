@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from infra.errors import BadInput
+from infra.identifiers import Digest
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
 
@@ -39,6 +40,6 @@ def _plain(value: Json) -> Json:
     return value
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes) -> Digest:
     """The SHA-256 of the bytes, as 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
+    return Digest(hashlib.sha256(data).hexdigest())

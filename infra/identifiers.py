@@ -5,7 +5,7 @@ from typing import NewType
 Key = NewType("Key", str)
 """The name of an object in the store, as `infra.stores.layout` makes it."""
 Digest = NewType("Digest", str)
-"""A SHA-256 as 64 hexadecimal digits."""
+"""A SHA-256 in hexadecimal, all 64 digits or the first of them."""
 ModelName = NewType("ModelName", str)
 """The name that a model is registered under."""
 RequestId = NewType("RequestId", str)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from infra.canonical import Json, canonical, sha256
 from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered
+from infra.identifiers import Digest, ModelName
 from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.keys import checked
@@ -48,8 +49,8 @@ class Release:
     """One verified manifest; files are read, and verified, when asked for."""
 
     store: ObjectStore
-    model: str
-    digest: str
+    model: ModelName
+    digest: Digest
     facts: Mapping[
         str, Json
     ]  # calibration set, recipe, scales, versions, targets: whatever the maker recorded
@@ -250,7 +251,8 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
             name: FileFact(str(one["sha256"]), int(one["size"]))
             for name, one in found["files"].items()
         }
-        return Release(store, str(found["model"]), digest, dict(found["facts"]), files, signed_by)
+        model = ModelName(str(found["model"]))
+        return Release(store, model, Digest(digest), dict(found["facts"]), files, signed_by)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again."

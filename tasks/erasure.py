@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Literal
 
 from infra.errors import BadInput
+from infra.identifiers import RequestId
 from tasks.records import Request
 from tasks.traffic import from_parquet, redacted, to_parquet
 
@@ -54,7 +55,7 @@ def new_act(kind: SubjectKind, name: str) -> Act:
 
 def stored_name(name: str) -> str:
     """What redaction makes of an id: one that is personal data itself is stored as a pseudonym."""
-    probe = Request(name, datetime(1970, 1, 1, tzinfo=UTC), name, "", "", "")
+    probe = Request(RequestId(name), datetime(1970, 1, 1, tzinfo=UTC), name, "", "", "")
     return redacted(probe).tenant
 
 

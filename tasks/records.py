@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.identifiers import Digest, Key, ModelName, RequestId
 from infra.stores import layout
 
 Tensor = NDArray[np.float32]
@@ -23,7 +24,7 @@ UNKNOWN = "unknown"
 class Request:
     """One live request as it was served."""
 
-    request_id: str
+    request_id: RequestId
     time: datetime  # timezone-aware, UTC
     tenant: str
     domain: str
@@ -40,14 +41,13 @@ class Sample:
     """A bounded, representative draw from live traffic: a traffic window's sample, or a calibration set."""
 
     requests: tuple[Request, ...]
-    digest: str  # SHA-256 over the sorted request ids and payloads
+    digest: Digest  # SHA-256 over the sorted request ids and payloads
     seen: int  # requests offered before sampling
     dropped: Mapping[
         str, int
     ]  # reason -> count: duplicate, tenant-cap, near-duplicate, quarantined, ...
-    weights: Mapping[str, float] = field(
-        default_factory=dict
-    )  # request id -> distinct requests that it stands for
+    weights: Mapping[RequestId, float] = field(default_factory=dict)
+    """Distinct requests that each request stands for."""
 
 
 class CaseKind(StrEnum):
@@ -83,7 +83,7 @@ class GoldenSet:
     """The fixed evaluation cases of one model; never overlaps a calibration set."""
 
     cases: tuple[GoldenCase, ...]
-    digest: str
+    digest: Digest
     safety_weight: Tensor | None = None  # [embedding]; the shipped linear safety head
     safety_bias: float = 0.0
 
@@ -205,7 +205,7 @@ class Decision:
     action: Action
     reasons: tuple[str, ...]
     results: tuple[DetectorResult, ...]
-    window_digest: str
+    window_digest: Digest
     attribution: str = ""  # what changed, in one phrase
     held: str = ""  # why a build that the table asks for is not started; "" where it is, or where none is asked for
 
@@ -232,9 +232,9 @@ class PastDecision:
 class SampleRef:
     """A stored sample: a traffic window's, or a calibration set."""
 
-    model: str
-    digest: str
-    key: str  # in the object store
+    model: ModelName
+    digest: Digest
+    key: Key  # in the object store
     rows: int
     seen: int  # requests offered
     dropped: Mapping[str, int]  # reason -> count
@@ -251,8 +251,8 @@ class SampleRef:
 class ThinWindow:
     """A window with too few requests to be looked at; nothing of it is stored."""
 
-    model: str
-    digest: str  # of its hours and the traffic files that meet them
+    model: ModelName
+    digest: Digest  # of its hours and the traffic files that meet them
     rows: int  # requests that a sample of it would have
     minimum: int  # requests that the spec demands
     start: str = ""  # ISO 8601; "" without any traffic
@@ -268,19 +268,19 @@ class ThinWindow:
 class CandidateRef:
     """A quantized graph that was built and stored, and has yet to be judged or released."""
 
-    model: str
+    model: ModelName
     candidate_id: (
-        str  # SHA-256 over everything it follows from; the same inputs give the same candidate
+        Digest  # SHA-256 over everything it follows from; the same inputs give the same candidate
     )
     recipe: str
-    calibration: str  # digest of the calibration set
+    calibration: Digest  # digest of the calibration set
     excluded_nodes: tuple[str, ...]  # sites in floating point
     quantized_share: float  # of the weight products' multiply-accumulates
     diagnostics: tuple[
         str, ...
     ] = ()  # sentences on sites that were left alone, and on scales to look at
 
-    def key(self, name: str) -> str:
+    def key(self, name: str) -> Key:
         """Where one of its files lies in the object store."""
         return layout.candidate_file(self.model, self.candidate_id, name)
 
@@ -300,9 +300,9 @@ class EngineRef:
 class ReleaseRef:
     """A version of the registry and the release it carries."""
 
-    model: str
+    model: ModelName
     version: str
-    digest: str
+    digest: Digest
 
 
 __all__ = [

@@ -106,7 +106,7 @@ async def _apply(runner: Runner, applied: Mapping[str, str] | None) -> Mapping[s
 
 
 def _registered() -> dict[str, str]:
-    digests = {}
+    digests: dict[str, str] = {}
     for name in model_names(settings().store()):
         try:
             digests[name] = current_digest(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.demo import GroupChange
+from infra.identifiers import RequestId
 from infra.settings import settings
 from tasks.models.corpus import read_corpus
 from tasks.records import Request
@@ -43,7 +44,7 @@ class Stage:
             [
                 replace(
                     request,
-                    request_id=f"day{self._day}-{number}",
+                    request_id=RequestId(f"day{self._day}-{number}"),
                     tenant=f"tenant-{number % 5}",
                     time=start + timedelta(minutes=number),
                 )

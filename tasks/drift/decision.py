@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from infra.errors import BadInput
+from infra.identifiers import Digest
 from tasks.drift.attribution import attribute
 from tasks.records import Action, Decision, DetectorResult, Health, ThinWindow
 
@@ -15,7 +16,7 @@ _SHOWN = 3  # findings of one detector that a reason quotes
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
 
-def decide(results: Iterable[DetectorResult], *, window_digest: str) -> Decision:
+def decide(results: Iterable[DetectorResult], *, window_digest: Digest) -> Decision:
     """Keep, recalibrate, fall back, request retraining, or say that nothing can be said; with reasons in figures.
 
     Several results of one detector count as the worst of them; a detector without a result is inconclusive. Range and

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.identifiers import Digest
 from tasks.drift.decision import decide
 from tasks.drift.detectors.control import control_increments, judge_control
 from tasks.drift.detectors.fidelity import (
@@ -123,7 +124,7 @@ def decided(
     results: Sequence[DetectorResult],
     past: Sequence[PastDecision],
     *,
-    window: str,
+    window: Digest,
     end: datetime | None,
     champion: str,
     source: str,

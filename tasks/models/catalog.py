@@ -18,6 +18,7 @@ from infra.canonical import canonical, sha256
 from infra.engines import open_target, open_watching
 from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput, NotFound
+from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import layout
@@ -55,8 +56,8 @@ OPEN_MODELS = 8
 class RegisteredModel:
     """One registered model; its parts are read when first asked for."""
 
-    name: str
-    digest: str
+    name: ModelName
+    digest: Digest
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -69,7 +70,7 @@ class RegisteredModel:
         return onnx.load_from_string(self.file(FULL_PRECISION))
 
     @cached_property
-    def source(self) -> str:
+    def source(self) -> Digest:
         """Return SHA-256 of the full-precision graph: other weights, another digest."""
         return sha256(self.file(FULL_PRECISION))
 
@@ -227,7 +228,7 @@ def where_spread(name: str) -> str | None:
 
 @lru_cache(maxsize=OPEN_MODELS)
 def _opened(address: str, name: str, digest: str) -> RegisteredModel:
-    return RegisteredModel(name, digest)
+    return RegisteredModel(ModelName(name), Digest(digest))
 
 
 def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:

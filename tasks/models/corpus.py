@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import BadInput
+from infra.identifiers import RequestId
 from tasks.payloads import PAYLOAD_FIELDS, decode
 from tasks.records import Request
 
@@ -69,7 +70,7 @@ def _request(row: dict[str, object], where: str) -> Request:
         raise BadInput(f"{where}: {exc}") from exc
     label = row["label"]
     return Request(
-        request_id=str(row["id"]),
+        request_id=RequestId(str(row["id"])),
         time=EPOCH,
         tenant="corpus",
         domain=str(row["domain"]),

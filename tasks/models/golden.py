@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from infra.errors import BadInput
+from infra.identifiers import Digest
 from tasks.payloads import PAYLOAD_FIELDS, decode, encode
 from tasks.records import CaseKind, GoldenCase, GoldenSet, Payload, Tensor
 
@@ -234,9 +235,9 @@ def _safety_head(data: bytes, where: str) -> tuple[Tensor, float]:
     return weight, float(bias[0])
 
 
-def _digest(cases: bytes, safety_head: bytes | None) -> str:
+def _digest(cases: bytes, safety_head: bytes | None) -> Digest:
     parts = [cases] if safety_head is None else [cases, safety_head]
-    return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
+    return Digest(sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest())
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

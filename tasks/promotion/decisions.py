@@ -7,6 +7,7 @@ from datetime import datetime
 from math import isfinite
 
 from infra.canonical import Json
+from infra.identifiers import Digest
 from tasks.promotion.ledger import EntryKind, LedgerEntry, asked_since
 from tasks.records import (
     STORED_DETECTORS,
@@ -104,7 +105,7 @@ def recorded(decided: LedgerEntry) -> Decision:
         if isinstance(reasons, list)
         else (decided.reason,),
         (),
-        str(details.get("window")),
+        Digest(str(details.get("window"))),
         str(details.get("attribution") or ""),
         str(details.get("held") or ""),
     )

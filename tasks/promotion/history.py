@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from infra.identifiers import ModelName
 from infra.processes.identity import is_gone
 from tasks.promotion import journal, ledger
 from tasks.promotion.decisions import nothing_left, past_decisions, recorded
@@ -21,7 +22,7 @@ def reference(model: str, entry: LedgerEntry | None) -> ReleaseRef | None:
     """Return the release that an entry is about; None where it names none."""
     if entry is None or entry.version is None or entry.release is None:
         return None
-    return ReleaseRef(model, entry.version, entry.release)
+    return ReleaseRef(ModelName(model), entry.version, entry.release)
 
 
 def decisions_before(model: str, window: str, source: str) -> tuple[PastDecision, ...]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from infra.canonical import Json
 from infra.chain import Link
 from infra.errors import BadInput, Refused
+from infra.identifiers import Digest
 
 
 class EntryKind(StrEnum):
@@ -53,7 +54,7 @@ class LedgerEntry:
     actor: str  # a person's name, "schedule", "mlflow"
     reason: str  # one sentence
     version: str | None  # of the registry
-    release: str | None  # digest of the release bundle
+    release: Digest | None  # of the release bundle
     details: Mapping[str, Json]
 
 
@@ -120,7 +121,7 @@ def _entry(link: Link) -> LedgerEntry:
         str(fields["actor"]),
         str(fields["reason"]),
         version,
-        release,
+        None if release is None else Digest(release),
         details,
     )
 

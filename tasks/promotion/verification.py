@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound, Refused
+from infra.identifiers import ModelName
 from infra.settings import settings
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.reconcile import Verification
@@ -22,7 +23,7 @@ def require_intact(model: str, target: LedgerEntry) -> ReleaseRef:
             f"version {target.version} of {model} has no release recorded, so it cannot be verified"
         )
     _read_all(model, target.release)
-    return ReleaseRef(model, target.version, target.release)
+    return ReleaseRef(ModelName(model), target.version, target.release)
 
 
 def verification(model: str, version: str) -> Verification:

@@ -13,6 +13,7 @@ import onnx
 from infra.canonical import Json, canonical, sha256
 from infra.engines import open_target
 from infra.errors import BadInput, NotFound
+from infra.identifiers import Digest
 from infra.processes.memory import require_memory
 from infra.settings import settings
 from infra.stores import layout
@@ -435,7 +436,7 @@ def _candidate_id(
     champion: ReleaseRef | None,
     losses: str | None,
     change: float | None,
-) -> str:
+) -> Digest:
     """Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on the ranking."""
     base = champion.digest if champion and recipe.keeps_graph else None
     parts: Mapping[str, Json] = {
@@ -446,7 +447,7 @@ def _candidate_id(
         "largest_scale_change": change if base else None,
         "losses": losses.replace("-others", "") if losses and chooses_sites(recipe) else None,
     }
-    return sha256(canonical(parts))[:32]
+    return Digest(sha256(canonical(parts))[:32])
 
 
 def _deployed(champion: ReleaseRef | None) -> Scales | None:

@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
+from infra.identifiers import Digest
 from tasks.payloads import fingerprint
 from tasks.records import Request, Sample
 
 
-def digest(requests: Iterable[Request]) -> str:
+def digest(requests: Iterable[Request]) -> Digest:
     """Return a SHA-256 over the sorted pairs of request id and payload fingerprint, in hex."""
     pairs = sorted((request.request_id, fingerprint(request.payload)) for request in requests)
     hashed = sha256()
     for request_id, print_ in pairs:
         name = request_id.encode()
         hashed.update(len(name).to_bytes(8, "big") + name + bytes.fromhex(print_))
-    return hashed.hexdigest()
+    return Digest(hashed.hexdigest())
 
 
 def sample_of(requests: Iterable[Request], *, seen: int, dropped: Mapping[str, int]) -> Sample:

@@ -12,6 +12,7 @@ from math import ceil
 
 import numpy as np
 
+from infra.identifiers import RequestId
 from tasks.observation.ceilings import Ceilings
 from tasks.observation.request_amax import RequestAmax
 from tasks.records import Request
@@ -32,7 +33,7 @@ class Judgement:
 
 
 def judge(
-    offered: Offer, amax: RequestAmax, weights: Mapping[str, float], rules: CalibrationSpec
+    offered: Offer, amax: RequestAmax, weights: Mapping[RequestId, float], rules: CalibrationSpec
 ) -> Judgement:
     """Judge quarantine and ceilings by the rules.
 

@@ -43,7 +43,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     window = read_window(store, model, hours=rules.hours, until=until)
     stored, start, end = window.requests, window.start, window.end
     if start is None or end is None or not isinstance(stored, StoredRequests):
-        return ThinWindow(model, sha256(canonical([])), 0, rules.minimum_rows)
+        return ThinWindow(spec.name, sha256(canonical([])), 0, rules.minimum_rows)
     source, span = sha256(canonical(sorted(stored.keys))), (start.isoformat(), end.isoformat())
     note = drawn_key(model, start, end, stored.keys, spec)
     with suppress(NotFound, BadInput):  # never drawn, or the sample was erased since
@@ -54,7 +54,7 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     sample = scrubbed(drawn, spec.calibration.privacy)
     if len(sample.requests) < rules.minimum_rows:
         digest = sha256(canonical([*span, source]))
-        return ThinWindow(model, digest, len(sample.requests), rules.minimum_rows, *span)
+        return ThinWindow(spec.name, digest, len(sample.requests), rules.minimum_rows, *span)
     reference = keep_sample(store, layout.WINDOW, model, sample, *span, source=source)
     store.put(note, reference.key.encode())
     return reference

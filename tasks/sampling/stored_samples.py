@@ -10,6 +10,7 @@ from datetime import datetime
 
 from infra.canonical import canonical, sha256
 from infra.errors import BadInput, NotFound
+from infra.identifiers import ModelName
 from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.observation.ceilings import Ceilings, stored_ceilings
@@ -50,7 +51,7 @@ def keep_sample(
     """
     key = kind.key(model=model, digest=sample.digest)
     reference = SampleRef(
-        model=model,
+        model=ModelName(model),
         digest=sample.digest,
         key=key,
         rows=len(sample.requests),

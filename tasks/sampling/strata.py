@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from infra.errors import BadInput
+from infra.identifiers import RequestId
 from tasks.payloads import fingerprint
 from tasks.profiles.reservoir import DistinctCount, Reservoir, ReservoirItem, uniform
 from tasks.records import Request, Sample
@@ -273,7 +274,7 @@ class _Selection:
         self._contents: set[str] = set()
         self._ids: set[str] = set()
         self._cells: dict[tuple[Stratum, Cell], int] = {}  # candidates
-        self._of: dict[str, tuple[Stratum, Cell]] = {}  # of each chosen request
+        self._of: dict[RequestId, tuple[Stratum, Cell]] = {}  # of each chosen request
         self.chosen: list[Request] = []
         self.duplicates = 0
         self.capped = 0
@@ -297,7 +298,7 @@ class _Selection:
                 break
             self._take(entry.item, key, cell)
 
-    def weights(self, counts: Mapping[Stratum, int]) -> dict[str, float]:
+    def weights(self, counts: Mapping[Stratum, int]) -> dict[RequestId, float]:
         """Return by request id how many distinct requests of the traffic it stands for."""
         chosen = Counter(self._of.values())
         candidates: Counter[Stratum] = Counter()

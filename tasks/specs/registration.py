@@ -11,6 +11,7 @@ import json
 from functools import lru_cache
 
 from infra.errors import BadInput, NotFound
+from infra.identifiers import Digest, ModelName
 from infra.run_scope import once, read_once
 from infra.settings import settings
 from infra.stores import ObjectStore, layout
@@ -20,14 +21,14 @@ OPEN_SPECS = 64
 """Specs that one process keeps."""
 
 
-def model_names(store: ObjectStore) -> list[str]:
+def model_names(store: ObjectStore) -> list[ModelName]:
     """Return all registered models, sorted."""
     kind = layout.REGISTRATION_IN_USE
     parsed = (kind.fields(key) for key in store.list(kind.prefix()))
-    return sorted(fields["model"] for fields in parsed if fields is not None)
+    return sorted(ModelName(fields["model"]) for fields in parsed if fields is not None)
 
 
-def current_digest(name: str) -> str:
+def current_digest(name: str) -> Digest:
     """Return the digest in use under a name; a run works with the same from beginning to end.
 
     Raises:
@@ -38,7 +39,7 @@ def current_digest(name: str) -> str:
     return once("current", store.url, name, open_it=lambda: _read_current(store, name))
 
 
-def _read_current(store: ObjectStore, name: str) -> str:
+def _read_current(store: ObjectStore, name: str) -> Digest:
     try:
         data = store.get(layout.registration_in_use(name))
     except NotFound as exc:
@@ -48,7 +49,7 @@ def _read_current(store: ObjectStore, name: str) -> str:
             "SPEC.yaml`"
         ) from exc
     try:
-        return str(json.loads(data)["digest"])
+        return Digest(json.loads(data)["digest"])
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(
             f"{layout.registration_in_use(name)} is damaged: "

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from infra.errors import BadInput
+from infra.identifiers import ModelName
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
 
@@ -228,7 +229,7 @@ class ModelSpec(_SpecModel):
     """One model: where it comes from, what it is judged by and what it may cost."""
 
     version: Literal[1]
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")
+    name: ModelName = Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")
     source: str = Field(min_length=1)  # folder, package:NAME/path, s3://..., models:/NAME/VERSION
     task: Task
     input: InputSpec

@@ -7,6 +7,7 @@ from datetime import UTC
 from functools import lru_cache
 from hashlib import sha256
 
+from infra.identifiers import RequestId
 from tasks.personal_data.redaction import redact
 from tasks.records import Request
 
@@ -17,7 +18,7 @@ def redacted(request: Request) -> Request:
     return replace(
         request,
         payload=payload,
-        request_id=_pseudonym(request.request_id),
+        request_id=RequestId(_pseudonym(request.request_id)),
         tenant=_pseudonym(request.tenant),
         domain=_clean(request.domain),
         language=_clean(request.language),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from infra.identifiers import RequestId
 from tasks.records import Payload, Request
 from tasks.traffic.simulation.payloads import Change, changes_of, poisoned
 from tasks.traffic.simulation.scenario import (
@@ -89,7 +90,7 @@ def _requests(
         if attack is not None:
             payload, tenant = poisoned(payload, attack.magnitude), attack.tenant
         yield Request(
-            request_id=f"{name}-{first + place}",
+            request_id=RequestId(f"{name}-{first + place}"),
             time=start + timedelta(days=moment),
             tenant=tenant,
             domain=drawn.domain,

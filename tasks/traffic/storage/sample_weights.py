@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import NotFound
+from infra.identifiers import RequestId
 from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.records import Request
 
 
-def write_weights(store: ObjectStore, sample: str, weights: Mapping[str, float]) -> None:
+def write_weights(store: ObjectStore, sample: str, weights: Mapping[RequestId, float]) -> None:
     """Request id -> how many it stands for; nothing is written where nothing is known."""
     if weights:
         store.put(layout.sample_weights(sample), json.dumps(dict(weights), sort_keys=True).encode())
 
 
-def read_weights(store: ObjectStore, sample: str) -> dict[str, float]:
+def read_weights(store: ObjectStore, sample: str) -> dict[RequestId, float]:
     """What was written; empty for a sample that was stored before weights were."""
     try:
-        found: dict[str, float] = json.loads(store.get(layout.sample_weights(sample)))
+        found: dict[RequestId, float] = json.loads(store.get(layout.sample_weights(sample)))
     except NotFound:
         return {}
     return found
