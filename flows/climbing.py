@@ -9,7 +9,6 @@ from infra.cluster import InProcess, open_mapper
 from infra.settings import NONE
 from tasks.models.catalog import where_spread
 from tasks.quantization import steps as quantization
-from tasks.quantization.recipe.catalog import Recipe
 from tasks.quantization.recipe.ladder import (
     SMALLER,
     Search,
@@ -17,6 +16,7 @@ from tasks.quantization.recipe.ladder import (
     climbs_past_cost,
     is_hopeless,
 )
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, cheapest
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.specs.spec import ModelSpec
@@ -264,7 +264,7 @@ def _is_hopeless(before: Climbed, recipe: Recipe, losses: str) -> bool:
 
 
 def _family(recipe: Recipe) -> Recipe:
-    return replace(recipe, name="", summary="", high_precision_sites=0)
+    return replace(recipe, name="", summary="", high_precision=None)
 
 
 def _measured(

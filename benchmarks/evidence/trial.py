@@ -23,7 +23,9 @@ from infra.canonical import sha256
 from infra.engines.port import Arrays, Engine
 from tasks.drift.decision import recalibrates
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Static
 from tasks.records import GoldenCase, Payload, Request
 
 SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
@@ -230,7 +232,7 @@ def _recalibrated(
     subject: Subject, recipe: Recipe, observed: Mapping[str, SiteObservation], stale: Candidate
 ) -> Candidate | None:
     """The same graph with new activation scales; None where the scheme fixes none."""
-    if recipe.activations is None or recipe.activations.dynamic:
+    if not isinstance(recipe.activation, Static):
         return None
     return ours.derived(subject, RECIPES["recalibrate"], observed, stale)
 

@@ -9,14 +9,18 @@ import onnx
 
 from benchmarks.harness.subject import Subject
 from infra.engines import open_target
+from infra.engines.port import Engine
 from tasks.graphs.sites import expose
+from tasks.numerics.formats import NumberFormat
 from tasks.observation.observer import ROWS, SiteObservation
-from tasks.observation.scales import Scales
 from tasks.observation.watch import watch
-from tasks.quantization.derive import Derived, derive
-from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
-from tasks.quantization.recipe.catalog import Recipe, find_recipe
+from tasks.quantization.pipeline import candidate as pipeline
+from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
+from tasks.quantization.pipeline.derive import Derived
+from tasks.quantization.pipeline.tuning import tune
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.records import Payload
 
 
@@ -35,7 +39,7 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Return the seconds of all phases."""
+        """The seconds of all phases."""
         return sum(self.seconds.values())
 
 
@@ -60,47 +64,57 @@ def quantize(
     champion: Candidate | None = None,
 ) -> Candidate:
     """Observe, derive and write; a recipe that keeps the champion's graph patches its scales."""
-    clock, chosen = Clock(), find_recipe(recipe)
+    clock = Clock()
     with clock.phase("load the instrumented graph"):
-        instrumented = open_target("onnxruntime-cpu").load(
-            expose(subject.model, subject.sites).SerializeToString()
-        )
+        instrumented = _instrumented(subject)
     with clock.phase("observe"):
         observed = watch(
             instrumented, subject.sites, subject.inputs, payloads or subject.calibration
         )
-    return derived(subject, chosen, observed, champion, clock)
+    return derived(subject, find_recipe(recipe), observed, champion, clock)
 
 
 def observe(subject: Subject, rows: int = ROWS) -> Mapping[str, SiteObservation]:
-    """Observe the subject's calibration set once, for any number of recipes.
+    """Pass over the subject's calibration set once, for any number of recipes.
 
     `rows` are kept of every site.
     """
-    instrumented = open_target("onnxruntime-cpu").load(
-        expose(subject.model, subject.sites).SerializeToString()
-    )
+    instrumented = _instrumented(subject)
     return watch(instrumented, subject.sites, subject.inputs, subject.calibration, rows=rows)
+
+
+def _instrumented(subject: Subject) -> Engine:
+    exposed = expose(subject.model, subject.sites)
+    return open_target("onnxruntime-cpu").load(exposed.SerializeToString())
 
 
 def derived(
     subject: Subject,
-    chosen: Recipe,
+    recipe: Recipe,
     observed: Mapping[str, SiteObservation],
     champion: Candidate | None = None,
     clock: Clock | None = None,
+    *,
+    many_rows: Mapping[str, SiteObservation] | None = None,
+    keys_and_values: CacheEvidence | None = None,
 ) -> Candidate:
-    """Derive scales, weights and the graph from an observation."""
+    """Make a candidate from an observation on, as the product's step does."""
     clock = clock or Clock()
-    deployed: Scales | None = champion.derived.scales if champion else None
-    with clock.phase("derive"):
-        derivation = derive(subject.model, subject.sites, observed, chosen, deployed)
-    with clock.phase("write"):
-        if champion and chosen.keeps_graph:
-            graph = qdq.rescale(champion.graph, subject.sites, derivation.scales)
-        else:
-            graph = qdq.write(derivation.plan)
-    return Candidate(graph, derivation, clock)
+    evidence = CalibrationEvidence(
+        subject.model,
+        subject.sites,
+        observed,
+        many_rows=many_rows if recipe.learns_from_many else None,
+        keys_and_values=keys_and_values if recipe.kv_cache is NumberFormat.INT8 else None,
+    )
+    deployed = Champion(champion.derived.scales, champion.graph) if champion else None
+    with clock.phase("tune"):
+        scales = deployed.scales if deployed else None
+        args = (subject.model, subject.sites, observed, recipe, scales)
+        tuned = tune(*args) if recipe.quantized else None
+    with clock.phase("derive and write"):
+        made = pipeline.quantize(evidence, recipe, deployed, tuned)
+    return Candidate(made.graph, made.derived, clock)
 
 
 def build(subject: Subject, candidate: Candidate, target: str) -> bytes:

@@ -25,12 +25,12 @@ from tasks.models.golden import read_golden
 from tasks.models.inputs import language_inputs, open_inputs
 from tasks.models.language.comparison import Comparison, compare, compare_cached
 from tasks.models.language.inputs import LanguageInputs
-from tasks.numerics.formats import NumberFormat
 from tasks.observation.observer import MANY_ROWS
-from tasks.quantization.activation.ranges import RangeRule
 from tasks.quantization.graph.kv_cache import cache_scales, observe_cache, write_cache
 from tasks.quantization.graph.lowering import lower
-from tasks.quantization.recipe.catalog import Recipe, find_recipe
+from tasks.quantization.pipeline.candidate import CacheEvidence
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.schemes import RangeRule
 from tasks.records import CaseKind, Payload
 from tasks.specs.spec import load_spec
 
@@ -86,12 +86,18 @@ class HeldOutData:
         return language_inputs(self.subject.inputs)
 
     @cached_property
-    def keys_and_values(self) -> Mapping[str, float]:
-        """Steps of the INT8 cache, by the recipe's rule."""
-        seen = observe_cache(
-            self.subject.reference, self.inputs.layout, self.inputs, self.subject.calibration
+    def keys_and_values(self) -> CacheEvidence:
+        """What full precision's keys and values were on the calibration texts."""
+        layout = self.inputs.layout
+        ranges = observe_cache(
+            self.subject.reference, layout, self.inputs, self.subject.calibration
         )
-        return cache_scales(seen, RangeRule.MAX)
+        return CacheEvidence(layout, ranges)
+
+    @property
+    def cache_scales(self) -> Mapping[str, float]:
+        """Steps of the INT8 cache, by the recipe's rule."""
+        return cache_scales(self.keys_and_values.ranges, RangeRule.MAX)
 
 
 def measure(quick: bool) -> ResultTable:
@@ -102,17 +108,11 @@ def measure(quick: bool) -> ResultTable:
     rows = [_row(made, FP32, made.subject.model)]
     for name in names:
         recipe = find_recipe(name)
-        seen = learned if recipe.learns_from_many else observed
-        rows.append(
-            _row(
-                made,
-                name,
-                _with_cache(made, recipe, ours.derived(made.subject, recipe, seen).graph),
-            )
+        candidate = ours.derived(
+            made.subject, recipe, observed, many_rows=learned, keys_and_values=made.keys_and_values
         )
-    rows.append(
-        _row(made, "FP32, INT8 cache", write_cache(made.subject.model, made.keys_and_values))
-    )
+        rows.append(_row(made, name, candidate.graph))
+    rows.append(_row(made, "FP32, INT8 cache", write_cache(made.subject.model, made.cache_scales)))
     rows += [_peer(made, name, make) for name, make in peers(quick).items()]
     rows += [] if quick else [_torch(made, config) for config in MODELOPT]
     counted = (
@@ -235,12 +235,6 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-def _with_cache(made: HeldOutData, recipe: Recipe, graph: onnx.ModelProto) -> onnx.ModelProto:
-    return (
-        write_cache(graph, made.keys_and_values) if recipe.kv_cache is NumberFormat.INT8 else graph
-    )
 
 
 def _peer(made: HeldOutData, name: str, make: Callable[[Subject], onnx.ModelProto]) -> HeldOutRow:

@@ -17,7 +17,8 @@ from tasks.models.inputs import run_all
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.observer import SiteObservation
 from tasks.observation.watch import watch
-from tasks.quantization.activation.ranges import RangeRule, amax
+from tasks.quantization.activation.ranges import amax
+from tasks.quantization.recipe.schemes import RangeRule
 from tasks.records import Payload
 
 PLAIN, OBSERVED = "FP32 forward pass", "the same with every site observed"

@@ -21,8 +21,8 @@ from tasks.observation.ceilings import bounded
 from tasks.observation.request_amax import watch_amax
 from tasks.observation.request_histograms import RequestHistograms, watch_histograms
 from tasks.observation.watch import watch
-from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.records import Request, Sample
 from tasks.sampling.compose import CalibrationSet, compose
@@ -217,7 +217,7 @@ def _recalibrated(
             champion.derived.scales,
             largest_change=window.rules.largest_scale_change if window.rules.quarantine else None,
             ceilings=ceilings,
-            seen=by_champion,
+            by_request=by_champion,
         )
         graph = qdq.rescale(champion.graph, chosen.sites, derived.scales)
         candidates[recipe] = Candidate(graph, derived, champion.clock)

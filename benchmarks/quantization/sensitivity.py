@@ -7,27 +7,26 @@ from time import process_time
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.harness import subject
+from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column
 from infra.engines import open_target
-from tasks.graphs.sites import expose
 from tasks.models.inputs import run_all
 from tasks.observation.observer import SiteObservation
-from tasks.observation.watch import watch
-from tasks.quantization.derive import Tuned, tune
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.lowering import lower
-from tasks.quantization.recipe.catalog import Recipe, find_recipe
+from tasks.quantization.pipeline.losses import measure_losses
+from tasks.quantization.pipeline.tuning import Tuned, tune
+from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.submodules import submodules
 from tasks.quantization.sensitivity import measure as sensitivity
 from tasks.quantization.sensitivity.measure import Losses
-from tasks.quantization.sensitivity.toggled_graph import install
 from tasks.records import Payload
 
 RECIPES = ("int8-max", "int8-smooth")
-SHARE = 5
+ONE_IN = 5
 """The measured ranking sees one in so many calibration texts."""
 LOCAL, MEASURED, EXHAUSTIVE = (
     "local error on observed rows",
@@ -86,7 +85,7 @@ def compare(chosen: Subject, recipes: Sequence[str]) -> ResultTable:
 def _rankings(
     chosen: Subject, recipe: Recipe, judged: Sequence[Payload], once: float
 ) -> tuple[list[RankingRow], str]:
-    observed = _observe(chosen)
+    observed = ours.observe(chosen)
     tuned = tune(chosen.model, chosen.sites, observed, recipe, None)
     local = Timed({item.site: item.error for item in tuned.ranking}, 0.0, 0)
     losses, toggled = toggled_losses(chosen, observed, recipe, tuned)
@@ -117,14 +116,20 @@ def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> 
 def toggled_losses(
     chosen: Subject, observed: Mapping[str, SiteObservation], recipe: Recipe, tuned: Tuned
 ) -> tuple[Losses, Timed]:
-    """What the product does: every part measured on a share of the calibration set, loading the graph included."""
-    plan = assemble(chosen.model, chosen.sites, observed, recipe, tuned.choices, (), folding=False)
+    """Measure every part on some calibration cases as the product does, loading the graph included."""
     started = process_time()
-    toggled = install(plan, others=True)
-    engine = open_target("onnxruntime-cpu").load(toggled.graph.SerializeToString())
-    payloads = sensitivity.spread(chosen.calibration, max(len(chosen.calibration) // SHARE, 1))
-    losses = sensitivity.measure(engine, chosen.inputs, chosen.spec.task, toggled.parts, payloads)
-    return losses, Timed(losses.parts, process_time() - started, len(toggled.parts) + 2)
+    losses = measure_losses(
+        chosen.model,
+        chosen.sites,
+        observed,
+        recipe,
+        tuned,
+        chosen.inputs,
+        chosen.spec.task,
+        sensitivity.spread(chosen.calibration, max(len(chosen.calibration) // ONE_IN, 1)),
+        others=True,
+    )
+    return losses, Timed(losses.parts, process_time() - started, len(losses.parts) + 2)
 
 
 def one_engine_a_site(
@@ -147,13 +152,6 @@ def one_engine_a_site(
         found = run_all(engine, chosen.inputs, payloads)
         losses[name] = float(sensitivity.output_loss(chosen.spec.task, exact, found).mean())
     return Timed(losses, process_time() - started, len(names) + 1)
-
-
-def _observe(chosen: Subject) -> Mapping[str, SiteObservation]:
-    instrumented = open_target("onnxruntime-cpu").load(
-        expose(chosen.model, chosen.sites).SerializeToString()
-    )
-    return watch(instrumented, chosen.sites, chosen.inputs, chosen.calibration)
 
 
 def _pass(chosen: Subject, payloads: Sequence[Payload], rounds: int = 3) -> float:

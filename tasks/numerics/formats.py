@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST = 1e-35
-"""Of a range: divided by any format's levels, it is still a normal float32."""
+"""Smallest range: divided by any format's largest value, it is still a normal float32."""
 LARGEST = 1e38
-"""Of a range: its lowest level, twice as far out in INT2, is still a float32."""
+"""Largest range: its lowest quantized value, twice as far out in INT2, is still a float32."""
+ORDINARY = (1e-9, 1e9)
+"""Magnitudes whose products, summed and squared, are normal float32 numbers."""
 
 
 class NumberFormat(StrEnum):
@@ -27,24 +29,24 @@ class NumberFormat(StrEnum):
 
     @property
     def bits(self) -> int:
-        """Of one number."""
+        """Bits of one number."""
         return {"int8": 8, "int4": 4, "int2": 2, "fp8": 8, "fp16": 16, "bf16": 16, "fp32": 32}[
             self.value
         ]
 
     @property
     def is_integer(self) -> bool:
-        """Levels are evenly spaced."""
+        """Whether quantized values are evenly spaced."""
         return self in (NumberFormat.INT8, NumberFormat.INT4, NumberFormat.INT2)
 
     @property
     def is_scaled(self) -> bool:
-        """Needs a scale: everything but the plain floating-point formats."""
+        """Whether it needs a scale: everything but the plain floating-point formats does."""
         return self.is_integer or self is NumberFormat.FP8
 
     @property
     def largest(self) -> float:
-        """The level that amax is mapped to: 127, 7, 1, or 448 for FP8."""
+        """The quantized value that amax is mapped to: 127, 7, 1, or 448 for FP8."""
         return {8: 127.0, 4: 7.0, 2: 1.0}[self.bits] if self.is_integer else 448.0
 
 
@@ -64,7 +66,7 @@ class PerChannel:
 
 @dataclass(frozen=True, slots=True)
 class PerBlock:
-    """One scale for every `size` inputs of an output channel: weight [4, 64], size 32 -> scales [4, 2]."""
+    """One scale for `size` inputs of an output channel: weight [4, 64], size 32 -> [4, 2]."""
 
     size: int
     kind: Literal["per-block"] = "per-block"
@@ -75,11 +77,18 @@ Granularity = PerTensor | PerChannel | PerBlock
 _FP8 = ml_dtypes.float8_e4m3fn
 
 
-def round_to_levels(values: NDArray[np.float32], format: NumberFormat) -> NDArray[np.generic]:
-    """Values in units of the scale -> levels, as QuantizeLinear stores them: ties to even, saturating.
+def round_to_format(values: NDArray[np.float32], format: NumberFormat) -> NDArray[np.generic]:
+    """Round values in units of the scale as QuantizeLinear does: ties to even, saturating.
 
     Integer formats give int8 (whatever their width), FP8 gives float8_e4m3fn.
     """
     if format is NumberFormat.FP8:
         return np.clip(values, -format.largest, format.largest).astype(_FP8)
     return np.clip(np.rint(values), -format.largest - 1, format.largest).astype(np.int8)
+
+
+def widened(values: NDArray[np.float32], *others: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Return the values, in float64 where products with the others would leave float32."""
+    largest = [float(np.abs(array).max(initial=0.0)) for array in (values, *others)]
+    ordinary = all(not amax or ORDINARY[0] < amax < ORDINARY[1] for amax in largest)
+    return values if ordinary else values.astype(np.float64)

@@ -5,53 +5,16 @@ Stored with the release as `scales.json`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat
+from tasks.numerics.quantizer import Quantizer
 
 VERSION = 2
 READ = (1, 2)
 """Version 1 knew INT8, symmetric, and nothing else."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Quantizer:
-    """One scale per tensor, and what goes before it.
-
-    x is divided by the smoothing scales, if any, then by the scale, shifted by the zero-point and
-    rounded.
-    """
-
-    amax: float  # largest magnitude that is represented
-    smoothing_scales: NDArray[np.float32] | None = None  # [channels]
-    format: NumberFormat = NumberFormat.INT8
-    bounds: tuple[float, float] | None = (
-        None  # least and largest value, zero between; None: -amax and amax
-    )
-
-    @property
-    def scale(self) -> float:
-        """The step between two quantized values."""
-        if self.bounds is None:
-            return self.amax / self.format.largest
-        return (self.bounds[1] - self.bounds[0]) / (2 * self.format.largest + 1)
-
-    @property
-    def zero_point(self) -> int:
-        """The quantized value of 0.
-
-        Jacob et al., "Quantization and training of neural networks" (2018), section 2.1.
-        """
-        if self.bounds is None:
-            return 0
-        lowest = -self.format.largest - 1
-        return int(
-            np.clip(np.rint(lowest - self.bounds[0] / self.scale), lowest, self.format.largest)
-        )
 
 
 Scales = Mapping[str, Quantizer]

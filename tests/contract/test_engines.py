@@ -19,7 +19,7 @@ from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from infra.engines.port import Built, Profile, Shapes, Target
 from infra.errors import BadInput, Refused, Unavailable
 from tasks.graphs.sites import find_sites
-from tasks.observation.scales import Quantizer
+from tasks.numerics.quantizer import Quantizer
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower

@@ -8,10 +8,11 @@ import pytest
 from infra.engines import open_target
 from infra.engines.port import Shapes
 from infra.errors import Refused
-from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
-from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.pipeline.derive import derive
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.targets import (
     FEATURES,
     ONNXRUNTIME,

@@ -35,7 +35,7 @@ def profile() -> Any:
 
 def quantized(plain: Any) -> bytes:
     from tasks.graphs.sites import find_sites
-    from tasks.observation.scales import Quantizer
+    from tasks.numerics.quantizer import Quantizer
     from tasks.quantization.graph import qdq
     from tasks.quantization.graph.assemble import from_scales
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.numerics.formats import NumberFormat, PerBlock
-from tasks.observation.scales import Quantizer
-from tasks.quantization.weight.quantize import WeightScheme, quantize
+from tasks.numerics.quantized_weight import WeightScheme, quantize
+from tasks.numerics.quantizer import Quantizer
 from tests.gpu.devices import NEEDS_CUDA
 
 pytest.importorskip("torch")
@@ -37,7 +37,7 @@ def problem(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def test_a_site_is_trained_on_the_device_as_on_the_cpu(
     scheme: WeightScheme, quantized: bool, seed: int
 ) -> None:
-    from tasks.quantization.weight.qat import ERROR_APART, LEVELS_APART, train
+    from tasks.quantization.weight.qat import ERROR_APART, VALUES_APART, train
 
     rows, weight = problem(seed)
     quantizer = Quantizer(float(np.abs(rows).max())) if quantized else None
@@ -45,7 +45,7 @@ def test_a_site_is_trained_on_the_device_as_on_the_cpu(
     host, device = (
         train(rows, weight, start, quantizer, device=where) for where in ("cpu", "cuda")
     )
-    apart = np.abs(host.weight.levels.astype(int) - device.weight.levels.astype(int))
+    apart = np.abs(host.weight.values.astype(int) - device.weight.values.astype(int))
     error = abs(device.after - host.after) / host.after
     print(
         f"error {host.after:.3e} and {device.after:.3e} ({error:.2e} apart), "
@@ -53,7 +53,7 @@ def test_a_site_is_trained_on_the_device_as_on_the_cpu(
     )
     assert device.before == pytest.approx(host.before, rel=1e-3)
     assert error <= ERROR_APART
-    assert (apart > 0).mean() <= LEVELS_APART
+    assert (apart > 0).mean() <= VALUES_APART
     assert apart.max(initial=0) <= 1
     assert np.allclose(device.weight.scales, host.weight.scales, rtol=1e-2)
 

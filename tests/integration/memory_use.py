@@ -26,7 +26,8 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     from tasks.models.batches import BATCH
     from tasks.models.catalog import open_model, register
     from tasks.observation.observer import ROWS
-    from tasks.quantization.recipe.catalog import Rounding, find_recipe
+    from tasks.quantization.recipe.catalog import find_recipe
+    from tasks.quantization.recipe.schemes import Gptq, Trained
     from tasks.quantization.steps import build_engine, observe, write_graph
     from tasks.sampling.digest import sample_of
     from tasks.sampling.stored_samples import CALIBRATION, keep_sample
@@ -49,7 +50,7 @@ def main(workspace: str, work: str, *arguments: str) -> None:
         candidate = write_graph.fn(calibration, observe.fn(calibration), recipe.name, None)
         build_engine.fn(candidate, "onnxruntime-cpu")
         tokens = model.spec.input.max_length
-        hessian = recipe.rounding in (Rounding.GPTQ, Rounding.TRAINED)
+        hessian = isinstance(recipe.rounding, Gptq | Trained)
         estimate = footprint(
             model.graph, model.sites, tokens=tokens, batch=BATCH, kept=ROWS, hessian=hessian
         ).total

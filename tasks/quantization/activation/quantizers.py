@@ -1,7 +1,10 @@
-"""What each site's activation becomes: a fixed quantizer, a range at run time, or nothing; and its factors."""
+"""What each site's activation becomes: a fixed quantizer, a range at run time, or nothing.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+Every technique of smoothing has one handler: see `_HANDLERS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +12,22 @@ from numpy.typing import NDArray
 from tasks.graphs.sites import Site
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.numerics.output_error import relative_error, squared_error, widened
+from tasks.numerics.output_error import output_error, squared_error
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import NOTHING_KEPT, SiteObservation
 from tasks.observation.request_histograms import RequestHistograms
-from tasks.observation.scales import Quantizer, Scales
-from tasks.quantization.activation import equalization
-from tasks.quantization.activation import smoothquant as smoothing
-from tasks.quantization.activation.ranges import RangeRule, amax, nearest
-from tasks.quantization.recipe.catalog import ActivationScheme, Recipe, Rounding, Smoothing
-from tasks.quantization.weight import awq
-from tasks.quantization.weight.quantize import WeightScheme, quantize
+from tasks.quantization.activation import awq_scales, equalization, smoothquant
+from tasks.quantization.activation.ranges import amax, nearest
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import (
+    Awq,
+    Deployed,
+    Equalized,
+    RangeRule,
+    Searched,
+    Static,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,64 +35,104 @@ class SiteQuantizer:
     """One site's activation."""
 
     activation: Quantizer | None  # None: dynamic, or left in floating point
-    smoothing_scales: NDArray[np.float32] | None = (
-        None  # [channels]; equal to the activation's own, where it has some
+    # [channels]; equal to the activation's own, where it has some.
+    smoothing_scales: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteInput:
+    """What a choice for one site follows from."""
+
+    site: Site
+    observed: SiteObservation
+    weights: Sequence[NDArray[np.float32]]  # one a layer, [outputs, inputs...]
+    scheme: WeightScheme  # how they are stored
+    deployed: Quantizer | None = None  # the champion's, where its graph quantizes the site
+    # What the deployed quantizer would have seen of each calibration request. Without it all
+    # requests count alike, and where there are smoothing scales the kept rows stand for them.
+    by_request: RequestHistograms | None = None
+
+
+def choose(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
+    """Return the recipe's choice for one site."""
+    if not isinstance(recipe.activation, Static):
+        return _of_weights_alone(source, recipe)
+    return _HANDLERS[type(recipe.smoothing)](source, recipe.activation)
+
+
+def _of_weights_alone(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
+    """Scale the activation for the weights' sake, where AWQ asks for it."""
+    rows = source.observed.rows
+    if isinstance(recipe.rounding, Awq) and source.site.can_smooth and rows.size:
+        best = awq_scales.search(rows, source.weights, source.scheme)
+        return SiteQuantizer(None, best.smoothing_scales)
+    return SiteQuantizer(None)
+
+
+def plain(source: SiteInput, scheme: Static) -> SiteQuantizer:
+    """Return the choice without smoothing."""
+    return SiteQuantizer(quantizer(source.observed, scheme.format, scheme.symmetric, scheme.rule))
+
+
+def _equalized(source: SiteInput, scheme: Static) -> SiteQuantizer:
+    if not sample(source.site, source.observed).size:
+        return plain(source, scheme)
+    largest = source.observed.channel_amax
+    ranges = equalization.input_ranges(source.weights, largest.size)
+    scales = equalization.smoothing_scales(largest, ranges)
+    fixed = quantizer(source.observed, scheme.format, scheme.symmetric, scheme.rule, scales)
+    return SiteQuantizer(fixed, scales)
+
+
+def _searched(source: SiteInput, scheme: Static) -> SiteQuantizer:
+    if not source.site.can_smooth or not source.observed.rows.size:
+        return plain(source, scheme)
+    best = smoothquant.search(
+        source.observed, source.weights, scheme.rule, scheme=source.scheme
+    ).quantizer
+    return SiteQuantizer(best, best.smoothing_scales)
+
+
+def _deployed(source: SiteInput, scheme: Static) -> SiteQuantizer:
+    """Keep the champion's format and smoothing scales, and find its range again."""
+    before = source.deployed
+    if before is None:
+        return plain(source, scheme)
+    near = _beside(before, source) if scheme.rule is RangeRule.MSE else None
+    fixed = quantizer(
+        source.observed,
+        before.format,
+        before.bounds is None,
+        scheme.rule,
+        before.smoothing_scales,
+        near,
     )
+    return SiteQuantizer(fixed, before.smoothing_scales)
 
 
-def choose(
-    site: Site,
-    observed: SiteObservation,
-    weights: Sequence[NDArray[np.float32]],
-    recipe: Recipe,
-    deployed: Scales,
-    seen: RequestHistograms | None = None,
-) -> SiteQuantizer:
-    """The recipe's choice for one site; weights are [outputs, inputs...] per layer.
-
-    `seen` is what the deployed quantizer would have seen of each calibration request; without it, all count alike, and
-    where there are factors the kept rows stand for them.
-    """
-    scheme = recipe.activations
-    if scheme is None or scheme.dynamic:
-        scaled = recipe.rounding is Rounding.AWQ and site.can_smooth and observed.rows.size
-        return SiteQuantizer(
-            None,
-            awq.search(observed.rows, weights, recipe.weights).smoothing_scales if scaled else None,
-        )
-    if recipe.smoothing is Smoothing.EQUALIZED and sample(site, observed).size:
-        largest = observed.channel_amax
-        smoothing_scales = equalization.factors(
-            largest, equalization.input_ranges(weights, largest.size)
-        )
-        return SiteQuantizer(quantizer(observed, scheme, smoothing_scales), smoothing_scales)
-    if recipe.smoothing is Smoothing.SEARCHED and site.can_smooth and observed.rows.size:
-        found = smoothing.search(observed, weights, scheme.rule).quantizer
-        return SiteQuantizer(found, found.smoothing_scales)
-    if recipe.smoothing is Smoothing.DEPLOYED and site.name in deployed:
-        before = deployed[site.name]
-        scheme = replace(scheme, format=before.format, symmetric=before.bounds is None)
-        near = _beside(before, observed, seen) if scheme.rule is RangeRule.MSE else None
-        return SiteQuantizer(
-            quantizer(observed, scheme, before.smoothing_scales, near), before.smoothing_scales
-        )
-    return SiteQuantizer(quantizer(observed, scheme))
+_HANDLERS: Mapping[type, Callable[[SiteInput, Static], SiteQuantizer]] = {
+    type(None): plain,
+    Equalized: _equalized,
+    Searched: _searched,
+    Deployed: _deployed,
+}
 
 
-def _beside(
-    before: Quantizer, observed: SiteObservation, seen: RequestHistograms | None
-) -> float | None:
-    """The clip next to the deployed one that is as good as any; None where the rule keeps all, as of FP8."""
-    if before.format is not NumberFormat.INT8 or not observed.histogram.amax:
+def _beside(before: Quantizer, source: SiteInput) -> float | None:
+    """Return the clip next to the deployed one that is as good as any; None for FP8."""
+    if before.format is not NumberFormat.INT8 or not source.observed.histogram.amax:
         return None
-    if seen is not None:
-        return nearest(seen.cost, seen.amax, before.amax)
-    whole = histogram(observed, before.smoothing_scales)
-    return nearest(lambda clip: squared_error(whole, clip), whole.amax, before.amax)
+    if source.by_request is not None:
+        return nearest(source.by_request.cost, source.by_request.amax, before.amax)
+    smoothed = histogram(source.observed, before.smoothing_scales)
+    return nearest(lambda clip: squared_error(smoothed, clip), smoothed.amax, before.amax)
 
 
 def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
-    """What was kept of the site's channels, [n, channels]: rows, or pixels; none where its layers read other axes."""
+    """Return what was kept of the site's channels, [n, channels]: rows, or pixels.
+
+    Nothing is kept where its layers read other axes.
+    """
     if site.channel_axis == -1:
         return observed.rows
     return observed.pixels if all(layer.op == "Conv" for layer in site.layers) else NOTHING_KEPT
@@ -92,55 +141,74 @@ def sample(site: Site, observed: SiteObservation) -> NDArray[np.float32]:
 def histogram(
     observed: SiteObservation, smoothing_scales: NDArray[np.float32] | None
 ) -> ExponentHistogram:
-    """The quantizer's own input: exact without factors, from the kept rows or pixels with them."""
+    """Return the histogram of the quantizer's own input.
+
+    It is exact without smoothing scales, and from the kept rows or pixels with them.
+    """
     if smoothing_scales is None or not observed.histogram.total:
         return observed.histogram
-    seen = ExponentHistogram.of(observed.kept / smoothing_scales)
-    return ExponentHistogram(seen.counts, float((observed.channel_amax / smoothing_scales).max()))
+    smoothed = ExponentHistogram.of(observed.kept / smoothing_scales)
+    largest = float((observed.channel_amax / smoothing_scales).max())
+    return ExponentHistogram(smoothed.counts, largest)
 
 
 def quantizer(
     observed: SiteObservation,
-    scheme: ActivationScheme,
+    format: NumberFormat = NumberFormat.INT8,
+    symmetric: bool = True,
+    rule: RangeRule = RangeRule.MAX,
     smoothing_scales: NDArray[np.float32] | None = None,
     largest: float | None = None,
 ) -> Quantizer:
-    """The range by the scheme's rule, unless it is known, of the activation after its division."""
+    """Return the quantizer of an activation after its division.
+
+    Args:
+        observed: What the site saw.
+        format: INT8 or FP8.
+        symmetric: Whether the zero-point is 0.
+        rule: How the range follows from what was seen.
+        smoothing_scales: What divides the activation, [channels].
+        largest: Its range, where that is known already.
+    """
     if largest is None:
-        largest = (
-            amax(observed.histogram, scheme.rule)
-            if smoothing_scales is None
-            else smoothing.smoothed_amax(observed, smoothing_scales, scheme.rule)
-        )
-    if scheme.symmetric:
-        return Quantizer(largest, smoothing_scales, scheme.format)
+        largest = _range(observed, rule, smoothing_scales)
+    if symmetric:
+        return Quantizer(largest, smoothing_scales, format)
     by = np.float32(1) if smoothing_scales is None else smoothing_scales
     low = max(float((observed.channel_low / by).min(initial=0.0)), -largest)
     high = min(float((observed.channel_high / by).max(initial=0.0)), largest)
     # All zeros, or next to it: any range will do whose step is a normal number.
-    return Quantizer(largest, smoothing_scales, scheme.format, (low, max(high, low + SMALLEST)))
+    return Quantizer(largest, smoothing_scales, format, (low, max(high, low + SMALLEST)))
 
 
-def output_error(
+def _range(
+    observed: SiteObservation, rule: RangeRule, smoothing_scales: NDArray[np.float32] | None
+) -> float:
+    if smoothing_scales is None:
+        return amax(observed.histogram, rule)
+    return smoothquant.smoothed_amax(observed, smoothing_scales, rule)
+
+
+def choice_error(
     observed: SiteObservation,
     weights: Sequence[NDArray[np.float32]],
     choice: SiteQuantizer,
     scheme: WeightScheme,
 ) -> float:
-    """|| X W' - Q(X / s) Q(W s)' ||^2 / || X W' ||^2 over the observed rows; weights are [outputs, inputs]."""
-    rows, stacked = observed.rows, np.concatenate(list(weights))
-    exact = widened(rows, stacked) @ stacked.T
-    if choice.smoothing_scales is not None:
-        rows, stacked = rows / choice.smoothing_scales, stacked * choice.smoothing_scales
-    if choice.activation is not None:
-        rows = smoothing.fake_quantize_activation(rows, choice.activation)
-    return relative_error(exact, widened(rows, stacked) @ quantize(stacked, scheme).dequantized().T)
+    """Return the output error of a choice over the observed rows; weights are [outputs, inputs]."""
+    return output_error(
+        observed.rows,
+        np.concatenate(list(weights)),
+        choice.activation,
+        scheme,
+        smoothing_scales=choice.smoothing_scales,
+    )
 
 
-def deployed_factors(choices: Mapping[str, SiteQuantizer]) -> dict[str, NDArray[np.float32]]:
-    """Site name -> factors, of the sites that have some."""
+def chosen_smoothing_scales(choices: Mapping[str, SiteQuantizer]) -> dict[str, NDArray[np.float32]]:
+    """Return site name -> smoothing scales, of the sites that have some."""
     return {
-        name: item.smoothing_scales
-        for name, item in choices.items()
-        if item.smoothing_scales is not None
+        name: choice.smoothing_scales
+        for name, choice in choices.items()
+        if choice.smoothing_scales is not None
     }

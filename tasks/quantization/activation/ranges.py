@@ -5,7 +5,6 @@ reads the data again.
 """
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.numerics.formats import LARGEST, SMALLEST
 from tasks.numerics.histogram import EDGES, FINITE_BINS, ExponentHistogram
-from tasks.numerics.output_error import LEVELS, squared_error
+from tasks.numerics.output_error import INT8_LARGEST, squared_error
+from tasks.quantization.recipe.schemes import RangeRule
 
 BATCHES = 32
 """That the observed values are taken to have come in, for the moving average of the batches' largest magnitudes."""
@@ -26,17 +26,7 @@ FEW = 2048
 """Values. Rules that weigh a distribution keep all of fewer: what they would cut off is chance."""
 
 
-class RangeRule(StrEnum):
-    """How amax follows from a histogram."""
-
-    MAX = "max"
-    PERCENTILE = "percentile"  # the 99.99th
-    MSE = "mse"
-    ENTROPY = "entropy"
-    MOVING_AVERAGE = "moving-average"  # of the batches' largest magnitudes
-
-
-def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = LEVELS) -> float:
+def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = INT8_LARGEST) -> float:
     """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN.
 
     `largest` is the format's largest level. Above 127 it is a floating-point format, whose steps shrink with the
@@ -45,7 +35,7 @@ def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = LEVELS)
     require_data(histogram)
     if not histogram.amax:
         return SMALLEST
-    if largest > LEVELS and rule in (RangeRule.MSE, RangeRule.ENTROPY):
+    if largest > INT8_LARGEST and rule in (RangeRule.MSE, RangeRule.ENTROPY):
         rule = RangeRule.MAX
     if histogram.total < FEW and rule in (RangeRule.ENTROPY, RangeRule.MOVING_AVERAGE):
         rule = RangeRule.MAX
@@ -106,13 +96,13 @@ def divergence(histogram: ExponentHistogram, clip: float) -> float:
         # Zeros are exact at every scale, and half of a ReLU's output; pytorch-quantization leaves them out likewise.
         linear[0] = linear[1]
     width = histogram.amax / len(linear)
-    kept = int(np.clip(round(clip / width), LEVELS + 1, len(linear)))
+    kept = int(np.clip(round(clip / width), INT8_LARGEST + 1, len(linear)))
     reference = linear[:kept].copy()
     reference[-1] += linear[kept:].sum()
-    levels = (np.arange(kept) * (LEVELS + 1)) // kept
+    levels = (np.arange(kept) * (INT8_LARGEST + 1)) // kept
     occupied = linear[:kept] > 0
-    mass = np.bincount(levels, linear[:kept], LEVELS + 1)
-    spread = np.bincount(levels, occupied, LEVELS + 1)
+    mass = np.bincount(levels, linear[:kept], INT8_LARGEST + 1)
+    spread = np.bincount(levels, occupied, INT8_LARGEST + 1)
     quantized = np.where(occupied, (mass / np.maximum(spread, 1))[levels], 0.0)
     if not quantized.any():
         return float("inf")  # everything lies beyond this clip

@@ -3,75 +3,76 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tasks.numerics.quantizer import Quantizer
 from tasks.observation.ceilings import Ceilings
 from tasks.observation.request_amax import SiteValues
-from tasks.observation.scales import Quantizer, Scales
+from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer
 
 NAMED = 3
 """Sites that a diagnostic names."""
 
 
-def hold(
+def limit_changes(
     choices: Mapping[str, SiteQuantizer], deployed: Scales, largest: float
 ) -> tuple[dict[str, SiteQuantizer], dict[str, float]]:
-    """Choices whose amax is at most `largest` times the deployed one, and at least its `largest`-th part.
+    """Keep each amax between the deployed one's `largest`-th part and `largest` times it.
 
-    Also gives, for each site that was held, the change that its window asked for (new / old). Sites that the champion
-    does not quantize are not compared.
+    Sites that the champion does not quantize are not compared.
+
+    Returns:
+        The choices, and for each site that was held back the change that its window asked for
+        (new / old).
     """
-    held: dict[str, float] = {}
-    found: dict[str, SiteQuantizer] = {}
+    limited, changes = dict(choices), dict[str, float]()
     for name, choice in choices.items():
-        found[name] = choice
-        if name in deployed and choice.activation is not None:
-            asked = choice.activation.amax / deployed[name].amax
-            allowed = min(max(asked, 1 / largest), largest)
-            if allowed != asked:
-                held[name] = asked
-                found[name] = replace(
-                    choice, activation=_scaled(choice.activation, allowed / asked)
-                )
-    return found, held
+        if name not in deployed or choice.activation is None:
+            continue
+        change = choice.activation.amax / deployed[name].amax
+        allowed = min(max(change, 1 / largest), largest)
+        if allowed != change:
+            changes[name] = change
+            limited[name] = _rescaled(choice, choice.activation, allowed / change)
+    return limited, changes
 
 
-def under(choices: Mapping[str, SiteQuantizer], ceilings: Ceilings) -> dict[str, SiteQuantizer]:
-    """Choices with deployed factors whose amax stays below the ceiling of their smoothed values, where there is one.
+def below_ceilings(
+    choices: Mapping[str, SiteQuantizer], ceilings: Ceilings
+) -> dict[str, SiteQuantizer]:
+    """Keep each smoothed amax below its ceiling, where there is one.
 
-    Ceilings of the sites themselves were applied when they were observed; those in units of the factors come here.
+    Ceilings of the sites' inputs were applied when they were observed.
     """
-    found = dict(choices)
+    limited = dict(choices)
     for name, choice in choices.items():
         limit = ceilings.get(SiteValues(name, smoothed=True))
-        if (
-            limit
-            and choice.activation
-            and choice.activation.smoothing_scales is not None
-            and choice.activation.amax > limit
-        ):
-            found[name] = replace(
-                choice, activation=_scaled(choice.activation, limit / choice.activation.amax)
-            )
-    return found
+        activation = choice.activation
+        if not limit or activation is None or activation.smoothing_scales is None:
+            continue
+        if activation.amax > limit:
+            limited[name] = _rescaled(choice, activation, limit / activation.amax)
+    return limited
 
 
-def held_scale_diagnostics(held: Mapping[str, float], largest: float | None) -> tuple[str, ...]:
-    """One sentence that names the sites, or none."""
-    if not held or largest is None:
+def limit_diagnostics(changes: Mapping[str, float], largest: float | None) -> tuple[str, ...]:
+    """Return one sentence that names the sites that were held back, or none."""
+    if not changes or largest is None:
         return ()
-    worst = sorted(held, key=lambda name: (-max(held[name], 1 / max(held[name], 1e-30)), name))
-    named = ", ".join(f"{name} ({held[name]:.3g} times)" for name in worst[:NAMED])
+    worst = sorted(
+        changes, key=lambda name: (-max(changes[name], 1 / max(changes[name], 1e-30)), name)
+    )
+    named = ", ".join(f"{name} ({changes[name]:.3g} times)" for name in worst[:NAMED])
     more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
     return (
-        f"this window would change the scales of {named}{more}; they were held at {largest:g} times the champion's, up "
-        "or down (calibration.largest_scale_change): if the change is real, run it again with --allow-scale-change",
+        f"this window would change the scales of {named}{more}; they were held at {largest:g} "
+        "times the champion's, up or down (calibration.largest_scale_change): if the change is "
+        "real, run it again with --allow-scale-change",
     )
 
 
-def _scaled(quantizer: Quantizer, factor: float) -> Quantizer:
-    bounds = (
-        None
-        if quantizer.bounds is None
-        else (quantizer.bounds[0] * factor, quantizer.bounds[1] * factor)
-    )
-    return replace(quantizer, amax=quantizer.amax * factor, bounds=bounds)
+def _rescaled(choice: SiteQuantizer, quantizer: Quantizer, factor: float) -> SiteQuantizer:
+    bounds = quantizer.bounds
+    if bounds is not None:
+        bounds = (bounds[0] * factor, bounds[1] * factor)
+    scaled = replace(quantizer, amax=quantizer.amax * factor, bounds=bounds)
+    return replace(choice, activation=scaled)

@@ -1,4 +1,4 @@
-"""Sites that a recipe must not touch, because nothing sound follows for them (docs/adr/0012)."""
+"""Sites that a recipe must not touch, because nothing sound follows for them (ADR 12)."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,8 @@ from onnx import numpy_helper
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.recipe.catalog import Recipe
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Static
 
 _LARGEST = {NumberFormat.FP16: 65504.0, NumberFormat.BF16: 3.3895e38}
 
@@ -17,11 +18,12 @@ _LARGEST = {NumberFormat.FP16: 65504.0, NumberFormat.BF16: 3.3895e38}
 def unknown_ranges(
     sites: tuple[Site, ...], observed: Mapping[str, SiteObservation], recipe: Recipe
 ) -> tuple[str, ...]:
-    """Names of the sites whose fixed range would be a guess: calibration never reached them, or with zeros alone.
+    """Return names of the sites whose fixed range would be a guess.
 
-    Weight-only and dynamic recipes fix no range, and have none.
+    Calibration never reached them, or with zeros alone. Weight-only and dynamic recipes fix no
+    range, and have none.
     """
-    if recipe.activations is None or recipe.activations.dynamic:
+    if not isinstance(recipe.activation, Static):
         return ()
     return tuple(site.name for site in sites if observed[site.name].histogram.amax < SMALLEST)
 
@@ -32,27 +34,30 @@ def overflowing(
     observed: Mapping[str, SiteObservation],
     format: NumberFormat,
 ) -> tuple[str, ...]:
-    """Names of the sites that a shorter floating-point format cannot hold: input, constants, or output on the rows."""
-    largest = _LARGEST[format]
+    """Return names of the sites that a shorter floating-point format cannot hold.
+
+    It is their input, their constants, or their output on the kept rows that is too large.
+    """
+    limit = _LARGEST[format]
     constants = {item.name: item for item in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
 
-    def reach(site: Site) -> float:
-        seen, rows = observed[site.name].histogram.amax, observed[site.name].rows
+    def largest(site: Site) -> float:
+        amax, rows = observed[site.name].histogram.amax, observed[site.name].rows
         for layer in site.layers:
             own = (
                 numpy_helper.to_array(constants[name])
                 for name in nodes[layer.node].input[1:]
                 if name in constants
             )
-            seen = max([seen, *(float(np.abs(one).max(initial=0.0)) for one in own)])
-            if rows.size and seen <= largest:
-                seen = max(seen, float(np.abs(rows @ layer_weight(model, layer).T).max()))
-        return seen
+            amax = max([amax, *(float(np.abs(values).max(initial=0.0)) for values in own)])
+            if rows.size and amax <= limit:
+                amax = max(amax, float(np.abs(rows @ layer_weight(model, layer).T).max()))
+        return amax
 
-    return tuple(site.name for site in sites if reach(site) > largest)
+    return tuple(site.name for site in sites if largest(site) > limit)
 
 
 def holds(format: NumberFormat, item: onnx.TensorProto) -> bool:
-    """Whether every value of a constant is finite in a shorter floating-point format."""
+    """Return whether every value of a constant is finite in a shorter floating-point format."""
     return float(np.abs(numpy_helper.to_array(item)).max(initial=0.0)) <= _LARGEST[format]

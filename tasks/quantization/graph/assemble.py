@@ -1,7 +1,10 @@
-"""From the choices of every site to the plan of a graph: factors folded, weights rounded, errors corrected."""
+"""From the choices of every site to the plan of a graph.
+
+Smoothing scales are folded, weights rounded, and errors corrected.
+"""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -10,21 +13,22 @@ from onnx import numpy_helper
 
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
+from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, multiplied, quantize
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
-from tasks.quantization.activation.quantizers import SiteQuantizer, deployed_factors, sample
+from tasks.quantization.activation.quantizers import SiteQuantizer, chosen_smoothing_scales, sample
 from tasks.quantization.activation.uncalibrated import holds
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
-from tasks.quantization.recipe.catalog import Recipe
-from tasks.quantization.recipe.submodules import by_site
-from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, multiplied, quantize
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import SHORT_FLOATS, Cast, Dynamic
+from tasks.quantization.recipe.submodules import schemes_by_site
 from tasks.quantization.weight.rounding import corrections, round_weights, train_site
 
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
 NO_ROWS: NDArray[np.float32] = np.zeros((0, 0), np.float32)
-_SHORT = (NumberFormat.FP16, NumberFormat.BF16)
+_INT8 = Recipe("", "")
 
 
 def assemble(
@@ -33,67 +37,100 @@ def assemble(
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
     choices: Mapping[str, SiteQuantizer],
-    kept: Collection[str],
+    excluded: Collection[str],
     *,
     trained: Collection[str] = (),
     folding: bool = True,
 ) -> GraphPlan:
-    """The plan of one recipe: sites in `kept` stay in high precision, and those in `trained` are trained.
+    """Return the plan of one recipe.
 
-    Without folding the model stays as it is. Raises `BadInput` when a site to be trained has fewer than 8 rows.
+    Args:
+        model: The full-precision graph.
+        sites: Where it can be quantized.
+        observed: What each site saw.
+        recipe: What is to be done.
+        choices: What each site's activation becomes.
+        excluded: Sites that stay in high precision.
+        trained: Sites that are trained.
+        folding: Without it the model stays as it is.
+
+    Raises:
+        BadInput: A site to be trained has fewer than 8 rows.
     """
-    if recipe.weights.format in _SHORT:
-        cast = tuple(
-            CastSite(site, recipe.weights.format) for site in sites if site.name not in kept
-        )
+    active = tuple(site for site in sites if site.name not in excluded)
+    if isinstance(recipe.weights, Cast):
+        cast = tuple(CastSite(site, recipe.weights.format) for site in active)
         return GraphPlan(model, cast, _tables(model, recipe))
-    active = tuple(site for site in sites if site.name not in kept)
-    factors = deployed_factors({site.name: choices[site.name] for site in active})
-    folded, done = fold(model, active, factors) if folding else (model, frozenset[str]())
-    recipes = by_site(recipe, sites)
-    planned: list[QuantizedSite | CastSite] = [
+    scales = chosen_smoothing_scales({site.name: choices[site.name] for site in active})
+    folded, done = fold(model, active, scales) if folding else (model, frozenset[str]())
+    schemes = schemes_by_site(recipe, sites)
+    planned = tuple(
         _planned(
             folded,
-            site,
-            sample(site, observed[site.name]),
-            recipes[site.name],
-            choices[site.name],
-            folded=site.name in done,
-            trained=site.name in trained,
+            _Work(
+                site,
+                sample(site, observed[site.name]),
+                schemes[site.name],
+                choices[site.name],
+                folded=site.name in done,
+                trained=site.name in trained,
+            ),
+            recipe,
         )
         for site in active
-    ]
-    if recipe.high_precision in _SHORT:
-        planned += [CastSite(site, recipe.high_precision) for site in sites if site.name in kept]
-    return GraphPlan(folded, tuple(planned), _tables(folded, recipe))
+    )
+    return GraphPlan(
+        folded, (*planned, *_shortened(sites, excluded, recipe)), _tables(folded, recipe)
+    )
+
+
+def _shortened(
+    sites: tuple[Site, ...], excluded: Collection[str], recipe: Recipe
+) -> tuple[CastSite, ...]:
+    """Cast excluded sites, where high precision is a shorter float."""
+    high = recipe.high_precision
+    if high is None or high.format not in SHORT_FLOATS:
+        return ()
+    return tuple(CastSite(site, high.format) for site in sites if site.name in excluded)
 
 
 def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> GraphPlan:
-    """INT8 weights, one scale a channel, at every site that has a quantizer; nothing is folded."""
-    choices = {name: SiteQuantizer(item, item.smoothing_scales) for name, item in scales.items()}
+    """Plan INT8 weights, one scale a channel, at every site that has a quantizer.
+
+    Nothing is folded.
+    """
     planned = tuple(
-        _planned(model, site, NO_ROWS, Recipe("", ""), choices[site.name], folded=False)
+        _planned(
+            model,
+            _Work(
+                site,
+                NO_ROWS,
+                WeightScheme(),
+                SiteQuantizer(scales[site.name], scales[site.name].smoothing_scales),
+            ),
+            _INT8,
+        )
         for site in sites
         if site.name in scales
     )
     return GraphPlan(model, planned, {})
 
 
-def layer_scheme(recipe: Recipe, weight: NDArray[np.float32]) -> WeightScheme:
-    """The recipe's scheme, where the layer can have it: convolutions have neither blocks nor fewer than 8 bits."""
-    scheme = recipe.weights
+def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightScheme:
+    """Return the scheme, or what comes next to it for a convolution.
+
+    Convolutions have neither blocks nor fewer than 8 bits.
+    """
     narrow = scheme.format in (NumberFormat.INT4, NumberFormat.INT2) or isinstance(
         scheme.granularity, PerBlock
     )
-    return (
-        replace(scheme, format=NumberFormat.INT8, granularity=PerChannel())
-        if narrow and weight.ndim > 2
-        else scheme
-    )
+    if narrow and weight.ndim > 2:
+        return replace(scheme, format=NumberFormat.INT8, granularity=PerChannel())
+    return scheme
 
 
 def find_tables(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Embedding tables: float constants [rows, width] that only Gather nodes read, row by row."""
+    """Return embedding tables: float constants [rows, width] that only Gather nodes read by row."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -109,30 +146,33 @@ def find_tables(model: onnx.ModelProto) -> tuple[str, ...]:
     )
 
 
-def _planned(
-    model: onnx.ModelProto,
-    site: Site,
-    kept: NDArray[np.float32],
-    recipe: Recipe,
-    choice: SiteQuantizer,
-    *,
-    folded: bool,
-    trained: bool = False,
-) -> QuantizedSite:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is to be done at one site."""
+
+    site: Site
+    kept: NDArray[np.float32]  # what was kept of its channels, [n, channels]
+    scheme: WeightScheme
+    choice: SiteQuantizer
+    folded: bool = False
+    trained: bool = False
+
+
+def _planned(model: onnx.ModelProto, work: _Work, recipe: Recipe) -> QuantizedSite:
+    site, kept, choice = work.site, work.kept, work.choice
     weights = [layer_weight(model, layer) for layer in site.layers]
     if choice.smoothing_scales is not None:
         weights = [multiplied(weight, choice.smoothing_scales) for weight in weights]
         kept = kept / choice.smoothing_scales if kept.size else kept
     rows = kept if site.channel_axis == -1 else NO_ROWS  # a convolution's pixels are not its inputs
-    rounded = round_weights(weights, rows, layer_scheme(recipe, weights[0]), recipe.rounding)
-    activation = choice.activation
-    if trained:
+    scheme, activation = layer_scheme(work.scheme, weights[0]), choice.activation
+    rounded = round_weights(weights, rows, scheme, recipe.rounding)
+    if work.trained:
         rounded, activation = train_site(weights, rows, rounded, activation)
     corrected = corrections(weights, kept, rounded, activation) if recipe.bias_correction else None
-    dynamic = recipe.activations is not None and recipe.activations.dynamic
-    return QuantizedSite(
-        site, rounded, activation, dynamic, None if folded else choice.smoothing_scales, corrected
-    )
+    unfolded = None if work.folded else choice.smoothing_scales
+    dynamic = isinstance(recipe.activation, Dynamic)
+    return QuantizedSite(site, rounded, activation, dynamic, unfolded, corrected)
 
 
 def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | NumberFormat]:
@@ -140,7 +180,7 @@ def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight
         return {}
     names = find_tables(model)
     constants = {item.name: item for item in model.graph.initializer}
-    if recipe.tables in _SHORT:
+    if recipe.tables in SHORT_FLOATS:
         return {name: recipe.tables for name in names if holds(recipe.tables, constants[name])}
     scheme = WeightScheme(recipe.tables)
     return {name: quantize(numpy_helper.to_array(constants[name]), scheme) for name in names}

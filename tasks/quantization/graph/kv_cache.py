@@ -16,8 +16,9 @@ from tasks.models.inputs import Inputs
 from tasks.models.language.layout import CacheLayout
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.quantization.activation.ranges import RangeRule, amax
-from tasks.quantization.recipe.catalog import Recipe
+from tasks.quantization.activation.ranges import amax
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import RangeRule
 from tasks.records import Payload
 from tasks.specs.spec import Budgets, Task
 
@@ -106,8 +107,8 @@ def write_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.Mod
     return copy
 
 
-def told_saving(layout: CacheLayout) -> str:
-    """What a token's keys and values take, in a sentence."""
+def cache_saving(layout: CacheLayout) -> str:
+    """Return what a token's keys and values take, in a sentence."""
     values = sum(2 * heads * width for heads, width in layout.layers)
     return f"the cache holds {values} values a token: {values} bytes in INT8, where FP32 takes {4 * values}"
 

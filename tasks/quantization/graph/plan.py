@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
 from tasks.numerics.formats import NumberFormat
-from tasks.observation.scales import Quantizer
-from tasks.quantization.weight.quantize import QuantizedWeight
+from tasks.numerics.quantized_weight import QuantizedWeight
+from tasks.numerics.quantizer import Quantizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

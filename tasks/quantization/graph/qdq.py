@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from infra.errors import BadInput
 from tasks.graphs.sites import Layer, Site
 from tasks.numerics.formats import NumberFormat
-from tasks.observation.scales import Quantizer, Scales, check_scales
+from tasks.numerics.quantized_weight import QuantizedWeight
+from tasks.numerics.quantizer import Quantizer
+from tasks.observation.scales import Scales, check_scales
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
-from tasks.quantization.weight.quantize import QuantizedWeight
 
 _STORED = {
     NumberFormat.INT8: np.int8,
@@ -147,7 +148,7 @@ class _Writer:
 
     def table(self, name: str, table: QuantizedWeight) -> None:
         """An embedding table as levels, one scale a row, before every Gather that reads it."""
-        self._add(f"{name}.quantized", table.levels.astype(np.int8))
+        self._add(f"{name}.quantized", table.values.astype(np.int8))
         self._add(f"{name}.scale", table.scales[:, 0])
         readers = [
             node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
@@ -237,9 +238,9 @@ class _Writer:
         """Levels in the layout of the layer's own weight, and the node that restores them."""
         name = f"{layer.node}.weight"
         stored = (
-            weight.levels
+            weight.values
             if weight.format is NumberFormat.FP8
-            else weight.levels.astype(_STORED[weight.format])
+            else weight.values.astype(_STORED[weight.format])
         )
         self._add(
             f"{name}.quantized", np.moveaxis(stored.reshape(weight.shape), 0, layer.output_axis)
@@ -255,7 +256,7 @@ class _Writer:
             options = {"axis": 1 - layer.output_axis, "block_size": weight.block}
             if layer.output_axis == 1:
                 scales, zeros = scales.T, zeros.T
-        elif weight.scales.size > 1 or len(weight.levels) == 1:
+        elif weight.scales.size > 1 or len(weight.values) == 1:
             options = {"axis": layer.output_axis}
             scales, zeros = scales.reshape(-1), zeros.reshape(-1)
         else:

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from tasks.numerics.formats import NumberFormat
-from tasks.quantization.recipe.catalog import RECIPES, Recipe, Rounding, find_recipe
+from tasks.quantization.recipe.catalog import RECIPES, find_recipe
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Trained
 from tasks.quantization.recipe.targets import expressible
 from tasks.records import Action, GateResult
 
@@ -77,7 +79,7 @@ def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
 
 def chooses_sites(recipe: Recipe) -> bool:
     """Whether the recipe treats the most sensitive sites differently, and so has to know which these are."""
-    return recipe.high_precision_sites > 0 or recipe.rounding is Rounding.TRAINED
+    return recipe.high_precision_sites > 0 or isinstance(recipe.rounding, Trained)
 
 
 def climbs_past_cost(recipe: Recipe) -> bool:

@@ -1,10 +1,10 @@
 """Which part of a network a layer belongs to, by the names that exports keep."""
 
 import re
-from dataclasses import replace
 
 from tasks.graphs.sites import Site
-from tasks.quantization.recipe.catalog import Recipe
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.quantization.recipe.recipe import Recipe
 
 ATTENTION, SCORES, FEED_FORWARD = "attention projections", "attention scores", "feed-forward"
 EMBEDDINGS, NORMS, HEAD, CONVOLUTIONS, OTHER = (
@@ -27,7 +27,10 @@ _IN_BLOCK = re.compile(r"(^|\.)(\d+)(\.|$)")
 
 
 def submodule(site: Site, *, last: bool) -> str:
-    """The site's part of the network; the last site is the head unless it stands in a numbered block."""
+    """Return the site's part of the network.
+
+    The last site is the head unless it stands in a numbered block.
+    """
     if any(layer.op == "Conv" for layer in site.layers):
         return CONVOLUTIONS
     if last and not _IN_BLOCK.search(site.name):
@@ -36,30 +39,32 @@ def submodule(site: Site, *, last: bool) -> str:
 
 
 def submodules(sites: tuple[Site, ...]) -> dict[str, str]:
-    """Site name -> part of the network, for all sites in graph order."""
+    """Return site name -> part of the network, for all sites in graph order."""
     return {site.name: submodule(site, last=site is sites[-1]) for site in sites}
 
 
-def by_site(recipe: Recipe, sites: tuple[Site, ...]) -> dict[str, Recipe]:
-    """Site name -> the recipe with the weight scheme that the site gets: a head's own, where the recipe has one.
+def schemes_by_site(recipe: Recipe, sites: tuple[Site, ...]) -> dict[str, WeightScheme]:
+    """Return site name -> weight scheme: a head's own, where the recipe has one.
 
-    A site that stands alone is no head: it is all there is to quantize.
+    A site that stands alone is no head: it is all there is to quantize. Products that are cast have
+    no scheme.
     """
+    if not isinstance(recipe.weights, WeightScheme):
+        return {}
+    schemes = {site.name: recipe.weights for site in sites}
     if recipe.head is None or len(sites) == 1:
-        return {site.name: recipe for site in sites}
-    ends = _ends(sites) if recipe.head_at_ends else frozenset[str]()
-    alone = replace(recipe, weights=recipe.head)
-    parts = submodules(sites)
-    return {name: alone if part == HEAD or name in ends else recipe for name, part in parts.items()}
+        return schemes
+    heads = {name for name, part in submodules(sites).items() if part == HEAD}
+    if recipe.head.at_ends:
+        heads |= _ends(sites)
+    return schemes | dict.fromkeys(heads, recipe.head.weights)
 
 
 def _ends(sites: tuple[Site, ...]) -> frozenset[str]:
-    """Sites of the first and the last numbered block; nothing where no block lies between them."""
-    blocks = {site.name: int(found[2]) for site in sites if (found := _IN_BLOCK.search(site.name))}
+    """Return sites of the first and the last numbered block; none where no block lies between."""
+    numbers = {site.name: _IN_BLOCK.search(site.name) for site in sites}
+    blocks = {name: int(match[2]) for name, match in numbers.items() if match}
     if len(set(blocks.values())) < 3:
         return frozenset()
-    return frozenset(
-        name
-        for name, block in blocks.items()
-        if block in (min(blocks.values()), max(blocks.values()))
-    )
+    ends = (min(blocks.values()), max(blocks.values()))
+    return frozenset(name for name, block in blocks.items() if block in ends)

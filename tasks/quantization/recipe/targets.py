@@ -1,11 +1,13 @@
-"""What each target can express: one table, held against the real parser and the real runtime by its tests."""
+"""What each target can express: one table, which tests hold against real parser and runtime."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.errors import Refused
 from tasks.numerics.formats import NumberFormat, PerBlock
-from tasks.quantization.recipe.catalog import Recipe
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Dynamic, Static
 
 ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime-cpu", "tensorrt-rtx", "tensorrt"
 TARGETS = (ONNXRUNTIME, TENSORRT_RTX, TENSORRT)
@@ -25,23 +27,23 @@ _NVIDIA_DYNAMIC = "it has no DynamicQuantizeLinear: ranges are fixed when the en
 _NVIDIA_INT2 = "its parser knows no 2-bit type"
 
 FEATURES: Sequence[Feature] = (
-    Feature("static INT8", lambda r: _activation(r, NumberFormat.INT8) and not _dynamic(r), {}),
+    Feature("static INT8", lambda r: _static(r, NumberFormat.INT8), {}),
     Feature(
         "dynamic activations",
-        lambda r: _dynamic(r),
+        lambda r: isinstance(r.activation, Dynamic),
         {TENSORRT_RTX: _NVIDIA_DYNAMIC, TENSORRT: _NVIDIA_DYNAMIC},
     ),
     Feature(
         "asymmetric activations",
-        lambda r: r.activations is not None and not r.activations.symmetric,
+        lambda r: isinstance(r.activation, Static) and not r.activation.symmetric,
         {TENSORRT_RTX: _NVIDIA_ZERO_POINT, TENSORRT: _NVIDIA_ZERO_POINT},
     ),
     Feature(
         "asymmetric weights",
-        lambda r: r.quantized and not r.weights.symmetric,
+        lambda r: isinstance(r.weights, WeightScheme) and not r.weights.symmetric,
         {TENSORRT_RTX: _NVIDIA_ZERO_POINT, TENSORRT: _NVIDIA_ZERO_POINT},
     ),
-    Feature("FP8", lambda r: _activation(r, NumberFormat.FP8), {}),
+    Feature("FP8", lambda r: _static(r, NumberFormat.FP8), {}),
     Feature("weight-only INT8", lambda r: _weight_only(r, NumberFormat.INT8), {}),
     Feature("weight-only INT4", lambda r: _weight_only(r, NumberFormat.INT4), {}),
     Feature(
@@ -51,7 +53,9 @@ FEATURES: Sequence[Feature] = (
     ),
     Feature(
         "scales per block",
-        lambda r: r.quantized and isinstance(r.weights.granularity, PerBlock),
+        lambda r: (
+            isinstance(r.weights, WeightScheme) and isinstance(r.weights.granularity, PerBlock)
+        ),
         {},
     ),
     Feature("FP16", lambda r: NumberFormat.FP16 in _floats(r), {}),
@@ -66,7 +70,7 @@ FEATURES: Sequence[Feature] = (
 
 
 def why_not(recipe: Recipe, target: str) -> str | None:
-    """The rule of the target that the recipe breaks, or None where the target can express it."""
+    """Return the rule of the target that the recipe breaks, or None where it can express it."""
     for feature in FEATURES:
         if target in feature.refused and feature.asked_by(recipe):
             return f"{target} cannot express {feature.name}: {feature.refused[target]}"
@@ -74,38 +78,34 @@ def why_not(recipe: Recipe, target: str) -> str | None:
 
 
 def require_expressible(recipe: Recipe, targets: Sequence[str]) -> None:
-    """Raise `Refused` naming the first target that cannot express the recipe, the rule, and what to do."""
+    """Raise `Refused` naming a target that cannot express the recipe, why, and what to do."""
     for target in targets:
         reason = why_not(recipe, target)
         if reason is not None:
             able = [name for name in targets if why_not(recipe, name) is None]
             hint = f"set the spec's targets to {', '.join(able)}, or " if able else ""
             raise Refused(
-                f"recipe {recipe.name}: {reason}; {hint}choose another recipe (`requant recipes` lists them)"
+                f"recipe {recipe.name}: {reason}; {hint}choose another recipe "
+                "(`requant recipes` lists them)"
             )
 
 
 def expressible(recipes: Sequence[Recipe], targets: Sequence[str]) -> tuple[Recipe, ...]:
-    """The recipes that every target can express."""
+    """Return the recipes that every target can express."""
     return tuple(
         recipe for recipe in recipes if all(why_not(recipe, target) is None for target in targets)
     )
 
 
-def _activation(recipe: Recipe, format: NumberFormat) -> bool:
-    return (
-        recipe.quantized and recipe.activations is not None and recipe.activations.format is format
-    )
-
-
-def _dynamic(recipe: Recipe) -> bool:
-    return recipe.quantized and recipe.activations is not None and recipe.activations.dynamic
+def _static(recipe: Recipe, format: NumberFormat) -> bool:
+    activation = recipe.activation
+    return recipe.quantized and isinstance(activation, Static) and activation.format is format
 
 
 def _weight_only(recipe: Recipe, format: NumberFormat) -> bool:
-    return recipe.quantized and recipe.activations is None and recipe.weights.format is format
+    return recipe.quantized and recipe.activation is None and recipe.weights.format is format
 
 
 def _floats(recipe: Recipe) -> set[NumberFormat]:
-    kept = {recipe.high_precision} if recipe.high_precision_sites else set()
-    return ({recipe.weights.format} if recipe.quantized else set()) | {recipe.tables} | kept
+    high = {recipe.high_precision.format} if recipe.high_precision else set()
+    return ({recipe.weights.format} if recipe.quantized else set()) | {recipe.tables} | high

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import FINITE_BINS, ExponentHistogram
+from tasks.numerics.quantized_weight import QuantizedWeight
+from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
-from tasks.observation.scales import Quantizer
 from tasks.quantization.activation.ranges import FEW
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
-from tasks.quantization.weight.quantize import QuantizedWeight, spread
 
 ERASED = 0.95
 """Share of the values other than zero that become zero; INT8 at its usual erases a few per cent."""
@@ -60,7 +60,7 @@ def scale_diagnostics(
         if erased_share(reference[name], item) >= ERASED
     ]
     weights = [
-        f"{layer.name} ({count} of {len(weight.levels)} output channels)"
+        f"{layer.name} ({count} of {len(weight.values)} output channels)"
         for item in plan.sites
         if isinstance(item, QuantizedSite)
         for layer, weight in zip(item.site.layers, item.weights, strict=True)
@@ -109,11 +109,9 @@ def erased_share(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
 def erased_channels(weight: NDArray[np.float32], quantized: QuantizedWeight) -> NDArray[np.float64]:
     """The same of each output channel of a weight [outputs, inputs...] -> [outputs]; 0 where there are few weights."""
     flat = weight.reshape(len(weight), -1)
-    levels = quantized.levels.astype(np.float32)
-    if quantized.zero_points is not None:
-        levels -= spread(quantized.zero_points.astype(np.float32), quantized.block, levels.shape[1])
+    values = quantized.shifted()
     alive = (flat != 0).sum(axis=1)
-    lost = ((flat != 0) & (levels == 0)).sum(axis=1)
+    lost = ((flat != 0) & (values == 0)).sum(axis=1)
     return np.where(alive >= LEAST, lost / np.maximum(alive, 1), 0.0)
 
 

@@ -22,10 +22,10 @@ from tasks.models.batches import Batch
 from tasks.models.inputs import Inputs
 from tasks.numerics.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import relative_error, squared_error
+from tasks.numerics.quantized_weight import WeightScheme, multiplied, quantize
 from tasks.observation.observer import SiteObservation
-from tasks.quantization.activation.quantizers import SiteQuantizer, histogram, output_error
+from tasks.quantization.activation.quantizers import SiteQuantizer, choice_error, histogram
 from tasks.quantization.sensitivity.toggled_graph import INPUT, QuantizedPart
-from tasks.quantization.weight.quantize import WeightScheme, multiplied, quantize
 from tasks.records import Payload
 from tasks.specs.traits import TRAITS, Task
 
@@ -176,13 +176,23 @@ def rank(
     weights: Mapping[str, Sequence[NDArray[np.float32]]],
     schemes: Mapping[str, WeightScheme],
 ) -> tuple[Sensitivity, ...]:
-    """Most sensitive first; `weights` are [outputs, inputs...] per layer of each site, stored by its scheme."""
+    """Rank the sites by their local errors, most sensitive first.
+
+    Args:
+        sites: All sites.
+        observed: What each saw.
+        choices: What each one's activation becomes.
+        weights: One a layer of each site, [outputs, inputs...].
+        schemes: How they are stored; a site that is cast has none, and costs nothing.
+    """
     work = {site.name: float(sum(weight.size for weight in weights[site.name])) for site in sites}
     total = sum(work.values())
     found = [
         Sensitivity(
             site.name,
-            _error(observed[site.name], choices[site.name], weights[site.name], schemes[site.name]),
+            _error(
+                observed[site.name], choices[site.name], weights[site.name], schemes.get(site.name)
+            ),
             work[site.name] / total,
         )
         for site in sites
@@ -194,19 +204,19 @@ def _error(
     observed: SiteObservation,
     choice: SiteQuantizer,
     weights: Sequence[NDArray[np.float32]],
-    scheme: WeightScheme,
+    scheme: WeightScheme | None,
 ) -> float:
-    if not scheme.format.is_scaled:
+    if scheme is None:
         return 0.0
     if observed.rows.size:
-        return output_error(observed, weights, choice, scheme)
+        return choice_error(observed, weights, choice, scheme)
     if choice.activation is None:
         return _weight_error(weights)
     if choice.smoothing_scales is not None:
         weights = [multiplied(weight, choice.smoothing_scales) for weight in weights]
-    seen = histogram(observed, choice.smoothing_scales)
-    signal = max(_mean_square(seen), np.finfo(np.float64).tiny)
-    noise = squared_error(seen, choice.activation.amax) / signal
+    smoothed = histogram(observed, choice.smoothing_scales)
+    signal = max(_mean_square(smoothed), np.finfo(np.float64).tiny)
+    noise = squared_error(smoothed, choice.activation.amax) / signal
     return noise + _weight_error(weights)
 
 

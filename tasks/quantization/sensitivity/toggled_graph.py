@@ -14,13 +14,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tasks.numerics.formats import NumberFormat
+from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, quantize
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import find_tables
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.norms import norm_results
 from tasks.quantization.graph.plan import GraphPlan
 from tasks.quantization.recipe.submodules import EMBEDDINGS, NORMS, SCORES
-from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, quantize
 
 INPUT = "requant.toggles"
 """Name of the added input, bool [parts]: which parts are quantized in this run."""

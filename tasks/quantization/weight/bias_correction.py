@@ -1,15 +1,15 @@
 """The mean of what quantization adds to a layer's output, to be taken off its bias.
 
-Nagel et al., "Data-free quantization through weight equalization and bias correction" (2019), section 4.2, in its
-empirical form: rounding errors do not average out over the inputs, and later layers take their mean for signal.
+Nagel et al., "Data-free quantization through weight equalization and bias correction" (2019),
+section 4.2, in its empirical form: rounding errors do not average out over the inputs, and later
+layers take their mean for signal.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.observation.scales import Quantizer
-from tasks.quantization.activation.smoothquant import fake_quantize_activation
+from tasks.numerics.quantizer import Quantizer, fake_quantize
 
 
 def correction(
@@ -18,20 +18,30 @@ def correction(
     quantized: NDArray[np.float32],
     quantizer: Quantizer | None,
 ) -> NDArray[np.float32]:
-    """Mean over rows [n, inputs] of exact minus quantized output -> [outputs], to be added to the layer's output.
+    """Return the mean over rows of exact minus quantized output, [outputs], to be added.
 
-    `weight` and `quantized` (levels times scales) are [outputs, inputs]. All three are on the same side of the
-    smoothing: rows already divided, weights already multiplied; the quantizer's own smoothing_scales are not applied. None:
-    the activation is not quantized. Raises `BadInput` without rows.
+    Rows and both weights are on the same side of the smoothing: rows already divided, weights
+    already multiplied. The quantizer's own smoothing scales are not applied.
+
+    Args:
+        rows: What the layer reads, [n, inputs].
+        weight: [outputs, inputs].
+        quantized: Quantized values times scales, [outputs, inputs].
+        quantizer: Of the activation; None: it is not quantized.
+
+    Raises:
+        BadInput: There are no rows.
     """
     if not len(rows):
         raise BadInput(
-            "bias correction needs observed rows, and the site has none: observe the calibration set again"
+            "bias correction needs observed rows, and the site has none: "
+            "observe the calibration set again"
         )
-    seen = rows if quantizer is None else fake_quantize_activation(rows, quantizer)
-    # The layer is linear: the mean of its outputs is its output for the mean, in float64 because the two nearly cancel.
+    read = rows if quantizer is None else fake_quantize(rows, quantizer)
+    # The layer is linear: the mean of its outputs is its output for the mean. It is taken in
+    # float64, because the two nearly cancel.
     exact = weight.astype(np.float64) @ rows.mean(axis=0, dtype=np.float64)
-    found: NDArray[np.float64] = exact - quantized.astype(np.float64) @ seen.mean(
+    lost: NDArray[np.float64] = exact - quantized.astype(np.float64) @ read.mean(
         axis=0, dtype=np.float64
     )
-    return found.astype(np.float32)
+    return lost.astype(np.float32)

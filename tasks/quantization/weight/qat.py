@@ -1,12 +1,14 @@
-"""Quantization-aware training of one site's weights, their steps and the activation's clip, on the observed rows.
+"""Quantization-aware training of one site: its weights, their steps and the activation's clip.
 
-Esser et al., "Learned step size quantization" (2020): rounding passes gradients straight through, and steps are learned
-with the weights. What is matched is the site's own full-precision output, as in Li et al., "BRECQ" (2021), section 3.1:
-no pass over the whole model is needed, and sites can be trained one by one, the most sensitive alone.
+Esser et al., "Learned step size quantization" (2020): rounding passes gradients straight through,
+and steps are learned with the weights. What is matched is the site's own full-precision output, as
+in Li et al., "BRECQ" (2021), section 3.1. No pass over the whole model is needed, and sites can be
+trained one by one, the most sensitive alone.
 
-Where a CUDA device is visible, it trains there. Its sums are taken in another order: in float32, Adam made whole steps
-of what was left of sums that should be zero, and a tenth of the levels came out otherwise. So training is in float64,
-and what a device makes is held to a tolerance against the CPU's: `ERROR_APART` and `LEVELS_APART`.
+Where a CUDA device is visible, it trains there. Its sums are taken in another order: in float32,
+Adam made whole steps of what was left of sums that should be zero, and a tenth of the quantized
+values came out otherwise. So training is in float64, and what a device makes is held to a tolerance
+against the CPU's: `ERROR_APART` and `VALUES_APART`.
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ import torch
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.observation.scales import Quantizer
-from tasks.quantization.weight.quantize import QuantizedWeight, spread
-from tasks.quantization.weight.rounding import HELD_OUT, LEAST_ROWS
+from tasks.numerics.quantized_weight import QuantizedWeight, spread
+from tasks.numerics.quantizer import Quantizer
+from tasks.quantization.weight.held_out_rows import HELD_OUT, LEAST_ROWS
 
 STEPS = 120
 RATE = 0.02
 """Of Adam, in units of the weights' steps, and of the logarithms of steps and clip a tenth of it."""
 ERROR_APART = 0.001
-"""Relative difference of the error on the rows held out, between what two devices made of one site."""
-LEVELS_APART = 0.001
-"""Share of the weight's levels that may differ, each by one."""
+"""Relative difference of the error on rows held out, between what two devices made of one site."""
+VALUES_APART = 0.001
+"""Fraction of the quantized values that may differ, each by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trained:
+class TrainedSite:
     """What training made of one site; as it was where nothing was better on the rows held out."""
 
     weight: QuantizedWeight
@@ -52,13 +54,23 @@ def train(
     device: str | None = None,
     *,
     learn_clip: bool = True,
-) -> Trained:
-    """Train from a rounded weight [outputs, inputs], plain or GPTQ's, towards the exact outputs of rows [n, inputs].
+) -> TrainedSite:
+    """Train from a rounded weight, plain or GPTQ's, towards the exact outputs of the rows.
 
-    Rows and weight are on the same side of the smoothing: already divided, already multiplied. Without `learn_clip` the
-    quantizer comes back as it was: other layers read it too. `device` is torch's name for where to train; None: CUDA
-    where it is visible. Deterministic on a CPU. Raises `BadInput` on fewer than 8 rows and on formats that are not
-    evenly spaced.
+    Rows and weight are on the same side of the smoothing: already divided, already multiplied. It
+    is deterministic on a CPU.
+
+    Args:
+        rows: What the layer reads, [n, inputs].
+        weight: [outputs, inputs], exact.
+        start: The same weight, rounded.
+        quantizer: Of the activation; None leaves it in floating point.
+        steps: How often the optimizer moves.
+        device: Torch's name for where to train; None: CUDA where it is visible.
+        learn_clip: Without it the quantizer comes back as it was: other layers read it too.
+
+    Raises:
+        BadInput: There are fewer than 8 rows, or a format is not evenly spaced.
     """
     _require(rows, start, quantizer)
     with _one_thread():
@@ -74,13 +86,13 @@ def train(
 
 
 def default_device() -> str:
-    """Where training runs unless told otherwise: `CUDA_VISIBLE_DEVICES=` hides a device."""
+    """Return where training runs by default: `CUDA_VISIBLE_DEVICES=` hides a device."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are split among threads, and a last bit can tip a rounding: the result must not know of them."""
+    """Run on one thread: sums are split among threads, and a last bit can tip a rounding."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -97,9 +109,9 @@ def _train(
     steps: int,
     device: torch.device,
     learn_clip: bool,
-) -> Trained:
-    held = np.arange(len(rows)) % HELD_OUT == 0
-    learned, judged = (_double(rows[part], device) for part in (~held, held))
+) -> TrainedSite:
+    held_out = np.arange(len(rows)) % HELD_OUT == 0
+    learned, judged = (_double(rows[part], device) for part in (~held_out, held_out))
     exact = _double(weight, device).T
     site = _Site(start, quantizer, device, learn_clip)
     groups: list[dict[str, object]] = [
@@ -116,7 +128,7 @@ def _train(
         optimizer.step()
         if step % 10 == 0 and (error := _error(site, judged, judged @ exact)) < least:
             least, best = error, site.result()
-    return Trained(*best, before, least)
+    return TrainedSite(*best, before, least)
 
 
 def _require(
@@ -146,8 +158,8 @@ class _Site:
             if start.zero_points is None
             else start.zero_points.astype(np.float32)
         )
-        zero = spread(zeros, start.block, start.levels.shape[1])
-        self.units = _double(start.levels.astype(np.float32) - zero, device).requires_grad_()
+        zero = spread(zeros, start.block, start.values.shape[1])
+        self.units = _double(start.values.astype(np.float32) - zero, device).requires_grad_()
         self._zero, self._largest = _double(zero, device), start.format.largest
         self._steps = _double(np.log(start.scales, dtype=np.float64), device).requires_grad_()
         clips = learn_clip and quantizer is not None and quantizer.bounds is None
@@ -155,12 +167,12 @@ class _Site:
         self.logs = [self._steps, self._clip]
 
     def output(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [n, inputs] -> [n, outputs]."""
+        """Return the layer's output: rows [n, inputs] -> [n, outputs]."""
         scales = torch.exp(self._steps)
         if self._start.block is not None:
             scales = scales.repeat_interleave(self._start.block, dim=1)[:, : self.units.shape[1]]
-        levels = torch.clamp(_round(self.units + self._zero), -self._largest - 1, self._largest)
-        return self._activation(rows) @ ((levels - self._zero) * scales).T
+        values = torch.clamp(_round(self.units + self._zero), -self._largest - 1, self._largest)
+        return self._activation(rows) @ ((values - self._zero) * scales).T
 
     def _activation(self, rows: torch.Tensor) -> torch.Tensor:
         if self._quantizer is None:
@@ -170,14 +182,13 @@ class _Site:
         return (torch.clamp(_round(rows / scale + zero), -largest - 1, largest) - zero) * scale
 
     def result(self) -> tuple[QuantizedWeight, Quantizer | None]:
-        """As it stands now."""
-        levels = torch.clamp(
+        """Return weight and quantizer as they stand now."""
+        values = torch.clamp(
             torch.round(self.units + self._zero), -self._largest - 1, self._largest
         )
         scales = torch.exp(self._steps).detach().cpu().numpy().astype(np.float32)
-        weight = replace(
-            self._start, levels=levels.detach().cpu().numpy().astype(np.int8), scales=scales
-        )
+        stored = values.detach().cpu().numpy().astype(np.int8)
+        weight = replace(self._start, values=stored, scales=scales)
         if self._quantizer is None:
             return weight, None
         return weight, replace(
@@ -190,7 +201,7 @@ def _double(values: NDArray[np.floating], device: torch.device) -> torch.Tensor:
 
 
 def _round(values: torch.Tensor) -> torch.Tensor:
-    """To the nearest whole number, ties to even; the gradient passes as if nothing had been rounded."""
+    """Round to the nearest whole number, ties to even; the gradient passes as if it had not."""
     return values + (torch.round(values) - values).detach()
 
 

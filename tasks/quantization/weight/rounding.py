@@ -1,53 +1,71 @@
-"""How a site's weights find their levels, and what is subtracted afterwards."""
+"""How a site's weights find their quantized values, and what is subtracted afterwards.
 
-from collections.abc import Sequence
+Every rounding has one handler: see `_HANDLERS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.observation.scales import Quantizer
-from tasks.quantization.recipe.catalog import Rounding
-from tasks.quantization.weight.awq import clip
+from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, quantize, summed
+from tasks.numerics.quantizer import Quantizer
+from tasks.quantization.recipe.schemes import Awq, Gptq, Nearest, Rounding, Trained
+from tasks.quantization.weight.awq_clip import clip
 from tasks.quantization.weight.bias_correction import correction
 from tasks.quantization.weight.gptq import compensate, damped_hessian
-from tasks.quantization.weight.quantize import QuantizedWeight, WeightScheme, quantize, summed
 
 Weights = tuple[QuantizedWeight, ...]
-HELD_OUT = 4
-"""Of the rows that a site is trained on, one in so many is held out and decides which step's state is kept."""
-LEAST_ROWS = 2 * HELD_OUT
-"""Rows below which a site is not trained."""
+_Floats = NDArray[np.float32]
 
 
 def round_weights(
-    weights: Sequence[NDArray[np.float32]],
-    rows: NDArray[np.float32],
-    scheme: WeightScheme,
-    rounding: Rounding,
+    weights: Sequence[_Floats], rows: _Floats, scheme: WeightScheme, rounding: Rounding
 ) -> Weights:
-    """Levels of every layer of a site; weights [outputs, inputs...] and rows [n, inputs] on one side of the factors.
+    """Round every layer of a site.
 
-    Without rows (convolutions) there is nothing to learn from, and every rounding is to the nearest level.
+    Without rows (convolutions) there is nothing to learn from, and every rounding is to the nearest
+    quantized value.
+
+    Args:
+        weights: One a layer, [outputs, inputs...].
+        rows: What they read, [n, inputs], on the same side of the smoothing.
+        scheme: How they are stored.
+        rounding: The technique.
     """
-    if not rows.size or rounding is Rounding.NEAREST:
-        return tuple(quantize(weight, scheme) for weight in weights)
-    if rounding is Rounding.AWQ:
-        plain = replace(scheme, clipped=False)
-        return tuple(quantize(clip(weight, rows, plain), plain) for weight in weights)
-    seen = damped_hessian(rows, scheme)
-    return tuple(compensate(weight, seen, scheme) for weight in weights)
+    return _HANDLERS[type(rounding) if rows.size else Nearest](weights, rows, scheme)
+
+
+def _to_nearest(weights: Sequence[_Floats], rows: _Floats, scheme: WeightScheme) -> Weights:
+    return tuple(quantize(weight, scheme) for weight in weights)
+
+
+def _clipped(weights: Sequence[_Floats], rows: _Floats, scheme: WeightScheme) -> Weights:
+    plain = replace(scheme, clipped=False)
+    return tuple(quantize(clip(weight, rows, plain), plain) for weight in weights)
+
+
+def _compensated(weights: Sequence[_Floats], rows: _Floats, scheme: WeightScheme) -> Weights:
+    hessian = damped_hessian(rows, scheme)
+    return tuple(compensate(weight, hessian, scheme) for weight in weights)
+
+
+_HANDLERS: Mapping[type, Callable[[Sequence[_Floats], _Floats, WeightScheme], Weights]] = {
+    Nearest: _to_nearest,
+    Awq: _clipped,
+    Gptq: _compensated,
+    Trained: _compensated,  # training starts from there: `train_site`
+}
 
 
 def train_site(
-    weights: Sequence[NDArray[np.float32]],
-    rows: NDArray[np.float32],
-    start: Weights,
-    quantizer: Quantizer | None,
+    weights: Sequence[_Floats], rows: _Floats, start: Weights, quantizer: Quantizer | None
 ) -> tuple[Weights, Quantizer | None]:
-    """Train every layer of a site from its rounded weight; a start comes back where held-out rows gain nothing.
+    """Train every layer of a site from its rounded weight.
 
-    Layers that share the quantizer are trained against it as it is: the clip that suits one need not suit the others.
+    A start comes back where held-out rows gain nothing. Layers that share the quantizer are trained
+    against it as it is: the clip that suits one need not suit the others.
     """
     from tasks.quantization.weight.qat import train  # torch takes a second to load
 
@@ -60,23 +78,19 @@ def train_site(
 
 
 def corrections(
-    weights: Sequence[NDArray[np.float32]],
-    kept: NDArray[np.float32],
-    rounded: Weights,
-    quantizer: Quantizer | None,
-) -> tuple[NDArray[np.float32], ...] | None:
-    """What to add to each layer's output, [outputs]; None where neither rows nor pixels [n, channels] were kept.
+    weights: Sequence[_Floats], kept: _Floats, rounded: Weights, quantizer: Quantizer | None
+) -> tuple[_Floats, ...] | None:
+    """Return what to add to each layer's output, [outputs].
 
-    The mean of a convolution's input is the same at every place of its kernel, but for the padding at the borders.
+    The mean of a convolution's input is the same at every place of its kernel, but for the padding
+    at the borders. None where neither rows nor pixels [n, channels] were kept.
     """
     if not kept.size:
         return None
+    channels = kept.shape[1]
     return tuple(
         correction(
-            kept,
-            summed(weight, kept.shape[1]),
-            summed(levels.dequantized(), kept.shape[1]),
-            quantizer,
+            kept, summed(weight, channels), summed(stored.dequantized(), channels), quantizer
         )
-        for weight, levels in zip(weights, rounded, strict=True)
+        for weight, stored in zip(weights, rounded, strict=True)
     )

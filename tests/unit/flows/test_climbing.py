@@ -9,8 +9,9 @@ import pytest
 from flows import climbing
 from flows.climbing import Climbed, ClimbInputs, _ends, chosen, figures, limits
 from flows.orchestration.progress import Progress
-from tasks.quantization.recipe.catalog import Recipe, find_recipe
+from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.ladder import climb
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures
 from tasks.records import Action, CandidateRef, GateReport, GateResult, Interval, SampleRef, Verdict
 from tasks.specs.spec import load_spec

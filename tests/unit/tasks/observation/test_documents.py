@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from infra.errors import BadInput
 from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.quantizer import Quantizer
 from tasks.observation.archive import dump_observation, parse_observation
 from tasks.observation.observer import SiteObservation
-from tasks.observation.scales import Quantizer, dump_scales, parse_scales
+from tasks.observation.scales import dump_scales, parse_scales
 
 POSITIVE = st.floats(2.0**-20, 2.0**20, width=32)
 

@@ -21,10 +21,12 @@ from infra.errors import BadInput, Unavailable
 from tasks.graphs.sites import Site
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
-from tasks.quantization.derive import Derived, derive
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
-from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.pipeline.derive import Derived, derive
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Static
 from tasks.quantization.recipe.targets import ONNXRUNTIME, TENSORRT_RTX, why_not
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
@@ -42,11 +44,7 @@ NAMES = [
     if recipe.quantized and not recipe.keeps_graph and recipe.high_precision_sites < 2
 ]
 RUNNABLE = [name for name in NAMES if why_not(RECIPES[name], ONNXRUNTIME) is None]
-STATIC = [
-    name
-    for name in RUNNABLE
-    if (scheme := RECIPES[name].activations) is not None and not scheme.dynamic
-]
+STATIC = [name for name in RUNNABLE if isinstance(RECIPES[name].activation, Static)]
 CLOSE = {"int2": 0.8, "int4": 0.2, "fp8": 0.1}
 """Error of the output, relative to full precision's, by the recipe's first word."""
 CLIPS = ("int8-moving-average", "outlier in a weight")

@@ -12,16 +12,17 @@ from infra.errors import BadInput
 from tasks.graphs.sites import Site, find_sites, layer_weight
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.numerics.quantizer import Quantizer, fake_quantize
 from tasks.observation.observer import Observer, SiteObservation
-from tasks.observation.scales import Quantizer, Scales
-from tasks.quantization.activation.smoothquant import fake_quantize_activation
-from tasks.quantization.derive import Derived, derive
+from tasks.observation.scales import Scales
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import QuantizedSite
+from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe
-from tasks.quantization.weight.qat import HELD_OUT
-from tasks.quantization.weight.quantize import WeightScheme
+from tasks.quantization.recipe.schemes import Gptq, Trained
+from tasks.quantization.weight.held_out_rows import HELD_OUT
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -136,7 +137,7 @@ def layer_errors(found: Derived, site: str) -> list[float]:
     smoothing_scales = (
         1.0 if item.activation.smoothing_scales is None else item.activation.smoothing_scales
     )
-    seen = fake_quantize_activation((rows / smoothing_scales).astype(np.float32), item.activation)
+    seen = fake_quantize((rows / smoothing_scales).astype(np.float32), item.activation)
     exact = [rows @ layer_weight(MODEL, layer).T for layer in item.site.layers]
     lost = [
         one - seen @ weight.dequantized().T for one, weight in zip(exact, item.weights, strict=True)
@@ -147,8 +148,8 @@ def layer_errors(found: Derived, site: str) -> list[float]:
 def test_every_layer_of_a_shared_site_is_trained_and_none_is_worse() -> None:
     site = "layer.0.attention.{query,key,value}"
     # Few bits leave much to learn; INT8 next to nothing on so small a layer.
-    recipe = replace(TRAINED, weights=WeightScheme(NumberFormat.INT4), trained_sites=len(SITES))
-    plain = derive(MODEL, SITES, OBSERVED, replace(recipe, trained_sites=0), None)
+    recipe = replace(TRAINED, weights=WeightScheme(NumberFormat.INT4), rounding=Trained(len(SITES)))
+    plain = derive(MODEL, SITES, OBSERVED, replace(recipe, rounding=Gptq()), None)
     found = derive(MODEL, SITES, OBSERVED, recipe, None)
     before, after = layer_errors(plain, site), layer_errors(found, site)
     assert len(after) == 3
@@ -156,8 +157,10 @@ def test_every_layer_of_a_shared_site_is_trained_and_none_is_worse() -> None:
 
 
 def test_training_keeps_the_clip_that_layers_share_and_moves_one_that_is_a_layers_own() -> None:
-    plain = derive(MODEL, SITES, OBSERVED, replace(TRAINED, trained_sites=0), None).scales
-    found = derive(MODEL, SITES, OBSERVED, replace(TRAINED, trained_sites=len(SITES)), None).scales
+    plain = derive(MODEL, SITES, OBSERVED, replace(TRAINED, rounding=Gptq()), None).scales
+    found = derive(
+        MODEL, SITES, OBSERVED, replace(TRAINED, rounding=Trained(len(SITES))), None
+    ).scales
     moved = {name for name, item in found.items() if item.amax != plain[name].amax}
     shared = {site.name for site in SITES if len(site.layers) > 1}
     assert moved
@@ -171,10 +174,10 @@ def test_the_most_sensitive_sites_that_have_rows_are_trained_and_those_passed_ov
     first, second = "layer.1.up", "layer.0.attention.{query,key,value}"
     bare = replace(OBSERVED[first], rows=np.zeros((0, 16), np.float32))
     observed = OBSERVED | {first: bare}
-    recipe = replace(TRAINED, weights=WeightScheme(NumberFormat.INT4), trained_sites=1)
+    recipe = replace(TRAINED, weights=WeightScheme(NumberFormat.INT4), rounding=Trained(1))
     found, plain = (
         derive(MODEL, SITES, observed, one, None, losses={first: 1.0, second: 0.5})
-        for one in (recipe, replace(recipe, trained_sites=0))
+        for one in (recipe, replace(recipe, rounding=Gptq()))
     )
     changed = [
         name for name in planned(found) if _differ(planned(found)[name], planned(plain)[name])

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from tasks.graphs.sites import Layer, Site
 from tasks.numerics.formats import LARGEST, SMALLEST, NumberFormat, PerBlock, PerChannel, PerTensor
 from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.quantized_weight import WeightScheme, quantize, spread
+from tasks.numerics.quantizer import fake_quantize
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.scales import check_scales
-from tasks.quantization.activation.quantizers import SiteQuantizer, output_error, quantizer
-from tasks.quantization.activation.ranges import RangeRule
-from tasks.quantization.activation.smoothquant import fake_quantize_activation, search
-from tasks.quantization.recipe.catalog import ActivationScheme
+from tasks.quantization.activation.quantizers import SiteQuantizer, choice_error, quantizer
+from tasks.quantization.activation.smoothquant import search
+from tasks.quantization.recipe.schemes import RangeRule, Static
 from tasks.quantization.weight.gptq import gptq
-from tasks.quantization.weight.quantize import WeightScheme, quantize, spread
 
 Floats = NDArray[np.float32]
 SITE = Site("fc", "t", -1, (Layer("fc", "n", "MatMul", "w", 1),))
@@ -32,7 +32,7 @@ NUMBERS = st.one_of(
 )
 ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=NUMBERS)
 SCHEMES = [
-    ActivationScheme(format, symmetric=symmetric, rule=rule)
+    Static(format, symmetric=symmetric, rule=rule)
     for format in (NumberFormat.INT8, NumberFormat.FP8)
     for symmetric in (True, False)
     for rule in RangeRule
@@ -62,13 +62,11 @@ def test_an_observation_is_exact_at_any_magnitude(rows: Floats) -> None:
 )
 @given(ROWS)
 @settings(max_examples=30, deadline=None)
-def test_every_range_gives_a_scale_that_a_graph_can_hold(
-    scheme: ActivationScheme, rows: Floats
-) -> None:
-    found = quantizer(observed(rows), scheme)
+def test_every_range_gives_a_scale_that_a_graph_can_hold(scheme: Static, rows: Floats) -> None:
+    found = quantizer(observed(rows), scheme.format, scheme.symmetric, scheme.rule)
     check_scales({"fc": found}, where="here")
     assert np.float32(found.scale) >= np.finfo(np.float32).tiny  # a subnormal has no inverse
-    returned = fake_quantize_activation(rows, found)
+    returned = fake_quantize(rows, found)
     assert np.isfinite(returned).all()
 
 
@@ -76,10 +74,10 @@ def test_every_range_gives_a_scale_that_a_graph_can_hold(
 @given(ROWS)
 @settings(max_examples=100, deadline=None)
 def test_inside_the_range_a_value_returns_within_half_a_step(symmetric: bool, rows: Floats) -> None:
-    found = quantizer(observed(rows), ActivationScheme(symmetric=symmetric))
+    found = quantizer(observed(rows), symmetric=symmetric)
     low, high = found.bounds or (-found.amax, found.amax)
     inside = rows[(rows >= low) & (rows <= high)].astype(np.float64)
-    returned = fake_quantize_activation(inside.astype(np.float32), found)
+    returned = fake_quantize(inside.astype(np.float32), found)
     # A zero-point is a whole number: the range moves by up to half a step, and what is cut off there is that little.
     allowed = 0.5 if symmetric else 1.0
     assert (np.abs(returned - inside) <= allowed * found.scale * (1 + 1e-5)).all()
@@ -123,7 +121,7 @@ def test_the_search_for_factors_and_gptq_end_in_finite_numbers(rows: Floats, see
     check_scales({"fc": found.quantizer}, where="here")
     assert np.isfinite(found.error)
     assert np.isfinite(
-        output_error(observed(rows), [weight], SiteQuantizer(found.quantizer), WeightScheme())
+        choice_error(observed(rows), [weight], SiteQuantizer(found.quantizer), WeightScheme())
     )
     rounded = gptq(weight, rows, WeightScheme())
     assert (np.abs(rounded.dequantized() - weight) <= 4 * rounded.scales).all()
@@ -137,13 +135,13 @@ def test_one_outlier_in_the_rows_leaves_gptq_near_plain_rounding() -> None:
     )
     rows[3, 4] = 1e30
     found, plain = gptq(weight, rows, WeightScheme()), quantize(weight, WeightScheme())
-    assert (np.abs(found.levels.astype(int) - plain.levels) <= 1).all()
+    assert (np.abs(found.values.astype(int) - plain.values) <= 1).all()
 
 
 @pytest.mark.parametrize("rule", [RangeRule.ENTROPY, RangeRule.MOVING_AVERAGE])
 def test_of_a_handful_of_values_no_rule_cuts_any_off(rule: RangeRule) -> None:
     rows = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
-    assert quantizer(observed(rows), ActivationScheme(rule=rule)).amax == np.abs(rows).max()
+    assert quantizer(observed(rows), rule=rule).amax == np.abs(rows).max()
 
 
 def test_a_histogram_of_any_magnitude_is_the_sum_of_its_parts() -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 
 from tasks.graphs.sites import Layer, Site
-from tasks.numerics.formats import NumberFormat
+from tasks.numerics.formats import NumberFormat, PerBlock
+from tasks.numerics.quantized_weight import WeightScheme
 from tasks.observation.observer import MANY_ROWS, ROWS, Observer
 from tasks.quantization.recipe.catalog import RECIPES
-from tasks.quantization.recipe.submodules import by_site
+from tasks.quantization.recipe.submodules import schemes_by_site
 from tasks.quantization.weight.gptq import gptq
 
 
@@ -14,14 +15,15 @@ def sites(*names: str) -> tuple[Site, ...]:
     return tuple(Site(name, name, -1, (Layer(name, name, "MatMul", name, 1),)) for name in names)
 
 
+INT4 = WeightScheme(NumberFormat.INT4, PerBlock(32), clipped=True)
 DECODER = sites("layers.0.mlp.up_proj", "layers.1.mlp.up_proj", "layers.2.mlp.up_proj", "lm_head")
 
 
 def eight_bits(recipe: str, found: tuple[Site, ...]) -> list[str]:
     return [
         name
-        for name, item in by_site(RECIPES[recipe], found).items()
-        if item.weights.format is NumberFormat.INT8
+        for name, scheme in schemes_by_site(RECIPES[recipe], found).items()
+        if scheme.format is NumberFormat.INT8
     ]
 
 
@@ -68,7 +70,7 @@ def test_many_rows_hold_the_few_and_gptq_serves_unseen_ones_better() -> None:
         observer = Observer(sites("fc"), rows=kept)
         observer.update({"fc": learnt}, np.arange(10))
         rows[kept] = observer.result()["fc"].rows
-        found = gptq(weight, rows[kept], RECIPES["int4-gptq"].weights).dequantized()
+        found = gptq(weight, rows[kept], INT4).dequantized()
         lost[kept] = float(np.square(unseen @ (weight - found).T).sum())
     assert len(rows[MANY_ROWS]) == 1000
     assert {row.tobytes() for row in rows[ROWS]} < {row.tobytes() for row in rows[MANY_ROWS]}

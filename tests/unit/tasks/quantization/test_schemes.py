@@ -8,12 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.numerics.formats import NumberFormat
-from tasks.quantization.activation.smoothquant import fake_quantize_activation
-from tasks.quantization.derive import Derived, derive
+from tasks.numerics.quantizer import fake_quantize
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import CastSite, QuantizedSite
-from tasks.quantization.recipe.catalog import RECIPES, Recipe
+from tasks.quantization.pipeline.derive import Derived, derive
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.targets import ONNXRUNTIME, why_not
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
@@ -63,7 +64,7 @@ def let_through(item: QuantizedSite, x: Floats) -> Floats:
         scale = (high - low) / 255
         zero = round(-low / scale)
         return ((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale).astype(np.float32)
-    return x if item.activation is None else fake_quantize_activation(x, item.activation)
+    return x if item.activation is None else fake_quantize(x, item.activation)
 
 
 def correction(item: QuantizedSite, op: str) -> Floats:

@@ -23,9 +23,9 @@ from tasks.models.speech.hearing import KEY, read_hearing
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.models.speech.transcription import forced
 from tasks.observation.watch import watch
-from tasks.quantization.derive import derive
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.qdq import write
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests.kind_folders import write_whisper

@@ -16,9 +16,9 @@ from tasks.models.inputs import open_inputs, run_all
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
 from tasks.models.vision.encoder import embed_texts
 from tasks.observation.watch import watch
-from tasks.quantization.derive import derive
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.qdq import write
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.specs.spec import InputSpec, ModelSpec, Task
 from tests.kind_folders import SIDE, write_clip, write_vit, write_whisper

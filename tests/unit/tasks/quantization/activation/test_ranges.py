@@ -13,11 +13,11 @@ from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import squared_error
 from tasks.quantization.activation.ranges import (
     TOLERANCE,
-    RangeRule,
     amax,
     expected_largest,
     nearest,
 )
+from tasks.quantization.recipe.schemes import RangeRule
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(7)

@@ -1,4 +1,4 @@
-"""SmoothQuant's factors, and the search for their strength."""
+"""SmoothQuant's smoothing scales, and the search for their strength."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.output_error import output_error
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
-from tasks.observation.scales import Quantizer
-from tasks.quantization.activation.ranges import RangeRule
-from tasks.quantization.activation.smoothquant import factors, output_error, search, smoothed_amax
+from tasks.quantization.activation.smoothquant import search, smoothed_amax, smoothing_scales
+from tasks.quantization.recipe.schemes import RangeRule
 
 Floats = NDArray[np.float32]
 
@@ -46,14 +48,16 @@ def reference_error(rows: Floats, weight: Floats, quantizer: Quantizer) -> float
     return float(np.square(exact - x @ np.stack(columns).T).sum() / np.square(exact).sum())
 
 
-def test_factors_are_the_papers_equation_4() -> None:
-    found = factors(np.array([16, 1], np.float32), np.array([4, 0.25], np.float32), 0.5)
+def test_smoothing_scales_are_the_papers_equation_4() -> None:
+    found = smoothing_scales(np.array([16, 1], np.float32), np.array([4, 0.25], np.float32), 0.5)
     assert found == pytest.approx([16**0.5 / 4**0.5, 1 / 0.25**0.5])
 
 
 @pytest.mark.parametrize(("activation", "weight"), [(0, 1), (1, 0), (0, 0)])
 def test_a_dead_channel_is_left_alone(activation: float, weight: float) -> None:
-    found = factors(np.array([activation, 2], np.float32), np.array([weight, 2], np.float32), 0.8)
+    found = smoothing_scales(
+        np.array([activation, 2], np.float32), np.array([weight, 2], np.float32), 0.8
+    )
     assert found[0] == 1
     assert np.isfinite(found).all()
 
@@ -82,7 +86,7 @@ def test_the_error_of_a_choice_is_the_true_one(seed: int) -> None:
 def test_an_outlier_channel_is_smoothed_away() -> None:
     rows, weight = problem(0, 100.0)
     weight[:, np.abs(rows).max(axis=0).argmax()] *= 0.01  # the channel is loud, not important
-    plain = output_error(rows, weight, Quantizer(float(np.abs(rows).max())))
+    plain = output_error(rows, weight, Quantizer(float(np.abs(rows).max())), WeightScheme())
     best = search(seen(rows), [weight], RangeRule.MAX)
     assert best.alpha is not None
     assert best.error < 0.05 * plain
@@ -90,13 +94,11 @@ def test_an_outlier_channel_is_smoothed_away() -> None:
 
 def test_the_largest_magnitude_after_smoothing_clips_nothing() -> None:
     rows, weight = problem(1, 50.0)
-    smoothing_scales = factors(np.abs(rows).max(axis=0), np.abs(weight).max(axis=0), 0.8)
-    assert smoothed_amax(seen(rows), smoothing_scales, RangeRule.MAX) == pytest.approx(
-        np.abs(rows / smoothing_scales).max()
-    )
+    s = smoothing_scales(np.abs(rows).max(axis=0), np.abs(weight).max(axis=0), 0.8)
+    assert smoothed_amax(seen(rows), s, RangeRule.MAX) == pytest.approx(np.abs(rows / s).max())
 
 
-def test_layers_that_share_an_input_share_the_factors_that_suit_them_all() -> None:
+def test_layers_that_share_an_input_share_the_smoothing_scales_that_suit_them_all() -> None:
     rows, weight = problem(2, 30.0)
     together = search(seen(rows), [weight[:3], weight[3:]], RangeRule.MAX)
     alone = search(seen(rows), [weight], RangeRule.MAX)

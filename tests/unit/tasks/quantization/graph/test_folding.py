@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tasks.graphs.sites import Site, layer_weight
+from tasks.numerics.quantized_weight import multiplied
 from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.folding import fold
-from tasks.quantization.recipe.catalog import ActivationScheme, find_recipe
-from tasks.quantization.weight.quantize import multiplied
+from tasks.quantization.recipe.catalog import find_recipe
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -244,7 +244,7 @@ def test_a_product_is_written_where_the_factors_do_not_fold_and_none_where_they_
         sites, {name: item.channel_amax.size for name, item in observed.items()}
     )
     choices = {
-        name: SiteQuantizer(quantizer(observed[name], ActivationScheme(), by), by)
+        name: SiteQuantizer(quantizer(observed[name], smoothing_scales=by), by)
         for name, by in smoothing_scales.items()
     }
     written = qdq.write(assemble(case.model, sites, observed, find_recipe("int8-max"), choices, ()))

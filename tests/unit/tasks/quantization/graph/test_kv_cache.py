@@ -19,19 +19,19 @@ from tasks.models.language.inputs import LanguageInputs, padded, prefill_feeds
 from tasks.models.language.layout import read_layout
 from tasks.models.language.likelihood import over_cache
 from tasks.observation.watch import watch
-from tasks.quantization.activation.ranges import RangeRule
-from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.kv_cache import (
+    cache_saving,
     cache_scales,
     observe_cache,
     require_cache,
     scale_name,
-    told_saving,
     write_cache,
 )
 from tasks.quantization.graph.lowering import lower
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.schemes import RangeRule
 from tasks.quantization.recipe.targets import why_not
 from tasks.specs.spec import Budgets, InputSpec, ModelSpec, QualityBudget, Task
 from tests.language_folders import write_folder
@@ -203,7 +203,7 @@ def test_a_range_that_is_not_known_is_refused_by_tensor(made: Made) -> None:
 
 def test_what_a_token_takes_is_told_in_bytes(made: Made) -> None:
     values = sum(2 * heads * width for heads, width in made.inputs.layout.layers)
-    assert told_saving(made.inputs.layout).endswith(
+    assert cache_saving(made.inputs.layout).endswith(
         f"{values} bytes in INT8, where FP32 takes {4 * values}"
     )
 

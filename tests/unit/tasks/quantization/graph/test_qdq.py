@@ -14,12 +14,12 @@ from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
 from tasks.graphs.sites import find_sites
-from tasks.observation.scales import Quantizer
-from tasks.quantization.activation.smoothquant import fake_quantize, weight_scales
-from tasks.quantization.derive import derive
+from tasks.numerics.quantized_weight import WeightScheme, quantize
+from tasks.numerics.quantizer import Quantizer, fake_quantize
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
@@ -53,7 +53,7 @@ def one_quantizer(scale: np.float32) -> onnx.ModelProto:
 def test_fake_quantization_is_what_onnx_runtime_computes_bit_for_bit(
     values: Floats, scale: float
 ) -> None:
-    found = fake_quantize(values, np.float32(scale))
+    found = fake_quantize(values, Quantizer(scale * 127))
     for form in ("s8", "u8"):
         theirs = graphs.run(lower(one_quantizer(np.float32(scale)), form), values, optimize=False)
         assert np.array_equal(found, theirs)
@@ -63,15 +63,15 @@ def test_fake_quantization_is_what_onnx_runtime_computes_bit_for_bit(
 @settings(deadline=None)
 def test_halves_are_rounded_to_even_and_large_values_saturate(half: int, scale: float) -> None:
     value = np.array([half / 2 * scale], np.float32)
-    found = fake_quantize(value, np.float32(scale))[0] / scale
+    found = fake_quantize(value, Quantizer(scale * 127))[0] / scale
     assert found == max(-128, min(127, round(half / 2)))  # Python rounds halves to even too
 
 
 def test_a_weight_channel_of_zeros_has_a_scale_and_stays_zero() -> None:
     weight = np.array([[0, 0], [1, -2], [1e-44, 0]], np.float32)
-    scales = weight_scales(weight)
-    assert (scales > 0).all()
-    assert np.isfinite(fake_quantize(weight, scales[:, None])).all()
+    stored = quantize(weight, WeightScheme())
+    assert (stored.scales > 0).all()
+    assert np.isfinite(stored.dequantized()).all()
 
 
 # --- Whole graphs against numpy ---------------------------------------------------------------------------------------

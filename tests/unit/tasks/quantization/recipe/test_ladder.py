@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from infra.errors import BadInput
-from tasks.quantization.recipe.catalog import RECIPES, Rounding, Smoothing, find_recipe
+from tasks.quantization.recipe.catalog import RECIPES, find_recipe
 from tasks.quantization.recipe.ladder import Search, climb, climbs_past_cost, is_hopeless
+from tasks.quantization.recipe.schemes import Deployed, Gptq
 from tasks.quantization.recipe.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
 from tasks.records import Action, GateResult, Interval, Verdict
 
@@ -52,13 +53,13 @@ def test_each_further_candidate_keeps_more_in_high_precision() -> None:
 def test_what_costs_nothing_in_service_is_tried_before_anything_is_left_in_floating_point() -> None:
     found = [RECIPES[name] for name in names()]
     first = next(place for place, one in enumerate(found) if one.high_precision_sites)
-    assert found[first].rounding is found[first - 1].rounding is Rounding.GPTQ
+    assert found[first].rounding == found[first - 1].rounding == Gptq()
     assert not found[first - 1].high_precision_sites
 
 
 def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
     found = names(champion=False)
-    assert all(RECIPES[name].smoothing is not Smoothing.DEPLOYED for name in found)
+    assert all(RECIPES[name].smoothing != Deployed() for name in found)
     assert found[0] == "int8-smooth"
 
 

@@ -11,11 +11,13 @@ from scipy.stats import spearmanr
 from infra.errors import BadInput
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.observation.scales import Quantizer, Scales
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.numerics.quantizer import Quantizer
+from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer
-from tasks.quantization.derive import derive
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import from_scales
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.sensitivity.measure import (
     Losses,
@@ -26,7 +28,6 @@ from tasks.quantization.sensitivity.measure import (
     rank,
     spread,
 )
-from tasks.quantization.weight.quantize import WeightScheme
 from tasks.specs.spec import Task
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe

@@ -13,12 +13,12 @@ from infra.engines import open_target
 from tasks.models.export import export
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
-from tasks.quantization.derive import tune
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.norms import norm_results
 from tasks.quantization.graph.plan import GraphPlan
+from tasks.quantization.pipeline.tuning import tune
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.submodules import ATTENTION, NORMS, SCORES, submodules
 from tasks.quantization.sensitivity.measure import by_submodule, measure

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel, PerTensor
-from tasks.quantization.derive import derive
+from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
+from tasks.numerics.quantized_weight import WeightScheme, quantize
+from tasks.quantization.activation.awq_scales import search, smoothing_scales
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
-from tasks.quantization.weight.awq import clip, factors, search
-from tasks.quantization.weight.quantize import WeightScheme, quantize
+from tasks.quantization.weight.awq_clip import clip
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -65,7 +66,7 @@ def test_inputs_that_matter_are_rounded_finely() -> None:
     assert best.error < 0.5 * error(rows, weight, SCHEMES["int4"], None)
 
 
-def test_layers_that_share_an_input_share_the_factors_that_suit_them_all() -> None:
+def test_layers_that_share_an_input_share_the_smoothing_scales_that_suit_them_all() -> None:
     rows, weight = problem(1)
     together, alone = (
         search(rows, [weight[:5], weight[5:]], SCHEMES["int4"]),
@@ -81,17 +82,17 @@ def test_a_given_mean_takes_the_place_of_the_rows_own() -> None:
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=9), st.floats(0, 1))
-def test_factors_are_positive_and_bounded_whatever_the_means(
+def test_smoothing_scales_are_positive_and_bounded_whatever_the_means(
     means: list[float], alpha: float
 ) -> None:
-    s = factors(np.array(means, np.float32), alpha)
+    s = smoothing_scales(np.array(means, np.float32), alpha)
     assert np.isfinite(s).all()
     assert (s > 0).all()
     assert (s[np.array(means) == 0] == 1).all()
 
 
-def test_factors_are_the_papers_with_extremes_that_cancel() -> None:
-    assert factors(np.array([1, 4, 16], np.float32), 0.5) == pytest.approx([0.5, 1, 2])
+def test_smoothing_scales_are_the_papers_with_extremes_that_cancel() -> None:
+    assert smoothing_scales(np.array([1, 4, 16], np.float32), 0.5) == pytest.approx([0.5, 1, 2])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
@@ -129,12 +130,6 @@ def test_weights_are_only_ever_made_smaller() -> None:
     assert (np.sign(clipped) == np.sign(weight)).all()
 
 
-def test_one_scale_a_tensor_cannot_be_clipped_by_output() -> None:
-    rows, weight = problem(0)
-    with pytest.raises(BadInput, match="per channel"):
-        clip(weight, rows, WeightScheme(granularity=PerTensor()))
-
-
 def test_no_rows_are_bad_input() -> None:
     with pytest.raises(BadInput, match="observed rows"):
         search(np.zeros((0, 40), np.float32), [problem(0)[1]], SCHEMES["int4"])
@@ -152,5 +147,5 @@ def test_the_recipe_beats_plain_blocks_on_a_layer_with_salient_channels() -> Non
         plan = derive(model, sites, observed, find_recipe(recipe), None).plan
         return float(np.linalg.norm(graphs.run(lower(qdq.write(plan), "u8"), x) - exact))
 
-    # By the factors alone it would be 0.26, by the clips alone 0.29.
+    # By the smoothing scales alone it would be 0.26, by the clips alone 0.29.
     assert lost("int4-awq") < 0.23 * lost("int4-block-32")

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat
-from tasks.observation.scales import Quantizer
-from tasks.quantization.activation.smoothquant import fake_quantize_activation
-from tasks.quantization.derive import derive
+from tasks.numerics.quantized_weight import WeightScheme, quantize, summed
+from tasks.numerics.quantizer import Quantizer, fake_quantize
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
+from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.weight.bias_correction import correction
-from tasks.quantization.weight.quantize import WeightScheme, quantize, summed
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -41,7 +40,7 @@ def test_the_corrected_output_has_the_mean_of_the_exact_one(
     rows = rng.gamma(1.0, 1.0, (50, 12)).astype(np.float32)
     weight = rng.standard_normal((7, 12)).astype(np.float32)
     rounded = quantize(weight, WeightScheme(NumberFormat.INT4)).dequantized()
-    seen = rows if quantizer is None else fake_quantize_activation(rows, quantizer)
+    seen = rows if quantizer is None else fake_quantize(rows, quantizer)
     corrected = seen @ rounded.T + correction(rows, weight, rounded, quantizer)
     assert corrected.mean(axis=0) == pytest.approx((rows @ weight.T).mean(axis=0), abs=1e-4)
 

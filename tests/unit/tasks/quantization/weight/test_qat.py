@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerBlock
-from tasks.observation.scales import Quantizer
-from tasks.quantization.activation.smoothquant import fake_quantize_activation
+from tasks.numerics.quantized_weight import WeightScheme, quantize
+from tasks.numerics.quantizer import Quantizer, fake_quantize
 from tasks.quantization.weight.gptq import gptq
-from tasks.quantization.weight.qat import HELD_OUT, Trained, train
-from tasks.quantization.weight.quantize import WeightScheme, quantize
+from tasks.quantization.weight.held_out_rows import HELD_OUT
+from tasks.quantization.weight.qat import TrainedSite, train
 from tasks.quantization.weight.rounding import train_site
 
 Floats = NDArray[np.float32]
@@ -33,8 +33,8 @@ def problem(seed: int = 0) -> tuple[Floats, Floats]:
     return rows.astype(np.float32), rng.standard_normal((12, 40)).astype(np.float32)
 
 
-def error(rows: Floats, weight: Floats, found: Trained) -> float:
-    seen = rows if found.quantizer is None else fake_quantize_activation(rows, found.quantizer)
+def error(rows: Floats, weight: Floats, found: TrainedSite) -> float:
+    seen = rows if found.quantizer is None else fake_quantize(rows, found.quantizer)
     exact = rows @ weight.T
     return float(
         np.square(exact - seen @ found.weight.dequantized().T).sum() / np.square(exact).sum()
@@ -77,7 +77,7 @@ def test_training_twice_gives_the_same() -> None:
         train(rows, weight, quantize(weight, SCHEMES["int4"]), Quantizer(20.0), steps=30)
         for _ in range(2)
     )
-    assert np.array_equal(first.weight.levels, again.weight.levels)
+    assert np.array_equal(first.weight.values, again.weight.values)
     assert np.array_equal(first.weight.scales, again.weight.scales)
     assert first.quantizer is not None
     assert again.quantizer is not None
@@ -97,8 +97,8 @@ def test_scales_stay_positive_and_levels_inside_the_format() -> None:
     rows, weight = problem(5)
     found = train(rows, weight, quantize(weight, SCHEMES["int2"]), None).weight
     assert (found.scales > 0).all()
-    assert found.levels.astype(int).min() >= -2
-    assert found.levels.astype(int).max() <= 1
+    assert found.values.astype(int).min() >= -2
+    assert found.values.astype(int).max() <= 1
 
 
 def test_too_few_rows_are_bad_input() -> None:
@@ -118,7 +118,7 @@ def test_every_layer_of_a_site_loses_less_after_it_was_trained() -> None:
     layers, quantizer = [weight[:5], weight[5:]], Quantizer(float(np.abs(rows).max()))
     start = tuple(quantize(layer, SCHEMES["int4"]) for layer in layers)
     trained, kept = train_site(layers, rows, start, quantizer)
-    seen = fake_quantize_activation(rows[::HELD_OUT], quantizer)
+    seen = fake_quantize(rows[::HELD_OUT], quantizer)
     for layer, before, after in zip(layers, start, trained, strict=True):
         exact = rows[::HELD_OUT] @ layer.T
         lost = [

@@ -1,4 +1,4 @@
-"""A quantized weight: levels and scales, by plain rounding. GPTQ and AWQ start from here."""
+"""A quantized weight: values and scales, by plain rounding. GPTQ and AWQ start from here."""
 
 from __future__ import annotations
 
@@ -16,27 +16,35 @@ from tasks.numerics.formats import (
     PerBlock,
     PerChannel,
     PerTensor,
-    round_to_levels,
+    round_to_format,
+    widened,
 )
-from tasks.numerics.output_error import widened
 
 SMALLEST_SCALE = 1e-37
-"""Below this the quotient of a weight and its scale is no normal float32, and such a channel computes nothing."""
+"""Below it, a weight over its scale is no normal float32, and the channel computes nothing."""
 SHRINKS = tuple(np.linspace(1.0, 0.3, 29).tolist())
 """Fractions of the largest magnitude that a search for the clip of least squared error tries."""
-
 
 _BY_CHANNEL = PerChannel()
 
 
 @dataclass(frozen=True, slots=True)
 class WeightScheme:
-    """How weights are stored."""
+    """How weights are stored; raises `BadInput` for a format that has no such scales."""
 
     format: NumberFormat = NumberFormat.INT8
     granularity: Granularity = _BY_CHANNEL
     symmetric: bool = True
-    clipped: bool = False  # scales of least squared rounding error instead of the largest magnitude
+    clipped: bool = False  # scales of least squared rounding error, not of the largest magnitude
+
+    def __post_init__(self) -> None:
+        if not self.format.is_scaled:
+            raise BadInput(f"a weight in {self.format} has no scale: use INT8, INT4, INT2 or FP8")
+        if not self.symmetric and not self.format.is_integer:
+            raise BadInput(
+                f"a weight in {self.format} has no zero-point: use a symmetric scheme, "
+                "or an integer format"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,74 +52,78 @@ class QuantizedWeight:
     """One layer's weight, [outputs, inputs...] flattened to [outputs, inputs]."""
 
     format: NumberFormat
-    levels: NDArray[
-        np.generic
-    ]  # [outputs, inputs]: int8 for integer formats, float8_e4m3fn for FP8
+    # Quantized values, [outputs, inputs]: int8 for integer formats, float8_e4m3fn for FP8.
+    values: NDArray[np.generic]
     scales: NDArray[np.float32]  # [outputs, blocks]; [1, 1] per tensor; [outputs, 1] per channel
     zero_points: NDArray[np.int8] | None  # like scales; None is zero
     block: int | None  # inputs that share a scale; None: all of them
     shape: tuple[int, ...]  # of the weight as it was given
 
     def dequantized(self) -> NDArray[np.float32]:
-        """What the graph computes with, in the weight's own shape."""
-        levels = self.levels.astype(np.float32)
-        if self.zero_points is not None:
-            levels -= spread(self.zero_points.astype(np.float32), self.block, levels.shape[1])
-        return (levels * spread(self.scales, self.block, levels.shape[1])).reshape(self.shape)
+        """Return what the graph computes with, in the weight's own shape."""
+        values = self.shifted()
+        return (values * spread(self.scales, self.block, values.shape[1])).reshape(self.shape)
 
-    @property
-    def bits(self) -> float:
-        """Stored bits a weight, scales (as float32) and zero-points included."""
-        extra = self.scales.size * 32 + (
-            0 if self.zero_points is None else self.zero_points.size * self.format.bits
-        )
-        return self.format.bits + extra / self.levels.size
+    def shifted(self) -> NDArray[np.float32]:
+        """Return the quantized values less their zero-points, [outputs, inputs]."""
+        values = self.values.astype(np.float32)
+        if self.zero_points is not None:
+            values -= spread(self.zero_points.astype(np.float32), self.block, values.shape[1])
+        return values
 
 
 def by_group(weight: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """A weight [outputs, inputs, ...] that reads so many channels in groups, as [groups, outputs, inputs, ...]."""
+    """Return a weight [outputs, inputs, ...] as [groups, outputs, inputs, ...].
+
+    It reads so many channels, in groups.
+    """
     groups = channels // weight.shape[1]
     return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
 
 
 def summed(weight: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """A weight [outputs, inputs, ...] summed over its kernel -> [outputs, channels]: what it makes of a flat image."""
+    """Sum a weight [outputs, inputs, ...] over its kernel -> [outputs, channels].
+
+    That is what it makes of a flat image.
+    """
     if weight.ndim == 2:
         return weight
     groups = by_group(weight, channels)
-    found = np.zeros((len(groups), groups.shape[1], len(groups), groups.shape[2]), np.float32)
+    total = np.zeros((len(groups), groups.shape[1], len(groups), groups.shape[2]), np.float32)
     own = np.arange(len(groups))
-    found[own, :, own] = groups.reshape(*groups.shape[:3], -1).sum(axis=-1, dtype=np.float64)
-    return found.reshape(len(weight), channels)
+    total[own, :, own] = groups.reshape(*groups.shape[:3], -1).sum(axis=-1, dtype=np.float64)
+    return total.reshape(len(weight), channels)
 
 
-def multiplied(weight: NDArray[np.float32], factors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The weight [outputs, inputs, ...] of a layer whose input [channels] was divided by the factors."""
-    grouped = by_group(weight, factors.size)
-    scaled: NDArray[np.float32] = grouped * factors.reshape(
-        len(grouped), 1, -1, *[1] * (weight.ndim - 2)
-    )
+def multiplied(
+    weight: NDArray[np.float32], smoothing_scales: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Multiply the weight [outputs, inputs, ...] of a layer whose input [channels] was divided."""
+    groups = by_group(weight, smoothing_scales.size)
+    aligned = smoothing_scales.reshape(len(groups), 1, -1, *[1] * (weight.ndim - 2))
+    scaled: NDArray[np.float32] = groups * aligned
     return scaled.reshape(weight.shape)
 
 
 def quantize(weight: NDArray[np.float32], scheme: WeightScheme) -> QuantizedWeight:
-    """Round a weight [outputs, inputs...] to the nearest levels; raises `BadInput` when the scheme does not fit it."""
+    """Round a weight [outputs, inputs...] to the nearest quantized values."""
     flat = weight.reshape(len(weight), -1)
     block = block_size(scheme.granularity, flat.shape[1])
     scales, zero_points = qparams(flat, scheme)
     units = flat / spread(scales, block, flat.shape[1])
     if zero_points is not None:
         units = units + spread(zero_points.astype(np.float32), block, flat.shape[1])
-    levels = round_to_levels(units, scheme.format)
-    return QuantizedWeight(scheme.format, levels, scales, zero_points, block, weight.shape)
+    values = round_to_format(units, scheme.format)
+    return QuantizedWeight(scheme.format, values, scales, zero_points, block, weight.shape)
 
 
 def qparams(
     flat: NDArray[np.float32], scheme: WeightScheme
 ) -> tuple[NDArray[np.float32], NDArray[np.int8] | None]:
-    """Scales and zero-points of a weight [outputs, inputs] -> [outputs, blocks]; None where symmetric.
+    """Return scales and zero-points of a weight [outputs, inputs] -> [outputs, blocks].
 
-    Asymmetric: Jacob et al., "Quantization and training of neural networks" (2018), section 2.1, with zero inside.
+    There are no zero-points where the scheme is symmetric. Asymmetric ones follow Jacob et al.,
+    "Quantization and training of neural networks" (2018), section 2.1, with zero inside.
     """
     groups = grouped(flat, scheme.granularity)
     if scheme.symmetric:
@@ -120,10 +132,6 @@ def qparams(
         if scheme.clipped:
             scales = _least_error(groups, scales, lambda step: (step, None), scheme.format)[0]
         return scales, None
-    if not scheme.format.is_integer:
-        raise BadInput(
-            f"{scheme.format} has no zero-point: use a symmetric scheme, or an integer format"
-        )
     low = np.clip(groups.min(axis=-1).astype(np.float64), -LARGEST, 0.0)
     high = np.clip(groups.max(axis=-1).astype(np.float64), 0.0, LARGEST)
     scales = positive((high - low) / (2 * scheme.format.largest + 1))
@@ -140,16 +148,16 @@ def qparams(
 
 
 def block_size(granularity: Granularity, inputs: int) -> int | None:
-    """Inputs that share a scale; None: all of a row, or of the tensor."""
-    return (
-        granularity.size
-        if isinstance(granularity, PerBlock) and granularity.size < inputs
-        else None
-    )
+    """Return how many inputs share a scale; None: all of a row, or of the tensor."""
+    blocked = isinstance(granularity, PerBlock) and granularity.size < inputs
+    return granularity.size if isinstance(granularity, PerBlock) and blocked else None
 
 
 def grouped(flat: NDArray[np.float32], granularity: Granularity) -> NDArray[np.float32]:
-    """Weights that share a scale: [outputs, inputs] -> [rows, blocks, members], the last block padded with zeros."""
+    """Group weights that share a scale: [outputs, inputs] -> [rows, blocks, members].
+
+    The last block is padded with zeros.
+    """
     outputs, inputs = flat.shape
     match granularity:
         case PerTensor():
@@ -164,12 +172,15 @@ def grouped(flat: NDArray[np.float32], granularity: Granularity) -> NDArray[np.f
 
 
 def spread(values: NDArray[np.float32], block: int | None, inputs: int) -> NDArray[np.float32]:
-    """Per-block values [outputs, blocks] -> one for each weight, [outputs, inputs]; without blocks as they are."""
+    """Repeat values per block [outputs, blocks] for each weight, [outputs, inputs].
+
+    Without blocks they stay as they are.
+    """
     return values if block is None else np.repeat(values, block, axis=1)[:, :inputs]
 
 
 def positive(scales: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scales must be strictly positive: a channel of zeros gets 1."""
+    """Replace scales that are not strictly positive by 1: those of channels of zeros."""
     return np.where(scales > SMALLEST_SCALE, scales, 1.0).astype(np.float32)
 
 
@@ -182,7 +193,10 @@ def _least_error(
     complete: Callable[[NDArray[np.float32]], Qparams],
     format: NumberFormat,
 ) -> Qparams:
-    """Per group [rows, blocks, members], the shrunken scale with the least squared rounding error."""
+    """Return the shrunken scale of least squared rounding error per group.
+
+    Groups are [rows, blocks, members].
+    """
     best_scales, best_zero = complete(scales)
     least = _error(groups, best_scales, best_zero, format)
     for shrink in SHRINKS[1:]:
@@ -203,9 +217,7 @@ def _error(
     format: NumberFormat,
 ) -> NDArray[np.floating]:
     steps, offset = scales[..., None], 0.0 if zero is None else zero[..., None].astype(np.float32)
-    levels = round_to_levels((groups / steps + offset).astype(np.float32), format).astype(
-        np.float32
-    )
-    lost = widened(groups) - (levels - offset) * steps
+    values = round_to_format((groups / steps + offset).astype(np.float32), format)
+    lost = widened(groups) - (values.astype(np.float32) - offset) * steps
     error: NDArray[np.floating] = np.square(lost).sum(axis=-1)
     return error

@@ -1,0 +1,226 @@
+"""What the steps of quantization load: calibration sets, observations, searches and champions."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import onnx
+
+from infra.canonical import Json, canonical, sha256
+from infra.errors import NotFound
+from infra.processes.memory import require_memory
+from infra.settings import settings
+from infra.stores import layout
+from tasks.graphs.memory import footprint
+from tasks.models.batches import BATCH
+from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.inputs import language_inputs
+from tasks.numerics.formats import NumberFormat
+from tasks.observation.archive import parse_observation
+from tasks.observation.ceilings import bounded, parse_ceilings
+from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
+from tasks.observation.request_histograms import dump_histograms, parse_histograms, watch_histograms
+from tasks.observation.scales import parse_scales
+from tasks.observation.watch import watch
+from tasks.quantization.graph.kv_cache import observe_cache
+from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
+from tasks.quantization.pipeline.tuning import Tuned, tune
+from tasks.quantization.recipe.ladder import chooses_sites
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Gptq, Trained
+from tasks.quantization.sensitivity.measure import Losses, parse_losses
+from tasks.records import ReleaseRef, Request, SampleRef
+from tasks.traffic import from_parquet
+from tasks.traffic.storage.sample_weights import weights_of
+
+
+def load_requests(calibration: SampleRef) -> tuple[Request, ...]:
+    """Return the calibration set's requests."""
+    where = f"the calibration set {calibration.key}"
+    return tuple(from_parquet(settings().store().get(calibration.key), where=where))
+
+
+def load_observation(key: str) -> dict[str, SiteObservation]:
+    """Return what every site saw of a calibration set."""
+    return parse_observation(settings().store().get(key), where=f"the observation {key}")
+
+
+def load_losses(key: str) -> Losses:
+    """Return what each part alone costs the model's output."""
+    return parse_losses(settings().store().get(key), where=key)
+
+
+def load_champion(champion: ReleaseRef | None, model: str | None = None) -> Champion | None:
+    """Return the champion; its graph and facts only where it was made of the model of this digest."""
+    if champion is None:
+        return None
+    release = settings().release(champion.model, champion.digest)
+    where = f"the scales of version {champion.version}"
+    scales = parse_scales(release.file("scales.json"), where=where)
+    if model is None or release.facts.get("model") != model:
+        return Champion(scales)
+    return Champion(scales, onnx.load_from_string(release.file("graph.onnx")), release.facts)
+
+
+def load_evidence(
+    model: RegisteredModel,
+    calibration: SampleRef,
+    observation: str,
+    recipe: Recipe,
+    losses: str | None,
+) -> CalibrationEvidence:
+    """Return what the recipe reads of a calibration set, with the passes that it alone asks for."""
+    return CalibrationEvidence(
+        model.graph,
+        model.sites,
+        load_observation(observation),
+        parse_ceilings(calibration.ceilings),
+        load_losses(losses) if losses else None,
+        many_rows=_many_rows(model, calibration) if recipe.learns_from_many else None,
+        keys_and_values=_keys_and_values(model, calibration, recipe),
+    )
+
+
+def _many_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, SiteObservation]:
+    """Pass over the calibration set again, and keep as many rows as GPTQ needs for few bits.
+
+    They are not stored.
+    """
+    payloads = [request.payload for request in load_requests(calibration)]
+    observed = watch(model.instrumented, model.sites, model.inputs, payloads, rows=MANY_ROWS)
+    return bounded(observed, parse_ceilings(calibration.ceilings))
+
+
+def _keys_and_values(
+    model: RegisteredModel, calibration: SampleRef, recipe: Recipe
+) -> CacheEvidence | None:
+    """Return full precision's keys and values, where the recipe quantizes their cache."""
+    if recipe.kv_cache is not NumberFormat.INT8:
+        return None
+    cache = language_inputs(model.inputs).layout
+    payloads = [request.payload for request in load_requests(calibration)]
+    return CacheEvidence(cache, observe_cache(model.reference, cache, model.inputs, payloads))
+
+
+def watch_by_champion(
+    model: RegisteredModel,
+    calibration: SampleRef,
+    observation: str,
+    recipe: Recipe,
+    champion: ReleaseRef | None,
+) -> str | None:
+    """Return the key of what the champion's quantizers see, where a rule weighs it.
+
+    That is a pass through the champion's smoothing scales. It is stored, and made once.
+    """
+    if champion is None or not recipe.keeps_graph or not recipe.weighs:
+        return None
+    deployed = settings().release(champion.model, champion.digest)
+    scales = parse_scales(
+        deployed.file("scales.json"), where=f"the scales of version {champion.version}"
+    )
+    if not scales:
+        return None
+    key = layout.champion_observation(observation, champion.digest)
+    store = settings().store()
+    if not store.exists(key):
+        requests = load_requests(calibration)
+        smoothing = {
+            name: item.smoothing_scales
+            for name, item in scales.items()
+            if item.smoothing_scales is not None
+        }
+        by_request = watch_histograms(
+            model.instrumented,
+            tuple(site for site in model.sites if site.name in scales),
+            model.inputs,
+            [request.payload for request in requests],
+            smoothing,
+            weights=weights_of(store, calibration.key, requests),
+            ceilings=parse_ceilings(calibration.ceilings),
+            support=model.spec.calibration.least_support,
+        )
+        store.put(key, dump_histograms(by_request))
+    return key
+
+
+@lru_cache(maxsize=4)
+def load_tuned(
+    model_name: str,
+    digest: str,
+    observation: str,
+    recipe: Recipe,
+    champion: ReleaseRef | None,
+    by_request: str | None = None,
+) -> Tuned:
+    """Return the search, which candidates of one run share.
+
+    Model, observation and champion are named by their digests, and `by_request` by its key.
+    """
+    model, champion_scales = open_model(model_name), load_champion(champion)
+    requests = None
+    if by_request:
+        requests = parse_histograms(settings().store().get(by_request), where=by_request)
+    return tune(
+        model.graph,
+        model.sites,
+        load_observation(observation),
+        recipe,
+        champion_scales.scales if champion_scales else None,
+        requests,
+    )
+
+
+def candidate_id(
+    model: RegisteredModel,
+    recipe: Recipe,
+    observation: str,
+    champion: ReleaseRef | None,
+    losses: str | None,
+    largest_change: float | None,
+) -> str:
+    """Return the digest of everything that a candidate follows from.
+
+    Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on
+    the ranking.
+    """
+    base = champion.digest if champion and recipe.keeps_graph else None
+    parts: Mapping[str, Json] = {
+        "model": model.digest,
+        "recipe": recipe.document(),
+        "observation": observation,
+        "champion": base,
+        "largest_scale_change": largest_change if base else None,
+        "losses": losses.replace("-others", "") if losses and chooses_sites(recipe) else None,
+    }
+    return sha256(canonical(parts))[:32]
+
+
+def load_facts(key: str) -> dict[str, Any] | None:
+    """Return what is recorded of a candidate, or None where there is none yet."""
+    try:
+        facts: dict[str, Any] = json.loads(settings().store().get(key))
+    except NotFound:
+        return None
+    return facts
+
+
+def require_room_for(model: RegisteredModel, recipe: Recipe) -> None:
+    """Raise before the work begins where memory is too short for a recipe."""
+    has_hessian = isinstance(recipe.rounding, Gptq | Trained)
+    require_room(model, hessian=has_hessian, kept=MANY_ROWS if recipe.learns_from_many else ROWS)
+
+
+def require_room(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> None:
+    """Raise before the work begins where memory is short: the kernel would end it without a word."""
+    needed = footprint(
+        model.graph,
+        model.sites,
+        tokens=model.spec.input.max_length,
+        batch=BATCH,
+        hessian=hessian,
+        kept=kept,
+    ).total
+    mend = "free some, lower input.max_length, or run it on a larger machine"
+    require_memory(needed, f"quantizing {model.name}", mend)

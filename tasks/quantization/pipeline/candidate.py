@@ -1,0 +1,181 @@
+"""From an observation to a candidate: its graph, its scales, and what is recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from infra.canonical import Json, canonical
+from tasks.graphs.sites import Site
+from tasks.models.language.layout import CacheLayout
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.observation.archive import dump_observation
+from tasks.observation.ceilings import Ceilings
+from tasks.observation.observer import SiteObservation
+from tasks.observation.request_histograms import RequestHistograms
+from tasks.observation.scales import Scales, dump_scales
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.kv_cache import cache_saving, cache_scales, write_cache
+from tasks.quantization.pipeline.derive import Derived, derive
+from tasks.quantization.pipeline.placement import placements
+from tasks.quantization.pipeline.tuning import Tuned
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import RangeRule
+from tasks.quantization.recipe.submodules import submodules
+from tasks.quantization.report.placements import documented
+from tasks.quantization.sensitivity.measure import Losses, by_submodule, recorded_losses
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Champion:
+    """The quantized graph that is deployed."""
+
+    scales: Scales
+    graph: onnx.ModelProto | None = None  # None: it was made of other weights than these
+    facts: Mapping[str, Json] = field(default_factory=dict)  # those that stay true of its graph
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibrationEvidence:
+    """What calibration tells of one model."""
+
+    model: onnx.ModelProto
+    sites: tuple[Site, ...]
+    observed: Mapping[str, SiteObservation]
+    ceilings: Ceilings = field(default_factory=dict)
+    losses: Losses | None = None  # of each site alone, where that was measured
+    # What the champion's quantizers would have seen of each request, for rules that weigh it.
+    by_request: Mapping[str, RequestHistograms] | None = None
+    # A pass with more rows, for recipes that learn from many: the few serve the search as well.
+    many_rows: Mapping[str, SiteObservation] | None = None
+    keys_and_values: CacheEvidence | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheEvidence:
+    """What full precision's keys and values were on the calibration set."""
+
+    layout: CacheLayout
+    ranges: Mapping[str, ExponentHistogram]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedGraph:
+    """What one recipe made."""
+
+    graph: onnx.ModelProto  # S8 Q/DQ
+    derived: Derived
+    measures: Mapping[str, Json]  # what each submodule and each placement costs
+
+
+def quantize(
+    evidence: CalibrationEvidence,
+    recipe: Recipe,
+    champion: Champion | None = None,
+    tuned: Tuned | None = None,
+    largest_change: float | None = None,
+) -> QuantizedGraph:
+    """Derive scales by the recipe, then write the Q/DQ graph.
+
+    A recalibration patches the champion's graph, where that was made of the same weights; every
+    other recipe writes a new one (ADR 4 and 32).
+
+    Args:
+        evidence: What calibration tells.
+        recipe: What is to be done.
+        champion: What is deployed, where that is quantized.
+        tuned: The search, where a recipe before has made it.
+        largest_change: Bounds what a recalibration may do to the champion's scales.
+    """
+    facts = champion.facts if champion and recipe.keeps_graph else {}
+    measured = evidence.losses
+    losses = measured.parts if measured else recorded_losses(facts.get("sensitivity"))
+    derived = derive(
+        evidence.model,
+        evidence.sites,
+        evidence.many_rows or evidence.observed,
+        recipe,
+        champion.scales if champion else None,
+        tuned,
+        losses,
+        largest_change,
+        evidence.ceilings,
+        evidence.by_request,
+    )
+    graph = _written(evidence, recipe, derived, champion)
+    if evidence.keys_and_values is not None:
+        cache = evidence.keys_and_values
+        graph = write_cache(graph, cache_scales(cache.ranges, RangeRule.MAX))
+        saving = cache_saving(cache.layout)
+        derived = replace(derived, diagnostics=(*derived.diagnostics, saving))
+    return QuantizedGraph(graph, derived, _measures(evidence, facts))
+
+
+def _written(
+    evidence: CalibrationEvidence, recipe: Recipe, derived: Derived, champion: Champion | None
+) -> onnx.ModelProto:
+    if recipe.keeps_graph and champion and champion.graph is not None:
+        return qdq.rescale(champion.graph, evidence.sites, derived.scales)
+    return qdq.write(derived.plan)
+
+
+def _measures(evidence: CalibrationEvidence, facts: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Tell what was measured now, or else of the champion whose graph is kept."""
+    if evidence.losses is None:
+        return {name: facts.get(name, []) for name in ("submodules", "placements")}
+    points = placements(evidence.model, evidence.sites, evidence.losses.parts)
+    return {
+        "submodules": submodule_losses(evidence.sites, evidence.losses),
+        "placements": documented(points),
+    }
+
+
+def submodule_losses(sites: tuple[Site, ...], losses: Losses) -> Sequence[Json]:
+    """Return what each part of the network costs, as a candidate's facts hold it."""
+    return [asdict(group) for group in by_submodule(losses, submodules(sites))]
+
+
+def candidate_facts(
+    made: QuantizedGraph, recipe: Recipe, model: str, calibration: str, observation: str
+) -> dict[str, Any]:
+    """Return what is recorded of a candidate, with what it follows from.
+
+    Model and calibration set are named by their digests, the observation by its key.
+    """
+    derived = made.derived
+    return {
+        "version": 1,
+        "model": model,
+        "calibration": calibration,
+        "observation": observation,
+        "recipe": recipe.document(),
+        # Stored keys keep their older words: excluded nodes and diagnostics.
+        "kept_high": list(derived.excluded_nodes),
+        "quantized_share": derived.quantized_share,
+        "remarks": list(derived.diagnostics),
+        "sensitivity": [asdict(item) for item in derived.ranking],
+        **made.measures,
+    }
+
+
+def candidate_files(made: QuantizedGraph, facts: Mapping[str, Json]) -> dict[str, bytes]:
+    """Return what is stored of a candidate.
+
+    The facts come last: a candidate without them is incomplete and is written again.
+    """
+    derived, nothing = made.derived, np.zeros(0, np.float32)
+    no_rows = np.zeros((0, 0), np.float32)
+    reference = {
+        name: SiteObservation(item, nothing, nothing, no_rows)
+        for name, item in derived.reference.items()
+    }
+    return {
+        "graph.onnx": made.graph.SerializeToString(deterministic=True),
+        "scales.json": dump_scales(derived.scales),
+        "ranges.npz": dump_observation(reference),
+        "candidate.json": canonical(facts),
+    }

@@ -1,0 +1,88 @@
+"""Which sites a recipe leaves in high precision, and which it trains."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from tasks.graphs.sites import Site
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Scales
+from tasks.quantization.pipeline.tuning import Tuned
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.sensitivity import mixed_precision as mixed
+from tasks.quantization.sensitivity.measure import Sensitivity
+from tasks.quantization.weight.held_out_rows import LEAST_ROWS
+
+
+def site_costs(
+    model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float]
+) -> tuple[mixed.SiteCost, ...]:
+    """Return every measured site's loss and its number of weights.
+
+    The weights are what high precision costs in size and, by position, in products.
+    """
+    sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
+    return tuple(
+        mixed.SiteCost(
+            site.name, losses[site.name], sum(sizes[layer.weight] for layer in site.layers)
+        )
+        for site in sites
+        if site.name in losses
+    )
+
+
+def placements(
+    model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float]
+) -> tuple[mixed.PrecisionPlacement, ...]:
+    """Return the Pareto front of loss and cost, cheapest first."""
+    return mixed.pareto_front(site_costs(model, sites, losses))
+
+
+def remaining_loss(
+    model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float], recipe: Recipe
+) -> float:
+    """Return the fraction of the measured losses that a recipe's quantized sites keep, 0..1."""
+    points = placements(model, sites, losses)
+    return mixed.keep(points, recipe.high_precision_sites).loss / max(points[0].loss, 1e-30)
+
+
+def excluded_nodes(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    ranking: Sequence[Sensitivity],
+    recipe: Recipe,
+    deployed: Scales,
+    losses: Mapping[str, float] | None,
+    tuned: Tuned,
+) -> tuple[str, ...]:
+    """Return sites that stay in high precision, most sensitive first.
+
+    A recalibration keeps the champion's placement. A mixed recipe is a point of the Pareto front of
+    loss and cost. Sites of unknown range are excluded in any case, and count towards the number
+    that a mixed recipe excludes.
+    """
+    if recipe.keeps_graph:
+        return tuple(item.site for item in ranking if item.site not in deployed)
+    known = [item.site for item in ranking if item.site not in tuned.unknown]
+    count = max(recipe.high_precision_sites - len(tuned.unknown), 0)
+    if losses is None or not count:
+        return (*tuned.unknown, *known[:count])
+    best = mixed.keep(placements(model, sites, losses), count)
+    return (*tuned.unknown, *(name for name in known if name in best.kept))
+
+
+def trained_sites(
+    ranking: Sequence[Sensitivity],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    excluded: Sequence[str],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the most sensitive sites that can be trained, and those passed over.
+
+    The latter are more sensitive, and have too few rows.
+    """
+    quantized = [item.site for item in ranking if item.site not in excluded]
+    able = [name for name in quantized if len(observed[name].rows) >= LEAST_ROWS]
+    chosen, wanted = tuple(able[: recipe.trained_sites]), quantized[: recipe.trained_sites]
+    return chosen, tuple(name for name in wanted if name not in chosen)

@@ -1,0 +1,73 @@
+"""What must hold before a recipe is applied to an observation."""
+
+from collections.abc import Mapping
+
+from infra.errors import BadInput
+from tasks.graphs.sites import Site
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.numerics.quantizer import Quantizer
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Scales
+from tasks.quantization.activation.ranges import require_data
+from tasks.quantization.activation.uncalibrated import unknown_ranges
+from tasks.quantization.recipe.recipe import Recipe
+
+Observed = Mapping[str, SiteObservation]
+
+
+def require_fit(
+    sites: tuple[Site, ...], observed: Observed, recipe: Recipe, deployed: Scales | None
+) -> None:
+    """Raise `BadInput` where no graph can follow from recipe, observation and champion."""
+    _require_observed(sites, observed)
+    if len(unknown_ranges(sites, observed, recipe)) == len(sites):
+        raise BadInput(
+            f"recipe {recipe.name} fixes ranges of activations, and calibration saw nothing but "
+            f"zeros at all {len(sites)} sites: look at the calibration set, or use a weight-only "
+            "recipe (`requant recipes`)"
+        )
+    if recipe.high_precision_sites >= len(sites):
+        raise BadInput(
+            f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: "
+            "use a lower one, or full-precision"
+        )
+    if recipe.keeps_graph:
+        _require_champion(sites, observed, recipe, deployed)
+
+
+def _require_observed(sites: tuple[Site, ...], observed: Observed) -> None:
+    for site in sites:
+        if site.name not in observed:
+            raise BadInput(f"site {site.name} was not observed: observe the calibration set again")
+        if observed[site.name].histogram.nonfinite:
+            try:
+                require_data(observed[site.name].histogram)
+            except BadInput as exc:
+                raise BadInput(f"site {site.name}: {exc}") from exc
+    if not any(observed[site.name].histogram.total for site in sites):
+        require_data(ExponentHistogram.empty())
+
+
+def _require_champion(
+    sites: tuple[Site, ...], observed: Observed, recipe: Recipe, deployed: Scales | None
+) -> None:
+    if not deployed:
+        raise BadInput(
+            f"recipe {recipe.name} keeps the champion's graph, but no quantized champion exists: "
+            "use int8-smooth"
+        )
+    strange = set(deployed) - {site.name for site in sites}
+    for name, item in deployed.items():
+        if name in strange or _is_narrower(item, observed[name]):
+            raise BadInput(
+                f"the champion's scale of {name} does not fit this model's sites: use int8-smooth"
+            )
+
+
+def _is_narrower(quantizer: Quantizer, observed: SiteObservation) -> bool:
+    """Return whether smoothing scales are of another width than the site.
+
+    A site that was never reached has no width to compare.
+    """
+    scales, width = quantizer.smoothing_scales, observed.channel_amax
+    return scales is not None and bool(width.size) and scales.shape != width.shape

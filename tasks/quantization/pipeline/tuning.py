@@ -1,0 +1,118 @@
+"""The search for every site's quantizer: the slow part, which recipes share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+
+from tasks.graphs.sites import Site, layer_weight
+from tasks.numerics.formats import NumberFormat
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.observation.observer import SiteObservation
+from tasks.observation.request_histograms import RequestHistograms
+from tasks.observation.scales import Scales
+from tasks.quantization.activation.quantizers import (
+    SiteInput,
+    SiteQuantizer,
+    choose,
+    chosen_smoothing_scales,
+    plain,
+)
+from tasks.quantization.activation.uncalibrated import unknown_ranges
+from tasks.quantization.graph.folding import fold
+from tasks.quantization.pipeline.preconditions import require_fit
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Awq, Equalized, Nearest, Static
+from tasks.quantization.recipe.submodules import schemes_by_site
+from tasks.quantization.sensitivity.measure import Sensitivity, rank
+
+VERSION = 5
+"""Raised when the search changes; a recipe's own version also tells what is done with weights."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tuned:
+    """A choice for every site, and what each costs.
+
+    Recipes that differ only in the sites they exclude share it.
+    """
+
+    choices: Mapping[str, SiteQuantizer]
+    ranking: tuple[Sensitivity, ...]
+    unknown: tuple[str, ...] = ()  # sites whose range would be a guess
+
+
+def tuning_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe without what does not change its quantizers.
+
+    AWQ alone among the roundings brings smoothing scales.
+    """
+    return replace(
+        recipe,
+        name=recipe.name if recipe.keeps_graph else "tuning",
+        summary="",
+        rounding=recipe.rounding if isinstance(recipe.rounding, Awq) else Nearest(),
+        bias_correction=False,
+        tables=NumberFormat.FP32,
+        high_precision=None,
+        version=VERSION,
+    )
+
+
+def tune(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    deployed: Scales | None,
+    by_request: Mapping[str, RequestHistograms] | None = None,
+) -> Tuned:
+    """Make every site's choice and rank the sites.
+
+    `by_request` is what the champion's quantizers would have seen of each calibration request, for
+    rules that weigh them. Raises `BadInput` as `require_fit` does.
+    """
+    require_fit(sites, observed, recipe, deployed)
+    unknown, schemes = unknown_ranges(sites, observed, recipe), schemes_by_site(recipe, sites)
+    sources = {
+        site.name: SiteInput(
+            site,
+            observed[site.name],
+            [layer_weight(model, layer) for layer in site.layers],
+            schemes.get(site.name, WeightScheme()),
+            (deployed or {}).get(site.name),
+            (by_request or {}).get(site.name),
+        )
+        for site in sites
+    }
+    choices = {
+        name: _without_range(source, recipe) if name in unknown else choose(source, recipe)
+        for name, source in sources.items()
+    }
+    if isinstance(recipe.smoothing, Equalized) and isinstance(recipe.activation, Static):
+        choices = _foldable(model, sources, choices, unknown, recipe.activation)
+    weights = {name: source.weights for name, source in sources.items()}
+    return Tuned(choices, rank(sites, observed, choices, weights, schemes), unknown)
+
+
+def _without_range(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
+    """Keep what a recalibration knows nothing new of."""
+    if recipe.keeps_graph and source.deployed is not None:
+        return SiteQuantizer(source.deployed, source.deployed.smoothing_scales)
+    return SiteQuantizer(None)
+
+
+def _foldable(
+    model: onnx.ModelProto,
+    sources: Mapping[str, SiteInput],
+    choices: Mapping[str, SiteQuantizer],
+    unknown: tuple[str, ...],
+    scheme: Static,
+) -> dict[str, SiteQuantizer]:
+    """Drop smoothing scales that cannot be folded: they would cost a product of their own."""
+    sites = tuple(source.site for source in sources.values())
+    _, folded = fold(model, sites, chosen_smoothing_scales(choices))
+    return {
+        name: choice if name in folded or name in unknown else plain(sources[name], scheme)
+        for name, choice in choices.items()
+    }

@@ -1,0 +1,285 @@
+"""A recipe: one way to quantize, refused at definition where nothing implements it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from infra.canonical import Json
+from infra.errors import BadInput
+from tasks.numerics.formats import NumberFormat, PerTensor
+from tasks.numerics.quantized_weight import WeightScheme
+from tasks.quantization.recipe.schemes import (
+    SHORT_FLOATS,
+    Activation,
+    Awq,
+    Cast,
+    Deployed,
+    Dynamic,
+    Equalized,
+    Gptq,
+    Head,
+    HighPrecision,
+    Nearest,
+    RangeRule,
+    Rounding,
+    Searched,
+    Smoothing,
+    Static,
+    Trained,
+)
+
+_INT8_WEIGHTS, _INT8_ACTIVATION, _NEAREST = WeightScheme(), Static(), Nearest()
+_STORED_SMOOTHING = {
+    type(None): "none",
+    Deployed: "deployed",
+    Searched: "searched",
+    Equalized: "equalized",
+}
+_STORED_ROUNDING = {Nearest: "nearest", Gptq: "gptq", Awq: "awq", Trained: "trained"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to quantize; raises `BadInput` for a pair of techniques that nothing implements."""
+
+    name: str
+    summary: str  # one sentence, shown to people
+    weights: WeightScheme | Cast = _INT8_WEIGHTS
+    activation: Activation | None = _INT8_ACTIVATION  # None: left in floating point
+    smoothing: Smoothing | None = None
+    rounding: Rounding = _NEAREST
+    bias_correction: bool = False
+    tables: NumberFormat = NumberFormat.FP32  # embedding tables; INT8 has one scale a row
+    head: Head | None = None
+    kv_cache: NumberFormat = NumberFormat.FP32  # a language model's keys and values between steps
+    high_precision: HighPrecision | None = None
+    quantized: bool = True  # False: full precision, and no technique at all
+    version: int = 4
+
+    def __post_init__(self) -> None:
+        if self.tables not in (NumberFormat.FP32, NumberFormat.INT8, *SHORT_FLOATS):
+            raise BadInput(
+                f"recipe {self.name}: an embedding table cannot be stored in {self.tables}: "
+                "use INT8, FP16 or BF16"
+            )
+        if self.kv_cache not in (NumberFormat.FP32, NumberFormat.INT8):
+            raise BadInput(
+                f"recipe {self.name}: keys and values cannot be cached in {self.kv_cache}: use INT8"
+            )
+        for pair in UNSUPPORTED:
+            if pair.asked_by(self):
+                raise BadInput(
+                    f"recipe {self.name}: {pair.first} and {pair.second} do not go together: "
+                    f"{pair.possible}"
+                )
+
+    @property
+    def learns_from_many(self) -> bool:
+        """Whether GPTQ needs more rows than an observation keeps: few bits move weights far."""
+        return isinstance(self.rounding, Gptq) and self.activation is None
+
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether only activation scales change: the champion's graph is patched."""
+        return isinstance(self.smoothing, Deployed)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether ranges follow from an activation's whole distribution, not its largest value."""
+        return isinstance(self.activation, Static) and self.activation.rule is not RangeRule.MAX
+
+    @property
+    def high_precision_sites(self) -> int:
+        """How many of the most sensitive sites are not quantized."""
+        return self.high_precision.sites if self.high_precision else 0
+
+    @property
+    def trained_sites(self) -> int:
+        """How many of the most sensitive sites are trained."""
+        return self.rounding.sites if isinstance(self.rounding, Trained) else 0
+
+    def document(self) -> Mapping[str, Json]:
+        """Return it as a release's manifest holds it: one flat form for every technique."""
+        head, high = self.head, self.high_precision or HighPrecision(1)
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "weights": _stored_weights(self.weights),
+            "activations": _stored_activation(self.activation),
+            "smoothing": _STORED_SMOOTHING[type(self.smoothing)],
+            "rounding": _STORED_ROUNDING[type(self.rounding)],
+            "bias_correction": self.bias_correction,
+            "tables": self.tables.value,
+            "head": asdict(head.weights) if head else None,
+            "head_at_ends": head is not None and head.at_ends,
+            "kv_cache": self.kv_cache.value,
+            "trained_sites": self.trained_sites,
+            "high_precision_sites": self.high_precision_sites,
+            "high_precision": high.format.value,
+            "quantized": self.quantized,
+            "version": self.version,
+        }
+
+
+def _stored_weights(weights: WeightScheme | Cast) -> Json:
+    if isinstance(weights, Cast):
+        return {**asdict(_INT8_WEIGHTS), "format": weights.format.value}
+    return asdict(weights)
+
+
+def _stored_activation(activation: Activation | None) -> Json:
+    if activation is None:
+        return None
+    if isinstance(activation, Dynamic):
+        return {
+            "format": NumberFormat.INT8.value,
+            "symmetric": False,
+            "dynamic": True,
+            "rule": RangeRule.MAX.value,
+        }
+    return {
+        "format": activation.format.value,
+        "symmetric": activation.symmetric,
+        "dynamic": False,
+        "rule": activation.rule.value,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two techniques that nothing implements together."""
+
+    first: str
+    second: str
+    asked_by: Callable[[Recipe], bool]
+    possible: str  # what a recipe may say instead
+
+
+def _is_static(recipe: Recipe) -> bool:
+    return isinstance(recipe.activation, Static)
+
+
+def _has_format(recipe: Recipe, format: NumberFormat) -> bool:
+    return isinstance(recipe.activation, Static) and recipe.activation.format is format
+
+
+def _schemes(recipe: Recipe) -> tuple[WeightScheme, ...]:
+    schemes = [recipe.weights] if isinstance(recipe.weights, WeightScheme) else []
+    return (*schemes, *([recipe.head.weights] if recipe.head else []))
+
+
+def _changes_weights(recipe: Recipe) -> bool:
+    """Whether it asks for anything but plain INT8 weights."""
+    return recipe.weights != _INT8_WEIGHTS or _refines(recipe)
+
+
+def _refines(recipe: Recipe) -> bool:
+    """Whether it asks for more than what weights and activations are stored as."""
+    return (
+        recipe.rounding != _NEAREST
+        or recipe.bias_correction
+        or recipe.head is not None
+        or recipe.high_precision is not None
+    )
+
+
+UNSUPPORTED: Sequence[Pair] = (
+    Pair(
+        "full precision",
+        "a technique",
+        lambda r: (
+            not r.quantized
+            and (
+                _changes_weights(r)
+                or r.activation != _INT8_ACTIVATION
+                or r.smoothing is not None
+                or r.tables is not NumberFormat.FP32
+                or r.kv_cache is not NumberFormat.FP32
+            )
+        ),
+        "leave every technique out",
+    ),
+    Pair(
+        "products in a shorter float",
+        "quantized activations",
+        lambda r: isinstance(r.weights, Cast) and r.activation is not None,
+        "leave the activation in floating point",
+    ),
+    Pair(
+        "products in a shorter float",
+        "rounding, bias correction, a head or high precision",
+        lambda r: isinstance(r.weights, Cast) and _refines(r),
+        "leave these out, or use integer or FP8 weights",
+    ),
+    Pair(
+        "smoothing",
+        "activations without a fixed range",
+        lambda r: r.smoothing is not None and not _is_static(r),
+        "use a static activation, or AWQ for weights alone",
+    ),
+    Pair(
+        "searched smoothing",
+        "FP8 activations",
+        lambda r: isinstance(r.smoothing, Searched) and _has_format(r, NumberFormat.FP8),
+        "use INT8 activations, or equalization",
+    ),
+    Pair(
+        "searched smoothing",
+        "asymmetric activations",
+        lambda r: (
+            isinstance(r.smoothing, Searched)
+            and isinstance(r.activation, Static)
+            and not r.activation.symmetric
+        ),
+        "use symmetric activations, or equalization",
+    ),
+    Pair(
+        "the champion's graph",
+        "an activation format of its own",
+        lambda r: (
+            r.keeps_graph
+            and isinstance(r.activation, Static)
+            and (r.activation.format is not NumberFormat.INT8 or not r.activation.symmetric)
+        ),
+        "the graph keeps its formats, and the recipe chooses the range rule alone",
+    ),
+    Pair(
+        "the champion's graph",
+        "new weights, tables or cache",
+        lambda r: (
+            r.keeps_graph
+            and (
+                _changes_weights(r)
+                or r.tables is not NumberFormat.FP32
+                or r.kv_cache is not NumberFormat.FP32
+            )
+        ),
+        "the graph keeps these, and the recipe chooses the range rule alone",
+    ),
+    Pair(
+        "AWQ",
+        "activations of a fixed range",
+        lambda r: isinstance(r.rounding, Awq) and _is_static(r),
+        "leave the activation in floating point, or use a dynamic range",
+    ),
+    Pair(
+        "AWQ",
+        "one scale a tensor",
+        lambda r: (
+            isinstance(r.rounding, Awq)
+            and any(isinstance(scheme.granularity, PerTensor) for scheme in _schemes(r))
+        ),
+        "use scales per channel or per block",
+    ),
+    Pair(
+        "training",
+        "FP8",
+        lambda r: (
+            isinstance(r.rounding, Trained)
+            and (
+                _has_format(r, NumberFormat.FP8)
+                or any(not scheme.format.is_integer for scheme in _schemes(r))
+            )
+        ),
+        "use INT8, INT4 or INT2 weights and INT8 activations",
+    ),
+)

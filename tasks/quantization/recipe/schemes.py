@@ -1,0 +1,130 @@
+"""The techniques that a recipe is put together from: small frozen configurations.
+
+Each has one handler: activations and smoothing in `activation/quantizers.py`, roundings in
+`weight/rounding.py`, placements in `graph/assemble.py`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from infra.errors import BadInput
+from tasks.numerics.formats import NumberFormat
+from tasks.numerics.quantized_weight import WeightScheme
+
+SHORT_FLOATS = (NumberFormat.FP16, NumberFormat.BF16)
+
+
+class RangeRule(StrEnum):
+    """How amax follows from a histogram."""
+
+    MAX = "max"
+    PERCENTILE = "percentile"  # the 99.99th
+    MSE = "mse"
+    ENTROPY = "entropy"
+    MOVING_AVERAGE = "moving-average"  # of the batches' largest magnitudes
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Inputs of weighted layers with a range that is fixed at calibration, per tensor.
+
+    No target fuses anything finer. Raises `BadInput` for what no quantizer expresses.
+    """
+
+    format: NumberFormat = NumberFormat.INT8
+    symmetric: bool = True
+    rule: RangeRule = RangeRule.MAX
+
+    def __post_init__(self) -> None:
+        if self.format not in (NumberFormat.INT8, NumberFormat.FP8):
+            raise BadInput(f"an activation cannot be quantized to {self.format}: use INT8 or FP8")
+        if self.format is NumberFormat.FP8 and not self.symmetric:
+            raise BadInput("FP8 and an asymmetric activation do not go together: use INT8")
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """Ranges at run time, from each batch: INT8 with a zero-point."""
+
+
+Activation = Static | Dynamic
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """The champion's graph, and with it its smoothing scales and formats: only ranges change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """SmoothQuant with alpha per site, by output error on the calibration set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equalized:
+    """Nagel et al. (2019), only where the smoothing scales fold into the layer before."""
+
+
+Smoothing = Deployed | Searched | Equalized
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """To the nearest quantized value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gptq:
+    """Later weights make up for the errors of earlier ones: Frantar et al. (2023)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awq:
+    """Scaling and clipping for the weights that meet large activations: Lin et al. (2024)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """GPTQ, then quantization-aware training of the most sensitive sites."""
+
+    sites: int
+
+    def __post_init__(self) -> None:
+        if self.sites < 1:
+            raise BadInput(f"{self.sites} sites cannot be trained: use GPTQ where none is to be")
+
+
+Rounding = Nearest | Gptq | Awq | Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Weight products in a shorter floating-point format, without scales."""
+
+    format: NumberFormat
+
+    def __post_init__(self) -> None:
+        if self.format not in SHORT_FLOATS:
+            raise BadInput(f"a product cannot be cast to {self.format}: use FP16 or BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A weight scheme of its own for the layer that returns the output."""
+
+    weights: WeightScheme
+    at_ends: bool = False  # the first and the last numbered block get it too
+
+
+@dataclass(frozen=True, slots=True)
+class HighPrecision:
+    """The most sensitive sites, which are not quantized."""
+
+    sites: int
+    format: NumberFormat = NumberFormat.FP32  # what they compute in
+
+    def __post_init__(self) -> None:
+        if self.sites < 1:
+            raise BadInput(f"{self.sites} sites cannot be kept in high precision: leave it out")
+        if self.format not in (NumberFormat.FP32, *SHORT_FLOATS):
+            raise BadInput(f"{self.format} is no high precision: use FP32, FP16 or BF16")
