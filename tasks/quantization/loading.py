@@ -9,6 +9,7 @@ import onnx
 
 from infra.canonical import Json, canonical, sha256
 from infra.errors import NotFound
+from infra.identifiers import Digest
 from infra.processes.memory import require_memory
 from infra.settings import settings
 from infra.stores import layout
@@ -179,7 +180,7 @@ def candidate_id(
     champion: ReleaseRef | None,
     losses: str | None,
     largest_change: float | None,
-) -> str:
+) -> Digest:
     """Return the digest of everything that a candidate follows from.
 
     Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on
@@ -194,7 +195,7 @@ def candidate_id(
         "largest_scale_change": largest_change if base else None,
         "losses": losses.replace("-others", "") if losses and chooses_sites(recipe) else None,
     }
-    return sha256(canonical(parts))[:32]
+    return Digest(sha256(canonical(parts))[:32])
 
 
 def load_facts(key: str) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from tasks.quantization.activation.ranges import amax, nearest
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import (
     Awq,
-    Deployed,
+    DeployedSmoothing,
     Equalized,
     RangeRule,
     Searched,
@@ -114,7 +114,7 @@ _HANDLERS: Mapping[type, Callable[[SiteInput, Static], SiteQuantizer]] = {
     type(None): plain,
     Equalized: _equalized,
     Searched: _searched,
-    Deployed: _deployed,
+    DeployedSmoothing: _deployed,
 }
 
 

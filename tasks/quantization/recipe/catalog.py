@@ -9,7 +9,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import (
     Awq,
     Cast,
-    Deployed,
+    DeployedSmoothing,
     Dynamic,
     Equalized,
     Gptq,
@@ -59,13 +59,13 @@ _ALL = (
     Recipe(
         "recalibrate",
         "the champion's graph with scales from the new traffic",
-        smoothing=Deployed(),
+        smoothing=DeployedSmoothing(),
     ),
     Recipe(
         "recalibrate-mse",
         "the same with the clip next to the champion's that costs hardly more than the least squared error",
         activation=_MSE,
-        smoothing=Deployed(),
+        smoothing=DeployedSmoothing(),
         version=5,
     ),
     Recipe("int8-max", "INT8, largest magnitude, no smoothing"),

@@ -12,7 +12,7 @@ from tasks.quantization.recipe.schemes import (
     Activation,
     Awq,
     Cast,
-    Deployed,
+    DeployedSmoothing,
     Dynamic,
     Equalized,
     Gptq,
@@ -30,7 +30,7 @@ from tasks.quantization.recipe.schemes import (
 _INT8_WEIGHTS, _INT8_ACTIVATION, _NEAREST = WeightScheme(), Static(), Nearest()
 _STORED_SMOOTHING = {
     type(None): "none",
-    Deployed: "deployed",
+    DeployedSmoothing: "deployed",
     Searched: "searched",
     Equalized: "equalized",
 }
@@ -80,7 +80,7 @@ class Recipe:
     @property
     def keeps_graph(self) -> bool:
         """Whether only activation scales change: the champion's graph is patched."""
-        return isinstance(self.smoothing, Deployed)
+        return isinstance(self.smoothing, DeployedSmoothing)
 
     @property
     def weighs(self) -> bool:

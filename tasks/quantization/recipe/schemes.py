@@ -51,7 +51,7 @@ Activation = Static | Dynamic
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class DeployedSmoothing:
     """The champion's graph, and with it its smoothing scales and formats: only ranges change."""
 
 
@@ -65,7 +65,7 @@ class Equalized:
     """Nagel et al. (2019), only where the smoothing scales fold into the layer before."""
 
 
-Smoothing = Deployed | Searched | Equalized
+Smoothing = DeployedSmoothing | Searched | Equalized
 
 
 @dataclass(frozen=True, slots=True)

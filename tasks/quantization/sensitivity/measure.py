@@ -76,10 +76,10 @@ def measure(
     settings = [np.zeros(len(parts), bool), *np.eye(len(parts), dtype=bool), sites]
     losses: list[list[NDArray[np.float64]]] = [[] for _ in settings[1:]]
     for batch in inputs.batches(payloads):
-        exact, *found = (_rows(engine, batch, inputs.output, toggles) for toggles in settings)
-        for kept, one in zip(losses, found, strict=True):
-            kept.append(output_loss(task, exact, one))
-    means = [float(np.concatenate(one).mean()) for one in losses]
+        exact, *outputs = (_rows(engine, batch, inputs.output, toggles) for toggles in settings)
+        for by_batch, quantized in zip(losses, outputs, strict=True):
+            by_batch.append(output_loss(task, exact, quantized))
+    means = [float(np.concatenate(by_batch).mean()) for by_batch in losses]
     names = [part.name for part in parts]
     others = {part.name: part.submodule for part in parts if part.submodule is not None}
     return Losses(dict(zip(names, means[:-1], strict=True)), others, means[-1], len(payloads))
@@ -90,8 +90,8 @@ def _rows(
 ) -> NDArray[np.float32]:
     """A row a case, or of logits [batch, tokens, vocabulary] a row a token that is no padding."""
     feeds: Arrays = {**batch.feeds, INPUT: toggles}
-    found = engine.run(feeds)[output]
-    return found if found.ndim < 3 or batch.mask is None else np.asarray(found[batch.mask])
+    values = engine.run(feeds)[output]
+    return values if values.ndim < 3 or batch.mask is None else np.asarray(values[batch.mask])
 
 
 def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
@@ -99,8 +99,8 @@ def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
     groups: dict[str, list[float]] = {}
     for part, loss in losses.parts.items():
         groups.setdefault({**sites, **losses.submodules}[part], []).append(loss)
-    found = [Group(name, sum(each), len(each)) for name, each in groups.items()]
-    return tuple(sorted(found, key=lambda group: (-group.loss, group.name)))
+    totals = [Group(name, sum(each), len(each)) for name, each in groups.items()]
+    return tuple(sorted(totals, key=lambda group: (-group.loss, group.name)))
 
 
 def dump_losses(losses: Losses) -> bytes:
@@ -122,16 +122,16 @@ def parse_losses(data: bytes, *, where: str) -> Losses:
 
 
 def output_loss(
-    task: Task, exact: NDArray[np.float32], found: NDArray[np.float32]
+    task: Task, exact: NDArray[np.float32], quantized: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """How far each output is from full precision's: [N, D], [N, D] -> [N], 0 is none.
 
-    Embeddings: 1 - cosine. Logits: the divergence KL(exact || found) of their softmax in nats, because agreement of
+    Embeddings: 1 - cosine. Logits: the divergence KL(exact || quantized) of their softmax in nats, because agreement of
     the largest class is 1 for nearly every case and ranks nothing.
     """
     if TRAITS[task].fidelity == "cosine":
-        return 1.0 - cosine(exact, found)
-    before, after = (_log_softmax(finite_rows(side, "measured")) for side in (exact, found))
+        return 1.0 - cosine(exact, quantized)
+    before, after = (_log_softmax(finite_rows(side, "measured")) for side in (exact, quantized))
     divergence: NDArray[np.float64] = (np.exp(before) * (before - after)).sum(axis=1)
     return np.maximum(divergence, 0.0)
 

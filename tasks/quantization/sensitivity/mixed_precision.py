@@ -41,16 +41,17 @@ def pareto_front(sites: Sequence[SiteCost]) -> tuple[PrecisionPlacement, ...]:
     common divisor; Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004, section 2.3) up to LARGEST units;
     beyond, greedy by loss per cost.
     """
-    unit = gcd(*(one.cost for one in sites)) or 1
-    total = sum(one.cost for one in sites) // unit
+    unit = gcd(*(site.cost for site in sites)) or 1
+    total = sum(site.cost for site in sites) // unit
     kept = _exact(sites, unit, total) if total <= LARGEST else _greedy(sites)
-    return _undominated([_point(sites, one) for one in kept])
+    return _undominated([_point(sites, chosen) for chosen in kept])
 
 
 def keep(points: Sequence[PrecisionPlacement], most: int) -> PrecisionPlacement:
     """The point of least loss that keeps at most so many sites; of equal ones the cheapest."""
     return min(
-        (one for one in points if len(one.kept) <= most), key=lambda one: (one.loss, one.cost)
+        (point for point in points if len(point.kept) <= most),
+        key=lambda point: (point.loss, point.cost),
     )
 
 
@@ -58,10 +59,10 @@ def _exact(sites: Sequence[SiteCost], unit: int, total: int) -> list[frozenset[i
     """For every budget the kept set that saves the most loss."""
     saved = [0.0] * (total + 1)
     chosen: list[frozenset[int]] = [frozenset()] * (total + 1)
-    for place, one in enumerate(sites):
-        size = one.cost // unit
+    for place, site in enumerate(sites):
+        size = site.cost // unit
         for budget in range(total, size - 1, -1):
-            with_it = saved[budget - size] + one.loss
+            with_it = saved[budget - size] + site.loss
             if with_it > saved[budget]:
                 saved[budget], chosen[budget] = with_it, chosen[budget - size] | {place}
     return chosen
@@ -75,14 +76,14 @@ def _greedy(sites: Sequence[SiteCost]) -> list[frozenset[int]]:
 
 
 def _point(sites: Sequence[SiteCost], kept: frozenset[int]) -> PrecisionPlacement:
-    rest = [one.loss for place, one in enumerate(sites) if place not in kept]
+    rest = [site.loss for place, site in enumerate(sites) if place not in kept]
     names = tuple(sites[place].site for place in sorted(kept))
     return PrecisionPlacement(names, sum(sorted(rest)), sum(sites[place].cost for place in kept))
 
 
 def _undominated(points: Sequence[PrecisionPlacement]) -> tuple[PrecisionPlacement, ...]:
     best: list[PrecisionPlacement] = []
-    for point in sorted(points, key=lambda one: (one.cost, one.loss, one.kept)):
+    for point in sorted(points, key=lambda point: (point.cost, point.loss, point.kept)):
         if not best or point.loss < best[-1].loss:
             best.append(point)
     return tuple(best)

@@ -10,7 +10,7 @@ import pytest
 from infra.errors import BadInput
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe
 from tasks.quantization.recipe.ladder import Search, climb, climbs_past_cost, is_hopeless
-from tasks.quantization.recipe.schemes import Deployed, Gptq
+from tasks.quantization.recipe.schemes import DeployedSmoothing, Gptq
 from tasks.quantization.recipe.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
 from tasks.records import Action, GateResult, Interval, Verdict
 
@@ -59,7 +59,7 @@ def test_what_costs_nothing_in_service_is_tried_before_anything_is_left_in_float
 
 def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
     found = names(champion=False)
-    assert all(RECIPES[name].smoothing != Deployed() for name in found)
+    assert all(RECIPES[name].smoothing != DeployedSmoothing() for name in found)
     assert found[0] == "int8-smooth"
 
 

@@ -20,7 +20,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import (
     Awq,
     Cast,
-    Deployed,
+    DeployedSmoothing,
     Dynamic,
     Equalized,
     Gptq,
@@ -57,7 +57,7 @@ ACTIVATIONS = [
     ),
     *(Static(NumberFormat.FP8, rule=rule) for rule in RangeRule),
 ]
-SMOOTHINGS = [None, Searched(), Equalized(), Deployed()]
+SMOOTHINGS = [None, Searched(), Equalized(), DeployedSmoothing()]
 ROUNDINGS = [Nearest(), Gptq(), Awq(), Trained(1)]
 STORED = {
     NumberFormat.INT8: onnx.TensorProto.INT8,
@@ -186,9 +186,14 @@ def test_the_combinations_that_are_defined_are_counted() -> None:
             "FP8",
             "INT8",
         ),
-        ({"smoothing": Deployed(), "rounding": Gptq()}, "champion's graph", "new weights", "keeps"),
         (
-            {"smoothing": Deployed(), "activation": Static(symmetric=False)},
+            {"smoothing": DeployedSmoothing(), "rounding": Gptq()},
+            "champion's graph",
+            "new weights",
+            "keeps",
+        ),
+        (
+            {"smoothing": DeployedSmoothing(), "activation": Static(symmetric=False)},
             "champion's graph",
             "format of its own",
             "range rule",
