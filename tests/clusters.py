@@ -1,4 +1,4 @@
-"""A real Dask scheduler with worker processes on 127.0.0.1, each stopped by its process at the end."""
+"""A real Dask scheduler with worker processes on 127.0.0.1, each stopped by its process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Cluster:
 
 @contextmanager
 def cluster(workers: int = 2) -> Iterator[Cluster]:
-    """A scheduler and so many workers; the workers may still be starting."""
+    """Start a scheduler and so many workers; the workers may still be starting."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
         told = folder / "scheduler.json"

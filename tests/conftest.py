@@ -1,6 +1,7 @@
 """A workspace for one test, and nothing of it left afterwards.
 
-What settings stand on is imported when a workspace is asked for: the tests of a GPU host run without it.
+What settings stand on is imported when a workspace is asked for: the tests of a GPU host run
+without it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Settings]:
-    """This process pointed at an empty workspace."""
+    """Point this process at an empty workspace."""
     yield from pointed_at(tmp_path / "workspace")
 
 

@@ -22,7 +22,7 @@ def model(
     *,
     opset: int = 20,
 ) -> onnx.ModelProto:
-    """A graph of float inputs and outputs."""
+    """Make a graph of float inputs and outputs."""
     values = [
         [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -64,7 +64,7 @@ def gemm(weight: Floats, *, transposed: bool) -> onnx.ModelProto:
 
 
 def convolution(weight: Floats, *, size: int = 6) -> onnx.ModelProto:
-    """A convolution, weight [outputs, inputs, k, k], without padding."""
+    """Make a convolution, weight [outputs, inputs, k, k], without padding."""
     outputs, inputs, kernel, _ = weight.shape
     node = helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"], "node_Conv_0")
     left = size - kernel + 1
@@ -75,9 +75,9 @@ def convolution(weight: Floats, *, size: int = 6) -> onnx.ModelProto:
 
 
 def convolutions(seed: int = 0, *, grouped: bool = False) -> onnx.ModelProto:
-    """Conv, ReLU, Conv, 3 channels to 8 to 4, with kernels of unlike ranges; the second may read 4 groups of channels.
+    """Make Conv, ReLU, Conv, 3 channels to 8 to 4, with kernels of unlike ranges.
 
-    x [batch, 3, 8, 8] -> y [batch, 4, 8, 8].
+    The second may read 4 groups of channels. x [batch, 3, 8, 8] -> y [batch, 4, 8, 8].
     """
     rng = np.random.default_rng(seed)
     gain = (10.0 ** np.linspace(-1.5, 1.5, 8)).astype(np.float32)
@@ -108,9 +108,10 @@ def convolutions(seed: int = 0, *, grouped: bool = False) -> onnx.ModelProto:
 
 
 def encoder(width: int = 16, *, layers: int = 2, seed: int = 0) -> onnx.ModelProto:
-    """Single-head attention and a ReLU network with residuals, [batch, tokens, width] -> the same; random weights.
+    """Make single-head attention and a ReLU network with residuals and random weights.
 
-    Some layers get outlier input channels, as trained transformers do, so that sites differ in sensitivity.
+    [batch, tokens, width] -> the same. Some layers get outlier input channels, as trained
+    transformers do, so that sites differ in sensitivity.
     """
     rng = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
@@ -157,7 +158,7 @@ def encoder(width: int = 16, *, layers: int = 2, seed: int = 0) -> onnx.ModelPro
 
 
 def run(graph: onnx.ModelProto, x: NDArray[np.generic], *, optimize: bool = True) -> Floats:
-    """The graph's first output on ONNX Runtime."""
+    """Return the graph's first output on ONNX Runtime."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
@@ -170,9 +171,10 @@ def run(graph: onnx.ModelProto, x: NDArray[np.generic], *, optimize: bool = True
 
 
 def residual_network(width: int = 32, *, blocks: int = 4, seed: int = 0) -> onnx.ModelProto:
-    """x + down(relu(up(norm(x)))), repeated, [batch, width] -> the same, with outlier channels of unlike strength.
+    """Make x + down(relu(up(norm(x)))), repeated, with outlier channels of unlike strength.
 
-    In trained transformers such channels, not the layer's kind, decide what INT8 costs.
+    [batch, width] -> the same. In trained transformers such channels, not the layer's kind, decide
+    what INT8 costs.
     """
     rng = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []

@@ -1,4 +1,4 @@
-"""Hugging Face folders of small, randomly initialised Whisper, CLIP and ViT models, as a user would bring their own."""
+"""Hugging Face folders of small, random Whisper, CLIP and ViT models, as a user brings them."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def write_clip(folder: Path, **changes: Any) -> Path:
 
 
 def write_vit(folder: Path) -> Path:
-    """A ViT without a head, and without a preprocessor: pixels go in as they are."""
+    """Write a ViT without a head, and without a preprocessor: pixels go in as they are."""
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
@@ -100,7 +100,7 @@ def tokenizer() -> Tokenizer:
 
 
 def _loud(model: Any) -> Any:
-    """Weights of the usual size give nearly flat outputs; larger ones make them depend on the input."""
+    """Enlarge weights: those of the usual size give nearly flat outputs, whatever the input."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:

@@ -1,4 +1,4 @@
-"""Hugging Face folders of small, randomly initialised language models, as a user would bring their own."""
+"""Hugging Face folders of small, random language models, as a user would bring their own."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ TEXTS = (
 def write_folder(
     folder: Path, family: str, *, layers: int = 2, hidden: int = 32, positions: int = 64
 ) -> Path:
-    """A folder with config.json, model.safetensors and tokenizer.json of one family: llama, qwen2 or gpt2."""
+    """Write config.json, model.safetensors and tokenizer.json of one family.
+
+    Families are llama, qwen2 and gpt2.
+    """
     torch.manual_seed(0)
     model = _model(family, layers, hidden, positions)
     # Weights of the usual size give nearly flat logits; larger ones make the next token depend on

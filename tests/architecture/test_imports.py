@@ -74,10 +74,13 @@ def test_there_is_something_to_look_at() -> None:
 
 
 def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: import-linter configures logging, and silences every logger that exists by then."""
+    """Lint in a process of its own: import-linter silences every logger that exists by then."""
     monkeypatch.chdir(ROOT)
     assert len(read_configuration()["contracts_options"]) >= 4
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    code = (
+        "import sys; from importlinter.cli import lint_imports; "
+        "sys.exit(lint_imports(no_cache=True))"
+    )
     linted = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
@@ -117,7 +120,7 @@ def test_a_modules_name_says_what_it_knows(source: Path) -> None:
 
 @cache
 def dependencies() -> frozenset[str]:
-    """The import names of everything that pyproject.toml asks for."""
+    """Return the import names of everything that pyproject.toml asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],

@@ -92,7 +92,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def full(shared_workspace: Settings) -> Settings:
-    """A model with a champion, decisions, evidence and lineage."""
+    """Fill a workspace: a model with a champion, decisions, evidence and lineage."""
     served.prepare(shared_workspace)
     return shared_workspace
 

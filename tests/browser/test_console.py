@@ -1,4 +1,4 @@
-"""One person's afternoon, with a real Prefect server, served deployments, MLflow, engines and browser."""
+"""One person's afternoon, with a real Prefect server, deployments, MLflow, engines and browser."""
 
 import os
 import shutil
@@ -58,7 +58,10 @@ def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
 
 @pytest.fixture(scope="module")
 def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The model with a day of traffic; latency is left to the benchmarks, because this machine is busy with us."""
+    """Register the model with a day of traffic.
+
+    Latency is left to the benchmarks, because this machine is busy with us.
+    """
     from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("spec") / "digits"
@@ -72,7 +75,7 @@ def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def prefect(digits: Settings) -> Iterator[str]:
-    """A server with its scheduler."""
+    """Start a server with its scheduler."""
     from flows.orchestration.runtime import server, using
 
     with server(digits, services=True) as address, using(address, digits.secret().basic):
@@ -81,7 +84,10 @@ def prefect(digits: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def console(prefect: str, digits: Settings) -> Iterator[str]:
-    """The link that opens the console; deployments are served, and there is a first champion."""
+    """Return the link that opens the console.
+
+    Deployments are served, and there is a first champion.
+    """
     deployments = process("-m", "flows.commands.serving", PREFECT_RUNNER_POLL_FREQUENCY="1")
     page = process(
         "-m",
@@ -102,7 +108,10 @@ def console(prefect: str, digits: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def page(console: str, tmp_path: Path) -> Iterator[Page]:
-    """A tab that has logged in, and a picture of how it ended; complaints of the browser fail the test."""
+    """Open a tab that has logged in, and leave a picture of how it ended.
+
+    Complaints of the browser fail the test.
+    """
     complaints: list[str] = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
@@ -156,7 +165,10 @@ def test_a_person_requantizes_approves_and_rolls_back(
 
 
 def ask_for_a_candidate(page: Page) -> None:
-    """Fill the form in, and post it three times: twice at once behind the page's back, then by its button."""
+    """Fill the form in, and post it three times.
+
+    Twice it goes at once behind the page's back, then by its button.
+    """
     form = page.get_by_role("form", name="Re-quantize now")
     form.get_by_label("Recipe").select_option("int8-percentile")
     form.get_by_label("Reason").fill("to see another recipe")
@@ -167,7 +179,10 @@ def ask_for_a_candidate(page: Page) -> None:
 
 
 def watched(page: Page) -> str:
-    """Watch a run to its end without a reload, as its page refreshes itself; returns the last sentence."""
+    """Watch a run to its end without a reload, as its page refreshes itself.
+
+    The last sentence is returned.
+    """
     page.wait_for_url("**/runs/*")
     page.evaluate("window.loaded = 'once'")
     page.wait_for_selector("[data-state=Running]", timeout=RUN_S * 1000)
@@ -180,7 +195,7 @@ def watched(page: Page) -> str:
 
 
 def reached(prefect: str, digits: Settings) -> dict[str, str]:
-    """What tells a process where Prefect is."""
+    """Return what tells a process where Prefect is."""
     return {"PREFECT_API_URL": prefect, "PREFECT_API_AUTH_STRING": digits.secret().basic}
 
 

@@ -98,7 +98,7 @@ OpenAgain = Callable[[], ObjectStore]
 def open_again(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> OpenAgain:
-    """Opens the same fresh, empty store as often as it is called: as several processes would."""
+    """Open the same fresh, empty store as often as called, as several processes would."""
     if request.param == "local":
         return lambda: open_store((tmp_path / "store").as_uri())
     server: S3Server = request.getfixturevalue("moto" if request.param == "s3-moto" else "radosgw")

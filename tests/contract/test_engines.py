@@ -1,4 +1,7 @@
-"""What every target adapter promises: built, described, refused, translated, and run or said why not."""
+"""What every target adapter promises: built, described, refused, translated, and run.
+
+Where it cannot run, it says why not.
+"""
 
 from __future__ import annotations
 
@@ -341,7 +344,10 @@ def test_building_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class FailingTensorRt:
-    """The module on a host whose driver is missing: the builder's constructor returns nothing, and pybind objects."""
+    """The module on a host whose driver is missing.
+
+    The builder's constructor returns nothing, and pybind objects.
+    """
 
     class ILogger:
         pass

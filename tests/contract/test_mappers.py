@@ -1,4 +1,4 @@
-"""What every place to work keeps to: this process, processes of this machine, and a Dask cluster."""
+"""What every place to work keeps to: this process, processes of this machine, a Dask cluster."""
 
 from __future__ import annotations
 
@@ -239,7 +239,10 @@ def test_a_scheduler_that_ends_in_the_middle_is_said_to_be_lost(
 
 
 def test_workers_of_this_machine_take_no_orders_from_others() -> None:
-    """Whoever reaches a scheduler can run code: without the keys of the block nobody gets through, on any port."""
+    """Keep out whoever lacks the keys of the block, on any port.
+
+    Whoever reaches a scheduler can run code.
+    """
     before = listening()  # of other tests' clusters
     with open_mapper("local", pieces=MANY) as mapper:
         assert list(mapper.map(abs, [-1])) == [1]
@@ -253,7 +256,7 @@ def test_workers_of_this_machine_take_no_orders_from_others() -> None:
 
 
 def listening() -> set[int]:
-    """The ports of this machine that this process and its children listen on."""
+    """Return the ports of this machine that this process and its children listen on."""
     here = psutil.Process()
     return {
         one.laddr.port

@@ -113,7 +113,7 @@ def test_a_missing_bucket_is_said(
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An MLflow database that holds version 1 of `tiny`."""
+    """Open an MLflow database that holds version 1 of `tiny`."""
     from mlflow.tracking import MlflowClient
 
     folder = tmp_path_factory.mktemp("mlflow")

@@ -1,4 +1,4 @@
-"""What every adapter of the port `ObjectStore` keeps to, and what each does when its medium fails."""
+"""What every adapter of `ObjectStore` keeps to, and what each does when its medium fails."""
 
 from __future__ import annotations
 
@@ -267,7 +267,10 @@ def test_unfinished_writes_of_a_killed_process_are_not_listed(tmp_path: Path) ->
 
 
 class _Script(ThreadingHTTPServer):
-    """Answers PUTs as scripted ("lose": stores the object and answers 500), then as an honest tiny S3."""
+    """Answer PUTs as scripted, then as an honest tiny S3.
+
+    "lose" stores the object and answers 500.
+    """
 
     def __init__(self, script: list[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

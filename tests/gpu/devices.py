@@ -21,7 +21,7 @@ def why_no_cuda() -> str | None:
 
 @cache
 def why_not(target: str) -> str | None:
-    """A target whose engines run here."""
+    """Say why a target's engines do not run here."""
     try:
         from infra.engines import open_target
         from infra.errors import Unavailable

@@ -1,4 +1,4 @@
-"""Activations counted on the device are counted exactly; those that it computed are within the stated tolerance."""
+"""Activations counted on the device are exact; those computed there are within the tolerance."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ class Rows:
 
 
 class Product:
-    """x @ weight in torch, on a device or returned to the host: two engines that add in different orders."""
+    """x @ weight in torch, on a device or returned to the host.
+
+    So there are two engines that add in different orders.
+    """
 
     def __init__(self, weight: Floats, device: str) -> None:
         self._weight = torch.from_numpy(weight).to(device)
@@ -136,7 +139,7 @@ def test_an_engine_on_the_device_is_watched_there_within_the_stated_tolerance() 
 
 
 def test_products_in_tf32_are_outside_the_tolerance() -> None:
-    """Why full precision is observed without it: a tolerance that let it pass would tell nothing."""
+    """Show why full precision is observed without it: a tolerance to let it pass tells nothing."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((768, 512)).astype(np.float32)
     payloads = list(rng.standard_normal((64, 32, 768)).astype(np.float32))

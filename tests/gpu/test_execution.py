@@ -1,4 +1,4 @@
-"""Real TensorRT engines on a real device: precision, execution, timing, caches, metadata and observation."""
+"""Real TensorRT engines on a real device: precision, timing, caches, metadata, observation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Streams, pinned memory and events of `TensorRtEngine` on a real device; only TensorRT itself is stood in for.
+"""Streams, pinned memory and events of `TensorRtEngine` on a real device.
 
-The stand-in queues y = 2 x on the stream that it is handed, over the addresses that it is handed, as TensorRT does.
-Where TensorRT is installed, `test_execution.py` runs the real one.
+Only TensorRT itself is stood in for: the stand-in queues y = 2 x on the stream that it is handed,
+over the addresses that it is handed, as TensorRT does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from tests.gpu.devices import NEEDS_CUDA
 torch = pytest.importorskip("torch")
 pytestmark = NEEDS_CUDA
 DELAY = 50_000_000
-"""Cycles that a kernel sleeps before it writes: some 25 ms, long enough for a missing wait to be seen."""
+"""Cycles that a kernel sleeps before it writes: some 25 ms.
+
+A missing wait is seen.
+"""
 
 
 class Address:

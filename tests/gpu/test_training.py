@@ -23,7 +23,7 @@ SCHEMES = {
 
 
 def problem(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rows [192, 384] whose inputs depend on each other, and a weight [128, 384]: a site of a small encoder."""
+    """Return dependent rows [192, 384] and a weight [128, 384]: a site of a small encoder."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((192, 64)) @ rng.standard_normal(
         (64, 384)

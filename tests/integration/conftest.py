@@ -18,7 +18,10 @@ START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A real server that asks for its workspace's secret: the API's address, and "user:password"."""
+    """Start a real server that asks for its workspace's secret.
+
+    The API's address and "user:password" are returned.
+    """
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     from flows.orchestration.runtime import server
 
@@ -29,7 +32,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
 
 @pytest.fixture(scope="module")
 def loop(shared_workspace: Settings, prefect_server: tuple[str, str]) -> Iterator[Settings]:
-    """A workspace whose flows report to the server."""
+    """Point a workspace whose flows report to the server."""
     from flows.orchestration.runtime import using
 
     with using(*prefect_server):
@@ -37,7 +40,7 @@ def loop(shared_workspace: Settings, prefect_server: tuple[str, str]) -> Iterato
 
 
 def images(*exposures: float, seed: int = 0, labelled: float = 0.3) -> list[Request]:
-    """The shipped digits at these exposures; a share of them labelled."""
+    """Return the shipped digits at these exposures; a fraction of them labelled."""
     from tasks.models.corpus import read_corpus
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""One process that registers a model, observes its calibration pool and writes graphs; prints what it made as digests.
+"""One process that registers a model, observes its pool and writes graphs; it prints digests.
 
 `python -m tests.integration.derivation SPEC WORKSPACE THREADS BATCH RECIPE...`
 """

@@ -1,4 +1,6 @@
-"""One process that does one piece of work on a model, and prints its estimate beside the memory that it took.
+"""One process that does one piece of work on a model.
+
+It prints its estimate beside the memory that it took.
 
 `python -m tests.integration.memory_use WORKSPACE register SPEC` or `... derive MODEL RECIPE`
 """

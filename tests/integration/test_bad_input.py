@@ -1,4 +1,4 @@
-"""Whatever is wrong gets one clear sentence and exit code 2, and the champion keeps serving untouched."""
+"""Whatever is wrong gets one clear sentence and exit code 2; the champion keeps serving."""
 
 import http.server
 import json
@@ -36,7 +36,7 @@ Run = Callable[..., Said]
 
 @pytest.fixture(scope="module")
 def served(loop: Settings, prefect_server: tuple[str, str]) -> Settings:
-    """A workspace with a champion."""
+    """Promote a champion in a workspace."""
     from flows.maintenance import maintenance
     from tasks.models.catalog import register
 
@@ -201,7 +201,7 @@ def test_prefect_that_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch)
 def test_a_full_disk_leaves_nothing_half_written(
     run: Run, served: Settings, tmp_path: Path
 ) -> None:
-    """A file-size limit stands in for the full disk: the kernel refuses the write in the same place."""
+    """Let a file-size limit stand in for the full disk: the kernel refuses the write there too."""
     path = tmp_path / "many.jsonl"
     rows = [
         {"request_id": f"m{i}", "time": "2025-02-01T00:00:00Z", "tensor": one.payload.tolist()}  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Models and traffic that cannot be quantized soundly, as a user meets them: one sentence, or diagnostics."""
+"""Models and traffic that cannot be quantized soundly: one sentence, or diagnostics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A spec that covers the ranges with few requests and always holds its guardrails, by the tasks that flows call."""
+"""A spec that covers the ranges with few requests and always holds its guardrails."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ calibration:
 
 @pytest.fixture(scope="module")
 def digits(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The digits, with some of the pool's images marked as guardrails."""
+    """Register the digits, with some of the pool's images marked as guardrails."""
     from tasks.models.catalog import register
 
     folder = shutil.copytree(EXAMPLES / "digits", tmp_path_factory.mktemp("models") / "digits")

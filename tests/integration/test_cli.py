@@ -137,5 +137,7 @@ def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
-    said = f"requant: interrupted while exporting the model of {spec}; run `requant model add {spec}` again\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == (
+        f"requant: interrupted while exporting the model of {spec}; "
+        f"run `requant model add {spec}` again\n"
+    )

@@ -1,4 +1,7 @@
-"""Commands that run flows, as processes of their own: with a server and without, to the end and interrupted."""
+"""Commands that run flows, as processes of their own: with a server and without.
+
+They run to the end or are interrupted.
+"""
 
 import json
 import os
@@ -64,7 +67,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def seeded(shared_workspace: Settings) -> Path:
-    """The digits with a day of traffic, to be copied."""
+    """Register the digits with a day of traffic, to be copied."""
     from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
@@ -90,7 +93,7 @@ def place(
 
 @contextmanager
 def started(place: Place, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A command, and the file that it prints into."""
+    """Start a command, and return the file that it prints into."""
     out = place.root / "out.txt"
     with out.open("w") as file:
         process = subprocess.Popen(
@@ -129,7 +132,10 @@ def test_an_interruption_is_one_line_and_closes_the_intent(
 ) -> None:
     said = interrupted(place, asked)
     again = f"requant --workspace {place.root} maintain digits"
-    line = rf"requant: interrupted while {WORKING}: .*; nothing is lost: run `{again}` again to go on\n"
+    line = (
+        rf"requant: interrupted while {WORKING}: .*; nothing is lost: "
+        rf"run `{again}` again to go on\n"
+    )
     assert re.fullmatch(line, said), said
     assert [entry[0] for entry in place.ledger()][-2:] == ["intended", "finished"]
     assert place.ledger()[-1] == ("finished", "ann", "interrupted by ann")
@@ -217,7 +223,7 @@ def test_a_server_that_wants_a_password_says_so(place: Place) -> None:
 
 
 def test_a_process_ends_with_its_server_and_waits_for_nobody(tmp_path: Path) -> None:
-    """Prefect's client would go on handing over log lines, for minutes, to a server that has stopped."""
+    """End at once: Prefect's client would hand over log lines to a stopped server for minutes."""
     code = (
         "from infra.settings import use_workspace\n"
         f"chosen = use_workspace({str(tmp_path / 'workspace')!r})\n"

@@ -17,7 +17,7 @@ SERVES = "up"
 
 
 def day_to_day() -> list[list[str]]:
-    """The arguments of each line, without the comment behind it."""
+    """Return the arguments of each line, without the comment behind it."""
     section = (
         (ROOT / "README.md").read_text().partition("\n## Day to day\n")[2].partition("\n## ")[0]
     )
@@ -26,7 +26,7 @@ def day_to_day() -> list[list[str]]:
 
 
 def told(*arguments: str) -> str:
-    """What a line prints; it ends well."""
+    """Return what a line prints; it ends well."""
     from flows.cli import app
 
     done = CliRunner().invoke(app, ["--workspace", str(_workspace()), *arguments])

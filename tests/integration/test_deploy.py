@@ -1,6 +1,7 @@
-"""The settings of docs/production.md, followed literally: S3, PostgreSQL, a Prefect server elsewhere, a work pool.
+"""The settings of docs/production.md, followed literally.
 
-The server is somebody else's, with its own password; the only thing that links it to the workspace are the settings.
+S3, PostgreSQL, a Prefect server elsewhere and a work pool: the server is somebody else's, with its
+own password. Only the settings link it to the workspace.
 """
 
 import json
@@ -42,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 @pytest.fixture(scope="module")
 def stores() -> Iterator[dict[str, str]]:
-    """What names a bucket and a database in the settings."""
+    """Return what names a bucket and a database in the settings."""
     if programs() is None:
         pytest.skip("no PostgreSQL: bash tests/services/packages.sh installs it")
     bucket = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -73,7 +74,7 @@ def stores() -> Iterator[dict[str, str]]:
 def deployed(
     server: tuple[str, str], stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
-    """Settings alone point at all of it; a model on a schedule of seconds, deployed by the command."""
+    """Deploy a model on a schedule of seconds by the command; settings alone point at all of it."""
     from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("deploy")
@@ -158,7 +159,10 @@ def test_a_process_worker_runs_what_the_schedule_creates(
 
 
 def champion_loads_for_anybody(deployed: Settings) -> bool:
-    """With nothing of Requant but MLflow's own endpoint and address, which `use_workspace` passed on to its clients."""
+    """Load it with nothing of Requant but MLflow's own endpoint and address.
+
+    `use_workspace` passed them on to its clients.
+    """
     code = (
         "import mlflow, numpy, os\n"
         "mlflow.set_tracking_uri(os.environ['REQUANT_MLFLOW_TRACKING_URI'])\n"
@@ -244,7 +248,10 @@ def test_the_doctor_tells_a_schedule_that_nobody_runs(deployed: Settings) -> Non
 def test_the_doctor_fails_where_a_server_creates_nothing_that_was_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real server whose scheduler does not work, as under SQLAlchemy 2.1: it answers, and creates no run."""
+    """Start a real server whose scheduler does not work, as under SQLAlchemy 2.1.
+
+    It answers, and creates no run.
+    """
     from flows import schedules
     from flows.commands import doctor
     from flows.commands.deploy import deploy

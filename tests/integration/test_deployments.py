@@ -43,7 +43,7 @@ def test_a_model_whose_registration_is_damaged_stops_no_others_schedule(
 def test_a_workers_run_is_pointed_at_the_workspace_or_refused(
     workspace: Settings, tmp_path: Path, relative: bool
 ) -> None:
-    """What the worker's own process was started with does not matter: neither its folder nor its mask of new files."""
+    """Ignore the folder of the worker's own process, and its mask of new files."""
     code = """
 import os
 os.umask(0o022)

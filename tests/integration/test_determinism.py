@@ -1,4 +1,4 @@
-"""The same data give the same bytes: whatever the process, its hash seed, its threads and the size of its batches."""
+"""The same data give the same bytes, whatever the process, hash seed, threads and batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidently's real UI over a workspace: projects with panels, whose queries its API answers with our figures."""
+"""Evidently's real UI over a workspace: its API answers the panels' queries with our figures."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,10 @@ WORDS = ("short", "a little longer", "quite a long text, with 3 digits")
 
 @pytest.fixture(scope="module")
 def ui(shared_workspace: Settings) -> Iterator[httpx.Client]:
-    """The UI, started on an empty workspace, in which three windows of a model and one of another are stored."""
+    """Start the UI on an empty workspace, in which windows of two models are stored then.
+
+    Three are of one model, one is of another.
+    """
     from flows.orchestration.services import EVIDENTLY, started
     from infra.processes.supervision import listening_socket
 
@@ -93,7 +96,7 @@ def snapshots(client: httpx.Client, project: str) -> list[dict[str, Any]]:
 
 
 def series(client: httpx.Client, project: str, panel: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the UI asks to draw a panel, with the sources in the order of the windows."""
+    """Return what the UI asks to draw a panel, with the sources in the order of the windows."""
     keys = ("metric", "tags", "metadata", "metric_labels")
     filters = [{key: value[key] for key in keys} for value in panel["values"]]
     answer = client.post(

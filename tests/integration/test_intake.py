@@ -1,4 +1,7 @@
-"""Sources on a schedule: a folder, a bucket and an MLflow experiment, read by the flow, the command and maintenance."""
+"""Sources on a schedule: a folder, a bucket and an MLflow experiment.
+
+The flow, the command and maintenance read them.
+"""
 
 import json
 import os
@@ -34,7 +37,7 @@ sources:
 def served(
     tmp_path_factory: pytest.TempPathFactory, prefect_server: tuple[str, str]
 ) -> Iterator[tuple[Settings, Path]]:
-    """The digits with three sources, none of which is there yet; and the folder of its spec."""
+    """Register the digits with three sources that are not there yet; return its spec's folder."""
     from flows.orchestration.runtime import using
     from tasks.models.catalog import register
 

@@ -1,4 +1,4 @@
-"""A small language model through the same loop: registered, quantized, judged on its answers, and watched."""
+"""A small language model through the same loop: quantized, judged on answers, and watched."""
 
 import json
 from dataclasses import replace

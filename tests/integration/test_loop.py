@@ -1,4 +1,7 @@
-"""The whole loop on a small model, with a real Prefect server, MLflow, store and engines; one story, in order."""
+"""The whole loop on a small model, with a real Prefect server, MLflow, store and engines.
+
+It is one story, in order.
+"""
 
 import json
 import os
@@ -64,7 +67,8 @@ def test_the_champion_is_used_by_someone_who_has_nothing_of_ours(digits: Setting
 import sys, json, numpy as np, mlflow
 model = mlflow.pyfunc.load_model("models:/digits@champion")
 out = model.predict({"image": np.zeros((3, 1, 8, 8), np.float32)})
-assert not any(name.split(".")[0] in ("flows", "tasks", "infra", "dashboards") for name in sys.modules)
+ours = ("flows", "tasks", "infra", "dashboards")
+assert not any(name.split(".")[0] in ours for name in sys.modules)
 print(json.dumps(list(np.asarray(out["logits"]).shape)))
 """
     environment = {**os.environ, "MLFLOW_TRACKING_URI": digits.mlflow_uri}

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spec of a classifier with 76 MB of weights in three hidden layers."""
+    """Write a spec of a classifier with 76 MB of weights in three hidden layers."""
     folder, rng, sizes = (
         tmp_path_factory.mktemp("wide"),
         np.random.default_rng(0),

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def ran(loop: Settings) -> Settings:
-    """A champion, a kept window, and a second version that waits."""
+    """Run to a champion, a kept window, and a second version that waits."""
     from flows.maintenance import maintenance
     from flows.requantize import requantize
     from tasks.models.catalog import register

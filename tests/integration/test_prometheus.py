@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the console of a workspace that ran the loop, and answers every query that we ship."""
+"""A real Prometheus scrapes the console, and answers every query that we ship."""
 
 import json
 import re
@@ -38,7 +38,7 @@ pytestmark = [
 
 @contextmanager
 def process(*command: str, log: Path) -> Iterator[None]:
-    """A process that is ended by its id."""
+    """Start a process that is ended by its id."""
     with log.open("wb") as out:
         started = subprocess.Popen(command, stdout=out, stderr=out)
     try:
@@ -53,7 +53,7 @@ def process(*command: str, log: Path) -> Iterator[None]:
 
 
 def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first answer that is not empty."""
+    """Return the first answer that is not empty."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -67,7 +67,10 @@ def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
 
 @pytest.fixture(scope="module")
 def ran(loop: Settings) -> Settings:
-    """A model with a champion, a kept window and a waiting candidate; another, with a safety head, that was refused."""
+    """Run two models: one to a champion, a kept window and a waiting candidate.
+
+    The other, with a safety head, was refused.
+    """
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from flows.requantize import requantize
@@ -102,7 +105,7 @@ def console(ran: Settings) -> Iterator[str]:
 def prometheus(
     ran: Settings, console: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """A Prometheus with the configuration that we ship, but for the console's address and shorter intervals."""
+    """Start a Prometheus with the configuration that we ship, but for address and intervals."""
     assert PROMETHEUS is not None
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copy(RULES, folder)

@@ -39,7 +39,7 @@ def counted() -> Iterator[Counter[str]]:
 
 @pytest.fixture(scope="module")
 def climbed(loop: Settings) -> Counter[str]:
-    """What a first champion's climb read."""
+    """Climb to a first champion, and return what was read."""
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from tasks.models.catalog import register
@@ -53,7 +53,7 @@ def climbed(loop: Settings) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def quiet(loop: Settings, climbed: Counter[str]) -> Counter[str]:
-    """What a run on a window of the same traffic read."""
+    """Run on a window of the same traffic, and return what was read."""
     from flows.maintenance import maintenance
     from flows.outcomes import Status
 

@@ -1,4 +1,4 @@
-"""What a recalibration keeps of its champion beside the graph: the losses that were measured for the same weights."""
+"""What a recalibration keeps beside the graph: losses that were measured for the same weights."""
 
 import json
 import shutil

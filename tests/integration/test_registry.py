@@ -54,7 +54,7 @@ def tiny_onnx(scale: float = 2.0) -> bytes:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty working directory, so that anything MLflow drops there is seen."""
+    """Change to an empty working directory, so that anything MLflow drops there is seen."""
     folder, before = tmp_path_factory.mktemp("work"), Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
@@ -190,9 +190,11 @@ import mlflow.pyfunc
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/tiny@champion")
 for batch in (1, 5):
-    out = model.predict({"x": np.ones((batch, 3), np.float32), "ids": np.zeros((batch, 7), np.int64)})
+    feeds = {"x": np.ones((batch, 3), np.float32), "ids": np.zeros((batch, 7), np.int64)}
+    out = model.predict(feeds)
     assert out["y"].shape == (batch, 3) and out["z"].shape == (batch, 7)
-ours = [name for name in sys.modules if name.split(".")[0] in ("infra", "tasks", "flows", "dashboards")]
+packages = ("infra", "tasks", "flows", "dashboards")
+ours = [name for name in sys.modules if name.split(".")[0] in packages]
 print(json.dumps({"y": float(out["y"][0, 0]), "z": int(out["z"][0, 0]), "ours": ours,
                   "inputs": model.metadata.signature.inputs.to_dict()}))
 """
@@ -247,7 +249,7 @@ def test_two_first_commands_at_once_both_find_a_working_database(
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[str]:
-    """A real MLflow server process with its own database and files."""
+    """Start a real MLflow server process with its own database and files."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -336,7 +338,7 @@ CARD = Card(
 
 @pytest.fixture(scope="module", params=["database", "server"])
 def seen(request: pytest.FixtureRequest, place: Path) -> tuple[Registry, Any]:
-    """A registry by its database, or through a server, and MLflow's own client to look at it with."""
+    """Open a registry by its database or a server, and MLflow's own client to look at it with."""
     from mlflow.tracking import MlflowClient
 
     uri = (

@@ -1,4 +1,7 @@
-"""A scheduler and two worker processes, one of them killed in the middle: the bytes are those of a single process."""
+"""A scheduler and two worker processes, one of them killed in the middle.
+
+The bytes are those of a single process.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def model(shared_workspace: Settings) -> RegisteredModel:
 
 @pytest.fixture(scope="module")
 def window(shared_workspace: Settings) -> TrafficWindow:
-    """A day of texts in one part an hour, so that there are shards for everybody."""
+    """Write a day of texts in one part an hour, so that there are shards for everybody."""
     rng = np.random.default_rng(0)
     requests = [
         Request(
@@ -85,7 +88,10 @@ def running(shared_workspace: Settings) -> Iterator[Cluster]:
 def kill_at(
     monkeypatch: pytest.MonkeyPatch, kind: type, result: int, worker: subprocess.Popen[bytes]
 ) -> list[int]:
-    """Kill a worker when this many results have been merged; gives the number of merges, as they come."""
+    """Kill a worker when this many results have been merged.
+
+    The number of merges is returned, as they come.
+    """
     merged: list[int] = []
     merge = kind.merge  # type: ignore[attr-defined]
 
@@ -148,7 +154,7 @@ NOTES = "golden-runs/"
 
 
 def slow_shard(shard: GoldenShard) -> dict[int, NDArray[np.float32]]:
-    """The shard, a second later, when the store says who has begun it; runs on a worker."""
+    """Give the shard a second after the store says who has begun it; this runs on a worker."""
     settings().store().put(f"{NOTES}{shard.index}-{os.getpid()}", b"")
     time.sleep(1)
     return run_shard(shard)
@@ -191,7 +197,10 @@ def test_a_worker_killed_in_the_middle_of_golden_cases_changes_no_byte(
 
 @dataclass
 class Killing:
-    """A mapper whose first result costs a worker its life, while that one has begun another shard."""
+    """A mapper whose first result costs a worker its life.
+
+    That one has begun another shard by then.
+    """
 
     mapper: Mapper
     running: Cluster
@@ -300,7 +309,10 @@ def wait_for_workers(running: Cluster, count: int) -> None:
 def test_maintenance_decides_the_same_on_a_cluster_byte_for_byte(
     loop: Settings, running: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two copies of one workspace with a champion and a new window; all that a decision rests on is compared."""
+    """Compare all that a decision rests on, in two copies of one workspace.
+
+    It has a champion and a new window.
+    """
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from infra.cluster.workers import OnDask
@@ -347,7 +359,7 @@ def test_maintenance_decides_the_same_on_a_cluster_byte_for_byte(
 
 
 def one_target(folder: Path) -> Path:
-    """The digits model for one target; gives its spec."""
+    """Write the digits model for one target; return its spec."""
     shutil.copytree(EXAMPLES / "digits", folder)
     document = yaml.safe_load((folder / "model.yaml").read_text()) | {
         "targets": ["onnxruntime-cpu"]
@@ -357,7 +369,10 @@ def one_target(folder: Path) -> Path:
 
 
 def objects() -> dict[str, bytes]:
-    """Every object that a run stores; of an entry of the ledger what it says, without when and after what."""
+    """Return every object that a run stores.
+
+    Of an entry of the ledger it is what it says, without when and after what.
+    """
     store = settings().store()
     found = {
         key: store.get(key) for key in store.list("") if not key.endswith("/evidently.html")

@@ -1,7 +1,7 @@
 """Every shipped example under every shipped scenario comes to a sensible end.
 
-The quick pairs run with the other tests, all of them by `make soak`. A model's first champion, on traffic without a
-shift, is made once; each scenario starts from a copy of its workspace.
+The quick pairs run with the other tests, all of them by `make soak`. A model's first champion, on
+traffic without a shift, is made once; each scenario starts from a copy of its workspace.
 """
 
 import json
@@ -57,7 +57,7 @@ def pairs() -> Iterator[object]:
 
 
 def name_of(example: str) -> str:
-    """The name that the example's spec gives its model."""
+    """Return the name that the example's spec gives its model."""
     from tasks.specs.spec import load_spec
 
     return load_spec(EXAMPLES / example / "model.yaml").name
@@ -118,7 +118,7 @@ def champions(
 def copied(
     champions: Champions, example: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Settings]:
-    """A workspace of its own, in which the example's first champion reigns."""
+    """Copy a workspace, in which the example's first champion reigns."""
     shutil.copytree(champions.of(example), tmp_path / "workspace")
     yield from pointed_at(tmp_path / "workspace")
 

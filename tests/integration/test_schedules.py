@@ -1,4 +1,4 @@
-"""Deployments on a real server: what applying them again leaves alone, and whose late runs are dropped."""
+"""Deployments on a real server: what applying them again leaves alone, which late runs go."""
 
 import asyncio
 import signal
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module")
 def client(shared_workspace: Settings) -> Iterator[SyncPrefectClient]:
-    """A client of a server that holds our deployments and creates no runs by itself."""
+    """Open a client of a server that holds our deployments and creates no runs by itself."""
     from flows.deployments import all_deployments
     from flows.orchestration.runtime import server, using
     from tasks.models.catalog import register

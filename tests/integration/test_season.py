@@ -1,4 +1,7 @@
-"""A camera that sees bright and dim days in turn: the same weekday of the weeks before is what today is judged by."""
+"""A camera that sees bright and dim days in turn.
+
+The same weekday of the weeks before is what today is judged by.
+"""
 
 from __future__ import annotations
 

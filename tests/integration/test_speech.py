@@ -1,4 +1,4 @@
-"""The shipped speech recognizer through the loop: heard, quantized, judged by its transcripts, and watched in noise."""
+"""The shipped speech recognizer through the loop: judged by transcripts, watched in noise."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def heard(place: Place, domain: str) -> list[Request]:
-    """The shipped traffic, recorded again at another place."""
+    """Record the shipped traffic again at another place."""
     from tasks.models.corpus import read_corpus
 
     rng = np.random.default_rng(5)

@@ -15,7 +15,7 @@ SCENARIO = EXAMPLES / "scenarios" / "exposure-sudden.yaml"
 
 @pytest.fixture(scope="module")
 def digits(shared_workspace: Settings) -> Settings:
-    """A workspace with the digit classifier."""
+    """Register the digit classifier in a workspace."""
     from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")

@@ -1,4 +1,4 @@
-"""`requant up`: scheduled runs happen by themselves, nobody else gets in, and nothing is left behind."""
+"""`requant up`: scheduled runs happen by themselves, nobody gets in, nothing is left behind."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def until(condition: Any, seconds: float = SEEN_S) -> Any:
 
 
 def spec(folder: Path, schedule: str, name: str = "digits") -> Path:
-    """The shipped digits under another name and schedule."""
+    """Write the shipped digits under another name and schedule."""
     shutil.copytree(EXAMPLES / "digits", folder, dirs_exist_ok=True)
     text = (folder / "model.yaml").read_text()
     text = re.sub(r"^schedule:.*$", f"schedule: {schedule}", text, flags=re.M)
@@ -117,7 +117,7 @@ def spec(folder: Path, schedule: str, name: str = "digits") -> Path:
 
 @pytest.fixture(scope="module")
 def up(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A workspace with a model that is maintained every few seconds, and everything up."""
+    """Start everything in a workspace with a model that is maintained every few seconds."""
     from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("up")
@@ -128,7 +128,7 @@ def up(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def runs(up: Up, model: str = "digits") -> list[Mapping[str, Any]]:
-    """A model's scheduled maintenance runs, as the server has them."""
+    """Return a model's scheduled maintenance runs, as the server has them."""
     deployed = up.ask("deployments/filter", deployments={"name": {"any_": [model]}})
     ids = [one["id"] for one in deployed]
     found = up.ask("flow_runs/filter", flow_runs={"deployment_id": {"any_": ids}}) if ids else []

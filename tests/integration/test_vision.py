@@ -1,4 +1,4 @@
-"""The shipped image-text encoder through the loop: quantized, judged zero-shot, watched as light and lens change."""
+"""The shipped image-text encoder through the loop: judged zero-shot, watched as light changes."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def seen(exposure: float, blur: float, domain: str, *, labelled: bool = True) -> list[Request]:
-    """The shipped traffic under another light and lens."""
+    """Render the shipped traffic under another light and lens."""
     from tasks.models.corpus import read_corpus
 
     rows = read_corpus((EXAMPLES / "vision" / "traffic.parquet").read_bytes(), where="traffic")

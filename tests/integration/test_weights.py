@@ -1,4 +1,4 @@
-"""New weights are a reason to rebuild though the traffic stays the same, and the decision explains itself."""
+"""New weights are a reason to rebuild though the traffic stays, and the decision says so."""
 
 import shutil
 from datetime import timedelta
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source of the model, to be changed."""
+    """Copy the source of the model, to be changed."""
     made = tmp_path_factory.mktemp("source") / "digits"
     shutil.copytree(EXAMPLES / "digits", made)
     return made

@@ -43,7 +43,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 def convnet() -> onnx.ModelProto:
-    """The digits model written node by node: the export through torch takes longer than all of these tests."""
+    """Write the digits model node by node: its export takes longer than all of these tests."""
     weights = load_file(subject.EXAMPLES / "digits" / "weights.safetensors")
     steps: list[tuple[str, list[str], dict[str, object]]] = [
         ("Conv", ["conv1.weight", "conv1.bias"], {"pads": [1, 1, 1, 1]}),

@@ -1,4 +1,4 @@
-"""The map of what drift costs, in its smallest form: one shift of the digits, and the arithmetic of regret."""
+"""The map of what drift costs, in its smallest form: one shift of the digits, and regret."""
 
 from dataclasses import replace
 from pathlib import Path

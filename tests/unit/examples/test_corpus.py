@@ -1,4 +1,4 @@
-"""The shipped MiniLM corpus, golden set and safety head keep the promises that the pipeline builds on."""
+"""The shipped MiniLM corpus, golden set and safety head keep the pipeline's promises."""
 
 from collections import Counter
 from dataclasses import dataclass

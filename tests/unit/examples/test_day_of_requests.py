@@ -1,4 +1,4 @@
-"""The requests that the README imports are the shipped traffic, written as applications and KServe would."""
+"""The requests that the README imports are the shipped traffic, as programs and KServe write."""
 
 from pathlib import Path
 

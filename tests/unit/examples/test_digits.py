@@ -1,4 +1,4 @@
-"""The shipped digits model is good at every exposure, and its INT8 scales go stale when exposure moves."""
+"""The shipped digits model is good at every exposure; its scales go stale when that moves."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The polyglot example's data: splits that share nothing, right labels, and weights of the stated size."""
+"""The polyglot example's data: disjoint splits, right labels, weights of the stated size."""
 
 import json
 from itertools import islice

@@ -61,9 +61,7 @@ def test_the_limits_are_the_specs_budgets_on_the_same_axes() -> None:
     assert limits(load_spec(EXAMPLES / "digits" / "model.yaml")).loss_budget >= 0
 
 
-def test_a_first_search_ends_at_what_is_good_enough_and_too_dear_but_not_among_the_shorter_floats() -> (
-    None
-):
+def test_a_first_search_ends_at_good_enough_and_too_dear_but_not_among_the_shorter_floats() -> None:
     dear = (gate("cosine", 0.995), gate("latency-ratio", 1.4, Verdict.FAILED))
     assert _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *dear).reports)
     assert not _ends(find_recipe("int8-weights"), climbed("int8-weights", *dear).reports)

@@ -1,4 +1,4 @@
-"""Prefect's schedules, of whichever kind a person gave a deployment, are computed by Prefect's own classes."""
+"""Prefect's schedules, of whichever kind, are computed by Prefect's own classes."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

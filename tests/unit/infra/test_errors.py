@@ -29,7 +29,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bare(kind: type[Exception]) -> Exception:
-    """An instance without running its constructor, whatever arguments that wants."""
+    """Make an instance without running its constructor, whatever arguments that wants."""
     return kind.__new__(kind)
 
 

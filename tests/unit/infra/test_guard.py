@@ -52,7 +52,7 @@ def client() -> Iterator[TestClient]:
 
 @pytest.fixture
 def browser(client: TestClient) -> TestClient:
-    """A browser with a session."""
+    """Open a browser with a session."""
     client.get("/", params={"login": Sessions(SECRET).link("Ada")})
     return client
 

@@ -1,4 +1,4 @@
-"""What reading commands cost beside an earlier commit: that it is measured, and what it says when it cannot be."""
+"""What reading commands cost beside an earlier commit: measured, or why it cannot be."""
 
 from pathlib import Path
 

@@ -46,7 +46,10 @@ def requests() -> list[Request]:
 
 @pytest.fixture
 def stored(workspace: Settings) -> Settings:
-    """A model with every kind of object that holds requests, and a champion that came from them."""
+    """Store a model with all that a tenant may be in.
+
+    That is traffic, a window, a calibration set, a champion of it, rejects and a quarantine.
+    """
     store = workspace.store()
     store.put("models/m/current", json.dumps({"version": 1, "digest": "x"}).encode())
     profile_window(store, "m", write_traffic(store, "m", requests()))

@@ -37,7 +37,7 @@ def test_a_port_that_was_left_to_us_is_no_news(
 
 
 def test_a_note_that_a_stranger_answers_to_does_not_count(workspace: Settings) -> None:
-    """What was killed left its note, and somebody else listens there now: nothing is sent to it but a nonce."""
+    """Send nothing but a nonce to who listens now where a killed service left its note."""
     with socket.create_server(("127.0.0.1", 0)) as foreign:
         foreign.settimeout(10)
         address = f"http://127.0.0.1:{foreign.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Options and timing caches, on the config of a real builder: TensorRT-RTX's, which needs no device."""
+"""Options and timing caches, on a real builder's config: TensorRT-RTX's, without a device."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FLOAT_TACTIC = (
 
 
 def tensor(major: int, name: str, kind: str) -> Json:
-    """A tensor as each version writes it."""
+    """Make a tensor as each version writes it."""
     if major == 10:
         return {
             "Name": name,

@@ -1,4 +1,4 @@
-"""A container's limit counts, and the work that it leaves no room for is refused with both figures."""
+"""A container's limit counts, and work that it leaves no room for is refused with figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GB = 1_000_000_000
 
 
 def machine(root: Path, free: int, groups: str, files: dict[str, str]) -> Path:
-    """A root folder whose `proc` and `sys` say this."""
+    """Write a root folder whose `proc` and `sys` say this."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {free // 1024} kB\n")
     (root / "proc/self/cgroup").write_text(groups)

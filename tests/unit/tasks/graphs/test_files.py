@@ -22,7 +22,10 @@ WEIGHT = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
 
 
 def saved(folder: Path, **changes: str) -> Path:
-    """A product whose weight lies in `weights.bin`; `changes` are entries of its external data."""
+    """Save a product whose weight lies in `weights.bin`.
+
+    `changes` are entries of its external data.
+    """
     path = folder / "model.onnx"
     onnx.save(
         graphs.product(WEIGHT),
@@ -111,7 +114,7 @@ def test_a_place_that_is_no_number_is_refused(tmp_path: Path, offset: str) -> No
 def test_more_than_one_graph_can_hold_is_refused_with_its_size_before_it_is_read(
     tmp_path: Path,
 ) -> None:
-    """Three gigabytes of zeros that take no room on the disk; the process reads next to nothing of them."""
+    """Refuse three gigabytes of zeros that take no room on the disk, reading next to nothing."""
     rows = 750_000
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[rows, 1000])
     weight.data_location = TensorProto.EXTERNAL

@@ -24,7 +24,7 @@ def body(
 
 
 def conditional() -> onnx.ModelProto:
-    """A layer in each branch."""
+    """Make a layer in each branch."""
     branches = {
         f"{branch}_branch": body(
             branch,

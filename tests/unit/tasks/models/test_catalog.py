@@ -1,4 +1,4 @@
-"""Registering a model: everything is checked before anything is stored, and the same content is stored once."""
+"""Registering a model: all is checked before anything is stored, the same content once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From weights to the full-precision graph: it computes what torch computes, or is refused in one sentence."""
+"""From weights to the full-precision graph: it computes what torch does, or is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXT_SPEC = text_spec()
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformer of the BERT kind with random weights."""
+    """Make a transformer of the BERT kind with random weights."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)

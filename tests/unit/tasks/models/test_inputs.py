@@ -37,7 +37,7 @@ def text(length: int, start: int = 0) -> str:
 
 
 class SumOfTokens:
-    """An engine whose answer for each text is the sum of its real token ids, and how many there were."""
+    """An engine that answers each text's sum of real token ids, and how many there were."""
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         ids, mask = (

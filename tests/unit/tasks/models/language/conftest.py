@@ -35,7 +35,7 @@ class Small:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Builds and exports a family when it is first asked for."""
+    """Build and export a family when it is first asked for."""
     made: dict[str, Small] = {}
 
     def build(family: str) -> Small:

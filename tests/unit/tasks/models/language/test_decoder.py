@@ -1,4 +1,4 @@
-"""Any local causal language model becomes a graph with its cache outside; the export checks it against torch."""
+"""Any local causal language model becomes a graph with its cache outside, checked by torch."""
 
 from typing import Any
 

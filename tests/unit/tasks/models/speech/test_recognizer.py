@@ -1,4 +1,4 @@
-"""Any local Whisper folder becomes one graph that can be quantized, and writes what transformers writes."""
+"""Any local Whisper folder becomes one graph, and writes what transformers writes."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Any local CLIP folder, or a ViT, becomes one graph from pixels to an embedding; classes are texts or prototypes."""
+"""Any local CLIP folder, or a ViT, becomes one graph from pixels to an embedding."""
 
 from pathlib import Path
 from typing import Any
