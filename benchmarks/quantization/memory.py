@@ -1,4 +1,7 @@
-"""Peak memory of a pass over MiniLM, each in a process of its own: `python -m benchmarks.quantization.memory WORK FOLDER QUICK`."""
+"""Peak memory of a pass over MiniLM, each in a process of its own.
+
+Run it as `python -m benchmarks.quantization.memory WORK FOLDER QUICK`.
+"""
 
 import subprocess
 import sys
@@ -17,7 +20,10 @@ PLAIN, OBSERVED = "plain", "observed"
 
 
 def peaks(quick: bool) -> Mapping[str, float]:
-    """Megabytes that a process held at most during each work, its interpreter and the model included."""
+    """Return the megabytes that a process had at most during each work.
+
+    Its interpreter and the model are included.
+    """
     chosen = subject.minilm(quick)
     with (
         tempfile.TemporaryDirectory() as folder
@@ -53,7 +59,11 @@ def _prepared(work: str, folder: Path, quick: bool) -> Callable[[], object]:
 
 
 def _measured(call: Callable[[], object]) -> float:
-    """Linux forgets the peak so far when 5 is written to clear_refs: loading a model takes more than running it."""
+    """Call it, and return the megabytes that the process had at most meanwhile.
+
+    Linux forgets the peak so far when 5 is written to clear_refs: loading a model takes more than
+    running it.
+    """
     Path("/proc/self/clear_refs").write_text("5")
     call()
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -1,4 +1,7 @@
-"""What watching costs: the observer pass against a plain forward pass, in time, in memory and as the set grows."""
+"""What observing costs: the observer pass against a plain forward pass.
+
+In time, in memory and as the set grows.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +47,7 @@ class ObservationRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM over its calibration set, and over larger ones."""
+    """Measure MiniLM over its calibration set, and over larger ones."""
     chosen = subject.minilm(quick)
     table = compare(chosen, (4, *SHAPE[1:]) if quick else SHAPE, rounds=3 if quick else 9)
     peaks = memory.peaks(quick)
@@ -74,7 +77,10 @@ def measure(quick: bool) -> ResultTable:
 
 
 def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> ResultTable:
-    """Interleaved rounds of both passes, then the range rules, then three reductions of one array."""
+    """Measure both passes in interleaved rounds, then the range rules, then three reductions.
+
+    The reductions are of one array.
+    """
     values = np.random.default_rng(0).standard_normal(shape, np.float32)
     observed = _observed(chosen)
     plain = partial(run_all, chosen.reference, chosen.inputs, chosen.calibration)
@@ -85,8 +91,10 @@ def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> ResultTable
         _row(name, passes.median(name), cases=cases, ratio=passes.ratio(name, PLAIN)[0])
         for name in passes.seconds
     ]
-    seen = observed()
-    rules = float(np.median([pairs.timed(partial(_every_rule, seen)) for _ in range(rounds)]))
+    observation = observed()
+    rules = float(
+        np.median([pairs.timed(partial(_every_rule, observation)) for _ in range(rounds)])
+    )
     rows.append(_row(RULES, rules))
     rows += [
         _row(
@@ -97,7 +105,7 @@ def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> ResultTable
         )
         for name in reductions.seconds
     ]
-    elements = sum(item.histogram.total for item in seen.values())
+    elements = sum(item.histogram.total for item in observation.values())
     note = (
         f"{chosen.name}: {cases} cases, {len(chosen.sites)} sites, {elements / 1e6:.1f} M elements."
     )
@@ -114,7 +122,10 @@ def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> ResultTable
 
 
 def growth(chosen: Subject, sizes: Sequence[int]) -> list[ObservationRow]:
-    """The observed pass over sets of one distribution and several sizes; the time a case should not change."""
+    """Measure the observed pass over sets of one distribution and several sizes.
+
+    The time a case should not change.
+    """
     languages = sorted({row.language for row in chosen.traffic})
     rows = []
     for size in sizes:
@@ -154,8 +165,8 @@ def _observed(
     return lambda: watch(instrumented, chosen.sites, chosen.inputs, payloads or chosen.calibration)
 
 
-def _every_rule(seen: Mapping[str, SiteObservation]) -> list[float]:
-    return [amax(item.histogram, rule) for item in seen.values() for rule in RangeRule]
+def _every_rule(observation: Mapping[str, SiteObservation]) -> list[float]:
+    return [amax(item.histogram, rule) for item in observation.values() for rule in RangeRule]
 
 
 def _reductions(values: NDArray[np.float32]) -> Mapping[str, Callable[[], object]]:

@@ -74,7 +74,7 @@ class PoisonedWindow:
     @property
     def sampled(self) -> frozenset[str]:
         """The ids that were looked at and kept, or set aside."""
-        return self.quarantined | {one.request_id for one in self.composed.sample.requests}
+        return self.quarantined | {request.request_id for request in self.composed.sample.requests}
 
 
 def measure(quick: bool) -> ResultTable:
@@ -140,7 +140,7 @@ def _attacked_window(
     for name, requests in attacks(chosen, honest, rng, few).items():
         windows = _windows(chosen, champion, [*honest, *requests], size)
         after = _recalibrated_by(chosen, champion, windows)
-        caught, wrong = _set_aside(windows[RULES], {one.request_id for one in requests})
+        caught, wrong = _set_aside(windows[RULES], {request.request_id for request in requests})
         for recipe in RECIPES:
             site, moved = _largest_move(clean[RULES, recipe], after[RULES, recipe])
             _, undefended = _largest_move(clean[OFF, recipe], after[OFF, recipe])

@@ -28,7 +28,10 @@ EXPOSURES = (0.5, 1.0, 4.0, 8.0)
 
 @dataclass(frozen=True, slots=True)
 class SelectionRow:
-    """One way to choose, on one model; over several seeds, with the 2.5th and 97.5th percentile."""
+    """One way to choose, on one model, over several seeds.
+
+    Low and high are the 2.5th and 97.5th percentile.
+    """
 
     model: str = column("model")
     how: str = column("calibration set")
@@ -43,7 +46,7 @@ class SelectionRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """The digits over four exposures, and MiniLM over all its languages."""
+    """Measure the digits over four exposures, and MiniLM over all its languages."""
     seeds = 2 if quick else 10
     rows = [
         *compare(exposed(subject.digits(quick)), seeds, quick),
@@ -62,38 +65,43 @@ def measure(quick: bool) -> ResultTable:
 
 
 def compare(chosen: Subject, seeds: int, quick: bool) -> list[SelectionRow]:
-    """Every way to choose, over all seeds."""
+    """Measure every way to choose, over all seeds."""
     engine, count = chosen.instrumented, 256 if quick else CANDIDATES
-    found: dict[str, list[tuple[float, NDArray[np.float32]]]] = {}
+    results_by_way: dict[str, list[tuple[float, NDArray[np.float32]]]] = {}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         window = [chosen.traffic[place] for place in rng.permutation(len(chosen.traffic))[:count]]
-        seen = watch_amax(engine, chosen.sites, chosen.inputs, [one.payload for one in window])
-        ways = {f"{CHOSEN} chosen": cover(seen, CHOSEN)}
+        request_amax = watch_amax(
+            engine, chosen.sites, chosen.inputs, [request.payload for request in window]
+        )
+        ways = {f"{CHOSEN} chosen": cover(request_amax, CHOSEN)}
         ways |= {
             f"{size} random": rng.permutation(len(window))[:size]
             for size in RANDOM
             if size <= len(window)
         }
         for how, rows in ways.items():
-            found.setdefault(how, []).append(
-                (_covered(seen, rows), _scores(chosen, engine, window, rows))
+            results_by_way.setdefault(how, []).append(
+                (_covered(request_amax, rows), _scores(chosen, engine, window, rows))
             )
-    return [_row(chosen.name, how, results) for how, results in found.items()]
+    return [_row(chosen.name, how, results) for how, results in results_by_way.items()]
 
 
 def exposed(chosen: Subject) -> Subject:
-    """The digits at four exposures, as `examples.digits` defines them: pixels multiplied."""
+    """Return the digits at four exposures, as `examples.digits` defines them: pixels multiplied."""
     factors = np.random.default_rng(0).choice(EXPOSURES, len(chosen.traffic))
     traffic = tuple(
-        replace(one, payload=np.asarray(one.payload, np.float32) * np.float32(factor))
-        for one, factor in zip(chosen.traffic, factors, strict=True)
+        replace(request, payload=np.asarray(request.payload, np.float32) * np.float32(factor))
+        for request, factor in zip(chosen.traffic, factors, strict=True)
     )
     return replace(chosen, traffic=traffic)
 
 
 def goals(rows: Sequence[SelectionRow]) -> tuple[Goal, ...]:
-    """64 chosen against 256 random ones: no less range, and no less quality beyond a thousandth."""
+    """Return the goals of 64 chosen against 256 random ones.
+
+    No less range, and no less quality beyond a thousandth.
+    """
     named = {(row.model, row.how): row for row in rows}
     models = dict.fromkeys(row.model for row in rows)
     few, many = f"{CHOSEN} chosen", f"{max(RANDOM)} random"
@@ -117,9 +125,9 @@ def goals(rows: Sequence[SelectionRow]) -> tuple[Goal, ...]:
     )
 
 
-def _covered(seen: RequestAmax, rows: NDArray[np.intp]) -> float:
-    top = seen.amax.max(axis=0)
-    return float((seen.amax[rows].max(axis=0)[top > 0] / top[top > 0]).mean())
+def _covered(request_amax: RequestAmax, rows: NDArray[np.intp]) -> float:
+    top = request_amax.amax.max(axis=0)
+    return float((request_amax.amax[rows].max(axis=0)[top > 0] / top[top > 0]).mean())
 
 
 def _scores(
@@ -141,7 +149,7 @@ def _row(
     model: str, how: str, results: Sequence[tuple[float, NDArray[np.float32]]]
 ) -> SelectionRow:
     covered, means = (
-        np.asarray([one for one, _ in results]),
+        np.asarray([fraction for fraction, _ in results]),
         np.asarray([scores.mean() for _, scores in results]),
     )
     cover_low, cover_high = np.percentile(covered, (2.5, 97.5))

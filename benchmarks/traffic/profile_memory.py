@@ -1,4 +1,7 @@
-"""Peak memory of profiling so many rows, in a process of its own: `python -m benchmarks.traffic.profile_memory ROWS`."""
+"""Peak memory of profiling so many rows, in a process of its own.
+
+Run it as `python -m benchmarks.traffic.profile_memory ROWS`.
+"""
 
 import sys
 import tempfile
@@ -17,7 +20,7 @@ FILE = 1_000_000
 
 
 def main(rows: int) -> None:
-    """Print the seconds of CPU that profiling took, the peak in megabytes and the profile's bytes."""
+    """Print the seconds of CPU that profiling took, the peak in megabytes, and the bytes."""
     scan, seconds = Scan(WITH_SAMPLE), 0.0
     writer = ProcessPoolExecutor(
         1, get_context("spawn")

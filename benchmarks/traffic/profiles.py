@@ -1,4 +1,7 @@
-"""What profiling traffic costs: against reading it, against a drift report, in memory and in bytes."""
+"""What profiling traffic costs against reading it and against a drift report.
+
+In time, in memory and in bytes.
+"""
 
 import subprocess
 import sys
@@ -49,7 +52,7 @@ class ProfilingRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """Every figure, on files that are deleted afterwards."""
+    """Measure every figure, on files that are deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         read, ratio = _reading(
             Path(folder), 200_000 if quick else 1_000_000, rounds=3 if quick else 9
@@ -110,15 +113,15 @@ def _reading(folder: Path, rows: int, rounds: int) -> tuple[list[ProfilingRow], 
         ),
     }
     seconds = _best(ways, rounds)
-    found = [
-        ProfilingRow(name, rows, taken, rows / taken / 1e6, None, None)
-        for name, taken in seconds.items()
+    measured = [
+        ProfilingRow(name, rows, spent, rows / spent / 1e6, None, None)
+        for name, spent in seconds.items()
     ]
-    return found, seconds[OURS] / seconds[SCAN]
+    return measured, seconds[OURS] / seconds[SCAN]
 
 
 def _best(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of CPU of each, turn by turn."""
+    """Return each call's least seconds of CPU; the calls take turns."""
     seconds = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, call in ways.items():
@@ -132,7 +135,7 @@ def _texts(rows: int) -> list[ProfilingRow]:
     texts = pa.array([_TEXTS[n % 3] * (1 + n % 5) + str(n) for n in range(rows)])
     batch = pa.RecordBatch.from_pydict({"text": texts})
     ways = {
-        "texts: lengths, shares, scripts, distinct inputs": ProfileSettings(
+        "texts: lengths, fractions of letters, scripts, distinct inputs": ProfileSettings(
             reservoir=0, fourier_features=0
         ),
         "the same with embeddings and their 128 random Fourier features": ProfileSettings(
@@ -144,8 +147,8 @@ def _texts(rows: int) -> list[ProfilingRow]:
         for name, chosen in ways.items()
     }
     return [
-        ProfilingRow(name, rows, taken, rows / taken / 1e6, None, None)
-        for name, taken in _best(calls, 2).items()
+        ProfilingRow(name, rows, spent, rows / spent / 1e6, None, None)
+        for name, spent in _best(calls, 2).items()
     ]
 
 
@@ -171,33 +174,33 @@ def _against_report(rows: int) -> tuple[list[ProfilingRow], float]:
     )
 
     def ours() -> object:
-        one, other = (
+        before_profile, after_profile = (
             profile_batches(table.to_batches(request_files.GROUP), chosen) for table in tables
         )
-        quantiles = {name: one.numbers[name] for name in numbers}
-        return _compared(one, other, quantiles)
+        quantiles = {name: before_profile.numbers[name] for name in numbers}
+        return _compared(before_profile, after_profile, quantiles)
 
     seconds = {
         name: _wall(call)
         for name, call in (("Evidently's drift preset", evidently), ("two profiles", ours))
     }
-    found = [
-        ProfilingRow(f"{name}, {COLUMNS} columns", rows, taken, None, None, None)
-        for name, taken in seconds.items()
+    measured = [
+        ProfilingRow(f"{name}, {COLUMNS} columns", rows, spent, None, None, None)
+        for name, spent in seconds.items()
     ]
-    return found, seconds["Evidently's drift preset"] / seconds["two profiles"]
+    return measured, seconds["Evidently's drift preset"] / seconds["two profiles"]
 
 
-def _compared(one: Profile, other: Profile, quantiles: dict[str, FineHistogram]) -> list[float]:
-    """Total variation of every column, on edges that the first profile fixes."""
+def _compared(first: Profile, second: Profile, quantiles: dict[str, FineHistogram]) -> list[float]:
+    """Return the total variation of every column, on edges that the first profile fixes."""
     distances = []
     for name, histogram in quantiles.items():
-        edges = list(snapped([histogram.quantile(share) for share in np.arange(1, 10) / 10]))
-        shares = [side.histogram(name, edges) / side.rows for side in (one, other)]
-        distances.append(float(np.abs(shares[0] - shares[1]).sum() / 2))
-    for name in one.names:
-        shares = [side.buckets(name) / side.rows for side in (one, other)]
-        distances.append(float(np.abs(shares[0] - shares[1]).sum() / 2))
+        edges = list(snapped([histogram.quantile(fraction) for fraction in np.arange(1, 10) / 10]))
+        fractions = [side.histogram(name, edges) / side.rows for side in (first, second)]
+        distances.append(float(np.abs(fractions[0] - fractions[1]).sum() / 2))
+    for name in first.names:
+        fractions = [side.buckets(name) / side.rows for side in (first, second)]
+        distances.append(float(np.abs(fractions[0] - fractions[1]).sum() / 2))
     return distances
 
 
@@ -221,8 +224,8 @@ def _quantiles(rows: int) -> list[ProfilingRow]:
     sketch.update(values.astype(np.float32))
     histogram = FineHistogram.of(values)
     true = np.quantile(values, [0.5, 0.99, 0.999])
-    ours = [histogram.quantile(share) for share in (0.5, 0.99, 0.999)]
-    theirs = [sketch.get_quantile(share) for share in (0.5, 0.99, 0.999)]
+    ours = [histogram.quantile(fraction) for fraction in (0.5, 0.99, 0.999)]
+    theirs = [sketch.get_quantile(fraction) for fraction in (0.5, 0.99, 0.999)]
     calls = {
         _errors("quantiles from the grid", ours, true): lambda: FineHistogram.of(values),
         _errors("a KLL sketch, k = 200", theirs, true): lambda: kll_floats_sketch(200).update(
@@ -231,14 +234,14 @@ def _quantiles(rows: int) -> list[ProfilingRow]:
     }
     sizes = (int(np.count_nonzero(histogram.counts)) * 8, len(sketch.serialize()))
     return [
-        ProfilingRow(name, rows, taken, rows / taken / 1e6, None, size)
-        for (name, taken), size in zip(_best(calls, 3).items(), sizes, strict=True)
+        ProfilingRow(name, rows, spent, rows / spent / 1e6, None, size)
+        for (name, spent), size in zip(_best(calls, 3).items(), sizes, strict=True)
     ]
 
 
-def _errors(name: str, found: list[float], true: np.ndarray) -> str:
+def _errors(name: str, estimates: list[float], true: np.ndarray) -> str:
     errors = ", ".join(
-        f"{abs(value / exact - 1):.2%}" for value, exact in zip(found, true, strict=True)
+        f"{abs(value / exact - 1):.2%}" for value, exact in zip(estimates, true, strict=True)
     )
     return f"{name}; p50, p99, p99.9 off by {errors}"
 
@@ -260,20 +263,20 @@ def _sizes(rows: int) -> list[ProfilingRow]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "requests.parquet")
         columns = (*STATE, "request_id")
-        made = [
+        profiles = [
             profile_batches(
                 request_files.batches(request_files.write(path, count, seed), columns), WITH_SAMPLE
             )
             for seed, count in enumerate((1_000, rows, rows, rows, rows))
         ]
-    large = merge(*made[1:])
+    large = merge(*profiles[1:])
     while large.rows < 1_000_000_000:  # counts as large as those of 10^9 rows
         large = merge(large, large)
     return [
         ProfilingRow(name, profile.rows, None, None, None, len(dump(profile)))
         for name, profile in (
-            ("one profile", made[0]),
-            ("one profile", made[1]),
+            ("one profile", profiles[0]),
+            ("one profile", profiles[1]),
             ("merged profiles", large),
         )
     ]

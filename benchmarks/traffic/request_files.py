@@ -1,4 +1,7 @@
-"""Synthetic request records as Parquet, drawn by seed: tabular state features and an id, no inputs."""
+"""Synthetic request records as Parquet, drawn by seed.
+
+They have tabular state features and an id, no inputs.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ _DAY = 86_400_000_000
 
 
 def write(path: Path, rows: int, seed: int) -> Path:
-    """A file of so many rows, one row group in memory at a time."""
+    """Write a file of so many rows, one row group in memory at a time."""
     random = np.random.default_rng(seed)
     first = _group(random, min(rows, GROUP))
     with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
@@ -30,7 +33,7 @@ def write(path: Path, rows: int, seed: int) -> Path:
 
 
 def batches(path: Path, columns: tuple[str, ...], rows: int = GROUP) -> Iterator[pa.RecordBatch]:
-    """The file's record batches, names as dictionaries, decoded in one thread."""
+    """Yield the file's record batches, names as dictionaries, decoded in one thread."""
     file = pq.ParquetFile(path, read_dictionary=list(NAMES))
     yield from file.iter_batches(rows, columns=list(columns), use_threads=False)
 
@@ -53,7 +56,7 @@ def _group(random: np.random.Generator, rows: int) -> pa.RecordBatch:
 
 
 def _ids(random: np.random.Generator, rows: int) -> pa.Array:
-    """Random ids of 32 hexadecimal digits, as UUIDs have."""
+    """Draw random ids of 32 hexadecimal digits, as UUIDs have."""
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)[
         random.integers(0, 16, (rows, 32), np.uint8)
     ]

@@ -1,4 +1,7 @@
-"""Sampling in the same pass: is each request drawn as often as it should be, do shards merge, what does it cost?"""
+"""Sampling in the same pass as profiling.
+
+Is each request drawn as often as it should be, do shards merge, what does it cost?
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ class SamplingRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """Distribution, merging and cost."""
+    """Measure distribution, merging and cost."""
     seeds, rows = (100, 100_000) if quick else (1_000, 1_000_000)
     uniform, weighted = uniform_p(4 * PLACES, PLACES, seeds), weighted_p(seeds)
     equal, timed = _passes(rows)
@@ -41,31 +44,31 @@ def measure(quick: bool) -> ResultTable:
         Goal(f"p of inclusion by weight over {seeds} seeds:", 0.001, weighted),
         Goal(f"{SHARDS} merged shards equal one pass (1: yes):", 1, float(equal)),
     )
-    found = (
+    table_rows = (
         SamplingRow(f"inclusion of each, {PLACES} places", 4 * PLACES, seeds, uniform, None),
         SamplingRow("inclusion by weights of 1 to 8, one place", 8, seeds, weighted, None),
         *timed,
     )
-    return ResultTable("sampling", "Sampling in the same pass", found, goals)
+    return ResultTable("sampling", "Sampling in the same pass", table_rows, goals)
 
 
 def uniform_p(population: int, places: int, seeds: int) -> float:
-    """Chi-square over how often each of the requests was drawn.
+    """Return the p of a chi-square over how often each of the requests was drawn.
 
-    The variance of each is seeds * q (1 - q) with q = places / population, and two of one draw are correlated by
-    -1 / (population - 1), which leaves population - 1 degrees of freedom.
+    The variance of each is seeds * q (1 - q) with q = places / population. Two of one draw are
+    correlated by -1 / (population - 1), which leaves population - 1 degrees of freedom.
     """
     keys = pa.array([f"request-{n}" for n in range(population)])
     drawn = np.zeros(population)
     for seed in range(seeds):
         np.add.at(drawn, filled(keys, places, seed).items(), 1)
-    share = places / population
-    variance = seeds * share * (1 - share) * population / (population - 1)
-    return float(stats.chi2.sf(((drawn - seeds * share) ** 2).sum() / variance, population - 1))
+    fraction = places / population
+    variance = seeds * fraction * (1 - fraction) * population / (population - 1)
+    return float(stats.chi2.sf(((drawn - seeds * fraction) ** 2).sum() / variance, population - 1))
 
 
 def weighted_p(seeds: int) -> float:
-    """Chi-square of who takes the only place, against weights of 1 to 8."""
+    """Return the p of a chi-square of who takes the only place, against weights of 1 to 8."""
     weights = np.arange(1, 9).astype(float)
     keys = pa.array([f"request-{n}" for n in range(8)])
     drawn = np.zeros(8)
@@ -81,7 +84,7 @@ def filled(
     weights: NDArray[np.float64] | None = None,
     start: int = 0,
 ) -> Reservoir[int]:
-    """A reservoir of row numbers, from `start` on."""
+    """Return a reservoir of row numbers, from `start` on."""
     reservoir: Reservoir[int] = Reservoir(places, seed=seed)
     for first in range(0, len(keys), _BATCH):
         part = keys[first : first + _BATCH]
@@ -98,7 +101,7 @@ def _numbered(rows: NDArray[np.intp], start: int) -> Sequence[int]:
 def _passes(rows: int) -> tuple[bool, list[SamplingRow]]:
     keys = pa.array([f"request-{n:012}" for n in range(rows)])
     begin = process_time()
-    whole = filled(keys, PLACES, 0)
+    single_pass = filled(keys, PLACES, 0)
     batchwise = process_time() - begin
     cuts = np.linspace(0, rows, SHARDS + 1).astype(int)
     shards = [filled(keys[a:b], PLACES, 0, start=a) for a, b in pairwise(cuts.tolist())]
@@ -109,7 +112,7 @@ def _passes(rows: int) -> tuple[bool, list[SamplingRow]]:
     for number, key in enumerate(keys.to_pylist()):
         single.offer(key, number)
     one_by_one = process_time() - begin
-    equal = whole.entries() == merged.entries() == single.entries()
+    equal = single_pass.entries() == merged.entries() == single.entries()
     return equal, [
         SamplingRow("offered in batches", rows, None, None, batchwise / rows * 1e9),
         SamplingRow("offered one by one", rows, None, None, one_by_one / rows * 1e9),

@@ -1,4 +1,7 @@
-"""What traffic costs on one core, and from that what 10^9 requests a day need; docs/scale.md explains the rows."""
+"""What traffic costs on one core, and from that what 10^9 requests a day need.
+
+docs/scale.md explains the rows.
+"""
 
 import gc
 import os
@@ -82,7 +85,7 @@ class WorkRow:
 
 
 def row(name: str, each: float, daily: float, size: float | None = None) -> WorkRow:
-    """From core-seconds and bytes of one unit, and how many of them a day has."""
+    """Make a row from core-seconds and bytes of one unit, and how many of them a day has."""
     total = each * daily
     return WorkRow(
         name, each * 1e6, daily, total / 3600, total / SECONDS, None if size is None else size / 1e3
@@ -90,17 +93,20 @@ def row(name: str, each: float, daily: float, size: float | None = None) -> Work
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM's traffic, repeated with a number in each text so that no two are equal."""
+    """Measure MiniLM's traffic, repeated with a number in each text so that no two are equal."""
     return compare(subject.minilm(quick), QUICK_COUNT if quick else COUNT)
 
 
 def compare(chosen: Subject, count: int) -> ResultTable:
-    """Every kind of work on one core, by the processor time of this process; the last two rows by the clock."""
+    """Measure every kind of work on one core, by the processor time of this process.
+
+    The last two rows are by the clock.
+    """
     with tempfile.TemporaryDirectory() as folder, _workspace(Path(folder)) as store:
         with _one_core():
             rows = [*_traffic(chosen, store, count), *_models(chosen)]
         rows += _spreading()
-    named = {one.name: one for one in rows}
+    named = {work.name: work for work in rows}
     title = (
         f"What traffic costs on one core: {count:,} requests of {chosen.name}; a day has {DAY:,}"
     )
@@ -108,7 +114,10 @@ def compare(chosen: Subject, count: int) -> ResultTable:
 
 
 def goals(rows: Mapping[str, WorkRow]) -> tuple[Goal, ...]:
-    """What is left to one process must not become the limit, and processes must not be started in vain."""
+    """Return the goals of what spreading costs.
+
+    What is left to one process must not become the limit, and none must be started in vain.
+    """
     caller = rows[MERGE].hours + rows[MERGE_PROFILE].hours + rows[HAND_OVER].hours
     shard = rows[DRAW].million / 1e6 * SMALL
     pays = rows[START_UP].million / 1e6 / (shard / 2)  # a second core saves half of each shard
@@ -129,7 +138,7 @@ def goals(rows: Mapping[str, WorkRow]) -> tuple[Goal, ...]:
 
 
 def notes(rows: Mapping[str, WorkRow], sample: int) -> tuple[str, ...]:
-    """The arithmetic for a day, in sentences."""
+    """Return the arithmetic for a day, in sentences."""
     stored = (rows[IMPORT].kilobytes or 0.0) * DAY / 1e9
     passes = rows[DRAW].hours + rows[PROFILE].hours
     day, draw = f"{DAY:,} requests a day", rows[DRAW]
@@ -156,19 +165,21 @@ def _traffic(chosen: Subject, store: ObjectStore, count: int) -> list[WorkRow]:
     )
     stored = window.requests
     assert isinstance(stored, StoredRequests)
-    scanned, found = _seconds(lambda: sum(1 for _ in stored))
-    assert found == count, (found, count)
+    scanned, count_read = _seconds(lambda: sum(1 for _ in stored))
+    assert count_read == count, (count_read, count)
     rules = chosen.spec.window
     drawn, pool = _seconds(
         lambda: gather(stored, size=rules.sample, tenant_share=rules.tenant_share)
     )
     sent = pickle.dumps(pool)
-    whole = gather(requests[: count // 2], size=rules.sample, tenant_share=rules.tenant_share)
+    first_half = gather(requests[: count // 2], size=rules.sample, tenant_share=rules.tenant_share)
     gc.collect()  # what was read and drawn is not the merge's to sweep
-    merged = median(_seconds(lambda: whole.merge(pickle.loads(sent)))[0] for _ in range(ROUNDS))
+    merged = median(
+        _seconds(lambda: first_half.merge(pickle.loads(sent)))[0] for _ in range(ROUNDS)
+    )
     profiled, profiles = _seconds(lambda: [profile_part(store, key).data for key in keys])
     merged_profiles, _ = _seconds(
-        lambda: reduce(merge, (parse(one, where="a profile") for one in profiles))
+        lambda: reduce(merge, (parse(data, where="a profile") for data in profiles))
     )
     return [
         row(IMPORT, written / count, DAY, size),
@@ -209,38 +220,40 @@ def _spreading() -> list[WorkRow]:
 
 
 def _nothing(_: int) -> None:
-    """A piece that is no work."""
+    """Do nothing: a piece that is no work."""
 
 
 def numbered(traffic: Sequence[Request], count: int) -> list[Request]:
-    """The traffic over and over, each request of its own time, id and text."""
+    """Repeat the traffic, each request of its own time, id and text."""
     step = timedelta(hours=HOURS) / count
-    made = []
+    requests = []
     for number in range(count):
-        one = traffic[number % len(traffic)]
-        payload = f"{one.payload} {number}" if isinstance(one.payload, str) else one.payload
-        made.append(
+        request = traffic[number % len(traffic)]
+        payload = (
+            f"{request.payload} {number}" if isinstance(request.payload, str) else request.payload
+        )
+        requests.append(
             replace(
-                one,
+                request,
                 request_id=f"r{number}",
                 time=START + step * (number + 1),
                 payload=payload,
                 tenant=f"t{number % 50}",
             )
         )
-    return made
+    return requests
 
 
 def _seconds(call: Callable[[], T]) -> tuple[float, T]:
-    """Processor time of all threads of this process."""
+    """Return the processor time of all threads of this process, and the call's result."""
     before = time.process_time()
-    found = call()
-    return time.process_time() - before, found
+    result = call()
+    return time.process_time() - before, result
 
 
 @contextmanager
 def _workspace(folder: Path) -> Iterator[ObjectStore]:
-    """A store of its own; the environment is as before at the end."""
+    """Open a store of its own; the environment is as before at the end."""
     before = dict(os.environ)
     try:
         (folder / "store").mkdir()

@@ -1,4 +1,4 @@
-"""One pass over stored traffic: pyarrow's dataset, DuckDB, and the scan that Requant uses, on the same parts.
+"""One pass over stored traffic: pyarrow's dataset, DuckDB, and Requant's scan on the same parts.
 
 Each runs in a process of its own: `python -m benchmarks.traffic.scan READER FOLDER`.
 """
@@ -29,7 +29,7 @@ SPAN = (START + timedelta(hours=6), START + timedelta(hours=18))
 FACTS = ("time", "domain", "language")
 TEXTS = ("domain", "text")
 THREADS = 1
-"""Of every reader: a scan shares its cores with what it feeds."""
+"""Of every reader: a scan leaves cores to what it feeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class ScanRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """A day in parts of 10,000 rows, and the same in one row group an hour."""
+    """Measure a day in parts of 10,000 rows, and the same in one row group an hour."""
     rows, rounds = (240_000, 1) if quick else (4_800_000, 3)
-    found: list[ScanRow] = []
+    rows_read: list[ScanRow] = []
     with tempfile.TemporaryDirectory(prefix="requant-scan-") as folder:
         for layout, group in (
             ("parts as written", min(10_000, rows // 96)),
@@ -57,13 +57,13 @@ def measure(quick: bool) -> ResultTable:
             place = Path(folder, str(group))
             _write(place, rows, group)
             for columns in (FACTS, TEXTS):
-                found += [_row(layout, reader, columns, place, rounds) for reader in READERS]
-    ours, peers = _of(found, OURS), [*_of(found, DATASET), *_of(found, DUCKDB)]
+                rows_read += [_row(layout, reader, columns, place, rounds) for reader in READERS]
+    ours, peers = _of(rows_read, OURS), [*_of(rows_read, DATASET), *_of(rows_read, DUCKDB)]
     goals = (
         Goal(
             "rows that each reader counts, different answers",
             1,
-            float(len({row.requests for row in found})),
+            float(len({row.requests for row in rows_read})),
             "at most",
         ),
         Goal(
@@ -84,7 +84,7 @@ def measure(quick: bool) -> ResultTable:
         "DuckDB reads S3 by its httpfs extension, which is fetched from its vendor's server at run "
         "time.",
     )
-    return ResultTable("scan", "One pass over stored traffic", found, goals, notes)
+    return ResultTable("scan", "One pass over stored traffic", rows_read, goals, notes)
 
 
 def _of(rows: list[ScanRow], reader: str) -> list[ScanRow]:
@@ -94,7 +94,7 @@ def _of(rows: list[ScanRow], reader: str) -> list[ScanRow]:
 def _ratio(
     ours: list[ScanRow], peers: list[ScanRow], figure: str = "seconds", **where: str
 ) -> float:
-    """The worst of our rows against the best peer on the same layout and columns."""
+    """Return the worst of our rows against the best peer on the same layout and columns."""
     worst = 0.0
     for row in ours:
         if all(getattr(row, name) == value for name, value in where.items()):
@@ -106,7 +106,10 @@ def _ratio(
 
 
 def _write(folder: Path, rows: int, group: int) -> None:
-    """Parts of `group` rows with texts of 60 to 600 letters, as `write_traffic` lays them out; digests are not real."""
+    """Write parts of `group` rows with texts of 60 to 600 letters.
+
+    They lie as `write_traffic` lays them out; digests are not real.
+    """
     rng = np.random.default_rng(0)
     words = np.array(
         ["open", "file", "model", "scale", "über", "保存", "range", "window", "error", "cache"]
@@ -117,7 +120,7 @@ def _write(folder: Path, rows: int, group: int) -> None:
         place.mkdir(parents=True)
         for number in range(rows // 24 // group):
             times = (START + timedelta(hours=hour)).timestamp() + np.sort(rng.random(group)) * 3600
-            known = {
+            columns_by_name = {
                 "request_id": pa.array([f"{hour}-{number}-{place}" for place in range(group)]),
                 "time": pa.array((times * 1e6).astype("datetime64[us]")).cast(
                     SCHEMA.field("time").type
@@ -132,7 +135,9 @@ def _write(folder: Path, rows: int, group: int) -> None:
                     ]
                 ),
             }
-            columns = [known.get(field.name, pa.nulls(group, field.type)) for field in SCHEMA]
+            columns = [
+                columns_by_name.get(field.name, pa.nulls(group, field.type)) for field in SCHEMA
+            ]
             table = pa.Table.from_arrays(columns, schema=SCHEMA)
             pq.write_table(
                 table,
@@ -167,7 +172,7 @@ def _row(layout: str, reader: str, columns: tuple[str, ...], folder: Path, round
     )
 
 
-# --- the readers ------------------------------------------------------------------------------------------------------
+# --- the readers
 
 
 def _ours(folder: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
@@ -175,17 +180,20 @@ def _ours(folder: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
 
 
 def _dataset(folder: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    """As its documentation advises for little memory: no threads, no readahead, streams instead of whole chunks."""
+    """Read as pyarrow's documentation advises for little memory.
+
+    No threads, no readahead, streams instead of whole chunks.
+    """
     import pyarrow.dataset as ds
 
     lean = ds.ParquetFragmentScanOptions(use_buffered_stream=True, pre_buffer=False)
     keys = [f"{folder}/{key}" for key in parts_between(LocalStore(folder), "m", *SPAN)]
-    found = ds.dataset(
+    dataset = ds.dataset(
         keys, schema=SCHEMA, format=ds.ParquetFileFormat(default_fragment_scan_options=lean)
     )
     within = (ds.field("time") > pa.scalar(SPAN[0])) & (ds.field("time") <= pa.scalar(SPAN[1]))
     return iter(
-        found.to_batches(
+        dataset.to_batches(
             columns=list(columns),
             filter=within,
             batch_size=8_192,
@@ -213,8 +221,8 @@ READERS: Mapping[str, Callable[[str, tuple[str, ...]], Iterator[pa.RecordBatch]]
 }
 
 
-def _held() -> float:
-    """Megabytes at most so far."""
+def _most_memory() -> float:
+    """Return the megabytes that the process had at most so far."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) / 1024
 
@@ -227,7 +235,7 @@ def main(reader: str, folder: str, columns: str) -> None:
         import_module(library)
 
     Path("/proc/self/clear_refs").write_text("5")
-    before, started = _held(), time.perf_counter()
+    before, started = _most_memory(), time.perf_counter()
     counts: dict[str, int] = {}
     letters = 0
     for batch in READERS[reader](folder, names):
@@ -235,13 +243,13 @@ def main(reader: str, folder: str, columns: str) -> None:
             counts[name] = counts.get(name, 0) + count
         if "text" in names:
             letters += batch.column(names.index("text")).nbytes
-    print(sum(counts.values()), time.perf_counter() - started, _held() - before, letters)
+    print(sum(counts.values()), time.perf_counter() - started, _most_memory() - before, letters)
 
 
 def _counts(batch: pa.RecordBatch) -> list[tuple[str, int]]:
-    found = batch.column("domain").value_counts()
+    counts = batch.column("domain").value_counts()
     return list(
-        zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
+        zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
     )
 
 
