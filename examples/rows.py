@@ -1,4 +1,4 @@
-"""The parquet layouts of corpus rows and golden cases, and how a row's fate follows from its content."""
+"""The parquet layouts of corpus rows and golden cases, and how content decides a row's split."""
 
 import hashlib
 import re
@@ -95,14 +95,14 @@ def normalised(text: str) -> str:
 
 
 def fingerprint(content: str | bytes) -> str:
-    """SHA-256 of a normalised text, or of bytes as they are."""
+    """Return SHA-256 of a normalised text, or of bytes as they are."""
     return hashlib.sha256(
         content if isinstance(content, bytes) else normalised(content).encode()
     ).hexdigest()
 
 
 def share(digest: str) -> float:
-    """Where a digest falls in [0, 1): a split by it is the same on every run and in any order."""
+    """Return where a digest falls in [0, 1): a split by it is the same on every run."""
     return int(digest[:12], 16) / 16**12
 
 

@@ -1,7 +1,7 @@
 """Write the day of requests that the README imports: `python -m examples.digits.logs`.
 
-Most are JSON Lines as an application would write them; the rest is what KServe's inference logger sends, an event a
-file.
+Most are JSON Lines as an application would write them. The rest is what KServe's inference logger
+sends, an event a file.
 """
 
 import json
@@ -19,12 +19,12 @@ _KIND = "org.kubeflow.serving.inference"
 
 
 def lines(rows: list[Request]) -> str:
-    """One request a line, five minutes apart."""
+    """Return one request a line, five minutes apart."""
     return "".join(json.dumps(_line(number, row)) + "\n" for number, row in enumerate(rows))
 
 
 def events(number: int, rows: list[Request]) -> dict[str, str]:
-    """The two files of one call: its images, and the digits that were answered."""
+    """Return the two files of one call: its images, and the digits that were answered."""
     instances = [
         {"image": _pixels(row), "domain": row.domain, "language": row.language} for row in rows
     ]
@@ -64,7 +64,7 @@ def _event(number: int, side: str, body: dict[str, object]) -> dict[str, object]
 
 
 def _pixels(row: Request) -> list[object]:
-    """Nested lists [1, 8, 8]; the scans' pixels are sixteenths, so that they are short."""
+    """Return nested lists [1, 8, 8]; the scans' pixels are sixteenths, so that they are short."""
     image: Tensor = row.payload  # type: ignore[assignment]  # the digits' rows hold images
     return list(image.tolist())
 

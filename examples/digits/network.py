@@ -1,4 +1,4 @@
-"""The digit classifier: no input normalisation and no normalising layer, so activations scale with exposure."""
+"""The digit classifier: nothing normalises, so activations scale with exposure."""
 
 from typing import Any
 

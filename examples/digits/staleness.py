@@ -1,6 +1,7 @@
-"""Show in fake quantization that the digits model's scales go stale: `python -m examples.digits.staleness`.
+"""Show in fake quantization that the digits model's scales go stale.
 
-INT8, per-channel symmetric weights, per-tensor symmetric activations at the input of every layer, max rule.
+`python -m examples.digits.staleness`. INT8, per-channel symmetric weights, per-tensor symmetric
+activations at the input of every layer, max rule.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Train the digit classifier and write its weights, data and golden set: `python -m examples.digits.train`."""
+"""Train the digit classifier and write its weights, data and golden set.
+
+`python -m examples.digits.train`
+"""
 
 import argparse
 import json
@@ -44,7 +47,7 @@ class Scan:
 
 
 def scans() -> list[Scan]:
-    """Load the images once each, whatever their exposure would be: they are told apart at exposure 1."""
+    """Load the images once each, whatever their exposure would be: they are told apart at 1."""
     images, digits = load_digits(return_X_y=True)
     unique: dict[str, Scan] = {}
     for pixels, digit in zip(images, digits, strict=True):

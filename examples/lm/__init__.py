@@ -1,1 +1,1 @@
-"""The polyglot example: a small causal language model of code, prose in nine languages, and five tasks."""
+"""The polyglot example: a small language model of code, prose in nine languages, five tasks."""

@@ -1,8 +1,7 @@
-"""Build the polyglot example's corpus and golden set out of the MiniLM example's texts and the suites.
+"""Build the polyglot example's corpus and golden set out of MiniLM's texts and the suites.
 
-    python -m examples.lm.build_corpus
-
-The same MiniLM files give the same bytes. No model takes part.
+`python -m examples.lm.build_corpus`. The same MiniLM files give the same bytes. No model takes
+part.
 """
 
 import argparse
@@ -42,48 +41,51 @@ class Text:
 
 
 def texts() -> list[Text]:
-    """Every text of the MiniLM example once; its own split does not matter here."""
-    found = [
+    """Return every text of the MiniLM example once; its own split does not matter here."""
+    gathered = [
         Text(row["text"], row["domain"], row["language"])
         for name in ("traffic", "calibration", "golden")
         for row in pq.read_table(MINILM / f"{name}.parquet").to_pylist()
         if row.get("kind", "plain") == "plain"
     ]
     unique: dict[str, Text] = {}
-    for text in found:
+    for text in gathered:
         unique.setdefault(fingerprint(text.text), text)
     return list(unique.values())
 
 
 def summaries(gathered: Iterable[Text], split: str) -> list[Example]:
-    """Summaries of the prose of one split, so that no golden text was trained on."""
+    """Return summaries of the prose of one split, so that no golden text was trained on."""
     prose = (
         text
         for text in gathered
         if text.domain in ("docs", "docstrings") and suites.split_of(text.text) == split
     )
-    return [found for text in prose if (found := suites.summary(text.text)) is not None]
+    return [example for text in prose if (example := suites.summary(text.text)) is not None]
 
 
 def distinct(split: str, seed: int, suite: str, count: int) -> list[Example]:
-    """The first distinct examples of one suite."""
+    """Return the first distinct examples of one suite."""
     template = {
         "qa": suites.questions,
         "dialogue": suites.dialogues,
         "coding": suites.functions,
     }.get(suite)
-    found: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     for example in islice(
         suites.examples(split, seed, (template or suites.guardrails,)), 50 * count
     ):
-        found.setdefault(example.prompt, example)
-        if len(found) == count:
+        examples.setdefault(example.prompt, example)
+        if len(examples) == count:
             break
-    return list(found.values())
+    return list(examples.values())
 
 
 def corpus_rows(gathered: list[Text], split: str) -> list[CorpusRow]:
-    """Texts of one split; traffic and calibration also get prompts of every suite, as users would send them."""
+    """Return texts of one split.
+
+    Traffic and calibration also get prompts of every suite, as users would send them.
+    """
     rows = [
         CorpusRow(fingerprint(text.text)[:16], Payload(text=text.text), text.domain, text.language)
         for text in gathered
@@ -95,37 +97,40 @@ def corpus_rows(gathered: list[Text], split: str) -> list[CorpusRow]:
         prompts += distinct(split, 1, suite, wanted) if wanted else []
     rows += [
         CorpusRow(
-            fingerprint(one.prompt)[:16],
-            Payload(text=one.prompt),
-            one.suite,
-            one.language,
-            one.answer.strip(),
+            fingerprint(prompt.prompt)[:16],
+            Payload(text=prompt.prompt),
+            prompt.suite,
+            prompt.language,
+            prompt.answer.strip(),
         )
-        for one in prompts
+        for prompt in prompts
     ]
     return list({row.id: row for row in rows}.values())
 
 
 def golden_cases(gathered: list[Text]) -> list[GoldenCase]:
-    """Plain texts of every (domain, language), then the suites."""
+    """Return plain texts of every (domain, language), then the suites."""
     groups: dict[tuple[str, str], list[Text]] = defaultdict(list)
     for text in gathered:
         if suites.split_of(text.text) == "golden":
             groups[text.domain, text.language].append(text)
     cases = [
         GoldenCase(
-            f"plain-{fingerprint(one.text)[:16]}", Payload(text=one.text), one.domain, one.language
+            f"plain-{fingerprint(item.text)[:16]}",
+            Payload(text=item.text),
+            item.domain,
+            item.language,
         )
         for key in sorted(groups)
-        for one in sorted(groups[key], key=lambda one: fingerprint(one.text))[:PLAIN_CASES]
+        for item in sorted(groups[key], key=lambda item: fingerprint(item.text))[:PLAIN_CASES]
     ]
     for suite, count in GOLDEN_SUITES.items():
-        asked = (
+        suite_examples = (
             summaries(gathered, "golden")[:count]
             if suite == "summary"
             else distinct("golden", 2, suite, count)
         )
-        cases += [_suite_case(one) for one in asked]
+        cases += [_suite_case(item) for item in suite_examples]
     return cases
 
 

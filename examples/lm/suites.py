@@ -1,7 +1,7 @@
-"""Labelled task examples from seeded templates: what the model is trained to do, and what the golden suites ask.
+"""Labelled task examples from seeded templates: what the model is trained and asked to do.
 
-One template gives examples without end; which split an example belongs to follows from the hash of its prompt, so
-that no split ever holds a prompt of another.
+One template gives examples without end. Which split an example belongs to follows from the hash of
+its prompt, so that no split ever holds a prompt of another.
 """
 
 import random
@@ -15,19 +15,23 @@ SPLITS = {"train": 0.70, "traffic": 0.82, "calibration": 0.88, "golden": 1.0}
 """Upper end of each split's share of the hash range."""
 
 NAMES = (
-    "Lina", "Omar", "Yuki", "Anna", "Ben", "Carla", "David", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kofi",
-    "Lara", "Mateo", "Nadia", "Otto", "Paula", "Quinn", "Rosa", "Sami", "Tara", "Umar", "Vera", "Walt", "Xenia", "Yara",
+    "Lina", "Omar", "Yuki", "Anna", "Ben", "Carla", "David", "Elif", "Farid", "Greta", "Hugo",
+    "Ines", "Jonas", "Kofi", "Lara", "Mateo", "Nadia", "Otto", "Paula", "Quinn", "Rosa", "Sami",
+    "Tara", "Umar", "Vera", "Walt", "Xenia", "Yara",
 )  # fmt: skip
 CITIES = (
-    "Oslo", "Lima", "Paris", "Rome", "Cairo", "Delhi", "Kyoto", "Quito", "Dakar", "Vienna", "Porto", "Hanoi", "Seoul",
-    "Turin", "Lyon", "Berlin", "Madrid", "Lisbon", "Prague", "Athens",
+    "Oslo", "Lima", "Paris", "Rome", "Cairo", "Delhi", "Kyoto", "Quito", "Dakar", "Vienna", "Porto",
+    "Hanoi", "Seoul", "Turin", "Lyon", "Berlin", "Madrid", "Lisbon", "Prague", "Athens",
 )  # fmt: skip
 ANIMALS = ("cats", "dogs", "birds", "horses", "goats", "fish")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with its right answer; `checks` are expressions that hold once a code answer has run."""
+    """One prompt with its right answer.
+
+    `checks` are expressions that hold once a code answer has run.
+    """
 
     prompt: str
     answer: str
@@ -37,12 +41,15 @@ class Example:
 
     @property
     def split(self) -> str:
-        """Where the prompt's hash falls."""
+        """Return where the prompt's hash falls."""
         return split_of(self.prompt)
 
 
 def split_of(text: str) -> str:
-    """The split of a text, the same on every run and in any order; independent of the MiniLM example's split."""
+    """Return the split of a text, the same on every run and in any order.
+
+    It is independent of the MiniLM example's split.
+    """
     where = share(fingerprint(f"polyglot split {text}"))
     return next(name for name, end in SPLITS.items() if where < end)
 
@@ -96,7 +103,7 @@ PHRASES = {
 
 
 def questions(rng: random.Random) -> Example:
-    """Extractive question answering: three or four facts, one of which is asked for."""
+    """Ask for one of three or four facts: extractive question answering."""
     language = rng.choice(("en", "en", "de", "fr", "es"))
     words = PHRASES[language]
     facts = []
@@ -113,7 +120,7 @@ def questions(rng: random.Random) -> Example:
 
 
 def dialogues(rng: random.Random) -> Example:
-    """A dialogue whose next reply depends on an earlier turn, often not on the last one."""
+    """Write a dialogue whose next reply depends on an earlier turn, often not on the last one."""
     name, city, count, animal = (
         rng.choice(NAMES),
         rng.choice(CITIES),
@@ -192,9 +199,9 @@ def _ranges(rng: random.Random) -> tuple[str, str, str, str, Callable[[int], obj
 
 
 def functions(rng: random.Random) -> Example:
-    """A Python function from a comment and its first line; three examples of it must hold."""
+    """Write a Python function from a comment and its first line; three examples of it must hold."""
     name, text, variable, expression, apply = rng.choice((_arithmetic, _comparison, _ranges))(rng)
-    checks = tuple(f"{name}({given}) == {apply(given)!r}" for given in (3, 10, 57))
+    checks = tuple(f"{name}({argument}) == {apply(argument)!r}" for argument in (3, 10, 57))
     prompt = f"# {text}.\ndef {name}({variable}):\n"
     return Example(prompt, f"    return {expression}\n", "coding", checks=checks)
 
@@ -203,13 +210,16 @@ _REQUESTS = tuple(sorted({(item.text, item.label, item.language) for item in (*T
 
 
 def guardrails(rng: random.Random) -> Example:
-    """A request that is to be allowed or blocked: the authored texts of the MiniLM example."""
+    """Write a request that is to be allowed or blocked: the MiniLM example's authored texts."""
     text, label, language = rng.choice(_REQUESTS)
     return Example(f"Request: {text}\nVerdict:", f" {label}", "safety", language)
 
 
 def summary(text: str) -> Example | None:
-    """Summarise a text by its first sentence; None where it has no short first one or nothing after it."""
+    """Summarise a text by its first sentence.
+
+    None where it has no short first one or nothing after it.
+    """
     first, stop, rest = text.partition(". ")
     if not stop or "\n" in text or not 20 <= len(first) <= 110 or len(rest) < 60:
         return None
@@ -228,11 +238,11 @@ TEMPLATES: Sequence[Callable[[random.Random], Example]] = (
 def examples(
     split: str, seed: int, templates: Sequence[Callable[[random.Random], Example]] = TEMPLATES
 ) -> Iterator[Example]:
-    """Examples of one split without end, templates in turn; the same seed gives the same ones."""
+    """Yield examples of one split without end, templates in turn; one seed gives the same ones."""
     rng = random.Random(seed)
     while True:
         for template in templates:
-            found = template(rng)
-            while found.split != split:
-                found = template(rng)
-            yield found
+            example = template(rng)
+            while example.split != split:
+                example = template(rng)
+            yield example

@@ -1,11 +1,11 @@
-"""Train the polyglot example: tokenizer and model, from train.parquet and the training split of the suites.
+"""Train the polyglot example: tokenizer and model, from train.parquet and the suites.
 
-    python -m examples.lm.train
+`python -m examples.lm.train` writes config.json, tokenizer.json and model.safetensors (FP16) as a
+Hugging Face directory. The data and their order are the same on every run; the weights also depend
+on the machine's arithmetic. Four minutes on a GPU, hours on a CPU.
 
-Writes config.json, tokenizer.json and model.safetensors (FP16) as a Hugging Face directory. The data and their order
-are the same on every run; the weights also depend on the machine's arithmetic. Four minutes on a GPU, hours on a CPU.
-The shipped weights are of 2,400 steps, which is past the best held-out loss (it stands at 4.2 after 800 and at 5.3 in
-the end): the tasks gain from the later steps, and the corpus is learnt by heart.
+The shipped weights are of 2,400 steps, which is past the best held-out loss: it stands at 4.2 after
+800 and at 5.3 in the end. The tasks gain from the later steps, and the corpus is learnt by heart.
 """
 
 import argparse
@@ -34,11 +34,14 @@ BATCH = 32
 SUITE_SHARE = 0.7
 """Of the training tokens; the rest is the corpus."""
 ANSWER_WEIGHT, PROMPT_WEIGHT = 3.0, 0.3
-"""Of a suite token's loss: an answer is a tenth of its prompt's length, and is what is asked for."""
+"""Of a suite token's loss: an answer is a tenth of its prompt's length, and is the aim."""
 
 
 def config() -> LlamaConfig:
-    """RMSNorm, rotary positions, SwiGLU and six query heads over two key and value heads: 3.5 million weights."""
+    """Return RMSNorm, rotary positions, SwiGLU and six query heads over two key and value heads.
+
+    These are 3.5 million weights.
+    """
     return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=192,
@@ -56,7 +59,7 @@ def config() -> LlamaConfig:
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Byte-level BPE, so that no text is unknown; every text begins with the end-of-text token."""
+    """Train a byte-level BPE, so that no text is unknown; texts begin with an end-of-text token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -78,7 +81,7 @@ Tokens = list[tuple[int, float]]
 
 
 def corpus_stream(tokenizer: Tokenizer, texts: list[str], seed: int) -> Iterator[Tokens]:
-    """Every text in a new order each epoch, as tokens with their weights."""
+    """Yield every text in a new order each epoch, as tokens with their weights."""
     encoded = [[(token, 1.0) for token in item.ids] for item in tokenizer.encode_batch(texts)]
     rng = random.Random(seed)
     while True:
@@ -87,23 +90,29 @@ def corpus_stream(tokenizer: Tokenizer, texts: list[str], seed: int) -> Iterator
 
 
 def suite_stream(tokenizer: Tokenizer, gathered: list[Text], seed: int) -> Iterator[Tokens]:
-    """Suite examples without end; prompt and answer are encoded apart, as they are when the answer is generated."""
-    found = suites.examples("train", seed)
+    """Yield suite examples without end.
+
+    Prompt and answer are encoded apart, as they are when the answer is generated.
+    """
+    drawn = suites.examples("train", seed)
     summarised = summaries(gathered, "train")
     rng = random.Random(seed)
     while True:
-        for example in (*(next(found) for _ in suites.TEMPLATES), rng.choice(summarised)):
+        for example in (*(next(drawn) for _ in suites.TEMPLATES), rng.choice(summarised)):
             prompt = tokenizer.encode(example.prompt).ids
             answer = tokenizer.encode(example.answer, add_special_tokens=False).ids
-            yield [(one, PROMPT_WEIGHT) for one in prompt] + [
-                (one, ANSWER_WEIGHT) for one in (*answer, 0)
+            yield [(token, PROMPT_WEIGHT) for token in prompt] + [
+                (token, ANSWER_WEIGHT) for token in (*answer, 0)
             ]
 
 
 def batches(
     corpus: Iterator[Tokens], tasks: Iterator[Tokens], seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids and loss weights [BATCH, CONTEXT + 1]; a row holds corpus or suites, one text after another."""
+    """Yield token ids and loss weights [BATCH, CONTEXT + 1].
+
+    A row holds corpus or suites, one text after another.
+    """
     rng = random.Random(seed)
     while True:
         rows = [_row(tasks if rng.random() < SUITE_SHARE else corpus) for _ in range(BATCH)]
@@ -121,9 +130,15 @@ def _row(stream: Iterator[Tokens]) -> Tokens:
 
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
-    inner = [one for name, one in model.named_parameters() if one.ndim == 2 and "embed" not in name]
-    rest = [one for name, one in model.named_parameters() if one.ndim != 2 or "embed" in name]
+    """Return Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+    inner = [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and "embed" not in name
+    ]
+    rest = [
+        weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name
+    ]
     return [
         torch.optim.Muon(inner, lr=0.02, weight_decay=0.05, momentum=0.95),
         torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
@@ -131,7 +146,10 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def rate(done: float) -> float:
-    """Share of the full learning rate: 2 % warm-up, then level, then down over the last 40 % of the steps."""
+    """Return the fraction of the full learning rate.
+
+    It is 2 % warm-up, then level, then down over the last 40 % of the steps.
+    """
     return min(1.0, done / 0.02 + 0.01, max(0.02, (1 - done) / 0.4))
 
 
@@ -152,18 +170,19 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
         if step % 100 == 0:
-            plain, asked = (
+            plain, answers = (
                 losses[wanted == 1.0].mean().item(),
                 losses[wanted == ANSWER_WEIGHT].mean().item(),
             )
-            if math.isnan(plain + asked):
+            if math.isnan(plain + answers):
                 raise SystemExit("the loss is NaN: lower the learning rate")
             speed = step * BATCH * CONTEXT / (time.perf_counter() - started)
-            yield f"step {step} of {steps}: corpus {plain:.3f}, answers {asked:.3f}, {speed:,.0f} tokens/s"
+            losses_now = f"corpus {plain:.3f}, answers {answers:.3f}"
+            yield f"step {step} of {steps}: {losses_now}, {speed:,.0f} tokens/s"
 
 
 def token_losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of every token but the first: [rows, tokens + 1] -> [rows * tokens]."""
+    """Return cross-entropy of every token but the first: [rows, tokens + 1] -> [rows * tokens]."""
     logits = model(input_ids=ids[:, :-1]).logits.float()
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
@@ -172,14 +191,14 @@ def token_losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: list[str]) -> float:
-    """Mean cross-entropy a token on texts that were not trained on."""
+    """Return the mean cross-entropy a token on texts that were not trained on."""
     rows = [item.ids[: CONTEXT + 1] for item in tokenizer.encode_batch(texts)]
-    found = [
+    losses = [
         token_losses(model, torch.tensor([row], device=model.device))
         for row in rows
         if len(row) > 1
     ]
-    return float(torch.cat(found).mean())
+    return float(torch.cat(losses).mean())
 
 
 def main() -> None:
@@ -195,18 +214,20 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     gathered, held_out = _texts("train"), _texts("calibration")
-    asked = [
+    prompts = [
         example.prompt + example.answer for example in islice(suites.examples("train", 7), 2000)
     ]
-    tokenizer = train_tokenizer([text.text for text in gathered] + asked)
+    tokenizer = train_tokenizer([text.text for text in gathered] + prompts)
     model = LlamaForCausalLM(config()).to("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{model.num_parameters():,} parameters, {tokenizer.get_vocab_size()} tokens", flush=True)
     corpus = corpus_stream(tokenizer, [text.text for text in gathered], 0)
     data = batches(corpus, suite_stream(tokenizer, gathered, 0), 0)
     plain = [text.text for text in held_out if text.domain not in SUITES]
     for number, line in enumerate(train(model, data, arguments.steps), 1):
-        held = f", held out {held_out_loss(model, tokenizer, plain):.3f}" if number % 5 == 0 else ""
-        print(line + held, flush=True)
+        compared = (
+            f", held out {held_out_loss(model, tokenizer, plain):.3f}" if number % 5 == 0 else ""
+        )
+        print(line + compared, flush=True)
     model.to(torch.float16).save_pretrained(arguments.output)
     (arguments.output / "generation_config.json").unlink(missing_ok=True)
     tokenizer.save(str(arguments.output / "tokenizer.json"), pretty=False)

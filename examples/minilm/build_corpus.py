@@ -63,7 +63,7 @@ class Record:
 
 
 def locate(package: str, packages: Path | None) -> Path:
-    """Find a package's folder, under `packages` or among the installed ones; exit with what to install."""
+    """Find a package's folder, under `packages` or installed; exit with what to install."""
     if packages is not None and (packages / package).is_dir():
         return packages / package
     spec = importlib.util.find_spec(package)
@@ -77,7 +77,10 @@ def locate(package: str, packages: Path | None) -> Path:
 
 
 def interface_texts(roots: list[Path]) -> Iterator[tuple[str, Excerpt]]:
-    """Yield (language, passage) of joined messages; English comes from the sources of the translations."""
+    """Yield (language, passage) of joined messages.
+
+    English comes from the sources of the translations.
+    """
     english: list[str] = []
     for language in LOCALES:
         messages = [message for root in roots for message in read_package(root, language)]
@@ -102,7 +105,8 @@ def _distinct(messages: Iterable[str]) -> list[str]:
 def parted(text: str) -> Excerpt:
     """Search the last three quarters of a passage by its first two fifths.
 
-    The messages of one screen belong together; the small overlap leaves the search possible, but not a plain match.
+    The messages of one screen belong together. The small overlap leaves the search possible, but
+    not a plain match.
     """
     return Excerpt(
         text,
@@ -152,7 +156,7 @@ def corpus_rows(gathered: list[Record], split: str) -> list[CorpusRow]:
 
 
 def golden_cases(gathered: list[Record]) -> list[GoldenCase]:
-    """Fidelity and retrieval cases of every (domain, language), then the authored safety cases."""
+    """Return fidelity and retrieval cases of every (domain, language), then the safety cases."""
     outside = "\n".join(
         normalised(record.excerpt.text) for record in gathered if record.split != "golden"
     )
@@ -165,21 +169,24 @@ def golden_cases(gathered: list[Record]) -> list[GoldenCase]:
 
 
 def _group_cases(group: list[Record], outside: str) -> list[GoldenCase]:
-    """Take passages, their queries and fidelity cases of one (domain, language), from different records."""
-    many, asked = MANY_RETRIEVALS if group[0].language in MANY_IN_LANGUAGES else FEW_RETRIEVALS
+    """Take passages, their queries and fidelity cases of one (domain, language).
+
+    They come from different records.
+    """
+    many, queried = MANY_RETRIEVALS if group[0].language in MANY_IN_LANGUAGES else FEW_RETRIEVALS
     ordered = sorted(group, key=lambda record: record.digest)
     searched = [record for record in ordered if _searchable(record.excerpt, outside)][:many]
-    found = [_case(record, "passage", record.excerpt.passage or "") for record in searched]
+    passages = [_case(record, "passage", record.excerpt.passage or "") for record in searched]
     queries = [
         replace(_case(record, "query", record.excerpt.query or ""), relevant=(passage.case_id,))
-        for record, passage in zip(searched[:asked], found, strict=False)
+        for record, passage in zip(searched[:queried], passages, strict=False)
     ]
     rest = [record for record in ordered if record not in searched][:PLAIN_CASES]
-    return found + queries + [_case(record, "plain", record.excerpt.text) for record in rest]
+    return passages + queries + [_case(record, "plain", record.excerpt.text) for record in rest]
 
 
 def _searchable(excerpt: Excerpt, outside: str) -> bool:
-    """Say whether neither query nor passage occurs, even as a part, in traffic or calibration texts."""
+    """Say whether neither query nor passage occurs, even as a part, in traffic or calibration."""
     return (
         excerpt.query is not None
         and excerpt.passage is not None

@@ -37,7 +37,10 @@ class Message:
 
 
 def read_catalogue(path: Path) -> Iterator[Message]:
-    """Yield the translated entries of a `.po` file in file order, without fuzzy, obsolete and plural-only forms."""
+    """Yield the translated entries of a `.po` file in file order.
+
+    Fuzzy, obsolete and plural-only forms are left out.
+    """
     for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")):
         lines = block.splitlines()
         if any(
@@ -50,7 +53,7 @@ def read_catalogue(path: Path) -> Iterator[Message]:
 
 
 def _fields(lines: list[str]) -> dict[str, str]:
-    """Join the quoted continuation lines of one entry under their keyword; of plural forms keep the first."""
+    """Join the quoted continuation lines of one entry by keyword; keep the first plural form."""
     fields: dict[str, str] = {}
     current = ""
     for line in lines:
@@ -65,23 +68,29 @@ def _fields(lines: list[str]) -> dict[str, str]:
 
 
 def _clean(message: str) -> str:
-    """Replace format placeholders by a number or an ellipsis, drop markup, and collapse white space."""
+    """Replace format placeholders by a number or an ellipsis, drop markup, collapse white space."""
     text = _MARKUP.sub("", _NUMBER.sub("3", message))
     text = _PLACEHOLDER.sub("…", text).replace("%%", "%")
     return _SPACE.sub(" ", text).strip()
 
 
 def read_package(package: Path, language: str) -> Iterator[Message]:
-    """Yield every message of a package for one of `LOCALES`, catalogue after catalogue in path order."""
-    found = chain.from_iterable(
+    """Yield every message of a package for one of `LOCALES`, catalogue after catalogue.
+
+    Catalogues come in path order.
+    """
+    catalogues = chain.from_iterable(
         package.rglob(f"locale/{name}/LC_MESSAGES/*.po") for name in LOCALES[language]
     )
-    for path in sorted(found, key=lambda path: path.relative_to(package).as_posix()):
+    for path in sorted(catalogues, key=lambda path: path.relative_to(package).as_posix()):
         yield from read_catalogue(path)
 
 
 def passages(messages: list[str], at_most: int) -> Iterator[str]:
-    """Join consecutive messages into passages of at most `at_most` characters; each message is used once."""
+    """Join consecutive messages into passages of at most `at_most` characters.
+
+    Each message is used once.
+    """
     passage = ""
     for message in messages:
         joined = f"{passage} {message}".strip()

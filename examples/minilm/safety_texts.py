@@ -1,8 +1,9 @@
-"""Authored requests, labelled "blocked" or "allowed", that the safety head learns from and is checked on.
+"""Authored requests, labelled "blocked" or "allowed", for the safety head to learn and check.
 
-Blocked requests only name what is unwanted (injected instructions, stolen credentials, weapons, fraud) and hold no
-detail. Allowed ones share their words, so that the boundary is about intent. Train and golden texts never coincide,
-but share phrases: the golden part measures whether a decision survives quantization, not how well the head generalises.
+Blocked requests only name what is unwanted (injected instructions, stolen credentials, weapons,
+fraud) and hold no detail. Allowed ones share their words, so that the boundary is about intent.
+Train and golden texts never coincide, but share phrases. So the golden part measures whether a
+decision survives quantization, not how well the head generalises.
 """
 
 from dataclasses import dataclass

@@ -12,9 +12,9 @@ from pydoc_data.topics import topics
 
 # Tests and generated tables are no prose; the others carry licences beside the PSF's.
 _LEFT_OUT = {
-    "asynchat.py", "asyncore.py", "cookies.py", "dist-packages", "encodings", "ensurepip", "idlelib", "lib2to3",
-    "pydoc_data", "random.py", "site-packages", "smtpd.py", "test", "tests", "trace.py", "turtledemo", "uu.py",
-    "xmlrpc",
+    "asynchat.py", "asyncore.py", "cookies.py", "dist-packages", "encodings", "ensurepip",
+    "idlelib", "lib2to3", "pydoc_data", "random.py", "site-packages", "smtpd.py", "test", "tests",
+    "trace.py", "turtledemo", "uu.py", "xmlrpc",
 }  # fmt: skip
 _WORDS_A_CHUNK = 45
 _CODE_CHARACTERS = (160, 900)
@@ -33,17 +33,20 @@ class Excerpt:
 
 
 def documentation() -> Iterator[Excerpt]:
-    """Yield chunks of about 45 words of the language reference; a paragraph shared by two topics comes once."""
-    seen: set[str] = set()
+    """Yield chunks of about 45 words of the language reference.
+
+    A paragraph shared by two topics comes once.
+    """
+    met: set[str] = set()
     for name in sorted(topics):
         chunk: list[str] = []
         for paragraph in re.split(r"\n\s*\n", topics[name]):
             text = (
                 " ".join(_RULE.sub(". ", paragraph).split()).replace(" . ", ". ").removesuffix(" .")
             )
-            if text in seen or not text:
+            if text in met or not text:
                 continue
-            seen.add(text)
+            met.add(text)
             chunk.append(text)
             if sum(len(part.split()) for part in chunk) >= _WORDS_A_CHUNK:
                 yield _searchable(" ".join(chunk))
@@ -51,7 +54,10 @@ def documentation() -> Iterator[Excerpt]:
 
 
 def _searchable(prose: str) -> Excerpt:
-    """Take the first sentence as the query and the rest as the passage, where both say something."""
+    """Take the first sentence as the query and the rest as the passage.
+
+    None where one of them says nothing.
+    """
     parts = _SENTENCE.split(prose, maxsplit=1)
     if len(parts) == 2 and 30 <= len(parts[0]) <= 200 and len(parts[1]) >= 80:
         return Excerpt(prose, parts[0], parts[1])
@@ -59,7 +65,7 @@ def _searchable(prose: str) -> Excerpt:
 
 
 def _modules() -> Iterator[tuple[ast.Module, list[str]]]:
-    """Yield the syntax tree and the source lines of the modules that the PSF licence alone covers."""
+    """Yield the syntax tree and source lines of the modules that the PSF licence alone covers."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         if not _LEFT_OUT.isdisjoint(path.relative_to(root).parts):
@@ -84,10 +90,12 @@ def functions() -> Iterator[Excerpt]:
 def _without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:
     """Cut the docstring's lines out of a function's source, and indent to the left margin."""
     first = node.body[0]
-    kept = lines[node.lineno - 1 : node.end_lineno]
+    remaining = lines[node.lineno - 1 : node.end_lineno]
     if ast.get_docstring(node) is not None and first.end_lineno is not None:
-        kept = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]
-    return textwrap.dedent("\n".join(kept)).strip()
+        remaining = (
+            lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]
+        )
+    return textwrap.dedent("\n".join(remaining)).strip()
 
 
 def _summary(docstring: str | None) -> str | None:
@@ -98,7 +106,10 @@ def _summary(docstring: str | None) -> str | None:
 
 
 def docstrings() -> Iterator[Excerpt]:
-    """Yield the prose of module, class and function docstrings; summary as query, the rest as passage."""
+    """Yield the prose of module, class and function docstrings.
+
+    The summary is the query, the rest the passage.
+    """
     for tree, _ in _modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,6 +1,7 @@
-"""Train the linear safety head on MiniLM's full-precision embedding: `python -m examples.minilm.train_safety_head`.
+"""Train the linear safety head on MiniLM's full-precision embedding.
 
-A text is blocked if and only if `embedding @ weight + bias > 0`.
+`python -m examples.minilm.train_safety_head`. A text is blocked if and only if `embedding @ weight
++ bias > 0`.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Digits spoken by a source and formants: harmonics of a pitch under moving resonances, and bands of noise.
+"""Digits spoken by a source and formants: a pitch under moving resonances, and bands of noise.
 
-The model of speech is Fant's ("Acoustic Theory of Speech Production", 1960), reduced to what tells ten words apart:
-a voiced sound is a pitch under two or three formants that glide into the next sound's, a fricative is a band of noise.
+The model of speech is Fant's ("Acoustic Theory of Speech Production", 1960), reduced to what tells
+ten words apart. A voiced sound is a pitch under two or three formants that glide into the next
+sound's, a fricative is a band of noise.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ _TOP = 4_500.0  # Hz: no harmonic above
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """One sound of a word; formants and noise bands in Hz, a part is 0 where there is none of it."""
+    """One sound of a word.
+
+    Formants and noise bands are in Hz, a part is 0 where there is none of it.
+    """
 
     formants: tuple[float, float, float]
     voice: float = 1.0
@@ -85,7 +89,7 @@ PLACES: dict[str, Place] = {
 
 
 def say(words: Sequence[str], speaker: Speaker, rng: np.random.Generator) -> Wave:
-    """The words one after another, with breaths between them: [samples], at most 1 in magnitude."""
+    """Return the words one after another, with breaths between: [samples], at most 1 in size."""
     parts = [_silence(rng, 0.02)]
     for word in words:
         parts += [_word(WORDS[word], speaker, rng), _silence(rng, 0.03)]
@@ -94,7 +98,10 @@ def say(words: Sequence[str], speaker: Speaker, rng: np.random.Generator) -> Wav
 
 
 def record(wave: Wave, place: Place, rng: np.random.Generator) -> Wave:
-    """The wave as a microphone at that place gives it, in eight bits of its own range: [samples]."""
+    """Return the wave as a microphone at that place gives it: [samples].
+
+    It has eight bits of its own range.
+    """
     noise = rng.standard_normal(len(wave)) * np.sqrt(np.mean(wave**2) / 10 ** (place.snr / 10))
     heard = np.clip(wave + noise, -1, 1)
     return np.asarray(np.round(heard * LEVELS) / LEVELS * place.gain, np.float32)
@@ -126,7 +133,7 @@ def _word(
 def _voiced(
     pitch: npt.NDArray[np.float64], formants: Sequence[npt.NDArray[np.float64]]
 ) -> npt.NDArray[np.float64]:
-    """Harmonics of a pitch [samples], each as loud as the formants make its frequency."""
+    """Return harmonics of a pitch [samples], as loud as the formants make their frequency."""
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     harmonics = np.arange(1, int(_TOP / pitch.max()) + 1)[:, None]
     frequencies = harmonics * pitch

@@ -1,4 +1,7 @@
-"""Train the small Whisper and write weights, tokenizer, data and golden set: `python -m examples.speech.train`."""
+"""Train the small Whisper and write weights, tokenizer, data and golden set.
+
+`python -m examples.speech.train`
+"""
 
 import argparse
 import json
@@ -20,9 +23,9 @@ VOCABULARY = {PAD: 0, START: 1, **{word: number for number, word in enumerate(WO
 SECONDS, MELS = 1, 40
 TRAINING, STEPS, BATCH, LEARNING_RATE, SEED = 3000, 2000, 32, 2e-3, 7
 TRAINED_GAINS, TRAINED_SNR = (1 / 64, 2.0), (8.0, 40.0)
-"""Wider than what is measured, so that the edges of the measured range are not the edges of the trained one."""
+"""Wider than what is measured: its edges are not the edges of the trained range."""
 GOLDEN, POOL, TRAFFIC = 40, 64, 120
-"""Golden utterances a place; pool and traffic are recorded in the studio, and tests move them elsewhere."""
+"""Golden utterances a place; pool and traffic are of the studio, and tests move them."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,23 @@ class Utterance:
 
 
 def utterances(count: int, seed: int) -> list[Utterance]:
-    """Two to four digits each, by all speakers in turn; another seed gives other recordings."""
+    """Return two to four digits each, by all speakers in turn; another seed gives others."""
     rng, names = np.random.default_rng(seed), sorted(SPEAKERS)
-    found = []
+    recorded = []
     for number in range(count):
         words = [str(word) for word in rng.choice(sorted(WORDS), int(rng.integers(2, 5)))]
         speaker = names[number % len(names)]
-        found.append(Utterance(say(words, SPEAKERS[speaker], rng), " ".join(words), speaker))
-    return found
+        recorded.append(Utterance(say(words, SPEAKERS[speaker], rng), " ".join(words), speaker))
+    return recorded
 
 
 def extractor() -> WhisperFeatureExtractor:
-    """The log-mel features: one second, 100 frames of 40 bands."""
+    """Return the log-mel features: one second, 100 frames of 40 bands."""
     return WhisperFeatureExtractor(feature_size=MELS, sampling_rate=RATE, chunk_length=SECONDS)
 
 
 def config() -> WhisperConfig:
-    """Two layers on each side, 64 wide: 0.3 million parameters."""
+    """Return two layers on each side, 64 wide: 0.3 million parameters."""
     return WhisperConfig(
         vocab_size=len(VOCABULARY),
         num_mel_bins=MELS,
@@ -75,15 +78,15 @@ def config() -> WhisperConfig:
 
 
 def tokenizer() -> Tokenizer:
-    """One token a word."""
-    made = Tokenizer(models.WordLevel(VOCABULARY, unk_token=PAD))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens([PAD, START])
-    return made
+    """Return one token a word."""
+    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token=PAD))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens([PAD, START])
+    return words
 
 
 def targets(texts: Sequence[str]) -> torch.Tensor:
-    """Token ids [texts, longest + 2]: the start, the words, the end, and -100 after it."""
+    """Return token ids [texts, longest + 2]: the start, the words, the end, and -100 after it."""
     rows = [
         [VOCABULARY[START], *(VOCABULARY[word] for word in text.split()), VOCABULARY[PAD]]
         for text in texts
@@ -93,25 +96,25 @@ def targets(texts: Sequence[str]) -> torch.Tensor:
 
 
 def features(waves: Sequence[Wave]) -> torch.Tensor:
-    """[waves, mels, frames]."""
+    """Return features, [waves, mels, frames]."""
     return torch.from_numpy(
         extractor()(list(waves), sampling_rate=RATE, return_tensors="np")["input_features"]
     )
 
 
 def batches(
-    said: Sequence[Utterance], rng: np.random.Generator
+    spoken: Sequence[Utterance], rng: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Recordings of random utterances, each at a new random gain over new noise."""
+    """Yield recordings of random utterances, each at a new random gain over new noise."""
     while True:
-        chosen = [said[int(number)] for number in rng.integers(0, len(said), BATCH)]
+        chosen = [spoken[int(number)] for number in rng.integers(0, len(spoken), BATCH)]
         gains = np.exp(rng.uniform(*np.log(TRAINED_GAINS), BATCH))
         ratios = rng.uniform(*TRAINED_SNR, BATCH)
         waves = [
-            record(one.wave, Place(float(gain), float(snr)), rng)
-            for one, gain, snr in zip(chosen, gains, ratios, strict=True)
+            record(utterance.wave, Place(float(gain), float(snr)), rng)
+            for utterance, gain, snr in zip(chosen, gains, ratios, strict=True)
         ]
-        yield features(waves), targets([one.text for one in chosen])
+        yield features(waves), targets([utterance.text for utterance in chosen])
 
 
 def train(steps: int) -> WhisperForConditionalGeneration:
@@ -141,7 +144,7 @@ def train(steps: int) -> WhisperForConditionalGeneration:
 
 
 def written(model: WhisperForConditionalGeneration, waves: Sequence[Wave]) -> list[str]:
-    """What the model hears, greedily."""
+    """Return what the model hears, greedily."""
     names = {number: word for word, number in VOCABULARY.items()}
     heard, ids = features(waves), torch.full((len(waves), 1), VOCABULARY[START])
     with torch.inference_mode():
@@ -152,39 +155,41 @@ def written(model: WhisperForConditionalGeneration, waves: Sequence[Wave]) -> li
     return [text.split(PAD)[0].strip() for text in texts]
 
 
-def word_errors(right: Sequence[str], found: Sequence[str]) -> float:
-    """The word error rate over all texts."""
+def word_errors(right: Sequence[str], heard: Sequence[str]) -> float:
+    """Return the word error rate over all texts."""
     from torchmetrics.functional.text import word_error_rate
 
-    return float(word_error_rate(list(found), list(right)))
+    return float(word_error_rate(list(heard), list(right)))
 
 
 def golden_cases(rng: np.random.Generator) -> list[GoldenCase]:
-    """Utterances of their own at each place."""
+    """Return utterances of their own at each place."""
     return [
         GoldenCase(
             f"{place}-{number:03}",
-            tensor_payload(record(one.wave, PLACES[place], rng)),
+            tensor_payload(record(utterance.wave, PLACES[place], rng)),
             place,
             "en",
-            label=one.text,
+            label=utterance.text,
         )
         for seed, place in enumerate(PLACES)
-        for number, one in enumerate(utterances(GOLDEN, 1000 + seed))
+        for number, utterance in enumerate(utterances(GOLDEN, 1000 + seed))
     ]
 
 
-def corpus_rows(said: Sequence[Utterance], rng: np.random.Generator) -> list[CorpusRow]:
-    """Recorded in the studio."""
-    waves = [record(one.wave, PLACES["studio"], rng) for one in said]
+def corpus_rows(spoken: Sequence[Utterance], rng: np.random.Generator) -> list[CorpusRow]:
+    """Return recordings in the studio."""
+    waves = [record(utterance.wave, PLACES["studio"], rng) for utterance in spoken]
     return [
-        CorpusRow(fingerprint(wave.tobytes())[:16], tensor_payload(wave), "studio", "en", one.text)
-        for one, wave in zip(said, waves, strict=True)
+        CorpusRow(
+            fingerprint(wave.tobytes())[:16], tensor_payload(wave), "studio", "en", utterance.text
+        )
+        for utterance, wave in zip(spoken, waves, strict=True)
     ]
 
 
 def write_data(output: Path) -> list[GoldenCase]:
-    """The three Parquet files; returns the golden cases."""
+    """Write the three Parquet files; return the golden cases."""
     rng = np.random.default_rng(SEED + 1)
     golden = golden_cases(rng)
     write(output / "golden.parquet", golden)
@@ -194,7 +199,7 @@ def write_data(output: Path) -> list[GoldenCase]:
 
 
 def waves_of(cases: Sequence[GoldenCase]) -> list[Wave]:
-    """The payloads as arrays."""
+    """Return the payloads as arrays."""
     return [np.frombuffer(case.payload.tensor or b"", "<f4") for case in cases]
 
 

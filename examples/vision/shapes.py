@@ -1,4 +1,4 @@
-"""Coloured shapes on grey ground: what is drawn, and under which light and through which lens it is seen."""
+"""Coloured shapes on grey ground: what is drawn, under which light and through which lens."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ SIGHTS: dict[str, Sight] = {
 
 
 def draw(name: str, rng: np.random.Generator) -> Image:
-    """One image of a class such as "red circle", at a place, size, angle and shade of its own."""
+    """Draw one image of a class such as "red circle"; place, size, angle and shade are its own."""
     colour, shape = name.split()
     ground = rng.uniform(0.25, 0.6) + rng.normal(0, 0.02, (1, SIDE, SIDE))
     paint = np.clip(
@@ -48,20 +48,20 @@ def draw(name: str, rng: np.random.Generator) -> Image:
 
 
 def see(image: Image, sight: Sight) -> Image:
-    """The image as that sight takes it, in few levels: [3, SIDE, SIDE]."""
+    """Return the image as that sight takes it, in few brightness values: [3, SIDE, SIDE]."""
     from scipy.ndimage import gaussian_filter
 
-    seen = gaussian_filter(image, (0, sight.blur, sight.blur)) if sight.blur else image
-    return np.asarray(np.round(seen * LEVELS) / LEVELS * sight.exposure, np.float32)
+    blurred = gaussian_filter(image, (0, sight.blur, sight.blur)) if sight.blur else image
+    return np.asarray(np.round(blurred * LEVELS) / LEVELS * sight.exposure, np.float32)
 
 
 def caption(name: str) -> str:
-    """The text that belongs to a class."""
+    """Return the text that belongs to a class."""
     return f"a photo of a {name}"
 
 
 def _mask(shape: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """1 inside the shape, 0 outside, between at its edge: [1, SIDE, SIDE]."""
+    """Return 1 inside the shape, 0 outside, between at its edge: [1, SIDE, SIDE]."""
     size = rng.uniform(7.0, 9.0)
     centre = SIDE / 2 - 0.5 + rng.uniform(-2, 2, 2)
     down, right = (
@@ -80,8 +80,8 @@ def _mask(shape: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         outside = np.maximum(0.866 * np.abs(x) - 0.5 * y, y) - 0.55 * size
     else:
         bars = [
-            np.maximum(np.abs(one) - 0.3 * size, np.abs(other) - size)
-            for one, other in ((x, y), (y, x))
+            np.maximum(np.abs(first) - 0.3 * size, np.abs(other) - size)
+            for first, other in ((x, y), (y, x))
         ]
         outside = np.minimum(*bars)
     return np.asarray(np.clip(0.5 - outside, 0, 1))[None]

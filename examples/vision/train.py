@@ -1,4 +1,7 @@
-"""Train the small CLIP and write weights, tokenizer, data and golden set: `python -m examples.vision.train`."""
+"""Train the small CLIP and write weights, tokenizer, data and golden set.
+
+`python -m examples.vision.train`
+"""
 
 import argparse
 import json
@@ -32,13 +35,13 @@ VOCABULARY = {word: number for number, word in enumerate(WORDS)}
 MEAN, DEVIATION = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
 TRAINING, STEPS, BATCH, LEARNING_RATE, SEED = 6000, 1500, 48, 2e-3, 11
 TRAINED_EXPOSURES, TRAINED_BLURS = (0.15, 4.0), (0.0, 1.6)
-"""Wider than what is measured, so that the edges of the measured range are not the edges of the trained one."""
+"""Wider than what is measured: its edges are not the edges of the trained range."""
 GOLDEN, POOL, TRAFFIC = 80, 100, 200
 """Golden images a sight; pool and traffic are taken as drawn, and tests light and blur them."""
 
 
 def pictures(count: int, seed: int) -> list[tuple[Image, str]]:
-    """Images of all classes in turn, with their names; another seed draws others."""
+    """Return images of all classes in turn, with their names; another seed draws others."""
     rng = np.random.default_rng(seed)
     return [
         (draw(name, rng), name)
@@ -47,7 +50,7 @@ def pictures(count: int, seed: int) -> list[tuple[Image, str]]:
 
 
 def config() -> CLIPConfig:
-    """Two layers on each side, 64 wide."""
+    """Return two layers on each side, 64 wide."""
     size = {
         "hidden_size": 64,
         "intermediate_size": 192,
@@ -69,33 +72,33 @@ def config() -> CLIPConfig:
 
 
 def tokenizer() -> Tokenizer:
-    """One token a word, between start and end."""
-    made = Tokenizer(models.WordLevel(VOCABULARY, unk_token=END))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens([START, END])
+    """Return one token a word, between start and end."""
+    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token=END))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens([START, END])
     ends = [(START, VOCABULARY[START]), (END, VOCABULARY[END])]
-    made.post_processor = processors.TemplateProcessing(
+    words.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=ends
     )
-    return made
+    return words
 
 
 def processor() -> CLIPImageProcessor:
-    """How pixels in 0..1 are normalised."""
+    """Return how pixels in 0..1 are normalised."""
     size = {"height": SIDE, "width": SIDE}
     return CLIPImageProcessor(size=size, crop_size=size, image_mean=MEAN, image_std=DEVIATION)
 
 
 def normalised(images: npt.NDArray[np.float32]) -> torch.Tensor:
-    """[N, 3, SIDE, SIDE] as the model wants them."""
-    mean, deviation = (torch.tensor(one)[None, :, None, None] for one in (MEAN, DEVIATION))
+    """Return [N, 3, SIDE, SIDE] as the model wants them."""
+    mean, deviation = (torch.tensor(values)[None, :, None, None] for values in (MEAN, DEVIATION))
     return (torch.from_numpy(images) - mean) / deviation
 
 
 def tokens() -> torch.Tensor:
-    """The captions of all classes, [classes, tokens]: they are equally long."""
+    """Return the captions of all classes, [classes, tokens]: they are equally long."""
     return torch.tensor(
-        [one.ids for one in tokenizer().encode_batch([caption(name) for name in CLASSES])]
+        [encoding.ids for encoding in tokenizer().encode_batch([caption(name) for name in CLASSES])]
     )
 
 
@@ -135,14 +138,14 @@ def train(steps: int) -> CLIPModel:
 
 
 def accuracy(model: CLIPModel, images: npt.NDArray[np.float32], names: Sequence[str]) -> float:
-    """The share of images [N, 3, SIDE, SIDE] that lie nearest to the caption of their class."""
+    """Return the fraction of images [N, 3, SIDE, SIDE] that lie nearest to their caption."""
     with torch.inference_mode():
         logits = model(input_ids=tokens(), pixel_values=normalised(images)).logits_per_image
     return float((logits.argmax(1).numpy() == [CLASSES.index(name) for name in names]).mean())
 
 
 def golden_cases() -> list[GoldenCase]:
-    """Images of their own for each sight."""
+    """Return images of their own for each sight."""
     return [
         GoldenCase(
             f"{sight}-{number:03}",
@@ -157,18 +160,18 @@ def golden_cases() -> list[GoldenCase]:
 
 
 def corpus_rows(drawn: Sequence[tuple[Image, str]]) -> list[CorpusRow]:
-    """Taken at exposure 1, without blur."""
-    seen = [(see(image, Sight(1.0, 0.0)), name) for image, name in drawn]
+    """Return images taken at exposure 1, without blur."""
+    taken_images = [(see(image, Sight(1.0, 0.0)), name) for image, name in drawn]
     return [
         CorpusRow(
             fingerprint(image.tobytes())[:16], tensor_payload(image), "daylight", "none", name
         )
-        for image, name in seen
+        for image, name in taken_images
     ]
 
 
 def write_data(output: Path) -> list[GoldenCase]:
-    """The three Parquet files; returns the golden cases."""
+    """Write the three Parquet files; return the golden cases."""
     golden = golden_cases()
     write(output / "golden.parquet", golden)
     write(output / "calibration.parquet", corpus_rows(pictures(POOL, 2000)))
@@ -177,7 +180,7 @@ def write_data(output: Path) -> list[GoldenCase]:
 
 
 def main() -> None:
-    """Train, write everything beside this script, and print the zero-shot accuracy under each sight."""
+    """Train, write everything beside this script, and print the zero-shot accuracy by sight."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument(
