@@ -1,7 +1,8 @@
 """The right to erasure: whose data an act of forgetting is about, and stored files without it.
 
-An act is known by a pseudonym, the SHA-256 of a random salt and the name, so that one that was killed can go on without
-the name being written down. The salt is deleted with the act: afterwards nothing leads from the pseudonym to the name.
+An act is known by a pseudonym, the SHA-256 of a random salt and the name, so that one that was
+killed can go on without the name being written down. The salt is deleted with the act: afterwards
+nothing leads from the pseudonym to the name.
 """
 
 from __future__ import annotations
@@ -37,16 +38,19 @@ class Act:
     pseudonym: str  # hexadecimal
 
     def names(self, name: str) -> bool:
-        """Whether a stored name is the one to forget."""
+        """Return whether a stored name is the one to forget."""
         return _pseudonym(self.salt, self.kind, name) == self.pseudonym
 
     def is_about(self, request: Request) -> bool:
-        """Whether a stored request has to go."""
+        """Return whether a stored request has to go."""
         return self.names(request.tenant if self.kind == "tenant" else request.request_id)
 
 
 def new_act(kind: SubjectKind, name: str) -> Act:
-    """An act for a tenant or a request, under the name that traffic is stored with; raises `BadInput` without one."""
+    """Return an act for a tenant or a request, under the name that traffic is stored with.
+
+    Raises `BadInput` without a name.
+    """
     if not name.strip():
         raise BadInput(f"the {kind} to forget has no name: give the id as it stands in the traffic")
     salt = secrets.token_hex(16)
@@ -54,7 +58,7 @@ def new_act(kind: SubjectKind, name: str) -> Act:
 
 
 def stored_name(name: str) -> str:
-    """What redaction makes of an id: one that is personal data itself is stored as a pseudonym."""
+    """Return what redaction makes of an id: one that is personal data becomes a pseudonym."""
     probe = Request(RequestId(name), datetime(1970, 1, 1, tzinfo=UTC), name, "", "", "")
     return redacted(probe).tenant
 
@@ -64,7 +68,7 @@ def _pseudonym(salt: str, kind: str, name: str) -> str:
 
 
 def dump_act(act: Act) -> bytes:
-    """The note that an act has begun."""
+    """Return the note that an act has begun."""
     document = {"version": VERSION, "kind": act.kind, "salt": act.salt, "pseudonym": act.pseudonym}
     return json.dumps(document, sort_keys=True).encode()
 
@@ -72,42 +76,40 @@ def dump_act(act: Act) -> bytes:
 def parse_act(data: bytes, *, where: str) -> Act:
     """Read the note; raises `BadInput`."""
     try:
-        found = json.loads(data)
-        version, kind, act = (
-            found["version"],
-            found["kind"],
-            (str(found["salt"]), str(found["pseudonym"])),
-        )
+        document = json.loads(data)
+        version, kind = document["version"], document["kind"]
+        salt, pseudonym = str(document["salt"]), str(document["pseudonym"])
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(
             f"{where} is no act of forgetting ({exc!r}): delete it and forget again"
         ) from exc
     if version != VERSION or kind not in ("tenant", "request"):
         raise BadInput(
-            f"{where} is an act of version {version!r} about a {kind!r}: upgrade Requant to carry it out"
+            f"{where} is an act of version {version!r} about a {kind!r}: "
+            "upgrade Requant to carry it out"
         )
-    return Act(kind, *act)
+    return Act(kind, salt, pseudonym)
 
 
 def without_requests(
     data: bytes, act: Act, *, where: str
 ) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
-    """The requests of a Parquet file that stay, and those that go."""
+    """Return the requests of a Parquet file that stay, and those that go."""
     requests = from_parquet(data, where=where)
-    going = tuple(one for one in requests if act.is_about(one))
-    return tuple(one for one in requests if not act.is_about(one)), going
+    going = tuple(request for request in requests if act.is_about(request))
+    return tuple(request for request in requests if not act.is_about(request)), going
 
 
 def sample_bytes(requests: tuple[Request, ...]) -> bytes:
-    """A sample's file."""
+    """Return a sample's file."""
     return to_parquet(requests)
 
 
 def without_lines(data: bytes, act: Act) -> tuple[bytes, int]:
-    """Rejected records, one JSON document a line, without those that hold the name anywhere; and how many went.
+    """Return rejected records without the lines that hold the name anywhere, and how many went.
 
-    Rejected records are whatever somebody sent, cut and redacted: every word and quoted text of a line is compared, and
-    the name of the file that it stood in.
+    They are whatever somebody sent, cut and redacted, one JSON document a line. Every word and
+    quoted text of a line is compared, and the name of the file that it stood in.
     """
     lines = data.decode(errors="replace").splitlines(keepends=True)
     named: dict[str, bool] = {}  # a source's name stands in each of its lines
@@ -129,7 +131,9 @@ def _source(line: str) -> str:
 
 
 def mentions(file_name: str, act: Act) -> bool:
-    """Whether the name to forget stands in a file's name: as a part of the path, or between other signs than letters.
+    """Return whether the name to forget stands in a file's name.
+
+    As a part of the path, or between other signs than letters.
 
     "acme-corp" stands in "logs/acme-corp-2026.jsonl", and "acme" does, too.
     """
@@ -150,16 +154,21 @@ def _words(line: str) -> Iterator[str]:
 
 
 def without_entries(data: bytes, act: Act, *, where: str) -> tuple[bytes, int]:
-    """A quarantine document without the requests to forget, and how many went; raises `BadInput` on a damaged one."""
+    """Return a quarantine document without the requests to forget, and how many went.
+
+    Raises `BadInput` on a damaged one.
+    """
     try:
-        found: Mapping[str, object] = json.loads(data)
-        entries = found["entries"]
+        quarantined: Mapping[str, object] = json.loads(data)
+        entries = quarantined["entries"]
         assert isinstance(entries, list)  # noqa: S101  # told as damage below
         kept = [
-            one
-            for one in entries
-            if not act.names(one["tenant" if act.kind == "tenant" else "request_id"])
+            entry
+            for entry in entries
+            if not act.names(entry["tenant" if act.kind == "tenant" else "request_id"])
         ]
     except (ValueError, KeyError, TypeError, AssertionError) as exc:
         raise BadInput(f"{where} is no quarantine document ({exc!r}): delete it") from exc
-    return json.dumps({**found, "entries": kept}, sort_keys=True).encode(), len(entries) - len(kept)
+    return json.dumps({**quarantined, "entries": kept}, sort_keys=True).encode(), len(
+        entries
+    ) - len(kept)

@@ -1,7 +1,8 @@
-"""Where a release comes from, and what came of some traffic: one graph of digests, walked up and down.
+"""Where a release comes from, and what came of some traffic: one graph of digests.
 
-    traffic ─► window ─► calibration set ─► observation ─► scales ─► graph ─► engines ─► release ─► version
+    traffic ─► window ─► calibration set ─► observation ─► scales ─►
                                                    model ─┘
+        graph ─► engines ─► release ─► version
 
 Exported as OpenLineage events (one a step) or as W3C PROV-JSON.
 """
@@ -71,7 +72,7 @@ class Lineage:
 
 
 def lineage(model: str, nodes: Iterable[Node], edges: Iterable[tuple[Node, Node]]) -> Lineage:
-    """A graph of edges (made, from); a node named more than once keeps the facts of its first naming."""
+    """Return a graph of edges (made, from); of a node that is named twice the first facts count."""
     edges = tuple(edges)
     known: dict[str, Node] = {}
     for node in (*nodes, *(end for edge in edges for end in edge)):
@@ -80,31 +81,35 @@ def lineage(model: str, nodes: Iterable[Node], edges: Iterable[tuple[Node, Node]
     for made, source in edges:
         if source.name not in sources.setdefault(made.name, []):
             sources[made.name].append(source.name)
-    return Lineage(model, known, {name: tuple(found) for name, found in sources.items()})
+    return Lineage(model, known, {name: tuple(nearest) for name, nearest in sources.items()})
 
 
 def find(graph: Lineage, digest: str) -> Node:
-    """The node of a digest, its beginning, or its name; raises `NotFound`, and `BadInput` where several begin so."""
+    """Return the node of a digest, its beginning, or its name.
+
+    Raises `NotFound`, and `BadInput` where several begin so.
+    """
     if digest in graph.nodes:
         return graph.nodes[digest]
-    found = [node for node in graph.nodes.values() if node.digest.startswith(digest)]
-    exact = [node for node in found if node.digest == digest]
-    found = exact or (found if len(digest) >= SHORTEST else [])
-    if not found:
+    matches = [node for node in graph.nodes.values() if node.digest.startswith(digest)]
+    exact = [node for node in matches if node.digest == digest]
+    matches = exact or (matches if len(digest) >= SHORTEST else [])
+    if not matches:
         raise NotFound(
-            f"nothing of {graph.model} has the digest {digest!r}: give {SHORTEST} or more of its first digits, as "
+            f"nothing of {graph.model} has the digest {digest!r}: "
+            f"give {SHORTEST} or more of its first digits, as "
             f"`requant lineage {graph.model}` shows them"
         )
-    if len(found) > 1:
-        names = ", ".join(sorted(node.name[:40] for node in found)[:4])
+    if len(matches) > 1:
+        names = ", ".join(sorted(node.name[:40] for node in matches)[:4])
         raise BadInput(
-            f"{digest!r} may be any of {len(found)}: {names}; give more digits, or KIND:DIGEST"
+            f"{digest!r} may be any of {len(matches)}: {names}; give more digits, or KIND:DIGEST"
         )
-    return found[0]
+    return matches[0]
 
 
 def trace(graph: Lineage, start: Node) -> Lineage:
-    """What the node was made from, all the way up, and what was made from it, all the way down."""
+    """Return what the node was made from, all the way up, and what was made from it, down."""
     made: dict[str, list[str]] = {}
     for name, sources in graph.sources.items():
         for source in sources:
@@ -115,23 +120,24 @@ def trace(graph: Lineage, start: Node) -> Lineage:
         {name: graph.nodes[name] for name in graph.nodes if name in names},
         {
             name: kept
-            for name, found in graph.sources.items()
-            if name in names and (kept := _within(found, names))
+            for name, nearest in graph.sources.items()
+            if name in names and (kept := _within(nearest, names))
         },
     )
 
 
 def ordered(graph: Lineage) -> list[Node]:
-    """From traffic to versions, by kind and time."""
+    """Return the nodes from traffic to versions, by kind and time."""
     return sorted(
         graph.nodes.values(), key=lambda node: (KINDS.index(node.kind), node.time, node.digest)
     )
 
 
 def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
-    """One COMPLETE event for every thing made, its datasets named MODEL/KIND/DIGEST; `now` stands in for unknown times.
+    """Return one COMPLETE event for every thing made; `now` stands in for unknown times.
 
-    OpenLineage, specification 2-0-2; run ids follow from the digests, so exporting again gives the same runs.
+    OpenLineage, specification 2-0-2; datasets are named MODEL/KIND/DIGEST. Run ids follow from the
+    digests, so exporting again gives the same runs.
     """
     from openlineage.client.event_v2 import (
         InputDataset,
@@ -147,12 +153,12 @@ def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
     from openlineage.client.serde import Serde
 
     def facets(node: Node) -> dict[str, DatasetFacet]:
-        told = (
-            "; ".join(f"{key}: {value}" for key, value in sorted(node.facts.items())) or node.kind
-        )
+        description = "; ".join(f"{key}: {value}" for key, value in sorted(node.facts.items()))
         return {
             "version": DatasetVersionDatasetFacet(datasetVersion=node.digest, producer=PRODUCER),
-            "documentation": DocumentationDatasetFacet(description=told, producer=PRODUCER),
+            "documentation": DocumentationDatasetFacet(
+                description=description or node.kind, producer=PRODUCER
+            ),
         }
 
     events = []
@@ -166,7 +172,8 @@ def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
                 run=Run(str(uuid5(NAMESPACE_URL, f"requant:{graph.model}:{node.name}"))),
                 job=Job("requant", f"{graph.model}.{STEPS[node.kind]}"),
                 inputs=[
-                    InputDataset("requant", _path(graph, one), facets=facets(one)) for one in inputs
+                    InputDataset("requant", _path(graph, source), facets=facets(source))
+                    for source in inputs
                 ],
                 outputs=[OutputDataset("requant", _path(graph, node), facets=facets(node))],
             )
@@ -175,7 +182,10 @@ def to_openlineage(graph: Lineage, now: str) -> list[dict[str, Json]]:
 
 
 def to_prov(graph: Lineage) -> dict[str, Json]:
-    """The W3C's PROV-JSON (member submission of 2013): entities, one activity a step, and who used and made what."""
+    """Return the W3C's PROV-JSON (member submission of 2013).
+
+    Entities, one activity a step, and who used and made what.
+    """
     entities: dict[str, Json] = {}
     activities: dict[str, Json] = {}
     used: dict[str, Json] = {}
@@ -216,8 +226,8 @@ def _path(graph: Lineage, node: Node) -> str:
     return f"{graph.model}/{node.kind}/{node.digest}"
 
 
-def _within(found: Sequence[str], names: set[str]) -> tuple[str, ...]:
-    return tuple(name for name in found if name in names)
+def _within(candidates: Sequence[str], names: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in candidates if name in names)
 
 
 def _reach(start: str, edges: Mapping[str, Sequence[str]]) -> set[str]:

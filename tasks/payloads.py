@@ -1,4 +1,7 @@
-"""How one input, text or tensor, is written in Parquet: four columns that traffic, samples and golden sets share."""
+"""How one input, text or tensor, is written in Parquet.
+
+Traffic, samples and golden sets share these four columns.
+"""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -19,7 +22,7 @@ PAYLOAD_FIELDS = (
 
 
 def encode(payload: Payload) -> dict[str, object]:
-    """The four columns of one payload."""
+    """Return the four columns of one payload."""
     if isinstance(payload, str):
         return {"text": payload, "tensor": None, "shape": None, "dtype": None}
     tensor = np.asarray(payload, dtype="<f4", order="C")
@@ -32,13 +35,17 @@ def encode(payload: Payload) -> dict[str, object]:
 
 
 def decode(row: Mapping[str, object]) -> Payload:
-    """The payload of one row; raises `BadInput` when it is neither a text nor a well-formed float32 tensor."""
+    """Return the payload of one row.
+
+    Raises `BadInput` when it is neither a text nor a well-formed float32 tensor.
+    """
     text, raw, shape, dtype = (row.get(field.name) for field in PAYLOAD_FIELDS)
     if isinstance(text, str) and raw is None:
         return text
     if text is not None or not isinstance(raw, bytes) or not isinstance(shape, list):
         raise BadInput(
-            "the input is neither a text nor a tensor: fill `text`, or `tensor` with `shape` and `dtype`"
+            "the input is neither a text nor a tensor: "
+            "fill `text`, or `tensor` with `shape` and `dtype`"
         )
     if dtype != "float32":
         raise BadInput(f"the tensor's dtype is {dtype!r}: only 'float32' is allowed")
@@ -52,7 +59,7 @@ def decode(row: Mapping[str, object]) -> Payload:
 
 
 def fingerprint(payload: Payload) -> str:
-    """SHA-256 of the content alone, in hexadecimal: equal payloads are duplicates."""
+    """Return the SHA-256 of the content alone, in hexadecimal: equal payloads are duplicates."""
     if isinstance(payload, str):
         return sha256(b"text:" + payload.encode()).hexdigest()
     tensor = np.asarray(payload, dtype="<f4", order="C")

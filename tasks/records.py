@@ -1,4 +1,4 @@
-"""The values that pass between stages: frozen, without behaviour beyond what follows from their own fields."""
+"""The values that pass between stages: frozen, with no behaviour but what follows from their fields."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A bounded, representative draw from live traffic: a traffic window's sample, or a calibration set."""
+    """A bounded, representative draw from traffic: a window's sample, or a calibration set."""
 
     requests: tuple[Request, ...]
     digest: Digest  # SHA-256 over the sorted request ids and payloads
@@ -62,7 +62,8 @@ class CaseKind(StrEnum):
     DIALOGUE = (
         "dialogue"  # of a language model: the payload ends where the next reply begins, the label
     )
-    CODE = "code"  # of a language model: label holds one expression a line that must hold once the program ran
+    # Of a language model: label holds one expression a line that must hold once the program ran.
+    CODE = "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class GoldenSet:
 
 
 class Verdict(StrEnum):
-    """The outcome of a gate. No data is never `passed`; `error` means that it could not be judged."""
+    """The outcome of a gate: no data is never `passed`, and `error` could not be judged."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -99,7 +100,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A point estimate with its confidence interval (level stated by whoever made it; 95 % unless said)."""
+    """A point estimate with its confidence interval, of 95 % unless its maker states another."""
 
     value: float
     low: float
@@ -110,7 +111,9 @@ class Interval:
 class GateResult:
     """One check of one metric on one group of golden cases."""
 
-    metric: str  # as in budgets (tasks/specs/spec.py), safety-flips, latency-ratio, size-ratio, peak-memory-ratio
+    # As in budgets (tasks/specs/spec.py), or of safety and costs: safety-flips, latency-ratio,
+    # size-ratio, peak-memory-ratio.
+    metric: str
     group: str  # "all", "domain=code", "language=ja"
     binding: bool  # False: reported only, because no such traffic is served
     verdict: Verdict
@@ -123,7 +126,7 @@ class GateResult:
 
     @property
     def reported(self) -> bool:
-        """Whether it is a figure for the reader, which nothing judges."""
+        """Return whether it is a figure for the reader, which nothing judges."""
         return self.direction == "reported"
 
 
@@ -136,16 +139,16 @@ class GateReport:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the binding gates: error, failed, inconclusive, passed; none at all is inconclusive."""
-        found = {gate.verdict for gate in self.gates if gate.binding}
+        """Return the worst of the binding gates; none at all is inconclusive."""
+        verdicts = {gate.verdict for gate in self.gates if gate.binding}
         for worst in (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE):
-            if worst in found:
+            if worst in verdicts:
                 return worst
-        return Verdict.PASSED if found else Verdict.INCONCLUSIVE
+        return Verdict.PASSED if verdicts else Verdict.INCONCLUSIVE
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:
-        """The binding gates that did not pass."""
+        """Return the binding gates that did not pass."""
         return tuple(
             gate for gate in self.gates if gate.binding and gate.verdict is not Verdict.PASSED
         )
@@ -159,11 +162,12 @@ class Action(StrEnum):
     FALLBACK = "fallback"
     REQUEST_RETRAINING = "request-retraining"
     INCONCLUSIVE = "inconclusive"
-    HOLD = "hold"  # something degraded, and acting waits: not confirmed, cooling down, or the build budget is spent
+    # Something degraded, and acting waits: not confirmed, cooling down, or the build budget is spent.
+    HOLD = "hold"
 
 
-# Ledger entries, run tags, report keys and Evidently snapshots written before "detector" say "lens";
-# what is stored keeps that word, so that old and new documents are read, searched and plotted alike.
+# Ledger entries, run tags, report keys and Evidently snapshots written before "detector" say "lens".
+# What is stored keeps that word: old and new documents are read, searched and plotted alike.
 STORED_DETECTOR, STORED_DETECTORS = "lens", "lenses"
 
 
@@ -207,7 +211,8 @@ class Decision:
     results: tuple[DetectorResult, ...]
     window_digest: Digest
     attribution: str = ""  # what changed, in one phrase
-    held: str = ""  # why a build that the table asks for is not started; "" where it is, or where none is asked for
+    # Why a build that the table asks for is not started; "" where it is, or none is asked for.
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +249,8 @@ class SampleRef:
     ceilings: Mapping[str, float] = field(
         default_factory=dict
     )  # site -> |x| beyond which too few requests reach
-    source: str = ""  # digest of what it was drawn from: of a window the traffic files, of a calibration set the window
+    # Digest of what it was drawn from: of a window the traffic files, of a calibration set the window.
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +287,7 @@ class CandidateRef:
     ] = ()  # sentences on sites that were left alone, and on scales to look at
 
     def key(self, name: str) -> Key:
-        """Where one of its files lies in the object store."""
+        """Return where one of its files lies in the object store."""
         return layout.candidate_file(self.model, self.candidate_id, name)
 
 

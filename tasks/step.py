@@ -1,6 +1,7 @@
 """A step of a flow: a Prefect task inside a flow run, the plain function everywhere else.
 
-Prefect is imported only once a flow run is active: a worker, a test and a command without a server need none of it.
+Prefect is imported only once a flow run is active: a worker, a test and a command without a server
+need none of it.
 """
 
 import sys
@@ -16,7 +17,7 @@ R = TypeVar("R")
 
 
 class Step(Generic[P, R]):
-    """One named step; Prefect never caches its result, since what is done is found in the object store."""
+    """One named step; Prefect caches no result, since what is done stands in the object store."""
 
     def __init__(self, fn: Callable[P, R], name: str) -> None:
         update_wrapper(self, fn)
@@ -45,7 +46,7 @@ def step(name: str) -> Callable[[Callable[P, R]], Step[P, R]]:
 
 
 def in_flow_run() -> bool:
-    """Whether this is called from within a run of a Prefect flow."""
+    """Return whether this is called from within a run of a Prefect flow."""
     if "prefect" not in sys.modules:
         return False
     from prefect.context import FlowRunContext
@@ -54,7 +55,7 @@ def in_flow_run() -> bool:
 
 
 def flow_run_id() -> str | None:
-    """The id of the Prefect run at hand; None where there is none."""
+    """Return the id of the Prefect run at hand; None where there is none."""
     if not in_flow_run():
         return None
     from prefect.context import FlowRunContext

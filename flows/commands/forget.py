@@ -123,7 +123,7 @@ def _parquet_files(sweep: _Sweep, kind: ObjectKind) -> list[str]:
 
 
 def _traffic(sweep: _Sweep, kind: ObjectKind) -> None:
-    """Write the rest of a part before the part is deleted: requests may be stored twice for a while."""
+    """Write the rest of a part before it is deleted: requests may be stored twice for a while."""
     for key in _parquet_files(sweep, kind):
         staying, going = erasure.without_requests(sweep.store.get(key), sweep.act, where=key)
         if going:
@@ -135,7 +135,7 @@ def _traffic(sweep: _Sweep, kind: ObjectKind) -> None:
 
 
 def _delete_rows(sweep: _Sweep, kind: ObjectKind, key: str) -> None:
-    """Delete what holds rows or names of the object's requests; runs make it anew from what is left."""
+    """Delete what holds rows of the object's requests; runs make it anew from what is left."""
     for derived in list(rows_made_from(sweep.store, kind, key)):
         sweep.store.delete(derived)
         sweep.removed["derived"] += 1
@@ -265,19 +265,24 @@ def _version(entries: Sequence[LedgerEntry], digest: str) -> str | None:
 
 def _remains(releases: Sequence[AffectedRelease], places: Sequence[str]) -> tuple[str, ...]:
     told = [
-        "Histograms, ranges and scales that the data helped to fix remain: sums over a whole set, which name nobody.",
-        "Backups of the object store, MLflow's runs and Prefect's logs are outside of this command.",
+        "Histograms, ranges and scales that the data helped to fix remain: "
+        "sums over a whole set, which name nobody.",
+        "Backups of the object store, MLflow's runs and Prefect's logs "
+        "are outside of this command.",
     ]
     if places:
         told.append(
-            f"What lies in its sources ({', '.join(places)}) is not touched: delete the data there too, because a file "
+            f"What lies in its sources ({', '.join(places)}) is not touched: "
+            "delete the data there too, because a file "
             "that changes is read again."
         )
     if releases:
         named = ", ".join(f"version {one.version or '?'}{_aliases(one)}" for one in releases)
         told.append(
-            f"The scales and engines of {named} were fixed with a calibration set that held the data. Whoever must "
-            "undo that too re-quantizes on today's traffic and promotes the new version: `requant requantize MODEL`."
+            f"The scales and engines of {named} were fixed with a calibration set that held the data. "
+            "Whoever must "
+            "undo that too re-quantizes on today's traffic and promotes the new version: "
+            "`requant requantize MODEL`."
         )
     return tuple(told)
 
@@ -287,7 +292,10 @@ def _aliases(one: AffectedRelease) -> str:
 
 
 def _record(result: Forgotten, actor: str, reason: str) -> None:
-    """Once an act, and never where nothing was found; the reason is the person's own words, the name is not written."""
+    """Note an act once in the ledger, and never where nothing was removed.
+
+    The reason is the person's own words; the name is not written.
+    """
     if not result.removed and not result.releases:
         return
     details: dict[str, Json] = {

@@ -1,4 +1,4 @@
-"""Where everything lies in the object store: one kind of object each, and one function that spells its key.
+"""Where everything lies in the object store: a kind of object each, whose key one function spells.
 
 Nothing else spells a key. `forget` and whatever removes objects go over `KINDS`, so that a new kind
 says here what it holds of people, what it is made from, and whether it can be made again.
@@ -40,7 +40,7 @@ class Holds(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What objects of a kind are made from: found by the fields that both keys have, and by one digest."""
+    """What objects of a kind are made from: found by the fields of both keys, and by a digest."""
 
     kind: str
     field: str  # of the own key, which holds the digest in the source's key
@@ -95,7 +95,7 @@ class ObjectKind:
 
 
 def _sample(folder: str) -> tuple[ObjectKind, ObjectKind, ObjectKind, ObjectKind]:
-    """Return the kinds of a sample: its requests, facts, weights, and the marks of acts of forgetting."""
+    """Return a sample's kinds: its requests, facts, weights, and marks of acts of forgetting."""
     stem = f"{folder}/{{model}}/{{digest}}"
     beside = Source(folder, "digest")
     return (
@@ -284,7 +284,7 @@ def sample_marks(sample: str) -> Key:
 
 
 def draw(model: str, digest: str) -> Key:
-    """Return where the key of the sample is noted that was drawn from these parts by these rules."""
+    """Return where the key of the sample is noted that was drawn from parts by rules (a digest)."""
     return DRAW.key(model=model, digest=digest)
 
 
@@ -299,7 +299,7 @@ def frozen_traffic(model: str, window: str) -> Key:
 
 
 def observation(model: str, registration: str, calibration: str, limits: str = "") -> Key:
-    """Return where the observation of a calibration set lies; `limits` are a digest of its ceilings."""
+    """Return where a calibration set's observation lies; `limits`: digest of its ceilings."""
     return OBSERVATION.key(
         model=model,
         registration=registration[:16],
@@ -329,7 +329,7 @@ def verdict(model: str, digest: str) -> Key:
 
 
 def evidence_folder(model: str, champion: str, graph: str, detector: str) -> str:
-    """Return the prefix under which a detector counts for one champion beside one graph (digests)."""
+    """Return the prefix under which a detector counts for a champion beside a graph (digests)."""
     return EVIDENCE.prefix(model=model, champion=champion[:16], graph=graph[:16], detector=detector)
 
 

@@ -1,4 +1,4 @@
-"""Live traffic: files that serving stacks write, parts by hour in the object store, windows, scans and watermarks."""
+"""Live traffic: files that serving stacks write, parts by hour in the store, windows and scans."""
 
 from tasks.traffic.formats import TrafficFormat
 from tasks.traffic.imports import Accepted, Duplicate, Import, judge_traces, read_import, stream

@@ -1,4 +1,7 @@
-"""Stored traffic names nobody: texts are redacted, ids that are personal data become pseudonyms (ADR 38)."""
+"""Stored traffic names nobody (ADR 38).
+
+Texts are redacted, and ids that are personal data become pseudonyms.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tasks.records import Request
 
 
 def redacted(request: Request) -> Request:
-    """The request without personal data; ids that are personal data themselves become stable pseudonyms."""
+    """Return the request without personal data; ids that are some become stable pseudonyms."""
     payload = redact(request.payload).text if isinstance(request.payload, str) else request.payload
     return replace(
         request,

@@ -1,7 +1,6 @@
 """Where traffic lies: parts by hour, addressed by their content.
 
-Keys are `traffic/MODEL/date=YYYY-MM-DD/hour=HH/part-<digest>.parquet`: writing the same requests twice is harmless, and
-nothing is ever rewritten. Text is redacted before it is stored (ADR 38).
+Writing the same requests twice is harmless, and nothing is ever rewritten. Text is redacted before it is stored (ADR 38).
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from tasks.traffic.storage.codec import from_parquet, to_parquet
 
 PART_ROWS = 10_000
 PART_BYTES = 32_000_000
-"""One part holds no more than this many rows and bytes of input: it bounds the memory of whoever reads a window."""
+"""One part holds no more rows and bytes of input: a bound for whoever reads a window."""
 HOUR = timedelta(hours=1)
 
 
 def write_traffic(store: ObjectStore, model: str, requests: Iterable[Request]) -> list[str]:
-    """Redact and store requests by hour; gives the keys, among them those that were there before."""
+    """Redact and store requests by hour; return the keys, also those that were there before."""
     return write_redacted(store, model, map(redacted, requests))
 
 
 def write_redacted(store: ObjectStore, model: str, requests: Iterable[Request]) -> list[str]:
-    """The same for requests that `masking.redacted` gave."""
+    """Store requests by hour that `masking.redacted` gave; return the keys."""
     ordered = sorted(requests, key=lambda request: (request.time, request.request_id))
     keys: list[str] = []
     for hour, group in groupby(ordered, key=lambda request: _hour(request.time)):
@@ -60,7 +59,7 @@ def _parts(requests: Iterable[Request]) -> Iterator[list[Request]]:
 
 
 def weight_of(request: Request) -> int:
-    """Bytes of the input: letters of a text, bytes of a tensor."""
+    """Return the size of the input: letters of a text, bytes of a tensor."""
     return len(request.payload) if isinstance(request.payload, str) else request.payload.nbytes
 
 
@@ -73,20 +72,21 @@ def _hour(time: datetime) -> datetime:
 
 
 def hour_prefix(model: str, time: datetime) -> str:
-    """Where the parts of a moment's hour lie; `time` is in UTC."""
+    """Return the prefix of the parts of a moment's hour; `time` is in UTC."""
     return layout.TRAFFIC.prefix(model=model, date=f"{time:%Y-%m-%d}", hour=f"{time:%H}")
 
 
 def hour_of(key: str) -> datetime | None:
-    """The hour that a part belongs to, in UTC; None when the key is no part's."""
-    found = re.search(r"/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/]+\.parquet$", key)
-    return datetime.fromisoformat(f"{found[1]}T{found[2]}:00:00+00:00") if found else None
+    """Return the hour that a part belongs to, in UTC; None when the key is no part's."""
+    hour = re.search(r"/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/]+\.parquet$", key)
+    return datetime.fromisoformat(f"{hour[1]}T{hour[2]}:00:00+00:00") if hour else None
 
 
 def read_part(store: ObjectStore, key: str) -> tuple[Request, ...]:
-    """Every request of a part that a listing named.
+    """Read every request of a part that a listing named.
 
-    Raises `NotFound` when it was deleted since, `BadInput`, and `Tampered` when it is not what its name says.
+    Raises `NotFound` when it was deleted since, `BadInput`, and `Tampered` when it is not what its
+    name says.
     """
     try:
         data = read_once(store, key)
@@ -97,9 +97,10 @@ def read_part(store: ObjectStore, key: str) -> tuple[Request, ...]:
 
 
 def deleted(store: ObjectStore, key: str) -> NotFound:
-    """What to tell whoever reads a part that a listing named and that is not there."""
+    """Return what to tell whoever reads a part that a listing named and that is not there."""
     return NotFound(
-        f"{key} was deleted from {store.url} between listing and reading: run again, on what is there now"
+        f"{key} was deleted from {store.url} between listing and reading: "
+        "run again, on what is there now"
     )
 
 

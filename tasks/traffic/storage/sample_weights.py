@@ -1,4 +1,4 @@
-"""How many requests of the traffic each one of a stored sample stands for; kept beside the sample."""
+"""How many requests of the traffic each one of a stored sample stands for, beside the sample."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ def write_weights(store: ObjectStore, sample: str, weights: Mapping[RequestId, f
 def read_weights(store: ObjectStore, sample: str) -> dict[RequestId, float]:
     """What was written; empty for a sample that was stored before weights were."""
     try:
-        found: dict[RequestId, float] = json.loads(store.get(layout.sample_weights(sample)))
+        weights: dict[RequestId, float] = json.loads(store.get(layout.sample_weights(sample)))
     except NotFound:
         return {}
-    return found
+    return weights
 
 
 def weights_of(store: ObjectStore, sample: str, requests: Sequence[Request]) -> NDArray[np.float64]:
-    """In the order of the requests, [requests], > 0; one without a weight, as of the pool, stands for the mean."""
+    """Return weights in the order of the requests, [requests], > 0.
+
+    One without a weight, as of the pool, stands for the mean.
+    """
     known = read_weights(store, sample)
     usual = float(np.mean(list(known.values()))) if known else 1.0
     return np.array([known.get(one.request_id) or usual for one in requests])
