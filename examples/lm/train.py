@@ -31,7 +31,7 @@ END = "<|endoftext|>"
 VOCABULARY = 4096
 CONTEXT = 256
 BATCH = 32
-SUITE_SHARE = 0.7
+SUITE_FRACTION = 0.7
 """Of the training tokens; the rest is the corpus."""
 ANSWER_WEIGHT, PROMPT_WEIGHT = 3.0, 0.3
 """Of a suite token's loss: an answer is a tenth of its prompt's length, and is the aim."""
@@ -115,7 +115,7 @@ def batches(
     """
     rng = random.Random(seed)
     while True:
-        rows = [_row(tasks if rng.random() < SUITE_SHARE else corpus) for _ in range(BATCH)]
+        rows = [_row(tasks if rng.random() < SUITE_FRACTION else corpus) for _ in range(BATCH)]
         yield (
             torch.tensor([[t for t, _ in row] for row in rows]),
             torch.tensor([[w for _, w in row] for row in rows]),

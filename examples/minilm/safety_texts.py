@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from examples.rows import fingerprint, share
 
 # Languages that the encoder hardly knows need more to learn from.
-GOLDEN_SHARE = {"en": 0.45}
-OTHER_GOLDEN_SHARE = 0.2
+GOLDEN_FRACTION = {"en": 0.45}
+OTHER_GOLDEN_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,9 @@ def _all_texts() -> list[SafetyText]:
 
 def _is_golden(entry: SafetyText) -> bool:
     """Decide by content which part a text belongs to."""
-    return share(fingerprint(entry.text)) < GOLDEN_SHARE.get(entry.language, OTHER_GOLDEN_SHARE)
+    return share(fingerprint(entry.text)) < GOLDEN_FRACTION.get(
+        entry.language, OTHER_GOLDEN_FRACTION
+    )
 
 
 TRAIN: list[SafetyText] = [entry for entry in _all_texts() if not _is_golden(entry)]

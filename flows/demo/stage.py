@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 APART = timedelta(days=2)
 """Scenes lie further apart than one traffic window is long."""
-LABELLED_SHARE = 0.3
+LABELLED_FRACTION = 0.3
 """Somebody has looked at so many of the images and said what they show."""
 TEXTS = 320
 """Requests in one text scene."""
@@ -70,7 +70,7 @@ class Stage:
                 image,
                 payload=np.asarray(image.payload, np.float32) * np.float32(exposure),
                 domain=f"exposure-{exposure:g}",
-                label=image.label if self._rng.random() < LABELLED_SHARE else None,
+                label=image.label if self._rng.random() < LABELLED_FRACTION else None,
             )
             for image, exposure in zip(self._digits, drawn, strict=True)
         ]

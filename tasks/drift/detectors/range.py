@@ -131,7 +131,7 @@ def range_increments(
         if layer not in amax or not np.isfinite(fraction).all():
             continue
         before, clip = reference.get(layer), amax[layer]
-        usual = _share_above(before, clip) if before else 0.0
+        usual = _fraction_above(before, clip) if before else 0.0
         used = min(clip, before.quantile(_TOP)) if before and before.total else clip
         near = used * 2.0**-bounds.idle_bits
         clipped = fraction > usual + bounds.exceedance
@@ -208,7 +208,7 @@ def _judged(
         return Finding(
             subject, 0.0, limits.clipping_error, False, f"{layer}: no live activation was observed"
         )
-    over = _share_above(live, clip) - (_share_above(reference, clip) if reference else 0.0)
+    over = _fraction_above(live, clip) - (_fraction_above(reference, clip) if reference else 0.0)
     over = max(0.0, over) if live.amax > clip else 0.0
     idle = _idle_bits(live, reference, clip)
     removable = relative_error(live, clip) - relative_error(live, live.amax)
@@ -234,7 +234,7 @@ def _told(stream: Stream | None, enough: float) -> str:
     return f"; evidence that many share it {power_of_ten(stream.statistic)} of {power_of_ten(enough)}{few}"
 
 
-def _share_above(histogram: ExponentHistogram, clip: float) -> float:
+def _fraction_above(histogram: ExponentHistogram, clip: float) -> float:
     """Share of |x| above the clip, linear inside its bin.
 
     Unlike `fraction_above`, blind to the exact maximum: values that saturate at the clip itself fall into the bin above

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.drift.detectors.embedding import compare, text_vectors
 from tasks.drift.detectors.features import features
-from tasks.drift.detectors.vocabulary import documents, unknown_share
+from tasks.drift.detectors.vocabulary import documents, unknown_fraction
 from tasks.drift.formatting import percent
 from tasks.records import Request
 
@@ -71,7 +71,7 @@ def tables(
         mixed = [old[place] for place in np.random.default_rng(0).permutation(len(old))]
         vocabulary = documents(mixed[::2])
         found[UNKNOWN] = binned(
-            unknown_share(mixed[1::2], vocabulary), unknown_share(new, vocabulary)
+            unknown_fraction(mixed[1::2], vocabulary), unknown_fraction(new, vocabulary)
         )
         found[NGRAMS] = embedded(text_vectors(old), text_vectors(new))
     if embeddings is not None and min(len(side) for side in embeddings) >= LEAST:

@@ -47,7 +47,7 @@ def documents(texts: Sequence[str]) -> NDArray[np.int32]:
     return counts
 
 
-def unknown_share(texts: Sequence[str], vocabulary: NDArray[np.int32]) -> NDArray[np.float64]:
+def unknown_fraction(texts: Sequence[str], vocabulary: NDArray[np.int32]) -> NDArray[np.float64]:
     """The share of each text's n-grams that no text of the vocabulary holds: [texts]; 0 for a text without any."""
     found = (ngrams(text) for text in texts)
     return np.array([float((vocabulary[one] == 0).mean()) if len(one) else 0.0 for one in found])

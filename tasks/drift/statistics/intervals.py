@@ -15,11 +15,11 @@ def mean_interval(scores: NDArray[np.floating], *, alpha: float = 0.05, seed: in
     """Two-sided interval of the mean of scores [N], N >= 1: Clopper-Pearson for 0/1 scores, else a bootstrap."""
     values = np.asarray(scores, np.float64)
     if np.isin(values, (0.0, 1.0)).all():
-        return share_interval(int(values.sum()), len(values), alpha=alpha)
+        return fraction_interval(int(values.sum()), len(values), alpha=alpha)
     return _bootstrap(values, alpha, seed)
 
 
-def share_interval(hits: int, count: int, *, alpha: float = 0.05) -> Interval:
+def fraction_interval(hits: int, count: int, *, alpha: float = 0.05) -> Interval:
     """Clopper and Pearson's exact interval (1934) of hits / count, count >= 1."""
     from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tasks.drift.detectors.embedding import compare, text_vectors
-from tasks.drift.detectors.vocabulary import documents, ngrams, unknown_share
+from tasks.drift.detectors.vocabulary import documents, ngrams, unknown_fraction
 
 THAI = ["ฟังก์ชันนี้คืนค่าอะไร", "ข้อผิดพลาดนี้หมายความว่าอะไร", "จะเปิดไฟล์ได้อย่างไร"]
 CHINESE = ["这个函数返回什么", "这个错误是什么意思", "如何打开文件"]
@@ -18,9 +18,9 @@ def test_ngrams_need_no_spaces_and_nothing_breaks_on_short_texts() -> None:
 def test_new_words_are_unknown_and_old_ones_are_not() -> None:
     for before, after in ((THAI, CHINESE), (CHINESE, THAI)):
         vocabulary = documents(before)
-        assert unknown_share(before, vocabulary).max() == 0
-        assert unknown_share(after, vocabulary).min() > 0.9
-    assert unknown_share([""], documents(THAI)).tolist() == [0.0]
+        assert unknown_fraction(before, vocabulary).max() == 0
+        assert unknown_fraction(after, vocabulary).min() > 0.9
+    assert unknown_fraction([""], documents(THAI)).tolist() == [0.0]
 
 
 def test_vocabularies_of_shards_add_up() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tasks.drift.detectors.control import control_increments, judge_control
 from tasks.drift.detectors.fidelity import Limits, fidelity_increments, judge_fidelity, judge_safety
 from tasks.drift.evidence import Alarms, Evidence, with_window
-from tasks.drift.statistics.intervals import mean_interval, share_interval
+from tasks.drift.statistics.intervals import fraction_interval, mean_interval
 from tasks.records import DetectorResult, Health
 
 ALL = {"all": 0.98}
@@ -163,10 +163,10 @@ def test_an_interval_holds_its_mean_and_is_the_same_each_time(scores: list[float
 
 
 def test_the_exact_interval_of_a_share_agrees_with_published_values() -> None:
-    interval = share_interval(1, 10)
+    interval = fraction_interval(1, 10)
     assert (interval.low, interval.high) == (
         pytest.approx(0.0025, abs=1e-4),
         pytest.approx(0.4450, abs=1e-4),
     )
-    assert share_interval(0, 10).low == 0.0
-    assert share_interval(10, 10).high == 1.0
+    assert fraction_interval(0, 10).low == 0.0
+    assert fraction_interval(10, 10).high == 1.0
