@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.drift.windows import Bench, MeasuredWindow, Numbers
-from benchmarks.evidence.detectors import groups_of
+from tasks.drift.look import masks
 from tasks.records import Request
 
 GROUP = 20
@@ -28,12 +28,12 @@ def costs(bench: Bench, windows: Sequence[MeasuredWindow], dense: Sequence[Reque
     home = 1 - float(bench.scores(bench.reference).mean())
     scores = bench.scores(dense)
     times = np.array([one.time.timestamp() for one in dense])
-    groups = groups_of(dense)
+    groups = masks(dense)
     found = []
     for window in windows:
         at = [one.time.timestamp() for one in window.requests]
         within = (times >= min(at)) & (times <= max(at))
-        present = {name for name, mask in groups_of(window.requests).items() if mask.sum() >= GROUP}
+        present = {name for name, mask in masks(window.requests).items() if mask.sum() >= GROUP}
         means = {
             name: scores[groups[name] & within].mean()
             for name in present

@@ -92,14 +92,14 @@ class WindowStream:
 
 def measure(quick: bool) -> ResultTable:
     """Null windows on the digits, scenarios on digits and MiniLM."""
-    digits = bench_of(subject.digits(quick), 0.95)
+    digits = bench_of(subject.digits(quick))
     found = [
         stream
         for name in IMAGES
         for stream in streams(digits, name, range(1 if quick else 3), DENSE["images"])
     ]
     if not quick:
-        texts = bench_of(subject.minilm(quick), 0.992)
+        texts = bench_of(subject.minilm(quick))
         found += [
             stream
             for name in TEXTS
@@ -122,11 +122,11 @@ NOTE = (
 )
 
 
-def bench_of(chosen: Subject, budget: float) -> Bench:
+def bench_of(chosen: Subject) -> Bench:
     """A champion from one window of the null scenario."""
     spoken = ("en", "none")
     traffic = [one for one in chosen.traffic if one.language in spoken]
-    return open_bench(chosen, _simulated(traffic, "null", 1_000_003, SIZE), budget)
+    return open_bench(chosen, _simulated(traffic, "null", 1_000_003, SIZE))
 
 
 def streams(

@@ -1,95 +1,94 @@
-"""Our detectors over a stream of windows: those that act, and the input detector, which only informs."""
+"""Our detectors over a stream of windows: those that act, and the input detector, which informs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.drift.windows import Bench, MeasuredWindow
-from benchmarks.evidence.detectors import RULES, groups_of
-from tasks.drift.decision import outgrown_for_nothing
-from tasks.drift.detectors.control import LIVE, control_increments
-from tasks.drift.detectors.features import Features, features
-from tasks.drift.detectors.fidelity import fidelity_increments, judge_fidelity
-from tasks.drift.detectors.input import input_increments, judge_tables
-from tasks.drift.detectors.range import judge_ranges, range_increments
-from tasks.drift.detectors.tables import FeatureTable, binned, counted, tables
-from tasks.drift.evidence import Alarms, Evidence, with_window
-from tasks.records import DetectorResult, Health
+from tasks.drift import look
+from tasks.drift.evidence import Evidence
+from tasks.drift.look import Deployed, Measured
+from tasks.records import Action, Decision, DetectorResult, Health, PastDecision
 
-RECOVER = 0.5
-"""Share of its limits to which a stale layer must recover; the default of a spec."""
+CHAMPION, SOURCE = "1", "full precision"
+QUIET = (Action.KEEP, Action.INCONCLUSIVE)
 
 
 def acting(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
-    """Which windows the loop would act on: range, fidelity or control degraded, evidence added up."""
-    floor = bench.subject.spec.control.at_least if bench.subject.spec.control else 0.0
-    fidelity, control, ranges, stale = Evidence(), Evidence(), Evidence(), tuple[str, ...]()
-    found = []
+    """Return in which windows the loop would act: evidence adds up, and nothing is repaired."""
+    evidence: Mapping[str, Evidence] = {}
+    past: tuple[PastDecision, ...] = ()
+    acts = []
     for number, window in enumerate(windows):
-        groups = groups_of(window.requests)
-        steps = fidelity_increments(window.scores, groups, lambda _: bench.budget)
-        fidelity = with_window(fidelity, str(number), None, steps, RULES)
-        if window.correct.size:
-            control = with_window(
-                control, str(number), None, control_increments(window.correct, floor), RULES
-            )
-        amax = {name: one.amax for name, one in bench.champion.derived.scales.items()}
-        more = range_increments(window.clipping, bench.champion.derived.reference, amax)
-        ranges = with_window(ranges, str(number), None, more, RULES)
-        result = _ranges(bench, window, stale, ranges)
-        stale = tuple(
-            one.subject
-            for one in result.findings
-            if one.exceeded and one.subject.startswith("layer ")
-        )
-        answers = judge_fidelity(
-            window.scores,
-            groups,
-            limit=lambda _: bench.budget,
-            metric="fidelity",
-            evidence=fidelity,
-            rules=RULES,
-        )
-        outgrown = result.health is Health.DEGRADED and not outgrown_for_nothing((result, answers))
-        found.append(outgrown or answers.health is Health.DEGRADED or LIVE in control.alarmed)
-    return found
-
-
-def _ranges(
-    bench: Bench, window: MeasuredWindow, stale: Sequence[str], evidence: Evidence
-) -> DetectorResult:
-    derived = bench.champion.derived
-    return judge_ranges(
-        window.sites,
-        derived.reference,
-        {name: one.amax for name, one in derived.scales.items()},
-        window.clipping,
-        minimum=bench.subject.spec.window.minimum_rows,
-        sensitivity={one.site: one.loss for one in derived.ranking if one.loss is not None},
-        held=dict.fromkeys(stale, RECOVER),
-        evidence=evidence,
-        rules=RULES,
-    )
+        stale = look.stale_layers(past, CHAMPION)
+        seen = look.looked(_measured(bench, window, stale), str(number), evidence)
+        evidence, decision = seen.evidence, _decided(bench, window, seen.results, past, number)
+        acts.append(decision.action not in QUIET)
+        past = (_past(decision, number),)
+    return acts
 
 
 def informing(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
-    """Which windows the input detector calls moved."""
-    before, rules, evidence, found = features(bench.reference), Alarms(), Evidence(), []
+    """Return which windows the input detector calls moved."""
+    evidence: Mapping[str, Evidence] = {}
+    moved = []
     for number, window in enumerate(windows):
-        seen = _tables(bench, before, window)
-        steps = input_increments(seen, {name: table.current for name, table in seen.items()})
-        evidence = with_window(evidence, str(number), None, steps, rules)
-        result = judge_tables(seen, evidence, len(window.requests), rules)
-        found.append(result.health is Health.DEGRADED)
-    return found
+        measured = look.inputs(bench.subject.spec, window.requests, bench.reference, None, None)
+        seen = look.looked([measured], str(number), evidence)
+        evidence = seen.evidence
+        moved.append(seen.results[0].health is Health.DEGRADED)
+    return moved
 
 
-def _tables(bench: Bench, before: Features, window: MeasuredWindow) -> dict[str, FeatureTable]:
-    """As the detector makes them; tensors have no n-grams, and their reference columns need no second look."""
-    if isinstance(window.requests[0].payload, str):
-        return tables(bench.reference, window.requests)
-    after = features(window.requests)
-    found = {name: binned(values, after.numeric[name]) for name, values in before.numeric.items()}
-    return found | {
-        name: counted(values, after.categories[name]) for name, values in before.categories.items()
+def _measured(
+    bench: Bench, window: MeasuredWindow, stale: Sequence[str]
+) -> list[Measured | DetectorResult]:
+    """Hand over what the bench has measured of the window, as the steps do."""
+    spec, derived = bench.subject.spec, bench.champion.derived
+    sensitivity = {one.site: one.loss for one in derived.ranking if one.loss is not None}
+    deployed = Deployed(derived.scales, derived.reference, sensitivity)
+    return [
+        look.ranges(spec, window.requests, deployed, window.sites, window.clipping, stale),
+        look.fidelity(spec, window.requests, window.scores),
+        look.labelled_control(spec, window.labelled, window.correct)
+        if look.are_enough(spec, window.labelled)
+        else look.golden_control(spec, window.correct),
+    ]
+
+
+def _decided(
+    bench: Bench,
+    window: MeasuredWindow,
+    results: Sequence[DetectorResult],
+    past: Sequence[PastDecision],
+    number: int,
+) -> Decision:
+    return look.decided(
+        bench.subject.spec,
+        results,
+        past,
+        window=str(number),
+        end=window.requests[-1].time,
+        champion=CHAMPION,
+        source=SOURCE,
+    )
+
+
+def _past(decision: Decision, number: int) -> PastDecision:
+    """Return what the next window knows of this one, as the ledger would tell it."""
+    exceeded = {
+        result.detector: tuple(one.subject for one in result.findings if one.exceeded)
+        for result in decision.results
     }
+    return PastDecision(
+        number=number,
+        window=decision.window_digest,
+        end=None,
+        action=decision.action,
+        champion=CHAMPION,
+        source=SOURCE,
+        builds=False,
+        health={result.detector: result.health for result in decision.results},
+        exceeded=exceeded,
+        figures={},
+    )

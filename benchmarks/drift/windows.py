@@ -14,12 +14,11 @@ from benchmarks.harness.ours import Candidate
 from benchmarks.harness.subject import Subject
 from infra.engines import open_target
 from infra.engines.port import Engine
+from tasks.drift import measure
 from tasks.graphs.sites import expose
 from tasks.metrics.classification import accuracy
-from tasks.metrics.fidelity import fidelity
-from tasks.models.inputs import run_all
 from tasks.numerics.histogram import BINS, ExponentHistogram
-from tasks.observation.clipped_fraction import Clipping, watch_clipping
+from tasks.observation.clipped_fraction import Clipping
 from tasks.records import Payload, Request
 from tasks.specs.traits import TRAITS, Task
 
@@ -34,7 +33,8 @@ class MeasuredWindow:
 
     requests: tuple[Request, ...] = field(repr=False)
     scores: Numbers  # fidelity of the champion, [requests]
-    correct: Numbers  # full precision, [labelled]; empty where a label says nothing
+    labelled: tuple[Request, ...] = field(repr=False)  # empty where a label says nothing
+    correct: Numbers  # full precision, [labelled]
     vectors: Numbers  # pixels, or full precision's embedding, [requests, width]
     sites: dict[str, ExponentHistogram] = field(repr=False)
     clipping: Clipping = field(repr=False)
@@ -55,7 +55,6 @@ class Bench:
     subject: Subject
     champion: Candidate
     reference: tuple[Request, ...]  # what the champion was calibrated on
-    budget: float  # least mean score
     sites: list[str]
     _places: dict[bytes, int] = field(default_factory=dict)
     _scored: dict[bytes, float] = field(default_factory=dict)
@@ -88,8 +87,9 @@ class Bench:
         }
         correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
         clipping = Clipping(tuple(self.sites), self._clipped[places], self._amax[places])
+        labelled = tuple(part[number] for number in known)
         return MeasuredWindow(
-            part, self._scores[places], correct, self._vectors[places], found, clipping
+            part, self._scores[places], labelled, correct, self._vectors[places], found, clipping
         )
 
     def scores(self, requests: Sequence[Request]) -> Numbers:
@@ -104,14 +104,9 @@ class Bench:
 
     def _compared(self, payloads: Sequence[Payload]) -> tuple[Numbers, Numbers]:
         """What full precision answers, and the champion's scores against it."""
-        subject = self.subject
-        expected, served = (
-            run_all(engine, subject.inputs, payloads)
-            for engine in (subject.reference, ours_engine(self.champion))
-        )
-        return np.asarray(expected), np.asarray(
-            fidelity(subject.spec.task, expected, served), np.float64
-        )
+        subject, served = self.subject, ours_engine(self.champion)
+        answers = measure.answers(subject.spec, subject.reference, served, subject.inputs, payloads)
+        return np.asarray(answers.expected), np.asarray(answers.scores, np.float64)
 
     def _learn(self, requests: Sequence[Request]) -> None:
         new: dict[bytes, Payload] = {}
@@ -140,28 +135,19 @@ class Bench:
         engine = open_target("onnxruntime-cpu").load(
             expose(subject.model, subject.sites).SerializeToString()
         )
-        scales = self.champion.derived.scales
-        smoothing_scales = {
-            name: one.smoothing_scales
-            for name, one in scales.items()
-            if one.smoothing_scales is not None
-        }
-        amax = {name: one.amax for name, one in scales.items()}
         by_name = {site.name: site for site in subject.sites}
-        watched, clippings = tuple(by_name[name] for name in self.sites), []
-        for one in payloads:
-            seen, clipping = watch_clipping(
-                engine, watched, subject.inputs, [one], amax, smoothing_scales, rows=1
+        watched, scales = [by_name[name] for name in self.sites], self.champion.derived.scales
+        clippings = []
+        for payload in payloads:
+            histograms, clipping = measure.activations(
+                engine, watched, subject.inputs, [payload], scales, rows=1
             )
             clippings.append(clipping)
-            for name, found in seen.items():
-                counts = found.histogram.counts
-                used = np.flatnonzero(counts)
-                self._seen.setdefault(name, []).append(
-                    Seen(
-                        used.astype(np.uint16), counts[used].astype(np.int32), found.histogram.amax
-                    )
-                )
+            for name, histogram in histograms.items():
+                used = np.flatnonzero(histogram.counts)
+                counts = histogram.counts[used].astype(np.int32)
+                row = Seen(used.astype(np.uint16), counts, histogram.amax)
+                self._seen.setdefault(name, []).append(row)
         self._clipped = _stacked(self._clipped, np.concatenate([one.fraction for one in clippings]))
         self._amax = _stacked(self._amax, np.concatenate([one.amax for one in clippings]))
 
@@ -172,10 +158,10 @@ def _added(parts: Sequence[Seen]) -> ExponentHistogram:
     return ExponentHistogram(total, max(one.largest for one in parts))
 
 
-def open_bench(subject: Subject, reference: Sequence[Request], budget: float) -> Bench:
+def open_bench(subject: Subject, reference: Sequence[Request]) -> Bench:
     """A champion by `int8-smooth` from the reference."""
     champion = ours.quantize(subject, "int8-smooth", [one.payload for one in reference])
-    return Bench(subject, champion, tuple(reference), budget, sorted(champion.derived.scales))
+    return Bench(subject, champion, tuple(reference), sorted(champion.derived.scales))
 
 
 def ours_engine(candidate: Candidate) -> Engine:

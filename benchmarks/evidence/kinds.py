@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,20 @@ from numpy.typing import NDArray
 from benchmarks.evidence import shifts
 from benchmarks.evidence.shifts import Grouped, Select, Shift, TrafficPart
 from benchmarks.harness.subject import EXAMPLES, Subject
+from infra.canonical import sha256
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.sources import fetch
-from tasks.metrics.fidelity import fidelity
+from tasks.drift.measure import answers
+from tasks.graphs.sites import Site, expose
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
 from tasks.models.golden import read_golden
 from tasks.models.inputs import Inputs, open_inputs, run_all
-from tasks.models.token_agreement import token_agreement
-from tasks.records import CaseKind, GoldenCase, Payload, Request
+from tasks.models.vision.classes import Classes, prototypes
+from tasks.records import CaseKind, GoldenCase, GoldenSet, Payload, Request
 from tasks.specs.spec import ModelSpec, load_spec
-from tasks.specs.traits import TRAITS
+from tasks.specs.traits import Task
 
 Scores = NDArray[np.float64]
 ADAPTER = 0.08
@@ -41,6 +44,7 @@ class ModelKind:
     shifts: tuple[Shift, ...]
     budget: float  # of the loss: 1 - cosine, or 1 - agreement
     quality: str  # what full precision is judged by
+    golden_set: GoldenSet  # with the guardrail cases and their safety head
 
 
 def losses(
@@ -48,10 +52,56 @@ def losses(
 ) -> Scores:
     """1 - cosine, or the share of answers or tokens that differ from full precision's, [payloads]."""
     subject = kind.subject
-    if TRAITS[subject.spec.task].per_token:
-        return 1 - token_agreement(reference, engine, subject.inputs, payloads)
-    expected, found = (run_all(one, subject.inputs, payloads) for one in (reference, engine))
-    return 1 - fidelity(subject.spec.task, expected, found)
+    return 1 - answers(subject.spec, reference, engine, subject.inputs, payloads).scores
+
+
+@dataclass(frozen=True, eq=False)
+class KindModel:
+    """A kind's full precision, as detectors run it."""
+
+    kind: ModelKind
+    reference: Engine
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the subject."""
+        return self.kind.subject.spec
+
+    @property
+    def inputs(self) -> Inputs:
+        """Of the subject: of a recognizer they follow from its weights."""
+        return self.kind.subject.inputs
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where the graph can be quantized."""
+        return self.kind.subject.sites
+
+    @property
+    def golden(self) -> GoldenSet:
+        """Every golden case, and the safety head where the kind has one."""
+        return self.kind.golden_set
+
+    @cached_property
+    def source(self) -> str:
+        """Digest of the full-precision graph."""
+        return sha256(self.kind.subject.source)
+
+    @cached_property
+    def instrumented(self) -> Engine:
+        """The full-precision graph that also returns every site's activations."""
+        subject = self.kind.subject
+        exposed = expose(subject.model, subject.sites)
+        return open_target("onnxruntime-cpu").load(exposed.SerializeToString())
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """Means of the labelled traffic's own images, before any shift; None for other kinds."""
+        if self.spec.task is not Task.IMAGE_EMBEDDING:
+            return None
+        known = [(one.payload, one.label) for one in self.kind.traffic if one.label is not None]
+        outputs = run_all(self.reference, self.inputs, [payload for payload, _ in known])
+        return prototypes(outputs, [label for _, label in known])
 
 
 def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
@@ -267,14 +317,17 @@ def _open(
     weights = fetch(spec.source, base=path, cache=EXAMPLES)
     graph = export(spec, weights)
     pool = _corpus(path, "calibration")
+    head = spec.golden.safety_head
     golden = read_golden(
-        (path / "golden.parquet").read_bytes(), None, where=f"the golden set of {name}"
-    ).cases
-    judged = tuple(case for case in golden if case.kind is not CaseKind.SAFETY)
+        (path / "golden.parquet").read_bytes(),
+        (path / head).read_bytes() if head else None,
+        where=f"the golden set of {name}",
+    )
+    judged = tuple(case for case in golden.cases if case.kind is not CaseKind.SAFETY)
     rows = (*_corpus(path, "traffic"), *pool)
     # The inputs follow from the graph, and of a speech model from its full precision as well.
     closed = Subject(name, spec, weights, graph, open_inputs_of(spec, weights, graph), rows, (), {})
-    return ModelKind(name, closed, rows, judged, home, found, budget, quality)
+    return ModelKind(name, closed, rows, judged, home, found, budget, quality, golden)
 
 
 def open_inputs_of(spec: ModelSpec, weights: Path, graph: onnx.ModelProto) -> Inputs:

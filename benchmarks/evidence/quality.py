@@ -1,19 +1,17 @@
 """How right full precision itself is on cases with labels, kind by kind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from benchmarks.evidence.kinds import ModelKind, Scores
+from benchmarks.evidence.kinds import KindModel, ModelKind, Scores
 from infra.engines.port import Engine
-from tasks.metrics.classification import accuracy
+from tasks.drift.detectors.labelled import JUDGED, correct
 from tasks.metrics.embeddings import recall_at_k
-from tasks.metrics.error_rates import word_error_rate
 from tasks.models.golden import relevant_rows
-from tasks.models.inputs import language_inputs, run_all, speech_inputs
+from tasks.models.inputs import language_inputs, run_all
 from tasks.models.language.comparison import compare
-from tasks.models.vision.classes import Classes, prototypes
 from tasks.records import CaseKind, GoldenCase, Payload
 from tasks.specs.traits import Task
 
@@ -30,10 +28,14 @@ Pairs = Sequence[tuple[Labelled, Payload]]
 
 
 def right(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
-    """Accuracy or word accuracy of each pair, 0..1; empty for kinds that labels of single requests cannot judge."""
-    judge = _BY_LABEL.get(kind.subject.spec.task)
-    known = [pair for pair in pairs if pair[0].label is not None]
-    return judge(kind, engine, known) if judge and known else np.zeros(0)
+    """Return accuracy or word accuracy of each labelled pair, 0..1.
+
+    Empty for kinds that labels of single requests cannot judge.
+    """
+    if kind.subject.spec.task not in JUDGED:
+        return np.zeros(0)
+    labelled = [(payload, case.label) for case, payload in pairs if case.label is not None]
+    return correct(KindModel(kind, engine), labelled)
 
 
 def quality(kind: ModelKind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
@@ -66,44 +68,3 @@ def _recalled(
     return recall_at_k(
         outputs[queries], outputs[passages], relevant_rows(golden, queries, passages)
     )
-
-
-def _classified(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
-    outputs = run_all(engine, kind.subject.inputs, [payload for _, payload in pairs])
-    return accuracy(outputs, np.asarray([int(case.label or -1) for case, _ in pairs]))
-
-
-def _recognised(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
-    outputs, classes = (
-        run_all(engine, kind.subject.inputs, [payload for _, payload in pairs]),
-        _classes(kind, engine),
-    )
-    return np.asarray(
-        classes.nearest(outputs, "labelled")
-        == classes.places([case.label or "" for case, _ in pairs]),
-        float,
-    )
-
-
-def _classes(kind: ModelKind, engine: Engine) -> Classes:
-    """Means of the labelled traffic's own images, before any shift."""
-    shown = [(one.payload, one.label) for one in kind.traffic if one.label is not None]
-    outputs = run_all(engine, kind.subject.inputs, [payload for payload, _ in shown])
-    return prototypes(outputs, [label for _, label in shown])
-
-
-def _transcribed(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
-    inputs = speech_inputs(kind.subject.inputs)
-    written = inputs.expected([payload for _, payload in pairs])
-    found = [
-        max(0.0, 1.0 - word_error_rate(case.label or "", inputs.decode(ids)))
-        for (case, _), ids in zip(pairs, written, strict=True)
-    ]
-    return np.array(found)
-
-
-_BY_LABEL: Mapping[Task, Callable[[ModelKind, Engine, Pairs], Scores]] = {
-    Task.IMAGE_CLASSIFICATION: _classified,
-    Task.IMAGE_EMBEDDING: _recognised,
-    Task.SPEECH_RECOGNITION: _transcribed,
-}

@@ -11,8 +11,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from benchmarks.evidence.detectors import decide_window
-from benchmarks.evidence.kinds import ModelKind, Scores, losses, with_graph
+from benchmarks.evidence.kinds import KindModel, ModelKind, Scores, losses, with_graph
+from benchmarks.evidence.looking import Champion, LiveWindow, look_at
 from benchmarks.evidence.quality import quality
 from benchmarks.evidence.scene import CellChoice, SeededModel, load
 from benchmarks.evidence.shifts import Shift, draw
@@ -22,11 +22,12 @@ from benchmarks.harness.subject import Subject
 from infra.canonical import sha256
 from infra.engines.port import Arrays, Engine
 from tasks.drift.decision import recalibrates
+from tasks.drift.look import Deployed
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static
-from tasks.records import GoldenCase, Payload, Request
+from tasks.records import Decision, GoldenCase, Payload, Request
 
 SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
 """Static per-tensor activations with and without smoothing, floating-point ones, ranges at run time, weights only."""
@@ -163,7 +164,7 @@ def _cell(
     again = _recalibrated(kind.subject, recipe, repairs.observed, stale)
     if again is not None:
         tried[AGAIN] = repairs.outcome(again)
-    decision = decide_window(scene, repairs, champion, kept.window, changed=changed)
+    decision = _decision(scene, repairs, champion, served)
     candidate = _climb(repairs, tried)
     ladder = {name: one for name, one in tried.items() if name != KEPT}
     taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT
@@ -189,6 +190,29 @@ def _cell(
             changed,
         ),
     )
+
+
+def _decision(
+    scene: SeededModel, repairs: Repairs, champion: Candidate, served: Engine
+) -> Decision:
+    """Return what the shipped loop decides about the window."""
+    model, derived = KindModel(repairs.kind, repairs.reference), champion.derived
+    sensitivity = {one.site: one.loss for one in derived.ranking if one.loss is not None}
+    deployed = Deployed(derived.scales, derived.reference, sensitivity)
+    home = sha256(scene.kind.subject.source)
+    window = LiveWindow("", repairs.window, lambda: _golden_scores(repairs))
+    return look_at(model, Champion("1", home, served, deployed, scene.calibration), window)[0]
+
+
+def _golden_scores(repairs: Repairs) -> Scores:
+    """Score full precision on the held-out cases.
+
+    A language model's exact answers take too long to generate here: its control stays inconclusive.
+    """
+    rule = repairs.kind.subject.spec.control
+    if rule is None or rule.metric == "exact-match":
+        return np.zeros(0)
+    return quality(repairs.kind, repairs.reference, repairs.judged)
 
 
 def _climb(repairs: Repairs, tried: Mapping[str, CandidateLosses]) -> str:

@@ -1,20 +1,24 @@
 """Full precision on labelled requests, or on golden cases like the window's: what the control judges."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.engines.port import Engine
 from tasks.metrics.classification import accuracy
 from tasks.metrics.embeddings import recall_at_k
 from tasks.metrics.error_rates import word_error_rate
 from tasks.metrics.generated_text import exact_match
 from tasks.models.catalog import RegisteredModel
 from tasks.models.golden import positions, relevant_rows
-from tasks.models.inputs import run_all, speech_inputs
+from tasks.models.inputs import Inputs, run_all, speech_inputs
+from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, GoldenCase, Payload, Request
 from tasks.specs.groups import ALL, judged, reach
-from tasks.specs.spec import Task
+from tasks.specs.spec import ModelSpec
+from tasks.specs.traits import Task
 
 ENOUGH = 20
 """So many labelled live requests speak for the window; with fewer, golden cases of its domains and languages do."""
@@ -24,13 +28,26 @@ Scores = NDArray[np.float64]
 Labelled = Sequence[tuple[Payload, str]]
 
 
-def live(model: RegisteredModel, requests: Sequence[Request]) -> list[Request]:
+class FullPrecision(Protocol):
+    """What answers labelled requests; a registered model is one."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def reference(self) -> Engine: ...
+    @property
+    def inputs(self) -> Inputs: ...
+    @property
+    def classes(self) -> Classes | None: ...
+
+
+def live(model: FullPrecision, requests: Sequence[Request]) -> list[Request]:
     """The requests whose label full precision can be held against; none of kinds that are judged by golden cases."""
     known = USABLE.get(model.spec.task)
     return [one for one in requests if known and one.label is not None and known(model, one.label)]
 
 
-def correct(model: RegisteredModel, labelled: Labelled) -> Scores:
+def correct(model: FullPrecision, labelled: Labelled) -> Scores:
     """How right full precision is on each, 0..1: [labelled]."""
     return JUDGED[model.spec.task](model, labelled) if labelled else np.zeros(0)
 
@@ -59,12 +76,12 @@ def _like_traffic(cases: Sequence[GoldenCase], groups: Sequence[str]) -> list[Go
     ]
 
 
-def _classified(model: RegisteredModel, labelled: Labelled) -> Scores:
+def _classified(model: FullPrecision, labelled: Labelled) -> Scores:
     logits = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
     return accuracy(logits, np.asarray([int(label) for _, label in labelled]))
 
 
-def _recognised(model: RegisteredModel, labelled: Labelled) -> Scores:
+def _recognised(model: FullPrecision, labelled: Labelled) -> Scores:
     """1.0 where an image lies nearest to its label's class, else 0.0."""
     if model.classes is None:
         return np.zeros(0)
@@ -73,7 +90,7 @@ def _recognised(model: RegisteredModel, labelled: Labelled) -> Scores:
     return np.asarray(model.classes.nearest(outputs, "labelled") == right, np.float64)
 
 
-def _transcribed(model: RegisteredModel, labelled: Labelled) -> Scores:
+def _transcribed(model: FullPrecision, labelled: Labelled) -> Scores:
     """Word accuracy, 1 - the word error rate and at least 0, of each recording."""
     inputs = speech_inputs(model.inputs)
     written = inputs.expected([payload for payload, _ in labelled])
@@ -107,17 +124,17 @@ def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))
 
 
-def _is_class(model: RegisteredModel, label: str) -> bool:
+def _is_class(model: FullPrecision, label: str) -> bool:
     return model.classes is not None and label in model.classes.names
 
 
-USABLE: Mapping[Task, Callable[[RegisteredModel, str], bool]] = {
+USABLE: Mapping[Task, Callable[[FullPrecision, str], bool]] = {
     Task.IMAGE_CLASSIFICATION: lambda _, label: label.isdigit(),
     Task.IMAGE_EMBEDDING: _is_class,
     Task.SPEECH_RECOGNITION: lambda _, label: bool(label.strip()),
 }
 """Which labels say what is right."""
-JUDGED: Mapping[Task, Callable[[RegisteredModel, Labelled], Scores]] = {
+JUDGED: Mapping[Task, Callable[[FullPrecision, Labelled], Scores]] = {
     Task.IMAGE_CLASSIFICATION: _classified,
     Task.IMAGE_EMBEDDING: _recognised,
     Task.SPEECH_RECOGNITION: _transcribed,

@@ -14,7 +14,7 @@ from benchmarks.harness.table import Goal
 
 @pytest.fixture(scope="module")
 def digits() -> Bench:
-    return detection.bench_of(subject.digits(True), 0.95)
+    return detection.bench_of(subject.digits(True))
 
 
 @pytest.fixture(scope="module")
