@@ -1,4 +1,4 @@
-"""What changed: the requests, the scales' fit, the precision that they need, the weights, or the model's worth."""
+"""What changed: the requests, the scales' fit, the precision needed, the weights, or the model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class Cause(StrEnum):
 
 
 def attribute(results: Sequence[DetectorResult]) -> tuple[Cause, ...]:
-    """Every cause that the results show, the deepest first; exactly one when nothing is wrong or nothing is known.
+    """Return every cause that the results show, the deepest first.
 
-    Scales are outgrown when the range detector says so, whatever fidelity says; precision when fidelity or safety fell
-    though every scale fits, so that new scales alone will not help.
+    Exactly one when nothing is wrong or nothing is known. Scales are outgrown when the range
+    detector says so, whatever fidelity says. Precision is outgrown when fidelity or safety fell
+    though every scale fits: new scales alone will not help.
     """
-    down = {one.detector for one in results if one.health is Health.DEGRADED}
-    unknown = {one.detector for one in results if one.health is Health.INCONCLUSIVE}
-    seen = {one.detector for one in results}
+    down = {result.detector for result in results if result.health is Health.DEGRADED}
+    unknown = {result.detector for result in results if result.health is Health.INCONCLUSIVE}
+    judged = {result.detector for result in results}
     causes = []
     if "weights" in down:
         causes.append(Cause.WEIGHTS_CHANGED)
@@ -38,10 +39,12 @@ def attribute(results: Sequence[DetectorResult]) -> tuple[Cause, ...]:
         causes.append(Cause.SCALES_OUTGROWN)
     elif down & {"fidelity", "safety"}:
         causes.append(
-            Cause.UNKNOWN if "range" in unknown or "range" not in seen else Cause.PRECISION_OUTGROWN
+            Cause.UNKNOWN
+            if "range" in unknown or "range" not in judged
+            else Cause.PRECISION_OUTGROWN
         )
     if causes:
         return tuple(causes)
-    if not {"range", "fidelity"} <= seen or unknown & {"range", "fidelity"}:
+    if not {"range", "fidelity"} <= judged or unknown & {"range", "fidelity"}:
         return (Cause.UNKNOWN,)
     return (Cause.INPUT_MOVED,) if "input" in down else (Cause.NOTHING,)

@@ -1,4 +1,4 @@
-"""From what the detectors saw to what is done: the table of ADR 29, as one pure function."""
+"""From what the detectors found to what is done: the table of ADR 29, as one pure function."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from tasks.drift.attribution import attribute
 from tasks.records import Action, Decision, DetectorResult, Health, ThinWindow
 
 HARDLY = 0.2
-"""Of what the budget lets a group's answers lose: below it, outgrown scales cost nobody anything worth a build."""
+"""Of what the budget lets a group's answers lose: below it, outgrown scales are worth no build."""
 DETECTORS = ("weights", "input", "range", "fidelity", "safety", "control")
 _SHOWN = 3  # findings of one detector that a reason quotes
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
 
 def decide(results: Iterable[DetectorResult], *, window_digest: Digest) -> Decision:
-    """Keep, recalibrate, fall back, request retraining, or say that nothing can be said; with reasons in figures.
+    """Keep, recalibrate, fall back, request retraining, or say that nothing can be said.
 
-    Several results of one detector count as the worst of them; a detector without a result is inconclusive. Range and
-    fidelity must both have been judged to keep. The others may be inconclusive: the reasons say so. Other weights than
-    the champion was built from ask for a build, whatever the traffic does. Outgrown scales ask for none while the
-    answers of every group that was judged have lost less than HARDLY of what its budget allows.
-    Raises `BadInput` on a detector that the table does not know.
+    Several results of one detector count as the worst of them. A detector without a result is
+    inconclusive. Range and fidelity must both have been judged to keep; the others may be
+    inconclusive, and the reasons say so. Other weights than the champion was built from ask for a
+    build, whatever the traffic does. Outgrown scales ask for none while the answers of every group
+    that was judged have lost less than HARDLY of what its budget allows.
+
+    Raises:
+        BadInput: On a detector that the table does not know.
     """
     seen = tuple(results)
     unknown = sorted({result.detector for result in seen} - set(DETECTORS))
@@ -42,7 +45,7 @@ def decide(results: Iterable[DetectorResult], *, window_digest: Digest) -> Decis
 
 
 def outgrown_for_nothing(results: Iterable[DetectorResult]) -> bool:
-    """Whether scales are outgrown and no group's answers, all judged fine, show it yet."""
+    """Return whether scales are outgrown and no group's answers, all judged fine, show it yet."""
     seen = tuple(results)
     if (
         health_of("range", seen) is not Health.DEGRADED
@@ -60,7 +63,7 @@ def outgrown_for_nothing(results: Iterable[DetectorResult]) -> bool:
 
 
 def undecided(window: ThinWindow, results: Iterable[DetectorResult]) -> Decision:
-    """Too few requests to look at: inconclusive, with the detectors that need no traffic."""
+    """Return that too few requests came to look at, with the detectors that need no traffic."""
     seen = tuple(results)
     told = f"{window.told[0].upper()}{window.told[1:]}: no decision."
     reasons = (told, *(_reason(one.detector, one.health, seen) for one in seen))
@@ -68,7 +71,10 @@ def undecided(window: ThinWindow, results: Iterable[DetectorResult]) -> Decision
 
 
 def recalibrates(decision: Decision) -> bool:
-    """True when a candidate is to be built: a request for retraining includes one only if fidelity is down as well."""
+    """Return whether a candidate is to be built.
+
+    A request for retraining includes one only if fidelity or the weights are degraded as well.
+    """
     if decision.held:
         return False
     if decision.action is Action.REQUEST_RETRAINING:
@@ -79,7 +85,7 @@ def recalibrates(decision: Decision) -> bool:
 
 
 def wants_retraining(decision: Decision) -> bool:
-    """True when full precision is wrong as well, also when safety made the loop fall back first."""
+    """Return whether full precision is wrong too, also where safety made the loop fall back."""
     return (
         decision.action is not Action.HOLD
         and health_of("control", decision.results) is Health.DEGRADED
@@ -87,7 +93,7 @@ def wants_retraining(decision: Decision) -> bool:
 
 
 def health_of(detector: str, results: Iterable[DetectorResult]) -> Health:
-    """The worst of a detector's results; inconclusive without any."""
+    """Return the worst of a detector's results; inconclusive without any."""
     found = {result.health for result in results if result.detector == detector}
     return next((worst for worst in _WORST if worst in found), Health.INCONCLUSIVE)
 
@@ -109,7 +115,10 @@ def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
     match action:
         case Action.FALLBACK:
             also = ", and request retraining" if health["control"] is Health.DEGRADED else ""
-            return f"Safety decisions flip more often than the budget allows: fall back, then recalibrate{also}."
+            return (
+                "Safety decisions flip more often than the budget allows: "
+                f"fall back, then recalibrate{also}."
+            )
         case Action.REQUEST_RETRAINING:
             also = "recalibration cannot help"
             if health["weights"] is Health.DEGRADED:
@@ -138,7 +147,10 @@ def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
             )
             return f"Nothing is known to be wrong, but {open_} could not be judged: no decision."
         case _ if waits:
-            return "Scales are outgrown, but the answers have lost hardly anything of what the budget allows: keep."
+            return (
+                "Scales are outgrown, but the answers have lost hardly anything "
+                "of what the budget allows: keep."
+            )
         case _:
             moved = (
                 "The input moved, but ranges" if health["input"] is Health.DEGRADED else "Ranges"
@@ -147,7 +159,7 @@ def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:
 
 
 def _order(health: Mapping[str, Health]) -> list[str]:
-    """What degraded first, then what is unknown."""
+    """Return the detectors: what degraded first, then what is unknown."""
     return sorted(DETECTORS, key=lambda detector: _WORST.index(health[detector]))
 
 

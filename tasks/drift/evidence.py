@@ -1,7 +1,7 @@
 """What the windows since the champion came have shown so far, as one versioned document a detector.
 
-A window counts once, by its digest, and of overlapping windows only requests newer than everything counted before: a
-request that was counted twice would look like two.
+A window counts once, by its digest, and of overlapping windows only requests newer than everything
+counted before: a request that was counted twice would look like two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.records import Request
 
 VERSION = 1
 ACTING = 4
-"""Detectors that act on a test and share the false-alarm budget: range, fidelity, safety and control."""
+"""Detectors that act and share the false-alarm budget: range, fidelity, safety and control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Alarms:
         1000.0  # between two false alarms, at least, on average while nothing has changed
     )
     recover: float = (
-        0.5  # an alarm ends when its e-detector has fallen to this share of what set it off
+        0.5  # an alarm ends when its e-detector has fallen to this fraction of what set it off
     )
     minimum: int = 20  # requests that a stream needs to be judged
 
@@ -51,10 +51,10 @@ class Evidence:
 
 
 def is_fresh(evidence: Evidence, window: str, requests: Sequence[Request]) -> list[bool]:
-    """Which requests of a window are still to be counted: none when the window was."""
+    """Return which requests of a window are still to be counted: none when the window was."""
     if window in evidence.windows:
         return [False] * len(requests)
-    return [evidence.until is None or one.time > evidence.until for one in requests]
+    return [evidence.until is None or request.time > evidence.until for request in requests]
 
 
 def with_window(
@@ -64,51 +64,53 @@ def with_window(
     increments: Mapping[str, Increment],
     rules: Alarms,
 ) -> Evidence:
-    """The evidence after one more window; the same window again changes nothing."""
+    """Return the evidence after one more window; the same window again changes nothing."""
     if window in before.windows:
         return before
     streams = dict(before.streams)
     for name, step in increments.items():
         streams[name] = advanced(streams.get(name), step)
-    newest = max((one for one in (before.until, until) if one is not None), default=None)
+    newest = max((time for time in (before.until, until) if time is not None), default=None)
     return Evidence(_judged(streams, rules), (*before.windows, window), newest)
 
 
 def _judged(streams: Mapping[str, Stream], rules: Alarms) -> dict[str, Stream]:
-    """e-BH over all streams; one that was called out stays so until it has clearly recovered."""
+    """Apply e-BH to all streams; one that was called out stays so until it clearly recovered."""
     statistics = {
-        name: one.statistic if one.count >= rules.minimum else FLOOR
-        for name, one in streams.items()
+        name: stream.statistic if stream.count >= rules.minimum else FLOOR
+        for name, stream in streams.items()
     }
     picked = e_bh(statistics, rules.windows)
     stays = threshold(rules.windows, len(streams)) + log(rules.recover)
     return {
-        name: replace(one, alarmed=name in picked or (one.alarmed and statistics[name] >= stays))
-        for name, one in streams.items()
+        name: replace(
+            stream, alarmed=name in picked or (stream.alarmed and statistics[name] >= stays)
+        )
+        for name, stream in streams.items()
     }
 
 
 def needed(evidence: Evidence, rules: Alarms) -> float:
-    """Log of the e-value that one stream needs when no other helps it."""
+    """Return the log of the e-value that one stream needs when no other helps it."""
     return threshold(rules.windows, len(evidence.streams))
 
 
 def dump_evidence(evidence: Evidence) -> bytes:
-    """The JSON document."""
+    """Return the JSON document."""
     document: dict[str, Json] = {
         "version": VERSION,
         "windows": list(evidence.windows),
         "until": evidence.until.isoformat() if evidence.until else None,
         "streams": {
             name: {
-                "basis": one.basis,
-                "product": list(one.product),
-                "detector": list(one.e_detector),
-                "count": one.count,
-                "total": one.total,
-                "alarmed": one.alarmed,
+                "basis": stream.basis,
+                "product": list(stream.product),
+                "detector": list(stream.e_detector),
+                "count": stream.count,
+                "total": stream.total,
+                "alarmed": stream.alarmed,
             }
-            for name, one in evidence.streams.items()
+            for name, stream in evidence.streams.items()
         },
     }
     return canonical(document)
@@ -120,19 +122,20 @@ def parse_evidence(data: bytes, *, where: str) -> Evidence:
         document = json.loads(data)
         if document["version"] != VERSION:
             raise BadInput(
-                f"{where} is evidence of version {document['version']}, and {VERSION} is read here: upgrade Requant, "
-                "or delete it to gather evidence anew"
+                f"{where} is evidence of version {document['version']}, "
+                f"and {VERSION} is read here: "
+                "upgrade Requant, or delete it to gather evidence anew"
             )
         streams = {
             str(name): Stream(
-                str(one["basis"]),
-                tuple(float(value) for value in one["product"]),
-                tuple(float(value) for value in one["detector"]),
-                int(one["count"]),
-                float(one["total"]),
-                bool(one["alarmed"]),
+                str(row["basis"]),
+                tuple(float(value) for value in row["product"]),
+                tuple(float(value) for value in row["detector"]),
+                int(row["count"]),
+                float(row["total"]),
+                bool(row["alarmed"]),
             )
-            for name, one in document["streams"].items()
+            for name, row in document["streams"].items()
         }
         until = datetime.fromisoformat(document["until"]) if document["until"] else None
         return Evidence(streams, tuple(document["windows"]), until)

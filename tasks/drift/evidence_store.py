@@ -1,7 +1,8 @@
-"""The evidence documents of a champion in the object store: numbered, and each created only where none stands.
+"""The evidence documents of a champion in the object store: numbered, each created only once.
 
-evidence/MODEL/CHAMPION-SOURCE/DETECTOR/00000007.json is the state after seven windows. Two runs that count the same window
-at once race for one number; the loser reads again and finds the window counted.
+evidence/MODEL/CHAMPION-SOURCE/DETECTOR/00000007.json is the state after seven windows. Two runs
+that count the same window at once race for one number; the loser reads again and finds the window
+counted.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ RACES = 50
 
 
 def prefix(model: str, champion: str, source: str, detector: str) -> str:
-    """Where a detector keeps what it knows about one champion beside one full-precision graph (digests)."""
+    """Return where a detector keeps what it knows about one champion and graph (digests)."""
     return layout.evidence_folder(model, champion, source, detector)
 
 
 def newest(place: str) -> tuple[Evidence, str]:
-    """The newest state, and its key; nothing is known before the first window (key "")."""
+    """Return the newest state and its key; before the first window nothing is known (key "")."""
     keys = [key for key in settings().store().list(place) if key.endswith(".json")]
     if not keys:
         return Evidence(), ""
@@ -31,7 +32,14 @@ def newest(place: str) -> tuple[Evidence, str]:
 
 
 def appended(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence, str]:
-    """Append the state that `add` makes of the newest; unchanged states are not written. Returns it and its key."""
+    """Append the state that `add` makes of the newest; one that did not change is not written.
+
+    Returns:
+        The state and its key.
+
+    Raises:
+        Unavailable: When other runs were faster too many times.
+    """
     for _ in range(RACES):
         before, key = newest(place)
         after = add(before)
@@ -51,5 +59,5 @@ def appended(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence,
 
 
 def digest(key: str) -> str:
-    """SHA-256 of a state, for the ledger; "" where there is none."""
+    """Return the SHA-256 of a state, for the ledger; "" where there is none."""
     return sha256(settings().store().get(key)) if key else ""

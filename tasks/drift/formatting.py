@@ -6,7 +6,7 @@ from math import log
 
 
 def power_of_ten(log_value: float) -> str:
-    """A natural logarithm as a number people can compare: "3.2", "12000", "1e+31", "below 0.001"."""
+    """Return what a natural logarithm stands for: "3.2", "12000", "1e+31", "below 0.001"."""
     if log_value < log(0.001):
         return "below 0.001"
     exponent = log_value / log(10)
@@ -19,6 +19,6 @@ def power_of_ten(log_value: float) -> str:
     )
 
 
-def percent(share: float) -> str:
-    """A share in whole per cent."""
-    return f"{100 * share:.0f} %"
+def percent(fraction: float) -> str:
+    """Return a fraction in whole per cent."""
+    return f"{100 * fraction:.0f} %"

@@ -1,8 +1,8 @@
 """One look at one window by every detector, as functions from values to values.
 
-A detector's figures of a window become a `Measured` here. `counted` adds them to the evidence of the
-windows before, `Measured.judge` says what they mean by it, and `decided` what is to be done. The steps
-load the values and store the results; benchmarks and the evidence map call the same functions.
+A detector's figures of a window become a `Measured` here. `counted` adds them to the evidence of
+the windows before, `Measured.judge` says what they mean by it, and `decided` what is to be done.
+The steps load the values and store the results; benchmarks call the same functions.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def detectors_after(weights: DetectorResult) -> tuple[str, ...]:
 
 def stale_layers(past: Sequence[PastDecision], champion: str) -> tuple[str, ...]:
     """Return the layers that the champion's window before called stale: they have to recover."""
-    newest = next((one for one in reversed(past) if one.champion == champion), None)
+    newest = next((item for item in reversed(past) if item.champion == champion), None)
     return newest.exceeded.get("range", ()) if newest else ()
 
 
@@ -129,7 +129,7 @@ def decided(
     champion: str,
     source: str,
 ) -> Decision:
-    """Return what is to be done by the decision table (ADR 29), and what holds it back.
+    """Decide by the table of ADR 29, and hold back what has to wait.
 
     Args:
         spec: What the loop may do by itself.
@@ -153,7 +153,7 @@ def incomparable(spec: ModelSpec, reference: int, current: int) -> DetectorResul
 
 
 def is_seasonal(spec: ModelSpec) -> bool:
-    """Whether the window is compared with the same hours of the weeks before."""
+    """Return whether the window is compared with the same hours of the weeks before."""
     return spec.window.reference == "same-hour-of-week"
 
 
@@ -222,7 +222,7 @@ def ranges(
             clipping,
             minimum=spec.window.minimum_rows,
             sensitivity=deployed.sensitivity,
-            held=dict.fromkeys(stale, spec.drift.recover),
+            recovering=dict.fromkeys(stale, spec.drift.recover),
             evidence=evidence,
             rules=rules,
         )
@@ -268,12 +268,12 @@ def safety(spec: ModelSpec, requests: Sequence[Request], flipped: Mask) -> Measu
 
 
 def floor_of(spec: ModelSpec) -> tuple[str, float | None]:
-    """Return what full precision is judged by, and the least of it; None where the spec has none."""
+    """Return the control's metric, and the least of it; None where the spec has none."""
     return (spec.control.metric, spec.control.at_least) if spec.control else ("accuracy", None)
 
 
 def are_enough(spec: ModelSpec, labelled: Sequence[Request]) -> bool:
-    """Whether the window's own labels speak for it; golden cases like it do otherwise."""
+    """Return whether the window's own labels speak for it; golden cases like it do otherwise."""
     return len(labelled) >= ENOUGH and floor_of(spec)[1] is not None
 
 
@@ -298,8 +298,8 @@ def golden_control(spec: ModelSpec, correct: Scores) -> DetectorResult:
 
 
 def masks(requests: Sequence[Request]) -> dict[str, Mask]:
-    """Return which requests are of "all", and of each domain and language, [requests]."""
-    groups = [(f"domain={one.domain}", f"language={one.language}") for one in requests]
+    """Return which requests are of "all", and of each domain and language: [requests]."""
+    groups = [(f"domain={request.domain}", f"language={request.language}") for request in requests]
     named = dict.fromkeys(sorted({name for both in groups for name in both}))
     return {"all": np.ones(len(requests), bool)} | {
         name: np.asarray([name in both for both in groups]) for name in named
@@ -326,7 +326,7 @@ def _all_traffic(traffic: tuple[Frozen, Profile] | None) -> tuple[Finding, ...]:
 
 
 def _limit(budgets: Budgets, group: str) -> float | None:
-    """Return the least mean cosine, or agreement, that the golden gates would pass for a group."""
+    """Return the least mean cosine or agreement that golden gates would pass for a group."""
     # Flips count only where nothing bounds the metric itself.
     rules = sorted(budgets.quality, key=lambda rule: rule.metric == "flips")
     for wanted in (group, None):

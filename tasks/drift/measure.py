@@ -82,7 +82,7 @@ def activations(
 
 
 def has_embeddings(spec: ModelSpec) -> bool:
-    """Whether the model's outputs are embeddings."""
+    """Return whether the model's outputs are embeddings."""
     return TRAITS[spec.task].fidelity == "cosine"
 
 

@@ -1,4 +1,4 @@
-"""What keeps the loop from thrashing: confirmation, cooldown and a build budget, over the decisions before."""
+"""What keeps the loop from thrashing: confirmation, cooldown and a build budget."""
 
 from __future__ import annotations
 
@@ -46,12 +46,21 @@ def restrained(
     champion: str,
     source: str,
 ) -> Decision:
-    """The decision as it may be acted on; `past` is oldest first, without this window.
+    """Return the decision as it may be acted on.
 
-    Safety is never held back. Otherwise a detector must have degraded in `confirm` of the last `of` windows of this
-    champion, and a build must fall neither into the cooldown nor over the budget. Other weights are exempt from the
-    cooldown once: a champion that was built from them has nothing to wait for. What is held back becomes `hold`; a
-    request for retraining is still made, and only its build is held.
+    Safety is never held back. Otherwise a detector must have degraded in `confirm` of the last `of`
+    windows of this champion, and a build must fall neither into the cooldown nor over the budget.
+    Other weights are exempt from the cooldown once: a champion that was built from them has nothing
+    to wait for. What is held back becomes `hold`; a request for retraining is still made, and only
+    its build is held.
+
+    Args:
+        decision: By the table.
+        past: The decisions before, oldest first, without this window.
+        rules: How much the loop may do by itself.
+        end: Of the window, in traffic time.
+        champion: Version.
+        source: Digest of the full-precision graph.
     """
     if decision.action not in _ACTING:
         return decision
@@ -71,10 +80,10 @@ def restrained(
 
 
 def state(past: Sequence[PastDecision], rules: Restraint, end: datetime | None) -> State:
-    """Cooldown and budget, for a decision about a window that ends then."""
-    since = next((place for place, one in enumerate(reversed(past)) if one.builds), None)
+    """Return cooldown and budget, for a decision about a window that ends then."""
+    since = next((place for place, item in enumerate(reversed(past)) if item.builds), None)
     waits = max(0, rules.cooldown - since) if since is not None else 0
-    spent = sum(one.builds and _within(one, rules, end) for one in past)
+    spent = sum(item.builds and _within(item, rules, end) for item in past)
     cooling = f"cooling down for {waits} more {_windows(waits)}" if waits else "no cooldown"
     return State(
         waits,
@@ -86,19 +95,24 @@ def state(past: Sequence[PastDecision], rules: Restraint, end: datetime | None) 
 def _unconfirmed(
     decision: Decision, past: Sequence[PastDecision], rules: Restraint, champion: str
 ) -> str:
-    """Why the loop waits for another window, or "" when one of the detectors that ask for action is confirmed."""
+    """Return why the loop waits for another window; "" when a detector that asks is confirmed."""
     before = (
-        [one for one in past if one.champion == champion][-(rules.of - 1) :] if rules.of > 1 else []
+        [item for item in past if item.champion == champion][-(rules.of - 1) :]
+        if rules.of > 1
+        else []
     )
     counts = {
-        detector: 1 + sum(one.health.get(detector) is Health.DEGRADED for one in before)
+        detector: 1 + sum(item.health.get(detector) is Health.DEGRADED for item in before)
         for detector in _ACTING[decision.action]
         if health_of(detector, decision.results) is Health.DEGRADED
     }
     if any(detector in _SURE or count >= rules.confirm for detector, count in counts.items()):
         return ""
     detector = max(counts, key=lambda name: counts[name])
-    return f"{detector} degraded in {counts[detector]} of the last {rules.of} windows, and {rules.confirm} are needed"
+    return (
+        f"{detector} degraded in {counts[detector]} of the last {rules.of} windows, "
+        f"and {rules.confirm} are needed"
+    )
 
 
 def _blocked(
@@ -112,9 +126,12 @@ def _blocked(
     if now.spent >= rules.builds:
         return f"the build budget is spent ({now.spent} of {rules.builds} in {rules.days:g} days)"
     changed = health_of("weights", decision.results) is Health.DEGRADED
-    tried = any(one.builds and one.source == source for one in past)
+    tried = any(item.builds and item.source == source for item in past)
     if now.waits and not (changed and not tried):
-        return f"a build was started within the last {rules.cooldown} {_windows(rules.cooldown)} (cooldown)"
+        return (
+            f"a build was started within the last {rules.cooldown} "
+            f"{_windows(rules.cooldown)} (cooldown)"
+        )
     return ""
 
 
@@ -126,8 +143,8 @@ def _hold(decision: Decision, why: str) -> Decision:
     )
 
 
-def _within(one: PastDecision, rules: Restraint, end: datetime | None) -> bool:
-    return end is None or one.end is None or one.end > end - timedelta(days=rules.days)
+def _within(item: PastDecision, rules: Restraint, end: datetime | None) -> bool:
+    return end is None or item.end is None or item.end > end - timedelta(days=rules.days)
 
 
 def _windows(count: int) -> str:

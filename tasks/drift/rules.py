@@ -6,13 +6,13 @@ from tasks.specs.spec import ModelSpec
 
 
 def alarms(spec: ModelSpec, detector: str) -> Alarms:
-    """When a detector's evidence is enough; the input detector acts on nothing and shares its budget with none."""
-    share = 1 if detector == "input" else ACTING
-    return Alarms(float(spec.drift.false_alarms * share), spec.drift.recover)
+    """Return when a detector's evidence is enough; input shares its budget with no other."""
+    sharing = 1 if detector == "input" else ACTING
+    return Alarms(float(spec.drift.false_alarms * sharing), spec.drift.recover)
 
 
 def restraint(spec: ModelSpec) -> Restraint:
-    """What the spec allows the loop to do by itself."""
+    """Return what the spec allows the loop to do by itself."""
     rules = spec.drift
     return Restraint(
         rules.confirm.windows,

@@ -1,4 +1,4 @@
-"""The same hours of the weeks before, as a reference: Monday morning is no drift from Sunday night."""
+"""The same hours of the weeks before, as a reference: Monday is no drift from Sunday night."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ WEEK = timedelta(days=7)
 
 
 def weeks_before(end: datetime, weeks: int) -> list[datetime]:
-    """Where the same window ended one week before, two weeks before, ..., newest first."""
+    """Return where the same window ended one week before, two weeks before, ..., newest first."""
     return [end - place * WEEK for place in range(1, weeks + 1)]
 
 
 def same_hours(windows: Iterable[Iterable[Request]], size: int) -> tuple[Request, ...]:
-    """At most `size` requests of these windows, in order of time; the same requests in any order give the same draw.
+    """Draw at most `size` requests of these windows, in order of time.
 
-    Bottom-k by hashes of the request ids, which neither the clock nor the number of shards influences; `2 * size`
-    requests are held at most, however many the weeks had.
+    Bottom-k by hashes of the request ids: the same requests in any order, and in any number of
+    shards, give the same draw. `2 * size` requests are held at most, however many the weeks had.
     """
     drawn = Reservoir[Request](size, order=_first)
     for window in windows:
@@ -31,5 +31,5 @@ def same_hours(windows: Iterable[Iterable[Request]], size: int) -> tuple[Request
 
 
 def _first(request: Request) -> tuple[str, ...]:
-    """Which of several deliveries of one request is kept."""
+    """Return which of several deliveries of one request is kept."""
     return request.time.isoformat(), fingerprint(request.payload), request.label or ""

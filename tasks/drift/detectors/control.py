@@ -1,4 +1,4 @@
-"""The control: is full precision itself still right? Where it is not, no scale can help, only retraining."""
+"""The control: is full precision itself still right? Otherwise only retraining can help."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.records import DetectorResult, Finding, Health
 MINIMUM = 20
 """Labelled cases."""
 LIVE = "labelled requests"
-"""The stream of live requests whose right answer is known: new ones in every window, so evidence adds up."""
+"""The stream of labelled live requests: new ones in every window, so evidence adds up."""
 
 
 def control_increments(correct: NDArray[np.floating], floor: float) -> dict[str, Increment]:
-    """What scores [N] of labelled requests not counted before add."""
+    """Return what scores [N] of labelled requests not counted before add."""
     values = np.asarray(correct, np.float64)
     if not np.isfinite(values).all():
         return {}
@@ -43,10 +43,12 @@ def judge_control(
 ) -> DetectorResult:
     """Judge full precision's scores [N] (0/1, or recall) on labelled cases like the traffic's.
 
-    With `evidence` (labelled live requests since the champion came, this window's included), degraded when it says that
-    the mean lies below the floor, unless this window's own interval lies above it: what was wrong before is no reason
-    to ask again. Without (golden cases, which are the same at every look, so that looking again adds no chance of
-    error), when the whole confidence interval does. Inconclusive without a floor or with fewer than `minimum` cases.
+    Evidence is of labelled live requests since the champion came, with this window's. With it,
+    degraded when it says that the mean lies below the floor, unless this window's own interval lies
+    above it: what was wrong before is no reason to ask again. Golden cases have none: they are the
+    same at every look, so that looking again adds no chance of error. Without it, degraded when the
+    whole confidence interval lies below the floor. Inconclusive without a floor, or with fewer than
+    `minimum` cases.
     """
     values = np.asarray(correct, np.float64)
     if floor is None:
@@ -59,21 +61,26 @@ def judge_control(
         text = f"{len(values)} labelled cases: {minimum} are needed to judge full precision"
         return _inconclusive(len(values), floor, text)
     if not np.isfinite(values).all():
-        text = f"full precision gave NaN or infinite {metric} on {int((~np.isfinite(values)).sum())} labelled cases"
+        broken = int((~np.isfinite(values)).sum())
+        text = f"full precision gave NaN or infinite {metric} on {broken} labelled cases"
         return DetectorResult(
             "control", Health.DEGRADED, (Finding(metric, 0.0, floor, True, text),), len(values)
         )
     interval = mean_interval(values, alpha=alpha, seed=seed)
     text = (
-        f"full precision's {metric} is {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f}) "
-        f"on {len(values)} labelled cases; at least {floor:g} is wanted"
+        f"full precision's {metric} is {interval.value:.3f} "
+        f"({interval.low:.3f} to {interval.high:.3f}) on {len(values)} labelled cases; "
+        f"at least {floor:g} is wanted"
     )
     degraded = interval.high < floor
     if evidence is not None:
         stream = evidence.streams.get(LIVE, Stream())
         degraded = stream.alarmed and interval.low < floor
         enough = power_of_ten(needed(evidence, rules or Alarms()))
-        text += f"; evidence {power_of_ten(stream.statistic)} of {enough} on {stream.count} requests so far"
+        text += (
+            f"; evidence {power_of_ten(stream.statistic)} of {enough} "
+            f"on {stream.count} requests so far"
+        )
         if stream.alarmed and not degraded:
             text += "; an earlier alarm stands, and this window answers it well"
     finding = Finding(metric, interval.value, floor, degraded, text)

@@ -1,7 +1,8 @@
-"""Do requests lie where the reference lies? Maximum mean discrepancy through random Fourier features.
+"""Maximum mean discrepancy of requests and reference, through random Fourier features.
 
-Rahimi and Recht (2007) for the features, Gretton et al. (2012) for the discrepancy. A mean of features is all that a
-side has to keep, so sides of any size compare in a few thousand additions, and shards add up.
+Rahimi and Recht (2007) for the features, Gretton et al. (2012) for the discrepancy. A mean of
+features is all that a side has to keep, so sides of any size compare in a few thousand additions,
+and shards add up.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.drift.detectors.vocabulary import ngrams
 
 WIDTH = 512
-"""Signed buckets into which the n-grams of a text are folded (Weinberger et al., "Feature hashing", 2009)."""
+"""Signed buckets into which n-grams are folded (Weinberger et al., "Feature hashing", 2009)."""
 FEATURES = 256
 _SAMPLED = 256  # rows from which the kernel's width is taken
 
@@ -32,12 +33,12 @@ class Compared:
 
 
 def text_vectors(texts: Sequence[str]) -> NDArray[np.float64]:
-    """Hashed n-gram counts, square roots taken and scaled to length 1: [texts, WIDTH]."""
+    """Return hashed n-gram counts, square roots taken and scaled to length 1: [texts, WIDTH]."""
     vectors = np.zeros((len(texts), WIDTH))
     for place, text in enumerate(texts):
-        found = ngrams(text)
-        sign = np.where(found // WIDTH % 2, 1.0, -1.0)
-        vectors[place] = np.bincount(found % WIDTH, weights=sign, minlength=WIDTH)
+        buckets = ngrams(text)
+        sign = np.where(buckets // WIDTH % 2, 1.0, -1.0)
+        vectors[place] = np.bincount(buckets % WIDTH, weights=sign, minlength=WIDTH)
     vectors = np.sign(vectors) * np.sqrt(np.abs(vectors))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = np.divide(vectors, lengths, out=vectors, where=lengths > 0)
@@ -49,13 +50,14 @@ def compare(
 ) -> Compared:
     """Compare vectors [n, D] with [m, D], n >= 4 and m >= 2; values that are not finite count as 0.
 
-    A random half of the reference says where it lies, and the other is held against it as the current rows are: a
-    row that helped to draw the map would look closer than it is. The Gaussian kernel's width is the median distance in
-    the reference (zero distances left out), so the current side decides nothing about the measure.
+    A random half of the reference says where it lies, and the other is held against it as the
+    current rows are: a row that helped to draw the map would look closer than it is. The Gaussian
+    kernel's width is the median distance in the reference (zero distances left out), so the current
+    side decides nothing about the measure.
     """
     before, after = (
-        np.nan_to_num(np.asarray(one, np.float64), posinf=0.0, neginf=0.0)
-        for one in (reference, current)
+        np.nan_to_num(np.asarray(side, np.float64), posinf=0.0, neginf=0.0)
+        for side in (reference, current)
     )
     generator = np.random.default_rng(seed)
     before = before[
@@ -77,7 +79,7 @@ def compare(
 
 
 def _within(mapped: NDArray[np.float64]) -> float:
-    """Mean kernel value of two different rows."""
+    """Return the mean kernel value of two different rows."""
     count, total = len(mapped), mapped.sum(axis=0)
     return float((total @ total - (mapped**2).sum()) / (count * (count - 1)))
 

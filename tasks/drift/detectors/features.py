@@ -15,7 +15,7 @@ from infra.errors import BadInput
 from tasks.records import Request, Tensor
 
 NO_SCRIPT = "none"
-_LOOKED_AT = 20_000  # characters of one text: the shares of a longer one change little
+_LOOKED_AT = 20_000  # characters of one text: fractions of a longer one change little
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Features:
 
 
 def features(requests: Sequence[Request]) -> Features:
-    """Columns of texts or of tensors; raises `BadInput` when the two are mixed."""
+    """Return columns of texts or of tensors; raises `BadInput` when the two are mixed."""
     categories = {
         "domain": tuple(request.domain for request in requests),
         "language": tuple(request.language for request in requests),
@@ -36,7 +36,8 @@ def features(requests: Sequence[Request]) -> Features:
     tensors = [request.payload for request in requests if not isinstance(request.payload, str)]
     if texts and tensors:
         raise BadInput(
-            f"{len(texts)} requests are texts and {len(tensors)} are tensors: a model reads one kind"
+            f"{len(texts)} requests are texts and {len(tensors)} are tensors: "
+            "a model reads one kind"
         )
     if tensors:
         return Features(_of_tensors(tensors), categories)
@@ -59,7 +60,7 @@ def _of_tensors(tensors: Sequence[Tensor]) -> dict[str, NDArray[np.float64]]:
 
 
 def _of_text(text: str) -> tuple[tuple[float, float, float, float], str]:
-    """Length in characters; shares of non-ASCII letters, digits and punctuation; the main script."""
+    """Return length, fractions of non-ASCII letters, digits and punctuation, and main script."""
     letters = Counter(text[:_LOOKED_AT])
     size = max(sum(letters.values()), 1)
     kinds: Counter[str] = Counter()
@@ -87,7 +88,7 @@ def _kind(letter: str) -> str:
 
 @cache
 def _script(letter: str) -> str:
-    """The first word of a letter's Unicode name: LATIN, CYRILLIC, CJK, HIRAGANA, HANGUL, ..."""
+    """Return the first word of a letter's Unicode name: LATIN, CYRILLIC, CJK, HANGUL, ..."""
     return (
         unicodedata.name(letter, NO_SCRIPT).split(" ")[0].split("-")[0]
         if letter.isalpha()

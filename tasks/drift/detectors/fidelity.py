@@ -1,6 +1,7 @@
-"""The fidelity detector: does the champion still answer as full precision does? And the safety detector beside it.
+"""The fidelity detector, whether the champion answers as full precision does, and the safety one.
 
-Both bet, window after window, against the claim that all is well (`statistics/`), so that looking often costs nothing.
+Both bet, window after window, against the claim that all is well (`statistics/`), so that looking
+often costs nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ SAFETY = "safety"
 def fidelity_increments(
     scores: NDArray[np.floating], groups: Groups, limit: Limits
 ) -> dict[str, Increment]:
-    """What scores [N] of requests not counted before add to each group ("all", "language=ja"; masks [N])."""
+    """Return what scores [N] of requests not counted before add to each group.
+
+    Groups are masks [N] by name: "all", "language=ja".
+    """
     values = np.asarray(scores, np.float64)
     if not np.isfinite(values).all():
         return {}
@@ -47,15 +51,19 @@ def judge_fidelity(
 ) -> DetectorResult:
     """Judge scores [N] (cosine to full precision, or agreement 0/1) in each group.
 
-    Degraded when the evidence since the champion came calls a group out (`evidence`, this window included; left out,
-    this window alone) that is under its limit in this window too: one that was bad at night is no reason to build on
-    the requests of the day. Groups with fewer than `rules.minimum` requests so far are not judged; when none can be,
-    inconclusive. Scores below 0 count as 0.
+    Evidence is of all windows since the champion came, this one included; left out, of this window
+    alone. Degraded when it calls a group out that is under its limit in this window too: one that
+    was bad at night is no reason to build on the requests of the day. Groups with fewer than
+    `rules.minimum` requests so far are not judged; when none can be, inconclusive. Scores below 0
+    count as 0.
     """
     values, asked = np.asarray(scores, np.float64), rules or Alarms()
     broken = int((~np.isfinite(values)).sum())
     if broken:
-        text = f"{broken} of {len(values)} scores are NaN or infinite: the champion's output cannot be compared"
+        text = (
+            f"{broken} of {len(values)} scores are NaN or infinite: "
+            "the champion's output cannot be compared"
+        )
         return DetectorResult(
             "fidelity", Health.DEGRADED, (Finding("all", broken, 0, True, text),), len(values)
         )
@@ -79,7 +87,10 @@ def judge_fidelity(
 
 
 def safety_increments(flips: NDArray[np.bool_], rate: float) -> dict[str, Increment]:
-    """What live decisions [N] (True: differs from full precision) add, against a budget of this share of flips."""
+    """Return what live decisions [N] add against a budget of this fraction of flips.
+
+    True: a decision differs from full precision.
+    """
     return {SAFETY: _increment(1.0 - np.asarray(flips, np.float64), 1.0 - rate)}
 
 
@@ -92,11 +103,12 @@ def judge_safety(
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
 ) -> DetectorResult:
-    """Decisions of the safety head that differ from full precision, against the budget.
+    """Hold decisions of the safety head that differ from full precision to the budget.
 
-    On the golden guardrail cases, degraded when flips > budget_flips. On live traffic, give the number of golden cases
-    that the budget was set for as `budget_count`: then degraded when the evidence says that the flip rate is above
-    budget_flips / budget_count. With a budget of 0, one flip is too many either way.
+    On the golden guardrail cases, degraded when flips > budget_flips. On live traffic, give the
+    number of golden cases that the budget was set for as `budget_count`: then degraded when the
+    evidence says that the flip rate is above budget_flips / budget_count. With a budget of 0, one
+    flip is too many either way.
     """
     if count < 1:
         finding = Finding(
@@ -105,7 +117,10 @@ def judge_safety(
         return DetectorResult(SAFETY, Health.INCONCLUSIVE, (finding,), 0)
     if budget_count is None:
         over, value, limit = flips > budget_flips, float(flips), float(budget_flips)
-        text = f"{flips} of {count} safety decisions differ from full precision; the budget is {budget_flips}"
+        text = (
+            f"{flips} of {count} safety decisions differ from full precision; "
+            f"the budget is {budget_flips}"
+        )
     else:
         limit, asked = budget_flips / max(budget_count, 1), rules or Alarms()
         marks = np.arange(count) < flips
@@ -116,8 +131,8 @@ def judge_safety(
         over = stream.alarmed or (not budget_flips and flips > 0)
         value = flips / count
         text = (
-            f"{flips} of {count} live safety decisions differ from full precision ({value:.2%}); the budget is "
-            f"{limit:.2%}; {_told(stream, needed(known, asked))}"
+            f"{flips} of {count} live safety decisions differ from full precision ({value:.2%}); "
+            f"the budget is {limit:.2%}; {_evidence_text(stream, needed(known, asked))}"
         )
     finding = Finding(SAFETY, value, limit, over, text)
     return DetectorResult(SAFETY, Health.DEGRADED if over else Health.FINE, (finding,), count)
@@ -143,14 +158,18 @@ def _group(
 ) -> Finding:
     interval = mean_bounds(scores)
     text = (
-        f"{group}: {metric} to full precision is {interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}) "
-        f"on {len(scores)} requests; at least {limit:g} is wanted; {_told(stream, enough)}"
+        f"{group}: {metric} to full precision is {interval.value:.4f} "
+        f"({interval.low:.4f} to {interval.high:.4f}) on {len(scores)} requests; "
+        f"at least {limit:g} is wanted; {_evidence_text(stream, enough)}"
     )
     return Finding(group, interval.value, limit, stream.alarmed and interval.value < limit, text)
 
 
-def _told(stream: Stream, enough: float) -> str:
-    return f"evidence {power_of_ten(stream.statistic)} of {power_of_ten(enough)} on {stream.count} requests so far"
+def _evidence_text(stream: Stream, enough: float) -> str:
+    return (
+        f"evidence {power_of_ten(stream.statistic)} of {power_of_ten(enough)} "
+        f"on {stream.count} requests so far"
+    )
 
 
 def _unjudged(group: str, count: int, limit: float, minimum: int) -> Finding:

@@ -1,6 +1,7 @@
 """The input detector: do requests look different from those of the reference window?
 
-A large sample makes any difference visible, so a feature has moved only when the difference is also large.
+A large sample makes any difference visible, so a feature has moved only when the difference is
+also large.
 """
 
 from __future__ import annotations
@@ -19,28 +20,29 @@ from tasks.drift.statistics.streams import Increment, Stream
 from tasks.records import DetectorResult, Finding, Health, Request
 
 EFFECT = 0.2
-"""Cramér's V that matters: 10 % of traffic turned to a new language, or a shift by half a standard deviation."""
+"""Cramér's V that matters: 10 % of traffic in a new language, or a shift by half a deviation."""
 MINIMUM = 20
 """Requests on each side."""
 UNLUCKY = 0.001
-"""The chance that the reference, a finite sample, misleads: then the promise about false alarms does not hold."""
+"""The chance that the reference, a finite sample, misleads, and false alarms exceed the budget."""
 
 
 def input_increments(
-    found: Mapping[str, FeatureTable], fresh: Mapping[str, NDArray[np.float64]]
+    features: Mapping[str, FeatureTable], fresh: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, Increment]:
-    """What counts [bins] of requests not counted before add to each feature's evidence.
+    """Return what counts [bins] of requests not counted before add to each feature's evidence.
 
-    The bets are against bounds of the reference's frequencies that hold for all features at once with 1 - UNLUCKY:
-    plugging the observed frequencies in would call a finite reference's own luck a drift.
+    The bets are against bounds of the reference's frequencies that hold for all features at once
+    with 1 - UNLUCKY: plugging the observed frequencies in would call a finite reference's own luck
+    a drift.
     """
     return {
         name: Increment(
             sha256(canonical([float(value) for value in table.reference]))[:16],
-            log_frequency_capitals(table.reference, fresh[name], delta=UNLUCKY / len(found)),
+            log_frequency_capitals(table.reference, fresh[name], delta=UNLUCKY / len(features)),
             int(fresh[name].sum()),
         )
-        for name, table in found.items()
+        for name, table in features.items()
     }
 
 
@@ -53,31 +55,40 @@ def judge_inputs(
     embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
     rules: Alarms | None = None,
 ) -> DetectorResult:
-    """Compare two samples feature by feature, by this window alone; raises `BadInput` on mixed inputs."""
+    """Compare two samples feature by feature, by this window alone.
+
+    Raises:
+        BadInput: On mixed inputs.
+    """
     if min(len(reference), len(current)) < minimum:
         return too_few(len(reference), len(current), minimum)
-    found, asked = tables(reference, current, embeddings), rules or Alarms()
-    steps = input_increments(found, {name: table.current for name, table in found.items()})
+    features, limits = tables(reference, current, embeddings), rules or Alarms()
+    steps = input_increments(features, {name: table.current for name, table in features.items()})
     return judge_tables(
-        found, with_window(Evidence(), "", None, steps, asked), len(current), asked, effect=effect
+        features,
+        with_window(Evidence(), "", None, steps, limits),
+        len(current),
+        limits,
+        effect=effect,
     )
 
 
 def judge_tables(
-    found: Mapping[str, FeatureTable],
+    features: Mapping[str, FeatureTable],
     evidence: Evidence,
     count: int,
     rules: Alarms,
     *,
     effect: float = EFFECT,
 ) -> DetectorResult:
-    """Degraded when a feature has moved: its evidence calls it out, and Cramér's V of this window is large."""
+    """Judge features: moved when evidence calls one out and its Cramér's V here is large."""
     findings = []
-    for name, table in found.items():
+    for name, table in features.items():
         stream, v = evidence.streams.get(name, Stream()), table.moved_by
         moved = stream.alarmed and v >= effect
         text = (
-            f"{name} {'moved' if moved else 'did not move'}: {table.change} (Cramér's V {v:.2f}, limit {effect:.2f}; "
+            f"{name} {'moved' if moved else 'did not move'}: {table.change} "
+            f"(Cramér's V {v:.2f}, limit {effect:.2f}; "
             f"evidence {power_of_ten(stream.statistic)} of {power_of_ten(needed(evidence, rules))})"
         )
         findings.append(Finding(name, v, effect, moved, text))
@@ -88,7 +99,10 @@ def judge_tables(
 
 
 def too_few(reference: int, current: int, minimum: int = MINIMUM, why: str = "") -> DetectorResult:
-    """Nothing can be said."""
-    text = f"{reference} reference and {current} current requests: {minimum} of each are needed to compare them{why}"
+    """Return that nothing can be said of so few requests."""
+    text = (
+        f"{reference} reference and {current} current requests: "
+        f"{minimum} of each are needed to compare them{why}"
+    )
     finding = Finding("requests", min(reference, current), minimum, False, text)
     return DetectorResult("input", Health.INCONCLUSIVE, (finding,), current)

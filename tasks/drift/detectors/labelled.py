@@ -1,4 +1,4 @@
-"""Full precision on labelled requests, or on golden cases like the window's: what the control judges."""
+"""Full precision on labelled requests, or on golden cases like the window's, for the control."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -21,7 +21,7 @@ from tasks.specs.spec import ModelSpec
 from tasks.specs.traits import Task
 
 ENOUGH = 20
-"""So many labelled live requests speak for the window; with fewer, golden cases of its domains and languages do."""
+"""Labelled live requests that speak for the window; with fewer, golden cases like it do."""
 NO_LANGUAGE = "none"
 
 Scores = NDArray[np.float64]
@@ -32,28 +32,42 @@ class FullPrecision(Protocol):
     """What answers labelled requests; a registered model is one."""
 
     @property
-    def spec(self) -> ModelSpec: ...
+    def spec(self) -> ModelSpec:
+        """What the model is for."""
+
     @property
-    def reference(self) -> Engine: ...
+    def reference(self) -> Engine:
+        """The full-precision graph."""
+
     @property
-    def inputs(self) -> Inputs: ...
+    def inputs(self) -> Inputs:
+        """How payloads become feeds."""
+
     @property
-    def classes(self) -> Classes | None: ...
+    def classes(self) -> Classes | None:
+        """What an image encoder's embeddings are held against, where there is any."""
 
 
 def live(model: FullPrecision, requests: Sequence[Request]) -> list[Request]:
-    """The requests whose label full precision can be held against; none of kinds that are judged by golden cases."""
-    known = USABLE.get(model.spec.task)
-    return [one for one in requests if known and one.label is not None and known(model, one.label)]
+    """Return the requests whose label full precision can be held against.
+
+    None of the kinds of model that golden cases judge.
+    """
+    usable = USABLE.get(model.spec.task)
+    return [
+        request
+        for request in requests
+        if usable and request.label is not None and usable(model, request.label)
+    ]
 
 
 def correct(model: FullPrecision, labelled: Labelled) -> Scores:
-    """How right full precision is on each, 0..1: [labelled]."""
+    """Return how right full precision is on each, 0..1: [labelled]."""
     return JUDGED[model.spec.task](model, labelled) if labelled else np.zeros(0)
 
 
 def golden_correct(model: RegisteredModel, groups: Sequence[str]) -> Scores:
-    """The same on golden cases of these domains and languages ("domain=code", "language=ja")."""
+    """Return the same on golden cases of these groups ("domain=code", "language=ja"): [cases]."""
     if model.spec.task in ASKED:
         return ASKED[model.spec.task](model, groups)
     known = USABLE[model.spec.task]
@@ -66,7 +80,10 @@ def golden_correct(model: RegisteredModel, groups: Sequence[str]) -> Scores:
 
 
 def _like_traffic(cases: Sequence[GoldenCase], groups: Sequence[str]) -> list[GoldenCase]:
-    """The cases of these groups; of every domain, or language, where traffic holds one that no case is of."""
+    """Return the cases of these groups.
+
+    Of every domain, or language, where traffic holds one that no case is of.
+    """
     narrowing = reach(groups, cases).narrowing
     of_domains = frozenset(name for name in narrowing if name.startswith("domain="))
     return [
@@ -82,7 +99,7 @@ def _classified(model: FullPrecision, labelled: Labelled) -> Scores:
 
 
 def _recognised(model: FullPrecision, labelled: Labelled) -> Scores:
-    """1.0 where an image lies nearest to its label's class, else 0.0."""
+    """Return 1.0 where an image lies nearest to its label's class, else 0.0."""
     if model.classes is None:
         return np.zeros(0)
     outputs = run_all(model.reference, model.inputs, [payload for payload, _ in labelled])
@@ -91,7 +108,7 @@ def _recognised(model: FullPrecision, labelled: Labelled) -> Scores:
 
 
 def _transcribed(model: FullPrecision, labelled: Labelled) -> Scores:
-    """Word accuracy, 1 - the word error rate and at least 0, of each recording."""
+    """Return word accuracy, 1 - the word error rate and at least 0, of each recording."""
     inputs = speech_inputs(model.inputs)
     written = inputs.expected([payload for payload, _ in labelled])
     pairs = zip(labelled, written, strict=True)
@@ -101,19 +118,21 @@ def _transcribed(model: FullPrecision, labelled: Labelled) -> Scores:
 
 
 def _answered(model: RegisteredModel, groups: Sequence[str]) -> Scores:
-    """Whether full precision answers golden questions exactly."""
+    """Return whether full precision answers golden questions exactly."""
     answers = {
         model.golden.cases[place].case_id: answer for place, answer in model.golden_answers.items()
     }
     labelled = [
-        one for one in model.golden.cases if one.kind is CaseKind.ANSWER and one.label is not None
+        case
+        for case in model.golden.cases
+        if case.kind is CaseKind.ANSWER and case.label is not None
     ]
     asked = _like_traffic(labelled, groups)
     return np.array([exact_match(case.label or "", answers[case.case_id]) for case in asked])
 
 
 def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:
-    """Recall of full precision on golden queries."""
+    """Return the recall of full precision on golden queries."""
     cases, outputs = model.golden.cases, model.golden_reference
     passages = positions(cases, CaseKind.PASSAGE)
     queries = positions(cases, CaseKind.QUERY)

@@ -1,8 +1,9 @@
 """The range detector: do the deployed scales still fit the activations of live traffic?
 
-Nothing else notices this. A scale is stale in two ways: live values are clipped, or most of the range lies idle. Both
-are counted only when scales derived anew from live traffic would remove a material share of the quantization error,
-and when the evidence since the champion came says that many requests share it: new scales follow no few (ADR 20).
+Nothing else notices this. A scale is stale in two ways: live values are clipped, or most of the
+range lies idle. Both count only when scales derived anew from live traffic would remove a material
+fraction of the quantization error, and when the evidence since the champion came says that many
+requests share it: new scales follow no few (ADR 20).
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from tasks.observation.clipped_fraction import Clipping
 from tasks.records import DetectorResult, Finding, Health
 
 EXCEEDANCE = 0.005
-"""Share of live |x| above amax, beyond that on the calibration set: less is a few elements."""
+"""Fraction of live |x| above amax, beyond that on the calibration set: less is a few elements."""
 IDLE_BITS = 1.0
-"""Bits of the range that live values no longer reach: healthy text models differ by 13-39 % between languages."""
+"""Bits of the range that live values no longer reach: languages differ by 13-39 % of a maximum."""
 CLIPPING_ERROR = 0.02
-"""Removable error, as a share of the signal's energy: maxima 13 % higher cost (0.13 / 1.13)^2 = 1.3 % at most."""
+"""Removable error, a fraction of the signal's energy: 13 % higher maxima cost 1.3 % at most."""
 IDLE_ERROR = 0.002
-"""The same where range lies idle: rounding noise is milder than clipping, but 27 dB is far from INT8's usual 40 dB."""
+"""The same where range lies idle: milder than clipping, but 27 dB is far from INT8's 40 dB."""
 SUPPORT = 0.1
-"""Share of the requests that have to be clipped, or, where range lies idle, that may at most reach what is idle."""
+"""Fraction of the requests that have to be clipped, or that may at most reach the idle range."""
 MATTERS = 0.01
-"""Of the summed sensitivities: stale layers that carry less cost less than a hundredth of what quantization costs."""
+"""Of the summed sensitivities: stale layers that carry less cost too little to act on."""
 ALL = "all layers"
 CLIPPED, IDLE = "clipped", "idle"
 """What can be wrong with a scale; the streams of evidence are named by layer and this."""
 _TOP = 0.9999
-_MOST = 1e6  # a count of infinite activations is no share of an energy
+_MOST = 1e6  # a count of infinite activations is no fraction of an energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +61,41 @@ def judge_ranges(
     minimum: int = 1,
     limits: RangeLimits | None = None,
     sensitivity: Mapping[str, float] | None = None,
-    held: Mapping[str, float] | None = None,
+    recovering: Mapping[str, float] | None = None,
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
 ) -> DetectorResult:
-    """Judge each layer of `amax` (the deployed clipping magnitudes) by the live requests of `clipping`.
+    """Judge each layer's deployed scale by the window's live requests.
 
-    `reference` holds the histograms of the calibration set. A layer is stale when new scales would remove a material
-    error *and* the evidence says that more than SUPPORT of the requests are clipped, or that fewer reach the idle half
-    of its range (`range_increments`; left out, this window alone); where rows belong to no known request, the error
-    alone decides. Inconclusive below `minimum` requests or when a layer was not observed; fine when nothing is
-    quantized. The first finding sums up all layers, weighted by `sensitivity` (the loss of the model's output that each
-    costs when quantized alone, where that was measured; equal weights otherwise); the layers follow, the most removable
-    error first. Where sensitivities are known, stale layers that together carry less than MATTERS of them are named and
-    do not degrade. `held` shrinks the limits of layers that were stale in the window before ("layer conv1" -> 0.5), so
-    that they do not flicker.
+    A layer is stale when new scales would remove a material error *and* the evidence says that more
+    than SUPPORT of the requests are clipped, or that fewer reach the idle half of its range. Where
+    rows belong to no known request, the error alone decides. Inconclusive below `minimum` requests
+    or when a layer was not observed; fine when nothing is quantized. The first finding sums up all
+    layers; the layers follow, the most removable error first. Where sensitivities are known, stale
+    layers that together carry less than MATTERS of them are named and do not degrade.
+
+    Args:
+        live: Histograms of the window, by layer.
+        reference: Histograms of the calibration set.
+        amax: The deployed clipping magnitudes: the layers to judge.
+        clipping: How much of each request every quantizer clips.
+        minimum: Requests that are needed.
+        limits: From where on a scale is stale.
+        sensitivity: Loss of the model's output when a layer is quantized alone, where it was
+            measured: the layers' weights; equal ones otherwise.
+        recovering: Shrinks the limits of layers that were stale in the window before, so that they
+            do not flicker ("layer conv1" -> 0.5).
+        evidence: Since the champion came (`range_increments`); left out, of this window alone.
+        rules: When evidence is enough.
     """
-    bounds, asked, count = limits or RangeLimits(), rules or Alarms(), len(clipping.amax)
+    bounds, alarms, count = limits or RangeLimits(), rules or Alarms(), len(clipping.amax)
     if amax and count < minimum:
         text = f"{count} requests were observed: {minimum} are needed to judge the scales"
         return DetectorResult(
             "range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count
         )
     known = evidence or with_window(
-        Evidence(), "", None, range_increments(clipping, reference, amax, bounds), asked
+        Evidence(), "", None, range_increments(clipping, reference, amax, bounds), alarms
     )
     findings = [
         _judged(
@@ -91,24 +103,24 @@ def judge_ranges(
             live.get(layer, ExponentHistogram.empty()),
             reference.get(layer),
             clip,
-            _shrunk(bounds, (held or {}).get(f"layer {layer}", 1.0)),
+            _shrunk(bounds, (recovering or {}).get(f"layer {layer}", 1.0)),
             {kind: known.streams.get(f"{layer} {kind}") for kind in (CLIPPED, IDLE)},
-            needed(known, asked),
+            needed(known, alarms),
         )
         for layer, clip in amax.items()
     ]
     findings.sort(key=lambda finding: (not finding.exceeded, -finding.value, finding.subject))
-    unseen = [layer for layer in amax if layer not in live or not live[layer].total]
-    health = Health.INCONCLUSIVE if unseen else Health.FINE
-    whole = (
+    unobserved = [layer for layer in amax if layer not in live or not live[layer].total]
+    health = Health.INCONCLUSIVE if unobserved else Health.FINE
+    summary = (
         aggregated(findings, sensitivity or {}, bounds.clipping_error)
         if len(findings) > 1
         else None
     )
-    if (whole or findings[0]).exceeded if findings else False:
+    if (summary or findings[0]).exceeded if findings else False:
         health = Health.DEGRADED
     return DetectorResult(
-        "range", health, tuple(findings) if whole is None else (whole, *findings), count
+        "range", health, tuple(findings) if summary is None else (summary, *findings), count
     )
 
 
@@ -118,14 +130,14 @@ def range_increments(
     amax: Mapping[str, float],
     limits: RangeLimits | None = None,
 ) -> dict[str, Increment]:
-    """What requests not counted before add to "LAYER clipped" and "LAYER idle".
+    """Return what requests not counted before add to "LAYER clipped" and "LAYER idle".
 
-    The claims that are bet against: at most SUPPORT of the requests lie above the deployed amax with more of their
-    values than the calibration set did; at least SUPPORT reach the upper half of what the calibration set used of the
-    range. Layers whose rows belong to no known request have none.
+    Two claims are bet against. At most SUPPORT of the requests lie above the deployed amax with
+    more of their values than the calibration set did. At least SUPPORT reach the upper half of what
+    the calibration set used of the range. Layers whose rows belong to no known request have none.
     """
     bounds = limits or RangeLimits()
-    found: dict[str, Increment] = {}
+    increments: dict[str, Increment] = {}
     for place, layer in enumerate(clipping.sites):
         fraction, largest = clipping.fraction[:, place], clipping.amax[:, place]
         if layer not in amax or not np.isfinite(fraction).all():
@@ -135,9 +147,9 @@ def range_increments(
         used = min(clip, before.quantile(_TOP)) if before and before.total else clip
         near = used * 2.0**-bounds.idle_bits
         clipped = fraction > usual + bounds.exceedance
-        found[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - SUPPORT, f"above {clip:.6g}")
-        found[f"{layer} {IDLE}"] = _increment(largest >= near, SUPPORT, f"reach {near:.6g}")
-    return found
+        increments[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - SUPPORT, f"above {clip:.6g}")
+        increments[f"{layer} {IDLE}"] = _increment(largest >= near, SUPPORT, f"reach {near:.6g}")
+    return increments
 
 
 def _increment(marks: NDArray[np.bool_], least: float, of: str) -> Increment:
@@ -150,42 +162,45 @@ def _increment(marks: NDArray[np.bool_], least: float, of: str) -> Increment:
 def aggregated(
     findings: Sequence[Finding], sensitivity: Mapping[str, float], limit: float
 ) -> Finding:
-    """All layers as one: the error that new scales would remove, weighted by what each layer means to the output.
+    """Sum up all layers: the error that new scales would remove, weighted by sensitivity.
 
-    Exceeded when stale layers matter: any, where sensitivities are unknown; otherwise those with MATTERS of their sum.
+    Exceeded when stale layers matter: any, where sensitivities are unknown; otherwise those with
+    MATTERS of their sum.
     """
     names = [finding.subject.removeprefix("layer ") for finding in findings]
     known = sum(max(0.0, sensitivity.get(name, 0.0)) for name in names) > 0
     raw = np.array([max(0.0, sensitivity.get(name, 0.0)) if known else 1.0 for name in names])
     weights = raw / raw.sum()
     stale = np.array([finding.exceeded for finding in findings])
-    share = float(weights[stale].sum())
+    fraction = float(weights[stale].sum())
     removable = float(weights @ np.minimum([finding.value for finding in findings], _MOST))
     how = (
         "weighted by measured sensitivity"
         if known
         else "each layer alike, because sensitivities were not measured"
     )
-    matters = bool(stale.any()) and (not known or share >= MATTERS)
+    matters = bool(stale.any()) and (not known or fraction >= MATTERS)
     text = (
-        f"all layers ({how}): new scales would remove an error of {100 * removable:.2g} % of the signal's energy; "
-        f"{int(stale.sum())} of {len(names)} layers are stale, and carry {100 * share:.0f} % of the weight"
+        f"all layers ({how}): new scales would remove an error of "
+        f"{100 * removable:.2g} % of the signal's energy; "
+        f"{int(stale.sum())} of {len(names)} layers are stale, "
+        f"and carry {100 * fraction:.0f} % of the weight"
         f"{'' if matters or not stale.any() else ', too little to act on'}"
     )
     return Finding(ALL, removable, limit, matters, text)
 
 
-def _shrunk(limits: RangeLimits, share: float) -> RangeLimits:
+def _shrunk(limits: RangeLimits, factor: float) -> RangeLimits:
     return RangeLimits(
-        limits.exceedance * share,
-        limits.clipping_error * share,
-        limits.idle_bits * share,
-        limits.idle_error * share,
+        limits.exceedance * factor,
+        limits.clipping_error * factor,
+        limits.idle_bits * factor,
+        limits.idle_error * factor,
     )
 
 
 def relative_error(histogram: ExponentHistogram, clip: float) -> float:
-    """E[(Q(x) - x)^2] / E[x^2] of symmetric INT8 with this clip; 0 when there is no signal."""
+    """Return E[(Q(x) - x)^2] / E[x^2] of symmetric INT8 with this clip; 0 without any signal."""
     counts = histogram.counts[:FINITE_BINS]
     energy = float((counts * np.minimum(CENTRES, histogram.amax) ** 2).sum())
     return squared_error(histogram, clip) * histogram.total / energy if energy else 0.0
@@ -202,7 +217,10 @@ def _judged(
 ) -> Finding:
     subject = f"layer {layer}"
     if live.nonfinite:
-        text = f"{layer}: {live.nonfinite} live activations are infinite or NaN: find the requests that cause them"
+        text = (
+            f"{layer}: {live.nonfinite} live activations are infinite or NaN: "
+            "find the requests that cause them"
+        )
         return Finding(subject, float(live.nonfinite), 0.0, True, text)
     if not live.total:
         return Finding(
@@ -218,27 +236,32 @@ def _judged(
         wrong[kind] and (stream is None or stream.alarmed) for kind, stream in streams.items()
     )
     text = (
-        f"{layer}: {100 * over:.2g} % more of live |x| than of the calibration set lies above the deployed "
-        f"amax {clip:.3g} (live maximum {live.amax:.3g}, {idle:.1f} bits idle); new scales would remove an error of "
+        f"{layer}: {100 * over:.2g} % more of live |x| than of the calibration set "
+        f"lies above the deployed amax {clip:.3g} "
+        f"(live maximum {live.amax:.3g}, {idle:.1f} bits idle); "
+        "new scales would remove an error of "
         f"{100 * max(0.0, removable):.2g} % of the signal's energy"
     )
     if removable > limit and any(wrong.values()):
-        text += _told(streams[CLIPPED if wrong[CLIPPED] else IDLE], enough)
+        text += _evidence_text(streams[CLIPPED if wrong[CLIPPED] else IDLE], enough)
     return Finding(subject, max(0.0, removable), limit, removable > limit and shared, text)
 
 
-def _told(stream: Stream | None, enough: float) -> str:
+def _evidence_text(stream: Stream | None, enough: float) -> str:
     if stream is None:
         return ""
     few = "" if stream.alarmed else ", too few requests to act on"
-    return f"; evidence that many share it {power_of_ten(stream.statistic)} of {power_of_ten(enough)}{few}"
+    return (
+        f"; evidence that many share it {power_of_ten(stream.statistic)} "
+        f"of {power_of_ten(enough)}{few}"
+    )
 
 
 def _fraction_above(histogram: ExponentHistogram, clip: float) -> float:
-    """Share of |x| above the clip, linear inside its bin.
+    """Return the fraction of |x| above the clip, linear inside its bin.
 
-    Unlike `fraction_above`, blind to the exact maximum: values that saturate at the clip itself fall into the bin above
-    it, and must do so on both sides to cancel.
+    Unlike `ExponentHistogram.fraction_above`, blind to the exact maximum: values that saturate at
+    the clip itself fall into the bin above it, and must do so on both sides to cancel.
     """
     upper = np.append(EDGES[1:], 2.0**128)
     above = np.clip((upper - clip) / (upper - EDGES), 0.0, 1.0)
@@ -246,11 +269,11 @@ def _fraction_above(histogram: ExponentHistogram, clip: float) -> float:
 
 
 def _idle_bits(live: ExponentHistogram, reference: ExponentHistogram | None, clip: float) -> float:
-    """Bits that neither the live maximum nor, against the calibration set, the live tail reaches."""
+    """Return the bits that neither the live maximum nor the live tail reaches."""
     if not live.amax:
         return 0.0
     idle = np.log2(clip / live.amax)
     if reference is not None and reference.total and live.quantile(_TOP):
-        # One outlier of the calibration set that today's sample lacks is no sign that the distribution shrank.
+        # One outlier of the calibration set that today's sample lacks is no sign of shrinking.
         idle = min(idle, np.log2(max(reference.quantile(_TOP), 1e-300) / live.quantile(_TOP)))
     return max(0.0, float(idle))

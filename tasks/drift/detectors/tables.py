@@ -1,4 +1,4 @@
-"""Samples as counts in bins that the reference alone decides: what the input detector needs to know of either side."""
+"""Samples as counts in bins that the reference alone decides, for the input detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.records import Request
 
 _BINS = 10
 _EXPECTED = 5  # rows that a bin of the reference should hold
-_TIED = 0.05  # share of equal values that makes a bin of its own
+_TIED = 0.05  # fraction of equal values that makes a bin of its own
 LEAST = 4
 """Rows on each side for what is measured against one half of the reference."""
 UNKNOWN, NGRAMS, EMBEDDING = "unknown n-grams", "n-gram embedding", "model embedding"
@@ -33,7 +33,7 @@ class FeatureTable:
 
     @property
     def moved_by(self) -> float:
-        """Cramér's V, bias-corrected (Bergsma, 2013): without it, small samples show 0.2 where nothing moved."""
+        """Cramér's V, bias-corrected (Bergsma, 2013): small samples would show 0.2 of nothing."""
         from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
 
         counts = np.array([self.reference, self.current])
@@ -53,46 +53,55 @@ def tables(
     current: Sequence[Request],
     embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
 ) -> dict[str, FeatureTable]:
-    """Every feature as a table; `embeddings` are full precision's outputs [n, D] and [m, D] for both, where at hand.
+    """Return every feature as a table.
 
-    Raises `BadInput` on mixed inputs.
+    Args:
+        reference: What decides the bins.
+        current: What is compared with it.
+        embeddings: Full precision's outputs [n, D] and [m, D] for both, where at hand.
+
+    Raises:
+        BadInput: On mixed inputs.
     """
     before, after = features(reference), features(current)
-    found = {name: binned(values, after.numeric[name]) for name, values in before.numeric.items()}
-    found |= {
+    features_of = {
+        name: binned(values, after.numeric[name]) for name, values in before.numeric.items()
+    }
+    features_of |= {
         name: counted(values, after.categories[name]) for name, values in before.categories.items()
     }
     old, new = (
-        [one.payload for one in side if isinstance(one.payload, str)]
+        [request.payload for request in side if isinstance(request.payload, str)]
         for side in (reference, current)
     )
     if len(old) >= LEAST and len(new) >= LEAST:
         # Shuffled first: traffic may alternate, and then every other request is no fair half.
         mixed = [old[place] for place in np.random.default_rng(0).permutation(len(old))]
         vocabulary = documents(mixed[::2])
-        found[UNKNOWN] = binned(
+        features_of[UNKNOWN] = binned(
             unknown_fraction(mixed[1::2], vocabulary), unknown_fraction(new, vocabulary)
         )
-        found[NGRAMS] = embedded(text_vectors(old), text_vectors(new))
+        features_of[NGRAMS] = embedded(text_vectors(old), text_vectors(new))
     if embeddings is not None and min(len(side) for side in embeddings) >= LEAST:
-        found[EMBEDDING] = embedded(*embeddings)
-    return found
+        features_of[EMBEDDING] = embedded(*embeddings)
+    return features_of
 
 
 def embedded(reference: NDArray[np.floating], current: NDArray[np.floating]) -> FeatureTable:
-    """Similarities to the reference, in the reference's own bins, with the squared MMD in the wording."""
-    seen = compare(reference, current)
-    table = binned(seen.reference, seen.current)
+    """Bin similarities to the reference by its own quantiles, and tell the squared MMD."""
+    compared = compare(reference, current)
+    table = binned(compared.reference, compared.current)
     return FeatureTable(
         table.reference,
         table.current,
-        f"similarity to the reference {np.median(seen.reference):.3g} -> {np.median(seen.current):.3g}, "
-        f"squared MMD {seen.discrepancy:.2g}",
+        f"similarity to the reference {np.median(compared.reference):.3g} "
+        f"-> {np.median(compared.current):.3g}, "
+        f"squared MMD {compared.discrepancy:.2g}",
     )
 
 
 def binned(reference: NDArray[np.float64], current: NDArray[np.float64]) -> FeatureTable:
-    """Numbers by quantiles of the reference."""
+    """Count numbers by quantiles of the reference."""
     edges = _edges(reference)
     before, after = (
         np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1).astype(
@@ -106,7 +115,7 @@ def binned(reference: NDArray[np.float64], current: NDArray[np.float64]) -> Feat
 
 
 def _edges(reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inner edges: quantiles of the reference, and a bin of its own for a value that many requests share."""
+    """Return inner edges: quantiles of the reference, and a bin for a value that many share."""
     bins = int(np.clip(len(reference) // _EXPECTED, 2, _BINS))
     edges = np.unique(np.quantile(reference, np.arange(1, bins) / bins))
     tied = [edge for edge in edges if np.mean(reference == edge) >= _TIED]
@@ -114,7 +123,7 @@ def _edges(reference: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def counted(reference: Sequence[str], current: Sequence[str]) -> FeatureTable:
-    """Names that the reference knows well, and one bin for all others: what is new in the traffic falls there."""
+    """Count names that the reference knows well, and all others in one bin: what is new."""
     before, after = Counter(reference), Counter(current)
     common = sorted(name for name, count in before.items() if count >= 2 * _EXPECTED)
     rows = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 SIZES = (2, 3)
 BUCKETS = 1 << 18
-_LOOKED_AT = 4_000  # characters of one text: the shares of a longer one change little
+_LOOKED_AT = 4_000  # characters of one text: fractions of a longer one change little
 _PRIMES = (
     np.uint64(0x9E3779B97F4A7C15),
     np.uint64(0xC2B2AE3D27D4EB4F),
@@ -21,12 +21,12 @@ _PRIMES = (
 
 
 def ngrams(text: str) -> NDArray[np.int64]:
-    """Buckets of every n-gram of a text, in order, with repetitions: [about 2 * characters]."""
+    """Return buckets of every n-gram, in order, with repetitions: [about 2 * characters]."""
     letters = np.frombuffer(
         text[:_LOOKED_AT].casefold().encode("utf-32-le", "surrogatepass"), np.uint32
     )
-    found = [_hashed(letters, size) for size in SIZES if len(letters) >= size]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    hashes = [_hashed(letters, size) for size in SIZES if len(letters) >= size]
+    return np.concatenate(hashes) if hashes else np.zeros(0, np.int64)
 
 
 def _hashed(letters: NDArray[np.uint32], size: int) -> NDArray[np.int64]:
@@ -40,7 +40,10 @@ def _hashed(letters: NDArray[np.uint32], size: int) -> NDArray[np.int64]:
 
 
 def documents(texts: Sequence[str]) -> NDArray[np.int32]:
-    """How many of the texts hold each n-gram: [BUCKETS]. This is the vocabulary, and adds up over shards."""
+    """Count the texts that hold each n-gram: [BUCKETS].
+
+    This is the vocabulary, and adds up over shards.
+    """
     counts = np.zeros(BUCKETS, np.int32)
     for text in texts:
         counts[np.unique(ngrams(text))] += 1
@@ -48,6 +51,6 @@ def documents(texts: Sequence[str]) -> NDArray[np.int32]:
 
 
 def unknown_fraction(texts: Sequence[str], vocabulary: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The share of each text's n-grams that no text of the vocabulary holds: [texts]; 0 for a text without any."""
-    found = (ngrams(text) for text in texts)
-    return np.array([float((vocabulary[one] == 0).mean()) if len(one) else 0.0 for one in found])
+    """Return the fraction of each text's n-grams that the vocabulary lacks: [texts]."""
+    buckets = (ngrams(text) for text in texts)
+    return np.array([float((vocabulary[row] == 0).mean()) if len(row) else 0.0 for row in buckets])

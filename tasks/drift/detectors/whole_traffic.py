@@ -1,6 +1,7 @@
-"""All requests of a window's hours beside all that the champion's window held: exact counts, where the detector samples.
+"""All requests of a window's hours beside all that the champion's window held, by exact counts.
 
-They inform: among a million requests any difference is certain, and whether it matters the other detectors tell.
+They inform: among a million requests any difference is certain, and whether it matters the other
+detectors tell.
 """
 
 from __future__ import annotations
@@ -19,27 +20,31 @@ SUBJECT = "all traffic"
 
 
 def whole_traffic(reference: Frozen, current: Profile, effect: float) -> tuple[Finding, ...]:
-    """A summary, then each feature by Cramér's V in the reference's bins; nothing without requests on both sides."""
+    """Return a summary, then each feature by Cramér's V in the reference's bins.
+
+    Nothing without requests on both sides.
+    """
     if not reference.rows or not current.rows:
         return ()
-    found = [
+    features = [
         Finding(
             f"{SUBJECT}: {name}",
             table.moved_by,
             effect,
             False,
-            f"{name} of all requests: {table.change} (Cramér's V {table.moved_by:.2f}, of which {effect:.2f} matters)",
+            f"{name} of all requests: {table.change} "
+            f"(Cramér's V {table.moved_by:.2f}, of which {effect:.2f} matters)",
         )
         for name, table in _tables(reference, current).items()
     ]
     return (
         Finding(SUBJECT, current.rows, reference.rows, False, _summary(reference, current)),
-        *found,
+        *features,
     )
 
 
 def _tables(reference: Frozen, current: Profile) -> dict[str, FeatureTable]:
-    found = {}
+    counted = {}
     for name, binned in reference.numbers.items():
         counts = current.histogram(name, binned.edges)
         if counts.any():
@@ -48,35 +53,36 @@ def _tables(reference: Frozen, current: Profile) -> dict[str, FeatureTable]:
                 current.numbers[name].quantile(0.5),
             )
             wide = np.asarray(binned.counts, np.float64), counts.astype(np.float64)
-            found[name] = FeatureTable(*wide, f"median {before:.3g} -> {after:.3g}")
+            counted[name] = FeatureTable(*wide, f"median {before:.3g} -> {after:.3g}")
     for name, known in reference.names.items():
         if now := current.counts(name):
-            found[name] = _named(known, now)
-    return found
+            counted[name] = _named(known, now)
+    return counted
 
 
 def _named(before: Mapping[str, int], after: Mapping[str, int]) -> FeatureTable:
-    """Names that the reference knows, and one bin for all others."""
+    """Count names that the reference knows, and all others in one bin."""
     totals = [max(1, sum(side.values())) for side in (before, after)]
-    shares = {
+    fractions = {
         name: (before.get(name, 0) / totals[0], after.get(name, 0) / totals[1])
         for name in sorted({*before, *after})
     }
-    most = max(shares, key=lambda name: abs(shares[name][1] - shares[name][0]))
+    most = max(fractions, key=lambda name: abs(fractions[name][1] - fractions[name][0]))
     sides = [
         np.array([*(side.get(name, 0) for name in before), 0], np.float64)
         for side in (before, after)
     ]
     sides[1][-1] = sum(after.values()) - sides[1].sum()
     return FeatureTable(
-        sides[0], sides[1], f"{most} {percent(shares[most][0])} -> {percent(shares[most][1])}"
+        sides[0], sides[1], f"{most} {percent(fractions[most][0])} -> {percent(fractions[most][1])}"
     )
 
 
 def _summary(reference: Frozen, current: Profile) -> str:
     text = f"{current.rows} requests in the window's hours, {reference.rows} in the champion's"
     if tenants := current.counts("tenant"):
-        text += f"; {len(tenants)} tenants, the largest with {percent(next(iter(tenants.values())) / current.rows)}"
+        largest = next(iter(tenants.values())) / current.rows
+        text += f"; {len(tenants)} tenants, the largest with {percent(largest)}"
     if current.redelivered >= 0.005:
         text += f"; {percent(current.redelivered)} delivered again"
     for name, mean in sorted(reference.fourier_features.items()):

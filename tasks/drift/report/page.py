@@ -1,4 +1,4 @@
-"""Pages about one look, for people: Evidently's report on samples, and what the detectors saw.
+"""Pages about one look, for people: Evidently's report on samples, and what detectors found.
 
 Neither triggers anything (ADR 36).
 """
@@ -25,7 +25,7 @@ from tasks.personal_data.redaction import redact
 from tasks.records import STORED_DETECTOR, Decision, PastDecision, Request, SampleRef
 
 ROWS = 2_000
-"""Requests of each side that the report shows: Evidently holds everything in memory and in the page."""
+"""Requests of each side that the report shows: Evidently holds them in memory and in the page."""
 SHOWN = 300
 """Characters of an example."""
 DETECTOR, REQUESTS = "RequantLens", "RequantRequests"
@@ -59,7 +59,7 @@ class Worst:
 
     @property
     def shown(self) -> str:
-        """What may be shown of it: redacted once more, and cut; a tensor by its shape and range."""
+        """What may be shown of it: redacted, and cut; a tensor by its shape and range."""
         payload = self.request.payload
         if isinstance(payload, str):
             text = redact(payload).text
@@ -69,7 +69,7 @@ class Worst:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a window was about: Evidently's snapshot is tagged with it and plots its figures."""
+    """What one look at a window was about, for Evidently's snapshot."""
 
     window: SampleRef
     champion: str  # version
@@ -112,11 +112,15 @@ class Look:
 def drift_report(
     reference: Sequence[Request], current: Sequence[Request], look: Look
 ) -> EvidentlyReport:
-    """Evidently's data drift, of the first `ROWS` requests of each side; raises `BadInput` without any."""
+    """Report Evidently's data drift of the first `ROWS` requests of each side.
+
+    Raises:
+        BadInput: Without any.
+    """
     if not reference or not current:
         raise BadInput(
-            f"{len(reference)} reference and {len(current)} current requests: a report needs some of each, "
-            "so sample more traffic first"
+            f"{len(reference)} reference and {len(current)} current requests: "
+            "a report needs some of each, so sample more traffic first"
         )
     os.environ["DO_NOT_TRACK"] = (
         "1"  # read when evidently is imported: nothing may be sent from here
@@ -139,7 +143,7 @@ def drift_report(
         snapshot = Report([DataDriftPreset()]).run(
             Dataset.from_pandas(after, data_definition=definition),
             Dataset.from_pandas(before, data_definition=definition),
-            timestamp=max(one.time for one in current).replace(tzinfo=None),
+            timestamp=max(request.time for request in current).replace(tzinfo=None),
             tags=look.tags,
             metadata=look.metadata,
             name=f"window {look.window.digest[:8]}",
@@ -149,11 +153,11 @@ def drift_report(
     stored.metric_results |= {
         result.metric_value_location.metric.metric_id: result for result in _results(look)
     }
-    return EvidentlyReport(page, stored, tuple(one.detector for one in look.decision.results))
+    return EvidentlyReport(page, stored, tuple(result.detector for result in look.decision.results))
 
 
 def _results(look: Look) -> Iterator[Any]:
-    """Our own figures as results of Evidently's, so that its panels plot them; it computed none of them."""
+    """Yield our own figures as Evidently's results, so that its panels plot them."""
     from evidently.core.metric_types import MetricConfig, MetricValueLocation, SingleValue
 
     for kind, labels, value in look.figures:
@@ -166,11 +170,12 @@ def _results(look: Look) -> Iterator[Any]:
 
 
 def store_snapshot(report: EvidentlyReport, folder: Path, model: str, window: str) -> None:
-    """Keep a report in Evidently's workspace, one project a model; the same window again replaces its own snapshot.
+    """Keep a report in Evidently's workspace, one project a model.
 
-    Ids follow from the names: two runs at once would otherwise make two projects of one model. Evidently writes its
-    files in place, so they are finished beside the workspace and moved in: nobody reads half of one. Panels are made
-    once, at the first look through every detector: those that somebody rearranged stay as they are.
+    The same window again replaces its own snapshot. Ids follow from the names: two runs at once
+    would otherwise make two projects of one model. Evidently writes its files in place, so they are
+    finished beside the workspace and moved in: nobody reads half of one. Panels are made once, at
+    the first look through every detector: those that somebody rearranged stay as they are.
     """
     from evidently.ui.workspace import Workspace
 
@@ -196,30 +201,38 @@ def _describe(workspace: Any, present: Path, model: str, report: EvidentlyReport
     if FIDELITY in report.detectors and not (present / "dashboard.json").exists():
         workspace.state.write_dashboard(_project(model), _dashboard(model, report))
     if not (present / "metadata.json").exists():
-        described = "Drift of live traffic against what the champion was calibrated on; informs, triggers nothing."
+        described = (
+            "Drift of live traffic against what the champion was calibrated on; "
+            "informs, triggers nothing."
+        )
         workspace.state.write_project(
             ProjectModel(id=_project(model), name=model, description=described)
         )
 
 
 def _order(path: Path) -> int:
-    """A running UI reads a snapshot only of a project that it knows, and knows a project by its `metadata.json`."""
+    """Return when a file is moved in.
+
+    A running UI reads a snapshot only of a project that it knows, by its `metadata.json`.
+    """
     return ("dashboard.json", "metadata.json", path.name).index(path.name)
 
 
 def _columns(report: EvidentlyReport) -> list[str]:
-    """The features that Evidently tested."""
+    """Return the features that Evidently tested."""
     configs = [
         result.metric_value_location.metric.params
         for result in report.snapshot.metric_results.values()
     ]
     return [
-        str(one["column"]) for one in configs if one["type"] == "evidently:metric_v2:ValueDrift"
+        str(config["column"])
+        for config in configs
+        if config["type"] == "evidently:metric_v2:ValueDrift"
     ]
 
 
 def _dashboard(model: str, report: EvidentlyReport) -> Any:
-    """Evidently's panels of a project; their ids follow from their titles."""
+    """Return Evidently's panels of a project; their ids follow from their titles."""
     from evidently.sdk.models import DashboardModel, DashboardTabModel
 
     detectors, (newest, share, features) = (
@@ -236,7 +249,7 @@ def _dashboard(model: str, report: EvidentlyReport) -> Any:
 
 
 def _detector_panels(detectors: Sequence[str]) -> list[Any]:
-    """One panel for each detector that the model has: another would stay empty."""
+    """Return one panel for each detector that the model has: another would stay empty."""
     from evidently.sdk.models import PanelMetric
     from evidently.sdk.panels import line_plot_panel
 
@@ -273,7 +286,7 @@ def _request_panel() -> Any:
 
 
 def _feature_panels(columns: Sequence[str]) -> tuple[Any, Any, Any]:
-    """The share of drifted features now and over time, and each feature's drift over time."""
+    """Return the share of drifted features now and over time, and the drift of each."""
     from evidently.sdk.models import PanelMetric
     from evidently.sdk.panels import counter_panel, line_plot_panel
 
@@ -298,10 +311,10 @@ def _feature_panels(columns: Sequence[str]) -> tuple[Any, Any, Any]:
 
 def remove_snapshot(folder: Path, model: str, window: str) -> bool:
     """Take a window's report out of Evidently's workspace; False when it holds none."""
-    found = list(folder.glob(f"{_project(model)}/**/{_snapshot(model, window)}.json"))
-    for path in found:
+    snapshots = list(folder.glob(f"{_project(model)}/**/{_snapshot(model, window)}.json"))
+    for path in snapshots:
         path.unlink(missing_ok=True)
-    return bool(found)
+    return bool(snapshots)
 
 
 def _project(model: str) -> UUID:
@@ -313,15 +326,14 @@ def _snapshot(model: str, window: str) -> UUID:
 
 
 def _frame(requests: Sequence[Request]) -> pd.DataFrame:
-    found = features(requests)
-    columns: dict[str, Any] = {**found.numeric, **found.categories}
-    return pd.DataFrame(columns)
+    columns = features(requests)
+    return pd.DataFrame({**columns.numeric, **columns.categories})
 
 
 def detector_page(
     decision: Decision, past: Sequence[PastDecision] = (), worst: Sequence[Worst] = ()
 ) -> bytes:
-    """One self-contained HTML page: the decision, its reasons, the detectors over time, and every finding; escaped."""
+    """Return one self-contained HTML page: decision, reasons, detectors over time, and findings."""
     source = files("tasks.drift.report").joinpath("detectors.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(source).render(

@@ -11,7 +11,7 @@ from infra.settings import settings
 
 
 def application() -> Guarded:
-    """Return Evidently's service over the folder that drift reports are kept in; its pages bring all their scripts."""
+    """Return Evidently's service over the folder of drift reports; its pages hold all scripts."""
     from evidently.ui.service.app import create_app, get_config
 
     folder = settings().root / "evidently"

@@ -25,7 +25,7 @@ class PlottedWindow:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """One detector: the share value / limit of the finding that mattered most, window by window; 1 is the limit."""
+    """One detector: value / limit of the finding that mattered most, by window; 1 is the limit."""
 
     detector: str
     points: tuple[PlottedWindow, ...]
@@ -38,19 +38,19 @@ class Trend:
 
 
 def leading(result: DetectorResult) -> Finding | None:
-    """The finding that mattered most: the first that exceeded its limit, else the first."""
+    """Return the finding that mattered most: the first that exceeded its limit, else the first."""
     return next(
-        (one for one in result.findings if one.exceeded),
+        (finding for finding in result.findings if finding.exceeded),
         result.findings[0] if result.findings else None,
     )
 
 
 def trends(past: Sequence[PastDecision], decision: Decision) -> tuple[Trend, ...]:
-    """A drawing for every detector with figures, of the newest `POINTS` windows and this one."""
-    found = []
+    """Return a drawing for every detector with figures, of the newest `POINTS` windows and this."""
+    drawings = []
     for detector in DETECTORS:
         rows = [
-            (one.health.get(detector), one.figures.get(detector)) for one in past[-POINTS + 1 :]
+            (item.health.get(detector), item.figures.get(detector)) for item in past[-POINTS + 1 :]
         ]
         for result in decision.results:
             first = leading(result)
@@ -62,8 +62,8 @@ def trends(past: Sequence[PastDecision], decision: Decision) -> tuple[Trend, ...
             if health is not None and figures is not None
         ]
         if known and any(figures[2] for _, figures in known):
-            found.append(_drawn(detector, known))
-    return tuple(found)
+            drawings.append(_drawn(detector, known))
+    return tuple(drawings)
 
 
 def _drawn(detector: str, rows: Sequence[tuple[Health, tuple[str, float, float]]]) -> Trend:

@@ -12,7 +12,10 @@ _MOST_RESAMPLES = 20_000
 
 
 def mean_interval(scores: NDArray[np.floating], *, alpha: float = 0.05, seed: int = 0) -> Interval:
-    """Two-sided interval of the mean of scores [N], N >= 1: Clopper-Pearson for 0/1 scores, else a bootstrap."""
+    """Return a two-sided interval of the mean of scores [N], N >= 1.
+
+    Clopper-Pearson for 0/1 scores, else a bootstrap.
+    """
     values = np.asarray(scores, np.float64)
     if np.isin(values, (0.0, 1.0)).all():
         return fraction_interval(int(values.sum()), len(values), alpha=alpha)
@@ -20,7 +23,7 @@ def mean_interval(scores: NDArray[np.floating], *, alpha: float = 0.05, seed: in
 
 
 def fraction_interval(hits: int, count: int, *, alpha: float = 0.05) -> Interval:
-    """Clopper and Pearson's exact interval (1934) of hits / count, count >= 1."""
+    """Return Clopper and Pearson's exact interval (1934) of hits / count, count >= 1."""
     from scipy import stats  # type: ignore[import-untyped, unused-ignore]  # loads slowly
 
     low = 0.0 if hits == 0 else float(stats.beta.ppf(alpha / 2, hits, count - hits + 1))
@@ -29,7 +32,7 @@ def fraction_interval(hits: int, count: int, *, alpha: float = 0.05) -> Interval
 
 
 def _bootstrap(values: NDArray[np.float64], alpha: float, seed: int) -> Interval:
-    """Percentile bootstrap (Efron, 1979), seeded: the same scores give the same interval."""
+    """Resample (percentile bootstrap, Efron, 1979), seeded: equal scores, equal interval."""
     generator = np.random.default_rng(seed)
     resamples = int(np.clip(40 / alpha, _RESAMPLES, _MOST_RESAMPLES))
     chunk = max(1, 1_000_000 // len(values))  # rows drawn at once: bounds the memory

@@ -7,11 +7,12 @@ from math import log
 
 
 def e_bh(log_values: Mapping[str, float], windows: float) -> frozenset[str]:
-    """e-BH: the k largest e-values with e >= windows * count / k, for the largest such k; any dependence is allowed.
+    """Pick by e-BH: the k largest e-values with e >= windows * count / k, for the largest such k.
 
-    Wang and Ramdas, "False discovery rate control with e-values" (2022), at the level 1 / windows. Whenever it picks
-    anything, the mean of all e-values is at least `windows`: with e-detectors, whose mean is an e-detector, the first
-    pick therefore comes after `windows` looks or more on average while nothing has changed.
+    Wang and Ramdas, "False discovery rate control with e-values" (2022), at the level 1 / windows,
+    under any dependence. Whenever it picks anything, the mean of all e-values is at least
+    `windows`: with e-detectors, whose mean is an e-detector, the first pick therefore comes after
+    `windows` looks or more on average while nothing has changed.
     """
     ranked = sorted(log_values, key=lambda name: -log_values[name])
     base = log(windows) + log(max(len(ranked), 1))
@@ -22,5 +23,5 @@ def e_bh(log_values: Mapping[str, float], windows: float) -> frozenset[str]:
 
 
 def threshold(windows: float, count: int) -> float:
-    """The log e-value that one stream among `count` needs when no other helps it."""
+    """Return the log e-value that one stream among `count` needs when no other helps it."""
     return log(windows) + log(max(count, 1))

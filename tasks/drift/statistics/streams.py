@@ -1,9 +1,10 @@
 """Evidence about one thing that is watched, window after window since the champion came.
 
-Two figures are kept. The *e-process* multiplies everything since the champion came: it says how sure one may be that
-all was not well, and goes blind when the change comes after a long good time. The *e-detector* starts anew with every
-window and sums over the starts (Shin, Ramdas and Rinaldo, "E-detectors", 2023, their Shiryaev-Roberts form):
-M = (M + 1) * L. While nothing has changed, it first reaches c after c windows or more on average.
+Two figures are kept. The *e-process* multiplies everything since the champion came: it says how
+sure one may be that all was not well, and goes blind when the change comes after a long good time.
+The *e-detector* starts anew with every window and sums over the starts (Shin, Ramdas and Rinaldo,
+"E-detectors", 2023, their Shiryaev-Roberts form): M = (M + 1) * L. While nothing has changed,
+it first reaches c after c windows or more on average.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FLOOR = -700.0
 class Stream:
     """What is known about one group, feature or layer."""
 
-    basis: str = ""  # what the bets rest on, such as the limit or the reference's digest; another basis starts anew
+    basis: str = ""  # what the bets rest on, such as a limit; another basis starts anew
     product: tuple[float, ...] = ()  # log capital of each bet since the champion came, [bets]
     e_detector: tuple[float, ...] = ()  # log of each bet's e-detector, [bets]
     count: int = 0  # requests
@@ -57,7 +58,10 @@ class Increment:
 
 
 def advanced(stream: Stream | None, step: Increment) -> Stream:
-    """The stream after one more window; a window without requests changes nothing, another basis starts anew."""
+    """Return the stream after one more window.
+
+    A window without requests changes nothing; another basis starts anew.
+    """
     if stream is None or stream.basis != step.basis or len(stream.product) != len(step.logs):
         stream = Stream(step.basis, (0.0,) * len(step.logs), (FLOOR,) * len(step.logs))
     if not step.count:
