@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from importlinter.api import read_configuration
 
+from infra.stores.layout import KINDS
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("flows", "tasks", "infra", "dashboards")
 VENDORS = {
@@ -178,6 +180,22 @@ def test_no_two_classes_bear_the_same_name() -> None:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(name_of(path))
     assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
+def test_only_the_layout_spells_keys_of_the_store() -> None:
+    """The console's address of a report is its key, and the beginning of it is spelt there."""
+    folders = {kind.template.partition("/")[0] for kind in KINDS}
+    spelt = re.compile(rf"({'|'.join(sorted(folders))})/[^ ]*")
+    strangers = [
+        f"{name_of(path)}:{node.lineno} {first.value}"
+        for path in SOURCES
+        if name_of(path) not in ("infra/stores/layout.py", "dashboards/console/pages.py")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.JoinedStr) and node.values
+        for first in node.values[:1]
+        if isinstance(first, ast.Constant) and spelt.fullmatch(str(first.value))
+    ]
+    assert not strangers
 
 
 @pytest.mark.parametrize("path", ALL, ids=name_of)
