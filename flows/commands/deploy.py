@@ -23,7 +23,7 @@ KIND = "process"
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class Deployment:
     """What was brought to a server."""
 
     server: str  # the API's address
@@ -32,7 +32,7 @@ class Deployed:
     worker: str  # the command that runs them
 
 
-def deploy(server: str, pool: str = POOL) -> Deployed:
+def deploy(server: str, pool: str = POOL) -> Deployment:
     """Make the pool if need be, and bring every deployment there; doing it again changes nothing.
 
     Raises:
@@ -46,7 +46,9 @@ def deploy(server: str, pool: str = POOL) -> Deployed:
         raise Unavailable(
             f"Prefect at {server} did not take the deployments ({error}): see its log"
         ) from error
-    return Deployed(server, pool, tuple(names), f"prefect worker start --pool {pool} --type {KIND}")
+    return Deployment(
+        server, pool, tuple(names), f"prefect worker start --pool {pool} --type {KIND}"
+    )
 
 
 def described(pool: str = POOL) -> str:

@@ -39,7 +39,7 @@ class Holds(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MadeFrom:
     """What objects of a kind are made from: found by the fields of both keys, and by a digest."""
 
     kind: str
@@ -55,7 +55,7 @@ class ObjectKind:
     template: str  # of the key, with its fields in braces
     holds: Holds = Holds.NOTHING
     remade: bool = False  # whether a run makes it again, so that it may be removed at any time
-    sources: tuple[Source, ...] = field(default=())
+    sources: tuple[MadeFrom, ...] = field(default=())
 
     def key(self, **fields: str) -> Key:
         """Return the key of one object."""
@@ -97,7 +97,7 @@ class ObjectKind:
 def _sample(folder: str) -> tuple[ObjectKind, ObjectKind, ObjectKind, ObjectKind]:
     """Return a sample's kinds: its requests, facts, weights, and marks of acts of forgetting."""
     stem = f"{folder}/{{model}}/{{digest}}"
-    beside = Source(folder, "digest")
+    beside = MadeFrom(folder, "digest")
     return (
         ObjectKind(folder, f"{stem}.parquet", Holds.REQUESTS),
         ObjectKind(f"{folder} facts", f"{stem}.json"),
@@ -119,7 +119,7 @@ PROFILE = ObjectKind(
     "profiles/{model}/date={date}/hour={hour}/part-{part}-v{version}-{settings}.profile",
     Holds.ROWS,
     remade=True,
-    sources=(Source("traffic", "part"),),
+    sources=(MadeFrom("traffic", "part"),),
 )
 
 WINDOW, WINDOW_FACTS, WINDOW_WEIGHTS, WINDOW_MARKS = _sample("windows")
@@ -135,7 +135,7 @@ SOURCE_ORIGIN = ObjectKind("source origin", "intake/{model}/{source}/origin-{rul
 DRAW = ObjectKind("draw", "draws/{model}/{digest}", remade=True)
 FROZEN_TRAFFIC = ObjectKind("frozen traffic", "frozen/{model}/{window}.json", remade=True)
 
-_CALIBRATED = Source("calibration", "calibration")
+_CALIBRATED = MadeFrom("calibration", "calibration")
 OBSERVATION = ObjectKind(
     "observation",
     "observations/{model}/{registration}-{calibration}{variant}.npz",
@@ -160,13 +160,13 @@ EMBEDDING = ObjectKind(
     "embeddings/{model}/{graph}-{sample}.npy",
     Holds.ROWS,
     remade=True,
-    sources=tuple(Source(kind, "sample", digits=32) for kind in ("windows", "calibration")),
+    sources=tuple(MadeFrom(kind, "sample", digits=32) for kind in ("windows", "calibration")),
 )
 REPORT = ObjectKind(
     "report",
     "reports/{model}/{window}/{path}",
     Holds.ROWS,
-    sources=(Source("windows", "window", digits=16),),
+    sources=(MadeFrom("windows", "window", digits=16),),
 )
 
 MANIFEST = "manifest.json"
