@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.drift.windows import Bench, MeasuredWindow
+from infra.identifiers import Digest
 from tasks.drift import look
 from tasks.drift.evidence import Evidence
 from tasks.drift.look import Deployed, Measured
@@ -67,7 +68,7 @@ def _decided(
         bench.subject.spec,
         results,
         past,
-        window=str(number),
+        window=Digest(str(number)),
         end=window.requests[-1].time,
         champion=CHAMPION,
         source=SOURCE,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from infra.engines.port import Engine
+from infra.identifiers import Digest
 from tasks.drift import look, measure
 from tasks.drift.detectors.labelled import FullPrecision, Scores, correct, live
 from tasks.drift.detectors.weights import judge_weights
@@ -46,7 +47,7 @@ class Champion:
 class LiveWindow:
     """The requests to look at, and what else is known of their hours."""
 
-    digest: str
+    digest: Digest
     requests: Sequence[Request] = field(repr=False)
     golden: Callable[[], Scores]  # full precision's on golden cases like them, [cases]
     traffic: tuple[Frozen, Profile] | None = None  # all of the champion's hours and of these

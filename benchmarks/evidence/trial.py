@@ -21,6 +21,7 @@ from benchmarks.harness.ours import Candidate
 from benchmarks.harness.subject import Subject
 from infra.canonical import sha256
 from infra.engines.port import Arrays, Engine
+from infra.identifiers import Digest
 from tasks.drift.decision import recalibrates
 from tasks.drift.look import Deployed
 from tasks.observation.observer import SiteObservation
@@ -200,7 +201,7 @@ def _decision(
     sensitivity = {one.site: one.loss for one in derived.ranking if one.loss is not None}
     deployed = Deployed(derived.scales, derived.reference, sensitivity)
     home = sha256(scene.kind.subject.source)
-    window = LiveWindow("", repairs.window, lambda: _golden_scores(repairs))
+    window = LiveWindow(Digest(""), repairs.window, lambda: _golden_scores(repairs))
     return look_at(model, Champion("1", home, served, deployed, scene.calibration), window)[0]
 
 
