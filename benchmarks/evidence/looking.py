@@ -33,7 +33,7 @@ class Watched(FullPrecision, Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Champion:
+class TrialChampion:
     """A quantized model, and what it was built from."""
 
     version: str
@@ -55,7 +55,7 @@ class LiveWindow:
 
 def look_at(
     model: Watched,
-    champion: Champion,
+    champion: TrialChampion,
     window: LiveWindow,
     past: Sequence[PastDecision] = (),
     before: Mapping[str, Evidence] | None = None,
@@ -94,7 +94,9 @@ def look_at(
     return decision, looked.evidence
 
 
-def _inputs(model: Watched, champion: Champion, window: LiveWindow) -> Measured | DetectorResult:
+def _inputs(
+    model: Watched, champion: TrialChampion, window: LiveWindow
+) -> Measured | DetectorResult:
     few = look.incomparable(model.spec, len(champion.calibration), len(window.requests))
     if few is not None:
         return few
@@ -109,7 +111,7 @@ def _inputs(model: Watched, champion: Champion, window: LiveWindow) -> Measured 
 
 
 def _ranges(
-    model: Watched, champion: Champion, window: LiveWindow, stale: Sequence[str]
+    model: Watched, champion: TrialChampion, window: LiveWindow, stale: Sequence[str]
 ) -> Measured:
     payloads = [request.payload for request in window.requests]
     histograms, clipping = measure.activations(
@@ -118,7 +120,7 @@ def _ranges(
     return look.ranges(model.spec, window.requests, champion.deployed, histograms, clipping, stale)
 
 
-def _answers(model: Watched, champion: Champion, window: LiveWindow) -> list[Measured]:
+def _answers(model: Watched, champion: TrialChampion, window: LiveWindow) -> list[Measured]:
     payloads = [request.payload for request in window.requests]
     answers = measure.answers(model.spec, model.reference, champion.engine, model.inputs, payloads)
     measured = [look.fidelity(model.spec, window.requests, answers.scores)]

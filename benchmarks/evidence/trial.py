@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from benchmarks.evidence.kinds import KindModel, ModelKind, Scores, losses, with_graph
-from benchmarks.evidence.looking import Champion, LiveWindow, look_at
+from benchmarks.evidence.looking import LiveWindow, TrialChampion, look_at
 from benchmarks.evidence.quality import quality
 from benchmarks.evidence.scene import CellChoice, SeededModel, load
 from benchmarks.evidence.shifts import Shift, draw
@@ -202,7 +202,7 @@ def _decision(
     deployed = Deployed(derived.scales, derived.reference, sensitivity)
     home = sha256(scene.kind.subject.source)
     window = LiveWindow(Digest(""), repairs.window, lambda: _golden_scores(repairs))
-    return look_at(model, Champion("1", home, served, deployed, scene.calibration), window)[0]
+    return look_at(model, TrialChampion("1", home, served, deployed, scene.calibration), window)[0]
 
 
 def _golden_scores(repairs: Repairs) -> Scores:

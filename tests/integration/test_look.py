@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import yaml
 
-from benchmarks.evidence.looking import Champion, LiveWindow, look_at
+from benchmarks.evidence.looking import LiveWindow, TrialChampion, look_at
 from infra.settings import Settings
 from tasks.records import Action, Decision, ReleaseRef, SampleRef
 from tests.integration.conftest import EXAMPLES, images, serve
@@ -71,13 +71,13 @@ def test_the_map_decides_as_the_flow_does(digits: Settings) -> None:
     assert actions == [Action.KEEP, Action.RECALIBRATE]
 
 
-def deployed(reference: ReleaseRef) -> Champion:
+def deployed(reference: ReleaseRef) -> TrialChampion:
     from infra.engines.released import load_released
     from tasks.drift import loading
     from tasks.models.catalog import open_model
 
     model = open_model("digits")
-    return Champion(
+    return TrialChampion(
         reference.version,
         loading.built_from(model, reference) or "",
         load_released(loading.release_of(reference), model.spec.targets),
