@@ -1,4 +1,7 @@
-"""The shipped language model on held-out texts: perplexity, agreement and size, ours beside the peers."""
+"""The shipped language model on held-out texts.
+
+Perplexity, agreement and size, ours beside the peers.
+"""
 
 import math
 import tempfile
@@ -37,10 +40,12 @@ from tasks.specs.spec import load_spec
 TITLE = "The language model on ONNX Runtime CPU: held-out texts, perplexity over FP32's and agreement on the next token"
 CALIBRATION_CASES = 192
 SAVED = 0.36
-"""Of round-to-nearest's added perplexity, by AWQ at 4 bits and 128 a group: the median of seven models.
+"""Of round-to-nearest's added perplexity, by AWQ at 4 bits and 128 a group.
 
-Lin et al. (2024), table 4. Llama-2-7B, full precision 5.47: nearest 5.73, GPTQ 5.69, reordered 5.63, AWQ 5.60. By
-model AWQ saves 10 to 64 %, GPTQ from less than nothing to 29 %.
+The median of seven models.
+
+Lin et al. (2024), table 4. Llama-2-7B, full precision 5.47: nearest 5.73, GPTQ 5.69, reordered
+5.63, AWQ 5.60. By model AWQ saves 10 to 64 %, GPTQ from less than nothing to 29 %.
 """
 BLOCK = 32
 RTN = "ORT MatMulNBits RTN"
@@ -58,7 +63,10 @@ QUICK = ("int8-max", "int4-block-32", "int4-gptq")
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRow:
-    """One contender. Through the cache: the last tokens of every text, one a step over an INT8 cache."""
+    """One contender. Through the cache.
+
+    The last tokens of every text, one a step over an INT8 cache.
+    """
 
     name: str = column("contender")
     perplexity: float | None = column("perplexity", ".3f")
@@ -101,7 +109,10 @@ class HeldOutData:
 
 
 def measure(quick: bool) -> ResultTable:
-    """Every scheme from one observation; the peers get the same graph, and those that calibrate the same texts."""
+    """Every scheme from one observation.
+
+    The peers get the same graph, and those that calibrate the same texts.
+    """
     made = open_material(quick)
     names = QUICK if quick else (*INT8, *INT4, MIXED, *OTHERS)
     observed, learned = ours.observe(made.subject), ours.observe(made.subject, MANY_ROWS)
@@ -123,7 +134,10 @@ def measure(quick: bool) -> ResultTable:
 
 
 def open_material(quick: bool) -> HeldOutData:
-    """The shipped model, texts drawn from its traffic to calibrate on, and the golden texts that ask nothing."""
+    """Open the shipped model, texts drawn from its traffic to calibrate on.
+
+    The golden texts that ask nothing come with it.
+    """
     folder = EXAMPLES / "lm"
     spec = load_spec(folder / "model.yaml")
     model = export(spec, folder)
@@ -147,7 +161,10 @@ def open_material(quick: bool) -> HeldOutData:
 
 
 def goals(rows: Sequence[HeldOutRow]) -> tuple[Goal, ...]:
-    """INT8 within 0.5 % of full precision, INT4 within 3 %; and what our rounding saves of round-to-nearest's loss."""
+    """INT8 within 0.5 % of full precision, INT4 within 3 %.
+
+    And what our rounding saves of round-to-nearest's loss.
+    """
     ratios = {row.name: row.ratio for row in rows}
     eight = min((ratios[name] for name in INT8 if ratios.get(name)), default=None)
     four = min((ratios[name] for name in INT4 if ratios.get(name)), default=None)
@@ -178,7 +195,7 @@ def goals(rows: Sequence[HeldOutRow]) -> tuple[Goal, ...]:
 
 
 def peers(quick: bool) -> Mapping[str, Callable[[Subject], onnx.ModelProto]]:
-    """The peers' ways from the same graph; each raises whatever it raises."""
+    """Return the peers' ways from the same graph; each raises whatever it raises."""
     listed: dict[str, Callable[[Subject], onnx.ModelProto]] = {
         RTN: _nbits(False),
         "ORT quantize_dynamic": _dynamic({}),
@@ -298,12 +315,15 @@ def _torch(made: HeldOutData, config: str) -> HeldOutRow:
 
 
 def ratio_of(compared: Comparison) -> float:
-    """Candidate's perplexity over full precision's: exp of the mean difference of losses, as in the gates."""
+    """Candidate's perplexity over full precision's.
+
+    Exp of the mean difference of losses, as in the gates.
+    """
     return math.exp(float(np.mean(compared.candidate_loss - compared.reference_loss)))
 
 
 def _cache_bytes(made: HeldOutData, engine: Engine) -> int:
-    """What one token of one text adds to the cache, as the engine returns it."""
+    """Measure what one token of one text adds to the cache, as the engine returns it."""
     batch = next(made.inputs.batches(made.texts[:1]))
     outputs = engine.run(batch.feeds)
     tokens = batch.feeds["input_ids"].size

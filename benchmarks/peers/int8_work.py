@@ -8,7 +8,9 @@ _TRANSPARENT = ("QuantizeLinear", "Transpose", "Identity", "Cast", "Reshape")
 
 
 def int8_share(quantized: bytes, weights: int) -> float:
-    """Weights of products with both operands in INT8, divided by all `weights` of the full-precision graph's products.
+    """Weights of products with both operands in INT8.
+
+    Divided by all `weights` of the full-precision graph's products.
 
     For matrix products that is the share of multiply-accumulates per position.
     """

@@ -1,4 +1,7 @@
-"""modelopt's torch path on the language model: fake quantization inside the module, run as an engine."""
+"""modelopt's torch path on the language model.
+
+Fake quantization inside the module, run as an engine.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ class TorchEngine:
     layout: CacheLayout
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """Inputs by name -> outputs by name."""
+        """Run it: inputs by name -> outputs by name."""
         given = {
             name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()
         }
@@ -33,7 +36,10 @@ class TorchEngine:
 
 
 def modelopt(config: str) -> Callable[[Subject], TorchEngine]:
-    """`modelopt.torch.quantization.quantize` with one of its configurations, on the subject's calibration texts."""
+    """`modelopt.torch.quantization.quantize` with one of its configurations.
+
+    On the subject's calibration texts.
+    """
 
     def make(subject: Subject) -> TorchEngine:
         import modelopt.torch.quantization as mtq

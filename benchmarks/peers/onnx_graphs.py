@@ -1,4 +1,7 @@
-"""The peers' calls, exactly as they were made. Every peer gets our full-precision graph and our calibration texts."""
+"""The peers' calls, exactly as they were made.
+
+Every peer gets our full-precision graph and our calibration texts.
+"""
 
 import io
 import json
@@ -40,7 +43,10 @@ TENSORRT_BEST: Mapping[str, Any] = {
         "QuantizeBias": False,  # TensorRT refuses INT32 biases
     },
 }
-"""What TensorRT can express: symmetric, matrix products with constant weights only, nothing on their outputs."""
+"""What TensorRT can express.
+
+Symmetric, matrix products with constant weights only, nothing on their outputs.
+"""
 CPU_BEST: Mapping[str, Any] = {
     "activation_type": QuantType.QUInt8,
     "op_types_to_quantize": MATMULS,
@@ -89,14 +95,17 @@ class Contender:
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Batches for the ONNX Runtime calibrators, addressable by position for `CalibStridedMinMax`."""
+    """Batches for the ONNX Runtime calibrators.
+
+    Addressable by position for `CalibStridedMinMax`.
+    """
 
     def __init__(self, batches: Iterable[Arrays]) -> None:
         self._batches = [dict(feeds) for feeds in batches]
         self._left = iter(self._batches)
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Count the batches."""
         return len(self._batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
@@ -104,7 +113,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships 
         self._left = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next batch, or None at the end."""
+        """Return the next batch, or None at the end."""
         return next(self._left, None)
 
 
@@ -129,14 +138,20 @@ def dynamic(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
 
 
 def static(options: Mapping[str, Any], *, padded: bool = False) -> Callable[[Subject], bytes]:
-    """A static contender; the histogram methods fail on batches of unequal lengths, so those are padded."""
+    """Return a static contender.
+
+    The histogram methods fail on batches of unequal lengths, so those are padded.
+    """
     return lambda subject: quantize_static(
         subject, subject.padded() if padded else subject.batches(), options
     )
 
 
 def strided(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
-    """The histogram methods one batch at a time: the only way to give them unpadded texts, and their fastest."""
+    """Run the histogram methods one batch at a time.
+
+    It is the only way to give them unpadded texts, and their fastest.
+    """
     extra = {**options.get("extra_options", {}), "CalibStridedMinMax": 1}
     return static({**options, "extra_options": extra})
 
@@ -171,7 +186,10 @@ def modelopt_onnx(method: str | None) -> Callable[[Subject], bytes]:
 
 
 def modelopt_torch(config: str) -> Callable[[Subject], bytes]:
-    """`modelopt.torch.quantization.quantize`, then the legacy exporter, the one that takes its modules."""
+    """`modelopt.torch.quantization.quantize`, then the legacy exporter.
+
+    The one that takes its modules.
+    """
 
     def make(subject: Subject) -> bytes:
         import modelopt.torch.quantization as mtq  # type: ignore[import-untyped]
@@ -227,7 +245,8 @@ PEERS = (
     Contender("ORT quantize_dynamic, MatMul, per channel", dynamic(DYNAMIC_BEST), quick=False),
     Contender("Olive static, defaults", toolkits.olive({}), quick=False),
     Contender("Olive static, MatMul inputs, symmetric", toolkits.olive(OLIVE_BEST), quick=False),
-    # modelopt's ONNX path leaves ONNX Runtime's quantizer changed in the process, and Olive's then fails.
+    # modelopt's ONNX path leaves ONNX Runtime's quantizer changed in the process, and Olive's then
+    # fails.
     Contender("modelopt onnx, defaults (entropy)", modelopt_onnx(None), quick=False),
     Contender("modelopt onnx, max", modelopt_onnx("max")),
     Contender("modelopt torch INT8_DEFAULT_CFG", modelopt_torch("INT8_DEFAULT_CFG"), quick=False),
@@ -243,7 +262,7 @@ PEERS = (
 
 
 def contenders(quick: bool) -> tuple[Contender, ...]:
-    """The peers of a run."""
+    """Return the peers of a run."""
     return tuple(peer for peer in PEERS if peer.quick or not quick)
 
 
@@ -254,7 +273,7 @@ def graphs(subject: Subject, peer: Contender) -> Graphs | str:
 
 
 def make(subject: Subject, peer: Contender) -> Graphs | str:
-    """A peer's graph, or the exact reason why there is none."""
+    """Return a peer's graph, or the exact reason why there is none."""
     started = perf_counter()
     try:
         with quiet():
@@ -289,7 +308,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _files(subject: Subject) -> Iterator[tuple[Path, Path]]:
-    """The peers read and write files: a source with the graph, and a place for theirs."""
+    """Open what peers read and write: a source with the graph, and a place for theirs."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source.onnx"
         source.write_bytes(subject.source)
@@ -297,7 +316,7 @@ def _files(subject: Subject) -> Iterator[tuple[Path, Path]]:
 
 
 def _module(subject: Subject) -> Any:
-    """The torch module that the full-precision graph was exported from."""
+    """Return the torch module that the full-precision graph was exported from."""
     from tasks.models.export import ConvNet, SentenceEncoder
 
     if subject.spec.task is Task.IMAGE_CLASSIFICATION:

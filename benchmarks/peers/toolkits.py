@@ -13,7 +13,8 @@ from benchmarks.harness.subject import Subject
 def nncf(*, transformer: bool, symmetric: bool) -> Callable[[Subject], bytes]:
     """`nncf.quantize` one text at a time, as its guide does; `transformer` brings its SmoothQuant.
 
-    `symmetric` asks for the preset and the device whose rules TensorRT shares: signed, no zero-point.
+    `symmetric` asks for the preset and the device whose rules TensorRT shares: signed, no
+    zero-point.
     """
 
     def make(subject: Subject) -> bytes:
@@ -41,7 +42,10 @@ def nncf(*, transformer: bool, symmetric: bool) -> Callable[[Subject], bytes]:
 
 
 def olive(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
-    """Olive's `OnnxStaticQuantization` pass: ONNX Runtime's quantizer after Olive's own preparation of the graph."""
+    """Olive's `OnnxStaticQuantization` pass.
+
+    ONNX Runtime's quantizer after Olive's own preparation of the graph.
+    """
 
     def make(subject: Subject) -> bytes:
         from olive.data.config import DataConfig  # type: ignore[import-untyped,unused-ignore]

@@ -1,4 +1,7 @@
-"""What drift costs a quantized model, and what each candidate wins back, on the ONNX Runtime engine."""
+"""What drift costs a quantized model, and what each candidate wins back.
+
+On the ONNX Runtime engine.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +46,10 @@ def measure(quick: bool) -> ResultTable:
 
 
 def exposures(chosen: Subject, quick: bool) -> list[DriftQualityRow]:
-    """Accuracy at each exposure: full precision, INT8 calibrated at 0.5 to 1, the same graph recalibrated there."""
+    """Accuracy at each exposure.
+
+    Full precision, INT8 calibrated at 0.5 to 1, the same graph recalibrated there.
+    """
     labels = subject.digit_labels(quick)
     stale = ours.quantize(chosen, "int8-smooth", _exposed(chosen, STALE_EXPOSURES))
     engines: dict[str, Engine] = {
@@ -71,7 +77,10 @@ def exposures(chosen: Subject, quick: bool) -> list[DriftQualityRow]:
 
 
 def languages(chosen: Subject, candidates: Sequence[str], quick: bool) -> list[DriftQualityRow]:
-    """Cosine on Japanese and Russian: the champion tuned on English, then every candidate tuned on the new traffic."""
+    """Cosine on Japanese and Russian.
+
+    The champion tuned on English, then every candidate tuned on the new traffic.
+    """
     count = len(chosen.calibration)
     traffic = subject.draw(chosen.traffic, DRIFTED, count)
     held_out = subject.minilm_cases(DRIFTED, quick)
@@ -105,7 +114,10 @@ def _language_row(
 
 
 def _exposed(chosen: Subject, factors: Sequence[float]) -> list[Payload]:
-    """The calibration images at each exposure, as `examples.digits` defines it: pixels multiplied."""
+    """Return the calibration images at each exposure, as `examples.digits` defines it.
+
+    Pixels multiplied.
+    """
     return [
         np.asarray(image, np.float32) * np.float32(factor)
         for factor in factors
@@ -118,7 +130,10 @@ def _engine(candidate: Candidate) -> Engine:
 
 
 def _goals(rows: Sequence[DriftQualityRow]) -> tuple[Goal, ...]:
-    """Recalibrated INT8 stays with full precision at the highest exposure, where the stale one does not."""
+    """Recalibrated INT8 stays with full precision at the highest exposure.
+
+    Where the stale one does not.
+    """
     last = {row.engine: row.value for row in rows if row.traffic == rows[-1].traffic}
     lost: float = last["FP32"] - last["INT8, recalibrated"]
     return (

@@ -48,7 +48,10 @@ def measure(quick: bool) -> ResultTable:
 
 
 def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> ResultTable:
-    """All contenders on one subject; the first held-out group is judged, the last is reported beside it."""
+    """All contenders on one subject.
+
+    The first held-out group is judged, the last is reported beside it.
+    """
     mine = judge(chosen, OURS, peers.our_graphs(chosen))
     full = Graphs(chosen.source, chosen.source, 0.0)
     rows = [judge(chosen, FP32, full), mine, *(_peer(chosen, peer) for peer in opponents)]
@@ -98,7 +101,7 @@ def closeness(chosen: Subject, plan: bytes) -> tuple[float, float, float, float]
 
 
 def accepted(chosen: Subject, graph: bytes) -> str:
-    """ "builds", or the first reason why TensorRT-RTX refuses the graph."""
+    """Return "builds", or the first reason why TensorRT-RTX refuses the graph."""
     try:
         open_target("tensorrt-rtx").build(graph, chosen.inputs.profile)
     except RequantError as exc:

@@ -1,4 +1,7 @@
-"""Loss against size and latency: our recipes beside every peer, and the same in two languages nobody was tuned for."""
+"""Loss against size and latency.
+
+Our recipes beside every peer, and the same in two languages nobody was tuned for.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +72,10 @@ def compare(
     feeds: Arrays,
     rounds: int,
 ) -> list[FrontRow]:
-    """Full precision, our recipes, then the peers; every one is made twice, once for each calibration set."""
+    """Full precision, our recipes, then the peers.
+
+    Every one is made twice, once for each calibration set.
+    """
     made, again = _ours(chosen, recipes), _ours(elsewhere, recipes)
     for peer in (
         opponents
@@ -110,7 +116,10 @@ def compare(
 
 
 def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
-    """What `int8-gptq` should reach, and that no peer that TensorRT takes is both closer and faster."""
+    """Say what `int8-gptq` should reach.
+
+    And that no peer that TensorRT takes is both closer and faster.
+    """
     mine = next(row for row in rows if row.name == JUDGED)
     rivals = [row for row in rows if row.name not in (FP32, *RECIPES)]
     above = [row for row in rivals if _is_above(row, mine)]
@@ -127,7 +136,10 @@ def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
 
 
 def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
-    """Front as PNG and as HTML: filled points build on TensorRT-RTX, the star is the recipe that is judged."""
+    """Front as PNG and as HTML.
+
+    Filled points build on TensorRT-RTX, the star is the recipe that is judged.
+    """
     whole = next(row for row in rows if row.name == FP32).megabytes or 1.0
     figures = [
         CandidateFigures(

@@ -56,7 +56,7 @@ def compare(
 
 
 def full_texts(chosen: Subject) -> Arrays:
-    """A batch of texts that fill all tokens, so that no contender works on padding."""
+    """Return a batch of texts that fill all tokens, so that no contender works on padding."""
     kept: list[Arrays] = []
     for batch in chosen.inputs.batches(
         [row.payload for row in chosen.traffic if row.language == "en"]

@@ -1,4 +1,7 @@
-"""From texts to engines: ours with both engine builds, against the peers' calibration and graph alone."""
+"""From texts to engines.
+
+Ours with both engine builds, against the peers' calibration and graph alone.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +21,10 @@ from infra.errors import BadInput
 BUILDS = ("onnxruntime-cpu", "tensorrt-rtx")
 DEFAULT = "ORT quantize_static, percentile"
 FASTEST = "ORT quantize_static, percentile, MatMul inputs, one batch at a time"
-"""Its own fastest way to a percentile graph that TensorRT takes; `CalibStridedMinMax` is documented for MinMax only."""
+"""Its own fastest way to a percentile graph that TensorRT takes.
+
+`CalibStridedMinMax` is documented for MinMax only.
+"""
 SCALES_ONLY = "Requant recalibrate (new scales only), with both engines"
 OPPONENTS = (
     peers.Contender(DEFAULT, peers.static(PERCENTILE, padded=True), quick=False),
@@ -71,7 +77,7 @@ def measure(quick: bool) -> ResultTable:
 
 
 def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) -> ResultTable:
-    """Rounds in which everybody has one turn; medians over rounds."""
+    """Give everybody one turn a round, and take medians over rounds."""
     mine: list[tuple[ours.Candidate, ours.Candidate]] = []
     turns = {peer.name: _Turns() for peer in opponents}
     for _ in range(rounds):
@@ -105,7 +111,11 @@ def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) 
 
 
 def goals(rows: Sequence[RecalibrationRow]) -> tuple[Goal, ...]:
-    """Against named peers, against the fastest at least as faithful one (or the most faithful), and against itself."""
+    """Hold ours against peers and against itself.
+
+    The peers are the named ones, and the fastest that is at least as faithful (or the most
+    faithful).
+    """
     found = {row.name: row for row in rows}
     mine = rows[0]
     judged = [
@@ -142,7 +152,7 @@ def goals(rows: Sequence[RecalibrationRow]) -> tuple[Goal, ...]:
 
 
 def _ours(chosen: Subject) -> tuple[ours.Candidate, ours.Candidate]:
-    """A whole re-quantization, then one that keeps its graph."""
+    """Make a whole re-quantization, then one that keeps its graph."""
     full = ours.quantize(chosen, "int8-smooth")
     again = ours.quantize(chosen, "recalibrate", champion=full)
     for candidate in (full, again):
@@ -152,7 +162,7 @@ def _ours(chosen: Subject) -> tuple[ours.Candidate, ours.Candidate]:
 
 
 def _turn(peer: peers.Contender, chosen: Subject, turn: _Turns) -> None:
-    """A peer that fails once is not asked again."""
+    """Give a peer its turn; one that fails once is not asked again."""
     if turn.failure is not None:
         return
     made = peers.make(chosen, peer)

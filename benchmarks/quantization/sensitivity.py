@@ -1,4 +1,7 @@
-"""Which sites INT8 harms most: the rankings against quantizing one site after the other in an engine of its own."""
+"""Which sites INT8 harms most.
+
+The rankings against quantizing one site after the other in an engine of its own.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +53,10 @@ class RankingRow:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What a ranking found, and the CPU seconds that it took: wall time would be that of whoever shares the cores."""
+    """What a ranking found, and the CPU seconds that it took.
+
+    Wall time would be that of whoever shares the cores.
+    """
 
     losses: Mapping[str, float]
     seconds: float
@@ -58,7 +64,10 @@ class Timed:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM, calibrated and ranked on English; the exhaustive ranking runs over all English held-out cases."""
+    """MiniLM, calibrated and ranked on English.
+
+    The exhaustive ranking runs over all English held-out cases.
+    """
     return compare(subject.minilm(quick), RECIPES)
 
 
@@ -116,7 +125,10 @@ def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> 
 def toggled_losses(
     chosen: Subject, observed: Mapping[str, SiteObservation], recipe: Recipe, tuned: Tuned
 ) -> tuple[Losses, Timed]:
-    """Measure every part on some calibration cases as the product does, loading the graph included."""
+    """Measure every part on some calibration cases as the product does.
+
+    Loading the graph included.
+    """
     started = process_time()
     losses = measure_losses(
         chosen.model,
@@ -139,7 +151,7 @@ def one_engine_a_site(
     tuned: Tuned,
     payloads: Sequence[Payload],
 ) -> Timed:
-    """The truth: the written and lowered Q/DQ graph of every site alone, over every payload."""
+    """Measure the truth: the written and lowered Q/DQ graph of every site alone, over every payload."""
     started, names = process_time(), [site.name for site in chosen.sites]
     exact = run_all(chosen.reference, chosen.inputs, payloads)
     losses = {}

@@ -1,7 +1,7 @@
 """A histogram of |x| whose bins are the float's own exponent and top mantissa bits.
 
-No range has to be known beforehand, so one pass is enough, and counts add across batches, shards, machines and days.
-Every range rule and the range-drift detector read from it.
+No range has to be known beforehand, so one pass is enough, and counts add across batches, shards,
+machines and days. Every range rule and the range-drift detector read from it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ class ExponentHistogram:
 
     @classmethod
     def empty(cls) -> ExponentHistogram:
-        """The neutral element of `+`."""
+        """Return the neutral element of `+`."""
         return cls(np.zeros(BINS, np.int64), 0.0)
 
     @classmethod
     def of(cls, values: NDArray[np.float32], largest: float | None = None) -> ExponentHistogram:
-        """Bin every element of an array of any shape; `largest` is max |x| where it is known already."""
+        """Bin every element of an array of any shape.
+
+        `largest` is max |x| where it is known already.
+        """
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         counts = with_one_nan(_count(flat.view(np.uint32)))
         if largest is None:
@@ -51,11 +54,11 @@ class ExponentHistogram:
         return cls(counts, largest)
 
     def __add__(self, other: ExponentHistogram) -> ExponentHistogram:
-        """The histogram of both data sets together; commutative and associative."""
+        """Return the histogram of both data sets together; commutative and associative."""
         return ExponentHistogram(self.counts + other.counts, max(self.amax, other.amax))
 
     def __eq__(self, other: object) -> bool:
-        """Same counts and same largest magnitude."""
+        """Compare counts and same largest magnitude."""
         if not isinstance(other, ExponentHistogram):
             return NotImplemented
         return self.amax == other.amax and bool(np.array_equal(self.counts, other.counts))
@@ -64,22 +67,28 @@ class ExponentHistogram:
 
     @property
     def total(self) -> int:
-        """Number of finite elements."""
+        """The number of finite elements."""
         return int(self.counts[:FINITE_BINS].sum())
 
     @property
     def nonfinite(self) -> int:
-        """Number of infinities and NaN."""
+        """The number of infinities and NaN."""
         return int(self.counts[FINITE_BINS:].sum())
 
     def fraction_above(self, threshold: float) -> float:
-        """Share of finite elements with |x| > threshold, linear inside a bin; 0 when empty."""
+        """Return the fraction of finite elements with |x| > threshold, linear inside a bin.
+
+        0 when empty.
+        """
         if not self.total or threshold >= self.amax:
             return 0.0
-        return float((self.counts[:FINITE_BINS] * _share_above(threshold)).sum() / self.total)
+        return float((self.counts[:FINITE_BINS] * _fraction_above(threshold)).sum() / self.total)
 
     def quantile(self, q: float) -> float:
-        """The magnitude below which a share `q` (0..1) of the finite elements lies; 0 when empty."""
+        """Return the magnitude below which a fraction `q` of the finite elements lies.
+
+        It is 0 when there are none.
+        """
         if not self.total:
             return 0.0
         counts = self.counts[:FINITE_BINS]
@@ -92,14 +101,20 @@ class ExponentHistogram:
 
 
 def with_one_nan(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same counts [2048] with all NaN in one bin: a payload depends on which processor computed it."""
+    """Return the same counts [2048] with all NaN in one bin.
+
+    A payload depends on which processor computed it.
+    """
     counts[NAN_BIN] = counts[FINITE_BINS + 1 :].sum()
     counts[FINITE_BINS + 1 : NAN_BIN] = counts[NAN_BIN + 1 :] = 0
     return counts
 
 
 def _count(bits: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Elements per bin, from the floats' bits without the sign; in pieces that stay in the cache."""
+    """Count elements per bin, from the floats' bits without the sign.
+
+    It goes in pieces that stay in the cache.
+    """
     counts, bins = np.zeros(BINS, np.int64), np.empty(CHUNK, np.int64)
     for start in range(0, bits.size, CHUNK):
         piece = bins[: min(CHUNK, bits.size - start)]
@@ -109,7 +124,7 @@ def _count(bits: NDArray[np.uint32]) -> NDArray[np.int64]:
     return counts
 
 
-def _share_above(threshold: float) -> NDArray[np.float64]:
-    """Of each finite bin, the share that lies above the threshold, [2040]."""
+def _fraction_above(threshold: float) -> NDArray[np.float64]:
+    """Return the fraction of each finite bin that lies above the threshold, [2040]."""
     upper = np.append(EDGES[1:], 2.0**128)
     return np.clip((upper - threshold) / (upper - EDGES), 0.0, 1.0)

@@ -53,7 +53,7 @@ def load_losses(key: str) -> Losses:
 
 
 def load_champion(champion: ReleaseRef | None, model: str | None = None) -> Champion | None:
-    """Return the champion; its graph and facts only where it was made of the model of this digest."""
+    """Return the champion, with graph and facts where it was made of the model of this digest."""
     if champion is None:
         return None
     release = settings().release(champion.model, champion.digest)
@@ -214,7 +214,10 @@ def require_room_for(model: RegisteredModel, recipe: Recipe) -> None:
 
 
 def require_room(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> None:
-    """Raise before the work begins where memory is short: the kernel would end it without a word."""
+    """Raise before the work begins where memory is short.
+
+    The kernel would end it without a word.
+    """
     needed = footprint(
         model.graph,
         model.sites,

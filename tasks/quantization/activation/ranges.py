@@ -1,7 +1,7 @@
 """Range rules: from one histogram of |x| to the largest magnitude that will be represented.
 
-A scale is amax / 127 in INT8 (symmetric, zero-point 0), amax / 448 in FP8. Every rule reads the same histogram; none
-reads the data again.
+A scale is amax / 127 in INT8 (symmetric, zero-point 0), amax / 448 in FP8. Every rule reads the
+same histogram; none reads the data again.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tasks.numerics.output_error import INT8_LARGEST, squared_error
 from tasks.quantization.recipe.schemes import RangeRule
 
 BATCHES = 32
-"""That the observed values are taken to have come in, for the moving average of the batches' largest magnitudes."""
+"""Batches that the observed values are taken to have come in, for their moving average."""
 TOLERANCE = 0.1
 """Of the least squared error: that much more is 0.4 dB, which no output shows."""
 HALVINGS = 12
@@ -27,10 +27,11 @@ FEW = 2048
 
 
 def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = INT8_LARGEST) -> float:
-    """The clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN.
+    """Return the clipping magnitude, > 0; raises `BadInput` on no data and on infinities or NaN.
 
-    `largest` is the format's largest level. Above 127 it is a floating-point format, whose steps shrink with the
-    values: a clip gains nothing there, and MSE and entropy, which weigh it against the step, keep all.
+    `largest` is the format's largest value. Above 127 it is a floating-point format, whose steps
+    shrink with the values: a clip gains nothing there, and MSE and entropy, which weigh it against
+    the step, keep all.
     """
     require_data(histogram)
     if not histogram.amax:
@@ -55,7 +56,10 @@ def amax(histogram: ExponentHistogram, rule: RangeRule, largest: float = INT8_LA
 
 
 def require_data(histogram: ExponentHistogram) -> None:
-    """Raise `BadInput` where no scale can follow: nothing was observed, or something was infinite or NaN."""
+    """Raise `BadInput` where no scale can follow.
+
+    Nothing was observed, or something was infinite or NaN.
+    """
     if histogram.nonfinite:
         raise BadInput(
             f"{histogram.nonfinite} activations are infinite or NaN: no scale follows from them; "
@@ -68,11 +72,14 @@ def require_data(histogram: ExponentHistogram) -> None:
 
 
 def expected_largest(histogram: ExponentHistogram, batches: int = BATCHES) -> float:
-    """What a moving average of the batches' largest magnitudes converges to, if values were independent; > 0.
+    """Return what a moving average of the batches' largest magnitudes converges to; > 0.
 
-    The largest of n values lies below x with probability F(x)^n, so its mean is amax - integral of F^n over [0, amax],
-    n = total / batches. F is linear inside a bin, which makes the integral exact there. Values of one batch depend on
-    each other, so a real moving average lies lower: this is its upper estimate, and needs no order of the batches.
+    Values are taken to be independent.
+
+    The largest of n values lies below x with probability F(x)^n, so its mean is amax - integral of
+    F^n over [0, amax], n = total / batches. F is linear inside a bin, which makes the integral
+    exact there. Values of one batch depend on each other, so a real moving average lies lower: this
+    is its upper estimate, and needs no order of the batches.
     """
     counts = histogram.counts[:FINITE_BINS]
     last = int(np.flatnonzero(counts)[-1])
@@ -80,20 +87,23 @@ def expected_largest(histogram: ExponentHistogram, batches: int = BATCHES) -> fl
     edges = np.append(EDGES[: last + 1], max(histogram.amax, EDGES[last]))
     upto = np.concatenate([[0], np.cumsum(counts[: last + 1])]) / total
     rise = np.diff(upto)
-    # Over a bin where F rises from a to b, the mean of F^n is (b^(n+1) - a^(n+1)) / ((n + 1) (b - a)).
+    # Over a bin where F rises from a to b, the mean of F^n is (b^(n+1) - a^(n+1)) / ((n + 1) (b -
+    # a)).
     flat = upto[:-1] ** n
     mean = np.divide(np.diff(upto ** (n + 1)), (n + 1) * rise, out=flat, where=rise > 0)
     return max(histogram.amax - float((mean * np.diff(edges)).sum()), SMALLEST)
 
 
 def divergence(histogram: ExponentHistogram, clip: float) -> float:
-    """KL(P || Q) of the clipped distribution against its 128-level version.
+    """Return KL(P || Q) of the clipped distribution against its 128-level version.
 
-    Migacz, "8-bit inference with TensorRT" (2017), on a 2048-bin linear histogram resampled from the exponent bins.
+    Migacz, "8-bit inference with TensorRT" (2017), on a 2048-bin linear histogram resampled from
+    the exponent bins.
     """
     linear = _linear(histogram)
     if linear[1:].any():
-        # Zeros are exact at every scale, and half of a ReLU's output; pytorch-quantization leaves them out likewise.
+        # Zeros are exact at every scale, and half of a ReLU's output; pytorch-quantization leaves
+        # them out likewise.
         linear[0] = linear[1]
     width = histogram.amax / len(linear)
     kept = int(np.clip(round(clip / width), INT8_LARGEST + 1, len(linear)))
@@ -117,7 +127,10 @@ def divergence(histogram: ExponentHistogram, clip: float) -> float:
 def _least(
     histogram: ExponentHistogram, cost: Callable[[ExponentHistogram, float], float]
 ) -> float:
-    """The clip with the least cost among 96 fractions of the largest magnitude, each 4 % below the next."""
+    """Return the clip with the least cost among 96 fractions of the largest magnitude.
+
+    Each is 4 % below the next.
+    """
     clips = histogram.amax * np.geomspace(0.02, 1.0, 96)
     return float(clips[int(np.argmin([cost(histogram, float(clip)) for clip in clips]))])
 
@@ -125,10 +138,12 @@ def _least(
 def nearest(
     cost: Callable[[float], float], largest: float, deployed: float, tolerance: float = TOLERANCE
 ) -> float:
-    """The clip next to the deployed one that costs at most 1 + `tolerance` times the least, up to `largest`.
+    """Return the clip next to the deployed one that costs at most 1 + `tolerance` times the least.
 
-    The least lies in a flat valley: where exactly, a few requests decide. The edge of what is as good as the least
-    hardly moves with them, and a scale that is good enough stays.
+    It is at most `largest`.
+
+    The least lies in a flat valley: where exactly, a few requests decide. The edge of what is as
+    good as the least hardly moves with them, and a scale that is good enough stays.
     """
     low, high = np.log2(largest * 0.02), np.log2(largest)
     grid = 2.0 ** (np.arange(np.floor(FINE * low), np.ceil(FINE * high) + 1) / FINE)
@@ -149,7 +164,7 @@ def nearest(
 
 
 def _linear(histogram: ExponentHistogram, bins: int = 2048) -> NDArray[np.float64]:
-    """Counts over [0, amax] in equal bins; each exponent bin spreads its count evenly."""
+    """Return counts over [0, amax] in equal bins; each exponent bin spreads its count evenly."""
     counts = histogram.counts[:FINITE_BINS].astype(np.float64)
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
     last = int(np.flatnonzero(counts)[-1])

@@ -1,8 +1,9 @@
-"""Per-channel factors moved into the layers that make a tensor, so that nothing is left to compute at run time.
+"""Smoothing scales folded into the layers that make a tensor: nothing is left at run time.
 
-SmoothQuant divides an activation by factors. Where a norm's gain, or a layer before with nothing but positively
-homogeneous steps between, makes that activation for the quantized layers alone, its own constants are divided instead
-(Xiao et al., 2023, section 4; Nagel et al., "Data-free quantization", 2019, section 4.1).
+SmoothQuant divides an activation by scales, one a channel. Where a norm's gain, or a layer before
+with nothing but positively homogeneous steps between, makes that activation for the quantized
+layers alone, its own constants are divided instead (Xiao et al., 2023, section 4; Nagel et al.,
+"Data-free quantization", 2019, section 4.1).
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ def fold(
     sites: tuple[Site, ...],
     smoothing_scales: Mapping[str, NDArray[np.float32]],
 ) -> tuple[onnx.ModelProto, frozenset[str]]:
-    """A copy of the model whose foldable sites are already divided, and the names of those sites.
+    """Return a copy of the model whose foldable sites are already divided.
 
-    `smoothing_scales` are site name -> [channels]. A site whose tensor somebody else reads too keeps its division.
+    And the names of those sites.
+
+    `smoothing_scales` are site name -> [channels]. A site whose tensor somebody else reads too
+    keeps its division.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -64,7 +68,10 @@ class _Folder:
         self._readers.update(item.name for item in graph.output)
 
     def divide(self, tensor: str, factors: NDArray[np.float32], axis: int, *, readers: int) -> bool:
-        """Divide a tensor along its channel axis (-1 or 1) by factors [channels]; False changes nothing."""
+        """Divide a tensor along its channel axis (-1 or 1) by smoothing scales [channels].
+
+        Where it returns False, nothing was changed.
+        """
         node = self._makers.get(tensor)
         if node is None or self._readers[tensor] != readers:
             return False
@@ -84,7 +91,7 @@ class _Folder:
         return self.divide(node.input[0], factors, axis, readers=1)
 
     def _product(self, node: onnx.NodeProto, factors: NDArray[np.float32], axis: int) -> bool:
-        """A gain, or one branch of a gated unit."""
+        """Divide a gain, or one branch of a gated unit."""
         constants = [place for place, name in enumerate(node.input) if name in self._constants]
         if constants:
             return self._constants_of(node, constants, factors, axis)
@@ -102,7 +109,7 @@ class _Folder:
         )
 
     def _layer(self, node: onnx.NodeProto, factors: NDArray[np.float32], axis: int) -> bool:
-        """Rows of a weighted layer's weight, and its bias."""
+        """Divide rows of a weighted layer's weight, and its bias."""
         if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self._constants:
             return False
         weight = numpy_helper.to_array(self._constants[node.input[1]])
@@ -142,7 +149,10 @@ class _Folder:
         return True
 
     def _fits(self, name: str, factors: NDArray[np.float32], axis: int) -> bool:
-        """A constant of this node alone, with one value a channel along the axis and no other axis longer than 1."""
+        """Return whether a constant is this node's alone, with one value a channel.
+
+        No axis but the channels' is longer than 1.
+        """
         if name not in self._constants or not self._alone(name):
             return False
         shape = tuple(self._constants[name].dims)

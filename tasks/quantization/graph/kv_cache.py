@@ -1,7 +1,10 @@
-"""Keys and values cached in INT8: a language model's `past` and `present` become levels with one scale a tensor.
+"""Keys and values cached in INT8.
 
-What is new is quantized once, as it enters the cache; attention reads the restored past beside the new values as they
-are. A prefill from nothing therefore reads no level at all, and only steps over the cache tell what the levels cost.
+A language model's `past` and `present` become INT8 values with one scale a tensor.
+
+What is new is quantized once, as it enters the cache; attention reads the restored past beside the
+new values as they are. A prefill from nothing therefore reads none of them, and only steps over
+the cache tell what they cost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +31,10 @@ GATES = ("cache-agreement", "cache-perplexity-ratio")
 
 
 def require_cache(recipe: Recipe, task: Task, budgets: Budgets) -> None:
-    """Raise `Refused` where a recipe quantizes a cache that the task has not, or that no gate would judge."""
+    """Raise `Refused` where a recipe quantizes a cache that cannot be judged.
+
+    The task has none, or no gate looks through it.
+    """
     if recipe.kv_cache is NumberFormat.FP32:
         return
     if task is not Task.CAUSAL_LM:
@@ -38,30 +44,36 @@ def require_cache(recipe: Recipe, task: Task, budgets: Budgets) -> None:
         )
     if not any(rule.metric in GATES for rule in budgets.quality):
         raise Refused(
-            f"recipe {recipe.name} quantizes the cache, and no budget of the spec looks through it: "
-            f"add {' or '.join(GATES)} to budgets.quality"
+            f"recipe {recipe.name} quantizes the cache, and no budget of the spec looks through "
+            f"it: add {' or '.join(GATES)} to budgets.quality"
         )
 
 
 def observe_cache(
     engine: Engine, layout: CacheLayout, inputs: Inputs, payloads: Sequence[Payload]
 ) -> Mapping[str, ExponentHistogram]:
-    """Histograms of |keys| and |values| of every layer, by the cache's names; padding is left out."""
-    seen = {name: ExponentHistogram.empty() for name in layout.names}
+    """Return histograms of |keys| and |values| of every layer, by the cache's names.
+
+    Padding is left out.
+    """
+    ranges = {name: ExponentHistogram.empty() for name in layout.names}
     for batch in inputs.batches(payloads):
         outputs = engine.run(batch.feeds)
         for name in layout.names:
             by_token = np.moveaxis(outputs[f"present.{name}"], 2, 1)
-            seen[name] += ExponentHistogram.of(
+            ranges[name] += ExponentHistogram.of(
                 by_token if batch.mask is None else by_token[batch.mask]
             )
-    return seen
+    return ranges
 
 
-def cache_scales(seen: Mapping[str, ExponentHistogram], rule: RangeRule) -> Mapping[str, float]:
-    """Step of each cached tensor, amax / 127; raises `BadInput` naming the tensor where no range follows."""
+def cache_scales(ranges: Mapping[str, ExponentHistogram], rule: RangeRule) -> Mapping[str, float]:
+    """Return the step of each cached tensor, amax / 127.
+
+    Raises `BadInput` naming the tensor where no range follows.
+    """
     scales = {}
-    for name, histogram in seen.items():
+    for name, histogram in ranges.items():
         try:
             scales[name] = amax(histogram, rule) / LEVELS
         except BadInput as exc:
@@ -70,10 +82,12 @@ def cache_scales(seen: Mapping[str, ExponentHistogram], rule: RangeRule) -> Mapp
 
 
 def write_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
-    """The graph with `past.NAME` and `present.NAME` in INT8; raises `BadInput` where the cache is not a concatenation.
+    """Return the graph with `past.NAME` and `present.NAME` in INT8.
 
-    present = Concat(past, new) becomes present = Concat(past, Q(new)) for the cache, and Concat(DQ(past), new) for
-    attention.
+    Raises `BadInput` where the cache is not a concatenation.
+
+    present = Concat(past, new) becomes present = Concat(past, Q(new)) for the cache, and
+    Concat(DQ(past), new) for attention.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
@@ -90,7 +104,8 @@ def write_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.Mod
             or _readers(copy.graph, past) != 1
         ):
             raise BadInput(
-                f"{present} is not past and new values joined: this graph's cache cannot be quantized"
+                f"{present} is not past and new values joined: "
+                "this graph's cache cannot be quantized"
             )
         copy.graph.initializer.extend(_qparams(present, scale))
         added[join.name] = _quantized(join, past, present)
@@ -110,11 +125,17 @@ def write_cache(graph: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.Mod
 def cache_saving(layout: CacheLayout) -> str:
     """Return what a token's keys and values take, in a sentence."""
     values = sum(2 * heads * width for heads, width in layout.layers)
-    return f"the cache holds {values} values a token: {values} bytes in INT8, where FP32 takes {4 * values}"
+    return (
+        f"the cache holds {values} values a token: {values} bytes in INT8, "
+        f"where FP32 takes {4 * values}"
+    )
 
 
 def scale_name(present: str) -> str:
-    """The initializer that holds a cached tensor's step; not one of an activation's quantizers."""
+    """Return the initializer that holds a cached tensor's step.
+
+    Not one of an activation's quantizers.
+    """
     return f"{present}.cache_scale"
 
 
@@ -126,7 +147,7 @@ def _qparams(present: str, scale: float) -> list[onnx.TensorProto]:
 
 
 def _quantized(join: onnx.NodeProto, past: str, present: str) -> list[onnx.NodeProto]:
-    """Restoring the past, then quantizing what is new and joining the levels."""
+    """Restore the past, then quantize what is new and join the values."""
     qparams, axis = [scale_name(present), f"{present}.cache_zero_point"], join.attribute[0].i
     level = f"{present}.new"
     return [
@@ -149,7 +170,7 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def _readers(graph: onnx.GraphProto, tensor: str) -> int:
-    """How many nodes read its values; a shape is the same in any type."""
+    """Count the nodes that read its values; a shape is the same in any type."""
     return sum(
         name == tensor for node in graph.node if node.op_type != "Shape" for name in node.input
     )

@@ -13,7 +13,10 @@ _ZERO = "requant.zero"
 
 
 def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
-    """The graph in a target's form: "s8" (TensorRT) as it is, "u8" (ONNX Runtime on x86) for what that fuses."""
+    """Return the graph in a target's form.
+
+    "s8" (TensorRT) as it is, "u8" (ONNX Runtime on x86) for what that fuses.
+    """
     match form:
         case "s8":
             return qdq
@@ -24,7 +27,10 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
 
 
 def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """S8 with zero-point z becomes U8 with zero-point z + 128: the same arithmetic, and the form that is fused."""
+    """Turn S8 with zero-point z into U8 with zero-point z + 128.
+
+    The same arithmetic, and the form that is fused.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
     shifted = {node.input[2] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
@@ -41,9 +47,12 @@ def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """Relu and Clip before an FP8 quantizer become Max and Min: ONNX Runtime 1.32 drops the one and fails on the other.
+    """Turn Relu and Clip before an FP8 quantizer into Max and Min.
 
-    Its ReluQuantRewrite takes the zero-point's byte for the lowest level, which is so for U8 and not for FP8.
+    ONNX Runtime 1.32 drops the one and fails on the other.
+
+    Its ReluQuantRewrite takes the zero-point's byte for the lowest level, which is so for U8 and
+    not for FP8.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
@@ -59,9 +68,9 @@ def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type in _CUTS and node.output[0] in read for node in graph.node):
         return copy
     nodes = [
-        one
+        lowered
         for node in graph.node
-        for one in (_cut(node) if node.op_type in _CUTS and node.output[0] in read else [node])
+        for lowered in (_cut(node) if node.op_type in _CUTS and node.output[0] in read else [node])
     ]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -87,9 +96,12 @@ def _cut(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """A table is dequantized after its rows are gathered: ONNX Runtime would restore all of it for every batch.
+    """Dequantize a table after its rows are gathered.
 
-    TensorRT wants it the other way round: it takes a quantized constant only before its DequantizeLinear.
+    ONNX Runtime would restore all of it for every batch.
+
+    TensorRT wants it the other way round: it takes a quantized constant only before its
+    DequantizeLinear.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
@@ -137,7 +149,7 @@ def _gather(node: onnx.NodeProto, table: onnx.NodeProto) -> list[onnx.NodeProto]
 
 
 def _as_columns(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Scales [rows] -> [rows, 1], so that gathered ones broadcast along the row."""
+    """Reshape scales [rows] -> [rows, 1], so that gathered ones broadcast along the row."""
     for item in graph.initializer:
         if item.name in names:
             item.CopyFrom(

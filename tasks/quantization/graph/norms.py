@@ -1,7 +1,8 @@
 """Where a graph normalises: fused operators, and the arithmetic that exports write instead.
 
-LayerNorm and RMSNorm (Zhang and Sennrich, 2019) divide by the root of a mean of squares and multiply by a gain. Exports
-of Llama, Qwen and Mistral write RMSNorm as Pow, ReduceMean, Add, Sqrt, Reciprocal, Mul and Mul.
+LayerNorm and RMSNorm (Zhang and Sennrich, 2019) divide by the root of a mean of squares and
+multiply by a gain. Exports of Llama, Qwen and Mistral write RMSNorm as Pow, ReduceMean, Add, Sqrt,
+Reciprocal, Mul and Mul.
 """
 
 from collections.abc import Mapping
@@ -16,21 +17,24 @@ Makers = Mapping[str, onnx.NodeProto]
 
 
 def norm_results(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Tensors that norms return, gain and shift included, in graph order."""
+    """Return tensors that norms return, gain and shift included, in graph order."""
     makers = {name: node for node in model.graph.node for name in node.output}
     constants = {item.name for item in model.graph.initializer}
     shifts = _shifts(model, constants)
-    found = []
+    results = []
     for node in model.graph.node:
         if node.op_type in _FUSED:
-            found.append(node.output[0])
+            results.append(node.output[0])
         elif _is_gain(node, makers, constants):
-            found.append(shifts.get(node.output[0], node.output[0]))
-    return tuple(found)
+            results.append(shifts.get(node.output[0], node.output[0]))
+    return tuple(results)
 
 
 def _is_gain(node: onnx.NodeProto, makers: Makers, constants: set[str]) -> bool:
-    """A product of a constant and of x over the root of its mean square (or variance)."""
+    """Return whether a node is a gain: a constant times x over the root of its mean square.
+
+    The root may be of a variance.
+    """
     others = [name for name in node.input if name not in constants]
     if node.op_type != "Mul" or len(others) != 1:
         return False
@@ -41,7 +45,10 @@ def _is_gain(node: onnx.NodeProto, makers: Makers, constants: set[str]) -> bool:
 
 
 def _is_root(name: str, applied_by: str, makers: Makers) -> bool:
-    """Sqrt(Add(ReduceMean(...), epsilon)), or one over it where it is a factor."""
+    """Return whether a tensor is Sqrt(Add(ReduceMean(...), epsilon)).
+
+    Or one over it where it is a factor.
+    """
     node = _past_casts(name, makers)
     if node is None or node.op_type not in _OVER_A_ROOT.get(applied_by, ()):
         return False
@@ -54,7 +61,10 @@ def _is_root(name: str, applied_by: str, makers: Makers) -> bool:
 
 
 def _past_casts(name: str, makers: Makers) -> onnx.NodeProto | None:
-    """What makes a tensor, before it was cast; None: the graph's own input, or a constant."""
+    """Return what makes a tensor, before it was cast.
+
+    None: the graph's own input, or a constant.
+    """
     node = makers.get(name)
     while node is not None and node.op_type == "Cast":
         node = makers.get(node.input[0])
@@ -62,7 +72,7 @@ def _past_casts(name: str, makers: Makers) -> onnx.NodeProto | None:
 
 
 def _shifts(model: onnx.ModelProto, constants: set[str]) -> Mapping[str, str]:
-    """Tensor -> the sum of it and a constant, where nothing else reads it."""
+    """Return tensor -> the sum of it and a constant, where nothing else reads it."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:

@@ -1,8 +1,8 @@
 """The explicit Q/DQ graph: the one place where precision lives (ADR 27).
 
-Inputs of weighted layers get QuantizeLinear and DequantizeLinear, per tensor; weights become levels with one scale a
-tensor, an output channel or a block of inputs, behind a DequantizeLinear. Nothing is put on outputs: that is what
-ruins the usual defaults.
+Inputs of weighted layers get QuantizeLinear and DequantizeLinear, per tensor; weights become
+quantized values with one scale a tensor, an output channel or a block of inputs, behind a
+DequantizeLinear. Nothing is put on outputs: that is what ruins the usual defaults.
 """
 
 import ml_dtypes
@@ -34,7 +34,7 @@ Nodes = dict[str, list[onnx.NodeProto]]
 
 
 def write(plan: GraphPlan) -> onnx.ModelProto:
-    """The graph that the plan describes.
+    """Return the graph that the plan describes.
 
     Raises `BadInput` when a scale is not a positive finite number.
     """
@@ -54,9 +54,12 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
 
 
 def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> onnx.ModelProto:
-    """The same Q/DQ graph with new activation scales: weights, placement and smoothing stay (ADR 32).
+    """Return the same Q/DQ graph with new activation scales.
 
-    Raises `BadInput` when a scale is not a positive finite number, or the graph quantizes other sites.
+    Weights, placement and smoothing stay (ADR 32).
+
+    Raises `BadInput` when a scale is not a positive finite number, or the graph quantizes other
+    sites.
     """
     check_scales(scales, where="the Q/DQ graph")
     copy = onnx.ModelProto()
@@ -68,7 +71,8 @@ def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
     if present != set(wanted):
         odd = sorted(present ^ set(wanted))
         raise BadInput(
-            f"the Q/DQ graph and the new scales differ in {odd[0]} ({len(odd)} in all): write a new graph"
+            f"the Q/DQ graph and the new scales differ in {odd[0]} ({len(odd)} in all): "
+            "write a new graph"
         )
     parts = {item.name: item for item in copy.graph.initializer}
     for tensor, quantizer in wanted.items():
@@ -78,12 +82,15 @@ def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
 
 
 def _fixes_a_site(node: onnx.NodeProto) -> bool:
-    """A cache's levels keep their scale: what they were cached with must be what they are restored with."""
+    """Tell a site's quantizer from a cache's, whose values keep their scale.
+
+    What they were cached with must be what they are restored with.
+    """
     return bool(node.op_type == "QuantizeLinear" and node.input[1].endswith(".scale"))
 
 
 def _raised(plan: GraphPlan) -> onnx.ModelProto:
-    """A copy of the model at the opset that the plan's formats need."""
+    """Return a copy of the model at the opset that the plan's formats need."""
     quantized = [
         weight for item in plan.sites if isinstance(item, QuantizedSite) for weight in item.weights
     ]
@@ -102,7 +109,10 @@ def _raised(plan: GraphPlan) -> onnx.ModelProto:
 
 
 class _Writer:
-    """One graph under construction; nodes are collected and put beside their neighbours at the end."""
+    """One graph under construction.
+
+    Nodes are collected and put beside their neighbours at the end.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
@@ -114,7 +124,7 @@ class _Writer:
         self._replaced: set[str] = set()
 
     def quantize(self, item: QuantizedSite) -> None:
-        """Q/DQ on the site's activation, levels for the weights of its layers."""
+        """Put Q/DQ on the site's activation, and quantize the weights of its layers."""
         first = self._before.setdefault(item.site.layers[0].node, [])
         source = self._activation(item, first)
         for place, layer in enumerate(item.site.layers):
@@ -127,7 +137,7 @@ class _Writer:
                 self._correct(node, layer, item.corrections[place])
 
     def cast(self, site: Site, format: NumberFormat) -> None:
-        """The site's products in a shorter floating-point format, casts around them."""
+        """Put the site's products in a shorter floating-point format, casts around them."""
         short, source = _SHORT[format], f"{site.tensor}.{format}"
         first = self._before.setdefault(site.layers[0].node, [])
         first.append(
@@ -147,7 +157,10 @@ class _Writer:
             )
 
     def table(self, name: str, table: QuantizedWeight) -> None:
-        """An embedding table as levels, one scale a row, before every Gather that reads it."""
+        """Store an embedding table as quantized values, one scale a row.
+
+        Before every Gather that reads it.
+        """
         self._add(f"{name}.quantized", table.values.astype(np.int8))
         self._add(f"{name}.scale", table.scales[:, 0])
         readers = [
@@ -166,7 +179,10 @@ class _Writer:
         self._replaced.add(name)
 
     def short_table(self, name: str, format: NumberFormat) -> None:
-        """An embedding table in a shorter floating-point format; its rows are restored after they are gathered."""
+        """Store an embedding table in a shorter floating-point format.
+
+        Its rows are restored after they are gathered.
+        """
         short = self._shortened(name, format)
         for node in [
             node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
@@ -180,7 +196,7 @@ class _Writer:
             )
 
     def finish(self) -> onnx.ModelProto:
-        """The whole graph, without the constants that nobody reads any more."""
+        """Return the whole graph, without the constants that nobody reads any more."""
         ordered = []
         for node in self._graph.node:
             ordered += [*self._before.get(node.name, []), node, *self._after.get(node.name, [])]
@@ -199,7 +215,7 @@ class _Writer:
         return self._model
 
     def _activation(self, item: QuantizedSite, nodes: list[onnx.NodeProto]) -> str:
-        """The name of what the layers read instead of the site's tensor."""
+        """Return the name of what the layers read instead of the site's tensor."""
         name = source = item.site.tensor
         if item.smoothing_scales is not None:
             shape = self._beside_channels(item.site.layers[0])
@@ -235,7 +251,10 @@ class _Writer:
         return restored
 
     def _weight(self, layer: Layer, weight: QuantizedWeight) -> onnx.NodeProto:
-        """Levels in the layout of the layer's own weight, and the node that restores them."""
+        """Store quantized values in the layout of the layer's own weight.
+
+        And return the node that restores them.
+        """
         name = f"{layer.node}.weight"
         stored = (
             weight.values
@@ -284,13 +303,16 @@ class _Writer:
         )
 
     def _beside_channels(self, layer: Layer) -> tuple[int, ...]:
-        """The shape in which one value a channel meets what the layer reads or returns."""
+        """Return the shape in which one value a channel meets what the layer reads or returns."""
         return (
             (1, -1, *[1] * (len(self._shapes[layer.weight]) - 2)) if layer.op == "Conv" else (-1,)
         )
 
     def _shortened(self, constant: str, format: NumberFormat) -> str:
-        """The layer's weight or bias in the short format, beside the long one until nobody reads that."""
+        """Store the layer's weight or bias in the short format.
+
+        Beside the long one until nobody reads that.
+        """
         if not constant:
             return constant
         name = f"{constant}.{format}"
@@ -307,7 +329,7 @@ class _Writer:
 
 
 def _qparams(tensor: str, quantizer: Quantizer) -> tuple[onnx.TensorProto, onnx.TensorProto]:
-    """Scale and zero-point of an activation; the zero-point's type says the format."""
+    """Return scale and zero-point of an activation; the zero-point's type says the format."""
     zero = np.asarray(
         quantizer.zero_point,
         ml_dtypes.float8_e4m3fn if quantizer.format is NumberFormat.FP8 else np.int8,

@@ -63,7 +63,8 @@ _ALL = (
     ),
     Recipe(
         "recalibrate-mse",
-        "the same with the clip next to the champion's that costs hardly more than the least squared error",
+        "the same with the clip next to the champion's that costs hardly more than the least "
+        "squared error",
         activation=_MSE,
         smoothing=DeployedSmoothing(),
         version=5,

@@ -11,7 +11,10 @@ from tasks.quantization.recipe.targets import expressible
 from tasks.records import Action, GateResult
 
 Search = Literal["first", "full"]
-"""Stop at the first candidate that passes, or measure every candidate and take the cheapest that passes."""
+"""Stop at the first candidate that passes.
+
+Or measure every candidate and take the cheapest that passes.
+"""
 
 FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
 FROM_TRAFFIC = (
@@ -32,7 +35,8 @@ FALLBACK = "full-precision"
 SLACK = 2.0
 """A predicted loss so many times over its budget is not worth an engine.
 
-On Japanese, where one site does most of the harm, MiniLM lost half of what was predicted with two sites kept high.
+On Japanese, where one site does most of the harm, MiniLM lost half of what was predicted with two
+sites kept high.
 """
 
 
@@ -45,10 +49,13 @@ def climb(
     targets: Sequence[str],
     search: Search = "first",
 ) -> Sequence[Recipe]:
-    """The candidates in order. A named recipe is the only candidate; a safety fallback goes to full precision at once.
+    """Return the candidates in order.
 
-    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed candidates that would
-    leave no site quantized, are left out. Full precision is the last candidate.
+    A named recipe is the only candidate; a safety fallback goes to full precision at once.
+
+    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed
+    candidates that would leave no site quantized, are left out. Full precision is the last
+    candidate.
     """
     if recipe is not None:
         return (find_recipe(recipe),)
@@ -63,9 +70,12 @@ def climb(
 
 
 def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
-    """Everything else: each may be cheaper than a candidate that passes, and seldom is good enough.
+    """Yield everything else.
 
-    A recipe that changes how the engine is called, as an INT8 cache does, is only ever asked for by name.
+    Each may be cheaper than a candidate that passes, and seldom is good enough.
+
+    A recipe that changes how the engine is called, as an INT8 cache does, is only ever asked for by
+    name.
     """
     for name, recipe in RECIPES.items():
         if (
@@ -78,24 +88,29 @@ def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
 
 
 def chooses_sites(recipe: Recipe) -> bool:
-    """Whether the recipe treats the most sensitive sites differently, and so has to know which these are."""
+    """Return whether the recipe treats the most sensitive sites differently.
+
+    And so has to know which these are.
+    """
     return recipe.high_precision_sites > 0 or isinstance(recipe.rounding, Trained)
 
 
 def climbs_past_cost(recipe: Recipe) -> bool:
-    """Whether the next candidate may pass although this one was good enough and too dear.
+    """Return whether the next candidate may pass although this one was good enough and too dear.
 
-    Up to the last mixed candidate each costs more than the one before. The shorter floats differ in what they cost, and
-    full precision is not judged by it.
+    Up to the last mixed candidate each costs more than the one before. The shorter floats differ in
+    what they cost, and full precision is not judged by it.
     """
     return recipe.name in SHORTER_FLOATS
 
 
 def is_hopeless(refusals: Sequence[GateResult], left: float) -> bool:
-    """Whether a candidate that leaves this share of the losses of the candidate before is predicted to be refused as well.
+    """Return whether a candidate is predicted to be refused as the one before it was.
 
-    Losses add up nearly (`mixed`), so that 1 - cosine shrinks by the share. SLACK keeps doubtful candidates: those are
-    measured. A metric that is no loss predicts nothing.
+    It leaves the fraction `left` of the losses of that one.
+
+    Losses add up nearly (`mixed`), so that 1 - cosine shrinks by the share. SLACK keeps doubtful
+    candidates: those are measured. A metric that is no loss predicts nothing.
     """
     return any(
         (1 - gate.estimate.value) * left > (1 - gate.budget) * SLACK

@@ -1,4 +1,7 @@
-"""What somebody who reads a candidate's report should know of its scales: one sentence a kind of finding."""
+"""What somebody who reads a candidate's report should know of its scales.
+
+One sentence a kind of finding.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -27,12 +30,12 @@ def observation_diagnostics(
     unknown: Collection[str],
     quantized: Collection[str],
 ) -> tuple[str, ...]:
-    """Of what calibration saw; `unknown` have no range to fix, `quantized` got one."""
-    seen = {site.name: observed[site.name].histogram for site in sites}
-    unreached = [name for name in unknown if not seen[name].total]
-    zeros = [name for name in unknown if seen[name].total]
-    level = [name for name in quantized if _occupied(seen[name]) == 1]
-    few = [name for name in quantized if 0 < seen[name].total < FEW]
+    """Tell what calibration saw; `unknown` have no range to fix, `quantized` got one."""
+    histograms = {site.name: observed[site.name].histogram for site in sites}
+    unreached = [name for name in unknown if not histograms[name].total]
+    zeros = [name for name in unknown if histograms[name].total]
+    level = [name for name in quantized if _occupied(histograms[name]) == 1]
+    few = [name for name in quantized if 0 < histograms[name].total < FEW]
     verb = (
         "keep the champion's range" if set(unknown) & set(quantized) else "stay in floating point"
     )
@@ -53,11 +56,15 @@ def observation_diagnostics(
 def scale_diagnostics(
     plan: GraphPlan, reference: Mapping[str, ExponentHistogram], scales: Mapping[str, Quantizer]
 ) -> tuple[str, ...]:
-    """Of scales that erase nearly everything: one outlier sets the step, and the rest rounds to zero."""
+    """Tell of scales that erase nearly everything.
+
+    One outlier sets the step, and the rest rounds to zero.
+    """
     activations = [
-        f"{name} ({erased_share(reference[name], item):.1%} of its values, the largest is {reference[name].amax:.3g})"
+        f"{name} ({erased_fraction(reference[name], item):.1%} of its values, "
+        f"the largest is {reference[name].amax:.3g})"
         for name, item in scales.items()
-        if erased_share(reference[name], item) >= ERASED
+        if erased_fraction(reference[name], item) >= ERASED
     ]
     weights = [
         f"{layer.name} ({count} of {len(weight.values)} output channels)"
@@ -71,11 +78,13 @@ def scale_diagnostics(
     return _sentences(
         (
             activations,
-            "rounded to zero in their activations by outliers: where quality is lost, clip them or keep the sites high",
+            "rounded to zero in their activations by outliers: where quality is lost, "
+            "clip them or keep the sites high",
         ),
         (
             weights,
-            "rounded to zero in their weights by outliers: where quality is lost, keep the sites high",
+            "rounded to zero in their weights by outliers: where quality is lost, "
+            "keep the sites high",
         ),
     )
 
@@ -86,7 +95,7 @@ def exclusion_diagnostics(
     untrained: Sequence[str],
     uncorrected: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Of sites that a recipe could not treat as it treats the others."""
+    """Tell of sites that a recipe could not treat as it treats the others."""
     return _sentences(
         (overflow, f"beyond what {format} can hold: they stay in {NumberFormat.FP32}"),
         (
@@ -97,8 +106,11 @@ def exclusion_diagnostics(
     )
 
 
-def erased_share(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
-    """Of the values other than zero, the share that is nearer to zero than to the first level, 0..1."""
+def erased_fraction(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
+    """Of the values other than zero.
+
+    The share that is nearer to zero than to the first level, 0..1.
+    """
     nonzero = int(histogram.counts[1:FINITE_BINS].sum())
     if not nonzero:
         return 0.0
@@ -107,7 +119,10 @@ def erased_share(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
 
 
 def erased_channels(weight: NDArray[np.float32], quantized: QuantizedWeight) -> NDArray[np.float64]:
-    """The same of each output channel of a weight [outputs, inputs...] -> [outputs]; 0 where there are few weights."""
+    """Return the same of each output channel of a weight [outputs, inputs...] -> [outputs].
+
+    0 where there are few weights.
+    """
     flat = weight.reshape(len(weight), -1)
     values = quantized.shifted()
     alive = (flat != 0).sum(axis=1)
@@ -116,7 +131,7 @@ def erased_channels(weight: NDArray[np.float32], quantized: QuantizedWeight) -> 
 
 
 def _occupied(histogram: ExponentHistogram) -> int:
-    """Bins that hold anything; zeros share the first with the subnormal numbers."""
+    """Count bins that hold anything; zeros share the first with the subnormal numbers."""
     return int(np.count_nonzero(histogram.counts[:FINITE_BINS]))
 
 

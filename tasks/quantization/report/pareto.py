@@ -1,4 +1,7 @@
-"""What each candidate reached, drawn: loss against size and latency, with the front that no candidate beats."""
+"""What each candidate reached, drawn.
+
+Loss against size and latency, with the Pareto front that no candidate beats.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,10 @@ _RESOLUTION = 120
 
 @dataclass(frozen=True, slots=True)
 class CandidateFigures:
-    """One candidate, as it was measured; ratios are to full precision, None where nothing was measured."""
+    """One candidate, as it was measured.
+
+    Ratios are to full precision, None where nothing was measured.
+    """
 
     name: str
     passed: bool
@@ -41,50 +47,52 @@ class Limits:
 Point = tuple[CandidateFigures, float, float]
 """A candidate, its cost and its loss."""
 _COSTS: Sequence[tuple[str, Callable[[CandidateFigures], float | None]]] = (
-    ("size / full precision", lambda one: one.size),
-    ("latency / full precision", lambda one: one.latency),
+    ("size / full precision", lambda figures: figures.size),
+    ("latency / full precision", lambda figures: figures.latency),
 )
 
 
 def points(
     candidates: Sequence[CandidateFigures], cost: Callable[[CandidateFigures], float | None]
 ) -> list[Point]:
-    """The candidates that have both figures."""
+    """Return the candidates that have both figures."""
     return [
-        (one, spent, one.loss)
-        for one in candidates
-        if (spent := cost(one)) is not None and one.loss is not None
+        (candidate, spent, candidate.loss)
+        for candidate in candidates
+        if (spent := cost(candidate)) is not None and candidate.loss is not None
     ]
 
 
-def undominated(found: Sequence[Point]) -> list[Point]:
-    """Those than which none is both no dearer and no worse, cheapest first."""
+def undominated(reached: Sequence[Point]) -> list[Point]:
+    """Return those than which none is both no dearer and no worse, cheapest first."""
     best: list[Point] = []
-    for point in sorted(found, key=lambda one: (one[1], one[2])):
+    for point in sorted(reached, key=lambda candidate: (candidate[1], candidate[2])):
         if not best or point[2] < best[-1][2]:
             best.append(point)
     return best
 
 
 def cheapest(candidates: Sequence[CandidateFigures]) -> int | None:
-    """Which of the candidates that passed to promote: by latency, then size, then order; None when none passed.
+    """Choose among the candidates that passed to promote: by latency, then size, then order.
+
+    None when none passed.
 
     What has no latency (it was not judged by it) comes last.
     """
-    passed = [place for place, one in enumerate(candidates) if one.passed]
+    passed = [place for place, candidate in enumerate(candidates) if candidate.passed]
 
     def cost(place: int) -> tuple[float, float]:
-        one = candidates[place]
+        candidate = candidates[place]
         return (
-            float("inf") if one.latency is None else one.latency,
-            float("inf") if one.size is None else one.size,
+            float("inf") if candidate.latency is None else candidate.latency,
+            float("inf") if candidate.size is None else candidate.size,
         )
 
     return min(passed, key=cost, default=None)
 
 
 def draw_png(title: str, candidates: Sequence[CandidateFigures], limits: Limits) -> bytes:
-    """Two panels, PNG."""
+    """Draw two panels as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -102,20 +110,26 @@ def draw_png(title: str, candidates: Sequence[CandidateFigures], limits: Limits)
 
 
 def draw_html(title: str, candidates: Sequence[CandidateFigures], limits: Limits) -> bytes:
-    """The same, interactive, with everything inside: hovering names the candidate and why it was refused."""
+    """Draw the same, interactive, with everything inside.
+
+    Hovering names the candidate and why it was refused.
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True)
     budgets = (limits.size_budget, limits.latency_budget)
     for place, ((label, cost), budget) in enumerate(zip(_COSTS, budgets, strict=True), start=1):
-        found = points(candidates, cost)
-        best = undominated(found)
+        reached = points(candidates, cost)
+        best = undominated(reached)
         line = go.Scatter(
-            x=[one[1] for one in best], y=[one[2] for one in best], mode="lines", name="front"
+            x=[candidate[1] for candidate in best],
+            y=[candidate[2] for candidate in best],
+            mode="lines",
+            name="front",
         )
         figure.add_trace(line, row=1, col=place)
-        figure.add_trace(_markers(found), row=1, col=place)
+        figure.add_trace(_markers(reached), row=1, col=place)
         figure.add_vline(x=budget, line_dash="dot", row=1, col=place)
         figure.add_hline(y=limits.loss_budget, line_dash="dot", row=1, col=place)
         figure.update_xaxes(title_text=label, row=1, col=place)
@@ -125,10 +139,15 @@ def draw_html(title: str, candidates: Sequence[CandidateFigures], limits: Limits
     return page.encode()
 
 
-def _panel(panel: "Axes", found: Sequence[Point], cost_budget: float, loss_budget: float) -> None:
-    best = undominated(found)
-    panel.plot([one[1] for one in best], [one[2] for one in best], color="#54aeff", zorder=1)
-    for candidate, cost, loss in found:
+def _panel(panel: "Axes", reached: Sequence[Point], cost_budget: float, loss_budget: float) -> None:
+    best = undominated(reached)
+    panel.plot(
+        [candidate[1] for candidate in best],
+        [candidate[2] for candidate in best],
+        color="#54aeff",
+        zorder=1,
+    )
+    for candidate, cost, loss in reached:
         colour, marker = (
             (PASSED if candidate.passed else REFUSED),
             ("*" if candidate.chosen else "o"),
@@ -156,23 +175,23 @@ def _panel(panel: "Axes", found: Sequence[Point], cost_budget: float, loss_budge
     panel.grid(alpha=0.2)
 
 
-def _markers(found: Sequence[Point]) -> "go.Scatter":
+def _markers(reached: Sequence[Point]) -> "go.Scatter":
     import plotly.graph_objects as go
 
     return go.Scatter(
-        x=[cost for _, cost, _ in found],
-        y=[loss for _, _, loss in found],
-        text=[candidate.name for candidate, _, _ in found],
-        hovertext=[f"{candidate.name}: {candidate.reason}" for candidate, _, _ in found],
+        x=[cost for _, cost, _ in reached],
+        y=[loss for _, _, loss in reached],
+        text=[candidate.name for candidate, _, _ in reached],
+        hovertext=[f"{candidate.name}: {candidate.reason}" for candidate, _, _ in reached],
         mode="markers+text",
         textposition="top center",
         marker={
-            "color": [PASSED if candidate.passed else REFUSED for candidate, _, _ in found],
+            "color": [PASSED if candidate.passed else REFUSED for candidate, _, _ in reached],
             "symbol": [
                 "star" if candidate.chosen else "circle" if candidate.passed else "circle-open"
-                for candidate, _, _ in found
+                for candidate, _, _ in reached
             ],
-            "size": [16 if candidate.chosen else 9 for candidate, _, _ in found],
+            "size": [16 if candidate.chosen else 9 for candidate, _, _ in reached],
         },
         name="candidates",
     )

@@ -1,4 +1,7 @@
-"""The front of mixed precision, drawn: what every placement worth having loses, and how many weights it keeps."""
+"""The Pareto front of mixed precision, drawn.
+
+What every placement worth having loses, and how many weights it keeps.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,26 @@ _RESOLUTION = 120
 
 
 def documented(front: Sequence[PrecisionPlacement]) -> list[Json]:
-    """As a candidate's facts hold it."""
-    return [{"kept": list(one.kept), "loss": one.loss, "weights": one.cost} for one in front]
+    """Return the Pareto front as a candidate's facts hold it."""
+    return [
+        {"kept": list(point.kept), "loss": point.loss, "weights": point.cost} for point in front
+    ]
 
 
 def draw_placements(
     title: str, front: Sequence[PrecisionPlacement], kept: Sequence[str]
 ) -> dict[str, bytes]:
-    """`placements.png` and an interactive `placements.html`, with the placement at hand marked; empty below two."""
+    """Draw `placements.png` and an interactive `placements.html`.
+
+    With the placement at hand marked.
+
+    Empty below two.
+    """
     if len(front) < 2:
         return {}
     whole = max(1, front[-1].cost)
-    shares, losses = [one.cost / whole for one in front], [one.loss for one in front]
-    here = [place for place, one in enumerate(front) if set(one.kept) == set(kept)]
+    shares, losses = [point.cost / whole for point in front], [point.loss for point in front]
+    here = [place for place, point in enumerate(front) if set(point.kept) == set(kept)]
     return {
         "placements.png": _png(title, shares, losses, here),
         "placements.html": _html(title, front, shares, losses, here),
@@ -63,16 +73,16 @@ def _html(
 ) -> bytes:
     import plotly.graph_objects as go
 
-    told = ["<br>".join(one.kept) or "every site quantized" for one in front]
+    hover = ["<br>".join(point.kept) or "every site quantized" for point in front]
     figure = go.Figure(
-        go.Scatter(x=list(shares), y=list(losses), mode="lines+markers", hovertext=told)
+        go.Scatter(x=list(shares), y=list(losses), mode="lines+markers", hovertext=hover)
     )
     marked = go.Scatter(
         x=[shares[place] for place in here], y=[losses[place] for place in here], mode="markers"
     )
     figure.add_trace(
         marked.update(
-            marker={"size": 12, "color": "#1a7f37"}, hovertext=[told[place] for place in here]
+            marker={"size": 12, "color": "#1a7f37"}, hovertext=[hover[place] for place in here]
         )
     )
     figure.update_layout(

@@ -1,8 +1,11 @@
-"""How much each site's quantization costs: measured on a toggled graph, or from the observation alone.
+"""How much each site's quantization costs.
 
-`measure` quantizes one part after the other and compares what the whole model returns. `rank` needs no pass over the
-data, and knows nothing of what later layers make of an error: `benchmarks/quantization/sensitivity.py` holds both against
-quantizing one site after the other in engines of their own.
+Measured on a toggled graph, or from the observation alone.
+
+`measure` quantizes one part after the other and compares what the whole model returns. `rank` needs
+no pass over the data, and knows nothing of what later layers make of an error:
+`benchmarks/quantization/sensitivity.py` holds both against quantizing one site after the other in
+engines of their own.
 """
 
 import json
@@ -35,7 +38,8 @@ class Sensitivity:
     """One site's cost."""
 
     site: str
-    error: float  # squared output error / squared output; for convolutions, of input and weight instead
+    # Squared output error / squared output; for convolutions, of input and weight instead.
+    error: float
     macs_share: float  # of the multiply-accumulates per position of all sites
     loss: float | None = (
         None  # of the model's output when this site alone is quantized; None: not measured
@@ -44,7 +48,10 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What quantizing one part at a time does to the model's output: mean loss a case (or a token), 0 is none."""
+    """What quantizing one part at a time does to the model's output.
+
+    Mean loss a case (or a token), 0 is none.
+    """
 
     parts: Mapping[str, float]  # part -> loss, in the order of the toggles
     submodules: Mapping[str, str]  # part -> submodule, of the parts that are no sites
@@ -68,7 +75,9 @@ def measure(
     parts: Sequence[QuantizedPart],
     payloads: Sequence[Payload],
 ) -> Losses:
-    """Run a toggled graph over the payloads: once in full precision, once a part, once with all sites.
+    """Run a toggled graph over the payloads.
+
+    Once in full precision, once a part, once with all sites.
 
     Raises `BadInput` when an output is not finite.
     """
@@ -88,14 +97,17 @@ def measure(
 def _rows(
     engine: Engine, batch: Batch, output: str, toggles: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """A row a case, or of logits [batch, tokens, vocabulary] a row a token that is no padding."""
+    """Return a row a case, or of logits [batch, tokens.
+
+    Vocabulary] a row a token that is no padding.
+    """
     feeds: Arrays = {**batch.feeds, INPUT: toggles}
     values = engine.run(feeds)[output]
     return values if values.ndim < 3 or batch.mask is None else np.asarray(values[batch.mask])
 
 
 def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
-    """The losses of every submodule, most harmful first; `sites` are site -> submodule."""
+    """Return the losses of every submodule, most harmful first; `sites` are site -> submodule."""
     groups: dict[str, list[float]] = {}
     for part, loss in losses.parts.items():
         groups.setdefault({**sites, **losses.submodules}[part], []).append(loss)
@@ -104,7 +116,7 @@ def by_submodule(losses: Losses, sites: Mapping[str, str]) -> tuple[Group, ...]:
 
 
 def dump_losses(losses: Losses) -> bytes:
-    """The JSON document."""
+    """Return the JSON document."""
     return canonical({"version": 1, **asdict(losses)})
 
 
@@ -124,10 +136,10 @@ def parse_losses(data: bytes, *, where: str) -> Losses:
 def output_loss(
     task: Task, exact: NDArray[np.float32], quantized: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """How far each output is from full precision's: [N, D], [N, D] -> [N], 0 is none.
+    """Return how far each output is from full precision's: [N, D], [N, D] -> [N], 0 is none.
 
-    Embeddings: 1 - cosine. Logits: the divergence KL(exact || quantized) of their softmax in nats, because agreement of
-    the largest class is 1 for nearly every case and ranks nothing.
+    Embeddings: 1 - cosine. Logits: the divergence KL(exact || quantized) of their softmax in nats,
+    because agreement of the largest class is 1 for nearly every case and ranks nothing.
     """
     if TRAITS[task].fidelity == "cosine":
         return 1.0 - cosine(exact, quantized)
@@ -137,28 +149,34 @@ def output_loss(
 
 
 def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tuple[Sensitivity, ...]:
-    """The ranking by measured losses, most sensitive first; equal ones, and ones not measured, by the local error."""
-    found = [replace(item, loss=losses.get(item.site)) for item in ranking]
+    """Rank by measured losses, most sensitive first.
+
+    Equal ones, and ones not measured, by the local error.
+    """
+    ranked = [replace(item, loss=losses.get(item.site)) for item in ranking]
     return tuple(
-        sorted(found, key=lambda item: (-losses.get(item.site, 0.0), -item.error, item.site))
+        sorted(ranked, key=lambda item: (-losses.get(item.site, 0.0), -item.error, item.site))
     )
 
 
 def recorded_losses(rows: Json) -> dict[str, float] | None:
-    """Site -> measured loss of a release's facts, without the sites that were not measured; None where none was."""
+    """Return site -> measured loss of a release's facts, without the sites that were not measured.
+
+    None where none was.
+    """
     known = (
         [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []
     )
-    found = {
+    losses = {
         str(row["site"]): float(row["loss"])
         for row in known
         if isinstance(row.get("loss"), int | float)
     }
-    return found or None
+    return losses or None
 
 
 def spread(payloads: Sequence[Payload], count: int) -> tuple[Payload, ...]:
-    """So many payloads, evenly from the whole sequence: the same ones every time."""
+    """Return so many payloads, evenly from the whole sequence: the same ones every time."""
     if len(payloads) <= count:
         return tuple(payloads)
     return tuple(payloads[int(place)] for place in np.linspace(0, len(payloads) - 1, count))
@@ -187,7 +205,7 @@ def rank(
     """
     work = {site.name: float(sum(weight.size for weight in weights[site.name])) for site in sites}
     total = sum(work.values())
-    found = [
+    ranked = [
         Sensitivity(
             site.name,
             _error(
@@ -197,7 +215,7 @@ def rank(
         )
         for site in sites
     ]
-    return tuple(sorted(found, key=lambda item: (-item.error, item.site)))
+    return tuple(sorted(ranked, key=lambda item: (-item.error, item.site)))
 
 
 def _error(
@@ -221,7 +239,7 @@ def _error(
 
 
 def _weight_error(weights: Sequence[NDArray[np.float32]]) -> float:
-    """Squared rounding error of the weights in INT8 / squared weights."""
+    """Return the squared rounding error of the weights in INT8 / squared weights."""
     flat = np.concatenate([weight.ravel() for weight in weights])
     rounded = np.concatenate(
         [quantize(weight, WeightScheme()).dequantized().ravel() for weight in weights]

@@ -1,8 +1,11 @@
-"""Which sites to leave in high precision: the least loss for what that costs, for every budget at once.
+"""Which sites to leave in high precision.
 
-A point quantizes all sites but those that it keeps. Its loss is taken as the sum of its sites' losses, each measured
-alone, as in Dong et al., "HAWQ-V2" (2020), section 3.2: on MiniLM all sites together lose 1.02 (plain) and 1.13
-(smoothed) times that sum on English, and 1.7 times on Japanese and Russian, where one site does most of the harm.
+The least loss for what that costs, for every budget at once.
+
+A point quantizes all sites but those that it keeps. Its loss is taken as the sum of its sites'
+losses, each measured alone, as in Dong et al., "HAWQ-V2" (2020), section 3.2: on MiniLM all sites
+together lose 1.02 (plain) and 1.13 (smoothed) times that sum on English, and 1.7 times on Japanese
+and Russian, where one site does most of the harm.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from itertools import accumulate
 from math import gcd
 
 LARGEST = 1 << 16
-"""Units of cost up to which the search is exact; above, sites are kept in the order of loss per cost."""
+"""Units of cost up to which the search is exact.
+
+Above, sites are kept in the order of loss per cost.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,11 @@ class PrecisionPlacement:
 
 
 def pareto_front(sites: Sequence[SiteCost]) -> tuple[PrecisionPlacement, ...]:
-    """All placements than which none is better in loss and no worse in cost, cheapest first.
+    """Return all placements than which none is better in loss and no worse in cost, cheapest first.
 
-    The first keeps nothing. Exact (0/1 knapsack by dynamic programming over the costs in units of their greatest
-    common divisor; Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004, section 2.3) up to LARGEST units;
-    beyond, greedy by loss per cost.
+    The first keeps nothing. Exact (0/1 knapsack by dynamic programming over the costs in units of
+    their greatest common divisor; Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004,
+    section 2.3) up to LARGEST units; beyond, greedy by loss per cost.
     """
     unit = gcd(*(site.cost for site in sites)) or 1
     total = sum(site.cost for site in sites) // unit
@@ -48,7 +54,10 @@ def pareto_front(sites: Sequence[SiteCost]) -> tuple[PrecisionPlacement, ...]:
 
 
 def keep(points: Sequence[PrecisionPlacement], most: int) -> PrecisionPlacement:
-    """The point of least loss that keeps at most so many sites; of equal ones the cheapest."""
+    """Return the point of least loss that keeps at most so many sites.
+
+    Of equal ones the cheapest.
+    """
     return min(
         (point for point in points if len(point.kept) <= most),
         key=lambda point: (point.loss, point.cost),
@@ -56,7 +65,7 @@ def keep(points: Sequence[PrecisionPlacement], most: int) -> PrecisionPlacement:
 
 
 def _exact(sites: Sequence[SiteCost], unit: int, total: int) -> list[frozenset[int]]:
-    """For every budget the kept set that saves the most loss."""
+    """Return for every budget the kept set that saves the most loss."""
     saved = [0.0] * (total + 1)
     chosen: list[frozenset[int]] = [frozenset()] * (total + 1)
     for place, site in enumerate(sites):

@@ -1,7 +1,10 @@
-"""One graph in which every part can be quantized by itself: what a part costs is then one run, not one more engine.
+"""One graph in which every part can be quantized by itself.
 
-A part's nodes stand in an If: one branch is full precision, the other what the Q/DQ writer makes of the part. Only the
-branch that is taken is computed, so a run costs about what one pass of the full-precision graph costs.
+What a part costs is then one run, not one more engine.
+
+A part's nodes stand in an If: one branch is full precision, the other what the Q/DQ writer makes of
+the part. Only the branch that is taken is computed, so a run costs about what one pass of the
+full-precision graph costs.
 """
 
 from __future__ import annotations
@@ -44,11 +47,13 @@ class ToggledGraph:
 
 
 def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
-    """A toggle for every site of the plan, and with `others` for what recipes leave alone, at INT8.
+    """Add a toggle for every site of the plan.
 
-    These are embedding tables (one scale a row), products of two activations (attention scores, and mixing by them;
-    ranges of each batch) and what all norms return (likewise, one toggle). The plan's model must be the
-    full-precision graph with nothing folded into it.
+    And with `others` for what recipes leave alone, at INT8.
+
+    These are embedding tables (one scale a row), products of two activations (attention scores, and
+    mixing by them; ranges of each batch) and what all norms return (likewise, one toggle). The
+    plan's model must be the full-precision graph with nothing folded into it.
     """
     model = plan.model
     rounded = [*_products(model), *_norms(model)] if others else []
@@ -68,7 +73,7 @@ def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
 
 
 def _products(model: onnx.ModelProto) -> list[QuantizedPart]:
-    """Matrix products of two activations."""
+    """Return matrix products of two activations."""
     constants = {item.name for item in model.graph.initializer}
     return [
         QuantizedPart(node.name, (node.output[0],), SCORES)
@@ -96,7 +101,10 @@ def _readers(model: onnx.ModelProto, table: str) -> Iterator[str]:
 
 
 def _round_at_run_time(graph: onnx.GraphProto, result: str, *, outputs: bool) -> None:
-    """INT8 in and out of range by batch, on what the node reads, or on what it returns."""
+    """Round to INT8 and back, out of range by batch, on what the node reads.
+
+    Or on what it returns.
+    """
     node = next(item for item in graph.node if result in item.output)
     if outputs:
         node.output[0] = f"{result}.exact"
@@ -118,7 +126,7 @@ def _rounded(source: str, result: str) -> list[onnx.NodeProto]:
 def _merge(
     model: onnx.ModelProto, quantized: onnx.ModelProto, parts: Sequence[QuantizedPart]
 ) -> onnx.ModelProto:
-    """The full-precision graph, every part's nodes replaced by a choice between both."""
+    """Return the full-precision graph, every part's nodes replaced by a choice between both."""
     merged = onnx.ModelProto()
     merged.CopyFrom(_at_opset_of(quantized, model))
     graph, branches = merged.graph, _Branches(merged.graph, quantized.graph)
@@ -153,7 +161,7 @@ def _merge(
 
 
 def _at_opset_of(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as the writer raised it for formats that need a newer opset."""
+    """Return the model as the writer raised it for formats that need a newer opset."""
     wanted, present = (
         next(item.version for item in one.opset_import if item.domain in ("", "ai.onnx"))
         for one in (quantized, model)
@@ -173,14 +181,14 @@ class _Branches:
         self._constants = {item.name: item for item in quantized.initializer}
 
     def exact(self, node: onnx.NodeProto) -> onnx.GraphProto:
-        """The node as it is."""
+        """Return the node as it is."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.output[0] = f"{node.output[0]}.full"
         return _graph([copy], copy.output[0], [])
 
     def quantized(self, result: str) -> onnx.GraphProto:
-        """Every node of the quantized graph between the full-precision graph's tensors and this result."""
+        """Return every quantized node between full precision's tensors and this result."""
         nodes: dict[str, onnx.NodeProto] = {}
         constants: dict[str, onnx.TensorProto] = {}
         self._collect(result, result, nodes, constants)
@@ -201,7 +209,7 @@ class _Branches:
         nodes: dict[str, onnx.NodeProto],
         constants: dict[str, onnx.TensorProto],
     ) -> None:
-        """What makes a tensor, its makers first."""
+        """Collect what makes a tensor, its makers first."""
         if not name or (name in self._known and name != result):
             return
         if name in self._constants:

@@ -24,14 +24,20 @@ The paper adds 1 % of the mean. Smoothed inputs differ so much in energy that no
 mean suits all: a small one lets a few hundred rows be overfitted, a large one drowns quiet inputs.
 """
 FLOOR = 0.03
-"""Added on top, as a fraction of the mean: inputs that were hardly seen stay near plain rounding."""
+"""Added on top, as a fraction of the mean.
+
+Inputs that were hardly seen stay near plain rounding.
+"""
 LAZY = 128
 """Inputs whose effect on those after them is applied at once (section 3.3, step 2)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DampedHessian:
-    """The Hessian of the output error by a layer's weights: what the rows say of all who read them."""
+    """The Hessian of the output error by a layer's weights.
+
+    What the rows say of all who read them.
+    """
 
     order: NDArray[np.intp]  # in which the inputs are rounded, [inputs]
     inverse_factor: NDArray[np.float32]  # see the function of that name, in that order

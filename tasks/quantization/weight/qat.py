@@ -28,7 +28,10 @@ from tasks.quantization.weight.held_out_rows import HELD_OUT, LEAST_ROWS
 
 STEPS = 120
 RATE = 0.02
-"""Of Adam, in units of the weights' steps, and of the logarithms of steps and clip a tenth of it."""
+"""Of Adam, in units of the weights' steps.
+
+And of the logarithms of steps and clip a tenth of it.
+"""
 ERROR_APART = 0.001
 """Relative difference of the error on rows held out, between what two devices made of one site."""
 VALUES_APART = 0.001
@@ -143,7 +146,10 @@ def _require(
 
 
 class _Site:
-    """The quantized layer as torch sees it: weights in units of their steps, steps and clip as logarithms."""
+    """The quantized layer as torch sees it.
+
+    Weights in units of their steps, steps and clip as logarithms.
+    """
 
     def __init__(
         self,

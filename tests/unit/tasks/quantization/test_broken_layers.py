@@ -1,6 +1,9 @@
-"""Every recipe on layers that calibration never reached, that saw one value, or whose numbers are extreme.
+"""Every recipe on layers that calibration never reached, that saw one value.
 
-Observed, derived, written, lowered, built and run; TensorRT-RTX, where it is installed, parses and builds the twin.
+Or whose numbers are extreme.
+
+Observed, derived, written, lowered, built and run; TensorRT-RTX, where it is installed, parses and
+builds the twin.
 """
 
 from __future__ import annotations
@@ -123,7 +126,8 @@ def test_tensorrt_rtx_builds_the_twin(name: str, case: str) -> None:
     assert target.build(graph.SerializeToString(), PROFILE).plan
 
 
-# --- What is said ---------------------------------------------------------------------------------------------------
+# --- What is said ---------------------------------------------------------------------------------
+# ------------------
 
 
 def diagnostics(case: str, name: str) -> str:
@@ -216,7 +220,8 @@ def test_what_fp16_cannot_hold_stays_in_float32_and_is_named(extreme: str) -> No
     assert error(graphs.run(model, x), engine_outputs(found, x)) < 1e-2
 
 
-# --- A layer that calibration never reaches -------------------------------------------------------------------------
+# --- A layer that calibration never reaches
+# -------------------------------------------------------------------------
 
 
 def experts() -> onnx.ModelProto:

@@ -121,7 +121,8 @@ def test_the_same_observation_gives_the_same_scales() -> None:
     }
 
 
-# --- Training ---------------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
+# --------------------
 
 TRAINED = find_recipe("int8-trained")
 
@@ -195,7 +196,8 @@ def _differ(one: QuantizedSite, other: QuantizedSite) -> bool:
     )
 
 
-# --- What cannot be derived -------------------------------------------------------------------------------------------
+# --- What cannot be derived
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deployed", [None, {}], ids=["no champion", "a full-precision champion"])

@@ -1,4 +1,7 @@
-"""At any magnitude scales are finite and positive, and what lies inside the range returns within half a step."""
+"""At any magnitude scales are finite and positive.
+
+And what lies inside the range returns within half a step.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,8 @@ def test_inside_the_range_a_value_returns_within_half_a_step(symmetric: bool, ro
     low, high = found.bounds or (-found.amax, found.amax)
     inside = rows[(rows >= low) & (rows <= high)].astype(np.float64)
     returned = fake_quantize(inside.astype(np.float32), found)
-    # A zero-point is a whole number: the range moves by up to half a step, and what is cut off there is that little.
+    # A zero-point is a whole number: the range moves by up to half a step, and what is cut off
+    # there is that little.
     allowed = 0.5 if symmetric else 1.0
     assert (np.abs(returned - inside) <= allowed * found.scale * (1 + 1e-5)).all()
 

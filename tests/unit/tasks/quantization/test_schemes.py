@@ -1,4 +1,7 @@
-"""Every recipe on one layer of each kind: the graph computes what its parts say, on the real runtime."""
+"""Every recipe on one layer of each kind.
+
+The graph computes what its parts say, on the real runtime.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,16 @@ NAMES = [
     for name, recipe in RECIPES.items()
     if recipe.quantized and not recipe.keeps_graph and not recipe.high_precision_sites
 ]
-# Weight-only products run on kernels that round the activation to 8 bits themselves, a block at a time.
+# Weight-only products run on kernels that round the activation to 8 bits themselves, a block at a
+# time.
 TOLERANCE = {"int4": 0.02, "int2": 0.02, "fp16": 2e-3, "bf16": 2e-2}
 
 
 def expected(model: onnx.ModelProto, found: Derived, x: Floats) -> Floats:
-    """The full-precision graph, run on what the quantizer lets through, with the weights as they are stored."""
+    """The full-precision graph, run on what the quantizer lets through.
+
+    With the weights as they are stored.
+    """
     (item,) = found.plan.sites
     if isinstance(item, CastSite):
         return graphs.run(model, x)

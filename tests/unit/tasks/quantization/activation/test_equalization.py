@@ -87,7 +87,8 @@ def test_layers_that_share_an_input_count_together() -> None:
     assert input_ranges([first, second], 2).tolist() == [2, 4]
 
 
-# --- The recipe on convolutions ---------------------------------------------------------------------------------------
+# --- The recipe on convolutions
+# ---------------------------------------------------------------------------------------
 
 
 def quantized(model: onnx.ModelProto, recipe: str) -> Derived:

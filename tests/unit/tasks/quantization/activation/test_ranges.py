@@ -46,7 +46,10 @@ def error_of(values: Floats, clip: float) -> float:
 
 
 def divergence_of(values: Floats, clip: float, bins: int = 2048, levels: int = 128) -> float:
-    """KL(P || Q) of Migacz' slides, written as its pseudocode on the linear histogram of the numbers."""
+    """KL(P || Q) of Migacz' slides.
+
+    Written as its pseudocode on the linear histogram of the numbers.
+    """
     top = float(np.abs(values).max())
     counts, _ = np.histogram(np.abs(values), bins=bins, range=(0, top))
     counts[0] = counts[1]

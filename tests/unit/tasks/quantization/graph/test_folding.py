@@ -87,7 +87,10 @@ def rms_norm() -> Case:
 
 
 def swiglu() -> Case:
-    """down(silu(gate(x)) * up(x)): the gate passes through a sigmoid, so the factors belong into `up`."""
+    """down(silu(gate(x)) * up(x)).
+
+    The gate passes through a sigmoid, so the factors belong into `up`.
+    """
     nodes: list[tuple[str, list[str], str]] = [
         ("MatMul", ["x", "gate.weight"], "gate"),
         ("MatMul", ["x", "up.weight"], "up"),
@@ -187,7 +190,10 @@ def factors_of(sites: tuple[Site, ...], widths: Mapping[str, int]) -> dict[str, 
 
 
 def smoothed(case: Case) -> tuple[onnx.ModelProto, frozenset[str]]:
-    """The graph in FP32 with every site divided, folded or by a product, and every weight multiplied."""
+    """The graph in FP32 with every site divided, folded or by a product.
+
+    And every weight multiplied.
+    """
     sites, observed = observe(case.model, case.x)
     smoothing_scales = factors_of(
         sites, {name: item.channel_amax.size for name, item in observed.items()}

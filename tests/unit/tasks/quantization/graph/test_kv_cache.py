@@ -1,4 +1,7 @@
-"""Keys and values in INT8: the graph on both targets, its error bound, and the steps that read it."""
+"""Keys and values in INT8.
+
+The graph on both targets, its error bound, and the steps that read it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -34,7 +34,8 @@ ROWS = RNG.standard_normal((7, 8)).astype(np.float32)
 IMAGES = RNG.standard_normal((2, 3, 6, 6)).astype(np.float32)
 
 
-# --- One quantizer ----------------------------------------------------------------------------------------------------
+# --- One quantizer --------------------------------------------------------------------------------
+# --------------------
 
 
 def one_quantizer(scale: np.float32) -> onnx.ModelProto:
@@ -74,7 +75,8 @@ def test_a_weight_channel_of_zeros_has_a_scale_and_stays_zero() -> None:
     assert np.isfinite(stored.dequantized()).all()
 
 
-# --- Whole graphs against numpy ---------------------------------------------------------------------------------------
+# --- Whole graphs against numpy
+# ---------------------------------------------------------------------------------------
 
 
 def rounded(values: Floats, scale: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -84,7 +86,10 @@ def rounded(values: Floats, scale: NDArray[np.floating]) -> NDArray[np.float64]:
 def linear_reference(
     x: Floats, weight: Floats, amax: float, smoothing_scales: Floats
 ) -> NDArray[np.float64]:
-    """x [n, inputs], weight [inputs, outputs]: per-tensor activations, one weight scale an output column."""
+    """x [n, inputs], weight [inputs, outputs].
+
+    Per-tensor activations, one weight scale an output column.
+    """
     scaled = weight * smoothing_scales[:, None]
     columns = [rounded(column, np.float64(np.abs(column).max() / 127)) for column in scaled.T]
     return rounded(x / smoothing_scales, np.float64(amax / 127)) @ np.stack(columns, axis=1)
@@ -172,7 +177,8 @@ def test_smoothing_leaves_the_product_unchanged_but_for_rounding() -> None:
     )
 
 
-# --- What is written, and what is left alone --------------------------------------------------------------------------
+# --- What is written, and what is left alone
+# --------------------------------------------------------------------------
 
 
 def attention(
@@ -287,7 +293,8 @@ def test_a_scale_that_is_no_positive_number_is_bad_input(amax: float) -> None:
         qdq.write(from_scales(model, find_sites(model), {"fc": Quantizer(amax)}))
 
 
-# --- Recalibration patches the scales ---------------------------------------------------------------------------------
+# --- Recalibration patches the scales
+# ---------------------------------------------------------------------------------
 
 
 def test_rescaling_changes_activation_scales_and_nothing_else() -> None:
@@ -322,7 +329,8 @@ def test_rescaling_a_full_precision_graph_is_bad_input() -> None:
         qdq.rescale(model, find_sites(model), {"layer.0.up": Quantizer(1.0)})
 
 
-# --- Lowering ---------------------------------------------------------------------------------------------------------
+# --- Lowering -------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_an_unknown_form_is_bad_input() -> None:

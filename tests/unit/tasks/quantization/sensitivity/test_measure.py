@@ -1,4 +1,6 @@
-"""The ranking from the observation alone against quantizing one site after the other and measuring the output."""
+"""The ranking from the observation alone against quantizing one site after the other and measuring
+the output.
+"""
 
 from __future__ import annotations
 

@@ -127,7 +127,10 @@ def test_norms_that_an_export_wrote_out_have_a_switch_that_changes_the_output(
 
 
 def written_out(*, divided: bool) -> onnx.ModelProto:
-    """LayerNorm without its operator: (x - mean) over the root of its variance, gain and shift; then a layer."""
+    """LayerNorm without its operator: (x - mean) over the root of its variance, gain and shift.
+
+    Then a layer.
+    """
     helper = graphs.helper
     root = [("Sqrt", ["above"], "root"), ("Div", ["centred", "root"], "scaled")]
     if not divided:

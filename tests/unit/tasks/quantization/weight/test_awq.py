@@ -1,4 +1,7 @@
-"""AWQ's scaling and clipping: never worse on the observed rows, and better where few inputs matter."""
+"""AWQ's scaling and clipping.
+
+Never worse on the observed rows, and better where few inputs matter.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ def test_no_rows_are_bad_input() -> None:
         )
 
 
-# --- The recipe on whole graphs ---------------------------------------------------------------------------------------
+# --- The recipe on whole graphs
+# ---------------------------------------------------------------------------------------
 
 
 def mean_error(model: onnx.ModelProto, x: np.ndarray, recipe: str) -> np.ndarray:

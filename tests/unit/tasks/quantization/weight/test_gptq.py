@@ -49,7 +49,10 @@ def error(rows: Floats, weight: Floats, quantized: QuantizedWeight) -> float:
 
 
 def written_out(weight: Floats, rows: Floats) -> Floats:
-    """Algorithm 1 without lazy updates, one output at a time: INT8 with one scale a row, inputs by energy."""
+    """Algorithm 1 without lazy updates, one output at a time.
+
+    INT8 with one scale a row, inputs by energy.
+    """
     gram = rows.T.astype(np.float64) @ rows
     order = np.argsort(-np.diag((rows.T @ rows).astype(np.float64)), kind="stable")
     gram = gram[np.ix_(order, order)]
