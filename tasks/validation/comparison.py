@@ -17,10 +17,13 @@ METRIC = "versus-champion"
 def against_champion(
     candidate: CaseScores, champion: CaseScores, margin: float, *, higher_is_better: bool = True
 ) -> GateResult:
-    """Whether the candidate is at most `margin` worse than the champion: paired differences of one metric's scores.
+    """Judge whether the candidate is at most `margin` worse than the champion.
 
-    The gate never binds: the budgets decide, and a champion may have been promoted under looser ones.
-    Raises `BadInput` when the two were scored on different cases.
+    It looks at the paired differences of one metric's scores. The gate never binds: the budgets
+    decide, and a champion may have been promoted under looser ones.
+
+    Raises:
+        BadInput: The two were scored on different cases.
     """
     if not np.array_equal(candidate.cases, champion.cases):
         raise BadInput(

@@ -36,7 +36,7 @@ class Costs:
 
 
 def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
-    """The three binding gates `latency-ratio`, `size-ratio` and `peak-memory-ratio`."""
+    """Return the three binding gates `latency-ratio`, `size-ratio` and `peak-memory-ratio`."""
     return (
         latency_gate(costs.latency, budgets.latency_ratio),
         size_gate(costs.size, budgets),
@@ -45,15 +45,16 @@ def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
 
 
 def size_gate(size: CostPair | None, budgets: Budgets) -> GateResult:
-    """The gate that needs no measurement."""
+    """Return the gate on size, which needs no measurement."""
     return _pair_gate("size-ratio", size, budgets.size_ratio)
 
 
 def latency_gate(latency: PairedLatency | None, budget: float) -> GateResult:
-    """The gate on the median of the paired ratios.
+    """Judge the median of the paired ratios.
 
-    Unlike quality it passes on the estimate alone, and fails only when the whole interval is over the budget:
-    timing noise is the machine's and not the model's, and another run settles what lies between.
+    Unlike quality it passes on the estimate alone. It fails only when the whole interval is over
+    the budget: timing noise is the machine's and not the model's. Another run settles what lies
+    between.
     """
     metric = "latency-ratio"
     if latency is None:
@@ -92,7 +93,10 @@ def _pair_gate(metric: str, pair: CostPair | None, budget: float) -> GateResult:
         and math.isfinite(pair.candidate)
         and min(pair.reference, pair.candidate) > 0
     ):
-        reason = f"{pair.candidate:g} and {pair.reference:g} bytes are no measurement: both must be above 0"
+        reason = (
+            f"{pair.candidate:g} and {pair.reference:g} bytes are no measurement: "
+            "both must be above 0"
+        )
         return _gate(metric, Verdict.ERROR, None, budget, 1, reason)
     ratio = pair.candidate / pair.reference
     verdict = Verdict.PASSED if ratio <= budget else Verdict.FAILED

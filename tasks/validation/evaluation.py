@@ -1,4 +1,4 @@
-"""A suite's figures of a candidate beside full precision's, for a reader: nothing is judged here."""
+"""A suite's figures of a candidate beside full precision's; nothing is judged here."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Figure:
 
 
 def golden_figures(golden: GoldenSet, scores: Mapping[str, CaseScores]) -> tuple[Figure, ...]:
-    """Means of every metric over all its cases and over each group.
+    """Average every metric over all its cases and over each group.
 
-    A metric that both sides have for themselves (`rouge-reference`, `rouge-candidate`) is one figure, and its drop is
-    the difference; the mean token loss is told as perplexity. A relation (cosine, flips) has full precision beside
-    itself on the other side.
+    A metric that both sides have for themselves (`rouge-reference`, `rouge-candidate`) is one
+    figure, and its drop is the difference. The mean token loss is shown as perplexity. A relation
+    (cosine, flips) has full precision beside itself on the other side.
     """
     return tuple(figure for metric in sorted(scores) for figure in _figures(metric, scores, golden))
 
@@ -47,12 +47,12 @@ def golden_figures(golden: GoldenSet, scores: Mapping[str, CaseScores]) -> tuple
 def harness_figures(
     full_precision: Sequence[Score], candidate: Sequence[Score]
 ) -> tuple[Figure, ...]:
-    """Both runs of a task side by side; a group's tasks are its groups."""
-    before = {(one.task, one.metric): one.value for one in full_precision}
+    """Set both runs of a task side by side; a group's tasks are its groups."""
+    before = {(score.task, score.metric): score.value for score in full_precision}
     return tuple(
-        Figure(one.metric, one.task, before[one.task, one.metric], one.value, None)
-        for one in candidate
-        if (one.task, one.metric) in before
+        Figure(score.metric, score.task, before[score.task, score.metric], score.value, None)
+        for score in candidate
+        if (score.task, score.metric) in before
     )
 
 
@@ -60,17 +60,17 @@ def _figures(metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet) -
     if metric.endswith((_AFTER, _DROP)):
         return
     name, paired = metric.removesuffix(_BEFORE), metric.endswith(_BEFORE)
-    found = scores[f"{name}{_AFTER}"] if paired else scores[metric]
-    cases = [golden.cases[index] for index in found.cases]
+    measured = scores[f"{name}{_AFTER}"] if paired else scores[metric]
+    cases = [golden.cases[index] for index in measured.cases]
     for group in group_names(cases, frozenset()):
         chosen = np.array([judged(case, group, frozenset()) for case in cases], bool)
-        after = _mean(name, found, chosen)
+        after = _mean(name, measured, chosen)
         before = _mean(name, scores[metric], chosen) if paired else OF_ITSELF.get(name, 0.0)
-        shown = "perplexity" if name == "loss" else name
-        yield Figure(shown, group, before, after, int(chosen.sum()))
+        title = "perplexity" if name == "loss" else name
+        yield Figure(title, group, before, after, int(chosen.sum()))
 
 
 def _mean(name: str, scores: CaseScores, chosen: NDArray[np.bool_]) -> float:
-    """Losses and their differences are logarithms."""
+    """Average the chosen scores; losses and their differences are logarithms."""
     mean = float(scores.values[chosen].mean())
     return math.exp(mean) if name == "loss" or name.endswith("perplexity-ratio") else mean

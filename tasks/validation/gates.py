@@ -1,8 +1,9 @@
 """The gates: measured scores against budgets, each with a verdict that says how it came about.
 
-Quality is a non-inferiority test (`judge`): a gate passes only when the whole confidence interval keeps the budget,
-fails when the estimate itself breaks it, and in between the cases are too few to tell: inconclusive, and not promoted.
-Fewer than `MINIMUM_CASES` cases are always inconclusive, and scores that are not finite are an error.
+Quality is a non-inferiority test (`judge`). A gate passes only when the whole confidence interval
+keeps the budget, and fails when the estimate itself breaks it. In between the cases are too few to
+tell: inconclusive, and not promoted. Fewer than `MINIMUM_CASES` cases are always inconclusive, and
+scores that are not finite are an error.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def golden_gates(
     *,
     served: frozenset[str],
 ) -> tuple[GateResult, ...]:
-    """Every quality and safety gate of a candidate's outputs [N, width] against full precision's.
+    """Judge a candidate's outputs [N, width] against full precision's, for quality and safety.
 
-    Outputs that cannot be scored (NaN, another shape) give one binding gate with the verdict `error`, never `passed`.
+    Outputs that cannot be scored (NaN, another shape) give one binding gate with the verdict
+    `error`, never `passed`.
     """
     try:
         scores = evaluate(task, golden, reference, candidate)
@@ -68,11 +70,13 @@ def golden_gates(
 def language_gates(
     golden: GoldenSet, outputs: LanguageOutputs, budgets: Budgets, *, served: frozenset[str]
 ) -> tuple[GateResult, ...]:
-    """Every quality and safety gate of a language model's candidate, and the figures that are only reported."""
+    """Judge a language model's candidate for quality and safety.
+
+    The figures that are only reported come after the gates.
+    """
     scores = evaluate_language(golden, outputs)
-    if (
-        outputs.cached is None
-    ):  # the cache holds what was computed: there is nothing to judge in reading it back
+    if outputs.cached is None:
+        # The cache holds what was computed: there is nothing to judge in reading it back.
         rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
         budgets = budgets.model_copy(update={"quality": rules})
     gates = metric_gates(scores, golden, budgets, served=served)
@@ -85,31 +89,34 @@ def language_gates(
 def metric_gates(
     scores: Mapping[str, CaseScores], golden: GoldenSet, budgets: Budgets, *, served: frozenset[str]
 ) -> tuple[GateResult, ...]:
-    """A gate for every quality budget, and the figures that are only reported, of any kind of model."""
+    """Judge every quality budget of any kind of model.
+
+    The figures that are only reported come after the gates.
+    """
     gates = quality_gates(scores, golden.cases, budgets, served=served)
-    shown = [
+    figures = [
         gate
         for metric in sorted(scores)
         if is_reported(metric)
-        for gate in _shown(metric, scores, golden)
+        for gate in _reported(metric, scores, golden)
     ]
-    return (*gates, *shown)
+    return (*gates, *figures)
 
 
 def is_reported(metric: str) -> bool:
-    """Whether a metric is for the reader alone."""
+    """Return whether a metric is for the reader alone."""
     return metric in REPORTED or metric.endswith(("-reference", "-candidate"))
 
 
-def _shown(
+def _reported(
     metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet
 ) -> Iterator[GateResult]:
-    """A figure of all its cases and of each group; nothing binds and nothing passes."""
-    found = scores[metric]
-    cases = [golden.cases[index] for index in found.cases]
+    """Report a metric of all its cases and of each group; nothing binds and nothing passes."""
+    measured = scores[metric]
+    cases = [golden.cases[index] for index in measured.cases]
     basis = "needs no labels" if metric in REPORTED else _basis(cases)
     for group in group_names(cases, frozenset()):
-        values = found.values[[judged(case, group, frozenset()) for case in cases]]
+        values = measured.values[[judged(case, group, frozenset()) for case in cases]]
         estimate = paired_interval(values) if values.size > 1 else None
         figure = "" if estimate is None else f" {estimate.value:.4g}"
         text = f"{metric} of {group}:{figure}, reported and not judged ({basis})"
@@ -119,11 +126,14 @@ def _shown(
 
 
 def _basis(cases: Sequence[GoldenCase]) -> str:
-    """What the answers were compared with."""
+    """Say what the answers were compared with."""
     labelled = sum(case.label is not None for case in cases)
     if labelled == len(cases):
         return "against labels"
-    return f"labels for {labelled} of {len(cases)} cases; full precision's own answers stand in for the others"
+    return (
+        f"labels for {labelled} of {len(cases)} cases; "
+        "full precision's own answers stand in for the others"
+    )
 
 
 def quality_gates(
@@ -133,14 +143,16 @@ def quality_gates(
     *,
     served: frozenset[str],
 ) -> tuple[GateResult, ...]:
-    """One gate per quality budget and group of the golden cases that its metric applies to.
+    """Judge each quality budget in each group of the golden cases that its metric applies to.
 
-    `served` holds the groups found in traffic ("language=ja", "domain=code"); empty means everything. A group that is
-    not served is reported with all its cases, and does not bind; "all" and served groups bind, and look only at
-    cases that are served in both language and domain. A served group that the metric has no case of is told and does
-    not bind; "all" then holds the cases of every domain, or language. A budget that names a group replaces the metric's
-    general budget there, and binds with or without cases; a metric with no general budget is judged only in the groups
-    named.
+    `served` holds the groups found in traffic ("language=ja", "domain=code"); empty means
+    everything. "all" and served groups bind, and look only at cases that are served in both
+    language and domain. A group that is not served is reported with all its cases, and does not
+    bind. Nor does a served group that the metric has no case of, which is reported; "all" then
+    holds the cases of every domain, or language.
+
+    A budget that names a group replaces the metric's general budget there, and binds with or
+    without cases. A metric with no general budget is judged only in the groups named.
     """
     return tuple(
         gate
@@ -150,9 +162,10 @@ def quality_gates(
 
 
 def safety_gate(flips: int, count: int, budget: int) -> GateResult:
-    """The gate on decisions of the safety head that differ from full precision; it binds whatever is served.
+    """Judge decisions of the safety head that differ from full precision.
 
-    The golden safety cases are judged as a list, not as a sample: one flip over the budget fails, with no interval.
+    The gate binds whatever is served. The golden safety cases are judged as a list, not as a
+    sample: one flip over the budget fails, with no interval.
     """
     bound = Bound("safety-flips", ALL, True, budget, AT_MOST)
     if flips > budget:
@@ -172,38 +185,44 @@ def safety_gate(flips: int, count: int, budget: int) -> GateResult:
 
 
 def error_gate(metric: str, group: str, exc: BaseException) -> GateResult:
-    """A binding gate that could not be judged, with the exception's words as its reason."""
+    """Return a binding gate that could not be judged, with the exception's words as its reason."""
     reason = f"could not be judged: {' '.join(str(exc).split()) or type(exc).__name__}"
     return GateResult(metric, group, True, Verdict.ERROR, None, 0.0, AT_MOST, 0, reason)
 
 
 def unexecuted(target: str, reason: str) -> GateReport:
-    """The report of an engine that was built but cannot run here: inconclusive (ADR 31)."""
+    """Report on an engine that was built but cannot run here: inconclusive (ADR 31)."""
     gate = GateResult("execution", ALL, True, Verdict.INCONCLUSIVE, None, 1.0, AT_LEAST, 0, reason)
     return GateReport(target, (gate,))
 
 
 def judge(estimate: Interval, budget: float, direction: str) -> Verdict:
-    """Non-inferiority: failed when the estimate breaks the budget, passed when the whole interval keeps it."""
+    """Test for non-inferiority.
+
+    Failed when the estimate breaks the budget, passed when the whole interval keeps it.
+    """
     figures = np.array([estimate.value, estimate.low, estimate.high, budget])
     if np.isnan(figures).any():
         return Verdict.ERROR
     if direction == AT_LEAST:
-        broken, kept = estimate.value < budget, estimate.low >= budget
+        breaks, keeps = estimate.value < budget, estimate.low >= budget
     else:
-        broken, kept = estimate.value > budget, estimate.high <= budget
-    if broken:
+        breaks, keeps = estimate.value > budget, estimate.high <= budget
+    if breaks:
         return Verdict.FAILED
-    return Verdict.PASSED if kept else Verdict.INCONCLUSIVE
+    return Verdict.PASSED if keeps else Verdict.INCONCLUSIVE
 
 
 def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
-    """The interval that fits the metric's kind of score; raises `BadInput` as those in `intervals.py` do."""
+    """Return the interval that fits the metric's kind of score.
+
+    It raises `BadInput` as those in `intervals.py` do.
+    """
     if metric.endswith("flips"):
         return fraction_interval(values)
     if metric.endswith("perplexity-ratio"):
-        found = paired_interval(values)
-        return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high))
+        logs = paired_interval(values)
+        return Interval(math.exp(logs.value), math.exp(logs.low), math.exp(logs.high))
     # Most recordings have no error at all, and resampled zeros alone would prove too much.
     differs = metric.endswith(("-drop", "-increase", "-error-rate"))
     return difference_interval(values) if differs else paired_interval(values)
@@ -216,7 +235,10 @@ def _rule_gates(
     budgets: Budgets,
     served: frozenset[str],
 ) -> Iterator[GateResult]:
-    """The gates of one budget; groups are those of the metric's own cases: safety texts are no group of cosine."""
+    """Judge one budget.
+
+    Groups are those of the metric's own cases: safety texts are no group of cosine.
+    """
     measured = scores.get(rule.metric)
     own = [] if measured is None else [cases[index] for index in measured.cases]
     reached = reach(served, own)
@@ -236,7 +258,7 @@ def _bounds(
     served: frozenset[str],
     reached: Reach,
 ) -> list[Bound]:
-    """The rule spelled out for each group that it reaches."""
+    """Spell the rule out for each group that it reaches."""
     named = {other.group for other in rules if other.metric == rule.metric}
     if rule.group:
         return [
@@ -272,7 +294,7 @@ def _quality_gate(
 
 
 def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
-    """The gate on the scores [n] of one group."""
+    """Judge the scores [n] of one group."""
     if not np.isfinite(values).all():
         return _result(
             bound,
@@ -283,7 +305,10 @@ def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
         )
     estimate = interval_of(bound.metric, values) if values.size > 1 else None
     if estimate is None or values.size < MINIMUM_CASES:
-        reason = f"only {values.size} golden cases, and {MINIMUM_CASES} are needed: add some of this group"
+        reason = (
+            f"only {values.size} golden cases, and {MINIMUM_CASES} are needed: "
+            "add some of this group"
+        )
         return _result(bound, Verdict.INCONCLUSIVE, estimate, values.size, reason)
     verdict = judge(estimate, bound.budget, bound.direction)
     return _result(bound, verdict, estimate, values.size, _figures(estimate, verdict))
@@ -299,7 +324,10 @@ def _figures(estimate: Interval, verdict: Verdict) -> str:
 def _result(
     bound: Bound, verdict: Verdict, estimate: Interval | None, count: int, reason: str
 ) -> GateResult:
-    text = f"{bound.metric} of {bound.group}: {reason}; the budget is {bound.direction} {bound.budget:g}"
+    text = (
+        f"{bound.metric} of {bound.group}: {reason}; "
+        f"the budget is {bound.direction} {bound.budget:g}"
+    )
     return GateResult(
         bound.metric,
         bound.group,

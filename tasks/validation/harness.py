@@ -1,6 +1,7 @@
-"""EleutherAI's lm-evaluation-harness on an engine of ours: this module alone knows the package `lm_eval`.
+"""EleutherAI's lm-evaluation-harness on an engine of ours.
 
-It is an optional extra, takes seconds to import, and is imported on first use.
+This module alone knows the package `lm_eval`. It is an optional extra, takes seconds to import, and
+is imported on first use.
 """
 
 from __future__ import annotations
@@ -37,17 +38,26 @@ def run_harness(
     include: Path | None = None,
     limit: int | None = None,
 ) -> tuple[Score, ...]:
-    """Every metric of a task, or of a group's tasks, by name; `include` is a folder with more task files.
+    """Measure every metric of a task, or of a group's tasks, by name.
 
-    Raises `Unavailable` when the package is missing, `BadInput` for an unknown task and for whatever a task raises.
+    Args:
+        engine: The model that is measured.
+        inputs: What turns texts into the engine's inputs.
+        task: The harness's name of a task or group.
+        include: A folder with more task files.
+        limit: The number of examples of each task; None for all.
+
+    Raises:
+        Unavailable: The package is missing.
+        BadInput: The task is unknown, or raised an error of its own.
     """
     evaluate, tasks = _imported()
-    known = _known(tasks, task, include)
+    manager = _manager_of(tasks, task, include)
     try:
-        found = evaluate(
+        table = evaluate(
             model=adapter(engine, inputs),
             tasks=[task],
-            task_manager=known,
+            task_manager=manager,
             limit=limit,
             bootstrap_iters=0,
         )
@@ -57,18 +67,21 @@ def run_harness(
         raise BadInput(
             f"lm-eval could not run {task} ({_line(exc)}): look at its data set and its task file"
         ) from exc
-    return _scores(found["results"])
+    return _scores(table["results"])
 
 
-def _known(tasks: Any, task: str, include: Path | None) -> Any:
-    """A task manager that has the task: the harness's own thousands of files are read only where the folder has not."""
+def _manager_of(tasks: Any, task: str, include: Path | None) -> Any:
+    """Return a task manager that has the task.
+
+    The harness's own thousands of files are read only where the folder has not.
+    """
     try:
         for defaults in (False, True) if include else (True,):
-            known = tasks(
+            manager = tasks(
                 include_path=None if include is None else str(include), include_defaults=defaults
             )
-            if task in known.all_tasks:
-                return known
+            if task in manager.all_tasks:
+                return manager
     except Exception as exc:  # a task file can be wrong in any way
         raise BadInput(
             f"the task files in {include} cannot be read ({_line(exc)}): see lm-eval's task guide"
@@ -89,10 +102,11 @@ def _imported() -> tuple[Any, Any]:
 
 
 def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
-    """The engine as the harness wants a model: an `lm_eval.api.model.TemplateLM`.
+    """Wrap the engine as the harness wants a model: an `lm_eval.api.model.TemplateLM`.
 
-    It tokenizes, truncates and cuts at stop sequences as the harness's own `HFLM` does. At most `max_length` +
-    `new_tokens` tokens fit, of which a task may ask to generate all but one; where it does not say, `new_tokens`.
+    It tokenizes, truncates and cuts at stop sequences as the harness's own `HFLM` does. At most
+    `max_length` + `new_tokens` tokens fit, of which a task may ask to generate all but one. Where
+    it does not say, `new_tokens` are generated.
     """
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
@@ -120,9 +134,10 @@ def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
         def _loglikelihood_tokens(
             self, requests: Sequence[tuple[object, Sequence[int], Sequence[int]]], **_: object
         ) -> list[tuple[float, bool]]:
-            asked = [_cut(context, tokens, longest) for _, context, tokens in requests]
+            pairs = [_cut(context, tokens, longest) for _, context, tokens in requests]
             return [
-                (one.logarithm, one.greedy) for one in likelihoods(engine, inputs.layout, asked)
+                (likelihood.logarithm, likelihood.greedy)
+                for likelihood in likelihoods(engine, inputs.layout, pairs)
             ]
 
         def loglikelihood_rolling(
@@ -144,10 +159,10 @@ def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
             for places in groups.values():
                 rules = normalize_gen_kwargs(requests[places[0]].args[1], inputs.new_tokens)
                 stops = handle_stop_sequences(rules["until"], eos=end)
-                said = _said(
+                answers = _answers(
                     engine, inputs, [requests[place].args[0] for place in places], rules, longest
                 )
-                for place, text in zip(places, said, strict=True):
+                for place, text in zip(places, answers, strict=True):
                     texts[place] = postprocess_generated_text(text, stops, None)
             return texts
 
@@ -163,39 +178,42 @@ def _first(inputs: LanguageInputs) -> int:
 
 
 def _cut(context: Sequence[int], tokens: Sequence[int], longest: int) -> Continuation:
-    """The last tokens that fit; what is scored last is not read."""
+    """Keep the last tokens that fit; what is scored last is not read."""
     if len(tokens) > longest:
         raise BadInput(
             f"a continuation has {len(tokens)} tokens and {longest} fit: raise input.max_length"
         )
-    whole = (*context, *tokens)[-(longest + 1) :]
-    return Continuation(whole[: -len(tokens)], whole[-len(tokens) :])
+    text = (*context, *tokens)[-(longest + 1) :]
+    return Continuation(text[: -len(tokens)], text[-len(tokens) :])
 
 
-def _said(
+def _answers(
     engine: Engine,
     inputs: LanguageInputs,
     prompts: Sequence[str],
     rules: Mapping[str, Any],
     longest: int,
 ) -> list[str]:
-    asked = int(rules["max_gen_toks"])
-    if asked >= longest:
+    count = int(rules["max_gen_toks"])
+    if count >= longest:
         raise BadInput(
-            f"the task generates {asked} tokens and {longest} fit with its prompt: set max_gen_toks in its "
-            "generation_kwargs, or raise input.new_tokens"
+            f"the task generates {count} tokens and {longest} fit with its prompt: "
+            "set max_gen_toks in its generation_kwargs, or raise input.new_tokens"
         )
     sampling = Sampling(float(rules.get("temperature") or 0.0), float(rules.get("top_p") or 1.0))
-    encoded = [ids[-(longest - asked) :] for ids in inputs.encode(prompts)]
+    encoded = [ids[-(longest - count) :] for ids in inputs.encode(prompts)]
     return [
         inputs.decode(ids)
-        for ids in generate(engine, inputs.layout, encoded, new_tokens=asked, sampling=sampling)
+        for ids in generate(engine, inputs.layout, encoded, new_tokens=count, sampling=sampling)
     ]
 
 
 def _scores(results: Mapping[str, Mapping[str, Any]]) -> tuple[Score, ...]:
-    """From the harness's table: {task: {"acc,none": 0.5, "acc_stderr,none": 0.01, "alias": ...}}."""
-    found = []
+    """Read the scores from the harness's table.
+
+    It looks like {task: {"acc,none": 0.5, "acc_stderr,none": 0.01, "alias": ...}}.
+    """
+    scores = []
     for task, row in results.items():
         for key, value in row.items():
             name, _, filtered = key.partition(",")
@@ -203,10 +221,10 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> tuple[Score, ...]:
                 continue
             error = row.get(f"{name}{_ERROR},{filtered}")
             metric = name if filtered == "none" else f"{name}/{filtered}"
-            found.append(
+            scores.append(
                 Score(task, metric, float(value), error if isinstance(error, float) else None)
             )
-    return tuple(found)
+    return tuple(scores)
 
 
 def _line(exc: BaseException) -> str:

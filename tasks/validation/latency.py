@@ -1,6 +1,7 @@
 """Paired timing: both engines in turn, so that whatever slows the machine slows both.
 
-An engine times itself: by the wall clock on a CPU, by events between its kernels on a device, copies included.
+An engine times itself: by the wall clock on a CPU, by events between its kernels on a device,
+copies included.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PairedLatency:
 
     @property
     def ratios(self) -> NDArray[np.float64]:
-        """Candidate / reference of each round, [R]; NaN where the clock saw no time pass in either."""
+        """Candidate / reference of each round, [R]; NaN where no time passed in either."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.candidate / self.reference)
 
@@ -42,9 +43,12 @@ def paired_latency(
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PairedLatency:
-    """Time one call of each per round, whoever goes first alternating; `warmup` untimed rounds go before.
+    """Time one call of each per round; who goes first alternates.
 
-    Raises `BadInput` for fewer than one round, and whatever the calls themselves raise.
+    `warmup` untimed rounds go before. Whatever the calls themselves raise goes through.
+
+    Raises:
+        BadInput: There is less than one round.
     """
     if rounds < 1 or warmup < 0:
         raise BadInput(
@@ -61,7 +65,7 @@ def paired_latency(
 def paired_engines(
     reference: Engine, candidate: Engine, feeds: Arrays, *, rounds: int = 30, warmup: int = 3
 ) -> PairedLatency:
-    """As `paired_latency`, of two engines over the same feeds, each timing itself."""
+    """Time two engines over the same feeds as `paired_latency` does, each timing itself."""
     if rounds < 1 or warmup < 0:
         raise BadInput(
             f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}"

@@ -1,7 +1,8 @@
-"""Does what was asked for in INT8 or FP8 run in it? What was asked stands in the Q/DQ graph, what runs in the engine.
+"""Does what was asked for in INT8 or FP8 run in it?
 
-A runtime is free to restore floats and multiply those: the answers stay right, and the speed that was paid for with
-accuracy is lost. So the gate reports and does not bind; what the loss costs, the latency gate judges.
+What was asked stands in the Q/DQ graph, what runs in the engine. A runtime is free to restore
+floats and multiply those: the answers stay right, and the speed that was paid for with accuracy is
+lost. So the gate reports and does not bind; what the loss costs, the latency gate judges.
 """
 
 from __future__ import annotations
@@ -57,55 +58,62 @@ class LayerPrecision:
 
 
 def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[QuantizedProduct, ...]:
-    """Every product of a Q/DQ graph that reads two dequantized operands of one format; weight-only asks for none."""
+    """Return every product of a Q/DQ graph that reads two dequantized operands of one format.
+
+    Weight-only quantization asks for none.
+    """
     producers = {name: node for node in graph.graph.node for name in node.output}
     nodes = {node.name: node for node in graph.graph.node}
     types = {item.name: item.data_type for item in graph.graph.initializer}
-    asked = []
+    products = []
     for site in sites:
         for layer in site.layers:
             formats = {_format(name, producers, types) for name in nodes[layer.node].input[:2]}
             if len(formats) == 1 and (precision := formats.pop()):
-                asked.append(QuantizedProduct(site.name, layer.name, layer.node, precision))
-    return tuple(asked)
+                products.append(QuantizedProduct(site.name, layer.name, layer.node, precision))
+    return tuple(products)
 
 
 def compare_precision(
     asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel]
 ) -> tuple[LayerPrecision, ...]:
-    """What became of each product; where several kernels bear its name, one as asked is enough."""
+    """Say what became of each product.
+
+    Where several kernels bear its name, one as asked is enough.
+    """
     return tuple(
-        _finding(one, [kernel for kernel in kernels if one.node in kernel.nodes]) for one in asked
+        _finding(product, [kernel for kernel in kernels if product.node in kernel.nodes])
+        for product in asked
     )
 
 
 def precision_gate(
     asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel] | None, why_not: str
 ) -> tuple[GateResult, ...]:
-    """The reported gate `layer-precision`: the share of products that run as asked; no gate where none was asked.
+    """Report, as the gate `layer-precision`, the fraction of products that run as asked.
 
-    Without kernels (an engine that nobody could inspect) it is inconclusive for the reason given, never passed.
+    There is no gate where no product was asked for. Without kernels (an engine that nobody could
+    inspect) it is inconclusive for the reason given, never passed.
     """
     if not asked:
         return ()
     if kernels is None:
         return (_gate(Verdict.INCONCLUSIVE, None, len(asked), why_not),)
     findings = compare_precision(asked, kernels)
-    wrong = [one for one in findings if one.found in (Execution.OTHERWISE, Execution.ABSENT)]
-    untold = [one for one in findings if one.found is Execution.UNTOLD]
-    share = 1 - (len(wrong) + len(untold)) / len(asked)
-    verdict = Verdict.FAILED if wrong else Verdict.INCONCLUSIVE if untold else Verdict.PASSED
-    return (
-        _gate(verdict, Interval(share, share, share), len(asked), _told(findings, wrong, untold)),
-    )
+    wrong = [layer for layer in findings if layer.found in (Execution.OTHERWISE, Execution.ABSENT)]
+    unclear = [layer for layer in findings if layer.found is Execution.UNTOLD]
+    fraction = 1 - (len(wrong) + len(unclear)) / len(asked)
+    verdict = Verdict.FAILED if wrong else Verdict.INCONCLUSIVE if unclear else Verdict.PASSED
+    interval = Interval(fraction, fraction, fraction)
+    return (_gate(verdict, interval, len(asked), _reason(findings, wrong, unclear)),)
 
 
 def _finding(asked: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecision:
     telling = [kernel for kernel in kernels if kernel.precision]
-    for wanted, found in ((asked.precision, Execution.AS_ASKED), (UNKNOWN, Execution.UNTOLD)):
+    for wanted, outcome in ((asked.precision, Execution.AS_ASKED), (UNKNOWN, Execution.UNTOLD)):
         for kernel in telling:
             if kernel.precision == wanted:
-                return LayerPrecision(asked, found, kernel.name)
+                return LayerPrecision(asked, outcome, kernel.name)
     return (
         LayerPrecision(asked, Execution.OTHERWISE, telling[0].name)
         if telling
@@ -114,7 +122,7 @@ def _finding(asked: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecisi
 
 
 def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:
-    """INT8 or FP8 where the tensor is restored from it, otherwise nothing."""
+    """Return INT8 or FP8 where the tensor is restored from it, otherwise nothing."""
     restored = producers.get(name)
     if restored is None or restored.op_type != "DequantizeLinear":
         return ""
@@ -129,32 +137,32 @@ def _format(name: str, producers: dict[str, onnx.NodeProto], types: dict[str, in
     return _FORMATS.get(types.get(quantizer.input[2], 0), "")
 
 
-def _told(
+def _reason(
     findings: Sequence[LayerPrecision],
     wrong: Sequence[LayerPrecision],
-    untold: Sequence[LayerPrecision],
+    unclear: Sequence[LayerPrecision],
 ) -> str:
-    kept = len(findings) - len(wrong) - len(untold)
-    parts = [f"{kept} of {len(findings)} products run as asked"]
+    right = len(findings) - len(wrong) - len(unclear)
+    parts = [f"{right} of {len(findings)} products run as asked"]
     if wrong:
         parts.append(
             f"not so {_names(wrong)}: the runtime multiplies floats there, so nothing is gained"
         )
-    if untold:
-        parts.append(f"the runtime does not say what {_names(untold)} multiply")
+    if unclear:
+        parts.append(f"the runtime does not say what {_names(unclear)} multiply")
     return "; ".join(parts)
 
 
 def _names(findings: Sequence[LayerPrecision]) -> str:
-    shown = [
-        f"{one.asked.layer} ({one.asked.precision} asked, {one.kernel or 'no kernel'})"
-        for one in findings[:_NAMED]
+    names = [
+        f"{layer.asked.layer} ({layer.asked.precision} asked, {layer.kernel or 'no kernel'})"
+        for layer in findings[:_NAMED]
     ]
     more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
-    return ", ".join(shown) + more
+    return ", ".join(names) + more
 
 
-def _gate(verdict: Verdict, share: Interval | None, count: int, reason: str) -> GateResult:
+def _gate(verdict: Verdict, fraction: Interval | None, count: int, reason: str) -> GateResult:
     return GateResult(
-        METRIC, ALL, False, verdict, share, 1.0, AT_LEAST, count, f"{METRIC}: {reason}"
+        METRIC, ALL, False, verdict, fraction, 1.0, AT_LEAST, count, f"{METRIC}: {reason}"
     )

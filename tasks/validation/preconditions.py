@@ -1,7 +1,8 @@
-"""What is known before anything is built: what no candidate could pass here, and what cannot be judged by group.
+"""What is known before anything is built: what no candidate could pass, what stays unjudged.
 
-Full precision is judged beside itself, by the very gates that candidates face and without running it: what it cannot
-pass, for want of golden cases, no candidate will. That takes well under a second, and a ladder takes minutes.
+Full precision is judged beside itself, by the very gates that candidates face and without running
+it. What it cannot pass, for want of golden cases, no candidate will. That takes well under a
+second, and a ladder takes minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Preconditions:
     notes: tuple[str, ...]  # what the verdicts will not cover
 
     def noted(self, reason: str) -> str:
-        """A reason for the ledger, with what was not judged."""
+        """Return a reason for the ledger, with what was not judged."""
         return "; ".join((reason, *self.notes))
 
 
@@ -56,7 +57,7 @@ def examine(
     requests: Sequence[Request],
     why_not_here: Mapping[str, str | None],
 ) -> Preconditions:
-    """What stands in the way of every candidate, and what stays unjudged.
+    """Say what stands in the way of every candidate, and what stays unjudged.
 
     Args:
         spec: With its budgets and targets.
@@ -67,7 +68,7 @@ def examine(
         why_not_here: Why a target's engines cannot run on this machine; None where they can.
     """
     gates = _gates_of_full_precision(spec, golden, classes, frozenset(served))
-    hopeless = gates if isinstance(gates, str) else _told(gates)
+    hopeless = gates if isinstance(gates, str) else _obstacle(gates)
     obstacles = [text for text in (_unrunnable(spec.name, why_not_here), hopeless) if text]
     lacking = reach(served, golden.cases).lacking
     return Preconditions(tuple(obstacles), (_unjudged(lacking, requests),) if lacking else ())
@@ -76,7 +77,7 @@ def examine(
 def _gates_of_full_precision(
     spec: ModelSpec, golden: GoldenSet, classes: Classes | None, served: frozenset[str]
 ) -> tuple[GateResult, ...] | str:
-    """The binding gates that full precision itself does not pass, or why nothing can be scored."""
+    """Return the binding gates that full precision itself fails, or why nothing can be scored."""
     try:
         scores = BESIDE_ITSELF[spec.task](golden, classes)
     except BadInput as exc:
@@ -89,17 +90,18 @@ def _gates_of_full_precision(
 
 
 def _of_any_candidate(budgets: Budgets) -> Budgets:
-    """Without what only a candidate with a quantized cache is judged by."""
+    """Leave out what only a candidate with a quantized cache is judged by."""
     rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
     return budgets.model_copy(update={"quality": rules})
 
 
-def _told(gates: Sequence[GateResult]) -> str | None:
+def _obstacle(gates: Sequence[GateResult]) -> str | None:
     if not gates:
         return None
     more = f" (and {len(gates) - 1} more)" if len(gates) > 1 else ""
     return (
-        f"no candidate could be promoted, because full precision itself would not pass: {gates[0].reason}{more}; "
+        "no candidate could be promoted, because full precision itself would not pass: "
+        f"{gates[0].reason}{more}; "
         "add golden cases or loosen the budget, then run `requant model add` again"
     )
 
@@ -115,17 +117,19 @@ def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | Non
 
 
 def _unjudged(lacking: Iterable[str], requests: Sequence[Request]) -> str:
-    """How much of the window belongs to groups that the golden set lacks."""
+    """Say how much of the window belongs to groups that the golden set lacks."""
     sizes = Counter(
-        name for one in requests for name in (f"domain={one.domain}", f"language={one.language}")
+        name
+        for request in requests
+        for name in (f"domain={request.domain}", f"language={request.language}")
     )
     named = sorted(lacking, key=lambda name: (-sizes[name], name))
-    shares = [
+    fractions = [
         f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the window)"
         for name in named[:SHOWN]
     ]
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-    return f"could not be judged by group, for want of golden cases: {', '.join(shares)}{more}"
+    return f"could not be judged by group, for want of golden cases: {', '.join(fractions)}{more}"
 
 
 def _group(name: str) -> str:
@@ -134,14 +138,14 @@ def _group(name: str) -> str:
 
 
 def _outputs(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
-    """Of embeddings, as wide as the safety head; any will do beside themselves."""
+    """Score embeddings as wide as the safety head; any will do beside themselves."""
     width = 2 if golden.safety_weight is None else golden.safety_weight.size
     outputs = np.ones((len(golden.cases), width), np.float32)
     return evaluate(Task.TEXT_EMBEDDING, golden, outputs, outputs)
 
 
 def _logits(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
-    """Of logits, one for each class that a label names."""
+    """Score logits, one for each class that a label names."""
     numbers = [int(case.label) for case in golden.cases if case.label and case.label.isdecimal()]
     outputs = np.ones((len(golden.cases), max(numbers, default=1) + 1), np.float32)
     return evaluate(Task.IMAGE_CLASSIFICATION, golden, outputs, outputs)
@@ -159,7 +163,10 @@ def _transcripts(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScore
 
 
 def _answers(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
-    """Each suite's drop is 0, whatever was answered: neither programs nor the libraries of other scores are run."""
+    """Score answers: each suite's drop is 0, whatever was answered.
+
+    Neither programs nor the libraries of other scores are run.
+    """
     everything = np.arange(len(golden.cases))
     scores = {
         "perplexity-ratio": CaseScores(np.zeros(len(everything)), everything),
@@ -168,7 +175,7 @@ def _answers(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
     for metric, kind in _SUITES.items():
         cases = positions(golden.cases, kind)
         scores[metric] = CaseScores(np.zeros(len(cases)), cases)
-    return {metric: found for metric, found in scores.items() if found.values.size}
+    return {metric: values for metric, values in scores.items() if values.values.size}
 
 
 BESIDE_ITSELF: Mapping[Task, Callable[[GoldenSet, Classes | None], Mapping[str, CaseScores]]] = {
@@ -178,4 +185,4 @@ BESIDE_ITSELF: Mapping[Task, Callable[[GoldenSet, Classes | None], Mapping[str, 
     Task.SPEECH_RECOGNITION: _transcripts,
     Task.CAUSAL_LM: _answers,
 }
-"""How full precision scores beside itself on the golden cases of each kind of model, without running it."""
+"""How full precision scores beside itself on each kind of model's golden cases, without a run."""

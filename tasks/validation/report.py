@@ -1,4 +1,7 @@
-"""One gate report for each reader: Markdown for people, JSON for the release, names for MLflow and Prometheus."""
+"""One gate report for each reader.
+
+Markdown for people, JSON for the release, names for MLflow and Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class _Document(BaseModel):
 
 
 def to_json(report: GateReport) -> str:
-    """The report as JSON, `version` 1; `from_json` reads it back equal."""
+    """Write the report as JSON, `version` 1; `from_json` reads it back equal."""
     return _Document(version=1, target=report.target, gates=report.gates).model_dump_json(indent=2)
 
 
@@ -47,7 +50,7 @@ def from_json(text: str | bytes) -> GateReport:
 
 
 def is_settled(report: GateReport) -> bool:
-    """Whether judging again would say the same: it passed, or failed by more than a timing.
+    """Return whether judging again would say the same: it passed, or failed by more than a timing.
 
     A machine that is busy today may make a latency or a memory figure fail that passes tomorrow.
     """
@@ -58,7 +61,10 @@ def is_settled(report: GateReport) -> bool:
 
 
 def to_markdown(report: GateReport) -> str:
-    """A table with the worst gates first, under a heading with the verdict; text from traffic is escaped."""
+    """Write a table with the worst gates first, under a heading with the verdict.
+
+    Text from traffic is escaped.
+    """
     lines = [
         f"## {_escaped(report.target)}: {report.verdict}",
         "",
@@ -75,9 +81,10 @@ def to_markdown(report: GateReport) -> str:
 
 
 def to_metrics(report: GateReport) -> Mapping[str, float]:
-    """Estimates under names that MLflow allows: "onnxruntime-cpu/cosine.language.ja", with ".low" and ".high".
+    """Return the estimates under names that MLflow allows.
 
-    Letters that MLflow or a file system would refuse become "_", and a short digest keeps such names apart.
+    For example "onnxruntime-cpu/cosine.language.ja", with ".low" and ".high". Letters that MLflow
+    or a file system would refuse become "_", and a short digest keeps such names apart.
     """
     return {
         f"{_clean(report.target)}/{_clean(gate.metric)}.{_group(gate.group)}{suffix}": value
@@ -87,7 +94,7 @@ def to_metrics(report: GateReport) -> Mapping[str, float]:
 
 
 def to_samples(model: str, report: GateReport) -> Iterator[telemetry.MetricSample]:
-    """The report as Prometheus samples, for `telemetry.write_snapshot`."""
+    """Yield the report as Prometheus samples, for `telemetry.write_snapshot`."""
     for gate in report.gates:
         labels = {
             "model": model,
@@ -137,7 +144,7 @@ def _line(gate: GateResult) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Group names come from traffic: no cell, link or tag of theirs may take effect."""
+    """Escape a group name, which comes from traffic: no cell, link or tag of it may take effect."""
     return re.sub(r"([\\`*_|\[\]<>&!#])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,7 @@
-"""Golden evaluation in shards that may run anywhere; a shard is every so many-th batch of the golden cases."""
+"""Golden evaluation in shards that may run anywhere.
+
+A shard is every so many-th batch of the golden cases.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,7 +45,10 @@ class GoldenShard:
 
 
 def golden_outputs(model: RegisteredModel, engine: GoldenEngine, cluster: str | None) -> Tensor:
-    """The engine's outputs of every golden case in order, [cases, ...], as `run_all` gives them in one process."""
+    """Return the engine's outputs of every golden case in order, [cases, ...].
+
+    They are those that `run_all` gives in one process.
+    """
     count = len(model.golden.cases)
     outputs: dict[int, NDArray[np.float32]] = {}
     with open_mapper(
@@ -50,13 +56,17 @@ def golden_outputs(model: RegisteredModel, engine: GoldenEngine, cluster: str | 
     ) as mapper:
         of = shards_for(mapper, -(-count // BATCH))
         shards = [GoldenShard(model.name, model.digest, engine, index, of) for index in range(of)]
-        for found in mapper.map(run_shard, shards):
-            outputs |= found
+        for rows in mapper.map(run_shard, shards):
+            outputs |= rows
     return stacked(outputs, count)
 
 
 def run_shard(shard: GoldenShard) -> dict[int, NDArray[np.float32]]:
-    """Outputs of the shard's cases by their place; runs on a worker. Raises `Tampered` for another plan."""
+    """Return the outputs of the shard's cases by their place; runs on a worker.
+
+    Raises:
+        Tampered: The stored plan is another than the one that was to be judged.
+    """
     model = open_exactly(shard.model, shard.digest)
     engine = _loaded(settings().store_address, shard.engine)
     inputs = BatchShard(model.inputs, shard.index, shard.of)
@@ -65,10 +75,11 @@ def run_shard(shard: GoldenShard) -> dict[int, NDArray[np.float32]]:
 
 @lru_cache(maxsize=2)
 def _loaded(store: str, named: GoldenEngine) -> Engine:
-    """Verified before it is loaded: a plan is native code (ADR 38)."""
+    """Verify the plan before loading it: a plan is native code (ADR 38)."""
     data = settings().store().get(named.plan)
     if sha256(data) != named.digest:
         raise Tampered(
-            f"{named.plan} in {store} is not the plan that was to be judged: build the candidate again"
+            f"{named.plan} in {store} is not the plan that was to be judged: "
+            "build the candidate again"
         )
     return open_target(named.target).load(data)

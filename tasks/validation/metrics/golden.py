@@ -1,4 +1,4 @@
-"""What a candidate's outputs score on the golden cases, against full precision on the same cases."""
+"""What a candidate's outputs score on the golden cases, against full precision's on the same."""
 
 from __future__ import annotations
 
@@ -36,27 +36,34 @@ class CaseScores:
 def evaluate(
     task: Task, golden: GoldenSet, reference: Outputs, candidate: Outputs
 ) -> Mapping[str, CaseScores]:
-    """Every metric that the golden set allows; a metric without a case is absent.
+    """Compute every metric that the golden set allows; a metric without a case is absent.
 
-    Text embedding: `cosine` of every case that is no safety case; of queries `recall-drop` (full precision's recall
-    minus the candidate's, -1..1) and `flips` (another passage is nearest); `safety-flips` of safety cases (0/1).
-    Image classification: `flips` (another class wins) of every case; of labelled ones `accuracy-drop` (-1, 0, 1).
-    For the report, `recall-*` and `accuracy-*` of `reference` and `candidate`. Each side's queries search that
-    side's own passages, as they would in service.
-    Raises `BadInput` when an output is not finite or does not fit the cases.
+    Text embedding: `cosine` of every case that is no safety case. Of queries `recall-drop` (full
+    precision's recall minus the candidate's, -1..1) and `flips` (another passage is nearest). Of
+    safety cases `safety-flips` (0/1). Each side's queries search that side's own passages, as they
+    would in service.
+
+    Image classification: `flips` (another class wins) of every case; of labelled ones
+    `accuracy-drop` (-1, 0, 1).
+
+    For the report, `recall-*` and `accuracy-*` of `reference` and `candidate`.
+
+    Raises:
+        BadInput: An output is not finite or does not fit the cases.
     """
     for name, outputs in (("reference", reference), ("candidate", candidate)):
         if len(finite_rows(outputs, name)) != len(golden.cases):
             raise BadInput(
-                f"there are {len(outputs)} {name} outputs for {len(golden.cases)} golden cases: run them all"
+                f"there are {len(outputs)} {name} outputs for {len(golden.cases)} golden cases: "
+                "run them all"
             )
     if task is Task.TEXT_EMBEDDING:
-        found = _fidelity(golden, reference, candidate) | _retrieval(golden, reference, candidate)
-        found |= _safety(golden, reference, candidate)
+        metrics = _fidelity(golden, reference, candidate) | _retrieval(golden, reference, candidate)
+        metrics |= _safety(golden, reference, candidate)
     else:
-        found = _classification(golden, reference, candidate)
+        metrics = _classification(golden, reference, candidate)
     return MappingProxyType(
-        {metric: scores for metric, scores in found.items() if scores.values.size}
+        {metric: scores for metric, scores in metrics.items() if scores.values.size}
     )
 
 
@@ -73,8 +80,8 @@ def _retrieval(golden: GoldenSet, reference: Outputs, candidate: Outputs) -> dic
         return {}
     relevant = relevant_rows(golden.cases, queries, passages)
     sides = [(outputs[queries], outputs[passages]) for outputs in (reference, candidate)]
-    before, after = (recall_at_k(asked, searched, relevant, RECALL_AT) for asked, searched in sides)
-    first, now = (nearest_passages(asked, searched, 1)[:, 0] for asked, searched in sides)
+    before, after = (recall_at_k(query, passage, relevant, RECALL_AT) for query, passage in sides)
+    first, now = (nearest_passages(query, passage, 1)[:, 0] for query, passage in sides)
     return {
         "recall-drop": CaseScores(before - after, queries),
         "flips": CaseScores((first != now).astype(np.float64), queries),
@@ -115,7 +122,7 @@ def _classification(
 
 
 def _class_of(case: GoldenCase, count: int) -> int:
-    """The column that a label names: the class number in decimal."""
+    """Return the column that a label names: the class number in decimal."""
     label = case.label or ""
     if not (label.isascii() and label.isdigit()) or int(label) >= count:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""What a language model's candidate scores on the golden cases, against full precision on the same cases."""
+"""What a language model's candidate scores on the golden cases, against full precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from tasks.records import CaseKind, GoldenSet
 from tasks.validation.metrics.golden import CaseScores
 
 REPORTED = ("kl", "loss-reference", "loss-candidate")
-"""Beside the `-reference` and `-candidate` scores of every suite: figures for the reader, judged by nothing."""
+"""Figures for the reader, judged by nothing.
 
+So are the `-reference` and `-candidate` scores of every suite.
+"""
 
 OF_CACHE = ("cache-perplexity-ratio", "cache-agreement")
 """What only a candidate whose cache is quantized is judged by."""
@@ -29,28 +31,33 @@ class LanguageOutputs:
     compared: Comparison  # of every case's text, prompts among them, in order
     reference: Mapping[int, str]  # answers by position, full precision's
     candidate: Mapping[int, str]
-    cached: Comparison | None = None  # of steps over the candidate's cache, where that holds levels
+    cached: Comparison | None = (
+        None  # of steps over the candidate's cache, where that holds quantized values
+    )
 
 
 def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[str, CaseScores]:
-    """Every metric that the golden set allows; a metric without a case is absent.
+    """Compute every metric that the golden set allows; a metric without a case is absent.
 
-    Of every text: `perplexity-ratio` as the difference of both mean token losses, whose mean's exponential is the
-    ratio; `agreement`, the share of tokens after which both models find the same next one likeliest; `kl`, `loss-*`.
-    Where the candidate caches levels, `cache-perplexity-ratio` and `cache-agreement` are the same of steps over them.
-    Of suites, full precision's score minus the candidate's: `rouge-drop`, `exact-match-drop`, `f1-drop`,
-    `dialogue-drop`, `code-drop`; the scores themselves as `*-reference` and `*-candidate`. Of safety cases,
-    `safety-flips`. A case without a label is scored against full precision's own answer: fidelity, not quality.
+    Of every text: `perplexity-ratio` as the difference of both mean token losses, whose mean's
+    exponential is the ratio. `agreement`, the fraction of tokens after which both models find the
+    same next one likeliest. `kl` and `loss-*`. Where the candidate caches quantized values,
+    `cache-perplexity-ratio` and `cache-agreement` are the same of steps over them.
+
+    Of suites, full precision's score minus the candidate's: `rouge-drop`, `exact-match-drop`,
+    `f1-drop`, `dialogue-drop`, `code-drop`. The scores themselves are `*-reference` and
+    `*-candidate`. Of safety cases, `safety-flips`. A case without a label is scored against full
+    precision's own answer: fidelity, not quality.
     """
-    found = (
+    metrics = (
         _texts(golden, outputs.compared)
         | _cached(golden, outputs.cached)
         | _suites(golden, outputs)
         | _code(golden, outputs)
     )
-    found |= _safety(golden, outputs)
+    metrics |= _safety(golden, outputs)
     return MappingProxyType(
-        {metric: scores for metric, scores in found.items() if scores.values.size}
+        {metric: scores for metric, scores in metrics.items() if scores.values.size}
     )
 
 
@@ -67,7 +74,7 @@ def _texts(golden: GoldenSet, compared: Comparison) -> dict[str, CaseScores]:
 
 
 def _cached(golden: GoldenSet, cached: Comparison | None) -> dict[str, CaseScores]:
-    """Of texts with at least one step over the cache."""
+    """Score texts with at least one step over the cache."""
     if cached is None:
         return {}
     cases = np.flatnonzero(cached.tokens > 1)
@@ -79,10 +86,10 @@ def _cached(golden: GoldenSet, cached: Comparison | None) -> dict[str, CaseScore
 
 
 def _suites(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
-    found: dict[str, CaseScores] = {}
+    metrics: dict[str, CaseScores] = {}
     for kind, (name, measure) in METRICS.items():
-        found |= _paired(golden, outputs, kind, name, measure)
-    return found | _paired(golden, outputs, CaseKind.ANSWER, "f1", f1)
+        metrics |= _paired(golden, outputs, kind, name, measure)
+    return metrics | _paired(golden, outputs, CaseKind.ANSWER, "f1", f1)
 
 
 def _paired(
@@ -107,7 +114,11 @@ def _paired(
 
 
 def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
-    """A candidate that writes the same program passes or fails as full precision did: it is not run twice."""
+    """Run the programs that both sides wrote.
+
+    A candidate that writes the same program passes or fails as full precision did: it is not run
+    twice.
+    """
     cases = positions(golden.cases, CaseKind.CODE)
     runs = {
         (place, text): ran(str(golden.cases[place].payload), golden.cases[place].label or "", text)
@@ -120,7 +131,7 @@ def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
         for side in (outputs.reference, outputs.candidate)
     )
     passed, compiled = (
-        [np.array([getattr(one, fact) for one in side], np.float64) for side in (before, after)]
+        [np.array([getattr(run, fact) for run in side], np.float64) for side in (before, after)]
         for fact in ("passes", "compiles")
     )
     parses = _drop("code-compiles", compiled[0], compiled[1], cases)
@@ -149,7 +160,7 @@ def _safety(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores
     )
     right = np.array([golden.cases[place].label == BLOCKED for place in cases.tolist()], bool)
     flips = {"safety-flips": CaseScores((before != after).astype(np.float64), cases)}
-    known = {"guardrail-reference": before == right, "guardrail-candidate": after == right}
+    guardrail = {"guardrail-reference": before == right, "guardrail-candidate": after == right}
     return flips | {
-        name: CaseScores(values.astype(np.float64), cases) for name, values in known.items()
+        name: CaseScores(values.astype(np.float64), cases) for name, values in guardrail.items()
     }

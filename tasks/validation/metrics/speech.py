@@ -1,4 +1,4 @@
-"""What a speech recognizer's candidate scores on the golden cases, against full precision on the same cases."""
+"""What a speech recognizer's candidate scores on the golden cases, against full precision."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ class Transcript:
 class SpeechOutputs:
     """What both models made of a golden set, in the set's order."""
 
-    agreement: NDArray[np.float64]  # share of places with the same next token, [cases]
+    agreement: NDArray[np.float64]  # fraction of places with the same next token, [cases]
     reference: Sequence[Transcript]
     candidate: Sequence[Transcript]
 
 
 def evaluate_speech(golden: GoldenSet, outputs: SpeechOutputs) -> Mapping[str, CaseScores]:
-    """Every metric that the golden set allows; a metric without a case is absent.
+    """Compute every metric that the golden set allows; a metric without a case is absent.
 
-    Of every recording: `agreement`, token by token after full precision's own transcript; `token-error-rate` of the
-    candidate's transcript against full precision's. Of labelled ones: `wer-increase`, the candidate's word error rate
-    minus full precision's, and both as `wer-reference` and `wer-candidate`. Means are over recordings, not over words.
+    Of every recording: `agreement`, token by token after full precision's own transcript, and
+    `token-error-rate` of the candidate's transcript against full precision's. Of labelled ones:
+    `wer-increase`, the candidate's word error rate minus full precision's, and both as
+    `wer-reference` and `wer-candidate`. Means are over recordings, not over words.
     """
     everything = np.arange(len(golden.cases))
     labels = {
@@ -44,7 +45,7 @@ def evaluate_speech(golden: GoldenSet, outputs: SpeechOutputs) -> Mapping[str, C
     }
     both = zip(outputs.reference, outputs.candidate, strict=True)
     tokens = np.array(
-        [error_rate(_words(right), _words(given)) for right, given in both], np.float64
+        [error_rate(_words(right), _words(written)) for right, written in both], np.float64
     )
     before, after = (
         np.array(
@@ -54,7 +55,7 @@ def evaluate_speech(golden: GoldenSet, outputs: SpeechOutputs) -> Mapping[str, C
         for side in (outputs.reference, outputs.candidate)
     )
     labelled = np.array(list(labels), np.int64)
-    found = {
+    metrics = {
         "agreement": CaseScores(outputs.agreement, everything),
         "token-error-rate": CaseScores(tokens, everything),
         "wer-increase": CaseScores(after - before, labelled),
@@ -62,7 +63,7 @@ def evaluate_speech(golden: GoldenSet, outputs: SpeechOutputs) -> Mapping[str, C
         "wer-candidate": CaseScores(after, labelled),
     }
     return MappingProxyType(
-        {metric: scores for metric, scores in found.items() if scores.values.size}
+        {metric: scores for metric, scores in metrics.items() if scores.values.size}
     )
 
 
