@@ -1,4 +1,7 @@
-"""A ceiling on an observation is the same as clipping what is observed, and a request amax is each request's own."""
+"""A ceiling on an observation is the same as clipping what is observed.
+
+A request amax is each request's own.
+"""
 
 import numpy as np
 import pytest

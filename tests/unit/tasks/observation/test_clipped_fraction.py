@@ -1,4 +1,7 @@
-"""How far each request goes is its own affair: not that of its batch, its padding or the other requests."""
+"""How far each request goes is its own affair.
+
+It is not that of its batch, its padding or the other requests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Counting by torch and by NumPy gives the same, bit for bit; two engines' last bits stay inside the tolerance."""
+"""Counting by torch and by NumPy gives the same, bit for bit.
+
+Two engines' last bits stay inside the tolerance.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ CONV = Site("conv", "i", 1, (Layer("conv", "m", "Conv", "v", 0),))
 
 
 def activations(seed: int) -> dict[str, Floats]:
-    """Of 4 cases with 7 tokens and 5 channels, and images of 5 channels; magnitudes from denormal to huge."""
+    """Draw 4 cases with 7 tokens and 5 channels, and images of 5 channels.
+
+    Magnitudes go from denormal to huge.
+    """
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((4, 7, 5)) * 10.0 ** rng.integers(-41, 38, (4, 7, 5))
     images = rng.standard_normal((4, 5, 6, 6)) * 10.0 ** rng.integers(-3, 3, (4, 5, 1, 1))
@@ -38,7 +44,7 @@ def strange(seed: int) -> dict[str, Floats]:
 def observed(
     batches: list[dict[str, Floats]], *, by_torch: bool, divided: bool = False, masked: bool = True
 ) -> bytes:
-    """The archive of an observation, so that nothing can differ unseen."""
+    """Return the archive of an observation, so that nothing can differ unseen."""
     smoothing_scales = (
         {name: np.linspace(0.3, 3, 5, dtype=np.float32) for name in ("fc", "conv")}
         if divided
@@ -86,7 +92,7 @@ def test_infinities_are_counted_by_case_alike() -> None:
 
 
 def sums(order: int) -> dict[str, SiteObservation]:
-    """A product [4096, 512] x [512, 64] whose sums are taken in another order each time."""
+    """Run a product [4096, 512] x [512, 64] whose sums are taken in another order each time."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((4096, 512)).astype(np.float32)
     weight = rng.standard_normal((512, 64)).astype(np.float32)

@@ -124,7 +124,8 @@ def test_divisors_show_what_the_deployed_quantizer_sees() -> None:
 
 
 def test_kept_rows_are_a_uniform_sample() -> None:
-    # 40 texts of 50 tokens; a row's value is its own number, so that the sample tells which rows it holds.
+    # 40 texts of 50 tokens; a row's value is its own number, so that the sample tells which rows it
+    # holds.
     values = np.arange(2000, dtype=np.float32).reshape(40, 50, 1) + 1
     observer = Observer((LINEAR,))
     observer.update({"t": values}, np.arange(40))
@@ -235,11 +236,11 @@ def test_four_dimensional_activations_are_observed_row_by_row(heads: int) -> Non
     assert observer.result()["fc"].rows.shape == (min(2 * heads * 5, ROWS), CHANNELS)
 
 
-# --- Rows that are no case's own, and what is broken -----------------------------------------------------------------
+# --- Rows that are no case's own, and what is broken ---
 
 
 def routed(batches: list[list[int]]) -> SiteObservation:
-    """What an expert sees to which every row with a positive first value is sent: [any number, channels]."""
+    """Return what an expert sees: every row with a positive first value, [any number, channels]."""
     observer, cases = Observer((LINEAR,)), texts(2)
     for batch in batches:
         rows = np.concatenate([cases[i] for i in batch])

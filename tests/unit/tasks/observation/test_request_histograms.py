@@ -1,4 +1,4 @@
-"""A clip's cost over requests leaves out the few on which it costs most, and survives being stored."""
+"""A clip's cost over requests leaves out the few where it costs most, and survives being stored."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def version(entry: LedgerEntry | None) -> str | None:
     return entry.version if entry else None
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 def test_an_entry_keeps_all_that_was_written() -> None:
@@ -65,7 +65,7 @@ def test_an_entry_about_a_version_must_name_it(kind: EntryKind) -> None:
         body(kind, actor="a", reason="r")
 
 
-# --- champion, previous, challenger -----------------------------------------------------------------------------------
+# --- champion, previous, challenger ---
 
 
 def test_an_empty_ledger_has_no_champion_and_no_aliases() -> None:
@@ -113,7 +113,7 @@ def test_a_change_of_champion_voids_the_requests_before_it(change: tuple[EntryKi
     assert challenger(entries) is None
 
 
-# --- rollback ---------------------------------------------------------------------------------------------------------
+# --- rollback ---
 
 
 def test_rollback_returns_to_the_champion_before_with_its_release() -> None:
@@ -187,7 +187,7 @@ def test_rolling_back_over_and_over_ends(promoted: list[str]) -> None:
     pytest.fail("it rolled back more often than anything was promoted")
 
 
-# --- promotion --------------------------------------------------------------------------------------------------------
+# --- promotion ---
 
 
 def test_a_candidate_judged_against_the_present_champion_may_be_promoted() -> None:
@@ -211,7 +211,7 @@ def test_a_candidate_judged_against_another_champion_is_refused(
         may_promote(entries, base)
 
 
-# --- windows and intents ----------------------------------------------------------------------------------------------
+# --- windows and intents ---
 
 
 def test_a_window_is_decided_once_something_was_decided_about_it() -> None:

@@ -177,7 +177,7 @@ def test_a_commit_survives_the_death_of_its_process_at_any_point(dies_after: str
     assert world.alias == "2"
 
 
-def test_an_operators_rollback_after_a_crash_before_the_mark_holds_once_the_alias_was_seen_in_step() -> (
+def test_an_operators_rollback_after_a_crash_before_the_mark_holds_once_the_alias_was_in_step() -> (
     None
 ):
     world = World()

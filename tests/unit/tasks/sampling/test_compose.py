@@ -1,4 +1,4 @@
-"""A window, composed over values alone: who is looked at, who is set aside, who covers the ranges."""
+"""A window, composed over values: who is looked at, who is set aside, who covers the ranges."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def window(count: int) -> Sample:
 
 
 def watch(payloads: Sequence[Payload]) -> RequestAmax:
-    """The request whose text ends with 7 goes far; the others are alike."""
+    """Let the request whose text ends with 7 go far; the others are alike."""
     far = np.asarray([str(payload) == "live text 7" for payload in payloads])
     spread = np.linspace(0.9, 1.1, len(payloads))
     amax = np.where(far, 50.0, spread)[:, None]

@@ -20,8 +20,10 @@ def kept(*payloads: Payload, similarity: float = 0.8) -> list[int]:
     ("text", "again", "other"),
     [
         (
-            "Please summarise the attached contract and list every deadline that it names for our team.",
-            "please  summarise the attached contract and list every deadline that it names for our team",
+            "Please summarise the attached contract and list every deadline "
+            "that it names for our team.",
+            "please  summarise the attached contract and list every deadline "
+            "that it names for our team",
             "What is the boiling point of nitrogen at a pressure of two atmospheres?",
         ),
         (
@@ -55,7 +57,7 @@ def test_short_and_empty_texts_are_told_apart() -> None:
     assert kept("", "a", "b", "ok", "no") == [0, 1, 2, 3, 4]
 
 
-def test_tensors_that_differ_by_less_than_a_step_count_once_and_another_brightness_is_another_input() -> (
+def test_tensors_that_differ_by_less_than_a_step_count_once_and_another_brightness_is_another() -> (
     None
 ):
     image = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)

@@ -181,7 +181,10 @@ def test_invented_strata_are_pooled() -> None:
 
 @pytest.mark.parametrize("languages", [3, STRATA + 40])
 def test_shares_in_any_order_and_grouping_give_the_sample_of_one_pass(languages: int) -> None:
-    """More languages than STRATA as well: which of them are pooled must not depend on who came first."""
+    """Draw from more languages than STRATA as well.
+
+    Which of them are pooled must not depend on who came first.
+    """
     rng = random.Random(5)
     requests = [
         request(

@@ -1,4 +1,4 @@
-"""The evaluation harness on an engine finds what it finds on the same model in PyTorch, by its own adapter."""
+"""The evaluation harness on an engine finds what its own adapter finds in PyTorch."""
 
 import builtins
 from pathlib import Path
@@ -150,7 +150,7 @@ def _peer(pair: Pair) -> Any:
 
 
 def _answers(model: Any, task: str) -> dict[str, Any]:
-    """The harness's figures, and what the model said to each case."""
+    """Return the harness's figures, and what the model said to each case."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 

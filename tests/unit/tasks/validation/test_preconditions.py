@@ -134,6 +134,7 @@ def test_targets_of_which_none_runs_here_end_the_run() -> None:
     )
     (text,) = told(found)
     assert text == (
-        "no engine of digits can be judged on this machine (tensorrt-rtx: no CUDA device is visible): "
+        "no engine of digits can be judged on this machine "
+        "(tensorrt-rtx: no CUDA device is visible): "
         "run it where one can, or add onnxruntime-cpu to the spec's targets"
     )

@@ -33,7 +33,7 @@ TEXTS = GoldenSet(
 
 
 def embeddings() -> np.ndarray:
-    """The query [1, 0, 0] is nearest to p0, then p1, ..., p6."""
+    """Build embeddings whose query [1, 0, 0] is nearest to p0, then p1, ..., p6."""
     angles = np.concatenate([[0.3], np.arange(7) * 0.1, [0.0]])
     rows = np.stack([np.cos(angles), np.sin(angles), np.zeros(9)], axis=1)
     return np.concatenate([rows, [[0, 0, 1], [0, 1, 0]]]).astype(np.float32)

@@ -54,7 +54,7 @@ def outputs(
     loss: float = 0.0,
     agreement: float = 1.0,
 ) -> LanguageOutputs:
-    """A candidate that gives other answers to the first case of some kinds, and predicts worse."""
+    """Build a candidate that answers the first case of some kinds otherwise, and predicts worse."""
     count = len(of.cases)
     compared = Comparison(
         np.full(count, 2.0),
