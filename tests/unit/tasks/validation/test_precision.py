@@ -15,12 +15,18 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower
 from tasks.records import Verdict
-from tasks.validation.precision import Asked, Found, asked_for, compare_precision, precision_gate
+from tasks.validation.precision import (
+    Execution,
+    QuantizedProduct,
+    asked_for,
+    compare_precision,
+    precision_gate,
+)
 from tests import graphs
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
 PROFILE = {"x": Shapes((1, 8), (4, 8), (16, 8))}
-ASKED = (Asked("fc", "fc", "node_MatMul_0", "INT8"),)
+ASKED = (QuantizedProduct("fc", "fc", "node_MatMul_0", "INT8"),)
 
 
 def quantized(plain: onnx.ModelProto, format: NumberFormat = NumberFormat.INT8) -> onnx.ModelProto:
@@ -81,7 +87,7 @@ def test_a_product_that_the_runtime_left_in_floating_point_is_found() -> None:
     graph = quantized(plain)
     asked = asked_for(graph, find_sites(plain))
     finding = compare_precision(asked, kernels_of(graph))[0]
-    assert (finding.found, finding.kernel) == (Found.OTHERWISE, "node_MatMul_0/MatMulAddFusion")
+    assert (finding.found, finding.kernel) == (Execution.OTHERWISE, "node_MatMul_0/MatMulAddFusion")
     gate = precision_gate(asked, kernels_of(graph), "")[0]
     assert gate.verdict is Verdict.FAILED
     assert "fc (INT8 asked, node_MatMul_0/MatMulAddFusion)" in gate.reason
@@ -100,33 +106,33 @@ def test_a_convolution_is_known_by_its_weight() -> None:
         asked_for(graph, find_sites(plain)), target.kernels(layers, None) or ()
     )
     assert [one.found for one in found] == [
-        Found.AS_ASKED if "QLinearConv" in str(layers) else Found.OTHERWISE
+        Execution.AS_ASKED if "QLinearConv" in str(layers) else Execution.OTHERWISE
     ]
 
 
 @pytest.mark.parametrize(
     ("kernels", "found", "verdict"),
     [
-        ([kernel("INT8", "node_MatMul_0")], Found.AS_ASKED, Verdict.PASSED),
+        ([kernel("INT8", "node_MatMul_0")], Execution.AS_ASKED, Verdict.PASSED),
         (
             [kernel("FLOAT", "node_MatMul_0"), kernel("INT8", "node_MatMul_0")],
-            Found.AS_ASKED,
+            Execution.AS_ASKED,
             Verdict.PASSED,
         ),
-        ([kernel("FLOAT", "node_MatMul_0")], Found.OTHERWISE, Verdict.FAILED),
-        ([kernel("FP8", "node_MatMul_0")], Found.OTHERWISE, Verdict.FAILED),
-        ([kernel("", "node_MatMul_0")], Found.ABSENT, Verdict.FAILED),
-        ([kernel("INT8", "another")], Found.ABSENT, Verdict.FAILED),
-        ([], Found.ABSENT, Verdict.FAILED),
+        ([kernel("FLOAT", "node_MatMul_0")], Execution.OTHERWISE, Verdict.FAILED),
+        ([kernel("FP8", "node_MatMul_0")], Execution.OTHERWISE, Verdict.FAILED),
+        ([kernel("", "node_MatMul_0")], Execution.ABSENT, Verdict.FAILED),
+        ([kernel("INT8", "another")], Execution.ABSENT, Verdict.FAILED),
+        ([], Execution.ABSENT, Verdict.FAILED),
         (
             [kernel("UNKNOWN", "node_MatMul_0"), kernel("FLOAT", "node_MatMul_0")],
-            Found.UNTOLD,
+            Execution.UNTOLD,
             Verdict.INCONCLUSIVE,
         ),
     ],
 )
 def test_a_product_counts_as_asked_only_where_a_kernel_says_so(
-    kernels: list[Kernel], found: Found, verdict: Verdict
+    kernels: list[Kernel], found: Execution, verdict: Verdict
 ) -> None:
     assert [one.found for one in compare_precision(ASKED, kernels)] == [found]
     assert precision_gate(ASKED, kernels, "")[0].verdict is verdict
