@@ -17,7 +17,10 @@ class HardwareCompatibility(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Options of `tensorrt` builds; TensorRT-RTX compiles on the device that it runs on, and has none of them."""
+    """Options of `tensorrt` builds.
+
+    TensorRT-RTX compiles on the device that it runs on, and has none of them.
+    """
 
     version_compatible: bool = False  # plans also run on newer TensorRT of the same major version
     hardware: HardwareCompatibility = HardwareCompatibility.NONE
@@ -31,7 +34,11 @@ class BuildOptions:
 
 
 def apply(options: BuildOptions, trt: Any, config: Any) -> None:
-    """Set a builder's config; raises `Unavailable` naming what this version of the module does not know."""
+    """Set a builder's config.
+
+    Raises:
+        Unavailable: This version of the module does not know an option, which it names.
+    """
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware is not HardwareCompatibility.NONE:

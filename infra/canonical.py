@@ -14,17 +14,23 @@ Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | boo
 
 
 def canonical(value: Json) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces; raises `BadInput` for what JSON cannot say (NaN, bytes, objects)."""
+    """Return UTF-8 JSON with sorted keys and no spaces.
+
+    Raises:
+        BadInput: JSON cannot say the value (NaN, bytes, objects).
+    """
     try:
         return _dump(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
-            f"A value cannot be written as JSON ({error}): use text, finite numbers, lists and objects."
+            f"A value cannot be written as JSON ({error}): "
+            "use text, finite numbers, lists and objects."
         ) from error
 
 
 def _dump(value: Json) -> str:
-    # Mappings that are not dicts (MappingProxyType) are welcome; keys other than text are not: their order would lie.
+    # Mappings that are not dicts (MappingProxyType) are welcome; keys other than text are not:
+    # their order would lie.
     return json.dumps(
         _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -41,5 +47,5 @@ def _plain(value: Json) -> Json:
 
 
 def sha256(data: bytes) -> Digest:
-    """The SHA-256 of the bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of the bytes, as 64 hexadecimal digits."""
     return Digest(hashlib.sha256(data).hexdigest())

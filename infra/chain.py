@@ -1,4 +1,7 @@
-"""An append-only log whose entries name their predecessor's digest, on a store's create-if-absent."""
+"""An append-only log on a store's create-if-absent.
+
+Its entries name their predecessor's digest.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,16 @@ class Link:
 
 
 def now() -> datetime:
-    """The present moment in UTC."""
+    """Return the present moment in UTC."""
     return datetime.now(UTC)
 
 
 class Chain:
     """The log under one prefix: `PREFIX/00000001.json`, `PREFIX/00000002.json`, ...
 
-    Creating entry N+1 where none stands is the only commit; its number is the fence. What a chain cannot show is
-    that its newest entries were deleted: keep the head's number and digest elsewhere where that matters.
+    Creating entry N+1 where none stands is the only commit; its number is the fence. What a chain
+    cannot show is that its newest entries were deleted: keep the head's number and digest elsewhere
+    where that matters.
     """
 
     def __init__(
@@ -63,7 +67,11 @@ class Chain:
         self._kept: dict[int, Link] | None = {} if keep else None
 
     def read(self) -> tuple[Link, ...]:
-        """Every entry, oldest first; raises `Tampered` for a gap, a wrong digest or a broken link."""
+        """Return every entry, oldest first.
+
+        Raises:
+            Tampered: There is a gap, a wrong digest or a broken link.
+        """
         numbers = self._numbers()
         links = tuple(self._load_all(numbers))
         for before, after in pairwise((None, *links)):
@@ -71,16 +79,17 @@ class Chain:
         return links
 
     def head(self) -> Link | None:
-        """The newest entry, its own digest verified; raises `Tampered`."""
+        """Return the newest entry, its own digest verified; raises `Tampered`."""
         numbers = self._numbers()
         return self._load(numbers[-1]) if numbers else None
 
     def append(self, body: Mapping[str, Json], *, expect: int | None = None) -> Link:
         """Commit the body as the next entry.
 
-        `expect` is the fence: the number of the head that the writer reasoned on (0: an empty log). When the head
-        has moved since, nothing is written and `AlreadyExists` asks the caller to read again and reconsider. Without
-        it, a lost race is retried on the next number. Raises also `BadInput`, `Tampered`, `Unavailable`.
+        `expect` is the fence: the number of the head that the writer reasoned on (0: an empty log).
+        When the head has moved since, nothing is written and `AlreadyExists` asks the caller to
+        read again and reconsider. Without it, a lost race is retried on the next number. It also
+        raises `BadInput`, `Tampered` and `Unavailable`.
         """
         for _ in range(_ATTEMPTS):
             head = self.head()
@@ -97,12 +106,14 @@ class Chain:
                     self._kept[link.number] = link
                 return link
         raise Unavailable(
-            f"The log {self._prefix} lost {_ATTEMPTS} races in a row: fewer writers at once, then retry."
+            f"The log {self._prefix} lost {_ATTEMPTS} races in a row: "
+            "fewer writers at once, then retry."
         )
 
     def _moved(self, expect: int) -> AlreadyExists:
         return AlreadyExists(
-            f"The log {self._prefix} no longer ends at entry {expect}: read it again and decide on what it says now."
+            f"The log {self._prefix} no longer ends at entry {expect}: "
+            "read it again and decide on what it says now."
         )
 
     def _key(self, number: int) -> str:
@@ -116,17 +127,19 @@ class Chain:
         for expected, number in enumerate(numbers, start=1):
             if number != expected:
                 raise Tampered(
-                    f"The log {self._prefix} lacks entry {expected}: restore it from a backup of the store."
+                    f"The log {self._prefix} lacks entry {expected}: "
+                    "restore it from a backup of the store."
                 )
         return tuple(numbers)
 
     def _number_of(self, key: str) -> int:
-        found = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
-        if found is None:
+        match = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
+        if match is None:
             raise Tampered(
-                f"The log {self._prefix} holds {key}, which is no entry of it: find out who put it there."
+                f"The log {self._prefix} holds {key}, which is no entry of it: "
+                "find out who put it there."
             )
-        return int(found.group(1))
+        return int(match.group(1))
 
     def _load_all(self, numbers: tuple[int, ...]) -> Iterable[Link]:
         if len(numbers) < 2 * _READERS:
@@ -148,7 +161,8 @@ class Chain:
         link = _decode(self._store.get(key), key)
         if link.number != number:
             raise Tampered(
-                f"The entry {key} calls itself number {link.number}: restore it from a backup of the store."
+                f"The entry {key} calls itself number {link.number}: "
+                "restore it from a backup of the store."
             )
         return link
 
@@ -191,24 +205,25 @@ def _encode(link: Link) -> bytes:
 
 def _decode(data: bytes, key: str) -> Link:
     try:
-        found = json.loads(data, parse_constant=_refuse_constant)
+        entry = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise Tampered(
             f"The entry {key} is not JSON: restore it from a backup of the store."
         ) from error
     if (
-        isinstance(found, dict)
-        and isinstance(found.get("version"), int)
-        and found["version"] > _VERSION
+        isinstance(entry, dict)
+        and isinstance(entry.get("version"), int)
+        and entry["version"] > _VERSION
     ):
         raise BadInput(
-            f"The entry {key} has format version {found['version']}: upgrade Requant to read it."
+            f"The entry {key} has format version {entry['version']}: upgrade Requant to read it."
         )
-    if not _well_formed(found):
+    if not _well_formed(entry):
         raise Tampered(
-            f"The entry {key} has other fields than an entry has: restore it from a backup of the store."
+            f"The entry {key} has other fields than an entry has: "
+            "restore it from a backup of the store."
         )
-    link = Link(found["number"], found["time"], found["previous"], found["digest"], found["body"])
+    link = Link(entry["number"], entry["time"], entry["previous"], entry["digest"], entry["body"])
     if not _intact(link, data):
         raise Tampered(
             f"The entry {key} does not match its digest: restore it from a backup of the store."
@@ -217,7 +232,10 @@ def _decode(data: bytes, key: str) -> Link:
 
 
 def _intact(link: Link, data: bytes) -> bool:
-    """Comparing whole bytes, not only the digest, also catches what parsing forgives: doubled keys, spaces."""
+    """Compare whole bytes, not only the digest.
+
+    That also catches what parsing forgives: doubled keys, spaces.
+    """
     try:
         return (
             _digest(link.number, link.time, link.previous, link.body) == link.digest
@@ -231,13 +249,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _well_formed(found: object) -> bool:
+def _well_formed(entry: object) -> bool:
     return (
-        isinstance(found, dict)
-        and set(found) == _FIELDS
-        and type(found["number"]) is int
-        and all(isinstance(found[field], str) for field in ("time", "previous", "digest"))
-        and isinstance(found["body"], dict)
+        isinstance(entry, dict)
+        and set(entry) == _FIELDS
+        and type(entry["number"]) is int
+        and all(isinstance(entry[field], str) for field in ("time", "previous", "digest"))
+        and isinstance(entry["body"], dict)
     )
 
 

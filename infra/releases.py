@@ -4,7 +4,8 @@
     releases/MODEL/DIGEST/manifest.sig   Ed25519 over the manifest's bytes, when signed
     releases/MODEL/DIGEST/manifest.json  written last: where it stands, the release is complete
 
-DIGEST is the SHA-256 of the manifest, which holds every file's SHA-256: knowing the digest is knowing all bytes.
+DIGEST is the SHA-256 of the manifest, which holds every file's SHA-256: knowing the digest is
+knowing all bytes.
 """
 
 from __future__ import annotations
@@ -58,17 +59,24 @@ class Release:
     signed_by: str | None  # the signing key's id when a verifier checked it
 
     def file(self, name: str) -> bytes:
-        """The file's bytes, digest verified; raises `NotFound` for a name not in the manifest, `Tampered`."""
+        """Return the file's bytes, their digest verified.
+
+        Raises:
+            NotFound: The manifest has no such name.
+            Tampered: The bytes differ from their digest.
+        """
         recorded = self.files.get(name)
         if recorded is None:
             raise NotFound(
-                f"Release {self.digest[:12]} of {self.model} has no file {name}: it has {sorted(self.files)}."
+                f"Release {self.digest[:12]} of {self.model} has no file {name}: "
+                f"it has {sorted(self.files)}."
             )
         data = read_once(self.store, layout.release_file(self.model, self.digest, name))
         if sha256(data) != recorded.sha256:
             raise Tampered(
-                f"The file {name} of release {self.digest[:12]} of {self.model} differs from its recorded digest and "
-                "was not loaded: write the release again from its source, or roll back."
+                f"The file {name} of release {self.digest[:12]} of {self.model} "
+                "differs from its recorded digest and was not loaded: "
+                "write the release again from its source, or roll back."
             )
         return data
 
@@ -81,7 +89,7 @@ class Signer:
 
     @classmethod
     def from_pem(cls, path: Path | str) -> Signer:
-        """The key in an unencrypted PKCS#8 PEM file; raises `BadInput`."""
+        """Read the key in an unencrypted PKCS#8 PEM file; raises `BadInput`."""
         try:
             key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -92,7 +100,11 @@ class Signer:
 
     @classmethod
     def create(cls, path: Path | str) -> Signer:
-        """Make a key and write it to a new file that only its owner may read; raises `BadInput` when it exists."""
+        """Make a key and write it to a new file that only its owner may read.
+
+        Raises:
+            BadInput: The file exists.
+        """
         signer = cls(Ed25519PrivateKey.generate())
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -105,7 +117,10 @@ class Signer:
         return signer
 
     def sign(self, data: bytes) -> bytes:
-        """The signature file for the data: JSON with format version, algorithm, key id and signature."""
+        """Return the signature file for the data.
+
+        It is JSON with format version, algorithm, key id and signature.
+        """
         signature = base64.b64encode(self._key.sign(data)).decode()
         return canonical(
             {
@@ -117,7 +132,7 @@ class Signer:
         )
 
     def verifier(self) -> Verifier:
-        """The public half."""
+        """Return the public half."""
         return Verifier(self._key.public_key())
 
     def _private_pem(self) -> bytes:
@@ -136,7 +151,7 @@ class Verifier:
 
     @classmethod
     def from_pem(cls, path: Path | str) -> Verifier:
-        """The key in a PEM file; raises `BadInput`."""
+        """Read the key in a PEM file; raises `BadInput`."""
         try:
             key = serialization.load_pem_public_key(Path(path).read_bytes())
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -151,19 +166,24 @@ class Verifier:
         return sha256(self._key.public_bytes_raw())[:16]
 
     def pem(self) -> bytes:
-        """The public key as PEM, for whoever loads releases."""
+        """Return the public key as PEM, for whoever loads releases."""
         return self._key.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
 
     def check(self, data: bytes, signature_file: bytes, what: str) -> None:
-        """Pass when the signature file holds this key's signature over the data; raises `Tampered`."""
+        """Pass when the signature file holds this key's signature over the data.
+
+        Raises:
+            Tampered: It does not.
+        """
         try:
-            found = json.loads(signature_file)
-            self._key.verify(base64.b64decode(found["signature"], validate=True), data)
+            signature = json.loads(signature_file)
+            self._key.verify(base64.b64decode(signature["signature"], validate=True), data)
         except (InvalidSignature, ValueError, KeyError, TypeError, binascii.Error) as error:
             raise Tampered(
-                f"The signature of {what} does not hold for key {self.key_id}, so it was not loaded: "
+                f"The signature of {what} does not hold for key {self.key_id}, "
+                "so it was not loaded: "
                 "check which key signed it, or roll back."
             ) from error
 
@@ -177,7 +197,9 @@ def write_release(
 ) -> Release:
     """Store a bundle under its content's address; writing the same one again changes nothing.
 
-    Raises `BadInput` for a bad model or file name or for facts that JSON cannot hold, `Unavailable`.
+    Raises:
+        BadInput: The model's or a file's name is bad, or JSON cannot hold the facts.
+        Unavailable: The store does not answer.
     """
     recorded = {name: FileFact(sha256(data), len(data)) for name, data in files.items()}
     manifest = _manifest(model, recorded, facts)
@@ -193,19 +215,27 @@ def write_release(
 def read_release(
     store: ObjectStore, model: str, digest: str, verifier: Verifier | None = None
 ) -> Release:
-    """A stored bundle, its manifest verified against the digest and, given a verifier, the signature.
+    """Read a stored bundle, its manifest verified.
 
-    Raises `NotFound`, `Tampered`, `Refused` for an unsigned bundle where a signature is demanded, `Unavailable`.
+    The digest verifies it and, given a verifier, the signature.
+
+    Raises:
+        NotFound: There is no such release.
+        Tampered: The manifest differs from its digest or its signature.
+        Refused: The bundle is unsigned where a signature is demanded.
+        Unavailable: The store does not answer.
     """
     if _MODEL.fullmatch(model) is None or _DIGEST.fullmatch(digest) is None:
         raise BadInput(
-            f"{digest!r} of {model!r} names no release: give a model's name and 64 hexadecimal digits."
+            f"{digest!r} of {model!r} names no release: "
+            "give a model's name and 64 hexadecimal digits."
         )
     what = f"release {digest[:12]} of {model}"
     manifest = store.get(layout.release_file(model, digest, layout.MANIFEST))
     if sha256(manifest) != digest:
         raise Tampered(
-            f"The manifest of {what} differs from its digest and was not loaded: restore it, or roll back."
+            f"The manifest of {what} differs from its digest and was not loaded: "
+            "restore it, or roll back."
         )
     if verifier is not None:
         verifier.check(manifest, _signature(store, model, digest, what), what)
@@ -229,30 +259,32 @@ def _signature(store: ObjectStore, model: str, digest: str, what: str) -> bytes:
 def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Json]) -> bytes:
     if _MODEL.fullmatch(model) is None:
         raise BadInput(
-            f"The model name {model!r} cannot be part of a key: use letters, digits, '.', '_' and '-'."
+            f"The model name {model!r} cannot be part of a key: "
+            "use letters, digits, '.', '_' and '-'."
         )
     for name in files:
         if checked(name) in (layout.MANIFEST, _SIGNATURE):
             raise BadInput(f"The file name {name!r} is the release's own: choose another.")
     listed: dict[str, Json] = {
-        name: {"sha256": one.sha256, "size": one.size} for name, one in files.items()
+        name: {"sha256": fact.sha256, "size": fact.size} for name, fact in files.items()
     }
     return canonical({"version": _VERSION, "model": model, "facts": facts, "files": listed})
 
 
 def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | None) -> Release:
     try:
-        found = json.loads(manifest)
-        if found["version"] != _VERSION:
+        content = json.loads(manifest)
+        if content["version"] != _VERSION:
             raise BadInput(
-                f"Release {digest[:12]} has format version {found['version']}: upgrade Requant to read it."
+                f"Release {digest[:12]} has format version {content['version']}: "
+                "upgrade Requant to read it."
             )
         files = {
-            name: FileFact(str(one["sha256"]), int(one["size"]))
-            for name, one in found["files"].items()
+            name: FileFact(str(fact["sha256"]), int(fact["size"]))
+            for name, fact in content["files"].items()
         }
-        model = ModelName(str(found["model"]))
-        return Release(store, model, Digest(digest), dict(found["facts"]), files, signed_by)
+        model = ModelName(str(content["model"]))
+        return Release(store, model, Digest(digest), dict(content["facts"]), files, signed_by)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again."
@@ -261,5 +293,6 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
 
 def _bad_key(path: Path | str, half: str, error: Exception) -> RequantError:
     return BadInput(
-        f"The file {path} holds no Ed25519 {half} key in PEM ({error}): make one or name the right file."
+        f"The file {path} holds no Ed25519 {half} key in PEM ({error}): "
+        "make one or name the right file."
     )

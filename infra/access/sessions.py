@@ -1,4 +1,7 @@
-"""Signed notes about who somebody is: links to log in by, browser sessions, and orders that name their author."""
+"""Signed notes about who somebody is.
+
+There are links to log in by, browser sessions, and orders that name their author.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ LINK_S = 12 * 3600
 SESSION_S = 7 * 24 * 3600
 """Seconds for which a session lasts."""
 ORDER_S = 24 * 3600
-"""Seconds for which an order names its author: it may wait for a free place, but not be taken up again some day."""
+"""Seconds for which an order names its author.
+
+It may wait for a free place, but not be taken up again some day.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,7 @@ class Sessions:
 
     @property
     def cookie(self) -> str:
-        """Return the cookie's name; cookies know no ports, so that two workspaces need two names."""
+        """The cookie's name; cookies know no ports, so that two workspaces need two names."""
         return f"requant_{self.secret.workspace_id[:12]}"
 
     def link(self, subject: str) -> str:

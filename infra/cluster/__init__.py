@@ -1,7 +1,8 @@
-"""Where independent pieces of work run: in this process, on processes of this machine, or on a Dask cluster.
+"""Where independent pieces of work run: this process, this machine's processes, a Dask cluster.
 
-Correctness rests on none of it (ADR 35): a piece is named by keys and digests, may run twice, and gives a value
-that is merged in order. A worker that dies costs the pieces it was working on, which run again elsewhere.
+Correctness rests on none of it (ADR 35): a piece is named by keys and digests, may run twice, and
+gives a value that is merged in order. A worker that dies costs the pieces it was working on, which
+run again elsewhere.
 """
 
 import os
@@ -13,15 +14,22 @@ from infra.cluster.port import Mapper
 from infra.settings import LOCAL, NONE, settings
 
 MANY = 64
-"""Pieces from which processes of this machine pay by default: they take seconds to start, and a piece one or so."""
+"""Pieces from which processes of this machine pay by default.
+
+The processes take seconds to start, and a piece takes about one.
+"""
 
 
 @contextmanager
 def open_mapper(cluster: str | None, *, pieces: int) -> Iterator[Mapper]:
-    """Where `pieces` of work run, by the setting: "none", "local", or a scheduler's address.
+    """Open where `pieces` of work run, by the setting: "none", "local", or a scheduler's address.
 
-    Without one, MANY pieces or more go to a process a core of this machine, fewer stay in this process.
-    Raises `BadInput` for an address that is none, `Unavailable` when nobody answers there or its versions differ.
+    Without one, MANY pieces or more go to a process a core of this machine, fewer stay in this
+    process.
+
+    Raises:
+        BadInput: The address is none.
+        Unavailable: Nobody answers there, or its versions differ.
     """
     chosen = cluster or (LOCAL if pieces >= MANY and _cores() > 1 else NONE)
     if chosen == NONE:
@@ -39,7 +47,10 @@ def open_mapper(cluster: str | None, *, pieces: int) -> Iterator[Mapper]:
 
 
 def shards_for(mapper: Mapper, most: int) -> int:
-    """Into how many shares work of `most` indivisible pieces is parted: two a worker, so that none waits long."""
+    """Return into how many shards work of `most` indivisible pieces is parted.
+
+    There are two a worker, so that none waits long.
+    """
     return 1 if mapper.workers == 1 else max(1, min(most, 2 * mapper.workers))
 
 

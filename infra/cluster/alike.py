@@ -1,4 +1,4 @@
-"""Whether two processes would give the same results: versions, our own code, and the store they see."""
+"""Whether two processes would give the same results: versions, own code, the store they see."""
 
 import platform
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _ROOMS = ("infra", "tasks", "flows")
 
 @cache
 def identity() -> Mapping[str, str]:
-    """Versions that results depend on, and a digest of our own code."""
+    """Return the versions that results depend on, and a digest of our own code."""
     return {
         "Python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -24,7 +24,10 @@ def identity() -> Mapping[str, str]:
 
 
 def sees_store(address: str) -> bool:
-    """Whether a folder that serves as a store is there; a store on the network answers for itself."""
+    """Tell whether a folder that serves as a store is there.
+
+    A store on the network answers for itself.
+    """
     where = urlsplit(address)
     return where.scheme != "file" or Path(unquote(where.path)).is_dir()
 

@@ -13,17 +13,17 @@ class InProcess:
     workers = 1
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Item by item, as the caller asks for results."""
+        """Work item by item, as the caller asks for results."""
         return (tried(function, item) for item in items)
 
 
 def tried(function: Callable[[T], R], item: T) -> R:
-    """The result for one item, tried again while something outside does not answer."""
-    for left in range(TRIES - 1, -1, -1):
+    """Return the result for one item, tried again while something outside does not answer."""
+    for remaining in range(TRIES - 1, -1, -1):
         try:
             return function(item)
         except Unavailable:
-            if not left:
+            if not remaining:
                 raise
-            time.sleep(0.1 * (TRIES - left))
+            time.sleep(0.1 * (TRIES - remaining))
     raise AssertionError("TRIES is at least 1")

@@ -19,10 +19,13 @@ class Mapper(Protocol):
         ...
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """The results in the order of the items, which are read a bounded number ahead.
+        """Yield the results in the order of the items, which are read a bounded number ahead.
 
-        `function` is importable by name and `items` are small values: names, keys, digests. It may run more than once
-        an item. What it raises is raised here at its item; `Unavailable` only after TRIES times. Raises `Unavailable`
-        when the workers are gone, or one item ends worker after worker.
+        `function` is importable by name and `items` are small values: names, keys, digests. It may
+        run more than once an item. What it raises is raised here at its item.
+
+        Raises:
+            Unavailable: It was raised TRIES times for an item, the workers are gone, or one item
+                ends worker after worker.
         """
         ...

@@ -23,9 +23,15 @@ from infra.errors import BadInput, RequantError, Unavailable
 from infra.settings import Settings, settings
 
 AHEAD = 4
-"""Pieces under way or waiting for each worker: it bounds what the caller holds, and keeps workers busy."""
+"""Pieces under way or waiting for each worker.
+
+The number bounds what the caller holds, and keeps workers busy.
+"""
 CONNECT_S, LONELY_S = 10.0, 15.0
-"""How long a scheduler may take to answer, and a cluster be without any worker (looked at twice)."""
+"""Seconds that a scheduler may take to answer, and that a cluster may be without any worker.
+
+The second is looked at twice.
+"""
 HERE = "127.0.0.1"
 
 _LOCK = threading.Lock()
@@ -39,11 +45,11 @@ class OnDask:
 
     @property
     def workers(self) -> int:
-        """Those that are there now, and at least one."""
+        """The number of workers that are there now, and at least one."""
         return max(1, self._present())
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """At most AHEAD items a worker are handed over before their results are asked for."""
+        """Hand over at most AHEAD items a worker before their results are asked for."""
         waiting: deque[Future] = deque()
         try:
             for item in items:
@@ -73,7 +79,8 @@ class OnDask:
                 continue
             except KilledWorker as exc:
                 raise self._unavailable(
-                    "lost a worker each time it worked on one piece: see the workers' logs, or give them more memory"
+                    "lost a worker each time it worked on one piece: "
+                    "see the workers' logs, or give them more memory"
                 ) from exc
             except (CancelledError, CommClosedError) as exc:
                 raise self._unavailable(
@@ -95,10 +102,10 @@ class OnDask:
 
 @contextmanager
 def local(workers: int, own: Settings) -> Iterator[OnDask]:
-    """A scheduler and processes on 127.0.0.1 that end with the block.
+    """Start a scheduler and processes on 127.0.0.1 that end with the block.
 
-    Whoever reaches a scheduler can run code on its workers, other accounts of this machine too: they speak TLS with
-    keys that live as long as the block, and their web servers have no pages.
+    Whoever reaches a scheduler can run code on its workers, other accounts of this machine too. So
+    they speak TLS with keys that live as long as the block, and their web servers have no pages.
     """
     with (
         dask.config.set(
@@ -122,17 +129,19 @@ def local(workers: int, own: Settings) -> Iterator[OnDask]:
 
 @contextmanager
 def connected(address: str, own: Settings) -> Iterator[OnDask]:
-    """A scheduler whose workers answer and are like this process."""
+    """Connect to a scheduler whose workers answer and are like this process."""
     where = urlsplit(address)
     if where.scheme not in ("tcp", "tls") or not where.hostname:
         raise BadInput(
-            f"the cluster is {address!r}: give none, local, or a scheduler's address as tcp://HOST:PORT"
+            f"the cluster is {address!r}: "
+            "give none, local, or a scheduler's address as tcp://HOST:PORT"
         )
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as exc:
         raise Unavailable(
-            f"no Dask scheduler answers at {address}: start one with `dask scheduler`, or correct the cluster setting"
+            f"no Dask scheduler answers at {address}: "
+            "start one with `dask scheduler`, or correct the cluster setting"
         ) from exc
     with client:
         _require_workers(client, address)
@@ -145,24 +154,30 @@ def _require_workers(client: Client, address: str) -> None:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as exc:
         raise Unavailable(
-            f"the cluster at {address} has no workers: start some with `dask worker {address} --nthreads 1`"
+            f"the cluster at {address} has no workers: "
+            f"start some with `dask worker {address} --nthreads 1`"
         ) from exc
 
 
 def _require_alike(client: Client, address: str, own: Settings) -> None:
-    """Another version, or other code, could give other bytes; a store that a worker does not see, none at all."""
+    """Check that the workers would give the same bytes as this process.
+
+    Another version, or other code, could give other bytes; a store that a worker does not see, none
+    at all.
+    """
     expected = identity()
     try:
-        found = {
+        identities = {
             "the scheduler": client.run_on_scheduler(identity),
             **{f"worker {name}": facts for name, facts in client.run(identity).items()},
         }
         store = client.run(sees_store, own.store_address)
     except (ImportError, AttributeError, CommClosedError, OSError, RuntimeError) as exc:
         raise Unavailable(
-            f"the cluster at {address} cannot run Requant ({exc}): install this version of it for scheduler and workers"
+            f"the cluster at {address} cannot run Requant ({exc}): "
+            "install this version of it for scheduler and workers"
         ) from exc
-    for who, facts in found.items():
+    for who, facts in identities.items():
         differing = [
             f"{name} {facts.get(name)} instead of {have}"
             for name, have in expected.items()
@@ -170,12 +185,14 @@ def _require_alike(client: Client, address: str, own: Settings) -> None:
         ]
         if differing:
             raise Unavailable(
-                f"{who} of {address} has {', '.join(differing)}: install the same versions everywhere"
+                f"{who} of {address} has {', '.join(differing)}: "
+                "install the same versions everywhere"
             )
     blind = sorted(name for name, sees in store.items() if not sees)
     if blind:
         raise Unavailable(
-            f"worker {blind[0]} of {address} does not see {own.store_address}: share the folder, or give an S3 store"
+            f"worker {blind[0]} of {address} does not see {own.store_address}: "
+            "share the folder, or give an S3 store"
         )
 
 
@@ -187,7 +204,10 @@ class _Raised:
 
 
 def _work(environment: Mapping[str, str], function: Callable[[T], R], item: T) -> R | _Raised:
-    """On a worker: one item under the caller's settings. Workers are shared, so settings are changed under a lock."""
+    """Work on one item under the caller's settings, on a worker.
+
+    Workers are shared, so settings are changed under a lock.
+    """
     with _LOCK:
         _adopt(environment)
         try:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def alone_at(path: Path) -> Iterator[None]:
-    """Wait until nobody else on this host is inside; `path` is an empty file, made when absent."""
+    """Wait until nobody else on this host is inside.
+
+    `path` is an empty file, made when absent.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

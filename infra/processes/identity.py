@@ -11,13 +11,19 @@ _PROC = Path("/proc")
 
 
 def identity() -> Mapping[str, Json]:
-    """This process: where its number means something, the number, and when it started (numbers are used again)."""
+    """Return what names this process: its place, its number and when it started.
+
+    The place is where the number means something; numbers are used again.
+    """
     number = os.getpid()
     return {"place": _place(), "process": number, "started": _started(number)}
 
 
 def is_gone(who: object) -> bool:
-    """True only when the process certainly runs no more; one of another place or an unknown one may still run."""
+    """Tell whether a process certainly runs no more.
+
+    One of another place or an unknown one may still run.
+    """
     if not isinstance(who, Mapping) or _place() is None or who.get("place") != _place():
         return False
     number, started = who.get("process"), who.get("started")
@@ -27,7 +33,10 @@ def is_gone(who: object) -> bool:
 
 
 def _place() -> str | None:
-    """One boot of one machine, and the namespace of its process numbers; None where that cannot be known."""
+    """Name one boot of one machine, and the namespace of its process numbers.
+
+    It is None where that cannot be known.
+    """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         namespace = (_PROC / "self/ns/pid").readlink()
@@ -37,7 +46,7 @@ def _place() -> str | None:
 
 
 def _started(number: int) -> int | None:
-    """Clock ticks after the boot (proc(5), stat, field 22); None when no such process runs."""
+    """Return the clock ticks after the boot (proc(5), stat, field 22); None when none runs."""
     try:
         after_name = (_PROC / str(number) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM as one exception, and blocks that are not broken off in the middle."""
+"""Being asked to stop: Ctrl-C and SIGTERM as one exception, and blocks that are finished first."""
 
 import signal
 import threading
@@ -10,9 +10,10 @@ ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """This process was asked to stop; the message says what it was doing, as far as that is known.
+    """This process was asked to stop.
 
-    No `Exception`, so that nobody takes it for a failure; no `KeyboardInterrupt` either, which libraries swallow.
+    The message says what it was doing, as far as that is known. It is no `Exception`, so that
+    nobody takes it for a failure; no `KeyboardInterrupt` either, which libraries swallow.
     """
 
 
@@ -23,21 +24,22 @@ def raise_when_asked() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for asked in ASKED:
-        signal.signal(asked, _interrupt)
+    for number in ASKED:
+        signal.signal(number, _interrupt)
 
 
 def ignore_from_now_on() -> None:
     """Let this process end in its own time: nothing is left that a signal could spare anybody."""
-    for asked in ASKED:
-        signal.signal(asked, signal.SIG_IGN)
+    for number in ASKED:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Finish the block first: a signal that comes meanwhile raises `Interrupted` at its end.
 
-    For what must not be left half done: a few writes, or the end of processes that were started here.
+    It is for what must not be left half done: a few writes, or the end of processes that were
+    started here.
     """
     if (
         threading.current_thread() is not threading.main_thread()
@@ -45,12 +47,12 @@ def undisturbed() -> Iterator[None]:
         yield
         return
     came = threading.Event()
-    before = {asked: signal.signal(asked, lambda *_: came.set()) for asked in ASKED}
+    before = {number: signal.signal(number, lambda *_: came.set()) for number in ASKED}
     try:
         yield
     finally:
-        for asked, handler in before.items():
-            signal.signal(asked, signal.SIG_DFL if handler is None else handler)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if came.is_set():
             raise Interrupted
 

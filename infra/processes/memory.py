@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the host's, or less where a container's limit says so."""
+"""How much memory this process may still take: the host's, or less by a container's limit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +9,27 @@ _V1, _V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "m
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes: the least of what the host has free and what each control group above this process leaves.
+    """Return the bytes of memory that this process can still have; None where the system is silent.
 
-    None where the system does not tell. `root` is where `proc` and `sys` lie.
+    They are the least of what the host has free and what each control group above this process
+    leaves. `root` is where `proc` and `sys` lie.
     """
     free = [_free(root / "proc/meminfo"), *(_left(folder) for folder in _groups(root))]
-    known = [one for one in free if one is not None]
-    return min(known) if known else None
+    limits = [size for size in free if size is not None]
+    return min(limits) if limits else None
 
 
 def require_memory(needed: int, what: str, mend: str, root: Path = Path("/")) -> None:
-    """Raise `Unavailable` when a piece of work needs more bytes than there are, with both figures and what to do."""
+    """Check that there are as many bytes of memory as a piece of work needs.
+
+    Raises:
+        Unavailable: There are fewer; it gives both figures and what to do.
+    """
     free = available(root)
     if free is not None and needed > free:
         raise Unavailable(
-            f"{what} needs about {needed / 1e9:.1f} GB of memory, and this process can have {free / 1e9:.1f} GB: {mend}"
+            f"{what} needs about {needed / 1e9:.1f} GB of memory, "
+            f"and this process can have {free / 1e9:.1f} GB: {mend}"
         )
 
 
@@ -38,7 +44,10 @@ def _free(meminfo: Path) -> int | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Folders of the memory controller, the process's own group first; a limit of any of them counts."""
+    """List the folders of the memory controller, the process's own group first.
+
+    A limit of any of them counts.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -56,13 +65,16 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _left(group: Path) -> int | None:
-    """What a group may still take; file pages that nobody uses are given back when they are needed."""
+    """Return the bytes that a group may still take.
+
+    File pages that nobody uses are given back when they are needed.
+    """
     for limit, usage in (_V2, _V1):
         try:
-            most, taken = (group / limit).read_text().strip(), int((group / usage).read_text())
+            most, used = (group / limit).read_text().strip(), int((group / usage).read_text())
         except (OSError, ValueError):
             continue
-        return None if most == "max" else max(int(most) - taken + _reclaimable(group), 0)
+        return None if most == "max" else max(int(most) - used + _reclaimable(group), 0)
     return None
 
 

@@ -1,7 +1,8 @@
-"""Generated code, run in a process of its own: no inherited environment, little time, memory and files.
+"""Generated code, run in a process of its own with little time, memory and files.
 
-This guards against accidents (loops, memory, stray files), not against an attacker: the process may still read what
-its user may read. Run untrusted models on a machine that holds nothing else.
+It inherits no environment. This guards against accidents (loops, memory, stray files), not against
+an attacker: the process may still read what its user may read. Run untrusted models on a machine
+that holds nothing else.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ TIMEOUT_S = 10
 
 _DRIVER = """
 import json, os, resource, sys
-for name, most in (("CPU", 2), ("AS", 1 << 29), ("FSIZE", 0), ("NOFILE", 16), ("NPROC", 0), ("CORE", 0)):
+limits = {"CPU": 2, "AS": 1 << 29, "FSIZE": 0, "NOFILE": 16, "NPROC": 0, "CORE": 0}
+for name, most in limits.items():
     kind = getattr(resource, "RLIMIT_" + name)
     hard = resource.getrlimit(kind)[1]
     most = most if hard < 0 else min(most, hard)
@@ -53,7 +55,10 @@ class Ran:
 
 
 def run_checks(program: str, checks: Sequence[str]) -> Ran:
-    """Run a Python program, then evaluate each check in its names; whatever it breaks, it has not passed."""
+    """Run a Python program, then evaluate each check in its names.
+
+    Whatever the program breaks, it has not passed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         # This interpreter, isolated from the environment, the user's site and the current folder.
         process = subprocess.Popen(  # noqa: S603
@@ -67,17 +72,17 @@ def run_checks(program: str, checks: Sequence[str]) -> Ran:
             start_new_session=True,
         )
         try:
-            told, _ = process.communicate(json.dumps([program, list(checks)]), timeout=TIMEOUT_S)
-            found = json.loads(told)
+            reply, _ = process.communicate(json.dumps([program, list(checks)]), timeout=TIMEOUT_S)
+            outcome = json.loads(reply)
         except (subprocess.TimeoutExpired, ValueError, BrokenPipeError):
             return Ran(False, False)
         finally:
             _end(process)
-    return Ran(bool(found["compiles"]), bool(found["passes"]) and bool(checks))
+    return Ran(bool(outcome["compiles"]), bool(outcome["passes"]) and bool(checks))
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """The process and whatever it started: all are of the session that began with it."""
+    """End the process and whatever it started: all are of the session that began with it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,7 +1,8 @@
-"""`python -m infra.processes.serve SERVICE APPLICATION --fd N`: one ASGI application behind the guard, on a given socket.
+"""One ASGI application behind the guard, on an inherited socket.
 
-APPLICATION is `module:factory`; the factory returns the application and, where it has its own idea of access, how the
-guard hands on whom it admitted.
+Run it as `python -m infra.processes.serve SERVICE APPLICATION --fd N`. APPLICATION is
+`module:factory`; the factory returns the application and, where it has its own idea of access, how
+the guard hands on whom it admitted.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ def main() -> None:
     parser.add_argument(
         "--fd", type=int, required=True, help="a listening socket that was inherited"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     end_with_parent()
     secret = use_workspace(None).secret()
-    module, _, factory = str(given.application).partition(":")
+    module, _, factory = str(arguments.application).partition(":")
     make: Callable[[], Guarded] = getattr(import_module(module), factory)
-    made = make()
+    guarded = make()
     guard = Guard(
-        made.application,
-        given.service,
+        guarded.application,
+        arguments.service,
         secret,
-        credentials=made.credentials,
-        own_handshake=made.own_handshake,
+        credentials=guarded.credentials,
+        own_handshake=guarded.own_handshake,
     )
     config = uvicorn.Config(
         guard,
@@ -62,7 +63,7 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=given.fd)])
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
 
 
 if __name__ == "__main__":

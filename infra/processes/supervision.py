@@ -37,7 +37,7 @@ def running(
     The child must call `end_with_parent`. Its copies of the sockets are the only ones left open.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    given = tuple(sockets)
+    handed_on = tuple(sockets)
     with log.open("ab") as file:
         process = subprocess.Popen(  # noqa: S603  # our own interpreter
             [sys.executable, *command],
@@ -45,11 +45,11 @@ def running(
             stdout=file,
             stderr=file,
             env={**os.environ, **(environment or {}), WATCHED: "1"},
-            pass_fds=[one.fileno() for one in given],
+            pass_fds=[handed.fileno() for handed in handed_on],
             start_new_session=True,  # Ctrl-C reaches it only through us
         )
-    for one in given:
-        one.close()
+    for handed in handed_on:
+        handed.close()
     try:
         yield process
     finally:
@@ -64,7 +64,10 @@ def ask_to_stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process and its group, by force after `GRACE_S`; one that ended leaves no children either."""
+    """Stop the process and its group, by force after `GRACE_S`.
+
+    A process that ended leaves no children either.
+    """
     members = _group(process.pid)
     ask_to_stop(process)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -79,15 +82,21 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process and all that it started once the parent is gone; call it first thing in a child."""
+    """End this process and all that it started once the parent is gone.
+
+    Call it first thing in a child.
+    """
     if os.environ.pop(WATCHED, None) == "1":
         threading.Thread(target=_watch, name="parent", daemon=True).start()
 
 
 def listening_socket(port: int, *, fixed: bool) -> socket.socket:
-    """Open a socket of 127.0.0.1 at the port, or, unless it is `fixed`, at a free one when it is taken.
+    """Open a socket of 127.0.0.1 at the port.
 
-    Raises `Unavailable` when a fixed port is taken or no port can be had.
+    Unless the port is `fixed`, a free one does when it is taken.
+
+    Raises:
+        Unavailable: A fixed port is taken, or no port can be had.
     """
     opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +108,8 @@ def listening_socket(port: int, *, fixed: bool) -> socket.socket:
         if error.errno in (errno.EADDRINUSE, errno.EACCES) and not fixed and port != 0:
             return listening_socket(0, fixed=True)
         raise Unavailable(
-            f"the port {port} of 127.0.0.1 cannot be had ({error.strerror}): stop what uses it, or set another"
+            f"the port {port} of 127.0.0.1 cannot be had ({error.strerror}): "
+            "stop what uses it, or set another"
         ) from error
     return opened
 

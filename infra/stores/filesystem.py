@@ -1,4 +1,4 @@
-"""A store seen as an Arrow file system, so that a Parquet reader fetches only the ranges it needs."""
+"""A store seen as an Arrow file system: a Parquet reader fetches only the ranges it needs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ class Ranged(Protocol):
     """A store that can be read in ranges."""
 
     def filesystem(self) -> FileSystem:
-        """Keys are the paths; nothing is cached, and credentials are those of this moment."""
+        """Return a file system whose paths are the keys.
+
+        Nothing is cached, and credentials are those of this moment.
+        """
         ...
 
 
 def open_filesystem(store: ObjectStore) -> FileSystem:
-    """The store's files; raises `BadInput` for a store that has none."""
+    """Return the store's file system.
+
+    Raises:
+        BadInput: The store has none.
+    """
     if not isinstance(store, Ranged):
         raise BadInput(f"The store {store.url} cannot be read in ranges: use a folder or S3.")
     return store.filesystem()

@@ -9,12 +9,17 @@ _LONGEST_PART = 255  # bytes; the limit of a file name
 
 
 def checked(key: str) -> str:
-    """The key itself; raises `BadInput` unless it is relative, "/"-separated and without empty, "." or ".." parts."""
+    """Return the key itself, once it was checked.
+
+    Raises:
+        BadInput: The key is not relative and "/"-separated, or has an empty, "." or ".." part.
+    """
     parts = key.split("/")
     _refuse_bad_parts(key, parts)
     if "" in parts:
         raise BadInput(
-            f"The object key {key!r} is empty, absolute or has an empty part: write it like 'a/b.json'."
+            f"The object key {key!r} is empty, absolute or has an empty part: "
+            "write it like 'a/b.json'."
         )
     if len(key.encode()) > _LONGEST_KEY or any(
         len(part.encode()) > _LONGEST_PART for part in parts
@@ -26,7 +31,11 @@ def checked(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """The prefix itself, which may be empty or end anywhere in a key; raises `BadInput` like `checked`."""
+    """Return the prefix itself, which may be empty or end anywhere in a key.
+
+    Raises:
+        BadInput: Its parts are such as `checked` refuses.
+    """
     _refuse_bad_parts(prefix, prefix.split("/"))
     if prefix.startswith("/") or "//" in prefix:
         raise BadInput(
@@ -38,11 +47,13 @@ def checked_prefix(prefix: str) -> str:
 def _refuse_bad_parts(key: str, parts: list[str]) -> None:
     if ".." in parts or "." in parts:
         raise BadInput(
-            f"The object key {key!r} has a '.' or '..' part: name the object by its own path in the store."
+            f"The object key {key!r} has a '.' or '..' part: "
+            "name the object by its own path in the store."
         )
     if parts[0] == ".partial" or "\\" in key or any(ord(letter) < 32 for letter in key):
         raise BadInput(
-            f"The object key {key!r} has a reserved part or letter: no '.partial', backslash or control."
+            f"The object key {key!r} has a reserved part or letter: "
+            "no '.partial', backslash or control."
         )
     try:
         key.encode()

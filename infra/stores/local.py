@@ -25,7 +25,11 @@ class LocalStore:
     """The port `ObjectStore` on a folder, which is created on first write."""
 
     def __init__(self, url: str) -> None:
-        """`url` is `file:///absolute/path` or a plain path; raises `BadInput` for anything else."""
+        """Take `file:///absolute/path` or a plain path.
+
+        Raises:
+            BadInput: The address is anything else.
+        """
         self._url = url
         self._root = _folder(url)
 
@@ -35,7 +39,12 @@ class LocalStore:
         return self._url
 
     def get(self, key: str) -> bytes:
-        """The file's bytes; raises `NotFound`, `Unavailable`."""
+        """Return the file's bytes.
+
+        Raises:
+            NotFound: There is no such file.
+            Unavailable: The disk does not answer.
+        """
         try:
             return self._path(key).read_bytes()
         except _ABSENT as error:
@@ -55,27 +64,34 @@ class LocalStore:
             raise self._failure("write", key, error) from error
 
     def create(self, key: str, data: bytes) -> None:
-        """Write by linking a finished file to a free name; raises `AlreadyExists`, `Unavailable`."""
+        """Write by linking a finished file to a free name.
+
+        It raises `AlreadyExists` and `Unavailable`.
+        """
         path = self._path(key)
         try:
             with self._finished(path, data) as partial:
                 os.link(partial, path)  # unlike O_EXCL, the name never shows incomplete content
         except FileExistsError as error:
             raise AlreadyExists(
-                f"The object {key} in {self._url} is already there: another writer was first; read it."
+                f"The object {key} in {self._url} is already there: another writer was first; "
+                "read it."
             ) from error
         except OSError as error:
             raise self._failure("create", key, error) from error
 
     def exists(self, key: str) -> bool:
-        """True when the file is there; raises `Unavailable`."""
+        """Tell whether the file is there; raises `Unavailable`."""
         try:
             return self._path(key).is_file()
         except OSError as error:
             raise self._failure("look for", key, error) from error
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys that start with the prefix, in lexicographic order; raises `Unavailable`."""
+        """List the keys that start with the prefix, in lexicographic order.
+
+        It raises `Unavailable`.
+        """
         folder = checked_prefix(prefix).rpartition("/")[0]
         try:
             yield from _keys(self._root / folder, f"{folder}/" if folder else "", prefix)
@@ -92,7 +108,7 @@ class LocalStore:
             raise self._failure("delete", key, error) from error
 
     def filesystem(self) -> FileSystem:
-        """The folder for Arrow's readers; see `infra.stores.filesystem`."""
+        """Return the folder for Arrow's readers; see `infra.stores.filesystem`."""
         from pyarrow.fs import (
             LocalFileSystem,
             SubTreeFileSystem,
@@ -105,7 +121,10 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _finished(self, path: Path, data: bytes) -> Iterator[Path]:
-        """A synced file with the data on the same file system, gone afterwards; the folder of `path` is synced."""
+        """Write a synced file with the data on the same file system, gone afterwards.
+
+        The folder of `path` is synced.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         (self._root / _PARTIAL).mkdir(exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self._root / _PARTIAL)
@@ -130,22 +149,24 @@ def _folder(url: str) -> Path:
     parts = urlsplit(url)
     if not url or (parts.scheme and parts.scheme != "file"):
         raise BadInput(
-            f"The store address {url!r} is not a folder: write file:///absolute/path or a plain path."
+            f"The store address {url!r} is not a folder: "
+            "write file:///absolute/path or a plain path."
         )
     if not parts.scheme:
         return Path(url).expanduser().absolute()
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise BadInput(
-            f"The store address {url!r} names a host or a relative path: write file:///absolute/path."
+            f"The store address {url!r} names a host or a relative path: "
+            "write file:///absolute/path."
         )
     return Path(unquote(parts.path))
 
 
 def _keys(folder: Path, base: str, prefix: str) -> Iterator[str]:
-    """Keys under the folder in the order of the whole key: "a-b/x" comes before "a/x"."""
+    """List the keys under the folder in the order of the whole key: "a-b/x" comes before "a/x"."""
     try:
-        with os.scandir(folder) as found:
-            names = sorted(entry.name + "/" if entry.is_dir() else entry.name for entry in found)
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name + "/" if entry.is_dir() else entry.name for entry in entries)
     except _ABSENT:
         return
     for name in names:
@@ -173,5 +194,8 @@ def _remedy(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP):
         return "choose a folder that this account may write, on a file system with hard links"
     if isinstance(error, (FileExistsError, *_ABSENT)):
-        return "part of the path is a file where a folder must be, or the other way round; choose another key or store"
+        return (
+            "part of the path is a file where a folder must be, or the other way round; "
+            "choose another key or store"
+        )
     return "check the disk and the folder, then run again"

@@ -7,10 +7,11 @@ from typing import BinaryIO, Protocol
 
 
 class ObjectStore(Protocol):
-    """Flat keys ("traffic/minilm/date=2026-01-01/hour=03/x.parquet") to immutable or replaceable bytes.
+    """Flat keys to immutable or replaceable bytes.
 
-    Keys are relative, use "/" and never contain "..". All methods raise `infra.errors.Unavailable` when the
-    store cannot answer (or its disk is full), and leave no partial object behind.
+    A key is such as "traffic/minilm/date=2026-01-01/hour=03/x.parquet": relative, with "/" and
+    never "..". All methods raise `infra.errors.Unavailable` when the store cannot answer (or its
+    disk is full), and leave no partial object behind.
     """
 
     @property
@@ -19,7 +20,7 @@ class ObjectStore(Protocol):
         ...
 
     def get(self, key: str) -> bytes:
-        """The object's bytes; raises `NotFound`."""
+        """Return the object's bytes; raises `NotFound`."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
@@ -27,23 +28,24 @@ class ObjectStore(Protocol):
         ...
 
     def create(self, key: str, data: bytes) -> None:
-        """Write only if absent; exactly one of many concurrent writers wins, the others get `AlreadyExists`.
+        """Write only if absent.
 
-        Safe to retry after a time-out: finding the very same bytes there counts as success only when the
+        Exactly one of many concurrent writers wins, the others get `AlreadyExists`. It is safe to
+        retry after a time-out: finding the very same bytes there counts as success only when the
         writer cannot know whether its own write landed (S3 time-out), never in a plain race.
         """
         ...
 
     def exists(self, key: str) -> bool:
-        """True when `get` would find the key."""
+        """Tell whether `get` would find the key."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys that start with `prefix`, in lexicographic order."""
+        """List the keys that start with `prefix`, in lexicographic order."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove; absent keys are fine."""
+        """Remove the object; an absent key is fine."""
         ...
 
 
@@ -61,9 +63,12 @@ class Bucket(Protocol):
     """A place whose objects can be listed with their versions and copied out in bounded memory."""
 
     def browse(self) -> Iterator[Listed]:
-        """Every object, in the order of the keys; raises `Unavailable`."""
+        """List every object, in the order of the keys; raises `Unavailable`."""
         ...
 
     def copy(self, key: str, file: BinaryIO) -> None:
-        """Write an object's bytes into an open file; raises `NotFound`, `BadInput`, `Unavailable`."""
+        """Write an object's bytes into an open file.
+
+        It raises `NotFound`, `BadInput` and `Unavailable`.
+        """
         ...

@@ -46,14 +46,20 @@ class S3Store:
     def __init__(
         self, url: str, *, endpoint_url: str | None = None, region: str | None = None
     ) -> None:
-        """`url` is `s3://bucket/prefix`; raises `BadInput` for anything else, `Unavailable` for a bad configuration."""
+        """Take `s3://bucket/prefix`.
+
+        Raises:
+            BadInput: The address is anything else.
+            Unavailable: The configuration is bad.
+        """
         self._url, self._endpoint_url = url, endpoint_url
         self._opened_by = (url, endpoint_url, region)
         self._bucket, self._base = _bucket_and_base(url)
         try:
             session = self._session = Session()
             self._client = _client(session, endpoint_url, region, attempts=4)
-            # A library's own retry would meet the first attempt's object and call it somebody else's: 412.
+            # A library's own retry would meet the first attempt's object and call it somebody
+            # else's: 412.
             self._once = _client(session, endpoint_url, region, attempts=1)
         except (BotoCoreError, ValueError) as error:
             raise Unavailable(
@@ -61,7 +67,7 @@ class S3Store:
             ) from error
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Another process opens its own clients, with its own credentials."""
+        """Let another process open its own clients, with its own credentials."""
         return _reopened, self._opened_by
 
     @property
@@ -70,7 +76,7 @@ class S3Store:
         return self._url
 
     def get(self, key: str) -> bytes:
-        """The object's bytes; raises `NotFound`, `Unavailable`."""
+        """Return the object's bytes; raises `NotFound`, `Unavailable`."""
         name = self._name(key)
         try:
             return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
@@ -102,14 +108,15 @@ class S3Store:
                 return
             if _status(failure) == 412:
                 raise AlreadyExists(
-                    f"The object {key} in {self._url} is already there: another writer was first; read it."
+                    f"The object {key} in {self._url} is already there: another writer was first; "
+                    "read it."
                 ) from failure
             if not _passing(failure):
                 break
         raise self._failure("create", key, failure) from failure
 
     def exists(self, key: str) -> bool:
-        """True when the object is there; raises `Unavailable`."""
+        """Tell whether the object is there; raises `Unavailable`."""
         name = self._name(key)
         try:
             self._client.head_object(Bucket=self._bucket, Key=name)
@@ -121,7 +128,10 @@ class S3Store:
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys that start with the prefix, in lexicographic order; raises `Unavailable`."""
+        """List the keys that start with the prefix, in lexicographic order.
+
+        It raises `Unavailable`.
+        """
         start = self._base + checked_prefix(prefix)
         try:
             for page in self._client.get_paginator("list_objects_v2").paginate(
@@ -133,7 +143,7 @@ class S3Store:
             raise self._failure("list", prefix, error) from error
 
     def browse(self) -> Iterator[Listed]:
-        """Every object with its size, time and ETag; raises `Unavailable`."""
+        """List every object with its size, time and ETag; raises `Unavailable`."""
         pages = self._client.get_paginator("list_objects_v2")
         try:
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._base):
@@ -144,7 +154,10 @@ class S3Store:
             raise self._failure("list", "", error) from error
 
     def copy(self, key: str, file: BinaryIO) -> None:
-        """Write the object's bytes into a file, a megabyte at a time; raises `NotFound`, `Unavailable`."""
+        """Write the object's bytes into a file, a megabyte at a time.
+
+        It raises `NotFound` and `Unavailable`.
+        """
         name = self._name(key)
         try:
             body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
@@ -154,7 +167,7 @@ class S3Store:
             raise self._failure("read", key, error) from error
 
     def delete(self, key: str) -> None:
-        """Remove; absent keys are fine; raises `Unavailable`."""
+        """Remove the object; an absent key is fine; raises `Unavailable`."""
         name = self._name(key)
         try:
             self._client.delete_object(Bucket=self._bucket, Key=name)
@@ -164,11 +177,14 @@ class S3Store:
                 raise translated from error
 
     def filesystem(self) -> FileSystem:
-        """The bucket for Arrow's readers, with this session's credentials; see `infra.stores.filesystem`."""
+        """Return the bucket for Arrow's readers, with this session's credentials.
+
+        See `infra.stores.filesystem`.
+        """
         from pyarrow.fs import S3FileSystem, SubTreeFileSystem
 
-        found = self._session.get_credentials()
-        keys = found.get_frozen_credentials() if found else None
+        credentials = self._session.get_credentials()
+        keys = credentials.get_frozen_credentials() if credentials else None
         options: dict[str, object] = {"anonymous": True}
         if keys:
             options = {
@@ -191,7 +207,7 @@ class S3Store:
         return self._base + checked(key)
 
     def _stands(self, name: str, data: bytes) -> bool:
-        """Whether the very same bytes are stored; a store that cannot say counts as no."""
+        """Tell whether the very same bytes are stored; a store that cannot say counts as no."""
         try:
             return self._once.get_object(Bucket=self._bucket, Key=name)["Body"].read() == data
         except (BotoCoreError, ClientError):
@@ -216,7 +232,8 @@ def _client(
         connect_timeout=3,
         read_timeout=60,
         max_pool_connections=32,
-        request_checksum_calculation="when_required",  # older S3-compatible servers refuse the newer checksums
+        # Older S3-compatible servers refuse the newer checksums.
+        request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={
             "addressing_style": "path" if endpoint_url else "auto"
@@ -241,7 +258,8 @@ def _bucket_and_base(url: str) -> tuple[str, str]:
         or {"@", ":"} & set(parts.netloc)
     ):
         raise BadInput(
-            f"The store address {parts.scheme}://... is no bucket: write s3://bucket/prefix, no credentials."
+            f"The store address {parts.scheme}://... is no bucket: "
+            "write s3://bucket/prefix, no credentials."
         )
     base = parts.path.strip("/")
     return parts.netloc, f"{checked(base)}/" if base else ""
@@ -264,14 +282,21 @@ def _is_answer(error: Exception | None) -> TypeGuard[ClientError]:
 
 
 def _passing(error: Exception | None) -> bool:
-    """Worth another attempt: no answer, a conflict between conditional writers (409), the server's own failure."""
+    """Tell whether a failure is worth another attempt.
+
+    It is when there was no answer, after a conflict between conditional writers (409), and at the
+    server's own failure.
+    """
     if _is_answer(error):
         return _status(error) in (408, 409, 429) or _status(error) >= 500
     return isinstance(error, (HTTPClientError, EndpointConnectionError, ConnectTimeoutError))
 
 
 def _may_have_landed(error: Exception) -> bool:
-    """True unless the server said no, or the request was never sent."""
+    """Tell whether a write may have landed.
+
+    It may unless the server said no, or the request was never sent.
+    """
     if _is_answer(error):
         return _status(error) == 408 or _status(error) >= 500
     return isinstance(
