@@ -1,8 +1,9 @@
-"""Identifiers of many countries in the texts that are kept: a maintained library's recognizers beside our patterns.
+"""Identifiers of many countries in texts: a library's recognizers beside our patterns.
 
-Presidio's recognizers of numbers that carry a checksum or a fixed form run on a blank pipeline of spaCy: bank accounts,
-cards, national, tax and health numbers, wallets, phone numbers. Its named-entity models (people, places) are not in any
-package index, so names and addresses are *not* recognised; `requant doctor` says so.
+Presidio's recognizers of numbers that carry a checksum or a fixed form run on a blank pipeline of
+spaCy: bank accounts, cards, national, tax and health numbers, wallets, phone numbers. Its
+named-entity models (people, places) are not in any package index, so names and addresses are *not*
+recognised; `requant doctor` says so.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from infra.errors import BadInput
 from tasks.personal_data.redaction import Redacted
 
 PACKAGES = ("presidio_analyzer", "spacy")
-LIMITS = "checksums and fixed forms only: its models that recognise names and places cannot be had without a download"
+LIMITS = (
+    "checksums and fixed forms only: "
+    "its models that recognise names and places cannot be had without a download"
+)
 LANGUAGE = "xx"
 LEAST_SCORE = 0.5
 """Presidio's certainty: a bare number of the right length has less, a valid checksum 1."""
 DIGITS = 4
-"""In a text, at least: every identifier looked for has some, and most texts have none and are passed over fast."""
+"""The least number of digits in a text that is looked at.
+
+Every identifier looked for has some, and most texts have none and are passed over fast.
+"""
 RECOGNIZERS = (
     "AbaRoutingRecognizer",
     "AuAbnRecognizer",
@@ -58,11 +65,14 @@ RECOGNIZERS = (
     "UsSsnRecognizer",
     "ZaIdNumberRecognizer",
 )
-"""Those whose matches a checksum or a strict form confirms; postcodes, plates, dates and hosts are left alone."""
+"""Those whose matches a checksum or a strict form confirms.
+
+Postcodes, plates, dates and hosts are left alone.
+"""
 
 
 def missing() -> str | None:
-    """Why the library cannot be used here; None where it can."""
+    """Say why the library cannot be used here; None where it can."""
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     return (
         f"{' and '.join(absent)} not installed: pip install 'requant[privacy]'" if absent else None
@@ -77,29 +87,33 @@ def require_library() -> None:
 
 
 def scrub(text: str) -> Redacted:
-    """Replace what the library recognises by "<KIND>"; raises `BadInput` where it is missing.
+    """Replace what the library recognises by "<KIND>".
 
-    Doing it twice changes nothing more. It comes after `tasks.personal_data.redaction.redact`, never instead of it.
+    Doing it twice changes nothing more. It comes after `tasks.personal_data.redaction.redact`,
+    never instead of it.
+
+    Raises:
+        BadInput: The library is missing.
     """
     if sum(letter.isdecimal() for letter in text) < DIGITS:
         return Redacted(text, MappingProxyType({}))
     counts: Counter[str] = Counter()
-    found = sorted(
-        _analyzer().analyze(text, language=LANGUAGE), key=lambda one: (one.start, -one.end)
+    matches = sorted(
+        _analyzer().analyze(text, language=LANGUAGE), key=lambda match: (match.start, -match.end)
     )
     parts: list[str] = []
     end = 0
-    for one in found:
-        if one.start >= end:
-            parts += (text[end : one.start], f"<{one.entity_type}>")
-            counts[f"<{one.entity_type}>"] += 1
-            end = one.end
+    for match in matches:
+        if match.start >= end:
+            parts += (text[end : match.start], f"<{match.entity_type}>")
+            counts[f"<{match.entity_type}>"] += 1
+            end = match.end
     return Redacted("".join((*parts, text[end:])), MappingProxyType(dict(counts)))
 
 
 @lru_cache(maxsize=1)
 def _analyzer() -> Any:  # the library is optional
-    """Imported late: it takes seconds, and most commands need none of it."""
+    """Import the library late: it takes seconds, and most commands need none of it."""
     require_library()
     import spacy
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers

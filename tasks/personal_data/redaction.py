@@ -1,8 +1,9 @@
 """Personal data and secrets in free text, replaced before anything is stored.
 
-What is replaced: e-mail addresses, phone numbers, payment card numbers (Luhn-checked), API keys and passwords.
-What is left: code, dates, versions, host addresses, hashes and plain numbers, because models are calibrated on them.
-All patterns run in linear time: quantifiers over long runs are bounded or possessive.
+E-mail addresses, phone numbers, payment card numbers (Luhn-checked), API keys and passwords are
+replaced. Code, dates, versions, host addresses, hashes and plain numbers are left, because models
+are calibrated on them. All patterns run in linear time: quantifiers over long runs are bounded or
+possessive.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ EMAIL, PHONE, CARD, KEY = "<EMAIL>", "<PHONE>", "<CARD>", "<KEY>"
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """A text without personal data, and how many of each placeholder stand in it for what was removed."""
+    """A text without personal data, and how many of each placeholder replaced what was removed."""
 
     text: str
     counts: Mapping[str, int]  # "<EMAIL>" -> 2; only what was found
@@ -35,21 +36,21 @@ class _Rule:
     )
 
 
-def _luhn(found: str) -> bool:
-    """Luhn's checksum (ISO/IEC 7812-1, annex B) on a number with an issuer's prefix."""
-    digits = [int(letter) for letter in found if letter.isdecimal()]
+def _luhn(text: str) -> bool:
+    """Check Luhn's checksum (ISO/IEC 7812-1, annex B) of a number with an issuer's prefix."""
+    digits = [int(letter) for letter in text if letter.isdecimal()]
     doubled = [d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits))]
     return sum(doubled) % 10 == 0 and len(set(digits)) > 1
 
 
-def _dialable(found: str) -> bool:
-    """Between seven and fifteen digits (ITU-T E.164)."""
-    return 7 <= sum(letter.isdecimal() for letter in found) <= 15
+def _dialable(text: str) -> bool:
+    """Tell whether there are between seven and fifteen digits (ITU-T E.164)."""
+    return 7 <= sum(letter.isdecimal() for letter in text) <= 15
 
 
-def _secretive(found: str) -> bool:
-    """Random-looking: letters and digits mixed, unlike the names that code assigns."""
-    return any(letter.isdigit() for letter in found) and any(letter.isalpha() for letter in found)
+def _secretive(text: str) -> bool:
+    """Tell whether a text looks random: letters and digits mixed, unlike names in code."""
+    return any(letter.isdigit() for letter in text) and any(letter.isalpha() for letter in text)
 
 
 _DIGITS = "0123456789"
@@ -93,7 +94,8 @@ _RULES = (
     _Rule(
         KEY,
         re.compile(
-            # A call, an index or an attribute after the value makes it code: key=operator.itemgetter(1).
+            # A call, an index or an attribute after the value makes it code:
+            # key=operator.itemgetter(1).
             rf"(?i:(?<![A-Za-z])(?:{_NAMES})){_ASSIGNED}(?P<secret>[\w+/=~-]{{8,}}+)(?![(\[.])",
             re.ASCII,
         ),
@@ -122,7 +124,8 @@ _RULES = (
         EMAIL,
         re.compile(
             # `git@host:path` names no person, and `x @ self.weight` is a matrix product.
-            r"(?<![\w.+%-])(?!git@)[\w.+%-]{1,64}@(?!(?:self|cls|np|torch)\.)(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}\b"
+            r"(?<![\w.+%-])(?!git@)[\w.+%-]{1,64}"
+            r"@(?!(?:self|cls|np|torch)\.)(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}\b"
         ),
         needs="@",
     ),
@@ -147,7 +150,8 @@ _RULES = (
     _Rule(
         PHONE,
         re.compile(
-            r"(?<![\w.+-])(?:\([2-9]\d\d\)[ ]?[2-9]\d\d[ .-]\d{4}|[2-9]\d\d([.-])[2-9]\d\d\1\d{4})(?![\w]|[.-]\d)",
+            r"(?<![\w.+-])(?:\([2-9]\d\d\)[ ]?[2-9]\d\d[ .-]\d{4}"
+            r"|[2-9]\d\d([.-])[2-9]\d\d\1\d{4})(?![\w]|[.-]\d)",
             re.ASCII,
         ),
         needs=_DIGITS,
@@ -171,18 +175,22 @@ _RULES = (
 
 
 def redact(text: str) -> Redacted:
-    """Replace e-mail addresses, phone and card numbers, and secrets; doing it twice changes nothing more."""
+    """Replace e-mail addresses, phone and card numbers, and secrets.
+
+    Doing it twice changes nothing more.
+    """
     counts: dict[str, int] = {}
     before = None
-    # A replacement can lay bare what a neighbour hid. Each round removes letters for good, so this ends.
+    # A replacement can lay bare what a neighbour hid.
+    # Each round removes letters for good, so this ends.
     while before != text:
         before = text
         for rule in _RULES:
             if rule.needs and not any(letter in text for letter in rule.needs):
                 continue
-            text, found = _apply(rule, text)
-            if found:
-                counts[rule.placeholder] = counts.get(rule.placeholder, 0) + found
+            text, replaced = _apply(rule, text)
+            if replaced:
+                counts[rule.placeholder] = counts.get(rule.placeholder, 0) + replaced
     return Redacted(text, MappingProxyType(counts))
 
 

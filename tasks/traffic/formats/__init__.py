@@ -1,4 +1,7 @@
-"""Files that serving stacks write, each format read into records that `tasks.traffic.checks` judges."""
+"""Files that serving stacks write, each format read into records.
+
+`tasks.traffic.checks` judges the records.
+"""
 
 from __future__ import annotations
 
@@ -47,28 +50,38 @@ _BY_SUFFIX = {
 
 
 def format_of(path: Path) -> TrafficFormat:
-    """The format that the extension tells; raises `BadInput` where it tells none."""
+    """Return the format that the extension tells.
+
+    Raises:
+        BadInput: The extension tells none.
+    """
     if path.suffix not in _BY_SUFFIX:
-        known = ", ".join(TrafficFormat)
+        names = ", ".join(TrafficFormat)
         raise BadInput(
-            f"{path} is neither .jsonl nor .parquet: convert it, give it the right extension, or say what it is with "
-            f"--format, one of {known}"
+            f"{path} is neither .jsonl nor .parquet: "
+            "convert it, give it the right extension, or say what it is with "
+            f"--format, one of {names}"
         )
     return _BY_SUFFIX[path.suffix]
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The file itself, or every file of a folder in the order of their names; raises `BadInput` when there is none."""
+    """Return the file itself, or every file of a folder in the order of their names.
+
+    Raises:
+        BadInput: The folder has no files.
+    """
     if not path.is_dir():
         return (path,)
-    found = tuple(
-        sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
+    files = tuple(
+        sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
     )
-    if not found:
+    if not files:
         raise BadInput(
-            f"{path} is a folder without files: give the path of a file, or of a folder that holds some"
+            f"{path} is a folder without files: "
+            "give the path of a file, or of a folder that holds some"
         )
-    return found
+    return files
 
 
 __all__ = ["READERS", "TrafficFormat", "files_of", "format_of"]

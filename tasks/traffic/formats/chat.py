@@ -1,6 +1,7 @@
-"""OpenAI-style logs: batch files (OpenAI, `vllm run-batch`), joined by `custom_id`, or whole exchanges.
+"""OpenAI-style logs: batch files (OpenAI, `vllm run-batch`) or whole exchanges.
 
-Source: https://platform.openai.com/docs/api-reference/batch/request-input
+The lines of batch files are joined by `custom_id`. Source:
+https://platform.openai.com/docs/api-reference/batch/request-input
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TIMES = ("time", "timestamp", "created_at", "created")
 
 
 def read_chats(source: Source) -> Iterator[Raw]:
-    """The requests that were answered; the text is the conversation up to the reply."""
+    """Read the requests that were answered; the text is the conversation up to the reply."""
     with joining() as joiner:
         for document in read_documents(source):
             try:
@@ -34,28 +35,28 @@ def read_chats(source: Source) -> Iterator[Raw]:
 def _pair(document: Document, joiner: Joiner) -> Exchange | None:
     line, number = document.fields(), document.number
     id = line.get("custom_id") or line.get("request_id") or line.get("id")
-    asked, answered = _asked(line), line.get("response")
-    if (isinstance(answered, Mapping) and asked is None) or line.get("error"):
+    body, response = _asked(line), line.get("response")
+    if (isinstance(response, Mapping) and body is None) or line.get("error"):
         return joiner.add("response", _named(id), document, line)
-    if asked is None:
+    if body is None:
         raise Bad("it holds neither a request (messages, input, prompt) nor a response")
     if "choices" in line:
-        answered = {
+        response = {
             name: line[name] for name in ("choices", "created", "id", "model") if name in line
         }
-    if answered is None and has_reply(asked.get("messages")):
-        answered = {}
-    if answered is None:
+    if response is None and has_reply(body.get("messages")):
+        response = {}
+    if response is None:
         return joiner.add("request", _named(id), document, line)
-    if not isinstance(answered, Mapping):
+    if not isinstance(response, Mapping):
         raise Bad("its response is not an object")
     return Exchange(
-        _named(id or answered.get("id")), number, document.excerpt, line, {"response": answered}
+        _named(id or response.get("id")), number, document.excerpt, line, {"response": response}
     )
 
 
 def _asked(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The body of a request, wherever the line keeps it."""
+    """Return the body of a request, wherever the line keeps it."""
     for body in (line.get("body"), line.get("request"), line):
         if isinstance(body, Mapping) and any(
             name in body for name in ("messages", "input", "prompt")
@@ -98,10 +99,10 @@ def _answer(line: Mapping[str, Any]) -> Mapping[str, Any]:
 def _texts(body: Mapping[str, Any]) -> list[object]:
     if "messages" in body:
         return [render(body["messages"])]
-    found = body.get("input", body.get("prompt"))
-    if isinstance(found, list) and found and not all(isinstance(one, str) for one in found):
+    inputs = body.get("input", body.get("prompt"))
+    if isinstance(inputs, list) and inputs and not all(isinstance(item, str) for item in inputs):
         raise Bad("its input is token ids, not text: log in front of the tokenizer")
-    return found if isinstance(found, list) and found else [found]
+    return inputs if isinstance(inputs, list) and inputs else [inputs]
 
 
 def _shared(
@@ -136,7 +137,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _time(value: object) -> object:
-    """Seconds since 1970 as a time; text is read by the checks."""
+    """Return seconds since 1970 as a time; text is read by the checks."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     try:

@@ -32,7 +32,11 @@ _REQUIRED = ("request_id", "time")
 
 
 def read_rows(path: Path) -> Iterator[Raw]:
-    """Every row, BATCH_ROWS or a slice in memory at a time; raises `BadInput` on a damaged file and wrong columns."""
+    """Read every row, BATCH_ROWS or a slice in memory at a time.
+
+    Raises:
+        BadInput: The file is damaged or has wrong columns.
+    """
     try:
         with pq.ParquetFile(path, buffer_size=BUFFER) as file:
             names = _check_columns(file.schema_arrow, path)
@@ -55,24 +59,26 @@ def _slices(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[pa.RecordBat
 
 
 def _check_columns(schema: pa.Schema, path: Path) -> list[str]:
-    """The columns to read; others are ignored."""
+    """Return the columns to read; others are ignored."""
     for name in _REQUIRED:
         if name not in schema.names:
             raise BadInput(
-                f"{path} has no column {name}: it needs {', '.join(_REQUIRED)} and the input's columns"
+                f"{path} has no column {name}: "
+                f"it needs {', '.join(_REQUIRED)} and the input's columns"
             )
     names = [name for name in _KINDS if name in schema.names]
     for name in names:
-        found = kind_of_column(schema.field(name).type)
-        if found not in (_KINDS[name], "nothing"):
+        kind = kind_of_column(schema.field(name).type)
+        if kind not in (_KINDS[name], "nothing"):
             raise BadInput(
-                f"{path} has column {name} of type {schema.field(name).type}: it must be {_KINDS[name]}"
+                f"{path} has column {name} of type {schema.field(name).type}: "
+                f"it must be {_KINDS[name]}"
             )
     return names
 
 
 def kind_of_column(kind: pa.DataType) -> str:
-    """What a column holds, whichever of Arrow's types for it was chosen."""
+    """Tell what a column holds, whichever of Arrow's types for it was chosen."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests: tuple[tuple[str, bool], ...] = (
@@ -92,7 +98,10 @@ def kind_of_column(kind: pa.DataType) -> str:
 
 
 def _bytewise(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Text as bytes: Parquet does not promise that text is UTF-8, and one bad row must not lose the others."""
+    """Return text as bytes.
+
+    Parquet does not promise that text is UTF-8, and one bad row must not lose the others.
+    """
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = kind_of_column(column.type)

@@ -19,9 +19,12 @@ SPEAKERS: Mapping[str, str] = {
 
 
 def render(messages: object) -> str:
-    """Every turn as "Speaker: text" on lines of its own, ending in "Assistant:" where the reply begins.
+    """Write every turn as "Speaker: text" on lines of its own.
 
-    A reply at the end is left out. Raises `Bad` when it is no conversation or holds what is no text.
+    The text ends in "Assistant:" where the reply begins. A reply at the end is left out.
+
+    Raises:
+        Bad: It is no conversation or holds what is no text.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise Bad("messages is not a list of turns")
@@ -34,7 +37,7 @@ def render(messages: object) -> str:
 
 
 def has_reply(messages: object) -> bool:
-    """Whether the last turn is the assistant's."""
+    """Tell whether the last turn is the assistant's."""
     return isinstance(messages, list) and bool(messages) and _role(messages[-1]) == "assistant"
 
 

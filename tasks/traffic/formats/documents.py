@@ -1,4 +1,7 @@
-"""JSON documents one after another: JSON Lines, one array, or values in a row; never more than one in memory."""
+"""JSON documents one after another: JSON Lines, one array, or values in a row.
+
+Never more than one is in memory.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _BETWEEN = " \t\r\n,"
 _OF_LINES = (".jsonl", ".ndjson")
 
 Repair = Callable[[str, int], tuple[Any, int] | None]
-"""Text and place of what is no JSON to what was meant and where it ends; None when it is not known."""
+"""From text and place of what is no JSON to what was meant and where it ends.
+
+It gives None when that is not known.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +39,17 @@ class Document:
     place: int = 0  # in its file, from 1
 
     def fields(self) -> Mapping[str, Any]:
-        """What the object holds; raises `Bad` when it is none."""
+        """Return what the object holds; raises `Bad` when it is none."""
         if self.problem:
             raise Bad(self.problem)
         return self.value
 
 
 def read_documents(source: Source, repair: Repair | None = None) -> Iterator[Document]:
-    """Every object of a source's files.
+    """Read every object of a source's files.
 
-    Where an array or a row of values breaks off, `source.ended` is told and the next file read; without it `BadInput`
-    is raised.
+    Where an array or a row of values breaks off, `source.ended` is told and the next file read;
+    without it `BadInput` is raised.
     """
     number = 0
     for path in source.files:
@@ -85,11 +91,15 @@ def _read(path: Path, repair: Repair | None) -> Iterator[tuple[str, Any, str | N
 
 
 class _Values:
-    """The values of an array, or of values in a row, decoded from a window that slides over the file."""
+    """The values of an array, or of values in a row.
+
+    They are decoded from a window that slides over the file.
+    """
 
     def __init__(self, file: BinaryIO, path: Path, repair: Repair | None) -> None:
         self._file, self._path, self._repair = file, path, repair
-        # Bytes that are no UTF-8 become lone surrogates, which the checks refuse in the one record that holds them.
+        # Bytes that are no UTF-8 become lone surrogates, which the checks refuse in the one record
+        # that holds them.
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
         self._decoder = json.JSONDecoder()
         self._text, self._place, self._passed, self._ended = "", 0, 0, False
@@ -109,7 +119,10 @@ class _Values:
                 yield self._text[begin : min(self._place, begin + RAW_KEPT)], value
 
     def _next(self) -> str | None:
-        """The next letter that is no separator; None at the end, which an array in the making may lack a ] at."""
+        """Return the next letter that is no separator.
+
+        It is None at the end, which an array in the making may lack a ] at.
+        """
         while True:
             while self._place < len(self._text):
                 if self._text[self._place] not in _BETWEEN:
@@ -128,11 +141,11 @@ class _Values:
                 mended = self._repair(self._text, self._place) if self._repair else None
                 if mended is not None:
                     return mended
-                held = len(self._text) - self._place
-                if self._ended or held > LONGEST_LINE:
+                unread = len(self._text) - self._place
+                if self._ended or unread > LONGEST_LINE:
                     raise self._broken(error) from error
                 self._fill(
-                    max(CHUNK, held)
+                    max(CHUNK, unread)
                 )  # doubling keeps one large value from being parsed over and over
 
     def _slide(self) -> None:
@@ -152,6 +165,7 @@ class _Values:
         where = self._passed + self._place + 1
         reason = getattr(error, "msg", "it is nested too deeply")
         return BadInput(
-            f"{self._path} is not whole JSON from letter {where} on ({reason}): write or fetch it again; "
+            f"{self._path} is not whole JSON from letter {where} on ({reason}): "
+            "write or fetch it again; "
             "what stands before was taken in"
         )

@@ -1,8 +1,9 @@
 """KServe's inference logger: one event per request and per response, joined by their id.
 
-Read are CloudEvents in JSON (a sink that stores what it receives), and what the logger itself writes to a bucket:
-one or a batch of records with `Id`, `ReqType` and the body as base64 in `Bytes`, without a time.
-Source: https://kserve.github.io/website/docs/model-serving/predictive-inference/logger
+Read are CloudEvents in JSON (a sink that stores what it receives), and what the logger itself
+writes to a bucket: one or a batch of records with `Id`, `ReqType` and the body as base64 in
+`Bytes`, without a time. Source:
+https://kserve.github.io/website/docs/model-serving/predictive-inference/logger
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _SIDES: Mapping[str, Side] = {
     "org.kubeflow.serving.inference.response": "response",
 }
 NO_TIME = (
-    "it has no time, as KServe's own bucket writer gives none: say when the first record was taken, --first-at "
+    "it has no time, as KServe's own bucket writer gives none: "
+    "say when the first record was taken, --first-at "
     "(first_at of a source)"
 )
 
@@ -39,7 +41,7 @@ class _Event:
 
 
 def read_kserve(source: Source) -> Iterator[Raw]:
-    """The requests that were answered; what has no partner fails with the reason."""
+    """Read the requests that were answered; what has no partner fails with the reason."""
     with joining() as joiner:
         for document in read_documents(source):
             try:
@@ -94,10 +96,10 @@ def _parsed(text: str) -> Any:
 
 def _requests(pair: Exchange, source: Source) -> Iterator[Raw]:
     try:
-        asked, answered = pair.request["body"], _served(pair.response["body"])
-        rows = rows_of_body(asked, source.task, source.shape)
-        shared = _shared(pair, asked, answered, source.first_at)
-        outcomes = _outcomes(answered, len(rows))
+        body, reply = pair.request["body"], _served(pair.response["body"])
+        rows = rows_of_body(body, source.task, source.shape)
+        shared = _shared(pair, body, reply, source.first_at)
+        outcomes = _outcomes(reply, len(rows))
     except Bad as bad:
         yield failing(pair.number, pair.excerpt, bad)
         return
@@ -138,22 +140,22 @@ def _shared(
 
 
 def _time(side: Mapping[str, Any]) -> datetime | None:
-    """The event's own time, or the date in the request's headers."""
+    """Return the event's own time, or the date in the request's headers."""
     headers = {str(name).lower(): value for name, value in (side.get("headers") or {}).items()}
     try:
         if isinstance(side.get("time"), str):
-            found = datetime.fromisoformat(side["time"])
+            moment = datetime.fromisoformat(side["time"])
         elif (date := _first(headers.get("date"))) is not None:
-            found = parsedate_to_datetime(str(date))
+            moment = parsedate_to_datetime(str(date))
         else:
             return None
     except ValueError:
         raise Bad("time is not ISO 8601, such as 2026-01-31T03:00:00Z") from None
-    if found.tzinfo is None:
+    if moment.tzinfo is None:
         raise Bad(
             "time has no time zone: end it with Z or an offset, because guessing moves windows"
         )
-    return found
+    return moment
 
 
 def _first(value: object) -> object:
@@ -161,11 +163,13 @@ def _first(value: object) -> object:
 
 
 def _outcomes(answered: Mapping[str, Any], count: int) -> list[str | None]:
-    """What was predicted for each input, where that is one word or number (v1)."""
-    found = answered.get("predictions")
-    if not isinstance(found, list) or len(found) != count:
+    """Return what was predicted for each input, where that is one word or number (v1)."""
+    predictions = answered.get("predictions")
+    if not isinstance(predictions, list) or len(predictions) != count:
         return [None] * count
     return [
-        str(one) if isinstance(one, (str, int)) and 0 < len(str(one)) <= 256 else None
-        for one in found
+        str(prediction)
+        if isinstance(prediction, (str, int)) and 0 < len(str(prediction)) <= 256
+        else None
+        for prediction in predictions
     ]

@@ -12,18 +12,18 @@ from tasks.traffic.formats.raw import LONGEST_LINE, RAW_KEPT, Bad, Raw
 
 
 def read_lines(path: Path) -> Iterator[Raw]:
-    """Every line that is not empty; a line that is no JSON object fails when it is parsed."""
+    """Read every line that is not empty; a line that is no JSON object fails when it is parsed."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LONGEST_LINE):
             number += 1
-            whole = len(line) < LONGEST_LINE or line.endswith(b"\n")
-            if not whole:
+            complete = len(line) < LONGEST_LINE or line.endswith(b"\n")
+            if not complete:
                 _skip_line(file)
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield _raw_line(number, line, whole)
+                yield _raw_line(number, line, complete)
 
 
 def _skip_line(file: BinaryIO) -> None:
@@ -48,7 +48,8 @@ def _parsed(line: bytes) -> Mapping[str, object]:
         raise Bad(f"the line is not valid UTF-8 at byte {error.start + 1}") from None
     except (ValueError, RecursionError) as error:
         raise Bad(
-            f"the line is not JSON: {getattr(error, 'msg', 'it is nested too deeply or holds a huge number')}"
+            "the line is not JSON: "
+            f"{getattr(error, 'msg', 'it is nested too deeply or holds a huge number')}"
         ) from None
     if not isinstance(record, dict):
         raise Bad("the line is not a JSON object")

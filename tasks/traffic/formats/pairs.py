@@ -46,9 +46,11 @@ class Joiner:
     def add(
         self, side: Side, id: str, document: Document, value: Mapping[str, Any]
     ) -> Exchange | None:
-        """The pair that this side completes, if any.
+        """Return the pair that this side completes, if any.
 
-        Raises `Again` for what came before, `Bad` for another content under an id that was used.
+        Raises:
+            Again: The same came before.
+            Bad: The id was used with another content.
         """
         text = json.dumps(value, sort_keys=True)
         digest = sha256(text.encode()).digest()[:16]
@@ -69,9 +71,10 @@ class Joiner:
         return Exchange(id, document.number, document.excerpt, value, partner)
 
     def alone(self) -> Iterator[Raw]:
-        """What nobody answered, and answers to nothing, in the order of the file."""
+        """Yield what nobody answered, and answers to nothing, in the order of the file."""
         rows = self._database.execute(
-            "SELECT id, side, number, excerpt, path, place FROM sides WHERE value IS NOT NULL ORDER BY number"
+            "SELECT id, side, number, excerpt, path, "
+            "place FROM sides WHERE value IS NOT NULL ORDER BY number"
         )
         for id, side, number, excerpt, path, place in rows:
             reason = (
@@ -83,8 +86,8 @@ class Joiner:
 
     def _one(self, columns: str, id: str, side: Side) -> tuple[Any, ...] | None:
         query = f"SELECT {columns} FROM sides WHERE id = ? AND side = ?"  # noqa: S608  # the columns are ours
-        found: tuple[Any, ...] | None = self._database.execute(query, (id, side)).fetchone()
-        return found
+        row: tuple[Any, ...] | None = self._database.execute(query, (id, side)).fetchone()
+        return row
 
     def _keep(
         self, id: str, side: Side, digest: bytes, document: Document, value: str | None
@@ -113,6 +116,6 @@ def _other(side: Side) -> Side:
 
 @contextmanager
 def joining() -> Iterator[Joiner]:
-    """A joiner whose memory is bounded by `spill.CACHE_KILOBYTES`."""
+    """Open a joiner whose memory is bounded by `spill.CACHE_KILOBYTES`."""
     with spill(_SCHEMA) as database:
         yield Joiner(database)

@@ -52,12 +52,13 @@ class Source:
     shape: tuple[int, ...] | None  # of one tensor
     first_at: datetime | None  # when the first record was taken, where a format knows no date
     origin: int | None = None  # the stamp at `first_at`, nanoseconds; None: the least of the files
-    # Told of each file's end: how many documents it held, and what broke it off; None: that is raised.
+    # Told of each file's end: how many documents it held, and what broke it off; None:
+    # that is raised.
     ended: Callable[[Path, int, Exception | None], None] | None = None
 
 
 def failing(number: int, excerpt: str, error: Bad | Again, lone: Lone | None = None) -> Raw:
-    """A record that is known to be no request."""
+    """Return a record that is known to be no request."""
 
     def parse() -> NoReturn:
         raise error
@@ -66,5 +67,5 @@ def failing(number: int, excerpt: str, error: Bad | Again, lone: Lone | None = N
 
 
 def ready(number: int, excerpt: str, record: Mapping[str, object]) -> Raw:
-    """A record whose fields were found already."""
+    """Return a record whose fields were read already."""
     return Raw(number, excerpt[:RAW_KEPT], lambda: record)

@@ -1,4 +1,4 @@
-"""What must be remembered while a file streams by lies in a temporary SQLite file, not in memory."""
+"""What must be remembered while a file streams by, in a temporary SQLite file, not in memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from pathlib import Path
 from infra.errors import Unavailable
 
 CACHE_KILOBYTES = 64_000
-"""Of the database kept in memory; the rest is on the disk that holds temporary files, which needs about the space of
-what waits: a response may lie a whole file behind its request."""
+"""Kilobytes of the database that are kept in memory.
+
+The rest is on the disk that holds temporary files, which needs about the space of what waits: a
+response may lie a whole file behind its request.
+"""
 
 
 @contextmanager
 def spill(schema: str) -> Iterator[sqlite3.Connection]:
-    """A database with these tables that is gone afterwards; nothing in it outlives the import, so nothing is synced."""
+    """Open a database with these tables that is gone afterwards.
+
+    Nothing in it outlives the import, so nothing is synced.
+    """
     with tempfile.TemporaryDirectory(prefix="requant-import-") as folder:
         database = sqlite3.connect(Path(folder) / "spill.db", isolation_level=None)
         try:
@@ -28,8 +34,10 @@ def spill(schema: str) -> Iterator[sqlite3.Connection]:
             yield database
         except sqlite3.Error as exc:
             raise Unavailable(
-                f"the temporary folder {tempfile.gettempdir()} could not hold what waits during the import "
-                f"({exc}): free some space there, or point TMPDIR at another disk; what was stored before stays, and "
+                f"the temporary folder {tempfile.gettempdir()} could not hold what waits during "
+                "the import "
+                f"({exc}): free some space there, or point TMPDIR at another disk; "
+                "what was stored before stays, and "
                 "importing the file again stores nothing twice"
             ) from exc
         finally:

@@ -1,7 +1,7 @@
 """MLflow 3 traces, as `Trace.to_json` writes them, one or many in a file.
 
-The input is that of the root span; `tenant`, `domain`, `language` and `label` are taken from the trace's tags.
-Source: https://mlflow.org/docs/latest/genai/tracing
+The input is that of the root span; `tenant`, `domain`, `language` and `label` are taken from the
+trace's tags. Source: https://mlflow.org/docs/latest/genai/tracing
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tasks.traffic.formats.raw import Bad, Raw, Source, failing, ready
 
 
 def read_traces(source: Source) -> Iterator[Raw]:
-    """The inputs of traces that ended well."""
+    """Read the inputs of traces that ended well."""
     for document in read_documents(source):
         yield from requests_of(document, source)
 
 
 def requests_of(document: Document, source: Source) -> Iterator[Raw]:
-    """The requests of one trace, several where its input is a batch."""
+    """Yield the requests of one trace, several where its input is a batch."""
     try:
         trace = document.fields()
         info, inputs = _info(trace), _inputs(trace)
@@ -52,23 +52,25 @@ def _info(trace: Mapping[str, Any]) -> Mapping[str, Any]:
 def _inputs(trace: Mapping[str, Any]) -> object:
     spans = trace["data"].get("spans")
     roots = (
-        [one for one in spans if not one.get("parent_span_id")] if isinstance(spans, list) else []
+        [span for span in spans if not span.get("parent_span_id")]
+        if isinstance(spans, list)
+        else []
     )
     if len(roots) != 1:
         raise Bad(f"the trace has {len(roots)} root spans: one is wanted, export it with its spans")
-    found = (roots[0].get("attributes") or {}).get("mlflow.spanInputs")
-    if found is None:
+    inputs = (roots[0].get("attributes") or {}).get("mlflow.spanInputs")
+    if inputs is None:
         raise Bad("the root span has no inputs")
-    if not isinstance(found, str):
-        return found
+    if not isinstance(inputs, str):
+        return inputs
     try:
-        return json.loads(found)
+        return json.loads(inputs)
     except (ValueError, RecursionError):
         raise Bad("the root span's inputs are not JSON") from None
 
 
 def _rows(inputs: object, source: Source) -> list[Row]:
-    """A body for an inference server, or one value."""
+    """Return the rows of a body for an inference server, or of one value."""
     if isinstance(inputs, Mapping) and isinstance(
         inputs.get("instances", inputs.get("inputs")), list
     ):

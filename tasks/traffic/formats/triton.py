@@ -1,7 +1,9 @@
-"""Triton's trace files, written with `--trace-config level=TIMESTAMPS --trace-config level=TENSORS`.
+"""Triton's trace files.
 
-An array of objects that share an id: model and version, timestamps on the host's monotonic clock, input tensors.
-Source: https://github.com/triton-inference-server/server/blob/main/docs/user_guide/trace.md
+They are written with `--trace-config level=TIMESTAMPS --trace-config level=TENSORS`. Each is an
+array of objects that share an id: model and version, timestamps on the host's monotonic clock,
+input tensors. Source:
+https://github.com/triton-inference-server/server/blob/main/docs/user_guide/trace.md
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from tasks.traffic.formats.raw import Bad, Raw, Source, failing, ready
 from tasks.traffic.formats.spill import spill
 
 _SCHEMA = """
-CREATE TABLE entries (id INTEGER, number INTEGER, first INTEGER, value TEXT, PRIMARY KEY (id, number)) WITHOUT ROWID
+CREATE TABLE entries (
+    id INTEGER, number INTEGER, first INTEGER, value TEXT, PRIMARY KEY (id, number)
+) WITHOUT ROWID
 """
-# Triton writes the letters of a BYTES tensor as they are: quotation marks end the JSON string too early.
+# Triton writes the letters of a BYTES tensor as they are:
+# quotation marks end the JSON string too early.
 _RAW_TENSOR = re.compile(
     r'\{"id":(?P<id>\d+),"activity":"(?P<activity>[A-Z_]+)","tensor":\{"name":"(?P<name>[^"]*)","data":"(?P<data>.*?)"'
     r',"shape":"(?P<shape>[\d,]*)","dtype":"(?P<dtype>[A-Z0-9]+)"\}\}',
@@ -33,13 +38,17 @@ _LONGEST_ID = 2**63
 
 
 def read_triton(source: Source) -> Iterator[Raw]:
-    """The top-level requests, in the order of their ids; raises `BadInput` without the time of the first.
+    """Read the top-level requests, in the order of their ids.
 
     Models run inside an ensemble are part of their parent's request.
+
+    Raises:
+        BadInput: The time of the first is not given.
     """
     if source.first_at is None:
         raise BadInput(
-            "Triton's timestamps count from the start of the host and name no date: say when the first trace was "
+            "Triton's timestamps count from the start of the host and name no date: "
+            "say when the first trace was "
             "taken, such as --first-at 2026-01-31T03:00:00Z"
         )
     with spill(_SCHEMA) as database:
@@ -48,7 +57,8 @@ def read_triton(source: Source) -> Iterator[Raw]:
         origin = least if source.origin is None else source.origin
         if origin is not None and least is not None and least < origin:
             raise BadInput(
-                "its clock stands before that of the source's first file, as after a restart of the host: give the "
+                "its clock stands before that of the source's first file, "
+                "as after a restart of the host: give the "
                 "source another name and first_at"
             )
         for entries in _traces(database):
@@ -56,9 +66,13 @@ def read_triton(source: Source) -> Iterator[Raw]:
 
 
 def first_stamp(source: Source) -> int | None:
-    """The least timestamp of trace files, nanoseconds on the host's clock; None when they have none."""
+    """Return the least timestamp of trace files, nanoseconds on the host's clock.
+
+    It is None when they have none.
+    """
     stamps = (
-        min(_times(one.value).values(), default=None) for one in read_documents(source, _repaired)
+        min(_times(document.value).values(), default=None)
+        for document in read_documents(source, _repaired)
     )
     return min((stamp for stamp in stamps if stamp is not None), default=None)
 
@@ -85,7 +99,7 @@ def _gather(source: Source, database: sqlite3.Connection) -> Iterator[Raw]:
 
 
 def _traces(database: sqlite3.Connection) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """The entries of one trace at a time."""
+    """Yield the entries of one trace at a time."""
     trace: list[tuple[int, dict[str, Any]]] = []
     last = None
     for id, number, value in database.execute(
@@ -121,7 +135,8 @@ def _requests(
     except Bad as bad:
         yield failing(number, excerpt, bad)
         return
-    # Trace ids start anew with each server: without the client's own id, the file's beginning tells them apart.
+    # Trace ids start anew with each server:
+    # without the client's own id, the file's beginning tells them apart.
     name = str(facts.get("request_id") or f"trace-{first_at:%Y%m%dT%H%M%S}-{facts['id']}")
     for place, row in enumerate(rows):
         yield ready(
@@ -157,20 +172,20 @@ def _times(value: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _inputs(entries: list[dict[str, Any]]) -> list[NamedTensor]:
-    found = [
-        one["tensor"]
-        for one in entries
-        if one.get("activity") == _INPUT and isinstance(one.get("tensor"), dict)
+    tensors = [
+        entry["tensor"]
+        for entry in entries
+        if entry.get("activity") == _INPUT and isinstance(entry.get("tensor"), dict)
     ]
-    if not found:
+    if not tensors:
         raise Bad("the trace has no input tensor: trace with level=TENSORS too")
-    return [_tensor(one) for one in found]
+    return [_tensor(entry) for entry in tensors]
 
 
-def _tensor(found: Mapping[str, Any]) -> NamedTensor:
-    name, data, kind = str(found.get("name")), found.get("data"), str(found.get("dtype"))
+def _tensor(entry: Mapping[str, Any]) -> NamedTensor:
+    name, data, kind = str(entry.get("name")), entry.get("data"), str(entry.get("dtype"))
     try:
-        shape = tuple(int(size) for size in str(found.get("shape", "")).split(",") if size)
+        shape = tuple(int(size) for size in str(entry.get("shape", "")).split(",") if size)
     except ValueError:
         raise Bad(f"the input {name} has no shape of whole numbers") from None
     if not isinstance(data, str):
@@ -183,7 +198,11 @@ def _tensor(found: Mapping[str, Any]) -> NamedTensor:
 
 
 def _texts(data: str, shape: tuple[int, ...]) -> list[str]:
-    """One text is everything between the outer marks; several are parted where one ends and the next begins."""
+    """Return the texts of a BYTES tensor.
+
+    One text is everything between the outer marks; several are parted where one ends and the next
+    begins.
+    """
     count = 1
     for size in shape:
         count *= size
@@ -195,8 +214,8 @@ def _texts(data: str, shape: tuple[int, ...]) -> list[str]:
 
 
 def _repaired(text: str, place: int) -> tuple[Any, int] | None:
-    found = _RAW_TENSOR.match(text, place)
-    if found is None:
+    match = _RAW_TENSOR.match(text, place)
+    if match is None:
         return None
-    tensor = {name: found[name] for name in ("name", "data", "shape", "dtype")}
-    return {"id": int(found["id"]), "activity": found["activity"], "tensor": tensor}, found.end()
+    tensor = {name: match[name] for name in ("name", "data", "shape", "dtype")}
+    return {"id": int(match["id"]), "activity": match["activity"], "tensor": tensor}, match.end()

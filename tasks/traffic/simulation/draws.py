@@ -1,7 +1,8 @@
-"""Requests drawn from a corpus by a scenario: a pure function of corpus, scenario, seed and time.
+"""Requests drawn from a corpus by a scenario, purely from corpus, scenario, seed and time.
 
-Times, rows and tenants are drawn a block at a time; a payload is touched only where a shift has reached it, so traffic
-without shifts costs little more than making the requests. Memory holds the corpus and one block.
+Times, rows and tenants are drawn a block at a time; a payload is touched only where a shift has
+reached it, so traffic without shifts costs little more than making the requests. Memory holds the
+corpus and one block.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from tasks.traffic.simulation.scenario import (
 )
 
 BLOCK = 1024
-"""Requests drawn from one random stream; part of what a seed means, so a change of it changes every byte."""
+"""Requests drawn from one random stream.
+
+It is part of what a seed means, so a change of it changes every byte.
+"""
 
 Places = NDArray[np.intp]
 
@@ -43,10 +47,13 @@ def simulate(
     rate: float | None = None,
     until: datetime = datetime(2026, 1, 1, tzinfo=UTC),
 ) -> Iterator[Request]:
-    """The requests of `days` before `until` in the order of time, `rate` an hour; the same from the same arguments.
+    """Yield the requests of `days` before `until` in the order of time, `rate` an hour.
 
-    Raises `BadInput` for an empty corpus, weights that no row of it fits, and shifts of texts on tensors or the other
-    way round.
+    The same arguments give the same requests.
+
+    Raises:
+        BadInput: The corpus is empty, no row of it fits the weights, or shifts of texts meet
+            tensors or the other way round.
     """
     changes = changes_of(scenario, corpus, seed)
     source = _Source(corpus, scenario)
@@ -109,8 +116,8 @@ class _Source:
                 f"the corpus of the scenario {scenario.name} is empty: give rows to replay"
             )
         self.corpus, self.scenario = corpus, scenario
-        self._domains = np.array([one.domain for one in corpus])
-        self._languages = np.array([one.language for one in corpus])
+        self._domains = np.array([request.domain for request in corpus])
+        self._languages = np.array([request.language for request in corpus])
         new = [shift.language for shift in scenario.shifts if isinstance(shift, NewLanguage)]
         self._base = self._cumulative(
             scenario.base.domains, scenario.base.languages, "base", without=new
@@ -123,7 +130,7 @@ class _Source:
         self._attacks = [shift for shift in scenario.shifts if isinstance(shift, Poisoning)]
 
     def rows(self, rng: np.random.Generator, at: Numbers) -> Places:
-        """Which row of the corpus each request is."""
+        """Draw which row of the corpus each request is."""
         drawn = np.searchsorted(self._base, rng.random(len(at)), side="right")
         for shift, cumulative in self._mixes:
             other = np.searchsorted(cumulative, rng.random(len(at)), side="right")
@@ -131,7 +138,7 @@ class _Source:
         return drawn
 
     def tenants(self, rng: np.random.Generator, at: Numbers) -> list[str]:
-        """Who sends each request."""
+        """Draw who sends each request."""
         drawn = np.searchsorted(self._busy, rng.random(len(at)), side="right")
         names = [f"tenant-{number}" for number in drawn.tolist()]
         for shift in self.scenario.shifts:
@@ -144,12 +151,12 @@ class _Source:
         return names
 
     def attacks(self, rng: np.random.Generator, at: Numbers) -> list[Poisoning | None]:
-        """Which requests an attacker sends."""
-        found: list[Poisoning | None] = [None] * len(at)
+        """Draw which requests an attacker sends."""
+        attackers: list[Poisoning | None] = [None] * len(at)
         for shift in self._attacks:
             for place in np.flatnonzero(rng.random(len(at)) < shift.share * shift.when.at(at)):
-                found[int(place)] = shift
-        return found
+                attackers[int(place)] = shift
+        return attackers
 
     @cached_property
     def _busy(self) -> Numbers:
@@ -159,7 +166,10 @@ class _Source:
     def _cumulative(
         self, domains: Weights, languages: Weights, what: str, without: Sequence[str] = ()
     ) -> Numbers:
-        """Rising sums of the rows' probabilities: the named groups by their weights, their rows alike."""
+        """Return rising sums of the rows' probabilities.
+
+        The named groups have their weights; rows of one group are alike.
+        """
         weights = np.ones(len(self.corpus)) * ~np.isin(self._languages, list(without))
         for field, groups, wanted in (
             ("domain", self._domains, domains),
@@ -171,17 +181,19 @@ class _Source:
             for name, weight in wanted.items():
                 members = groups == name
                 if weight and not members.any():
-                    known = ", ".join(map(repr, sorted(set(groups.tolist()))))
+                    present = ", ".join(map(repr, sorted(set(groups.tolist()))))
                     raise BadInput(
-                        f"{what} of the scenario {self.scenario.name} wants the {field} {name!r}, which the corpus has "
-                        f"not (it has {known}): choose a scenario that fits the model"
+                        f"{what} of the scenario {self.scenario.name} wants the {field} {name!r}, "
+                        "which the corpus has "
+                        f"not (it has {present}): choose a scenario that fits the model"
                     )
-                held = (weights * members).sum()
-                shares += members * (weight / held if held else 0)
+                total = (weights * members).sum()
+                shares += members * (weight / total if total else 0)
             weights = weights * shares
         if not weights.sum():
             raise BadInput(
-                f"no row of the corpus fits {what} of the scenario {self.scenario.name}: name others"
+                f"no row of the corpus fits {what} of the scenario {self.scenario.name}: "
+                "name others"
             )
         return _rising(weights)
 

@@ -38,7 +38,10 @@ class Change:
     others: Mapping[tuple[str, str], Sequence[str]]  # texts by domain and language, to grow by
 
     def apply(self, payload: Payload, drawn: Request, strength: float, seed: int) -> Payload:
-        """The payload as this shift leaves it; `strength` is in (0, 1], `seed` the request's own."""
+        """Return the payload as this shift leaves it.
+
+        `strength` is in (0, 1], `seed` the request's own.
+        """
         if isinstance(payload, str):
             if isinstance(self.shift, Jargon):
                 return _jargon(
@@ -56,19 +59,24 @@ class Change:
 
 
 def changes_of(scenario: Scenario, corpus: Sequence[Request], seed: int) -> list[Change]:
-    """The scenario's shifts of payloads in its order; raises `BadInput` for a shift that fits no row of the corpus."""
+    """Return the scenario's shifts of payloads in its order.
+
+    Raises:
+        BadInput: A shift fits no row of the corpus.
+    """
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for one in corpus:
-        if isinstance(one.payload, str):
-            others[one.domain, one.language].append(one.payload)
+    for request in corpus:
+        if isinstance(request.payload, str):
+            others[request.domain, request.language].append(request.payload)
     changes = []
     for shift in scenario.shifts:
         if isinstance(shift, (Jargon, LengthGrowth, Exposure, Gain, Noise, SensorOffset)):
             of_text = isinstance(shift, (Jargon, LengthGrowth))
             if of_text is not bool(others):
-                held = "texts" if others else "tensors"
+                kind = "texts" if others else "tensors"
                 raise BadInput(
-                    f"the scenario {scenario.name} has the shift {shift.kind}, but the corpus holds {held}: "
+                    f"the scenario {scenario.name} has the shift {shift.kind}, "
+                    f"but the corpus holds {kind}: "
                     "choose a scenario that fits the model"
                 )
             words = (
@@ -81,14 +89,14 @@ def changes_of(scenario: Scenario, corpus: Sequence[Request], seed: int) -> list
 
 
 def poisoned(payload: Payload, magnitude: float) -> Payload:
-    """An extreme input in the place of a normal one."""
+    """Return an extreme input in the place of a normal one."""
     if isinstance(payload, str):
         return " ".join([RARE] * int(magnitude))
     return (payload * np.float32(magnitude)).astype(np.float32)
 
 
 def _invented(count: int, seed: int) -> tuple[str, ...]:
-    """So many different words that no corpus holds."""
+    """Invent so many different words that no corpus holds."""
     rng = np.random.default_rng((seed, 0x6A61))
     words: dict[str, None] = {}
     while len(words) < count:

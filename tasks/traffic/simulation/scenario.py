@@ -1,4 +1,7 @@
-"""A scenario file: which traffic is normal, what shifts, and how each shift comes and goes. Checked once, here."""
+"""A scenario file: which traffic is normal, what shifts, and how each shift comes and goes.
+
+It is checked once, here.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,11 @@ Weights = Annotated[Mapping[str, float], AfterValidator(_weights)]
 
 
 class Course(_ScenarioModel):
-    """How strong a shift is over time, from 0 (no trace of it) to `strength`. All times are days from the start.
+    """How strong a shift is over time, from 0 (no trace of it) to `strength`.
 
-    gradual: rises in a line from `start` to `end`, and stays. sudden: all of it from `start` to `end`. recurring: all
-    of it for the first `duty` of each `period`. seasonal: (1 - cos(2 pi (t - start) / period)) / 2 of it.
+    All times are days from the start. gradual: rises in a line from `start` to `end`, and stays.
+    sudden: all of it from `start` to `end`. recurring: all of it for the first `duty` of each
+    `period`. seasonal: (1 - cos(2 pi (t - start) / period)) / 2 of it.
     """
 
     shape: Literal["gradual", "sudden", "recurring", "seasonal"]
@@ -55,7 +59,7 @@ class Course(_ScenarioModel):
         return self
 
     def at(self, days: Numbers) -> Numbers:
-        """The strength at each time, [n] -> [n] between 0 and `strength`."""
+        """Return the strength at each time, [n] -> [n] between 0 and `strength`."""
         since = days - self.start
         if self.shape == "gradual":
             return self.strength * np.clip(since / ((self.end or 0) - self.start), 0, 1)
@@ -66,8 +70,8 @@ class Course(_ScenarioModel):
             "seasonal": (1 - np.cos(2 * np.pi * phase)) / 2,
         }[self.shape]
         inside = (since >= 0) & (days < (np.inf if self.end is None else self.end))
-        found: Numbers = self.strength * full * inside
-        return found
+        strength: Numbers = self.strength * full * inside
+        return strength
 
 
 class _Shift(_ScenarioModel):
@@ -75,7 +79,10 @@ class _Shift(_ScenarioModel):
 
 
 class Mix(_Shift):
-    """Other domains and languages come: at full strength every request is drawn by these weights."""
+    """Other domains and languages come.
+
+    At full strength every request is drawn by these weights.
+    """
 
     kind: Literal["mix"]
     domains: Weights = {}
@@ -101,7 +108,10 @@ class Jargon(_Shift):
 
 
 class LengthGrowth(_Shift):
-    """Texts grow to this many times their length, by further texts of the same domain and language."""
+    """Texts grow to this many times their length.
+
+    They grow by further texts of the same domain and language.
+    """
 
     kind: Literal["length-growth"]
     factor: Annotated[float, Field(gt=1, le=100)]
@@ -116,8 +126,10 @@ class TenantBurst(_Shift):
 
 
 class Poisoning(_Shift):
-    """One tenant sends this share of all requests, with extreme inputs: tensors times `magnitude`, or one rare word
-    repeated `magnitude` times."""
+    """One tenant sends this share of all requests, with extreme inputs.
+
+    They are tensors times `magnitude`, or one rare word repeated `magnitude` times.
+    """
 
     kind: Literal["poisoning"]
     tenant: Name = "attacker"
@@ -162,7 +174,10 @@ Shift = Annotated[
 
 
 class Base(_ScenarioModel):
-    """Traffic before any shift; nothing said is everything that the corpus holds, as often as it does."""
+    """Traffic before any shift.
+
+    Nothing said is everything that the corpus holds, as often as it does.
+    """
 
     domains: Weights = {}
     languages: Weights = {}
@@ -183,7 +198,11 @@ class Scenario(_ScenarioModel):
 
 
 def parse_scenario(text: str, *, where: str) -> Scenario:
-    """Read a scenario from YAML; raises `BadInput` naming each wrong field, what was found and what is allowed."""
+    """Read a scenario from YAML.
+
+    Raises:
+        BadInput: A field is wrong; it names each, what was found and what is allowed.
+    """
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -199,7 +218,11 @@ def parse_scenario(text: str, *, where: str) -> Scenario:
 
 
 def load_scenario(path: Path) -> Scenario:
-    """Read a scenario file; raises `BadInput` when it is missing, not UTF-8 or wrong."""
+    """Read a scenario file.
+
+    Raises:
+        BadInput: The file is missing, not UTF-8 or wrong.
+    """
     try:
         return parse_scenario(path.read_text(encoding="utf-8"), where=str(path))
     except (OSError, UnicodeDecodeError) as error:

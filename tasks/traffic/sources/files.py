@@ -61,31 +61,31 @@ class FileChoice:
 def choose(
     files: Iterable[SourceFile], records: Records, settle: float, now: datetime
 ) -> FileChoice:
-    """Those that were not read in this version, and have been left alone for `settle` seconds.
+    """Choose the files that were not read in this version and were left alone for `settle` seconds.
 
     A time in the future tells nothing about a file's age: it is read.
     """
-    read, waiting, left = [], [], Counter[str]()
+    read, waiting, skipped = [], [], Counter[str]()
     for file in files:
         state = records.state(file)
         age = (now - file.modified).total_seconds()
         if not is_finished(file.name):
-            left["hidden, a marker or in the making by its name"] += 1
+            skipped["hidden, a marker or in the making by its name"] += 1
         elif state == "waiting":
             waiting.append(file)
         elif state == "failed":
-            left["could not be read before, and unchanged"] += 1
+            skipped["could not be read before, and unchanged"] += 1
         elif state == "taken":
-            left["read before"] += 1
+            skipped["read before"] += 1
         elif 0 <= age < settle:
-            left[f"written to in the last {settle:g} s"] += 1
+            skipped[f"written to in the last {settle:g} s"] += 1
         else:
             read.append(file)
 
     def by_age(file: SourceFile) -> tuple[datetime, str]:
         return file.modified, file.name
 
-    return FileChoice(tuple(sorted(read, key=by_age)), tuple(sorted(waiting, key=by_age)), left)
+    return FileChoice(tuple(sorted(read, key=by_age)), tuple(sorted(waiting, key=by_age)), skipped)
 
 
 def take_files(store: ObjectStore, place: Place, reading: Reading, now: datetime) -> SourceIntake:
@@ -198,7 +198,7 @@ class _Intake:
         outcomes = [
             _Outcome(file, self._records.earlier(file)) for file in (*choice.waiting, *choice.read)
         ]
-        if not choice.read and not any(self._runs_out(one.earlier) for one in outcomes):
+        if not choice.read and not any(self._runs_out(outcome.earlier) for outcome in outcomes):
             self._count("wait for the other half of a request", len(outcomes))
             return
         joint = _Joint(outcomes)
@@ -272,11 +272,11 @@ class _Intake:
 
     def _aside(self, outcomes: Iterable[_Outcome]) -> set[bytes]:
         """What was set aside from the same files before; less what was forgotten since."""
-        known: set[bytes] = set()
+        rejected: set[bytes] = set()
         for key in {key for outcome in outcomes for key in outcome.earlier.rejects}:
             with suppress(NotFound):
-                known |= identities(self._store.get(key))
-        return known
+                rejected |= identities(self._store.get(key))
+        return rejected
 
     def _named(self, file: SourceFile) -> str:
         name = file.name.encode(errors="backslashreplace").decode()
@@ -297,7 +297,7 @@ class _Joint:
         self.opened: dict[Path, _Outcome] = {}
 
     def paths(self, place: Place) -> Iterator[Path]:
-        """Each file while it is read."""
+        """Yield each file while it is read."""
         for outcome in self._outcomes:
             self._asked += 1
             try:
@@ -322,7 +322,10 @@ class _Joint:
         _blame(outcome, Path(outcome.file.name), error)
 
     def judged(self) -> Sequence[_Outcome]:
-        """All files; only the last where the reader gave up: what waits was not told yet."""
+        """Return all files, or only the last where the reader gave up.
+
+        What waits was not told yet then.
+        """
         return (
             self._outcomes[max(self._asked - 1, 0) : self._asked]
             if self._gave_up
@@ -355,7 +358,7 @@ def _batches(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
     batch: list[SourceFile] = []
     for file in files:
         batch.append(file)
-        if len(batch) >= BATCH_FILES or sum(one.size for one in batch) >= BATCH_BYTES:
+        if len(batch) >= BATCH_FILES or sum(member.size for member in batch) >= BATCH_BYTES:
             yield batch
             batch = []
     if batch:

@@ -54,7 +54,7 @@ def summary(
     problems: Sequence[Problem] = (),
     error: str | None,
 ) -> SourceIntake:
-    """An intake whose records were tallied."""
+    """Return an intake whose records were tallied."""
     return SourceIntake(
         source=source,
         place=place,
@@ -87,9 +87,10 @@ def last_of(store: ObjectStore, model: str, source: str) -> SourceIntake | None:
 
 
 def last_intake(store: ObjectStore, model: str) -> tuple[SourceIntake, ...]:
-    """The last intake of every source that was ever read, in the order of their names.
+    """Return the last intake of every source that was ever read, in the order of their names.
 
-    Raises `BadInput` for one that a newer Requant wrote.
+    Raises:
+        BadInput: A newer Requant wrote one.
     """
     keys = list(layout.LAST_INTAKE.keys(store, model=model))
     intakes = (parse_last(store.get(key), where=key) for key in keys)
@@ -97,7 +98,11 @@ def last_intake(store: ObjectStore, model: str) -> tuple[SourceIntake, ...]:
 
 
 def parse_last(data: bytes, *, where: str) -> SourceIntake:
-    """Read what `write_last` wrote; raises `BadInput` for another version or a damaged document."""
+    """Read what `write_last` wrote.
+
+    Raises:
+        BadInput: The document has another version or is damaged.
+    """
     try:
         document = dict(json.loads(data))
         version, problems = document.pop("version"), document.pop("problems")
@@ -107,7 +112,7 @@ def parse_last(data: bytes, *, where: str) -> SourceIntake:
             )
         rejects = tuple(document.pop("rejects"))
         return SourceIntake(
-            **document, rejects=rejects, problems=tuple(Problem(**one) for one in problems)
+            **document, rejects=rejects, problems=tuple(Problem(**problem) for problem in problems)
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(

@@ -38,11 +38,11 @@ class Place(Protocol):
         ...
 
     def files(self) -> Iterator[SourceFile]:
-        """Every file that has content; raises `BadInput` without the folder, `Unavailable`."""
+        """List every file that has content; raises `BadInput` without the folder, `Unavailable`."""
         ...
 
     def open(self, file: SourceFile) -> AbstractContextManager[Path]:
-        """A local copy to read inside the block; raises `NotFound` when it is gone."""
+        """Open a local copy to read inside the block; raises `NotFound` when it is gone."""
         ...
 
 
@@ -50,7 +50,7 @@ class Folder:
     """The port `Place` on a folder, with its subfolders."""
 
     def __init__(self, root: Path) -> None:
-        """`root` is absolute; it may not be there yet."""
+        """Take an absolute `root`, which may not be there yet."""
         self._root = root
 
     @property
@@ -59,7 +59,7 @@ class Folder:
         return str(self._root)
 
     def files(self) -> Iterator[SourceFile]:
-        """Every file that has content; raises `BadInput` when the folder cannot be listed."""
+        """List every file that has content; raises `BadInput` when the folder cannot be listed."""
         if not self._root.is_dir():
             raise BadInput(
                 f"the folder {self._root} is not there: make it, or correct the path in the spec"
@@ -77,7 +77,7 @@ class Folder:
 
     @contextmanager
     def open(self, file: SourceFile) -> Iterator[Path]:
-        """The file itself."""
+        """Open the file itself."""
         yield self._root / file.name
 
     def _seen(self, path: Path) -> SourceFile | None:
@@ -98,7 +98,7 @@ class Objects:
     """The port `Place` on a bucket, whose objects are copied to a scratch folder one at a time."""
 
     def __init__(self, url: str, bucket: Bucket, scratch: Path) -> None:
-        """`scratch` is a folder of this place's own, made when it is needed."""
+        """Take `scratch`, a folder of this place's own that is made when it is needed."""
         self._url, self._bucket, self._scratch = url, bucket, scratch
 
     @property
@@ -107,14 +107,14 @@ class Objects:
         return self._url
 
     def files(self) -> Iterator[SourceFile]:
-        """Every object that has content; raises `Unavailable`."""
+        """List every object that has content; raises `Unavailable`."""
         for item in self._bucket.browse():
             if item.size and not item.key.endswith("/"):
                 yield SourceFile(item.key, item.size, item.modified, f"{item.size}-{item.version}")
 
     @contextmanager
     def open(self, file: SourceFile) -> Iterator[Path]:
-        """A private copy, gone afterwards; raises `NotFound`, `Unavailable`."""
+        """Open a private copy, gone afterwards; raises `NotFound`, `Unavailable`."""
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         suffix = PurePosixPath(file.name).suffix  # tells the format
         path = self._scratch / f"{sha256(file.name.encode()).hexdigest()[:32]}{suffix}"
@@ -129,7 +129,7 @@ class Objects:
 
 
 def is_finished(name: str) -> bool:
-    """Whether a name is that of whole data: not hidden, no marker, not in the making."""
+    """Tell whether a name is that of whole data: not hidden, no marker, not in the making."""
     parts = PurePosixPath(name).parts
     return not any(part.startswith((".", "_")) for part in parts) and not name.endswith(UNFINISHED)
 

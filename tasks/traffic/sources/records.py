@@ -2,7 +2,8 @@
 
 intake/MODEL/SOURCE/taken/FILE-VERSION.json     read to its end, and all of it stored
 intake/MODEL/SOURCE/failed/FILE-VERSION.json    cannot be read; tried again when it changes
-intake/MODEL/SOURCE/waiting/FILE-VERSION.json   read, but holds requests without responses, or the reverse
+intake/MODEL/SOURCE/waiting/FILE-VERSION.json   read, but holds requests without responses,
+                                                or the reverse
 intake/MODEL/SOURCE/last.json                   what the last intake did
 
 FILE and VERSION are digests. A record is created after the requests are stored: the next intake
@@ -62,7 +63,10 @@ class Records:
     """The records of one source, as they stood when they were opened."""
 
     def __init__(self, store: ObjectStore, model: str, source: str, rules: str) -> None:
-        """`rules` are all that a file's meaning depends on: under others it is read anew."""
+        """List the records of a source.
+
+        `rules` are all that a file's meaning depends on: under others it is read anew.
+        """
         self._store, self._model, self._source, self._rules = store, model, source, rules
         self._states: dict[str, set[State]] = {}  # FILE-VERSION -> states
         self._versions: dict[str, list[str]] = {}  # FILE -> FILE-VERSION
@@ -74,19 +78,20 @@ class Records:
                 self._versions.setdefault(stem.partition("-")[0], []).append(stem)
 
     def state(self, file: SourceFile) -> State | None:
-        """What became of this version of a file; None when it was not read yet."""
+        """Return what became of this version of a file; None when it was not read yet."""
         states = self._states.get(self._stem(file), set())
         return next((state for state in ("taken", "failed", "waiting") if state in states), None)
 
     def earlier(self, file: SourceFile) -> Earlier:
-        """What the last reading of the file left, in this version or one that it has grown from."""
-        known = [
+        """Return what the last reading of the file left, in this version or one it grew from."""
+        earlier_records = [
             self._read(state, stem)
             for stem in set(self._versions.get(_file_digest(file, self._rules), ()))
             for state in self._states[stem]
         ]
         records = sorted(
-            (one for one in known if one is not None), key=lambda one: str(one["time"])
+            (record for record in earlier_records if record is not None),
+            key=lambda record: str(record["time"]),
         )
         if not records or records[-1]["size"] > file.size:
             return Earlier()
@@ -106,7 +111,10 @@ class Records:
         self._drop_others(file, "waiting")
 
     def drop_waiting(self, present: Iterable[SourceFile]) -> int:
-        """Forget files that waited and are gone; gives how many, 0 where nothing is listed."""
+        """Forget files that waited and are gone.
+
+        It gives how many, 0 where nothing is listed.
+        """
         there = {_file_digest(file, self._rules) for file in present}
         waiting = [stem for stem, states in self._states.items() if states == {"waiting"}]
         gone = [stem for stem in waiting if there and stem.partition("-")[0] not in there]
@@ -115,11 +123,11 @@ class Records:
         return len(gone)
 
     def _drop_others(self, file: SourceFile, state: State) -> None:
-        """A file has one record: that of its last version."""
+        """Drop the records of other versions: a file has one, that of its last version."""
         for stem in set(self._versions.get(_file_digest(file, self._rules), ())):
-            for known in self._states[stem]:
-                if (stem, known) != (self._stem(file), state):
-                    self._store.delete(self._key(known, stem))
+            for recorded in self._states[stem]:
+                if (stem, recorded) != (self._stem(file), state):
+                    self._store.delete(self._key(recorded, stem))
 
     def _read(self, state: State, stem: str) -> dict[str, Any] | None:
         try:
@@ -136,12 +144,12 @@ class Records:
 
 
 def place_digest(rules: Iterable[object]) -> str:
-    """A digest of what a source's files are read by: its place, format and first time."""
+    """Digest what a source's files are read by: its place, format and first time."""
     return _digest(json.dumps([str(rule) for rule in rules]))
 
 
 def now_text(now: datetime) -> str:
-    """A time as records write it."""
+    """Return a time as records write it."""
     return now.isoformat(timespec="seconds")
 
 

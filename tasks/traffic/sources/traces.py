@@ -43,7 +43,7 @@ class _Progress:
     open_ms: int | None = None  # when the oldest trace began that was in the making
 
     def since(self) -> int:
-        """Where to begin; 0 reads everything."""
+        """Return where to begin; 0 reads everything."""
         begin = max(0, self.until_ms - _milliseconds(OVERLAP))
         return begin if self.open_ms is None else min(begin, self.open_ms)
 
@@ -54,13 +54,13 @@ class _Progress:
         self.seen[_digest(stamp.trace_id)] = stamp.began_ms
 
     def dump(self) -> bytes:
-        """As it is stored, without what `since` excludes."""
+        """Return the progress as it is stored, without what `since` excludes."""
         since = self.since()
-        seen = {digest: began for digest, began in self.seen.items() if began >= since}
+        recent = {digest: began for digest, began in self.seen.items() if began >= since}
         document = {
             "version": VERSION,
             "until_ms": self.until_ms,
-            "seen": seen,
+            "seen": recent,
             "open_ms": self.open_ms,
         }
         return json.dumps(document, sort_keys=True).encode()
@@ -84,10 +84,10 @@ def take_traces(
         store.put(key, progress.dump())
     except RequantError as problem:
         error = str(problem)
-    left = {"in the making": reader.left_open}
+    skipped = {"in the making": reader.left_open}
     place = f"mlflow:{experiment}"
     return summary(
-        reading.source, place, now, reader.total, files=reader.taken, left=left, error=error
+        reading.source, place, now, reader.total, files=reader.taken, left=skipped, error=error
     )
 
 
@@ -122,8 +122,8 @@ class _Reader:
         return True
 
 
-def _least(one: int | None, other: int | None) -> int | None:
-    return min((time for time in (one, other) if time is not None), default=None)
+def _least(first: int | None, other: int | None) -> int | None:
+    return min((time for time in (first, other) if time is not None), default=None)
 
 
 def _read(store: ObjectStore, key: str) -> _Progress:
