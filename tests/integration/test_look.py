@@ -46,7 +46,7 @@ def test_the_map_decides_as_the_flow_does(digits: Settings) -> None:
     from tasks.models.catalog import open_model
     from tasks.promotion import journal
     from tasks.promotion.decisions import past_decisions
-    from tasks.promotion.steps import champion_of
+    from tasks.promotion.history import champion_of
     from tasks.sampling.steps import sample_window
 
     model, reference = open_model("digits"), champion_of("digits")
