@@ -48,6 +48,7 @@ def test_the_map_decides_as_the_flow_does(digits: Settings) -> None:
     from tasks.promotion.decisions import past_decisions
     from tasks.promotion.history import champion_of
     from tasks.sampling.steps import sample_window
+    from tasks.traffic.storage.samples import read_requests
 
     model, reference = open_model("digits"), champion_of("digits")
     assert reference is not None
@@ -61,7 +62,7 @@ def test_the_map_decides_as_the_flow_does(digits: Settings) -> None:
         assert outcome.decision is not None
         live = LiveWindow(
             window.digest,
-            loading.requests_at(window.key),
+            read_requests(window.key),
             partial(golden_correct, model, window.groups),
             loading.all_traffic(window, reference),
         )
