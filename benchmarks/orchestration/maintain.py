@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness.table import Goal, Table, column
+from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.orchestration.commands import ROOT, Spent, run_python, unpack
 from infra.settings import Settings
 from infra.stores import ObjectStore
@@ -46,7 +46,7 @@ class Row:
     wall_ratio: float = column("ratio", ".3f")
 
 
-def measure(quick: bool, base: str = BASE) -> Table:
+def measure(quick: bool, base: str = BASE) -> ResultTable:
     """Measure this checkout beside the commit `base`, in turns.
 
     Raises `ValueError` for an unknown commit, and `RuntimeError` when a run ends otherwise than it
@@ -58,7 +58,7 @@ def measure(quick: bool, base: str = BASE) -> Table:
         return compare(earlier, Path(folder), QUICK_ROUNDS if quick else ROUNDS, base)
 
 
-def compare(earlier: Path, folder: Path, rounds: int, base: str) -> Table:
+def compare(earlier: Path, folder: Path, rounds: int, base: str) -> ResultTable:
     """Return the medians of `rounds` rounds, in each of which both checkouts live two days."""
     before: list[dict[str, Spent]] = []
     now: list[dict[str, Spent]] = []
@@ -70,7 +70,7 @@ def compare(earlier: Path, folder: Path, rounds: int, base: str) -> Table:
     ]
     goal = Goal(f"{QUIET}: CPU time over that before", GOAL, rows[-1].cpu_ratio, "at most")
     title = f"Maintenance of {MODEL} beside {base}: medians of {rounds} rounds, in turns"
-    return Table("maintain", title, rows, [goal])
+    return ResultTable("maintain", title, rows, [goal])
 
 
 def live(checkout: Path, workspace: Path) -> dict[str, Spent]:
