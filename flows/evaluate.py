@@ -18,8 +18,8 @@ from tasks.models.inputs import language_inputs
 from tasks.promotion.history import champion_of
 from tasks.specs.spec import Task
 from tasks.validation.evaluation import Figure, golden_figures, harness_figures
+from tasks.validation.golden_run import GoldenRun, golden_scores
 from tasks.validation.harness import run_harness
-from tasks.validation.steps import GoldenRun, golden_scores
 
 GOLDEN, HARNESS = "golden", "lm-eval:"
 PLAN = "engines/{}/plan"

@@ -6,7 +6,6 @@ copies included.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 
-Run = Callable[[], object]
 Timed = Callable[[], float]
-"""Runs once, and says how many seconds that took."""
+"""Runs once, and returns how many seconds that took."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,42 +28,19 @@ class PairedLatency:
 
     @property
     def ratios(self) -> NDArray[np.float64]:
-        """Candidate / reference of each round, [R]; NaN where no time passed in either."""
+        """Candidate / reference of each round, [R]; NaN where the clock saw no time pass."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.candidate / self.reference)
-
-
-def paired_latency(
-    run_reference: Run,
-    run_candidate: Run,
-    *,
-    rounds: int = 30,
-    warmup: int = 3,
-    clock: Callable[[], float] = time.perf_counter,
-) -> PairedLatency:
-    """Time one call of each per round; who goes first alternates.
-
-    `warmup` untimed rounds go before. Whatever the calls themselves raise goes through.
-
-    Raises:
-        BadInput: There is less than one round.
-    """
-    if rounds < 1 or warmup < 0:
-        raise BadInput(
-            f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}"
-        )
-    for _ in range(warmup):
-        run_reference()
-        run_candidate()
-    return _in_turn(
-        lambda: _timed(run_reference, clock), lambda: _timed(run_candidate, clock), rounds
-    )
 
 
 def paired_engines(
     reference: Engine, candidate: Engine, feeds: Arrays, *, rounds: int = 30, warmup: int = 3
 ) -> PairedLatency:
-    """Time two engines over the same feeds as `paired_latency` does, each timing itself."""
+    """Time one run of each per round, whoever goes first alternating, each timing itself.
+
+    `warmup` untimed rounds go before. Raises `BadInput` for fewer than one round, and whatever the
+    engines raise.
+    """
     if rounds < 1 or warmup < 0:
         raise BadInput(
             f"latency needs at least 1 round and 0 warm-ups, and got {rounds} and {warmup}"
@@ -85,9 +60,3 @@ def _in_turn(time_reference: Timed, time_candidate: Timed, rounds: int) -> Paire
 
 def _once(engine: Engine, feeds: Arrays) -> float:
     return float(engine.time_runs(feeds, 1)[0]) / 1e3
-
-
-def _timed(run: Run, clock: Callable[[], float]) -> float:
-    start = clock()
-    run()
-    return clock() - start

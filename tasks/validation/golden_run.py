@@ -1,0 +1,126 @@
+"""An engine on a model's golden cases: its outputs, its scores, and the gates of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.engines.port import Engine
+from tasks.models.catalog import RegisteredModel, answer_golden, where_spread
+from tasks.models.inputs import language_inputs, run_all, speech_inputs
+from tasks.models.language.comparison import compare, compare_cached
+from tasks.models.speech.comparison import compare_transcripts
+from tasks.records import GateResult
+from tasks.specs.spec import Task
+from tasks.validation.gates import golden_gates, language_gates, metric_gates
+from tasks.validation.metrics.golden import CaseScores, evaluate
+from tasks.validation.metrics.language import LanguageOutputs, evaluate_language
+from tasks.validation.metrics.speech import SpeechOutputs, Transcript, evaluate_speech
+from tasks.validation.metrics.vision import evaluate_vision
+from tasks.validation.shards import GoldenEngine, golden_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenRun:
+    """An engine that is to answer the golden cases; with a name, it may do so elsewhere."""
+
+    model: RegisteredModel
+    engine: Engine
+    named: GoldenEngine | None = None
+
+    def outputs(self) -> NDArray[np.float32]:
+        """Return the outputs of every golden case, in order."""
+        if self.named is not None:
+            return golden_outputs(self.model, self.named, where_spread(self.model.name))
+        payloads = [case.payload for case in self.model.golden.cases]
+        return run_all(self.engine, self.model.inputs, payloads)
+
+
+def quality(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
+    """Return the quality gates of an engine; `served` are the groups of the traffic."""
+    return QUALITY[run.model.spec.task](run, served)
+
+
+def golden_scores(run: GoldenRun) -> Mapping[str, CaseScores]:
+    """Return every golden metric of an engine, judged by nothing.
+
+    Raises `BadInput` for outputs that cannot be scored.
+    """
+    return SCORES[run.model.spec.task](run)
+
+
+def _gates_of_outputs(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
+    model = run.model
+    return golden_gates(
+        model.spec.task,
+        model.golden,
+        model.golden_reference,
+        run.outputs(),
+        model.spec.budgets,
+        served=served,
+    )
+
+
+def _gates_of_answers(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
+    return language_gates(run.model.golden, _answers(run), run.model.spec.budgets, served=served)
+
+
+def _gates_of_scores(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
+    scores = golden_scores(run)
+    return metric_gates(scores, run.model.golden, run.model.spec.budgets, served=served)
+
+
+QUALITY: Mapping[Task, Callable[[GoldenRun, frozenset[str]], tuple[GateResult, ...]]] = {
+    Task.TEXT_EMBEDDING: _gates_of_outputs,
+    Task.IMAGE_CLASSIFICATION: _gates_of_outputs,
+    Task.IMAGE_EMBEDDING: _gates_of_scores,
+    Task.SPEECH_RECOGNITION: _gates_of_scores,
+    Task.CAUSAL_LM: _gates_of_answers,
+}
+"""How an engine of each kind is run on the golden cases and judged."""
+
+
+def _scored_outputs(run: GoldenRun) -> Mapping[str, CaseScores]:
+    model = run.model
+    return evaluate(model.spec.task, model.golden, model.golden_reference, run.outputs())
+
+
+def _scored_answers(run: GoldenRun) -> Mapping[str, CaseScores]:
+    return evaluate_language(run.model.golden, _answers(run))
+
+
+def _scored_transcripts(run: GoldenRun) -> Mapping[str, CaseScores]:
+    model = run.model
+    inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
+    same = compare_transcripts(model.reference, run.engine, inputs, payloads)
+    sides = inputs.expected(payloads), inputs.written(run.engine, payloads)
+    before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
+    return evaluate_speech(model.golden, SpeechOutputs(same, before, after))
+
+
+def _scored_images(run: GoldenRun) -> Mapping[str, CaseScores]:
+    model = run.model
+    return evaluate_vision(model.golden, model.golden_reference, run.outputs(), model.classes)
+
+
+SCORES: Mapping[Task, Callable[[GoldenRun], Mapping[str, CaseScores]]] = {
+    Task.TEXT_EMBEDDING: _scored_outputs,
+    Task.IMAGE_CLASSIFICATION: _scored_outputs,
+    Task.IMAGE_EMBEDDING: _scored_images,
+    Task.SPEECH_RECOGNITION: _scored_transcripts,
+    Task.CAUSAL_LM: _scored_answers,
+}
+"""How an engine of each kind is run on the golden cases and scored."""
+
+
+def _answers(run: GoldenRun) -> LanguageOutputs:
+    model, engine = run.model, run.engine
+    inputs = language_inputs(model.inputs)
+    texts = [case.payload for case in model.golden.cases]
+    compared = compare(model.reference, engine, inputs, texts)
+    cached = compare_cached(model.reference, engine, inputs, texts)
+    answers = answer_golden(engine, inputs, model.golden)
+    return LanguageOutputs(compared, model.golden_answers, answers, cached)

@@ -1,0 +1,167 @@
+"""The verdict about one built engine, from its bytes and its model: quality first, then costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version as installed
+
+import onnx
+
+from infra.canonical import Json, canonical, sha256
+from infra.engines import open_target
+from infra.engines.footprint import peak_memory
+from infra.engines.port import Arrays, Engine
+from infra.errors import RequantError, Unavailable
+from tasks.models.batches import Batch
+from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
+from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
+from tasks.validation.costs import CostPair, Costs, cost_gates, size_gate
+from tasks.validation.gates import error_gate, unexecuted
+from tasks.validation.golden_run import GoldenRun, quality
+from tasks.validation.latency import paired_engines
+from tasks.validation.precision import asked_for, precision_gate
+from tasks.validation.shards import GoldenEngine
+
+LATENCY_ROUNDS = (30, 120)
+"""A busy machine leaves the first rounds inconclusive; then more are taken."""
+RULES = 2
+"""Version of how gates bind: a verdict under others is not taken up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine as it was built for a candidate."""
+
+    candidate: CandidateRef
+    ref: EngineRef
+    graph: bytes  # the Q/DQ graph that it was built from
+    layers: bytes  # what its target told of its layers
+    plan: bytes
+    metadata: bytes | None  # of the plan; None of a target whose plans run anywhere
+
+    @property
+    def named(self) -> GoldenEngine:
+        """What a worker needs to load it."""
+        key = self.candidate.key(f"engines/{self.ref.target}/plan")
+        return GoldenEngine(self.ref.target, key, sha256(self.plan))
+
+    def basis(self, model: RegisteredModel, served: Sequence[str], *, thorough: bool) -> str:
+        """Return a digest of all that a verdict follows from, but the machine's mood."""
+        basis: Mapping[str, Json] = {
+            "model": model.digest,  # with its golden set
+            "candidate": self.candidate.candidate_id,
+            "target": self.ref.target,
+            "plan": sha256(self.plan),
+            "budgets": model.spec.budgets.model_dump(mode="json"),
+            "served": sorted(served),
+            "thorough": thorough,
+            "rules": RULES,
+            "runtime": installed("onnxruntime"),
+        }
+        return sha256(canonical(basis))[:32]
+
+
+def judge_built(
+    model: RegisteredModel, built: BuiltEngine, served: frozenset[str], *, thorough: bool
+) -> tuple[GateReport, bytes | None]:
+    """Judge an engine on the golden cases, and on its costs where its quality has not failed.
+
+    Args:
+        model: The model that it was built for.
+        built: The engine.
+        served: Groups of the traffic at hand.
+        thorough: Measure costs whatever the quality is.
+
+    Returns:
+        The report, and what the engine told of its kernels, where it tells.
+
+    Raises:
+        Unavailable: A cluster or a store does not answer, which says nothing about the engine.
+    """
+    target, inspection = built.ref.target, None
+    try:
+        engine = open_target(target).load(built.plan, built.metadata)
+        inspection = engine.inspection()
+        why_not = f"{target} tells nothing of its kernels"
+        gates = (
+            *quality(GoldenRun(model, engine, built.named), served),
+            *_precision(model, built.ref.target, built.graph, built.layers, inspection, why_not),
+        )
+        failed = GateReport(target, gates).verdict in (Verdict.FAILED, Verdict.ERROR)
+        if failed and not thorough:
+            costs: tuple[GateResult, ...] = (size_gate(_size(model, built), model.spec.budgets),)
+        else:
+            costs = _costs(model, built, engine)
+        return GateReport(target, (*gates, *costs)), inspection
+    except Unavailable:
+        raise
+    except RequantError as exc:
+        return GateReport(target, (error_gate("outputs", "all", exc),)), inspection
+
+
+def report_unexecuted(
+    model: RegisteredModel, engine: EngineRef, graph: bytes, layers: bytes
+) -> GateReport:
+    """Return an inconclusive report.
+
+    Where the target can tell its kernels without a device, it says what they multiply, too.
+    """
+    report = unexecuted(engine.target, engine.reason)
+    told = _precision(model, engine.target, graph, layers, None, engine.reason)
+    return replace(report, gates=(*report.gates, *told))
+
+
+def typical_batch(model: RegisteredModel) -> Batch:
+    """Return the golden cases' batch of median length."""
+    batches = list(model.inputs.batches([case.payload for case in model.golden.cases]))
+    return batches[len(batches) // 2]
+
+
+def _precision(
+    model: RegisteredModel,
+    target: str,
+    graph: bytes,
+    layers: bytes,
+    inspection: bytes | None,
+    why_not: str,
+) -> tuple[GateResult, ...]:
+    """Compare what was asked for in INT8 or FP8 with what runs; reported."""
+    asked = asked_for(onnx.load_from_string(graph), model.sites)
+    return precision_gate(asked, open_target(target).kernels(layers, inspection), why_not)
+
+
+def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[GateResult, ...]:
+    feeds = typical_batch(model).feeds
+    memory = CostPair(
+        _reference_memory(model.name), peak_memory(built.ref.target, built.plan, feeds)
+    )
+    gates = _timed_costs(model, engine, feeds, _size(model, built), memory)
+    if built.candidate.quantized_share > 0:
+        return gates
+    # The fallback to full precision is chosen because nothing cheaper is safe: its costs are
+    # reported, not judged.
+    return tuple(replace(gate, binding=False) for gate in gates)
+
+
+def _timed_costs(
+    model: RegisteredModel, engine: Engine, feeds: Arrays, size: CostPair, memory: CostPair
+) -> tuple[GateResult, ...]:
+    gates: tuple[GateResult, ...] = ()
+    for rounds in LATENCY_ROUNDS:
+        latency = paired_engines(model.reference, engine, feeds, rounds=rounds)
+        gates = cost_gates(Costs(latency, size, memory), model.spec.budgets)
+        if all(gate.verdict is not Verdict.INCONCLUSIVE for gate in gates):
+            break
+    return gates
+
+
+def _size(model: RegisteredModel, built: BuiltEngine) -> CostPair:
+    return CostPair(len(model.file(FULL_PRECISION)), built.ref.size)
+
+
+@lru_cache(maxsize=8)
+def _reference_memory(model_name: str) -> int:
+    model = open_model(model_name)
+    return peak_memory("onnxruntime-cpu", model.file(FULL_PRECISION), typical_batch(model).feeds)
