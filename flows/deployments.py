@@ -1,6 +1,7 @@
-"""What can be triggered: the deployments that are served or run in a work pool, and how to start one.
+"""What can be triggered: deployments, served or in a work pool, and how to start one.
 
-The scheduler, a person in Prefect's own form, and the console all start the very same deployments.
+The scheduler, a person in Prefect's own form, and the console all start the very
+same deployments.
 """
 
 import logging
@@ -44,13 +45,16 @@ class Triggered:
 
 
 def all_deployments() -> list[RunnerDeployment]:
-    """Return those that take any model, and maintenance of every registered model by its spec's schedule."""
+    """Return those that take any model, and each model's maintenance by its spec's schedule."""
     models = model_names(settings().store())
     return [*shared_deployments(models), *filter(None, map(maintenance_deployment, models))]
 
 
 def shared_deployments(models: Sequence[str]) -> list[RunnerDeployment]:
-    """Return the deployments that take any of these models; their forms offer what there is to choose."""
+    """Return the deployments that take any of these models.
+
+    Their forms offer what there is to choose.
+    """
     every_five_minutes = Cron(RECONCILE_CRON, timezone="UTC", slug="reconcile")
     made = [_deployment(flow, flow.name, tags=[TAG]) for flow in ON_DEMAND]
     made.append(_deployment(reconcile, reconcile.name, tags=[TAG], schedules=[every_five_minutes]))
@@ -61,9 +65,10 @@ def shared_deployments(models: Sequence[str]) -> list[RunnerDeployment]:
 
 
 def maintenance_deployment(model: str) -> RunnerDeployment | None:
-    """Return one model's maintenance; None, and a line in the log, where its registration cannot be read.
+    """Return one model's maintenance.
 
-    One model's bad state stops no other's schedule.
+    It is None, with a line in the log, where the registration cannot be read: one model's bad state
+    stops no other's schedule.
     """
     try:
         schedule = as_prefect(current_spec(model).schedule)

@@ -1,4 +1,7 @@
-"""A suite on a release or a candidate, with full precision beside it, logged to MLflow; nothing is promoted by it."""
+"""A suite on a release or a candidate, with full precision beside it, logged to MLflow.
+
+Nothing is promoted by it.
+"""
 
 import json
 import re
@@ -55,10 +58,11 @@ def evaluate(
     include: Path | None = None,
     limit: int | None = None,
 ) -> Evaluation:
-    """Run a suite on the engine that can run here: of a version, of a candidate, or else of the champion.
+    """Run a suite on the engine that can run here.
 
-    Raises `BadInput` for a suite that does not exist or does not fit the model, `NotFound` for a version or candidate
-    that does not exist, `Refused` where none of its engines runs here.
+    It is a version's, a candidate's, or else the champion's. Raises `BadInput` for a suite that
+    does not exist or does not fit the model, `NotFound` for a version or candidate that does not
+    exist, `Refused` where none of its engines runs here.
     """
     registered = open_model(model)
     task = _task(suite, registered, include, limit)
@@ -81,7 +85,7 @@ def evaluate(
 def find_subject(
     model: RegisteredModel, version: str | None, candidate: str | None
 ) -> EvaluatedEngine:
-    """The engine of a version (verified), of a stored candidate, or of the champion."""
+    """Return the engine of a version (verified), of a stored candidate, or of the champion."""
     if version is not None and candidate is not None:
         raise BadInput("give --version or --candidate, not both")
     if candidate is not None:
@@ -90,7 +94,8 @@ def find_subject(
         reigning = champion_of(model.name)
         if reigning is None:
             raise NotFound(
-                f"{model.name} has no champion yet: name a version or a candidate, or requantize first"
+                f"{model.name} has no champion yet: name a version or a candidate, or requantize "
+                "first"
             )
         version = reigning.version
     digest = settings().registry().version(model.name, version).release
@@ -118,7 +123,8 @@ def _candidate(model: RegisteredModel, given: str) -> EvaluatedEngine:
             else "the candidate is empty"
         )
         raise NotFound(
-            f"{told}: give one of {', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}"
+            f"{told}: give one of "
+            f"{', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}"
         )
     plans: dict[str, str] = {
         name: layout.candidate_file(model.name, found[0], PLAN.format(name))
@@ -141,7 +147,7 @@ def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:
 def _task(
     suite: str, model: RegisteredModel, include: Path | None, limit: int | None
 ) -> str | None:
-    """The harness's task, or None for the golden set."""
+    """Return the harness's task, or None for the golden set."""
     if suite == GOLDEN:
         if include is not None or limit is not None:
             raise BadInput(
@@ -153,7 +159,8 @@ def _task(
         raise BadInput(f"no suite is called {suite!r}: allowed are {GOLDEN} and {HARNESS}TASK")
     if model.spec.task is not Task.CAUSAL_LM:
         raise BadInput(
-            f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite {GOLDEN}"
+            f"{model.name} is {model.spec.task}: lm-eval asks language models only; use --suite "
+            f"{GOLDEN}"
         )
     if limit is not None and limit < 1:
         raise BadInput(f"--limit is {limit}: give at least 1 case, or leave it out for all")
@@ -212,5 +219,5 @@ def _log(
 
 
 def _allowed(name: str) -> str:
-    """A metric's name as MLflow takes it."""
+    """Return a metric's name as MLflow takes it."""
     return re.sub(r"[^\w./: -]", ":", name)

@@ -38,7 +38,8 @@ def intake(model: str) -> tuple[SourceIntake, ...]:
     sources = open_model(model).spec.sources
     if not sources:
         raise BadInput(
-            f"the spec of {model} names no sources: write them there and run `requant model add` again, or bring one "
+            f"the spec of {model} names no sources: write them there and run `requant model add` "
+            "again, or bring one "
             "file in with `requant traffic import`"
         )
     progress = Progress(f"take in traffic of {model}")
@@ -52,7 +53,7 @@ def intake(model: str) -> tuple[SourceIntake, ...]:
 
 
 def take_in_new(model: str, progress: Progress) -> None:
-    """The same at the beginning of another flow, which goes on whatever becomes of it."""
+    """Return the same at the beginning of another flow, which goes on whatever becomes of it."""
     if not open_model(model).spec.sources:
         return
     progress.step("taking in what is new in the sources", 0.05)
@@ -117,7 +118,10 @@ def _sentence(done: SourceIntake) -> str:
     if done.error:
         return f"{done.source} failed: {done.error}"
     problems = f", {len(done.problems)} unreadable" if done.problems else ""
-    return f"{done.source}: {done.files} new{problems}; {done.accepted} requests stored, {done.rejected} set aside"
+    return (
+        f"{done.source}: {done.files} new{problems}; "
+        f"{done.accepted} requests stored, {done.rejected} set aside"
+    )
 
 
 def _row(done: SourceIntake) -> dict[str, str | int]:

@@ -127,7 +127,10 @@ def _decide_by_weights(
     """Decide on the weights alone: a digest needs no traffic, and nothing else is judged."""
     decision = drift.decide_window(sample, champion, [weights], past)
     of = f"the window up to {sample.end}" if sample.start else "the calibration pool"
-    reason = f"{thin.told}: the weights alone decided, and {sample.rows} requests of {of} stand in for it."
+    reason = (
+        f"{thin.told}: the weights alone decided, "
+        f"and {sample.rows} requests of {of} stand in for it."
+    )
     return replace(decision, reasons=(*decision.reasons, reason[0].upper() + reason[1:]))
 
 

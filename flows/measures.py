@@ -64,7 +64,10 @@ def _replaced(
 
 
 class LiveMeasures:
-    """The figures that change while nothing runs: computed when asked for, kept `EVERY_S` seconds."""
+    """The figures that change while nothing runs.
+
+    They are computed when asked for, and kept `EVERY_S` seconds.
+    """
 
     def __init__(
         self, overdue: Overdue | None = None, clock: Callable[[], float] = time.monotonic

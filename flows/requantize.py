@@ -1,4 +1,4 @@
-"""Re-quantization: calibration set, observers, recipe, graph, engines, gates, release, promotion."""
+"""Re-quantization: calibration set, observers, recipe, graph, engines, gates, promotion."""
 
 import time
 from collections.abc import Sequence

@@ -87,7 +87,10 @@ def upcoming() -> Mapping[str, Upcoming]:
 
 
 def overdue() -> Mapping[str, float]:
-    """Return the seconds for which each model's oldest run that should have started is overdue; 0 when none is."""
+    """Return the seconds for which each model's oldest run that should have started is overdue.
+
+    It is 0 when none is.
+    """
     return {model: one.overdue_s for model, one in upcoming().items()}
 
 
@@ -115,7 +118,8 @@ def drop_superseded() -> int:
 def close_broken_off() -> int:
     """Call runs crashed that a process before this one took up and never ended; returns how many.
 
-    Only for a server of our own, before anything is taken up: a process that is killed cannot say so itself.
+    Only for a server of our own, before anything is taken up: a process that is killed cannot say
+    so itself.
     """
     with get_client(sync_client=True) as client:
         deployed = [one.id for one in _ours(client) if one.work_pool_name is None]
@@ -161,7 +165,10 @@ def keep_what_people_set(deployment: RunnerDeployment) -> None:
 
 
 def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
-    """Remove the schedules that an earlier spec named: Prefect keeps what another slug stands for."""
+    """Remove the schedules that an earlier spec named.
+
+    Prefect keeps what another slug stands for.
+    """
     kept = {one.slug for one in deployment.schedules or ()}
     with get_client(sync_client=True) as client:
         for schedule in client.read_deployment_schedules(applied):
@@ -170,7 +177,7 @@ def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
 
 
 def _ours(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
-    """Every deployment of ours, page by page."""
+    """Yield every deployment of ours, page by page."""
     ours, offset = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), 0
     while page := client.read_deployments(deployment_filter=ours, limit=PAGE, offset=offset):
         yield from page
@@ -185,7 +192,10 @@ def _still_waits(client: SyncPrefectClient, run: FlowRun) -> bool:
 def _upcoming(
     client: SyncPrefectClient, scheduled: Sequence[DeploymentResponse]
 ) -> Iterator[Upcoming]:
-    """Ask once for all deployments, and again only for those whose next run lies behind many runs of others."""
+    """Ask once for all deployments.
+
+    It asks again only for those whose next run lies behind many runs of others.
+    """
     now = datetime.now(UTC)
     late = _grouped(_waiting(client, scheduled, before=now), _deployed_as) if scheduled else {}
     ahead = _grouped(_waiting(client, scheduled, after=now), _deployed_as) if scheduled else {}
@@ -278,7 +288,10 @@ def _missed(
 
 
 def _server_side(schedule: BaseModel) -> CronSchedule | IntervalSchedule | RRuleSchedule:
-    """Return the class that the server itself computes dates with; a person may have added a recurrence rule."""
+    """Return the class that the server itself computes dates with.
+
+    A person may have added a recurrence rule.
+    """
     given = schedule.model_dump()
     if "cron" in given:
         return CronSchedule.model_validate(given)

@@ -1,4 +1,4 @@
-"""What MLflow shows a person of a registered model and a version: descriptions, tags, and the data behind a run."""
+"""What MLflow shows a person of a model and a version: descriptions, tags, data behind a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 DIGEST = 32
 """Characters of a dataset's digest that MLflow is given; it takes 36."""
 EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # its UI then opens on runs and models, and asks nothing
-    "mlflow.note.content": "Candidates, ladders, drift reports and evaluations of one model that Requant keeps right.",
+    # MLflow's pages then open on runs and models, and ask nothing.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Candidates, ladders, drift reports and evaluations of one model that "
+    "Requant keeps right.",
 }
 BATCH = 100
 """Metrics in one request."""
@@ -82,7 +84,7 @@ def _dataset(data: DataSet) -> object:
 def log_judged(
     client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], card: Card
 ) -> None:
-    """Log metrics of the run and of the logged model at once, on the data that they were measured on."""
+    """Log metrics of the run and of the logged model at once, on the data they were measured on."""
     from mlflow.entities import Metric
 
     stamp, names = int(time.time() * 1000), iter(metrics)
@@ -104,7 +106,10 @@ def log_judged(
 
 
 def link_version(client: MlflowClient, model_id: str, model: str, version: str) -> None:
-    """Let the logged model's page name the version: a server does that by itself, a database does not."""
+    """Let the logged model's page name the version.
+
+    A server does that by itself, a database does not.
+    """
     if _VERSIONS not in client.get_logged_model(model_id).tags:
         client.set_logged_model_tags(
             model_id, {_VERSIONS: json.dumps([{"name": model, "version": version}])}

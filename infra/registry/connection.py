@@ -1,8 +1,8 @@
 """One MLflow client: opened on first use, reached early and clearly, its failures translated.
 
-MLflow is imported on first use: it takes two seconds, and reads its settings from the environment as
-it loads. Everything goes through an explicit client, never through MLflow's global URI or active run,
-so that threads and several registries in one process do not meet.
+MLflow is imported on first use: it takes two seconds, and reads its settings from the environment
+as it loads. Everything goes through an explicit client, never through MLflow's global URI or active
+run, so that threads and several registries in one process do not meet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A graph in MLflow's ONNX flavour: loadable by `mlflow.pyfunc.load_model` with nothing of ours installed."""
+"""A graph in MLflow's ONNX flavour.
+
+`mlflow.pyfunc.load_model` loads it with nothing of ours installed.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ if TYPE_CHECKING:
 def log_onnx(
     client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path, kind: str
 ) -> str:
-    """What `mlflow.onnx.log_model` does, on this client instead of the global one; returns the logged model's id.
+    """Do what `mlflow.onnx.log_model` does, on this client instead of the global one.
 
-    `folder` is scratch space, `kind` what MLflow groups models by. Raises `BadInput` for bytes that are no ONNX model.
+    Returns the logged model's id.     `folder` is scratch space, `kind` what MLflow groups models
+    by. Raises `BadInput` for bytes that are no ONNX model.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
@@ -53,7 +57,8 @@ def _parsed(onnx_bytes: bytes) -> Any:
         ) from error
     if not model.graph.output:  # protobuf reads an empty or foreign message without a murmur
         raise BadInput(
-            "The bytes to register are an ONNX model without outputs: hand over the serialized graph."
+            "The bytes to register are an ONNX model without outputs: hand over the serialized "
+            "graph."
         )
     return model
 
@@ -66,7 +71,8 @@ def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> Non
         str(folder),
         mlflow_model=described,
         signature=_signature(graph),
-        # Inferring requirements would start a process and load the model: seconds for an answer that is known.
+        # Inferring requirements would start a process and load the model: seconds for an answer
+        # that is known.
         pip_requirements=[
             f"{package}=={importlib.metadata.version(package)}"
             for package in ("onnx", "onnxruntime")
