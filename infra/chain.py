@@ -1,4 +1,7 @@
-"""An append-only log on a store's create-if-absent; each entry names its predecessor's digest."""
+"""An append-only log on a store's create-if-absent.
+
+Its entries name their predecessor's digest.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,8 @@ class Chain:
     def read(self) -> tuple[Link, ...]:
         """Return every entry, oldest first.
 
-        Raises `Tampered` for a gap, a wrong digest or a broken link.
+        Raises:
+            Tampered: There is a gap, a wrong digest or a broken link.
         """
         numbers = self._numbers()
         links = tuple(self._load_all(numbers))
@@ -84,8 +88,8 @@ class Chain:
 
         `expect` is the fence: the number of the head that the writer reasoned on (0: an empty log).
         When the head has moved since, nothing is written and `AlreadyExists` asks the caller to
-        read again and reconsider. Without it, a lost race is retried on the next number. Raises
-        also `BadInput`, `Tampered`, `Unavailable`.
+        read again and reconsider. Without it, a lost race is retried on the next number. It also
+        raises `BadInput`, `Tampered` and `Unavailable`.
         """
         for _ in range(_ATTEMPTS):
             head = self.head()
@@ -102,14 +106,14 @@ class Chain:
                     self._kept[link.number] = link
                 return link
         raise Unavailable(
-            f"The log {self._prefix} lost {_ATTEMPTS} races in a row: fewer writers at once, then "
-            "retry."
+            f"The log {self._prefix} lost {_ATTEMPTS} races in a row: "
+            "fewer writers at once, then retry."
         )
 
     def _moved(self, expect: int) -> AlreadyExists:
         return AlreadyExists(
-            f"The log {self._prefix} no longer ends at entry {expect}: read it again and decide "
-            "on what it says now."
+            f"The log {self._prefix} no longer ends at entry {expect}: "
+            "read it again and decide on what it says now."
         )
 
     def _key(self, number: int) -> str:
@@ -123,8 +127,8 @@ class Chain:
         for expected, number in enumerate(numbers, start=1):
             if number != expected:
                 raise Tampered(
-                    f"The log {self._prefix} lacks entry {expected}: restore it from a backup of "
-                    "the store."
+                    f"The log {self._prefix} lacks entry {expected}: "
+                    "restore it from a backup of the store."
                 )
         return tuple(numbers)
 
@@ -132,8 +136,8 @@ class Chain:
         match = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
         if match is None:
             raise Tampered(
-                f"The log {self._prefix} holds {key}, which is no entry of it: find out who put "
-                "it there."
+                f"The log {self._prefix} holds {key}, which is no entry of it: "
+                "find out who put it there."
             )
         return int(match.group(1))
 
@@ -157,8 +161,8 @@ class Chain:
         link = _decode(self._store.get(key), key)
         if link.number != number:
             raise Tampered(
-                f"The entry {key} calls itself number {link.number}: restore it from a backup of "
-                "the store."
+                f"The entry {key} calls itself number {link.number}: "
+                "restore it from a backup of the store."
             )
         return link
 
@@ -216,8 +220,8 @@ def _decode(data: bytes, key: str) -> Link:
         )
     if not _well_formed(entry):
         raise Tampered(
-            f"The entry {key} has other fields than an entry has: restore it from a backup of the "
-            "store."
+            f"The entry {key} has other fields than an entry has: "
+            "restore it from a backup of the store."
         )
     link = Link(entry["number"], entry["time"], entry["previous"], entry["digest"], entry["body"])
     if not _intact(link, data):
@@ -228,10 +232,9 @@ def _decode(data: bytes, key: str) -> Link:
 
 
 def _intact(link: Link, data: bytes) -> bool:
-    """Return whether an entry is what was written.
+    """Compare whole bytes, not only the digest.
 
-    Comparing whole bytes, not only the digest, also catches what parsing forgives: doubled keys,
-    spaces.
+    That also catches what parsing forgives: doubled keys, spaces.
     """
     try:
         return (

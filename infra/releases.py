@@ -1,6 +1,6 @@
 """The release bundle: content-addressed, immutable, optionally signed (ADR 33 and 38).
 
-releases/MODEL/DIGEST/<file>         the files as they were handed over
+    releases/MODEL/DIGEST/<file>         the files as they were handed over
     releases/MODEL/DIGEST/manifest.sig   Ed25519 over the manifest's bytes, when signed
     releases/MODEL/DIGEST/manifest.json  written last: where it stands, the release is complete
 
@@ -59,22 +59,24 @@ class Release:
     signed_by: str | None  # the signing key's id when a verifier checked it
 
     def file(self, name: str) -> bytes:
-        """Return the file's bytes, digest verified.
+        """Return the file's bytes, their digest verified.
 
-        Raises `NotFound` for a name not in the manifest, `Tampered`.
+        Raises:
+            NotFound: The manifest has no such name.
+            Tampered: The bytes differ from their digest.
         """
         recorded = self.files.get(name)
         if recorded is None:
             raise NotFound(
-                f"Release {self.digest[:12]} of {self.model} has no file {name}: it has "
-                f"{sorted(self.files)}."
+                f"Release {self.digest[:12]} of {self.model} has no file {name}: "
+                f"it has {sorted(self.files)}."
             )
         data = read_once(self.store, layout.release_file(self.model, self.digest, name))
         if sha256(data) != recorded.sha256:
             raise Tampered(
-                f"The file {name} of release {self.digest[:12]} of {self.model} differs from its "
-                "recorded digest and "
-                "was not loaded: write the release again from its source, or roll back."
+                f"The file {name} of release {self.digest[:12]} of {self.model} "
+                "differs from its recorded digest and was not loaded: "
+                "write the release again from its source, or roll back."
             )
         return data
 
@@ -87,7 +89,7 @@ class Signer:
 
     @classmethod
     def from_pem(cls, path: Path | str) -> Signer:
-        """Return the key in an unencrypted PKCS#8 PEM file; raises `BadInput`."""
+        """Read the key in an unencrypted PKCS#8 PEM file; raises `BadInput`."""
         try:
             key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -100,7 +102,8 @@ class Signer:
     def create(cls, path: Path | str) -> Signer:
         """Make a key and write it to a new file that only its owner may read.
 
-        Raises `BadInput` when it exists.
+        Raises:
+            BadInput: The file exists.
         """
         signer = cls(Ed25519PrivateKey.generate())
         try:
@@ -116,7 +119,7 @@ class Signer:
     def sign(self, data: bytes) -> bytes:
         """Return the signature file for the data.
 
-        JSON with format version, algorithm, key id and signature.
+        It is JSON with format version, algorithm, key id and signature.
         """
         signature = base64.b64encode(self._key.sign(data)).decode()
         return canonical(
@@ -148,7 +151,7 @@ class Verifier:
 
     @classmethod
     def from_pem(cls, path: Path | str) -> Verifier:
-        """Return the key in a PEM file; raises `BadInput`."""
+        """Read the key in a PEM file; raises `BadInput`."""
         try:
             key = serialization.load_pem_public_key(Path(path).read_bytes())
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -171,15 +174,16 @@ class Verifier:
     def check(self, data: bytes, signature_file: bytes, what: str) -> None:
         """Pass when the signature file holds this key's signature over the data.
 
-        Raises `Tampered`.
+        Raises:
+            Tampered: It does not.
         """
         try:
             signature = json.loads(signature_file)
             self._key.verify(base64.b64decode(signature["signature"], validate=True), data)
         except (InvalidSignature, ValueError, KeyError, TypeError, binascii.Error) as error:
             raise Tampered(
-                f"The signature of {what} does not hold for key {self.key_id}, so it was not "
-                "loaded: "
+                f"The signature of {what} does not hold for key {self.key_id}, "
+                "so it was not loaded: "
                 "check which key signed it, or roll back."
             ) from error
 
@@ -193,8 +197,9 @@ def write_release(
 ) -> Release:
     """Store a bundle under its content's address; writing the same one again changes nothing.
 
-    Raises `BadInput` for a bad model or file name or for facts that JSON cannot hold,
-    `Unavailable`.
+    Raises:
+        BadInput: The model's or a file's name is bad, or JSON cannot hold the facts.
+        Unavailable: The store does not answer.
     """
     recorded = {name: FileFact(sha256(data), len(data)) for name, data in files.items()}
     manifest = _manifest(model, recorded, facts)
@@ -210,24 +215,27 @@ def write_release(
 def read_release(
     store: ObjectStore, model: str, digest: str, verifier: Verifier | None = None
 ) -> Release:
-    """Return a stored bundle, its manifest verified.
+    """Read a stored bundle, its manifest verified.
 
-    It is verified against the digest and, given a verifier, the signature.
+    The digest verifies it and, given a verifier, the signature.
 
-    Raises `NotFound`, `Tampered`, `Refused` for an unsigned bundle where a signature is demanded,
-    `Unavailable`.
+    Raises:
+        NotFound: There is no such release.
+        Tampered: The manifest differs from its digest or its signature.
+        Refused: The bundle is unsigned where a signature is demanded.
+        Unavailable: The store does not answer.
     """
     if _MODEL.fullmatch(model) is None or _DIGEST.fullmatch(digest) is None:
         raise BadInput(
-            f"{digest!r} of {model!r} names no release: give a model's name and 64 hexadecimal "
-            "digits."
+            f"{digest!r} of {model!r} names no release: "
+            "give a model's name and 64 hexadecimal digits."
         )
     what = f"release {digest[:12]} of {model}"
     manifest = store.get(layout.release_file(model, digest, layout.MANIFEST))
     if sha256(manifest) != digest:
         raise Tampered(
-            f"The manifest of {what} differs from its digest and was not loaded: restore it, or "
-            "roll back."
+            f"The manifest of {what} differs from its digest and was not loaded: "
+            "restore it, or roll back."
         )
     if verifier is not None:
         verifier.check(manifest, _signature(store, model, digest, what), what)
@@ -251,8 +259,8 @@ def _signature(store: ObjectStore, model: str, digest: str, what: str) -> bytes:
 def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Json]) -> bytes:
     if _MODEL.fullmatch(model) is None:
         raise BadInput(
-            f"The model name {model!r} cannot be part of a key: use letters, digits, '.', '_' and "
-            "'-'."
+            f"The model name {model!r} cannot be part of a key: "
+            "use letters, digits, '.', '_' and '-'."
         )
     for name in files:
         if checked(name) in (layout.MANIFEST, _SIGNATURE):
@@ -268,8 +276,8 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
         content = json.loads(manifest)
         if content["version"] != _VERSION:
             raise BadInput(
-                f"Release {digest[:12]} has format version {found['version']}: upgrade Requant to "
-                "read it."
+                f"Release {digest[:12]} has format version {content['version']}: "
+                "upgrade Requant to read it."
             )
         files = {
             name: FileFact(str(fact["sha256"]), int(fact["size"]))
@@ -285,6 +293,6 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
 
 def _bad_key(path: Path | str, half: str, error: Exception) -> RequantError:
     return BadInput(
-        f"The file {path} holds no Ed25519 {half} key in PEM ({error}): make one or name the "
-        "right file."
+        f"The file {path} holds no Ed25519 {half} key in PEM ({error}): "
+        "make one or name the right file."
     )

@@ -63,8 +63,8 @@ def about_model(spec: ModelSpec) -> str:
         "before it, `challenger` waits for a person; moving `champion` to a version whose release "
         "is verified rolls back to it.\n\n"
         f"`requant history {spec.name}` has every decision, `requant explain {spec.name}` "
-        f"the newest one's reasons, `requant lineage {spec.name} --version N` what a version was "
-        "made from."
+        f"the newest one's reasons, `requant lineage {spec.name} --version N` "
+        "what a version was made from."
     )
 
 

@@ -113,10 +113,7 @@ def mark(model: str) -> int:
 
 
 def note_mark(model: str, number: int) -> None:
-    """Note that the aliases show the promotion of this number.
-
-    A late writer never turns it back.
-    """
+    """Note that the aliases show this number's promotion; a late writer never turns it back."""
     if number > mark(model):
         settings().store().put(
             layout.projection(model), json.dumps({"version": 1, "number": number}).encode()

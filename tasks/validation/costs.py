@@ -45,15 +45,15 @@ def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
 
 
 def size_gate(size: CostPair | None, budgets: Budgets) -> GateResult:
-    """Return the gate that needs no measurement."""
+    """Return the gate on size, which needs no measurement."""
     return _pair_gate("size-ratio", size, budgets.size_ratio)
 
 
 def latency_gate(latency: PairedLatency | None, budget: float) -> GateResult:
-    """Return the gate on the median of the paired ratios.
+    """Judge the median of the paired ratios.
 
-    Unlike quality it passes on the estimate alone, and fails only when the whole interval is over
-    the budget: timing noise is the machine's and not the model's, and another run settles what lies
+    Unlike quality it passes on the estimate alone. It fails only when the whole interval is over
+    the budget: timing noise is the machine's and not the model's. Another run settles what lies
     between.
     """
     metric = "latency-ratio"

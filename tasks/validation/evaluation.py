@@ -1,7 +1,4 @@
-"""A suite's figures of a candidate beside full precision's, for a reader.
-
-Nothing is judged here.
-"""
+"""A suite's figures of a candidate beside full precision's; nothing is judged here."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def golden_figures(golden: GoldenSet, scores: Mapping[str, CaseScores]) -> tuple
     """Average every metric over all its cases and over each group.
 
     A metric that both sides have for themselves (`rouge-reference`, `rouge-candidate`) is one
-    figure, and its drop is the difference; the mean token loss is told as perplexity. A relation
+    figure, and its drop is the difference. The mean token loss is shown as perplexity. A relation
     (cosine, flips) has full precision beside itself on the other side.
     """
     return tuple(figure for metric in sorted(scores) for figure in _figures(metric, scores, golden))

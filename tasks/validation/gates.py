@@ -1,7 +1,7 @@
 """The gates: measured scores against budgets, each with a verdict that says how it came about.
 
-Quality is a non-inferiority test (`judge`): a gate passes only when the whole confidence interval
-keeps the budget, fails when the estimate itself breaks it, and in between the cases are too few to
+Quality is a non-inferiority test (`judge`). A gate passes only when the whole confidence interval
+keeps the budget, and fails when the estimate itself breaks it. In between the cases are too few to
 tell: inconclusive, and not promoted. Fewer than `MINIMUM_CASES` cases are always inconclusive, and
 scores that are not finite are an error.
 """
@@ -51,7 +51,7 @@ def golden_gates(
     *,
     served: frozenset[str],
 ) -> tuple[GateResult, ...]:
-    """Return every quality and safety gate of outputs [N, width] against full precision's.
+    """Judge a candidate's outputs [N, width] against full precision's, for quality and safety.
 
     Outputs that cannot be scored (NaN, another shape) give one binding gate with the verdict
     `error`, never `passed`.
@@ -70,7 +70,10 @@ def golden_gates(
 def language_gates(
     golden: GoldenSet, outputs: LanguageOutputs, budgets: Budgets, *, served: frozenset[str]
 ) -> tuple[GateResult, ...]:
-    """Return every gate of a language model's candidate, and what is only reported."""
+    """Judge a language model's candidate for quality and safety.
+
+    The figures that are only reported come after the gates.
+    """
     scores = evaluate_language(golden, outputs)
     if outputs.cached is None:
         # The cache holds what was computed: there is nothing to judge in reading it back.
@@ -86,7 +89,10 @@ def language_gates(
 def metric_gates(
     scores: Mapping[str, CaseScores], golden: GoldenSet, budgets: Budgets, *, served: frozenset[str]
 ) -> tuple[GateResult, ...]:
-    """Return a gate for every quality budget, and the figures that are only reported."""
+    """Judge every quality budget of any kind of model.
+
+    The figures that are only reported come after the gates.
+    """
     gates = quality_gates(scores, golden.cases, budgets, served=served)
     figures = [
         gate
@@ -105,9 +111,9 @@ def is_reported(metric: str) -> bool:
 def _reported(
     metric: str, scores: Mapping[str, CaseScores], golden: GoldenSet
 ) -> Iterator[GateResult]:
-    """Yield a figure of all its cases and of each group; nothing binds and nothing passes."""
-    found = scores[metric]
-    cases = [golden.cases[index] for index in found.cases]
+    """Report a metric of all its cases and of each group; nothing binds and nothing passes."""
+    measured = scores[metric]
+    cases = [golden.cases[index] for index in measured.cases]
     basis = "needs no labels" if metric in REPORTED else _basis(cases)
     for group in group_names(cases, frozenset()):
         values = measured.values[[judged(case, group, frozenset()) for case in cases]]
@@ -120,7 +126,7 @@ def _reported(
 
 
 def _basis(cases: Sequence[GoldenCase]) -> str:
-    """Return what the answers were compared with."""
+    """Say what the answers were compared with."""
     labelled = sum(case.label is not None for case in cases)
     if labelled == len(cases):
         return "against labels"
@@ -137,15 +143,16 @@ def quality_gates(
     *,
     served: frozenset[str],
 ) -> tuple[GateResult, ...]:
-    """Return one gate per quality budget and group of the golden cases that its metric applies to.
+    """Judge each quality budget in each group of the golden cases that its metric applies to.
 
     `served` holds the groups found in traffic ("language=ja", "domain=code"); empty means
-    everything. A group that is not served is reported with all its cases, and does not bind; "all"
-    and served groups bind, and look only at cases that are served in both language and domain. A
-    served group that the metric has no case of is told and does not bind; "all" then holds the
-    cases of every domain, or language. A budget that names a group replaces the metric's general
-    budget there, and binds with or without cases; a metric with no general budget is judged only in
-    the groups named.
+    everything. "all" and served groups bind, and look only at cases that are served in both
+    language and domain. A group that is not served is reported with all its cases, and does not
+    bind. Nor does a served group that the metric has no case of, which is reported; "all" then
+    holds the cases of every domain, or language.
+
+    A budget that names a group replaces the metric's general budget there, and binds with or
+    without cases. A metric with no general budget is judged only in the groups named.
     """
     return tuple(
         gate
@@ -155,10 +162,10 @@ def quality_gates(
 
 
 def safety_gate(flips: int, count: int, budget: int) -> GateResult:
-    """Return the gate on decisions of the safety head that differ from full precision.
+    """Judge decisions of the safety head that differ from full precision.
 
-    It binds whatever is served. The golden safety cases are judged as a list, not as a sample:
-    one flip over the budget fails, with no interval.
+    The gate binds whatever is served. The golden safety cases are judged as a list, not as a
+    sample: one flip over the budget fails, with no interval.
     """
     bound = Bound("safety-flips", ALL, True, budget, AT_MOST)
     if flips > budget:
@@ -184,15 +191,15 @@ def error_gate(metric: str, group: str, exc: BaseException) -> GateResult:
 
 
 def unexecuted(target: str, reason: str) -> GateReport:
-    """Return the report of an engine that was built but cannot run here: inconclusive (ADR 31)."""
+    """Report on an engine that was built but cannot run here: inconclusive (ADR 31)."""
     gate = GateResult("execution", ALL, True, Verdict.INCONCLUSIVE, None, 1.0, AT_LEAST, 0, reason)
     return GateReport(target, (gate,))
 
 
 def judge(estimate: Interval, budget: float, direction: str) -> Verdict:
-    """Return the verdict of a test of non-inferiority.
+    """Test for non-inferiority.
 
-    It failed when the estimate breaks the budget, and passed when the whole interval keeps it.
+    Failed when the estimate breaks the budget, passed when the whole interval keeps it.
     """
     figures = np.array([estimate.value, estimate.low, estimate.high, budget])
     if np.isnan(figures).any():
@@ -209,7 +216,7 @@ def judge(estimate: Interval, budget: float, direction: str) -> Verdict:
 def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     """Return the interval that fits the metric's kind of score.
 
-    Raises `BadInput` as those in `intervals.py` do.
+    It raises `BadInput` as those in `intervals.py` do.
     """
     if metric.endswith("flips"):
         return fraction_interval(values)
@@ -228,7 +235,7 @@ def _rule_gates(
     budgets: Budgets,
     served: frozenset[str],
 ) -> Iterator[GateResult]:
-    """Yield the gates of one budget.
+    """Judge one budget.
 
     Groups are those of the metric's own cases: safety texts are no group of cosine.
     """
@@ -251,7 +258,7 @@ def _bounds(
     served: frozenset[str],
     reached: Reach,
 ) -> list[Bound]:
-    """Return the rule spelled out for each group that it reaches."""
+    """Spell the rule out for each group that it reaches."""
     named = {other.group for other in rules if other.metric == rule.metric}
     if rule.group:
         return [
@@ -287,7 +294,7 @@ def _quality_gate(
 
 
 def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
-    """Return the gate on the scores [n] of one group."""
+    """Judge the scores [n] of one group."""
     if not np.isfinite(values).all():
         return _result(
             bound,

@@ -38,10 +38,18 @@ def run_harness(
     include: Path | None = None,
     limit: int | None = None,
 ) -> tuple[Score, ...]:
-    """Return every metric of a task, or of a group's tasks, by name.
+    """Measure every metric of a task, or of a group's tasks, by name.
 
-    `include` is a folder with more task files. Raises `Unavailable` when the package is
-    missing, `BadInput` for an unknown task and for whatever a task raises.
+    Args:
+        engine: The model that is measured.
+        inputs: What turns texts into the engine's inputs.
+        task: The harness's name of a task or group.
+        include: A folder with more task files.
+        limit: The number of examples of each task; None for all.
+
+    Raises:
+        Unavailable: The package is missing.
+        BadInput: The task is unknown, or raised an error of its own.
     """
     evaluate, tasks = _imported()
     manager = _manager_of(tasks, task, include)
@@ -62,7 +70,7 @@ def run_harness(
     return _scores(table["results"])
 
 
-def _known(tasks: Any, task: str, include: Path | None) -> Any:
+def _manager_of(tasks: Any, task: str, include: Path | None) -> Any:
     """Return a task manager that has the task.
 
     The harness's own thousands of files are read only where the folder has not.
@@ -94,11 +102,11 @@ def _imported() -> tuple[Any, Any]:
 
 
 def adapter(engine: Engine, inputs: LanguageInputs) -> Any:
-    """Return the engine as the harness wants a model: an `lm_eval.api.model.TemplateLM`.
+    """Wrap the engine as the harness wants a model: an `lm_eval.api.model.TemplateLM`.
 
     It tokenizes, truncates and cuts at stop sequences as the harness's own `HFLM` does. At most
-    `max_length` + `new_tokens` tokens fit, of which a task may ask to generate all but one; where
-    it does not say, `new_tokens`.
+    `max_length` + `new_tokens` tokens fit, of which a task may ask to generate all but one. Where
+    it does not say, `new_tokens` are generated.
     """
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
@@ -170,7 +178,7 @@ def _first(inputs: LanguageInputs) -> int:
 
 
 def _cut(context: Sequence[int], tokens: Sequence[int], longest: int) -> Continuation:
-    """Return the last tokens that fit; what is scored last is not read."""
+    """Keep the last tokens that fit; what is scored last is not read."""
     if len(tokens) > longest:
         raise BadInput(
             f"a continuation has {len(tokens)} tokens and {longest} fit: raise input.max_length"
@@ -189,9 +197,8 @@ def _answers(
     count = int(rules["max_gen_toks"])
     if count >= longest:
         raise BadInput(
-            f"the task generates {asked} tokens and {longest} fit with its prompt: set "
-            "max_gen_toks in its "
-            "generation_kwargs, or raise input.new_tokens"
+            f"the task generates {count} tokens and {longest} fit with its prompt: "
+            "set max_gen_toks in its generation_kwargs, or raise input.new_tokens"
         )
     sampling = Sampling(float(rules.get("temperature") or 0.0), float(rules.get("top_p") or 1.0))
     encoded = [ids[-(longest - count) :] for ids in inputs.encode(prompts)]
@@ -202,11 +209,11 @@ def _answers(
 
 
 def _scores(results: Mapping[str, Mapping[str, Any]]) -> tuple[Score, ...]:
-    """Return scores of the harness's table.
+    """Read the scores from the harness's table.
 
-    It is {task: {"acc,none": 0.5, "acc_stderr,none": 0.01, "alias": ...}}.
+    It looks like {task: {"acc,none": 0.5, "acc_stderr,none": 0.01, "alias": ...}}.
     """
-    found = []
+    scores = []
     for task, row in results.items():
         for key, value in row.items():
             name, _, filtered = key.partition(",")

@@ -1,4 +1,4 @@
-"""Whether what was asked for in INT8 or FP8 runs in it.
+"""Does what was asked for in INT8 or FP8 run in it?
 
 What was asked stands in the Q/DQ graph, what runs in the engine. A runtime is free to restore
 floats and multiply those: the answers stay right, and the speed that was paid for with accuracy is
@@ -60,7 +60,7 @@ class LayerPrecision:
 def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[QuantizedProduct, ...]:
     """Return every product of a Q/DQ graph that reads two dequantized operands of one format.
 
-    A weight-only product asks for none.
+    Weight-only quantization asks for none.
     """
     producers = {name: node for node in graph.graph.node for name in node.output}
     nodes = {node.name: node for node in graph.graph.node}
@@ -77,7 +77,7 @@ def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[QuantizedP
 def compare_precision(
     asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel]
 ) -> tuple[LayerPrecision, ...]:
-    """Return what became of each product.
+    """Say what became of each product.
 
     Where several kernels bear its name, one as asked is enough.
     """
@@ -90,10 +90,10 @@ def compare_precision(
 def precision_gate(
     asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel] | None, why_not: str
 ) -> tuple[GateResult, ...]:
-    """Return the reported gate `layer-precision`: the share of products that run as asked.
+    """Report, as the gate `layer-precision`, the fraction of products that run as asked.
 
-    There is no gate where none was asked. Without kernels (an engine that nobody could inspect)
-    it is inconclusive for the reason given, never passed.
+    There is no gate where no product was asked for. Without kernels (an engine that nobody could
+    inspect) it is inconclusive for the reason given, never passed.
     """
     if not asked:
         return ()

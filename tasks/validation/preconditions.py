@@ -1,9 +1,8 @@
-"""What is known before anything is built.
+"""What is known before anything is built: what no candidate could pass, what stays unjudged.
 
-That is what no candidate could pass here, and what cannot be judged by group. Full precision is
-judged beside itself, by the very gates that candidates face and without running it: what it cannot
-pass, for want of golden cases, no candidate will. That takes well under a second, and a ladder
-takes minutes.
+Full precision is judged beside itself, by the very gates that candidates face and without running
+it. What it cannot pass, for want of golden cases, no candidate will. That takes well under a
+second, and a ladder takes minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def examine(
     requests: Sequence[Request],
     why_not_here: Mapping[str, str | None],
 ) -> Preconditions:
-    """Return what stands in the way of every candidate, and what stays unjudged.
+    """Say what stands in the way of every candidate, and what stays unjudged.
 
     Args:
         spec: With its budgets and targets.
@@ -78,7 +77,7 @@ def examine(
 def _gates_of_full_precision(
     spec: ModelSpec, golden: GoldenSet, classes: Classes | None, served: frozenset[str]
 ) -> tuple[GateResult, ...] | str:
-    """Return binding gates that full precision itself does not pass, or why nothing can be scored."""
+    """Return the binding gates that full precision itself fails, or why nothing can be scored."""
     try:
         scores = BESIDE_ITSELF[spec.task](golden, classes)
     except BadInput as exc:
@@ -118,7 +117,7 @@ def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | Non
 
 
 def _unjudged(lacking: Iterable[str], requests: Sequence[Request]) -> str:
-    """Return how much of the window belongs to groups that the golden set lacks."""
+    """Say how much of the window belongs to groups that the golden set lacks."""
     sizes = Counter(
         name
         for request in requests
@@ -164,7 +163,7 @@ def _transcripts(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScore
 
 
 def _answers(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
-    """Return a drop of 0 for each suite, whatever was answered.
+    """Score answers: each suite's drop is 0, whatever was answered.
 
     Neither programs nor the libraries of other scores are run.
     """
@@ -186,4 +185,4 @@ BESIDE_ITSELF: Mapping[Task, Callable[[GoldenSet, Classes | None], Mapping[str, 
     Task.SPEECH_RECOGNITION: _transcripts,
     Task.CAUSAL_LM: _answers,
 }
-"""How full precision scores beside itself on each kind of golden cases, without running it."""
+"""How full precision scores beside itself on each kind of model's golden cases, without a run."""

@@ -1,6 +1,6 @@
 """One gate report for each reader.
 
-There is Markdown for people, JSON for the release, names for MLflow and Prometheus.
+Markdown for people, JSON for the release, names for MLflow and Prometheus.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Document(BaseModel):
 
 
 def to_json(report: GateReport) -> str:
-    """Return the report as JSON, `version` 1; `from_json` reads it back equal."""
+    """Write the report as JSON, `version` 1; `from_json` reads it back equal."""
     return _Document(version=1, target=report.target, gates=report.gates).model_dump_json(indent=2)
 
 
@@ -61,7 +61,7 @@ def is_settled(report: GateReport) -> bool:
 
 
 def to_markdown(report: GateReport) -> str:
-    """Return a table with the worst gates first, under a heading with the verdict.
+    """Write a table with the worst gates first, under a heading with the verdict.
 
     Text from traffic is escaped.
     """
@@ -81,9 +81,9 @@ def to_markdown(report: GateReport) -> str:
 
 
 def to_metrics(report: GateReport) -> Mapping[str, float]:
-    """Return estimates under names that MLflow allows.
+    """Return the estimates under names that MLflow allows.
 
-    They are "onnxruntime-cpu/cosine.language.ja", with ".low" and ".high". Letters that MLflow
+    For example "onnxruntime-cpu/cosine.language.ja", with ".low" and ".high". Letters that MLflow
     or a file system would refuse become "_", and a short digest keeps such names apart.
     """
     return {

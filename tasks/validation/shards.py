@@ -47,7 +47,7 @@ class GoldenShard:
 def golden_outputs(model: RegisteredModel, engine: GoldenEngine, cluster: str | None) -> Tensor:
     """Return the engine's outputs of every golden case in order, [cases, ...].
 
-    They are what `run_all` gives in one process.
+    They are those that `run_all` gives in one process.
     """
     count = len(model.golden.cases)
     outputs: dict[int, NDArray[np.float32]] = {}
@@ -62,9 +62,10 @@ def golden_outputs(model: RegisteredModel, engine: GoldenEngine, cluster: str | 
 
 
 def run_shard(shard: GoldenShard) -> dict[int, NDArray[np.float32]]:
-    """Return the outputs of the shard's cases by their place.
+    """Return the outputs of the shard's cases by their place; runs on a worker.
 
-    It runs on a worker. Raises `Tampered` for another plan.
+    Raises:
+        Tampered: The stored plan is another than the one that was to be judged.
     """
     model = open_exactly(shard.model, shard.digest)
     engine = _loaded(settings().store_address, shard.engine)
@@ -78,7 +79,7 @@ def _loaded(store: str, named: GoldenEngine) -> Engine:
     data = settings().store().get(named.plan)
     if sha256(data) != named.digest:
         raise Tampered(
-            f"{named.plan} in {store} is not the plan that was to be judged: build the candidate "
-            "again"
+            f"{named.plan} in {store} is not the plan that was to be judged: "
+            "build the candidate again"
         )
     return open_target(named.target).load(data)

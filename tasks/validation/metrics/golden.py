@@ -1,4 +1,4 @@
-"""What a candidate's outputs score on golden cases, against full precision."""
+"""What a candidate's outputs score on the golden cases, against full precision's on the same."""
 
 from __future__ import annotations
 
@@ -36,15 +36,20 @@ class CaseScores:
 def evaluate(
     task: Task, golden: GoldenSet, reference: Outputs, candidate: Outputs
 ) -> Mapping[str, CaseScores]:
-    """Return every metric that the golden set allows; a metric without a case is absent.
+    """Compute every metric that the golden set allows; a metric without a case is absent.
 
-    Text embedding: `cosine` of every case that is no safety case; of queries `recall-drop` (full
-    precision's recall minus the candidate's, -1..1) and `flips` (another passage is nearest);
-    `safety-flips` of safety cases (0/1). Image classification: `flips` (another class wins) of
-    every case; of labelled ones `accuracy-drop` (-1, 0, 1). For the report, `recall-*` and
-    `accuracy-*` of `reference` and `candidate`. Each side's queries search that side's own
-    passages, as they would in service. Raises `BadInput` when an output is not finite or does not
-    fit the cases.
+    Text embedding: `cosine` of every case that is no safety case. Of queries `recall-drop` (full
+    precision's recall minus the candidate's, -1..1) and `flips` (another passage is nearest). Of
+    safety cases `safety-flips` (0/1). Each side's queries search that side's own passages, as they
+    would in service.
+
+    Image classification: `flips` (another class wins) of every case; of labelled ones
+    `accuracy-drop` (-1, 0, 1).
+
+    For the report, `recall-*` and `accuracy-*` of `reference` and `candidate`.
+
+    Raises:
+        BadInput: An output is not finite or does not fit the cases.
     """
     for name, outputs in (("reference", reference), ("candidate", candidate)):
         if len(finite_rows(outputs, name)) != len(golden.cases):

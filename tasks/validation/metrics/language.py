@@ -1,4 +1,4 @@
-"""What a language model's candidate scores on golden cases, against full precision."""
+"""What a language model's candidate scores on the golden cases, against full precision."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ REPORTED = ("kl", "loss-reference", "loss-candidate")
 So are the `-reference` and `-candidate` scores of every suite.
 """
 
-So are the `-reference` and `-candidate` scores of every suite.
-"""
-
 OF_CACHE = ("cache-perplexity-ratio", "cache-agreement")
 """What only a candidate whose cache is quantized is judged by."""
 
@@ -40,15 +37,17 @@ class LanguageOutputs:
 
 
 def evaluate_language(golden: GoldenSet, outputs: LanguageOutputs) -> Mapping[str, CaseScores]:
-    """Return every metric that the golden set allows; a metric without a case is absent.
+    """Compute every metric that the golden set allows; a metric without a case is absent.
 
     Of every text: `perplexity-ratio` as the difference of both mean token losses, whose mean's
-    exponential is the ratio; `agreement`, the share of tokens after which both models find the same
-    next one likeliest; `kl`, `loss-*`. Where the candidate caches levels, `cache-perplexity-ratio`
-    and `cache-agreement` are the same of steps over them. Of suites, full precision's score minus
-    the candidate's: `rouge-drop`, `exact-match-drop`, `f1-drop`, `dialogue-drop`, `code-drop`; the
-    scores themselves as `*-reference` and `*-candidate`. Of safety cases, `safety-flips`. A case
-    without a label is scored against full precision's own answer: fidelity, not quality.
+    exponential is the ratio. `agreement`, the fraction of tokens after which both models find the
+    same next one likeliest. `kl` and `loss-*`. Where the candidate caches quantized values,
+    `cache-perplexity-ratio` and `cache-agreement` are the same of steps over them.
+
+    Of suites, full precision's score minus the candidate's: `rouge-drop`, `exact-match-drop`,
+    `f1-drop`, `dialogue-drop`, `code-drop`. The scores themselves are `*-reference` and
+    `*-candidate`. Of safety cases, `safety-flips`. A case without a label is scored against full
+    precision's own answer: fidelity, not quality.
     """
     metrics = (
         _texts(golden, outputs.compared)
@@ -115,7 +114,11 @@ def _paired(
 
 
 def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
-    """Judge a program once: a candidate that writes the same one fares as full precision did."""
+    """Run the programs that both sides wrote.
+
+    A candidate that writes the same program passes or fails as full precision did: it is not run
+    twice.
+    """
     cases = positions(golden.cases, CaseKind.CODE)
     runs = {
         (place, text): ran(str(golden.cases[place].payload), golden.cases[place].label or "", text)

@@ -1,4 +1,4 @@
-"""What a speech recognizer's candidate scores on golden cases, against full precision."""
+"""What a speech recognizer's candidate scores on the golden cases, against full precision."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class SpeechOutputs:
 
 
 def evaluate_speech(golden: GoldenSet, outputs: SpeechOutputs) -> Mapping[str, CaseScores]:
-    """Return every metric that the golden set allows; a metric without a case is absent.
+    """Compute every metric that the golden set allows; a metric without a case is absent.
 
-    Of every recording: `agreement`, token by token after full precision's own transcript;
+    Of every recording: `agreement`, token by token after full precision's own transcript, and
     `token-error-rate` of the candidate's transcript against full precision's. Of labelled ones:
     `wer-increase`, the candidate's word error rate minus full precision's, and both as
     `wer-reference` and `wer-candidate`. Means are over recordings, not over words.

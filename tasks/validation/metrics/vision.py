@@ -1,4 +1,4 @@
-"""What an image encoder's candidate scores on golden cases, against full precision."""
+"""What an image encoder's candidate scores on the golden cases, against full precision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from tasks.validation.metrics.golden import CaseScores, Outputs
 def evaluate_vision(
     golden: GoldenSet, reference: Outputs, candidate: Outputs, classes: Classes | None
 ) -> Mapping[str, CaseScores]:
-    """Return every metric that the golden set allows, of embeddings [cases, width].
+    """Compute every metric that the golden set allows, of embeddings [cases, width].
 
-    A metric without a case is absent.     `cosine` of every case. With classes, `flips` of every
-    case (another class is nearest: 1 - top-1 agreement), and of labelled ones `accuracy-drop` (-1,
-    0, 1), zero-shot where classes are texts; `accuracy-*` of both sides. Raises `BadInput` for
-    embeddings that are not finite or do not fit, and for a label that is no class.
+    A metric without a case is absent. `cosine` of every case. With classes, `flips` of every case
+    (another class is nearest: 1 - top-1 agreement). Of labelled ones `accuracy-drop` (-1, 0, 1),
+    zero-shot where classes are texts, and `accuracy-*` of both sides.
+
+    Raises:
+        BadInput: Embeddings are not finite or do not fit, or a label is no class.
     """
     everything = np.arange(len(golden.cases))
     metrics = {"cosine": CaseScores(cosine(reference, candidate), everything)}
@@ -40,8 +42,8 @@ def evaluate_vision(
     if (right < 0).any():
         unknown = names[int((right < 0).argmax())]
         raise BadInput(
-            f"the golden label {unknown!r} is none of the {len(classes.names)} classes: add the "
-            "model again"
+            f"the golden label {unknown!r} is none of the {len(classes.names)} classes: "
+            "add the model again"
         )
     sides = [(nearest[labelled] == right).astype(np.float64) for nearest in (before, after)]
     metrics |= {
