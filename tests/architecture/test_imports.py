@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, requires
@@ -31,6 +32,7 @@ VENDORS = {
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 LONGEST = 500  # lines
+FULLEST = 12  # modules of one folder, beside its `__init__.py`
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 ALL = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 
@@ -201,3 +203,13 @@ def test_only_the_layout_spells_keys_of_the_store() -> None:
 @pytest.mark.parametrize("path", ALL, ids=name_of)
 def test_no_file_is_longer_than_five_hundred_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("top", [*ROOMS, "benchmarks"])
+def test_no_package_holds_more_modules_than_a_reader_can_scan(top: str) -> None:
+    modules = Counter(
+        path.parent.relative_to(ROOT).as_posix()
+        for path in (ROOT / top).rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    assert not {package: count for package, count in modules.items() if count > FULLEST}
