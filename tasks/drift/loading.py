@@ -22,7 +22,7 @@ from tasks.observation.archive import parse_observation
 from tasks.observation.scales import parse_scales
 from tasks.profiles import Profile
 from tasks.profiles.frozen import FROZEN, Frozen, parse_frozen
-from tasks.profiles.steps import window_profile
+from tasks.profiles.loading import window_profile
 from tasks.records import ReleaseRef, Request, SampleRef
 from tasks.traffic import read_window
 from tasks.traffic.storage.samples import read_requests

@@ -1,37 +1,11 @@
-"""A window's traffic as a profile, for the flows.
+"""The step of profiles: what a release keeps of its window's traffic is frozen and stored."""
 
-Each part is read once, ever, wherever it is worked on.
-"""
-
-from collections.abc import Callable, Iterable
-from datetime import datetime
-
-from infra.cluster import open_mapper
 from infra.settings import settings
 from infra.stores import layout
-from tasks.models.catalog import where_spread
 from tasks.profiles.frozen import freeze
-from tasks.profiles.window import PartProfile, WindowProfile, profile_window
+from tasks.profiles.loading import window_profile
 from tasks.records import SampleRef
 from tasks.step import step
-from tasks.traffic.storage.scan import parts_between
-
-
-def window_profile(window: SampleRef) -> WindowProfile:
-    """Profile every request of the hours that the window meets, also those that no sample holds."""
-    store, model = settings().store(), window.model
-    start, end = (
-        datetime.fromisoformat(time) if time else None for time in (window.start, window.end)
-    )
-    keys = list(parts_between(store, model, start, end))
-    with open_mapper(where_spread(model), pieces=len(keys)) as mapper:
-
-        def spread(
-            work: Callable[[str], PartProfile], parts: Iterable[str]
-        ) -> Iterable[PartProfile]:
-            return mapper.map(work, parts)
-
-        return profile_window(store, model, keys, mapper=spread)
 
 
 @step("freeze-traffic")

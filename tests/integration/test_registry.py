@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from mlflow.tracking import MlflowClient
 from onnx import TensorProto, helper, numpy_helper
 
 from infra.errors import BadInput, NotFound, Unavailable
@@ -339,7 +340,6 @@ CARD = Card(
 @pytest.fixture(scope="module", params=["database", "server"])
 def seen(request: pytest.FixtureRequest, place: Path) -> tuple[Registry, Any]:
     """Open a registry by its database or a server, and MLflow's own client to look at it with."""
-    from mlflow.tracking import MlflowClient
 
     uri = (
         f"sqlite:///{place}/seen/mlflow.db"
@@ -495,8 +495,6 @@ def test_an_artifact_store_that_cannot_be_written_is_unavailable_and_the_run_is_
     registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", artifact_root=str(tmp_path / "file"))
     with pytest.raises(Unavailable):
         registry.log_run("m", "run", {}, {}, {}, {"a.txt": b"1"})
-    from mlflow.tracking import MlflowClient
-
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.get_experiment_by_name("m")
-    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+    runs = client.search_runs([client.get_experiment_by_name("m").experiment_id])
+    assert [run.info.status for run in runs] == ["FAILED"]
