@@ -1,4 +1,7 @@
-"""What a scenario costs the quantized model at the time of a window, without the luck of the window's own requests."""
+"""What a scenario costs the quantized model at the time of a window.
+
+The luck of the window's own requests is left out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from tasks.drift.look import masks
 from tasks.records import Request
 
 GROUP = 20
-"""Requests of a domain or language in a window from which on it counts; so many the detector needs to judge one."""
+"""Least requests of a domain or language in a window for it to count.
+
+The detector needs as many to judge one.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,14 +30,17 @@ class ExcessLoss:
 
 
 def costs(bench: Bench, windows: Sequence[MeasuredWindow], dense: Sequence[Request]) -> ExcessLoss:
-    """Of each window, measured on all `dense` requests of its time: the same scenario, many times as often."""
+    """Measure what each window's time costs, on all `dense` requests of it.
+
+    They are of the same scenario, many times as often.
+    """
     home = 1 - float(bench.scores(bench.reference).mean())
     scores = bench.scores(dense)
-    times = np.array([one.time.timestamp() for one in dense])
+    times = np.array([request.time.timestamp() for request in dense])
     groups = masks(dense)
-    found = []
+    excess = []
     for window in windows:
-        at = [one.time.timestamp() for one in window.requests]
+        at = [request.time.timestamp() for request in window.requests]
         within = (times >= min(at)) & (times <= max(at))
         present = {name for name, mask in masks(window.requests).items() if mask.sum() >= GROUP}
         means = {
@@ -39,6 +48,6 @@ def costs(bench: Bench, windows: Sequence[MeasuredWindow], dense: Sequence[Reque
             for name in present
             if (groups[name] & within).any()
         }
-        found.append((1 - means["all"] - home, 1 - min(means.values()) - home))
-    everybody, worst = np.array(found).T
+        excess.append((1 - means["all"] - home, 1 - min(means.values()) - home))
+    everybody, worst = np.array(excess).T
     return ExcessLoss(everybody, worst)

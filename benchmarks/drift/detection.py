@@ -1,4 +1,7 @@
-"""False alarms, power, delay and harmless alarms of our detectors and of peers, on the shipped scenarios."""
+"""How our detectors and peers do on the shipped scenarios.
+
+The figures are false alarms, power, delay and harmless alarms.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,18 @@ DETECTORS: Mapping[str, Detector] = {
     FROUROS: peers.frouros,
 }
 SLOW = {EVIDENTLY: 200}
-"""Null windows at most of detectors that take a tenth of a second for each."""
+"""Most null windows of a detector that takes a tenth of a second for each."""
 COSTLY = 0.01
-"""Fidelity lost beyond what the champion loses at home."""
+"""Fidelity lost beyond what the champion loses at home, from which on a window is costly."""
 DENSE = {"images": 16, "texts": 1}
-"""Times as many requests as a window holds, by which its cost is measured: texts lose steadily, images now and then."""
+"""How many times a window's requests its cost is measured on.
+
+Texts lose steadily, images now and then.
+"""
 ANOTHER = 1_000_000
-"""Added to the seed of those."""
+"""Seed of the requests that costs are measured on."""
 STREAM = 1000
-"""Null windows of one champion's life."""
+"""Null windows in the life of one champion."""
 PER_MILLE = 1000
 IMAGES = ("exposure-sudden", "exposure-gradual", "poisoning", "tenant-burst")
 TEXTS = ("mix-shift", "new-language", "recurring-seasonal", "jargon", "length-growth")
@@ -50,7 +56,7 @@ ENGLISH = ("docs", "docstrings", "interface", "code")
 
 @dataclass(frozen=True, slots=True)
 class DetectionRow:
-    """One detector."""
+    """Figures of one detector."""
 
     name: str = column("detector")
     looked: int | None = column("null windows", ",d")
@@ -76,74 +82,87 @@ class WindowStream:
 
     @cached_property
     def costly(self) -> NDArray[np.bool_]:
-        """In which windows the scenario costs everybody, or a domain or language, more than COSTLY."""
+        """Return in which windows the scenario costs more than COSTLY.
+
+        The cost is everybody's, or that of a domain or language.
+        """
         return np.asarray(self.costs.worst > COSTLY)
 
     @property
     def harmless(self) -> NDArray[np.bool_]:
-        """The others: what nobody need act on is what detectors need not find."""
+        """Return the other windows.
+
+        What nobody need act on is what detectors need not find.
+        """
         return ~self.costly
 
     @property
     def harmless_on_average(self) -> NDArray[np.bool_]:
-        """Where it costs the mean of all no more, whatever it costs some."""
+        """Return where the mean of all loses no more, whatever some lose."""
         return np.asarray(self.costs.everybody <= COSTLY)
 
 
 def measure(quick: bool) -> ResultTable:
-    """Null windows on the digits, scenarios on digits and MiniLM."""
+    """Measure null windows on the digits, and scenarios on digits and MiniLM."""
     digits = bench_of(subject.digits(quick))
-    found = [
+    all_streams = [
         stream
         for name in IMAGES
         for stream in streams(digits, name, range(1 if quick else 3), DENSE["images"])
     ]
     if not quick:
         texts = bench_of(subject.minilm(quick))
-        found += [
+        all_streams += [
             stream
             for name in TEXTS
             for stream in streams(texts, name, range(1), DENSE["texts"], per_day=2)
         ]
-    acts = alarms_of(ours.acting, found)
-    rows = compare(digits, found, 200 if quick else 10_000, acts)
-    kinds = len({one.scenario for one in found})
-    title = f"Detection: windows of {SIZE} requests, {len(found)} streams of {kinds} scenarios"
-    return ResultTable("detection", title, rows, goals(rows), (NOTE, *by_scenario(found, acts)))
+    acts = alarms_of(ours.acting, all_streams)
+    rows = compare(digits, all_streams, 200 if quick else 10_000, acts)
+    kinds = len({stream.scenario for stream in all_streams})
+    title = (
+        f"Detection: windows of {SIZE} requests, {len(all_streams)} streams of {kinds} scenarios"
+    )
+    return ResultTable(
+        "detection", title, rows, goals(rows), (NOTE, *by_scenario(all_streams, acts))
+    )
 
 
 NOTE = (
-    "False alarms: null windows of the digits. A window is costly when its scenario costs the quantized model more "
-    "than 1 % fidelity beyond what it loses at home, for everybody or for a domain or language with 20 requests of "
-    "it, measured on 16 times as many images, or as many texts, of the same time and another seed. Power is the share "
-    "of streams with a costly window that alarm in or after the first, and delay counts windows from it. An alarm in "
-    "any other window is harmless. Nothing is repaired, and every window with a standing alarm counts. Evidently by "
-    "its defaults; RFF-MMD and Frouros are set to one false alarm in 1,000 windows, as ours."
+    "False alarms: null windows of the digits. A window is costly when its scenario costs the "
+    "quantized model more than 1 % fidelity beyond what it loses at home, for everybody or for a "
+    "domain or language with 20 requests of it, measured on 16 times as many images, or as many "
+    "texts, of the same time and another seed. Power is the share of streams with a costly window "
+    "that alarm in or after the first, and delay counts windows from it. An alarm in any other "
+    "window is harmless. Nothing is repaired, and every window with a standing alarm counts. "
+    "Evidently by its defaults; RFF-MMD and Frouros are set to one false alarm in 1,000 windows, "
+    "as ours."
 )
 
 
 def bench_of(chosen: Subject) -> Bench:
-    """A champion from one window of the null scenario."""
+    """Return a champion from one window of the null scenario."""
     spoken = ("en", "none")
-    traffic = [one for one in chosen.traffic if one.language in spoken]
+    traffic = [request for request in chosen.traffic if request.language in spoken]
     return open_bench(chosen, _simulated(traffic, "null", 1_000_003, SIZE))
 
 
 def streams(
     bench: Bench, scenario: str, seeds: Sequence[int], times: int, per_day: int | None = None
 ) -> list[WindowStream]:
-    """The scenario's windows in order, one stream a seed, and what they cost by `times` as many requests.
+    """Return the scenario's windows in order, one stream for each seed, with their costs.
 
-    `per_day` thins its traffic to so many windows a day.
+    Costs are measured on `times` as many requests. `per_day` thins the traffic to so many windows a
+    day.
     """
     rules = load_scenario(EXAMPLES / "scenarios" / f"{scenario}.yaml")
     rate = rules.rate if per_day is None else per_day * SIZE / 24
     dense = list(simulate(bench.subject.traffic, rules, ANOTHER, rate=rate * times))
-    found = []
+    by_seed = []
     for seed in seeds:
         windows = bench.windows(list(simulate(bench.subject.traffic, rules, seed, rate=rate)))
-        found.append(WindowStream(scenario, bench, windows, costs(bench, windows, dense)))
-    return found
+        by_seed.append(WindowStream(scenario, bench, windows, costs(bench, windows, dense)))
+    return by_seed
 
 
 Alarms = Sequence[NDArray[np.bool_]]
@@ -153,13 +172,16 @@ Alarms = Sequence[NDArray[np.bool_]]
 def compare(
     null: Bench, found: Sequence[WindowStream], count: int, acts: Alarms
 ) -> list[DetectionRow]:
-    """Every detector on the same windows, beside what ours acts on; one that fails gets the reason."""
+    """Run every detector on the same windows, beside what ours acts on.
+
+    A detector that fails gets the reason.
+    """
     return [_row(name, detector, null, found, count, acts) for name, detector in DETECTORS.items()]
 
 
 def alarms_of(detector: Detector, found: Sequence[WindowStream]) -> Alarms:
-    """Which windows of each stream a detector calls."""
-    return [np.asarray(detector(one.bench, one.windows), bool) for one in found]
+    """Return which windows of each stream a detector calls."""
+    return [np.asarray(detector(stream.bench, stream.windows), bool) for stream in found]
 
 
 def _row(
@@ -170,7 +192,7 @@ def _row(
     count: int,
     acts: Alarms,
 ) -> DetectionRow:
-    costly = sum(bool(one.costly.any()) for one in found)
+    costly = sum(bool(stream.costly.any()) for stream in found)
     looked = min(count, SLOW.get(name, count))
     try:
         false = false_alarms(detector, null, looked)
@@ -191,11 +213,13 @@ def _row(
         )
     delays = [
         delay
-        for one, called in zip(found, alarms, strict=True)
-        if (delay := _delay(one, called)) is not None
+        for stream, called in zip(found, alarms, strict=True)
+        if (delay := _delay(stream, called)) is not None
     ]
-    harmless = [called & one.harmless for one, called in zip(found, alarms, strict=True)]
-    averaged = [called & one.harmless_on_average for one, called in zip(found, alarms, strict=True)]
+    harmless = [called & stream.harmless for stream, called in zip(found, alarms, strict=True)]
+    averaged = [
+        called & stream.harmless_on_average for stream, called in zip(found, alarms, strict=True)
+    ]
     return DetectionRow(
         name,
         looked,
@@ -212,27 +236,30 @@ def _row(
 
 
 def _followed(alarms: Alarms, acts: Alarms) -> float | None:
-    """Share of the alarms in whose windows ours acts as well; None without any."""
+    """Return the fraction of the alarms in whose windows ours acts as well; None without any."""
     count = sum(int(called.sum()) for called in alarms)
     both = sum(int((called & mine).sum()) for called, mine in zip(alarms, acts, strict=True))
     return both / count if count else None
 
 
 def false_alarms(detector: Detector, bench: Bench, count: int) -> int:
-    """Alarms in so many windows in which nothing shifts, in streams of STREAM windows."""
-    found = 0
+    """Count alarms in `count` windows in which nothing shifts, in streams of STREAM windows."""
+    alarms = 0
     for seed, start in enumerate(range(0, count, STREAM)):
         size = min(STREAM, count - start)
-        found += sum(
+        alarms += sum(
             detector(
                 bench, bench.windows(_simulated(bench.subject.traffic, "null", seed, size * SIZE))
             )
         )
-    return found
+    return alarms
 
 
 def _delay(stream: WindowStream, called: NDArray[np.bool_]) -> int | None:
-    """Windows from the first costly one to an alarm; None where nothing was costly, or nobody called."""
+    """Return the windows from the first costly one to an alarm.
+
+    None where nothing was costly, or nobody called.
+    """
     if not stream.costly.any():
         return None
     onset = int(np.argmax(stream.costly))
@@ -245,27 +272,35 @@ def _simulated(traffic: Sequence[Request], scenario: str, seed: int, count: int)
 
 
 def by_scenario(found: Sequence[WindowStream], acts: Alarms) -> list[str]:
-    """What each scenario cost the quantized model, and how often ours acted where it cost nothing, for the reader."""
+    """Say what each scenario cost, and how often ours acted where it cost nothing.
+
+    The cost is the quantized model's; a line each, for the reader.
+    """
     lines = []
-    for name in dict.fromkeys(one.scenario for one in found):
-        which = [number for number, one in enumerate(found) if one.scenario == name]
+    for name in dict.fromkeys(stream.scenario for stream in found):
+        which = [number for number, stream in enumerate(found) if stream.scenario == name]
         most = [
             max(float(getattr(found[number].costs, of).max()) for number in which)
             for of in ("everybody", "worst")
         ]
         idle = [found[number].harmless for number in which]
         acted = sum(
-            int((one & acts[number]).sum()) for one, number in zip(idle, which, strict=True)
+            int((harmless & acts[number]).sum())
+            for harmless, number in zip(idle, which, strict=True)
         )
-        windows = f"ours acts in {acted} of {sum(int(one.sum()) for one in idle)} harmless windows"
+        windows = (
+            f"ours acts in {acted} of {sum(int(harmless.sum()) for harmless in idle)} "
+            "harmless windows"
+        )
         lines.append(
-            f"{name}: at most {most[0]:.4f} of fidelity lost by everybody, {most[1]:.4f} by some; {windows}"
+            f"{name}: at most {most[0]:.4f} of fidelity lost by everybody, "
+            f"{most[1]:.4f} by some; {windows}"
         )
     return lines
 
 
 def goals(rows: Sequence[DetectionRow]) -> tuple[Goal, ...]:
-    """Of what acts."""
+    """Return the goals of the detectors that act."""
     mine = next(row for row in rows if row.name == ACTS)
     rivals = [row for row in rows if row.name not in (ACTS, INFORMS)]
     fair = [

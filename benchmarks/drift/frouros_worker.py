@@ -1,4 +1,7 @@
-"""Runs in Frouros's own environment: `frouros_worker.py GIVEN.npz ANSWER.npy`; imports nothing of Requant."""
+"""Frouros's detectors, run in an environment of its own.
+
+`frouros_worker.py GIVEN.npz ANSWER.npy` imports nothing of Requant.
+"""
 
 import sys
 
@@ -7,7 +10,7 @@ from frouros.detectors.data_drift import KSTest  # type: ignore[import-not-found
 
 
 def main(given: str, answer: str) -> None:
-    """p-values of each window and feature, [windows, features]."""
+    """Write p-values of each window and feature, [windows, features]."""
     arrays = np.load(given, allow_pickle=False)
     detectors = []
     for column in arrays["reference"].T:

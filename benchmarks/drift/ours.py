@@ -22,8 +22,8 @@ def acting(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     acts = []
     for number, window in enumerate(windows):
         stale = look.stale_layers(past, CHAMPION)
-        seen = look.looked(_measured(bench, window, stale), str(number), evidence)
-        evidence, decision = seen.evidence, _decided(bench, window, seen.results, past, number)
+        looked = look.looked(_measured(bench, window, stale), str(number), evidence)
+        evidence, decision = looked.evidence, _decided(bench, window, looked.results, past, number)
         acts.append(decision.action not in QUIET)
         past = (_past(decision, number),)
     return acts
@@ -35,9 +35,9 @@ def informing(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     moved = []
     for number, window in enumerate(windows):
         measured = look.inputs(bench.subject.spec, window.requests, bench.reference, None, None)
-        seen = look.looked([measured], str(number), evidence)
-        evidence = seen.evidence
-        moved.append(seen.results[0].health is Health.DEGRADED)
+        looked = look.looked([measured], str(number), evidence)
+        evidence = looked.evidence
+        moved.append(looked.results[0].health is Health.DEGRADED)
     return moved
 
 
@@ -46,7 +46,9 @@ def _measured(
 ) -> list[Measured | DetectorResult]:
     """Hand over what the bench has measured of the window, as the steps do."""
     spec, derived = bench.subject.spec, bench.champion.derived
-    sensitivity = {one.site: one.loss for one in derived.ranking if one.loss is not None}
+    sensitivity = {
+        ranked.site: ranked.loss for ranked in derived.ranking if ranked.loss is not None
+    }
     deployed = Deployed(derived.scales, derived.reference, sensitivity)
     return [
         look.ranges(spec, window.requests, deployed, window.sites, window.clipping, stale),
@@ -76,9 +78,9 @@ def _decided(
 
 
 def _past(decision: Decision, number: int) -> PastDecision:
-    """Return what the next window knows of this one, as the ledger would tell it."""
+    """Return what the next window knows of this one, as the ledger would record it."""
     exceeded = {
-        result.detector: tuple(one.subject for one in result.findings if one.exceeded)
+        result.detector: tuple(finding.subject for finding in result.findings if finding.exceeded)
         for result in decision.results
     }
     return PastDecision(

@@ -1,4 +1,7 @@
-"""Evidently, a kernel test through random Fourier features, and Frouros in an environment of its own."""
+"""The peers' detectors: Evidently, a kernel test and Frouros.
+
+The kernel test runs through random Fourier features, Frouros in an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,23 @@ from tasks.drift.detectors.features import features
 from tasks.records import Request
 
 LEVEL = 0.001
-"""False alarms a window that peers with a level are set to: the loop's default budget, one in 1000 windows."""
+"""False alarms a window that peers with a level are set to.
+
+It is the loop's default budget, one in 1,000 windows.
+"""
 FEATURES, PERMUTATIONS, SHARE = 128, 999, 0.5
 BUILD = Path(__file__).resolve().parents[2] / "build"
 FROUROS = ("frouros==0.9.0", "numpy<2.2", "scipy<1.15")
-"""It pins versions that the rest cannot live with."""
+"""What its own environment installs: it pins versions that the rest cannot live with."""
 
 
 def evidently(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
-    """DataDriftPreset by its defaults: half of the columns drifted."""
+    """Run DataDriftPreset by its defaults: a window is called when half of the columns drifted."""
     before = _frame(bench.reference)
     numeric = [name for name in before if before[name].dtype == float]
     rest = [name for name in before if name not in numeric]
     definition = DataDefinition(numerical_columns=numeric, categorical_columns=rest)
-    found = []
+    drifted = []
     for window in windows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -44,8 +50,8 @@ def evidently(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
                 Dataset.from_pandas(frame, data_definition=definition)
                 for frame in (_frame(window.requests), before)
             ]
-            found.append(_share(Report([DataDriftPreset()]).run(*sides).dict()) >= SHARE)
-    return found
+            drifted.append(_share(Report([DataDriftPreset()]).run(*sides).dict()) >= SHARE)
+    return drifted
 
 
 def _frame(requests: Sequence[Request]) -> pd.DataFrame:
@@ -62,7 +68,10 @@ def _share(document: Any) -> float:
 
 
 def kernel(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
-    """Maximum mean discrepancy of pixels or embeddings, beside permutations of reference and window together."""
+    """Test the maximum mean discrepancy of pixels or embeddings.
+
+    It is compared with permutations of reference and window together.
+    """
     home = bench.windows(bench.reference, len(bench.reference))[0].vectors
     rng = np.random.default_rng(0)
     squares = _squares(home)
@@ -75,7 +84,7 @@ def kernel(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
     def mapped(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.sqrt(2 / FEATURES) * np.cos(rows @ frequencies + offsets))
 
-    before, found = mapped(home), []
+    before, alarms = mapped(home), []
     size = len(home) + len(windows[0].requests)
     signs = np.stack([_split(rng.permutation(size), len(home)) for _ in range(PERMUTATIONS)])
     own = _split(np.arange(size), len(home))
@@ -83,8 +92,8 @@ def kernel(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
         both = np.concatenate([before, mapped(window.vectors)])
         apart = ((signs @ both) ** 2).sum(axis=1)
         rank = 1 + int((apart >= ((own @ both) ** 2).sum()).sum())
-        found.append(rank / (PERMUTATIONS + 1) <= LEVEL)
-    return found
+        alarms.append(rank / (PERMUTATIONS + 1) <= LEVEL)
+    return alarms
 
 
 def _squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,25 +102,26 @@ def _squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _split(order: NDArray[np.int64], first: int) -> NDArray[np.float64]:
-    """Weights whose product with the rows is the difference of two means."""
+    """Return weights whose product with the rows is the difference of two means."""
     weights = np.full(len(order), -1.0 / (len(order) - first))
     weights[order[:first]] = 1.0 / first
     return weights
 
 
 def frouros(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
-    """Kolmogorov-Smirnov on each numeric feature, the level shared among them.
+    """Run Kolmogorov-Smirnov on each numeric feature, the level shared among them.
 
-    Raises `RuntimeError` with the reason when its environment cannot be made or its process fails.
+    Raises:
+        RuntimeError: With the reason, when its environment cannot be made or its process fails.
     """
     before = _columns(features(bench.reference).numeric)
     after = np.stack([_columns(features(window.requests).numeric) for window in windows])
     with TemporaryDirectory() as folder:
-        given, answer = Path(folder) / "given.npz", Path(folder) / "answer.npy"
-        np.savez(given, reference=before, windows=after)
+        inputs, answer = Path(folder) / "given.npz", Path(folder) / "answer.npy"
+        np.savez(inputs, reference=before, windows=after)
         worker = Path(__file__).with_name("frouros_worker.py")
         done = subprocess.run(
-            [environment(), str(worker), str(given), str(answer)],
+            [environment(), str(worker), str(inputs), str(answer)],
             capture_output=True,
             text=True,
             check=False,
@@ -119,12 +129,12 @@ def frouros(bench: Bench, windows: Sequence[MeasuredWindow]) -> list[bool]:
         if done.returncode:
             raise RuntimeError(f"Frouros failed: {done.stderr.strip().splitlines()[-1:]}")
         values = np.load(answer, allow_pickle=False)
-    return [bool(one) for one in (values <= LEVEL / before.shape[1]).any(axis=1)]
+    return [bool(drifted) for drifted in (values <= LEVEL / before.shape[1]).any(axis=1)]
 
 
 @cache
 def environment() -> str:
-    """The interpreter of Frouros's own environment, made once under build/."""
+    """Return the interpreter of Frouros's own environment, made once under build/."""
     folder = BUILD / "frouros"
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     if not (folder / ".ready").exists():

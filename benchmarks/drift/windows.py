@@ -1,4 +1,7 @@
-"""Windows of simulated traffic, with everything that a detector may look at computed once for each payload."""
+"""Windows of simulated traffic, measured for every detector.
+
+Whatever a detector may look at is computed once for each payload.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ class Seen(NamedTuple):
 
 @dataclass(eq=False)
 class Bench:
-    """A champion, its full precision and its reference traffic; remembers every payload it has measured."""
+    """A champion, its full precision and its reference traffic.
+
+    It remembers every payload that it has measured.
+    """
 
     subject: Subject
     champion: Candidate
@@ -68,52 +74,64 @@ class Bench:
     _amax: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
 
     def windows(self, requests: Sequence[Request], size: int = SIZE) -> list[MeasuredWindow]:
-        """Consecutive whole windows."""
+        """Return consecutive windows of `size` requests; the rest that fills none is left out."""
         self._learn(requests)
         starts = range(0, len(requests) - size + 1, size)
         return [self._window(tuple(requests[start : start + size])) for start in starts]
 
     def _window(self, part: tuple[Request, ...]) -> MeasuredWindow:
-        places = np.array([self._places[_key(one.payload)] for one in part])
-        known = (
-            [number for number, one in enumerate(part) if one.label is not None]
+        places = np.array([self._places[_key(request.payload)] for request in part])
+        labelled_places = (
+            [number for number, request in enumerate(part) if request.label is not None]
             if self._classes.size
             else []
         )
-        labels = np.array([int(part[number].label or -1) for number in known], np.int64)
-        found = {
+        labels = np.array([int(part[number].label or -1) for number in labelled_places], np.int64)
+        histograms = {
             name: _added([self._seen[name][place] for place in places.tolist()])
             for name in self.sites
         }
-        correct = accuracy(self._classes[places[known]], labels) if known else np.zeros(0)
+        correct = (
+            accuracy(self._classes[places[labelled_places]], labels)
+            if labelled_places
+            else np.zeros(0)
+        )
         clipping = Clipping(tuple(self.sites), self._clipped[places], self._amax[places])
-        labelled = tuple(part[number] for number in known)
+        labelled = tuple(part[number] for number in labelled_places)
         return MeasuredWindow(
-            part, self._scores[places], labelled, correct, self._vectors[places], found, clipping
+            part,
+            self._scores[places],
+            labelled,
+            correct,
+            self._vectors[places],
+            histograms,
+            clipping,
         )
 
     def scores(self, requests: Sequence[Request]) -> Numbers:
-        """Fidelity of the champion, [requests]; nothing else is measured of them."""
+        """Return the champion's fidelity, [requests]; nothing else is measured of them."""
         new = {
-            key: one.payload for one in requests if (key := _key(one.payload)) not in self._scored
+            key: request.payload
+            for request in requests
+            if (key := _key(request.payload)) not in self._scored
         }
         if new:
-            found = self._compared(list(new.values()))[1]
-            self._scored |= dict(zip(new, found.tolist(), strict=True))
-        return np.array([self._scored[_key(one.payload)] for one in requests])
+            fidelity = self._compared(list(new.values()))[1]
+            self._scored |= dict(zip(new, fidelity.tolist(), strict=True))
+        return np.array([self._scored[_key(request.payload)] for request in requests])
 
     def _compared(self, payloads: Sequence[Payload]) -> tuple[Numbers, Numbers]:
-        """What full precision answers, and the champion's scores against it."""
+        """Return what full precision answers, and the champion's scores against it."""
         subject, served = self.subject, ours_engine(self.champion)
         answers = measure.answers(subject.spec, subject.reference, served, subject.inputs, payloads)
         return np.asarray(answers.expected), np.asarray(answers.scores, np.float64)
 
     def _learn(self, requests: Sequence[Request]) -> None:
         new: dict[bytes, Payload] = {}
-        for one in requests:
-            key = _key(one.payload)
+        for request in requests:
+            key = _key(request.payload)
             if key not in self._places and key not in new:
-                new[key] = one.payload
+                new[key] = request.payload
         if not new:
             return
         self._places |= {key: len(self._places) + number for number, key in enumerate(new)}
@@ -122,7 +140,9 @@ class Bench:
         self._scores = np.concatenate([self._scores, scores])
         is_embedding = TRAITS[subject.spec.task].fidelity == "cosine"
         vectors = (
-            expected if is_embedding else np.stack([np.asarray(one).ravel() for one in payloads])
+            expected
+            if is_embedding
+            else np.stack([np.asarray(payload).ravel() for payload in payloads])
         )
         self._vectors = _stacked(self._vectors, np.asarray(vectors, np.float64))
         if subject.spec.task is Task.IMAGE_CLASSIFICATION:
@@ -130,7 +150,7 @@ class Bench:
         self._observe(payloads)
 
     def _observe(self, payloads: Sequence[Payload]) -> None:
-        """One request at a time, so that any window of them is a sum."""
+        """Observe one request at a time, so that any window of them is a sum."""
         subject = self.subject
         engine = open_target("onnxruntime-cpu").load(
             expose(subject.model, subject.sites).SerializeToString()
@@ -148,24 +168,26 @@ class Bench:
                 counts = histogram.counts[used].astype(np.int32)
                 row = Seen(used.astype(np.uint16), counts, histogram.amax)
                 self._seen.setdefault(name, []).append(row)
-        self._clipped = _stacked(self._clipped, np.concatenate([one.fraction for one in clippings]))
-        self._amax = _stacked(self._amax, np.concatenate([one.amax for one in clippings]))
+        self._clipped = _stacked(
+            self._clipped, np.concatenate([part.fraction for part in clippings])
+        )
+        self._amax = _stacked(self._amax, np.concatenate([part.amax for part in clippings]))
 
 
 def _added(parts: Sequence[Seen]) -> ExponentHistogram:
-    bins, counts = (np.concatenate([one[place] for one in parts]) for place in (0, 1))
+    bins, counts = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
     total = np.bincount(bins, counts, BINS).astype(np.int64)
-    return ExponentHistogram(total, max(one.largest for one in parts))
+    return ExponentHistogram(total, max(part.largest for part in parts))
 
 
 def open_bench(subject: Subject, reference: Sequence[Request]) -> Bench:
-    """A champion by `int8-smooth` from the reference."""
-    champion = ours.quantize(subject, "int8-smooth", [one.payload for one in reference])
+    """Derive a champion by `int8-smooth` from the reference."""
+    champion = ours.quantize(subject, "int8-smooth", [request.payload for request in reference])
     return Bench(subject, champion, tuple(reference), sorted(champion.derived.scales))
 
 
 def ours_engine(candidate: Candidate) -> Engine:
-    """On ONNX Runtime."""
+    """Load the candidate on ONNX Runtime."""
     return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))
 
 

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.evidence [KIND...] [--workers N] [--keep FOLDER] [--page FILE]`: measure the map, print it."""
+"""Measure the map of what drift costs, and print it.
+
+`python -m benchmarks.evidence [KIND...] [--workers N] [--keep FOLDER] [--page FILE]`
+"""
 
 import argparse
 import os
@@ -16,22 +19,26 @@ from benchmarks.evidence.trial import Cell
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every cell; some minutes a piece on one core, and 110 pieces in all: hours on two cores."""
+    """Measure every cell.
+
+    A piece takes some minutes on one core. There are 110 in all, which take hours on two cores.
+    """
     options = _options(arguments)
     console = Console(stderr=True)
     wanted = pieces(
         options.kinds or list(KINDS), options.seeds, options.cases, 2 if options.quick else None
     )
-    found: dict[Piece, list[Cell]] = {}
+    results: dict[Piece, list[Cell]] = {}
     with TemporaryDirectory() as scratch:
         measured = spread(wanted, options.workers, options.keep or Path(scratch))
         for piece, cells in track(measured, "cells", len(wanted), console=console):
-            found[piece] = cells
+            results[piece] = cells
             if not console.is_terminal:
                 console.print(
-                    f"{len(found)} of {len(wanted)}: {piece.kind}, seed {piece.seed}, {piece.shift}"
+                    f"{len(results)} of {len(wanted)}: "
+                    f"{piece.kind}, seed {piece.seed}, {piece.shift}"
                 )
-    page = _page([cell for piece in sorted(found) for cell in found[piece]], options)
+    page = _page([cell for piece in sorted(results) for cell in results[piece]], options)
     print(page)
 
 

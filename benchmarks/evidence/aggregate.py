@@ -15,7 +15,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class ShiftResult:
-    """One shift on one kind of model under one scheme."""
+    """Losses of one kind of model under one shift and one scheme."""
 
     kind: str
     shift: str
@@ -25,15 +25,14 @@ class ShiftResult:
     home: float  # mean loss of the champion before the shift
     stale: Interval
     recalibrated: Interval | None
-    won_back: (
-        Interval | None
-    )  # share of what the shift cost that new scales alone win back; None where it cost nothing
+    # The fraction of the shift's cost that new scales alone win back; None where it cost nothing.
+    won_back: Interval | None
     candidates: tuple[str, ...]  # chosen, one a seed
     chosen: Interval
 
 
 def rows(cells: Sequence[Cell]) -> list[ShiftResult]:
-    """Cells of several seeds, one row for each kind, shift and scheme."""
+    """Aggregate cells of several seeds, one row for each kind, shift and scheme."""
     ordered = sorted(cells, key=_key)
     return [_row(list(group)) for _, group in groupby(ordered, key=_key)]
 
@@ -70,14 +69,17 @@ def _mean(values: NDArray[np.float64]) -> Interval:
 def _won_back(
     stale: NDArray[np.float64], again: NDArray[np.float64], home: float
 ) -> Interval | None:
-    """(stale - recalibrated) / (stale - home), paired by case; None where the shift's cost is not clear of zero."""
+    """Return (stale - recalibrated) / (stale - home), paired by case.
+
+    None where the shift's cost is not clear of zero.
+    """
     places = _resampled(len(stale))
     cost = stale[places].mean(axis=1) - home
     if np.quantile(cost, 0.025) <= 0:
         return None
-    shares = (stale - again)[places].mean(axis=1)[cost > 0] / cost[cost > 0]
+    fractions = (stale - again)[places].mean(axis=1)[cost > 0] / cost[cost > 0]
     value = float((stale - again).mean() / (stale.mean() - home))
-    return Interval(value, *map(float, np.quantile(shares, (0.025, 0.975))))
+    return Interval(value, *map(float, np.quantile(fractions, (0.025, 0.975))))
 
 
 def _resampled(count: int) -> NDArray[np.int64]:
@@ -85,12 +87,17 @@ def _resampled(count: int) -> NDArray[np.int64]:
 
 
 def headline(found: Sequence[ShiftResult]) -> Mapping[str, tuple[float, int]]:
-    """By kind: the median share that recalibration alone wins back, and over how many rows that cost something."""
+    """Return, by kind, the median fraction that recalibration alone wins back.
+
+    It comes with the number of rows that it is over: those in which the shift cost something.
+    """
     kinds = sorted({row.kind for row in found})
-    shares = {
+    fractions = {
         kind: [row.won_back.value for row in found if row.kind == kind and row.won_back]
         for kind in kinds
     }
     return {
-        kind: (float(np.median(values)), len(values)) for kind, values in shares.items() if values
+        kind: (float(np.median(values)), len(values))
+        for kind, values in fractions.items()
+        if values
     }

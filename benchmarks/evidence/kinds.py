@@ -1,4 +1,7 @@
-"""The kinds of model on the map: what each was calibrated on, and the shifts that its traffic can take."""
+"""The kinds of model on the map.
+
+Each has what it was calibrated on, and the shifts that its traffic can take.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +32,10 @@ from tasks.specs.traits import Task
 
 Scores = NDArray[np.float64]
 ADAPTER = 0.08
-"""Relative norm of the weight update: what a low-rank fine-tuning leaves behind is of this order."""
+"""Relative norm of the weight update.
+
+What a low-rank fine-tuning leaves behind is of this order.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +56,10 @@ class ModelKind:
 def losses(
     kind: ModelKind, reference: Engine, engine: Engine, payloads: Sequence[Payload]
 ) -> Scores:
-    """1 - cosine, or the share of answers or tokens that differ from full precision's, [payloads]."""
+    """Return each payload's loss, [payloads].
+
+    It is 1 - cosine, or the fraction of answers or tokens that differ from full precision's.
+    """
     subject = kind.subject
     return 1 - answers(subject.spec, reference, engine, subject.inputs, payloads).scores
 
@@ -64,44 +73,51 @@ class KindModel:
 
     @property
     def spec(self) -> ModelSpec:
-        """Of the subject."""
+        """Return the subject's spec."""
         return self.kind.subject.spec
 
     @property
     def inputs(self) -> Inputs:
-        """Of the subject: of a recognizer they follow from its weights."""
+        """Return the subject's inputs: a recognizer's follow from its weights."""
         return self.kind.subject.inputs
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Where the graph can be quantized."""
+        """Return where the graph can be quantized."""
         return self.kind.subject.sites
 
     @property
     def golden(self) -> GoldenSet:
-        """Every golden case, and the safety head where the kind has one."""
+        """Return every golden case, and the safety head where the kind has one."""
         return self.kind.golden_set
 
     @cached_property
     def source(self) -> str:
-        """Digest of the full-precision graph."""
+        """Return the digest of the full-precision graph."""
         return sha256(self.kind.subject.source)
 
     @cached_property
     def instrumented(self) -> Engine:
-        """The full-precision graph that also returns every site's activations."""
+        """Return the full-precision graph that also outputs every site's activations."""
         subject = self.kind.subject
         exposed = expose(subject.model, subject.sites)
         return open_target("onnxruntime-cpu").load(exposed.SerializeToString())
 
     @cached_property
     def classes(self) -> Classes | None:
-        """Means of the labelled traffic's own images, before any shift; None for other kinds."""
+        """Return the means of the labelled traffic's own images, before any shift.
+
+        None for other kinds.
+        """
         if self.spec.task is not Task.IMAGE_EMBEDDING:
             return None
-        known = [(one.payload, one.label) for one in self.kind.traffic if one.label is not None]
-        outputs = run_all(self.reference, self.inputs, [payload for payload, _ in known])
-        return prototypes(outputs, [label for _, label in known])
+        labelled = [
+            (request.payload, request.label)
+            for request in self.kind.traffic
+            if request.label is not None
+        ]
+        outputs = run_all(self.reference, self.inputs, [payload for payload, _ in labelled])
+        return prototypes(outputs, [label for _, label in labelled])
 
 
 def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
@@ -114,7 +130,7 @@ def _in(domains: Sequence[str] = (), languages: Sequence[str] = ()) -> Select:
 
 
 def text_encoder() -> ModelKind:
-    """MiniLM, calibrated on English documentation."""
+    """Return MiniLM, calibrated on English documentation."""
     prose, code = _in(("docs", "docstrings", "interface"), ("en",)), _in(("code",), ("en",))
     return _text(
         "text encoder",
@@ -128,7 +144,7 @@ def text_encoder() -> ModelKind:
 
 
 def language_model() -> ModelKind:
-    """The small decoder, calibrated on English prose."""
+    """Return the small decoder, calibrated on English prose."""
     prose = _in(("docs", "docstrings", "interface", "dialogue", "summary"), ("en",))
     foreign = _in((), ("ja", "ru", "zh", "ko"))
     return _text(
@@ -151,7 +167,7 @@ def _text(
     budget: float,
     quality: str,
 ) -> ModelKind:
-    found = (
+    changes = (
         Shift("language", "other languages only", (TrafficPart(foreign),)),
         Shift("domain", "source code only", (TrafficPart(code),)),
         Shift("jargon", "three words in ten are new terms", (TrafficPart(prose, shifts.jargon),)),
@@ -176,16 +192,21 @@ def _text(
         ),
     )
     return _open(
-        name, folder, Shift("home", "English prose", (TrafficPart(prose),)), found, budget, quality
+        name,
+        folder,
+        Shift("home", "English prose", (TrafficPart(prose),)),
+        changes,
+        budget,
+        quality,
     )
 
 
 def image_classifier() -> ModelKind:
-    """Digits, calibrated at exposures 0.5 and 1."""
+    """Return the digits classifier, calibrated at exposures 0.5 and 1."""
     scans = _in(("exposure-1",))
     home = shifts.scaled(0.5, 1.0)
 
-    found = (
+    changes = (
         Shift("exposure", "exposures 4 and 8", (TrafficPart(scans, shifts.scaled(4.0, 8.0)),)),
         Shift(
             "noise",
@@ -219,16 +240,16 @@ def image_classifier() -> ModelKind:
         "image classifier",
         "digits",
         Shift("home", "exposures 0.5 and 1", (TrafficPart(scans, home),)),
-        found,
+        changes,
         0.05,
         "accuracy",
     )
 
 
 def speech_recognizer() -> ModelKind:
-    """Spoken digits, calibrated on recordings of the studio."""
+    """Return the recognizer of spoken digits, calibrated on recordings of the studio."""
     studio = _in(("studio",))
-    found = (
+    changes = (
         Shift(
             "gain",
             "recordings four and eight times as loud",
@@ -267,13 +288,13 @@ def speech_recognizer() -> ModelKind:
         ),
     )
     home = Shift("home", "studio recordings", (TrafficPart(studio),))
-    return _open("speech recognizer", "speech", home, found, 0.05, "word accuracy")
+    return _open("speech recognizer", "speech", home, changes, 0.05, "word accuracy")
 
 
 def image_encoder() -> ModelKind:
-    """Coloured shapes, calibrated at daylight."""
+    """Return the encoder of coloured shapes, calibrated at daylight."""
     daylight = _in(("daylight",))
-    found = (
+    changes = (
         Shift("exposure", "exposures 2 and 4", (TrafficPart(daylight, shifts.scaled(2.0, 4.0)),)),
         Shift("noise", "white noise of a fifth", (TrafficPart(daylight, shifts.noisy(0.2)),)),
         Shift(
@@ -303,7 +324,7 @@ def image_encoder() -> ModelKind:
         "image encoder",
         "vision",
         Shift("home", "daylight", (TrafficPart(daylight),)),
-        found,
+        changes,
         0.02,
         "accuracy",
     )
@@ -331,7 +352,7 @@ def _open(
 
 
 def open_inputs_of(spec: ModelSpec, weights: Path, graph: onnx.ModelProto) -> Inputs:
-    """How payloads become feeds of this graph."""
+    """Return how payloads become feeds of this graph."""
     tokenizer = (weights / spec.input.tokenizer).read_bytes() if spec.input.tokenizer else None
     engine: list[Engine] = []
 
@@ -344,7 +365,10 @@ def open_inputs_of(spec: ModelSpec, weights: Path, graph: onnx.ModelProto) -> In
 
 
 def with_graph(subject: Subject, graph: onnx.ModelProto) -> Subject:
-    """The subject with other weights: a recognizer's transcripts are then its new ones."""
+    """Return the subject with other weights.
+
+    A recognizer's transcripts are then its new ones.
+    """
     return replace(subject, model=graph, inputs=open_inputs_of(subject.spec, subject.folder, graph))
 
 
@@ -359,4 +383,4 @@ KINDS = {
     "text": text_encoder,
     "language": language_model,
 }
-"""The cheapest first."""
+"""Every kind by its word on the command line, the cheapest first."""

@@ -1,4 +1,7 @@
-"""One look of the shipped detectors at a window: measured by `tasks.drift.measure`, judged by `look`."""
+"""One look of the shipped detectors at a window.
+
+`tasks.drift.measure` measures it, and `tasks.drift.look` judges it.
+"""
 
 from __future__ import annotations
 

@@ -39,9 +39,11 @@ def right(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
 
 
 def quality(kind: ModelKind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
-    """Full precision's own answers against the labels, a case each; empty where these cases have none.
+    """Judge full precision's own answers against the labels, a case each.
 
-    Recall at 5 of queries among the passages at hand; accuracy; word accuracy; minus nats a token of a language model.
+    The figure is one of four: recall at 5 of queries among the passages at hand, accuracy, word
+    accuracy, or minus a language model's nats a token. It is empty where these cases have no
+    labels.
     """
     if kind.subject.spec.task is Task.TEXT_EMBEDDING:
         return _recalled(kind, engine, cases)

@@ -1,6 +1,7 @@
 """Our decision in every cell against an oracle that takes the best of all actions.
 
-What counts is the loss beyond the model's budget, mean over held-out cases: within it, nothing is at stake.
+What counts is the loss beyond the model's budget, mean over held-out cases. Within it, nothing is
+at stake.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Over all cells."""
+    """What the decisions of all cells cost, beside the oracle's."""
 
     cells: int
     at_stake: int  # cells whose stale loss is over budget by more than the best action leaves
@@ -27,15 +28,14 @@ class Regret:
     builds: int
     due: int  # of the builds, those that changed weights asked for; evidence decided the others
     early: int  # of the due ones, those whose old engine would have kept the budget
-    needless: (
-        Interval | None
-    )  # share of the others where the stale loss was within budget; None without any
+    # The fraction of the others where the stale loss was within budget; None without any.
+    needless: Interval | None
     missed: int  # cells at stake in which we kept
     retraining: int  # requests for retraining
 
     @property
     def reached(self) -> bool:
-        """Both goals; never without figures."""
+        """Return whether both goals are reached; never true without figures."""
         return (
             self.regret is not None
             and self.needless is not None
@@ -45,14 +45,14 @@ class Regret:
 
 
 def regret(choices: Sequence[CellChoice]) -> Regret:
-    """Sums over cells, with 95 % bootstraps over cells."""
+    """Sum up all cells, with 95 % bootstraps over cells."""
     excess = np.array(
-        [[_excess(one, name) for name in (KEPT, one.taken)] for one in choices]
+        [[_excess(choice, name) for name in (KEPT, choice.taken)] for choice in choices]
     ).reshape(-1, 2)
-    best = np.array([min(_excess(one, name) for name in one.losses) for one in choices])
+    best = np.array([min(_excess(choice, name) for name in choice.losses) for choice in choices])
     stale, mine = excess[:, 0] - best, excess[:, 1] - best
-    built = np.array([one.taken != KEPT for one in choices], bool)
-    due, within = np.array([one.due for one in choices], bool) & built, excess[:, 0] <= 0
+    built = np.array([choice.taken != KEPT for choice in choices], bool)
+    due, within = np.array([choice.due for choice in choices], bool) & built, excess[:, 0] <= 0
     decided = built & ~due
     return Regret(
         len(choices),
@@ -63,7 +63,7 @@ def regret(choices: Sequence[CellChoice]) -> Regret:
         int((due & within).sum()),
         _ratio((decided & within).astype(np.float64), decided.astype(np.float64)),
         int((~built & (stale > 0)).sum()),
-        sum(one.action is Action.REQUEST_RETRAINING for one in choices),
+        sum(choice.action is Action.REQUEST_RETRAINING for choice in choices),
     )
 
 
@@ -83,15 +83,16 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval |
 
 
 def as_lines(found: Regret) -> list[str]:
-    """For the page: the figures, the goals, and whether they are reached."""
+    """Return for the page the figures, the goals, and whether they are reached."""
     figures = (
         ("loss at stake that the decisions leave", found.regret, MOST_REGRET),
         ("builds decided on evidence that were needless", found.needless, MOST_NEEDLESS),
     )
     head = (
         f"{found.cells} cells, {found.at_stake} with a loss at stake; {found.builds} builds, "
-        f"{found.missed} cells at stake kept, {found.retraining} requests for retraining. {found.due} of the builds were due because "
-        f"the weights had changed; in {found.early} of these the old engine would have kept the budget."
+        f"{found.missed} cells at stake kept, {found.retraining} requests for retraining. "
+        f"{found.due} of the builds were due because the weights had changed; "
+        f"in {found.early} of these the old engine would have kept the budget."
     )
     return [head, "", *(_line(what, share, goal) for what, share, goal in figures)]
 
@@ -100,4 +101,7 @@ def _line(what: str, share: Interval | None, goal: float) -> str:
     if share is None:
         return f"- {what}: nothing to count"
     verdict = "reached" if share.value <= goal else "missed"
-    return f"- {what}: {share.value:.1%} ({share.low:.1%} to {share.high:.1%}); goal at most {goal:.0%}: {verdict}"
+    return (
+        f"- {what}: {share.value:.1%} ({share.low:.1%} to {share.high:.1%}); "
+        f"goal at most {goal:.0%}: {verdict}"
+    )

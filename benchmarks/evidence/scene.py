@@ -1,4 +1,7 @@
-"""What a shift meets: champions with what they were calibrated on; and what was chosen in the end."""
+"""What a shift meets, and what was chosen in the end.
+
+It meets champions with what they were calibrated on.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +22,8 @@ class CellChoice:
     action: Action  # by the detectors
     taken: str  # "keep", or the candidate that the climb chose
     losses: Mapping[str, float]  # action -> mean loss on held-out cases
-    due: bool = (
-        False  # the model's weights changed: a build was asked for, whatever the old engine loses
-    )
+    # The model's weights changed: a build was asked for, whatever the old engine loses.
+    due: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,5 +41,5 @@ class SeededModel:
 
 
 def load(candidate: Candidate) -> Engine:
-    """On ONNX Runtime."""
+    """Load the candidate on ONNX Runtime."""
     return open_target("onnxruntime-cpu").load(candidate.lowered("u8"))

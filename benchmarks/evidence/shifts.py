@@ -1,4 +1,7 @@
-"""Ways in which traffic leaves what a champion was calibrated on, as pure functions of payloads and a seed."""
+"""Ways in which traffic leaves what a champion was calibrated on.
+
+They are pure functions of payloads and a seed.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ Select = Callable[[Grouped], bool]
 
 
 def same(payload: Payload, rng: Generator) -> Payload:
-    """Nothing changes."""
+    """Return the payload as it is."""
     return payload
 
 
@@ -43,23 +46,27 @@ class TrafficPart:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """One kind of change."""
+    """One kind of change to the traffic or to the weights."""
 
     name: str
     what: str  # one sentence for the reader
     parts: tuple[TrafficPart, ...]
-    weights: float = (
-        0.0  # relative norm of a low-rank update of every weight matrix; the traffic stays
-    )
-    variants: int = (
-        1  # more: of so many mutations of a case, the one that the champion gets most wrong
-    )
+    # Relative norm of a low-rank update of every weight matrix; the traffic stays.
+    weights: float = 0.0
+    # More than one: of so many mutations of a case, the one that the champion gets most wrong.
+    variants: int = 1
 
 
 def draw(
     cases: Sequence[Case], shift: Shift, count: int, rng: Generator
 ) -> list[tuple[Case, list[Payload]]]:
-    """`count` cases by the shift's shares, each with its `variants` mutated payloads; cases repeat where few fit."""
+    """Draw `count` cases by the fractions of the shift's parts.
+
+    Each comes with its `variants` mutated payloads. Cases repeat where few fit.
+
+    Raises:
+        ValueError: When no case fits a part of the shift.
+    """
     drawn = []
     for part in shift.parts:
         fitting = [case for case in cases if part.select(case)]
@@ -79,13 +86,13 @@ def draw(
     return drawn
 
 
-# --- texts -----------------------------------------------------------------------------------------------------------
+# --- texts --------------------------------------------------------------------------------
 
 _SYLLABLES = ("tro", "vex", "qua", "ldb", "zyn", "pho", "krel", "mox", "ux", "thi", "gno", "bri")
 
 
 def jargon(payload: Payload, rng: Generator) -> Payload:
-    """Three words in ten become terms that nobody has seen."""
+    """Replace three words in ten by terms that nobody has seen."""
     words = str(payload).split(" ")
     return " ".join(_term(rng) if rng.random() < 0.3 else word for word in words)
 
@@ -97,7 +104,7 @@ def _term(rng: Generator) -> str:
 
 
 def misspelt(payload: Payload, rng: Generator) -> Payload:
-    """Noise of a text: one letter in ten is replaced by another, as scans and thumbs do."""
+    """Replace one letter in ten by another, as scans and thumbs do: a text's noise."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     return "".join(
         letters[int(rng.integers(26))] if letter.isalpha() and rng.random() < 0.1 else letter
@@ -106,24 +113,27 @@ def misspelt(payload: Payload, rng: Generator) -> Payload:
 
 
 def lengthened(payload: Payload, rng: Generator) -> Payload:
-    """The text four times over, with its words in another order each time."""
+    """Repeat the text four times over, with its words in another order each time."""
     words = str(payload).split(" ")
     return " ".join([str(payload), *(" ".join(rng.permutation(words).tolist()) for _ in range(3))])
 
 
 def hostile_text(payload: Payload, rng: Generator) -> Payload:
-    """A flood of one rare symbol inside the text, such as probes and broken clients send."""
+    """Insert a flood of one rare symbol into the text.
+
+    Probes and broken clients send such.
+    """
     symbol = str(rng.choice(list("§¶†‡※▒▓█◊₿∮∯ⅷ⁂")))
     words = str(payload).split(" ")
     place = int(rng.integers(len(words) + 1))
     return " ".join([*words[:place], symbol * int(rng.integers(20, 80)), *words[place:]])
 
 
-# --- tensors ---------------------------------------------------------------------------------------------------------
+# --- tensors ------------------------------------------------------------------------------
 
 
 def scaled(*factors: float) -> Mutate:
-    """Exposure or gain: the signal times one of the factors."""
+    """Return a change of exposure or gain: the signal times one of the factors."""
 
     def mutate(payload: Payload, rng: Generator) -> Payload:
         return _tensor(payload) * np.float32(rng.choice(factors))
@@ -132,7 +142,7 @@ def scaled(*factors: float) -> Mutate:
 
 
 def noisy(deviation: float) -> Mutate:
-    """White noise on top, in units of the signal's own largest magnitude."""
+    """Return white noise on top, in units of the signal's own largest magnitude."""
 
     def mutate(payload: Payload, rng: Generator) -> Payload:
         signal = _tensor(payload)
@@ -145,7 +155,10 @@ def noisy(deviation: float) -> Mutate:
 
 
 def offset(amount: float) -> Mutate:
-    """A sensor that adds a constant, in units of the signal's own largest magnitude."""
+    """Return a sensor's added constant.
+
+    Its unit is the signal's own largest magnitude.
+    """
 
     def mutate(payload: Payload, rng: Generator) -> Payload:
         signal = _tensor(payload)
@@ -157,18 +170,18 @@ def offset(amount: float) -> Mutate:
 
 
 def chained(first: Mutate, second: Mutate) -> Mutate:
-    """One after the other."""
+    """Return both changes, one after the other."""
     return lambda payload, rng: second(first(payload, rng), rng)
 
 
 def late(payload: Payload, rng: Generator) -> Payload:
-    """A recording that begins with 4,000 to 8,000 samples of a quiet room."""
+    """Begin the recording with 4,000 to 8,000 samples of a quiet room."""
     room = 0.001 * rng.standard_normal(int(rng.integers(4000, 8000)), np.float32)
     return np.concatenate([room, _tensor(payload)]).astype(np.float32)
 
 
 def hostile_tensor(payload: Payload, rng: Generator) -> Payload:
-    """One value in fifty becomes a spike of up to twelve times the largest."""
+    """Turn one value in fifty into a spike of up to twelve times the largest."""
     signal = _tensor(payload).copy()
     spikes = rng.random(signal.shape) < 0.02
     signal[spikes] += np.float32(rng.uniform(4, 12) * float(np.abs(signal).max(initial=1.0)))

@@ -1,4 +1,7 @@
-"""The map in pieces, measured by several processes and kept, so that a run that was interrupted goes on."""
+"""The map in pieces, measured by several processes.
+
+Pieces are kept, so that a run that was interrupted goes on.
+"""
 
 import pickle
 from collections.abc import Iterator, Sequence
@@ -23,29 +26,35 @@ class Piece:
 
     @property
     def file(self) -> str:
-        """Where its cells are kept."""
+        """Return the name of the file that keeps its cells."""
         which = "all" if self.schemes == SCHEMES else "+".join(self.schemes)
         return f"{self.kind}-{self.cases}-{self.seed}-{self.shift.replace(' ', '-')}-{which}.pickle"
 
 
 def pieces(kinds: Sequence[str], seeds: int, cases: int, shifts: int | None = None) -> list[Piece]:
-    """The dearest first: a shift that is drawn anew for every champion is one piece a champion."""
-    found: list[tuple[bool, Piece]] = []
+    """Return the pieces, the dearest first.
+
+    A shift that is drawn anew for every champion is one piece for each champion.
+    """
+    ranked: list[tuple[bool, Piece]] = []
     for name in kinds:
         for shift in _kind(name).shifts[:shifts]:
             apart = shift.variants > 1
             for schemes in [(scheme,) for scheme in SCHEMES] if apart else [SCHEMES]:
-                found += [
+                ranked += [
                     (not apart, Piece(name, seed, shift.name, schemes, cases))
                     for seed in range(seeds)
                 ]
-    return [piece for _, piece in sorted(found)]
+    return [piece for _, piece in sorted(ranked)]
 
 
 def spread(
     wanted: Sequence[Piece], workers: int, folder: Path
 ) -> Iterator[tuple[Piece, list[Cell]]]:
-    """Cells of every piece as soon as they are there; what the folder holds already is not measured again."""
+    """Yield the cells of every piece as soon as they are there.
+
+    What the folder holds already is not measured again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     missing = []
     for piece in wanted:
@@ -58,7 +67,7 @@ def spread(
 
 def _measured(folder: Path, piece: Piece) -> list[Cell]:
     kind = _kind(piece.kind)
-    (shift,) = [one for one in kind.shifts if one.name == piece.shift]
+    (shift,) = [shift for shift in kind.shifts if shift.name == piece.shift]
     cells = meet(open_scene(kind, piece.schemes, piece.cases, piece.seed), shift)
     unfinished = folder / f".{piece.file}"
     unfinished.write_bytes(pickle.dumps(cells))

@@ -1,4 +1,7 @@
-"""One cell of the map: a champion meets a shift; it is kept, recalibrated, or replaced by the first candidate that holds."""
+"""One cell of the map: a champion meets a shift.
+
+It is kept, recalibrated, or replaced by the first candidate that holds.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +34,11 @@ from tasks.quantization.recipe.schemes import Static
 from tasks.records import Decision, GoldenCase, Payload, Request
 
 SCHEMES = ("int8-max", "int8-smooth", "fp8", "int8-dynamic", "int4-block-32")
-"""Static per-tensor activations with and without smoothing, floating-point ones, ranges at run time, weights only."""
+"""Ways to quantize activations.
+
+They are static and per tensor with and without smoothing, floating-point, with ranges at run time,
+or not quantized: weights only.
+"""
 LADDER = ("int8-smooth", "int8-gptq", "int8-mixed-2", "int8-mixed-4")
 KEPT, AGAIN, LAST = "keep", "recalibrate", "full-precision"
 RANK = 4
@@ -58,21 +65,24 @@ def open_scene(kind: ModelKind, schemes: Sequence[str], count: int, seed: int) -
     """Observe `count` home requests and derive a champion by every scheme."""
     rng = _random(kind, kind.home, seed)
     calibration = [
-        replace(one, payload=payloads[0])
-        for one, payloads in draw(kind.traffic, kind.home, count, rng)
+        replace(request, payload=payloads[0])
+        for request, payloads in draw(kind.traffic, kind.home, count, rng)
     ]
-    observed = _observe(kind.subject, [one.payload for one in calibration])
+    observed = _observe(kind.subject, [request.payload for request in calibration])
     champions = {name: ours.derived(kind.subject, RECIPES[name], observed) for name in schemes}
     cases = [(case, payloads[0]) for case, payloads in draw(kind.golden, kind.home, count, rng)]
     reference, judged = Remembered(kind.subject.reference), [payload for _, payload in cases]
-    home = {name: losses(kind, reference, load(one), judged) for name, one in champions.items()}
+    home = {
+        name: losses(kind, reference, load(champion), judged)
+        for name, champion in champions.items()
+    }
     return SeededModel(
         kind, seed, count, calibration, observed, champions, home, quality(kind, reference, cases)
     )
 
 
 def meet(scene: SeededModel, shift: Shift) -> list[Cell]:
-    """Every champion of the scene under one shift."""
+    """Put every champion of the scene under one shift."""
     kind, rng = scene.kind, _random(scene.kind, shift, scene.seed)
     subject = _updated(kind.subject, shift.weights, rng) if shift.weights else kind.subject
     traffic = draw(kind.traffic, shift, scene.count, rng)
@@ -96,7 +106,10 @@ class CandidateLosses:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Repairs:
-    """A window of shifted traffic, held-out cases like it, and what each candidate of the ladder does with both."""
+    """What each candidate of the ladder does with a window of shifted traffic.
+
+    It is judged on held-out cases like the window.
+    """
 
     kind: ModelKind  # after a weight update
     reference: Engine
@@ -107,18 +120,21 @@ class Repairs:
 
     @property
     def payloads(self) -> list[Payload]:
-        """Of the window."""
-        return [one.payload for one in self.window]
+        """Return the payloads of the window."""
+        return [request.payload for request in self.window]
 
     def outcome(self, candidate: Candidate) -> CandidateLosses:
-        """What a candidate loses on the window and on the held-out cases."""
+        """Return what a candidate loses on the window and on the held-out cases."""
         score, engine = partial(losses, self.kind, self.reference), load(candidate)
         return CandidateLosses(
             score(engine, self.payloads), score(engine, [payload for _, payload in self.judged])
         )
 
     def candidate(self, name: str) -> CandidateLosses:
-        """The same of a candidate that is derived from the window alone; each is built once."""
+        """Return the same of a candidate that is derived from the window alone.
+
+        Each is built once.
+        """
         if name not in self.candidates:
             self.candidates[name] = self.outcome(
                 ours.derived(self.kind.subject, RECIPES[name], self.observed)
@@ -133,13 +149,13 @@ def _repairs(
     golden: Sequence[tuple[GoldenCase, list[Payload]]],
     champion: Engine | None,
 ) -> Repairs:
-    """Of each case's variants, what the champion loses most on."""
+    """Take of each case's variants what the champion loses most on."""
     calibration, judged = (
         _worst(kind, reference, champion, [each for _, each in part]) for part in (traffic, golden)
     )
     window = [
-        replace(one, payload=payload)
-        for (one, _), payload in zip(traffic, calibration, strict=True)
+        replace(request, payload=payload)
+        for (request, _), payload in zip(traffic, calibration, strict=True)
     ]
     cases = [(case, payload) for (case, _), payload in zip(golden, judged, strict=True)]
     return Repairs(kind, reference, window, cases, _observe(kind.subject, calibration))
@@ -167,9 +183,12 @@ def _cell(
         tried[AGAIN] = repairs.outcome(again)
     decision = _decision(scene, repairs, champion, served)
     candidate = _climb(repairs, tried)
-    ladder = {name: one for name, one in tried.items() if name != KEPT}
+    ladder = {name: outcome for name, outcome in tried.items() if name != KEPT}
     taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT
-    known = {name: float(one.judged.mean()) for name, one in (ladder | repairs.candidates).items()}
+    mean_losses = {
+        name: float(outcome.judged.mean())
+        for name, outcome in (ladder | repairs.candidates).items()
+    }
     return Cell(
         kind.name,
         shift.name,
@@ -187,7 +206,7 @@ def _cell(
             kind.budget,
             decision.action,
             taken,
-            {KEPT: float(kept.judged.mean()), LAST: 0.0} | known,
+            {KEPT: float(kept.judged.mean()), LAST: 0.0} | mean_losses,
             changed,
         ),
     )
@@ -198,7 +217,9 @@ def _decision(
 ) -> Decision:
     """Return what the shipped loop decides about the window."""
     model, derived = KindModel(repairs.kind, repairs.reference), champion.derived
-    sensitivity = {one.site: one.loss for one in derived.ranking if one.loss is not None}
+    sensitivity = {
+        ranked.site: ranked.loss for ranked in derived.ranking if ranked.loss is not None
+    }
     deployed = Deployed(derived.scales, derived.reference, sensitivity)
     home = sha256(scene.kind.subject.source)
     window = LiveWindow(Digest(""), repairs.window, lambda: _golden_scores(repairs))
@@ -217,9 +238,9 @@ def _golden_scores(repairs: Repairs) -> Scores:
 
 
 def _climb(repairs: Repairs, tried: Mapping[str, CandidateLosses]) -> str:
-    """The first whose mean loss on the traffic it was made from keeps the budget, as the ladder would find it.
+    """Return the first whose mean loss on its own traffic keeps the budget, as the ladder does.
 
-    What was tried already comes first; a candidate is built only when all before it have failed.
+    What was tried already comes first. A candidate is built only when all before it have failed.
     """
     able = [
         name
@@ -227,21 +248,24 @@ def _climb(repairs: Repairs, tried: Mapping[str, CandidateLosses]) -> str:
         if RECIPES[name].high_precision_sites < len(repairs.kind.subject.sites)
     ]
     for name in (*tried, *able):
-        found = tried[name] if name in tried else repairs.candidate(name)
-        if found.window.mean() <= repairs.kind.budget:
+        outcome = tried[name] if name in tried else repairs.candidate(name)
+        if outcome.window.mean() <= repairs.kind.budget:
             return name
     return LAST
 
 
 class Remembered:
-    """An engine that answers what it was asked before from memory: full precision meets every champion's cases."""
+    """An engine that answers from memory what it was asked before.
+
+    Full precision meets every champion's cases.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, dict[str, NDArray[np.float32]]] = {}
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Outputs by name."""
+        """Return outputs by name."""
         key = sha256(
             b"".join(
                 name.encode() + np.ascontiguousarray(value).tobytes()
@@ -256,7 +280,7 @@ class Remembered:
 def _recalibrated(
     subject: Subject, recipe: Recipe, observed: Mapping[str, SiteObservation], stale: Candidate
 ) -> Candidate | None:
-    """The same graph with new activation scales; None where the scheme fixes none."""
+    """Return the same graph with new activation scales; None where the scheme fixes none."""
     if not isinstance(recipe.activation, Static):
         return None
     return ours.derived(subject, RECIPES["recalibrate"], observed, stale)
@@ -265,7 +289,7 @@ def _recalibrated(
 def _worst(
     kind: ModelKind, reference: Engine, engine: Engine | None, variants: Sequence[Sequence[Payload]]
 ) -> list[Payload]:
-    """Of each case's variants the one that the champion loses most on."""
+    """Return of each case's variants the one that the champion loses most on."""
     if engine is None:
         return [each[0] for each in variants]
     rows = [
@@ -282,7 +306,10 @@ def _observe(subject: Subject, payloads: Sequence[Payload]) -> Mapping[str, Site
 
 
 def _updated(subject: Subject, norm: float, rng: Generator) -> Subject:
-    """The subject after a merged adapter: W + norm |W| U V / |U V| for every weight matrix, U V of rank 4."""
+    """Return the subject after a merged adapter.
+
+    Every weight matrix W becomes W + norm |W| U V / |U V|, with U V of rank 4.
+    """
     graph = onnx.ModelProto()
     graph.CopyFrom(subject.model)
     weights = {item.name: item for item in graph.graph.initializer}
