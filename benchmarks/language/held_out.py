@@ -113,22 +113,30 @@ def measure(quick: bool) -> ResultTable:
 
     The peers get the same graph, and those that calibrate the same texts.
     """
-    made = open_material(quick)
+    material = open_material(quick)
     names = QUICK if quick else (*INT8, *INT4, MIXED, *OTHERS)
-    observed, learned = ours.observe(made.subject), ours.observe(made.subject, MANY_ROWS)
-    rows = [_row(made, FP32, made.subject.model)]
+    observed, learned = ours.observe(material.subject), ours.observe(material.subject, MANY_ROWS)
+    rows = [_row(material, FP32, material.subject.model)]
     for name in names:
         recipe = find_recipe(name)
         candidate = ours.derived(
-            made.subject, recipe, observed, many_rows=learned, keys_and_values=made.keys_and_values
+            material.subject,
+            recipe,
+            observed,
+            many_rows=learned,
+            keys_and_values=material.keys_and_values,
         )
-        rows.append(_row(made, name, candidate.graph))
-    rows.append(_row(made, "FP32, INT8 cache", write_cache(made.subject.model, made.cache_scales)))
-    rows += [_peer(made, name, make) for name, make in peers(quick).items()]
-    rows += [] if quick else [_torch(made, config) for config in MODELOPT]
+        rows.append(_row(material, name, candidate.graph))
+    rows.append(
+        _row(
+            material, "FP32, INT8 cache", write_cache(material.subject.model, material.cache_scales)
+        )
+    )
+    rows += [_peer(material, name, make) for name, make in peers(quick).items()]
+    rows += [] if quick else [_torch(material, config) for config in MODELOPT]
     counted = (
-        f"{len(made.subject.calibration)} calibration texts in nine languages and code; {len(made.texts)} held out, "
-        f"{len(made.fresh)} new."
+        f"{len(material.subject.calibration)} calibration texts in nine languages and code; {len(material.texts)} held out, "
+        f"{len(material.fresh)} new."
     )
     return ResultTable("language", TITLE, rows, goals(rows), (counted, SMALL))
 

@@ -26,13 +26,15 @@ class TorchEngine:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         """Run it: inputs by name -> outputs by name."""
-        given = {
+        tensors = {
             name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()
         }
-        past = [given[f"past.{name}"] for name in self.layout.names]
+        past = [tensors[f"past.{name}"] for name in self.layout.names]
         with torch.no_grad():
-            found = self.decoder(*(given[name] for name in FED), past)
-        return {name: value.numpy() for name, value in zip(self.layout.outputs, found, strict=True)}
+            outputs = self.decoder(*(tensors[name] for name in FED), past)
+        return {
+            name: value.numpy() for name, value in zip(self.layout.outputs, outputs, strict=True)
+        }
 
 
 def modelopt(config: str) -> Callable[[Subject], TorchEngine]:

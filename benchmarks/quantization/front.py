@@ -76,27 +76,27 @@ def compare(
 
     Every one is made twice, once for each calibration set.
     """
-    made, again = _ours(chosen, recipes), _ours(elsewhere, recipes)
+    outcomes, tuned_outcomes = _ours(chosen, recipes), _ours(elsewhere, recipes)
     for peer in (
         opponents
     ):  # both at once: what the last of them leaves behind in the process spoils the others
-        made[peer.name], again[peer.name] = (
+        outcomes[peer.name], tuned_outcomes[peer.name] = (
             peers.graphs(chosen, peer),
             peers.graphs(elsewhere, peer),
         )
     plans = {
         FP32: chosen.source,
-        **{name: one.cpu for name, one in made.items() if isinstance(one, Graphs)},
+        **{name: outcome.cpu for name, outcome in outcomes.items() if isinstance(outcome, Graphs)},
     }
     timed = time_plans(plans, feeds, rounds, 0)
     rows = [FrontRow(FP32, 1.0, 1.0, 1.0, 1.0, 0.0, len(chosen.source) / 1e6, 1.0, "builds")]
-    for name, one in made.items():
-        if isinstance(one, str):
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, str):
             rows.append(
-                FrontRow(name, None, None, None, None, None, None, None, f"no graph: {one}")
+                FrontRow(name, None, None, None, None, None, None, None, f"no graph: {outcome}")
             )
             continue
-        here, other = judge(chosen, name, one), again[name]
+        here, other = judge(chosen, name, outcome), tuned_outcomes[name]
         there = None if isinstance(other, str) else judge(elsewhere, name, other)
         tuned = (there.other_mean, there.other_least) if there else (None, None)
         speed = timed.ratio(FP32, name)[0] if name in timed.seconds else None
@@ -123,14 +123,14 @@ def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
     mine = next(row for row in rows if row.name == JUDGED)
     rivals = [row for row in rows if row.name not in (FP32, *RECIPES)]
     above = [row for row in rivals if _is_above(row, mine)]
-    taken = [row for row in above if row.tensorrt_rtx == "builds"]
+    buildable = [row for row in above if row.tensorrt_rtx == "builds"]
     return (
         Goal("mean cosine on English and code:", 0.998, mine.mean),
         Goal("least cosine on English and code:", 0.992, mine.least),
         Goal("mean cosine on Japanese and Russian, calibrated on them:", 0.992, mine.tuned_mean),
         Goal("share of weight-product MACs in INT8:", 1.0, mine.share),
         Goal("times as fast as FP32:", 1.6, mine.speedup),
-        Goal("peers that TensorRT takes, closer and faster:", 0, len(taken), "at most"),
+        Goal("peers that TensorRT takes, closer and faster:", 0, len(buildable), "at most"),
         Goal("peers of any kind, closer and faster:", 0, len(above), "at most"),
     )
 
@@ -140,7 +140,7 @@ def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
 
     Filled points build on TensorRT-RTX, the star is the recipe that is judged.
     """
-    whole = next(row for row in rows if row.name == FP32).megabytes or 1.0
+    full_megabytes = next(row for row in rows if row.name == FP32).megabytes or 1.0
     figures = [
         CandidateFigures(
             row.name,
@@ -148,7 +148,7 @@ def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
             row.name == JUDGED,
             row.tensorrt_rtx,
             None if row.mean is None else 1 - row.mean,
-            None if row.megabytes is None else row.megabytes / whole,
+            None if row.megabytes is None else row.megabytes / full_megabytes,
             None if row.speedup is None else 1 / row.speedup,
             None,
             {},
@@ -156,7 +156,7 @@ def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
         for row in rows
     ]
     near = [
-        one for one in figures if one.loss is not None and one.loss < 0.03
+        figure for figure in figures if figure.loss is not None and figure.loss < 0.03
     ]  # the rest would flatten the plot
     limits = Limits("1 - mean cosine, English and code", 0.002, 1.0, 1 / 1.6)
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,10 +49,12 @@ def compare(
     rows += [
         LatencyRow(name, None, None, None, None, None, None, why) for name, why in failures.items()
     ]
-    found = next(row.speedup for row in rows if row.name == OURS)
+    speedup = next(row.speedup for row in rows if row.name == OURS)
     shape = " × ".join(map(str, next(iter(feeds.values())).shape))
     title = f"Latency on ONNX Runtime CPU, {chosen.name}, batch {shape}, median of {rounds} interleaved rounds"
-    return ResultTable("latency", title, rows, (Goal("ours, times as fast as FP32:", 1.5, found),))
+    return ResultTable(
+        "latency", title, rows, (Goal("ours, times as fast as FP32:", 1.5, speedup),)
+    )
 
 
 def full_texts(chosen: Subject) -> Arrays:

@@ -116,7 +116,7 @@ def goals(rows: Sequence[RecalibrationRow]) -> tuple[Goal, ...]:
     The peers are the named ones, and the fastest that is at least as faithful (or the most
     faithful).
     """
-    found = {row.name: row for row in rows}
+    by_name = {row.name: row for row in rows}
     mine = rows[0]
     judged = [
         row
@@ -127,19 +127,19 @@ def goals(rows: Sequence[RecalibrationRow]) -> tuple[Goal, ...]:
     rival = min(equal, key=lambda row: row.seconds or 0.0, default=None)
     if rival is None:
         rival = max(judged, key=lambda row: row.mean or 0.0, default=None)
-        said = "the most faithful peer (none is as faithful as ours)"
+        description = "the most faithful peer (none is as faithful as ours)"
     else:
-        said = "the fastest peer that is as faithful"
+        description = "the fastest peer that is as faithful"
     named = [
-        Goal(f"times as fast as {name}:", 3.0, found[name].ratio)
+        Goal(f"times as fast as {name}:", 3.0, by_name[name].ratio)
         for name in (DEFAULT, FASTEST)
-        if name in found
+        if name in by_name
     ]
-    again = found[SCALES_ONLY].seconds
+    again = by_name[SCALES_ONLY].seconds
     return (
         *named,
         Goal(
-            f"times as fast as {said}, {rival.name if rival else 'of which none ran'}:",
+            f"times as fast as {description}, {rival.name if rival else 'of which none ran'}:",
             8.0,
             rival and rival.ratio,
         ),

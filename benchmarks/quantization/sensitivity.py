@@ -78,8 +78,8 @@ def compare(chosen: Subject, recipes: Sequence[str]) -> ResultTable:
     rows: list[RankingRow] = []
     notes = [f"{chosen.name}: {len(chosen.calibration)} calibration cases, {len(judged)} held out."]
     for name in recipes:
-        found, note = _rankings(chosen, find_recipe(name), judged, once)
-        rows += found
+        ranking_rows, note = _rankings(chosen, find_recipe(name), judged, once)
+        rows += ranking_rows
         notes.append(note)
     mine = [row for row in rows if row.name == MEASURED]
     goals = [
@@ -100,8 +100,8 @@ def _rankings(
     losses, toggled = toggled_losses(chosen, observed, recipe, tuned)
     exhaustive = one_engine_a_site(chosen, observed, recipe, tuned, judged)
     rows = [
-        _row(recipe, name, found, exhaustive, once)
-        for name, found in ((LOCAL, local), (MEASURED, toggled))
+        _row(recipe, name, ranking, exhaustive, once)
+        for name, ranking in ((LOCAL, local), (MEASURED, toggled))
     ]
     return [*rows, _row(recipe, EXHAUSTIVE, exhaustive, exhaustive, once)], _by_submodule(
         chosen, recipe, losses
@@ -111,10 +111,11 @@ def _rankings(
 def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> RankingRow:
     sites = list(truth.losses)
     correlation = spearmanr(
-        [found.losses[one] for one in sites], [truth.losses[one] for one in sites]
+        [found.losses[site] for site in sites], [truth.losses[site] for site in sites]
     ).statistic
     worst = [
-        set(sorted(sites, key=lambda one: -side[one])[:4]) for side in (found.losses, truth.losses)
+        set(sorted(sites, key=lambda site: -side[site])[:4])
+        for side in (found.losses, truth.losses)
     ]
     top = len(worst[0] & worst[1]) / len(worst[1])
     measured = found.runs > 0
@@ -156,27 +157,27 @@ def one_engine_a_site(
     exact = run_all(chosen.reference, chosen.inputs, payloads)
     losses = {}
     for name in names:
-        kept = [other for other in names if other != name]
-        plan = assemble(chosen.model, chosen.sites, observed, recipe, tuned.choices, kept)
+        others = [other for other in names if other != name]
+        plan = assemble(chosen.model, chosen.sites, observed, recipe, tuned.choices, others)
         engine = open_target("onnxruntime-cpu").load(
             lower(qdq.write(plan), "u8").SerializeToString()
         )
-        found = run_all(engine, chosen.inputs, payloads)
-        losses[name] = float(sensitivity.output_loss(chosen.spec.task, exact, found).mean())
+        outputs = run_all(engine, chosen.inputs, payloads)
+        losses[name] = float(sensitivity.output_loss(chosen.spec.task, exact, outputs).mean())
     return Timed(losses, process_time() - started, len(names) + 1)
 
 
 def _pass(chosen: Subject, payloads: Sequence[Payload], rounds: int = 3) -> float:
     """CPU seconds of one full-precision pass, the median of some."""
-    taken = []
+    seconds = []
     for _ in range(rounds):
         started = process_time()
         run_all(chosen.reference, chosen.inputs, payloads)
-        taken.append(process_time() - started)
-    return float(np.median(taken))
+        seconds.append(process_time() - started)
+    return float(np.median(seconds))
 
 
 def _by_submodule(chosen: Subject, recipe: Recipe, losses: Losses) -> str:
     groups = sensitivity.by_submodule(losses, submodules(chosen.sites))
-    told = ", ".join(f"{group.name} {group.loss:.2g} ({group.parts})" for group in groups)
-    return f"{recipe.name}: loss by submodule (parts): {told}; all sites together {losses.together:.2g}."
+    listing = ", ".join(f"{group.name} {group.loss:.2g} ({group.parts})" for group in groups)
+    return f"{recipe.name}: loss by submodule (parts): {listing}; all sites together {losses.together:.2g}."
