@@ -1,4 +1,7 @@
-"""The values that pass between stages: frozen, with no behaviour but what follows from their fields."""
+"""The values that pass between stages.
+
+They are frozen, with no behaviour but what follows from their fields.
+"""
 
 from __future__ import annotations
 
@@ -162,12 +165,12 @@ class Action(StrEnum):
     FALLBACK = "fallback"
     REQUEST_RETRAINING = "request-retraining"
     INCONCLUSIVE = "inconclusive"
-    # Something degraded, and acting waits: not confirmed, cooling down, or the build budget is spent.
+    # Something degraded, and acting waits: unconfirmed, cooling down, or the build budget is spent.
     HOLD = "hold"
 
 
-# Ledger entries, run tags, report keys and Evidently snapshots written before "detector" say "lens".
-# What is stored keeps that word: old and new documents are read, searched and plotted alike.
+# Ledger entries, run tags, report keys and Evidently snapshots were first written with "lens".
+# What is stored keeps that word, so that old and new documents are read and plotted alike.
 STORED_DETECTOR, STORED_DETECTORS = "lens", "lenses"
 
 
@@ -249,7 +252,7 @@ class SampleRef:
     ceilings: Mapping[str, float] = field(
         default_factory=dict
     )  # site -> |x| beyond which too few requests reach
-    # Digest of what it was drawn from: of a window the traffic files, of a calibration set the window.
+    # Digest of what it was drawn from: a window of traffic files, a calibration set of a window.
     source: str = ""
 
 

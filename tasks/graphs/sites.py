@@ -140,7 +140,7 @@ def _require_names(graph: onnx.GraphProto) -> None:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Number names that come again: `albert.query`, `albert.query#2`.
+    """Return the names with a number at those that come again: `albert.query#2`.
 
     A module that runs twice has one name and two sites.
     """

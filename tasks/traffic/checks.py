@@ -1,4 +1,7 @@
-"""One record from outside becomes a request, or is refused with the reason: every field is checked here, once."""
+"""What makes one record from outside a request, or refuses it with the reason.
+
+Every field is checked here, once.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ _Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Record(BaseModel):
-    """The plain fields of a request; unknown fields are ignored, so that producers may send more."""
+    """The plain fields of a request.
+
+    Unknown fields are ignored, so that producers may send more.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -73,7 +79,7 @@ class RequestRules:
     latest: datetime  # the latest believable time
 
     def request(self, record: Mapping[str, object]) -> Request:
-        """The request that a record describes; raises `Bad`."""
+        """Return the request that a record describes; raises `Bad`."""
         payload = (
             _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
         )
@@ -81,7 +87,7 @@ class RequestRules:
             plain = _Record.model_validate(record)
         except ValidationError as error:
             raise Bad(
-                "; ".join(_sentence(found) for found in error.errors(include_input=False))
+                "; ".join(_sentence(detail) for detail in error.errors(include_input=False))
             ) from None
         if plain.time > self.latest:
             raise Bad("time lies in the future: check the clock of the host that recorded it")
@@ -147,10 +153,10 @@ def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tens
     return tensor
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether the shapes agree; -1 takes any length."""
-    return len(found) == len(wanted) and all(
-        want in (-1, size) for size, want in zip(found, wanted, strict=True)
+def _fits(actual: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether the shapes agree; -1 takes any length."""
+    return len(actual) == len(wanted) and all(
+        want in (-1, size) for size, want in zip(actual, wanted, strict=True)
     )
 
 
@@ -167,10 +173,10 @@ def _unbase64(packed: object) -> bytes:
         raise Bad("tensor_b64 is not base64") from None
 
 
-def _unpack(raw: bytes, given: object, shape: tuple[int, ...] | None) -> Tensor:
-    """Little-endian float32 in C order; the record's own shape comes before the model's."""
+def _unpack(raw: bytes, declared: object, shape: tuple[int, ...] | None) -> Tensor:
+    """Read little-endian float32 in C order; the record's own shape comes before the model's."""
     own = (len(raw) // 4,) if shape == (-1,) else shape
-    sizes = own if given is None else given
+    sizes = own if declared is None else declared
     if not isinstance(sizes, (list, tuple)) or not all(
         type(size) is int and size > 0 for size in sizes
     ):
@@ -199,7 +205,7 @@ def _from_lists(nested: object) -> Tensor:
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
+    """Say in words what a JSON value is."""
     return {
         "bool": "a boolean",
         "int": "a number",

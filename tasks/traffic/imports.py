@@ -1,7 +1,7 @@
 """A traffic file from outside, as a stream of requests and of records that are none.
 
-A bad record is set aside with its reason, never dropped in silence and never a reason to lose the good ones.
-A file that cannot be read at all raises `BadInput`.
+A bad record is set aside with its reason. It is never dropped in silence, and never a reason to
+lose the good ones. A file that cannot be read at all raises `BadInput`.
 """
 
 from __future__ import annotations
@@ -60,11 +60,19 @@ def stream(
     first_at: datetime | None = None,
     now: datetime | None = None,
 ) -> Iterator[Taken]:
-    """Every record of a file or folder, in bounded memory; by default the extension tells the format.
+    """Yield every record of a file or folder, in bounded memory.
 
-    `shape` is that of one tensor, `first_at` when the first record was taken where the format knows no date, `now` the
-    latest believable time. Raises `BadInput` when a file is missing, truncated, of another kind or has columns of a
-    wrong type.
+    Args:
+        path: The file or folder.
+        task: What the model does, which says whether it reads text or tensors.
+        shape: That of one tensor.
+        format: By default the extension tells it.
+        first_at: When the first record was taken, where the format knows no date.
+        now: The latest believable time is one hour later.
+
+    Raises:
+        BadInput: When a file is missing, truncated or of another kind, or has columns of a wrong
+            type.
     """
     check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
     reader = READERS[format or format_of(path)]
@@ -84,7 +92,7 @@ def judge_traces(
     shape: tuple[int, ...] | None = None,
     now: datetime | None = None,
 ) -> Iterator[Taken]:
-    """The same for MLflow traces that a server hands over one by one, as JSON."""
+    """Yield the same of MLflow traces that a server hands over one by one, as JSON."""
     check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
     source = Source((), task, shape, None)
     for number, trace in enumerate(traces, 1):
@@ -93,7 +101,7 @@ def judge_traces(
 
 
 def judged(raw: Raw, check: RequestRules) -> Taken:
-    """The request that a record is, or why it is none."""
+    """Return the request that a record is, or why it is none."""
     try:
         return Accepted(raw.number, check.request(raw.parse()))
     except Bad as bad:
@@ -105,9 +113,9 @@ def judged(raw: Raw, check: RequestRules) -> Taken:
 def read_import(
     path: Path, *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None
 ) -> Import:
-    """A whole `.jsonl` or `.parquet` file in memory; see `stream`."""
-    found = list(stream(path, task=task, shape=shape, now=now))
+    """Read a whole `.jsonl` or `.parquet` file into memory; see `stream`."""
+    records = list(stream(path, task=task, shape=shape, now=now))
     return Import(
-        tuple(one.request for one in found if isinstance(one, Accepted)),
-        tuple(one for one in found if isinstance(one, Reject)),
+        tuple(record.request for record in records if isinstance(record, Accepted)),
+        tuple(record for record in records if isinstance(record, Reject)),
     )

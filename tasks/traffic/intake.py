@@ -1,4 +1,7 @@
-"""A stream of records into the object store: every request once, in bounded memory, and nothing lost."""
+"""The way of a stream of records into the object store.
+
+Every request is stored once, in bounded memory, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ from tasks.traffic.storage.parts import hour_prefix, read_part, weight_of, write
 
 BUFFER_ROWS = 20_000
 BUFFER_BYTES = 64_000_000
-"""Requests held before they are written: two full parts when a file is in the order of time, which most are."""
+"""Requests buffered before they are written.
+
+These are two full parts when a file is in the order of time, which most are.
+"""
 BUFFER_REJECTS = 5_000
 
 _SCHEMA = "CREATE TABLE seen (id TEXT, payload BLOB, row BLOB, PRIMARY KEY (id, row)) WITHOUT ROWID"
@@ -58,11 +64,12 @@ class Tally:
 
 
 def ingest(store: ObjectStore, model: str, records: Iterable[Taken], *, source: str) -> Ingested:
-    """Redact and store requests, set the others aside under the source's name.
+    """Redact and store requests, and set the others aside under the source's name.
 
-    A request whose id and content are stored in the same hour, or came before in the stream, is a duplicate; the same
-    input with other facts (a label that came later) is stored beside; another input under the same id is rejected.
-    When the stream breaks off, what came before is stored, and its error raised.
+    A request whose id and content are stored in the same hour, or came before in the stream, is a
+    duplicate. The same input with other facts (a label that came later) is stored beside it.
+    Another input under the same id is rejected. When the stream breaks off, what came before is
+    stored, and its error is raised.
     """
     with ingestion(store, model) as inlet:
         tally = inlet.take(records, source)
@@ -78,7 +85,7 @@ def ingest(store: ObjectStore, model: str, records: Iterable[Taken], *, source: 
 
 @contextmanager
 def ingestion(store: ObjectStore, model: str) -> Iterator[Inlet]:
-    """Several streams one after another; at the end, also a bad one, what was taken is stored."""
+    """Take several streams one after another; at the end, also a bad one, store what was taken."""
     with spill(_SCHEMA) as database:
         inlet = Inlet(store, model, _Seen(store, model, database))
         try:
@@ -90,8 +97,8 @@ def ingestion(store: ObjectStore, model: str) -> Iterator[Inlet]:
 class Inlet:
     """Requests and rejects on their way to the store."""
 
-    def __init__(self, store: ObjectStore, model: str, seen: _Seen) -> None:
-        self._store, self._model, self._seen = store, model, seen
+    def __init__(self, store: ObjectStore, model: str, earlier: _Seen) -> None:
+        self._store, self._model, self._seen = store, model, earlier
         self._requests: list[Request] = []
         self._rejects: list[Reject] = []
         self._size = 0
@@ -158,22 +165,22 @@ class Inlet:
 
 
 class _Seen:
-    """Ids and digests of what is stored in every hour that the stream touches, and of the stream itself."""
+    """Ids and digests of what is stored in each hour that the stream touches, and of the stream."""
 
     def __init__(self, store: ObjectStore, model: str, database: sqlite3.Connection) -> None:
         self._store, self._model, self._database = store, model, database
         self._hours: set[str] = set()
 
     def add(self, request: Request) -> str:
-        """ "new", "again" or "conflict"."""
+        """Return "new", "again" or "conflict"."""
         self._recall(hour_prefix(self._model, request.time))
         payload, row = _digests(request)
-        found = self._database.execute(
+        earlier = self._database.execute(
             "SELECT payload, row FROM seen WHERE id = ?", (request.request_id,)
         ).fetchall()
-        if any(before == row for _, before in found):
+        if any(before == row for _, before in earlier):
             return "again"
-        if any(before != payload for before, _ in found):
+        if any(before != payload for before, _ in earlier):
             return "conflict"
         self._database.execute(
             "INSERT INTO seen VALUES (?, ?, ?)", (request.request_id, payload, row)
@@ -181,17 +188,19 @@ class _Seen:
         return "new"
 
     def _recall(self, prefix: str) -> None:
-        """Each stored part of an hour is read once an import, when the first request of that hour comes."""
+        """Read the stored parts of an hour, once an import, when its first request comes."""
         if prefix in self._hours:
             return
         self._hours.add(prefix)
         for key in self._store.list(prefix):
-            rows = ((one.request_id, *_digests(one)) for one in read_part(self._store, key))
+            rows = (
+                (request.request_id, *_digests(request)) for request in read_part(self._store, key)
+            )
             self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", rows)
 
 
 def _digests(request: Request) -> tuple[bytes, bytes]:
-    """Of the input alone, and of everything."""
+    """Return the digest of the input alone, and that of everything."""
     payload = bytes.fromhex(fingerprint(request.payload))[:16]
     facts = (
         request.time.isoformat(),

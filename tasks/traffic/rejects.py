@@ -28,7 +28,7 @@ class Reject:
 def write_rejects(
     store: ObjectStore, model: str, rejects: Sequence[Reject], source_name: str
 ) -> str:
-    """Set rejected records aside as JSON Lines, redacted and cut to 2 kB each; gives the key."""
+    """Set rejected records aside as JSON Lines, redacted and cut to 2 kB each; return the key."""
     lines = [_reject_line(reject, source_name) for reject in rejects]
     data = "".join(f"{line}\n" for line in lines).encode()
     key = layout.rejected(model, sha256(data).hexdigest()[:32])
@@ -38,12 +38,12 @@ def write_rejects(
 
 
 def identity(reject: Reject) -> bytes:
-    """What tells a rejected record from others, wherever in a file it stands: 16 bytes."""
+    """Return what tells a rejected record from others, wherever in a file it stands: 16 bytes."""
     return _identity(reject.reason, _kept(reject))
 
 
 def identities(data: bytes) -> set[bytes]:
-    """The same of all records that were set aside in one object."""
+    """Return the identities of all records that were set aside in one object."""
     lines = map(json.loads, data.decode().splitlines())
     return {_identity(line["reason"], line["raw"]) for line in lines}
 
@@ -53,7 +53,7 @@ def _identity(reason: str, kept: str) -> bytes:
 
 
 def _kept(reject: Reject) -> str:
-    """The record as it is stored: redacted and cut."""
+    """Return the record as it is stored: redacted and cut."""
     return redact(reject.raw).text.encode(errors="replace")[:LONGEST_REJECT].decode(errors="ignore")
 
 

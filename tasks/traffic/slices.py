@@ -7,18 +7,21 @@ from collections.abc import Collection
 import pyarrow.parquet as pq
 
 BUFFER = 1 << 20
-"""Bytes fetched ahead of each column: without a limit, a row group is held whole."""
+"""Bytes fetched ahead of each column: without a limit, a row group is in memory whole."""
 SLICE_BYTES = 16_000_000
 """Decoded bytes that a slice aims at: a row group of a gigabyte is cut into pieces of this size."""
 
 
 def rows_of_slice(group: pq.RowGroupMetaData, names: Collection[str], *, most: int) -> int:
-    """Rows of a row group whose columns of these names decode to about SLICE_BYTES; from 1 to `most`."""
+    """Return how many rows decode to about SLICE_BYTES in the columns of these names.
+
+    It is from 1 to `most`.
+    """
     columns = [group.column(place) for place in range(group.num_columns)]
     size = sum(
-        one.total_uncompressed_size
-        for one in columns
-        if one.path_in_schema.partition(".")[0] in names
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.partition(".")[0] in names
     )
     rows: int = SLICE_BYTES * group.num_rows // max(size, 1)
     return max(1, min(most, rows))

@@ -164,7 +164,7 @@ class _Intake:
         return outcome, inlet.take(records, self._named(file), self._aside([outcome]))
 
     def _records_of(self, outcome: _Outcome) -> Iterator[Taken]:
-        """What a file holds up to where it breaks off."""
+        """Yield what a file holds up to where it breaks off."""
         path = Path(outcome.file.name)
         try:
             with self._place.open(outcome.file) as path:
@@ -271,7 +271,7 @@ class _Intake:
         )
 
     def _aside(self, outcomes: Iterable[_Outcome]) -> set[bytes]:
-        """What was set aside from the same files before; less what was forgotten since."""
+        """Return what was set aside from the same files before, less what was forgotten since."""
         rejected: set[bytes] = set()
         for key in {key for outcome in outcomes for key in outcome.earlier.rejects}:
             with suppress(NotFound):

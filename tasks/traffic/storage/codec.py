@@ -31,7 +31,9 @@ def to_parquet(requests: Iterable[Request]) -> bytes:
 def from_parquet(data: bytes, *, where: str) -> tuple[Request, ...]:
     """Read what `to_parquet` wrote, before or after columns were added.
 
-    Raises `BadInput` on a damaged file, another version, columns that `schema.present` refuses, bad rows.
+    Raises:
+        BadInput: On a damaged file, another version, columns that `schema.present` refuses, and bad
+            rows.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data))

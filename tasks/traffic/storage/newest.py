@@ -16,9 +16,10 @@ RECENT = timedelta(days=2)
 
 
 def newest_time(store: ObjectStore, model: str, now: datetime) -> datetime | None:
-    """The time of the newest request that is not later than `now` and an hour; None without any.
+    """Return the time of the newest request that is not later than `now` and an hour.
 
-    Only names, and the times of the newest hour's parts, are read; raises `BadInput`, `NotFound` and `Unavailable`.
+    It is None without any. Only names, and the times of the newest hour's parts, are read. Raises
+    `BadInput`, `NotFound` and `Unavailable`.
     """
     latest = now + CLOCK_SKEW
     for start in (latest - RECENT, None):
@@ -32,7 +33,7 @@ def newest_time(store: ObjectStore, model: str, now: datetime) -> datetime | Non
 def _by_hour(
     store: ObjectStore, model: str, start: datetime | None, end: datetime
 ) -> Iterator[tuple[str, ...]]:
-    """Keys of the parts of one hour after the other, the newest first."""
+    """Yield the keys of the parts of one hour after the other, the newest first."""
     hours: dict[datetime, list[str]] = {}
     for key in parts_between(store, model, start, end):
         hour = hour_of(key)
@@ -42,7 +43,7 @@ def _by_hour(
 
 
 def _newest_in(store: ObjectStore, key: str, latest: datetime) -> datetime | None:
-    """The newest believable time of a part."""
+    """Return the newest believable time of a part."""
     newest = _last(store, key)  # type: ignore[arg-type]  # a store is hashed by what it is
     if newest is None or newest <= latest:
         return newest
@@ -51,7 +52,10 @@ def _newest_in(store: ObjectStore, key: str, latest: datetime) -> datetime | Non
 
 @lru_cache(maxsize=4096)
 def _last(store: ObjectStore, key: str) -> datetime | None:
-    """Kept, because a part never changes: its name holds the digest of its content."""
+    """Return the latest time of a part.
+
+    It is cached, because a part never changes: its name holds the digest of its content.
+    """
     return max(_times(store, key), default=None)
 
 

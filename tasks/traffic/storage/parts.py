@@ -1,6 +1,7 @@
 """Where traffic lies: parts by hour, addressed by their content.
 
-Writing the same requests twice is harmless, and nothing is ever rewritten. Text is redacted before it is stored (ADR 38).
+Writing the same requests twice is harmless, and nothing is ever rewritten. Text is redacted before
+it is stored (ADR 38).
 """
 
 from __future__ import annotations

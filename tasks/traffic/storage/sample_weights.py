@@ -16,13 +16,13 @@ from tasks.records import Request
 
 
 def write_weights(store: ObjectStore, sample: str, weights: Mapping[RequestId, float]) -> None:
-    """Request id -> how many it stands for; nothing is written where nothing is known."""
+    """Write for each request id how many it stands for; write nothing where nothing is known."""
     if weights:
         store.put(layout.sample_weights(sample), json.dumps(dict(weights), sort_keys=True).encode())
 
 
 def read_weights(store: ObjectStore, sample: str) -> dict[RequestId, float]:
-    """What was written; empty for a sample that was stored before weights were."""
+    """Return what was written; empty for a sample that was stored before weights were."""
     try:
         weights: dict[RequestId, float] = json.loads(store.get(layout.sample_weights(sample)))
     except NotFound:
@@ -35,6 +35,6 @@ def weights_of(store: ObjectStore, sample: str, requests: Sequence[Request]) -> 
 
     One without a weight, as of the pool, stands for the mean.
     """
-    known = read_weights(store, sample)
-    usual = float(np.mean(list(known.values()))) if known else 1.0
-    return np.array([known.get(one.request_id) or usual for one in requests])
+    weights = read_weights(store, sample)
+    usual = float(np.mean(list(weights.values()))) if weights else 1.0
+    return np.array([weights.get(request.request_id) or usual for request in requests])

@@ -1,7 +1,8 @@
-"""Stored traffic as Arrow batches: only the columns, hours and row groups that are asked for, in bounded memory.
+"""Stored traffic as Arrow batches, in bounded memory.
 
-Read by range, so the digest in a part's name is not checked unless `verify` is set, which reads parts whole. What
-becomes a calibration set is read by `read_window`, which always checks (docs/adr/0015).
+Only the columns, hours and row groups that are asked for are read, by range. The digest in a part's
+name is therefore not checked unless `verify` is set, which reads parts whole. What becomes a
+calibration set is read by `read_window`, which always checks (ADR 15).
 """
 
 from __future__ import annotations
@@ -38,10 +39,15 @@ def scan(
     *,
     verify: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The columns of every request in (start, end], hour by hour; None leaves that side open.
+    """Yield the columns of every request in (start, end], hour by hour.
 
-    Raises `BadInput` for an unknown column and a part of another schema, `NotFound` for a part that was deleted between
-    listing and reading, `Tampered` with `verify`, `Unavailable`.
+    None leaves that side open.
+
+    Raises:
+        BadInput: For an unknown column and a part of another schema.
+        NotFound: For a part that was deleted between listing and reading.
+        Tampered: With `verify`, for a part that is not what its name says.
+        Unavailable: When the store cannot be read.
     """
     keys = tuple(
         parts_between(store, model, start, end)
@@ -52,7 +58,10 @@ def scan(
 def parts_between(
     store: ObjectStore, model: str, start: datetime | None, end: datetime | None
 ) -> Iterator[str]:
-    """Keys of the parts whose hour meets (start, end], in order; only the names are looked at."""
+    """Yield the keys of the parts whose hour meets (start, end], in order.
+
+    Only the names are looked at.
+    """
     for prefix in _prefixes(model, start, end):
         for key in store.list(prefix):
             hour = hour_of(key)
@@ -73,11 +82,12 @@ def scan_parts(
     end: datetime | None = None,
     verify: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Do the same for parts whose keys are known."""
+    """Yield the same of parts whose keys are known."""
     unknown = [name for name in columns if name not in SCHEMA.names]
     if unknown or not columns:
         raise BadInput(
-            f"traffic has no column {', '.join(unknown) or 'of no name'}: it has {', '.join(SCHEMA.names)}"
+            f"traffic has no column {', '.join(unknown) or 'of no name'}: "
+            f"it has {', '.join(SCHEMA.names)}"
         )
     wanted = pa.schema([SCHEMA.field(name) for name in columns])
     files = open_filesystem(store)
@@ -112,7 +122,7 @@ def _opened(
 
 @contextmanager
 def _translated(store: ObjectStore, key: str) -> Iterator[None]:
-    """Arrow reports a missing object, a dead server and a damaged file alike, as OSError."""
+    """Tell a missing object, a dead server and a damaged file apart: Arrow calls all OSError."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -134,23 +144,26 @@ def _read(
     timed, time = start is not None or end is not None, SCHEMA.field("time")
     fields = present(wanted, part.schema_arrow, key)
     with_time = [*wanted] + ([time] if "time" not in wanted.names else [])
-    told = "time" in part.schema_arrow.names and part.schema_arrow.field("time").type == time.type
+    exact_times = (
+        "time" in part.schema_arrow.names and part.schema_arrow.field("time").type == time.type
+    )
     for group in range(part.num_row_groups):
-        whole, some = (
+        all_within, any_within = (
             _overlap(part.metadata.row_group(group), start, end) if timed else (True, True)
         )
-        if not some:
+        if not any_within:
             continue
-        whole = whole and (told or not timed)  # statistics of another type are rounded
-        names = fields if whole else present(with_time, part.schema_arrow, key)
+        # statistics of another type are rounded
+        all_within = all_within and (exact_times or not timed)
+        names = fields if all_within else present(with_time, part.schema_arrow, key)
         size = rows_of_slice(part.metadata.row_group(group), names, most=BATCH_ROWS)
         for batch in part.iter_batches(batch_size=size, row_groups=[group], columns=names):
-            if whole:
+            if all_within:
                 yield conform(batch, wanted, key)
                 continue
-            kept = _within(conform(batch, with_time, key), start, end)
-            if kept.num_rows:
-                yield kept.select(wanted.names)
+            within = _within(conform(batch, with_time, key), start, end)
+            if within.num_rows:
+                yield within.select(wanted.names)
 
 
 def _within(batch: pa.RecordBatch, start: datetime | None, end: datetime | None) -> pa.RecordBatch:
@@ -164,7 +177,10 @@ def _within(batch: pa.RecordBatch, start: datetime | None, end: datetime | None)
 def _overlap(
     group: pq.RowGroupMetaData, start: datetime | None, end: datetime | None
 ) -> tuple[bool, bool]:
-    """Whether all, and whether any, of a row group lies in (start, end], by its statistics; without them any may."""
+    """Return whether all, and whether any, of a row group lies in (start, end].
+
+    This is by its statistics; without them any may.
+    """
     for place in range(group.num_columns):
         column = group.column(place)
         if (

@@ -1,4 +1,7 @@
-"""The one schema of stored traffic, samples and calibration sets, and how a part of an older or newer one is read."""
+"""The one schema of stored traffic, samples and calibration sets.
+
+It also says how a part of an older or newer schema is read.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,28 @@ SCHEMA = pa.schema(
 )
 
 
-def present(fields: Iterable[pa.Field], found: pa.Schema, where: str) -> list[str]:
-    """Names of these fields that a file holds; an optional one that it was written without reads as null.
+def present(fields: Iterable[pa.Field], stored: pa.Schema, where: str) -> list[str]:
+    """Return the names of these fields that a file holds.
 
-    Raises `BadInput` for another version, a column of another kind, and a missing column that is required or may have
-    been renamed: beside a column that nobody knows, null would be wrong.
+    An optional field that it was written without reads as null.
+
+    Raises:
+        BadInput: For another version, a column of another kind, and a missing column that is
+            required or may have been renamed. Beside a column that nobody knows, null would be
+            wrong.
     """
-    _require_version(found, where)
-    return [field.name for field in fields if _is_there(field, found, where)]
+    _require_version(stored, where)
+    return [field.name for field in fields if _is_there(field, stored, where)]
 
 
 def conform(batch: pa.RecordBatch, fields: Iterable[pa.Field], where: str) -> pa.RecordBatch:
-    """The batch with exactly these fields: cast where Arrow has several types for one kind, null where not there.
+    """Return the batch with exactly these fields.
 
-    Raises `BadInput`, naming the column, for values that do not fit, for text that is not UTF-8 and for null in a
-    required column.
+    A column is cast where Arrow has several types for one kind, and null where it is not there.
+
+    Raises:
+        BadInput: For values that do not fit, for text that is not UTF-8 and for null in a required
+            column; it names the column.
     """
     schema = pa.schema(list(fields))
     return pa.RecordBatch.from_arrays(
@@ -53,23 +63,23 @@ def conform(batch: pa.RecordBatch, fields: Iterable[pa.Field], where: str) -> pa
     )
 
 
-def _require_version(found: pa.Schema, where: str) -> None:
-    version = (found.metadata or {}).get(_METADATA_KEY, b"none").decode(errors="replace")
+def _require_version(stored: pa.Schema, where: str) -> None:
+    version = (stored.metadata or {}).get(_METADATA_KEY, b"none").decode(errors="replace")
     if version != str(VERSION):
         raise BadInput(
             f"{where} has traffic schema version {version}, not {VERSION}: import the traffic again"
         )
 
 
-def _is_there(field: pa.Field, found: pa.Schema, where: str) -> bool:
-    if field.name in found.names:
-        kind = found.field(field.name).type
+def _is_there(field: pa.Field, stored: pa.Schema, where: str) -> bool:
+    if field.name in stored.names:
+        kind = stored.field(field.name).type
         if kind_of_column(kind) != kind_of_column(field.type):
             raise BadInput(
                 f"{where} has column {field.name} of type {kind}, not {field.type}: import it again"
             )
         return True
-    strange = [name for name in found.names if name not in SCHEMA.names]
+    strange = [name for name in stored.names if name not in SCHEMA.names]
     if not field.nullable or strange:
         beside = f" but an unknown column {strange[0]}, as if it were renamed" if strange else ""
         raise BadInput(f"{where} has no column {field.name}{beside}: import the traffic again")
@@ -100,6 +110,6 @@ def _cast(column: pa.Array, field: pa.Field, where: str) -> pa.Array:
         return plain.cast(field.type)
     except pa.ArrowException as error:
         raise BadInput(
-            f"{where} has column {field.name} of type {column.type}, with values that do not fit {field.type}: "
-            "import it again"
+            f"{where} has column {field.name} of type {column.type}, "
+            f"with values that do not fit {field.type}: import it again"
         ) from error

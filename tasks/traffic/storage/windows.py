@@ -18,7 +18,10 @@ CLOCK_SKEW = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class StoredRequests:
-    """The requests of some parts within (start, end]; each iteration reads them anew, one part in memory at a time."""
+    """The requests of some parts within (start, end].
+
+    Each iteration reads them anew, one part in memory at a time.
+    """
 
     store: ObjectStore
     keys: tuple[str, ...]
@@ -26,10 +29,12 @@ class StoredRequests:
     end: datetime
 
     def __iter__(self) -> Iterator[Request]:
-        """In the order of their hours.
+        """Yield the requests in the order of their hours.
 
-        Raises `NotFound` for a part that was deleted between listing and reading, `Tampered` and `BadInput` for one
-        that is not what was written.
+        Raises:
+            NotFound: For a part that was deleted between listing and reading.
+            Tampered: For a part that is not what was written.
+            BadInput: For a part that cannot be read.
         """
         for key in self.keys:
             for request in read_part(self.store, key):
@@ -39,7 +44,10 @@ class StoredRequests:
 
 @dataclass(frozen=True, slots=True)
 class TrafficWindow:
-    """The traffic of the last hours; `start` and `end` are None when the model has no traffic at all."""
+    """The traffic of the last hours.
+
+    `start` and `end` are None when the model has no traffic at all.
+    """
 
     requests: Iterable[Request]  # may be iterated more than once
     start: datetime | None  # exclusive
@@ -54,9 +62,10 @@ def read_window(
     until: datetime | None = None,
     now: datetime | None = None,
 ) -> TrafficWindow:
-    """The traffic of `hours` up to `until`, or up to the newest request; only parts of those hours are read.
+    """Return the traffic of `hours` up to `until`, or up to the newest request.
 
-    With `until` only the days that the window meets are listed, however long the model has been served.
+    Only parts of those hours are read. With `until`, only the days that the window meets are
+    listed, however long the model has been served.
     A request later than `now` and an hour, written by a host with a wrong clock, is not the newest.
     """
     end = until or _newest(store, model, (now or datetime.now(UTC)) + CLOCK_SKEW)
@@ -71,7 +80,7 @@ def read_window(
 
 
 def _newest(store: ObjectStore, model: str, latest: datetime) -> datetime | None:
-    """The time of the newest believable request; hours are tried from the last one back."""
+    """Return the time of the newest believable request, trying hours from the last one back."""
     parts = [
         (hour, key)
         for key in store.list(layout.TRAFFIC.prefix(model=model))
