@@ -56,12 +56,14 @@ def shared_deployments(models: Sequence[str]) -> list[RunnerDeployment]:
     Their forms offer what there is to choose.
     """
     every_five_minutes = Cron(RECONCILE_CRON, timezone="UTC", slug="reconcile")
-    made = [_deployment(flow, flow.name, tags=[TAG]) for flow in ON_DEMAND]
-    made.append(_deployment(reconcile, reconcile.name, tags=[TAG], schedules=[every_five_minutes]))
-    for one in made:
-        _offer(one, "model", models)
-        _offer(one, "recipe", list(RECIPES))
-    return made
+    deployments = [_deployment(flow, flow.name, tags=[TAG]) for flow in ON_DEMAND]
+    deployments.append(
+        _deployment(reconcile, reconcile.name, tags=[TAG], schedules=[every_five_minutes])
+    )
+    for deployment in deployments:
+        _offer(deployment, "model", models)
+        _offer(deployment, "recipe", list(RECIPES))
+    return deployments
 
 
 def maintenance_deployment(model: str) -> RunnerDeployment | None:
@@ -129,18 +131,18 @@ def _offer(deployment: RunnerDeployment, parameter: str, choices: Sequence[str])
     field = deployment._parameter_openapi_schema.properties.get(parameter)
     if field is None or not choices:
         return
-    for text in [one for one in field.get("anyOf", [field]) if one.get("type") == "string"]:
+    for text in [kind for kind in field.get("anyOf", [field]) if kind.get("type") == "string"]:
         text["enum"] = list(choices)
 
 
 def _deployment(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeployment:
-    made: RunnerDeployment = flow.to_deployment(  # type: ignore[assignment]  # sync outside of an event loop
+    deployment: RunnerDeployment = flow.to_deployment(  # type: ignore[assignment]  # sync outside of an event loop
         name=name,
         entrypoint_type=EntrypointType.MODULE_PATH,
         description=_described(flow),
         **options,
     )
-    return made
+    return deployment
 
 
 def _described(flow: Flow[..., Any]) -> str:

@@ -110,29 +110,29 @@ def find_subject(
     return EvaluatedEngine(f"version {version}", target, release.file(PLAN.format(target)))
 
 
-def _candidate(model: RegisteredModel, given: str) -> EvaluatedEngine:
-    """By the whole id, or its beginning."""
+def _candidate(model: RegisteredModel, beginning: str) -> EvaluatedEngine:
+    """Find a candidate by its whole id, or by its beginning."""
     store, kind = settings().store(), layout.CANDIDATE
     files = (kind.fields(key) for key in kind.keys(store, model=model.name))
     ids = sorted({fields["candidate"] for fields in files if fields is not None})
-    found = [one for one in ids if one.startswith(given)]
-    if not given or len(found) != 1:
-        told = (
-            f"{len(found)} candidates of {model.name} begin with {given!r}"
-            if given
+    matching = [name for name in ids if name.startswith(beginning)]
+    if not beginning or len(matching) != 1:
+        problem = (
+            f"{len(matching)} candidates of {model.name} begin with {beginning!r}"
+            if beginning
             else "the candidate is empty"
         )
         raise NotFound(
-            f"{told}: give one of "
-            f"{', '.join(one[:12] for one in ids[:5]) or 'none, there is none yet'}"
+            f"{problem}: give one of "
+            f"{', '.join(name[:12] for name in ids[:5]) or 'none, there is none yet'}"
         )
     plans: dict[str, str] = {
-        name: layout.candidate_file(model.name, found[0], PLAN.format(name))
+        name: layout.candidate_file(model.name, matching[0], PLAN.format(name))
         for name in model.spec.targets
     }
     built = [name for name, key in plans.items() if store.exists(key)]
     target = _runnable(model, built)
-    return EvaluatedEngine(f"candidate {found[0][:12]}", target, store.get(plans[target]))
+    return EvaluatedEngine(f"candidate {matching[0][:12]}", target, store.get(plans[target]))
 
 
 def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:
@@ -176,8 +176,8 @@ def _harness(
 ) -> tuple[Figure, ...]:
     inputs = language_inputs(model.inputs)
     before, after = (
-        run_harness(one, inputs, task, include=include, limit=limit)
-        for one in (model.reference, engine)
+        run_harness(subject, inputs, task, include=include, limit=limit)
+        for subject in (model.reference, engine)
     )
     return harness_figures(before, after)
 
@@ -191,8 +191,8 @@ def _log(
         "difference": "difference",
     }
     metrics = {
-        _allowed(f"{one.metric}/{one.group}/{side}"): float(getattr(one, field))
-        for one in figures
+        _allowed(f"{figure.metric}/{figure.group}/{side}"): float(getattr(figure, field))
+        for figure in figures
         for side, field in sides.items()
     }
     params = {
@@ -201,7 +201,7 @@ def _log(
         "target": subject.target,
         "limit": str(limit or "all"),
     }
-    told = json.dumps(
+    document = json.dumps(
         {"version": 1, "figures": TypeAdapter(tuple[Figure, ...]).dump_python(figures)}, indent=1
     )
     return (
@@ -213,7 +213,7 @@ def _log(
             params=params,
             metrics=metrics,
             tags={"kind": "evaluation", "suite": suite},
-            artifacts={"evaluation.json": told.encode()},
+            artifacts={"evaluation.json": document.encode()},
         )
     )
 

@@ -39,8 +39,7 @@ def intake(model: str) -> tuple[SourceIntake, ...]:
     if not sources:
         raise BadInput(
             f"the spec of {model} names no sources: write them there and run `requant model add` "
-            "again, or bring one "
-            "file in with `requant traffic import`"
+            "again, or bring one file in with `requant traffic import`"
         )
     progress = Progress(f"take in traffic of {model}")
     taken = []
@@ -48,12 +47,12 @@ def intake(model: str) -> tuple[SourceIntake, ...]:
         progress.step(f"reading what is new in {source.slug}", number / len(sources))
         taken.append(take_source(model, source.slug))
         progress.step(_sentence(taken[-1]), (number + 1) / len(sources))
-    leave_table(f"intake-{model}", [_row(one) for one in taken], "Sources of traffic")
+    leave_table(f"intake-{model}", [_row(done) for done in taken], "Sources of traffic")
     return tuple(taken)
 
 
 def take_in_new(model: str, progress: Progress) -> None:
-    """Return the same at the beginning of another flow, which goes on whatever becomes of it."""
+    """Do the same at the beginning of another flow, which goes on whatever becomes of it."""
     if not open_model(model).spec.sources:
         return
     progress.step("taking in what is new in the sources", 0.05)
@@ -66,7 +65,7 @@ def take_in_new(model: str, progress: Progress) -> None:
 @step("take-source")
 def take_source(model: str, source: str) -> SourceIntake:
     """Read what is new in one source, and keep what was done for people to see."""
-    spec = next(one for one in open_model(model).spec.sources if one.slug == source)
+    spec = next(item for item in open_model(model).spec.sources if item.slug == source)
     scratch = settings().root / "intake" / model / source
     with alone_at(scratch.with_suffix(".lock")):
         try:
@@ -107,10 +106,10 @@ def _place(model: str, spec: SourceSpec, scratch: Path) -> Place:
 
 
 def _failed(model: str, spec: SourceSpec, error: Exception) -> SourceIntake:
-    said = str(error) if isinstance(error, RequantError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, RequantError) else f"{type(error).__name__}: {error}"
     place = f"mlflow:{spec.experiment}" if spec.experiment else str(spec.path)
     return SourceIntake(
-        spec.slug, place, datetime.now(UTC).isoformat(timespec="seconds"), error=said
+        spec.slug, place, datetime.now(UTC).isoformat(timespec="seconds"), error=text
     )
 
 
@@ -133,5 +132,6 @@ def _row(done: SourceIntake) -> dict[str, str | int]:
         "known": done.duplicates,
         "set aside": done.rejected,
         "left": "; ".join(f"{count} x {why}" for why, count in done.left.items()),
-        "problem": done.error or "; ".join(f"{one.name}: {one.reason}" for one in done.problems),
+        "problem": done.error
+        or "; ".join(f"{problem.name}: {problem.reason}" for problem in done.problems),
     }

@@ -162,13 +162,13 @@ def _decided_before(model: str, decision: Decision) -> RunOutcome:
 def _leave_artifacts(model: str, decision: Decision, report: str) -> None:
     rows = [
         {
-            "detector": one.detector,
-            "health": one.health.value,
-            "subject": item.subject,
-            "text": item.text,
+            "detector": result.detector,
+            "health": result.health.value,
+            "subject": finding.subject,
+            "text": finding.text,
         }
-        for one in decision.results
-        for item in one.findings
+        for result in decision.results
+        for finding in result.findings
     ]
     leave_table(f"detectors-{model}", rows, "; ".join(decision.reasons))
     leave_link(f"drift-{model}", f"{settings().store_address}/{report}", "drift report")

@@ -77,9 +77,11 @@ def upcoming() -> Mapping[str, Upcoming]:
     try:
         with get_client(sync_client=True) as client:
             scheduled = [
-                one for one in _ours(client) if one.schedules and one.parameters.get("model")
+                deployment
+                for deployment in _ours(client)
+                if deployment.schedules and deployment.parameters.get("model")
             ]
-            return {one.model: one for one in _upcoming(client, scheduled)}
+            return {runs.model: runs for runs in _upcoming(client, scheduled)}
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise Unavailable(
             f"Prefect did not tell its schedules ({error}): see whether its server runs"
@@ -91,17 +93,17 @@ def overdue() -> Mapping[str, float]:
 
     It is 0 when none is.
     """
-    return {model: one.overdue_s for model, one in upcoming().items()}
+    return {model: runs.overdue_s for model, runs in upcoming().items()}
 
 
 def drop_superseded() -> int:
-    """Cancel late runs in whose place a later one of the same schedule waits; returns how many.
+    """Cancel late runs in whose place a later one of the same schedule waits; return how many.
 
     A machine that slept for a week wakes up to one run a model, not to seven.
     """
     dropped = 0
     with get_client(sync_client=True) as client:
-        scheduled = [one for one in _ours(client) if one.schedules]
+        scheduled = [deployment for deployment in _ours(client) if deployment.schedules]
         waiting = _waiting(client, scheduled, before=datetime.now(UTC)) if scheduled else []
         for late in _grouped([run for run in waiting if run.auto_scheduled], _created_by).values():
             for run in late[:-1]:
@@ -116,13 +118,13 @@ def drop_superseded() -> int:
 
 
 def close_broken_off() -> int:
-    """Call runs crashed that a process before this one took up and never ended; returns how many.
+    """Call runs crashed that a process before this one took up and never ended; return how many.
 
     Only for a server of our own, before anything is taken up: a process that is killed cannot say
     so itself.
     """
     with get_client(sync_client=True) as client:
-        deployed = [one.id for one in _ours(client) if one.work_pool_name is None]
+        deployed = [item.id for item in _ours(client) if item.work_pool_name is None]
         taken_up = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TAKEN_UP)))
         begun = FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=deployed), state=taken_up
@@ -146,19 +148,19 @@ def keep_what_people_set(deployment: RunnerDeployment) -> None:
     """
     with get_client(sync_client=True) as client:
         try:
-            known = client.read_deployment_by_name(deployment.full_name)
+            applied = client.read_deployment_by_name(deployment.full_name)
         except ObjectNotFound:
             return
-    deployment.paused = known.paused
-    active = {one.slug: one.active for one in known.schedules}
+    deployment.paused = applied.paused
+    active = {schedule.slug: schedule.active for schedule in applied.schedules}
     for schedule in deployment.schedules or ():
         schedule.active = active.get(schedule.slug, schedule.active)
     added = [
         DeploymentScheduleCreate(
-            schedule=one.schedule, active=one.active, parameters=one.parameters
+            schedule=schedule.schedule, active=schedule.active, parameters=schedule.parameters
         )
-        for one in known.schedules
-        if not one.slug
+        for schedule in applied.schedules
+        if not schedule.slug
     ]
     if added:
         deployment.schedules = [*(deployment.schedules or ()), *added]
@@ -169,10 +171,10 @@ def drop_earlier_schedules(applied: UUID, deployment: RunnerDeployment) -> None:
 
     Prefect keeps what another slug stands for.
     """
-    kept = {one.slug for one in deployment.schedules or ()}
+    named = {schedule.slug for schedule in deployment.schedules or ()}
     with get_client(sync_client=True) as client:
         for schedule in client.read_deployment_schedules(applied):
-            if schedule.slug and schedule.slug not in kept:
+            if schedule.slug and schedule.slug not in named:
                 client.delete_deployment_schedule(applied, schedule.id)
 
 
@@ -199,9 +201,9 @@ def _upcoming(
     now = datetime.now(UTC)
     late = _grouped(_waiting(client, scheduled, before=now), _deployed_as) if scheduled else {}
     ahead = _grouped(_waiting(client, scheduled, after=now), _deployed_as) if scheduled else {}
-    for one in scheduled:
-        coming = ahead.get(one.id) or _waiting(client, [one], after=now, limit=1)
-        yield _of_model(client, one, late.get(one.id, []), coming, now)
+    for deployment in scheduled:
+        coming = ahead.get(deployment.id) or _waiting(client, [deployment], after=now, limit=1)
+        yield _of_model(client, deployment, late.get(deployment.id, []), coming, now)
 
 
 def _of_model(
@@ -212,9 +214,9 @@ def _of_model(
     now: datetime,
 ) -> Upcoming:
     waited = max((now - _expected(run) for run in late), default=timedelta())
-    paused = deployment.paused or not any(one.active for one in deployment.schedules)
-    kept = paused or any(run.auto_scheduled for run in (*ahead, *late))
-    missing = None if kept else _missed(client, deployment, now)
+    paused = deployment.paused or not any(schedule.active for schedule in deployment.schedules)
+    on_time = paused or any(run.auto_scheduled for run in (*ahead, *late))
+    missing = None if on_time else _missed(client, deployment, now)
     if missing is not None:
         waited = now - missing
     return Upcoming(
@@ -255,7 +257,9 @@ def _waiting(
     """List runs of deployments that have not started, the earliest first."""
     return client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[one.id for one in deployments]),
+            deployment_id=FlowRunFilterDeploymentId(
+                any_=[deployment.id for deployment in deployments]
+            ),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
             expected_start_time=FlowRunFilterExpectedStartTime(before_=before, after_=after),
         ),

@@ -250,7 +250,10 @@ def _alias_names(entries: Sequence[LedgerEntry], version: str | None) -> tuple[s
 
 
 def _calibration(model: str, digest: str) -> str:
-    """Empty where a release cannot be trusted any more: what it says is then no evidence."""
+    """Return the digest of a release's calibration set.
+
+    It is empty where the release cannot be trusted any more: what it says is then no evidence.
+    """
     try:
         return str(settings().release(model, digest).facts.get("calibration"))
     except (Refused, NotFound, BadInput):
@@ -259,36 +262,37 @@ def _calibration(model: str, digest: str) -> str:
 
 def _version(entries: Sequence[LedgerEntry], digest: str) -> str | None:
     return next(
-        (one.version for one in reversed(entries) if one.release == digest and one.version), None
+        (entry.version for entry in reversed(entries) if entry.release == digest and entry.version),
+        None,
     )
 
 
 def _remains(releases: Sequence[AffectedRelease], places: Sequence[str]) -> tuple[str, ...]:
-    told = [
+    sentences = [
         "Histograms, ranges and scales that the data helped to fix remain: "
         "sums over a whole set, which name nobody.",
         "Backups of the object store, MLflow's runs and Prefect's logs "
         "are outside of this command.",
     ]
     if places:
-        told.append(
+        sentences.append(
             f"What lies in its sources ({', '.join(places)}) is not touched: "
-            "delete the data there too, because a file "
-            "that changes is read again."
+            "delete the data there too, because a file that changes is read again."
         )
     if releases:
-        named = ", ".join(f"version {one.version or '?'}{_aliases(one)}" for one in releases)
-        told.append(
-            f"The scales and engines of {named} were fixed with a calibration set that held the data. "
-            "Whoever must "
-            "undo that too re-quantizes on today's traffic and promotes the new version: "
-            "`requant requantize MODEL`."
+        named = ", ".join(
+            f"version {release.version or '?'}{_aliases(release)}" for release in releases
         )
-    return tuple(told)
+        sentences.append(
+            f"The scales and engines of {named} were fixed with a calibration set "
+            "that held the data. Whoever must undo that too re-quantizes on today's traffic "
+            "and promotes the new version: `requant requantize MODEL`."
+        )
+    return tuple(sentences)
 
 
-def _aliases(one: AffectedRelease) -> str:
-    return f" ({', '.join(one.aliases)})" if one.aliases else ""
+def _aliases(release: AffectedRelease) -> str:
+    return f" ({', '.join(release.aliases)})" if release.aliases else ""
 
 
 def _record(result: Forgotten, actor: str, reason: str) -> None:
@@ -302,12 +306,12 @@ def _record(result: Forgotten, actor: str, reason: str) -> None:
         "subject": result.kind,
         "pseudonym": result.pseudonym,
         "removed": dict(result.removed),
-        "releases": [one.release for one in result.releases],
+        "releases": [affected.release for affected in result.releases],
     }
 
     def decide(entries: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
-        known = (one for one in entries if one.kind is EntryKind.FORGOTTEN)
-        if any(one.details.get("pseudonym") == result.pseudonym for one in known):
+        acts = (entry for entry in entries if entry.kind is EntryKind.FORGOTTEN)
+        if any(act.details.get("pseudonym") == result.pseudonym for act in acts):
             return None
         return body(EntryKind.FORGOTTEN, actor=actor, reason=reason, details=details)
 

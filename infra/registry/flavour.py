@@ -86,13 +86,13 @@ def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> Non
 
 
 def _signature(graph: Any) -> object:
-    """Names, types and shapes of inputs and outputs, -1 for a symbolic dimension."""
+    """Return names, types and shapes of inputs and outputs, -1 for a symbolic dimension."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema
 
-    constants = {one.name for one in graph.graph.initializer}
-    inputs = [_spec(one) for one in graph.graph.input if one.name not in constants]
-    return ModelSignature(Schema(inputs), Schema([_spec(one) for one in graph.graph.output]))
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    inputs = [_spec(value) for value in graph.graph.input if value.name not in constants]
+    return ModelSignature(Schema(inputs), Schema([_spec(value) for value in graph.graph.output]))
 
 
 def _spec(value: Any) -> object:

@@ -28,46 +28,48 @@ def decide(results: Iterable[DetectorResult], *, window_digest: Digest) -> Decis
     Raises:
         BadInput: On a detector that the table does not know.
     """
-    seen = tuple(results)
-    unknown = sorted({result.detector for result in seen} - set(DETECTORS))
+    judged = tuple(results)
+    unknown = sorted({result.detector for result in judged} - set(DETECTORS))
     if unknown:
         raise BadInput(
             f"there is no detector called {unknown[0]}: the decision knows {', '.join(DETECTORS)}"
         )
-    health = {detector: health_of(detector, seen) for detector in DETECTORS}
-    waits = outgrown_for_nothing(seen)
+    health = {detector: health_of(detector, judged) for detector in DETECTORS}
+    waits = outgrown_for_nothing(judged)
     action = _action({**health, "range": Health.FINE} if waits else health)
     reasons = (
         _headline(action, health, waits),
-        *(_reason(detector, health[detector], seen) for detector in _order(health)),
+        *(_reason(detector, health[detector], judged) for detector in _order(health)),
     )
-    return Decision(action, reasons, seen, window_digest, "; ".join(attribute(seen)))
+    return Decision(action, reasons, judged, window_digest, "; ".join(attribute(judged)))
 
 
 def outgrown_for_nothing(results: Iterable[DetectorResult]) -> bool:
     """Return whether scales are outgrown and no group's answers, all judged fine, show it yet."""
-    seen = tuple(results)
+    judged = tuple(results)
     if (
-        health_of("range", seen) is not Health.DEGRADED
-        or health_of("fidelity", seen) is not Health.FINE
+        health_of("range", judged) is not Health.DEGRADED
+        or health_of("fidelity", judged) is not Health.FINE
     ):
         return False
-    found = [
-        one
-        for result in seen
+    losses = [
+        finding
+        for result in judged
         if result.detector == "fidelity"
-        for one in result.findings
-        if one.value > 0
+        for finding in result.findings
+        if finding.value > 0
     ]
-    return all(1 - one.value < HARDLY * (1 - one.limit) for one in found)
+    return all(1 - finding.value < HARDLY * (1 - finding.limit) for finding in losses)
 
 
 def undecided(window: ThinWindow, results: Iterable[DetectorResult]) -> Decision:
     """Return that too few requests came to look at, with the detectors that need no traffic."""
-    seen = tuple(results)
-    told = f"{window.told[0].upper()}{window.told[1:]}: no decision."
-    reasons = (told, *(_reason(one.detector, one.health, seen) for one in seen))
-    return Decision(Action.INCONCLUSIVE, reasons, seen, window.digest, "; ".join(attribute(seen)))
+    judged = tuple(results)
+    headline = f"{window.told[0].upper()}{window.told[1:]}: no decision."
+    reasons = (headline, *(_reason(result.detector, result.health, judged) for result in judged))
+    return Decision(
+        Action.INCONCLUSIVE, reasons, judged, window.digest, "; ".join(attribute(judged))
+    )
 
 
 def recalibrates(decision: Decision) -> bool:
@@ -94,8 +96,8 @@ def wants_retraining(decision: Decision) -> bool:
 
 def health_of(detector: str, results: Iterable[DetectorResult]) -> Health:
     """Return the worst of a detector's results; inconclusive without any."""
-    found = {result.health for result in results if result.detector == detector}
-    return next((worst for worst in _WORST if worst in found), Health.INCONCLUSIVE)
+    health = {result.health for result in results if result.detector == detector}
+    return next((worst for worst in _WORST if worst in health), Health.INCONCLUSIVE)
 
 
 def _action(health: Mapping[str, Health]) -> Action:

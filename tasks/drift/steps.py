@@ -116,7 +116,7 @@ def decide_window(
 def write_report(
     window: SampleRef, champion: ReleaseRef, decision: Decision, past: Sequence[PastDecision] = ()
 ) -> str:
-    """Write the pages of a look, ours and Evidently's; gives the key of ours."""
+    """Write the pages of a look, ours and Evidently's; return the key of ours."""
     reference, current = loading.calibrated_on(champion), read_requests(window.key)
     return publish.write_pages(
         window, champion, decision, past, reference=reference, current=current
@@ -128,11 +128,16 @@ def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]
     return {
         "source": open_model(window.model).source,
         "builds": recalibrates(decision),
-        "references": {one.detector: one.reference for one in decision.results if one.reference},
+        "references": {
+            result.detector: result.reference for result in decision.results if result.reference
+        },
         "evidence": {
-            one.detector: {"key": one.evidence, "digest": evidence_store.digest(one.evidence)}
-            for one in decision.results
-            if one.evidence
+            result.detector: {
+                "key": result.evidence,
+                "digest": evidence_store.digest(result.evidence),
+            }
+            for result in decision.results
+            if result.evidence
         },
     }
 

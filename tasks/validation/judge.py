@@ -104,13 +104,13 @@ def judge_built(
 def report_unexecuted(
     model: RegisteredModel, engine: EngineRef, graph: bytes, layers: bytes
 ) -> GateReport:
-    """Return an inconclusive report.
+    """Return an inconclusive report on an engine that cannot run here.
 
     Where the target can tell its kernels without a device, it says what they multiply, too.
     """
     report = unexecuted(engine.target, engine.reason)
-    told = _precision(model, engine.target, graph, layers, None, engine.reason)
-    return replace(report, gates=(*report.gates, *told))
+    precision = _precision(model, engine.target, graph, layers, None, engine.reason)
+    return replace(report, gates=(*report.gates, *precision))
 
 
 def typical_batch(model: RegisteredModel) -> Batch:

@@ -77,12 +77,15 @@ class Look:
 
     @property
     def tags(self) -> list[str]:
-        """What the UI offers to filter snapshots by."""
+        """Return what the UI offers to filter snapshots by."""
         return [self.decision.action.value, f"champion {self.champion}"]
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the UI shows beside a snapshot; `attribution` only where something changed."""
+        """Return what the UI shows beside a snapshot.
+
+        It has `attribution` only where something changed.
+        """
         facts = {
             "model": self.window.model,
             "window": self.window.digest,
@@ -90,15 +93,15 @@ class Look:
             "decision": self.decision.action.value,
             "attribution": self.decision.attribution,
             **{
-                f"{STORED_DETECTOR} {one.detector}": one.health.value
-                for one in self.decision.results
+                f"{STORED_DETECTOR} {result.detector}": result.health.value
+                for result in self.decision.results
             },
         }
         return {name: fact for name, fact in facts.items() if fact}
 
     @property
     def figures(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
-        """What to plot: the metric's type, the labels of its series, and the value."""
+        """Yield what to plot: the metric's type, the labels of its series, and the value."""
         yield REQUESTS, {"kind": "offered"}, self.window.seen
         yield REQUESTS, {"kind": "sampled"}, self.window.rows
         for result in self.decision.results:

@@ -101,5 +101,8 @@ def _tags(window: SampleRef, decision: Decision) -> dict[str, str]:
         "attribution": decision.attribution,
         "window": window.digest,
         **({"flow_run": run} if run else {}),
-        **{f"{STORED_DETECTOR}.{one.detector}": one.health.value for one in decision.results},
+        **{
+            f"{STORED_DETECTOR}.{result.detector}": result.health.value
+            for result in decision.results
+        },
     }

@@ -47,13 +47,12 @@ class ToggledGraph:
 
 
 def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
-    """Add a toggle for every site of the plan.
+    """Add a toggle for every site of the plan, and with `others` for what recipes leave alone.
 
-    And with `others` for what recipes leave alone, at INT8.
-
-    These are embedding tables (one scale a row), products of two activations (attention scores, and
-    mixing by them; ranges of each batch) and what all norms return (likewise, one toggle). The
-    plan's model must be the full-precision graph with nothing folded into it.
+    The others run at INT8. They are embedding tables (one scale a row), products of two activations
+    (attention scores, and mixing by them; ranges of each batch) and what all norms return
+    (likewise, one toggle). The plan's model must be the full-precision graph with nothing folded
+    into it.
     """
     model = plan.model
     rounded = [*_products(model), *_norms(model)] if others else []
@@ -65,8 +64,10 @@ def install(plan: GraphPlan, *, others: bool) -> ToggledGraph:
     gathers = [QuantizedPart(name, tuple(_readers(model, name)), EMBEDDINGS) for name in tables]
     nodes = {node.name: node for node in model.graph.node}
     sites = [
-        QuantizedPart(one.site.name, tuple(nodes[x.node].output[0] for x in one.site.layers))
-        for one in plan.sites
+        QuantizedPart(
+            planned.site.name, tuple(nodes[layer.node].output[0] for layer in planned.site.layers)
+        )
+        for planned in plan.sites
     ]
     parts = (*sites, *rounded, *gathers)
     return ToggledGraph(_merge(model, quantized, parts), parts)
@@ -163,8 +164,8 @@ def _merge(
 def _at_opset_of(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model as the writer raised it for formats that need a newer opset."""
     wanted, present = (
-        next(item.version for item in one.opset_import if item.domain in ("", "ai.onnx"))
-        for one in (quantized, model)
+        next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx"))
+        for graph in (quantized, model)
     )
     raised = model if wanted == present else version_converter.convert_version(model, wanted)
     raised.ir_version = quantized.ir_version
