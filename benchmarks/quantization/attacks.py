@@ -1,4 +1,7 @@
-"""What an attacker with a twentieth of the traffic may send: it knows the model."""
+"""What an attacker with a twentieth of the traffic may send.
+
+It knows the model.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +16,12 @@ from tasks.payloads import fingerprint
 from tasks.records import Payload, Request
 
 FRACTION = 0.05
-"""Of the traffic: what the attacker sends."""
+"""Fraction of the traffic that the attacker sends."""
 TENANTS = 8
 START = datetime(2026, 1, 5, tzinfo=UTC)
 ONE, MANY = "one tenant, as extreme as it can", "many tenants, as extreme as they can"
 NOBODY = "nobody: as many other honest requests"
-"""The control: what a rule moves when nothing is wrong."""
+"""Name of the control: what a rule moves when nothing is wrong."""
 FEW = (ONE, NOBODY)
 """Kinds that a quick run shows."""
 SCALES = (1.05, 1.2, 1.5, 1.8, 4.0, 1000.0)

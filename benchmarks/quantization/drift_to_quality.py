@@ -1,6 +1,6 @@
 """What drift costs a quantized model, and what each candidate wins back.
 
-On the ONNX Runtime engine.
+Everything runs on the ONNX Runtime engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class DriftQualityRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """Exposure drift on the digits, language drift on MiniLM."""
+    """Measure exposure drift on the digits, and language drift on MiniLM."""
     shift = exposures(subject.digits(quick), quick)
     speech = languages(subject.minilm(quick), CANDIDATES[:3] if quick else CANDIDATES, quick)
     title = "From drift to quality: stale, recalibrated and re-tuned INT8 on ONNX Runtime CPU"
@@ -46,9 +46,9 @@ def measure(quick: bool) -> ResultTable:
 
 
 def exposures(chosen: Subject, quick: bool) -> list[DriftQualityRow]:
-    """Accuracy at each exposure.
+    """Measure the accuracy at each exposure.
 
-    Full precision, INT8 calibrated at 0.5 to 1, the same graph recalibrated there.
+    Full precision stands beside INT8 calibrated at 0.5 to 1, and the same graph recalibrated there.
     """
     labels = subject.digit_labels(quick)
     stale = ours.quantize(chosen, "int8-smooth", _exposed(chosen, STALE_EXPOSURES))
@@ -77,9 +77,9 @@ def exposures(chosen: Subject, quick: bool) -> list[DriftQualityRow]:
 
 
 def languages(chosen: Subject, candidates: Sequence[str], quick: bool) -> list[DriftQualityRow]:
-    """Cosine on Japanese and Russian.
+    """Measure the cosine on Japanese and Russian.
 
-    The champion tuned on English, then every candidate tuned on the new traffic.
+    The champion is tuned on English, then every candidate on the new traffic.
     """
     count = len(chosen.calibration)
     traffic = subject.draw(chosen.traffic, DRIFTED, count)
@@ -116,7 +116,7 @@ def _language_row(
 def _exposed(chosen: Subject, factors: Sequence[float]) -> list[Payload]:
     """Return the calibration images at each exposure, as `examples.digits` defines it.
 
-    Pixels multiplied.
+    Their pixels are multiplied.
     """
     return [
         np.asarray(image, np.float32) * np.float32(factor)
@@ -130,9 +130,9 @@ def _engine(candidate: Candidate) -> Engine:
 
 
 def _goals(rows: Sequence[DriftQualityRow]) -> tuple[Goal, ...]:
-    """Recalibrated INT8 stays with full precision at the highest exposure.
+    """Return the goals at the highest exposure.
 
-    Where the stale one does not.
+    Recalibrated INT8 stays with full precision there, where the stale one does not.
     """
     last = {row.engine: row.value for row in rows if row.traffic == rows[-1].traffic}
     lost: float = last["FP32"] - last["INT8, recalibrated"]

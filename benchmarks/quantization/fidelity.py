@@ -22,14 +22,16 @@ from tasks.models.inputs import run_all
 TITLE = "INT8 fidelity on ONNX Runtime CPU: cosine to FP32 on held-out cases, same calibration set"
 
 NOTES = (
-    "ONNX Runtime's static defaults also quantize the attention mask's addition, whose constant is the least float32.",
-    "modelopt's torch path keeps FP32 weights behind a QuantizeLinear: the size is the file's, not the engine's.",
+    "ONNX Runtime's static defaults also quantize the attention mask's addition, "
+    "whose constant is the least float32.",
+    "modelopt's torch path keeps FP32 weights behind a QuantizeLinear: "
+    "the size is the file's, not the engine's.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class FidelityRow:
-    """One contender."""
+    """Figures of one contender."""
 
     name: str = column("contender")
     mean: float | None = column("mean", ".4f")
@@ -43,12 +45,15 @@ class FidelityRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM on English and code, the calibration set's language; the other languages beside it."""
+    """Measure MiniLM on English and code, the calibration set's language.
+
+    The other languages stand beside it.
+    """
     return compare(subject.minilm(quick), peers.contenders(quick))
 
 
 def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> ResultTable:
-    """All contenders on one subject.
+    """Compare all contenders on one subject.
 
     The first held-out group is judged, the last is reported beside it.
     """
@@ -88,7 +93,11 @@ def judge(chosen: Subject, name: str, graphs: Graphs) -> FidelityRow:
 
 
 def closeness(chosen: Subject, plan: bytes) -> tuple[float, float, float, float]:
-    """Mean and least cosine of the judged group, then of the one beside it."""
+    """Return mean and least cosine of the judged group, then of the one beside it.
+
+    Raises:
+        BadInput: When ONNX Runtime cannot load the graph.
+    """
     session = open_session(plan)
     if isinstance(session, str):
         raise BadInput(f"ONNX Runtime cannot load the graph: {session}")
@@ -110,13 +119,15 @@ def accepted(chosen: Subject, graph: bytes) -> str:
 
 
 def _reason(message: str) -> str:
-    """Without our own preamble; one line."""
+    """Return the message in one line, without our own preamble."""
     return " ".join(message.partition("graph: ")[2].split() or message.split())
 
 
 def _peer(chosen: Subject, peer: peers.Contender) -> FidelityRow:
-    made = peers.graphs(chosen, peer)
-    return _absent(peer.name, made) if isinstance(made, str) else judge(chosen, peer.name, made)
+    graphs = peers.graphs(chosen, peer)
+    return (
+        _absent(peer.name, graphs) if isinstance(graphs, str) else judge(chosen, peer.name, graphs)
+    )
 
 
 def _absent(name: str, reason: str) -> FidelityRow:

@@ -1,6 +1,6 @@
-"""Loss against size and latency.
+"""Loss against size and latency: the Pareto front.
 
-Our recipes beside every peer, and the same in two languages nobody was tuned for.
+Our recipes stand beside every peer, also in two languages that nobody was tuned for.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ PLOTS = Path("build/benchmarks")
 
 @dataclass(frozen=True, slots=True)
 class FrontRow:
-    """One contender."""
+    """Figures of one contender."""
 
     name: str = column("contender")
     mean: float | None = column("mean", ".4f")
@@ -49,7 +49,10 @@ class FrontRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM, calibrated on English for English and code, and on Japanese and Russian for those."""
+    """Measure MiniLM under two calibration sets.
+
+    English texts calibrate for English and code, Japanese and Russian ones for those languages.
+    """
     chosen = subject.minilm(quick)
     opponents = tuple(
         peer for peer in peers.contenders(quick) if not peer.name.startswith("ORT quantize_dynamic")
@@ -72,14 +75,13 @@ def compare(
     feeds: Arrays,
     rounds: int,
 ) -> list[FrontRow]:
-    """Full precision, our recipes, then the peers.
+    """Compare full precision, our recipes, then the peers.
 
     Every one is made twice, once for each calibration set.
     """
     outcomes, tuned_outcomes = _ours(chosen, recipes), _ours(elsewhere, recipes)
-    for peer in (
-        opponents
-    ):  # both at once: what the last of them leaves behind in the process spoils the others
+    # Both at once: what the last peer leaves behind in the process spoils the others.
+    for peer in opponents:
         outcomes[peer.name], tuned_outcomes[peer.name] = (
             peers.graphs(chosen, peer),
             peers.graphs(elsewhere, peer),
@@ -116,9 +118,9 @@ def compare(
 
 
 def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
-    """Say what `int8-gptq` should reach.
+    """Return the goals of `int8-gptq`.
 
-    And that no peer that TensorRT takes is both closer and faster.
+    No peer that TensorRT takes shall be both closer and faster.
     """
     mine = next(row for row in rows if row.name == JUDGED)
     rivals = [row for row in rows if row.name not in (FP32, *RECIPES)]
@@ -136,9 +138,9 @@ def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
 
 
 def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
-    """Front as PNG and as HTML.
+    """Draw the Pareto front as PNG and as HTML.
 
-    Filled points build on TensorRT-RTX, the star is the recipe that is judged.
+    Filled points build on TensorRT-RTX; the star is the recipe that is judged.
     """
     full_megabytes = next(row for row in rows if row.name == FP32).megabytes or 1.0
     figures = [
@@ -155,9 +157,8 @@ def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
         )
         for row in rows
     ]
-    near = [
-        figure for figure in figures if figure.loss is not None and figure.loss < 0.03
-    ]  # the rest would flatten the plot
+    # The rest would flatten the plot.
+    near = [figure for figure in figures if figure.loss is not None and figure.loss < 0.03]
     limits = Limits("1 - mean cosine, English and code", 0.002, 1.0, 1 / 1.6)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -177,11 +178,13 @@ def _is_above(row: FrontRow, mine: FrontRow) -> bool:
 
 def _ours(chosen: Subject, names: Sequence[str]) -> dict[str, Graphs | str]:
     observed = ours.observe(chosen)
-    made: dict[str, Graphs | str] = {}
+    graphs: dict[str, Graphs | str] = {}
     for name in names:
         candidate = ours.derived(chosen, find_recipe(name), observed)
-        made[name] = Graphs(candidate.lowered("u8"), candidate.lowered("s8"), candidate.clock.total)
-    return made
+        graphs[name] = Graphs(
+            candidate.lowered("u8"), candidate.lowered("s8"), candidate.clock.total
+        )
+    return graphs
 
 
 def _elsewhere(chosen: Subject, quick: bool) -> Subject:

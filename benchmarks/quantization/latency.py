@@ -19,7 +19,7 @@ UNLOADABLE = "ONNX Runtime: it did not load the graph in several attempts"
 
 @dataclass(frozen=True, slots=True)
 class LatencyRow:
-    """One contender, with all cores and with one."""
+    """Figures of one contender, with all cores and with one."""
 
     name: str = column("contender")
     milliseconds: float | None = column("ms a batch", ".2f")
@@ -32,7 +32,7 @@ class LatencyRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM, 8 texts of 64 tokens, every contender of the fidelity table."""
+    """Measure MiniLM on 8 texts of 64 tokens, with every contender of the fidelity table."""
     chosen = subject.minilm(quick)
     return compare(chosen, peers.contenders(quick), full_texts(chosen), rounds=7 if quick else 21)
 
@@ -40,7 +40,7 @@ def measure(quick: bool) -> ResultTable:
 def compare(
     chosen: Subject, opponents: tuple[peers.Contender, ...], feeds: Arrays, rounds: int
 ) -> ResultTable:
-    """All contenders in interleaved rounds on one batch."""
+    """Compare all contenders in interleaved rounds on one batch."""
     plans, failures = _plans(chosen, opponents)
     every, single = (time_plans(plans, feeds, rounds, threads) for threads in (0, 1))
     timed = [name for name in plans if name in every.seconds and name in single.seconds]
@@ -51,7 +51,10 @@ def compare(
     ]
     speedup = next(row.speedup for row in rows if row.name == OURS)
     shape = " × ".join(map(str, next(iter(feeds.values())).shape))
-    title = f"Latency on ONNX Runtime CPU, {chosen.name}, batch {shape}, median of {rounds} interleaved rounds"
+    title = (
+        f"Latency on ONNX Runtime CPU, {chosen.name}, batch {shape}, "
+        f"median of {rounds} interleaved rounds"
+    )
     return ResultTable(
         "latency", title, rows, (Goal("ours, times as fast as FP32:", 1.5, speedup),)
     )
@@ -59,15 +62,17 @@ def compare(
 
 def full_texts(chosen: Subject) -> Arrays:
     """Return a batch of texts that fill all tokens, so that no contender works on padding."""
-    kept: list[Arrays] = []
+    full_rows: list[Arrays] = []
     for batch in chosen.inputs.batches(
         [row.payload for row in chosen.traffic if row.language == "en"]
     ):
         full = np.flatnonzero(batch.feeds["attention_mask"].sum(axis=1) >= TOKENS)
-        kept += [{name: value[row, :TOKENS] for name, value in batch.feeds.items()} for row in full]
-        if len(kept) >= BATCH:
+        full_rows += [
+            {name: value[row, :TOKENS] for name, value in batch.feeds.items()} for row in full
+        ]
+        if len(full_rows) >= BATCH:
             break
-    return {name: np.stack([feeds[name] for feeds in kept[:BATCH]]) for name in kept[0]}
+    return {name: np.stack([feeds[name] for feeds in full_rows[:BATCH]]) for name in full_rows[0]}
 
 
 def _plans(
@@ -75,11 +80,11 @@ def _plans(
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     plans, failures = {FP32: chosen.source, OURS: peers.our_graphs(chosen).cpu}, {}
     for peer in opponents:
-        made = peers.graphs(chosen, peer)
-        if isinstance(made, str):
-            failures[peer.name] = made
+        graphs = peers.graphs(chosen, peer)
+        if isinstance(graphs, str):
+            failures[peer.name] = graphs
         else:
-            plans[peer.name] = made.cpu
+            plans[peer.name] = graphs.cpu
     return plans, failures
 
 

@@ -25,9 +25,8 @@ def peaks(quick: bool) -> Mapping[str, float]:
     Its interpreter and the model are included.
     """
     chosen = subject.minilm(quick)
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # an export in the process would be most of what it holds
+    # An export in the process would be most of what it holds.
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.onnx").write_bytes(chosen.source)
         tokenizer = str(chosen.spec.input.tokenizer)
         Path(folder, tokenizer).write_bytes((chosen.folder / tokenizer).read_bytes())
@@ -61,7 +60,7 @@ def _prepared(work: str, folder: Path, quick: bool) -> Callable[[], object]:
 def _measured(call: Callable[[], object]) -> float:
     """Call it, and return the megabytes that the process had at most meanwhile.
 
-    Linux forgets the peak so far when 5 is written to clear_refs: loading a model takes more than
+    Linux forgets the peak so far when 5 is written to clear_refs. Loading a model takes more than
     running it.
     """
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,6 +1,6 @@
 """What observing costs: the observer pass against a plain forward pass.
 
-In time, in memory and as the set grows.
+Costs are time, memory, and how both grow with the set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -124,7 +124,7 @@ def compare(chosen: Subject, shape: tuple[int, ...], rounds: int) -> ResultTable
 def growth(chosen: Subject, sizes: Sequence[int]) -> list[ObservationRow]:
     """Measure the observed pass over sets of one distribution and several sizes.
 
-    The time a case should not change.
+    The time for a case should not change.
     """
     languages = sorted({row.language for row in chosen.traffic})
     rows = []

@@ -1,4 +1,7 @@
-"""An attacker with a twentieth of the traffic: how far it moves a scale, and what that costs."""
+"""How far an attacker with a twentieth of the traffic moves a scale.
+
+It also says what that costs.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,10 +33,10 @@ from tasks.sampling.strata import draw
 from tasks.specs.spec import CalibrationSpec
 
 SEEDS = range(10, 15)
-"""Windows, each of traffic drawn anew; by none of these was any rule chosen."""
+"""Seeds of the windows, each of traffic drawn anew; no rule was chosen on them."""
 RULES = CalibrationSpec()
 OFF = CalibrationSpec(near_duplicates=1.0, quarantine=False, least_support=0.0)
-"""Undefended: strata, tenant cap and anchor alone."""
+"""The rules of an undefended set: strata, tenant cap and anchor alone."""
 TENANT_FRACTION = 0.5
 RECIPES = ("recalibrate", "recalibrate-mse")
 NOTE = (
@@ -68,12 +71,12 @@ class PoisonedWindow:
 
     @property
     def quarantined(self) -> frozenset[str]:
-        """The ids that were set aside."""
+        """Return the ids that were set aside."""
         return frozenset(out.request_id for out in self.composed.quarantined)
 
     @property
     def sampled(self) -> frozenset[str]:
-        """The ids that were looked at and kept, or set aside."""
+        """Return the ids that were looked at and kept, or set aside."""
         return self.quarantined | {request.request_id for request in self.composed.sample.requests}
 
 
@@ -114,8 +117,8 @@ def worst(rows: Sequence[PoisoningRow]) -> list[PoisoningRow]:
     """Return the worst row of one model for every attack and recipe."""
     by_attack: dict[tuple[str, str], PoisoningRow] = {}
     for row in rows:
-        known = by_attack.setdefault((row.attack, row.recipe), row)
-        by_attack[row.attack, row.recipe] = _worse(known, row)
+        worst_so_far = by_attack.setdefault((row.attack, row.recipe), row)
+        by_attack[row.attack, row.recipe] = _worse(worst_so_far, row)
     return list(by_attack.values())
 
 

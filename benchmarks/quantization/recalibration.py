@@ -1,6 +1,6 @@
-"""From texts to engines.
+"""How long it takes from texts to engines.
 
-Ours with both engine builds, against the peers' calibration and graph alone.
+Ours builds both engines; the peers only calibrate and write a graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from infra.errors import BadInput
 BUILDS = ("onnxruntime-cpu", "tensorrt-rtx")
 DEFAULT = "ORT quantize_static, percentile"
 FASTEST = "ORT quantize_static, percentile, MatMul inputs, one batch at a time"
-"""Its own fastest way to a percentile graph that TensorRT takes.
+"""ONNX Runtime's own fastest way to a percentile graph that TensorRT takes.
 
 `CalibStridedMinMax` is documented for MinMax only.
 """
@@ -47,7 +47,7 @@ OPPONENTS = (
 
 @dataclass(frozen=True, slots=True)
 class RecalibrationRow:
-    """One contender, or one phase of ours."""
+    """Figures of one contender, or of one phase of ours."""
 
     name: str = column("contender")
     seconds: float | None = column("s", ".2f")
@@ -68,7 +68,7 @@ class _Turns:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM and 128 English texts."""
+    """Measure MiniLM on 128 English texts."""
     return compare(
         subject.minilm(quick),
         [peer for peer in OPPONENTS if peer.quick or not quick],
@@ -105,7 +105,10 @@ def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) 
         *_phases([again.clock.seconds for _, again in mine]),
         *(_peer(measured, chosen, name, turn) for name, turn in turns.items()),
     ]
-    title = f"Recalibration, {chosen.name}, {len(chosen.calibration)} cases: wall time, median of {rounds} rounds"
+    title = (
+        f"Recalibration, {chosen.name}, {len(chosen.calibration)} cases: "
+        f"wall time, median of {rounds} rounds"
+    )
     note = "Only ours includes building the ONNX Runtime and the TensorRT-RTX engine."
     return ResultTable("recalibration", title, rows, goals(rows), (note,))
 
@@ -165,12 +168,12 @@ def _turn(peer: peers.Contender, chosen: Subject, turn: _Turns) -> None:
     """Give a peer its turn; one that fails once is not asked again."""
     if turn.failure is not None:
         return
-    made = peers.make(chosen, peer)
-    if isinstance(made, str):
-        turn.failure = made
+    graphs = peers.make(chosen, peer)
+    if isinstance(graphs, str):
+        turn.failure = graphs
     else:
-        turn.seconds.append(made.seconds)
-        turn.graph = made.cpu
+        turn.seconds.append(graphs.seconds)
+        turn.graph = graphs.cpu
 
 
 def _phases(clocks: Sequence[Mapping[str, float]]) -> list[RecalibrationRow]:

@@ -1,4 +1,7 @@
-"""Every recipe on MiniLM: what it costs and what it loses. The table of docs/recipes.md."""
+"""Every recipe on MiniLM: what it costs and what it loses.
+
+It is the table of docs/recipes.md.
+"""
 
 from dataclasses import dataclass
 
@@ -13,12 +16,15 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.targets import ONNXRUNTIME, why_not
 
 FULL = "full-precision"
-TITLE = "Every recipe, MiniLM: cosine to FP32 on held-out cases, size, and speed at batch 8 × 64 on ONNX Runtime CPU"
+TITLE = (
+    "Every recipe, MiniLM: cosine to FP32 on held-out cases, size, "
+    "and speed at batch 8 × 64 on ONNX Runtime CPU"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeRow:
-    """One recipe."""
+    """Figures of one recipe."""
 
     name: str = column("recipe")
     mean: float | None = column("mean", ".4f")
@@ -32,27 +38,27 @@ class RecipeRow:
 
 
 def measure(quick: bool) -> ResultTable:
-    """All recipes that need no champion, from one observation."""
+    """Measure all recipes that need no champion, from one observation."""
     chosen = subject.minilm(quick)
     recipes = [item for item in RECIPES.values() if not item.keeps_graph]
     observed = ours.observe(chosen)
-    made = {item.name: ours.derived(chosen, item, observed) for item in recipes}
+    candidates = {item.name: ours.derived(chosen, item, observed) for item in recipes}
     plans = {
         name: item.lowered("u8")
-        for name, item in made.items()
+        for name, item in candidates.items()
         if why_not(RECIPES[name], ONNXRUNTIME) is None
     }
     rounds = time_plans(plans, full_texts(chosen), 5 if quick else 15, 0)
     rows = []
     for recipe in recipes:
-        seconds = made[recipe.name].clock.total
+        seconds = candidates[recipe.name].clock.total
         speed = rounds.ratio(FULL, recipe.name)[0] if recipe.name in rounds.seconds else None
         rows.append(
             _row(
                 chosen,
                 recipe,
                 plans.get(recipe.name),
-                made[recipe.name].lowered("s8"),
+                candidates[recipe.name].lowered("s8"),
                 speed,
                 seconds,
             )

@@ -1,4 +1,7 @@
-"""Calibration requests chosen to cover the ranges, beside random ones: how few do what many do."""
+"""Calibration requests that are chosen to cover the ranges, beside random ones.
+
+The question is how few do what many do.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -98,9 +101,9 @@ def exposed(chosen: Subject) -> Subject:
 
 
 def goals(rows: Sequence[SelectionRow]) -> tuple[Goal, ...]:
-    """Return the goals of 64 chosen against 256 random ones.
+    """Return the goals of 64 chosen requests against 256 random ones.
 
-    No less range, and no less quality beyond a thousandth.
+    They shall cover no less range, and lose no more than a thousandth of quality.
     """
     named = {(row.model, row.how): row for row in rows}
     models = dict.fromkeys(row.model for row in rows)

@@ -1,6 +1,6 @@
 """Which sites INT8 harms most.
 
-The rankings against quantizing one site after the other in an engine of its own.
+The rankings stand against quantizing one site after the other in an engine of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from tasks.records import Payload
 
 RECIPES = ("int8-max", "int8-smooth")
 ONE_IN = 5
-"""The measured ranking sees one in so many calibration texts."""
+"""The measured ranking sees one calibration text in so many."""
 LOCAL, MEASURED, EXHAUSTIVE = (
     "local error on observed rows",
     "one toggled graph",
@@ -64,7 +64,7 @@ class Timed:
 
 
 def measure(quick: bool) -> ResultTable:
-    """MiniLM, calibrated and ranked on English.
+    """Measure MiniLM, calibrated and ranked on English.
 
     The exhaustive ranking runs over all English held-out cases.
     """
@@ -72,7 +72,7 @@ def measure(quick: bool) -> ResultTable:
 
 
 def compare(chosen: Subject, recipes: Sequence[str]) -> ResultTable:
-    """All rankings of all recipes."""
+    """Compare all rankings of all recipes."""
     judged = next(iter(chosen.held_out.values()))
     once = _pass(chosen, chosen.calibration)
     rows: list[RankingRow] = []
@@ -128,7 +128,7 @@ def toggled_losses(
 ) -> tuple[Losses, Timed]:
     """Measure every part on some calibration cases as the product does.
 
-    Loading the graph included.
+    The time includes loading the graph.
     """
     started = process_time()
     losses = measure_losses(
@@ -152,7 +152,10 @@ def one_engine_a_site(
     tuned: Tuned,
     payloads: Sequence[Payload],
 ) -> Timed:
-    """Measure the truth: the written and lowered Q/DQ graph of every site alone, over every payload."""
+    """Measure the truth: the loss of quantizing every site alone.
+
+    Each site's Q/DQ graph is written, lowered, and run over every payload.
+    """
     started, names = process_time(), [site.name for site in chosen.sites]
     exact = run_all(chosen.reference, chosen.inputs, payloads)
     losses = {}
@@ -168,7 +171,7 @@ def one_engine_a_site(
 
 
 def _pass(chosen: Subject, payloads: Sequence[Payload], rounds: int = 3) -> float:
-    """CPU seconds of one full-precision pass, the median of some."""
+    """Return the CPU seconds of one full-precision pass, the median of `rounds`."""
     seconds = []
     for _ in range(rounds):
         started = process_time()
@@ -180,4 +183,7 @@ def _pass(chosen: Subject, payloads: Sequence[Payload], rounds: int = 3) -> floa
 def _by_submodule(chosen: Subject, recipe: Recipe, losses: Losses) -> str:
     groups = sensitivity.by_submodule(losses, submodules(chosen.sites))
     listing = ", ".join(f"{group.name} {group.loss:.2g} ({group.parts})" for group in groups)
-    return f"{recipe.name}: loss by submodule (parts): {listing}; all sites together {losses.together:.2g}."
+    return (
+        f"{recipe.name}: loss by submodule (parts): {listing}; "
+        f"all sites together {losses.together:.2g}."
+    )
