@@ -67,9 +67,8 @@ class Bench:
     _scores: Numbers = field(default_factory=lambda: np.zeros(0))
     _vectors: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
     _classes: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
-    _seen: dict[str, list[Seen]] = field(
-        default_factory=dict
-    )  # of each site, a payload after the other
+    # Of each site, one payload after the other.
+    _seen: dict[str, list[Seen]] = field(default_factory=dict)
     _clipped: Numbers = field(default_factory=lambda: np.zeros((0, 0)))  # [payloads, sites]
     _amax: Numbers = field(default_factory=lambda: np.zeros((0, 0)))
 

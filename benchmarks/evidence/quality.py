@@ -59,10 +59,10 @@ def _recalled(
     kind: ModelKind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]
 ) -> Scores:
     golden = [case for case, _ in cases]
-    known = {case.case_id for case in golden if case.kind is CaseKind.PASSAGE}
+    passage_ids = {case.case_id for case in golden if case.kind is CaseKind.PASSAGE}
     passages = np.flatnonzero([case.kind is CaseKind.PASSAGE for case in golden])
     queries = np.flatnonzero(
-        [case.kind is CaseKind.QUERY and set(case.relevant) <= known for case in golden]
+        [case.kind is CaseKind.QUERY and set(case.relevant) <= passage_ids for case in golden]
     )
     if not queries.size:
         return np.zeros(0)

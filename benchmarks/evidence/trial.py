@@ -174,17 +174,17 @@ def _cell(
     champion, recipe = scene.champions[scheme], RECIPES[scheme]
     served = load(champion)
     repairs = shared or _repairs(kind, reference, traffic, golden, served)
-    kept = repairs.outcome(champion)
+    of_champion = repairs.outcome(champion)
     changed = kind.subject is not scene.kind.subject
     stale = ours.derived(kind.subject, recipe, scene.observed) if changed else champion
-    tried = {KEPT: repairs.outcome(stale) if changed else kept}
+    tried = {KEPT: repairs.outcome(stale) if changed else of_champion}
     again = _recalibrated(kind.subject, recipe, repairs.observed, stale)
     if again is not None:
         tried[AGAIN] = repairs.outcome(again)
     decision = _decision(scene, repairs, champion, served)
     candidate = _climb(repairs, tried)
     ladder = {name: outcome for name, outcome in tried.items() if name != KEPT}
-    taken = _climb(repairs, ladder) if recalibrates(decision) else KEPT
+    loop_choice = _climb(repairs, ladder) if recalibrates(decision) else KEPT
     mean_losses = {
         name: float(outcome.judged.mean())
         for name, outcome in (ladder | repairs.candidates).items()
@@ -205,8 +205,8 @@ def _cell(
         CellChoice(
             kind.budget,
             decision.action,
-            taken,
-            {KEPT: float(kept.judged.mean()), LAST: 0.0} | mean_losses,
+            loop_choice,
+            {KEPT: float(of_champion.judged.mean()), LAST: 0.0} | mean_losses,
             changed,
         ),
     )

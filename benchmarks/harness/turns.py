@@ -14,7 +14,7 @@ from benchmarks.harness.pairs import Rounds, interleave
 from infra.engines.port import Arrays
 
 ATTEMPTS = 8
-"""Of opening one graph."""
+"""Most attempts to open one graph."""
 
 
 def time_plans(plans: Mapping[str, bytes], feeds: Arrays, rounds: int, threads: int) -> Rounds:

@@ -1,6 +1,6 @@
 """The shipped language model on held-out texts.
 
-Perplexity, agreement and size, ours beside the peers.
+Perplexity, agreement and size are ours beside the peers'.
 """
 
 import math
@@ -37,12 +37,15 @@ from tasks.quantization.recipe.schemes import RangeRule
 from tasks.records import CaseKind, Payload
 from tasks.specs.spec import load_spec
 
-TITLE = "The language model on ONNX Runtime CPU: held-out texts, perplexity over FP32's and agreement on the next token"
+TITLE = (
+    "The language model on ONNX Runtime CPU: held-out texts, "
+    "perplexity over FP32's and agreement on the next token"
+)
 CALIBRATION_CASES = 192
 SAVED = 0.36
-"""Of round-to-nearest's added perplexity, by AWQ at 4 bits and 128 a group.
+"""Fraction of round-to-nearest's added perplexity that AWQ saves, at 4 bits and 128 a group.
 
-The median of seven models.
+It is the median of seven models.
 
 Lin et al. (2024), table 4. Llama-2-7B, full precision 5.47: nearest 5.73, GPTQ 5.69, reordered
 5.63, AWQ 5.60. By model AWQ saves 10 to 64 %, GPTQ from less than nothing to 29 %.
@@ -54,8 +57,9 @@ INT4 = ("int4-block-32", "int4-awq", "int4-gptq")
 MIXED = "int4-mixed"
 OTHERS = ("int8-mixed-1", "int8-dynamic", "int8-weights", "int2-block-32", "int2-gptq", "int8-kv")
 SMALL = (
-    "int4-mixed was picked among four placements of INT8 by their perplexity on half of the held-out texts, so its "
-    "figure there flatters it: new texts are traffic that nothing was calibrated, picked or trained on."
+    "int4-mixed was picked among four placements of INT8 by their perplexity on half of the "
+    "held-out texts, so its figure there flatters it: new texts are traffic that nothing was "
+    "calibrated, picked or trained on."
 )
 MODELOPT = ("INT8_DEFAULT_CFG", "INT4_AWQ_CFG")
 QUICK = ("int8-max", "int4-block-32", "int4-gptq")
@@ -63,9 +67,9 @@ QUICK = ("int8-max", "int4-block-32", "int4-gptq")
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRow:
-    """One contender. Through the cache.
+    """Figures of one contender.
 
-    The last tokens of every text, one a step over an INT8 cache.
+    Those through the cache are of the last tokens of every text, one a step over an INT8 cache.
     """
 
     name: str = column("contender")
@@ -90,12 +94,12 @@ class HeldOutData:
 
     @property
     def inputs(self) -> LanguageInputs:
-        """How texts become feeds."""
+        """Return how texts become feeds."""
         return language_inputs(self.subject.inputs)
 
     @cached_property
     def keys_and_values(self) -> CacheEvidence:
-        """What full precision's keys and values were on the calibration texts."""
+        """Return full precision's keys and values on the calibration texts."""
         layout = self.inputs.layout
         ranges = observe_cache(
             self.subject.reference, layout, self.inputs, self.subject.calibration
@@ -104,12 +108,12 @@ class HeldOutData:
 
     @property
     def cache_scales(self) -> Mapping[str, float]:
-        """Steps of the INT8 cache, by the recipe's rule."""
+        """Return the steps of the INT8 cache, by the recipe's rule."""
         return cache_scales(self.keys_and_values.ranges, RangeRule.MAX)
 
 
 def measure(quick: bool) -> ResultTable:
-    """Every scheme from one observation.
+    """Measure every scheme from one observation.
 
     The peers get the same graph, and those that calibrate the same texts.
     """
@@ -135,14 +139,14 @@ def measure(quick: bool) -> ResultTable:
     rows += [_peer(material, name, make) for name, make in peers(quick).items()]
     rows += [] if quick else [_torch(material, config) for config in MODELOPT]
     counted = (
-        f"{len(material.subject.calibration)} calibration texts in nine languages and code; {len(material.texts)} held out, "
-        f"{len(material.fresh)} new."
+        f"{len(material.subject.calibration)} calibration texts in nine languages and code; "
+        f"{len(material.texts)} held out, {len(material.fresh)} new."
     )
     return ResultTable("language", TITLE, rows, goals(rows), (counted, SMALL))
 
 
 def open_material(quick: bool) -> HeldOutData:
-    """Open the shipped model, texts drawn from its traffic to calibrate on.
+    """Open the shipped model with texts drawn from its traffic to calibrate on.
 
     The golden texts that ask nothing come with it.
     """
@@ -169,9 +173,9 @@ def open_material(quick: bool) -> HeldOutData:
 
 
 def goals(rows: Sequence[HeldOutRow]) -> tuple[Goal, ...]:
-    """INT8 within 0.5 % of full precision, INT4 within 3 %.
+    """Return the goals: INT8 within 0.5 % of full precision, INT4 within 3 %.
 
-    And what our rounding saves of round-to-nearest's loss.
+    A further goal is what our rounding saves of round-to-nearest's loss.
     """
     ratios = {row.name: row.ratio for row in rows}
     eight = min((ratios[name] for name in INT8 if ratios.get(name)), default=None)
@@ -187,7 +191,8 @@ def goals(rows: Sequence[HeldOutRow]) -> tuple[Goal, ...]:
         Goal("perplexity over FP32's, best INT8:", 1.005, eight, "at most"),
         Goal("the same on new texts, best INT8:", 1.005, newest, "at most"),
         Goal(
-            "perplexity over FP32's on new texts, best INT4, 32 a block, or with both ends in INT8:",
+            "perplexity over FP32's on new texts, best INT4, 32 a block, "
+            "or with both ends in INT8:",
             1.03,
             least,
             "at most",
@@ -297,7 +302,7 @@ def _row(made: HeldOutData, name: str, graph: onnx.ModelProto) -> HeldOutRow:
 
 
 def _torch(made: HeldOutData, config: str) -> HeldOutRow:
-    """Fake quantization has no file, so no size."""
+    """Judge modelopt's torch path; fake quantization has no file, so no size."""
     name = f"modelopt torch {config}"
     try:
         with quiet():
@@ -323,9 +328,9 @@ def _torch(made: HeldOutData, config: str) -> HeldOutRow:
 
 
 def ratio_of(compared: Comparison) -> float:
-    """Candidate's perplexity over full precision's.
+    """Return the candidate's perplexity over full precision's.
 
-    Exp of the mean difference of losses, as in the gates.
+    It is exp of the mean difference of losses, as in the gates.
     """
     return math.exp(float(np.mean(compared.candidate_loss - compared.reference_loss)))
 

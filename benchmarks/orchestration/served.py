@@ -38,10 +38,10 @@ schedule: {{slug: daily, cron: "15 6 * * *"}}
 WINDOWS = 28
 START = datetime(2026, 1, 5, tzinfo=UTC)
 FILES = ("scales.json", "graph.onnx", "engines/onnxruntime-cpu/plan")
-"""Of the release."""
+"""Files of the release."""
 DETECTORS = ("input", "range", "fidelity", "control")
 STREAMS = 12
-"""Of one detector: groups, features or layers."""
+"""Streams of evidence of one detector: groups, features or layers."""
 REASONS = ("Ranges and fidelity are fine: keep.",)
 SOURCE = sha256(b"graph")
 REGISTRATION = sha256(SPEC.encode())

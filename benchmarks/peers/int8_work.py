@@ -1,4 +1,7 @@
-"""How much of a graph's weight products really run on INT8 operands, whoever wrote the graph."""
+"""The fraction of a graph's weight products that really run on INT8 operands.
+
+Every graph is judged alike, whoever wrote it.
+"""
 
 import onnx
 
@@ -8,21 +11,20 @@ _TRANSPARENT = ("QuantizeLinear", "Transpose", "Identity", "Cast", "Reshape")
 
 
 def int8_share(quantized: bytes, weights: int) -> float:
-    """Weights of products with both operands in INT8.
+    """Return the fraction of weights whose product has both operands in INT8.
 
-    Divided by all `weights` of the full-precision graph's products.
-
-    For matrix products that is the share of multiply-accumulates per position.
+    The whole is all `weights` of the full-precision graph's products. For matrix products that is
+    the fraction of multiply-accumulates per position.
     """
     graph = onnx.load_from_string(quantized).graph
-    made = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     sizes = {item.name: _size(list(item.dims)) for item in graph.initializer if len(item.dims) > 1}
     sizes |= {
         node.output[0]: _size(list(node.attribute[0].t.dims))
         for node in graph.node
         if node.op_type == "Constant"
     }
-    return sum(_int8_weights(node, made, sizes) for node in graph.node) / weights
+    return sum(_int8_weights(node, producers, sizes) for node in graph.node) / weights
 
 
 def _int8_weights(
@@ -39,7 +41,7 @@ def _int8_weights(
 
 
 def _dequantized(name: str, made: dict[str, onnx.NodeProto], sizes: dict[str, int]) -> int:
-    """Elements of the constant behind a DequantizeLinear; 0 when there is none on the way."""
+    """Count the elements of the constant behind a DequantizeLinear; 0 when there is none."""
     dequantized = False
     while name in made and name not in sizes:
         node = made[name]

@@ -1,6 +1,6 @@
 """modelopt's torch path on the language model.
 
-Fake quantization inside the module, run as an engine.
+Fake quantization happens inside the module, which runs as an engine.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ class TorchEngine:
     layout: CacheLayout
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """Run it: inputs by name -> outputs by name."""
+        """Map inputs by name to outputs by name."""
         tensors = {
             name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feeds.items()
         }
@@ -38,9 +38,9 @@ class TorchEngine:
 
 
 def modelopt(config: str) -> Callable[[Subject], TorchEngine]:
-    """`modelopt.torch.quantization.quantize` with one of its configurations.
+    """Return a call of `modelopt.torch.quantization.quantize` with one of its configurations.
 
-    On the subject's calibration texts.
+    It calibrates on the subject's calibration texts.
     """
 
     def make(subject: Subject) -> TorchEngine:

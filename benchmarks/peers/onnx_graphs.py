@@ -45,7 +45,7 @@ TENSORRT_BEST: Mapping[str, Any] = {
 }
 """What TensorRT can express.
 
-Symmetric, matrix products with constant weights only, nothing on their outputs.
+It is symmetric, for matrix products with constant weights only, with nothing on their outputs.
 """
 CPU_BEST: Mapping[str, Any] = {
     "activation_type": QuantType.QUInt8,
@@ -75,7 +75,7 @@ DYNAMIC_BEST: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graphs:
-    """What a contender made."""
+    """The graphs that a contender wrote."""
 
     cpu: bytes  # for ONNX Runtime
     gpu: bytes  # for TensorRT; the same graph for every peer
@@ -89,15 +89,14 @@ class Contender:
     name: str
     make: Callable[[Subject], bytes]
     quick: bool = True  # part of a quick run
-    patches: bool = (
-        False  # leaves ONNX Runtime's own quantizer changed in this process, so it goes last
-    )
+    # Leaves ONNX Runtime's own quantizer changed in this process, so it goes last.
+    patches: bool = False
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     """Batches for the ONNX Runtime calibrators.
 
-    Addressable by position for `CalibStridedMinMax`.
+    They are addressable by position, for `CalibStridedMinMax`.
     """
 
     def __init__(self, batches: Iterable[Arrays]) -> None:
@@ -120,14 +119,14 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships 
 def quantize_static(
     subject: Subject, batches: Iterable[Arrays], options: Mapping[str, Any]
 ) -> bytes:
-    """`onnxruntime.quantization.quantize_static` on the exported graph."""
+    """Call `onnxruntime.quantization.quantize_static` on the exported graph."""
     with _files(subject) as (source, target):
         ort_quantize_static(str(source), str(target), Reader(batches), **options)
         return target.read_bytes()
 
 
 def dynamic(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
-    """`onnxruntime.quantization.quantize_dynamic`: it needs no calibration."""
+    """Return a call of `onnxruntime.quantization.quantize_dynamic`, which needs no calibration."""
 
     def make(subject: Subject) -> bytes:
         with _files(subject) as (source, target):
@@ -148,7 +147,7 @@ def static(options: Mapping[str, Any], *, padded: bool = False) -> Callable[[Sub
 
 
 def strided(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
-    """Run the histogram methods one batch at a time.
+    """Return a call of the histogram methods, one batch at a time.
 
     It is the only way to give them unpadded texts, and their fastest.
     """
@@ -157,7 +156,10 @@ def strided(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
 
 
 def modelopt_onnx(method: str | None) -> Callable[[Subject], bytes]:
-    """`modelopt.onnx.quantization.quantize`; None is its default method, entropy."""
+    """Return a call of `modelopt.onnx.quantization.quantize`.
+
+    A method of None is its default, entropy.
+    """
 
     def make(subject: Subject) -> bytes:
         from modelopt.onnx.quantization import quantize  # type: ignore[import-untyped]
@@ -186,9 +188,9 @@ def modelopt_onnx(method: str | None) -> Callable[[Subject], bytes]:
 
 
 def modelopt_torch(config: str) -> Callable[[Subject], bytes]:
-    """`modelopt.torch.quantization.quantize`, then the legacy exporter.
+    """Return a call of `modelopt.torch.quantization.quantize`, then of the legacy exporter.
 
-    The one that takes its modules.
+    Of PyTorch's exporters it is the one that takes modelopt's modules.
     """
 
     def make(subject: Subject) -> bytes:
@@ -268,7 +270,7 @@ def contenders(quick: bool) -> tuple[Contender, ...]:
 
 @lru_cache(maxsize=64)
 def graphs(subject: Subject, peer: Contender) -> Graphs | str:
-    """As `make`, but made once in a process."""
+    """Return what `make` does, but make it once in a process."""
     return make(subject, peer)
 
 
@@ -285,14 +287,17 @@ def make(subject: Subject, peer: Contender) -> Graphs | str:
 
 @lru_cache(maxsize=4)
 def our_graphs(subject: Subject) -> Graphs:
-    """Ours in both forms."""
+    """Return our graphs in both forms."""
     candidate = ours.quantize(subject, "int8-smooth")
     return Graphs(candidate.lowered("u8"), candidate.lowered("s8"), candidate.clock.total)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Peers print, warn and log a lot; what matters is in the table."""
+    """Silence what peers print, warn and log.
+
+    What matters is in the table.
+    """
     logging.disable(logging.WARNING)
     try:
         with (

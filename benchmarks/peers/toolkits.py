@@ -11,10 +11,12 @@ from benchmarks.harness.subject import Subject
 
 
 def nncf(*, transformer: bool, symmetric: bool) -> Callable[[Subject], bytes]:
-    """`nncf.quantize` one text at a time, as its guide does; `transformer` brings its SmoothQuant.
+    """Return a call of `nncf.quantize` on one text at a time, as its guide does.
 
-    `symmetric` asks for the preset and the device whose rules TensorRT shares: signed, no
-    zero-point.
+    Args:
+        transformer: Whether NNCF brings its SmoothQuant.
+        symmetric: Whether to ask for the preset and the device whose rules TensorRT shares.
+            They are signed, with no zero-point.
     """
 
     def make(subject: Subject) -> bytes:
@@ -42,9 +44,9 @@ def nncf(*, transformer: bool, symmetric: bool) -> Callable[[Subject], bytes]:
 
 
 def olive(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
-    """Olive's `OnnxStaticQuantization` pass.
+    """Return a call of Olive's `OnnxStaticQuantization` pass.
 
-    ONNX Runtime's quantizer after Olive's own preparation of the graph.
+    It runs ONNX Runtime's quantizer after Olive's own preparation of the graph.
     """
 
     def make(subject: Subject) -> bytes:
@@ -78,7 +80,7 @@ def olive(options: Mapping[str, Any]) -> Callable[[Subject], bytes]:
                 disable_search=True,
                 accelerator_spec=DEFAULT_CPU_ACCELERATOR,
             )
-            made = tool.run(ONNXModelHandler(str(source)), str(Path(folder, "quantized.onnx")))
-            return onnx.load(made.model_path).SerializeToString()  # type: ignore[no-any-return]
+            quantized = tool.run(ONNXModelHandler(str(source)), str(Path(folder, "quantized.onnx")))
+            return onnx.load(quantized.model_path).SerializeToString()  # type: ignore[no-any-return]
 
     return make

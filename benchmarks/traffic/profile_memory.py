@@ -22,9 +22,8 @@ FILE = 1_000_000
 def main(rows: int) -> None:
     """Print the seconds of CPU that profiling took, the peak in megabytes, and the bytes."""
     scan, seconds = Scan(WITH_SAMPLE), 0.0
-    writer = ProcessPoolExecutor(
-        1, get_context("spawn")
-    )  # what writing needs is not what profiling needs
+    # In its own process: what writing needs is not what profiling needs.
+    writer = ProcessPoolExecutor(1, get_context("spawn"))
     with writer, tempfile.TemporaryDirectory() as folder:
         for seed, start in enumerate(range(0, rows, FILE)):
             path = Path(folder, "requests.parquet")

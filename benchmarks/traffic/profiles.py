@@ -1,6 +1,6 @@
 """What profiling traffic costs against reading it and against a drift report.
 
-In time, in memory and in bytes.
+Costs are time, memory and bytes.
 """
 
 import subprocess

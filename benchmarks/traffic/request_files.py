@@ -1,6 +1,6 @@
 """Synthetic request records as Parquet, drawn by seed.
 
-They have tabular state features and an id, no inputs.
+They have tabular state features and an id, but no inputs.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """Sampling in the same pass as profiling.
 
-Is each request drawn as often as it should be, do shards merge, what does it cost?
+It asks whether each request is drawn as often as it should be, whether shards merge, and what that
+costs.
 """
 
 from collections.abc import Sequence

@@ -41,20 +41,20 @@ from tasks.traffic.storage.parts import PART_ROWS
 T = TypeVar("T")
 
 DAY = 10**9
-"""Requests."""
+"""Requests of a day."""
 SECONDS = 86_400
 COUNT, QUICK_COUNT = 80_000, 4_000
 """Requests that are written and read."""
 HOURS = 8
-"""Over which they are spread."""
+"""Hours over which they are spread."""
 START = datetime(2026, 1, 5, tzinfo=UTC)
 WINDOW = 24
-"""Hours: one window a day, so that each request is read once."""
+"""Hours of a window: one window a day, so that each request is read once."""
 SMALL = PARTS * PART_ROWS
 """Requests of a shard of a small window."""
 PARTS_A_DAY = DAY // PART_ROWS
 SHARDS = ceil(PARTS_A_DAY / parts_of_shard(PARTS_A_DAY))
-"""Of a day's window."""
+"""Shards of a day's window."""
 ROUNDS = 5
 
 IMPORT, SCAN, DRAW, PROFILE = (

@@ -29,7 +29,7 @@ SPAN = (START + timedelta(hours=6), START + timedelta(hours=18))
 FACTS = ("time", "domain", "language")
 TEXTS = ("domain", "text")
 THREADS = 1
-"""Of every reader: a scan leaves cores to what it feeds."""
+"""Threads of every reader: a scan leaves cores to what it feeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _ours(folder: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
 def _dataset(folder: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
     """Read as pyarrow's documentation advises for little memory.
 
-    No threads, no readahead, streams instead of whole chunks.
+    It uses no threads, no readahead, and streams instead of whole chunks.
     """
     import pyarrow.dataset as ds
 
