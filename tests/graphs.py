@@ -36,7 +36,7 @@ def model(
 
 
 def product(weight: Floats, *, module: str = "fc", tokens: bool = False) -> onnx.ModelProto:
-    """x @ weight + bias, weight [inputs, outputs], as exports write a linear layer."""
+    """Return x @ weight + bias, weight [inputs, outputs], as exports write a linear layer."""
     inputs, outputs = weight.shape
     lead: Shape = ["batch", "tokens"] if tokens else ["batch"]
     nodes = [
@@ -53,7 +53,7 @@ def product(weight: Floats, *, module: str = "fc", tokens: bool = False) -> onnx
 
 
 def gemm(weight: Floats, *, transposed: bool) -> onnx.ModelProto:
-    """x @ weight + bias; `transposed` holds the weight as [outputs, inputs]."""
+    """Return x @ weight + bias; `transposed` holds the weight as [outputs, inputs]."""
     outputs = weight.shape[0] if transposed else weight.shape[1]
     node = helper.make_node(
         "Gemm", ["x", "fc.weight", "fc.bias"], ["y"], "node_Gemm_0", transB=int(transposed)

@@ -38,7 +38,10 @@ ENVIRONMENT = {
 
 
 def tiny_onnx(scale: float = 2.0) -> bytes:
-    """y = x * scale [N, 3] and z = ids + 1 [N, T]: two inputs, two symbolic dimensions."""
+    """Return y = x * scale [N, 3] and z = ids + 1 [N, T].
+
+    It has two inputs and two symbolic dimensions.
+    """
     info, array = helper.make_tensor_value_info, numpy_helper.from_array
     node, floats, integers = helper.make_node, TensorProto.FLOAT, TensorProto.INT64
     graph = helper.make_graph(
@@ -340,7 +343,6 @@ CARD = Card(
 @pytest.fixture(scope="module", params=["database", "server"])
 def seen(request: pytest.FixtureRequest, place: Path) -> tuple[Registry, Any]:
     """Open a registry by its database or a server, and MLflow's own client to look at it with."""
-
     uri = (
         f"sqlite:///{place}/seen/mlflow.db"
         if request.param == "database"

@@ -14,7 +14,7 @@ from tasks.observation.observer import Observer, SiteObservation
 def observe(
     model: onnx.ModelProto, x: NDArray[np.float32]
 ) -> tuple[tuple[Site, ...], dict[str, SiteObservation]]:
-    """The sites of a graph, and what each saw of x [batch, ...]."""
+    """Return the sites of a graph, and what each saw of x [batch, ...]."""
     sites = find_sites(model)
     session = ort.InferenceSession(
         expose(model, sites).SerializeToString(), providers=["CPUExecutionProvider"]

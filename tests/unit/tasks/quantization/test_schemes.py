@@ -46,9 +46,9 @@ TOLERANCE = {"int4": 0.02, "int2": 0.02, "fp16": 2e-3, "bf16": 2e-2}
 
 
 def expected(model: onnx.ModelProto, found: Derived, x: Floats) -> Floats:
-    """The full-precision graph, run on what the quantizer lets through.
+    """Run the full-precision graph on what the quantizer lets through.
 
-    With the weights as they are stored.
+    Its weights are as they are stored.
     """
     (item,) = found.plan.sites
     if isinstance(item, CastSite):

@@ -24,7 +24,7 @@ TEXT, IMAGE, LANGUAGE = Task.TEXT_EMBEDDING, Task.IMAGE_CLASSIFICATION, Task.CAU
 def read(
     path: Path, format: TrafficFormat | None, task: Task = TEXT, **more: Any
 ) -> tuple[dict[str, Request], list[str], int]:
-    """Requests by id, the reasons of rejects, and the number of duplicates."""
+    """Read requests by id, the reasons of rejects, and the number of duplicates."""
     found = list(stream(path, task=task, format=format, now=more.pop("now", NOON), **more))
     requests = {one.request.request_id: one.request for one in found if isinstance(one, Accepted)}
     reasons = [one.reason for one in found if isinstance(one, Reject)]
@@ -153,7 +153,7 @@ def test_whole_exchanges_need_no_partner_and_a_reply_at_the_end_is_left_out() ->
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A tracking database with four traces of the experiment "chat"."""
+    """Make a tracking database with four traces of the experiment "chat"."""
     import mlflow
 
     folder = tmp_path_factory.mktemp("traces")

@@ -108,10 +108,12 @@ with (folder / "log.jsonl").open("w") as file:
         for number in range(rows):
             time = f"2026-03-01T{number * 24 // rows:02d}:00:00Z"
             kind_of_event = f"org.kubeflow.serving.inference.{kind}"
-            file.write(json.dumps({"id": str(number), "type": kind_of_event, "time": time, "data": body}) + "\\n")
-records = stream(folder / "log.jsonl", task=Task.IMAGE_CLASSIFICATION, shape=(500,), format=TrafficFormat.KSERVE)
-found = ingest(LocalStore(str(folder / "store")), "m", records, source="x")
-assert found.accepted == rows, found
+            event = {"id": str(number), "type": kind_of_event, "time": time, "data": body}
+            file.write(json.dumps(event) + "\\n")
+task, format = Task.IMAGE_CLASSIFICATION, TrafficFormat.KSERVE
+records = stream(folder / "log.jsonl", task=task, shape=(500,), format=format)
+ingested = ingest(LocalStore(str(folder / "store")), "m", records, source="x")
+assert ingested.accepted == rows, ingested
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -148,7 +150,7 @@ print(found.accepted, resident("VmHWM") - before)
 
 
 def test_a_row_group_of_a_gigabyte_is_imported_in_a_fraction_of_it(tmp_path: Path) -> None:
-    """4,000 images of 262 kB in one row group, a thousand of which would already fill a quarter of a gigabyte."""
+    """4,000 images of 262 kB in one row group, of which a thousand fill a quarter of a gigabyte."""
     rows, chunk = 4_000, 100
     pixels = [np.full(256 * 256, number, "<f4").tobytes() for number in range(chunk)]
     times = pa.array([NOON] * rows, pa.timestamp("us", "UTC"))

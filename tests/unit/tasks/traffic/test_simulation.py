@@ -1,4 +1,7 @@
-"""Simulated traffic: the same from the same seed, and shifted as the scenario says and no other way."""
+"""Simulated traffic: the same from the same seed.
+
+It is shifted as the scenario says and no other way.
+"""
 
 import time
 from collections import Counter
@@ -175,7 +178,8 @@ def test_the_strength_follows_its_course(course: Course, strengths: list[float])
 )
 def test_tensors_gain_contrast_noise_and_an_offset(kind: str) -> None:
     name, _, rest = kind.partition(": ")
-    text = f"{{version: 1, name: one, shifts: [{{kind: {name}, {rest[1:-1]}, when: {{shape: sudden}}}}]}}"
+    shift = f"{{kind: {name}, {rest[1:-1]}, when: {{shape: sudden}}}}"
+    text = f"{{version: 1, name: one, shifts: [{shift}]}}"
     found = list(simulate(IMAGES, parse_scenario(text, where="x"), 0, days=1, rate=20))
     plain = list(
         simulate(IMAGES, parse_scenario("{version: 1, name: one}", where="x"), 0, days=1, rate=20)
@@ -204,7 +208,8 @@ def test_tensors_gain_contrast_noise_and_an_offset(kind: str) -> None:
             "a gradual shift needs an end",
         ),
         (
-            "{version: 1, name: one, shifts: [{kind: jargon, when: {shape: sudden, start: 2, end: 1}}]}",
+            "{version: 1, name: one, shifts: "
+            "[{kind: jargon, when: {shape: sudden, start: 2, end: 1}}]}",
             "end must come after start",
         ),
         ("{version: 1, name: one, base: {languages: {en: -1}}}", "weights are 0 or more"),

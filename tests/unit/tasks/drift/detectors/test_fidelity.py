@@ -39,7 +39,10 @@ def test_a_mean_below_the_limit_within_its_uncertainty_is_not_degraded() -> None
 
 
 def test_a_group_that_was_called_out_is_fine_in_a_window_that_answers_it_well() -> None:
-    """The evidence stands for a while: a bad night is no reason to build on the requests of the day."""
+    """The evidence stands for a while.
+
+    A bad night is no reason to build on the requests of the day.
+    """
     rules, everybody = Alarms(1000.0), {"all": np.ones(100, bool)}
     known, found = Evidence(), []
     for window, mean in enumerate((0.95, 0.99, 0.95)):
@@ -137,7 +140,10 @@ def test_a_control_without_labels_or_floor_is_inconclusive(
 
 
 def test_a_control_that_was_called_out_is_fine_in_a_window_that_is_right_again() -> None:
-    """The evidence stands since the champion came: a bad day is no reason to ask for retraining on every day after."""
+    """The evidence stands since the champion came.
+
+    A bad day is no reason to ask for retraining on every day after.
+    """
     rules = Alarms(1000.0)
     known, health = Evidence(), []
     for window, right in (("night", 0.0), ("day", 1.0), ("doubtful", 0.88), ("next night", 0.0)):

@@ -46,7 +46,7 @@ def requests(payloads: list[Payload]) -> list[Request]:
 
 
 def look(window: str = "w1", fidelity: float = 0.995, action: Action = Action.KEEP) -> Look:
-    """What a run saw: one detector with two findings, of which the first counts."""
+    """Return what a run saw: one detector with two findings, of which the first counts."""
     findings = tuple(
         Finding(name, fidelity, 0.992, False, "fine") for name in ("all", "language=ja")
     )

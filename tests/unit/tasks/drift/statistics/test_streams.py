@@ -1,4 +1,7 @@
-"""False alarms stay within the budget however often one looks, and a late change is still found at once."""
+"""False alarms stay within the budget however often one looks.
+
+A late change is still found at once.
+"""
 
 from datetime import UTC, datetime, timedelta
 from math import log
@@ -54,9 +57,7 @@ def test_looking_many_times_at_what_is_fine_rarely_brings_an_e_value_to_20() -> 
     assert reached <= 0.05 * 200
 
 
-def test_a_change_after_a_long_good_time_is_found_by_the_detector_and_missed_by_the_plain_process() -> (
-    None
-):
+def test_a_change_after_a_long_good_time_is_found_where_the_plain_process_misses_it() -> None:
     generator, stream = np.random.default_rng(2), Stream()
     for _ in range(500):
         stream = advanced(stream, step(flips(generator, 0.01)))

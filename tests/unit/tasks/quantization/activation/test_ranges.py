@@ -68,7 +68,7 @@ def divergence_of(values: Floats, clip: float, bins: int = 2048, levels: int = 1
 
 
 def best_of(values: Floats, cost: Callable[[Floats, float], float]) -> float:
-    """The least cost over a fine grid of clips."""
+    """Return the least cost over a fine grid of clips."""
     clips = np.abs(values).max() * np.linspace(0.02, 1, 400)
     return min(cost(values, float(clip)) for clip in clips)
 

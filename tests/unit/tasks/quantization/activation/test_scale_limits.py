@@ -35,7 +35,8 @@ def test_bounds_move_with_the_largest_magnitude() -> None:
 def test_the_diagnostic_names_the_worst_sites_and_what_to_do() -> None:
     (text,) = limit_diagnostics({"a": 100.0, "b": 0.001, "c": 5.0, "d": 6.0}, 4.0)
     assert text.startswith(
-        "this window would change the scales of b (0.001 times), a (100 times), d (6 times) and 1 more"
+        "this window would change the scales of b (0.001 times), a (100 times), "
+        "d (6 times) and 1 more"
     )
     assert "--allow-scale-change" in text
     assert limit_diagnostics({}, 4.0) == ()

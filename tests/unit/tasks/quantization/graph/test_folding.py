@@ -108,12 +108,12 @@ def swiglu() -> Case:
 
 
 def relu() -> Case:
-    """Over the ReLU and the bias into the rows of the layer before."""
+    """Fold over the ReLU and the bias into the rows of the layer before."""
     return Case(_feed_forward("Relu"), normal(0, 64, WIDTH), frozenset({"down"}))
 
 
 def gelu() -> Case:
-    """gelu(x / s) is not gelu(x) / s."""
+    """Divide above a GELU by a product: the GELU of x / s is not that of x, divided by s."""
     return Case(_feed_forward("Gelu"), normal(0, 64, WIDTH), frozenset())
 
 
@@ -133,7 +133,7 @@ def _feed_forward(between: str) -> onnx.ModelProto:
 
 
 def norm_with_another_reader() -> Case:
-    """A residual reads what the norm returns: divided, it would be wrong there."""
+    """Return a norm that a residual reads too: divided, it would be wrong there."""
     model = network(
         [
             ("LayerNormalization", ["x", "gain"], "normed"),
@@ -190,9 +190,9 @@ def factors_of(sites: tuple[Site, ...], widths: Mapping[str, int]) -> dict[str, 
 
 
 def smoothed(case: Case) -> tuple[onnx.ModelProto, frozenset[str]]:
-    """The graph in FP32 with every site divided, folded or by a product.
+    """Return the graph in FP32 with every site divided and every weight multiplied.
 
-    And every weight multiplied.
+    A site is divided by folding, or by a product.
     """
     sites, observed = observe(case.model, case.x)
     smoothing_scales = factors_of(

@@ -86,9 +86,10 @@ def rounded(values: Floats, scale: NDArray[np.floating]) -> NDArray[np.float64]:
 def linear_reference(
     x: Floats, weight: Floats, amax: float, smoothing_scales: Floats
 ) -> NDArray[np.float64]:
-    """x [n, inputs], weight [inputs, outputs].
+    """Return x @ weight as the quantizer lets it through.
 
-    Per-tensor activations, one weight scale an output column.
+    x [n, inputs], weight [inputs, outputs]: per-tensor activations, one weight scale an output
+    column.
     """
     scaled = weight * smoothing_scales[:, None]
     columns = [rounded(column, np.float64(np.abs(column).max() / 127)) for column in scaled.T]

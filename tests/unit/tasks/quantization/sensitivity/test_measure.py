@@ -1,5 +1,6 @@
-"""The ranking from the observation alone against quantizing one site after the other and measuring
-the output.
+"""The ranking from the observation alone, against measuring the output.
+
+The output is measured with one site after the other quantized.
 """
 
 from __future__ import annotations

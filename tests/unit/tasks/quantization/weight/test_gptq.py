@@ -35,7 +35,7 @@ SCHEMES = {
 def problem(
     seed: int, outputs: int = 24, inputs: int = 56, count: int = 400
 ) -> tuple[Floats, Floats]:
-    """A weight, and rows whose inputs depend on each other and differ in size."""
+    """Draw a weight, and rows whose inputs depend on each other and differ in size."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((inputs // 3, inputs)) * rng.lognormal(0, 0.7, inputs)
     rows = rng.standard_normal((count, inputs // 3)) @ mixing + 0.2 * rng.standard_normal(

@@ -1,4 +1,7 @@
-"""Each version of a file is read once, whenever it comes; what cannot be read stops nothing else."""
+"""Each version of a file is read once, whenever it comes.
+
+What cannot be read stops nothing else.
+"""
 
 from __future__ import annotations
 
@@ -300,7 +303,8 @@ from tasks.traffic.sources import Folder, Reading, take_files
 
 tasks.traffic.intake.BUFFER_ROWS = 50
 reading = Reading("m", "inbox", Task.TEXT_EMBEDDING, None, None, None, 0)
-done = take_files(LocalStore(sys.argv[1]), Folder(Path(sys.argv[2])), reading, datetime(2026, 3, 1, 12, tzinfo=UTC))
+now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+done = take_files(LocalStore(sys.argv[1]), Folder(Path(sys.argv[2])), reading, now)
 print(done.accepted)
 """
 

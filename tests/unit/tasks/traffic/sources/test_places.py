@@ -15,7 +15,10 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class TwoObjects:
-    """The port `Bucket` with a marker and one object; the second key of the listing is gone by now."""
+    """The port `Bucket` with a marker and one object.
+
+    The second key of the listing is gone by now.
+    """
 
     def browse(self) -> Iterator[Listed]:
         for key, size in (("day/", 0), ("day/a.jsonl", 3), ("day/gone.jsonl", 3)):

@@ -1,4 +1,7 @@
-"""Each trace is read once: late ones within the overlap too, and those in the making when they have ended."""
+"""Each trace is read once.
+
+Late ones within the overlap are read too, and those in the making when they have ended.
+"""
 
 import json
 from collections.abc import Container, Iterator, Mapping

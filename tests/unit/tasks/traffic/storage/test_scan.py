@@ -345,13 +345,14 @@ import resource, sys
 from infra.stores.local import LocalStore
 from tasks.traffic.storage.scan import scan
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-rows = sum(batch.num_rows for batch in scan(LocalStore(sys.argv[1]), "m", None, None, ["request_id", "text"]))
+batches = scan(LocalStore(sys.argv[1]), "m", None, None, ["request_id", "text"])
+rows = sum(batch.num_rows for batch in batches)
 print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
 def test_a_row_group_larger_than_memory_should_hold_is_read_in_slices(tmp_path: Path) -> None:
-    """One row group of 200 MB of text, a scaled-down gigabyte: the reader holds a fraction of it."""
+    """One row group of 200 MB of text, a scaled-down gigabyte: a fraction of it is in memory."""
     store = LocalStore(str(tmp_path / "store"))
     rows = 100_000
     texts = pa.array([f"{number:08d}" * 250 for number in range(rows)])
