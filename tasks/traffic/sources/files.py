@@ -184,7 +184,7 @@ class _Intake:
         return Source(files, reading.task, reading.shape, reading.first_at, origin)
 
     def _anchored(self, source: Source) -> Source:
-        """With the stamp that stands for `first_at`: that of the first file that was ever read."""
+        """Set the stamp that stands for `first_at`: that of the first file that was ever read."""
         key = layout.source_origin(self._reading.model, self._reading.source, self._rules)
         if not self._store.exists(key):
             stamp = {"version": 1, "stamp": first_stamp(source)}
