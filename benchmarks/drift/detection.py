@@ -166,7 +166,7 @@ def streams(
 
 
 Alarms = Sequence[NDArray[np.bool_]]
-"""Of each stream, [windows]."""
+"""Which windows of each stream are called, [windows] for each stream."""
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""From cells to the rows of the map, with intervals over cases and seeds."""
+"""The rows of the map, aggregated from cells, with intervals over cases and seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -41,9 +41,9 @@ def right(kind: ModelKind, engine: Engine, pairs: Pairs) -> Scores:
 def quality(kind: ModelKind, engine: Engine, cases: Sequence[tuple[GoldenCase, Payload]]) -> Scores:
     """Judge full precision's own answers against the labels, a case each.
 
-    The figure is one of four: recall at 5 of queries among the passages at hand, accuracy, word
-    accuracy, or minus a language model's nats a token. It is empty where these cases have no
-    labels.
+    An embedding of texts is judged by recall at 5 of queries among the passages at hand. A language
+    model is judged by minus its nats a token, other kinds by accuracy or word accuracy. The scores
+    are empty where these cases have no labels.
     """
     if kind.subject.spec.task is Task.TEXT_EMBEDDING:
         return _recalled(kind, engine, cases)

@@ -39,7 +39,7 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """The seconds of all phases."""
+        """Return the seconds of all phases."""
         return sum(self.seconds.values())
 
 

@@ -37,7 +37,7 @@ ROUNDS, QUICK_ROUNDS = 9, 1
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """One command."""
+    """Figures of one command."""
 
     command: str = column("command")
     before: float = column("CPU s, before", ".3f")  # user and system, with processes waited for

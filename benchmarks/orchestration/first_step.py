@@ -25,7 +25,7 @@ ROUNDS, QUICK_ROUNDS = 7, 1
 
 @dataclass(frozen=True, slots=True)
 class FirstStepRow:
-    """One way to run it."""
+    """Figures of one way to run it."""
 
     where: str = column("Prefect")
     busy: int = column("processes beside it, all of them computing")

@@ -35,7 +35,7 @@ ROUNDS, QUICK_ROUNDS = 5, 1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of run."""
+    """Figures of one kind of run."""
 
     run: str = column("run")
     cpu_before: float = column("CPU s, before", ".2f")  # with processes waited for

@@ -26,7 +26,7 @@ CANDIDATES = ("recalibrate", "recalibrate-mse", "int8-smooth", "int8-mixed-2", "
 
 @dataclass(frozen=True, slots=True)
 class DriftQualityRow:
-    """One model on one kind of traffic."""
+    """Figures of one model on one kind of traffic."""
 
     model: str = column("model")
     traffic: str = column("traffic")

@@ -36,7 +36,7 @@ SETS = (128, 512, 2048)
 
 @dataclass(frozen=True, slots=True)
 class ObservationRow:
-    """One way to look at the same data."""
+    """Figures of one way to look at the same data."""
 
     name: str = column("what")
     seconds: float | None = column("s", ".3f")

@@ -48,7 +48,7 @@ NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class PoisoningRow:
-    """One attack on one model."""
+    """Figures of one attack on one model."""
 
     model: str = column("model")
     attack: str = column("attack")

@@ -40,7 +40,7 @@ LOCAL, MEASURED, EXHAUSTIVE = (
 
 @dataclass(frozen=True, slots=True)
 class RankingRow:
-    """One way to rank the sites."""
+    """Figures of one way to rank the sites."""
 
     recipe: str = column("recipe")
     name: str = column("ranking by")

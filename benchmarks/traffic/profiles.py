@@ -41,7 +41,7 @@ _TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class ProfilingRow:
-    """One way to look at so many rows."""
+    """Figures of one way to look at so many rows."""
 
     name: str = column("what")
     rows: int = column("rows", ",d")

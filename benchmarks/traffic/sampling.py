@@ -26,7 +26,7 @@ _BATCH = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class SamplingRow:
-    """One test, or one way to fill a reservoir."""
+    """Figures of one test, or of one way to fill a reservoir."""
 
     name: str = column("what")
     rows: int = column("requests", ",d")

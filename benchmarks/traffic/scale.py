@@ -74,7 +74,7 @@ OBSERVE, FORWARD = "observe one calibration request", "one golden case on the en
 
 @dataclass(frozen=True, slots=True)
 class WorkRow:
-    """One kind of work."""
+    """Figures of one kind of work."""
 
     name: str = column("what")
     million: float = column("core-s a million", ",.2f")

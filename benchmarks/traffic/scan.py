@@ -34,7 +34,7 @@ THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class ScanRow:
-    """One reader on one layout."""
+    """Figures of one reader on one layout."""
 
     layout: str = column("layout")
     reader: str = column("reader")
