@@ -26,13 +26,20 @@ class Watched(FullPrecision, Protocol):
     """Full precision, as far as a look at a window runs it; a registered model is one."""
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Digest of the full-precision graph."""
+
     @property
-    def instrumented(self) -> Engine: ...
+    def instrumented(self) -> Engine:
+        """Full precision that also returns what each site reads."""
+
     @property
-    def sites(self) -> tuple[Site, ...]: ...
+    def sites(self) -> tuple[Site, ...]:
+        """Where the graph can be quantized."""
+
     @property
-    def golden(self) -> GoldenSet: ...
+    def golden(self) -> GoldenSet:
+        """Cases whose answers are known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,8 @@ class Labelled(Protocol):
     """A request or a golden case."""
 
     @property
-    def label(self) -> str | None: ...
+    def label(self) -> str | None:
+        """The right answer, where one is known."""
 
 
 Pairs = Sequence[tuple[Labelled, Payload]]

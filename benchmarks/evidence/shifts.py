@@ -19,11 +19,16 @@ class Grouped(Protocol):
     """A request or a golden case."""
 
     @property
-    def payload(self) -> Payload: ...
+    def payload(self) -> Payload:
+        """The input: a text or a tensor."""
+
     @property
-    def domain(self) -> str: ...
+    def domain(self) -> str:
+        """What the input is about."""
+
     @property
-    def language(self) -> str: ...
+    def language(self) -> str:
+        """Code of its language."""
 
 
 Case = TypeVar("Case", bound=Grouped)
