@@ -107,9 +107,9 @@ def trigger(
     context = {} if actor is None else signed_order(actor, flow, key, parameters)
     try:
         with get_client(sync_client=True) as client:
-            known = client.read_deployment_by_name(name)
+            applied = client.read_deployment_by_name(name)
             run = client.create_flow_run_from_deployment(
-                known.id,
+                applied.id,
                 parameters=dict(parameters),
                 context=context,
                 idempotency_key=key,

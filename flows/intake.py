@@ -42,13 +42,13 @@ def intake(model: str) -> tuple[SourceIntake, ...]:
             "again, or bring one file in with `requant traffic import`"
         )
     progress = Progress(f"take in traffic of {model}")
-    taken = []
+    intakes = []
     for number, source in enumerate(sources):
         progress.step(f"reading what is new in {source.slug}", number / len(sources))
-        taken.append(take_source(model, source.slug))
-        progress.step(_sentence(taken[-1]), (number + 1) / len(sources))
-    leave_table(f"intake-{model}", [_row(done) for done in taken], "Sources of traffic")
-    return tuple(taken)
+        intakes.append(take_source(model, source.slug))
+        progress.step(_sentence(intakes[-1]), (number + 1) / len(sources))
+    leave_table(f"intake-{model}", [_row(done) for done in intakes], "Sources of traffic")
+    return tuple(intakes)
 
 
 def take_in_new(model: str, progress: Progress) -> None:

@@ -39,8 +39,8 @@ def write_measures(
     path = settings().root / "metrics" / f"{model}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     before = parse(path.read_text()) if path.exists() else ()
-    kept = [sample for sample in before if not _replaced(sample, results, reports)]
-    samples = [*kept, *_totals(model, journal.read(model)), *_detectors(model, results)]
+    unchanged = [sample for sample in before if not _replaced(sample, results, reports)]
+    samples = [*unchanged, *_totals(model, journal.read(model)), *_detectors(model, results)]
     for report in reports:
         samples += to_samples(model, report)
     if flow:

@@ -119,15 +119,15 @@ def _build(
     registered = open_model(model)
     champion = promotion.read_champion(model)
     progress.step("asking what can be judged", 0.01)
-    known = validation.examine(sample)
-    if known.obstacles:
+    examination = validation.examine(sample)
+    if examination.obstacles:
         return RunOutcome(
             model,
             Status.INCONCLUSIVE,
-            known.obstacles[0],
-            notes=(*known.obstacles[1:], *known.notes),
+            examination.obstacles[0],
+            notes=(*examination.obstacles[1:], *examination.notes),
         )
-    reason = known.noted(reason)
+    reason = examination.noted(reason)
     progress.step("profiling the window's traffic", 0.02)
     frozen = profiles.freeze_traffic(sample)
     progress.step("composing the calibration set", 0.05)
@@ -155,19 +155,19 @@ def _build(
         limits(registered.spec),
         reason,
     )
-    candidates, taken = [judged.shown for judged in climbed], climbed[best]
+    candidates, winner = [judged.shown for judged in climbed], climbed[best]
     write_measures(
-        model, reports=taken.reports, flow="requantize", seconds=time.perf_counter() - started
+        model, reports=winner.reports, flow="requantize", seconds=time.perf_counter() - started
     )
     progress.step("releasing the candidate", 0.9)
-    name = f"{taken.recipe.name} on {sample.digest[:8]}"
+    name = f"{winner.recipe.name} on {sample.digest[:8]}"
     release = promotion.release_candidate(
-        taken.candidate, taken.engines, taken.reports, name, frozen, sample.digest
+        winner.candidate, winner.engines, winner.reports, name, frozen, sample.digest
     )
-    _leave_artifact(model, candidates, taken, release)
-    outcome = _conclude(model, release, candidates, taken, champion, reason, require_approval)
+    _leave_artifact(model, candidates, winner, release)
+    outcome = _conclude(model, release, candidates, winner, champion, reason, require_approval)
     write_measures(model)
-    return replace(outcome, notes=known.notes)
+    return replace(outcome, notes=examination.notes)
 
 
 def _conclude(

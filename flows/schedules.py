@@ -296,13 +296,13 @@ def _server_side(schedule: BaseModel) -> CronSchedule | IntervalSchedule | RRule
 
     A person may have added a recurrence rule.
     """
-    given = schedule.model_dump()
-    if "cron" in given:
-        return CronSchedule.model_validate(given)
+    fields = schedule.model_dump()
+    if "cron" in fields:
+        return CronSchedule.model_validate(fields)
     return (
-        RRuleSchedule.model_validate(given)
-        if "rrule" in given
-        else IntervalSchedule.model_validate(given)
+        RRuleSchedule.model_validate(fields)
+        if "rrule" in fields
+        else IntervalSchedule.model_validate(fields)
     )
 
 

@@ -230,19 +230,19 @@ def read_release(
             f"{digest!r} of {model!r} names no release: "
             "give a model's name and 64 hexadecimal digits."
         )
-    what = f"release {digest[:12]} of {model}"
+    name = f"release {digest[:12]} of {model}"
     manifest = store.get(layout.release_file(model, digest, layout.MANIFEST))
     if sha256(manifest) != digest:
         raise Tampered(
-            f"The manifest of {what} differs from its digest and was not loaded: "
+            f"The manifest of {name} differs from its digest and was not loaded: "
             "restore it, or roll back."
         )
     if verifier is not None:
-        verifier.check(manifest, _signature(store, model, digest, what), what)
+        verifier.check(manifest, _signature(store, model, digest, name), name)
     release = _release(store, digest, manifest, verifier.key_id if verifier else None)
     if release.model != model:
         raise Tampered(
-            f"The manifest of {what} belongs to {release.model}: ask for it under that name."
+            f"The manifest of {name} belongs to {release.model}: ask for it under that name."
         )
     return release
 

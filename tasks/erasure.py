@@ -115,12 +115,12 @@ def without_lines(data: bytes, act: Act) -> tuple[bytes, int]:
     named: dict[str, bool] = {}  # a source's name stands in each of its lines
     for source in {_source(line) for line in lines}:
         named[source] = mentions(source, act)
-    kept = [
+    remaining = [
         line
         for line in lines
         if not (named[_source(line)] or any(act.names(word) for word in _words(line)))
     ]
-    return "".join(kept).encode(), len(lines) - len(kept)
+    return "".join(remaining).encode(), len(lines) - len(remaining)
 
 
 def _source(line: str) -> str:
@@ -162,13 +162,13 @@ def without_entries(data: bytes, act: Act, *, where: str) -> tuple[bytes, int]:
         quarantined: Mapping[str, object] = json.loads(data)
         entries = quarantined["entries"]
         assert isinstance(entries, list)  # noqa: S101  # told as damage below
-        kept = [
+        remaining = [
             entry
             for entry in entries
             if not act.names(entry["tenant" if act.kind == "tenant" else "request_id"])
         ]
     except (ValueError, KeyError, TypeError, AssertionError) as exc:
         raise BadInput(f"{where} is no quarantine document ({exc!r}): delete it") from exc
-    return json.dumps({**quarantined, "entries": kept}, sort_keys=True).encode(), len(
+    return json.dumps({**quarantined, "entries": remaining}, sort_keys=True).encode(), len(
         entries
-    ) - len(kept)
+    ) - len(remaining)

@@ -74,14 +74,14 @@ class Lineage:
 def lineage(model: str, nodes: Iterable[Node], edges: Iterable[tuple[Node, Node]]) -> Lineage:
     """Return a graph of edges (made, from); of a node that is named twice the first facts count."""
     edges = tuple(edges)
-    known: dict[str, Node] = {}
+    described: dict[str, Node] = {}
     for node in (*nodes, *(end for edge in edges for end in edge)):
-        known.setdefault(node.name, node)
+        described.setdefault(node.name, node)
     sources: dict[str, list[str]] = {}
-    for made, source in edges:
-        if source.name not in sources.setdefault(made.name, []):
-            sources[made.name].append(source.name)
-    return Lineage(model, known, {name: tuple(nearest) for name, nearest in sources.items()})
+    for product, source in edges:
+        if source.name not in sources.setdefault(product.name, []):
+            sources[product.name].append(source.name)
+    return Lineage(model, described, {name: tuple(nearest) for name, nearest in sources.items()})
 
 
 def find(graph: Lineage, digest: str) -> Node:
@@ -110,18 +110,18 @@ def find(graph: Lineage, digest: str) -> Node:
 
 def trace(graph: Lineage, start: Node) -> Lineage:
     """Return what the node was made from, all the way up, and what was made from it, down."""
-    made: dict[str, list[str]] = {}
+    products: dict[str, list[str]] = {}
     for name, sources in graph.sources.items():
         for source in sources:
-            made.setdefault(source, []).append(name)
-    names = _reach(start.name, graph.sources) | _reach(start.name, made)
+            products.setdefault(source, []).append(name)
+    names = _reach(start.name, graph.sources) | _reach(start.name, products)
     return Lineage(
         graph.model,
         {name: graph.nodes[name] for name in graph.nodes if name in names},
         {
-            name: kept
+            name: inside
             for name, nearest in graph.sources.items()
-            if name in names and (kept := _within(nearest, names))
+            if name in names and (inside := _within(nearest, names))
         },
     )
 

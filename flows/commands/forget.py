@@ -178,27 +178,27 @@ def _drop_weights(store: ObjectStore, sample: str, ids: set[str]) -> None:
     key = layout.sample_weights(sample)
     weights = _document(store, key)
     if ids & set(weights):
-        left = {name: value for name, value in weights.items() if name not in ids}
-        store.put(key, json.dumps(left, sort_keys=True).encode())
+        remaining = {name: value for name, value in weights.items() if name not in ids}
+        store.put(key, json.dumps(remaining, sort_keys=True).encode())
 
 
 def _rejects(sweep: _Sweep, kind: ObjectKind) -> None:
     for key in list(sweep.store.list(kind.prefix(model=sweep.model))):
-        left, count = erasure.without_lines(sweep.store.get(key), sweep.act)
+        remaining, count = erasure.without_lines(sweep.store.get(key), sweep.act)
         if count:
-            if left:
+            if remaining:
                 with contextlib.suppress(AlreadyExists):  # an earlier run was killed after this
-                    rest = layout.rejected(sweep.model, sha256(left).hexdigest()[:32])
-                    sweep.store.create(rest, left)
+                    rest = layout.rejected(sweep.model, sha256(remaining).hexdigest()[:32])
+                    sweep.store.create(rest, remaining)
             sweep.store.delete(key)
             sweep.removed[kind.name] += count
 
 
 def _quarantine(sweep: _Sweep, kind: ObjectKind) -> None:
     for key in list(sweep.store.list(kind.prefix(model=sweep.model))):
-        left, count = erasure.without_entries(sweep.store.get(key), sweep.act, where=key)
+        remaining, count = erasure.without_entries(sweep.store.get(key), sweep.act, where=key)
         if count:
-            sweep.store.put(key, left)
+            sweep.store.put(key, remaining)
             sweep.removed[kind.name] += count
 
 
@@ -245,8 +245,8 @@ def _affected_releases(store: ObjectStore, model: str, act: Act) -> tuple[Affect
 
 
 def _alias_names(entries: Sequence[LedgerEntry], version: str | None) -> tuple[str, ...]:
-    shown = ledger.aliases(entries).items()
-    return tuple(name for name, value in shown if version is not None and value == version)
+    aliases = ledger.aliases(entries).items()
+    return tuple(name for name, value in aliases if version is not None and value == version)
 
 
 def _calibration(model: str, digest: str) -> str:

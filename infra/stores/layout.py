@@ -198,8 +198,8 @@ def rows_made_from(store: ObjectStore, kind: ObjectKind, key: str) -> Iterator[K
     for derived in KINDS:
         for source in derived.sources:
             if derived.holds is Holds.ROWS and source.kind == kind.name:
-                known = {source.field: digest[: source.digits], **fields}
-                yield from derived.keys(store, **known)
+                bound = {source.field: digest[: source.digits], **fields}
+                yield from derived.keys(store, **bound)
 
 
 def registration_file(model: str, registration: str, file: str) -> Key:

@@ -170,11 +170,11 @@ def _reason(detector: str, health: Health, results: Iterable[DetectorResult]) ->
         finding for result in results if result.detector == detector for finding in result.findings
     ]
     if health is Health.DEGRADED:
-        shown = [finding.text for finding in findings if finding.exceeded]
+        texts = [finding.text for finding in findings if finding.exceeded]
     else:
-        shown = [finding.text for finding in findings]
-    more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return f"{_said(detector, health)}: {'; '.join(shown[:_SHOWN]) or 'no figures'}{more}."
+        texts = [finding.text for finding in findings]
+    more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return f"{_said(detector, health)}: {'; '.join(texts[:_SHOWN]) or 'no figures'}{more}."
 
 
 def _said(detector: str, health: Health) -> str:

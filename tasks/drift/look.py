@@ -96,9 +96,9 @@ def looked(
     results, evidence = [], dict(before)
     for item in measured:
         if isinstance(item, Measured):
-            known = counted(item, window, before.get(item.detector, Evidence()))
-            evidence[item.detector] = known
-            item = item.judge(known)
+            gathered = counted(item, window, before.get(item.detector, Evidence()))
+            evidence[item.detector] = gathered
+            item = item.judge(gathered)
         results.append(item)
     return Looked(tuple(results), evidence)
 

@@ -189,8 +189,8 @@ class Reservoir(Generic[T]):
     def _consider(self, entry: ReservoirItem[T]) -> None:
         if entry.priority < self._threshold:
             return
-        known = self._kept.get(entry.key)
-        if known is None or self._place(entry) < self._place(known):
+        stored = self._kept.get(entry.key)
+        if stored is None or self._place(entry) < self._place(stored):
             self._kept[entry.key] = entry
         if len(self._kept) >= 2 * self.capacity:  # compacting in bulk costs O(log) an item
             self._compact()
@@ -203,10 +203,10 @@ class Reservoir(Generic[T]):
         return -entry.priority, self._order(entry.item)
 
     def _compact(self) -> None:
-        kept, spare = _split(self._kept.values(), self.capacity, self.cap)
-        if len(kept) == self.capacity:
-            self._threshold = kept[-1].priority
-        self._kept = {entry.key: entry for entry in (*kept, *spare)}
+        capped, spare = _split(self._kept.values(), self.capacity, self.cap)
+        if len(capped) == self.capacity:
+            self._threshold = capped[-1].priority
+        self._kept = {entry.key: entry for entry in (*capped, *spare)}
 
 
 def _require_weights(keys: pa.Array, weights: NDArray[np.float64]) -> None:
@@ -223,16 +223,16 @@ def _split(
     entries: Iterable[ReservoirItem[T]], capacity: int, cap: int | None
 ) -> tuple[list[ReservoirItem[T]], list[ReservoirItem[T]]]:
     """Return the best entries within the cap, and the best above it that fill what is left."""
-    kept: list[ReservoirItem[T]] = []
+    capped: list[ReservoirItem[T]] = []
     above: list[ReservoirItem[T]] = []
     groups: Counter[str] = Counter()
     for entry in sorted(entries, key=lambda entry: entry.rank):
         if cap is not None and groups[entry.group] >= cap:
             above.append(entry)
-        elif len(kept) < capacity:
-            kept.append(entry)
+        elif len(capped) < capacity:
+            capped.append(entry)
             groups[entry.group] += 1
-    return kept, above[: capacity - len(kept)]
+    return capped, above[: capacity - len(capped)]
 
 
 class DistinctCount:

@@ -320,12 +320,12 @@ def _names(entries: Sequence[LedgerEntry]) -> str:
 
 def aliases(entries: Sequence[LedgerEntry]) -> dict[str, str | None]:
     """Return what the registry's aliases must show; None: the alias must not exist."""
-    shown = {
+    entries_by_alias = {
         "champion": champion(entries),
         "previous": previous(entries),
         "challenger": challenger(entries),
     }
-    return {alias: entry.version if entry else None for alias, entry in shown.items()}
+    return {alias: entry.version if entry else None for alias, entry in entries_by_alias.items()}
 
 
 def labels(entries: Sequence[LedgerEntry]) -> Mapping[str, Mapping[str, str]]:

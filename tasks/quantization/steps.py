@@ -128,9 +128,9 @@ def write_graph(
         tuned = loading.load_tuned(*tuning, by_request) if recipe.quantized else None
         evidence = loading.load_evidence(model, calibration, observation, recipe, losses)
         deployed = loading.load_champion(champion, model.digest if recipe.keeps_graph else None)
-        made = quantize(evidence, recipe, deployed, tuned, change)
-        facts = candidate_facts(made, recipe, model.digest, calibration.digest, observation)
-        for file, data in candidate_files(made, facts).items():
+        candidate = quantize(evidence, recipe, deployed, tuned, change)
+        facts = candidate_facts(candidate, recipe, model.digest, calibration.digest, observation)
+        for file, data in candidate_files(candidate, facts).items():
             settings().store().put(layout.candidate_file(model.name, name, file), data)
     return CandidateRef(
         model.name,

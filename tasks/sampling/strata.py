@@ -323,18 +323,18 @@ class _Selection:
             else {}
         )
         remaining: list[tuple[ReservoirItem[Request], Stratum, Cell]] = []
-        taken = 0
+        count = 0
         for cell in sorted(parted, key=lambda cell: (places[cell], cell)):
             queue = iter(parted[cell])
             filled = 0
             while filled < places[cell] and (entry := next(queue, None)) is not None:
                 filled += self._take(entry.item, key, cell)
-            taken += filled
+            count += filled
             remaining += [(entry, key, cell) for entry in queue]
         remaining.sort(key=lambda waiting: waiting[0].rank)
         others = iter(remaining)
-        while taken < quota and (waiting := next(others, None)) is not None:
-            taken += self._take(waiting[0].item, key, waiting[2])
+        while count < quota and (waiting := next(others, None)) is not None:
+            count += self._take(waiting[0].item, key, waiting[2])
         return list(others)
 
     def _take(self, request: Request, key: Stratum, cell: Cell) -> bool:

@@ -128,8 +128,8 @@ def _precision(
     why_not: str,
 ) -> tuple[GateResult, ...]:
     """Compare what was asked for in INT8 or FP8 with what runs; reported."""
-    asked = asked_for(onnx.load_from_string(graph), model.sites)
-    return precision_gate(asked, open_target(target).kernels(layers, inspection), why_not)
+    requested = asked_for(onnx.load_from_string(graph), model.sites)
+    return precision_gate(requested, open_target(target).kernels(layers, inspection), why_not)
 
 
 def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[GateResult, ...]:

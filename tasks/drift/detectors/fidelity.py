@@ -57,7 +57,7 @@ def judge_fidelity(
     `rules.minimum` requests so far are not judged; when none can be, inconclusive. Scores below 0
     count as 0.
     """
-    values, asked = np.asarray(scores, np.float64), rules or Alarms()
+    values, alarms = np.asarray(scores, np.float64), rules or Alarms()
     broken = int((~np.isfinite(values)).sum())
     if broken:
         text = (
@@ -67,19 +67,21 @@ def judge_fidelity(
         return DetectorResult(
             "fidelity", Health.DEGRADED, (Finding("all", broken, 0, True, text),), len(values)
         )
-    known = evidence or with_window(
-        Evidence(), "", None, fidelity_increments(values, groups, limit), asked
+    gathered = evidence or with_window(
+        Evidence(), "", None, fidelity_increments(values, groups, limit), alarms
     )
     findings, judged = [], 0
     for group, mask in groups.items():
-        bound, stream = _limit(limit, group), known.streams.get(group, Stream())
+        bound, stream = _limit(limit, group), gathered.streams.get(group, Stream())
         if bound is None:
             continue
-        if stream.count < asked.minimum or not mask.any():
-            findings.append(_unjudged(group, stream.count, bound, asked.minimum))
+        if stream.count < alarms.minimum or not mask.any():
+            findings.append(_unjudged(group, stream.count, bound, alarms.minimum))
             continue
         judged += 1
-        findings.append(_group(group, values[mask], stream, bound, metric, needed(known, asked)))
+        findings.append(
+            _group(group, values[mask], stream, bound, metric, needed(gathered, alarms))
+        )
     health = Health.FINE if judged else Health.INCONCLUSIVE
     if any(finding.exceeded for finding in findings):
         health = Health.DEGRADED
@@ -122,17 +124,17 @@ def judge_safety(
             f"the budget is {budget_flips}"
         )
     else:
-        limit, asked = budget_flips / max(budget_count, 1), rules or Alarms()
+        limit, alarms = budget_flips / max(budget_count, 1), rules or Alarms()
         marks = np.arange(count) < flips
-        known = evidence or with_window(
-            Evidence(), "", None, safety_increments(marks, limit), asked
+        gathered = evidence or with_window(
+            Evidence(), "", None, safety_increments(marks, limit), alarms
         )
-        stream = known.streams.get(SAFETY, Stream())
+        stream = gathered.streams.get(SAFETY, Stream())
         over = stream.alarmed or (not budget_flips and flips > 0)
         value = flips / count
         text = (
             f"{flips} of {count} live safety decisions differ from full precision ({value:.2%}); "
-            f"the budget is {limit:.2%}; {_evidence_text(stream, needed(known, asked))}"
+            f"the budget is {limit:.2%}; {_evidence_text(stream, needed(gathered, alarms))}"
         )
     finding = Finding(SAFETY, value, limit, over, text)
     return DetectorResult(SAFETY, Health.DEGRADED if over else Health.FINE, (finding,), count)

@@ -70,9 +70,11 @@ def golden_correct(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     """Return the same on golden cases of these groups ("domain=code", "language=ja"): [cases]."""
     if model.spec.task in ASKED:
         return ASKED[model.spec.task](model, groups)
-    known = USABLE[model.spec.task]
+    is_usable = USABLE[model.spec.task]
     usable = [
-        case for case in model.golden.cases if case.label is not None and known(model, case.label)
+        case
+        for case in model.golden.cases
+        if case.label is not None and is_usable(model, case.label)
     ]
     return correct(
         model, [(case.payload, case.label or "") for case in _like_traffic(usable, groups)]
@@ -127,8 +129,8 @@ def _answered(model: RegisteredModel, groups: Sequence[str]) -> Scores:
         for case in model.golden.cases
         if case.kind is CaseKind.ANSWER and case.label is not None
     ]
-    asked = _like_traffic(labelled, groups)
-    return np.array([exact_match(case.label or "", answers[case.case_id]) for case in asked])
+    cases = _like_traffic(labelled, groups)
+    return np.array([exact_match(case.label or "", answers[case.case_id]) for case in cases])
 
 
 def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:

@@ -94,7 +94,7 @@ def judge_ranges(
         return DetectorResult(
             "range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count
         )
-    known = evidence or with_window(
+    gathered = evidence or with_window(
         Evidence(), "", None, range_increments(clipping, reference, amax, bounds), alarms
     )
     findings = [
@@ -104,8 +104,8 @@ def judge_ranges(
             reference.get(layer),
             clip,
             _shrunk(bounds, (recovering or {}).get(f"layer {layer}", 1.0)),
-            {kind: known.streams.get(f"{layer} {kind}") for kind in (CLIPPED, IDLE)},
-            needed(known, alarms),
+            {kind: gathered.streams.get(f"{layer} {kind}") for kind in (CLIPPED, IDLE)},
+            needed(gathered, alarms),
         )
         for layer, clip in amax.items()
     ]
@@ -168,18 +168,20 @@ def aggregated(
     MATTERS of their sum.
     """
     names = [finding.subject.removeprefix("layer ") for finding in findings]
-    known = sum(max(0.0, sensitivity.get(name, 0.0)) for name in names) > 0
-    raw = np.array([max(0.0, sensitivity.get(name, 0.0)) if known else 1.0 for name in names])
+    has_sensitivity = sum(max(0.0, sensitivity.get(name, 0.0)) for name in names) > 0
+    raw = np.array(
+        [max(0.0, sensitivity.get(name, 0.0)) if has_sensitivity else 1.0 for name in names]
+    )
     weights = raw / raw.sum()
     stale = np.array([finding.exceeded for finding in findings])
     fraction = float(weights[stale].sum())
     removable = float(weights @ np.minimum([finding.value for finding in findings], _MOST))
     how = (
         "weighted by measured sensitivity"
-        if known
+        if has_sensitivity
         else "each layer alike, because sensitivities were not measured"
     )
-    matters = bool(stale.any()) and (not known or fraction >= MATTERS)
+    matters = bool(stale.any()) and (not has_sensitivity or fraction >= MATTERS)
     text = (
         f"all layers ({how}): new scales would remove an error of "
         f"{100 * removable:.2g} % of the signal's energy; "

@@ -54,9 +54,9 @@ def _tables(reference: Frozen, current: Profile) -> dict[str, FeatureTable]:
             )
             wide = np.asarray(binned.counts, np.float64), counts.astype(np.float64)
             counted[name] = FeatureTable(*wide, f"median {before:.3g} -> {after:.3g}")
-    for name, known in reference.names.items():
+    for name, names in reference.names.items():
         if now := current.counts(name):
-            counted[name] = _named(known, now)
+            counted[name] = _named(names, now)
     return counted
 
 

@@ -88,9 +88,9 @@ def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
         )["worst"]
     except NotFound:  # fidelity was not looked at
         return ()
-    known = {request.request_id: request for request in requests}
+    by_id = {request.request_id: request for request in requests}
     return tuple(
-        Worst(known[row["request_id"]], row["score"]) for row in rows if row["request_id"] in known
+        Worst(by_id[row["request_id"]], row["score"]) for row in rows if row["request_id"] in by_id
     )
 
 

@@ -56,13 +56,13 @@ def trends(past: Sequence[PastDecision], decision: Decision) -> tuple[Trend, ...
             first = leading(result)
             if result.detector == detector and first is not None:
                 rows.append((result.health, (first.subject, first.value, first.limit)))
-        known = [
+        points = [
             (health, figures)
             for health, figures in rows
             if health is not None and figures is not None
         ]
-        if known and any(figures[2] for _, figures in known):
-            drawings.append(_drawn(detector, known))
+        if points and any(figures[2] for _, figures in points):
+            drawings.append(_drawn(detector, points))
     return tuple(drawings)
 
 

@@ -117,10 +117,10 @@ def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled = np.divide(
         vectors, largest, out=np.zeros_like(vectors), where=largest > 0
     )  # 1e200 squared would overflow
-    whole = np.rint(scaled * UNIT)  # whole numbers, whose squares add up exactly in any order
-    length = np.sqrt(np.einsum("ij,ij->i", whole, whole))[:, None]
+    integers = np.rint(scaled * UNIT)  # whole numbers, whose squares add up exactly in any order
+    length = np.sqrt(np.einsum("ij,ij->i", integers, integers))[:, None]
     units: NDArray[np.float64] = np.divide(
-        whole, length, out=np.zeros_like(vectors), where=length > 0
+        integers, length, out=np.zeros_like(vectors), where=length > 0
     )
     return np.rint(units * UNIT, out=units)
 

@@ -106,12 +106,12 @@ def divergence(histogram: ExponentHistogram, clip: float) -> float:
         # them out likewise.
         linear[0] = linear[1]
     width = histogram.amax / len(linear)
-    kept = int(np.clip(round(clip / width), INT8_LARGEST + 1, len(linear)))
-    reference = linear[:kept].copy()
-    reference[-1] += linear[kept:].sum()
-    levels = (np.arange(kept) * (INT8_LARGEST + 1)) // kept
-    occupied = linear[:kept] > 0
-    mass = np.bincount(levels, linear[:kept], INT8_LARGEST + 1)
+    bins = int(np.clip(round(clip / width), INT8_LARGEST + 1, len(linear)))
+    reference = linear[:bins].copy()
+    reference[-1] += linear[bins:].sum()
+    levels = (np.arange(bins) * (INT8_LARGEST + 1)) // bins
+    occupied = linear[:bins] > 0
+    mass = np.bincount(levels, linear[:bins], INT8_LARGEST + 1)
     spread = np.bincount(levels, occupied, INT8_LARGEST + 1)
     quantized = np.where(occupied, (mass / np.maximum(spread, 1))[levels], 0.0)
     if not quantized.any():

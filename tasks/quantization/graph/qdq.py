@@ -205,13 +205,13 @@ class _Writer:
         used = {name for node in ordered for name in node.input} | {
             item.name for item in self._graph.output
         }
-        kept = [
+        initializers = [
             item
             for item in self._graph.initializer
             if item.name not in self._replaced or item.name in used
         ]
         del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+        self._graph.initializer.extend(initializers)
         return self._model
 
     def _activation(self, item: QuantizedSite, nodes: list[onnx.NodeProto]) -> str:

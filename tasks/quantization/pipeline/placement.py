@@ -64,12 +64,12 @@ def excluded_nodes(
     """
     if recipe.keeps_graph:
         return tuple(item.site for item in ranking if item.site not in deployed)
-    known = [item.site for item in ranking if item.site not in tuned.unknown]
+    ranked = [item.site for item in ranking if item.site not in tuned.unknown]
     count = max(recipe.high_precision_sites - len(tuned.unknown), 0)
     if losses is None or not count:
-        return (*tuned.unknown, *known[:count])
+        return (*tuned.unknown, *ranked[:count])
     best = mixed.keep(placements(model, sites, losses), count)
-    return (*tuned.unknown, *(name for name in known if name in best.kept))
+    return (*tuned.unknown, *(name for name in ranked if name in best.kept))
 
 
 def trained_sites(

@@ -33,8 +33,8 @@ def draw_placements(
     """
     if len(front) < 2:
         return {}
-    whole = max(1, front[-1].cost)
-    shares, losses = [point.cost / whole for point in front], [point.loss for point in front]
+    full_cost = max(1, front[-1].cost)
+    shares, losses = [point.cost / full_cost for point in front], [point.loss for point in front]
     here = [place for place, point in enumerate(front) if set(point.kept) == set(kept)]
     return {
         "placements.png": _png(title, shares, losses, here),

@@ -164,12 +164,12 @@ def recorded_losses(rows: Json) -> dict[str, float] | None:
 
     None where none was.
     """
-    known = (
+    entries = (
         [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []
     )
     losses = {
         str(row["site"]): float(row["loss"])
-        for row in known
+        for row in entries
         if isinstance(row.get("loss"), int | float)
     }
     return losses or None

@@ -49,8 +49,8 @@ def pareto_front(sites: Sequence[SiteCost]) -> tuple[PrecisionPlacement, ...]:
     """
     unit = gcd(*(site.cost for site in sites)) or 1
     total = sum(site.cost for site in sites) // unit
-    kept = _exact(sites, unit, total) if total <= LARGEST else _greedy(sites)
-    return _undominated([_point(sites, chosen) for chosen in kept])
+    choices = _exact(sites, unit, total) if total <= LARGEST else _greedy(sites)
+    return _undominated([_point(sites, chosen) for chosen in choices])
 
 
 def keep(points: Sequence[PrecisionPlacement], most: int) -> PrecisionPlacement:

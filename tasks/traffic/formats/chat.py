@@ -111,9 +111,9 @@ def _shared(
     answer: Mapping[str, Any],
     first_at: datetime | None,
 ) -> dict[str, object]:
-    said = {**_mapping(body.get("metadata")), **_mapping(line.get("metadata")), **line}
-    tenant = said.get("tenant") or body.get("safety_identifier") or body.get("user")
-    context = {name: said.get(name) for name in CONTEXT} | {"tenant": tenant}
+    fields = {**_mapping(body.get("metadata")), **_mapping(line.get("metadata")), **line}
+    tenant = fields.get("tenant") or body.get("safety_identifier") or body.get("user")
+    context = {name: fields.get(name) for name in CONTEXT} | {"tenant": tenant}
     times = [
         item
         for holder in (line, answer)

@@ -116,12 +116,12 @@ def _bytewise(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _raw_row(number: int, row: Mapping[str, object]) -> Raw:
-    shown = {
+    readable = {
         name: value[:RAW_KEPT].decode(errors="replace") if isinstance(value, bytes) else str(value)
         for name, value in row.items()
         if name != "tensor" and value is not None
     }
-    return Raw(number, json.dumps(shown, ensure_ascii=False)[:RAW_KEPT], lambda: _decoded(row))
+    return Raw(number, json.dumps(readable, ensure_ascii=False)[:RAW_KEPT], lambda: _decoded(row))
 
 
 def _decoded(row: Mapping[str, object]) -> Mapping[str, object]:

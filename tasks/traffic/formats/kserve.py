@@ -126,8 +126,10 @@ def _shared(
     headers = {
         str(name).lower(): value for name, value in (pair.request.get("headers") or {}).items()
     }
-    said = asked.get("parameters") if isinstance(asked.get("parameters"), Mapping) else {}
-    context = {name: (said or {}).get(name) or _first(headers.get(f"x-{name}")) for name in CONTEXT}
+    parameters = asked.get("parameters") if isinstance(asked.get("parameters"), Mapping) else {}
+    context = {
+        name: (parameters or {}).get(name) or _first(headers.get(f"x-{name}")) for name in CONTEXT
+    }
     version = answered.get("model_version")
     return {
         **{name: value for name, value in context.items() if value},

@@ -216,8 +216,8 @@ class _Intake:
             for raw in READERS[self._reading.format](_told(source, joint)):
                 if raw.lone is None:
                     yield judged(raw, self._check)
-                elif (taken := self._alone(raw, raw.lone, joint)) is not None:
-                    yield taken
+                elif (record := self._alone(raw, raw.lone, joint)) is not None:
+                    yield record
         except Unavailable:
             raise
         except Exception as error:
