@@ -28,7 +28,7 @@ class Cluster:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add_worker(self, environment: Mapping[str, str] | None = None) -> None:
-        """One process without a nanny: killed, it stays dead."""
+        """Start one process without a nanny: killed, it stays dead."""
         place = self.folder / f"worker-{len(self.workers)}"
         arguments = [
             "--host",

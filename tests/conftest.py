@@ -25,7 +25,7 @@ def workspace(tmp_path: Path) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """One workspace for all tests of a file that tell one story."""
+    """Open one workspace for all tests of a file that tell one story."""
     yield from pointed_at(tmp_path_factory.mktemp("shared") / "workspace")
 
 

@@ -15,7 +15,7 @@ USER, PASSWORD = "requant", "only for tests"
 
 
 def programs() -> Path | None:
-    """Where initdb and postgres lie; Debian keeps them off the path."""
+    """Return where initdb and postgres lie; Debian keeps them off the path."""
     placed = [Path(one).parent for one in [shutil.which("initdb")] if one]
     packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in (*placed, *packaged) if (folder / "postgres").exists()), None)

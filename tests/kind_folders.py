@@ -13,7 +13,7 @@ VOCABULARY = {word: number for number, word in enumerate(WORDS)}
 
 
 def write_whisper(folder: Path, *, positions: int = 50, **changes: Any) -> Path:
-    """One second of sound, 16 mel bands, one layer on each side."""
+    """Write a model of one second of sound, 16 mel bands, one layer on each side."""
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def write_vit(folder: Path) -> Path:
 
 
 def tokenizer() -> Tokenizer:
-    """One token a word, with an end."""
+    """Return a tokenizer of one token a word, with an end."""
     made = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<end>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["<end>", "<start>", "<en>"])

@@ -200,7 +200,7 @@ def reached(prefect: str, digits: Settings) -> dict[str, str]:
 
 
 def runs_of(prefect: str, digits: Settings, flow: str) -> int:
-    """How often a flow was started, as Prefect counts."""
+    """Return how often a flow was started, as Prefect counts."""
     known = {"Authorization": f"Bearer {digits.secret().key}"}
     named = {"flows": {"name": {"any_": [flow]}}}
     answer = httpx.post(f"{prefect}/flow_runs/count", json=named, headers=known)

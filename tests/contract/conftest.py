@@ -52,7 +52,10 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """All held until the last is drawn: a port that was let go may be drawn again."""
+    """Return free ports.
+
+    All are bound until the last is drawn: a port that was let go may be drawn again.
+    """
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
         for listener in listeners:

@@ -128,7 +128,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def point(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Points MLflow at an address, until the test ends."""
+    """Point MLflow at an address, until the test ends."""
     import mlflow
 
     before = mlflow.get_tracking_uri()

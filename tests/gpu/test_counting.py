@@ -28,7 +28,7 @@ CASES, TOKENS, CHANNELS = 16, 32, 192
 
 
 def activations(seed: int) -> dict[str, Floats]:
-    """Tokens and images, from denormals to the largest magnitudes."""
+    """Draw tokens and images, from denormals to the largest magnitudes."""
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((CASES, TOKENS, CHANNELS)) * 10.0 ** rng.integers(
         -41, 38, (CASES, TOKENS, CHANNELS)

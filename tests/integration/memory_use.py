@@ -13,7 +13,7 @@ from infra.settings import use_workspace
 
 
 def resident(field: str) -> int:
-    """Bytes of a line of this process's status: VmRSS now, VmHWM at the peak."""
+    """Return the bytes of a line of this process's status: VmRSS now, VmHWM at the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 

@@ -29,7 +29,7 @@ Spec = Callable[..., Path]
 
 
 def classifier(first: Floats, bias: float = 0.0) -> onnx.ModelProto:
-    """Images to logits: relu(x @ first + bias) @ second."""
+    """Return a model from images to logits: relu(x @ first + bias) @ second."""
     second = np.random.default_rng(1).standard_normal((first.shape[1], 10)).astype(np.float32)
     nodes = [
         helper.make_node("Flatten", ["image"], ["x"], "flat"),

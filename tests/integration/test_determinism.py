@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def made(folder: Path, spec: Path, run: tuple[str, str, str], recipes: list[str]) -> dict[str, str]:
-    """Digests of everything that one process made."""
+    """Return the digests of everything that one process made."""
     seed, threads, batch = run
     pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
     arguments = [str(spec), str(folder / "-".join(run)), threads, batch, *recipes]

@@ -111,7 +111,7 @@ def log_trace(settings: Settings, number: int) -> None:
 
 
 def command(*arguments: str) -> tuple[int, Any]:
-    """One command as typed: its exit code, and the JSON that it printed."""
+    """Run one command as typed; return its exit code, and the JSON that it printed."""
     from typer.testing import CliRunner
 
     from flows.cli import app

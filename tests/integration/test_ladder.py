@@ -26,7 +26,7 @@ def digits(loop: Settings) -> Settings:
 
 
 def verdicts(settings: Settings) -> dict[str, float]:
-    """Every stored verdict, and when it was written."""
+    """Return every stored verdict, and when it was written."""
     folder = settings.root / "store" / "verdicts" / "digits"
     return {path.name: path.stat().st_mtime for path in folder.glob("*.json")}
 

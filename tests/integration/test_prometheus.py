@@ -246,7 +246,7 @@ def _free_port() -> int:
 
 
 def _filled(query: str) -> str:
-    """With all of every variable chosen, as Grafana fills it in."""
+    """Fill the query in with all of every variable chosen, as Grafana does."""
     return re.sub(r"\$(\w+)", lambda name: "1m" if name[1] == "__interval" else ".*", query)
 
 

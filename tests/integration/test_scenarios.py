@@ -49,7 +49,7 @@ class Champions:
 
 
 def pairs() -> Iterator[object]:
-    """Every example with every scenario; what takes long is for `make soak`."""
+    """Pair every example with every scenario; what takes long is for `make soak`."""
     for example in MODELS:
         for scenario in SCENARIOS:
             marks = () if scenario in QUICK.get(example, frozenset()) else (pytest.mark.soak,)
@@ -64,7 +64,7 @@ def name_of(example: str) -> str:
 
 
 def simulate(example: str, scenario: str, *, days: int, seed: int, until: str) -> None:
-    """As typed; raises what the command would tell."""
+    """Simulate as typed; raise what the command would tell."""
     from flows.cli import app
 
     path = str(EXAMPLES / "scenarios" / f"{scenario}.yaml")

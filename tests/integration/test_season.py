@@ -33,7 +33,7 @@ def exposure_of(day: int) -> float:
 
 
 def serve_day(settings: Settings, day: int, exposure: float) -> None:
-    """Images from eight in the morning on, one every two minutes."""
+    """Serve images from eight in the morning on, one every two minutes."""
     from tasks.traffic import write_traffic
 
     requests: Sequence[Request] = images(exposure, seed=day)

@@ -23,7 +23,7 @@ def digits(shared_workspace: Settings) -> Settings:
 
 
 def call(*arguments: str) -> Any:
-    """One command as typed, and the JSON it printed."""
+    """Run one command as typed; return the JSON that it printed."""
     from typer.testing import CliRunner
 
     from flows.cli import app
@@ -35,7 +35,7 @@ def call(*arguments: str) -> Any:
 
 
 def write_trace(path: Path) -> Path:
-    """One image in a Triton trace file."""
+    """Write one image in a Triton trace file."""
     pixels = ",".join(["0.5"] * 64)
     tensor = {"name": "pixels", "data": pixels, "shape": "1,1,8,8", "dtype": "FP32"}
     entries = [

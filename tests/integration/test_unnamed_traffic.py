@@ -27,7 +27,7 @@ def corpus(example: str, language: str) -> list[Request]:
 
 
 def imported(model: str, day: int, rows: Sequence[Request], folder: Path) -> None:
-    """One day of JSON Lines with nothing but ids, times and payloads."""
+    """Import one day of JSON Lines with nothing but ids, times and payloads."""
     from flows.commands.imports import take_in
 
     lines = [

@@ -168,12 +168,12 @@ def _schemes(recipe: Recipe) -> tuple[WeightScheme, ...]:
 
 
 def _changes_weights(recipe: Recipe) -> bool:
-    """Whether it asks for anything but plain INT8 weights."""
+    """Return whether it asks for anything but plain INT8 weights."""
     return recipe.weights != _INT8_WEIGHTS or _refines(recipe)
 
 
 def _refines(recipe: Recipe) -> bool:
-    """Whether it asks for more than what weights and activations are stored as."""
+    """Return whether it asks for more than what weights and activations are stored as."""
     return (
         recipe.rounding != _NEAREST
         or recipe.bias_correction

@@ -107,9 +107,9 @@ def exclusion_diagnostics(
 
 
 def erased_fraction(histogram: ExponentHistogram, quantizer: Quantizer) -> float:
-    """Of the values other than zero.
+    """Return the fraction of the values other than zero that become zero, 0..1.
 
-    The share that is nearer to zero than to the first level, 0..1.
+    These are nearer to zero than to the first quantized value.
     """
     nonzero = int(histogram.counts[1:FINITE_BINS].sum())
     if not nonzero:

@@ -25,7 +25,7 @@ def expressions() -> Iterator[str]:
 
 
 def selectors() -> list[tuple[str, list[str]]]:
-    """Each metric in each expression, with the labels that it is filtered by."""
+    """Return each metric in each expression, with the labels that it is filtered by."""
     found = [
         match
         for text in expressions()

@@ -19,7 +19,7 @@ WINDOW, SET, OTHER, TRAFFIC, MODEL = ("a" * 64, "b" * 64, "c" * 64, "d" * 64, "e
 
 @pytest.fixture
 def stored(workspace: Settings) -> Settings:
-    """Two releases from two calibration sets of one window; the second is champion."""
+    """Store two releases from two calibration sets of one window; the second is champion."""
     store = workspace.store()
     store.put("models/m/current", json.dumps({"version": 1, "digest": MODEL}).encode())
     store.put(

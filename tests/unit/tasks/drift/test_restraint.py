@@ -22,7 +22,7 @@ def results(**health: Health) -> list[DetectorResult]:
 
 
 def played(days: list[bool], rules: Restraint, detector: str = "range") -> list[Decision]:
-    """One window a day; True: the detector degraded."""
+    """Play one window a day; True: the detector degraded."""
     past: list[PastDecision] = []
     decisions = []
     for day, down in enumerate(days):

@@ -51,7 +51,7 @@ def test_of_a_request_that_was_delivered_twice_the_first_is_drawn() -> None:
 
 
 def peak_of(count: int) -> int:
-    """Bytes that the draw holds at most, out of so many requests that nobody else keeps."""
+    """Return how many bytes the draw keeps at most, out of so many requests."""
     like = requests(MONDAY, "en", 1)[0]
     tracemalloc.start()
     drawn = same_hours(

@@ -195,5 +195,5 @@ def test_functions_of_the_graph_are_expanded_so_that_their_layers_are_seen(tmp_p
 
 
 def _read_bytes() -> int:
-    """Bytes that this process asked the kernel for so far."""
+    """Return how many bytes this process asked the kernel for so far."""
     return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])

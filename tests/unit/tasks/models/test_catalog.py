@@ -31,7 +31,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def classifier(weight: float = 0.1) -> onnx.ModelProto:
-    """Images to logits by one product: a ready graph needs no export."""
+    """Return a model from images to logits by one product: a ready graph needs no export."""
     nodes = [
         helper.make_node("Flatten", ["image"], ["flat"]),
         helper.make_node("MatMul", ["flat", "w"], ["logits"]),

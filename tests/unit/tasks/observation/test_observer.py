@@ -27,7 +27,7 @@ CHANNELS = 3
 
 
 def texts(seed: int, count: int = 12) -> list[Floats]:
-    """Activations of texts of 1 to 9 tokens, [tokens, channels] each."""
+    """Draw activations of texts of 1 to 9 tokens, [tokens, channels] each."""
     rng = np.random.default_rng(seed)
     return [
         (rng.standard_normal((rng.integers(1, 10), CHANNELS)) * 10.0 ** rng.integers(-3, 4)).astype(

@@ -35,7 +35,7 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 def batch(rows: Sequence[Request]) -> pa.RecordBatch:
-    """As it comes from Parquet."""
+    """Return a batch as it comes from Parquet."""
     plain = [name for name in SCHEMA.names if hasattr(Request, name)]
     columns = [
         {**{name: getattr(row, name) for name in plain}, **encode(row.payload)} for row in rows
@@ -44,7 +44,7 @@ def batch(rows: Sequence[Request]) -> pa.RecordBatch:
 
 
 def request(name: str, **more: object) -> Request:
-    """One English request at noon."""
+    """Make one English request at noon."""
     facts: dict[str, object] = {
         "tenant": "acme",
         "domain": "docs",

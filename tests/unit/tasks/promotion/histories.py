@@ -16,7 +16,7 @@ Line = tuple[EntryKind, str | None] | tuple[EntryKind, str | None, Mapping[str, 
 
 
 def history(*lines: Line) -> tuple[LedgerEntry, ...]:
-    """Entries an hour apart, the first at START, through a real chain."""
+    """Write entries an hour apart, the first at START, through a real chain."""
     store = MemoryStore()
     for hour, line in enumerate(lines):
         kind, version, details = line if len(line) == 3 else (*line, {})

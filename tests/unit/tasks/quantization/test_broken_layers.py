@@ -55,7 +55,7 @@ CLIPS = ("int8-moving-average", "outlier in a weight")
 
 
 def network(up: Floats = UP, down: Floats = DOWN, bias: float = 0.0) -> onnx.ModelProto:
-    """relu(x @ up + bias) @ down."""
+    """Return relu(x @ up + bias) @ down."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["p"], "up"),
         helper.make_node("Add", ["p", "up.bias"], ["q"], "up.add"),
@@ -225,7 +225,7 @@ def test_what_fp16_cannot_hold_stays_in_float32_and_is_named(extreme: str) -> No
 
 
 def experts() -> onnx.ModelProto:
-    """Rows whose first value is positive go to one expert, all others to the other: x -> y."""
+    """Send rows whose first value is positive to one expert, all others to the other: x -> y."""
     nodes = [
         helper.make_node("Slice", ["x", "zero", "one", "one"], ["gate"], "gate.slice"),
         helper.make_node("Greater", ["gate", "threshold"], ["chosen"], "gate.greater"),

@@ -132,7 +132,10 @@ def planned(found: Derived) -> dict[str, QuantizedSite]:
 
 
 def layer_errors(found: Derived, site: str) -> list[float]:
-    """Of each layer of a site on the rows that training holds out, its quantizer at work."""
+    """Return the errors of a site's layers on the rows that training holds out.
+
+    Its quantizer is at work.
+    """
     item, rows = planned(found)[site], OBSERVED[site].rows[::HELD_OUT]
     assert item.activation is not None
     smoothing_scales = (
@@ -264,7 +267,7 @@ def test_a_convolution_is_calibrated_without_smoothing() -> None:
 
 
 def both() -> tuple[onnx.ModelProto, tuple[Site, ...], dict[str, SiteObservation]]:
-    """One tensor that feeds a product and a convolution."""
+    """Return one tensor that feeds a product and a convolution."""
     helper = graphs.helper
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["p"], "m"),

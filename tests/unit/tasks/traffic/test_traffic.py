@@ -415,7 +415,7 @@ class Counting(LocalStore):
 
 @pytest.fixture
 def days(tmp_path: Path) -> Iterator[Counting]:
-    """One request an hour for four days, the newest at noon."""
+    """Make one request an hour for four days, the newest at noon."""
     store = Counting(str(tmp_path / "days"))
     write_traffic(
         store, "minilm", [request(f"h{ago}", NOON - timedelta(hours=ago)) for ago in range(96)]

@@ -37,7 +37,7 @@ def quantized(plain: onnx.ModelProto, format: NumberFormat = NumberFormat.INT8) 
 
 
 def kernels_of(graph: onnx.ModelProto) -> tuple[Kernel, ...]:
-    """Of the engine that ONNX Runtime makes of it."""
+    """Return the kernels of the engine that ONNX Runtime makes of it."""
     target = open_target("onnxruntime-cpu")
     found = target.kernels(
         target.build(lower(graph, "u8").SerializeToString(), PROFILE).layers, None

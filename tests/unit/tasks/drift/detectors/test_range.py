@@ -22,7 +22,7 @@ def activations(seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
 
 
 def clipping(live: dict[str, NDArray[np.float32]], clip: float = 1.0) -> Clipping:
-    """Every so many values are a request's."""
+    """Return the clipping of requests: every so many values are a request's."""
     each = {name: np.abs(values).reshape(REQUESTS, -1) for name, values in live.items()}
     above = np.stack([(values > clip).mean(axis=1) for values in each.values()], axis=1)
     return Clipping(

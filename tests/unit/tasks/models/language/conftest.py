@@ -52,7 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def spec() -> ModelSpec:
-    """As much of a spec as the export reads."""
+    """Return as much of a spec as the export reads."""
     rules = InputSpec(tokenizer="tokenizer.json", max_length=MAX_LENGTH, new_tokens=NEW_TOKENS)
     return ModelSpec.model_construct(task=Task.CAUSAL_LM, input=rules)
 

@@ -130,7 +130,7 @@ def test_logits_that_are_not_finite_choose_nothing() -> None:
 
 
 def _by_transformers(model: Any, asked: list[list[int]]) -> list[list[int]]:
-    """Prompts of one length at a time, so that nothing is padded."""
+    """Run prompts of one length at a time, so that nothing is padded."""
     groups: dict[int, list[int]] = defaultdict(list)
     for case, ids in enumerate(asked):
         groups[len(ids)].append(case)

@@ -24,7 +24,7 @@ def seen(rows: Floats) -> SiteObservation:
 
 
 def problem(seed: int, outlier: float = 1.0) -> tuple[Floats, Floats]:
-    """Rows [64, 12] with one loud channel, and a weight [7, 12]."""
+    """Draw rows [64, 12] with one loud channel, and a weight [7, 12]."""
     rng = np.random.default_rng(seed)
     rows = (rng.standard_normal((64, 12)) * rng.lognormal(0, 0.5, 12)).astype(np.float32)
     rows[:, rng.integers(12)] *= np.float32(outlier)

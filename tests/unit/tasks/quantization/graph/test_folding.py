@@ -39,7 +39,10 @@ def normal(seed: int, *shape: int) -> graphs.Floats:
 
 
 def network(nodes: list[tuple[str, list[str], str]], weights: Weights) -> onnx.ModelProto:
-    """Nodes as (operator, inputs, output), named after their outputs; x [n, 16] -> y [n, 16]."""
+    """Join nodes as (operator, inputs, output), named after their outputs.
+
+    x [n, 16] -> y [n, 16].
+    """
     made = [
         helper.make_node(op, inputs, [output], f"node_{output}") for op, inputs, output in nodes
     ]
@@ -69,7 +72,7 @@ DECOMPOSED: list[tuple[str, list[str], str]] = [
 
 
 def rms_norm() -> Case:
-    """As exports write a Llama's: its two readers share the factors."""
+    """Return an RMS norm as exports write a Llama's: its two readers share the factors."""
     weights = {
         "two": np.float32(2),
         "axes": np.array([-1]),
@@ -87,7 +90,7 @@ def rms_norm() -> Case:
 
 
 def swiglu() -> Case:
-    """down(silu(gate(x)) * up(x)).
+    """Return down(silu(gate(x)) * up(x)).
 
     The gate passes through a sigmoid, so the factors belong into `up`.
     """

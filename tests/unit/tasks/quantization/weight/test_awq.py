@@ -33,7 +33,7 @@ SCHEMES = {
 
 
 def problem(seed: int, loud: float = 20.0) -> tuple[Floats, Floats]:
-    """Rows [80, 40] with two loud inputs, and a weight [12, 40]."""
+    """Draw rows [80, 40] with two loud inputs, and a weight [12, 40]."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((80, 40)).astype(np.float32)
     rows[:, rng.choice(40, 2, replace=False)] *= np.float32(loud)

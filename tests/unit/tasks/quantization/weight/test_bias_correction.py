@@ -73,7 +73,7 @@ def test_no_rows_are_bad_input() -> None:
 
 
 def mean_error(model: onnx.ModelProto, x: np.ndarray, recipe: str) -> np.ndarray:
-    """Of the output by channel: axis 1 of images, the last one otherwise."""
+    """Return the mean error of the output by channel: axis 1 of images, the last one otherwise."""
     sites, observed = observe(model, x)
     found = graphs.run(
         lower(qdq.write(derive(model, sites, observed, find_recipe(recipe), None).plan), "u8"), x

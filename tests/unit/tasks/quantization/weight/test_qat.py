@@ -25,7 +25,7 @@ SCHEMES = {
 
 
 def problem(seed: int = 0) -> tuple[Floats, Floats]:
-    """Rows [400, 40] whose inputs depend on each other, and a weight [12, 40]."""
+    """Draw rows [400, 40] whose inputs depend on each other, and a weight [12, 40]."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((400, 10)) @ rng.standard_normal(
         (10, 40)

@@ -135,7 +135,7 @@ def test_a_damaged_part_is_named(store: LocalStore) -> None:
 
 @pytest.fixture
 def altered(store: LocalStore) -> Callable[[Callable[[pa.Table], pa.Table]], list[pa.RecordBatch]]:
-    """One part, changed, and scanned for three columns."""
+    """Change one part, and scan it for three columns."""
 
     def change(how: Callable[[pa.Table], pa.Table]) -> list[pa.RecordBatch]:
         table = how(pq.read_table(pa.BufferReader(to_parquet([replace(request(), label="7")]))))
@@ -207,7 +207,7 @@ def test_text_that_is_no_utf8_is_refused(altered: Altered) -> None:
 
 @pytest.fixture
 def window_of(store: LocalStore) -> Callable[[Callable[[pa.Table], pa.Table]], list[Request]]:
-    """One part, changed, stored under its own digest, and read as a window."""
+    """Change one part, store it under its own digest, and read it as a window."""
 
     def change(how: Callable[[pa.Table], pa.Table]) -> list[Request]:
         sink = pa.BufferOutputStream()
