@@ -342,6 +342,16 @@ def test_what_one_tenant_alone_sent_is_set_aside_with_the_reasons(digits: Settin
     assert "taken for a shift" in entries[0]["reason"]
 
 
+def test_every_object_of_this_story_is_of_exactly_one_kind(digits: Settings) -> None:
+    from infra.stores import layout
+
+    keys = list(digits.store().list(""))
+    assert not [key for key in keys if len(layout.kinds_of(key)) != 1]
+    kinds = {kind for key in keys for kind in layout.kinds_of(key)}
+    assert kinds >= {layout.REGISTRATION, layout.TRAFFIC, layout.WINDOW, layout.CALIBRATION}
+    assert kinds >= {layout.OBSERVATION, layout.VERDICT, layout.RELEASE, layout.LEDGER}
+
+
 def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(
     digits: Settings,
 ) -> None:
@@ -357,13 +367,3 @@ def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(
     assert "t1" not in {
         one.tenant for one in read_window(digits.store(), "digits", hours=10_000).requests
     }
-
-
-def test_every_object_of_this_story_is_of_exactly_one_kind(digits: Settings) -> None:
-    from infra.stores import layout
-
-    keys = list(digits.store().list(""))
-    assert not [key for key in keys if len(layout.kinds_of(key)) != 1]
-    kinds = {kind for key in keys for kind in layout.kinds_of(key)}
-    assert kinds >= {layout.REGISTRATION, layout.TRAFFIC, layout.WINDOW, layout.CALIBRATION}
-    assert kinds >= {layout.OBSERVATION, layout.VERDICT, layout.RELEASE, layout.LEDGER}

@@ -1,11 +1,13 @@
 """What a plan and a timing cache depend on: the module, the device and its driver."""
 
+import ctypes
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+_LIBRARY = "libcuda.so.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,12 @@ def _driver() -> str | None:
         return parse_driver(_DRIVER.read_text())
     except OSError:
         return None
+
+
+def has_driver() -> bool:
+    """Return whether the CUDA driver can be loaded; without it no device is visible."""
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return False
+    return True

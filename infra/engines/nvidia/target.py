@@ -6,7 +6,7 @@ from typing import Any
 from infra.build_options import BuildOptions
 from infra.engines.nvidia.builder import Builder
 from infra.engines.nvidia.execution import TensorRtEngine
-from infra.engines.nvidia.host import device_capability, read_host
+from infra.engines.nvidia.host import device_capability, has_driver, read_host
 from infra.engines.nvidia.inspection import parse_inspection
 from infra.engines.nvidia.logger import Log, collector
 from infra.engines.nvidia.metadata import parse_metadata, why_unfit
@@ -46,14 +46,17 @@ class TensorRt:
 
     def why_not_executable(self) -> str | None:
         """Ask the CUDA driver; a machine without one cannot run engines."""
+        invisible = (
+            f"no CUDA device is visible, so {self.name} engines are built here but cannot run"
+        )
+        if not has_driver():  # torch would find that out too, and takes seconds to import
+            return invisible
         try:
             import torch
         except ImportError:
             return "torch is not installed, and it carries the CUDA memory that the engine reads"
         if not torch.cuda.is_available():
-            return (
-                f"no CUDA device is visible, so {self.name} engines are built here but cannot run"
-            )
+            return invisible
         device = device_capability()
         if self._ahead_of_time and not hasattr(self._trt.ComputeCapability, device):
             return f"{self.name} does not support the visible device, which is {device}"
