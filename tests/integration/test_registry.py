@@ -343,11 +343,9 @@ CARD = Card(
 @pytest.fixture(scope="module", params=["database", "server"])
 def seen(request: pytest.FixtureRequest, place: Path) -> tuple[Registry, Any]:
     """Open a registry by its database or a server, and MLflow's own client to look at it with."""
-    uri = (
-        f"sqlite:///{place}/seen/mlflow.db"
-        if request.param == "database"
-        else request.getfixturevalue("server")
-    )
+    uri = f"sqlite:///{place}/seen/mlflow.db"
+    if request.param == "server":
+        uri = request.getfixturevalue("server")
     registry = Registry(uri)
     register(registry, "carded", "7" * 64, card=CARD)
     return registry, MlflowClient(uri, uri)
