@@ -86,7 +86,7 @@ def test_control_flow_is_refused_by_the_command_and_nothing_is_stored(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tests.unit.tasks.models.test_operators import loop
+    from tests.unit.tasks.graphs.test_operators import loop
 
     inner = loop()
     inner.graph.node.insert(0, helper.make_node("Flatten", ["image"], ["x"], "flat"))

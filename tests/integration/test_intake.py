@@ -172,18 +172,18 @@ def test_each_source_is_read_once_and_what_it_did_last_can_be_seen(
 def test_traces_that_come_later_are_read_and_the_others_are_not_asked_for_again(
     served: tuple[Settings, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infra import registry
+    from infra.registry import traces
 
     settings, _ = served
     documents: list[str] = []
-    read = registry._document
+    read = traces._document
 
     def counting(wanted: Any, trace: Any) -> Any:
         found = read(wanted, trace)
         documents.extend(found or ())
         return found
 
-    monkeypatch.setattr(registry, "_document", counting)
+    monkeypatch.setattr(traces, "_document", counting)
     command("traffic", "pull", "digits")
     assert documents == []
     log_trace(settings, 6)
