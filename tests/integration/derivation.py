@@ -19,12 +19,13 @@ def main(spec: str, workspace: str, threads: str, batch: str, *recipes: str) -> 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
     use_workspace(Path(workspace))
     from infra.settings import settings
+    from infra.stores.layout import CALIBRATION
     from tasks.models import inputs
     from tasks.models.catalog import register
     from tasks.models.language import inputs as language
     from tasks.quantization.steps import observe, write_graph
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
+    from tasks.sampling.stored_samples import keep_sample
 
     inputs.BATCH = language.BATCH = int(batch)  # type: ignore[attr-defined,misc]  # what is to be varied
     model, store = register(Path(spec)), settings().store()

@@ -24,6 +24,7 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     import onnx  # noqa: F401  # the libraries are there before the work begins
     import torch  # noqa: F401
 
+    from infra.stores.layout import CALIBRATION
     from tasks.graphs.memory import export_footprint, footprint
     from tasks.models.batches import BATCH
     from tasks.models.catalog import open_model, register
@@ -32,7 +33,7 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     from tasks.quantization.recipe.schemes import Gptq, Trained
     from tasks.quantization.steps import build_engine, observe, write_graph
     from tasks.sampling.digest import sample_of
-    from tasks.sampling.stored_samples import CALIBRATION, keep_sample
+    from tasks.sampling.stored_samples import keep_sample
 
     before = resident("VmRSS")
     if work == "register":
