@@ -12,7 +12,7 @@ WORKSPACE ?= $(if $(wildcard .requant/demo/store),.requant/demo,.requant)
 help:
 	@echo "make demo   install, then run the whole loop on two real models"
 	@echo "make test   install, then checks and tests"
-	@echo "make soak   every shipped example under every shipped scenario"
+	@echo "make soak   every shipped example under every shipped scenario, and what is as slow"
 	@echo "make test-gpu  what needs a CUDA device; says why where there is none"
 	@echo "make check  format, lint, types, import directions"
 	@echo "make bench  side-by-side measurements against peers"
@@ -41,7 +41,7 @@ test: check
 	sh tests/run.sh
 
 soak: setup
-	$(BIN)/python -m pytest tests/integration/test_scenarios.py -m 'soak or not soak'
+	$(BIN)/python -m pytest tests/integration/test_scenarios.py tests/integration/test_unnamed_traffic.py -m 'soak or not soak'
 
 # On a host with packages of its own: `python3 -m pytest tests/gpu -ra -s` from this folder.
 test-gpu: setup

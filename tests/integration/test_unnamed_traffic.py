@@ -48,7 +48,10 @@ def imported(model: str, day: int, rows: Sequence[Request], folder: Path) -> Non
     assert (taken.accepted, taken.rejected) == (len(rows), 0)
 
 
-@pytest.mark.parametrize(("example", "language"), [("digits", "none"), ("minilm", "en")])
+@pytest.mark.parametrize(
+    ("example", "language"),
+    [("digits", "none"), pytest.param("minilm", "en", marks=pytest.mark.soak)],
+)
 def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     loop: Settings, tmp_path: Path, example: str, language: str
 ) -> None:
