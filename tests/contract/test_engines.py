@@ -368,6 +368,7 @@ def test_a_device_that_the_target_does_not_support_is_a_reason_not_to_run(
 ) -> None:
     import torch
 
+    monkeypatch.setattr("infra.engines.nvidia.target.has_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     reason = opened("tensorrt-rtx").why_not_executable()
