@@ -17,6 +17,7 @@ from infra.processes.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
 from tasks.profiles import steps as profiles
 from tasks.promotion import steps as promotion
+from tasks.promotion.release import Judged
 from tasks.quantization import steps as quantization
 from tasks.quantization.graph.kv_cache import require_cache
 from tasks.quantization.recipe.catalog import find_recipe
@@ -144,26 +145,25 @@ def _build(
     )
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)
-    measured = [figures(judged, registered.spec) for judged in climbed]
+    measured = [figures(step, registered.spec) for step in climbed]
     best = chosen(climbed, measured, search)
     measured[best] = replace(measured[best], chosen=measured[best].passed)
     quantization.record_ladder(
         calibration,
         sample.digest,
-        [judged.candidate for judged in climbed],
+        [step.candidate for step in climbed],
         measured,
         limits(registered.spec),
         reason,
     )
-    candidates, winner = [judged.shown for judged in climbed], climbed[best]
+    candidates, winner = [step.shown for step in climbed], climbed[best]
     write_measures(
         model, reports=winner.reports, flow="requantize", seconds=time.perf_counter() - started
     )
     progress.step("releasing the candidate", 0.9)
     name = f"{winner.recipe.name} on {sample.digest[:8]}"
-    release = promotion.release_candidate(
-        winner.candidate, winner.engines, winner.reports, name, frozen, sample.digest
-    )
+    judged = Judged(winner.candidate, winner.engines, winner.reports, sample.digest)
+    release = promotion.release_candidate(judged, name, frozen)
     _leave_artifact(model, candidates, winner, release)
     outcome = _conclude(model, release, candidates, winner, champion, reason, require_approval)
     write_measures(model)

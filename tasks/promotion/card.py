@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from infra.registry.cards import Card, DataSet
 from tasks.models.catalog import RegisteredModel
-from tasks.records import CandidateRef, GateReport, Verdict
+from tasks.promotion.release import Judged
+from tasks.records import CandidateRef, GateReport, ReleaseRef, Verdict
 from tasks.specs.spec import ModelSpec
 
 SHORT = 12
@@ -15,32 +16,33 @@ SHORT = 12
 
 def card(
     model: RegisteredModel,
-    candidate: CandidateRef,
-    reports: Sequence[GateReport],
-    *,
-    window: str,
-    champion: str | None,
+    judged: Judged,
+    champion: ReleaseRef | None,
     release: str,
     store: str,
 ) -> Card:
     """Return the card of a version.
 
-    `window` is the digest of the traffic that it was built for, `champion` the version that served
-    before, `release` the bundle's digest and `store` the object store's address.
+    `champion` served before, `release` is the bundle's digest and `store` the object store's
+    address.
     """
     spec, golden = model.spec, _golden_set(model, store)
     return Card(
         kind=spec.task.value,
         about_model=about_model(spec),
         about_version=about_version(
-            candidate, reports, window=window, champion=champion, release=release
+            judged.candidate,
+            judged.reports,
+            window=judged.window,
+            champion=None if champion is None else champion.version,
+            release=release,
         ),
         model_tags={
             "task": spec.task.value,
             "source": spec.source,
             "targets": ", ".join(spec.targets),
         },
-        data=(_calibration_set(model, candidate, store), golden),
+        data=(_calibration_set(model, judged.candidate, store), golden),
         judged_on=golden,
     )
 

@@ -21,6 +21,7 @@ LEASE = timedelta(hours=2)
 History = Sequence[LedgerEntry]
 Body = Mapping[str, Json]
 Shown = Callable[[], str | None]
+Verify = Callable[[LedgerEntry], ReleaseRef]
 ANSWERS = frozenset({EntryKind.APPROVED, EntryKind.REJECTED})
 
 
@@ -65,10 +66,10 @@ def orphan_closed(
     if intent is None or not is_gone(intent.details.get("process")):
         return None
     run = str(intent.details.get("run"))
-    return finished(window, run, actor, "failed: its process was killed", failed=True)
+    return finished(entries, window, run, actor, "failed: its process was killed", failed=True)
 
 
-def finished(window: str, run: str, actor: str, outcome: str, *, failed: bool) -> Body:
+def finished(_: History, window: str, run: str, actor: str, outcome: str, *, failed: bool) -> Body:
     """Return the end of an intent; after a failure the next run may try again."""
     details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
     return body(EntryKind.FINISHED, actor=actor, reason=outcome, details=details)
@@ -98,17 +99,34 @@ def promoted(
     return _about(EntryKind.PROMOTED, release, actor, reason, details)
 
 
-def rolled_back(target: ReleaseRef, shown: Shown, actor: str, reason: str) -> Body:
-    """Return the return of an earlier champion; `shown` as in `promoted`."""
+def rolled_back(
+    entries: History, to: str | None, verify: Verify, shown: Shown, actor: str, reason: str
+) -> Body:
+    """Return the return of an earlier champion.
+
+    Args:
+        entries: The history.
+        to: Which version returns; None is the one that the champion replaced.
+        verify: Raises where not every byte of what an entry names is intact.
+        shown: As in `promoted`.
+        actor: Who acts.
+        reason: Why, in one sentence.
+
+    Raises:
+        Refused: There is nothing to return to.
+    """
+    target = verify(ledger.rollback_target(entries, to))
     return _about(EntryKind.ROLLED_BACK, target, actor, reason, {"projected_from": shown()})
 
 
-def approval_requested(release: ReleaseRef, base: str | None, actor: str, reason: str) -> Body:
+def approval_requested(
+    _: History, release: ReleaseRef, base: str | None, actor: str, reason: str
+) -> Body:
     """Return that a candidate waits for a person; `base` as in `promoted`."""
     return _about(EntryKind.APPROVAL_REQUESTED, release, actor, reason, {"base": base})
 
 
-def refused(release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> Body:
+def refused(_: History, release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> Body:
     """Return which gates refused a candidate."""
     return _about(EntryKind.REFUSED, release, actor, reason, {"gates": list(gates)})
 
@@ -137,7 +155,7 @@ def retraining_requested(
 
 
 def answered(
-    entries: History, model: str, version: str, *, approve: bool, actor: str, reason: str
+    entries: History, model: str, version: str, approve: bool, actor: str, reason: str
 ) -> Body | None:
     """Return a person's answer to a waiting candidate; None when the same was answered before.
 

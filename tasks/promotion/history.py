@@ -8,7 +8,7 @@ from infra.identifiers import ModelName
 from infra.processes.identity import is_gone
 from tasks.promotion import journal, ledger
 from tasks.promotion.decisions import nothing_left, past_decisions, recorded
-from tasks.promotion.entries import LEASE
+from tasks.promotion.entries import LEASE, last_request
 from tasks.promotion.ledger import LedgerEntry
 from tasks.records import Decision, PastDecision, ReleaseRef
 
@@ -23,6 +23,19 @@ def reference(model: str, entry: LedgerEntry | None) -> ReleaseRef | None:
     if entry is None or entry.version is None or entry.release is None:
         return None
     return ReleaseRef(ModelName(model), entry.version, entry.release)
+
+
+def approved_release(model: str, version: str) -> tuple[ReleaseRef, str | None] | None:
+    """Return the release whose approval was asked for, and the champion it was judged against.
+
+    None where nobody asked, or where it reigns already.
+    """
+    request, champion = last_request(journal.read(model), version), champion_of(model)
+    release = reference(model, request)
+    if request is None or release is None or (champion and champion.version == version):
+        return None
+    base = request.details.get("base")
+    return release, None if base is None else str(base)
 
 
 def decisions_before(model: str, window: str, source: str) -> tuple[PastDecision, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
@@ -11,10 +12,19 @@ from infra.canonical import Json
 from infra.registry.cards import Card
 from infra.registry.registry import Registry
 from tasks.records import CandidateRef, EngineRef, GateReport
+from tasks.step import flow_run_id
 
 LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx", "tensorrt")
 """Recorded as far as they are installed: a GPU host need not have both of the last."""
-CPU_PLAN, GRAPH = "engines/onnxruntime-cpu/plan", "graph.onnx"
+CPU_PLAN, GRAPH, FACTS = "engines/onnxruntime-cpu/plan", "graph.onnx", "candidate.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a release is written from."""
+
+    files: Mapping[str, bytes]
+    facts: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,11 @@ class Judged:
     engines: Sequence[EngineRef]
     reports: Sequence[GateReport]
     window: str = ""  # digest of the traffic that it was built for
+
+    def bundle(self, stored: Mapping[str, bytes]) -> Bundle:
+        """Return the candidate's stored files as a release holds them."""
+        files = {name: data for name, data in stored.items() if name != FACTS}
+        return Bundle(files, self.facts(json.loads(stored[FACTS])))
 
     def facts(self, recorded: Mapping[str, Json]) -> dict[str, Json]:
         """Return what the release records; `recorded` is what the candidate's maker did."""
@@ -61,24 +76,22 @@ class Judged:
 def register(
     registry: Registry,
     judged: Judged,
-    files: Mapping[str, bytes],
-    *,
+    bundle: Bundle,
     digest: str,
     run_name: str,
-    flow_run: str | None,
     card: Card,
 ) -> str:
     """Register a stored release as a version of its model and return the version.
 
-    `files` are the bundle's, `digest` its name. Raises `Unavailable`.
+    `bundle` is what the release of that `digest` was written from. Raises `Unavailable`.
     """
-    candidate = judged.candidate
+    candidate, files = judged.candidate, bundle.files
     fraction = f"{candidate.quantized_share:.4f}"
     return registry.register(
         candidate.model,
         files.get(CPU_PLAN, files[GRAPH]),
         release=digest,
-        tags=judged.tags(flow_run),
+        tags=judged.tags(flow_run_id()),
         run_name=run_name,
         metrics=judged.metrics,
         params={"recipe": candidate.recipe, "quantized_share": fraction},

@@ -1,6 +1,5 @@
 """The steps of promotion: release, promote, approve, roll back, reconcile, and a run's notes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -10,22 +9,13 @@ from infra.processes.identity import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
 from tasks.models.catalog import open_model
-from tasks.profiles.frozen import FROZEN
-from tasks.promotion import entries, history, journal, ledger
+from tasks.promotion import candidate_store, entries, history, journal, projection
 from tasks.promotion.card import card
-from tasks.promotion.reconcile import AliasState, Reconciliation, reconcile
+from tasks.promotion.reconcile import Reconciliation
 from tasks.promotion.release import Judged, register
-from tasks.promotion.verification import require_intact, verification
-from tasks.records import (
-    CandidateRef,
-    Decision,
-    EngineRef,
-    GateReport,
-    ReleaseRef,
-    SampleRef,
-    ThinWindow,
-)
-from tasks.step import flow_run_id, step
+from tasks.promotion.verification import named_release, require_intact
+from tasks.records import Decision, ReleaseRef, SampleRef, ThinWindow
+from tasks.step import step
 
 
 @step("read-champion")
@@ -47,15 +37,8 @@ def record_decision(
 
     `basis` names by digest what else it rests on: the full-precision graph, references, evidence.
     """
-    decide = partial(
-        entries.decided,
-        decision=decision,
-        window=window,
-        champion=champion,
-        basis=basis,
-        actor=actor,
-    )
-    return journal.commit(model, decide) is not None
+    entry = journal.commit(model, entries.decided, decision, window, champion, basis, actor)
+    return entry is not None
 
 
 @step("claim-window")
@@ -66,19 +49,10 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
     continued at once.
     """
     now = datetime.now(UTC)
-    close = partial(entries.orphan_closed, window=window, now=now, is_gone=is_gone, actor=actor)
-    while journal.commit(model, close) is not None:
+    while journal.commit(model, entries.orphan_closed, window, now, is_gone, actor) is not None:
         pass
-    intend = partial(
-        entries.intended,
-        window=window,
-        run=run,
-        process=identity(),
-        now=now,
-        actor=actor,
-        reason=reason,
-    )
-    return journal.commit(model, intend) is not None
+    entry = journal.commit(model, entries.intended, window, run, identity(), now, actor, reason)
+    return entry is not None
 
 
 @step("finish-window")
@@ -86,58 +60,24 @@ def finish(
     model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False
 ) -> None:
     """Close the intent, whatever came of it."""
-    entry = entries.finished(window, run, actor, outcome, failed=failed)
-    journal.commit(model, lambda _: entry)
+    journal.commit(model, entries.finished, window, run, actor, outcome, failed=failed)
 
 
 @step("release-candidate")
-def release_candidate(
-    candidate: CandidateRef,
-    engines: Sequence[EngineRef],
-    reports: Sequence[GateReport],
-    run_name: str,
-    frozen: str | None = None,
-    window: str = "",
-) -> ReleaseRef:
+def release_candidate(judged: Judged, run_name: str, frozen: str | None = None) -> ReleaseRef:
     """Bundle graph, engines, scales and golden reports; sign; register as a model version.
 
-    Args:
-        candidate: What was built.
-        engines: Its engines.
-        reports: Their golden reports.
-        run_name: Name of the registry's run.
-        frozen: Key of what is kept of the traffic at hand; later windows are compared with it.
-        window: Digest of the traffic that it was built for.
+    `run_name` names the registry's run. `frozen` is the key of what is kept of the traffic at hand:
+    later windows are compared with it.
     """
-    store, judged = settings().store(), Judged(candidate, engines, reports, window)
-    prefix, model = candidate.key(""), open_model(candidate.model)
-    files = {key.removeprefix(prefix): store.get(key) for key in store.list(prefix)}
-    if frozen is not None:
-        files[FROZEN] = store.get(frozen)
-    facts = judged.facts(json.loads(files.pop("candidate.json")))
-    release = write_release(store, candidate.model, files, facts, settings().signer())
-    champion = history.champion_of(candidate.model)
-    described = card(
-        model,
-        candidate,
-        reports,
-        window=window,
-        champion=champion.version if champion else None,
-        release=release.digest,
-        store=settings().store_address,
-    )
-    version = register(
-        settings().registry(),
-        judged,
-        files,
-        digest=release.digest,
-        run_name=run_name,
-        flow_run=flow_run_id(),
-        card=described,
-    )
-    for key in list(store.list(prefix)):
-        store.delete(key)
-    return ReleaseRef(candidate.model, version, release.digest)
+    store, model = settings().store(), open_model(judged.candidate.model)
+    bundle = judged.bundle(candidate_store.read_files(judged.candidate, frozen))
+    release = write_release(store, model.name, bundle.files, bundle.facts, settings().signer())
+    champion = history.champion_of(model.name)
+    described = card(model, judged, champion, release.digest, settings().store_address)
+    version = register(settings().registry(), judged, bundle, release.digest, run_name, described)
+    candidate_store.remove_files(judged.candidate)
+    return ReleaseRef(model.name, version, release.digest)
 
 
 @step("promote")
@@ -146,23 +86,24 @@ def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> N
 
     Raises `Refused` otherwise.
     """
-    _promote(release, base, actor, reason)
+    settings().release(release.model, release.digest)  # verified before it may serve
+    shown = partial(projection.shown_champion, release.model)
+    journal.commit(release.model, entries.promoted, release, base, shown, actor, reason)
+    projection.show(release.model)
 
 
 @step("request-approval")
 def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Let a passing candidate wait for a person, as `challenger`."""
-    entry = entries.approval_requested(release, base, actor, reason)
-    journal.commit(release.model, lambda _: entry)
-    journal.show(release.model)
+    journal.commit(release.model, entries.approval_requested, release, base, actor, reason)
+    projection.show(release.model)
 
 
 @step("record-refusal")
 def record_refusal(release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> None:
     """Note which gates refused a candidate."""
-    entry = entries.refused(release, actor, reason, gates)
-    journal.commit(release.model, lambda _: entry)
-    journal.label_or_warn(release.model)
+    journal.commit(release.model, entries.refused, release, actor, reason, gates)
+    projection.label_or_warn(release.model)
 
 
 @step("request-retraining")
@@ -170,10 +111,8 @@ def request_retraining(
     model: str, window: SampleRef, source: str, decision: Decision, actor: str
 ) -> bool:
     """Ask for a new model, with the evidence; once per decision about a window and the weights."""
-    ask = partial(
-        entries.retraining_requested, window=window, source=source, decision=decision, actor=actor
-    )
-    return journal.commit(model, ask) is not None
+    write = entries.retraining_requested
+    return journal.commit(model, write, window, source, decision, actor) is not None
 
 
 @step("answer-approval")
@@ -182,62 +121,25 @@ def answer_approval(model: str, version: str, approve: bool, actor: str, reason:
 
     Raises `Refused` when none waits, or the champion has changed since it was judged.
     """
-    answer = partial(
-        entries.answered,
-        model=model,
-        version=version,
-        approve=approve,
-        actor=actor,
-        reason=reason,
-    )
-    journal.commit(model, answer)
-    request = entries.last_request(journal.read(model), version)
-    champion = history.champion_of(model)
-    release = history.reference(model, request)
-    if approve and request and release and (champion is None or champion.version != version):
-        base = request.details.get("base")
-        _promote(release, None if base is None else str(base), actor, reason)
-    journal.show(model)
+    journal.commit(model, entries.answered, model, version, approve, actor, reason)
+    approved = history.approved_release(model, version)
+    if approve and approved is not None:
+        promote.fn(*approved, actor, reason)
+    projection.show(model)
 
 
 @step("roll-back")
 def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef:
     """Make an earlier champion serve again; its bytes and signature are verified first."""
-    shown = partial(journal.shown_champion, model)
-    targets: list[ReleaseRef] = []  # of the attempt that won the race, the last
-
-    def decide(past: Sequence[ledger.LedgerEntry]) -> Mapping[str, Json]:
-        targets.append(require_intact(model, ledger.rollback_target(past, to)))
-        return entries.rolled_back(targets[-1], shown, actor, reason)
-
-    journal.commit(model, decide)
-    journal.show(model)
-    return targets[-1]
+    verify, shown = partial(require_intact, model), partial(projection.shown_champion, model)
+    entry = journal.commit(model, entries.rolled_back, to, verify, shown, actor, reason)
+    projection.show(model)
+    return named_release(model, entry)
 
 
 @step("reconcile")
 def reconcile_model(model: str) -> Reconciliation:
     """Compare the registry's alias with the ledger, record what was done, bring both in step."""
-    answers: list[Reconciliation] = []  # of the attempt that won the race, the last
-
-    def decide(past: Sequence[ledger.LedgerEntry]) -> Mapping[str, Json] | None:
-        shown = journal.shown_champion(model)
-        checked = {} if shown is None else {shown: verification(model, shown)}
-        answers.append(reconcile(past, shown, checked, journal.mark(model)))
-        return answers[-1].record
-
-    journal.commit(model, decide)
-    if answers[-1].outcome is not AliasState.IN_STEP or answers[-1].mark:
-        journal.project(model)
-    journal.label_or_warn(model)
-    return answers[-1]
-
-
-def _promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
-    shown = partial(journal.shown_champion, release.model)
-    decide = partial(
-        entries.promoted, release=release, base=base, shown=shown, actor=actor, reason=reason
-    )
-    settings().release(release.model, release.digest)  # verified before it may serve
-    journal.commit(release.model, decide)
-    journal.show(release.model)
+    comparison = projection.record_comparison(model)
+    projection.follow(model, comparison)
+    return comparison

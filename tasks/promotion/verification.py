@@ -18,11 +18,17 @@ def require_intact(model: str, target: LedgerEntry) -> ReleaseRef:
 
     Raises `Refused` where the entry names none, `NotFound`, `Tampered`.
     """
+    release = named_release(model, target)
+    _read_all(model, release.digest)
+    return release
+
+
+def named_release(model: str, target: LedgerEntry) -> ReleaseRef:
+    """Return the release that an entry names; raises `Refused` where it names none."""
     if target.release is None or target.version is None:
         raise Refused(
             f"version {target.version} of {model} has no release recorded, so it cannot be verified"
         )
-    _read_all(model, target.release)
     return ReleaseRef(ModelName(model), target.version, target.release)
 
 
