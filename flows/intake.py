@@ -77,11 +77,11 @@ def take_source(model: str, source: str) -> SourceIntake:
 
 
 def _take(model: str, spec: SourceSpec, scratch: Path) -> SourceIntake:
-    registered, now = open_model(model).spec, datetime.now(UTC)
+    registered, now = open_model(model), datetime.now(UTC)
     reading = Reading(
         model=model,
         source=spec.slug,
-        task=registered.task,
+        task=registered.spec.task,
         shape=registered.payload_shape,
         format=TrafficFormat(spec.format) if spec.format else None,
         first_at=spec.first_at,

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     signing_key: Path | None = None  # Ed25519, PEM
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
+    trusted_metrics: str = ""  # packages and folders that metric functions may be imported from
     cluster: str | None = (
         None  # none, local, tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler
     )

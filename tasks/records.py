@@ -17,8 +17,10 @@ from infra.identifiers import Digest, Key, ModelName, RequestId
 from infra.stores import layout
 
 Tensor = NDArray[np.float32]
-Payload = str | Tensor
-"""What a request carries: a text, or one float32 tensor without the batch dimension."""
+Record = Mapping[str, NDArray[np.generic]]
+"""Named tensors of any dtype, without the batch dimension."""
+Payload = str | Tensor | Record
+"""What a request carries: a text, one float32 tensor without the batch dimension, or a record."""
 UNKNOWN = "unknown"
 """The domain and the language of a request that names none."""
 

@@ -36,8 +36,8 @@ def take_in(
     Raises:
         BadInput: when the source itself cannot be read.
     """
-    spec, store = open_model(model).spec, settings().store()
-    task, shape = spec.task, spec.payload_shape
+    registered, store = open_model(model), settings().store()
+    task, shape = registered.spec.task, registered.payload_shape
     if path.startswith(SERVER):
         traces = settings().registry().traces(path.removeprefix(SERVER))
         records = judge_traces(traces, task=task, shape=shape)

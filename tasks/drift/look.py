@@ -41,7 +41,7 @@ from tasks.profiles import Profile
 from tasks.profiles.frozen import Frozen
 from tasks.records import Decision, DetectorResult, Finding, Health, PastDecision, Request
 from tasks.specs.spec import Budgets, ModelSpec
-from tasks.specs.traits import TRAITS
+from tasks.specs.traits import TRAITS, Task
 
 PER_MILLE = 1000
 """The budget of live safety flips is a fraction; the detector wants so many of so many."""
@@ -232,8 +232,9 @@ def ranges(
 
 def fidelity(spec: ModelSpec, requests: Sequence[Request], scores: Scores) -> Measured:
     """Hold the champion's scores against full precision, [requests], to the golden budgets."""
-    limit, groups, rules = partial(_limit, spec.budgets), masks(requests), alarms(spec, "fidelity")
-    metric = "agreement" if TRAITS[spec.task].per_token else fidelity_metric(spec.task)
+    metric = _live_metric(spec)
+    limit = partial(_limit, spec.budgets, metric)
+    groups, rules = masks(requests), alarms(spec, "fidelity")
 
     def increments(fresh: Mask) -> dict[str, Increment]:
         part = {name: mask[fresh] for name, mask in groups.items()}
@@ -325,13 +326,20 @@ def _all_traffic(traffic: tuple[Frozen, Profile] | None) -> tuple[Finding, ...]:
     return whole_traffic(*traffic, EFFECT) if traffic else ()
 
 
-def _limit(budgets: Budgets, group: str) -> float | None:
-    """Return the least mean cosine or agreement that golden gates would pass for a group."""
+def _live_metric(spec: ModelSpec) -> str:
+    """Return the metric that live answers are held to."""
+    if spec.task is Task.CUSTOM:
+        return spec.live_metric.gate if spec.live_metric else "cosine"
+    return "agreement" if TRAITS[spec.task].per_token else fidelity_metric(spec.task)
+
+
+def _limit(budgets: Budgets, metric: str, group: str) -> float | None:
+    """Return the least mean of the metric that golden gates would pass for a group."""
     # Flips count only where nothing bounds the metric itself.
     rules = sorted(budgets.quality, key=lambda rule: rule.metric == "flips")
     for wanted in (group, None):
         for rule in rules:
-            if rule.group == wanted and rule.metric in ("cosine", "agreement"):
+            if rule.group == wanted and rule.metric in (metric, "cosine", "agreement"):
                 return rule.at_least
             if rule.group == wanted and rule.metric == "flips" and rule.at_most is not None:
                 return 1 - rule.at_most

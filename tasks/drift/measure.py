@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.graphs.sites import Site
+from tasks.metrics.distances import worst_distance
 from tasks.metrics.embeddings import safety_decisions
 from tasks.metrics.fidelity import fidelity
-from tasks.models.inputs import Inputs, run_all
+from tasks.models.custom.inputs import run_records
+from tasks.models.inputs import Inputs, record_inputs, run_all
 from tasks.models.token_agreement import token_agreement
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.clipped_fraction import Clipping, watch_clipping
@@ -20,7 +22,7 @@ from tasks.observation.observer import ROWS
 from tasks.observation.scales import Scales
 from tasks.records import GoldenSet, Payload, Request, Tensor
 from tasks.specs.spec import ModelSpec
-from tasks.specs.traits import TRAITS
+from tasks.specs.traits import TRAITS, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +63,27 @@ def answers(
     """
     if TRAITS[spec.task].per_token:
         return Answers(token_agreement(reference, served, inputs, payloads))
+    if spec.task is Task.CUSTOM:
+        return Answers(_closeness(spec, reference, served, inputs, payloads))
     outputs = [run_all(engine, inputs, payloads) for engine in (reference, served)]
     return Answers(fidelity(spec.task, *outputs), *outputs)
+
+
+def _closeness(
+    spec: ModelSpec,
+    reference: Engine,
+    served: Engine,
+    inputs: Inputs,
+    payloads: Sequence[Payload],
+) -> NDArray[np.float64]:
+    """Return the spec's live metric of each request, or the cosine of its outputs."""
+    records = record_inputs(inputs)
+    sides = (run_records(engine, records, payloads) for engine in (reference, served))
+    metric = spec.live_metric
+    kind, output = (metric.kind, metric.output) if metric else ("cosine", None)
+    return np.array(
+        [worst_distance(kind, output, before, after) for before, after in zip(*sides, strict=True)]
+    )
 
 
 def activations(

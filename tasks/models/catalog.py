@@ -7,7 +7,7 @@ Where they lie is in `tasks.specs.registration`. Beside them, and no part of the
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,8 +26,10 @@ from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
+from tasks.models.custom.inputs import Outputs, RecordInputs, run_records
+from tasks.models.custom.layout import read_record_layout
 from tasks.models.golden import positions, read_golden
-from tasks.models.inputs import Inputs, language_inputs, open_inputs, run_all
+from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inputs, run_all
 from tasks.models.language.generation import answer
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
@@ -43,11 +45,14 @@ from tasks.specs.registration import (
 from tasks.specs.schedule import require_schedulable
 from tasks.specs.sources import require_folders
 from tasks.specs.spec import ModelSpec, Task, load_spec
+from tasks.specs.tensors import PayloadShape, RecordLayout, dump_layout, parse_layout
 from tasks.specs.traits import TRAITS
 
 FULL_PRECISION = "reference.onnx"
 CLASSES = "classes.safetensors"
 """Of an image encoder; empty where the data hold no labels."""
+LAYOUT = "inputs.json"
+"""What a model of a custom task reads."""
 OPEN_MODELS = 8
 """Models that one process keeps open."""
 
@@ -83,8 +88,21 @@ class RegisteredModel:
     def inputs(self) -> Inputs:
         """Return what makes feeds of payloads."""
         tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
-        graph = self.graph if TRAITS[self.spec.task].per_token else None
-        return open_inputs(self.spec, tokenizer, graph, lambda: self.reference)
+        traits = TRAITS[self.spec.task]
+        graph = self.graph if traits.per_token or traits.reads == "record" else None
+        return open_inputs(self.spec, tokenizer, graph, lambda: self.reference, self.layout)
+
+    @cached_property
+    def layout(self) -> RecordLayout | None:
+        """Return what a model of a custom task reads; None of any other."""
+        if self.spec.task is not Task.CUSTOM:
+            return None
+        return parse_layout(self.file(LAYOUT), where=f"{LAYOUT} of {self.name}")
+
+    @property
+    def payload_shape(self) -> PayloadShape:
+        """Return what a request's payload looks like."""
+        return self.layout or self.spec.payload_shape
 
     @cached_property
     def reference(self) -> Engine:
@@ -114,6 +132,12 @@ class RegisteredModel:
     def golden_reference(self) -> Tensor:
         """Return full-precision outputs of every golden case, [cases, ...]."""
         return run_all(self.reference, self.inputs, [case.payload for case in self.golden.cases])
+
+    @cached_property
+    def golden_records(self) -> tuple[Outputs, ...]:
+        """Return a custom task's full-precision outputs of every golden case."""
+        payloads = [case.payload for case in self.golden.cases]
+        return run_records(self.reference, record_inputs(self.inputs), payloads)
 
     @cached_property
     def golden_answers(self) -> Mapping[int, str]:
@@ -255,7 +279,18 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
+    if spec.task is Task.CUSTOM:
+        files[LAYOUT] = _layout(spec, files)
     return files
+
+
+def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
+    """Dump what a graph with inputs of its own reads."""
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
+    golden = read_golden(files["golden.parquet"], None, where="golden.cases")
+    graph = onnx.load_from_string(files[FULL_PRECISION])
+    payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
+    return dump_layout(read_record_layout(graph, spec.input, payloads))
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:
@@ -344,9 +379,24 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
             "quantize"
         )
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
-    inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine)
+    layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
+    inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine, layout)
     first = [case.payload for case in golden.cases[:2]]
-    if TRAITS[spec.task].per_token:
+    if isinstance(inputs, RecordInputs):
+        _check_records(inputs, pool, golden)
+        run_records(engine, inputs, first)
+    elif TRAITS[spec.task].per_token:
         token_agreement(engine, engine, inputs, first)
     else:
         run_all(engine, inputs, first)
+
+
+def _check_records(inputs: RecordInputs, pool: Sequence[Request], golden: GoldenSet) -> None:
+    """Raise `BadInput` naming a shipped request that does not fit the graph."""
+    shipped = [(f"data.calibration, {item.request_id}", item.payload) for item in pool]
+    shipped += [(f"golden.cases, {case.case_id}", case.payload) for case in golden.cases]
+    for where, payload in shipped:
+        try:
+            inputs.record(payload)
+        except BadInput as exc:
+            raise BadInput(f"{where}: {exc}") from exc

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import BadInput
 from infra.identifiers import RequestId
-from tasks.payloads import PAYLOAD_FIELDS, decode
+from tasks.payloads import PAYLOAD_FIELDS, decode, encode
 from tasks.records import Request
 
 COLUMNS = ("id", *(field.name for field in PAYLOAD_FIELDS), "domain", "language", "label")
@@ -47,6 +47,26 @@ def read_corpus(data: bytes, *, where: str) -> tuple[Request, ...]:
     if times > 1:
         raise BadInput(f"{where}: {times} rows have the id {often!r}; give each row its own")
     return requests
+
+
+def write_corpus(requests: Sequence[Request]) -> bytes:
+    """Return the Parquet file of these rows; refuse what `read_corpus` would refuse."""
+    rows = [
+        {
+            "id": request.request_id,
+            **encode(request.payload),
+            "domain": request.domain,
+            "language": request.language,
+            "label": request.label,
+        }
+        for request in requests
+    ]
+    fields = [pa.field(name, pa.string()) for name in ("id", "domain", "language", "label")]
+    schema = pa.schema([fields[0], *PAYLOAD_FIELDS, *fields[1:]])
+    buffer = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    read_corpus(buffer.getvalue(), where="the corpus to write")
+    return buffer.getvalue()
 
 
 def guardrail_cases(pool: Sequence[Request], domains: Collection[str]) -> tuple[Request, ...]:

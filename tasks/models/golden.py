@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors
 
 from infra.errors import BadInput
 from infra.identifiers import Digest
-from tasks.payloads import PAYLOAD_FIELDS, decode, encode
+from tasks.payloads import PAYLOAD_FIELDS, all_finite, decode, encode
 from tasks.records import CaseKind, GoldenCase, GoldenSet, Payload, Tensor
 
 VERSION = "1"
@@ -158,7 +158,7 @@ def _payload(row: Mapping[str, object], where: str) -> Payload:
         payload = decode(row)
     except (BadInput, ValueError, TypeError) as exc:
         raise BadInput(f"{where}: {exc}") from exc
-    if not isinstance(payload, str) and not np.isfinite(payload).all():
+    if not all_finite(payload):
         raise BadInput(f"{where}: the tensor holds NaN or infinity: remove or repair the case")
     return payload
 

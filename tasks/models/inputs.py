@@ -13,12 +13,15 @@ from tokenizers import Tokenizer
 from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
+from tasks.models.custom.inputs import RecordInputs
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.inputs import SpeechInputs
+from tasks.payloads import describe
 from tasks.records import Payload, Tensor
 from tasks.specs.spec import ModelSpec, Task
+from tasks.specs.tensors import RecordLayout
 from tasks.specs.traits import TRAITS
 
 SHORTEST = 2
@@ -48,6 +51,7 @@ def open_inputs(
     tokenizer: bytes | None,
     graph: onnx.ModelProto | None = None,
     reference: Callable[[], Engine] | None = None,
+    layout: RecordLayout | None = None,
 ) -> Inputs:
     """Return the batcher of a spec.
 
@@ -58,7 +62,10 @@ def open_inputs(
             model's which features it hears.
         reference: full precision itself. A speech model's writes the tokens that a recording is
             read with.
+        layout: what a graph with inputs of its own reads.
     """
+    if spec.task is Task.CUSTOM:
+        return _record_inputs(spec, graph, layout)
     traits, rules = TRAITS[spec.task], spec.input
     if traits.reads == "image":
         return ImageInputs(rules.shape or (), traits.output)
@@ -82,6 +89,31 @@ def open_inputs(
             f"{spec.name}: a speech model's inputs need its full precision: open both together"
         )
     return SpeechInputs(tokenizer, read_hearing(graph), reference, new_tokens=rules.new_tokens)
+
+
+def _record_inputs(
+    spec: ModelSpec, graph: onnx.ModelProto | None, layout: RecordLayout | None
+) -> RecordInputs:
+    if graph is None or layout is None:
+        raise BadInput(f"{spec.name}: the inputs of {spec.task} follow from its graph: open both")
+    names = [item.name for item in graph.graph.output]
+    unknown = sorted(set(spec.outputs) - set(names))
+    if unknown:
+        raise BadInput(f"outputs names {unknown[0]}, and the graph has {', '.join(names)}")
+    floats = [
+        item.name
+        for item in graph.graph.output
+        if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    ]
+    chosen = spec.outputs or tuple(names)
+    return RecordInputs(layout, sorted(chosen, key=lambda name: name not in floats))
+
+
+def record_inputs(inputs: Inputs) -> RecordInputs:
+    """Return the same inputs, known to be of a custom task; else raise `BadInput`."""
+    if not isinstance(inputs, RecordInputs):
+        raise BadInput("only a model of task custom reads records: this model has another task")
+    return inputs
 
 
 def language_inputs(inputs: Inputs) -> LanguageInputs:
@@ -233,8 +265,8 @@ class ImageInputs:
         for start in range(0, len(payloads), BATCH):
             images = payloads[start : start + BATCH]
             for image in images:
-                if isinstance(image, str) or image.shape != self._shape:
-                    kind = "a text" if isinstance(image, str) else f"shape {image.shape}"
+                if not isinstance(image, np.ndarray) or image.shape != self._shape:
+                    kind = describe(image)
                     raise BadInput(
                         f"the model wants images of shape {self._shape}, but was given {kind}"
                     )

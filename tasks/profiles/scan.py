@@ -25,7 +25,7 @@ from tasks.profiles.columns.quantiles import BINS, FineHistogram
 from tasks.profiles.profile import Kept, Profile, empty_reservoir
 from tasks.profiles.settings import ProfileSettings
 
-TIME, ID, TEXT, TENSOR = "time", "request_id", "text", "tensor"
+TIME, ID, TEXT, TENSOR, DTYPE = "time", "request_id", "text", "tensor", "dtype"
 _HOUR = 3_600_000_000  # microseconds
 _A_DAY = 24
 _BIN_OF_HOUR = [int(FineHistogram.of(np.array([hour])).counts.argmax()) for hour in range(_A_DAY)]
@@ -210,7 +210,11 @@ class Scan:
         if texts is not None and texts.null_count < len(texts):
             self._texts(_strings(TEXT, texts.drop_null()))
         if inputs is not None and inputs.null_count < len(inputs):
-            self._tensors(inputs.drop_null())
+            plain, records = tensors.split(inputs, columns.get(DTYPE))
+            if len(plain):
+                self._tensors(plain)
+            if len(records):
+                self._records(records)
 
     def _texts(self, texts: pa.Array) -> None:
         described = text.describe(texts)
@@ -229,6 +233,12 @@ class Scan:
                 self._bin(name, values)
             if self._settings.fourier_features:
                 self._project(piece.flat)
+
+    def _records(self, inputs: pa.Array) -> None:
+        """Describe each named tensor by itself; a random projection of all of them is not made."""
+        self._see("input", hash64(inputs, self._settings.seed))
+        for name, values in tensors.numbers_of_records(inputs).items():
+            self._bin(name, values)
 
     def _project(self, flat: NDArray[np.float64]) -> None:
         finite = np.isfinite(flat).all(axis=1)

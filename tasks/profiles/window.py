@@ -25,7 +25,7 @@ from infra.stores.port import ObjectStore
 from tasks.profiles.archive import dump, parse
 from tasks.profiles.columns.hashing import hash64
 from tasks.profiles.profile import Profile, empty, merge
-from tasks.profiles.scan import ID, TENSOR, TEXT, TIME, profile_batches
+from tasks.profiles.scan import DTYPE, ID, TENSOR, TEXT, TIME, profile_batches
 from tasks.profiles.settings import VERSION, ProfileSettings
 
 BATCH = 1 << 16
@@ -181,7 +181,7 @@ def _batches(data: bytes, settings: ProfileSettings) -> Iterator[pa.RecordBatch]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=metadata, read_dictionary=names)
     columns = [
         name
-        for name in (ID, TIME, *settings.names, *settings.numbers, TEXT, TENSOR)
+        for name in (ID, TIME, *settings.names, *settings.numbers, TEXT, TENSOR, DTYPE)
         if name in present
     ]
     yield from file.iter_batches(BATCH, columns=columns, use_threads=False)

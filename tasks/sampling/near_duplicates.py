@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tasks.records import Request, Tensor
+from tasks.payloads import fingerprint
+from tasks.records import Payload, Request
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -48,7 +50,7 @@ def distinct(requests: Sequence[Request], similarity: float) -> tuple[Request, .
             index.insert(number, sketch)
             sketches[number] = sketch
         else:
-            coarse = _coarse(request.payload)
+            coarse = _coarse_payload(request.payload)
             if coarse in hashes:
                 continue
             hashes.add(coarse)
@@ -68,7 +70,20 @@ def _sketch(text: str) -> MinHash:
     return sketch
 
 
-def _coarse(tensor: Tensor) -> str:
+def _coarse_payload(payload: Payload) -> str:
+    """Return what near-duplicates share; integers are equal or not."""
+    if not isinstance(payload, Mapping):
+        return _coarse(np.asarray(payload))
+    return repr(
+        [
+            (name, _coarse(tensor) if tensor.dtype.kind == "f" else fingerprint({name: tensor}))
+            for name, tensor in sorted(payload.items())
+        ]
+    )
+
+
+def _coarse(values: NDArray[np.generic]) -> str:
+    tensor = np.asarray(values, np.float32)
     amax = float(np.abs(tensor).max(initial=0.0))
     if not amax or not np.isfinite(amax):
         return sha256(f"{tensor.shape}:{amax}".encode()).hexdigest()

@@ -18,8 +18,9 @@ from pydantic import (
 
 from infra.errors import BadInput
 from infra.identifiers import ModelName
+from tasks.specs.custom import Dimensions, MetricSpec, TensorSpec, with_rules
 from tasks.specs.sources import SourceSpec, distinct
-from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Metric, Task
+from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
 
 
 class _SpecModel(BaseModel):
@@ -40,6 +41,9 @@ class InputSpec(_SpecModel):
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = (
         None  # of one tensor, without the batch dimension
     )
+    # Of a custom task: what the graph does not tell of its inputs, and sizes of named dimensions.
+    tensors: Mapping[str, TensorSpec] = Field(default_factory=dict)
+    dimensions: Dimensions = Field(default_factory=dict)
 
 
 class DataSpec(_SpecModel):
@@ -68,7 +72,7 @@ class GoldenSpec(_SpecModel):
 class QualityBudget(_SpecModel):
     """A bound on one golden metric, overall and for every group of the traffic, or for one."""
 
-    metric: Metric
+    metric: str  # of the task, or one of the spec's own
     group: str | None = Field(default=None, pattern=r"^(all|domain=.+|language=.+)$")
     at_least: float | None = None
     at_most: float | None = None
@@ -81,6 +85,9 @@ class QualityBudget(_SpecModel):
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:
+        known = self.metric in OF_ITSELF or any(self.metric in names for names in METRICS.values())
+        if not known:
+            return self  # only its own function knows what is best
         best = OF_ITSELF.get(self.metric, 0.0)
         low, high = self.at_least, self.at_most
         if (low is not None and low > best) or (high is not None and high < best):
@@ -244,11 +251,18 @@ class ModelSpec(_SpecModel):
     drift: DriftSpec = DriftSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
+    outputs: tuple[str, ...] = ()  # of a custom task's graph, that are judged; empty: all
+    metrics: tuple[MetricSpec, ...] = ()  # of a custom task; their budgets join budgets.quality
     # Read by every scheduled run, each file once: docs/traffic.md.
     sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
     approval: Literal["auto", "manual"] = "auto"
     # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
     cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budgets_of_metrics(cls, document: Any) -> Any:
+        return with_rules(document)
 
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:
@@ -259,19 +273,46 @@ class ModelSpec(_SpecModel):
             )
         if traits.reads == "image" and self.input.shape is None:
             raise ValueError("input.shape is missing: an image model needs the shape of one image")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_fit_task(self) -> Self:
+        own = [metric.gate for metric in self.metrics]
+        if self.task is not Task.CUSTOM and own:
+            raise ValueError(f"metrics belong to task custom: {self.task} has its own")
+        if self.task is Task.CUSTOM and self.control is not None:
+            raise ValueError("control has no metric for task custom yet: leave it out")
+        if len(set(own)) < len(own):
+            raise ValueError("metrics: give each its own name")
+        allowed = METRICS[self.task] | set(own)
         for rule in self.budgets.quality:
-            if rule.metric not in METRICS[self.task]:
-                allowed = ", ".join(sorted(METRICS[self.task]))
+            if rule.metric not in allowed:
                 raise ValueError(
                     f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: "
-                    f"{allowed}"
+                    f"{', '.join(sorted(allowed))}"
                 )
         return self
 
     @property
+    def live_metric(self) -> MetricSpec | None:
+        """Return what live answers of a custom task are held to: its first built-in distance."""
+        return next(
+            (
+                metric
+                for metric in self.metrics
+                if metric.function is None and not metric.labelled and metric.higher_is_better
+            ),
+            None,
+        )
+
+    @property
     def payload_shape(self) -> tuple[int, ...] | None:
-        """Return the shape of one tensor payload, -1 where any length goes; None for texts."""
-        return {"text": None, "image": self.input.shape, "waveform": (-1,)}[TRAITS[self.task].reads]
+        """Return the shape of one tensor payload, -1 where any length goes.
+
+        None for texts, and for records, whose layout follows from the graph.
+        """
+        shapes = {"image": self.input.shape, "waveform": (-1,)}
+        return shapes.get(TRAITS[self.task].reads)
 
 
 def parse_spec(text: str, *, where: str) -> ModelSpec:
@@ -334,7 +375,6 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
 __all__ = [
     "METRICS",
     "Budgets",
-    "Metric",
     "ModelSpec",
     "QualityBudget",
     "Task",

@@ -14,25 +14,8 @@ class Task(StrEnum):
     IMAGE_EMBEDDING = "image-embedding"
     SPEECH_RECOGNITION = "speech-recognition"
     CAUSAL_LM = "causal-lm"
+    CUSTOM = "custom"
 
-
-Metric = Literal[
-    "cosine",
-    "recall-drop",
-    "accuracy-drop",
-    "flips",
-    "perplexity-ratio",
-    "agreement",
-    "cache-perplexity-ratio",
-    "cache-agreement",
-    "rouge-drop",
-    "exact-match-drop",
-    "f1-drop",
-    "code-drop",
-    "dialogue-drop",
-    "wer-increase",
-    "token-error-rate",
-]
 
 OF_ITSELF: Mapping[str, float] = {
     "cosine": 1.0,
@@ -48,10 +31,11 @@ OF_ITSELF: Mapping[str, float] = {
 class Traits:
     """One kind of model as the stages see it."""
 
-    reads: Literal["text", "image", "waveform"]  # one payload
+    reads: Literal["text", "image", "waveform", "record"]  # one payload
     feeds: tuple[str, ...]  # inputs of its graph; empty where they depend on the model's size
     output: str  # of its graph
-    fidelity: Literal["cosine", "agreement"]  # how live outputs are held against full precision's
+    # How live outputs are held against full precision's; outputs of one's own by the spec's metric.
+    fidelity: Literal["cosine", "agreement", "own"]
     # a row of logits a token: two engines are compared side by side, and nothing is stored
     per_token: bool
     metrics: frozenset[str]  # golden metrics that budgets may bound
@@ -102,6 +86,7 @@ TRAITS: Mapping[Task, Traits] = {
         tokenizer=True,
     ),
     Task.CAUSAL_LM: Traits("text", (), "logits", "agreement", True, _OF_LANGUAGE, tokenizer=True),
+    Task.CUSTOM: Traits("record", (), "", "own", False, frozenset()),
 }
 METRICS: Mapping[Task, frozenset[str]] = {task: traits.metrics for task, traits in TRAITS.items()}
-"""Golden metrics that budgets may bound, by task."""
+"""Golden metrics that budgets may bound, by task; a spec's own metrics come beside them."""

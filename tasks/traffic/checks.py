@@ -10,6 +10,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import prod
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import PydanticCustomError
 
-from tasks.records import UNKNOWN, Payload, Request, Tensor
+from infra.errors import BadInput
+from tasks.payloads import RECORD, all_finite, parse_record
+from tasks.records import UNKNOWN, Payload, Record, Request, Tensor
+from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
+from tasks.traffic.formats.inference import as_dtype
 from tasks.traffic.formats.raw import Bad
 
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
@@ -75,14 +80,12 @@ class RequestRules:
     """What one model's requests must hold."""
 
     task: Task
-    shape: tuple[int, ...] | None
+    shape: PayloadShape
     latest: datetime  # the latest believable time
 
     def request(self, record: Mapping[str, object]) -> Request:
         """Return the request that a record describes; raises `Bad`."""
-        payload = (
-            _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
-        )
+        payload = self._payload(record)
         try:
             plain = _Record.model_validate(record)
         except ValidationError as error:
@@ -96,6 +99,11 @@ class RequestRules:
             if isinstance(value, str):
                 _require_utf8(name, value)
         return Request(payload=payload, **fields)
+
+    def _payload(self, record: Mapping[str, object]) -> Payload:
+        if isinstance(self.shape, RecordLayout):
+            return _record(record, self.shape)
+        return _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
@@ -129,6 +137,58 @@ def _require_utf8(name: str, text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise Bad(f"{name} holds half a surrogate pair, which is not valid Unicode") from None
+
+
+def _record(record: Mapping[str, object], layout: RecordLayout) -> Record:
+    """Read the named tensors of a request: arrays, nested lists, or base64 with a shape."""
+    named, packed = record.get("tensors"), record.get("tensor")
+    try:
+        if isinstance(packed, bytes) and record.get("dtype") == RECORD:
+            tensors = parse_record(packed)
+        else:
+            tensors = _named_arrays(packed if named is None else named, layout)
+        layout.check(tensors)
+    except BadInput as error:
+        raise Bad(str(error)) from None
+    if not all_finite(tensors):
+        raise Bad("the input holds NaN or infinite values")
+    return tensors
+
+
+def _named_arrays(named: object, layout: RecordLayout) -> Record:
+    if named is None:
+        raise Bad(
+            f"tensors is missing: this model reads {', '.join(sorted(layout.tensors))}; give "
+            "tensors, an object of nested lists by input"
+        )
+    if not isinstance(named, Mapping):
+        if len(layout.tensors) > 1:
+            raise Bad(f"it has one tensor: this model reads {', '.join(sorted(layout.tensors))}")
+        named = {next(iter(layout.tensors)): named}
+    return {str(name): _named_array(str(name), value, layout) for name, value in named.items()}
+
+
+def _named_array(name: str, value: object, layout: RecordLayout) -> NDArray[np.generic]:
+    wanted = layout.tensors.get(name)
+    if isinstance(value, np.ndarray) or wanted is None:
+        return np.asarray(value)
+    try:
+        if isinstance(value, Mapping):
+            return _unpacked(value, wanted.dtype)
+        return as_dtype(value, wanted.dtype)
+    except ValueError as error:
+        raise Bad(f"the input {name} {error}") from None
+
+
+def _unpacked(value: Mapping[str, object], dtype: str) -> NDArray[np.generic]:
+    """Read {"b64": ..., "shape": [...]}, little-endian and in C order."""
+    sizes = value.get("shape")
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("has no shape of whole numbers")
+    raw, wanted = _unbase64(value.get("b64")), np.dtype(dtype).newbyteorder("<")
+    if len(raw) != wanted.itemsize * prod(sizes):
+        raise ValueError(f"has {len(raw)} bytes, which shape {sizes} of {dtype} does not need")
+    return np.frombuffer(raw, wanted).reshape(sizes).astype(dtype)
 
 
 def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from infra.errors import BadInput
 from tasks.records import Request
 from tasks.specs.spec import Task
+from tasks.specs.tensors import PayloadShape
 from tasks.traffic.checks import RequestRules
 from tasks.traffic.formats import READERS, TrafficFormat, files_of, format_of
 from tasks.traffic.formats.documents import Document
@@ -55,7 +56,7 @@ def stream(
     path: Path,
     *,
     task: Task,
-    shape: tuple[int, ...] | None = None,
+    shape: PayloadShape = None,
     format: TrafficFormat | None = None,
     first_at: datetime | None = None,
     now: datetime | None = None,
@@ -89,7 +90,7 @@ def judge_traces(
     traces: Iterable[str],
     *,
     task: Task,
-    shape: tuple[int, ...] | None = None,
+    shape: PayloadShape = None,
     now: datetime | None = None,
 ) -> Iterator[Taken]:
     """Yield the same of MLflow traces that a server hands over one by one, as JSON."""
@@ -111,7 +112,7 @@ def judged(raw: Raw, check: RequestRules) -> Taken:
 
 
 def read_import(
-    path: Path, *, task: Task, shape: tuple[int, ...] | None = None, now: datetime | None = None
+    path: Path, *, task: Task, shape: PayloadShape = None, now: datetime | None = None
 ) -> Import:
     """Read a whole `.jsonl` or `.parquet` file into memory; see `stream`."""
     records = list(stream(path, task=task, shape=shape, now=now))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from infra.stores.port import ObjectStore
-from tasks.payloads import fingerprint
+from tasks.payloads import describe, fingerprint
 from tasks.records import Request
 from tasks.traffic.formats.raw import RAW_KEPT
 from tasks.traffic.formats.spill import spill
@@ -216,11 +216,8 @@ def _digests(request: Request) -> tuple[bytes, bytes]:
 
 
 def _excerpt(request: Request) -> str:
-    text = (
-        request.payload
-        if isinstance(request.payload, str)
-        else f"tensor of shape {list(request.payload.shape)}"
-    )
+    payload = request.payload
+    text = payload if isinstance(payload, str) else f"tensor of {describe(payload)}"
     return json.dumps({"request_id": request.request_id, "input": text}, ensure_ascii=False)[
         :RAW_KEPT
     ]

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.models.catalog import RegisteredModel, answer_golden, where_spread
-from tasks.models.inputs import language_inputs, run_all, speech_inputs
+from tasks.models.custom.inputs import run_records
+from tasks.models.inputs import language_inputs, record_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.speech.comparison import compare_transcripts
 from tasks.records import GateResult
+from tasks.specs.groups import ALL
 from tasks.specs.spec import Task
-from tasks.validation.gates import golden_gates, language_gates, metric_gates
+from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates
+from tasks.validation.metrics.custom import (
+    CustomOutputs,
+    CustomScores,
+    evaluate_custom,
+    metric_functions,
+)
 from tasks.validation.metrics.golden import CaseScores, evaluate
 from tasks.validation.metrics.language import LanguageOutputs, evaluate_language
 from tasks.validation.metrics.speech import SpeechOutputs, Transcript, evaluate_speech
@@ -73,12 +81,22 @@ def _gates_of_scores(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult
     return metric_gates(scores, run.model.golden, run.model.spec.budgets, served=served)
 
 
+def _gates_of_metrics(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
+    """Judge a custom task by the spec's metrics; one that could not be measured is an error."""
+    measured, budgets = _custom_scores(run), run.model.spec.budgets
+    rules = tuple(rule for rule in budgets.quality if rule.metric not in measured.failures)
+    errors = tuple(error_gate(name, ALL, exc) for name, exc in measured.failures.items())
+    judged = budgets.model_copy(update={"quality": rules})
+    return (*errors, *metric_gates(measured.scores, run.model.golden, judged, served=served))
+
+
 QUALITY: Mapping[Task, Callable[[GoldenRun, frozenset[str]], tuple[GateResult, ...]]] = {
     Task.TEXT_EMBEDDING: _gates_of_outputs,
     Task.IMAGE_CLASSIFICATION: _gates_of_outputs,
     Task.IMAGE_EMBEDDING: _gates_of_scores,
     Task.SPEECH_RECOGNITION: _gates_of_scores,
     Task.CAUSAL_LM: _gates_of_answers,
+    Task.CUSTOM: _gates_of_metrics,
 }
 """How an engine of each kind is run on the golden cases and judged."""
 
@@ -106,12 +124,28 @@ def _scored_images(run: GoldenRun) -> Mapping[str, CaseScores]:
     return evaluate_vision(model.golden, model.golden_reference, run.outputs(), model.classes)
 
 
+def _custom_scores(run: GoldenRun) -> CustomScores:
+    model = run.model
+    inputs, payloads = record_inputs(model.inputs), [case.payload for case in model.golden.cases]
+    outputs = CustomOutputs(model.golden_records, run_records(run.engine, inputs, payloads))
+    functions = metric_functions(model.spec.metrics)
+    return evaluate_custom(model.spec.metrics, functions, model.golden, outputs)
+
+
+def _scored_by_metrics(run: GoldenRun) -> Mapping[str, CaseScores]:
+    measured = _custom_scores(run)
+    for exc in measured.failures.values():
+        raise exc
+    return measured.scores
+
+
 SCORES: Mapping[Task, Callable[[GoldenRun], Mapping[str, CaseScores]]] = {
     Task.TEXT_EMBEDDING: _scored_outputs,
     Task.IMAGE_CLASSIFICATION: _scored_outputs,
     Task.IMAGE_EMBEDDING: _scored_images,
     Task.SPEECH_RECOGNITION: _scored_transcripts,
     Task.CAUSAL_LM: _scored_answers,
+    Task.CUSTOM: _scored_by_metrics,
 }
 """How an engine of each kind is run on the golden cases and scored."""
 

@@ -18,8 +18,10 @@ from tasks.metrics.generated_text import METRICS
 from tasks.models.golden import positions
 from tasks.models.vision.classes import Classes
 from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict
+from tasks.specs.custom import MetricSpec
 from tasks.specs.groups import reach
 from tasks.specs.spec import Budgets, ModelSpec, Task
+from tasks.specs.traits import OF_ITSELF
 from tasks.validation.gates import metric_gates, safety_gate
 from tasks.validation.metrics.golden import CaseScores, evaluate
 from tasks.validation.metrics.language import OF_CACHE
@@ -79,7 +81,11 @@ def _gates_of_full_precision(
 ) -> tuple[GateResult, ...] | str:
     """Return the binding gates that full precision itself fails, or why nothing can be scored."""
     try:
-        scores = BESIDE_ITSELF[spec.task](golden, classes)
+        scores = (
+            _own(spec.metrics, golden)
+            if spec.task is Task.CUSTOM
+            else BESIDE_ITSELF[spec.task](golden, classes)
+        )
     except BadInput as exc:
         return f"the golden set of {spec.name} cannot be scored: {exc}"
     gates = [*metric_gates(scores, golden, _of_any_candidate(spec.budgets), served=served)]
@@ -176,6 +182,22 @@ def _answers(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
         cases = positions(golden.cases, kind)
         scores[metric] = CaseScores(np.zeros(len(cases)), cases)
     return {metric: values for metric, values in scores.items() if values.values.size}
+
+
+def _own(metrics: Sequence[MetricSpec], golden: GoldenSet) -> Mapping[str, CaseScores]:
+    """Score a spec's own metrics: what a function says of equal outputs, only it knows."""
+    scores = {}
+    for metric in metrics:
+        cases = np.arange(len(golden.cases))
+        if metric.labelled:
+            cases = np.array(
+                [place for place, case in enumerate(golden.cases) if case.label is not None],
+                np.int64,
+            )
+        value = metric.budget if metric.function else OF_ITSELF.get(metric.kind, 0.0)
+        if cases.size:
+            scores[metric.gate] = CaseScores(np.full(cases.size, value), cases)
+    return scores
 
 
 BESIDE_ITSELF: Mapping[Task, Callable[[GoldenSet, Classes | None], Mapping[str, CaseScores]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.records import Request, Tensor
+from tasks.records import Record, Request
 
 NO_SCRIPT = "none"
 _LOOKED_AT = 20_000  # characters of one text: fractions of a longer one change little
@@ -33,7 +33,13 @@ def features(requests: Sequence[Request]) -> Features:
         "language": tuple(request.language for request in requests),
     }
     texts = [request.payload for request in requests if isinstance(request.payload, str)]
-    tensors = [request.payload for request in requests if not isinstance(request.payload, str)]
+    tensors = [
+        request.payload
+        if isinstance(request.payload, Mapping)
+        else {"": np.asarray(request.payload)}
+        for request in requests
+        if not isinstance(request.payload, str)
+    ]
     if texts and tensors:
         raise BadInput(
             f"{len(texts)} requests are texts and {len(tensors)} are tensors: "
@@ -50,13 +56,18 @@ def features(requests: Sequence[Request]) -> Features:
     return Features(numeric, {**categories, "script": tuple(row[1] for row in described)})
 
 
-def _of_tensors(tensors: Sequence[Tensor]) -> dict[str, NDArray[np.float64]]:
-    wide = [tensor.astype(np.float64) for tensor in tensors]
-    return {
-        "mean": np.array([tensor.mean() for tensor in wide]),
-        "maximum": np.array([tensor.max() for tensor in wide]),
-        "standard deviation": np.array([tensor.std() for tensor in wide]),
-    }
+def _of_tensors(records: Sequence[Record]) -> dict[str, NDArray[np.float64]]:
+    """Describe tensors by name; the only tensor of a plain payload has the name ""."""
+    columns: dict[str, NDArray[np.float64]] = {}
+    for name in sorted(set.intersection(*(set(record) for record in records))):
+        wide = [np.asarray(record[name]).astype(np.float64) for record in records]
+        prefix = f"{name} " if name else ""
+        columns[f"{prefix}mean"] = np.array([tensor.mean() for tensor in wide])
+        columns[f"{prefix}maximum"] = np.array([tensor.max() for tensor in wide])
+        columns[f"{prefix}standard deviation"] = np.array([tensor.std() for tensor in wide])
+        if name and len({tensor.shape for tensor in wide}) > 1:
+            columns[f"{prefix}size"] = np.array([float(tensor.size) for tensor in wide])
+    return columns
 
 
 def _of_text(text: str) -> tuple[tuple[float, float, float, float], str]:

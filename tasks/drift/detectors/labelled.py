@@ -70,6 +70,8 @@ def golden_correct(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     """Return the same on golden cases of these groups ("domain=code", "language=ja"): [cases]."""
     if model.spec.task in ASKED:
         return ASKED[model.spec.task](model, groups)
+    if model.spec.task not in USABLE:
+        return np.zeros(0)
     is_usable = USABLE[model.spec.task]
     usable = [
         case

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from infra.errors import BadInput
@@ -64,7 +65,13 @@ class Worst:
         if isinstance(payload, str):
             text = redact(payload).text
             return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
-        return f"tensor {list(payload.shape)}, {payload.min():.3g} to {payload.max():.3g}"
+        parts = payload if isinstance(payload, Mapping) else {"tensor": np.asarray(payload)}
+        return "; ".join(
+            f"{name} {list(part.shape)}, {np.min(part):.3g} to {np.max(part):.3g}"
+            if part.size
+            else f"{name} {list(part.shape)}"
+            for name, part in sorted(parts.items())
+        )
 
 
 @dataclass(frozen=True, slots=True)

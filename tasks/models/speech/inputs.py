@@ -13,7 +13,7 @@ from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
 from tasks.models.speech.hearing import Hearing
 from tasks.models.speech.transcription import forced, transcribe
-from tasks.payloads import fingerprint
+from tasks.payloads import describe, fingerprint
 from tasks.records import Payload
 from tasks.specs.traits import TRAITS, Task
 
@@ -123,7 +123,7 @@ class SpeechInputs:
 
 
 def _wave(payload: Payload) -> NDArray[np.float32]:
-    if isinstance(payload, str) or payload.ndim != 1 or not payload.size:
-        kind = "a text" if isinstance(payload, str) else f"shape {list(payload.shape)}"
+    if not isinstance(payload, np.ndarray) or payload.ndim != 1 or not payload.size:
+        kind = describe(payload)
         raise BadInput(f"a speech model wants one waveform of some samples, but was given {kind}")
     return payload

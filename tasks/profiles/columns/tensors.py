@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.payloads import RECORD, parse_record
 
 WIDTH = 64
 """Of a tensor's projection: random signs, summed in random places.
@@ -49,6 +50,35 @@ def pieces(tensors: pa.Array) -> Iterator[TensorPiece]:
         for start in range(0, len(rows), step):
             chosen = tensors.take(pa.array(rows[start : start + step]))
             yield _piece(b"".join(chosen.to_pylist()), len(chosen))
+
+
+def split(inputs: pa.Array, dtypes: pa.Array | None) -> tuple[pa.Array, pa.Array]:
+    """Return the plain tensors and the records of a column, without missing ones."""
+    if dtypes is None:
+        return inputs.drop_null(), inputs.slice(0, 0)
+    records = pa.compute.fill_null(pa.compute.equal(dtypes, RECORD), False)
+    return (
+        inputs.filter(pa.compute.invert(records)).drop_null(),
+        inputs.filter(records).drop_null(),
+    )
+
+
+def numbers_of_records(records: pa.Array) -> dict[str, NDArray[np.float64]]:
+    """Return mean, maximum and deviation of each named tensor: "x mean" -> [records].
+
+    Raises:
+        BadInput: A record is no safetensors document.
+    """
+    columns: dict[str, list[float]] = {}
+    for raw in records.to_pylist():
+        for name, tensor in parse_record(raw).items():
+            if not tensor.size:
+                continue
+            wide = tensor.astype(np.float64)
+            figures = {"mean": wide.mean(), "maximum": wide.max(), "standard deviation": wide.std()}
+            for figure, value in figures.items():
+                columns.setdefault(f"{name} {figure}", []).append(float(value))
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def _piece(data: bytes, count: int) -> TensorPiece:

@@ -19,6 +19,7 @@ from infra.canonical import Json, canonical
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 from tasks.graphs.sites import Site
+from tasks.metrics.distances import cosine_of
 from tasks.metrics.embeddings import cosine
 from tasks.metrics.outputs import finite_rows
 from tasks.models.batches import Batch
@@ -143,9 +144,19 @@ def output_loss(
     """
     if TRAITS[task].fidelity == "cosine":
         return 1.0 - cosine(exact, quantized)
+    if TRAITS[task].fidelity == "own":
+        return _flat_loss(exact, quantized)
     before, after = (_log_softmax(finite_rows(side, "measured")) for side in (exact, quantized))
     divergence: NDArray[np.float64] = (np.exp(before) * (before - after)).sum(axis=1)
     return np.maximum(divergence, 0.0)
+
+
+def _flat_loss(exact: NDArray[np.float32], quantized: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return 1 - cosine of each case's whole output; 1 where it has another size."""
+    if exact.shape != quantized.shape or not exact.ndim:
+        return np.ones(len(np.atleast_1d(exact)))
+    both = (np.reshape(side, (len(side), -1)) for side in (exact, quantized))
+    return np.array([1.0 - cosine_of(before, after) for before, after in zip(*both, strict=True)])
 
 
 def by_loss(ranking: Sequence[Sensitivity], losses: Mapping[str, float]) -> tuple[Sensitivity, ...]:

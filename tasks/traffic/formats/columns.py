@@ -23,6 +23,7 @@ _KINDS: Mapping[str, str] = {
     "text": "text",
     "tensor": "bytes",
     "shape": "list of integers",
+    "dtype": "text",
     "latency_ms": "number",
     "model_version": "text",
     "decision": "text",

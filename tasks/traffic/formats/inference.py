@@ -11,7 +11,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
 from tasks.traffic.formats.conversation import render
 from tasks.traffic.formats.raw import Bad
@@ -41,7 +43,7 @@ class NamedTensor:
     data: Sequence[Any]  # flattened, or nested as the shape says
 
 
-def rows_of_body(body: Mapping[str, Any], task: Task, shape: tuple[int, ...] | None) -> list[Row]:
+def rows_of_body(body: Mapping[str, Any], task: Task, shape: PayloadShape) -> list[Row]:
     """Return the inputs of one request's body, one row for each of its batch; raises `Bad`."""
     if "instances" in body:
         return _rows_of_instances(body["instances"], task)
@@ -55,14 +57,14 @@ def rows_of_body(body: Mapping[str, Any], task: Task, shape: tuple[int, ...] | N
     raise Bad("the body has neither instances (v1) nor inputs with a datatype (v2)")
 
 
-def rows_of_tensors(
-    inputs: Sequence[NamedTensor], task: Task, shape: tuple[int, ...] | None
-) -> list[Row]:
+def rows_of_tensors(inputs: Sequence[NamedTensor], task: Task, shape: PayloadShape) -> list[Row]:
     """Return one row for each of the batch.
 
     Raises:
         Bad: It is not plain which input the model reads.
     """
+    if isinstance(shape, RecordLayout):
+        return _records(inputs, shape)
     if TRAITS[task].reads != "text":
         return _numbers(
             _the_one([tensor for tensor in inputs if tensor.datatype in NUMERIC], "numeric"), shape
@@ -83,12 +85,20 @@ def row_of_value(value: object, task: Task) -> Row:
 
     It is a text, a conversation, nested lists, or an object that holds one of them.
     """
+    if isinstance(value, Mapping) and TRAITS[task].reads == "record":
+        inputs = {name: item for name, item in value.items() if name not in CONTEXT}
+        return {**_context(value), "tensors": inputs}
     if isinstance(value, Mapping):
-        context = {name: value[name] for name in CONTEXT if isinstance(value.get(name), str)}
-        return {**context, **_row_of_object(value, task)}
+        return {**_context(value), **_row_of_object(value, task)}
+    if TRAITS[task].reads == "record":
+        return {"tensors": value}
     if TRAITS[task].reads != "text":
         return {"tensor": value}
     return {"text": value}
+
+
+def _context(value: Mapping[str, Any]) -> Row:
+    return {name: value[name] for name in CONTEXT if isinstance(value.get(name), str)}
 
 
 def _row_of_object(value: Mapping[str, Any], task: Task) -> Row:
@@ -129,6 +139,72 @@ def _the_one(tensors: Sequence[NamedTensor], kind: str) -> NamedTensor:
         names = ", ".join(tensor.name for tensor in tensors) or "none"
         raise Bad(f"it has {len(tensors)} {kind} inputs ({names}): this model reads one")
     return tensors[0]
+
+
+def _records(inputs: Sequence[NamedTensor], layout: RecordLayout) -> list[Row]:
+    """Return one record for each of the batch; what has no batch axis is part of each."""
+    arrays = {
+        entry.name: _array(entry, layout.tensors[entry.name].dtype)
+        for entry in inputs
+        if entry.name in layout.tensors
+    }
+    missing = sorted(set(layout.tensors) - set(arrays))
+    if missing:
+        names = ", ".join(entry.name for entry in inputs) or "none"
+        raise Bad(f"the input {missing[0]} is missing: the body has {names}")
+    sizes = {
+        len(arrays[name])
+        for name, wanted in layout.tensors.items()
+        if wanted.batched and arrays[name].ndim
+    }
+    if len(sizes) > 1:
+        raise Bad(f"its inputs are of {' and '.join(map(str, sorted(sizes)))} requests")
+    return [
+        {
+            "tensors": {
+                name: arrays[name][place] if wanted.batched else arrays[name]
+                for name, wanted in layout.tensors.items()
+            }
+        }
+        for place in range(*sizes or (1,))
+    ]
+
+
+def _array(entry: NamedTensor, dtype: str) -> NDArray[np.generic]:
+    try:
+        values = as_dtype(entry.data, dtype).reshape(-1)
+    except ValueError as error:
+        raise Bad(f"the input {entry.name} {error}") from None
+    if values.size != prod(entry.shape):
+        raise Bad(
+            f"the input {entry.name} has {values.size} numbers, "
+            f"but shape {list(entry.shape)} needs {prod(entry.shape)}"
+        )
+    return values.reshape(entry.shape)
+
+
+def as_dtype(values: object, dtype: str) -> NDArray[np.generic]:
+    """Return nested lists as an array of a dtype that holds each of them.
+
+    Raises:
+        ValueError: a clause on what they are instead.
+    """
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError, RecursionError):
+        raise ValueError("is ragged: its lists differ in length") from None
+    if not array.size:
+        array = array.astype(dtype)
+    wanted = np.dtype(dtype)
+    if array.dtype.kind not in "biuf":
+        raise ValueError("is not nested lists of numbers")
+    if wanted.kind == "f":
+        with np.errstate(over="ignore"):
+            return array.astype(wanted)
+    narrowed = array.astype(wanted)
+    if not np.array_equal(narrowed, array):
+        raise ValueError(f"holds numbers that {dtype} has not")
+    return narrowed
 
 
 def _numbers(tensor: NamedTensor, shape: tuple[int, ...] | None) -> list[Row]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tasks.specs.spec import Task
+from tasks.specs.tensors import PayloadShape
 
 LONGEST_LINE = 16_000_000  # bytes of JSON: a text of 1 MB may be escaped sixfold
 RAW_KEPT = 4_000  # characters of a rejected record that are carried along
@@ -49,7 +50,7 @@ class Source:
 
     files: Iterable[Path]  # each is read to its end before the next is asked for
     task: Task
-    shape: tuple[int, ...] | None  # of one tensor
+    shape: PayloadShape  # of one tensor
     first_at: datetime | None  # when the first record was taken, where a format knows no date
     origin: int | None = None  # the stamp at `first_at`, nanoseconds; None: the least of the files
     # Told of each file's end: how many documents it held, and what broke it off; None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.records import Payload, Request, Tensor
@@ -51,11 +52,14 @@ class Change:
                 texts = self.others[drawn.domain, drawn.language]
                 return _grown(payload, texts, 1 + (self.shift.factor - 1) * strength, seed)
             return payload
-        return (
-            payload
-            if isinstance(self.shift, (Jargon, LengthGrowth))
-            else _tensor(payload, self.shift, strength, seed)
-        )
+        if isinstance(self.shift, (Jargon, LengthGrowth)):
+            return payload
+        if isinstance(payload, Mapping):
+            return {
+                name: _shifted(tensor, self.shift, strength, seed)
+                for name, tensor in payload.items()
+            }
+        return _tensor(payload, self.shift, strength, seed)
 
 
 def changes_of(scenario: Scenario, corpus: Sequence[Request], seed: int) -> list[Change]:
@@ -92,6 +96,13 @@ def poisoned(payload: Payload, magnitude: float) -> Payload:
     """Return an extreme input in the place of a normal one."""
     if isinstance(payload, str):
         return " ".join([RARE] * int(magnitude))
+    if isinstance(payload, Mapping):
+        return {
+            name: (tensor.astype(np.float32) * np.float32(magnitude)).astype(tensor.dtype)
+            if tensor.dtype.kind == "f"
+            else tensor
+            for name, tensor in payload.items()
+        }
     return (payload * np.float32(magnitude)).astype(np.float32)
 
 
@@ -126,6 +137,18 @@ def _grown(text: str, texts: Sequence[str], factor: float, seed: int) -> str:
         length += max(1, len(part) + 1)
         place = (place + 1) % len(texts)
     return "\n".join(parts)
+
+
+def _shifted(
+    tensor: NDArray[np.generic], shift: OfTensors, strength: float, seed: int
+) -> NDArray[np.generic]:
+    """Shift floats, and pixels of 8 bits within 0..255; other integers are ids and stay."""
+    if tensor.dtype.kind == "f":
+        return _tensor(tensor.astype(np.float32), shift, strength, seed).astype(tensor.dtype)
+    if tensor.dtype == np.uint8 and tensor.ndim > 1:
+        pixels = _tensor(tensor.astype(np.float32), shift, strength, seed)
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return tensor
 
 
 def _tensor(tensor: Tensor, shift: OfTensors, strength: float, seed: int) -> Tensor:

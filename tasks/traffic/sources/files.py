@@ -15,6 +15,7 @@ from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.personal_data.redaction import redact
 from tasks.specs.spec import Task
+from tasks.specs.tensors import PayloadShape
 from tasks.traffic.checks import RequestRules
 from tasks.traffic.formats import READERS, TrafficFormat, format_of
 from tasks.traffic.formats.raw import Lone, Raw, Source
@@ -43,7 +44,7 @@ class Reading:
     model: str
     source: str  # its name
     task: Task
-    shape: tuple[int, ...] | None  # of one tensor
+    shape: PayloadShape  # of one tensor
     format: TrafficFormat | None  # None: the extension tells
     first_at: datetime | None
     settle: float  # seconds

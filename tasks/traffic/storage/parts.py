@@ -17,6 +17,7 @@ from infra.errors import AlreadyExists, NotFound, Tampered
 from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.port import ObjectStore
+from tasks.payloads import tensors_of
 from tasks.records import Request
 from tasks.traffic.masking import redacted
 from tasks.traffic.storage.codec import from_parquet, to_parquet
@@ -60,8 +61,10 @@ def _parts(requests: Iterable[Request]) -> Iterator[list[Request]]:
 
 
 def weight_of(request: Request) -> int:
-    """Return the size of the input: letters of a text, bytes of a tensor."""
-    return len(request.payload) if isinstance(request.payload, str) else request.payload.nbytes
+    """Return the size of the input: letters of a text, bytes of tensors."""
+    if isinstance(request.payload, str):
+        return len(request.payload)
+    return sum(tensor.nbytes for tensor in tensors_of(request.payload))
 
 
 def _digest(data: bytes) -> str:

@@ -79,7 +79,7 @@ def test_a_cluster_that_is_no_address_is_refused_by_its_field() -> None:
             {"task": "speech"},
             "task is 'speech': input should be 'text-embedding', 'image-classification', "
             "'image-embedding', "
-            "'speech-recognition' or 'causal-lm'",
+            "'speech-recognition', 'causal-lm' or 'custom'",
         ),
         ({"task": "text-embedding"}, "input.tokenizer is missing"),
         ({"task": "causal-lm"}, "input.tokenizer is missing"),

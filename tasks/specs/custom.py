@@ -1,0 +1,129 @@
+"""What a spec says of a model with inputs, outputs and metrics of its own."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tasks.specs.tensors import Axis
+
+DTYPES = Literal[
+    "float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"
+]
+DISTANCES: Mapping[str, Literal["higher", "lower"]] = {
+    "cosine": "higher",
+    "agreement": "higher",
+    "relative-error": "lower",
+}
+"""Built-in measures of a candidate's outputs against full precision's, and what is better."""
+LABELLED: Mapping[str, Literal["higher", "lower"]] = {}
+"""Built-in measures of outputs against labels, and what is better."""
+_RESERVED = re.compile(r".*(-reference|-candidate|flips|perplexity-ratio)$|^(kl|loss.*)$")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _three(value: object) -> object:
+    """Read [8, 320, 640], or one number for a dimension that always has it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value] * 3
+    if isinstance(value, list | tuple) and len(value) == 3:
+        return dict(zip(("min", "common", "max"), value, strict=True))
+    return value
+
+
+class DimensionSpec(_Part):
+    """The sizes that a named dimension may have."""
+
+    min: int = Field(ge=1)
+    common: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.common <= self.max:
+            raise ValueError("give min, common and max in rising order, such as [8, 320, 640]")
+        return self
+
+
+class TensorSpec(_Part):
+    """One input of the graph; what is left out follows from the graph."""
+
+    dtype: DTYPES | None = None
+    shape: tuple[Axis, ...] | None = None  # with the batch; a name for a size that differs
+
+
+class MetricSpec(_Part):
+    """One figure that a candidate is judged by, one value a golden case."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
+    measure: str | None = None  # a built-in one; the name itself where it is left out
+    function: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")  # package.module:name
+    output: str | None = None  # that a built-in measure reads; every output, or the only one
+    direction: Literal["higher", "lower"] | None = None  # which is better
+    budget: float
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.function is None and self.kind not in {**DISTANCES, **LABELLED}:
+            names = ", ".join(sorted({**DISTANCES, **LABELLED}))
+            raise ValueError(
+                f"the metric {self.name} has no function, and {self.kind} is no built-in measure: "
+                f"these are {names}"
+            )
+        if self.function is not None and self.measure is not None:
+            raise ValueError(f"the metric {self.name} has a function and a measure: give one")
+        if self.function is not None and self.direction is None:
+            raise ValueError(f"the metric {self.name} needs a direction: higher or lower is better")
+        if _RESERVED.match(self.name):
+            raise ValueError(f"the name {self.name} has a meaning of its own: give it another")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Return the built-in measure's name."""
+        return self.measure or self.name
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Return whether larger values are better."""
+        known = {**DISTANCES, **LABELLED}.get(self.kind, "higher")
+        return (self.direction or known) == "higher"
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether a built-in measure holds both sides against a label."""
+        return self.function is None and self.kind in LABELLED
+
+    @property
+    def gate(self) -> str:
+        """Return the name in budgets, gates and reports.
+
+        A labelled measure is judged by what the candidate loses against full precision.
+        """
+        if not self.labelled:
+            return self.name
+        return f"{self.name}-{'drop' if self.higher_is_better else 'increase'}"
+
+    @property
+    def rule(self) -> dict[str, object]:
+        """Return the budget as an entry of budgets.quality."""
+        bound = "at_least" if self.higher_is_better and not self.labelled else "at_most"
+        return {"metric": self.gate, bound: self.budget}
+
+
+Dimensions = Mapping[str, Annotated[DimensionSpec, BeforeValidator(_three)]]
+
+
+def with_rules(document: Any) -> Any:
+    """Return a spec's fields with each metric's budget among budgets.quality."""
+    if not isinstance(document, Mapping) or not document.get("metrics"):
+        return document
+    metrics = [MetricSpec.model_validate(entry) for entry in document["metrics"]]
+    budgets = dict(document.get("budgets") or {})
+    given = list(budgets.get("quality") or ())
+    budgets["quality"] = [*given, *(m.rule for m in metrics if m.rule not in given)]
+    return {**document, "budgets": budgets}

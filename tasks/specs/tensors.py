@@ -1,0 +1,124 @@
+"""What one request of a model with inputs of its own carries: named tensors, and their sizes.
+
+A graph's axis has a fixed size or a named dimension. The batch is the first axis of the inputs that
+have one, and no part of what a request carries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from infra.errors import BadInput
+
+if TYPE_CHECKING:  # commands that only read do without arrays
+    import numpy as np
+    from numpy.typing import NDArray
+
+Axis = int | str
+"""A fixed size, or the name of a dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """The sizes that one named dimension may have."""
+
+    smallest: int
+    common: int
+    largest: int
+
+    def __contains__(self, size: object) -> bool:
+        return isinstance(size, int) and self.smallest <= size <= self.largest
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """One input of the graph, as a request carries it: without the batch axis."""
+
+    dtype: str  # numpy's name: "float32", "int32", "uint8"
+    axes: tuple[Axis, ...]
+    batched: bool  # whether the graph has a batch axis before these
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLayout:
+    """The inputs of one graph, and how many requests go through it at a time."""
+
+    tensors: Mapping[str, TensorLayout]
+    dimensions: Mapping[str, Dimension]
+    batch: int | None  # fixed by the graph; None where any will do
+
+    @property
+    def alone(self) -> bool:
+        """Whether requests go through the graph one by one: an input has no batch axis."""
+        return not all(tensor.batched for tensor in self.tensors.values())
+
+    def check(self, record: Mapping[str, NDArray[np.generic]]) -> None:
+        """Refuse a request that does not fit.
+
+        Raises:
+            BadInput: for other names, dtypes or shapes, naming the input.
+        """
+        if set(record) != set(self.tensors):
+            raise BadInput(
+                f"the inputs are {_listed(record)}: this model reads {_listed(self.tensors)}"
+            )
+        sizes: dict[str, int] = {}
+        for name, value in record.items():
+            self._check_tensor(name, value, sizes)
+
+    def _check_tensor(self, name: str, value: NDArray[np.generic], sizes: dict[str, int]) -> None:
+        wanted = self.tensors[name]
+        if str(value.dtype) != wanted.dtype:
+            raise BadInput(f"the input {name} is {value.dtype}: this model reads {wanted.dtype}")
+        if len(value.shape) != len(wanted.axes):
+            raise BadInput(
+                f"the input {name} has shape {list(value.shape)}: "
+                f"this model reads {self.spelled(name)}"
+            )
+        for size, axis in zip(value.shape, wanted.axes, strict=True):
+            fits = size == axis if isinstance(axis, int) else size in self.dimensions[axis]
+            if not fits or (isinstance(axis, str) and sizes.setdefault(axis, size) != size):
+                raise BadInput(
+                    f"the input {name} has shape {list(value.shape)}: this model reads "
+                    f"{self.spelled(name)}; widen input.dimensions if it should be served"
+                )
+
+    def spelled(self, name: str) -> str:
+        """Return an input's axes for people: [3, 48, width 8 to 640]."""
+        axes = (
+            str(axis)
+            if isinstance(axis, int)
+            else f"{axis} {self.dimensions[axis].smallest} to {self.dimensions[axis].largest}"
+            for axis in self.tensors[name].axes
+        )
+        return f"[{', '.join(axes)}]"
+
+
+PayloadShape = tuple[int, ...] | RecordLayout | None
+"""What a model's payloads look like: one tensor, -1 where any length goes, a record, or a text."""
+
+
+def dump_layout(layout: RecordLayout) -> bytes:
+    """Return the JSON document."""
+    return json.dumps({"version": 1, **asdict(layout)}, indent=1, sort_keys=True).encode()
+
+
+def parse_layout(data: bytes, *, where: str) -> RecordLayout:
+    """Read the document; raises `BadInput` when it is not one."""
+    try:
+        document = json.loads(data)
+        tensors = {
+            name: TensorLayout(item["dtype"], tuple(item["axes"]), item["batched"])
+            for name, item in document["tensors"].items()
+        }
+        sizes = {name: Dimension(**item) for name, item in document["dimensions"].items()}
+        return RecordLayout(tensors, sizes, document["batch"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BadInput(f"{where} tells no inputs ({exc!r}): register the model again") from exc
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)) or "none"
