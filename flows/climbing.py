@@ -1,20 +1,21 @@
 """The ladder at work: build and judge one candidate after the other, and say which to promote."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from flows.orchestration.progress import Progress
 from flows.outcomes import JudgedCandidate
 from infra.cluster import InProcess, open_mapper
+from infra.errors import BadInput, Refused
 from infra.settings import NONE
 from tasks.models.catalog import where_spread
 from tasks.quantization import steps as quantization
 from tasks.quantization.recipe.ladder import (
-    SMALLER,
     Search,
     chooses_sites,
-    climbs_past_cost,
     is_hopeless,
+    may_cost_less,
 )
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, cheapest
@@ -35,6 +36,12 @@ class Climbed:
     candidate: CandidateRef
     engines: tuple[EngineRef, ...]
     reports: tuple[GateReport, ...]
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Metrics whose gates refused it where it was executed."""
+        executed = (report for report in self.reports if _executed(report))
+        return frozenset(gate.metric for report in executed for gate in report.refusals)
 
     @property
     def shown(self) -> JudgedCandidate:
@@ -73,16 +80,16 @@ def climb_ladder(
 ) -> list[Climbed]:
     """Return every candidate up to the first that passes, or all of them.
 
-    A first search also ends at a candidate that was good enough and too dear: more precision mends
-    quality, never cost. One that was only too large leaves the smaller ones to try, and no others.
+    Behind a candidate that was good enough and too dear, a first search tries what may cost less,
+    and nothing else.
     """
     climbed: list[Climbed] = []
-    only_smaller = False
+    dear: list[Climbed] = []
     if search == "full":
         build_ahead(material, ladder, targets, progress)
     for index, recipe in enumerate(ladder):
         share = 0.2 + 0.6 * index / len(ladder)
-        if only_smaller and recipe.name not in SMALLER:
+        if not all(may_cost_less(recipe, before.recipe, before.refused) for before in dear):
             continue
         losses = _losses(material, recipe, progress, share, thorough=search == "full")
         if search == "first" and climbed and losses and _is_hopeless(climbed[-1], recipe, losses):
@@ -90,10 +97,10 @@ def climb_ladder(
             continue
         progress.step(f"trying {recipe.name}: {recipe.summary}", share)
         climbed.append(_measured(material, recipe, targets, losses, thorough=search == "full"))
-        if search == "first" and _ends(recipe, climbed[-1].reports):
-            only_smaller = is_too_large(climbed[-1].reports)
-            if not only_smaller:
-                break
+        if search == "first" and (passes(climbed[-1].reports) or not climbed[-1].refused):
+            break  # also where no target could be executed: another candidate could not either
+        if search == "first" and climbed[-1].refused <= COSTS:
+            dear.append(climbed[-1])
     return climbed
 
 
@@ -141,7 +148,8 @@ def build_candidate(work: CandidateWork) -> None:
     candidate = _written(quantization.write_graph.fn, work.material, work.recipe, work.losses)
     for target in work.targets:
         if target in ANYWHERE:
-            quantization.build_engine.fn(candidate, target)
+            with suppress(BadInput, Refused):  # the climb builds it again, and reports why not
+                quantization.build_engine.fn(candidate, target)
 
 
 def _written(
@@ -219,26 +227,6 @@ def passes(reports: Sequence[GateReport]) -> bool:
     )
 
 
-def quality_failed(reports: Sequence[GateReport]) -> bool:
-    """Return whether an executed target refused for anything but cost."""
-    return any(
-        gate.metric not in COSTS
-        for report in reports
-        if _executed(report)
-        for gate in report.refusals
-    )
-
-
-def is_too_large(reports: Sequence[GateReport]) -> bool:
-    """Return whether an executed target refused for the size and for nothing else."""
-    refused = {gate.metric for report in reports if _executed(report) for gate in report.refusals}
-    return refused == {"size-ratio"}
-
-
-def _ends(recipe: Recipe, reports: Sequence[GateReport]) -> bool:
-    return passes(reports) or not (quality_failed(reports) or climbs_past_cost(recipe))
-
-
 def _losses(
     material: ClimbInputs, recipe: Recipe, progress: Progress, share: float, *, thorough: bool
 ) -> str | None:
@@ -284,7 +272,11 @@ def _measured(
     for target in sorted(targets, key=lambda name: name != "onnxruntime-cpu"):
         if any(report.verdict in (Verdict.FAILED, Verdict.ERROR) for report in reports):
             break
-        engines.append(quantization.build_engine(candidate, target))
+        try:
+            engines.append(quantization.build_engine(candidate, target))
+        except (BadInput, Refused) as exc:  # this graph on this target: another may be built
+            reports.append(validation.report_unbuilt(candidate, target, str(exc)))
+            continue
         reports.append(validation.judge(candidate, engines[-1], material.served, thorough))
     return Climbed(recipe, candidate, tuple(engines), tuple(reports))
 

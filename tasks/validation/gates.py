@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.errors import BadInput
+from infra.errors import BadInput, Refused
 from tasks.metrics.intervals import difference_interval, fraction_interval, paired_interval
 from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
 from tasks.specs.groups import ALL, Reach, group_names, judged, reach
@@ -194,6 +194,11 @@ def unexecuted(target: str, reason: str) -> GateReport:
     """Report on an engine that was built but cannot run here: inconclusive (ADR 31)."""
     gate = GateResult("execution", ALL, True, Verdict.INCONCLUSIVE, None, 1.0, AT_LEAST, 0, reason)
     return GateReport(target, (gate,))
+
+
+def unbuilt(target: str, reason: str) -> GateReport:
+    """Report on an engine that its target could not build: an error, which never passes."""
+    return GateReport(target, (error_gate("build", ALL, Refused(reason)),))
 
 
 def judge(estimate: Interval, budget: float, direction: str) -> Verdict:

@@ -11,6 +11,7 @@ from tasks.records import CandidateRef, EngineRef, GateReport, SampleRef
 from tasks.step import step
 from tasks.traffic.storage.samples import read_requests
 from tasks.validation import preconditions
+from tasks.validation.gates import unbuilt
 from tasks.validation.judge import BuiltEngine, judge_built, report_unexecuted
 from tasks.validation.preconditions import Preconditions
 from tasks.validation.report import from_json, is_settled, to_json
@@ -46,7 +47,18 @@ def judge(
     else:
         graph, layers = _file(candidate, "graph.onnx"), _of_engine(candidate, engine, "layers.json")
         report = report_unexecuted(open_model(candidate.model), engine, graph, layers)
-    settings().store().put(candidate.key(f"golden/{engine.target}.json"), to_json(report).encode())
+    return _stored_beside(candidate, report)
+
+
+@step("report-unbuilt-engine")
+def report_unbuilt(candidate: CandidateRef, target: str, reason: str) -> GateReport:
+    """Store the verdict about an engine that its target could not build."""
+    return _stored_beside(candidate, unbuilt(target, reason))
+
+
+def _stored_beside(candidate: CandidateRef, report: GateReport) -> GateReport:
+    key = candidate.key(f"golden/{report.target}.json")
+    settings().store().put(key, to_json(report).encode())
     return report
 
 

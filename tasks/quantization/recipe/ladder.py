@@ -1,12 +1,12 @@
 """Which recipes to try, and in which order (ADR 4): the cheapest repair first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 from tasks.numerics.formats import NumberFormat
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Trained
+from tasks.quantization.recipe.schemes import Static, Trained
 from tasks.quantization.recipe.targets import expressible
 from tasks.records import Action, GateResult
 
@@ -95,13 +95,31 @@ def chooses_sites(recipe: Recipe) -> bool:
     return recipe.high_precision_sites > 0 or isinstance(recipe.rounding, Trained)
 
 
-def climbs_past_cost(recipe: Recipe) -> bool:
-    """Return whether the next candidate may pass although this one was good enough and too dear.
+def may_cost_less(recipe: Recipe, dear: Recipe, refused: Collection[str]) -> bool:
+    """Return whether a recipe may cost less than one that was good enough and too dear.
 
-    Up to the last mixed candidate each costs more than the one before. The shorter floats differ in
-    what they cost, and full precision is not judged by it.
+    Only weights of fewer bits take less room. What multiplies the same numbers takes the same time,
+    however its scales and roundings were found. Full precision is never the cheaper one: no budget
+    judges it, so that it would pass where better candidates were refused.
+
+    Args:
+        recipe: The one to be tried.
+        dear: The one that was refused for its costs alone.
+        refused: Metrics of the gates that refused it.
     """
-    return recipe.name in SHORTER_FLOATS
+    if recipe.name == FALLBACK:
+        return False
+    if "size-ratio" in refused:
+        return recipe.name in SMALLER
+    return _multiplies(recipe) != _multiplies(dear)
+
+
+def _multiplies(recipe: Recipe) -> tuple[object, ...]:
+    """Return what decides the kernels of a graph: formats, and which sites have them."""
+    activation, weights = recipe.activation, recipe.weights
+    form = (activation.format, activation.symmetric) if isinstance(activation, Static) else None
+    sites = (recipe.keeps_graph, recipe.high_precision, recipe.head)
+    return (recipe.quantized, type(activation), form, weights, recipe.tables, *sites)
 
 
 def is_hopeless(refusals: Sequence[GateResult], left: float) -> bool:

@@ -7,14 +7,25 @@ from pathlib import Path
 import pytest
 
 from flows import climbing
-from flows.climbing import Climbed, ClimbInputs, _ends, chosen, figures, limits
+from flows.climbing import Climbed, ClimbInputs, chosen, figures, limits
 from flows.orchestration.progress import Progress
-from tasks.quantization.recipe.catalog import find_recipe
+from infra.errors import Refused
+from tasks.quantization.recipe.catalog import RECIPES, find_recipe
 from tasks.quantization.recipe.ladder import climb
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures
-from tasks.records import Action, CandidateRef, GateReport, GateResult, Interval, SampleRef, Verdict
+from tasks.records import (
+    Action,
+    CandidateRef,
+    EngineRef,
+    GateReport,
+    GateResult,
+    Interval,
+    SampleRef,
+    Verdict,
+)
 from tasks.specs.spec import load_spec
+from tasks.validation.gates import unbuilt
 from tasks.validation.report import is_settled
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -61,28 +72,21 @@ def test_the_limits_are_the_specs_budgets_on_the_same_axes() -> None:
     assert limits(load_spec(EXAMPLES / "digits" / "model.yaml")).loss_budget >= 0
 
 
-def test_a_first_search_ends_at_good_enough_and_too_dear_but_not_among_the_shorter_floats() -> None:
-    dear = (gate("cosine", 0.995), gate("latency-ratio", 1.4, Verdict.FAILED))
-    assert _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *dear).reports)
-    assert not _ends(find_recipe("int8-weights"), climbed("int8-weights", *dear).reports)
-    bad = (gate("cosine", 0.9, Verdict.FAILED),)
-    assert not _ends(find_recipe("int8-mixed-4"), climbed("int8-mixed-4", *bad).reports)
+LARGE = (gate("cosine", 0.995), gate("size-ratio", 0.9, Verdict.FAILED))
+SLOW = (gate("cosine", 0.995), gate("latency-ratio", 1.4, Verdict.FAILED))
+LOSSY = (gate("cosine", 0.9, Verdict.FAILED),)
+ABSENT = (gate("execution", 0.0, Verdict.INCONCLUSIVE),)
 
 
-def test_what_is_only_too_large_leaves_the_smaller_candidates_to_try_and_no_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    large = (gate("cosine", 0.995), gate("size-ratio", 0.9, Verdict.FAILED))
-    told = {
-        "int8-smooth": large,
-        "int8-weights": large,
-        "int4-mixed": (gate("cosine", 0.9, Verdict.FAILED),),
-    }
-    tried: list[str] = []
+def tried(
+    monkeypatch: pytest.MonkeyPatch, verdicts: dict[str, tuple[GateResult, ...]], sites: int = 24
+) -> list[str]:
+    """Climb the CPU's ladder with these gates, and good ones elsewhere; what was built."""
+    built: list[str] = []
 
     def measured(_: object, candidate: Recipe, *__: object, **___: object) -> Climbed:
-        tried.append(candidate.name)
-        return climbed(candidate.name, *told.get(candidate.name, GOOD))
+        built.append(candidate.name)
+        return climbed(candidate.name, *verdicts.get(candidate.name, GOOD))
 
     monkeypatch.setattr(climbing, "_measured", measured)
     monkeypatch.setattr(climbing, "_losses", lambda *_, **__: None)
@@ -90,12 +94,70 @@ def test_what_is_only_too_large_leaves_the_smaller_candidates_to_try_and_no_othe
         recipe=None,
         has_quantized_champion=False,
         action=Action.RECALIBRATE,
-        sites=24,
+        sites=sites,
         targets=["onnxruntime-cpu"],
     )
-    material = ClimbInputs(SampleRef("m", "d", "k", 1, 1, {}, ()), "o", None, ())
-    climbing.climb_ladder(material, ladder, ["onnxruntime-cpu"], "first", Progress("climb"))
-    assert tried == ["int8-smooth", "int8-weights", "int4-mixed", "int4-gptq"]
+    climbing.climb_ladder(MATERIAL, ladder, ["onnxruntime-cpu"], "first", Progress("climb"))
+    return built
+
+
+MATERIAL = ClimbInputs(SampleRef("minilm", "d", "k", 1, 1, {}, ()), "o", None, ())
+
+
+def test_what_is_only_too_large_leaves_the_smaller_candidates_to_try_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verdicts = {"int8-smooth": LARGE, "int8-weights": LARGE, "int4-mixed": LOSSY}
+    assert tried(monkeypatch, verdicts) == [
+        "int8-smooth",
+        "int8-weights",
+        "int4-mixed",
+        "int4-gptq",
+    ]
+
+
+def test_what_is_only_too_slow_leaves_other_kernels_to_try_and_never_full_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert tried(monkeypatch, {"int8-smooth": SLOW})[:2] == ["int8-smooth", "int8-mixed-2"]
+    everything = dict.fromkeys(RECIPES, SLOW)
+    built = tried(monkeypatch, everything)
+    assert built[-1] == "fp16"
+    assert not {"int8-gptq", "int8-trained", "full-precision"} & set(built)
+
+
+def test_where_no_target_can_be_executed_one_candidate_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert tried(monkeypatch, {"int8-smooth": ABSENT}) == ["int8-smooth"]
+
+
+def test_a_build_error_is_the_verdict_of_its_target_and_not_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    candidate = climbed("int8-smooth").candidate
+    passed = GateReport("onnxruntime-cpu", GOOD)
+
+    def build(_: CandidateRef, target: str) -> EngineRef:
+        if target == "tensorrt-rtx":
+            raise Refused("tensorrt-rtx cannot express the graph: an operator")
+        return EngineRef(target, 1, 0.0, True, "")
+
+    monkeypatch.setattr(climbing.quantization, "write_graph", lambda *_: candidate)
+    monkeypatch.setattr(climbing.quantization, "build_engine", build)
+    monkeypatch.setattr(climbing.validation, "judge", lambda *_: passed)
+    monkeypatch.setattr(
+        climbing.validation, "report_unbuilt", lambda _, target, why: unbuilt(target, why)
+    )
+    recipe = find_recipe("int8-smooth")
+    targets = ["tensorrt-rtx", "onnxruntime-cpu"]
+    result = climbing._measured(MATERIAL, recipe, targets, None, thorough=False)
+    assert [(report.target, report.verdict) for report in result.reports] == [
+        ("onnxruntime-cpu", Verdict.PASSED),
+        ("tensorrt-rtx", Verdict.ERROR),
+    ]
+    assert "cannot express the graph" in result.shown.reason
+    assert [engine.target for engine in result.engines] == ["onnxruntime-cpu"]
 
 
 def test_a_first_search_takes_its_last_candidate_and_a_full_one_the_cheapest_that_passed() -> None:

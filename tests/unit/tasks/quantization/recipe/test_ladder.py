@@ -9,7 +9,7 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe
-from tasks.quantization.recipe.ladder import Search, climb, climbs_past_cost, is_hopeless
+from tasks.quantization.recipe.ladder import Search, climb, is_hopeless, may_cost_less
 from tasks.quantization.recipe.schemes import DeployedSmoothing, Gptq
 from tasks.quantization.recipe.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
 from tasks.records import Action, GateResult, Interval, Verdict
@@ -100,9 +100,26 @@ def test_no_candidate_asks_for_what_a_target_cannot_express(search: Search, targ
     )
 
 
-def test_only_the_shorter_floats_may_be_passed_by_when_they_cost_too_much() -> None:
-    floats = ["int8-weights", "int4-mixed", "int4-gptq", "fp8", "fp16"]
-    assert [name for name in names() if climbs_past_cost(RECIPES[name])] == floats
+def cheaper_than(dear: str, *refused: str) -> list[str]:
+    return [
+        name for name in names() if may_cost_less(find_recipe(name), find_recipe(dear), refused)
+    ]
+
+
+def test_behind_a_candidate_that_was_too_slow_come_only_other_kernels() -> None:
+    left = cheaper_than("int8-smooth", "latency-ratio")
+    assert "fp16" in left  # NVIDIA's INT8 engine of a small model is often slower than FP16
+    assert {"int8-mixed-2", "int8-weights", "int4-gptq", "fp8"} <= set(left)
+    assert not {"int8-smooth", "int8-gptq", "int8-trained", "full-precision"} & set(left)
+
+
+@pytest.mark.parametrize("refused", [("size-ratio",), ("latency-ratio", "size-ratio")])
+def test_behind_one_that_was_too_large_come_only_fewer_bits(refused: tuple[str, ...]) -> None:
+    assert cheaper_than("int8-smooth", *refused) == ["int8-weights", "int4-mixed", "int4-gptq"]
+
+
+def test_a_champions_graph_that_was_too_slow_says_nothing_about_a_new_one() -> None:
+    assert may_cost_less(find_recipe("int8-smooth"), find_recipe("recalibrate"), ["latency-ratio"])
 
 
 @pytest.mark.parametrize("action", [Action.RECALIBRATE, Action.FALLBACK])
