@@ -11,6 +11,7 @@ from infra.errors import BadInput, Refused
 from infra.settings import NONE
 from tasks.models.catalog import where_spread
 from tasks.quantization import steps as quantization
+from tasks.quantization.measuring import loss_left
 from tasks.quantization.recipe.ladder import (
     Search,
     chooses_sites,
@@ -244,9 +245,7 @@ def _is_hopeless(before: Climbed, recipe: Recipe, losses: str) -> bool:
     if _family(recipe) != _family(before.recipe):
         return False
     model = before.candidate.model
-    now, then = (
-        quantization.loss_left(model, losses, name) for name in (recipe.name, before.recipe.name)
-    )
+    now, then = (loss_left(model, losses, name) for name in (recipe.name, before.recipe.name))
     refusals = [gate for report in before.reports if _executed(report) for gate in report.refusals]
     return is_hopeless(refusals, now / then if then else 1.0)
 

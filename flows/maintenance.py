@@ -14,6 +14,7 @@ from flows.outcomes import RunOutcome, Status
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
+from tasks.drift.basis import basis
 from tasks.drift.decision import recalibrates, undecided, wants_retraining
 from tasks.drift.look import detectors_after, stale_layers
 from tasks.drift.report.publish import written_page
@@ -70,7 +71,7 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
     else:
         decision = _decide(window, champion, weights, past, progress)
     first = promotion.record_decision(
-        model, decision, acting(), champion, window, drift.basis(window, decision)
+        model, decision, acting(), champion, window, basis(window, decision)
     )
     progress.step("writing the drift report", 0.8)
     report = drift.write_report(window, champion, decision, past)
@@ -90,7 +91,7 @@ def _leave_undecided(
     """Record that nothing can be told, a decision too, once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
     promotion.record_decision(
-        window.model, decision, acting(), champion, window, drift.basis(window, decision)
+        window.model, decision, acting(), champion, window, basis(window, decision)
     )
     write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
     return RunOutcome(window.model, Status.INCONCLUSIVE, decision.reasons[0], decision=decision)

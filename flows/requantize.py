@@ -20,6 +20,7 @@ from tasks.promotion import steps as promotion
 from tasks.promotion.release import Judged
 from tasks.quantization import steps as quantization
 from tasks.quantization.graph.kv_cache import require_cache
+from tasks.quantization.loading import is_quantized
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.ladder import Search, climb
 from tasks.quantization.recipe.targets import require_expressible
@@ -137,7 +138,7 @@ def _build(
     observation = quantization.observe(calibration)
     ladder = climb(
         recipe=recipe,
-        has_quantized_champion=quantization.is_quantized(champion),
+        has_quantized_champion=is_quantized(champion),
         action=action,
         sites=len(registered.sites),
         targets=registered.spec.targets,

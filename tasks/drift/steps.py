@@ -5,10 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from infra.canonical import Json
 from infra.engines.released import load_released
 from tasks.drift import evidence_store, loading, look, measure
-from tasks.drift.decision import recalibrates
 from tasks.drift.detectors.labelled import correct, golden_correct, live
 from tasks.drift.detectors.weights import judge_weights
 from tasks.drift.look import Measured
@@ -20,7 +18,6 @@ from tasks.records import (
     PastDecision,
     ReleaseRef,
     SampleRef,
-    ThinWindow,
 )
 from tasks.step import step
 from tasks.traffic.storage.samples import read_requests
@@ -121,25 +118,6 @@ def write_report(
     return publish.write_pages(
         window, champion, decision, past, reference=reference, current=current
     )
-
-
-def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]:
-    """Return what a decision rests on, by digest: graph, references and evidence documents."""
-    return {
-        "source": open_model(window.model).source,
-        "builds": recalibrates(decision),
-        "references": {
-            result.detector: result.reference for result in decision.results if result.reference
-        },
-        "evidence": {
-            result.detector: {
-                "key": result.evidence,
-                "digest": evidence_store.digest(result.evidence),
-            }
-            for result in decision.results
-            if result.evidence
-        },
-    }
 
 
 def _settled(

@@ -1,15 +1,9 @@
 """What the steps of quantization load: calibration sets, observations, searches and champions."""
 
-import json
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import onnx
 
-from infra.canonical import Json, canonical, sha256
-from infra.errors import NotFound
-from infra.identifiers import Digest
 from infra.processes.memory import require_memory
 from infra.settings import settings
 from infra.stores import layout
@@ -27,7 +21,6 @@ from tasks.observation.watch import watch
 from tasks.quantization.graph.kv_cache import observe_cache
 from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
 from tasks.quantization.pipeline.tuning import Tuned, tune
-from tasks.quantization.recipe.ladder import chooses_sites
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Gptq, Trained
 from tasks.quantization.sensitivity.measure import Losses, parse_losses
@@ -62,6 +55,12 @@ def load_champion(champion: ReleaseRef | None, model: str | None = None) -> Cham
     if model is None or release.facts.get("model") != model:
         return Champion(scales)
     return Champion(scales, onnx.load_from_string(release.file("graph.onnx")), release.facts)
+
+
+def is_quantized(champion: ReleaseRef | None) -> bool:
+    """Return whether a champion's graph could be kept; a full-precision fallback has none."""
+    deployed = load_champion(champion)
+    return deployed is not None and bool(deployed.scales)
 
 
 def load_evidence(
@@ -171,40 +170,6 @@ def load_tuned(
         champion_scales.scales if champion_scales else None,
         requests,
     )
-
-
-def candidate_id(
-    model: RegisteredModel,
-    recipe: Recipe,
-    observation: str,
-    champion: ReleaseRef | None,
-    losses: str | None,
-    largest_change: float | None,
-) -> Digest:
-    """Return the digest of everything that a candidate follows from.
-
-    Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on
-    the ranking.
-    """
-    base = champion.digest if champion and recipe.keeps_graph else None
-    parts: Mapping[str, Json] = {
-        "model": model.digest,
-        "recipe": recipe.document(),
-        "observation": observation,
-        "champion": base,
-        "largest_scale_change": largest_change if base else None,
-        "losses": losses.replace("-others", "") if losses and chooses_sites(recipe) else None,
-    }
-    return Digest(sha256(canonical(parts))[:32])
-
-
-def load_facts(key: str) -> dict[str, Any] | None:
-    """Return what is recorded of a candidate, or None where there is none yet."""
-    try:
-        facts: dict[str, Any] = json.loads(settings().store().get(key))
-    except NotFound:
-        return None
-    return facts
 
 
 def require_room_for(model: RegisteredModel, recipe: Recipe) -> None:

@@ -32,6 +32,9 @@ VENDORS = {
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 LONGEST = 500  # lines
+LONGEST_STEPS = (
+    150  # lines: what a step does beside loading and storing is a function of its package
+)
 FULLEST = 12  # modules of one folder, beside its `__init__.py`
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 ALL = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
@@ -203,6 +206,16 @@ def test_only_the_layout_spells_keys_of_the_store() -> None:
 @pytest.mark.parametrize("path", ALL, ids=name_of)
 def test_no_file_is_longer_than_five_hundred_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_steps_hold_no_more_than_loading_and_storing() -> None:
+    lengths = {
+        name_of(path): len(path.read_text().splitlines())
+        for path in SOURCES
+        if path.name == "steps.py"
+    }
+    assert len(lengths) >= 6
+    assert not {name: length for name, length in lengths.items() if length > LONGEST_STEPS}
 
 
 @pytest.mark.parametrize("top", [*ROOMS, "benchmarks"])
