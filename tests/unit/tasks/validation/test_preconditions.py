@@ -58,13 +58,13 @@ def told(found: Preconditions) -> Sequence[str]:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_shipped_example_stands_in_its_own_way(name: str) -> None:
     spec, golden = shipped(name)
-    started = time.perf_counter()
+    started = time.process_time()
     own = {
         (case.domain, case.language) for case in golden.cases if case.kind is not CaseKind.SAFETY
     }
     assert examined(spec, golden, *own) == Preconditions((), ())
     assert not examined(spec, golden, ("unknown", "unknown")).obstacles
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_groups_that_the_golden_set_lacks_are_told_with_their_share() -> None:
