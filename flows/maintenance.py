@@ -14,8 +14,8 @@ from flows.outcomes import RunOutcome, Status
 from flows.requantize import requantize
 from infra.settings import settings
 from tasks.drift import steps as drift
-from tasks.drift.basis import basis
 from tasks.drift.decision import recalibrates, undecided, wants_retraining
+from tasks.drift.evidence_store import basis
 from tasks.drift.look import detectors_after, stale_layers
 from tasks.drift.report.publish import written_page
 from tasks.models.catalog import open_model

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from infra.canonical import sha256
+from infra.canonical import Json, sha256
 from infra.errors import AlreadyExists, Unavailable
 from infra.settings import settings
 from infra.stores import layout
+from tasks.drift.decision import recalibrates
 from tasks.drift.evidence import Evidence, dump_evidence, parse_evidence
+from tasks.models.catalog import open_model
+from tasks.records import Decision, SampleRef, ThinWindow
 
 RACES = 50
 
@@ -61,3 +64,22 @@ def appended(place: str, add: Callable[[Evidence], Evidence]) -> tuple[Evidence,
 def digest(key: str) -> str:
     """Return the SHA-256 of a state, for the ledger; "" where there is none."""
     return sha256(settings().store().get(key)) if key else ""
+
+
+def basis(window: SampleRef | ThinWindow, decision: Decision) -> dict[str, Json]:
+    """Return what a decision rests on, by digest: graph, references and evidence documents."""
+    return {
+        "source": open_model(window.model).source,
+        "builds": recalibrates(decision),
+        "references": {
+            result.detector: result.reference for result in decision.results if result.reference
+        },
+        "evidence": {
+            result.detector: {
+                "key": result.evidence,
+                "digest": digest(result.evidence),
+            }
+            for result in decision.results
+            if result.evidence
+        },
+    }

@@ -153,16 +153,23 @@ def test_the_dependencies_are_known() -> None:
 
 
 def public(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Public functions and classes of a module, and the public methods of public classes."""
+    """Public functions and classes of a module, and the public methods of public classes.
+
+    The signatures that `overload` adds to a function are left out.
+    """
     pending: list[ast.AST] = [tree(path)]
     while pending:
         for node in ast.iter_child_nodes(pending.pop()):
-            if isinstance(
-                node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-            ) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not (
+                node.name.startswith("_") or _is_overload(node)
+            ):
                 yield node
                 if isinstance(node, ast.ClassDef):
                     pending.append(node)
+
+
+def _is_overload(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    return any(isinstance(item, ast.Name) and item.id == "overload" for item in node.decorator_list)
 
 
 def test_every_public_function_and_class_is_explained(source: Path) -> None:
