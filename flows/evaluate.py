@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from infra.engines import open_target
 from infra.engines.port import Engine
 from infra.errors import BadInput, NotFound, Refused
+from infra.identifiers import RunId
 from infra.settings import settings
 from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model
@@ -37,7 +38,7 @@ class Evaluation:
     suite: str
     target: str
     figures: tuple[Figure, ...]
-    run: str  # MLflow's id
+    run: RunId  # MLflow's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def _harness(
 
 def _log(
     model: str, suite: str, subject: EvaluatedEngine, figures: tuple[Figure, ...], limit: int | None
-) -> str:
+) -> RunId:
     sides = {
         "full-precision": "full_precision",
         "candidate": "candidate",

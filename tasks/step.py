@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
+from infra.identifiers import RunId
+
 if TYPE_CHECKING:
     from prefect import Task
 
@@ -54,11 +56,11 @@ def in_flow_run() -> bool:
     return FlowRunContext.get() is not None
 
 
-def flow_run_id() -> str | None:
+def flow_run_id() -> RunId | None:
     """Return the id of the Prefect run at hand; None where there is none."""
     if not in_flow_run():
         return None
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
-    return str(context.flow_run.id) if context and context.flow_run else None
+    return RunId(str(context.flow_run.id)) if context and context.flow_run else None

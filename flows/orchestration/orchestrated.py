@@ -19,6 +19,7 @@ from prefect.utilities.callables import get_call_parameters
 from flows.orchestration import runtime
 from flows.orchestration.identity import one_actor
 from infra.errors import BadInput
+from infra.identifiers import RunId
 from infra.run_scope import run_scope
 from infra.settings import settings, use_workspace
 from tasks.step import flow_run_id, in_flow_run
@@ -81,9 +82,9 @@ def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         ) from exc
 
 
-def run_id() -> str:
+def run_id() -> RunId:
     """Return the flow run's id, or a fresh one: who holds an intent in the ledger."""
-    return flow_run_id() or str(uuid4())
+    return flow_run_id() or RunId(str(uuid4()))
 
 
 def note(sentence: str) -> None:

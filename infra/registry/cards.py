@@ -10,6 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from infra.identifiers import RunId
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -56,7 +58,7 @@ class Card:
     judged_on: DataSet | None = None  # one of `data`: what the metrics were measured on
 
 
-def log_data(client: MlflowClient, run_id: str, card: Card) -> None:
+def log_data(client: MlflowClient, run_id: RunId, card: Card) -> None:
     """Log the data as inputs of the run, and its description."""
     from mlflow.entities import DatasetInput, InputTag
 
@@ -82,7 +84,7 @@ def _dataset(data: DataSet) -> object:
 
 
 def log_judged(
-    client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], card: Card
+    client: MlflowClient, run_id: RunId, model_id: str, metrics: Mapping[str, float], card: Card
 ) -> None:
     """Log metrics of the run and of the logged model at once, on the data they were measured on."""
     from mlflow.entities import Metric

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
+from infra.identifiers import RunId
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
 def log_onnx(
-    client: MlflowClient, run_id: str, name: str, onnx_bytes: bytes, folder: Path, kind: str
+    client: MlflowClient, run_id: RunId, name: str, onnx_bytes: bytes, folder: Path, kind: str
 ) -> str:
     """Do what `mlflow.onnx.log_model` does, on this client instead of the global one.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput, NotFound, Unavailable
+from infra.identifiers import RunId
 from infra.registry.cards import Card, describe_model, link_version, log_data, log_judged
 from infra.registry.connection import Connection, files_beside
 from infra.registry.flavour import log_onnx
@@ -35,7 +36,7 @@ class RegisteredVersion:
     version: str
     release: str | None  # digest of its bundle; None for a version that Requant did not make
     tags: Mapping[str, str]
-    run_id: str | None
+    run_id: RunId | None
 
 
 class Registry:
@@ -138,8 +139,8 @@ class Registry:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         artifacts: Mapping[str, bytes],
-        parent: str | None = None,
-    ) -> str:
+        parent: RunId | None = None,
+    ) -> RunId:
         """Log a finished run under the model's experiment and return its id.
 
         Raises `Unavailable`.
@@ -153,7 +154,7 @@ class Registry:
             log_run(client, run_id, params, metrics, artifacts)
         return run_id
 
-    def artifact(self, run_id: str, path: str) -> bytes:
+    def artifact(self, run_id: RunId, path: str) -> bytes:
         """Return one file of a run; raises `NotFound`, `Unavailable`."""
         folder_of_path = path.rpartition("/")[0] or None
         with (
@@ -207,7 +208,7 @@ class Registry:
         self,
         client: MlflowClient,
         model: str,
-        run_id: str,
+        run_id: RunId,
         model_id: str,
         tags: Mapping[str, str],
         card: Card,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from infra.errors import BadInput
+from infra.identifiers import RunId
 from infra.registry.cards import EXPERIMENT_TAGS, describe_experiment
 from infra.registry.vendor_errors import unless_taken
 
@@ -24,10 +25,10 @@ _BATCH = 100  # parameters or tags that MLflow takes in one request
 @contextlib.contextmanager
 def open_run(
     client: MlflowClient, model: str, name: str, tags: Mapping[str, str], artifact_root: str | None
-) -> Iterator[str]:
+) -> Iterator[RunId]:
     """Yield the id of a run that ends as finished, or as failed when the block raises."""
     experiment = _experiment(client, model, artifact_root)
-    run_id = str(client.create_run(experiment, run_name=name).info.run_id)
+    run_id = RunId(client.create_run(experiment, run_name=name).info.run_id)
     try:
         _log_tags(client, run_id, tags)
         yield run_id
@@ -40,7 +41,7 @@ def open_run(
 
 def log_run(
     client: MlflowClient,
-    run_id: str,
+    run_id: RunId,
     params: Mapping[str, str],
     metrics: Mapping[str, float],
     artifacts: Mapping[str, bytes],
@@ -83,7 +84,7 @@ def _write(folder: Path, path: str, data: bytes) -> None:
     target.write_bytes(data)
 
 
-def _log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+def _log_tags(client: MlflowClient, run_id: RunId, tags: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
     for names in _batches(tags):

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from infra.canonical import Json
 from infra.errors import Refused
+from infra.identifiers import RunId
 from tasks.promotion import ledger
 from tasks.promotion.decisions import decision_details
 from tasks.promotion.ledger import EntryKind, LedgerEntry, body
@@ -48,7 +49,7 @@ def decided(
 
 
 def intended(
-    entries: History, window: str, run: str, process: Json, now: datetime, actor: str, reason: str
+    entries: History, window: str, run: RunId, process: Json, now: datetime, actor: str, reason: str
 ) -> Body | None:
     """Return the intent to act on a window; None while another live run acts on it."""
     intent = ledger.open_intent(entries, window, now, LEASE)
@@ -65,11 +66,13 @@ def orphan_closed(
     intent = ledger.open_intent(entries, window, now, LEASE)
     if intent is None or not is_gone(intent.details.get("process")):
         return None
-    run = str(intent.details.get("run"))
+    run = RunId(str(intent.details.get("run")))
     return finished(entries, window, run, actor, "failed: its process was killed", failed=True)
 
 
-def finished(_: History, window: str, run: str, actor: str, outcome: str, *, failed: bool) -> Body:
+def finished(
+    _: History, window: str, run: RunId, actor: str, outcome: str, *, failed: bool
+) -> Body:
     """Return the end of an intent; after a failure the next run may try again."""
     details: dict[str, Json] = {"window": window, "run": run, "failed": failed}
     return body(EntryKind.FINISHED, actor=actor, reason=outcome, details=details)

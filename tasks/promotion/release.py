@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 from infra.canonical import Json
+from infra.identifiers import RunId
 from infra.registry.cards import Card
 from infra.registry.registry import Registry
 from tasks.records import CandidateRef, EngineRef, GateReport
@@ -62,7 +63,7 @@ class Judged:
             if gate.estimate is not None
         }
 
-    def tags(self, flow_run: str | None) -> dict[str, str]:
+    def tags(self, flow_run: RunId | None) -> dict[str, str]:
         """Return what a version is tagged with: how it was made, by which run, and its verdicts."""
         origin = {"flow_run": flow_run or "", "window": self.window}
         return {

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from infra.canonical import Json
+from infra.identifiers import RunId
 from infra.processes.identity import identity, is_gone
 from infra.releases import write_release
 from infra.settings import settings
@@ -42,7 +43,7 @@ def record_decision(
 
 
 @step("claim-window")
-def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
+def claim(model: str, window: str, run: RunId, actor: str, reason: str) -> bool:
     """Write the intent before acting; False when another live run already acts on this window.
 
     The intent of a run whose process is certainly gone is closed first: what was killed may be
@@ -57,7 +58,7 @@ def claim(model: str, window: str, run: str, actor: str, reason: str) -> bool:
 
 @step("finish-window")
 def finish(
-    model: str, window: str, run: str, actor: str, outcome: str, failed: bool = False
+    model: str, window: str, run: RunId, actor: str, outcome: str, failed: bool = False
 ) -> None:
     """Close the intent, whatever came of it."""
     journal.commit(model, entries.finished, window, run, actor, outcome, failed=failed)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import onnx
 
 from infra.engines import open_target
+from infra.identifiers import RunId
 from infra.settings import settings
 from infra.stores import layout
 from tasks.models.catalog import open_model
@@ -111,7 +112,7 @@ def record_ladder(
     figures: Sequence[CandidateFigures],
     limits: Limits,
     reason: str,
-) -> str:
+) -> RunId:
     """Record one run for the climb and a child run for each candidate; returns the climb's id."""
     model, store = calibration.model, settings().store()
     climb = climb_run(model, window, calibration.digest, figures, limits, reason, flow_run_id())
@@ -124,7 +125,7 @@ def record_ladder(
     return parent
 
 
-def _log(model: str, run: RunRecord, parent: str | None = None) -> str:
+def _log(model: str, run: RunRecord, parent: RunId | None = None) -> RunId:
     return (
         settings()
         .registry()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.canonical import Json
+from infra.identifiers import RunId
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, draw_html, draw_png
 from tasks.quantization.report.placements import draw_placements
@@ -34,7 +35,7 @@ def climb_run(
     figures: Sequence[CandidateFigures],
     limits: Limits,
     reason: str,
-    flow_run: str | None,
+    flow_run: RunId | None,
 ) -> RunRecord:
     """Return the climb's run, with the Pareto front where there is one."""
     chosen = next((candidate.name for candidate in figures if candidate.chosen), "none")
