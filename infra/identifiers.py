@@ -10,7 +10,5 @@ ModelName = NewType("ModelName", str)
 """The name that a model is registered under."""
 RequestId = NewType("RequestId", str)
 """The id that a request was served under."""
-SiteName = NewType("SiteName", str)
-"""The name of one activation tensor with the layers that it feeds."""
 RunId = NewType("RunId", str)
 """The id of a run of MLflow or Prefect."""
