@@ -28,7 +28,7 @@ from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered
 from infra.identifiers import Digest, ModelName
 from infra.run_scope import read_once
 from infra.stores import layout
-from infra.stores.keys import checked
+from infra.stores.key_rules import checked
 from infra.stores.port import ObjectStore
 
 _VERSION = 1

@@ -1,4 +1,4 @@
-"""The right to erasure: whose data an act of forgetting is about, and stored files without it.
+"""Whose data an act of `flows.commands.forget` is about, and what a stored file is without it.
 
 An act is known by a pseudonym, the SHA-256 of a random salt and the name, so that one that was
 killed can go on without the name being written down. The salt is deleted with the act: afterwards

@@ -1,8 +1,9 @@
-"""The right to erasure: one tenant's or one request's data out of everything that is stored.
+"""The right to erasure: the data that `tasks.erasure` finds, out of everything that is stored.
 
-It goes over every kind of object in `infra.stores.layout` and names the releases that the data had
-gone into. Every step can be repeated, and nothing is deleted before what replaces it stands. The
-act is noted first, without the name; a run that was killed is continued by the next one.
+They are those of one tenant or one request. An act goes over every kind of object in
+`infra.stores.layout`, and names the releases that the data had gone into. Every step can be
+repeated, and nothing is deleted before what replaces it stands. The act is noted first, without the
+name; a run that was killed is continued by the next one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
-from infra.stores.keys import checked, checked_prefix
+from infra.stores.key_rules import checked, checked_prefix
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

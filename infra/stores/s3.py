@@ -19,7 +19,7 @@ from botocore.exceptions import (
 )
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
-from infra.stores.keys import checked, checked_prefix
+from infra.stores.key_rules import checked, checked_prefix
 from infra.stores.port import Listed
 
 if TYPE_CHECKING:
