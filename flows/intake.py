@@ -13,7 +13,7 @@ from infra.stores import open_bucket
 from tasks.models.catalog import open_model, spec_folder
 from tasks.specs.sources import SourceSpec
 from tasks.step import step
-from tasks.traffic import TrafficFormat
+from tasks.traffic.formats import TrafficFormat
 from tasks.traffic.sources import (
     Folder,
     Objects,

@@ -19,7 +19,8 @@ from typing import Literal
 from infra.errors import BadInput
 from infra.identifiers import RequestId
 from tasks.records import Request
-from tasks.traffic import from_parquet, redacted, to_parquet
+from tasks.traffic.masking import redacted
+from tasks.traffic.storage.codec import from_parquet, to_parquet
 
 VERSION = 1
 SubjectKind = Literal["tenant", "request"]

@@ -109,7 +109,7 @@ def fill(workspace: Path) -> None:
     from infra.settings import use_workspace
     from tasks.models.catalog import register
     from tasks.models.corpus import read_corpus
-    from tasks.traffic import write_traffic
+    from tasks.traffic.storage.parts import write_traffic
 
     store = use_workspace(workspace).store()
     register(ROOT / "examples" / MODEL / "model.yaml")

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from infra.stores import ObjectStore
 from tasks.models.corpus import read_corpus
 from tasks.records import Request
-from tasks.traffic import write_traffic
+from tasks.traffic.storage.parts import write_traffic
 
 BASE = "779e610"
 """The last commit whose steps opened model, release and window each for itself."""

@@ -35,8 +35,8 @@ from tasks.profiles.window import profile_part
 from tasks.records import Request
 from tasks.sampling.shards import PARTS, parts_of_shard
 from tasks.sampling.strata import gather
-from tasks.traffic import StoredRequests, TrafficWindow, read_window, write_traffic
-from tasks.traffic.storage.parts import PART_ROWS
+from tasks.traffic.storage.parts import PART_ROWS, write_traffic
+from tasks.traffic.storage.windows import StoredRequests, TrafficWindow, read_window
 
 T = TypeVar("T")
 

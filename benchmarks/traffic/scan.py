@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness.table import Goal, ResultTable, column
 from infra.stores.local import LocalStore
-from tasks.traffic import SCHEMA
 from tasks.traffic.storage.scan import parts_between, scan
+from tasks.traffic.storage.schema import SCHEMA
 
 OURS, DATASET, DUCKDB = "tasks.traffic.storage.scan", "pyarrow.dataset", "DuckDB read_parquet"
 START = datetime(2026, 3, 1, tzinfo=UTC)

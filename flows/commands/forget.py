@@ -27,8 +27,8 @@ from tasks.erasure import Act
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry, body
 from tasks.specs.registration import current_digest
-from tasks.traffic import write_traffic
 from tasks.traffic.sources import last_intake, write_last
+from tasks.traffic.storage.parts import write_traffic
 
 PASSES = 5
 """Over everything stored: a flow that ran beside the first may have written a sample since."""

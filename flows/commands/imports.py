@@ -7,7 +7,9 @@ from pathlib import Path
 from infra.errors import BadInput
 from infra.settings import settings
 from tasks.models.catalog import open_model
-from tasks.traffic import TrafficFormat, ingest, judge_traces, stream
+from tasks.traffic.formats import TrafficFormat
+from tasks.traffic.imports import judge_traces, stream
+from tasks.traffic.intake import ingest
 
 SERVER = "mlflow:"
 """Before the name of an experiment whose traces are read from the registry's server."""

@@ -8,7 +8,8 @@ from flows.commands.imports import moment
 from infra.errors import BadInput
 from infra.settings import settings
 from tasks.models.catalog import open_model
-from tasks.traffic import Accepted, ingest
+from tasks.traffic.imports import Accepted
+from tasks.traffic.intake import ingest
 from tasks.traffic.simulation import load_scenario, simulate
 
 

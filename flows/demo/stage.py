@@ -12,7 +12,7 @@ from infra.identifiers import RequestId
 from infra.settings import settings
 from tasks.models.corpus import read_corpus
 from tasks.records import Request
-from tasks.traffic import write_traffic
+from tasks.traffic.storage.parts import write_traffic
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)

@@ -13,7 +13,7 @@ from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import run_all
 from tasks.records import ReleaseRef, Request, Tensor
 from tasks.specs.spec import Task
-from tasks.traffic import from_parquet
+from tasks.traffic.storage.codec import from_parquet
 from tasks.validation.report import from_json
 
 

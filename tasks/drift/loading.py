@@ -24,8 +24,8 @@ from tasks.profiles import Profile
 from tasks.profiles.frozen import FROZEN, Frozen, parse_frozen
 from tasks.profiles.loading import window_profile
 from tasks.records import ReleaseRef, Request, SampleRef
-from tasks.traffic import read_window
 from tasks.traffic.storage.samples import read_requests
+from tasks.traffic.storage.windows import read_window
 
 MOST = 512
 """Requests of the weeks before that the window is compared with."""

@@ -13,7 +13,7 @@ from tasks.models.catalog import RegisteredModel, open_exactly
 from tasks.models.inputs import BatchShard
 from tasks.observation.observer import Observer, SiteObservation
 from tasks.observation.watch import filled_observer
-from tasks.traffic import from_parquet
+from tasks.traffic.storage.codec import from_parquet
 
 
 @dataclass(frozen=True, slots=True)

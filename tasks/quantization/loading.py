@@ -25,7 +25,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Gptq, Trained
 from tasks.quantization.sensitivity.measure import Losses, parse_losses
 from tasks.records import ReleaseRef, Request, SampleRef
-from tasks.traffic import from_parquet
+from tasks.traffic.storage.codec import from_parquet
 from tasks.traffic.storage.sample_weights import weights_of
 
 

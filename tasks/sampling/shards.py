@@ -12,7 +12,7 @@ from infra.cluster import open_mapper
 from infra.settings import settings
 from tasks.records import Sample
 from tasks.sampling.strata import Pool, choose, draw, gather
-from tasks.traffic import StoredRequests, TrafficWindow
+from tasks.traffic.storage.windows import StoredRequests, TrafficWindow
 
 PARTS = 4
 """Of traffic in a shard, at least: up to 40,000 requests.

@@ -28,7 +28,7 @@ from tasks.sampling.stored_samples import (
 )
 from tasks.sampling.strata import draw
 from tasks.step import step
-from tasks.traffic import StoredRequests, read_window
+from tasks.traffic.storage.windows import StoredRequests, read_window
 
 
 @step("sample-window")

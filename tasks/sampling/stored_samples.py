@@ -17,7 +17,7 @@ from tasks.observation.ceilings import Ceilings, stored_ceilings
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling.quarantine import Quarantined, document
 from tasks.specs.spec import ModelSpec
-from tasks.traffic import to_parquet
+from tasks.traffic.storage.codec import to_parquet
 from tasks.traffic.storage.sample_weights import read_weights, write_weights
 from tasks.traffic.storage.samples import read_requests
 

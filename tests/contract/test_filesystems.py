@@ -10,7 +10,7 @@ from infra.errors import NotFound
 from infra.stores import ObjectStore
 from infra.stores.filesystem import open_filesystem
 from tasks.records import Request
-from tasks.traffic import write_traffic
+from tasks.traffic.storage.parts import write_traffic
 from tasks.traffic.storage.scan import scan
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -59,7 +59,7 @@ def images(*exposures: float, seed: int = 0, labelled: float = 0.3) -> list[Requ
 
 def serve(settings: Settings, model: str, day: int, requests: Sequence[Request]) -> None:
     """Write one day of traffic."""
-    from tasks.traffic import write_traffic
+    from tasks.traffic.storage.parts import write_traffic
 
     timed = [
         replace(

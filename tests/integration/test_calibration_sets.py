@@ -42,7 +42,7 @@ def digits(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings
 
 def test_the_set_covers_the_ranges_and_holds_every_guardrail(digits: Settings) -> None:
     from tasks.sampling.steps import compose_calibration_set, sample_window
-    from tasks.traffic import from_parquet
+    from tasks.traffic.storage.codec import from_parquet
 
     window = sample_window.fn("digits")
     assert window is not None
@@ -69,7 +69,7 @@ def test_a_window_gives_the_same_set_through_the_step_and_over_values_alone(
     from tasks.sampling.quarantine import document
     from tasks.sampling.steps import compose_calibration_set, sample_window
     from tasks.sampling.stored_samples import read_sample
-    from tasks.traffic import to_parquet
+    from tasks.traffic.storage.codec import to_parquet
 
     model, store, window = open_model("digits"), digits.store(), sample_window.fn("digits")
     assert isinstance(window, SampleRef)

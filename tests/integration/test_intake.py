@@ -122,7 +122,7 @@ def command(*arguments: str) -> tuple[int, Any]:
 
 def stored() -> list[str]:
     from infra.settings import settings
-    from tasks.traffic import read_window
+    from tasks.traffic.storage.windows import read_window
 
     return sorted(
         one.request_id for one in read_window(settings().store(), "digits", hours=1000).requests
@@ -212,7 +212,7 @@ def test_maintenance_reads_what_is_new_before_it_samples_and_tells_what_it_could
     sample = next(
         key for key in settings.store().list("windows/digits/") if key.endswith(".parquet")
     )
-    from tasks.traffic import from_parquet
+    from tasks.traffic.storage.codec import from_parquet
 
     sampled = {one.request_id for one in from_parquet(settings.store().get(sample), where=sample)}
     assert {"late", "m0", "cam"} <= sampled

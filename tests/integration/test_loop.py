@@ -357,7 +357,7 @@ def test_forgetting_a_tenant_names_the_champion_that_was_calibrated_with_it(
 ) -> None:
     from flows.commands.forget import forget
     from tasks.promotion.history import champion_of
-    from tasks.traffic import read_window
+    from tasks.traffic.storage.windows import read_window
 
     champion = champion_of("digits")
     assert champion is not None

@@ -35,7 +35,9 @@ from tasks.observation.shards import observe_shards
 from tasks.records import Request, Sample, SampleRef
 from tasks.sampling import shards as sampling
 from tasks.sampling.strata import Pool
-from tasks.traffic import TrafficWindow, read_window, to_parquet, write_traffic
+from tasks.traffic.storage.codec import to_parquet
+from tasks.traffic.storage.parts import write_traffic
+from tasks.traffic.storage.windows import TrafficWindow, read_window
 from tasks.validation import shards as golden
 from tasks.validation.shards import GoldenEngine, GoldenShard, golden_outputs, run_shard
 from tests.clusters import Cluster, cluster

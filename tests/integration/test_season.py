@@ -34,7 +34,7 @@ def exposure_of(day: int) -> float:
 
 def serve_day(settings: Settings, day: int, exposure: float) -> None:
     """Serve images from eight in the morning on, one every two minutes."""
-    from tasks.traffic import write_traffic
+    from tasks.traffic.storage.parts import write_traffic
 
     requests: Sequence[Request] = images(exposure, seed=day)
     drawn = np.random.default_rng(day).permutation(len(requests))[:A_DAY]
@@ -97,7 +97,7 @@ def test_the_same_monday_would_be_drift_beside_the_champions_own_day(
     from tasks.drift.detectors.input import judge_inputs
     from tasks.promotion.history import champion_of
     from tasks.sampling.steps import sample_window
-    from tasks.traffic import from_parquet
+    from tasks.traffic.storage.codec import from_parquet
 
     window, champion = sample_window.fn("digits"), champion_of("digits")
     assert window is not None

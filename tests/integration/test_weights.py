@@ -169,7 +169,7 @@ def test_changed_weights_are_acted_on_with_the_pool_where_no_sample_is_left(
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from tasks.models.catalog import open_model
-    from tasks.traffic import from_parquet
+    from tasks.traffic.storage.codec import from_parquet
 
     store = loop.store()
     for key in list(store.list("windows/digits/")):

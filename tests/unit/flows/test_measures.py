@@ -22,7 +22,7 @@ from tasks.records import (
     Request,
     Verdict,
 )
-from tasks.traffic import write_traffic
+from tasks.traffic.storage.parts import write_traffic
 from tasks.validation.costs import CostPair, Costs, cost_gates
 
 

@@ -20,8 +20,11 @@ from tasks.profiles import profile_window
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind, body
 from tasks.records import Request
-from tasks.traffic import Reject, read_window, to_parquet, write_traffic
+from tasks.traffic.rejects import Reject
 from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
+from tasks.traffic.storage.codec import to_parquet
+from tasks.traffic.storage.parts import write_traffic
+from tasks.traffic.storage.windows import read_window
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
 PARTS = 5
@@ -242,7 +245,7 @@ def test_a_damaged_note_or_quarantine_is_named(stored: Settings) -> None:
 
 
 def test_a_rejected_record_is_searched_though_it_is_no_json(stored: Settings) -> None:
-    from tasks.traffic import write_rejects
+    from tasks.traffic.rejects import write_rejects
 
     write_rejects(
         stored.store(), "m", [Reject(1, "not JSON", '{"tenant": "acme", "text": "cut')], "f.jsonl"

@@ -24,7 +24,7 @@ from tasks.profiles import (
     profile_part,
     profile_window,
 )
-from tasks.traffic import write_traffic
+from tasks.traffic.storage.parts import write_traffic
 from tests.unit.tasks.profiles.traffic import NOON, batch, request
 
 SMALL = ProfileSettings(reservoir=8, fourier_features=8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.payloads import encode
 from tasks.records import Request
-from tasks.traffic import SCHEMA
+from tasks.traffic.storage.schema import SCHEMA
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TEXTS = st.text(max_size=20) | st.sampled_from(["Hello, world 12", "สวัสดีครับ", "你好，世界", ""])

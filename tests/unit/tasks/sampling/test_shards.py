@@ -7,7 +7,7 @@ import pytest
 
 from infra.stores.local import LocalStore
 from tasks.sampling.shards import PARTS, SHARDS, shards_of
-from tasks.traffic import StoredRequests
+from tasks.traffic.storage.windows import StoredRequests
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -210,6 +210,6 @@ def test_the_formats_of_a_source_are_those_that_can_be_imported() -> None:
     from typing import get_args
 
     from tasks.specs.sources import SourceFormat
-    from tasks.traffic import TrafficFormat
+    from tasks.traffic.formats import TrafficFormat
 
     assert set(get_args(SourceFormat)) == {one.value for one in TrafficFormat}

@@ -13,7 +13,9 @@ from infra.errors import BadInput, NotFound
 from infra.registry.registry import Registry
 from tasks.records import Request
 from tasks.specs.spec import Task
-from tasks.traffic import Accepted, Duplicate, Reject, TrafficFormat, judge_traces, stream
+from tasks.traffic.formats import TrafficFormat
+from tasks.traffic.imports import Accepted, Duplicate, judge_traces, stream
+from tasks.traffic.rejects import Reject
 
 SAMPLES = Path(__file__).parent / "samples"
 ELEVEN = datetime(2026, 3, 1, 11, tzinfo=UTC)

@@ -16,8 +16,10 @@ import pytest
 from infra.errors import BadInput
 from infra.stores.local import LocalStore
 from tasks.records import Request
-from tasks.traffic import Accepted, Ingested, Reject, ingest, read_window
-from tasks.traffic.imports import Taken
+from tasks.traffic.imports import Accepted, Taken
+from tasks.traffic.intake import Ingested, ingest
+from tasks.traffic.rejects import Reject
+from tasks.traffic.storage.windows import read_window
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -96,7 +98,9 @@ from pathlib import Path
 import tasks.traffic.formats.spill, tasks.traffic.intake
 from infra.stores.local import LocalStore
 from tasks.specs.spec import Task
-from tasks.traffic import TrafficFormat, ingest, stream
+from tasks.traffic.formats import TrafficFormat
+from tasks.traffic.imports import stream
+from tasks.traffic.intake import ingest
 
 tasks.traffic.intake.BUFFER_BYTES = 1_000_000
 tasks.traffic.formats.spill.CACHE_KILOBYTES = 1_000
@@ -136,7 +140,8 @@ import sys
 from pathlib import Path
 from infra.stores.local import LocalStore
 from tasks.specs.spec import Task
-from tasks.traffic import ingest, stream
+from tasks.traffic.imports import stream
+from tasks.traffic.intake import ingest
 
 def resident(field):
     lines = Path("/proc/self/status").read_text().splitlines()

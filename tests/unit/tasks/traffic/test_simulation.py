@@ -15,9 +15,9 @@ import pytest
 from infra.errors import BadInput
 from tasks.models.corpus import read_corpus
 from tasks.records import Request
-from tasks.traffic import to_parquet
 from tasks.traffic.simulation import load_scenario, parse_scenario, simulate
 from tasks.traffic.simulation.scenario import Course
+from tasks.traffic.storage.codec import to_parquet
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 SCENARIOS = sorted((EXAMPLES / "scenarios").glob("*.yaml"))

@@ -17,17 +17,12 @@ from infra.stores.local import LocalStore
 from tasks.payloads import fingerprint
 from tasks.records import Request
 from tasks.specs.spec import Task
-from tasks.traffic import (
-    SCHEMA,
-    Import,
-    Reject,
-    from_parquet,
-    read_import,
-    read_window,
-    to_parquet,
-    write_rejects,
-    write_traffic,
-)
+from tasks.traffic.imports import Import, read_import
+from tasks.traffic.rejects import Reject, write_rejects
+from tasks.traffic.storage.codec import from_parquet, to_parquet
+from tasks.traffic.storage.parts import write_traffic
+from tasks.traffic.storage.schema import SCHEMA
+from tasks.traffic.storage.windows import read_window
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

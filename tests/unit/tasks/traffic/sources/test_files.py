@@ -21,9 +21,10 @@ from infra.stores.local import LocalStore
 from tasks.profiles import profile_window
 from tasks.records import Request
 from tasks.specs.spec import Task
-from tasks.traffic import TrafficFormat, read_window
+from tasks.traffic.formats import TrafficFormat
 from tasks.traffic.sources import Folder, Reading, SourceIntake, last_intake, take_files, write_last
 from tasks.traffic.sources.files import PATIENCE
+from tasks.traffic.storage.windows import read_window
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 READ_BEFORE = "read before"

@@ -16,8 +16,11 @@ import pytest
 from infra.errors import BadInput, NotFound, Tampered
 from infra.stores.local import LocalStore
 from tasks.records import Request
-from tasks.traffic import SCHEMA, read_window, to_parquet, write_traffic
+from tasks.traffic.storage.codec import to_parquet
+from tasks.traffic.storage.parts import write_traffic
 from tasks.traffic.storage.scan import parts_between, scan, scan_parts
+from tasks.traffic.storage.schema import SCHEMA
+from tasks.traffic.storage.windows import read_window
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
