@@ -9,6 +9,7 @@ from pathlib import Path
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.stores import open_store
 
+ONNX = ".onnx"
 _REGISTERED = re.compile(r"models:/[^/@]+(/[^/@]+|@[^/@]+)")
 
 
@@ -20,7 +21,9 @@ def fetch(
     endpoint_url: str | None = None,
     region: str | None = None,
 ) -> Path:
-    """Return the folder that holds the weights, fetched where it lies elsewhere.
+    """Return the folder that holds the weights, or the `.onnx` file that is the whole source.
+
+    It is fetched where it lies elsewhere.
 
     `package:NAME/path` is a folder inside an installed package, `s3://bucket/prefix` is copied to
     `cache`, `models:/NAME/VERSION` is downloaded from MLflow to `cache`; anything else is a folder,
@@ -32,6 +35,8 @@ def fetch(
         NotFound: The source is not there.
         Unavailable: The source's server does not answer.
     """
+    if source.endswith(ONNX):
+        return _file(source, base, cache, endpoint_url, region)
     if source.startswith("package:"):
         return _package(source)
     if source.startswith("s3://"):
@@ -45,6 +50,18 @@ def fetch(
             "give a folder, package:, s3:// or models:/"
         )
     return folder
+
+
+def _file(
+    source: str, base: Path, cache: Path, endpoint_url: str | None, region: str | None
+) -> Path:
+    """Return a graph's file; its folder is fetched, because weights may lie beside it."""
+    inner, _, name = source.rpartition("/")
+    folder = fetch(inner or ".", base=base, cache=cache, endpoint_url=endpoint_url, region=region)
+    if not (folder / name).is_file():
+        graphs = ", ".join(sorted(path.name for path in folder.glob(f"*{ONNX}"))) or "none"
+        raise BadInput(f"source: {folder} has no file {name}; its graphs are {graphs}")
+    return folder / name
 
 
 def _package(source: str) -> Path:

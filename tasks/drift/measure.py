@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.graphs.sites import Site
-from tasks.metrics.distances import worst_distance
+from tasks.metrics.custom.distances import worst_distance
 from tasks.metrics.embeddings import safety_decisions
 from tasks.metrics.fidelity import fidelity
 from tasks.models.custom.inputs import run_records
@@ -81,8 +81,12 @@ def _closeness(
     sides = (run_records(engine, records, payloads) for engine in (reference, served))
     metric = spec.live_metric
     kind, output = (metric.kind, metric.output) if metric else ("cosine", None)
+    threshold = metric.threshold if metric else 0.0
     return np.array(
-        [worst_distance(kind, output, before, after) for before, after in zip(*sides, strict=True)]
+        [
+            worst_distance(kind, output, before, after, threshold=threshold)
+            for before, after in zip(*sides, strict=True)
+        ]
     )
 
 

@@ -24,8 +24,10 @@ from infra.sources import fetch
 from infra.stores import layout
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
+from tasks.metrics.custom.trusted_code import metric_functions
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
+from tasks.models.custom.charsets import read_charsets
 from tasks.models.custom.inputs import Outputs, RecordInputs, run_records
 from tasks.models.custom.layout import read_record_layout
 from tasks.models.golden import positions, read_golden
@@ -53,6 +55,8 @@ CLASSES = "classes.safetensors"
 """Of an image encoder; empty where the data hold no labels."""
 LAYOUT = "inputs.json"
 """What a model of a custom task reads."""
+CHARSETS = "charsets.json"
+"""Of a custom task's metrics that read text."""
 OPEN_MODELS = 8
 """Models that one process keeps open."""
 
@@ -98,6 +102,14 @@ class RegisteredModel:
         if self.spec.task is not Task.CUSTOM:
             return None
         return parse_layout(self.file(LAYOUT), where=f"{LAYOUT} of {self.name}")
+
+    @cached_property
+    def charsets(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the characters of a custom task's metrics that read text, by metric."""
+        if self.spec.task is not Task.CUSTOM:
+            return {}
+        characters = json.loads(self.file(CHARSETS))["charsets"]
+        return {name: tuple(letters) for name, letters in characters.items()}
 
     @property
     def payload_shape(self) -> PayloadShape:
@@ -273,7 +285,10 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
     if spec.golden.safety_head:
         files["safety_head"] = _read(base / spec.golden.safety_head, "golden.safety_head")
     if spec.input.tokenizer:
-        files["tokenizer.json"] = _read(folder / spec.input.tokenizer, "input.tokenizer")
+        files["tokenizer.json"] = _read(
+            (folder.parent if folder.is_file() else folder) / spec.input.tokenizer,
+            "input.tokenizer",
+        )
     from tasks.models.export import export  # torch takes a second to load, and only this needs it
 
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
@@ -281,6 +296,8 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
         files[CLASSES] = _classes(spec, folder, files)
     if spec.task is Task.CUSTOM:
         files[LAYOUT] = _layout(spec, files)
+        graph = onnx.load_from_string(files[FULL_PRECISION])
+        files[CHARSETS] = read_charsets(spec.metrics, graph, base)
     return files
 
 
@@ -383,6 +400,7 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine, layout)
     first = [case.payload for case in golden.cases[:2]]
     if isinstance(inputs, RecordInputs):
+        metric_functions(spec.metrics)  # refused here, not after hours of building
         _check_records(inputs, pool, golden)
         run_records(engine, inputs, first)
     elif TRAITS[spec.task].per_token:

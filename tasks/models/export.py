@@ -39,13 +39,14 @@ TOLERANCE = 1e-4
 def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     """Return the full-precision graph, opset 20, with dynamic batch (and length).
 
-    A folder with one `model.onnx` is taken as it is, but for names of nodes that lack one.
+    A graph's file, or a folder with one `model.onnx`, is taken as it is, but for names of nodes
+    that lack one.
 
     Raises:
         BadInput: when the folder cannot be read as the spec's task, or when the exported graph does
             not compute what torch computes.
     """
-    ready = folder / "model.onnx"
+    ready = folder if folder.is_file() else folder / "model.onnx"
     if ready.is_file():
         return _ready(spec, ready)
     require_room(float_weights(folder), where=str(folder))

@@ -14,11 +14,25 @@ DTYPES = Literal[
 DISTANCES: Mapping[str, Literal["higher", "lower"]] = {
     "cosine": "higher",
     "agreement": "higher",
+    "iou": "higher",
     "relative-error": "lower",
 }
 """Built-in measures of a candidate's outputs against full precision's, and what is better."""
-LABELLED: Mapping[str, Literal["higher", "lower"]] = {}
+LABELLED: Mapping[str, Literal["higher", "lower"]] = {
+    "accuracy": "higher",
+    "cer": "lower",
+    "wer": "lower",
+    "exact-match": "higher",
+    "miou": "higher",
+    "map": "higher",
+    "frame-f1": "higher",
+    "token-f1": "higher",
+    "absolute-error": "lower",
+    "squared-error": "lower",
+}
 """Built-in measures of outputs against labels, and what is better."""
+READ_TEXT = frozenset({"cer", "wer", "exact-match"})
+"""Measures that need a charset."""
 _RESERVED = re.compile(r".*(-reference|-candidate|flips|perplexity-ratio)$|^(kl|loss.*)$")
 
 
@@ -65,6 +79,15 @@ class MetricSpec(_Part):
     output: str | None = None  # that a built-in measure reads; every output, or the only one
     direction: Literal["higher", "lower"] | None = None  # which is better
     budget: float
+    # Characters of a sequence head in its order: themselves, metadata:KEY of the graph, where each
+    # has a line, or file:NAME beside the spec.
+    charset: str | None = None
+    blank: int = Field(default=0, ge=0)  # the head's entry that is no character
+    classes: tuple[str, ...] = ()  # names of class numbers, where labels are names
+    threshold: float = 0.5  # above which a probability counts
+    ignore: int | None = None  # the class number in labels that does not count
+    boxes: Literal["xyxy", "xywh", "cxcywh"] = "xyxy"
+    outputs: Mapping[Literal["boxes", "scores", "labels"], str] | None = None  # of a detector
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -78,6 +101,14 @@ class MetricSpec(_Part):
             raise ValueError(f"the metric {self.name} has a function and a measure: give one")
         if self.function is not None and self.direction is None:
             raise ValueError(f"the metric {self.name} needs a direction: higher or lower is better")
+        if self.function is None and self.kind in READ_TEXT and self.charset is None:
+            raise ValueError(
+                f"the metric {self.name} needs a charset: characters, metadata:KEY or file:NAME"
+            )
+        if self.outputs is not None and not {"boxes", "scores"} <= set(self.outputs):
+            raise ValueError(f"the metric {self.name} needs outputs.boxes and outputs.scores")
+        if self.labelled and self.direction is not None:
+            raise ValueError(f"the metric {self.name} has a direction of its own: leave it out")
         if _RESERVED.match(self.name):
             raise ValueError(f"the name {self.name} has a meaning of its own: give it another")
         return self

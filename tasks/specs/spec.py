@@ -237,7 +237,9 @@ class ModelSpec(_SpecModel):
 
     version: Literal[1]
     name: ModelName = Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")
-    source: str = Field(min_length=1)  # folder, package:NAME/path, s3://..., models:/NAME/VERSION
+    source: str = Field(
+        min_length=1
+    )  # folder or .onnx file, package:NAME/path, s3://..., models:/NAME/VERSION
     task: Task
     input: InputSpec
     data: DataSpec

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.engines.port import Engine
+from tasks.metrics.custom.trusted_code import metric_functions
 from tasks.models.catalog import RegisteredModel, answer_golden, where_spread
 from tasks.models.custom.inputs import run_records
 from tasks.models.inputs import language_inputs, record_inputs, run_all, speech_inputs
@@ -22,7 +23,6 @@ from tasks.validation.metrics.custom import (
     CustomOutputs,
     CustomScores,
     evaluate_custom,
-    metric_functions,
 )
 from tasks.validation.metrics.golden import CaseScores, evaluate
 from tasks.validation.metrics.language import LanguageOutputs, evaluate_language
@@ -129,7 +129,7 @@ def _custom_scores(run: GoldenRun) -> CustomScores:
     inputs, payloads = record_inputs(model.inputs), [case.payload for case in model.golden.cases]
     outputs = CustomOutputs(model.golden_records, run_records(run.engine, inputs, payloads))
     functions = metric_functions(model.spec.metrics)
-    return evaluate_custom(model.spec.metrics, functions, model.golden, outputs)
+    return evaluate_custom(model.spec.metrics, functions, model.charsets, model.golden, outputs)
 
 
 def _scored_by_metrics(run: GoldenRun) -> Mapping[str, CaseScores]:

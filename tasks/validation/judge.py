@@ -14,6 +14,7 @@ from infra.engines import open_target
 from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
+from tasks.metrics.custom.trusted_code import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
@@ -58,6 +59,7 @@ class BuiltEngine:
             "served": sorted(served),
             "thorough": thorough,
             "rules": RULES,
+            "functions": source_digests(model.spec.metrics),
             "runtime": installed("onnxruntime"),
         }
         return sha256(canonical(basis))[:32]

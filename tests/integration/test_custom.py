@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from infra.errors import Refused
 from infra.settings import Settings
-from tasks.records import Verdict
+from tasks.records import Record, Verdict
 from tests.custom_models import ranker, records, write_model
 from tests.integration.conftest import START
 
@@ -67,3 +69,68 @@ def test_its_champion_is_watched_on_what_users_send(served: Settings) -> None:
     texts = [finding.text for item in outcome.decision.results for finding in item.findings]
     assert any("features mean" in text for text in texts)
     assert any("word ids maximum" in text for text in texts)
+
+
+def test_a_file_type_classifier_is_taken_from_its_package_as_it_is(
+    workspace: Settings, tmp_path: Path
+) -> None:
+    from tasks.models.catalog import register
+
+    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))[:20]]
+    payloads: list[Record] = [{"bytes": np.array(magika_bytes(text), np.int32)} for text in texts]
+    spec = write_model(
+        tmp_path,
+        ranker(),
+        payloads,
+        name="magika",
+        source="package:magika/models/standard_v3_3/model.onnx",
+        metrics=[{"name": "agreement", "budget": 0.9}],
+    )
+    model = register(spec)
+    assert model.layout is not None
+    assert model.layout.tensors["bytes"].axes == (2048,)
+    assert {len(case["target_label"]) for case in model.golden_records} == {214}
+
+
+def magika_bytes(text: bytes) -> list[int]:
+    """Return the first and the last 1,024 bytes, filled up with 256, as Magika reads a file."""
+    stripped, fill = text.strip(), [256] * max(0, 1024 - len(text.strip()))
+    return [*stripped[:1024], *fill, *fill, *stripped[-1024:]]
+
+
+def test_metrics_of_ones_own_and_labels_are_judged_in_the_loop(
+    loop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.requantize import requantize
+    from tasks.models.catalog import register
+
+    (tmp_path / "requant_rank.py").write_text(
+        "def moved(before, after, labels, domains):\n"
+        "    return [float(abs(b['embedding_0'] - a['embedding_0']).max())\n"
+        "            for b, a in zip(before, after)]\n"
+        "def broken(before, after, labels, domains):\n"
+        "    raise KeyError('score')\n"
+    )
+    own = [
+        {"name": "moved", "function": "requant_rank:moved", "direction": "lower", "budget": 1.0},
+        {"name": "wrong", "function": "requant_rank:broken", "direction": "lower", "budget": 1.0},
+        {"name": "accuracy", "output": "fetch_name_0", "budget": 0.3},
+    ]
+    labels = [str(number % 3) for number in range(160)]
+    folder = tmp_path / "model"
+    spec = write_model(
+        folder, ranker(), records(160, seed=5), labels=labels, name="ranker", metrics=own
+    )
+    with pytest.raises(Refused, match="requant_rank:moved is not trusted"):
+        register(spec)
+    trusting = loop.model_copy(update={"trusted_metrics": str(tmp_path)})
+    monkeypatch.setattr("tasks.metrics.custom.trusted_code.settings", lambda: trusting)
+    register(spec)
+    outcome = requantize("ranker", recipe="int8-smooth")
+    (report,) = outcome.candidates[0].reports
+    verdicts = {gate.metric: gate.verdict for gate in report.gates if gate.group == "all"}
+    assert verdicts["moved"] is Verdict.PASSED
+    assert verdicts["accuracy-drop"] is Verdict.PASSED
+    assert verdicts["wrong"] is Verdict.ERROR
+    (why,) = [gate.reason for gate in report.gates if gate.metric == "wrong"]
+    assert "raised KeyError: 'score'" in why

@@ -19,7 +19,7 @@ from infra.canonical import Json, canonical
 from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 from tasks.graphs.sites import Site
-from tasks.metrics.distances import cosine_of
+from tasks.metrics.custom.distances import cosine_of
 from tasks.metrics.embeddings import cosine
 from tasks.metrics.outputs import finite_rows
 from tasks.models.batches import Batch

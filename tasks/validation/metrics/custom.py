@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from infra.settings import settings
-from tasks.metrics.distances import worst_distance
-from tasks.metrics.trusted import Function, call
-from tasks.metrics.trusted_code import load_function, trusted_places
+from tasks.metrics.custom.distances import worst_distance
+from tasks.metrics.custom.labelled import MEASURES
+from tasks.metrics.custom.options import Options
+from tasks.metrics.custom.trusted import Function, call
 from tasks.models.custom.inputs import Outputs
 from tasks.records import GoldenSet
 from tasks.specs.custom import MetricSpec
@@ -36,19 +36,10 @@ class CustomScores:
     failures: Mapping[str, BadInput]  # gate -> why
 
 
-def metric_functions(metrics: Sequence[MetricSpec]) -> Mapping[str, Function]:
-    """Import the functions of metrics that have one; raises as `load_function` does."""
-    trusted = trusted_places(settings().trusted_metrics)
-    return {
-        metric.name: load_function(metric.function, trusted)
-        for metric in metrics
-        if metric.function is not None
-    }
-
-
 def evaluate_custom(
     metrics: Sequence[MetricSpec],
     functions: Mapping[str, Function],
+    charsets: Mapping[str, Sequence[str]],
     golden: GoldenSet,
     outputs: CustomOutputs,
 ) -> CustomScores:
@@ -59,6 +50,7 @@ def evaluate_custom(
     Args:
         metrics: the spec's.
         functions: those of its metrics that have one, by the metric's name.
+        charsets: those of its metrics that read text, by the metric's name.
         golden: the cases.
         outputs: of both models.
     """
@@ -66,7 +58,7 @@ def evaluate_custom(
     failures: dict[str, BadInput] = {}
     for metric in metrics:
         try:
-            scores |= _scores(metric, functions.get(metric.name), golden, outputs)
+            scores |= _scores(metric, functions.get(metric.name), charsets, golden, outputs)
         except BadInput as exc:
             failures[metric.gate] = exc
     applied = {name: values for name, values in scores.items() if values.values.size}
@@ -74,7 +66,11 @@ def evaluate_custom(
 
 
 def _scores(
-    metric: MetricSpec, function: Function | None, golden: GoldenSet, outputs: CustomOutputs
+    metric: MetricSpec,
+    function: Function | None,
+    charsets: Mapping[str, Sequence[str]],
+    golden: GoldenSet,
+    outputs: CustomOutputs,
 ) -> dict[str, CaseScores]:
     everything = np.arange(len(golden.cases))
     if function is not None:
@@ -82,7 +78,58 @@ def _scores(
         domains = [case.domain for case in golden.cases]
         values = call(function, metric, outputs.reference, outputs.candidate, labels, domains)
         return {metric.gate: CaseScores(values, everything)}
+    if metric.labelled:
+        return _paired(metric, options_of(metric, charsets.get(metric.name, ())), golden, outputs)
     return {metric.gate: CaseScores(distances(metric, outputs), everything)}
+
+
+def _paired(
+    metric: MetricSpec, options: Options, golden: GoldenSet, outputs: CustomOutputs
+) -> dict[str, CaseScores]:
+    """Hold both sides of labelled cases against the label, and the candidate against the other."""
+    labels = {
+        place: case.label for place, case in enumerate(golden.cases) if case.label is not None
+    }
+    before, after = (
+        np.array(
+            [
+                _score(metric, side[place], label, options, golden.cases[place].case_id)
+                for place, label in labels.items()
+            ],
+            np.float64,
+        )
+        for side in (outputs.reference, outputs.candidate)
+    )
+    cases = np.array(list(labels), np.int64)
+    lost = before - after if metric.higher_is_better else after - before
+    return {
+        metric.gate: CaseScores(lost, cases),
+        f"{metric.name}-reference": CaseScores(before, cases),
+        f"{metric.name}-candidate": CaseScores(after, cases),
+    }
+
+
+def _score(
+    metric: MetricSpec, outputs: Outputs, label: str, options: Options, case_id: str
+) -> float:
+    try:
+        return MEASURES[metric.kind](outputs, label, options)
+    except BadInput as exc:
+        raise BadInput(f"the metric {metric.name}, golden case {case_id!r}: {exc}") from exc
+
+
+def options_of(metric: MetricSpec, charset: Sequence[str]) -> Options:
+    """Return what a metric's measure is told; the charset was read at registration."""
+    return Options(
+        output=metric.output,
+        roles=None if metric.outputs is None else {str(k): v for k, v in metric.outputs.items()},
+        charset=tuple(charset),
+        blank=metric.blank,
+        classes=metric.classes,
+        threshold=metric.threshold,
+        ignore=metric.ignore,
+        boxes=metric.boxes,
+    )
 
 
 def distances(metric: MetricSpec, outputs: CustomOutputs) -> NDArray[np.float64]:
@@ -93,6 +140,9 @@ def distances(metric: MetricSpec, outputs: CustomOutputs) -> NDArray[np.float64]
     """
     both = zip(outputs.reference, outputs.candidate, strict=True)
     return np.array(
-        [worst_distance(metric.kind, metric.output, before, after) for before, after in both],
+        [
+            worst_distance(metric.kind, metric.output, before, after, threshold=metric.threshold)
+            for before, after in both
+        ],
         np.float64,
     )

@@ -15,7 +15,7 @@ Outputs = Mapping[str, Array]
 _TINY = 1e-12
 
 
-def cosine_of(reference: Array, candidate: Array) -> float:
+def cosine_of(reference: Array, candidate: Array, _: float = 0.0) -> float:
     """Return the cosine of both outputs, flattened; 1 where both are zero throughout."""
     before, after = _pair(reference, candidate)
     lengths = float(np.linalg.norm(before) * np.linalg.norm(after))
@@ -24,7 +24,7 @@ def cosine_of(reference: Array, candidate: Array) -> float:
     return float(np.clip(before @ after / lengths, -1.0, 1.0))
 
 
-def top_agreement(reference: Array, candidate: Array) -> float:
+def top_agreement(reference: Array, candidate: Array, _: float = 0.0) -> float:
     """Return the fraction of places whose largest entry along the last axis is the same."""
     before, after = _shaped(reference, candidate)
     if not before.ndim:
@@ -32,22 +32,43 @@ def top_agreement(reference: Array, candidate: Array) -> float:
     return float((before.argmax(axis=-1) == after.argmax(axis=-1)).mean())
 
 
-def relative_error(reference: Array, candidate: Array) -> float:
+def map_iou(reference: Array, candidate: Array, threshold: float) -> float:
+    """Return the intersection over union of the places above a threshold; 1 where there are none.
+
+    It compares maps of probabilities, such as those of a text or an object detector.
+    """
+    before, after = (side > threshold for side in _shaped(reference, candidate))
+    union = int((before | after).sum())
+    return float((before & after).sum() / union) if union else 1.0
+
+
+def relative_error(reference: Array, candidate: Array, _: float = 0.0) -> float:
     """Return the largest difference over the reference's amax."""
     before, after = _pair(reference, candidate)
     amax = float(np.abs(before).max(initial=0.0))
     return float(np.abs(after - before).max(initial=0.0)) / max(amax, _TINY)
 
 
-MEASURES: Mapping[str, Callable[[Array, Array], float]] = {
+MEASURES: Mapping[str, Callable[[Array, Array, float], float]] = {
     "cosine": cosine_of,
     "agreement": top_agreement,
+    "iou": map_iou,
     "relative-error": relative_error,
 }
-"""Measures of one output of one case; which is better is in `tasks.specs.custom.DISTANCES`."""
+"""Measures of one output of one case, with a threshold.
+
+Which is better is in `tasks.specs.custom.DISTANCES`.
+"""
 
 
-def worst_distance(kind: str, output: str | None, reference: Outputs, candidate: Outputs) -> float:
+def worst_distance(
+    kind: str,
+    output: str | None,
+    reference: Outputs,
+    candidate: Outputs,
+    *,
+    threshold: float = 0.5,
+) -> float:
     """Return a measure of one output, or the worst of all outputs, of one case.
 
     Raises:
@@ -57,7 +78,7 @@ def worst_distance(kind: str, output: str | None, reference: Outputs, candidate:
     if output is not None and output not in reference:
         raise BadInput(f"a metric reads the output {output}, and there are {', '.join(reference)}")
     worst = min if DISTANCES[kind] == "higher" else max
-    return worst(MEASURES[kind](reference[name], candidate[name]) for name in names)
+    return worst(MEASURES[kind](reference[name], candidate[name], threshold) for name in names)
 
 
 def _pair(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,1 @@
+"""Metrics of a custom task: distances, measures against labels, functions of a user's own."""

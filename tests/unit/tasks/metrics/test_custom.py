@@ -1,0 +1,143 @@
+"""Distances, measures against labels, and functions of a user's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infra.errors import BadInput, Refused
+from tasks.metrics.custom.distances import worst_distance
+from tasks.metrics.custom.labelled import MEASURES, read_text
+from tasks.metrics.custom.labels import array_label, read_array
+from tasks.metrics.custom.options import Options
+from tasks.metrics.custom.trusted import call
+from tasks.metrics.custom.trusted_code import load_function, trusted_places
+from tasks.specs.custom import MetricSpec
+
+OWN = MetricSpec(name="own", function="shop.metrics:own", direction="lower", budget=0.1)
+
+
+def steps(*places: int, width: int = 4) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return scores whose largest entries are at these places, [steps, width]."""
+    return np.eye(width, dtype=np.float32)[list(places)]
+
+
+def test_the_worst_of_all_outputs_counts() -> None:
+    before = {"a": np.ones(3, np.float32), "b": np.array([1.0, 0.0], np.float32)}
+    after = {"a": np.ones(3, np.float32), "b": np.array([0.0, 1.0], np.float32)}
+    assert worst_distance("cosine", None, before, after) == 0.0
+    assert worst_distance("cosine", "a", before, after) == pytest.approx(1.0)
+    assert worst_distance("relative-error", None, before, after) == 1.0
+    with pytest.raises(BadInput, match="the output c, and there are a, b"):
+        worst_distance("cosine", "c", before, after)
+
+
+def test_maps_are_compared_above_a_threshold() -> None:
+    before, after = {"map": np.array([0.9, 0.9, 0.1])}, {"map": np.array([0.9, 0.2, 0.1])}
+    assert worst_distance("iou", None, before, after) == 0.5
+    assert worst_distance("iou", None, before, after, threshold=0.95) == 1.0
+
+
+def test_outputs_of_different_shapes_have_no_distance() -> None:
+    with pytest.raises(BadInput, match="a metric with a function of your own"):
+        worst_distance("cosine", None, {"a": np.ones(3)}, {"a": np.ones(2)})
+
+
+def test_a_sequence_head_is_decoded_greedily_with_its_blank() -> None:
+    outputs = {"y": steps(1, 1, 0, 1, 2, 3)[None]}
+    assert read_text(outputs, Options(charset=("a", "b", "c"))) == "aabc"
+    assert read_text(outputs, Options(charset=("a", "b"))) == "aab "
+    assert read_text({"y": steps(3, 0, 0, 1)}, Options(charset=("a", "b", "c"), blank=3)) == "ab"
+    with pytest.raises(BadInput, match="the charset 1 characters"):
+        read_text(outputs, Options(charset=("a",)))
+
+
+@pytest.mark.parametrize(
+    ("measure", "outputs", "label", "options", "expected"),
+    [
+        ("cer", {"y": steps(1, 2)}, "ac", Options(charset=("a", "b", "c")), 0.5),
+        ("exact-match", {"y": steps(1, 2)}, "ab", Options(charset=("a", "b", "c")), 1.0),
+        ("wer", {"y": steps(1, 3, 2)}, "a b", Options(charset=("a", "b", " ")), 0.0),
+        ("accuracy", {"y": np.array([0.1, 0.9])}, "1", Options(), 1.0),
+        ("accuracy", {"y": np.array([0.1, 0.9])}, "cat", Options(classes=("cat", "dog")), 0.0),
+        ("absolute-error", {"y": np.array([3.0])}, "2.5", Options(), 0.5),
+        ("squared-error", {"y": np.array([1.0, 3.0])}, "[1, 1]", Options(), 2.0),
+        ("token-f1", {"y": steps(1, 2, 0, width=3)}, "[1, 2, -100]", Options(ignore=-100), 1.0),
+        ("frame-f1", {"y": np.array([[0.9, 0.1]])}, "[[1, 1]]", Options(), 2 / 3),
+        ("frame-f1", {"y": np.zeros((2, 2))}, "[[0, 0], [0, 0]]", Options(), 1.0),
+        ("miou", {"y": np.array([[[0.9, 0.9], [0.1, 0.1]]])}, "[[1, 0], [0, 0]]", Options(), 0.5),
+        ("miou", {"y": steps(0, 1, width=2).T[:, None]}, "[[0, 1]]", Options(), 1.0),
+    ],
+)
+def test_measures_against_labels(
+    measure: str, outputs: dict[str, Any], label: str, options: Options, expected: float
+) -> None:
+    assert MEASURES[measure](outputs, label, options) == pytest.approx(expected)
+
+
+def test_boxes_are_judged_by_coco() -> None:
+    label = json.dumps({"boxes": [[0, 0, 10, 10], [20, 20, 30, 30]], "labels": [0, 0]})
+    rows = np.array([[0, 0, 10, 10, 0.9, 0], [20, 20, 30, 30, 0.8, 0]])
+    assert MEASURES["map"]({"y": rows}, label, Options()) == pytest.approx(1.0)
+    assert MEASURES["map"]({"y": rows[:1]}, label, Options()) == pytest.approx(0.5, abs=0.01)
+    apart = {"b": rows[:, :4], "s": rows[:, 4:5]}
+    options = Options(roles={"boxes": "b", "scores": "s"})
+    assert MEASURES["map"](apart, label, options) == pytest.approx(1.0)
+    nothing = json.dumps({"boxes": [], "labels": []})
+    assert MEASURES["map"]({"y": rows}, nothing, Options()) == 0.0
+    assert MEASURES["map"]({"y": rows[:0]}, nothing, Options()) == 1.0
+
+
+def test_an_array_is_a_label() -> None:
+    mask = np.array([[0, 1], [2, 3]], np.uint8)
+    assert read_array(array_label(mask)).tolist() == mask.tolist()
+    with pytest.raises(BadInput, match="holds no numbers"):
+        read_array("cat")
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ([0.1], r"returned shape \[1\] for 2 cases"),
+        ([0.1, float("nan")], "returned nan for case 1"),
+        (None, "returned shape|not numbers"),
+        (["a", "b"], "returned list, not numbers"),
+    ],
+)
+def test_what_a_function_returns_is_checked(returned: object, why: str) -> None:
+    outputs: Sequence[dict[str, Any]] = [{}, {}]
+    with pytest.raises(BadInput, match=f"the metric own .shop.metrics:own. ({why})"):
+        call(lambda *_: returned, OWN, outputs, outputs, [None, None], ["a", "b"])
+
+
+def test_what_a_function_raises_is_one_sentence() -> None:
+    def raises(*_: object) -> object:
+        raise KeyError("score")
+
+    with pytest.raises(BadInput, match="raised KeyError: 'score'"):
+        call(raises, OWN, [{}], [{}], [None], ["a"])
+
+
+def test_a_module_is_imported_only_from_what_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "requant_shop_metrics.py").write_text(
+        "def own(a, b, labels, domains):\n    return [0.0] * len(a)\n"
+    )
+    name = "requant_shop_metrics:own"
+    for trusted in ((), ("other",), ("requant_shop",), (str(tmp_path / "nowhere"),)):
+        with pytest.raises(Refused, match="is not trusted: name its package or its folder in"):
+            load_function(name, trusted)
+    assert load_function(name, trusted_places(f"other, {tmp_path}"))([{}], [{}], [], []) == [0.0]
+    with pytest.raises(BadInput, match="has no function other"):
+        load_function("requant_shop_metrics:other", (str(tmp_path),))
+    assert callable(load_function("json.decoder:JSONDecoder", ("json",)))
+
+
+def test_a_module_of_another_place_does_not_stand_in_for_a_trusted_one(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("def own(*_):\n    return []\n")
+    with pytest.raises(Refused, match="a module json of another place comes first"):
+        load_function("json:own", (str(tmp_path),))
