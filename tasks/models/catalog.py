@@ -24,7 +24,7 @@ from infra.sources import fetch
 from infra.stores import layout
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
-from tasks.metrics.custom.trusted_code import metric_functions
+from tasks.metrics.custom.trusted import metric_functions
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
@@ -307,7 +307,7 @@ def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     graph = onnx.load_from_string(files[FULL_PRECISION])
     payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
-    return dump_layout(read_record_layout(graph, spec.input, payloads))
+    return dump_layout(read_record_layout(graph, spec.input, payloads, files.get("tokenizer.json")))
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:
