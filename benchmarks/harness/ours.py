@@ -69,7 +69,7 @@ def quantize(
         instrumented = _instrumented(subject)
     with clock.phase("observe"):
         observed = watch(
-            instrumented, subject.sites, subject.inputs, payloads or subject.calibration
+            instrumented, subject.observed_sites, subject.inputs, payloads or subject.calibration
         )
     return derived(subject, find_recipe(recipe), observed, champion, clock)
 
@@ -80,11 +80,12 @@ def observe(subject: Subject, rows: int = ROWS) -> Mapping[str, SiteObservation]
     `rows` are kept of every site.
     """
     instrumented = _instrumented(subject)
-    return watch(instrumented, subject.sites, subject.inputs, subject.calibration, rows=rows)
+    sites = subject.observed_sites
+    return watch(instrumented, sites, subject.inputs, subject.calibration, rows=rows)
 
 
 def _instrumented(subject: Subject) -> Engine:
-    exposed = expose(subject.model, subject.sites)
+    exposed = expose(subject.model, subject.observed_sites)
     return open_target("onnxruntime-cpu").load(exposed.SerializeToString())
 
 
@@ -107,7 +108,7 @@ def derived(
         many_rows=many_rows if recipe.learns_from_many else None,
         keys_and_values=keys_and_values if recipe.kv_cache is NumberFormat.INT8 else None,
     )
-    deployed = Champion(champion.derived.scales, champion.graph) if champion else None
+    deployed = _deployed(champion) if champion else None
     with clock.phase("tune"):
         scales = deployed.scales if deployed else None
         args = (subject.model, subject.sites, observed, recipe, scales)
@@ -115,6 +116,11 @@ def derived(
     with clock.phase("derive and write"):
         made = pipeline.quantize(evidence, recipe, deployed, tuned)
     return Candidate(made.graph, made.derived, clock)
+
+
+def _deployed(champion: Candidate) -> Champion:
+    derived = champion.derived
+    return Champion(derived.scales, champion.graph, results=derived.results)
 
 
 def build(subject: Subject, candidate: Candidate, target: str) -> bytes:

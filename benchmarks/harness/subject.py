@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from infra.engines import open_target
 from infra.engines.port import Arrays, Engine
 from infra.sources import fetch
+from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.sites import Site, expose, find_sites
 from tasks.models.corpus import read_corpus
 from tasks.models.export import export
@@ -42,6 +43,11 @@ class Subject:
     def sites(self) -> tuple[Site, ...]:
         """Return where the graph can be quantized."""
         return find_sites(self.model)
+
+    @cached_property
+    def observed_sites(self) -> tuple[Site, ...]:
+        """Return the sites, and every tensor that some target wants a quantizer of."""
+        return (*self.sites, *result_sites(self.model, self.sites))
 
     @cached_property
     def source(self) -> bytes:

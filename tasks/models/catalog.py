@@ -22,6 +22,7 @@ from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import layout
+from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
 from tasks.metrics.custom.trusted import metric_functions
@@ -128,7 +129,21 @@ class RegisteredModel:
         It is never on the serving path. It runs on the device where a target of the spec runs
         there, otherwise on the CPU.
         """
-        exposed = expose(self.graph, self.sites).SerializeToString()
+        return self._exposing(self.sites)
+
+    @cached_property
+    def observed_sites(self) -> tuple[Site, ...]:
+        """Return the sites, and every tensor that some target wants a quantizer of."""
+        return (*self.sites, *result_sites(self.graph, self.sites))
+
+    @cached_property
+    def calibrating(self) -> Engine:
+        """Return the full-precision graph that also returns what calibration observes."""
+        same = len(self.observed_sites) == len(self.sites)
+        return self.instrumented if same else self._exposing(self.observed_sites)
+
+    def _exposing(self, sites: tuple[Site, ...]) -> Engine:
+        exposed = expose(self.graph, sites).SerializeToString()
         targets = self.spec.targets if settings().observe_on_cuda else ()
         return open_watching(targets).load_exact(exposed, self.inputs.profile)
 

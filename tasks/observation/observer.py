@@ -91,6 +91,9 @@ class Observer:
         numbered: dict[tuple[int, ...], _Rows] = {}
         for site in self._sites:
             values = tensors[site.tensor]
+            if not site.layers:  # a range is all that is asked of it
+                self._count(site, values.reshape(len(values), 1, -1), 1, cases)
+                continue
             if site.channel_axis == 1:
                 shape = (len(values), 1, *values.shape[2:])
                 if shape not in numbered:

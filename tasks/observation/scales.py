@@ -23,9 +23,19 @@ weight-only or dynamic.
 """
 
 
-def dump_scales(scales: Scales) -> bytes:
-    """Return the JSON document, with sorted keys so that equal scales have equal digests."""
-    sites = {
+def dump_scales(scales: Scales, results: Scales | None = None) -> bytes:
+    """Return the JSON document, with sorted keys so that equal scales have equal digests.
+
+    `results` are the quantizers of tensors that one target alone wants, by tensor.
+    """
+    document = {"version": VERSION, "sites": _documented(scales)}
+    if results:
+        document["results"] = _documented(results)
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def _documented(scales: Scales) -> dict[str, dict[str, object]]:
+    return {
         name: {
             "amax": item.amax,
             # The stored key keeps its older word.
@@ -35,11 +45,22 @@ def dump_scales(scales: Scales) -> bytes:
         }
         for name, item in scales.items()
     }
-    return json.dumps({"version": VERSION, "sites": sites}, sort_keys=True).encode()
+
+
+def parse_results(data: bytes, *, where: str) -> dict[str, Quantizer]:
+    """Read the quantizers that one target alone wants, by tensor; a release may have none.
+
+    Raises `BadInput` as `parse_scales` does.
+    """
+    return _parsed(data, "results", where=where)
 
 
 def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
     """Read the document; raises `BadInput` when it is none, or a scale is senseless."""
+    return _parsed(data, "sites", where=where)
+
+
+def _parsed(data: bytes, part: str, *, where: str) -> dict[str, Quantizer]:
     try:
         document = json.loads(data)
         if document["version"] not in READ:
@@ -47,7 +68,8 @@ def parse_scales(data: bytes, *, where: str) -> dict[str, Quantizer]:
                 f"{where} has version {document['version']!r}: this release reads versions 1 and "
                 f"{VERSION}"
             )
-        scales = {name: _quantizer(item) for name, item in document["sites"].items()}
+        items = document.get(part, {}) if part == "results" else document[part]
+        scales = {name: _quantizer(item) for name, item in items.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInput(f"{where} is not a scales document ({exc!r}): rebuild the release") from exc
     check_scales(scales, where=where)

@@ -39,7 +39,7 @@ def observe_shards(
         shards = [
             ObservationShard(model.name, model.digest, requests, index, of) for index in range(of)
         ]
-        total = Observer(model.sites)
+        total = Observer(model.observed_sites)
         for observer in mapper.map(observe_shard, shards):
             total.merge(observer)
     return total.result()
@@ -50,6 +50,5 @@ def observe_shard(shard: ObservationShard) -> Observer:
     model = open_exactly(shard.model, shard.digest)
     stored = from_parquet(settings().store().get(shard.requests), where=shard.requests)
     inputs = BatchShard(model.inputs, shard.index, shard.of)
-    return filled_observer(
-        model.instrumented, model.sites, inputs, [request.payload for request in stored]
-    )
+    payloads = [request.payload for request in stored]
+    return filled_observer(model.calibrating, model.observed_sites, inputs, payloads)

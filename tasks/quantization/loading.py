@@ -16,7 +16,7 @@ from tasks.observation.archive import parse_observation
 from tasks.observation.ceilings import bounded, parse_ceilings
 from tasks.observation.observer import MANY_ROWS, ROWS, SiteObservation
 from tasks.observation.request_histograms import dump_histograms, parse_histograms, watch_histograms
-from tasks.observation.scales import parse_scales
+from tasks.observation.scales import parse_results, parse_scales
 from tasks.observation.watch import watch
 from tasks.quantization.graph.kv_cache import observe_cache
 from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
@@ -51,10 +51,12 @@ def load_champion(champion: ReleaseRef | None, model: str | None = None) -> Cham
         return None
     release = settings().release(champion.model, champion.digest)
     where = f"the scales of version {champion.version}"
-    scales = parse_scales(release.file("scales.json"), where=where)
+    document = release.file("scales.json")
+    scales = parse_scales(document, where=where)
     if model is None or release.facts.get("model") != model:
         return Champion(scales)
-    return Champion(scales, onnx.load_from_string(release.file("graph.onnx")), release.facts)
+    graph = onnx.load_from_string(release.file("graph.onnx"))
+    return Champion(scales, graph, release.facts, parse_results(document, where=where))
 
 
 def is_quantized(champion: ReleaseRef | None) -> bool:

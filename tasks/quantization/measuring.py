@@ -28,9 +28,12 @@ MiniLM's rank as on 26 texts (Spearman 0.998), whose ranking is that of 440 (0.9
 
 
 def observation_key(model: RegisteredModel, calibration: SampleRef) -> Key:
-    """Return where the observation of a calibration set lies."""
-    limits = calibration.ceilings
-    variant = sha256(canonical(dict(limits)))[:8] if limits else ""
+    """Return where the observation of a calibration set lies, with the tensors that it covers."""
+    results = [site.tensor for site in model.observed_sites[len(model.sites) :]]
+    basis: dict[str, Json] = dict(calibration.ceilings)
+    if results:
+        basis["results"] = results  # observations of releases that had none stay apart
+    variant = sha256(canonical(basis))[:8] if basis else ""
     return layout.observation(model.name, model.digest, calibration.digest, variant)
 
 

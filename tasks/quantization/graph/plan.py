@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -48,6 +48,9 @@ class GraphPlan:
     tables: Mapping[
         str, QuantizedWeight | NumberFormat
     ]  # initializer -> embedding table with one scale a row, or FP16, BF16
+    results: Mapping[str, Quantizer] = field(
+        default_factory=dict
+    )  # tensor -> its quantizer for the target that wants one on what layers make
 
     @property
     def scales(self) -> Mapping[str, Quantizer]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from infra.errors import BadInput
+from tasks.graphs.integer_regions import SUFFIX
 from tasks.graphs.sites import Layer, Site
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
@@ -38,7 +39,7 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
 
     Raises `BadInput` when a scale is not a positive finite number.
     """
-    check_scales(plan.scales, where="the Q/DQ graph")
+    check_scales({**plan.scales, **plan.results}, where="the Q/DQ graph")
     writer = _Writer(_raised(plan))
     for item in plan.sites:
         if isinstance(item, CastSite):
@@ -50,13 +51,21 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
             writer.short_table(name, table)
         else:
             writer.table(name, table)
+    for tensor, quantizer in plan.results.items():
+        writer.result(tensor, quantizer)
     return writer.finish()
 
 
-def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> onnx.ModelProto:
+def rescale(
+    qdq: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    scales: Scales,
+    results: Scales | None = None,
+) -> onnx.ModelProto:
     """Return the same Q/DQ graph with new activation scales.
 
-    Weights, placement and smoothing stay (ADR 32).
+    Weights, placement and smoothing stay (ADR 32). `results` are by tensor; one that is absent
+    keeps its scale.
 
     Raises `BadInput` when a scale is not a positive finite number, or the graph quantizes other
     sites.
@@ -68,6 +77,8 @@ def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
     present = {
         node.input[1].removesuffix(".scale") for node in copy.graph.node if _fixes_a_site(node)
     }
+    of_results = {name for name in present if name.endswith(SUFFIX) and name not in wanted}
+    present -= of_results
     if present != set(wanted):
         odd = sorted(present ^ set(wanted))
         raise BadInput(
@@ -75,7 +86,9 @@ def rescale(qdq: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> on
             "write a new graph"
         )
     parts = {item.name: item for item in copy.graph.initializer}
-    for tensor, quantizer in wanted.items():
+    renewed = {f"{name}{SUFFIX}": quantizer for name, quantizer in (results or {}).items()}
+    renewed = {name: quantizer for name, quantizer in renewed.items() if name in of_results}
+    for tensor, quantizer in {**wanted, **renewed}.items():
         for part in _qparams(tensor, quantizer):
             parts[part.name].CopyFrom(part)
     return copy
@@ -195,6 +208,20 @@ class _Writer:
                 )
             )
 
+    def result(self, tensor: str, quantizer: Quantizer) -> None:
+        """Put a quantizer beside a tensor, which nobody reads before a lowering makes them."""
+        name = f"{tensor}{SUFFIX}"
+        scale, zero_point = _qparams(name, quantizer)
+        self._graph.initializer.extend((scale, zero_point))
+        self._beside(tensor).append(
+            helper.make_node(
+                "QuantizeLinear",
+                [tensor, scale.name, zero_point.name],
+                [f"{name}.quantized"],
+                f"{name}.quantize",
+            )
+        )
+
     def finish(self) -> onnx.ModelProto:
         """Return the whole graph, without the constants that nobody reads any more."""
         ordered = []
@@ -213,6 +240,16 @@ class _Writer:
         del self._graph.initializer[:]
         self._graph.initializer.extend(initializers)
         return self._model
+
+    def _beside(self, tensor: str) -> list[onnx.NodeProto]:
+        """Return the nodes that stand next to where the tensor is made, or before all others."""
+        for followers in self._after.values():
+            if any(tensor in node.output for node in followers):
+                return followers
+        for node in self._graph.node:
+            if tensor in node.output:
+                return self._after.setdefault(node.name, [])
+        return self._before.setdefault(self._graph.node[0].name, [])
 
     def _activation(self, item: QuantizedSite, nodes: list[onnx.NodeProto]) -> str:
         """Return the name of what the layers read instead of the site's tensor."""

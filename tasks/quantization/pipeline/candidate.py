@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.kv_cache import cache_saving, cache_scales, write_cache
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.pipeline.placement import placements
+from tasks.quantization.pipeline.results import limited_results
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import RangeRule
@@ -37,6 +39,7 @@ class Champion:
     scales: Scales
     graph: onnx.ModelProto | None = None  # None: it was made of other weights than these
     facts: Mapping[str, Json] = field(default_factory=dict)  # those that stay true of its graph
+    results: Scales = field(default_factory=dict)  # by tensor, for one target alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +109,8 @@ def quantize(
         evidence.ceilings,
         evidence.by_request,
     )
+    if recipe.keeps_graph and champion:
+        derived = _within_reach(derived, champion.results, largest_change)
     graph = _written(evidence, recipe, derived, champion)
     if evidence.keys_and_values is not None:
         cache = evidence.keys_and_values
@@ -119,8 +124,18 @@ def _written(
     evidence: CalibrationEvidence, recipe: Recipe, derived: Derived, champion: Champion | None
 ) -> onnx.ModelProto:
     if recipe.keeps_graph and champion and champion.graph is not None:
-        return qdq.rescale(champion.graph, evidence.sites, derived.scales)
+        return qdq.rescale(champion.graph, evidence.sites, derived.scales, derived.results)
     return qdq.write(derived.plan)
+
+
+def _within_reach(derived: Derived, deployed: Scales, largest: float | None) -> Derived:
+    """Bound what a recalibration does to the quantizers of one target, as to the sites'.
+
+    Those that calibration told nothing of stay.
+    """
+    results = {**deployed, **derived.results} if deployed else derived.results
+    limited = limited_results(results, deployed, largest or math.inf)
+    return replace(derived, plan=replace(derived.plan, results=limited))
 
 
 def _measures(evidence: CalibrationEvidence, facts: Mapping[str, Json]) -> Mapping[str, Json]:
@@ -175,7 +190,7 @@ def candidate_files(made: QuantizedGraph, facts: Mapping[str, Json]) -> dict[str
     }
     return {
         "graph.onnx": made.graph.SerializeToString(deterministic=True),
-        "scales.json": dump_scales(derived.scales),
+        "scales.json": dump_scales(derived.scales, derived.results),
         "ranges.npz": dump_observation(reference),
         "candidate.json": canonical(facts),
     }

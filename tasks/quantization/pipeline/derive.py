@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -23,6 +23,7 @@ from tasks.quantization.activation.uncalibrated import overflowing
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.pipeline.placement import excluded_nodes, trained_sites
+from tasks.quantization.pipeline.results import result_quantizers
 from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Cast
@@ -50,6 +51,11 @@ class Derived:
     def scales(self) -> Scales:
         """The fixed activation quantizers."""
         return self.plan.scales
+
+    @property
+    def results(self) -> Scales:
+        """The quantizers of what layers make, by tensor."""
+        return self.plan.results
 
 
 def derive(
@@ -97,6 +103,7 @@ def derive(
     trained, untrained = trained_sites(ranking, observed, recipe, excluded)
     choices, changes = _limited(tuned, recipe, deployed or {}, largest_change, ceilings)
     plan = assemble(model, sites, observed, recipe, choices, excluded, trained=trained)
+    plan = replace(plan, results=result_quantizers(model, plan, observed, recipe))
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     reference = {
         name: histogram(observed[name], item.smoothing_scales) for name, item in plan.scales.items()

@@ -1,0 +1,85 @@
+"""Quantizers of what layers make, for the target that computes whole regions in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from tasks.graphs.integer_regions import SUFFIX, find_region
+from tasks.graphs.sites import OPS
+from tasks.numerics.formats import SMALLEST, NumberFormat
+from tasks.numerics.quantizer import Quantizer
+from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Scales
+from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
+from tasks.quantization.activation.scale_limits import limit_changes
+from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Static
+
+
+def result_quantizers(
+    model: onnx.ModelProto,
+    plan: GraphPlan,
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+) -> dict[str, Quantizer]:
+    """Return a quantizer for every tensor of the regions around the plan's convolutions.
+
+    They have a zero-point, as only a target that takes one reads them. A tensor that calibration
+    did not see, or saw as zeros alone, has none; nor has one that smoothing scales divided.
+
+    Args:
+        model: The full-precision graph that was observed.
+        plan: The sites that are quantized.
+        observed: What each tensor saw, by site name.
+        recipe: Whose range rule holds.
+    """
+    scheme = recipe.activation
+    if not isinstance(scheme, Static) or scheme.format is not NumberFormat.INT8:
+        return {}
+    region = find_region(plan.model, _integer_layers(plan))
+    divided = _divided(model, plan.model)
+    results: dict[str, Quantizer] = {}
+    for tensor in region.results:
+        seen = observed.get(f"{tensor}{SUFFIX}")
+        if seen is None or seen.histogram.amax < SMALLEST or tensor in divided:
+            continue
+        shared = results.get(region.moved.get(tensor, ""))
+        results[tensor] = shared or quantizer(seen, symmetric=False, rule=scheme.rule)
+    return results
+
+
+def limited_results(results: Scales, deployed: Scales, largest: float) -> dict[str, Quantizer]:
+    """Return the results' quantizers, none further than `largest` times from the deployed one."""
+    choices = {name: SiteQuantizer(item) for name, item in results.items()}
+    limited, _ = limit_changes(choices, deployed, largest)
+    return {name: item.activation for name, item in limited.items() if item.activation is not None}
+
+
+def _integer_layers(plan: GraphPlan) -> set[str]:
+    return {
+        layer.node
+        for item in plan.sites
+        if isinstance(item, QuantizedSite)
+        and item.activation is not None
+        and item.corrections is None
+        and all(weight.format is NumberFormat.INT8 for weight in item.weights)
+        for layer in item.site.layers
+        if layer.op == "Conv"
+    }
+
+
+def _divided(model: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
+    """Return the tensors that folded smoothing scales changed, up to the layers that undo it."""
+    if model is folded:
+        return set()
+    before = {item.name: item for item in model.graph.initializer}
+    changed = {item.name for item in folded.graph.initializer if item != before.get(item.name)}
+    divided: set[str] = set()
+    for node in folded.graph.node:
+        names = set(node.input)
+        if names & changed or (names & divided and node.op_type not in OPS):
+            divided.update(node.output)
+    return divided

@@ -1,0 +1,173 @@
+"""The table of what ONNX Runtime computes in integers, held against the runtime itself."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from infra.engines import open_target
+from infra.engines.port import Shapes
+from tasks.graphs.integer_regions import OPERATORS, Kind, find_region, result_sites
+from tasks.graphs.sites import expose, find_sites
+from tasks.observation.observer import Observer
+from tasks.quantization.graph.lowering import lower
+from tasks.quantization.pipeline.candidate import CalibrationEvidence, quantize
+from tasks.quantization.pipeline.tuning import tune
+from tasks.quantization.recipe.catalog import find_recipe
+
+SHAPE = (2, 8, 8, 8)
+CONSTANTS = {
+    "half": np.full((), 0.5, np.float32),
+    "vector": np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8, 1, 1),
+    "six": np.full((), 6, np.float32),
+    "zero": np.zeros((), np.float32),
+    "same": np.asarray([0, 8, 8, 8], np.int64),
+    "twice": np.asarray([1, 1, 2, 2], np.float32),
+    "starts": np.asarray([1], np.int64),
+    "ends": np.asarray([7], np.int64),
+    "axis": np.asarray([2], np.int64),
+}
+Options = Mapping[str, object]
+MIDDLES: Mapping[str, Sequence[tuple[str, Sequence[str], Options]]] = {
+    "Conv": [],
+    "Relu": [("Relu", ["a"], {})],
+    "Clip": [("Clip", ["a", "zero", "six"], {})],
+    "Add": [("Add", ["a", "b"], {})],
+    "Mul": [("Mul", ["a", "b"], {})],
+    "Add of a constant": [("Add", ["a", "vector"], {})],
+    "Mul by a constant": [("Mul", ["vector", "a"], {})],
+    "Mul by a scalar": [("Mul", ["a", "half"], {})],
+    "Div by a scalar": [("Div", ["a", "six"], {})],
+    "Concat": [("Concat", ["a", "b"], {"axis": 2})],
+    "AveragePool": [("AveragePool", ["a"], {"kernel_shape": [2, 2]})],
+    "GlobalAveragePool": [("GlobalAveragePool", ["a"], {})],
+    "Sigmoid": [("Sigmoid", ["a"], {})],
+    "LeakyRelu": [("LeakyRelu", ["a"], {"alpha": 0.1})],
+    "HardSigmoid": [("HardSigmoid", ["a"], {"alpha": 1 / 6, "beta": 0.5})],
+    "HardSwish": [("HardSwish", ["a"], {})],
+    "MaxPool": [("MaxPool", ["a"], {"kernel_shape": [2, 2]})],
+    "Resize": [("Resize", ["a", "", "twice"], {"mode": "nearest"})],
+    "Transpose": [("Transpose", ["a"], {"perm": [0, 1, 3, 2]})],
+    "Reshape": [("Reshape", ["a", "same"], {})],
+    "Squeeze": [("Unsqueeze", ["a", "axis"], {}), ("Squeeze", ["c0", "axis"], {})],
+    "Unsqueeze": [("Unsqueeze", ["a", "axis"], {}), ("Squeeze", ["c0", "axis"], {})],
+    "Flatten": [("Flatten", ["a"], {}), ("Reshape", ["c0", "same"], {})],
+    "Slice": [("Slice", ["a", "starts", "ends", "axis"], {})],
+    "DepthToSpace": [("DepthToSpace", ["a"], {"blocksize": 2})],
+    "HardSwish as exporters write it": [
+        ("Add", ["a", "half"], {}),
+        ("Clip", ["c0", "zero", "six"], {}),
+        ("Mul", ["a", "c1"], {}),
+        ("Div", ["c2", "six"], {}),
+    ],
+}
+MOVES = {name for name, kind in OPERATORS.items() if kind is Kind.MOVE}
+RESTORES = {"QuantizeLinear", "DequantizeLinear"}
+"""What may stand in the runtime's graph without arithmetic in floating point."""
+
+
+def between_convolutions(middle: Sequence[tuple[str, Sequence[str], Options]]) -> onnx.ModelProto:
+    """Return two convolutions, the nodes, and a convolution that reads them; a float node ends it.
+
+    What they are given is `a` and `b`, and what they make is `c0`, `c1` and so on.
+    """
+    rng = np.random.default_rng(0)
+    asked = {name for _, inputs, _ in middle for name in inputs} | {"a"}
+    nodes = [
+        helper.make_node("Conv", ["x", f"w.{name}"], [name], f"conv.{name}", pads=[1, 1, 1, 1])
+        for name in "ab"
+        if name in asked
+    ]
+    for place, (op, inputs, options) in enumerate(middle):
+        nodes.append(helper.make_node(op, inputs, [f"c{place}"], f"middle{place}", **options))
+    last = nodes[-1].output[0] if middle else "a"
+    channels = 2 if middle and middle[0][0] == "DepthToSpace" else 8
+    nodes.append(helper.make_node("Conv", [last, "w.last"], ["y"], "conv.last"))
+    nodes.append(helper.make_node("Exp", ["y"], ["z"], "float"))
+    weights = {
+        "w.a": rng.normal(0, 0.2, (8, 8, 3, 3)),
+        "w.b": rng.normal(0, 0.2, (8, 8, 3, 3)),
+        "w.last": rng.normal(0, 0.2, (4, channels, 1, 1)),
+    }
+    read = {name for node in nodes for name in node.input}
+    constants = {**{name: np.float32(value) for name, value in weights.items()}, **CONSTANTS}
+    initializers = [
+        numpy_helper.from_array(value, name) for name, value in constants.items() if name in read
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "middle",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def quantized(model: onnx.ModelProto, recipe: str = "int8-max") -> onnx.ModelProto:
+    """Return the stored graph of a recipe, calibrated on noise."""
+    sites = find_sites(model)
+    watched = (*sites, *result_sites(model, sites))
+    engine = open_target("onnxruntime-cpu").load(expose(model, watched).SerializeToString())
+    observer = Observer(watched)
+    observer.update({"x": noise(), **engine.run({"x": noise()})}, np.arange(SHAPE[0]))
+    observed, chosen = observer.result(), find_recipe(recipe)
+    tuned = tune(model, sites, observed, chosen, None)
+    return quantize(CalibrationEvidence(model, sites, observed), chosen, None, tuned).graph
+
+
+def noise() -> np.ndarray:
+    """Return one batch."""
+    return np.random.default_rng(1).normal(0, 1, SHAPE).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_the_runtime_computes_every_row_of_the_table_in_integers(name: str) -> None:
+    model = between_convolutions(MIDDLES[name])
+    target = open_target("onnxruntime-cpu")
+    graph = lower(quantized(model), "u8").SerializeToString()
+    shapes = Shapes(SHAPE, SHAPE, SHAPE)
+    layers = json.loads(target.build(graph, {"x": shapes}).layers)["layers"]
+    floats = [
+        layer["type"]
+        for layer in layers
+        if layer["precision"] == "FLOAT"
+        and layer["type"] not in MOVES | RESTORES
+        and layer["name"] != "float"
+    ]
+    assert not floats
+    assert sum(layer["type"] in RESTORES for layer in layers) == 2  # at both ends
+    expected = target.load(model.SerializeToString()).run({"x": noise()})["z"]
+    found = target.load(graph).run({"x": noise()})["z"]
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99
+
+
+def test_every_operator_of_the_table_is_tried() -> None:
+    tried = {op for middle in MIDDLES.values() for op, *_ in middle} | {"Conv"}
+    assert set(OPERATORS) <= tried
+
+
+def test_the_other_form_has_nothing_behind_its_layers() -> None:
+    model = between_convolutions(MIDDLES["Add"])
+    lowered = lower(quantized(model), "s8")
+    quantizers = [node for node in lowered.graph.node if node.op_type == "QuantizeLinear"]
+    assert {node.input[0] for node in quantizers} == {"x", "c0"}
+
+
+def test_a_weight_only_recipe_asks_for_no_results() -> None:
+    model = between_convolutions(MIDDLES["Add"])
+    assert not [
+        node for node in quantized(model, "int8-weights").graph.node if "result" in node.name
+    ]
+
+
+def test_what_no_convolution_reads_stays_in_floats() -> None:
+    model = between_convolutions(MIDDLES["Add"])
+    model.graph.node[-2].CopyFrom(helper.make_node("Exp", ["c0"], ["y"], "conv.last"))
+    region = find_region(model, {"conv.a", "conv.b"})
+    assert region.nodes == {"conv.a", "conv.b"}
+    assert region.results == ("x", "a", "b")
+    assert OPERATORS["Add"] is Kind.ELEMENTWISE
