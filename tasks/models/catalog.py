@@ -22,10 +22,11 @@ from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import layout
+from tasks.graphs.canonical.held import require_same
 from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
-from tasks.metrics.custom.trusted import metric_functions
+from tasks.metrics.custom.trusted_code import metric_functions
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
@@ -58,6 +59,8 @@ LAYOUT = "inputs.json"
 """What a model of a custom task reads."""
 CHARSETS = "charsets.json"
 """Of a custom task's metrics that read text."""
+HELD_CASES = 16
+"""Golden cases on which a graph is compared with the file that it was made from."""
 OPEN_MODELS = 8
 """Models that one process keeps open."""
 
@@ -222,9 +225,9 @@ def register(spec_path: Path) -> RegisteredModel:
     base = spec_path.resolve().parent
     require_folders(spec.sources, base)
     store = settings().store()
-    files = _collect(spec, spec_path, settings().root / "cache" / spec.name)
+    files, untouched = _collect(spec, spec_path, settings().root / "cache" / spec.name)
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
-    _check(spec, files)
+    _check(spec, files, untouched)
     replay = _replay(spec, base)
     for name, data in files.items():
         try:
@@ -282,7 +285,8 @@ def _opened(address: str, name: str, digest: str) -> RegisteredModel:
     return RegisteredModel(ModelName(name), Digest(digest))
 
 
-def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
+def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, bytes], Path | None]:
+    """Return what is stored of a model, and the ONNX file that it came as, if it did."""
     base = spec_path.resolve().parent
     chosen = settings()
     folder = fetch(
@@ -304,7 +308,8 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
             (folder.parent if folder.is_file() else folder) / spec.input.tokenizer,
             "input.tokenizer",
         )
-    from tasks.models.export import export  # torch takes a second to load, and only this needs it
+    # torch takes a second to load, and only this needs it
+    from tasks.models.export import READY, export
 
     files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
@@ -313,7 +318,8 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> dict[str, bytes]:
         files[LAYOUT] = _layout(spec, files)
         graph = onnx.load_from_string(files[FULL_PRECISION])
         files[CHARSETS] = read_charsets(spec.metrics, graph, base)
-    return files
+    ready = folder / READY
+    return files, ready if ready.is_file() else None
 
 
 def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
@@ -322,7 +328,7 @@ def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     graph = onnx.load_from_string(files[FULL_PRECISION])
     payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
-    return dump_layout(read_record_layout(graph, spec.input, payloads, files.get("tokenizer.json")))
+    return dump_layout(read_record_layout(graph, spec.input, payloads))
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:
@@ -397,7 +403,7 @@ def _read(path: Path, field: str) -> bytes:
         ) from exc
 
 
-def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
+def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) -> None:
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
     require_disjoint(pool, golden_contents(golden.cases))
@@ -414,6 +420,10 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes]) -> None:
     layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
     inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine, layout)
     first = [case.payload for case in golden.cases[:2]]
+    if untouched is not None:
+        payloads = [case.payload for case in golden.cases[:HELD_CASES]]
+        batches = [batch.feeds for batch in inputs.batches(payloads)]
+        require_same(untouched, files[FULL_PRECISION], batches)
     if isinstance(inputs, RecordInputs):
         metric_functions(spec.metrics)  # refused here, not after hours of building
         _check_records(inputs, pool, golden)

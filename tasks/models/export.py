@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.export import Dim
 
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.language.decoder import cut, flatten, load_decoder
@@ -28,8 +28,8 @@ from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.traits import TRAITS
 
 OPSET = 20
-OLDEST_OPSET = 13
-"""Of a graph that is taken as it is: per-channel Q/DQ begins here."""
+READY = "model.onnx"
+"""A folder that holds it needs no export."""
 POOLED = frozenset({"Transformer", "Pooling", "Normalize"})
 """What a sentence-transformers folder may list in modules.json; the pooling must be the mean."""
 TOLERANCE = 1e-4
@@ -130,14 +130,8 @@ def _first_line(exc: Exception) -> str:
 
 
 def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
-    model = load_graph(path)
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
-        raise BadInput(
-            f"source: {path} has opset {opset}: export it with opset {OLDEST_OPSET} or later"
-        )
-    weights = {item.name for item in model.graph.initializer}
-    inputs = {item.name for item in model.graph.input} - weights
+    model = make_canonical(load_graph(path), where=str(path))
+    inputs = {item.name for item in model.graph.input}
     outputs = [item.name for item in model.graph.output]
     traits = TRAITS[spec.task]
     if spec.task is Task.CAUSAL_LM:
@@ -151,7 +145,6 @@ def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
         )
     if spec.task is Task.SPEECH_RECOGNITION:
         _require_hearing(model, path)
-    _name_nodes(model.graph)
     return model
 
 
@@ -171,23 +164,6 @@ def _require_hearing(model: onnx.ModelProto, path: Path) -> None:
         raise BadInput(
             f"source: {path} is no speech model: {exc}; see tasks.models.speech.recognizer"
         ) from exc
-
-
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Name the nodes without a name, which ONNX allows.
-
-    Sites and Q/DQ nodes are named after theirs.
-    """
-    names = {node.name for node in graph.node}
-    met = {""}
-    for index, node in enumerate(graph.node):
-        if node.name in met:
-            node.name = next(
-                name
-                for extra in count()
-                if (name := f"{node.op_type}_{index}{'_' * extra}") not in names | met
-            )
-        met.add(node.name)
 
 
 def _ints(value: list[int] | int | str) -> list[int]:

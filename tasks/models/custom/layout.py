@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 
 from infra.errors import BadInput
-from tasks.preprocess.prepare import Preparation, digest_of, is_raw
 from tasks.records import Payload
 from tasks.specs.custom import TensorSpec
 from tasks.specs.spec import InputSpec
@@ -20,10 +19,7 @@ _NAMELESS = frozenset({"", "?", "-1", "None"})
 
 
 def read_record_layout(
-    graph: onnx.ModelProto,
-    rules: InputSpec,
-    payloads: Sequence[Payload],
-    tokenizer: bytes | None = None,
+    graph: onnx.ModelProto, rules: InputSpec, payloads: Sequence[Payload]
 ) -> RecordLayout:
     """Return the inputs of a graph as the spec completes them.
 
@@ -60,9 +56,7 @@ def read_record_layout(
             f"input.dimensions names {strange[0]}, and the inputs have "
             f"{', '.join(sorted(named)) or 'no dynamic dimension'}"
         )
-    rules_of_raw = rules.preprocess
-    unsized = RecordLayout(tensors, {}, batch, rules_of_raw)
-    met = _sizes(tensors, _prepared(unsized, payloads, tokenizer))
+    met = _sizes(tensors, payloads)
     lacking = sorted(named - set(given) - set(met))
     if lacking:
         raise BadInput(
@@ -70,20 +64,7 @@ def read_record_layout(
             "as [min, common, max]"
         )
     guessed = {name: _guess(met[name]) for name in named - set(given)}
-    digest = "" if rules_of_raw is None else digest_of(rules_of_raw)
-    return RecordLayout(tensors, given | guessed, batch, rules_of_raw, digest)
-
-
-def _prepared(
-    layout: RecordLayout, payloads: Sequence[Payload], tokenizer: bytes | None
-) -> list[Payload]:
-    """Return payloads as tensors, those that users sent through the spec's steps."""
-    if layout.preprocess is None:
-        return list(payloads)
-    preparation = Preparation(layout, tokenizer)
-    return [
-        preparation.record(payload) if is_raw(payload, layout) else payload for payload in payloads
-    ]
+    return RecordLayout(tensors, given | guessed, batch)
 
 
 def graph_inputs(graph: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:

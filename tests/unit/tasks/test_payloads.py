@@ -53,7 +53,7 @@ GOOD = {"text": None, "tensor": b"\0" * 8, "shape": [2], "dtype": "float32"}
         ({"tensor": None}, "neither a text nor a tensor"),
         ({"text": "both"}, "neither a text nor a tensor"),
         ({"shape": None}, "neither a text nor a tensor"),
-        ({"dtype": "float64"}, "'float64': only 'float32' is allowed"),
+        ({"dtype": "float64"}, "'float64': 'float32' and 'safetensors' are allowed"),
         ({"shape": [3]}, "8 bytes, but shape \\[3\\] of float32 needs 12"),
         ({"shape": [-1, -2]}, "only sizes of 0 and more"),
         ({"shape": [None]}, "only sizes of 0 and more"),

@@ -327,7 +327,7 @@ def test_a_given_name_is_never_taken_twice(tmp_path: Path) -> None:
     [
         (ready(target="output"), "needs image to logits"),
         (ready(source="pixels"), "maps pixels to logits"),
-        (ready(opset=11), "opset 11"),
+        (ready(opset=6), "opset 6"),
     ],
     ids=["output", "input", "opset"],
 )

@@ -1,0 +1,80 @@
+"""A graph under change: who makes a tensor, who reads it, and which names are free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+
+class GraphEditor:
+    """Indexes one graph, and keeps the index true while nodes and constants come and go."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.constants = {item.name: item for item in graph.initializer}
+        self.outputs = {item.name for item in graph.output}
+        self._names = {
+            *self.constants,
+            *(item.name for item in graph.input),
+            *(name for node in graph.node for name in (node.name, *node.output)),
+        }
+        self.index()
+
+    def index(self) -> None:
+        """Read makers and readers anew from the nodes."""
+        self.makers = {name: node for node in self.graph.node for name in node.output if name}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def fresh(self, wanted: str) -> str:
+        """Return a name that nothing bears yet: the wanted one, or it with underscores."""
+        while wanted in self._names:
+            wanted += "_"
+        self._names.add(wanted)
+        return wanted
+
+    def value(self, name: str) -> NDArray[np.generic]:
+        """Return a constant's values."""
+        return np.asarray(numpy_helper.to_array(self.constants[name]))
+
+    def add(self, wanted: str, values: NDArray[np.generic]) -> str:
+        """Add a constant; returns the name that it got."""
+        name = self.fresh(wanted)
+        data = np.ascontiguousarray(values).reshape(values.shape)
+        self.graph.initializer.append(numpy_helper.from_array(data, name))
+        self.constants[name] = self.graph.initializer[-1]
+        return name
+
+    def changed(self, name: str, values: NDArray[np.generic]) -> str:
+        """Give a constant other values, under its own name where one node alone reads it."""
+        if len(self.readers.get(name, [])) > 1 or name in self.outputs:
+            return self.add(f"{name}_changed", values)
+        data = np.ascontiguousarray(values).reshape(values.shape)
+        self.constants[name].CopyFrom(numpy_helper.from_array(data, name))
+        return name
+
+    def only_reader(self, tensor: str) -> onnx.NodeProto | None:
+        """Return the one node that reads a tensor once; None where there is another use."""
+        readers = self.readers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def rewrite(self, changes: Mapping[int, Iterable[onnx.NodeProto]]) -> None:
+        """Put other nodes in the places of some; `changes` is place -> what stands there now."""
+        nodes = [
+            now for place, node in enumerate(self.graph.node) for now in changes.get(place, (node,))
+        ]
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del self.graph.node[:]
+        self.graph.node.extend(kept)
+        self.index()
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    """Return a node's attributes by name, as Python values."""
+    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}

@@ -1,0 +1,48 @@
+"""Graphs in FP16 or BF16, read in float32: the reference of everything is full precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPED = frozenset({"to", "dtype"})
+"""Attributes that name a type of elements."""
+
+
+def is_half(model: onnx.ModelProto) -> bool:
+    """Return whether any weight, input or cast is in FP16 or BF16."""
+    graph = model.graph
+    if any(item.data_type in HALF for item in graph.initializer):
+        return True
+    values = (*graph.input, *graph.output)
+    return any(value.type.tensor_type.elem_type in HALF for value in values) or any(
+        item.name in _TYPED and item.i in HALF for node in graph.node for item in node.attribute
+    )
+
+
+def widen(model: onnx.ModelProto) -> None:
+    """Turn every FP16 and BF16 weight, input, output and cast into float32.
+
+    Each number is kept exactly: float32 holds both formats.
+    """
+    if not is_half(model):
+        return
+    for item in model.graph.initializer:
+        _widen_tensor(item)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type in HALF:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in _TYPED and attribute.i in HALF:
+                attribute.i = TensorProto.FLOAT
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+
+
+def _widen_tensor(item: TensorProto) -> None:
+    if item.data_type in HALF:
+        values = numpy_helper.to_array(item).astype(np.float32)
+        item.CopyFrom(numpy_helper.from_array(values, item.name))

@@ -1,1 +1,0 @@
-"""From a request as its user sent it, an image file, a sound file or a text, to tensors."""
