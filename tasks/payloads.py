@@ -104,6 +104,11 @@ def describe(payload: Payload) -> str:
     return f"shape {payload.shape}"
 
 
+def is_file(tensor: NDArray[np.generic]) -> bool:
+    """Return whether a tensor of a record is a file's bytes, whose mean says nothing."""
+    return tensor.dtype == np.uint8 and tensor.ndim == 1
+
+
 def tensors_of(payload: Payload) -> tuple[NDArray[np.generic], ...]:
     """Return every tensor of a payload, in the order of their names; a text has none."""
     if isinstance(payload, str):

@@ -26,7 +26,7 @@ from tasks.graphs.canonical.held import require_same
 from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
-from tasks.metrics.custom.trusted_code import metric_functions
+from tasks.metrics.custom.trusted import metric_functions
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
@@ -328,7 +328,7 @@ def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     graph = onnx.load_from_string(files[FULL_PRECISION])
     payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
-    return dump_layout(read_record_layout(graph, spec.input, payloads))
+    return dump_layout(read_record_layout(graph, spec.input, payloads, files.get("tokenizer.json")))
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:

@@ -19,6 +19,7 @@ from tasks.models.language.layout import read_layout
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.payloads import describe
+from tasks.preprocess.prepare import digest_of
 from tasks.records import Payload, Tensor
 from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.tensors import RecordLayout
@@ -65,7 +66,7 @@ def open_inputs(
         layout: what a graph with inputs of its own reads.
     """
     if spec.task is Task.CUSTOM:
-        return _record_inputs(spec, graph, layout)
+        return _record_inputs(spec, graph, layout, tokenizer)
     traits, rules = TRAITS[spec.task], spec.input
     if traits.reads == "image":
         return ImageInputs(rules.shape or (), traits.output)
@@ -92,10 +93,19 @@ def open_inputs(
 
 
 def _record_inputs(
-    spec: ModelSpec, graph: onnx.ModelProto | None, layout: RecordLayout | None
+    spec: ModelSpec,
+    graph: onnx.ModelProto | None,
+    layout: RecordLayout | None,
+    tokenizer: bytes | None,
 ) -> RecordInputs:
     if graph is None or layout is None:
         raise BadInput(f"{spec.name}: the inputs of {spec.task} follow from its graph: open both")
+    rules = layout.preprocess
+    if rules is not None and digest_of(rules) != layout.preprocess_digest:
+        raise BadInput(
+            f"the preprocess of {spec.name} is not what it was at registration (another function "
+            "or library): scales and scores would be of other inputs; run `requant model add` again"
+        )
     names = [item.name for item in graph.graph.output]
     unknown = sorted(set(spec.outputs) - set(names))
     if unknown:
@@ -106,7 +116,7 @@ def _record_inputs(
         if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     ]
     chosen = spec.outputs or tuple(names)
-    return RecordInputs(layout, sorted(chosen, key=lambda name: name not in floats))
+    return RecordInputs(layout, sorted(chosen, key=lambda name: name not in floats), tokenizer)
 
 
 def record_inputs(inputs: Inputs) -> RecordInputs:

@@ -19,6 +19,7 @@ from pydantic import (
 from infra.errors import BadInput
 from infra.identifiers import ModelName
 from tasks.specs.custom import Dimensions, MetricSpec, TensorSpec, with_rules
+from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
 
@@ -44,6 +45,7 @@ class InputSpec(_SpecModel):
     # Of a custom task: what the graph does not tell of its inputs, and sizes of named dimensions.
     tensors: Mapping[str, TensorSpec] = Field(default_factory=dict)
     dimensions: Dimensions = Field(default_factory=dict)
+    preprocess: PreprocessSpec | None = None  # of requests as users send them
 
 
 class DataSpec(_SpecModel):

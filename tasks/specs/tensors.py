@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
+from tasks.specs.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:  # commands that only read do without arrays
     import numpy as np
@@ -49,6 +50,8 @@ class RecordLayout:
     tensors: Mapping[str, TensorLayout]
     dimensions: Mapping[str, Dimension]
     batch: int | None  # fixed by the graph; None where any will do
+    preprocess: PreprocessSpec | None = None  # from what users send to these
+    preprocess_digest: str = ""  # of the steps as they were at registration
 
     @property
     def alone(self) -> bool:
@@ -103,7 +106,12 @@ PayloadShape = tuple[int, ...] | RecordLayout | None
 
 def dump_layout(layout: RecordLayout) -> bytes:
     """Return the JSON document."""
-    return json.dumps({"version": 1, **asdict(layout)}, indent=1, sort_keys=True).encode()
+    rules = layout.preprocess
+    document = asdict(replace(layout, preprocess=None)) | {
+        "version": 1,
+        "preprocess": None if rules is None else rules.model_dump(mode="json"),
+    }
+    return json.dumps(document, indent=1, sort_keys=True).encode()
 
 
 def parse_layout(data: bytes, *, where: str) -> RecordLayout:
@@ -115,7 +123,14 @@ def parse_layout(data: bytes, *, where: str) -> RecordLayout:
             for name, item in document["tensors"].items()
         }
         sizes = {name: Dimension(**item) for name, item in document["dimensions"].items()}
-        return RecordLayout(tensors, sizes, document["batch"])
+        rules = document.get("preprocess")
+        return RecordLayout(
+            tensors,
+            sizes,
+            document["batch"],
+            None if rules is None else PreprocessSpec.model_validate(rules),
+            document.get("preprocess_digest", ""),
+        )
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(f"{where} tells no inputs ({exc!r}): register the model again") from exc
 

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from infra.errors import BadInput
 from tasks.payloads import RECORD, all_finite, parse_record
+from tasks.preprocess.prepare import Preparation
 from tasks.records import UNKNOWN, Payload, Record, Request, Tensor
 from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
@@ -102,7 +103,7 @@ class RequestRules:
 
     def _payload(self, record: Mapping[str, object]) -> Payload:
         if isinstance(self.shape, RecordLayout):
-            return _record(record, self.shape)
+            return _raw(record, self.shape) or _record(record, self.shape)
         return _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
 
 
@@ -137,6 +138,48 @@ def _require_utf8(name: str, text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise Bad(f"{name} holds half a surrogate pair, which is not valid Unicode") from None
+
+
+def _raw(record: Mapping[str, object], layout: RecordLayout) -> Payload | None:
+    """Read what a user sent, where the spec says how it becomes tensors; None of tensors.
+
+    A text is `text`; `image` and `audio` are files in base64.
+    """
+    rules = layout.preprocess
+    if rules is None:
+        return None
+    if rules.reads == "text":
+        return _text(record) if "text" in record else None
+    data = record.get(rules.reads)
+    tensors = record.get("tensors")
+    if data is None and isinstance(tensors, Mapping) and set(tensors) == {rules.reads}:
+        data = tensors[rules.reads]
+    if data is None:
+        return _stored_raw(record, rules.reads)
+    if isinstance(data, Mapping):
+        data = data.get("b64")
+    payload: Record = {rules.reads: np.frombuffer(_unbase64(data), np.uint8)}
+    return _readable(payload, layout)
+
+
+def _stored_raw(record: Mapping[str, object], kind: str) -> Payload | None:
+    packed = record.get("tensor")
+    if not isinstance(packed, bytes) or record.get("dtype") != RECORD:
+        return None
+    try:
+        stored = parse_record(packed)
+    except BadInput as error:
+        raise Bad(str(error)) from None
+    return stored if set(stored) == {kind} else None
+
+
+def _readable(payload: Record, layout: RecordLayout) -> Record:
+    """Return a file that the steps can read; anything else would break a whole window later."""
+    try:
+        layout.check(Preparation(layout, None).record(payload))
+    except BadInput as error:
+        raise Bad(str(error)) from None
+    return payload
 
 
 def _record(record: Mapping[str, object], layout: RecordLayout) -> Record:

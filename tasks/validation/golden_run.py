@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.engines.port import Engine
-from tasks.metrics.custom.trusted_code import metric_functions
+from tasks.metrics.custom.trusted import metric_functions
 from tasks.models.catalog import RegisteredModel, answer_golden, where_spread
 from tasks.models.custom.inputs import run_records
 from tasks.models.inputs import language_inputs, record_inputs, run_all, speech_inputs

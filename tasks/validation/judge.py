@@ -14,7 +14,7 @@ from infra.engines import open_target
 from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
-from tasks.metrics.custom.trusted_code import source_digests
+from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict

@@ -124,7 +124,7 @@ def test_metrics_of_ones_own_and_labels_are_judged_in_the_loop(
     with pytest.raises(Refused, match="requant_rank:moved is not trusted"):
         register(spec)
     trusting = loop.model_copy(update={"trusted_metrics": str(tmp_path)})
-    monkeypatch.setattr("tasks.metrics.custom.trusted_code.settings", lambda: trusting)
+    monkeypatch.setattr("tasks.metrics.custom.trusted.settings", lambda: trusting)
     register(spec)
     outcome = requantize("ranker", recipe="int8-smooth")
     (report,) = outcome.candidates[0].reports

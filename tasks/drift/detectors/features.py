@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.payloads import is_file
 from tasks.records import Record, Request
 
 NO_SCRIPT = "none"
@@ -62,6 +63,9 @@ def _of_tensors(records: Sequence[Record]) -> dict[str, NDArray[np.float64]]:
     for name in sorted(set.intersection(*(set(record) for record in records))):
         wide = [np.asarray(record[name]).astype(np.float64) for record in records]
         prefix = f"{name} " if name else ""
+        if all(is_file(np.asarray(record[name])) for record in records):
+            columns[f"{prefix}size"] = np.array([float(tensor.size) for tensor in wide])
+            continue
         columns[f"{prefix}mean"] = np.array([tensor.mean() for tensor in wide])
         columns[f"{prefix}maximum"] = np.array([tensor.max() for tensor in wide])
         columns[f"{prefix}standard deviation"] = np.array([tensor.std() for tensor in wide])

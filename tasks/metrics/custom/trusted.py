@@ -12,18 +12,43 @@ where nobody knows the right answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from infra.settings import settings
 from tasks.specs.custom import MetricSpec
+from tasks.trusted_code import load_function, source_digest, trusted_places
 
 Outputs = Mapping[str, NDArray[np.generic]]
 Function = Callable[
     [Sequence[Outputs], Sequence[Outputs], Sequence[str | None], Sequence[str]], object
 ]
+
+
+def metric_functions(metrics: Iterable[MetricSpec]) -> Mapping[str, Function]:
+    """Import the functions of a spec's metrics, by the metric's name.
+
+    It raises as `load_function` does.
+    """
+    trusted = trusted_places(settings().trusted_metrics)
+    return {
+        metric.name: load_function(metric.function, trusted)
+        for metric in metrics
+        if metric.function is not None
+    }
+
+
+def source_digests(metrics: Iterable[MetricSpec]) -> dict[str, str]:
+    """Return SHA-256 of each function's file, by metric."""
+    trusted = trusted_places(settings().trusted_metrics)
+    return {
+        metric.name: source_digest(metric.function, trusted)
+        for metric in metrics
+        if metric.function is not None
+    }
 
 
 def call(

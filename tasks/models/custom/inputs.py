@@ -11,6 +11,7 @@ from infra.engines.port import Engine, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
 from tasks.payloads import describe
+from tasks.preprocess.prepare import Preparation, is_raw
 from tasks.records import Payload, Record
 from tasks.specs.tensors import RecordLayout, TensorLayout
 
@@ -27,8 +28,11 @@ class RecordInputs:
     input has no batch axis, cases go through one by one.
     """
 
-    def __init__(self, layout: RecordLayout, outputs: Sequence[str]) -> None:
+    def __init__(
+        self, layout: RecordLayout, outputs: Sequence[str], tokenizer: bytes | None = None
+    ) -> None:
         self.layout, self.outputs = layout, tuple(outputs)
+        self._preparation = Preparation(layout, tokenizer) if layout.preprocess else None
 
     @property
     def output(self) -> str:
@@ -60,11 +64,16 @@ class RecordInputs:
         return Shapes(smallest, common, largest)
 
     def record(self, payload: Payload) -> Record:
-        """Return a payload as the graph's inputs; a single tensor is the only input.
+        """Return a payload as the graph's inputs.
+
+        What a user sent goes through the spec's preprocess steps. A single tensor is the only
+        input.
 
         Raises:
             BadInput: for a text, and for what the layout refuses.
         """
+        if self._preparation is not None and is_raw(payload, self.layout):
+            payload = self._preparation.record(payload)
         if isinstance(payload, str):
             raise BadInput("the model reads tensors, and was given a text: name a preprocess step")
         if not isinstance(payload, Mapping):

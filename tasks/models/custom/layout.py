@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from infra.errors import BadInput
+from tasks.preprocess.prepare import Preparation, digest_of, is_raw
 from tasks.records import Payload
 from tasks.specs.custom import TensorSpec
 from tasks.specs.spec import InputSpec
@@ -19,7 +20,10 @@ _NAMELESS = frozenset({"", "?", "-1", "None"})
 
 
 def read_record_layout(
-    graph: onnx.ModelProto, rules: InputSpec, payloads: Sequence[Payload]
+    graph: onnx.ModelProto,
+    rules: InputSpec,
+    payloads: Sequence[Payload],
+    tokenizer: bytes | None = None,
 ) -> RecordLayout:
     """Return the inputs of a graph as the spec completes them.
 
@@ -56,7 +60,9 @@ def read_record_layout(
             f"input.dimensions names {strange[0]}, and the inputs have "
             f"{', '.join(sorted(named)) or 'no dynamic dimension'}"
         )
-    met = _sizes(tensors, payloads)
+    rules_of_raw = rules.preprocess
+    unsized = RecordLayout(tensors, {}, batch, rules_of_raw)
+    met = _sizes(tensors, _prepared(unsized, payloads, tokenizer))
     lacking = sorted(named - set(given) - set(met))
     if lacking:
         raise BadInput(
@@ -64,7 +70,20 @@ def read_record_layout(
             "as [min, common, max]"
         )
     guessed = {name: _guess(met[name]) for name in named - set(given)}
-    return RecordLayout(tensors, given | guessed, batch)
+    digest = "" if rules_of_raw is None else digest_of(rules_of_raw)
+    return RecordLayout(tensors, given | guessed, batch, rules_of_raw, digest)
+
+
+def _prepared(
+    layout: RecordLayout, payloads: Sequence[Payload], tokenizer: bytes | None
+) -> list[Payload]:
+    """Return payloads as tensors, those that users sent through the spec's steps."""
+    if layout.preprocess is None:
+        return list(payloads)
+    preparation = Preparation(layout, tokenizer)
+    return [
+        preparation.record(payload) if is_raw(payload, layout) else payload for payload in payloads
+    ]
 
 
 def graph_inputs(graph: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:

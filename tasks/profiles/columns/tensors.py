@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.payloads import RECORD, parse_record
+from tasks.payloads import RECORD, is_file, parse_record
 
 WIDTH = 64
 """Of a tensor's projection: random signs, summed in random places.
@@ -73,6 +73,9 @@ def numbers_of_records(records: pa.Array) -> dict[str, NDArray[np.float64]]:
     for raw in records.to_pylist():
         for name, tensor in parse_record(raw).items():
             if not tensor.size:
+                continue
+            if is_file(tensor):
+                columns.setdefault(f"{name} size", []).append(float(tensor.size))
                 continue
             wide = tensor.astype(np.float64)
             figures = {"mean": wide.mean(), "maximum": wide.max(), "standard deviation": wide.std()}

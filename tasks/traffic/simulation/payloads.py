@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -145,10 +146,29 @@ def _shifted(
     """Shift floats, and pixels of 8 bits within 0..255; other integers are ids and stay."""
     if tensor.dtype.kind == "f":
         return _tensor(tensor.astype(np.float32), shift, strength, seed).astype(tensor.dtype)
-    if tensor.dtype == np.uint8 and tensor.ndim > 1:
-        pixels = _tensor(tensor.astype(np.float32), shift, strength, seed)
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return tensor
+    if tensor.dtype != np.uint8:
+        return tensor
+    if tensor.ndim > 1:
+        scaled = (tensor.astype(np.float32) / 255).astype(np.float32)
+        pixels = _tensor(scaled, shift, strength, seed)
+        return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
+    return _shifted_file(tensor, shift, strength, seed)
+
+
+def _shifted_file(
+    file: NDArray[np.generic], shift: OfTensors, strength: float, seed: int
+) -> NDArray[np.generic]:
+    """Shift an image file's pixels and write it as PNG; what is no image stays."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(file.tobytes())) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, ValueError):
+        return file
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(_shifted(pixels, shift, strength, seed))).save(buffer, "PNG")
+    return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
 def _tensor(tensor: Tensor, shift: OfTensors, strength: float, seed: int) -> Tensor:

@@ -16,8 +16,8 @@ from tasks.metrics.custom.labelled import MEASURES, read_text
 from tasks.metrics.custom.labels import array_label, read_array
 from tasks.metrics.custom.options import Options
 from tasks.metrics.custom.trusted import call
-from tasks.metrics.custom.trusted_code import load_function, trusted_places
 from tasks.specs.custom import MetricSpec
+from tasks.trusted_code import load_function, trusted_places
 
 OWN = MetricSpec(name="own", function="shop.metrics:own", direction="lower", budget=0.1)
 

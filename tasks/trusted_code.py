@@ -4,15 +4,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from infra.errors import BadInput, Refused
-from infra.settings import settings
-from tasks.specs.custom import MetricSpec
 
 SETTING = "REQUANT_TRUSTED_METRICS"
 
@@ -48,30 +46,12 @@ def load_function(name: str, trusted: Iterable[str]) -> Callable[..., Any]:
     return loaded
 
 
-def metric_functions(metrics: Iterable[MetricSpec]) -> Mapping[str, Callable[..., Any]]:
-    """Import the functions of a spec's metrics, by the metric's name.
+def source_digest(name: str, trusted: Iterable[str]) -> str:
+    """Return SHA-256 of the file that defines a function: another text may judge otherwise.
 
     It raises as `load_function` does.
     """
-    trusted = trusted_places(settings().trusted_metrics)
-    return {
-        metric.name: load_function(metric.function, trusted)
-        for metric in metrics
-        if metric.function is not None
-    }
-
-
-def source_digests(metrics: Iterable[MetricSpec]) -> dict[str, str]:
-    """Return SHA-256 of each function's file, by metric: another text may judge otherwise."""
-    metric_functions(metrics := tuple(metrics))
-    return {
-        metric.name: _digest_of_source(metric.function)
-        for metric in metrics
-        if metric.function is not None
-    }
-
-
-def _digest_of_source(name: str) -> str:
+    load_function(name, trusted)
     path = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return sha256(Path(path).read_bytes() if path else name.encode()).hexdigest()
 
