@@ -17,7 +17,11 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Register models and list them.")
 traffic_app = typer.Typer(no_args_is_help=True, help="Bring live traffic in.")
+golden_app = typer.Typer(no_args_is_help=True, help="Make golden sets of your own files.")
+pool_app = typer.Typer(no_args_is_help=True, help="Make calibration pools of your own files.")
 app.add_typer(model_app, name="model")
+app.add_typer(golden_app, name="golden")
+app.add_typer(pool_app, name="pool")
 app.add_typer(traffic_app, name="traffic")
 
 

@@ -1,15 +1,19 @@
 """Commands that make a workspace and bring models and traffic in."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import what_next
-from flows.cli.application import app, model_app, traffic_app
+from flows.cli.application import app, golden_app, model_app, pool_app, traffic_app
 from flows.cli.options import Json, Model, OfModel, TrafficFormat
 from infra.addresses import without_password
 from infra.settings import settings, use_workspace
+
+if TYPE_CHECKING:
+    from tasks.models.folders import LabelledFile
 
 
 @app.command()
@@ -74,6 +78,62 @@ def model_add(
     printing.emit(facts, as_json, printing.fields)
     if not as_json:
         printing.say(what_next.after_adding(added.name))
+
+
+Folder = Annotated[Path, typer.Argument(help="Where the files lie that the table names.")]
+Labels = Annotated[
+    Path, typer.Option(help="CSV or JSON Lines: file or text, and id, domain, language, label.")
+]
+
+
+@golden_app.command("build")
+def golden_build(
+    folder: Folder,
+    labels: Labels,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("golden.parquet"),
+    as_json: Json = False,
+) -> None:
+    """Write a golden set from a folder of images, sounds, tensors or texts and their labels."""
+    from tasks.models.folders import golden_of
+
+    _build(golden_of, folder, labels, output, as_json=as_json)
+
+
+@pool_app.command("build")
+def pool_build(
+    folder: Folder,
+    labels: Labels,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("pool.parquet"),
+    as_json: Json = False,
+) -> None:
+    """Write a calibration pool from a folder of images, sounds, tensors or texts."""
+    from tasks.models.folders import pool_of
+
+    _build(pool_of, folder, labels, output, as_json=as_json)
+
+
+def _build(
+    write: Callable[[Sequence["LabelledFile"]], bytes],
+    folder: Path,
+    labels: Path,
+    output: Path,
+    *,
+    as_json: bool,
+) -> None:
+    from flows.cli import printing
+    from tasks.models.folders import read_folder
+
+    files = read_folder(folder, labels)
+    output.write_bytes(write(files))
+    domains = sorted({item.domain for item in files})
+    labelled = sum(item.label is not None for item in files)
+    facts = {
+        "file": str(output),
+        "cases": len(files),
+        "labelled": labelled,
+        "domains": ", ".join(domains),
+    }
+    printing.emit(facts, as_json, printing.fields)
 
 
 @traffic_app.command("import")
