@@ -96,9 +96,7 @@ class RegisteredModel:
     def inputs(self) -> Inputs:
         """Return what makes feeds of payloads."""
         tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
-        traits = TRAITS[self.spec.task]
-        graph = self.graph if traits.per_token or traits.reads == "record" else None
-        return open_inputs(self.spec, tokenizer, graph, lambda: self.reference, self.layout)
+        return open_inputs(self.spec, tokenizer, self.graph, lambda: self.reference, self.layout)
 
     @cached_property
     def layout(self) -> RecordLayout | None:
@@ -379,7 +377,7 @@ def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes
         return b""
     engine, inputs = (
         open_target("onnxruntime-cpu").load(files[FULL_PRECISION]),
-        open_inputs(spec, None),
+        open_inputs(spec, None, onnx.load_from_string(files[FULL_PRECISION])),
     )
     classes = prototypes(
         run_all(engine, inputs, [payload for payload, _ in labelled]),

@@ -17,6 +17,7 @@ from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import float_weights, load_graph, require_room
+from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.language.decoder import cut, flatten, load_decoder
 from tasks.models.language.layout import mark, read_layout
@@ -138,6 +139,8 @@ def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
         _require_cache(model, path)
     elif spec.task is Task.CUSTOM:
         pass  # any names: the spec says what they mean
+    elif spec.task is not Task.SPEECH_RECOGNITION:
+        _require_names(spec, model, path)
     elif not inputs <= set(traits.feeds) or traits.output not in outputs:
         raise BadInput(
             f"source: {path} maps {', '.join(sorted(inputs))} to {', '.join(outputs)}; "
@@ -146,6 +149,13 @@ def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
     if spec.task is Task.SPEECH_RECOGNITION:
         _require_hearing(model, path)
     return model
+
+
+def _require_names(spec: ModelSpec, model: onnx.ModelProto, path: Path) -> None:
+    try:
+        graph_names(spec, model)
+    except BadInput as exc:
+        raise BadInput(f"source: {path}: {exc}") from exc
 
 
 def _require_cache(model: onnx.ModelProto, path: Path) -> None:

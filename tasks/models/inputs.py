@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
+from tasks.models.adapted import AdaptedInputs, are_usual, graph_names
 from tasks.models.batches import BATCH, Batch
 from tasks.models.custom.inputs import RecordInputs
 from tasks.models.language.inputs import LanguageInputs
@@ -69,14 +70,14 @@ def open_inputs(
         return _record_inputs(spec, graph, layout, tokenizer)
     traits, rules = TRAITS[spec.task], spec.input
     if traits.reads == "image":
-        return ImageInputs(rules.shape or (), traits.output)
+        return _adapted(ImageInputs(rules.shape or (), traits.output), spec, graph)
     if tokenizer is None:
         raise BadInput(
             f"{spec.name}: the tokenizer is missing from the registered model; run `requant model "
             "add` again"
         )
     if spec.task is Task.TEXT_EMBEDDING:
-        return TextInputs(tokenizer, rules.max_length)
+        return _adapted(TextInputs(tokenizer, rules.max_length), spec, graph)
     if graph is None:
         raise BadInput(
             f"{spec.name}: the inputs of {spec.task} follow from its graph: open both together"
@@ -90,6 +91,14 @@ def open_inputs(
             f"{spec.name}: a speech model's inputs need its full precision: open both together"
         )
     return SpeechInputs(tokenizer, read_hearing(graph), reference, new_tokens=rules.new_tokens)
+
+
+def _adapted(inputs: Inputs, spec: ModelSpec, graph: onnx.ModelProto | None) -> Inputs:
+    """Return the same batches under a graph's own names, where it has others."""
+    if graph is None:
+        return inputs
+    names = graph_names(spec, graph)
+    return inputs if are_usual(names, inputs.output) else AdaptedInputs(inputs, names)
 
 
 def _record_inputs(

@@ -42,6 +42,8 @@ class InputSpec(_SpecModel):
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = (
         None  # of one tensor, without the batch dimension
     )
+    # The task's names of inputs -> the graph's, such as {image: x}; guessed where only one is left.
+    names: Mapping[str, str] = Field(default_factory=dict)
     # Of a custom task: what the graph does not tell of its inputs, and sizes of named dimensions.
     tensors: Mapping[str, TensorSpec] = Field(default_factory=dict)
     dimensions: Dimensions = Field(default_factory=dict)
@@ -255,7 +257,7 @@ class ModelSpec(_SpecModel):
     drift: DriftSpec = DriftSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     control: ControlSpec | None = None
-    outputs: tuple[str, ...] = ()  # of a custom task's graph, that are judged; empty: all
+    outputs: tuple[str, ...] = ()  # of the graph, that are judged; empty: all, or the only one
     metrics: tuple[MetricSpec, ...] = ()  # of a custom task; their budgets join budgets.quality
     # Read by every scheduled run, each file once: docs/traffic.md.
     sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()

@@ -293,6 +293,11 @@ def test_a_sentence_encoder_that_pools_otherwise_is_bad_input(
 # -----------------------------------------------------------------------------------
 
 
+def with_a_second_output(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.output.append(helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, None))
+    return model
+
+
 def ready(*, source: str = "image", target: str = "logits", opset: int = 20) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Flatten", [source], ["flat"]),
@@ -325,11 +330,10 @@ def test_a_given_name_is_never_taken_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (ready(target="output"), "needs image to logits"),
-        (ready(source="pixels"), "maps pixels to logits"),
+        (with_a_second_output(ready(target="output")), "needs image to logits"),
         (ready(opset=6), "opset 6"),
     ],
-    ids=["output", "input", "opset"],
+    ids=["output", "opset"],
 )
 def test_a_ready_graph_of_another_signature_is_bad_input(
     tmp_path: Path, model: onnx.ModelProto, says: str
