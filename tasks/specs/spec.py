@@ -109,6 +109,9 @@ class Budgets(_SpecModel):
     latency_ratio: float = Field(gt=0)  # candidate / full precision, median of paired runs
     size_ratio: float = Field(gt=0)
     peak_memory_ratio: float = Field(default=1.5, gt=0)
+    int8_fraction: float = Field(
+        default=0.8, ge=0, le=1
+    )  # of the multiply-accumulates asked for in INT8, what at least has to run in it
     safety_flips: int = Field(
         default=0, ge=0
     )  # golden safety decisions that differ from full precision

@@ -14,6 +14,7 @@ from infra.engines import open_target
 from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
+from tasks.graphs.multiply_accumulates import layer_products
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
@@ -27,7 +28,7 @@ from tasks.validation.shards import GoldenEngine
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
-RULES = 2
+RULES = 3
 """Version of how gates bind: a verdict under others is not taken up."""
 
 
@@ -129,9 +130,12 @@ def _precision(
     inspection: bytes | None,
     why_not: str,
 ) -> tuple[GateResult, ...]:
-    """Compare what was asked for in INT8 or FP8 with what runs; reported."""
-    requested = asked_for(onnx.load_from_string(graph), model.sites)
-    return precision_gate(requested, open_target(target).kernels(layers, inspection), why_not)
+    """Compare what was asked for in INT8 or FP8 with what runs."""
+    shapes = {name: value.shape for name, value in typical_batch(model).feeds.items()}
+    macs = layer_products(model.graph, model.sites, shapes)
+    requested = asked_for(onnx.load_from_string(graph), model.sites, macs)
+    kernels = open_target(target).kernels(layers, inspection)
+    return precision_gate(requested, kernels, why_not, model.spec.budgets.int8_fraction)
 
 
 def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[GateResult, ...]:

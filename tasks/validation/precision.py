@@ -2,12 +2,13 @@
 
 What was asked stands in the Q/DQ graph, what runs in the engine. A runtime is free to restore
 floats and multiply those: the answers stay right, and the speed that was paid for with accuracy is
-lost. So the gate reports and does not bind; what the loss costs, the latency gate judges.
+lost. So what asks for INT8 is refused where too few of its multiply-accumulates run in it. What is
+left in floating point on purpose was not asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,8 @@ from tasks.specs.groups import ALL
 from tasks.validation.gates import AT_LEAST
 
 METRIC = "layer-precision"
+LEAST = 0.8
+"""Of the multiply-accumulates, where a spec says nothing else."""
 _NAMED = 3
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 _FORMATS = {
@@ -37,6 +40,7 @@ class QuantizedProduct:
     layer: str
     node: str  # of the graph
     precision: str  # INT8 or FP8
+    macs: int = 1  # multiply-accumulates on a typical batch
 
 
 class Execution(StrEnum):
@@ -57,10 +61,12 @@ class LayerPrecision:
     kernel: str  # the one that tells, empty where there is none
 
 
-def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[QuantizedProduct, ...]:
+def asked_for(
+    graph: onnx.ModelProto, sites: Sequence[Site], macs: Mapping[str, int] | None = None
+) -> tuple[QuantizedProduct, ...]:
     """Return every product of a Q/DQ graph that reads two dequantized operands of one format.
 
-    Weight-only quantization asks for none.
+    Weight-only quantization asks for none. `macs` are multiply-accumulates by node.
     """
     producers = {name: node for node in graph.graph.node for name in node.output}
     nodes = {node.name: node for node in graph.graph.node}
@@ -70,7 +76,10 @@ def asked_for(graph: onnx.ModelProto, sites: Sequence[Site]) -> tuple[QuantizedP
         for layer in site.layers:
             formats = {_format(name, producers, types) for name in nodes[layer.node].input[:2]}
             if len(formats) == 1 and (precision := formats.pop()):
-                products.append(QuantizedProduct(site.name, layer.name, layer.node, precision))
+                count = (macs or {}).get(layer.node, 1)
+                products.append(
+                    QuantizedProduct(site.name, layer.name, layer.node, precision, count)
+                )
     return tuple(products)
 
 
@@ -88,24 +97,32 @@ def compare_precision(
 
 
 def precision_gate(
-    asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel] | None, why_not: str
+    asked: Sequence[QuantizedProduct],
+    kernels: Sequence[Kernel] | None,
+    why_not: str,
+    least: float = LEAST,
 ) -> tuple[GateResult, ...]:
-    """Report, as the gate `layer-precision`, the fraction of products that run as asked.
+    """Judge, as the gate `layer-precision`, the fraction of the work that runs as asked.
 
-    There is no gate where no product was asked for. Without kernels (an engine that nobody could
-    inspect) it is inconclusive for the reason given, never passed.
+    The work is counted in multiply-accumulates. Under `least` the gate fails, and binds where INT8
+    was asked for. There is no gate where no product was asked for. Without kernels (an engine that
+    nobody could inspect) it is inconclusive for the reason given, never passed.
     """
     if not asked:
         return ()
     if kernels is None:
-        return (_gate(Verdict.INCONCLUSIVE, None, len(asked), why_not),)
+        return (_gate(Verdict.INCONCLUSIVE, None, least, asked, why_not),)
     findings = compare_precision(asked, kernels)
     wrong = [layer for layer in findings if layer.found in (Execution.OTHERWISE, Execution.ABSENT)]
     unclear = [layer for layer in findings if layer.found is Execution.UNTOLD]
-    fraction = 1 - (len(wrong) + len(unclear)) / len(asked)
-    verdict = Verdict.FAILED if wrong else Verdict.INCONCLUSIVE if unclear else Verdict.PASSED
+    total = sum(product.macs for product in asked)
+    fraction = 1 - sum(layer.asked.macs for layer in (*wrong, *unclear)) / total
+    most = 1 - sum(layer.asked.macs for layer in wrong) / total
+    verdict = Verdict.PASSED if fraction >= least else Verdict.INCONCLUSIVE
+    verdict = Verdict.FAILED if most < least else verdict
     interval = Interval(fraction, fraction, fraction)
-    return (_gate(verdict, interval, len(asked), _reason(findings, wrong, unclear)),)
+    reason = _reason(findings, wrong, unclear, fraction)
+    return (_gate(verdict, interval, least, asked, reason),)
 
 
 def _finding(asked: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecision:
@@ -141,9 +158,13 @@ def _reason(
     findings: Sequence[LayerPrecision],
     wrong: Sequence[LayerPrecision],
     unclear: Sequence[LayerPrecision],
+    fraction: float,
 ) -> str:
     right = len(findings) - len(wrong) - len(unclear)
-    parts = [f"{right} of {len(findings)} products run as asked"]
+    parts = [
+        f"{right} of {len(findings)} products run as asked, "
+        f"{fraction:.1%} of their multiply-accumulates"
+    ]
     if wrong:
         parts.append(
             f"not so {_names(wrong)}: the runtime multiplies floats there, so nothing is gained"
@@ -162,7 +183,22 @@ def _names(findings: Sequence[LayerPrecision]) -> str:
     return ", ".join(names) + more
 
 
-def _gate(verdict: Verdict, fraction: Interval | None, count: int, reason: str) -> GateResult:
+def _gate(
+    verdict: Verdict,
+    fraction: Interval | None,
+    least: float,
+    asked: Sequence[QuantizedProduct],
+    reason: str,
+) -> GateResult:
+    binding = verdict is Verdict.FAILED and all(item.precision == "INT8" for item in asked)
     return GateResult(
-        METRIC, ALL, False, verdict, fraction, 1.0, AT_LEAST, count, f"{METRIC}: {reason}"
+        METRIC,
+        ALL,
+        binding,
+        verdict,
+        fraction,
+        least,
+        AT_LEAST,
+        len(asked),
+        f"{METRIC}: {reason}",
     )

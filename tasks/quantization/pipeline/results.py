@@ -16,7 +16,7 @@ from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
 from tasks.quantization.activation.scale_limits import limit_changes
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Static
+from tasks.quantization.recipe.schemes import RangeRule, Static
 
 
 def result_quantizers(
@@ -27,7 +27,9 @@ def result_quantizers(
 ) -> dict[str, Quantizer]:
     """Return a quantizer for every tensor of the regions around the plan's convolutions.
 
-    They have a zero-point, as only a target that takes one reads them. A tensor that calibration
+    A recipe whose rule is not the largest magnitude clips at the 99.99th percentile: rules that
+    weigh a clip against a symmetric step clip tensors with a zero-point too far. They have a
+    zero-point, as only a target that takes one reads them. A tensor that calibration
     did not see, or saw as zeros alone, has none; nor has one that smoothing scales divided.
 
     Args:
@@ -39,6 +41,7 @@ def result_quantizers(
     scheme = recipe.activation
     if not isinstance(scheme, Static) or scheme.format is not NumberFormat.INT8:
         return {}
+    rule = RangeRule.MAX if scheme.rule is RangeRule.MAX else RangeRule.PERCENTILE
     region = find_region(plan.model, _integer_layers(plan))
     divided = _divided(model, plan.model)
     results: dict[str, Quantizer] = {}
@@ -47,7 +50,7 @@ def result_quantizers(
         if seen is None or seen.histogram.amax < SMALLEST or tensor in divided:
             continue
         shared = results.get(region.moved.get(tensor, ""))
-        results[tensor] = shared or quantizer(seen, symmetric=False, rule=scheme.rule)
+        results[tensor] = shared or quantizer(seen, symmetric=False, rule=rule)
     return results
 
 
