@@ -18,9 +18,9 @@ from infra.errors import BadInput
 from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.adapted import graph_names
+from tasks.models.language.decoder import OriginalRun, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
-from tasks.models.language.decoder import cut, flatten, load_decoder
-from tasks.models.language.layout import mark, read_layout
+from tasks.models.language.layout import CacheLayout, mark, read_layout
 from tasks.models.loading import Loaded, Probe
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.recognizer import load_recognizer
@@ -88,7 +88,45 @@ def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     mark(model, layout)
     for case in (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1)):
         _compare(model, module, case, flatten(case))
+    if module.original is not None:
+        _compare_with_original(model, layout, module.original)
     return model
+
+
+def _compare_with_original(
+    model: onnx.ModelProto, layout: CacheLayout, original: OriginalRun
+) -> None:
+    """Hold the graph against the untouched model: at once, and its last tokens over a cache."""
+    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
+    ids, mask = original.ids.numpy(), original.mask.numpy()
+    expected, real = original.logits.numpy(), mask > 0
+    cases, tokens = ids.shape
+    cache = {
+        f"past.{name}": np.zeros((cases, heads, 0, width), np.float32)
+        for place, (heads, width) in enumerate(layout.layers)
+        for name in (f"{place}.key", f"{place}.value")
+    }
+    for begins in ((0,), (0, tokens // 2, tokens - 1)):
+        logits, feeds = [], dict(cache)
+        for start, end in zip(begins, (*begins[1:], tokens), strict=True):
+            outputs = engine.run(
+                feeds
+                | {
+                    "input_ids": ids[:, start:end],
+                    "attention_mask": mask[:, start:end],
+                    "position_ids": np.tile(np.arange(start, end), (cases, 1)),
+                    "past_mask": mask[:, :start],
+                }
+            )
+            logits.append(outputs["logits"])
+            feeds = {name: outputs[name.replace("past.", "present.", 1)] for name in cache}
+        difference = float(np.abs(np.concatenate(logits, 1) - expected)[real].max())
+        if not difference < TOLERANCE * max(1.0, float(np.abs(expected[real]).max())):
+            raise BadInput(
+                f"source: over {tokens} tokens the exported graph differs by {difference:.2g} from "
+                "the model called as its users call it, whose attention it does not reproduce; "
+                "bring a model.onnx with its cache instead"
+            )
 
 
 class SentenceEncoder(nn.Module):
@@ -191,7 +229,7 @@ def _text(spec: ModelSpec, folder: Path) -> Loaded:
     _require_mean_pooling(folder)
     # Eager attention exports to plain products and a softmax, which every target parses.
     encoder = AutoModel.from_pretrained(
-        str(folder), local_files_only=True, attn_implementation="eager"
+        str(folder), local_files_only=True, attn_implementation="eager", dtype=torch.float32
     )
     positions, longest = (
         getattr(encoder.config, "max_position_embeddings", None),

@@ -8,7 +8,9 @@ T, width]. P is 0 in prefill; T is 1 in decode.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,20 +18,42 @@ from torch.export import Dim
 
 from tasks.models.language.layout import CacheLayout
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 PROBE_PAST, PROBE_TOKENS = 5, 7
 Probe = dict[str, torch.Tensor | list[torch.Tensor]]
 Shapes = dict[str, dict[int, Dim] | list[dict[int, Dim]]]
 
 
+BEYOND = 6
+"""Tokens by which the original is asked for more than its window."""
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_KINDS = frozenset({_SLIDING, _FULL})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OriginalRun:
+    """What the untouched model answers, called as its users call it."""
+
+    ids: torch.Tensor  # [cases, tokens], the last case padded on the right
+    mask: torch.Tensor  # [cases, tokens]
+    logits: torch.Tensor  # [cases, tokens, vocabulary]
+
+
 class CachedDecoder(nn.Module):
     """The model behind a mask that is built in the open.
 
-    So every exporter and target sees plain operators.
+    So every exporter and target sees plain operators. The mask is the one that the family's own
+    code would build: with `window`, sliding layers look back so many tokens, themselves included;
+    with `mixed`, only the layers that the configuration names so.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, window: int | None = None, *, mixed: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.window, self.mixed = window, mixed
+        self.original: OriginalRun | None = None
 
     def forward(
         self,
@@ -45,7 +69,7 @@ class CachedDecoder(nn.Module):
         cache = DynamicCache(ddp_cache_data=list(zip(past[::2], past[1::2], strict=True)))
         outputs = self.model(
             input_ids=input_ids,
-            attention_mask=_bias(attention_mask, past_mask),
+            attention_mask=self._mask(attention_mask, past_mask, position_ids),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -56,6 +80,16 @@ class CachedDecoder(nn.Module):
             for tensor in (layer.keys, layer.values)
         ]
         return (outputs.logits, *present)
+
+    def _mask(
+        self, mask: torch.Tensor, past_mask: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Return what is added to the scores, by kind of layer where there are two kinds."""
+        full = _bias(mask, past_mask)
+        if self.window is None:
+            return full
+        sliding = torch.minimum(full, _window_bias(past_mask, positions, self.window))
+        return {_FULL: full, _SLIDING: sliding} if self.mixed else sliding
 
 
 class Product(nn.Module):
@@ -84,8 +118,8 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
         The model, its cache, a probe and the probe's dynamic dimensions.
 
     Raises:
-        ValueError: when the model has fewer positions than `longest`; whatever transformers raises
-            passes.
+        ValueError: when the model has fewer positions than `longest`, or layers that attend in a
+            way that cannot be exported; whatever transformers raises passes.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -101,11 +135,14 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
             f"input.max_length and input.new_tokens need {longest} positions; the model has "
             f"{positions}"
         )
-    decoder = CachedDecoder(model).eval()
+    window, mixed = _window(model.config, longest)
+    decoder = CachedDecoder(model, window, mixed=mixed).eval()
     with torch.no_grad():
         layout = _layout(decoder)
+        vocabulary = int(model.config.vocab_size)
+        decoder.original = _original(model, vocabulary, longest, window)
     _spell_products(model)
-    return decoder, layout, _probe(layout, int(model.config.vocab_size)), _shapes(layout, longest)
+    return decoder, layout, _probe(layout, vocabulary), _shapes(layout, longest)
 
 
 def flatten(probe: Probe) -> dict[str, torch.Tensor]:
@@ -139,6 +176,51 @@ def _bias(mask: torch.Tensor, past_mask: torch.Tensor) -> torch.Tensor:
     rows = past + torch.arange(tokens, device=mask.device)[:, None]
     allowed = (columns <= rows)[None, None] & real
     return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+
+
+def _window_bias(past_mask: torch.Tensor, positions: torch.Tensor, window: int) -> torch.Tensor:
+    """Return 0 where a token is fewer than `window` positions back, else the lowest float.
+
+    [batch, P], [batch, T] -> [batch, 1, T, P + T]. Padding takes no position.
+    """
+    before = past_mask.cumsum(1) - 1
+    columns = torch.cat([before, positions], dim=1)[:, None, None, :]
+    near = positions[:, None, :, None] - columns < window
+    return torch.where(near, 0.0, torch.finfo(torch.float32).min)
+
+
+def _window(config: "PretrainedConfig", longest: int) -> tuple[int | None, bool]:
+    """Return the window that texts of `longest` tokens outgrow, and whether some layers have none.
+
+    Raises:
+        ValueError: when layers attend otherwise, or positions are told by ALiBi.
+    """
+    family = config.model_type
+    if family == "bloom" or getattr(config, "alibi", False):
+        raise ValueError(
+            f"{family} tells positions by ALiBi, which is built from a mask that the graph lacks: "
+            "bring a model.onnx with its cache instead"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - _KINDS:
+        raise ValueError(
+            f"{family} has layers of {', '.join(sorted(kinds - _KINDS))}, which cannot be "
+            "exported: bring a model.onnx with its cache instead"
+        )
+    window = getattr(config, "sliding_window", None)
+    if window is None or window >= longest or kinds == {_FULL}:
+        return None, False
+    return int(window), kinds == _KINDS
+
+
+def _original(model: nn.Module, vocabulary: int, longest: int, window: int | None) -> OriginalRun:
+    """Ask the model itself, past its window and with padding."""
+    tokens = min(longest, max(2 * BEYOND, (window or 0) + BEYOND))
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, vocabulary, (2, tokens), generator=random)
+    mask = torch.ones_like(ids)
+    mask[1, tokens - min(2, tokens - 1) :] = 0
+    return OriginalRun(ids, mask, model(input_ids=ids, attention_mask=mask).logits)
 
 
 def _layout(decoder: CachedDecoder) -> CacheLayout:
