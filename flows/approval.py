@@ -3,7 +3,7 @@
 from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, note, orchestrated
-from tasks.promotion import steps as promotion
+from tasks.promotion import steps as promotion_steps
 
 
 @orchestrated("approval", "approval-{model}-{version}")
@@ -16,7 +16,7 @@ def approval(model: str, version: str, approve: bool, reason: str = "reviewed") 
         approve: Promote it, or turn it down.
         reason: Why, in one sentence; written to the ledger.
     """
-    promotion.answer_approval(model, version, approve, acting(), reason)
+    promotion_steps.answer_approval(model, version, approve, acting(), reason)
     answer = "approved" if approve else "rejected"
     text = f"Version {version} of {model} was {answer} by {acting()}: {reason}"
     leave_markdown(f"approval-{model}", text)

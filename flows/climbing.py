@@ -10,7 +10,7 @@ from infra.cluster import InProcess, open_mapper
 from infra.errors import BadInput, Refused
 from infra.settings import NONE
 from tasks.models.catalog import where_spread
-from tasks.quantization import steps as quantization
+from tasks.quantization import steps as quantization_steps
 from tasks.quantization.measuring import loss_left
 from tasks.quantization.recipe.ladder import (
     Search,
@@ -22,7 +22,7 @@ from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, cheapest
 from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
 from tasks.specs.spec import ModelSpec
-from tasks.validation import steps as validation
+from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_metrics
 from tasks.validation.shards import ANYWHERE
 
@@ -146,11 +146,11 @@ def build_candidate(work: CandidateWork) -> None:
 
     It runs on a worker, outside Prefect's engine.
     """
-    candidate = _written(quantization.write_graph.fn, work.material, work.recipe, work.losses)
+    candidate = _written(quantization_steps.write_graph.fn, work.material, work.recipe, work.losses)
     for target in work.targets:
         if target in ANYWHERE:
             with suppress(BadInput, Refused):  # the climb builds it again, and reports why not
-                quantization.build_engine.fn(candidate, target)
+                quantization_steps.build_engine.fn(candidate, target)
 
 
 def _written(
@@ -235,7 +235,7 @@ def _losses(
     if not chooses_sites(recipe):
         return None
     progress.step("measuring the sites' sensitivity", share)
-    return quantization.measure_sensitivity(
+    return quantization_steps.measure_sensitivity(
         material.calibration, material.observation, recipe.name, thorough
     )
 
@@ -263,7 +263,7 @@ def _measured(
     thorough: bool,
 ) -> Climbed:
     """Build and judge one candidate."""
-    candidate = _written(quantization.write_graph, material, recipe.name, losses)
+    candidate = _written(quantization_steps.write_graph, material, recipe.name, losses)
     engines: list[EngineRef] = []
     reports: list[GateReport] = []
     # Executable targets first: an engine for a device elsewhere is built only for a graph that
@@ -272,11 +272,11 @@ def _measured(
         if any(report.verdict in (Verdict.FAILED, Verdict.ERROR) for report in reports):
             break
         try:
-            engines.append(quantization.build_engine(candidate, target))
+            engines.append(quantization_steps.build_engine(candidate, target))
         except (BadInput, Refused) as exc:  # this graph on this target: another may be built
-            reports.append(validation.report_unbuilt(candidate, target, str(exc)))
+            reports.append(validation_steps.report_unbuilt(candidate, target, str(exc)))
             continue
-        reports.append(validation.judge(candidate, engines[-1], material.served, thorough))
+        reports.append(validation_steps.judge(candidate, engines[-1], material.served, thorough))
     return Climbed(recipe, candidate, tuple(engines), tuple(reports))
 
 

@@ -13,14 +13,14 @@ from flows.orchestration.progress import Progress
 from flows.outcomes import RunOutcome, Status
 from flows.requantize import requantize
 from infra.settings import settings
-from tasks.drift import steps as drift
+from tasks.drift import steps as drift_steps
 from tasks.drift.decision import recalibrates, undecided, wants_retraining
 from tasks.drift.evidence_store import basis
 from tasks.drift.look import detectors_after, stale_layers
 from tasks.drift.report.publish import written_page
 from tasks.models.catalog import open_model
 from tasks.promotion import history
-from tasks.promotion import steps as promotion
+from tasks.promotion import steps as promotion_steps
 from tasks.records import (
     Action,
     Decision,
@@ -31,7 +31,7 @@ from tasks.records import (
     SampleRef,
     ThinWindow,
 )
-from tasks.sampling import steps as sampling
+from tasks.sampling import steps as sampling_steps
 
 
 @orchestrated("maintenance", "maintain-{model}")
@@ -45,15 +45,15 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
     started = time.perf_counter()
     progress = Progress(f"maintain {model}")
     take_in_new(model, progress)
-    champion = promotion.read_champion(model)
-    weights = None if champion is None else drift.look_at_weights(champion)
+    champion = promotion_steps.read_champion(model)
+    weights = None if champion is None else drift_steps.look_at_weights(champion)
     progress.step("sampling the traffic window", 0.1)
-    sampled = sampling.sample_window(model, until)
+    sampled = sampling_steps.sample_window(model, until)
     if isinstance(sampled, ThinWindow) and (
         weights is None or weights.health is not Health.DEGRADED
     ):
         return _leave_undecided(sampled, champion, weights, started)
-    window = sampling.newest_sample(sampled) if isinstance(sampled, ThinWindow) else sampled
+    window = sampling_steps.newest_sample(sampled) if isinstance(sampled, ThinWindow) else sampled
     if champion is None or weights is None:
         with progress.the_rest():
             return call(requantize, model, reason="the first champion", window=window.key)
@@ -70,11 +70,11 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
         decision = _decide_by_weights(sampled, window, champion, weights, past)
     else:
         decision = _decide(window, champion, weights, past, progress)
-    first = promotion.record_decision(
+    first = promotion_steps.record_decision(
         model, decision, acting(), champion, window, basis(window, decision)
     )
     progress.step("writing the drift report", 0.8)
-    report = drift.write_report(window, champion, decision, past)
+    report = drift_steps.write_report(window, champion, decision, past)
     _leave_artifacts(model, decision, report)
     write_measures(
         model, results=decision.results, flow="maintenance", seconds=time.perf_counter() - started
@@ -90,7 +90,7 @@ def _leave_undecided(
 ) -> RunOutcome:
     """Record that nothing can be told, a decision too, once for the same traffic."""
     decision = undecided(window, [weights] if weights else [])
-    promotion.record_decision(
+    promotion_steps.record_decision(
         window.model, decision, acting(), champion, window, basis(window, decision)
     )
     write_measures(window.model, flow="maintenance", seconds=time.perf_counter() - started)
@@ -106,16 +106,16 @@ def _decide(
 ) -> Decision:
     results, stale = [weights], stale_layers(past, champion.version)
     looks: Mapping[str, tuple[str, Callable[[], list[DetectorResult]]]] = {
-        "input": ("inputs", lambda: [drift.look_at_inputs(window, champion)]),
-        "range": ("ranges", lambda: [drift.look_at_ranges(window, champion, stale)]),
-        "fidelity": ("fidelity", lambda: drift.look_at_fidelity(window, champion)),
-        "control": ("full precision", lambda: [drift.look_at_control(window, champion)]),
+        "input": ("inputs", lambda: [drift_steps.look_at_inputs(window, champion)]),
+        "range": ("ranges", lambda: [drift_steps.look_at_ranges(window, champion, stale)]),
+        "fidelity": ("fidelity", lambda: drift_steps.look_at_fidelity(window, champion)),
+        "control": ("full precision", lambda: [drift_steps.look_at_control(window, champion)]),
     }
     for index, detector in enumerate(detectors_after(weights)):
         subject, look = looks[detector]
         progress.step(f"looking at {subject} of {window.rows} requests", 0.2 + 0.15 * index)
         results += look()
-    return drift.decide_window(window, champion, results, past)
+    return drift_steps.decide_window(window, champion, results, past)
 
 
 def _decide_by_weights(
@@ -126,7 +126,7 @@ def _decide_by_weights(
     past: Sequence[PastDecision],
 ) -> Decision:
     """Decide on the weights alone: a digest needs no traffic, and nothing else is judged."""
-    decision = drift.decide_window(sample, champion, [weights], past)
+    decision = drift_steps.decide_window(sample, champion, [weights], past)
     of = f"the window up to {sample.end}" if sample.start else "the calibration pool"
     reason = (
         f"{thin.told}: the weights alone decided, "
@@ -143,7 +143,7 @@ def _act(window: SampleRef, source: str, decision: Decision, first: bool) -> Run
     """
     model, why = window.model, decision.reasons[0]
     if wants_retraining(decision):
-        promotion.request_retraining(model, window, source, decision, acting())
+        promotion_steps.request_retraining(model, window, source, decision, acting())
     if recalibrates(decision) and (first or not history.acted_on(model, window.digest, source)):
         return call(requantize, model, reason=why, window=window.key, action=decision.action)
     if not first:

@@ -28,7 +28,7 @@ class JudgedCandidate:
     recipe: str
     reports: tuple[GateReport, ...]
     reason: str  # why it did not pass, or what it reached
-    remarks: tuple[str, ...] = ()  # on sites that were left alone, and on scales to look at
+    diagnostics: tuple[str, ...] = ()  # on sites that were left alone, and on scales to look at
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from flows.measures import write_measures
 from flows.orchestration.orchestrated import leave_table, note, orchestrated
 from infra.settings import settings
-from tasks.promotion import steps as promotion
+from tasks.promotion import steps as promotion_steps
 from tasks.promotion.reconcile import Reconciliation
 from tasks.specs.registration import model_names
 
@@ -16,7 +16,7 @@ def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
         model: Name of a registered model; empty takes all.
     """
     names = [model] if model else model_names(settings().store())
-    answers = {name: promotion.reconcile_model(name) for name in names}
+    answers = {name: promotion_steps.reconcile_model(name) for name in names}
     rows = [
         {"model": name, "outcome": answer.outcome.value, "why": answer.reason}
         for name, answer in answers.items()

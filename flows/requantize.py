@@ -15,18 +15,18 @@ from flows.orchestration.progress import Progress
 from flows.outcomes import JudgedCandidate, RunOutcome, Status
 from infra.processes.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
-from tasks.profiles import steps as profiles
-from tasks.promotion import steps as promotion
+from tasks.profiles import steps as profiles_steps
+from tasks.promotion import steps as promotion_steps
 from tasks.promotion.release import Judged
-from tasks.quantization import steps as quantization
+from tasks.quantization import steps as quantization_steps
 from tasks.quantization.graph.kv_cache import require_cache
 from tasks.quantization.loading import is_quantized
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.ladder import Search, climb
 from tasks.quantization.recipe.targets import require_expressible
 from tasks.records import Action, ReleaseRef, SampleRef, ThinWindow
-from tasks.sampling import steps as sampling
-from tasks.validation import steps as validation
+from tasks.sampling import steps as sampling_steps
+from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_markdown
 
 
@@ -61,12 +61,14 @@ def requantize(
         require_expressible(chosen_recipe, spec.targets)
         require_cache(chosen_recipe, spec.task, spec.budgets)
     progress = Progress(f"re-quantize {model}")
-    sample = sampling.load_sample(model, window) if window else sampling.sample_window(model)
+    sample = (
+        sampling_steps.load_sample(model, window) if window else sampling_steps.sample_window(model)
+    )
     if isinstance(sample, ThinWindow):
         text = f"{model}: {sample.told} or calibrate on it; import more"
         return _ended(progress, RunOutcome(model, Status.INCONCLUSIVE, text))
     run, actor = run_id(), acting()
-    if not promotion.claim(model, sample.digest, run, actor, reason):
+    if not promotion_steps.claim(model, sample.digest, run, actor, reason):
         text = f"{model}: another run already acts on this window"
         return _ended(progress, RunOutcome(model, Status.ALREADY_DONE, text))
     try:
@@ -83,11 +85,11 @@ def requantize(
         )
     except BaseException as exc:
         with undisturbed():  # without Prefect, which may be what failed, or be closing too
-            promotion.finish.fn(
+            promotion_steps.finish.fn(
                 model, sample.digest, run, actor, _why_ended(exc, actor), failed=True
             )
         raise
-    promotion.finish(model, sample.digest, run, actor, outcome.sentence)
+    promotion_steps.finish(model, sample.digest, run, actor, outcome.sentence)
     return _ended(progress, outcome)
 
 
@@ -119,9 +121,9 @@ def _build(
 ) -> RunOutcome:
     started = time.perf_counter()
     registered = open_model(model)
-    champion = promotion.read_champion(model)
+    champion = promotion_steps.read_champion(model)
     progress.step("asking what can be judged", 0.01)
-    examination = validation.examine(sample)
+    examination = validation_steps.examine(sample)
     if examination.obstacles:
         return RunOutcome(
             model,
@@ -131,11 +133,11 @@ def _build(
         )
     reason = examination.noted(reason)
     progress.step("profiling the window's traffic", 0.02)
-    frozen = profiles.freeze_traffic(sample)
+    frozen = profiles_steps.freeze_traffic(sample)
     progress.step("composing the calibration set", 0.05)
-    calibration = sampling.compose_calibration_set(model, sample, champion)
+    calibration = sampling_steps.compose_calibration_set(model, sample, champion)
     progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
-    observation = quantization.observe(calibration)
+    observation = quantization_steps.observe(calibration)
     ladder = climb(
         recipe=recipe,
         has_quantized_champion=is_quantized(champion),
@@ -149,7 +151,7 @@ def _build(
     measured = [figures(step, registered.spec) for step in climbed]
     best = chosen(climbed, measured, search)
     measured[best] = replace(measured[best], chosen=measured[best].passed)
-    quantization.record_ladder(
+    quantization_steps.record_ladder(
         calibration,
         sample.digest,
         [step.candidate for step in climbed],
@@ -164,7 +166,7 @@ def _build(
     progress.step("releasing the candidate", 0.9)
     name = f"{winner.recipe.name} on {sample.digest[:8]}"
     judged = Judged(winner.candidate, winner.engines, winner.reports, sample.digest)
-    release = promotion.release_candidate(judged, name, frozen)
+    release = promotion_steps.release_candidate(judged, name, frozen)
     _leave_artifact(model, candidates, winner, release)
     outcome = _conclude(model, release, candidates, winner, champion, reason, require_approval)
     write_measures(model)
@@ -190,13 +192,13 @@ def _conclude(
     if not passes(last.reports):
         gates = [gate.reason for report in last.reports for gate in report.refusals]
         text = f"{last.recipe} was refused: {last.reason}"
-        promotion.record_refusal(release, actor, text, gates)
+        promotion_steps.record_refusal(release, actor, text, gates)
         return RunOutcome(status=Status.REFUSED, reason=text, **where)  # type: ignore[arg-type]  # keys are fields
     if require_approval or open_model(model).spec.approval == "manual":
-        promotion.request_approval(release, base, actor, reason)
+        promotion_steps.request_approval(release, base, actor, reason)
         text = f"version {release.version} ({last.recipe}) passed and waits for approval"
         return RunOutcome(status=Status.AWAITING_APPROVAL, reason=text, **where)  # type: ignore[arg-type]
-    promotion.promote(release, base, actor, reason)
+    promotion_steps.promote(release, base, actor, reason)
     text = f"version {release.version} ({last.recipe}) is champion"
     return RunOutcome(status=Status.PROMOTED, reason=text, **where)  # type: ignore[arg-type]
 
@@ -213,6 +215,6 @@ def _leave_artifact(
     for candidate in candidates:
         verdicts = ", ".join(f"{report.target}: {report.verdict}" for report in candidate.reports)
         lines.append(f"| {candidate.recipe} | {verdicts} | {candidate.reason} |")
-    lines += ["", *(f"- {remark}" for remark in taken.candidate.diagnostics)]
+    lines += ["", *(f"- {diagnostic}" for diagnostic in taken.candidate.diagnostics)]
     tables = "\n".join(to_markdown(report) for report in taken.reports)
     leave_markdown(f"gates-{model}", "\n".join([*lines, "", tables]))

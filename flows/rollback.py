@@ -7,7 +7,7 @@ from pydantic import Field
 from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, note, orchestrated
-from tasks.promotion import steps as promotion
+from tasks.promotion import steps as promotion_steps
 from tasks.records import ReleaseRef
 
 
@@ -22,7 +22,7 @@ def rollback(
         reason: Why, in one sentence; written to the ledger.
         to: Version that was champion before; empty is the one the champion replaced.
     """
-    release = promotion.roll_back(model, to, acting(), reason)
+    release = promotion_steps.roll_back(model, to, acting(), reason)
     text = f"Version {release.version} of {model} is champion again, by {acting()}: {reason}"
     leave_markdown(f"rollback-{model}", text)
     note(text)

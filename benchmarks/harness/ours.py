@@ -15,8 +15,12 @@ from tasks.numerics.formats import NumberFormat
 from tasks.observation.observer import ROWS, SiteObservation
 from tasks.observation.watch import watch
 from tasks.quantization.graph.lowering import lower
-from tasks.quantization.pipeline import candidate as pipeline
-from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
+from tasks.quantization.pipeline import candidate
+from tasks.quantization.pipeline.candidate import (
+    CacheEvidence,
+    CalibrationEvidence,
+    Champion,
+)
 from tasks.quantization.pipeline.derive import Derived
 from tasks.quantization.pipeline.tuning import tune
 from tasks.quantization.recipe.catalog import find_recipe
@@ -114,7 +118,7 @@ def derived(
         args = (subject.model, subject.sites, observed, recipe, scales)
         tuned = tune(*args) if recipe.quantized else None
     with clock.phase("derive and write"):
-        made = pipeline.quantize(evidence, recipe, deployed, tuned)
+        made = candidate.quantize(evidence, recipe, deployed, tuned)
     return Candidate(made.graph, made.derived, clock)
 
 

@@ -21,7 +21,7 @@ from benchmarks.orchestration.served import MODEL
 ROOT = Path(__file__).parents[2]
 BASE = "49ce40b"
 """The last commit whose reading commands loaded everything that runs a model."""
-ROOMS = ("flows", "tasks", "infra")
+PACKAGES = ("flows", "tasks", "infra")
 READING: Mapping[str, Sequence[str]] = {
     "status": ("status",),
     "history": ("history", MODEL),
@@ -77,7 +77,7 @@ def unpack(revision: str, folder: Path) -> None:
     Raises:
         ValueError: where git knows no such commit.
     """
-    command = ["git", "archive", revision, *ROOMS]
+    command = ["git", "archive", revision, *PACKAGES]
     packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if packed.returncode:
         why = packed.stderr.decode(errors="replace").strip()

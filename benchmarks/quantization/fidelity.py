@@ -9,7 +9,7 @@ from benchmarks.harness import subject
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.harness.turns import open_session
-from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers import onnx_graphs
 from benchmarks.peers.int8_work import int8_share
 from benchmarks.peers.onnx_graphs import FP32, OURS, Graphs
 from infra.engines import open_target
@@ -49,15 +49,15 @@ def measure(quick: bool) -> ResultTable:
 
     The other languages stand beside it.
     """
-    return compare(subject.minilm(quick), peers.contenders(quick))
+    return compare(subject.minilm(quick), onnx_graphs.contenders(quick))
 
 
-def compare(chosen: Subject, opponents: tuple[peers.Contender, ...]) -> ResultTable:
+def compare(chosen: Subject, opponents: tuple[onnx_graphs.Contender, ...]) -> ResultTable:
     """Compare all contenders on one subject.
 
     The first held-out group is judged, the last is reported beside it.
     """
-    mine = judge(chosen, OURS, peers.our_graphs(chosen))
+    mine = judge(chosen, OURS, onnx_graphs.our_graphs(chosen))
     full = Graphs(chosen.source, chosen.source, 0.0)
     rows = [judge(chosen, FP32, full), mine, *(_peer(chosen, peer) for peer in opponents)]
     goals = (
@@ -123,8 +123,8 @@ def _reason(message: str) -> str:
     return " ".join(message.partition("graph: ")[2].split() or message.split())
 
 
-def _peer(chosen: Subject, peer: peers.Contender) -> FidelityRow:
-    graphs = peers.graphs(chosen, peer)
+def _peer(chosen: Subject, peer: onnx_graphs.Contender) -> FidelityRow:
+    graphs = onnx_graphs.graphs(chosen, peer)
     return (
         _absent(peer.name, graphs) if isinstance(graphs, str) else judge(chosen, peer.name, graphs)
     )

@@ -11,7 +11,7 @@ from benchmarks.harness import ours, subject
 from benchmarks.harness.subject import ENGLISH, OTHERS, Subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.harness.turns import time_plans
-from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers import onnx_graphs
 from benchmarks.peers.onnx_graphs import FP32, Contender, Graphs
 from benchmarks.quantization.fidelity import judge
 from benchmarks.quantization.latency import full_texts
@@ -55,7 +55,9 @@ def measure(quick: bool) -> ResultTable:
     """
     chosen = subject.minilm(quick)
     opponents = tuple(
-        peer for peer in peers.contenders(quick) if not peer.name.startswith("ORT quantize_dynamic")
+        peer
+        for peer in onnx_graphs.contenders(quick)
+        if not peer.name.startswith("ORT quantize_dynamic")
     )
     names = RECIPES[:2] if quick else RECIPES
     rows = compare(
@@ -83,8 +85,8 @@ def compare(
     # Both at once: what the last peer leaves behind in the process spoils the others.
     for peer in opponents:
         outcomes[peer.name], tuned_outcomes[peer.name] = (
-            peers.graphs(chosen, peer),
-            peers.graphs(elsewhere, peer),
+            onnx_graphs.graphs(chosen, peer),
+            onnx_graphs.graphs(elsewhere, peer),
         )
     plans = {
         FP32: chosen.source,

@@ -9,7 +9,7 @@ from benchmarks.harness.pairs import Rounds
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.harness.turns import time_plans
-from benchmarks.peers import onnx_graphs as peers
+from benchmarks.peers import onnx_graphs
 from benchmarks.peers.onnx_graphs import FP32, OURS
 from infra.engines.port import Arrays
 
@@ -34,11 +34,13 @@ class LatencyRow:
 def measure(quick: bool) -> ResultTable:
     """Measure MiniLM on 8 texts of 64 tokens, with every contender of the fidelity table."""
     chosen = subject.minilm(quick)
-    return compare(chosen, peers.contenders(quick), full_texts(chosen), rounds=7 if quick else 21)
+    return compare(
+        chosen, onnx_graphs.contenders(quick), full_texts(chosen), rounds=7 if quick else 21
+    )
 
 
 def compare(
-    chosen: Subject, opponents: tuple[peers.Contender, ...], feeds: Arrays, rounds: int
+    chosen: Subject, opponents: tuple[onnx_graphs.Contender, ...], feeds: Arrays, rounds: int
 ) -> ResultTable:
     """Compare all contenders in interleaved rounds on one batch."""
     plans, failures = _plans(chosen, opponents)
@@ -76,11 +78,11 @@ def full_texts(chosen: Subject) -> Arrays:
 
 
 def _plans(
-    chosen: Subject, opponents: tuple[peers.Contender, ...]
+    chosen: Subject, opponents: tuple[onnx_graphs.Contender, ...]
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    plans, failures = {FP32: chosen.source, OURS: peers.our_graphs(chosen).cpu}, {}
+    plans, failures = {FP32: chosen.source, OURS: onnx_graphs.our_graphs(chosen).cpu}, {}
     for peer in opponents:
-        graphs = peers.graphs(chosen, peer)
+        graphs = onnx_graphs.graphs(chosen, peer)
         if isinstance(graphs, str):
             failures[peer.name] = graphs
         else:

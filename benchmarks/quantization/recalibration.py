@@ -12,9 +12,8 @@ from benchmarks.harness import ours, subject
 from benchmarks.harness.pairs import Rounds
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
-from benchmarks.peers import onnx_graphs as peers
-from benchmarks.peers import toolkits
-from benchmarks.peers.onnx_graphs import OURS, PERCENTILE, TENSORRT_BEST
+from benchmarks.peers import onnx_graphs, toolkits
+from benchmarks.peers.onnx_graphs import OURS, PERCENTILE, TENSORRT_BEST, Contender
 from benchmarks.quantization.fidelity import accepted, closeness
 from infra.errors import BadInput
 
@@ -27,21 +26,19 @@ FASTEST = "ORT quantize_static, percentile, MatMul inputs, one batch at a time"
 """
 SCALES_ONLY = "Requant recalibrate (new scales only), with both engines"
 OPPONENTS = (
-    peers.Contender(DEFAULT, peers.static(PERCENTILE, padded=True), quick=False),
-    peers.Contender(FASTEST, peers.strided({**TENSORRT_BEST, **PERCENTILE})),
-    peers.Contender("ORT quantize_static, MinMax, MatMul inputs", peers.static(TENSORRT_BEST)),
-    peers.Contender(
-        "NNCF, transformer", toolkits.nncf(transformer=True, symmetric=False), quick=False
-    ),
-    peers.Contender(
+    Contender(DEFAULT, onnx_graphs.static(PERCENTILE, padded=True), quick=False),
+    Contender(FASTEST, onnx_graphs.strided({**TENSORRT_BEST, **PERCENTILE})),
+    Contender("ORT quantize_static, MinMax, MatMul inputs", onnx_graphs.static(TENSORRT_BEST)),
+    Contender("NNCF, transformer", toolkits.nncf(transformer=True, symmetric=False), quick=False),
+    Contender(
         "NNCF, transformer, symmetric", toolkits.nncf(transformer=True, symmetric=True), quick=False
     ),
-    peers.Contender(
+    Contender(
         "modelopt torch INT8_SMOOTHQUANT_CFG",
-        peers.modelopt_torch("INT8_SMOOTHQUANT_CFG"),
+        onnx_graphs.modelopt_torch("INT8_SMOOTHQUANT_CFG"),
         quick=False,
     ),
-    peers.Contender("modelopt onnx, defaults (entropy)", peers.modelopt_onnx(None), patches=True),
+    Contender("modelopt onnx, defaults (entropy)", onnx_graphs.modelopt_onnx(None), patches=True),
 )
 
 
@@ -76,7 +73,7 @@ def measure(quick: bool) -> ResultTable:
     )
 
 
-def compare(chosen: Subject, opponents: Sequence[peers.Contender], rounds: int) -> ResultTable:
+def compare(chosen: Subject, opponents: Sequence[Contender], rounds: int) -> ResultTable:
     """Give everybody one turn a round, and take medians over rounds."""
     mine: list[tuple[ours.Candidate, ours.Candidate]] = []
     turns = {peer.name: _Turns() for peer in opponents}
@@ -164,11 +161,11 @@ def _ours(chosen: Subject) -> tuple[ours.Candidate, ours.Candidate]:
     return full, again
 
 
-def _turn(peer: peers.Contender, chosen: Subject, turn: _Turns) -> None:
+def _turn(peer: Contender, chosen: Subject, turn: _Turns) -> None:
     """Give a peer its turn; one that fails once is not asked again."""
     if turn.failure is not None:
         return
-    graphs = peers.make(chosen, peer)
+    graphs = onnx_graphs.make(chosen, peer)
     if isinstance(graphs, str):
         turn.failure = graphs
     else:

@@ -24,8 +24,7 @@ from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.submodules import submodules
-from tasks.quantization.sensitivity import measure as sensitivity
-from tasks.quantization.sensitivity.measure import Losses
+from tasks.quantization.sensitivity.measure import Losses, by_submodule, output_loss, spread
 from tasks.records import Payload
 
 RECIPES = ("int8-max", "int8-smooth")
@@ -139,7 +138,7 @@ def toggled_losses(
         tuned,
         chosen.inputs,
         chosen.spec.task,
-        sensitivity.spread(chosen.calibration, max(len(chosen.calibration) // ONE_IN, 1)),
+        spread(chosen.calibration, max(len(chosen.calibration) // ONE_IN, 1)),
         others=True,
     )
     return losses, Timed(losses.parts, process_time() - started, len(losses.parts) + 2)
@@ -166,7 +165,7 @@ def one_engine_a_site(
             lower(qdq.write(plan), "u8").SerializeToString()
         )
         outputs = run_all(engine, chosen.inputs, payloads)
-        losses[name] = float(sensitivity.output_loss(chosen.spec.task, exact, outputs).mean())
+        losses[name] = float(output_loss(chosen.spec.task, exact, outputs).mean())
     return Timed(losses, process_time() - started, len(names) + 1)
 
 
@@ -181,7 +180,7 @@ def _pass(chosen: Subject, payloads: Sequence[Payload], rounds: int = 3) -> floa
 
 
 def _by_submodule(chosen: Subject, recipe: Recipe, losses: Losses) -> str:
-    groups = sensitivity.by_submodule(losses, submodules(chosen.sites))
+    groups = by_submodule(losses, submodules(chosen.sites))
     listing = ", ".join(f"{group.name} {group.loss:.2g} ({group.parts})" for group in groups)
     return (
         f"{recipe.name}: loss by submodule (parts): {listing}; "

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.cli import progress_line
 from flows.cli.progress_line import Say
-from flows.cli.progress_line import progress as shown
 from infra.settings import settings
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def say(sentence: str) -> None:
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Say]:
     """Show one line that moves on a terminal, a line per step otherwise; nothing when quiet."""
-    with shown(console, quiet=quiet) as show:
+    with progress_line.progress(console, quiet=quiet) as show:
         yield show
 
 
@@ -221,7 +221,7 @@ def forgotten(acts: Sequence[Any]) -> None:
     """Print what was removed, which releases had been calibrated with it, and what remains."""
     for act in acts:
         counts = (
-            ", ".join(f"{count} from {room}" for room, count in act.removed.items())
+            ", ".join(f"{count} from {kind}" for kind, count in act.removed.items())
             or "nothing was stored any more"
         )
         console.print(f"[bold]{act.kind} {act.pseudonym[:12]}[/bold]  {escape(counts)}")
@@ -259,8 +259,8 @@ def outcome(result: Any) -> None:
         console.print(f"  {escape(line)}")
     if result.candidates:
         console.print(_candidates(result.candidates))
-    for remark in result.candidates[-1].remarks if result.candidates else ():
-        console.print(f"note  {escape(remark)}")
+    for diagnostic in result.candidates[-1].diagnostics if result.candidates else ():
+        console.print(f"note  {escape(diagnostic)}")
     for note in result.notes:
         console.print(f"note  {escape(note)}")
     if result.report:

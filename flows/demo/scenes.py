@@ -17,7 +17,7 @@ from tasks.models.catalog import register
 from tasks.promotion import journal
 from tasks.promotion.history import champion_of
 from tasks.promotion.ledger import EntryKind, previous
-from tasks.promotion.reconcile import AliasState as Reconciled
+from tasks.promotion.reconcile import AliasState
 from tasks.records import Action, Health, Payload, ReleaseRef, Tensor, Verdict
 
 Played = tuple[list[str], list[str]]
@@ -199,7 +199,7 @@ def roll_back(stage: Stage) -> Played:
     reconciled = reconcile("minilm")["minilm"]
     newest = journal.read("minilm")[-1]
     problems = _unless(
-        reconciled.outcome is Reconciled.ADOPTED,
+        reconciled.outcome is AliasState.ADOPTED,
         f"reconcile found {reconciled.outcome}: {reconciled.reason}",
     )
     problems += _unless(

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 PACKAGES = ("requant", "numpy", "onnxruntime", "pyarrow", "dask", "distributed")
 """What a worker must have in the version of the caller."""
-_ROOMS = ("infra", "tasks", "flows")
+_PACKAGES = ("infra", "tasks", "flows")
 
 
 @cache
@@ -41,6 +41,6 @@ def _version(name: str) -> str:
 
 def _code() -> str:
     digest, root = sha256(), Path(__file__).resolve().parents[2]
-    for path in sorted(path for room in _ROOMS for path in (root / room).rglob("*.py")):
+    for path in sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

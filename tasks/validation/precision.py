@@ -56,8 +56,8 @@ class Execution(StrEnum):
 class LayerPrecision:
     """One layer, what was asked for, and what runs."""
 
-    asked: QuantizedProduct
-    found: Execution
+    requested: QuantizedProduct
+    actual: Execution
     kernel: str  # the one that tells, empty where there is none
 
 
@@ -84,7 +84,7 @@ def asked_for(
 
 
 def compare_precision(
-    asked: Sequence[QuantizedProduct], kernels: Sequence[Kernel]
+    requested: Sequence[QuantizedProduct], kernels: Sequence[Kernel]
 ) -> tuple[LayerPrecision, ...]:
     """Say what became of each product.
 
@@ -92,12 +92,12 @@ def compare_precision(
     """
     return tuple(
         _finding(product, [kernel for kernel in kernels if product.node in kernel.nodes])
-        for product in asked
+        for product in requested
     )
 
 
 def precision_gate(
-    asked: Sequence[QuantizedProduct],
+    requested: Sequence[QuantizedProduct],
     kernels: Sequence[Kernel] | None,
     why_not: str,
     least: float = LEAST,
@@ -108,33 +108,33 @@ def precision_gate(
     was asked for. There is no gate where no product was asked for. Without kernels (an engine that
     nobody could inspect) it is inconclusive for the reason given, never passed.
     """
-    if not asked:
+    if not requested:
         return ()
     if kernels is None:
-        return (_gate(Verdict.INCONCLUSIVE, None, least, asked, why_not),)
-    findings = compare_precision(asked, kernels)
-    wrong = [layer for layer in findings if layer.found in (Execution.OTHERWISE, Execution.ABSENT)]
-    unclear = [layer for layer in findings if layer.found is Execution.UNTOLD]
-    total = sum(product.macs for product in asked)
-    fraction = 1 - sum(layer.asked.macs for layer in (*wrong, *unclear)) / total
-    most = 1 - sum(layer.asked.macs for layer in wrong) / total
+        return (_gate(Verdict.INCONCLUSIVE, None, least, requested, why_not),)
+    findings = compare_precision(requested, kernels)
+    wrong = [layer for layer in findings if layer.actual in (Execution.OTHERWISE, Execution.ABSENT)]
+    unclear = [layer for layer in findings if layer.actual is Execution.UNTOLD]
+    total = sum(product.macs for product in requested)
+    fraction = 1 - sum(layer.requested.macs for layer in (*wrong, *unclear)) / total
+    most = 1 - sum(layer.requested.macs for layer in wrong) / total
     verdict = Verdict.PASSED if fraction >= least else Verdict.INCONCLUSIVE
     verdict = Verdict.FAILED if most < least else verdict
     interval = Interval(fraction, fraction, fraction)
     reason = _reason(findings, wrong, unclear, fraction)
-    return (_gate(verdict, interval, least, asked, reason),)
+    return (_gate(verdict, interval, least, requested, reason),)
 
 
-def _finding(asked: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecision:
+def _finding(requested: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecision:
     telling = [kernel for kernel in kernels if kernel.precision]
-    for wanted, outcome in ((asked.precision, Execution.AS_ASKED), (UNKNOWN, Execution.UNTOLD)):
+    for wanted, outcome in ((requested.precision, Execution.AS_ASKED), (UNKNOWN, Execution.UNTOLD)):
         for kernel in telling:
             if kernel.precision == wanted:
-                return LayerPrecision(asked, outcome, kernel.name)
+                return LayerPrecision(requested, outcome, kernel.name)
     return (
-        LayerPrecision(asked, Execution.OTHERWISE, telling[0].name)
+        LayerPrecision(requested, Execution.OTHERWISE, telling[0].name)
         if telling
-        else LayerPrecision(asked, Execution.ABSENT, "")
+        else LayerPrecision(requested, Execution.ABSENT, "")
     )
 
 
@@ -176,7 +176,8 @@ def _reason(
 
 def _names(findings: Sequence[LayerPrecision]) -> str:
     names = [
-        f"{layer.asked.layer} ({layer.asked.precision} asked, {layer.kernel or 'no kernel'})"
+        f"{layer.requested.layer} ({layer.requested.precision} asked, "
+        f"{layer.kernel or 'no kernel'})"
         for layer in findings[:_NAMED]
     ]
     more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
@@ -187,10 +188,10 @@ def _gate(
     verdict: Verdict,
     fraction: Interval | None,
     least: float,
-    asked: Sequence[QuantizedProduct],
+    requested: Sequence[QuantizedProduct],
     reason: str,
 ) -> GateResult:
-    binding = verdict is Verdict.FAILED and all(item.precision == "INT8" for item in asked)
+    binding = verdict is Verdict.FAILED and all(item.precision == "INT8" for item in requested)
     return GateResult(
         METRIC,
         ALL,
@@ -199,6 +200,6 @@ def _gate(
         fraction,
         least,
         AT_LEAST,
-        len(asked),
+        len(requested),
         f"{METRIC}: {reason}",
     )

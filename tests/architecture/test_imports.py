@@ -19,7 +19,7 @@ from importlinter.api import read_configuration
 from infra.stores.layout import KINDS
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("flows", "tasks", "infra", "dashboards")
+PACKAGES = ("flows", "tasks", "infra", "dashboards")
 VENDORS = {
     "mlflow",
     "boto3",
@@ -36,7 +36,7 @@ LONGEST_STEPS = (
     150  # lines: what a step does beside loading and storing is a function of its package
 )
 FULLEST = 12  # modules of one folder, beside its `__init__.py`
-SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ALL = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 
 
@@ -76,7 +76,7 @@ def _called(node: ast.Call) -> str:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(ROOMS)
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(PACKAGES)
     assert "onnxruntime" in set(imported(ROOT / "infra/engines/onnxruntime_cpu.py"))
 
 
@@ -225,7 +225,7 @@ def test_steps_hold_no_more_than_loading_and_storing() -> None:
     assert not {name: length for name, length in lengths.items() if length > LONGEST_STEPS}
 
 
-@pytest.mark.parametrize("top", [*ROOMS, "benchmarks"])
+@pytest.mark.parametrize("top", [*PACKAGES, "benchmarks"])
 def test_no_package_holds_more_modules_than_a_reader_can_scan(top: str) -> None:
     modules = Counter(
         path.parent.relative_to(ROOT).as_posix()

@@ -122,7 +122,7 @@ def test_a_warm_timing_cache_builds_the_same_plan_faster(plain: Any, tmp_path: P
     for _ in range(2):
         target = TensorRt("tensorrt", import_module("tensorrt"), ahead_of_time=False, store=store)
         told = parse_metadata(target.build(quantized(plain), profile()).metadata or b"")
-        assert told.remarks == ()
+        assert told.diagnostics == ()
         seconds.append(told.build_seconds)
     keys = list(store.list("timing-caches/"))
     print(f"cold {seconds[0]} s, warm {seconds[1]} s, kept in {keys}")
@@ -132,7 +132,7 @@ def test_a_warm_timing_cache_builds_the_same_plan_faster(plain: Any, tmp_path: P
     target = TensorRt("tensorrt", import_module("tensorrt"), ahead_of_time=False, store=store)
     assert (
         "is damaged"
-        in parse_metadata(target.build(quantized(plain), profile()).metadata or b"").remarks[0]
+        in parse_metadata(target.build(quantized(plain), profile()).metadata or b"").diagnostics[0]
     )
 
 

@@ -196,5 +196,5 @@ def test_one_request_is_enough_to_quantize_and_its_thinness_is_said(
     outcome = requantize("single", recipe="int8-smooth")
     assert outcome.candidates[0].reports
     assert any(
-        "calibrated on fewer than 2048 values" in one for one in outcome.candidates[0].remarks
+        "calibrated on fewer than 2048 values" in one for one in outcome.candidates[0].diagnostics
     )

@@ -162,7 +162,7 @@ def test_an_int8_cache_is_judged_through_the_cache(language: Settings) -> None:
     assert gates["cache-agreement"].binding
     assert gates["cache-agreement"].estimate is not None
     assert gates["cache-agreement"].verdict is Verdict.PASSED, gates["cache-agreement"].reason
-    assert any("cache" in remark for remark in candidate.remarks)
+    assert any("cache" in diagnostic for diagnostic in candidate.diagnostics)
 
 
 def test_a_folder_that_is_no_language_model_is_refused(tmp_path: Path, language: Settings) -> None:

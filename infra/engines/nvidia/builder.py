@@ -74,7 +74,7 @@ class Builder:
             warm.keep(config)
         built = bytes(plan)
         metadata = self._metadata(
-            built, time.perf_counter() - started, () if warm is None else warm.remarks
+            built, time.perf_counter() - started, () if warm is None else warm.diagnostics
         )
         return Built(built, describe(self.trt, network), dump_metadata(metadata))
 
@@ -83,7 +83,7 @@ class Builder:
             return None
         return attach(config, self.store, cache_key(read_host(self.trt)), log.cache_complaints)
 
-    def _metadata(self, plan: bytes, seconds: float, remarks: tuple[str, ...]) -> PlanMetadata:
+    def _metadata(self, plan: bytes, seconds: float, diagnostics: tuple[str, ...]) -> PlanMetadata:
         host = read_host(self.trt)
         return PlanMetadata(
             target=self.name,
@@ -96,7 +96,7 @@ class Builder:
             options=self.options,
             build_seconds=round(seconds, 3),
             plan_sha256=sha256(plan),
-            remarks=remarks,
+            diagnostics=diagnostics,
         )
 
     def _parse(self, graph: bytes, builder: Any, logger: Any, log: Log) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.canonical import sha256
@@ -19,7 +19,7 @@ from infra.errors import BadInput
 class PlanMetadata(BaseModel):
     """One plan's origin, as `plan.json` beside it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     version: Literal[1] = 1
     target: str
@@ -32,12 +32,13 @@ class PlanMetadata(BaseModel):
     options: BuildOptions
     build_seconds: float
     plan_sha256: str
-    remarks: tuple[str, ...] = ()  # of the timing cache
+    # Of the timing cache; the document keeps its older word.
+    diagnostics: tuple[str, ...] = Field(default=(), alias="remarks")
 
 
 def dump_metadata(metadata: PlanMetadata) -> bytes:
     """Return the JSON document."""
-    return metadata.model_dump_json(indent=2).encode()
+    return metadata.model_dump_json(indent=2, by_alias=True).encode()
 
 
 def parse_metadata(data: bytes) -> PlanMetadata:

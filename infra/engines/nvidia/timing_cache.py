@@ -35,7 +35,7 @@ class WarmCache:
     store: ObjectStore
     key: str
     before: bytes  # as it was taken from the store; empty where it was not
-    remarks: tuple[str, ...]  # why it was not
+    diagnostics: tuple[str, ...]  # why it was not
 
     def keep(self, config: Any) -> None:
         """Store the config's cache if the build changed it."""
@@ -51,7 +51,7 @@ def attach(config: Any, store: ObjectStore, key: str, complaints: Sequence[str])
     `complaints` are what the module logs while it reads the cache. It answers what it cannot read
     with an empty one.
     """
-    stored, remarks = _read(store, key)
+    stored, diagnostics = _read(store, key)
     heard = len(complaints)
     cache = config.create_timing_cache(stored)
     accepted = cache is not None and config.set_timing_cache(cache, False)
@@ -60,7 +60,7 @@ def attach(config: Any, store: ObjectStore, key: str, complaints: Sequence[str])
     if stored and (not accepted or len(complaints) > heard):
         why = "; ".join(complaints[heard:])[:200] or "it is of another device or version"
         return WarmCache(store, key, b"", (f"the timing cache {key} was not taken: {why}",))
-    return WarmCache(store, key, stored, remarks)
+    return WarmCache(store, key, stored, diagnostics)
 
 
 def _read(store: ObjectStore, key: str) -> tuple[bytes, tuple[str, ...]]:

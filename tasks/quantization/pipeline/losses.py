@@ -11,8 +11,7 @@ from tasks.observation.observer import SiteObservation
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.sensitivity import measure as sensitivity
-from tasks.quantization.sensitivity.measure import Losses
+from tasks.quantization.sensitivity.measure import Losses, measure
 from tasks.quantization.sensitivity.toggled_graph import install
 from tasks.records import Payload
 from tasks.specs.traits import Task
@@ -48,4 +47,4 @@ def measure_losses(
     plan = assemble(model, sites, observed, recipe, choices, unknown, folding=False)
     toggled = install(plan, others=others)
     engine = open_target("onnxruntime-cpu").load(toggled.graph.SerializeToString())
-    return sensitivity.measure(engine, inputs, task, toggled.parts, payloads)
+    return measure(engine, inputs, task, toggled.parts, payloads)

@@ -10,21 +10,21 @@ from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.sensitivity import mixed_precision as mixed
+from tasks.quantization.sensitivity import mixed_precision
 from tasks.quantization.sensitivity.measure import Sensitivity
 from tasks.quantization.weight.held_out_rows import LEAST_ROWS
 
 
 def site_costs(
     model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float]
-) -> tuple[mixed.SiteCost, ...]:
+) -> tuple[mixed_precision.SiteCost, ...]:
     """Return every measured site's loss and its number of weights.
 
     The weights are what high precision costs in size and, by position, in products.
     """
     sizes = {item.name: math.prod(item.dims) for item in model.graph.initializer}
     return tuple(
-        mixed.SiteCost(
+        mixed_precision.SiteCost(
             site.name, losses[site.name], sum(sizes[layer.weight] for layer in site.layers)
         )
         for site in sites
@@ -34,9 +34,9 @@ def site_costs(
 
 def placements(
     model: onnx.ModelProto, sites: tuple[Site, ...], losses: Mapping[str, float]
-) -> tuple[mixed.PrecisionPlacement, ...]:
+) -> tuple[mixed_precision.PrecisionPlacement, ...]:
     """Return the Pareto front of loss and cost, cheapest first."""
-    return mixed.pareto_front(site_costs(model, sites, losses))
+    return mixed_precision.pareto_front(site_costs(model, sites, losses))
 
 
 def remaining_loss(
@@ -44,7 +44,9 @@ def remaining_loss(
 ) -> float:
     """Return the fraction of the measured losses that a recipe's quantized sites keep, 0..1."""
     points = placements(model, sites, losses)
-    return mixed.keep(points, recipe.high_precision_sites).loss / max(points[0].loss, 1e-30)
+    return mixed_precision.keep(points, recipe.high_precision_sites).loss / max(
+        points[0].loss, 1e-30
+    )
 
 
 def excluded_nodes(
@@ -68,7 +70,7 @@ def excluded_nodes(
     count = max(recipe.high_precision_sites - len(tuned.unknown), 0)
     if losses is None or not count:
         return (*tuned.unknown, *ranked[:count])
-    best = mixed.keep(placements(model, sites, losses), count)
+    best = mixed_precision.keep(placements(model, sites, losses), count)
     return (*tuned.unknown, *(name for name in ranked if name in best.kept))
 
 

@@ -143,11 +143,11 @@ def test_a_build_error_is_the_verdict_of_its_target_and_not_the_end(
             raise Refused("tensorrt-rtx cannot express the graph: an operator")
         return EngineRef(target, 1, 0.0, True, "")
 
-    monkeypatch.setattr(climbing.quantization, "write_graph", lambda *_: candidate)
-    monkeypatch.setattr(climbing.quantization, "build_engine", build)
-    monkeypatch.setattr(climbing.validation, "judge", lambda *_: passed)
+    monkeypatch.setattr(climbing.quantization_steps, "write_graph", lambda *_: candidate)
+    monkeypatch.setattr(climbing.quantization_steps, "build_engine", build)
+    monkeypatch.setattr(climbing.validation_steps, "judge", lambda *_: passed)
     monkeypatch.setattr(
-        climbing.validation, "report_unbuilt", lambda _, target, why: unbuilt(target, why)
+        climbing.validation_steps, "report_unbuilt", lambda _, target, why: unbuilt(target, why)
     )
     recipe = find_recipe("int8-smooth")
     targets = ["tensorrt-rtx", "onnxruntime-cpu"]

@@ -110,7 +110,7 @@ def test_a_cache_that_a_build_changed_is_kept_and_taken_by_the_next(
     opened: Opened, store: ObjectStore
 ) -> None:
     first = attach(opened.config, store, KEY, opened.log.cache_complaints)
-    assert (first.before, first.remarks) == (b"", ())
+    assert (first.before, first.diagnostics) == (b"", ())
     first.keep(opened.config)
     kept = store.get(KEY)
     again = Opened()
@@ -139,7 +139,7 @@ def test_a_damaged_cache_is_ignored_with_a_remark(
     again = Opened()
     found = attach(again.config, store, KEY, again.log.cache_complaints)
     assert found.before == b""
-    assert found.remarks == (f"the timing cache {KEY} is damaged and was ignored",)
+    assert found.diagnostics == (f"the timing cache {KEY} is damaged and was ignored",)
     assert again.config.get_timing_cache() is not None
 
 
@@ -165,5 +165,5 @@ def test_a_cache_that_the_module_does_not_take_is_ignored_with_a_remark(
     again = Opened()
     found = attach(Foreign(again.config), store, KEY, [])
     assert found.before == b""
-    assert "was not taken: it is of another device or version" in found.remarks[0]
+    assert "was not taken: it is of another device or version" in found.diagnostics[0]
     assert again.config.get_timing_cache() is not None

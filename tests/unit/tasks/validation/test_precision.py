@@ -87,7 +87,10 @@ def test_a_product_that_the_runtime_left_in_floating_point_is_found() -> None:
     graph = quantized(plain)
     asked = asked_for(graph, find_sites(plain))
     finding = compare_precision(asked, kernels_of(graph))[0]
-    assert (finding.found, finding.kernel) == (Execution.OTHERWISE, "node_MatMul_0/MatMulAddFusion")
+    assert (finding.actual, finding.kernel) == (
+        Execution.OTHERWISE,
+        "node_MatMul_0/MatMulAddFusion",
+    )
     gate = precision_gate(asked, kernels_of(graph), "")[0]
     assert gate.verdict is Verdict.FAILED
     assert "fc (INT8 asked, node_MatMul_0/MatMulAddFusion)" in gate.reason
@@ -105,7 +108,7 @@ def test_a_convolution_is_known_by_its_weight() -> None:
     found = compare_precision(
         asked_for(graph, find_sites(plain)), target.kernels(layers, None) or ()
     )
-    assert [one.found for one in found] == [
+    assert [one.actual for one in found] == [
         Execution.AS_ASKED if "QLinearConv" in str(layers) else Execution.OTHERWISE
     ]
 
@@ -134,7 +137,7 @@ def test_a_convolution_is_known_by_its_weight() -> None:
 def test_a_product_counts_as_asked_only_where_a_kernel_says_so(
     kernels: list[Kernel], found: Execution, verdict: Verdict
 ) -> None:
-    assert [one.found for one in compare_precision(ASKED, kernels)] == [found]
+    assert [one.actual for one in compare_precision(ASKED, kernels)] == [found]
     assert precision_gate(ASKED, kernels, "")[0].verdict is verdict
 
 
