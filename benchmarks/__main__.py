@@ -16,7 +16,7 @@ from benchmarks.harness.table import ResultTable
 MODULES: Mapping[str, str] = {
     "fidelity": "benchmarks.quantization.fidelity",
     "latency": "benchmarks.quantization.latency",
-    "front": "benchmarks.quantization.front",
+    "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",
     "drift-to-quality": "benchmarks.quantization.drift_to_quality",
@@ -35,6 +35,7 @@ MODULES: Mapping[str, str] = {
     "maintain": "benchmarks.orchestration.maintain",
 }
 NAMES = tuple(MODULES)
+RENAMED = {"front": "pareto-front"}
 BESIDE_A_COMMIT = frozenset({"commands", "maintain"})
 WIDTH = 180
 """Columns of a table that goes to a file."""
@@ -88,6 +89,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--base", metavar="REV", help="the commit that `commands` and `maintain` compare with"
     )
     options = parser.parse_args(arguments)
+    for old in sorted(set(options.names) & set(RENAMED)):
+        parser.error(f"the benchmark {old} is called {RENAMED[old]} now")
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")

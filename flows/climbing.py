@@ -89,14 +89,16 @@ def climb_ladder(
     if search == "full":
         build_ahead(material, ladder, targets, progress)
     for index, recipe in enumerate(ladder):
-        share = 0.2 + 0.6 * index / len(ladder)
+        fraction = 0.2 + 0.6 * index / len(ladder)
         if not all(may_cost_less(recipe, before.recipe, before.refused) for before in dear):
             continue
-        losses = _losses(material, recipe, progress, share, thorough=search == "full")
+        losses = _losses(material, recipe, progress, fraction, thorough=search == "full")
         if search == "first" and climbed and losses and _is_hopeless(climbed[-1], recipe, losses):
-            progress.step(f"passing {recipe.name} by: its predicted loss is over the budget", share)
+            progress.step(
+                f"passing {recipe.name} by: its predicted loss is over the budget", fraction
+            )
             continue
-        progress.step(f"trying {recipe.name}: {recipe.summary}", share)
+        progress.step(f"trying {recipe.name}: {recipe.summary}", fraction)
         climbed.append(_measured(material, recipe, targets, losses, thorough=search == "full"))
         if search == "first" and (passes(climbed[-1].reports) or not climbed[-1].refused):
             break  # also where no target could be executed: another candidate could not either
@@ -229,12 +231,12 @@ def passes(reports: Sequence[GateReport]) -> bool:
 
 
 def _losses(
-    material: ClimbInputs, recipe: Recipe, progress: Progress, share: float, *, thorough: bool
+    material: ClimbInputs, recipe: Recipe, progress: Progress, fraction: float, *, thorough: bool
 ) -> str | None:
     """Measure how sensitive the sites are, where the recipe chooses among them."""
     if not chooses_sites(recipe):
         return None
-    progress.step("measuring the sites' sensitivity", share)
+    progress.step("measuring the sites' sensitivity", fraction)
     return quantization_steps.measure_sensitivity(
         material.calibration, material.observation, recipe.name, thorough
     )

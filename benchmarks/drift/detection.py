@@ -66,7 +66,7 @@ class DetectionRow:
     delay: float | None = column("median delay, windows", ".1f")
     alarms: int | None = column("alarms", "d")
     harmless: int | None = column("of these harmless", "d")
-    followed: float | None = column("share of the harmless in which ours acts", ".2f")
+    followed: float | None = column("fraction of the harmless in which ours acts", ".2f")
     averaged: float | None = column("the same, harmless by the mean of all", ".2f")
     failure: str | None = reason("why not")
 
@@ -132,9 +132,9 @@ NOTE = (
     "False alarms: null windows of the digits. A window is costly when its scenario costs the "
     "quantized model more than 1 % fidelity beyond what it loses at home, for everybody or for a "
     "domain or language with 20 requests of it, measured on 16 times as many images, or as many "
-    "texts, of the same time and another seed. Power is the share of streams with a costly window "
-    "that alarm in or after the first, and delay counts windows from it. An alarm in any other "
-    "window is harmless. Nothing is repaired, and every window with a standing alarm counts. "
+    "texts, of the same time and another seed. Power is the fraction of streams with a costly "
+    "window that alarm in or after the first, and delay counts windows from it. An alarm in any "
+    "other window is harmless. Nothing is repaired, and every window with a standing alarm counts. "
     "Evidently by its defaults; RFF-MMD and Frouros are set to one false alarm in 1,000 windows, "
     "as ours."
 )
@@ -170,33 +170,35 @@ Alarms = Sequence[NDArray[np.bool_]]
 
 
 def compare(
-    null: Bench, found: Sequence[WindowStream], count: int, acts: Alarms
+    null: Bench, all_streams: Sequence[WindowStream], count: int, acts: Alarms
 ) -> list[DetectionRow]:
     """Run every detector on the same windows, beside what ours acts on.
 
     A detector that fails gets the reason.
     """
-    return [_row(name, detector, null, found, count, acts) for name, detector in DETECTORS.items()]
+    return [
+        _row(name, detector, null, all_streams, count, acts) for name, detector in DETECTORS.items()
+    ]
 
 
-def alarms_of(detector: Detector, found: Sequence[WindowStream]) -> Alarms:
+def alarms_of(detector: Detector, all_streams: Sequence[WindowStream]) -> Alarms:
     """Return which windows of each stream a detector calls."""
-    return [np.asarray(detector(stream.bench, stream.windows), bool) for stream in found]
+    return [np.asarray(detector(stream.bench, stream.windows), bool) for stream in all_streams]
 
 
 def _row(
     name: str,
     detector: Detector,
     null: Bench,
-    found: Sequence[WindowStream],
+    all_streams: Sequence[WindowStream],
     count: int,
     acts: Alarms,
 ) -> DetectionRow:
-    costly = sum(bool(stream.costly.any()) for stream in found)
+    costly = sum(bool(stream.costly.any()) for stream in all_streams)
     looked = min(count, SLOW.get(name, count))
     try:
         false = false_alarms(detector, null, looked)
-        alarms = acts if name == ACTS else alarms_of(detector, found)
+        alarms = acts if name == ACTS else alarms_of(detector, all_streams)
     except (RuntimeError, LookupError, ValueError) as exc:
         return DetectionRow(
             name,
@@ -213,12 +215,15 @@ def _row(
         )
     delays = [
         delay
-        for stream, called in zip(found, alarms, strict=True)
+        for stream, called in zip(all_streams, alarms, strict=True)
         if (delay := _delay(stream, called)) is not None
     ]
-    harmless = [called & stream.harmless for stream, called in zip(found, alarms, strict=True)]
+    harmless = [
+        called & stream.harmless for stream, called in zip(all_streams, alarms, strict=True)
+    ]
     averaged = [
-        called & stream.harmless_on_average for stream, called in zip(found, alarms, strict=True)
+        called & stream.harmless_on_average
+        for stream, called in zip(all_streams, alarms, strict=True)
     ]
     return DetectionRow(
         name,
@@ -271,19 +276,19 @@ def _simulated(traffic: Sequence[Request], scenario: str, seed: int, count: int)
     return list(simulate(traffic, rules, seed, days=1, rate=count / 24))
 
 
-def by_scenario(found: Sequence[WindowStream], acts: Alarms) -> list[str]:
+def by_scenario(all_streams: Sequence[WindowStream], acts: Alarms) -> list[str]:
     """Say what each scenario cost, and how often ours acted where it cost nothing.
 
     The cost is the quantized model's; a line each, for the reader.
     """
     lines = []
-    for name in dict.fromkeys(stream.scenario for stream in found):
-        which = [number for number, stream in enumerate(found) if stream.scenario == name]
+    for name in dict.fromkeys(stream.scenario for stream in all_streams):
+        which = [number for number, stream in enumerate(all_streams) if stream.scenario == name]
         most = [
-            max(float(getattr(found[number].costs, of).max()) for number in which)
+            max(float(getattr(all_streams[number].costs, of).max()) for number in which)
             for of in ("everybody", "worst")
         ]
-        idle = [found[number].harmless for number in which]
+        idle = [all_streams[number].harmless for number in which]
         acted = sum(
             int((harmless & acts[number]).sum())
             for harmless, number in zip(idle, which, strict=True)
@@ -308,7 +313,7 @@ def goals(rows: Sequence[DetectionRow]) -> tuple[Goal, ...]:
         for row in rivals
         if row.delay is not None and (row.false or 0) <= max(1.0, mine.false or 0)
     ]
-    share = max((row.followed for row in rivals if row.followed is not None), default=None)
+    followed = max((row.followed for row in rivals if row.followed is not None), default=None)
     delay = None if mine.delay is None else mine.delay - min(fair, default=mine.delay)
     return (
         Goal("false alarms per 1,000 null windows:", 1.0, mine.false, "at most"),
@@ -320,9 +325,9 @@ def goals(rows: Sequence[DetectionRow]) -> tuple[Goal, ...]:
             "at most",
         ),
         Goal(
-            "share of a peer's harmless alarms in which ours acts, of the worst peer:",
+            "fraction of a peer's harmless alarms in which ours acts, of the worst peer:",
             0.1,
-            share,
+            followed,
             "at most",
         ),
     )

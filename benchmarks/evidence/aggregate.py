@@ -86,14 +86,14 @@ def _resampled(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
-def headline(found: Sequence[ShiftResult]) -> Mapping[str, tuple[float, int]]:
+def headline(results: Sequence[ShiftResult]) -> Mapping[str, tuple[float, int]]:
     """Return, by kind, the median fraction that recalibration alone wins back.
 
     It comes with the number of rows that it is over: those in which the shift cost something.
     """
-    kinds = sorted({row.kind for row in found})
+    kinds = sorted({row.kind for row in results})
     fractions = {
-        kind: [row.won_back.value for row in found if row.kind == kind and row.won_back]
+        kind: [row.won_back.value for row in results if row.kind == kind and row.won_back]
         for kind in kinds
     }
     return {

@@ -176,7 +176,7 @@ def _text(
         Shift(
             "tenant mix",
             "nine requests in ten are one tenant's code",
-            (TrafficPart(prose, share=0.1), TrafficPart(code, share=0.9)),
+            (TrafficPart(prose, fraction=0.1), TrafficPart(code, fraction=0.9)),
         ),
         Shift(
             "weight update",
@@ -270,7 +270,7 @@ def speech_recognizer() -> ModelKind:
             "tenant mix",
             "nine recordings in ten from a tenant with a weak, noisy line",
             (
-                TrafficPart(studio, share=0.1),
+                TrafficPart(studio, fraction=0.1),
                 TrafficPart(studio, shifts.chained(shifts.scaled(0.05), shifts.noisy(0.1)), 0.9),
             ),
         ),
@@ -305,7 +305,7 @@ def image_encoder() -> ModelKind:
         Shift(
             "tenant mix",
             "nine images in ten from a tenant at exposure 4",
-            (TrafficPart(daylight, share=0.1), TrafficPart(daylight, shifts.scaled(4.0), 0.9)),
+            (TrafficPart(daylight, fraction=0.1), TrafficPart(daylight, shifts.scaled(4.0), 0.9)),
         ),
         Shift(
             "weight update",
@@ -331,7 +331,7 @@ def image_encoder() -> ModelKind:
 
 
 def _open(
-    name: str, folder: str, home: Shift, found: tuple[Shift, ...], budget: float, quality: str
+    name: str, folder: str, home: Shift, others: tuple[Shift, ...], budget: float, quality: str
 ) -> ModelKind:
     path = EXAMPLES / folder
     spec = load_spec(path / "model.yaml")
@@ -348,7 +348,7 @@ def _open(
     rows = (*_corpus(path, "traffic"), *pool)
     # The inputs follow from the graph, and of a speech model from its full precision as well.
     closed = Subject(name, spec, weights, graph, open_inputs_of(spec, weights, graph), rows, (), {})
-    return ModelKind(name, closed, rows, judged, home, found, budget, quality, golden)
+    return ModelKind(name, closed, rows, judged, home, others, budget, quality, golden)
 
 
 def open_inputs_of(spec: ModelSpec, weights: Path, graph: onnx.ModelProto) -> Inputs:

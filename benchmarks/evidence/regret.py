@@ -82,26 +82,26 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval |
     )
 
 
-def as_lines(found: Regret) -> list[str]:
+def as_lines(regret: Regret) -> list[str]:
     """Return for the page the figures, the goals, and whether they are reached."""
     figures = (
-        ("loss at stake that the decisions leave", found.regret, MOST_REGRET),
-        ("builds decided on evidence that were needless", found.needless, MOST_NEEDLESS),
+        ("loss at stake that the decisions leave", regret.regret, MOST_REGRET),
+        ("builds decided on evidence that were needless", regret.needless, MOST_NEEDLESS),
     )
     head = (
-        f"{found.cells} cells, {found.at_stake} with a loss at stake; {found.builds} builds, "
-        f"{found.missed} cells at stake kept, {found.retraining} requests for retraining. "
-        f"{found.due} of the builds were due because the weights had changed; "
-        f"in {found.early} of these the old engine would have kept the budget."
+        f"{regret.cells} cells, {regret.at_stake} with a loss at stake; {regret.builds} builds, "
+        f"{regret.missed} cells at stake kept, {regret.retraining} requests for retraining. "
+        f"{regret.due} of the builds were due because the weights had changed; "
+        f"in {regret.early} of these the old engine would have kept the budget."
     )
-    return [head, "", *(_line(what, share, goal) for what, share, goal in figures)]
+    return [head, "", *(_line(what, fraction, goal) for what, fraction, goal in figures)]
 
 
-def _line(what: str, share: Interval | None, goal: float) -> str:
-    if share is None:
+def _line(what: str, fraction: Interval | None, goal: float) -> str:
+    if fraction is None:
         return f"- {what}: nothing to count"
-    verdict = "reached" if share.value <= goal else "missed"
+    verdict = "reached" if fraction.value <= goal else "missed"
     return (
-        f"- {what}: {share.value:.1%} ({share.low:.1%} to {share.high:.1%}); "
+        f"- {what}: {fraction.value:.1%} ({fraction.low:.1%} to {fraction.high:.1%}); "
         f"goal at most {goal:.0%}: {verdict}"
     )

@@ -46,7 +46,7 @@ class TrafficPart:
 
     select: Select
     mutate: Mutate = same
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def draw(
     drawn = []
     for part in shift.parts:
         fitting = [case for case in cases if part.select(case)]
-        wanted = round(part.share * count)
+        wanted = round(part.fraction * count)
         if not fitting:
             raise ValueError(f"no case fits a part of the shift {shift.name}")
         order = np.concatenate(

@@ -25,16 +25,18 @@ class Goal:
 
     what: str
     target: float
-    found: float | None  # None: it could not be measured
+    figure: float | None  # None: it could not be measured
     direction: str = "at least"
 
     @property
     def reached(self) -> bool:
         """Return whether the goal is reached; never true without a figure."""
-        if self.found is None:
+        if self.figure is None:
             return False
         return (
-            self.found >= self.target if self.direction == "at least" else self.found <= self.target
+            self.figure >= self.target
+            if self.direction == "at least"
+            else self.figure <= self.target
         )
 
 
@@ -99,7 +101,7 @@ def _cell(value: object, metadata: Mapping[str, Any], reasons: list[str]) -> str
 
 
 def _sentence(goal: Goal) -> Text:
-    figure = "not measured" if goal.found is None else f"{goal.found:.4g}"
+    figure = "not measured" if goal.figure is None else f"{goal.figure:.4g}"
     verdict = "reached" if goal.reached else "missed"
     text = f"{verdict}: {goal.what} {figure} (goal: {goal.direction} {goal.target:g})"
     return Text(text, "green" if goal.reached else "red")

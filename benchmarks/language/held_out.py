@@ -197,7 +197,7 @@ def goals(rows: Sequence[HeldOutRow]) -> tuple[Goal, ...]:
             least,
             "at most",
         ),
-        Goal("share of round-to-nearest's loss that our best INT4 saves:", SAVED, saved),
+        Goal("fraction of round-to-nearest's loss that our best INT4 saves:", SAVED, saved),
         Goal(
             "best INT4 over ONNX Runtime's round-to-nearest:",
             1.0,

@@ -63,7 +63,7 @@ def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> ResultTab
     commands = {**READING, **BESIDE}
     rows = [_row(name, commands[name], earlier, workspace, rounds) for name in commands]
     goals = [
-        Goal(f"{row.command}: share of the CPU time before:", GOAL, row.ratio, "at most")
+        Goal(f"{row.command}: fraction of the CPU time before:", GOAL, row.ratio, "at most")
         for row in rows
         if row.command in READING
     ]

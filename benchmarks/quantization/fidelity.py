@@ -38,7 +38,7 @@ class FidelityRow:
     least: float | None = column("min", ".4f")
     other_mean: float | None = column("mean, others", ".4f")
     other_least: float | None = column("min, others", ".4f")
-    share: float | None = column("MACs in INT8", ".1%")
+    fraction: float | None = column("MACs in INT8", ".1%")
     megabytes: float | None = column("MB", ".2f")
     seconds: float | None = column("s to make", ".1f")
     tensorrt_rtx: str = reason("TensorRT-RTX")
@@ -63,7 +63,7 @@ def compare(chosen: Subject, opponents: tuple[onnx_graphs.Contender, ...]) -> Re
     goals = (
         Goal("mean cosine of the English held-out cases", 0.995, mine.mean),
         Goal("least cosine of the English held-out cases", 0.98, mine.least),
-        Goal("share of weight-product MACs in INT8", 0.9, mine.share),
+        Goal("fraction of weight-product MACs in INT8", 0.9, mine.fraction),
     )
     counts = ", ".join(f"{len(cases)} {group}" for group, cases in chosen.held_out.items())
     counted = f"{chosen.name}: {len(chosen.calibration)} calibration cases; held out: {counts}."

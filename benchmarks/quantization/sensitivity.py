@@ -107,19 +107,19 @@ def _rankings(
     )
 
 
-def _row(recipe: Recipe, name: str, found: Timed, truth: Timed, once: float) -> RankingRow:
+def _row(recipe: Recipe, name: str, timed: Timed, truth: Timed, once: float) -> RankingRow:
     sites = list(truth.losses)
     correlation = spearmanr(
-        [found.losses[site] for site in sites], [truth.losses[site] for site in sites]
+        [timed.losses[site] for site in sites], [truth.losses[site] for site in sites]
     ).statistic
     worst = [
         set(sorted(sites, key=lambda site: -side[site])[:4])
-        for side in (found.losses, truth.losses)
+        for side in (timed.losses, truth.losses)
     ]
     top = len(worst[0] & worst[1]) / len(worst[1])
-    measured = found.runs > 0
-    passes, seconds = (found.seconds / once, found.seconds) if measured else (None, None)
-    return RankingRow(recipe.name, name, float(correlation), top, found.runs, passes, seconds)
+    measured = timed.runs > 0
+    passes, seconds = (timed.seconds / once, timed.seconds) if measured else (None, None)
+    return RankingRow(recipe.name, name, float(correlation), top, timed.runs, passes, seconds)
 
 
 def toggled_losses(

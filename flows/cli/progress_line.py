@@ -19,7 +19,7 @@ from rich.text import Text
 from infra.processes.interruption import Interrupted
 
 Say = Callable[[str, float], object]
-"""Called with what comes next, and the share done, 0..1."""
+"""Called with what comes next, and the fraction done, 0..1."""
 
 REMINDER_S = 30.0
 """How long a step may take before its line is said again where nothing moves."""
@@ -32,17 +32,17 @@ class _Step:
     """What runs now; `since` is of the monotonic clock, in seconds."""
 
     sentence: str = ""
-    share: float = 0.0
+    fraction: float = 0.0
     since: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.since
 
-    def become(self, sentence: str, share: float) -> bool:
+    def become(self, sentence: str, fraction: float) -> bool:
         """Take the next step; False when it is the same one, which goes on."""
         same = sentence == self.sentence
-        self.sentence, self.share = sentence, share
+        self.sentence, self.fraction = sentence, fraction
         if not same:
             self.since = time.monotonic()
         return not same
@@ -76,9 +76,9 @@ def _moving(console: Console, step: _Step) -> Iterator[Say]:
     ) as line:
         task = line.add_task("starting", total=1.0)
 
-        def say(sentence: str, share: float) -> None:
-            step.become(sentence, share)
-            line.update(task, description=sentence, completed=share)
+        def say(sentence: str, fraction: float) -> None:
+            step.become(sentence, fraction)
+            line.update(task, description=sentence, completed=fraction)
 
         yield say
 
@@ -117,16 +117,16 @@ def _lines(step: _Step) -> Iterator[Say]:
     """
     over = threading.Event()
 
-    def say(sentence: str, share: float) -> None:
-        if step.become(sentence, share):
-            _print_line(sentence, share)
+    def say(sentence: str, fraction: float) -> None:
+        if step.become(sentence, fraction):
+            _print_line(sentence, fraction)
 
     def remind() -> None:
         reminded = 1
         while not over.wait(min(1.0, REMINDER_S / 4)):
             due = int(step.seconds / REMINDER_S)
             if step.sentence and due >= reminded:
-                _print_line(f"{step.sentence} ({duration(step.seconds)} so far)", step.share)
+                _print_line(f"{step.sentence} ({duration(step.seconds)} so far)", step.fraction)
             reminded = due + 1
 
     reminder = threading.Thread(target=remind, daemon=True)
@@ -138,8 +138,8 @@ def _lines(step: _Step) -> Iterator[Say]:
         reminder.join()
 
 
-def _print_line(sentence: str, share: float) -> None:
-    print(f"{share:4.0%}  {sentence}", file=sys.stdout, flush=True)
+def _print_line(sentence: str, fraction: float) -> None:
+    print(f"{fraction:4.0%}  {sentence}", file=sys.stdout, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from flows.orchestration.orchestrated import note
 from tasks.step import in_flow_run
 
 Listener = Callable[[str, float], object]
-"""Called with a sentence and the share done, 0..1."""
+"""Called with a sentence and the fraction done, 0..1."""
 
 _listeners: list[Listener] = []
 _done_outside: ContextVar[float] = ContextVar("done_outside", default=0.0)
@@ -38,26 +38,26 @@ class Progress:
         )
         self._artifact = artifact if isinstance(artifact, UUID) else None
         self._start = _done_outside.get()
-        self._share = 0.0
+        self._fraction = 0.0
 
     @contextmanager
     def the_rest(self) -> Iterator[None]:
         """Let the flow that is called inside the block fill what is left."""
-        token = _done_outside.set(self._of_all(self._share))
+        token = _done_outside.set(self._of_all(self._fraction))
         try:
             yield
         finally:
             _done_outside.reset(token)
 
-    def step(self, sentence: str, share: float) -> None:
+    def step(self, sentence: str, fraction: float) -> None:
         """Say what comes next; it is told to the listeners, and to Prefect's page and log."""
-        self._share = share
+        self._fraction = fraction
         for listener in _listeners:
-            listener(sentence, self._of_all(share))
+            listener(sentence, self._of_all(fraction))
         note(sentence)
         if self._artifact is not None:
-            percent = round(100 * share, 1)
+            percent = round(100 * fraction, 1)
             update_progress_artifact(self._artifact, progress=percent, description=sentence)
 
-    def _of_all(self, share: float) -> float:
-        return self._start + (1 - self._start) * share
+    def _of_all(self, fraction: float) -> float:
+        return self._start + (1 - self._start) * fraction

@@ -48,7 +48,7 @@ class RunView:
     message: str  # of a failure
     started: str | None  # ISO 8601
     finished: bool
-    share: float  # 0..1
+    fraction: float  # 0..1
     doing: str  # one sentence
     steps: tuple[RunStep, ...] = ()
 
@@ -62,7 +62,7 @@ def read_run(run_id: str) -> RunView:
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
                 sort=TaskRunSort.EXPECTED_START_TIME_ASC,
             )
-            share, doing = _progress(client, run)
+            fraction, doing = _progress(client, run)
     except (ObjectNotFound, ValueError) as exc:
         raise NotFound(f"no run has the id {run_id}: look at the list of runs") from exc
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
@@ -71,7 +71,7 @@ def read_run(run_id: str) -> RunView:
         RunStep(task.name, task.state_name or "", task.total_run_time.total_seconds())
         for task in tasks
     )
-    return _view(run, steps, share, doing)
+    return _view(run, steps, fraction, doing)
 
 
 def _progress(client: SyncPrefectClient, run: FlowRun) -> tuple[float, str]:
@@ -123,7 +123,7 @@ def recent_runs(limit: int = 20, flows: Sequence[str] = PEOPLE) -> Sequence[RunV
     return [_view(run, (), 1.0 if run.state and run.state.is_final() else 0.0, "") for run in runs]
 
 
-def _view(run: FlowRun, steps: tuple[RunStep, ...], share: float, doing: str) -> RunView:
+def _view(run: FlowRun, steps: tuple[RunStep, ...], fraction: float, doing: str) -> RunView:
     state = run.state
     model = run.parameters.get("model")
     return RunView(
@@ -134,7 +134,7 @@ def _view(run: FlowRun, steps: tuple[RunStep, ...], share: float, doing: str) ->
         message=(state.message or "") if state else "",
         started=run.start_time.isoformat() if run.start_time else None,
         finished=bool(state and state.is_final()),
-        share=share,
+        fraction=fraction,
         doing=doing,
         steps=steps,
     )

@@ -19,9 +19,9 @@ from benchmarks.quantization import (
     attacks,
     drift_to_quality,
     fidelity,
-    front,
     latency,
     observation,
+    pareto_front,
     poisoning,
     recalibration,
     selection,
@@ -76,7 +76,7 @@ def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_fai
     table = fidelity.compare(digits, (STATIC, BROKEN))
     rows = {row.name: row for row in table.rows}
     assert rows[OURS].mean > 0.99
-    assert rows["static"].share == pytest.approx(1.0)
+    assert rows["static"].fraction == pytest.approx(1.0)
     assert rows[OURS].tensorrt_rtx == "builds"
     assert rows["broken"].mean is None
     assert "No module named 'surgeon'" in rows["broken"].tensorrt_rtx
@@ -89,26 +89,33 @@ def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
 
 def test_the_front_holds_ours_against_peers_and_draws_both(digits: Subject, tmp_path: Path) -> None:
     feeds = {"image": np.zeros((8, 1, 8, 8), np.float32)}
-    rows = front.compare(
+    rows = pareto_front.compare(
         digits, digits, ("int8-smooth", "int8-gptq"), (STATIC, BROKEN), feeds, rounds=2
     )
     named = {row.name: row for row in rows}
     assert named["static"].tuned_mean == pytest.approx(named["int8-smooth"].tuned_mean, abs=0.01)
     assert named["broken"].mean is None
-    reached = {goal.what: goal.reached for goal in front.goals(rows)}
+    reached = {goal.what: goal.reached for goal in pareto_front.goals(rows)}
     assert reached["mean cosine on English and code:"]
-    assert [file.read_bytes()[:4] for file in front.draw(rows, tmp_path)] == [b"\x89PNG", b"<htm"]
+    assert [file.read_bytes()[:4] for file in pareto_front.draw(rows, tmp_path)] == [
+        b"\x89PNG",
+        b"<htm",
+    ]
 
 
 def test_a_peer_that_is_closer_and_faster_misses_the_goal() -> None:
-    mine = front.FrontRow("int8-gptq", 0.998, 0.99, 0.99, 0.98, 1.0, 58.0, 1.6, "builds")
+    mine = pareto_front.ParetoFrontRow(
+        "int8-gptq", 0.998, 0.99, 0.99, 0.98, 1.0, 58.0, 1.6, "builds"
+    )
     better = replace(mine, name="peer", mean=0.999, speedup=1.7)
     for rival, missed in (
         (better, 2),
         (replace(better, tensorrt_rtx="refused"), 1),
         (replace(better, speedup=1.5), 0),
     ):
-        found = [goal for goal in front.goals([mine, rival]) if goal.what.startswith("peers")]
+        found = [
+            goal for goal in pareto_front.goals([mine, rival]) if goal.what.startswith("peers")
+        ]
         assert sum(not goal.reached for goal in found) == missed
 
 
@@ -140,11 +147,11 @@ def test_a_peer_is_a_rival_by_its_fidelity_before_its_speed() -> None:
     fast, faithful = (peer.name for peer in recalibration.OPPONENTS[1:3])
     mine, again = row("ours", 2.0, 0.99), row(recalibration.SCALES_ONLY, 1.0, 0.99)
     found = recalibration.goals([mine, again, row(fast, 4.0, 0.5), row(faithful, 20.0, 0.992)])
-    assert found[-2].found == 10.0
+    assert found[-2].figure == 10.0
     assert faithful in found[-2].what
     weaker = recalibration.goals([mine, again, row(fast, 4.0, 0.5), row(faithful, 20.0, 0.98)])
     assert "none is as faithful" in weaker[-2].what
-    assert found[-1].found == 2.0
+    assert found[-1].figure == 2.0
 
 
 def test_observation_compares_passes_and_reductions(digits: Subject) -> None:
@@ -200,6 +207,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["fidelty"])
     assert "allowed are fidelity" in capsys.readouterr().err
+
+
+def test_the_old_name_of_a_benchmark_is_refused_with_the_new_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["front"])
+    assert "the benchmark front is called pareto-front now" in capsys.readouterr().err
 
 
 def test_a_base_without_what_compares_with_it_is_refused(

@@ -59,7 +59,7 @@ RUN = RunView(
     message="",
     started="2026-01-05T08:00:00+00:00",
     finished=False,
-    share=0.25,
+    fraction=0.25,
     doing="observing 256 requests",
     steps=(RunStep("sample-window-0", "Completed", 1.25),),
 )

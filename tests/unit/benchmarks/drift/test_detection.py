@@ -68,5 +68,5 @@ def test_the_goal_counts_the_harmless_alarms_of_peers_in_which_ours_acts() -> No
         replace(mine, name="other", followed=0.1),
     ]
     goals: Sequence[Goal] = detection.goals(rows)
-    assert goals[-1].found == pytest.approx(0.1)
+    assert goals[-1].figure == pytest.approx(0.1)
     assert all(goal.reached for goal in goals)

@@ -34,7 +34,7 @@ PLOTS = Path("build/benchmarks")
 
 
 @dataclass(frozen=True, slots=True)
-class FrontRow:
+class ParetoFrontRow:
     """Figures of one contender."""
 
     name: str = column("contender")
@@ -42,7 +42,7 @@ class FrontRow:
     least: float | None = column("min", ".4f")
     tuned_mean: float | None = column("mean, ja + ru", ".4f")
     tuned_least: float | None = column("min, ja + ru", ".4f")
-    share: float | None = column("MACs in INT8", ".1%")
+    fraction: float | None = column("MACs in INT8", ".1%")
     megabytes: float | None = column("MB", ".1f")
     speedup: float | None = column("times as fast as FP32", ".2f")
     tensorrt_rtx: str = reason("TensorRT-RTX")
@@ -65,7 +65,7 @@ def measure(quick: bool) -> ResultTable:
     )
     drawn = draw(rows, PLOTS)
     return ResultTable(
-        "front", TITLE, rows, goals(rows), (f"Drawn: {', '.join(map(str, drawn))}.",)
+        "pareto-front", TITLE, rows, goals(rows), (f"Drawn: {', '.join(map(str, drawn))}.",)
     )
 
 
@@ -76,7 +76,7 @@ def compare(
     opponents: Sequence[Contender],
     feeds: Arrays,
     rounds: int,
-) -> list[FrontRow]:
+) -> list[ParetoFrontRow]:
     """Compare full precision, our recipes, then the peers.
 
     Every one is made twice, once for each calibration set.
@@ -93,11 +93,13 @@ def compare(
         **{name: outcome.cpu for name, outcome in outcomes.items() if isinstance(outcome, Graphs)},
     }
     timed = time_plans(plans, feeds, rounds, 0)
-    rows = [FrontRow(FP32, 1.0, 1.0, 1.0, 1.0, 0.0, len(chosen.source) / 1e6, 1.0, "builds")]
+    rows = [ParetoFrontRow(FP32, 1.0, 1.0, 1.0, 1.0, 0.0, len(chosen.source) / 1e6, 1.0, "builds")]
     for name, outcome in outcomes.items():
         if isinstance(outcome, str):
             rows.append(
-                FrontRow(name, None, None, None, None, None, None, None, f"no graph: {outcome}")
+                ParetoFrontRow(
+                    name, None, None, None, None, None, None, None, f"no graph: {outcome}"
+                )
             )
             continue
         here, other = judge(chosen, name, outcome), tuned_outcomes[name]
@@ -105,12 +107,12 @@ def compare(
         tuned = (there.other_mean, there.other_least) if there else (None, None)
         speed = timed.ratio(FP32, name)[0] if name in timed.seconds else None
         rows.append(
-            FrontRow(
+            ParetoFrontRow(
                 name,
                 here.mean,
                 here.least,
                 *tuned,
-                here.share,
+                here.fraction,
                 here.megabytes,
                 speed,
                 here.tensorrt_rtx,
@@ -119,7 +121,7 @@ def compare(
     return rows
 
 
-def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
+def goals(rows: Sequence[ParetoFrontRow]) -> tuple[Goal, ...]:
     """Return the goals of `int8-gptq`.
 
     No peer that TensorRT takes shall be both closer and faster.
@@ -132,14 +134,14 @@ def goals(rows: Sequence[FrontRow]) -> tuple[Goal, ...]:
         Goal("mean cosine on English and code:", 0.998, mine.mean),
         Goal("least cosine on English and code:", 0.992, mine.least),
         Goal("mean cosine on Japanese and Russian, calibrated on them:", 0.992, mine.tuned_mean),
-        Goal("share of weight-product MACs in INT8:", 1.0, mine.share),
+        Goal("fraction of weight-product MACs in INT8:", 1.0, mine.fraction),
         Goal("times as fast as FP32:", 1.6, mine.speedup),
         Goal("peers that TensorRT takes, closer and faster:", 0, len(buildable), "at most"),
         Goal("peers of any kind, closer and faster:", 0, len(above), "at most"),
     )
 
 
-def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
+def draw(rows: Sequence[ParetoFrontRow], folder: Path) -> tuple[Path, ...]:
     """Draw the Pareto front as PNG and as HTML.
 
     Filled points build on TensorRT-RTX; the star is the recipe that is judged.
@@ -164,15 +166,15 @@ def draw(rows: Sequence[FrontRow], folder: Path) -> tuple[Path, ...]:
     limits = Limits("1 - mean cosine, English and code", 0.002, 1.0, 1 / 1.6)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "front.png": draw_png(TITLE, near, limits),
-        "front.html": draw_html(TITLE, near, limits),
+        "pareto-front.png": draw_png(TITLE, near, limits),
+        "pareto-front.html": draw_html(TITLE, near, limits),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return tuple(folder / name for name in files)
 
 
-def _is_above(row: FrontRow, mine: FrontRow) -> bool:
+def _is_above(row: ParetoFrontRow, mine: ParetoFrontRow) -> bool:
     if row.mean is None or row.speedup is None or mine.mean is None or mine.speedup is None:
         return False
     return row.mean > mine.mean and row.speedup > mine.speedup
