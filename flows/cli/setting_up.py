@@ -64,6 +64,7 @@ def model_add(
 ) -> None:
     """Check a spec, export its model to ONNX, and register both with their golden set."""
     from flows.cli import printing
+    from tasks.graphs.canonical.passes import notes_of
     from tasks.models.catalog import register
 
     with printing.progress(quiet=as_json) as say:
@@ -75,8 +76,16 @@ def model_add(
         "sites": len(added.sites),
         "golden cases": len(added.golden.cases),
     }
-    printing.emit(facts, as_json, printing.fields)
-    if not as_json:
+    changed, covered = notes_of(added.graph), added.coverage
+    if as_json:
+        printing.emit({**facts, "changed": changed, "coverage": covered}, as_json, printing.fields)
+    else:
+        printing.fields(facts)
+        for sentence in changed:
+            printing.say(f"changed: {sentence}")
+        printing.say(f"can be quantized: {covered.sentences[0]}")
+        for sentence in covered.sentences[1:]:
+            printing.say(f"stays in floating point: {sentence}")
         printing.say(what_next.after_adding(added.name))
 
 

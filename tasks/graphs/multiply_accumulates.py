@@ -20,7 +20,7 @@ def layer_products(
         sites: Its layers.
         shapes: Input name -> shape.
     """
-    known = _inferred(model, shapes)
+    known = tensor_elements(model, shapes)
     sizes = {item.name: prod(item.dims) for item in model.graph.initializer}
     widths = {item.name: tuple(item.dims) for item in model.graph.initializer}
     outputs = {node.name: node.output[0] for node in model.graph.node}
@@ -33,7 +33,7 @@ def layer_products(
     return products
 
 
-def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def tensor_elements(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Return tensor -> number of elements, where every dimension follows from the inputs'."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

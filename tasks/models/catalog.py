@@ -16,13 +16,14 @@ import onnx
 
 from infra.canonical import canonical, sha256
 from infra.engines import open_target, open_watching
-from infra.engines.port import Engine
+from infra.engines.port import Engine, each_profile
 from infra.errors import AlreadyExists, BadInput, NotFound
 from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.sources import fetch
 from infra.stores import layout
 from tasks.graphs.canonical.held import require_same
+from tasks.graphs.coverage import Coverage, coverage
 from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
@@ -91,6 +92,13 @@ class RegisteredModel:
     def sites(self) -> tuple[Site, ...]:
         """Return where the graph can be quantized."""
         return find_sites(self.graph)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Return what can be quantized of the graph, at the common shapes, and what cannot."""
+        profile = each_profile(self.inputs.profile)[0]
+        common = {name: shapes.common for name, shapes in profile.items()}
+        return coverage(self.graph, self.sites, common)
 
     @cached_property
     def inputs(self) -> Inputs:

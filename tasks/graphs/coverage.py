@@ -1,0 +1,143 @@
+"""How much of a graph can be quantized, and why the rest cannot: every weight has a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import onnx
+
+from tasks.graphs.multiply_accumulates import layer_products, tensor_elements
+from tasks.graphs.sites import Site
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+_REASONS: Mapping[str, str] = {
+    "Gather": "an embedding table: recipes that store tables in fewer bits take it",
+    "ConvTranspose": "transposed convolutions stay in floating point",
+    "LSTM": "recurrent layers stay in floating point",
+    "GRU": "recurrent layers stay in floating point",
+    "RNN": "recurrent layers stay in floating point",
+    "Einsum": "an Einsum has no one axis of outputs: export it as MatMul",
+    "MatMul": "its weight is a stack of matrices, or the other factor's axes are not known",
+    "Gemm": "its bias or factors are computed: they cannot be taken into the weight",
+    "Conv": "its weight is no float32 constant",
+    "BatchNormalization": "it stands behind no convolution that could take it in",
+}
+
+
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Einsum")
+"""Operators that multiply by weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftLayer:
+    """One node whose weights no recipe quantizes."""
+
+    node: str
+    op: str
+    weights: int  # numbers
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What a recipe that quantizes every site takes of a graph."""
+
+    layers: int
+    weights: float  # fraction of all float numbers that the graph stores, 0..1
+    # Of the multiply-accumulates of all layers, on shapes as they are common; None: not known.
+    products: float | None
+    left: tuple[LeftLayer, ...]  # largest first
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Say it, and one line for each node that is left."""
+        products = "" if self.products is None else f", {self.products:.1%} of the products"
+        layers = "1 layer" if self.layers == 1 else f"{self.layers} layers"
+        whole = f"{layers}, {self.weights:.1%} of the weights{products}"
+        return (
+            whole,
+            *(
+                f"{item.node} ({item.op}, {item.weights:,} weights): {item.reason}"
+                for item in self.left
+            ),
+        )
+
+
+def coverage(
+    model: onnx.ModelProto, sites: Sequence[Site], shapes: Mapping[str, Sequence[int]]
+) -> Coverage:
+    """Return what can be quantized of a graph, and each node with weights that cannot.
+
+    Args:
+        model: The full-precision graph.
+        sites: Where it can be quantized.
+        shapes: Input name -> common shape.
+    """
+    sizes = {
+        item.name: prod(item.dims) for item in model.graph.initializer if item.data_type in _FLOATS
+    }
+    layers = [layer for site in sites for layer in site.layers]
+    taken = {layer.weight for layer in layers}
+    known = {layer.node for layer in layers}
+    total = sum(sizes.values())
+    return Coverage(
+        len(layers),
+        sum(sizes[name] for name in taken) / total if total else 0.0,
+        _products(model, sites, shapes),
+        _left(model, sizes, taken, known),
+    )
+
+
+def _products(
+    model: onnx.ModelProto, sites: Sequence[Site], shapes: Mapping[str, Sequence[int]]
+) -> float | None:
+    """Return the sites' fraction of the products with weights; None where one cannot be counted."""
+    counted = layer_products(model, sites, shapes)
+    if any(layer.node not in counted for site in sites for layer in site.layers):
+        return None
+    elements = tensor_elements(model, shapes) | {
+        name: prod(shape) for name, shape in shapes.items()
+    }
+    widths = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    others = [
+        _other_products(node, widths, elements)
+        for node in model.graph.node
+        if node.name not in counted and node.op_type in _PRODUCTS
+    ]
+    known = [count for count in others if count is not None]
+    total = sum(counted.values()) + sum(known)
+    return sum(counted.values()) / total if total and len(known) == len(others) else None
+
+
+def _other_products(
+    node: onnx.NodeProto, widths: Mapping[str, tuple[int, ...]], elements: Mapping[str, int]
+) -> int | None:
+    """Return the multiply-accumulates of a node that is no layer; 0 without a weight."""
+    weight = next((widths[name] for name in node.input if name in widths), None)
+    if weight is None or len(weight) < 2:
+        return 0
+    if node.op_type == "ConvTranspose" and elements.get(node.input[0]):
+        return prod(weight) * elements[node.input[0]] // weight[0]
+    if node.op_type == "MatMul" and elements.get(node.output[0]):
+        return elements[node.output[0]] * weight[-2]
+    return None
+
+
+def _left(
+    model: onnx.ModelProto, sizes: Mapping[str, int], taken: set[str], layers: set[str]
+) -> tuple[LeftLayer, ...]:
+    """Return nodes that read float constants of two axes or more, none of them a layer's weight."""
+    axes = {item.name: len(item.dims) for item in model.graph.initializer}
+    left = []
+    for node in model.graph.node:
+        weights = sum(
+            sizes[name]
+            for name in set(node.input)
+            if name in sizes and name not in taken and axes[name] > 1 and sizes[name] > 1
+        )
+        if weights and node.name not in layers:
+            why = _REASONS.get(node.op_type, f"{node.op_type} is no product with a weight")
+            left.append(LeftLayer(node.name, node.op_type, weights, why))
+    return tuple(sorted(left, key=lambda item: -item.weights))

@@ -1,0 +1,46 @@
+"""What can be quantized of a graph is a fraction of all it stores, and the rest has its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tasks.graphs.coverage import coverage
+from tasks.graphs.sites import find_sites
+from tests import graphs
+
+
+def test_a_product_alone_is_covered_but_for_its_bias() -> None:
+    model = graphs.product(np.ones((4, 8), np.float32))
+    covered = coverage(model, find_sites(model), {"x": (2, 4)})
+    assert (covered.layers, covered.products, covered.left) == (1, 1.0, ())
+    assert covered.weights == pytest.approx(32 / 40)
+
+
+def test_what_is_left_counts_and_is_named_with_its_reason() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], "down"),
+        helper.make_node("ConvTranspose", ["h", "v"], ["y"], "up", strides=[2, 2]),
+    ]
+    weights = {"w": np.ones((4, 3, 1, 1), np.float32), "v": np.ones((4, 3, 2, 2), np.float32)}
+    model = graphs.model(nodes, weights, {"x": ["n", 3, 8, 8]}, {"y": ["n", 3, 16, 16]})
+    covered = coverage(model, find_sites(model), {"x": (1, 3, 8, 8)})
+    assert covered.weights == pytest.approx(12 / 60)
+    assert covered.products == pytest.approx(12 / 60)
+    assert covered.sentences == (
+        "1 layer, 20.0% of the weights, 20.0% of the products",
+        "up (ConvTranspose, 48 weights): transposed convolutions stay in floating point",
+    )
+
+
+def test_products_that_cannot_be_counted_are_not_guessed() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
+        helper.make_node("Einsum", ["h", "v"], ["y"], "mix", equation="nij,jk->nik"),
+    ]
+    weights = {"w": np.ones((4, 4), np.float32), "v": np.ones((4, 5), np.float32)}
+    model = graphs.model(nodes, weights, {"x": ["n", 3, 4]}, {"y": ["n", 3, 5]})
+    covered = coverage(model, find_sites(model), {"x": (1, 3, 4)})
+    assert covered.products is None
+    assert [item.node for item in covered.left] == ["mix"]
