@@ -93,9 +93,9 @@ class Signer:
         try:
             key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise _bad_key(path, "private", error) from error
+            raise _bad_key(path, error) from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise _bad_key(path, "private", TypeError("another kind of key"))
+            raise _bad_key(path, TypeError("another kind of key"))
         return cls(key)
 
     @classmethod
@@ -149,27 +149,10 @@ class Verifier:
     def __init__(self, key: Ed25519PublicKey) -> None:
         self._key = key
 
-    @classmethod
-    def from_pem(cls, path: Path | str) -> Verifier:
-        """Read the key in a PEM file; raises `BadInput`."""
-        try:
-            key = serialization.load_pem_public_key(Path(path).read_bytes())
-        except (OSError, ValueError, UnsupportedAlgorithm) as error:
-            raise _bad_key(path, "public", error) from error
-        if not isinstance(key, Ed25519PublicKey):
-            raise _bad_key(path, "public", TypeError("another kind of key"))
-        return cls(key)
-
     @property
     def key_id(self) -> str:
         """The first 16 digits of the SHA-256 of the raw public key."""
         return sha256(self._key.public_bytes_raw())[:16]
-
-    def pem(self) -> bytes:
-        """Return the public key as PEM, for whoever loads releases."""
-        return self._key.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
 
     def check(self, data: bytes, signature_file: bytes, what: str) -> None:
         """Pass when the signature file holds this key's signature over the data.
@@ -291,8 +274,8 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
         ) from error
 
 
-def _bad_key(path: Path | str, half: str, error: Exception) -> RequantError:
+def _bad_key(path: Path | str, error: Exception) -> RequantError:
     return BadInput(
-        f"The file {path} holds no Ed25519 {half} key in PEM ({error}): "
+        f"The file {path} holds no Ed25519 private key in PEM ({error}): "
         "make one or name the right file."
     )

@@ -184,11 +184,6 @@ KINDS: tuple[ObjectKind, ...] = tuple(
 """Every kind of object; each key in the store belongs to exactly one."""
 
 
-def kinds_of(key: str) -> tuple[ObjectKind, ...]:
-    """Return the kinds that a key may belong to: one, unless it is none of ours."""
-    return tuple(kind for kind in KINDS if kind.fields(key) is not None)
-
-
 def rows_made_from(store: ObjectStore, kind: ObjectKind, key: str) -> Iterator[Key]:
     """List what holds rows or names of the requests of one object, and goes when they go."""
     fields = dict(kind.fields(key) or {})

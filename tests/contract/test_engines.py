@@ -24,9 +24,9 @@ from infra.errors import BadInput, Refused, Unavailable
 from tasks.graphs.sites import find_sites
 from tasks.numerics.quantizer import Quantizer
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower
 from tests import graphs
+from tests.plans import from_scales
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
 X = np.random.default_rng(1).uniform(-2, 2, (3, 8)).astype(np.float32)

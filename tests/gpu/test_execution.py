@@ -37,7 +37,7 @@ def quantized(plain: Any) -> bytes:
     from tasks.graphs.sites import find_sites
     from tasks.numerics.quantizer import Quantizer
     from tasks.quantization.graph import qdq
-    from tasks.quantization.graph.assemble import from_scales
+    from tests.plans import from_scales
 
     sites = find_sites(plain)
     graph = qdq.write(from_scales(plain, sites, {site.name: Quantizer(2.0) for site in sites}))

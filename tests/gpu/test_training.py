@@ -22,6 +22,12 @@ SCHEMES = {
 }
 
 
+ERROR_APART = 0.001
+"""Relative difference of the error on rows held out, between what two devices made of one site."""
+VALUES_APART = 0.001
+"""Fraction of the quantized values that may differ, each by one."""
+
+
 def problem(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return dependent rows [192, 384] and a weight [128, 384]: a site of a small encoder."""
     rng = np.random.default_rng(seed)
@@ -37,7 +43,7 @@ def problem(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def test_a_site_is_trained_on_the_device_as_on_the_cpu(
     scheme: WeightScheme, quantized: bool, seed: int
 ) -> None:
-    from tasks.quantization.weight.qat import ERROR_APART, VALUES_APART, train
+    from tasks.quantization.weight.qat import train
 
     rows, weight = problem(seed)
     quantizer = Quantizer(float(np.abs(rows).max())) if quantized else None

@@ -18,6 +18,7 @@ from infra.errors import Refused, Tampered
 from infra.settings import Settings, settings
 from tasks.records import Action, Health
 from tests.integration.conftest import EXAMPLES, images, serve
+from tests.stored_kinds import kinds_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -346,8 +347,8 @@ def test_every_object_of_this_story_is_of_exactly_one_kind(digits: Settings) -> 
     from infra.stores import layout
 
     keys = list(digits.store().list(""))
-    assert not [key for key in keys if len(layout.kinds_of(key)) != 1]
-    kinds = {kind for key in keys for kind in layout.kinds_of(key)}
+    assert not [key for key in keys if len(kinds_of(key)) != 1]
+    kinds = {kind for key in keys for kind in kinds_of(key)}
     assert kinds >= {layout.REGISTRATION, layout.TRAFFIC, layout.WINDOW, layout.CALIBRATION}
     assert kinds >= {layout.OBSERVATION, layout.VERDICT, layout.RELEASE, layout.LEDGER}
 

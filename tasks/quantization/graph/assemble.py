@@ -15,7 +15,6 @@ from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, multiplied, quantize
 from tasks.observation.observer import SiteObservation
-from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, chosen_smoothing_scales, sample
 from tasks.quantization.activation.uncalibrated import holds
 from tasks.quantization.graph.folding import fold
@@ -28,7 +27,6 @@ from tasks.quantization.weight.rounding import corrections, round_weights, train
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
 NO_ROWS: NDArray[np.float32] = np.zeros((0, 0), np.float32)
-_INT8 = Recipe("", "")
 
 
 def assemble(
@@ -92,28 +90,6 @@ def _shortened(
     if high is None or high.format not in SHORT_FLOATS:
         return ()
     return tuple(CastSite(site, high.format) for site in sites if site.name in excluded)
-
-
-def from_scales(model: onnx.ModelProto, sites: tuple[Site, ...], scales: Scales) -> GraphPlan:
-    """Plan INT8 weights, one scale a channel, at every site that has a quantizer.
-
-    Nothing is folded.
-    """
-    planned = tuple(
-        _planned(
-            model,
-            _Work(
-                site,
-                NO_ROWS,
-                WeightScheme(),
-                SiteQuantizer(scales[site.name], scales[site.name].smoothing_scales),
-            ),
-            _INT8,
-        )
-        for site in sites
-        if site.name in scales
-    )
-    return GraphPlan(model, planned, {})
 
 
 def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightScheme:

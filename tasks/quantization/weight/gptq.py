@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri  # type: ignore[import-untyped]  # ships no types
 
-from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerChannel, round_to_format, widened
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, block_size, qparams
 
@@ -43,29 +42,12 @@ class DampedHessian:
     inverse_factor: NDArray[np.float32]  # see the function of that name, in that order
 
 
-def gptq(
-    weight: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    scheme: WeightScheme,
-    damping: float = DAMPING,
-) -> QuantizedWeight:
-    """Round a weight [outputs, inputs] for the rows [n, inputs] that it will meet.
-
-    Give the rows as the layer reads them: smoothed, and quantized where the activation is. Raises
-    `BadInput` when shapes do not fit.
-    """
-    if weight.ndim != 2 or rows.ndim != 2 or rows.shape[1] != weight.shape[1]:
-        raise BadInput(
-            f"GPTQ needs rows of the weight's inputs: weight {weight.shape}, rows {rows.shape}"
-        )
-    return compensate(weight, damped_hessian(rows, scheme, damping), scheme)
-
-
 def damped_hessian(
     rows: NDArray[np.float32], scheme: WeightScheme, damping: float = DAMPING
 ) -> DampedHessian:
     """Return the damped Hessian of rows [n, inputs].
 
+    Give the rows as the layer reads them: smoothed, and quantized where the activation is.
     Inputs of most energy go first, but in their own order where a scheme has blocks.
     """
     wide = widened(rows)

@@ -7,8 +7,8 @@ trained one by one, the most sensitive alone.
 
 Where a CUDA device is visible, it trains there. Its sums are taken in another order: in float32,
 Adam made whole steps of what was left of sums that should be zero, and a tenth of the quantized
-values came out otherwise. So training is in float64, and what a device makes is held to a tolerance
-against the CPU's: `ERROR_APART` and `VALUES_APART`.
+values came out otherwise. So training is in float64, and `tests/gpu/test_training.py` holds what a
+device makes to a tolerance against the CPU's.
 """
 
 from __future__ import annotations
@@ -32,10 +32,6 @@ RATE = 0.02
 
 And of the logarithms of steps and clip a tenth of it.
 """
-ERROR_APART = 0.001
-"""Relative difference of the error on rows held out, between what two devices made of one site."""
-VALUES_APART = 0.001
-"""Fraction of the quantized values that may differ, each by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from infra.stores import layout
-from infra.stores.layout import KINDS, Holds, ObjectKind, kinds_of
+from infra.stores.layout import KINDS, Holds, ObjectKind
 from infra.stores.local import LocalStore
+from tests.stored_kinds import kinds_of
 
 A, B = "a" * 64, "b" * 64
 HOUR = datetime(2026, 3, 1, 9, 41, tzinfo=UTC)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import BadInput, NotFound, Refused, Tampered
-from infra.releases import Signer, Verifier, read_release, write_release
+from infra.releases import Signer, read_release, write_release
 from infra.stores.local import LocalStore
 from tests.unit.infra.test_chain import MemoryStore
 
@@ -164,11 +164,9 @@ def test_the_signature_is_plain_ed25519_over_the_manifest(
     assert found["version"] == 1
 
 
-def test_keys_travel_as_pem_and_the_private_one_is_its_owners_alone(
+def test_a_key_is_read_from_its_file_which_is_its_owners_alone(
     signer: Signer, tmp_path: Path
 ) -> None:
-    (tmp_path / "public.pem").write_bytes(signer.verifier().pem())
-    assert Verifier.from_pem(tmp_path / "public.pem").key_id == signer.verifier().key_id
     assert Signer.from_pem(tmp_path / "signing.pem").verifier().key_id == signer.verifier().key_id
     assert stat.S_IMODE((tmp_path / "signing.pem").stat().st_mode) == 0o600
 
@@ -183,15 +181,10 @@ def test_a_file_that_is_no_ed25519_key_is_bad_input(tmp_path: Path) -> None:
     plain = serialization.NoEncryption()
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (tmp_path / "ec.pem").write_bytes(other.private_bytes(pem, pkcs8, plain))
-    public = other.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    (tmp_path / "ec-public.pem").write_bytes(public)
     (tmp_path / "text.pem").write_text("no key")
     for name in ("ec.pem", "text.pem", "absent.pem"):
         with pytest.raises(BadInput, match="Ed25519"):
             Signer.from_pem(tmp_path / name)
-    for name in ("ec-public.pem", "text.pem", "absent.pem"):
-        with pytest.raises(BadInput, match="Ed25519"):
-            Verifier.from_pem(tmp_path / name)
 
 
 def test_a_file_that_the_release_does_not_have_is_not_found(store: LocalStore) -> None:

@@ -13,7 +13,7 @@ from flows.commands.forget import ERASERS, Forgotten, forget
 from infra.errors import BadInput, NotFound
 from infra.releases import write_release
 from infra.settings import Settings
-from infra.stores.layout import KINDS, Holds, kinds_of
+from infra.stores.layout import KINDS, Holds
 from infra.stores.local import LocalStore
 from tasks import erasure
 from tasks.profiles import profile_window
@@ -25,6 +25,7 @@ from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
 from tasks.traffic.storage.codec import to_parquet
 from tasks.traffic.storage.parts import write_traffic
 from tasks.traffic.storage.windows import read_window
+from tests.stored_kinds import kinds_of
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
 PARTS = 5

@@ -22,7 +22,7 @@ from tasks.observation.scales import check_scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, choice_error, quantizer
 from tasks.quantization.activation.smoothquant import search
 from tasks.quantization.recipe.schemes import RangeRule, Static
-from tasks.quantization.weight.gptq import gptq
+from tests.unit.tasks.quantization.weight.rounded import gptq
 
 Floats = NDArray[np.float32]
 SITE = Site("fc", "t", -1, (Layer("fc", "n", "MatMul", "w", 1),))

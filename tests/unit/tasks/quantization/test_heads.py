@@ -8,7 +8,7 @@ from tasks.numerics.quantized_weight import WeightScheme
 from tasks.observation.observer import MANY_ROWS, ROWS, Observer
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.submodules import schemes_by_site
-from tasks.quantization.weight.gptq import gptq
+from tests.unit.tasks.quantization.weight.rounded import gptq
 
 
 def sites(*names: str) -> tuple[Site, ...]:

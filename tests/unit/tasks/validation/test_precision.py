@@ -12,7 +12,6 @@ from tasks.graphs.sites import find_sites
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantizer import Quantizer
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower
 from tasks.records import Verdict
 from tasks.validation.precision import (
@@ -23,6 +22,7 @@ from tasks.validation.precision import (
     precision_gate,
 )
 from tests import graphs
+from tests.plans import from_scales
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
 PROFILE = {"x": Shapes((1, 8), (4, 8), (16, 8))}

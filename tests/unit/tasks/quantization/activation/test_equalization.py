@@ -13,11 +13,11 @@ from tasks.graphs.sites import layer_weight
 from tasks.numerics.quantizer import Quantizer
 from tasks.quantization.activation.equalization import LIMIT, input_ranges, smoothing_scales
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tests import graphs
+from tests.plans import from_scales
 from tests.unit.tasks.quantization.observations import observe
 
 X = np.random.default_rng(3).standard_normal((16, 3, 8, 8)).astype(np.float32)

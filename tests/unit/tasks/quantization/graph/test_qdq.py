@@ -17,11 +17,11 @@ from tasks.graphs.sites import find_sites
 from tasks.numerics.quantized_weight import WeightScheme, quantize
 from tasks.numerics.quantizer import Quantizer, fake_quantize
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tests import graphs
+from tests.plans import from_scales
 from tests.unit.tasks.quantization.observations import observe
 
 Floats = NDArray[np.float32]

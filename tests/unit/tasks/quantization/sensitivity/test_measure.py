@@ -19,7 +19,6 @@ from tasks.numerics.quantizer import Quantizer
 from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer
 from tasks.quantization.graph import qdq
-from tasks.quantization.graph.assemble import from_scales
 from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.sensitivity.measure import (
@@ -33,6 +32,7 @@ from tasks.quantization.sensitivity.measure import (
 )
 from tasks.specs.spec import Task
 from tests import graphs
+from tests.plans import from_scales
 from tests.unit.tasks.quantization.observations import observe
 
 

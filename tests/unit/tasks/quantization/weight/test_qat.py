@@ -10,10 +10,10 @@ from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.numerics.quantized_weight import WeightScheme, quantize
 from tasks.numerics.quantizer import Quantizer, fake_quantize
-from tasks.quantization.weight.gptq import gptq
 from tasks.quantization.weight.held_out_rows import HELD_OUT
 from tasks.quantization.weight.qat import TrainedSite, train
 from tasks.quantization.weight.rounding import train_site
+from tests.unit.tasks.quantization.weight.rounded import gptq
 
 Floats = NDArray[np.float32]
 SCHEMES = {
