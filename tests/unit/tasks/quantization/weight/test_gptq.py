@@ -67,14 +67,25 @@ def written_out(weight: Floats, rows: Floats) -> Floats:
     return found.astype(np.float32)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "int2"])
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=8, deadline=None)
-def test_the_output_error_is_below_that_of_plain_rounding(scheme: WeightScheme, seed: int) -> None:
-    weight, rows = problem(seed)
+def test_the_output_error_is_below_that_of_plain_rounding(name: str, seed: int) -> None:
+    (weight, rows), scheme = problem(seed), SCHEMES[name]
     assert error(rows, weight, gptq(weight, rows, scheme)) < 0.9 * error(
         rows, weight, quantize(weight, scheme)
     )
+
+
+def test_of_two_bits_the_output_error_is_below_that_of_plain_rounding_by_and_large() -> None:
+    """Compare over many problems: in one of two hundred nothing is gained."""
+    ratios = []
+    for seed in range(24):
+        weight, rows = problem(seed)
+        rounded, plain = gptq(weight, rows, SCHEMES["int2"]), quantize(weight, SCHEMES["int2"])
+        ratios.append(error(rows, weight, rounded) / error(rows, weight, plain))
+    assert np.median(ratios) < 0.4
+    assert np.quantile(ratios, 0.9) < 0.6
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
