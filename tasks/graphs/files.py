@@ -18,7 +18,7 @@ from onnx.inliner import inline_local_functions
 
 from infra.errors import BadInput
 from infra.processes.memory import require_memory
-from tasks.graphs.memory import export_footprint
+from tasks.graphs.memory import EXPORT_COPIES, READY_COPIES, export_footprint
 
 LIMIT = (1 << 31) - 1
 """Bytes of one protobuf message: a graph travels through releases, registry and runtimes as one."""
@@ -35,7 +35,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         BadInput: when the file is no ONNX; when a file of weights is missing, too short, or not
             inside the model's folder; when both together are more than one graph can hold.
     """
-    require_room(path.stat().st_size, where=str(path))
+    require_room(path.stat().st_size, where=str(path), copies=READY_COPIES)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as exc:  # protobuf's and onnx's own kinds
@@ -43,7 +43,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
     outside = sum(
         _length(tensor, path) for tensor in _tensors(model.graph) if uses_external_data(tensor)
     )
-    require_room(path.stat().st_size + outside, where=str(path))
+    require_room(path.stat().st_size + outside, where=str(path), copies=READY_COPIES)
     try:
         load_external_data_for_model(model, str(path.parent))
         return inline_local_functions(model) if model.functions else model
@@ -54,7 +54,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         ) from exc
 
 
-def require_room(size: int, *, where: str) -> None:
+def require_room(size: int, *, where: str, copies: int = EXPORT_COPIES) -> None:
     """Raise where so many bytes of graph and weights are too many, naming the size.
 
     Raises:
@@ -68,7 +68,7 @@ def require_room(size: int, *, where: str) -> None:
             f"{LIMIT / 1e9:.2f} GB: split the model, or export a smaller one"
         )
     require_memory(
-        export_footprint(size),
+        export_footprint(size, copies),
         f"registering {where}",
         "free some, or register it on a larger machine",
     )

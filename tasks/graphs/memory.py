@@ -15,6 +15,8 @@ They are: graph, session, prepacked, folded, written, stored.
 """
 EXPORT_COPIES = 5
 """While a source is read, exported, checked and stored."""
+READY_COPIES = 9
+"""While an ONNX file is read, made canonical, and compared with the file."""
 BASE = 150_000_000
 """Bytes of libraries that are loaded, and of buffers that do not depend on the model."""
 HESSIAN = 44
@@ -88,9 +90,9 @@ def footprint(
     )
 
 
-def export_footprint(weights: int) -> int:
+def export_footprint(weights: int, copies: int = EXPORT_COPIES) -> int:
     """Return the bytes at the peak of registering a source of so many bytes in float32."""
-    return EXPORT_COPIES * weights + BASE
+    return copies * weights + BASE
 
 
 def _shapes(model: onnx.ModelProto, tokens: int, batch: int) -> Mapping[str, tuple[int, ...]]:

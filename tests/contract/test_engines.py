@@ -327,8 +327,12 @@ def test_a_product_over_tokens_runs_in_integers() -> None:
     assert layers_of(graphs.product(WEIGHT, tokens=True))["MatMulIntegerToFloat"] == "INT8"
 
 
-def test_a_product_that_the_runtime_left_in_floating_point_is_shown_as_such() -> None:
-    # [batch, inputs] @ weight + bias becomes a Gemm before the integer fusion looks for its MatMul.
+def test_a_product_that_the_runtime_left_in_floating_point_is_shown_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # [batch, inputs] @ weight + bias becomes a Gemm before the integer fusion looks for its MatMul,
+    # unless the lowering keeps them apart.
+    monkeypatch.setattr("tasks.quantization.graph.lowering.bias_apart", lambda graph: graph)
     assert layers_of(graphs.product(WEIGHT))["Gemm"] == "FLOAT"
 
 

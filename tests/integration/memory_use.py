@@ -25,7 +25,7 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     import torch  # noqa: F401
 
     from infra.stores.layout import CALIBRATION
-    from tasks.graphs.memory import export_footprint, footprint
+    from tasks.graphs.memory import READY_COPIES, export_footprint, footprint
     from tasks.models.batches import BATCH
     from tasks.models.catalog import open_model, register
     from tasks.observation.observer import ROWS
@@ -39,7 +39,8 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     if work == "register":
         model = register(Path(arguments[0]))
         estimate = export_footprint(
-            sum(path.stat().st_size for path in Path(arguments[0]).parent.glob("model.onnx*"))
+            sum(path.stat().st_size for path in Path(arguments[0]).parent.glob("model.onnx*")),
+            READY_COPIES,
         )
         tokens = model.spec.input.max_length
     else:

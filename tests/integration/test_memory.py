@@ -84,7 +84,7 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
     monkeypatch.setattr("infra.processes.memory.available", lambda root: 200_000_000)
     with pytest.raises(
         Unavailable,
-        match=r"registering .*model\.onnx needs about 0\.5 GB of memory, .* 0\.2 GB: free",
+        match=r"registering .*model\.onnx needs about 0\.8 GB of memory, .* 0\.2 GB: free",
     ):
         register(wide)
     assert list(workspace.store().list("")) == []

@@ -20,6 +20,7 @@ ENDINGS = (
     "fp16", "bf16", "levels", "units", "scales", "restore", "Max", "Min", "Identity", "toggle",
     "full", "rounded", "rounding", "gate", "slope", "sum", "offset", "exact", "branch", "float",
     "cache_scale", "cache_zero_point", "new", "join", "place", "read", "choose", "integer",
+    "product",
 )  # fmt: skip
 """Last parts of the names that Requant makes, behind a dot."""
 OWN = "requant."

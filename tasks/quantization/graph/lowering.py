@@ -7,6 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
+from tasks.quantization.graph.integer_products import bias_apart
 from tasks.quantization.graph.integers import in_integers, without_results
 
 _CUTS = ("Relu", "Clip")
@@ -22,7 +23,7 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
         case "s8":
             return without_results(qdq)
         case "u8":
-            return kept_cuts(gathered_levels(in_integers(unsigned_activations(qdq))))
+            return kept_cuts(gathered_levels(in_integers(bias_apart(unsigned_activations(qdq)))))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")
 

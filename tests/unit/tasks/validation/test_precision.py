@@ -81,8 +81,12 @@ def test_a_product_that_the_runtime_fuses_runs_as_asked() -> None:
     assert "1 of 1 products run as asked" in gate.reason
 
 
-def test_a_product_that_the_runtime_left_in_floating_point_is_found() -> None:
-    # [batch, inputs] @ weight + bias becomes a Gemm before the integer fusion looks for its MatMul.
+def test_a_product_that_the_runtime_left_in_floating_point_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # [batch, inputs] @ weight + bias becomes a Gemm before the integer fusion looks for its MatMul,
+    # unless the lowering keeps them apart.
+    monkeypatch.setattr("tasks.quantization.graph.lowering.bias_apart", lambda graph: graph)
     plain = graphs.product(WEIGHT)
     graph = quantized(plain)
     asked = asked_for(graph, find_sites(plain))
