@@ -130,6 +130,7 @@ def prometheus(
         process(*command, log=folder / "log"),
         httpx.Client(base_url=f"http://{address}/api/v1") as client,
     ):
+        eventually(lambda: client.get(f"http://{address}/-/ready").is_success)
         eventually(
             lambda: len(_series(client, "requant_snapshot_timestamp_seconds[1m]", "matrix")) > 1
         )
