@@ -162,11 +162,11 @@ def test_a_dead_layer_stays_in_floating_point_from_the_command_to_the_release(
     (candidate,) = outcome["candidates"]
     assert any(
         one.startswith("down: only seen at zero: they stay in floating point")
-        for one in candidate["remarks"]
+        for one in candidate["diagnostics"]
     ), err
     release = loop.release("dead", outcome["release"])
     assert release.facts["kept_high"] == ["down"]
-    assert release.facts["remarks"] == candidate["remarks"]
+    assert release.facts["remarks"] == candidate["diagnostics"]
 
 
 def test_a_dead_layer_is_passed_over_where_sensitivity_is_measured(
