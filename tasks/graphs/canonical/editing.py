@@ -67,7 +67,9 @@ class GraphEditor:
     def rewrite(self, changes: Mapping[int, Iterable[onnx.NodeProto]]) -> None:
         """Put other nodes in the places of some; `changes` is place -> what stands there now."""
         nodes = [
-            now for place, node in enumerate(self.graph.node) for now in changes.get(place, (node,))
+            standing
+            for place, node in enumerate(self.graph.node)
+            for standing in changes.get(place, (node,))
         ]
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del self.graph.node[:]

@@ -50,7 +50,7 @@ def _plain_gemm(editor: GraphEditor, node: onnx.NodeProto) -> list[onnx.NodeProt
 
 
 def _plain_fused(editor: GraphEditor, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-    """Write ONNX Runtime's FusedMatMul as Transpose, MatMul and Mul."""
+    """Write ONNX Runtime's FusedMatMul as MatMul, its factor and transposition in the weight."""
     options = attributes(node)
     if options.get("transBatchA", 0) or options.get("transBatchB", 0):
         return None
