@@ -128,7 +128,7 @@ def _live(model: str) -> list[MetricSample]:
 def _of_ledger(model: str, entries: Sequence[LedgerEntry]) -> Iterator[MetricSample]:
     of_model = {"model": model}
     yield from _totals(model, entries)
-    waiting = ledger.pending_approvals(entries)
+    waiting = (*ledger.pending_approvals(entries), *ledger.cut_off_approvals(entries))
     yield MetricSample("requant_approvals_waiting", of_model, len(waiting))
     if waiting:
         since = min(entry.time for entry in waiting).timestamp()

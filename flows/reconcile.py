@@ -1,10 +1,12 @@
 """Reconciliation: follow what operators did in MLflow where it is verified, undo it where not."""
 
+import logging
+
 from flows.measures import write_measures
 from flows.orchestration.orchestrated import leave_table, note, orchestrated
 from infra.settings import settings
 from tasks.promotion import steps as promotion_steps
-from tasks.promotion.reconcile import Reconciliation
+from tasks.promotion.reconcile import Reconciliation, not_reconciled
 from tasks.specs.registration import model_names
 
 
@@ -12,17 +14,34 @@ from tasks.specs.registration import model_names
 def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
     """Bring ledger and registry in step; one answer per model.
 
+    Of all models, one's trouble stops no other: its answer says what it is.
+
     Args:
         model: Name of a registered model; empty takes all.
     """
-    names = [model] if model else model_names(settings().store())
-    answers = {name: promotion_steps.reconcile_model(name) for name in names}
+    if model:
+        answers = {model: _reconciled(model)}
+    else:
+        answers = {name: _attempted(name) for name in model_names(settings().store())}
     rows = [
-        {"model": name, "outcome": answer.outcome.value, "why": answer.reason}
+        {"model": name, "outcome": answer.outcome.value, "why": answer.told}
         for name, answer in answers.items()
     ]
     leave_table("reconciliation", rows)
     for name, answer in answers.items():
-        note(f"{name}: {answer.outcome}; {answer.reason}")
-        write_measures(name)
+        note(f"{name}: {answer.outcome}; {answer.told}")
     return answers
+
+
+def _reconciled(model: str) -> Reconciliation:
+    answer = promotion_steps.reconcile_model(model)
+    write_measures(model)
+    return answer
+
+
+def _attempted(model: str) -> Reconciliation:
+    try:
+        return _reconciled(model)
+    except Exception as exc:  # whatever it is, the next model's turn comes
+        logging.getLogger(__name__).warning("%s could not be reconciled: %s", model, exc)
+        return not_reconciled(exc)

@@ -168,6 +168,8 @@ def reconcile(
 
         reconciled = call(reconcile, model)
     printing.emit(reconciled, as_json, printing.reconciliations)
+    if any(answer.failed for answer in reconciled.values()):
+        raise typer.Exit(1)
 
 
 def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool) -> None:

@@ -280,7 +280,7 @@ def _candidates(candidates: Sequence[Any]) -> Table:
 def reconciliations(outcomes: Mapping[str, Any]) -> None:
     """Print one line per model."""
     for name, result in outcomes.items():
-        console.print(f"{name}  [bold]{result.outcome.value}[/bold]  {escape(result.reason)}")
+        console.print(f"{name}  [bold]{result.outcome.value}[/bold]  {escape(result.told)}")
 
 
 def checks(results: Sequence[Any]) -> None:

@@ -19,7 +19,7 @@ class ModelView:
     champion: LedgerEntry | None
     previous: LedgerEntry | None
     last_decision: LedgerEntry | None
-    waiting: tuple[LedgerEntry, ...]  # approvals
+    waiting: tuple[LedgerEntry, ...]  # approvals, and what was approved and not yet promoted
     schedule: str  # cron, with its time zone
 
 
@@ -39,7 +39,7 @@ def one_model(name: str) -> ModelView:
         champion=ledger.champion(entries),
         previous=ledger.previous(entries),
         last_decision=decisions[-1] if decisions else None,
-        waiting=ledger.pending_approvals(entries),
+        waiting=(*ledger.pending_approvals(entries), *ledger.cut_off_approvals(entries)),
         schedule=str(spec.schedule),
     )
 

@@ -66,7 +66,19 @@ def orphan_closed(
     intent = ledger.open_intent(entries, window, now, LEASE)
     if intent is None or not is_gone(intent.details.get("process")):
         return None
-    run = RunId(str(intent.details.get("run")))
+    return _killed(entries, intent, actor)
+
+
+def any_orphan_closed(
+    entries: History, is_dead: Callable[[LedgerEntry], bool], actor: str
+) -> Body | None:
+    """Return the end of the oldest intent whose run is dead; None when none is left open."""
+    orphans = ledger.unfinished_intents(entries, is_dead)
+    return _killed(entries, orphans[0], actor) if orphans else None
+
+
+def _killed(entries: History, intent: LedgerEntry, actor: str) -> Body:
+    window, run = str(intent.details.get("window")), RunId(str(intent.details.get("run")))
     return finished(entries, window, run, actor, "failed: its process was killed", failed=True)
 
 
@@ -103,13 +115,20 @@ def promoted(
 
 
 def rolled_back(
-    entries: History, to: str | None, verify: Verify, shown: Shown, actor: str, reason: str
-) -> Body:
-    """Return the return of an earlier champion.
+    entries: History,
+    to: str | None,
+    request: str,
+    verify: Verify,
+    shown: Shown,
+    actor: str,
+    reason: str,
+) -> Body | None:
+    """Return the return of an earlier champion; None when the same request was done before.
 
     Args:
         entries: The history.
         to: Which version returns; None is the one that the champion replaced.
+        request: Names the act: however often it is asked for, it is done once.
         verify: Raises where not every byte of what an entry names is intact.
         shown: As in `promoted`.
         actor: Who acts.
@@ -118,8 +137,11 @@ def rolled_back(
     Raises:
         Refused: There is nothing to return to.
     """
+    if ledger.requested(entries, request) is not None:
+        return None
     target = verify(ledger.rollback_target(entries, to))
-    return _about(EntryKind.ROLLED_BACK, target, actor, reason, {"projected_from": shown()})
+    details: dict[str, Json] = {"projected_from": shown(), ledger.REQUEST: request}
+    return _about(EntryKind.ROLLED_BACK, target, actor, reason, details)
 
 
 def approval_requested(
@@ -158,17 +180,26 @@ def retraining_requested(
 
 
 def answered(
-    entries: History, model: str, version: str, approve: bool, actor: str, reason: str
+    entries: History,
+    model: str,
+    version: str,
+    approve: bool,
+    verify: Verify,
+    actor: str,
+    reason: str,
 ) -> Body | None:
     """Return a person's answer to a waiting candidate; None when the same was answered before.
 
-    Raises `Refused` when no such candidate waits.
+    `verify` is as in `rolled_back`: what is not intact cannot be approved. Raises `Refused` when no
+    such candidate waits.
     """
     kind = EntryKind.APPROVED if approve else EntryKind.REJECTED
     request = waiting(entries, version)
     if request is None:
         _require_answered(entries, model, version, kind)
         return None
+    if approve:
+        verify(request)
     return body(kind, actor=actor, reason=reason, version=version, release=request.release)
 
 

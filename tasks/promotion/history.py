@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from infra.errors import NotFound
 from infra.identifiers import ModelName
 from infra.processes.identity import is_gone
 from tasks.promotion import journal, ledger
@@ -23,6 +24,19 @@ def reference(model: str, entry: LedgerEntry | None) -> ReleaseRef | None:
     if entry is None or entry.version is None or entry.release is None:
         return None
     return ReleaseRef(ModelName(model), entry.version, entry.release)
+
+
+def of_request(model: str, request: str) -> LedgerEntry:
+    """Return the entry that a request led to; raises `NotFound`."""
+    entry = ledger.requested(journal.read(model), request)
+    if entry is None:
+        raise NotFound(f"No entry of {model} comes of the request {request}: make it again.")
+    return entry
+
+
+def is_dead(intent: LedgerEntry) -> bool:
+    """Return whether the process of an intent is certainly gone."""
+    return is_gone(intent.details.get("process"))
 
 
 def approved_release(model: str, version: str) -> tuple[ReleaseRef, str | None] | None:

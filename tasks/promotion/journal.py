@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, overload
+from uuid import uuid4
 
 from infra.canonical import Json
 from infra.chain import Chain
@@ -9,7 +10,7 @@ from infra.errors import AlreadyExists, Unavailable
 from infra.run_scope import once
 from infra.settings import settings
 from infra.stores import layout
-from tasks.promotion.ledger import LedgerEntry, parse
+from tasks.promotion.ledger import REQUEST, LedgerEntry, parse, requested
 
 RACES = 50
 P = ParamSpec("P")
@@ -34,13 +35,20 @@ def commit(model: str, decide: Decide[P], *args: P.args, **kwargs: P.kwargs) -> 
     """Append what `decide` answers, fenced by the head it reasoned on; a lost race decides again.
 
     `decide` is called with the history and the arguments that are given here. Returns the entry,
-    or None when there was nothing to do; what `decide` raises passes through.
+    or None when there was nothing to do; what `decide` raises passes through. Every entry carries
+    the id of its request: a proxy that repeats a conditional write makes the second one lose
+    against the first, which then is recognized as this call's own.
     """
+    request = uuid4().hex
     for _ in range(RACES):
         entries = read(model)
+        landed = requested(entries, request)
+        if landed is not None:
+            return landed
         body = decide(entries, *args, **kwargs)
         if body is None:
             return None
+        body, request = _numbered(body, request)
         try:
             link = _chain(model).append(body, expect=len(entries))
         except AlreadyExists:
@@ -49,6 +57,14 @@ def commit(model: str, decide: Decide[P], *args: P.args, **kwargs: P.kwargs) -> 
     raise Unavailable(
         f"the ledger of {model} lost {RACES} races in a row: fewer writers at once, then retry"
     )
+
+
+def _numbered(body: Mapping[str, Json], request: str) -> tuple[Mapping[str, Json], str]:
+    """Return the body with the id of its request, and that id: its own where it has one."""
+    details = body["details"]
+    assert isinstance(details, Mapping)  # noqa: S101  # for mypy: `ledger.body` makes it one
+    named = {REQUEST: request, **details}
+    return {**body, "details": named}, str(named[REQUEST])
 
 
 def _chain(model: str) -> Chain:

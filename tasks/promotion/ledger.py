@@ -38,6 +38,8 @@ class EntryKind(StrEnum):
     FORGOTTEN = "forgotten"
 
 
+REQUEST = "request"
+"""The detail that names the act behind an entry: the same request is never committed twice."""
 _REIGNS = frozenset({EntryKind.PROMOTED, EntryKind.ROLLED_BACK})
 _ANSWERS = frozenset({EntryKind.APPROVED, EntryKind.REJECTED})
 _ABOUT_A_VERSION = _REIGNS | _ANSWERS | {EntryKind.APPROVAL_REQUESTED}
@@ -251,6 +253,36 @@ def interrupted(
     }
     standing = (entry for entry in newest.values() if entry.number > max(well, default=0))
     return tuple(entry for entry in standing if _run(entry) not in ended and is_dead(entry))
+
+
+def unfinished_intents(
+    entries: Sequence[LedgerEntry], is_dead: Callable[[LedgerEntry], bool]
+) -> tuple[LedgerEntry, ...]:
+    """Return the intents whose run `is_dead` and whose end nobody wrote, oldest first."""
+    ended = {_run(entry) for entry in entries if entry.kind is EntryKind.FINISHED}
+    return tuple(
+        entry
+        for entry in entries
+        if entry.kind is EntryKind.INTENDED and _run(entry) not in ended and is_dead(entry)
+    )
+
+
+def requested(entries: Sequence[LedgerEntry], request: str) -> LedgerEntry | None:
+    """Return the entry that a request led to; None when it led to none yet."""
+    return next((entry for entry in entries if entry.details.get(REQUEST) == request), None)
+
+
+def cut_off_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
+    """Return the approvals that no promotion followed, newest first, one a version.
+
+    Whoever approved was stopped between the two. A change of champion or a later answer voids them.
+    """
+    reigning = champion(entries)
+    answered: dict[str | None, LedgerEntry] = {}
+    for entry in _newest(entries, _ANSWERS | {EntryKind.APPROVAL_REQUESTED}):
+        if entry.number > (reigning.number if reigning else 0):
+            answered.setdefault(entry.version, entry)
+    return tuple(entry for entry in answered.values() if entry.kind is EntryKind.APPROVED)
 
 
 def _run(entry: LedgerEntry) -> tuple[Json, Json]:

@@ -32,6 +32,7 @@ class AliasState(StrEnum):
     ADOPTED = "adopted"
     # An operator moved it to something unverified, or deleted it: record, put it back, report.
     UNDONE = "undone"
+    FAILED = "failed"  # it could not be looked at, or not be mended: what is served stays as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,22 @@ class Reconciliation:
     record: Mapping[str, Json] | None  # the entry to append, fenced by the head that was read
     aliases: Mapping[str, str | None]  # what the registry must show afterwards; None: no such alias
     mark: int | None  # the projection mark to note; None: the number that the appended record gets
+    notes: tuple[str, ...] = ()  # what else was mended, or waits for a person, a sentence each
+
+    @property
+    def failed(self) -> bool:
+        """Whether something waits for a person."""
+        return self.outcome is AliasState.FAILED
+
+    @property
+    def told(self) -> str:
+        """The reason, and what else there is to say."""
+        return " ".join((self.reason, *self.notes))
+
+
+def not_reconciled(error: Exception) -> Reconciliation:
+    """Return what is said of a model that could not be reconciled."""
+    return Reconciliation(AliasState.FAILED, str(error) or repr(error), None, {}, 0)
 
 
 def reconcile(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 
 from infra.canonical import Json
 from infra.identifiers import RunId
@@ -11,10 +10,10 @@ from infra.releases import write_release
 from infra.settings import settings
 from tasks.models.catalog import open_model
 from tasks.promotion import candidate_store, entries, history, journal, projection
+from tasks.promotion.acts import promoting, reconciling
 from tasks.promotion.card import card
 from tasks.promotion.reconcile import Reconciliation
 from tasks.promotion.release import Judged, register
-from tasks.promotion.verification import named_release, require_intact
 from tasks.records import Decision, ReleaseRef, SampleRef, ThinWindow
 from tasks.step import step
 
@@ -83,14 +82,8 @@ def release_candidate(judged: Judged, run_name: str, frozen: str | None = None) 
 
 @step("promote")
 def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
-    """Make a release champion, if the champion it was judged against still reigns.
-
-    Raises `Refused` otherwise.
-    """
-    settings().release(release.model, release.digest)  # verified before it may serve
-    shown = partial(projection.shown_champion, release.model)
-    journal.commit(release.model, entries.promoted, release, base, shown, actor, reason)
-    projection.show(release.model)
+    """Make a release champion; see `acts.promoting.promote`."""
+    promoting.promote(release, base, actor, reason)
 
 
 @step("request-approval")
@@ -118,29 +111,17 @@ def request_retraining(
 
 @step("answer-approval")
 def answer_approval(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
-    """Record a person's yes or no to a waiting candidate; answering the same twice acts once.
-
-    Raises `Refused` when none waits, or the champion has changed since it was judged.
-    """
-    journal.commit(model, entries.answered, model, version, approve, actor, reason)
-    approved = history.approved_release(model, version)
-    if approve and approved is not None:
-        promote.fn(*approved, actor, reason)
-    projection.show(model)
+    """Record a person's yes or no to a waiting candidate; see `acts.promoting.answer`."""
+    promoting.answer(model, version, approve, actor, reason)
 
 
 @step("roll-back")
-def roll_back(model: str, to: str | None, actor: str, reason: str) -> ReleaseRef:
-    """Make an earlier champion serve again; its bytes and signature are verified first."""
-    verify, shown = partial(require_intact, model), partial(projection.shown_champion, model)
-    entry = journal.commit(model, entries.rolled_back, to, verify, shown, actor, reason)
-    projection.show(model)
-    return named_release(model, entry)
+def roll_back(model: str, to: str | None, actor: str, reason: str, request: str) -> ReleaseRef:
+    """Make an earlier champion serve again; see `acts.promoting.roll_back`."""
+    return promoting.roll_back(model, to, actor, reason, request)
 
 
 @step("reconcile")
 def reconcile_model(model: str) -> Reconciliation:
-    """Compare the registry's alias with the ledger, record what was done, bring both in step."""
-    comparison = projection.record_comparison(model)
-    projection.follow(model, comparison)
-    return comparison
+    """Bring registry and ledger in step; see `acts.reconciling.reconcile`."""
+    return reconciling.reconcile(model)

@@ -13,14 +13,22 @@ from tasks.promotion.reconcile import Verification
 from tasks.records import ReleaseRef
 
 
-def require_intact(model: str, target: LedgerEntry) -> ReleaseRef:
+def intact_release(model: str, target: LedgerEntry) -> ReleaseRef:
     """Return the release that an entry names, every byte of it verified.
 
     Raises `Refused` where the entry names none, `NotFound`, `Tampered`.
     """
     release = named_release(model, target)
-    _read_all(model, release.digest)
+    require_intact(release)
     return release
+
+
+def require_intact(release: ReleaseRef) -> None:
+    """Pass when every file of a release is as recorded and signed.
+
+    Raises `NotFound`, `Tampered`.
+    """
+    _read_all(release.model, release.digest)
 
 
 def named_release(model: str, target: LedgerEntry) -> ReleaseRef:

@@ -1,0 +1,62 @@
+"""What makes a version champion: a promotion, a person's answer, a rollback."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from infra.errors import Refused
+from tasks.promotion import entries, history, journal, ledger, projection
+from tasks.promotion.verification import intact_release, named_release, require_intact
+from tasks.records import ReleaseRef
+
+
+def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
+    """Make a release champion, if the champion it was judged against still reigns.
+
+    Every file of its bundle is verified first. Raises `Refused` otherwise, `NotFound`, `Tampered`.
+    """
+    require_intact(release)
+    shown = partial(projection.shown_champion, release.model)
+    journal.commit(release.model, entries.promoted, release, base, shown, actor, reason)
+    projection.show(release.model)
+
+
+def answer(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
+    """Record a person's yes or no to a waiting candidate; answering the same twice acts once.
+
+    Every file of its bundle is verified before a yes is recorded. Raises `Refused` when none waits,
+    or the champion has changed since it was judged, `NotFound`, `Tampered`.
+    """
+    verify = partial(intact_release, model)
+    journal.commit(model, entries.answered, model, version, approve, verify, actor, reason)
+    approved = history.approved_release(model, version)
+    if approve and approved is not None:
+        promote(*approved, actor, reason)
+    projection.show(model)
+
+
+def finish_approvals(model: str) -> tuple[str, ...]:
+    """Promote what was approved and, its process killed, never promoted; say what cannot be."""
+    notes = []
+    for approval in ledger.cut_off_approvals(journal.read(model)):
+        approved = history.approved_release(model, str(approval.version))
+        if approved is None:
+            continue
+        try:
+            promote(*approved, approval.actor, approval.reason)
+            notes.append(f"The approval of version {approval.version} was cut off: promoted now.")
+        except Refused as exc:
+            notes.append(f"Version {approval.version} is approved and cannot be promoted: {exc}")
+    return tuple(notes)
+
+
+def roll_back(model: str, to: str | None, actor: str, reason: str, request: str) -> ReleaseRef:
+    """Make an earlier champion serve again; its bytes and signature are verified first.
+
+    The same `request` again changes nothing, and returns what it brought back. Raises `Refused`,
+    `NotFound`, `Tampered`.
+    """
+    verify, shown = partial(intact_release, model), partial(projection.shown_champion, model)
+    entry = journal.commit(model, entries.rolled_back, to, request, verify, shown, actor, reason)
+    projection.show(model)
+    return named_release(model, entry or history.of_request(model, request))
