@@ -6,6 +6,12 @@ from typing import Any
 
 from infra.errors import Unavailable
 
+COMPUTE_CAPABILITY = "SM89"
+"""Ada, the newest that inference hosts commonly have.
+
+TensorRT-RTX plans are built for it without a device, where nothing else is set.
+"""
+
 
 class HardwareCompatibility(StrEnum):
     """Which devices a plan may run on besides the kind that it was built on."""

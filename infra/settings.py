@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.access.secret import WorkspaceSecret, open_secret
-from infra.build_options import BuildOptions, HardwareCompatibility
+from infra.build_options import COMPUTE_CAPABILITY, BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 from infra.run_scope import once
 from infra.stores import ObjectStore, open_store
@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     tensorrt_workspace_mib: int | None = Field(None, ge=1)
     tensorrt_max_aux_streams: int | None = Field(None, ge=0)
     tensorrt_timing_cache: bool = True  # kept in the object store
+    # The device that TensorRT-RTX builds for where none is visible.
+    tensorrt_rtx_capability: str = Field(COMPUTE_CAPABILITY, pattern=r"^SM\d+$")
     observe_on_cuda: bool = True  # where a target of the model runs on the visible device
     evidently_port: int = 8000
 

@@ -38,12 +38,13 @@ def open_target(name: str) -> Target:
             f"target {name} needs the module {module} ({exc}): pip install 'requant[{name}]'"
         ) from exc
     from infra.engines.nvidia.target import TensorRt
-
-    if name == "tensorrt-rtx":
-        return TensorRt(name, loaded, ahead_of_time=True)
     from infra.settings import settings
 
     chosen = settings()
+    if name == "tensorrt-rtx":
+        return TensorRt(
+            name, loaded, ahead_of_time=True, blindly_for=chosen.tensorrt_rtx_capability
+        )
     store = chosen.store() if chosen.tensorrt_timing_cache else None
     return TensorRt(
         name, loaded, ahead_of_time=False, options=chosen.tensorrt_options(), store=store

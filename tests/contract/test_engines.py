@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from infra.canonical import sha256
 from infra.engines import TARGETS, footprint, onnxruntime_cpu, open_target
@@ -231,10 +231,11 @@ def test_a_plan_that_does_not_fit_the_host_is_refused_before_it_is_touched(
         target.load(made.plan, dump_metadata(elsewhere))
 
 
-def test_kernels_are_unknown_where_nothing_could_be_inspected(target: Target) -> None:
+def test_kernels_are_unknown_where_the_builder_told_nothing(target: Target) -> None:
     if target.name == "onnxruntime-cpu":
         pytest.skip("it tells its kernels without a device")
-    assert target.kernels(built(target).layers, None) is None
+    silent = json.loads(built(target).layers) | {"kernels": []}
+    assert target.kernels(json.dumps(silent).encode(), None) is None
 
 
 def test_a_feed_that_the_graph_does_not_know_is_left_out(executable: Target) -> None:
@@ -378,6 +379,57 @@ def test_a_device_that_the_target_does_not_support_is_a_reason_not_to_run(
     reason = opened("tensorrt-rtx").why_not_executable()
     assert reason is not None
     assert "SM90" in reason
+
+
+def test_a_builder_without_a_device_tells_what_its_kernels_multiply() -> None:
+    target = opened("tensorrt-rtx")
+    kernels = target.kernels(built(target).layers, None)
+    assert kernels is not None
+    products = [kernel.precision for kernel in kernels if "node_MatMul_0" in kernel.nodes]
+    assert "INT8" in products
+
+
+def built_for(capability: str) -> Built:
+    module = pytest.importorskip("tensorrt_rtx")
+    target = TensorRt("tensorrt-rtx", module, ahead_of_time=True, blindly_for=capability)
+    return target.build(quantized("s8"), PROFILE)
+
+
+def test_a_plan_is_built_for_the_capability_that_is_set() -> None:
+    assert parse_metadata(built_for("SM86").metadata or b"").capability == "SM86"
+
+
+def test_a_capability_that_the_builder_does_not_know_is_bad_input() -> None:
+    with pytest.raises(BadInput, match=r"SM12, which tensorrt-rtx does not build for: use .*SM89"):
+        built_for("SM12")
+
+
+@pytest.mark.parametrize(
+    ("scale", "why"),
+    [(np.inf, "not finite"), (np.nan, "not finite"), (0, "too small"), (1e-45, "too small")],
+)
+def test_a_scale_that_nothing_can_divide_by_is_refused_before_the_parser(
+    scale: float, why: str
+) -> None:
+    graph = onnx.load_from_string(quantized("s8"))
+    item = next(item for item in graph.graph.initializer if item.name == "x.scale")
+    item.CopyFrom(numpy_helper.from_array(np.asarray(scale, np.float32), item.name))
+    with pytest.raises(Refused, match=rf"node x\.quantize: its scale x\.scale is .*{why}"):
+        opened("tensorrt-rtx").check(graph.SerializeToString())
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["zero-point 0", "no zero-point"])
+def test_unsigned_activations_are_refused_before_the_parser_reads_them_as_signed(
+    stated: bool,
+) -> None:
+    graph = onnx.load_from_string(quantized("s8"))
+    item = next(item for item in graph.graph.initializer if item.name == "x.zero_point")
+    item.CopyFrom(numpy_helper.from_array(np.zeros((), np.uint8), item.name))
+    for node in graph.graph.node:
+        if not stated and node.name in ("x.quantize", "x.dequantize"):
+            del node.input[2:]
+    with pytest.raises(Refused, match=r"x\.quantize: its quantized values are unsigned"):
+        opened("tensorrt-rtx").build(graph.SerializeToString(), PROFILE)
 
 
 # --- Peak memory ----------------------------------------------------------------------------------

@@ -59,8 +59,7 @@ def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> N
         )
         assert gates[target]["binding"] is False
     assert gates["onnxruntime-cpu"]["verdict"] in ("passed", "failed")
-    executable = gates["tensorrt-rtx"]["verdict"] != "inconclusive"
-    assert executable or "no CUDA device is visible" in gates["tensorrt-rtx"]["reason"]
+    assert gates["tensorrt-rtx"]["verdict"] == "passed"  # its builder tells without a device
 
 
 def test_the_champion_is_used_by_someone_who_has_nothing_of_ours(digits: Settings) -> None:

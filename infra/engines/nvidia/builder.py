@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from infra.build_options import BuildOptions, apply
+from infra.build_options import COMPUTE_CAPABILITY, BuildOptions, apply
 from infra.canonical import sha256
 from infra.engines.nvidia.host import device_capability, read_host
+from infra.engines.nvidia.importable import require_importable
 from infra.engines.nvidia.inspection import describe
 from infra.engines.nvidia.logger import Log, collector
 from infra.engines.nvidia.metadata import PlanMetadata, dump_metadata
@@ -18,12 +19,6 @@ from infra.engines.nvidia.timing_cache import WarmCache, attach, cache_key
 from infra.engines.port import Built, Profile, Profiles, each_profile
 from infra.errors import BadInput, Refused, Unavailable
 from infra.stores.port import ObjectStore
-
-COMPUTE_CAPABILITY = "SM89"
-"""Ada, the newest that inference hosts commonly have.
-
-TensorRT-RTX plans are built for it without a device.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,7 @@ class Builder:
     executable: bool
     options: BuildOptions
     store: ObjectStore | None
+    blindly_for: str = COMPUTE_CAPABILITY  # the device of plans that are built without one
 
     def check(self, graph: bytes) -> None:
         """Parse the graph.
@@ -76,7 +72,8 @@ class Builder:
         metadata = self._metadata(
             built, time.perf_counter() - started, () if warm is None else warm.diagnostics
         )
-        return Built(built, describe(self.trt, network), dump_metadata(metadata))
+        layers = describe(self.trt, network, log.engine_layers)
+        return Built(built, layers, dump_metadata(metadata))
 
     def _warm(self, config: Any, log: Log) -> WarmCache | None:
         if self.store is None or self.ahead_of_time:
@@ -100,6 +97,7 @@ class Builder:
         )
 
     def _parse(self, graph: bytes, builder: Any, logger: Any, log: Log) -> Any:
+        require_importable(self.name, graph)
         network = builder.create_network(self._network_flags())
         parser = self.trt.OnnxParser(network, logger)
         if not parser.parse(graph):
@@ -122,9 +120,7 @@ class Builder:
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
         if self.ahead_of_time:
             config.num_compute_capabilities = 1
-            config.set_compute_capability(
-                getattr(self.trt.ComputeCapability, self._capability()), 0
-            )
+            config.set_compute_capability(self._known_capability(), 0)
         else:
             apply(self.options, self.trt, config)
         for profile in each_profile(profiles):
@@ -140,7 +136,17 @@ class Builder:
 
         Without a supported device it is the one that plans are built for blindly.
         """
-        return device_capability() if self.executable else COMPUTE_CAPABILITY
+        return device_capability() if self.executable else self.blindly_for
+
+    def _known_capability(self) -> Any:
+        known = self.trt.ComputeCapability
+        if not hasattr(known, self._capability()):
+            names = ", ".join(sorted(name for name in dir(known) if name.startswith("SM")))
+            raise BadInput(
+                f"REQUANT_TENSORRT_RTX_CAPABILITY is {self._capability()}, which {self.name} does "
+                f"not build for: use one of {names}"
+            )
+        return getattr(known, self._capability())
 
 
 @contextmanager

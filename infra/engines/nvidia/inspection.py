@@ -5,6 +5,9 @@ The engine inspector tells of the kernels. Its JSON, built with `ProfilingVerbos
 `"Format/Datatype": "Row major Int8 format"`; TensorRT 11 writes `"Format"` and `"Datatype"`.
 The engine's inputs and outputs are `"Bindings"`, a list of names, in 10, and `"I/O Tensors"`,
 a list of objects, in 11.
+
+Builders print the same layers, as text, at the end of a build with such details; TensorRT-RTX does
+so without a device. `printed_layers` brings that text into the inspector's shape.
 """
 
 import json
@@ -16,8 +19,18 @@ from infra.engines.port import UNKNOWN, Kernel
 from infra.errors import BadInput
 
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
-_MOVES = ("Reformat", "NoOp", "Constant", "Shuffle")
+_PRINTED = re.compile(
+    r"^Name: (?P<Name>.*?), LayerType: (?P<LayerType>.*?), Inputs: (?P<Inputs>.*?), "
+    r"(?:Constants: (?P<Constants>.*?), )?Outputs: (?P<Outputs>.*?), TacticName: (?P<Tactic>.*?), "
+    r"StreamId: .*?Metadata: ?(?P<Metadata>.*)$"
+)
+"""One layer of an engine, as a builder prints it."""
+_DATATYPE = re.compile(r"Datatype: ([^,}]*)")
+_MOVES = ("Reformat", "NoOp", "Constant", "Shuffle", "shape_call")
 """Kinds of layers that multiply nothing."""
+_POINTWISE = "kgen"
+_PRODUCT = re.compile(r"Fc|Gemm|Conv|Dot|MatMul|Bmm")
+"""What the name of a generated kernel has where it multiplies matrices."""
 _TACTICS = (
     ("INT8", re.compile(r"(?:^|_)(?:[isu]8|int8|imma)")),
     ("FP8", re.compile(r"e[45]m[23]|(?:^|_)(?:fp8|qgmma)")),
@@ -29,11 +42,11 @@ INT8 kernels name the floats that they return as well.
 """
 
 
-def describe(trt: Any, network: Any) -> bytes:
+def describe(trt: Any, network: Any, printed: Sequence[str] = ()) -> bytes:
     """Describe the parsed network, layer by layer, with the precision of what each returns.
 
-    Fusion is the builder's and only its inspector tells it, which needs the device; strong typing
-    already fixes the precision of every tensor here.
+    Fusion is the builder's: `kernels` are what it printed of the engine, where it did. Strong
+    typing already fixes the precision of every tensor here.
     """
     layers = []
     for index in range(network.num_layers):
@@ -44,7 +57,34 @@ def describe(trt: Any, network: Any) -> bytes:
         layers.append(
             {"name": layer.name, "type": str(layer.type).rsplit(".", 1)[-1], "precision": precision}
         )
-    return json.dumps({"version": str(trt.__version__), "layers": layers}).encode()
+    kernels = [layer for text in printed for layer in printed_layers(text)]
+    document = {"version": str(trt.__version__), "layers": layers, "kernels": kernels}
+    return json.dumps(document).encode()
+
+
+def printed_layers(text: str) -> list[dict[str, Any]]:
+    """Parse what a builder printed of an engine, into layers as the inspector's JSON has them."""
+    matches = (_PRINTED.match(line) for line in text.splitlines())
+    return [
+        {
+            "Name": match["Name"],
+            "LayerType": match["LayerType"],
+            **{
+                part: [{"Datatype": name} for name in _DATATYPE.findall(match[part] or "")]
+                for part in ("Inputs", "Constants", "Outputs")
+            },
+            "TacticName": match["Tactic"],
+            "Metadata": match["Metadata"],
+        }
+        for match in matches
+        if match
+    ]
+
+
+def kernels_of(layers: bytes) -> tuple[Kernel, ...] | None:
+    """Return the kernels that `describe` kept; None where the builder printed none."""
+    kernels = json.loads(layers).get("kernels") or ()
+    return tuple(_kernel(layer) for layer in kernels) or None
 
 
 def inspect(trt: Any, engine: Any, context: Any) -> bytes:
@@ -88,13 +128,15 @@ def _precision(layer: Mapping[str, Any], kind: str) -> str:
 
     The kernel's own name decides where it tells, otherwise what the layer reads.
     """
-    if kind in _MOVES:
+    tactic = str(layer.get("TacticName", ""))
+    if kind in _MOVES or (kind == _POINTWISE and not _PRODUCT.search(tactic)):
         return ""
-    tactic = str(layer.get("TacticName", "")).lower()
+    tactic = tactic.lower()
     for precision, pattern in _TACTICS:
         if pattern.search(tactic):
             return precision
-    return _by_operands([_type(tensor) for tensor in [*layer.get("Inputs", ()), *_weights(layer)]])
+    operands = [*layer.get("Inputs", ()), *layer.get("Constants", ()), *_weights(layer)]
+    return _by_operands([_type(tensor) for tensor in operands])
 
 
 def _by_operands(types: Sequence[str]) -> str:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+ENGINE_LAYERS = "Layers:"
+"""How the message begins in which a builder prints the layers of an engine that it made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -10,6 +13,7 @@ class Log:
 
     errors: list[str] = field(default_factory=list)
     cache_complaints: list[str] = field(default_factory=list)  # warnings about the timing cache
+    engine_layers: list[str] = field(default_factory=list)  # what the builder prints of an engine
 
     def tail(self, characters: int) -> str:
         """Return the end of the errors."""
@@ -28,5 +32,7 @@ def collector(trt: Any, log: Log) -> Any:
                 log.errors.append(message)
             elif severity == trt.ILogger.Severity.WARNING and "timing cache" in message.lower():
                 log.cache_complaints.append(message)
+            elif message.startswith(ENGINE_LAYERS):
+                log.engine_layers.append(message)
 
     return Collector()

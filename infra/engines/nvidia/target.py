@@ -3,11 +3,11 @@
 from types import ModuleType
 from typing import Any
 
-from infra.build_options import BuildOptions
+from infra.build_options import COMPUTE_CAPABILITY, BuildOptions
 from infra.engines.nvidia.builder import Builder
 from infra.engines.nvidia.execution import TensorRtEngine
 from infra.engines.nvidia.host import device_capability, has_driver, read_host
-from infra.engines.nvidia.inspection import parse_inspection
+from infra.engines.nvidia.inspection import kernels_of, parse_inspection
 from infra.engines.nvidia.logger import Log, collector
 from infra.engines.nvidia.metadata import parse_metadata, why_unfit
 from infra.engines.port import Built, Engine, Kernel, Profiles
@@ -33,16 +33,19 @@ class TensorRt:
         ahead_of_time: bool,
         options: BuildOptions | None = None,
         store: ObjectStore | None = None,
+        blindly_for: str = COMPUTE_CAPABILITY,
     ) -> None:
         """Keep the module and its options.
 
-        `store` keeps the timing caches; without one every build measures anew.
+        `store` keeps the timing caches; without one every build measures anew. `blindly_for` is the
+        compute capability that plans are built for where no device is visible.
         """
         self.name = name
         self._trt: Any = trt
         self._ahead_of_time = ahead_of_time
         self._options = options or BuildOptions()
         self._store = store
+        self._blindly_for = blindly_for
 
     def why_not_executable(self) -> str | None:
         """Ask the CUDA driver; a machine without one cannot run engines."""
@@ -94,16 +97,22 @@ class TensorRt:
         return self.load(built.plan, built.metadata)
 
     def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
-        """Parse the inspector's kernels.
+        """Parse the inspector's kernels, or else those that the builder printed.
 
         What the parser made of the graph does not tell which kernels the builder chose.
         """
-        return None if inspection is None else parse_inspection(inspection)
+        return kernels_of(layers) if inspection is None else parse_inspection(inspection)
 
     def _builder(self) -> Builder:
         executable = self.why_not_executable() is None
         return Builder(
-            self.name, self._trt, self._ahead_of_time, executable, self._options, self._store
+            self.name,
+            self._trt,
+            self._ahead_of_time,
+            executable,
+            self._options,
+            self._store,
+            self._blindly_for,
         )
 
     def _require_fit(self, plan: bytes, metadata: bytes | None) -> None:

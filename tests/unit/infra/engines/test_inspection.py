@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.engines.nvidia.inspection import parse_inspection
+from infra.engines.nvidia.inspection import parse_inspection, printed_layers
 from infra.engines.port import Kernel
 from infra.errors import BadInput
 
@@ -138,3 +138,30 @@ def test_an_engine_built_without_details_leaves_every_precision_unknown() -> Non
 def test_what_is_no_inspectors_document_is_bad_input(data: bytes) -> None:
     with pytest.raises(BadInput, match="not an engine inspector's document"):
         parse_inspection(data)
+
+
+PRINTED = """Layers:
+Name: __myl_MulMinMaxRounCast_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8], \
+Strides: [8,1], StrideOrder: [1,0], Datatype: Half, Format: (Linear) Row major linear format }], \
+Constants: [], Outputs: [ { Name: q, Datatype: Int8, Format: (Linear) Row major }], \
+TacticName: __myl_MulMinMaxRounCast_0x1, StreamId: 0, Metadata: [ONNX Layer: fc]
+Name: fc_myl0_1, LayerType: gemm, Inputs: [ { Name: q, Datatype: Int8, Format: (Linear) }], \
+Constants: [ { Name: w, Datatype: Int8, Format: (Linear) }, { Name: a, Datatype: Float }], \
+Outputs: [ { Name: y, Datatype: Half, Format: (Linear) }], TacticName: __myelin_CASK_STUB, \
+StreamId: 0, Metadata: [ONNX Layer: fc][ONNX Layer: fc.weight.dequantize]
+I/O Tensors:
+ Name: x, IOMode: Input, DataType: Half, Dimensions: [1,8], Location: Device
+""".replace("\\\n", "")
+
+
+def test_what_a_builder_prints_of_an_engine_tells_its_kernels() -> None:
+    document = json.dumps({"Layers": printed_layers(PRINTED), "I/O Tensors": []}).encode()
+    quantizer, product = parse_inspection(document)
+    assert (quantizer.kind, quantizer.precision) == ("kgen", "")
+    assert (product.kind, product.precision) == ("gemm", "INT8")
+    assert product.nodes == {"fc", "fc.weight.dequantize"}
+
+
+@pytest.mark.parametrize("text", ["", "Layers:", "Layers:\nName: cut short, LayerType: gemm"])
+def test_what_is_no_layer_is_passed_over(text: str) -> None:
+    assert printed_layers(text) == []
