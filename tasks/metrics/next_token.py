@@ -30,15 +30,20 @@ def log_probabilities(logits: Logits, name: str) -> Logits:
 
 
 def next_token_scores(
-    ids: NDArray[np.int64], real: NDArray[np.bool_], expected: Logits, served: Logits
+    ids: NDArray[np.int64],
+    real: NDArray[np.bool_],
+    expected: Logits,
+    served: Logits,
+    counted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return the means over each text's tokens that two models' predictions have.
 
     Args:
         ids: the texts' tokens, [batch, tokens].
-        real: which of them count, [batch, tokens].
+        real: which of them are no padding, [batch, tokens].
         expected: full precision's log-probabilities.
         served: the candidate's.
+        counted: after which of them the prediction counts, [batch, tokens]; all real ones if None.
 
     Returns:
         [5, batch]: full precision's loss and the candidate's, both in nats a token; the token
@@ -49,12 +54,14 @@ def next_token_scores(
         -np.take_along_axis(side[:, :-1], following, axis=-1)[..., 0] for side in (expected, served)
     ]
     divergence = (np.exp(expected) * (expected - served)).sum(axis=-1)
+    targets = real[:, 1:] if counted is None else real[:, 1:] & counted[:, :-1]
+    predicting = real if counted is None else real & counted
     return np.stack(
         [
-            *(_mean(loss, real[:, 1:]) for loss in losses),
-            _mean(same_token(expected, served), real),
-            np.maximum(_mean(divergence, real), 0),
-            real.sum(axis=1),
+            *(_mean(loss, targets) for loss in losses),
+            _mean(same_token(expected, served), predicting),
+            np.maximum(_mean(divergence, predicting), 0),
+            predicting.sum(axis=1),
         ]
     )
 

@@ -19,6 +19,8 @@ class Batch:
     cases: NDArray[np.int64]  # their places in the sequence
     mask: NDArray[np.bool_] | None  # [batch, tokens]: True where a token is real
     whole: bool = False  # whether the graph takes exactly so many, so that nothing is cut
+    # [batch, tokens]: True where what a writing model predicts counts; None: wherever it is real.
+    counted: NDArray[np.bool_] | None = None
 
     def parts(self, size: int) -> Iterator["Batch"]:
         """Yield the same cases in batches of at most `size`; padding stays as it is."""
@@ -28,4 +30,6 @@ class Batch:
         for start in range(0, len(self.cases), size):
             chosen = slice(start, start + size)
             feeds = {name: value[chosen] for name, value in self.feeds.items()}
-            yield Batch(feeds, self.cases[chosen], None if self.mask is None else self.mask[chosen])
+            mask = None if self.mask is None else self.mask[chosen]
+            counted = None if self.counted is None else self.counted[chosen]
+            yield Batch(feeds, self.cases[chosen], mask, counted=counted)

@@ -35,6 +35,8 @@ from tasks.models.custom.inputs import Outputs, RecordInputs, run_records
 from tasks.models.custom.layout import read_record_layout
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inputs, run_all
+from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
+from tasks.models.language.chat_template import read_chat_template
 from tasks.models.language.generation import answer
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
@@ -104,7 +106,24 @@ class RegisteredModel:
     def inputs(self) -> Inputs:
         """Return what makes feeds of payloads."""
         tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
-        return open_inputs(self.spec, tokenizer, self.graph, lambda: self.reference, self.layout)
+        return open_inputs(
+            self.spec,
+            tokenizer,
+            self.graph,
+            lambda: self.reference,
+            self.layout,
+            self._chat_template,
+        )
+
+    @property
+    def _chat_template(self) -> bytes | None:
+        """Return a language model's chat template; None where its folder had none."""
+        if self.spec.task is not Task.CAUSAL_LM:
+            return None
+        try:
+            return self.file(CHAT_TEMPLATE)
+        except NotFound:
+            return None
 
     @cached_property
     def layout(self) -> RecordLayout | None:
@@ -314,6 +333,9 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, b
             (folder.parent if folder.is_file() else folder) / spec.input.tokenizer,
             "input.tokenizer",
         )
+    if spec.task is Task.CAUSAL_LM and spec.input.chat_template and folder.is_dir():
+        template = read_chat_template(folder)
+        files |= {} if template is None else {CHAT_TEMPLATE: template}
     # torch takes a second to load, and only this needs it
     from tasks.models.export import READY, export
 
@@ -424,7 +446,14 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
         )
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
     layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
-    inputs = open_inputs(spec, files.get("tokenizer.json"), graph, lambda: engine, layout)
+    inputs = open_inputs(
+        spec,
+        files.get("tokenizer.json"),
+        graph,
+        lambda: engine,
+        layout,
+        files.get(CHAT_TEMPLATE),
+    )
     first = [case.payload for case in golden.cases[:2]]
     if untouched is not None:
         payloads = [case.payload for case in golden.cases[:HELD_CASES]]

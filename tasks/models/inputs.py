@@ -15,6 +15,7 @@ from infra.errors import BadInput
 from tasks.models.adapted import AdaptedInputs, are_usual, graph_names
 from tasks.models.batches import BATCH, Batch
 from tasks.models.custom.inputs import RecordInputs
+from tasks.models.language.chat_template import parse_chat_template
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.language.layout import read_layout
 from tasks.models.speech.hearing import read_hearing
@@ -54,6 +55,7 @@ def open_inputs(
     graph: onnx.ModelProto | None = None,
     reference: Callable[[], Engine] | None = None,
     layout: RecordLayout | None = None,
+    template: bytes | None = None,
 ) -> Inputs:
     """Return the batcher of a spec.
 
@@ -65,6 +67,7 @@ def open_inputs(
         reference: full precision itself. A speech model's writes the tokens that a recording is
             read with.
         layout: what a graph with inputs of its own reads.
+        template: a language model's chat template, as `read_chat_template` kept it.
     """
     if spec.task is Task.CUSTOM:
         return _record_inputs(spec, graph, layout, tokenizer)
@@ -84,7 +87,11 @@ def open_inputs(
         )
     if spec.task is Task.CAUSAL_LM:
         return LanguageInputs(
-            tokenizer, read_layout(graph), max_length=rules.max_length, new_tokens=rules.new_tokens
+            tokenizer,
+            read_layout(graph),
+            max_length=rules.max_length,
+            new_tokens=rules.new_tokens,
+            template=None if template is None else parse_chat_template(template),
         )
     if reference is None:
         raise BadInput(

@@ -32,6 +32,8 @@ class InputSpec(_SpecModel):
     """What one request looks like to the model."""
 
     tokenizer: str | None = None  # file beside the weights, in the `tokenizers` JSON format
+    # Whether a language model's conversations are written by the folder's own, where it has one.
+    chat_template: bool = True
     prompt: tuple[
         str, ...
     ] = ()  # tokens that a speech model's transcript begins with; empty: its own start token

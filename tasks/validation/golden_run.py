@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.metrics.custom.trusted import metric_functions
+from tasks.metrics.generated_text import METRICS
 from tasks.models.catalog import RegisteredModel, answer_golden, where_spread
 from tasks.models.custom.inputs import run_records
 from tasks.models.inputs import language_inputs, record_inputs, run_all, speech_inputs
 from tasks.models.language.comparison import compare, compare_cached
+from tasks.models.language.inputs import LanguageInputs
 from tasks.models.speech.comparison import compare_transcripts
-from tasks.records import GateResult
+from tasks.records import GateResult, GoldenCase
 from tasks.specs.groups import ALL
 from tasks.specs.spec import Task
 from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates
@@ -153,8 +155,14 @@ SCORES: Mapping[Task, Callable[[GoldenRun], Mapping[str, CaseScores]]] = {
 def _answers(run: GoldenRun) -> LanguageOutputs:
     model, engine = run.model, run.engine
     inputs = language_inputs(model.inputs)
-    texts = [case.payload for case in model.golden.cases]
+    texts = [_taught(inputs, case) for case in model.golden.cases]
     compared = compare(model.reference, engine, inputs, texts)
     cached = compare_cached(model.reference, engine, inputs, texts)
     answers = answer_golden(engine, inputs, model.golden)
     return LanguageOutputs(compared, model.golden_answers, answers, cached)
+
+
+def _taught(inputs: LanguageInputs, case: GoldenCase) -> str:
+    """Return the text that both models predict: a conversation with its right reply, if known."""
+    knows = case.kind in METRICS and case.label is not None
+    return inputs.answered(str(case.payload), case.label or "") if knows else str(case.payload)

@@ -60,6 +60,8 @@ def language(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settin
     write(folder / "calibration.parquet", pool)
     (folder / "golden.parquet").write_bytes(write_golden(golden_cases()))
     (folder / "model.yaml").write_text(yaml.safe_dump(_spec()))
+    template = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}\n{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
     register(folder / "model.yaml")
     serve(loop, "speaker", 0, traffic(60))
     return loop
@@ -95,6 +97,15 @@ def traffic(seed: int) -> list[Request]:
         Request(str(n), EPOCH, "t", "docs", "en", text)
         for n, text in enumerate(sentences(seed, 80))
     ]
+
+
+def test_a_registered_model_reads_chats_by_the_folders_own_template(language: Settings) -> None:
+    from tasks.models.catalog import open_model
+    from tasks.models.inputs import language_inputs
+
+    inputs = language_inputs(open_model("speaker").inputs)
+    [encoded] = inputs.read(["User: a\nAssistant: b"])
+    assert inputs.decode(encoded.ids) == "<user>a\n<assistant>b\n"
 
 
 def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -> None:

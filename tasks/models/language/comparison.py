@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from tasks.metrics.next_token import log_probabilities, next_token_scores, require_same_shape
 from tasks.models.batches import BATCH
-from tasks.models.language.inputs import Ids, LanguageInputs, padded, prefill_feeds
+from tasks.models.language.inputs import (
+    Ids,
+    LanguageInputs,
+    by_length,
+    counted_tokens,
+    padded,
+    prefill_feeds,
+)
 from tasks.models.language.layout import LOGITS, CacheLayout
 from tasks.models.language.likelihood import over_cache
 from tasks.records import Payload
@@ -50,7 +57,7 @@ def compare(
         require_same_shape(expected, served)
         ids = np.asarray(batch.feeds["input_ids"], np.int64)
         real = np.asarray(batch.mask, bool)
-        scores[:, batch.cases] = next_token_scores(ids, real, expected, served)
+        scores[:, batch.cases] = next_token_scores(ids, real, expected, served, batch.counted)
     return _comparison(scores)
 
 
@@ -68,12 +75,12 @@ def compare_cached(
     Raises:
         BadInput: for logits that are not finite, or of another shape than full precision's.
     """
-    encoded = [ids[: inputs.max_length] for ids in inputs.encode([str(item) for item in payloads])]
-    order = sorted(range(len(encoded)), key=lambda case: (len(encoded[case]), case))
-    scores = np.zeros((5, len(encoded)))
+    readings = inputs.read([str(item) for item in payloads])
+    order = by_length(readings)
+    scores = np.zeros((5, len(readings)))
     for start in range(0, len(order), BATCH):
         cases = order[start : start + BATCH]
-        ids, mask = padded([encoded[case] for case in cases], left=True)
+        ids, mask = padded([readings[case].ids for case in cases], left=True)
         steps = min(CACHE_STEPS, ids.shape[1] - 1)
         served = _stepped(candidate, inputs.layout, ids, mask, steps)
         if served is None:
@@ -82,7 +89,9 @@ def compare_cached(
             expected = _last_steps(reference, inputs.layout, ids, mask, steps)
             # Only where something of the text was cached before.
             real = (mask[:, -steps:] * mask[:, -steps - 1 : -1]).astype(bool)
-            scores[:, cases] = next_token_scores(ids[:, -steps:], real, expected, served)
+            counted = counted_tokens([readings[case] for case in cases], ids.shape[1], left=True)
+            last = None if counted is None else counted[:, -steps:]
+            scores[:, cases] = next_token_scores(ids[:, -steps:], real, expected, served, last)
     return _comparison(scores)
 
 

@@ -40,7 +40,7 @@ def answer(
 
     Of a longer prompt the last `max_length` tokens are read.
     """
-    encoded = [ids[-inputs.max_length :] for ids in inputs.encode(prompts)] if prompts else []
+    encoded = inputs.prompts(prompts) if prompts else []
     written = generate(
         engine, inputs.layout, encoded, new_tokens=inputs.new_tokens, sampling=sampling
     )

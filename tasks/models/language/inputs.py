@@ -1,28 +1,48 @@
 """From texts to the feeds of a cached decoder, and back."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from infra.engines.port import Arrays, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
+from tasks.models.language.chat_template import ChatTemplate, RenderedChat
 from tasks.models.language.layout import LOGITS, CacheLayout
 from tasks.records import Payload
+from tasks.transcripts import Turn, read_transcript, write_transcript
 
 Ids = NDArray[np.int64]
 LARGEST_BATCH, COMMON_BATCH = 64, 8
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One text as the model reads it."""
+
+    ids: list[int]
+    counted: list[bool] | None = None  # where a prediction counts; None: everywhere
+
+
 class LanguageInputs:
-    """Texts read at once, with nothing cached; the logits of every token come back."""
+    """Texts read at once, with nothing cached; the logits of every token come back.
+
+    Conversations (`tasks.transcripts`) are written by the model's chat template, where it has one.
+    """
 
     output = LOGITS
 
     def __init__(
-        self, tokenizer: bytes, layout: CacheLayout, *, max_length: int, new_tokens: int
+        self,
+        tokenizer: bytes,
+        layout: CacheLayout,
+        *,
+        max_length: int,
+        new_tokens: int,
+        template: ChatTemplate | None = None,
     ) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer.decode())
@@ -31,6 +51,7 @@ class LanguageInputs:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.layout, self.max_length, self.new_tokens = layout, max_length, new_tokens
+        self.template = template
 
     @property
     def profile(self) -> tuple[Profile, Profile]:
@@ -45,17 +66,74 @@ class LanguageInputs:
         return prefill, self._profile((1, 1, 1), (1, min(common, total - 1), total - 1))
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
-        """Yield texts of like length in one batch; longer ones are cut at `max_length` tokens."""
+        """Yield texts of like length in one batch; longer ones are cut as `read` says."""
         if not all(isinstance(payload, str) for payload in payloads):
             raise BadInput(
                 "a language model was given a tensor; look at the traffic's `text` column"
             )
-        encoded = [ids[: self.max_length] for ids in self.encode([str(item) for item in payloads])]
-        order = sorted(range(len(encoded)), key=lambda case: (len(encoded[case]), case))
+        readings = self.read([str(item) for item in payloads])
+        order = by_length(readings)
         for start in range(0, len(order), BATCH):
             cases = order[start : start + BATCH]
-            ids, mask = padded([encoded[case] for case in cases])
-            yield Batch(prefill_feeds(self.layout, ids, mask), np.asarray(cases), mask.astype(bool))
+            chosen = [readings[case] for case in cases]
+            ids, mask = padded([reading.ids for reading in chosen])
+            feeds, counted = (
+                prefill_feeds(self.layout, ids, mask),
+                counted_tokens(chosen, len(ids[0])),
+            )
+            yield Batch(feeds, np.asarray(cases), mask.astype(bool), counted=counted)
+
+    def read(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Return what the model reads of each text, at most `max_length` tokens.
+
+        Of a longer text the first are read, of a longer conversation the last. Of a conversation
+        the reply's tokens count; where that is to come, what was said, and the reply's first token.
+
+        Raises:
+            BadInput: for a text that has no token, and for a conversation that the chat template
+                refuses.
+        """
+        chats = [self._chat(text) for text in texts]
+        plain = [text for text, chat in zip(texts, chats, strict=True) if chat is None]
+        encoded = iter(self.encode(plain) if plain else [])
+        return [
+            EncodedText(next(encoded)[: self.max_length])
+            if chat is None
+            else self._conversation(chat)
+            for chat in chats
+        ]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids after which the model writes, at most the last `max_length`."""
+        chats = [self._chat(text) for text in texts]
+        plain = [text for text, chat in zip(texts, chats, strict=True) if chat is None]
+        encoded = iter(self.encode(plain) if plain else [])
+        return [
+            (next(encoded) if chat is None else self._conversation(chat).ids)[-self.max_length :]
+            for chat in chats
+        ]
+
+    def answered(self, text: str, answer: str) -> str:
+        """Return a conversation with its reply; any other text as it is."""
+        turns = read_transcript(text) if self.template is not None else None
+        if turns is None or turns[-1].text or not answer:
+            return text
+        return write_transcript([*turns[:-1], Turn("assistant", answer)])
+
+    def _chat(self, text: str) -> RenderedChat | None:
+        turns = read_transcript(text) if self.template is not None else None
+        return None if turns is None or self.template is None else self.template.render(turns)
+
+    def _conversation(self, chat: RenderedChat) -> EncodedText:
+        """Read a conversation; the template has written the special tokens already."""
+        [encoding] = self._encodings([chat.text], special=False)
+        said = [
+            any(start < last and end > first for first, last in chat.said)
+            for start, end in encoding.offsets
+        ]
+        # A token is predicted after the one before it.
+        counted = [*said[1:], chat.reply_to_come]
+        return EncodedText(encoding.ids[-self.max_length :], counted[-self.max_length :])
 
     @property
     def first(self) -> int | None:
@@ -72,19 +150,21 @@ class LanguageInputs:
         Raises:
             BadInput: for a text that has no token.
         """
+        return [encoding.ids for encoding in self._encodings(texts, special=special)]
+
+    def _encodings(self, texts: Sequence[str], *, special: bool) -> list[Encoding]:
         try:
-            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
-            encodings = [encoding.ids for encoding in encoded]
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
         # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
         except Exception as exc:
             raise BadInput(
                 f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column"
             ) from exc
-        if not all(encodings):
+        if not all(encoding.ids for encoding in encodings):
             raise BadInput(
                 "the tokenizer makes nothing of a text: a language model needs at least one token"
             )
-        return encodings
+        return list(encodings)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids, with special tokens or without."""
@@ -101,6 +181,28 @@ class LanguageInputs:
             )
             shapes |= {f"past.{layer}.key": cache, f"past.{layer}.value": cache}
         return shapes
+
+
+def by_length(readings: Sequence[EncodedText]) -> list[int]:
+    """Return the readings' places, the shortest first."""
+    return sorted(range(len(readings)), key=lambda case: (len(readings[case].ids), case))
+
+
+def counted_tokens(
+    readings: Sequence[EncodedText], longest: int, *, left: bool = False
+) -> NDArray[np.bool_] | None:
+    """Return where predictions count, [readings, longest], padded as `padded` does.
+
+    None where they count everywhere.
+    """
+    if all(reading.counted is None for reading in readings):
+        return None
+    counted = np.zeros((len(readings), longest), bool)
+    for number, reading in enumerate(readings):
+        count = len(reading.ids)
+        place = slice(longest - count, longest) if left else slice(0, count)
+        counted[number, place] = True if reading.counted is None else reading.counted
+    return counted
 
 
 def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Ids, Ids]:

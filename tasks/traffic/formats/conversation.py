@@ -7,21 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.traffic.formats.raw import Bad
+from tasks.transcripts import SPEAKERS, Turn, write_transcript
 
-SPEAKERS: Mapping[str, str] = {
-    "system": "System",
-    "developer": "System",
-    "user": "User",
-    "assistant": "Assistant",
-    "tool": "Tool",
-    "function": "Tool",
+ROLES: Mapping[str, str] = {
+    **{role: role for role in SPEAKERS},
+    "developer": "system",
+    "function": "tool",
 }
+"""What providers call a speaker -> what a transcript does."""
 
 
 def render(messages: object) -> str:
-    """Write every turn as "Speaker: text" on lines of its own.
-
-    The text ends in "Assistant:" where the reply begins. A reply at the end is left out.
+    """Return the transcript up to the reply; a reply at the end is left out.
 
     Raises:
         Bad: It is no conversation or holds what is no text.
@@ -29,11 +26,11 @@ def render(messages: object) -> str:
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise Bad("messages is not a list of turns")
     turns = [_turn(message, number) for number, message in enumerate(messages, 1)]
-    if turns[-1][0] == "Assistant":
+    if turns[-1].role == "assistant":
         turns.pop()
     if not turns:
         raise Bad("messages holds a reply alone")
-    return "\n".join([*(f"{speaker}: {text}" for speaker, text in turns), "Assistant:"])
+    return write_transcript([*turns, Turn("assistant", "")])
 
 
 def has_reply(messages: object) -> bool:
@@ -41,15 +38,15 @@ def has_reply(messages: object) -> bool:
     return isinstance(messages, list) and bool(messages) and _role(messages[-1]) == "assistant"
 
 
-def _turn(message: object, number: int) -> tuple[str, str]:
+def _turn(message: object, number: int) -> Turn:
     role = _role(message)
-    if not isinstance(message, Mapping) or role not in SPEAKERS:
-        raise Bad(f"turn {number} has the role {role!r}: known are {', '.join(SPEAKERS)}")
+    if not isinstance(message, Mapping) or role not in ROLES:
+        raise Bad(f"turn {number} has the role {role!r}: known are {', '.join(ROLES)}")
     text = _content(message.get("content"), number)
     calls = message.get("tool_calls")
     if calls:
         text = " ".join(filter(None, (text, json.dumps(calls, sort_keys=True, ensure_ascii=False))))
-    return SPEAKERS[role], text
+    return Turn(ROLES[role], text)
 
 
 def _role(message: object) -> str:
