@@ -66,6 +66,7 @@ def model_add(
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
     from tasks.models.catalog import register
+    from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:
         say(f"exporting the model of {spec}", 0.0)
@@ -77,8 +78,10 @@ def model_add(
         "golden cases": len(added.golden.cases),
     }
     changed, covered = notes_of(added.graph), added.coverage
+    weak = weaknesses(added.spec, added.golden, added.classes, added.pool)
     if as_json:
-        printing.emit({**facts, "changed": changed, "coverage": covered}, as_json, printing.fields)
+        more = {"changed": changed, "coverage": covered, "golden weaknesses": weak}
+        printing.emit({**facts, **more}, as_json, printing.fields)
     else:
         printing.fields(facts)
         for sentence in changed:
@@ -86,6 +89,8 @@ def model_add(
         printing.say(f"can be quantized: {covered.sentences[0]}")
         for sentence in covered.sentences[1:]:
             printing.say(f"stays in floating point: {sentence}")
+        for sentence in weak:
+            printing.say(f"cannot be judged: {sentence}")
         printing.say(what_next.after_adding(added.name))
 
 

@@ -76,6 +76,27 @@ def examine(
     return Preconditions(tuple(obstacles), (_unjudged(lacking, requests),) if lacking else ())
 
 
+def weaknesses(
+    spec: ModelSpec, golden: GoldenSet, classes: Classes | None, pool: Sequence[Request]
+) -> tuple[str, ...]:
+    """Say what a golden set cannot judge, before any traffic is known.
+
+    Each group is taken to be served: budgets that too few cases judge, and groups of the
+    calibration pool that no case is of.
+
+    Args:
+        spec: With its budgets.
+        golden: The cases that candidates will be judged on.
+        classes: Of an image encoder; None where there are none.
+        pool: The calibration pool, which tells what the model is meant for.
+    """
+    gates = _gates_of_full_precision(spec, golden, classes, frozenset())
+    failing = (gates,) if isinstance(gates, str) else tuple(gate.reason for gate in gates)
+    meant = {name for row in pool for name in (f"domain={row.domain}", f"language={row.language}")}
+    lacking = [name for name in reach(meant, golden.cases).lacking if not name.endswith(UNKNOWN)]
+    return (*failing, *([_unjudged(lacking, pool, "calibration pool")] if lacking else []))
+
+
 def _gates_of_full_precision(
     spec: ModelSpec, golden: GoldenSet, classes: Classes | None, served: frozenset[str]
 ) -> tuple[GateResult, ...] | str:
@@ -122,8 +143,8 @@ def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | Non
     )
 
 
-def _unjudged(lacking: Iterable[str], requests: Sequence[Request]) -> str:
-    """Say how much of the window belongs to groups that the golden set lacks."""
+def _unjudged(lacking: Iterable[str], requests: Sequence[Request], whole: str = "window") -> str:
+    """Say how much of the requests belongs to groups that the golden set lacks."""
     sizes = Counter(
         name
         for request in requests
@@ -131,7 +152,7 @@ def _unjudged(lacking: Iterable[str], requests: Sequence[Request]) -> str:
     )
     named = sorted(lacking, key=lambda name: (-sizes[name], name))
     fractions = [
-        f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the window)"
+        f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the {whole})"
         for name in named[:SHOWN]
     ]
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.models.corpus import read_corpus
 from tasks.models.golden import read_golden
 from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, GoldenSet, Request
 from tasks.specs.spec import ModelSpec, QualityBudget, load_spec
-from tasks.validation.preconditions import Preconditions, examine
+from tasks.validation.preconditions import Preconditions, examine, weaknesses
 
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
 SHIPPED = sorted(path.parent.name for path in EXAMPLES.glob("*/model.yaml"))
@@ -138,3 +139,29 @@ def test_targets_of_which_none_runs_here_end_the_run() -> None:
         "(tensorrt-rtx: no CUDA device is visible): "
         "run it where one can, or add onnxruntime-cpu to the spec's targets"
     )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_shipped_golden_set_is_weak(name: str) -> None:
+    spec, golden = shipped(name)
+    pool = read_corpus((EXAMPLES / name / spec.data.calibration).read_bytes(), where=name)
+    assert weaknesses(spec, golden, _classes(golden), pool) == ()
+
+
+def test_what_a_golden_set_cannot_judge_is_told_before_any_traffic() -> None:
+    spec, golden = shipped("minilm")
+    few = replace(golden, cases=tuple(case for case in golden.cases if case.language != "ja"))
+    pool = requests(("news", "en"), ("news", "ja"), ("news", "ja"), ("news", "unknown"))
+    told_of_pool = weaknesses(spec, few, None, pool)[-1]
+    assert told_of_pool.startswith("could not be judged by group")
+    assert "language=ja (50 % of the calibration pool)" in told_of_pool
+    assert "unknown" not in told_of_pool
+
+
+def test_a_group_of_few_cases_and_a_suite_without_any_are_weak() -> None:
+    spec, golden = shipped("lm")
+    kept = [case for case in golden.cases if case.kind is not CaseKind.SUMMARY]
+    rare = replace(kept[0], case_id="rare", language="xx")
+    sentences = weaknesses(spec, replace(golden, cases=(*kept, rare)), None, ())
+    assert any("rouge-drop" in text and "no golden case measures it" in text for text in sentences)
+    assert any("language=xx: only 1 golden cases" in text for text in sentences)
