@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.evidence.kinds import KINDS
+from benchmarks.evidence.kinds.catalog import KINDS
 from benchmarks.evidence.page import as_markdown
 from benchmarks.evidence.spread import Piece, pieces, spread
 from benchmarks.evidence.trial import Cell

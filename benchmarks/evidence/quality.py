@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.evidence.kinds import KindModel, ModelKind, Scores
+from benchmarks.evidence.kinds.model_kind import KindModel, ModelKind, Scores
 from infra.engines.port import Engine
 from tasks.drift.detectors.labelled import JUDGED, correct
 from tasks.metrics.embeddings import recall_at_k

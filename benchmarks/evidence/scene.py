@@ -6,7 +6,7 @@ It meets champions with what they were calibrated on.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.evidence.kinds import ModelKind, Scores
+from benchmarks.evidence.kinds.model_kind import ModelKind, Scores
 from benchmarks.harness.ours import Candidate
 from infra.engines import open_target
 from infra.engines.port import Engine

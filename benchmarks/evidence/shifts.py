@@ -3,12 +3,14 @@
 They are pure functions of payloads and a seed.
 """
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.random import Generator
+from PIL import Image
 
 from tasks.records import Payload, Tensor
 
@@ -177,6 +179,22 @@ def offset(amount: float) -> Mutate:
 def chained(first: Mutate, second: Mutate) -> Mutate:
     """Return both changes, one after the other."""
     return lambda payload, rng: second(first(payload, rng), rng)
+
+
+def pictured(mutate: Mutate) -> Mutate:
+    """Return a change of an image file's pixels in 0..1, written as PNG."""
+
+    def changed(payload: Payload, rng: Generator) -> Payload:
+        if isinstance(payload, str) or not isinstance(payload, Mapping):
+            raise TypeError("a shift of image files was given something else")
+        with Image.open(io.BytesIO(payload["image"].tobytes())) as image:
+            pixels = np.asarray(image.convert("RGB"), np.float32) / np.float32(255)
+        shifted = np.clip(_tensor(mutate(pixels, rng)) * 255, 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(shifted).save(buffer, "PNG", compress_level=1)
+        return {"image": np.frombuffer(buffer.getvalue(), np.uint8)}
+
+    return changed
 
 
 def late(payload: Payload, rng: Generator) -> Payload:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from benchmarks.evidence.kinds import KINDS, ModelKind
+from benchmarks.evidence.kinds.catalog import KINDS
+from benchmarks.evidence.kinds.model_kind import ModelKind
 from benchmarks.evidence.trial import SCHEMES, Cell, meet, open_scene
 from benchmarks.harness import processes
 

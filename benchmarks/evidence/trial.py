@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from benchmarks.evidence.kinds import KindModel, ModelKind, Scores, losses, with_graph
+from benchmarks.evidence.kinds.model_kind import KindModel, ModelKind, Scores, losses, with_graph
 from benchmarks.evidence.looking import LiveWindow, TrialChampion, look_at
 from benchmarks.evidence.quality import quality
 from benchmarks.evidence.scene import CellChoice, SeededModel, load

@@ -270,7 +270,11 @@ def safety(spec: ModelSpec, requests: Sequence[Request], flipped: Mask) -> Measu
 
 def floor_of(spec: ModelSpec) -> tuple[str, float | None]:
     """Return the control's metric, and the least of it; None where the spec has none."""
-    return (spec.control.metric, spec.control.at_least) if spec.control else ("accuracy", None)
+    if spec.control is None:
+        return "accuracy", None
+    own = spec.control_metric
+    is_rate = own is not None and not own.higher_is_better
+    return ("1 - " * is_rate) + spec.control.metric, spec.control.at_least
 
 
 def are_enough(spec: ModelSpec, labelled: Sequence[Request]) -> bool:
@@ -290,6 +294,13 @@ def labelled_control(spec: ModelSpec, labelled: Sequence[Request], correct: Scor
         return judge_control(correct, metric=metric, floor=floor, evidence=evidence, rules=rules)
 
     return Measured("control", rules, labelled, increments, judge)
+
+
+def unjudged_control(spec: ModelSpec, why: str) -> DetectorResult:
+    """Say why full precision could not be held against labels."""
+    metric, floor = floor_of(spec)
+    finding = Finding(metric, 0.0, floor or 0.0, False, f"full precision was not judged: {why}")
+    return DetectorResult("control", Health.INCONCLUSIVE, (finding,), 0)
 
 
 def golden_control(spec: ModelSpec, correct: Scores) -> DetectorResult:

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from infra.engines.released import load_released
+from infra.errors import BadInput
 from tasks.drift import evidence_store, loading, look, measure
 from tasks.drift.detectors.labelled import correct, golden_correct, live
 from tasks.drift.detectors.weights import judge_weights
@@ -83,9 +84,12 @@ def look_at_control(window: SampleRef, champion: ReleaseRef) -> DetectorResult:
     """Judge full precision on labelled live requests, or on golden cases like the window's."""
     model = open_model(window.model)
     labelled = live(model, read_requests(window.key))
-    if not look.are_enough(model.spec, labelled):
-        return look.golden_control(model.spec, golden_correct(model, window.groups))
-    scores = correct(model, [(request.payload, request.label or "") for request in labelled])
+    try:
+        if not look.are_enough(model.spec, labelled):
+            return look.golden_control(model.spec, golden_correct(model, window.groups))
+        scores = correct(model, [(request.payload, request.label or "") for request in labelled])
+    except BadInput as exc:  # a label of another shape than the output
+        return look.unjudged_control(model.spec, str(exc))
     return _settled(model, champion, window, look.labelled_control(model.spec, labelled, scores))
 
 

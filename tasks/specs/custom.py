@@ -31,6 +31,8 @@ LABELLED: Mapping[str, Literal["higher", "lower"]] = {
     "squared-error": "lower",
 }
 """Built-in measures of outputs against labels, and what is better."""
+UNBOUNDED = frozenset({"absolute-error", "squared-error"})
+"""Measures against labels that are no fraction of what is right, or wrong."""
 READ_TEXT = frozenset({"cer", "wer", "exact-match"})
 """Measures that need a charset."""
 _RESERVED = re.compile(r".*(-reference|-candidate|flips|perplexity-ratio)$|^(kl|loss.*)$")
@@ -128,6 +130,11 @@ class MetricSpec(_Part):
     def labelled(self) -> bool:
         """Return whether a built-in measure holds both sides against a label."""
         return self.function is None and self.kind in LABELLED
+
+    @property
+    def scores_answers(self) -> bool:
+        """Return whether it says what fraction of an answer is right, as a control needs."""
+        return self.labelled and self.kind not in UNBOUNDED
 
     @property
     def gate(self) -> str:

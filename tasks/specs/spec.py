@@ -123,10 +123,16 @@ class Budgets(_SpecModel):
     quality: tuple[QualityBudget, ...] = Field(min_length=1)
 
 
+CONTROLS = frozenset({"accuracy", "recall", "exact-match", "word-accuracy"})
+"""What full precision is held to, as the task has it; a custom task has metrics of its own."""
+
+
 class ControlSpec(_SpecModel):
     """Below this, full precision itself is wrong on what users send, and only retraining helps."""
 
-    metric: Literal["accuracy", "recall", "exact-match", "word-accuracy"]
+    # One of `CONTROLS`; of a custom task the name of a metric against labels, whose error rates
+    # count as 1 - rate.
+    metric: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
     at_least: float = Field(ge=0, le=1)
 
 
@@ -291,8 +297,8 @@ class ModelSpec(_SpecModel):
         own = [metric.gate for metric in self.metrics]
         if self.task is not Task.CUSTOM and own:
             raise ValueError(f"metrics belong to task custom: {self.task} has its own")
-        if self.task is Task.CUSTOM and self.control is not None:
-            raise ValueError("control has no metric for task custom yet: leave it out")
+        if self.control is not None:
+            self._require_control(self.control.metric)
         if len(set(own)) < len(own):
             raise ValueError("metrics: give each its own name")
         allowed = METRICS[self.task] | set(own)
@@ -303,6 +309,21 @@ class ModelSpec(_SpecModel):
                     f"{', '.join(sorted(allowed))}"
                 )
         return self
+
+    def _require_control(self, metric: str) -> None:
+        own = {entry.name for entry in self.metrics if entry.scores_answers}
+        allowed = own if self.task is Task.CUSTOM else CONTROLS
+        if metric not in allowed:
+            raise ValueError(
+                f"control.metric is {metric}; allowed here: "
+                f"{', '.join(sorted(allowed)) or 'nothing, as no metric is held against labels'}"
+            )
+
+    @property
+    def control_metric(self) -> MetricSpec | None:
+        """Return the metric against labels that a custom task's full precision is held to."""
+        name = self.control.metric if self.control else None
+        return next((metric for metric in self.metrics if metric.name == name), None)
 
     @property
     def live_metric(self) -> MetricSpec | None:

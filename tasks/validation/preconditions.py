@@ -21,7 +21,6 @@ from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Ver
 from tasks.specs.custom import MetricSpec
 from tasks.specs.groups import reach
 from tasks.specs.spec import Budgets, ModelSpec, Task
-from tasks.specs.traits import OF_ITSELF
 from tasks.validation.gates import metric_gates, safety_gate
 from tasks.validation.metrics.golden import CaseScores, evaluate
 from tasks.validation.metrics.language import OF_CACHE
@@ -215,7 +214,8 @@ def _own(metrics: Sequence[MetricSpec], golden: GoldenSet) -> Mapping[str, CaseS
                 [place for place, case in enumerate(golden.cases) if case.label is not None],
                 np.int64,
             )
-        value = metric.budget if metric.function else OF_ITSELF.get(metric.kind, 0.0)
+        same = 0.0 if metric.labelled else float(metric.higher_is_better)
+        value = metric.budget if metric.function else same
         if cases.size:
             scores[metric.gate] = CaseScores(np.full(cases.size, value), cases)
     return scores

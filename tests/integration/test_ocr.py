@@ -1,11 +1,11 @@
-"""PP-OCR's recognizer as its package ships it: images in, text out, judged by characters."""
+"""PP-OCR's three networks as their package ships them: pictures in, maps, turns and text out."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from examples.ocr.render import SIGHTS, requests
+from examples.ocr.render import SHIPPED, SIGHTS, requests
 from infra.settings import Settings
 from tasks.records import Verdict
 from tests.integration.conftest import EXAMPLES, serve
@@ -34,6 +34,18 @@ def test_it_is_registered_as_shipped_and_reads_what_was_rendered(workspace: Sett
     assert np.mean(errors) < 0.05
 
 
+@pytest.mark.parametrize(("network", "least"), [("detection", 0.7), ("orientation", 0.9)])
+def test_the_other_networks_are_registered_as_shipped_and_right(
+    workspace: Settings, network: str, least: float
+) -> None:
+    from tasks.drift.detectors.labelled import golden_correct, live
+    from tasks.models.catalog import register
+
+    model = register(EXAMPLES / "ocr" / network / "model.yaml")
+    assert golden_correct(model, ()).mean() > least
+    assert len(live(model, model.replay)) == len(model.replay)
+
+
 @pytest.mark.soak
 def test_its_int8_is_judged_by_its_character_error_rate(loop: Settings) -> None:
     from flows.outcomes import Status
@@ -41,11 +53,11 @@ def test_its_int8_is_judged_by_its_character_error_rate(loop: Settings) -> None:
     from tasks.models.catalog import register
 
     register(SPEC)
-    serve(loop, "ocr", 0, requests(("scan", "serif", "mono"), 96, seed=4))
+    serve(loop, "ocr", 0, requests(SHIPPED, 96, seed=6))
     outcome = requantize("ocr", recipe="int8-smooth")
     (report,) = outcome.candidates[0].reports
     gates = {gate.metric: gate for gate in report.gates if gate.group == "all"}
-    assert gates["cer-increase"].count == 150
+    assert gates["cer-increase"].count == 128
     assert gates["cer-increase"].estimate is not None
     passed = all(gate.verdict is Verdict.PASSED for gate in report.gates if gate.binding)
     assert (outcome.status is Status.PROMOTED) is passed, outcome.reason

@@ -37,7 +37,7 @@ OUTGROWN = frozenset(
     {("digits", "exposure-gradual"), ("digits", "exposure-sudden"), ("vision", "exposure-sudden")}
 )
 """Where the light outgrows the scales, and answers with it: new ones are due."""
-RATE = {"digits": 16, "lm": 5, "minilm": 5, "speech": 8, "vision": 8}
+RATE = {"digits": 16, "lm": 5, "minilm": 5, "ocr": 5, "speech": 8, "vision": 8}
 """Requests an hour: few, and enough to be looked at."""
 
 

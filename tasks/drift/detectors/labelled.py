@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.metrics.classification import accuracy
+from tasks.metrics.custom.labelled import MEASURES, can_read
+from tasks.metrics.custom.options import options_of
 from tasks.metrics.embeddings import recall_at_k
 from tasks.metrics.error_rates import word_error_rate
 from tasks.metrics.generated_text import exact_match
 from tasks.models.catalog import RegisteredModel
+from tasks.models.custom.inputs import run_records
 from tasks.models.golden import positions, relevant_rows
-from tasks.models.inputs import Inputs, run_all, speech_inputs
+from tasks.models.inputs import Inputs, record_inputs, run_all, speech_inputs
 from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, GoldenCase, Payload, Request
 from tasks.specs.groups import ALL, judged, reach
@@ -42,6 +45,10 @@ class FullPrecision(Protocol):
     @property
     def inputs(self) -> Inputs:
         """How payloads become feeds."""
+
+    @property
+    def charsets(self) -> Mapping[str, Sequence[str]]:
+        """The characters of a custom task's metrics that read text, by metric."""
 
     @property
     def classes(self) -> Classes | None:
@@ -121,6 +128,24 @@ def _transcribed(model: FullPrecision, labelled: Labelled) -> Scores:
     )
 
 
+def _against_labels(model: FullPrecision, labelled: Labelled) -> Scores:
+    """Return how right a custom task's outputs are by the control's metric; of a rate 1 - rate."""
+    metric = model.spec.control_metric
+    if metric is None:
+        return np.zeros(0)
+    options = options_of(metric, model.charsets.get(metric.name, ()))
+    payloads = [payload for payload, _ in labelled]
+    outputs = run_records(model.reference, record_inputs(model.inputs), payloads)
+    scores = np.array(
+        [
+            MEASURES[metric.kind](made, label, options)
+            for made, (_, label) in zip(outputs, labelled, strict=True)
+        ]
+    )
+    right = scores if metric.higher_is_better else 1 - scores
+    return np.asarray(np.clip(right, 0.0, 1.0), np.float64)
+
+
 def _answered(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     """Return whether full precision answers golden questions exactly."""
     answers = {
@@ -147,6 +172,13 @@ def _recalled(model: RegisteredModel, groups: Sequence[str]) -> Scores:
     return recall_at_k(outputs[queries], outputs[passages], relevant_rows(cases, queries, passages))
 
 
+def _is_readable(model: FullPrecision, label: str) -> bool:
+    metric = model.spec.control_metric
+    if metric is None:
+        return False
+    return can_read(metric.kind, label, options_of(metric, model.charsets.get(metric.name, ())))
+
+
 def _is_class(model: FullPrecision, label: str) -> bool:
     return model.classes is not None and label in model.classes.names
 
@@ -155,12 +187,14 @@ USABLE: Mapping[Task, Callable[[FullPrecision, str], bool]] = {
     Task.IMAGE_CLASSIFICATION: lambda _, label: label.isdigit(),
     Task.IMAGE_EMBEDDING: _is_class,
     Task.SPEECH_RECOGNITION: lambda _, label: bool(label.strip()),
+    Task.CUSTOM: _is_readable,
 }
 """Which labels say what is right."""
 JUDGED: Mapping[Task, Callable[[FullPrecision, Labelled], Scores]] = {
     Task.IMAGE_CLASSIFICATION: _classified,
     Task.IMAGE_EMBEDDING: _recognised,
     Task.SPEECH_RECOGNITION: _transcribed,
+    Task.CUSTOM: _against_labels,
 }
 ASKED: Mapping[Task, Callable[[RegisteredModel, Sequence[str]], Scores]] = {
     Task.TEXT_EMBEDDING: _recalled,

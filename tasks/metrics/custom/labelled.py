@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.metrics.custom.detection import average_precision
-from tasks.metrics.custom.labels import read_array
+from tasks.metrics.custom.labels import read_array, read_fields
 from tasks.metrics.custom.options import Options, Outputs, characters, squeezed
 from tasks.metrics.error_rates import word_error_rate
+from tasks.specs.custom import READ_TEXT
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +151,21 @@ MEASURES: Mapping[str, Measure] = {
     "squared-error": squared_error,
 }
 """Which is better is in `tasks.specs.custom.LABELLED`."""
+
+
+def can_read(kind: str, label: str, options: Options) -> bool:
+    """Return whether a label is one that a measure can hold an answer against."""
+    if kind in READ_TEXT:
+        return bool(label)
+    readers: Mapping[str, Callable[[str], object]] = {
+        "accuracy": options.number,
+        "map": read_fields,
+    }
+    try:
+        readers.get(kind, read_array)(label)
+    except BadInput:
+        return False
+    return True
 
 
 def _difference(outputs: Outputs, label: str, options: Options) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from tasks.specs.custom import MetricSpec
 
 Outputs = Mapping[str, NDArray[np.generic]]
 
@@ -43,6 +44,20 @@ class Options:
         if label.lstrip("-").isdecimal():
             return int(label)
         raise BadInput(f"the label {label[:40]!r} is no class number, and no name in classes")
+
+
+def options_of(metric: MetricSpec, charset: Sequence[str]) -> Options:
+    """Return what a metric's measure is told; the charset was read at registration."""
+    return Options(
+        output=metric.output,
+        roles=None if metric.outputs is None else {str(k): v for k, v in metric.outputs.items()},
+        charset=tuple(charset),
+        blank=metric.blank,
+        classes=metric.classes,
+        threshold=metric.threshold,
+        ignore=metric.ignore,
+        boxes=metric.boxes,
+    )
 
 
 def finite(outputs: Outputs, name: str) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.metrics.custom.distances import worst_distance
 from tasks.metrics.custom.labelled import MEASURES
-from tasks.metrics.custom.options import Options
+from tasks.metrics.custom.options import Options, options_of
 from tasks.metrics.custom.trusted import Function, call
 from tasks.models.custom.inputs import Outputs
 from tasks.records import GoldenSet
@@ -116,20 +116,6 @@ def _score(
         return MEASURES[metric.kind](outputs, label, options)
     except BadInput as exc:
         raise BadInput(f"the metric {metric.name}, golden case {case_id!r}: {exc}") from exc
-
-
-def options_of(metric: MetricSpec, charset: Sequence[str]) -> Options:
-    """Return what a metric's measure is told; the charset was read at registration."""
-    return Options(
-        output=metric.output,
-        roles=None if metric.outputs is None else {str(k): v for k, v in metric.outputs.items()},
-        charset=tuple(charset),
-        blank=metric.blank,
-        classes=metric.classes,
-        threshold=metric.threshold,
-        ignore=metric.ignore,
-        boxes=metric.boxes,
-    )
 
 
 def distances(metric: MetricSpec, outputs: CustomOutputs) -> NDArray[np.float64]:

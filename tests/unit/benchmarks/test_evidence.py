@@ -1,16 +1,23 @@
 """The map of what drift costs, in its smallest form: one shift of the digits, and regret."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.evidence import shifts
-from benchmarks.evidence.kinds import KINDS, ModelKind, image_classifier
+from benchmarks.evidence.kinds.catalog import KINDS
+from benchmarks.evidence.kinds.model_kind import KindModel, ModelKind
+from benchmarks.evidence.kinds.ocr import text_recognizer
+from benchmarks.evidence.kinds.signals import image_classifier
 from benchmarks.evidence.page import as_markdown
+from benchmarks.evidence.quality import quality
 from benchmarks.evidence.regret import as_lines, regret
 from benchmarks.evidence.scene import CellChoice
+from benchmarks.evidence.shifts import draw
 from benchmarks.evidence.spread import pieces, spread
 from benchmarks.evidence.trial import AGAIN, KEPT, LAST, SCHEMES, meet, open_scene
 from tasks.records import Action
@@ -111,8 +118,31 @@ def test_nothing_at_stake_is_no_regret_of_zero() -> None:
     assert not found.reached
 
 
-def test_the_map_has_five_kinds_five_schemes_and_ten_shifts() -> None:
-    assert (len(KINDS), len(SCHEMES)) == (5, 5)
+def test_the_map_has_six_kinds_and_five_schemes() -> None:
+    assert (len(KINDS), len(SCHEMES)) == (6, 5)
+
+
+def test_every_shift_of_a_text_recognizer_finds_traffic_and_golden_cases() -> None:
+    kind, rng = text_recognizer(), np.random.default_rng(0)
+    reference = KindModel(kind, kind.subject.reference)
+    for shift in (kind.home, *kind.shifts):
+        requests, cases = (draw(side, shift, 10, rng) for side in (kind.traffic, kind.golden))
+        payloads = [payloads[-1] for _, payloads in (*requests, *cases)]
+        assert all(reference.inputs.record(payload)["x"].shape[1] == 48 for payload in payloads)
+    home = [(case, case.payload) for case in kind.golden if kind.home.parts[0].select(case)]
+    assert quality(kind, kind.subject.reference, home[:24]).mean() > 0.9
+
+
+def test_a_shift_of_pictures_is_written_as_a_file_again() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 6, 3), 200, np.uint8)).save(buffer, "PNG")
+    picture = {"image": np.frombuffer(buffer.getvalue(), np.uint8)}
+    darker = shifts.pictured(shifts.scaled(0.5))(picture, np.random.default_rng(0))
+    assert isinstance(darker, dict)
+    with Image.open(io.BytesIO(darker["image"].tobytes())) as image:
+        assert np.asarray(image).max() == 100
+    with pytest.raises(TypeError, match="was given something else"):
+        shifts.pictured(shifts.scaled(0.5))("a text", np.random.default_rng(0))
 
 
 def test_shifts_of_signals_say_what_they_do() -> None:

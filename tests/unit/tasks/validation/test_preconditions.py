@@ -17,7 +17,7 @@ from tasks.specs.spec import ModelSpec, QualityBudget, load_spec
 from tasks.validation.preconditions import Preconditions, examine, weaknesses
 
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
-SHIPPED = sorted(path.parent.name for path in EXAMPLES.glob("*/model.yaml"))
+SHIPPED = sorted(str(path.parent.relative_to(EXAMPLES)) for path in EXAMPLES.glob("**/model.yaml"))
 HERE = {"onnxruntime-cpu": None, "tensorrt-rtx": "no CUDA device is visible"}
 
 

@@ -1,0 +1,78 @@
+"""Kinds of model that read texts."""
+
+from benchmarks.evidence import shifts
+from benchmarks.evidence.kinds.model_kind import ADAPTER, ModelKind
+from benchmarks.evidence.kinds.opening import among, open_kind
+from benchmarks.evidence.shifts import Select, Shift, TrafficPart
+
+
+def text_encoder() -> ModelKind:
+    """Return MiniLM, calibrated on English documentation."""
+    prose, code = among(("docs", "docstrings", "interface"), ("en",)), among(("code",), ("en",))
+    return _text(
+        "text encoder",
+        "minilm",
+        prose,
+        code,
+        among(("interface",), ("ja", "ru")),
+        0.008,
+        "recall at 5",
+    )
+
+
+def language_model() -> ModelKind:
+    """Return the small decoder, calibrated on English prose."""
+    prose = among(("docs", "docstrings", "interface", "dialogue", "summary"), ("en",))
+    foreign = among((), ("ja", "ru", "zh", "ko"))
+    return _text(
+        "language model",
+        "lm",
+        prose,
+        among(("code", "coding"), ("en",)),
+        foreign,
+        0.15,
+        "-nats a token",
+    )
+
+
+def _text(
+    name: str,
+    folder: str,
+    prose: Select,
+    code: Select,
+    foreign: Select,
+    budget: float,
+    quality: str,
+) -> ModelKind:
+    changes = (
+        Shift("language", "other languages only", (TrafficPart(foreign),)),
+        Shift("domain", "source code only", (TrafficPart(code),)),
+        Shift("jargon", "three words in ten are new terms", (TrafficPart(prose, shifts.jargon),)),
+        Shift("length", "texts four times as long", (TrafficPart(prose, shifts.lengthened),)),
+        Shift("noise", "one letter in ten is wrong", (TrafficPart(prose, shifts.misspelt),)),
+        Shift(
+            "tenant mix",
+            "nine requests in ten are one tenant's code",
+            (TrafficPart(prose, fraction=0.1), TrafficPart(code, fraction=0.9)),
+        ),
+        Shift(
+            "weight update",
+            "a low-rank update of every matrix",
+            (TrafficPart(prose),),
+            weights=ADAPTER,
+        ),
+        Shift(
+            "adversarial",
+            "floods of rare symbols, the worst of four",
+            (TrafficPart(prose, shifts.hostile_text),),
+            variants=4,
+        ),
+    )
+    return open_kind(
+        name,
+        folder,
+        Shift("home", "English prose", (TrafficPart(prose),)),
+        changes,
+        budget,
+        quality,
+    )
