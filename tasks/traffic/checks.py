@@ -24,7 +24,8 @@ from tasks.preprocess.prepare import Preparation
 from tasks.records import UNKNOWN, Payload, Record, Request, Tensor
 from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
-from tasks.traffic.formats.inference import as_dtype
+from tasks.traffic.formats.bodies.inference import as_dtype
+from tasks.traffic.formats.bodies.printouts import printed
 from tasks.traffic.formats.raw import Bad
 
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
@@ -127,10 +128,17 @@ def _text(record: Mapping[str, object]) -> Payload:
         raise Bad(f"text is {kind_of(text)}, not text")
     if not text.strip():
         raise Bad("text is empty")
+    _require_sent("text", text)
     size = len(_require_utf8("text", text))
     if size > LONGEST_TEXT:
         raise Bad(f"text has {size} bytes: at most {LONGEST_TEXT} are read")
     return text
+
+
+def _require_sent(name: str, text: str) -> None:
+    """Refuse what a program prints of a value, which nobody sent."""
+    if (kind := printed(text)) is not None:
+        raise Bad(f"{name} is the printout of {kind}, not what was sent: log the value itself")
 
 
 def _require_utf8(name: str, text: str) -> bytes:
@@ -295,6 +303,8 @@ def _unpack(raw: bytes, declared: object, shape: tuple[int, ...] | None) -> Tens
 
 
 def _from_lists(nested: object) -> Tensor:
+    if isinstance(nested, str):
+        _require_sent("tensor", nested)
     try:
         values: NDArray[Any] = np.asarray(nested)
     except (ValueError, OverflowError, RecursionError):

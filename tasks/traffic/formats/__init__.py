@@ -11,10 +11,10 @@ from pathlib import Path
 
 from infra.errors import BadInput
 from tasks.traffic.formats.chat import read_chats
-from tasks.traffic.formats.columns import read_rows
 from tasks.traffic.formats.kserve import read_kserve
 from tasks.traffic.formats.lines import read_lines
 from tasks.traffic.formats.raw import Raw, Source
+from tasks.traffic.formats.tables.columns import read_rows
 from tasks.traffic.formats.traces import read_traces
 from tasks.traffic.formats.triton import read_triton
 

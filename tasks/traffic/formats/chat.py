@@ -1,18 +1,20 @@
-"""OpenAI-style logs: batch files (OpenAI, `vllm run-batch`) or whole exchanges.
+"""OpenAI-style logs: batch files (OpenAI, `vllm run-batch`, Anthropic) or whole exchanges.
 
-The lines of batch files are joined by `custom_id`. Source:
-https://platform.openai.com/docs/api-reference/batch/request-input
+The lines of batch files are joined by `custom_id`. Sources:
+https://platform.openai.com/docs/api-reference/batch/request-input,
+https://docs.anthropic.com/en/docs/build-with-claude/batch-processing
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks.traffic.formats.conversation import has_reply, render
+from tasks.traffic.formats.bodies.conversation import has_reply
+from tasks.traffic.formats.bodies.prompts import asks, context_of, texts_of
 from tasks.traffic.formats.documents import Document, read_documents
-from tasks.traffic.formats.inference import CONTEXT
 from tasks.traffic.formats.pairs import Exchange, Joiner, joining
 from tasks.traffic.formats.raw import Again, Bad, Raw, Source, failing, ready
 
@@ -35,21 +37,17 @@ def read_chats(source: Source) -> Iterator[Raw]:
 def _pair(document: Document, joiner: Joiner) -> Exchange | None:
     line, number = document.fields(), document.number
     id = line.get("custom_id") or line.get("request_id") or line.get("id")
-    body, response = _asked(line), line.get("response")
-    if (isinstance(response, Mapping) and body is None) or line.get("error"):
+    body, response = _asked(line), _replied(line)
+    if (response is not None and body is None) or line.get("error"):
         return joiner.add("response", _named(id), document, line)
     if body is None:
         raise Bad("it holds neither a request (messages, input, prompt) nor a response")
-    if "choices" in line:
-        response = {
-            name: line[name] for name in ("choices", "created", "id", "model") if name in line
-        }
     if response is None and has_reply(body.get("messages")):
         response = {}
     if response is None:
         return joiner.add("request", _named(id), document, line)
     if not isinstance(response, Mapping):
-        raise Bad("its response is not an object")
+        raise Bad("its response is neither an object nor text")
     return Exchange(
         _named(id or response.get("id")), number, document.excerpt, line, {"response": response}
     )
@@ -57,15 +55,36 @@ def _pair(document: Document, joiner: Joiner) -> Exchange | None:
 
 def _asked(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the body of a request, wherever the line keeps it."""
-    for body in (line.get("body"), line.get("request"), line):
-        if isinstance(body, Mapping) and any(
-            name in body for name in ("messages", "input", "prompt")
-        ):
+    for body in (line.get("body"), line.get("request"), line.get("params"), line):
+        body = _object(body)
+        if isinstance(body, Mapping) and asks(body):
             return body
     return None
 
 
+def _replied(line: Mapping[str, Any]) -> object:
+    """Return the response of a line, wherever the line keeps it; None where it has none."""
+    for name in ("response", "result"):
+        if (response := _object(line.get(name))) is not None:
+            return {"text": response} if isinstance(response, str) else response
+    if "choices" in line:
+        return {name: line[name] for name in ("choices", "created", "id", "model") if name in line}
+    return None
+
+
+def _object(value: object) -> object:
+    """Return what a text of JSON says: some logs keep bodies as they went over the wire."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
 def _named(id: object) -> str:
+    if type(id) is int:
+        return str(id)
     if not isinstance(id, str) or not id:
         raise Bad("it has no custom_id or id to join request and response by")
     return id
@@ -74,7 +93,11 @@ def _named(id: object) -> str:
 def _requests(pair: Exchange, first_at: datetime | None) -> Iterator[Raw]:
     try:
         body, answer = _asked(pair.request) or {}, _answer(pair.response)
-        texts = _texts(body)
+        texts = texts_of(
+            body,
+            turns=_is_conversation(pair.request, answer),
+            answer=answer or None,
+        )
         shared = _shared(pair.request, body, answer, first_at)
     except Bad as bad:
         yield failing(pair.number, pair.excerpt, bad)
@@ -84,25 +107,26 @@ def _requests(pair: Exchange, first_at: datetime | None) -> Iterator[Raw]:
         yield ready(pair.number, pair.excerpt, {**shared, "text": text, "request_id": name})
 
 
+def _is_conversation(line: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
+    """Tell whether OpenAI's Responses was asked, where a plain `input` is a user's turn."""
+    url = line.get("url")
+    return answer.get("object") == "response" or (
+        isinstance(url, str) and url.partition("?")[0].endswith("/responses")
+    )
+
+
 def _answer(line: Mapping[str, Any]) -> Mapping[str, Any]:
-    response = line.get("response")
+    response = _replied(line)
     response = response if isinstance(response, Mapping) else {}
-    status = response.get("status_code", 200)
+    status, outcome = response.get("status_code", 200), response.get("type")
     if line.get("error") or status != 200:
         raise Bad(f"the server answered with status {status} or an error: nothing was served")
-    body = response.get("body", response)
+    if outcome in ("errored", "canceled", "expired"):  # of Anthropic's batches
+        raise Bad(f"the request was {outcome}: nothing was served")
+    body = response.get("body", response.get("message") if outcome == "succeeded" else response)
     if not isinstance(body, Mapping) or body.get("error"):
         raise Bad("the server answered with an error: nothing was served")
     return body
-
-
-def _texts(body: Mapping[str, Any]) -> list[object]:
-    if "messages" in body:
-        return [render(body["messages"])]
-    inputs = body.get("input", body.get("prompt"))
-    if isinstance(inputs, list) and inputs and not all(isinstance(item, str) for item in inputs):
-        raise Bad("its input is token ids, not text: log in front of the tokenizer")
-    return inputs if isinstance(inputs, list) and inputs else [inputs]
 
 
 def _shared(
@@ -111,9 +135,7 @@ def _shared(
     answer: Mapping[str, Any],
     first_at: datetime | None,
 ) -> dict[str, object]:
-    fields = {**_mapping(body.get("metadata")), **_mapping(line.get("metadata")), **line}
-    tenant = fields.get("tenant") or body.get("safety_identifier") or body.get("user")
-    context = {name: fields.get(name) for name in CONTEXT} | {"tenant": tenant}
+    context = context_of(body, line.get("metadata"), line)
     times = [
         item
         for holder in (line, answer)
@@ -125,15 +147,11 @@ def _shared(
             "it has no time: say when the first record was taken, --first-at (first_at of a source)"
         )
     return {
-        **{name: value for name, value in context.items() if isinstance(value, str) and value},
+        **{name: value for name, value in context.items() if isinstance(value, (str, int))},
         "time": _time(times[0]) if times else first_at,
         "latency_ms": line.get("latency_ms"),
         "model_version": answer.get("model") or body.get("model"),
     }
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _time(value: object) -> object:

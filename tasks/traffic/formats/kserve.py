@@ -1,15 +1,14 @@
-"""KServe's inference logger: one event per request and per response, joined by their id.
+"""KServe's inference logger: CloudEvents with a request or a response each, joined by their id.
 
-Read are CloudEvents in JSON (a sink that stores what it receives), and what the logger itself
-writes to a bucket: one or a batch of records with `Id`, `ReqType` and the body as base64 in
-`Bytes`, without a time. Source:
+Events stand as one JSON object (structured mode), as headers `ce-*` beside a body (binary mode), or
+as the bucket writer's files have them: attributes by other names and the body in `Bytes`, without a
+time. Bodies are the inference protocols' (v1, v2 with or without binary data) or OpenAI's. Source:
 https://kserve.github.io/website/docs/model-serving/predictive-inference/logger
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,15 +16,18 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from tasks.specs.traits import TRAITS
+from tasks.traffic.formats.bodies.binary import filled
+from tasks.traffic.formats.bodies.inference import CONTEXT, Row, rows_of_body
+from tasks.traffic.formats.bodies.logged import LoggedBody, first
+from tasks.traffic.formats.bodies.prompts import asks, context_of, texts_of
 from tasks.traffic.formats.documents import Document, read_documents
-from tasks.traffic.formats.inference import CONTEXT, rows_of_body
 from tasks.traffic.formats.pairs import Exchange, Side, joining
 from tasks.traffic.formats.raw import Again, Bad, Raw, Source, failing, ready
 
-_SIDES: Mapping[str, Side] = {
-    "org.kubeflow.serving.inference.request": "request",
-    "org.kubeflow.serving.inference.response": "response",
-}
+_SIDES: Mapping[str, Side] = {"inference.request": "request", "inference.response": "response"}
+_BODIES = ("data", "body", "value")
+"""Where a log of events in binary mode keeps the body."""
 NO_TIME = (
     "it has no time, as KServe's own bucket writer gives none: "
     "say when the first record was taken, --first-at "
@@ -37,7 +39,7 @@ NO_TIME = (
 class _Event:
     id: str
     side: Side
-    value: Mapping[str, Any]  # time, body, headers, name
+    value: Mapping[str, Any]  # time, headers, body, and of a request the tail in base64
 
 
 def read_kserve(source: Source) -> Iterator[Raw]:
@@ -55,36 +57,50 @@ def read_kserve(source: Source) -> Iterator[Raw]:
 
 
 def _event(document: Document) -> _Event:
-    # The bucket writer's names begin with a capital in some releases.
-    fields = {name[:1].lower() + name[1:]: value for name, value in document.fields().items()}
+    fields = _attributes(document.fields())
     kind = str(fields.get("type") or fields.get("reqType"))
-    if kind not in _SIDES:
-        raise Bad(f"its type is {kind!r}: only {' and '.join(_SIDES)} are read")
+    side = next((side for end, side in _SIDES.items() if kind.endswith(end)), None)
+    if side is None:
+        raise Bad(f"its type is {kind!r}: only those that end in {' and '.join(_SIDES)} are read")
     id = fields.get("id")
     if not isinstance(id, str) or not id:
         raise Bad("it has no id to join request and response by")
     headers = fields.get("metadata")
+    headers = _parsed(headers) if isinstance(headers, str) else headers
+    logged = LoggedBody.of(fields, headers if isinstance(headers, Mapping) else {})
     value = {
         "time": fields.get("time"),
-        "body": _body(fields),
-        "headers": _parsed(headers) if isinstance(headers, str) else headers,
+        "headers": headers,
+        **(logged.request() if side == "request" else logged.response()),
     }
-    return _Event(id, _SIDES[kind], value)
+    return _Event(id, side, value)
 
 
-def _body(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    packed = fields.get("bytes") or fields.get("data_base64")
-    body = fields.get("data")
-    if isinstance(packed, str):
-        try:
-            body = _parsed(base64.b64decode(packed, validate=True).decode())
-        except (binascii.Error, ValueError):
-            raise Bad("its body is not JSON in base64: turn binary tensor data off") from None
-    elif isinstance(body, str):
-        body = _parsed(body)
-    if not isinstance(body, Mapping):
-        raise Bad("its body is not a JSON object")
-    return body
+def _attributes(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an event's attributes, body and headers under the names of structured mode."""
+    headers = document.get("headers")
+    if isinstance(headers, list):  # as Kafka's clients give them: pairs
+        headers = dict(pair for pair in headers if isinstance(pair, list) and len(pair) == 2)
+    if isinstance(headers, Mapping):
+        named = {str(name).lower().replace("_", "-"): value for name, value in headers.items()}
+        event = {
+            name.removeprefix("ce-"): first(value)
+            for name, value in named.items()
+            if name.startswith("ce-")
+        }
+        if event:
+            data = next((document[name] for name in _BODIES if name in document), None)
+            packed = document.get("data_base64")
+            content = first(named.get("content-type"))
+            return {
+                "data": data,
+                "data_base64": packed,
+                "datacontenttype": content,
+                **event,
+                "metadata": dict(headers),
+            }
+    # The bucket writer's names begin with a capital in some releases.
+    return {name[:1].lower() + name[1:]: value for name, value in document.items()}
 
 
 def _parsed(text: str) -> Any:
@@ -97,7 +113,7 @@ def _parsed(text: str) -> Any:
 def _requests(pair: Exchange, source: Source) -> Iterator[Raw]:
     try:
         body, reply = pair.request["body"], _served(pair.response["body"])
-        rows = rows_of_body(body, source.task, source.shape)
+        rows = _rows(body, base64.b64decode(pair.request["tail"]), reply, source)
         shared = _shared(pair, body, reply, source.first_at)
         outcomes = _outcomes(reply, len(rows))
     except Bad as bad:
@@ -110,8 +126,20 @@ def _requests(pair: Exchange, source: Source) -> Iterator[Raw]:
         )
 
 
+def _rows(
+    body: Mapping[str, Any], tail: bytes, reply: Mapping[str, Any], source: Source
+) -> list[Row]:
+    if "instances" in body or "inputs" in body or not asks(body):
+        return rows_of_body(filled(body, tail), source.task, source.shape)
+    if TRAITS[source.task].reads != "text":
+        raise Bad("the body asks a language model: this model reads tensors")
+    answered_responses = reply.get("object") == "response"
+    texts = texts_of(body, turns=answered_responses, answer=reply or None)
+    return [{"text": text} for text in texts]
+
+
 def _served(answered: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "error" in answered:
+    if answered.get("error"):
         raise Bad("the model answered with an error")
     return answered
 
@@ -127,10 +155,9 @@ def _shared(
         str(name).lower(): value for name, value in (pair.request.get("headers") or {}).items()
     }
     parameters = asked.get("parameters") if isinstance(asked.get("parameters"), Mapping) else {}
-    context = {
-        name: (parameters or {}).get(name) or _first(headers.get(f"x-{name}")) for name in CONTEXT
-    }
-    version = answered.get("model_version")
+    told = context_of(asked, parameters)
+    context = {name: told.get(name) or first(headers.get(f"x-{name}")) for name in CONTEXT}
+    version = answered.get("model_version") or answered.get("model")
     return {
         **{name: value for name, value in context.items() if value},
         "time": time,
@@ -147,7 +174,7 @@ def _time(side: Mapping[str, Any]) -> datetime | None:
     try:
         if isinstance(side.get("time"), str):
             moment = datetime.fromisoformat(side["time"])
-        elif (date := _first(headers.get("date"))) is not None:
+        elif (date := first(headers.get("date"))) is not None:
             moment = parsedate_to_datetime(str(date))
         else:
             return None
@@ -158,10 +185,6 @@ def _time(side: Mapping[str, Any]) -> datetime | None:
             "time has no time zone: end it with Z or an offset, because guessing moves windows"
         )
     return moment
-
-
-def _first(value: object) -> object:
-    return value[0] if isinstance(value, list) and value else value
 
 
 def _outcomes(answered: Mapping[str, Any], count: int) -> list[str | None]:

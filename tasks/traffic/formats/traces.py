@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tasks.traffic.formats.bodies.calls import rows_of_call
+from tasks.traffic.formats.bodies.inference import CONTEXT
 from tasks.traffic.formats.documents import Document, read_documents
-from tasks.traffic.formats.inference import CONTEXT, Row, row_of_value, rows_of_body
 from tasks.traffic.formats.raw import Bad, Raw, Source, failing, ready
 
 
@@ -26,7 +27,7 @@ def requests_of(document: Document, source: Source) -> Iterator[Raw]:
     try:
         trace = document.fields()
         info, inputs = _info(trace), _inputs(trace)
-        rows, shared = _rows(inputs, source), _shared(info)
+        rows, shared = rows_of_call(inputs, source.task, source.shape), _shared(info)
     except Bad as bad:
         yield failing(document.number, document.excerpt, bad)
         return
@@ -67,15 +68,6 @@ def _inputs(trace: Mapping[str, Any]) -> object:
         return json.loads(inputs)
     except (ValueError, RecursionError):
         raise Bad("the root span's inputs are not JSON") from None
-
-
-def _rows(inputs: object, source: Source) -> list[Row]:
-    """Return the rows of a body for an inference server, or of one value."""
-    if isinstance(inputs, Mapping) and isinstance(
-        inputs.get("instances", inputs.get("inputs")), list
-    ):
-        return rows_of_body(inputs, source.task, source.shape)
-    return [row_of_value(inputs, source.task)]
 
 
 def _shared(info: Mapping[str, Any]) -> dict[str, object]:

@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from infra.errors import BadInput
+from tasks.traffic.formats.bodies.inference import NamedTensor, rows_of_tensors
 from tasks.traffic.formats.documents import read_documents
-from tasks.traffic.formats.inference import NamedTensor, rows_of_tensors
 from tasks.traffic.formats.raw import Bad, Raw, Source, failing, ready
 from tasks.traffic.formats.spill import spill
 

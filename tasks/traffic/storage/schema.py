@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from infra.errors import BadInput
 from tasks.payloads import PAYLOAD_FIELDS
-from tasks.traffic.formats.columns import kind_of_column
+from tasks.traffic.formats.tables.columns import kind_of_column
 
 VERSION = 1
 """Of the schema; in the file's metadata as `requant.traffic.version`."""

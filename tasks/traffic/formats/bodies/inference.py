@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
-from tasks.traffic.formats.conversation import render
+from tasks.traffic.formats.bodies.conversation import render
 from tasks.traffic.formats.raw import Bad
 
 NUMERIC = {
@@ -40,7 +40,7 @@ class NamedTensor:
     name: str
     datatype: str  # FP32, INT64, BYTES, ...
     shape: tuple[int, ...]
-    data: Sequence[Any]  # flattened, or nested as the shape says
+    data: Sequence[Any] | NDArray[Any]  # flattened, or nested as the shape says
 
 
 def rows_of_body(body: Mapping[str, Any], task: Task, shape: PayloadShape) -> list[Row]:
@@ -129,8 +129,11 @@ def _tensor(entry: Mapping[str, Any]) -> NamedTensor:
     shape, data = entry.get("shape"), entry.get("data")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise Bad(f"the input {entry.get('name')} has no shape of whole numbers")
-    if not isinstance(data, list):
-        raise Bad(f"the input {entry.get('name')} has no data in JSON: turn binary tensor data off")
+    if not isinstance(data, (list, np.ndarray)):
+        raise Bad(
+            f"the input {entry.get('name')} has no data, neither in JSON nor behind it: "
+            "log whole bodies, or let clients send JSON"
+        )
     return NamedTensor(str(entry.get("name")), str(entry["datatype"]), tuple(shape), data)
 
 
