@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.specs.tensors import PayloadShape
 from tasks.specs.traits import TRAITS, Task
-from tasks.traffic.formats.bodies.conversation import SPEAKERS
+from tasks.traffic.formats.bodies.conversation import ROLES
 from tasks.traffic.formats.bodies.inference import (
     CONTEXT,
     TEXT_NAMES,
@@ -58,7 +58,9 @@ def _context(value: Mapping[str, Any]) -> Row:
 
 
 def _of_object(value: Mapping[str, Any], task: Task, shape: PayloadShape, depth: int) -> list[Row]:
-    asked = {name: item for name, item in value.items() if item is not None and name not in _BESIDE}
+    asked = {
+        name: item for name, item in value.items() if item not in (None, {}) and name not in _BESIDE
+    }
     inputs = asked.get("inputs")
     if isinstance(inputs, list) and inputs and _has_datatypes(inputs):
         return rows_of_body(asked, task, shape)
@@ -90,7 +92,7 @@ def _of_texts(value: list[Any], task: Task, shape: PayloadShape, depth: int) -> 
 def _is_turn(item: object) -> bool:
     if not isinstance(item, Mapping):
         return False
-    return "role" in item or ("content" in item and item.get("type") in SPEAKERS)
+    return "role" in item or ("content" in item and item.get("type") in ROLES)
 
 
 def _has_datatypes(inputs: Sequence[object]) -> bool:
