@@ -20,7 +20,7 @@ from tasks.promotion import steps as promotion_steps
 from tasks.promotion.release import Judged
 from tasks.quantization import steps as quantization_steps
 from tasks.quantization.graph.kv_cache import require_cache
-from tasks.quantization.loading import is_quantized
+from tasks.quantization.loading import deployed_graph
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.ladder import Search, climb
 from tasks.quantization.recipe.targets import require_expressible
@@ -140,7 +140,7 @@ def _build(
     observation = quantization_steps.observe(calibration)
     ladder = climb(
         recipe=recipe,
-        has_quantized_champion=is_quantized(champion),
+        deployed=deployed_graph(champion, len(registered.sites)),
         action=action,
         sites=len(registered.sites),
         targets=registered.spec.targets,

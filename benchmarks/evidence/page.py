@@ -27,6 +27,10 @@ precision is its last step. The oracle takes the action that loses least on held
 beats full precision, which loses nothing. Losses count as far as they exceed the model's budget.
 Regret is (ours - best) / (stale - best), each summed over the cells.
 
+The map recalibrates champions with smoothing as any other. The ladder itself begins with `resmooth`
+there, which is the map's `int8-smooth` under the champion's placement: where `int8-smooth` is the
+recipe chosen, the ladder now has it first.
+
 A build is needless where the stale champion kept the budget. After a weight update the champion
 still answers with the old weights. A build is then due whatever that costs, since the new weights
 are what its owner wants served, and is counted apart.

@@ -40,7 +40,7 @@ class RecipeRow:
 def measure(quick: bool) -> ResultTable:
     """Measure all recipes that need no champion, from one observation."""
     chosen = subject.minilm(quick)
-    recipes = [item for item in RECIPES.values() if not item.keeps_graph]
+    recipes = [item for item in RECIPES.values() if not item.starts_from_champion]
     observed = ours.observe(chosen)
     candidates = {item.name: ours.derived(chosen, item, observed) for item in recipes}
     plans = {

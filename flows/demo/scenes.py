@@ -84,8 +84,8 @@ def recalibrate(stage: Stage) -> Played:
         _health(outcome, "control") is Health.FINE, "full precision was not shown to be right"
     )
     problems += _unless(
-        [candidate.recipe for candidate in outcome.candidates] == ["recalibrate"],
-        "more than new scales was needed",
+        [candidate.recipe for candidate in outcome.candidates] == ["resmooth"],
+        "more than new smoothing and scales was needed",
     )
     engines = {
         name.split("/")[1]
@@ -119,7 +119,7 @@ def escalate(stage: Stage) -> Played:
     )
     recipes = [candidate.recipe for candidate in outcome.candidates]
     problems += _unless(
-        recipes[:1] == ["recalibrate"] and len(recipes) > 1, f"the candidates were {recipes}"
+        recipes[:1] == ["resmooth"] and len(recipes) > 1, f"the candidates were {recipes}"
     )
     problems += _unless(recipes[-1:] != ["full-precision"], "only full precision passed")
     rows = compare("minilm", _window(outcome), before, _champion("minilm"))

@@ -29,10 +29,10 @@ def candidate_id(
 ) -> Digest:
     """Return the digest of everything that a candidate follows from.
 
-    Only a recipe that keeps the champion's graph depends on the champion, and only mixed ones on
+    Only a recipe that starts from the champion depends on the champion, and only mixed ones on
     the ranking.
     """
-    base = champion.digest if champion and recipe.keeps_graph else None
+    base = champion.digest if champion and recipe.starts_from_champion else None
     parts: Mapping[str, Json] = {
         "model": model.digest,
         "recipe": recipe.document(),
@@ -66,9 +66,11 @@ def store_candidate(
     recipe: Recipe,
     calibration: SampleRef,
     observation: str,
+    graph_recipe: str | None = None,
 ) -> CandidateRef:
     """Write a candidate's files, its facts last."""
-    facts = candidate_facts(candidate, recipe, model.digest, calibration.digest, observation)
+    made_of = (model.digest, calibration.digest, observation, graph_recipe)
+    facts = candidate_facts(candidate, recipe, *made_of)
     for file, data in candidate_files(candidate, facts).items():
         settings().store().put(layout.candidate_file(model.name, name, file), data)
     return _reference(model, name, recipe, facts)

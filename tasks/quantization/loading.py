@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import onnx
 
+from infra.errors import BadInput
 from infra.processes.memory import require_memory
 from infra.settings import settings
 from infra.stores import layout
@@ -21,6 +22,8 @@ from tasks.observation.watch import watch
 from tasks.quantization.graph.kv_cache import observe_cache
 from tasks.quantization.pipeline.candidate import CacheEvidence, CalibrationEvidence, Champion
 from tasks.quantization.pipeline.tuning import Tuned, tune
+from tasks.quantization.recipe.catalog import RECIPES, renewed
+from tasks.quantization.recipe.ladder import DeployedGraph
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Gptq, Trained
 from tasks.quantization.sensitivity.measure import Losses, parse_losses
@@ -59,10 +62,42 @@ def load_champion(champion: ReleaseRef | None, model: str | None = None) -> Cham
     return Champion(scales, graph, release.facts, parse_results(document, where=where))
 
 
-def is_quantized(champion: ReleaseRef | None) -> bool:
-    """Return whether a champion's graph could be kept; a full-precision fallback has none."""
+def deployed_graph(champion: ReleaseRef | None, sites: int) -> DeployedGraph | None:
+    """Return what there is to renew of a champion; a full-precision fallback has nothing."""
     deployed = load_champion(champion)
-    return deployed is not None and bool(deployed.scales)
+    if deployed is None or not deployed.scales:
+        return None
+    smoothed = any(item.smoothing_scales is not None for item in deployed.scales.values())
+    return DeployedGraph(smoothed, graph_recipe(champion), len(deployed.scales) == sites)
+
+
+def graph_recipe(champion: ReleaseRef | None) -> str | None:
+    """Return the recipe that chose a champion's weights and placement; None where none is known.
+
+    What starts from a champion keeps that of the one before it.
+    """
+    if champion is None:
+        return None
+    facts = settings().release(champion.model, champion.digest).facts
+    recipe = facts.get("recipe")
+    made_by = facts.get("graph_recipe") or (recipe.get("name") if isinstance(recipe, dict) else "")
+    known = RECIPES.get(str(made_by))
+    return known.name if known and not known.starts_from_champion else None
+
+
+def resolved(recipe: Recipe, made_by: str | None) -> Recipe:
+    """Return the recipe with what it takes over from the one that wrote the champion's graph.
+
+    Raises `BadInput` where that is unknown, or has nothing that could be renewed.
+    """
+    if not recipe.keeps_placement:
+        return recipe
+    if made_by is None:
+        raise BadInput(
+            f"recipe {recipe.name} renews a champion's smoothing, and no champion of a known "
+            "recipe exists: use int8-smooth"
+        )
+    return renewed(made_by)
 
 
 def load_evidence(
@@ -155,10 +190,12 @@ def load_tuned(
     recipe: Recipe,
     champion: ReleaseRef | None,
     by_request: str | None = None,
+    ceilings: tuple[tuple[str, float], ...] = (),
 ) -> Tuned:
     """Return the search, which candidates of one run share.
 
     Model, observation and champion are named by their digests, and `by_request` by its key.
+    `ceilings` are the calibration set's, where the search is bound by them.
     """
     model, champion_scales = open_model(model_name), load_champion(champion)
     requests = None
@@ -171,6 +208,7 @@ def load_tuned(
         recipe,
         champion_scales.scales if champion_scales else None,
         requests,
+        parse_ceilings(dict(ceilings)),
     )
 
 

@@ -69,10 +69,11 @@ def write_graph(
     """Write the Q/DQ graph of a recipe, stored as a candidate: the same inputs give the same one.
 
     `losses` is a key from `measure_sensitivity`; without it, sites are ranked by their local
-    errors. Where the champion's graph is kept, so are its measured losses, and no scale leaves the
-    spec's `calibration.largest_scale_change` unless a person allowed it.
+    errors. Where the champion's placement is kept, so are its measured losses, and no scale leaves
+    the spec's `calibration.largest_scale_change` unless a person allowed it.
     """
-    model, recipe = open_model(calibration.model), find_recipe(recipe_name)
+    model, base = open_model(calibration.model), loading.graph_recipe(champion)
+    recipe = loading.resolved(find_recipe(recipe_name), base)
     change = None if allow_scale_change else model.spec.calibration.largest_scale_change
     name = candidates.candidate_id(model, recipe, observation, champion, losses, change)
     stored = candidates.stored_candidate(model, name, recipe)
@@ -81,11 +82,16 @@ def write_graph(
     loading.require_room_for(model, recipe)
     by_request = loading.watch_by_champion(model, calibration, observation, recipe, champion)
     tuning = (model.name, model.digest, observation, tuning_recipe(recipe), champion)
-    tuned = loading.load_tuned(*tuning, by_request) if recipe.quantized else None
+    limits = tuple(sorted(calibration.ceilings.items())) if recipe.keeps_placement else ()
+    tuned = loading.load_tuned(*tuning, by_request, limits) if recipe.quantized else None
     evidence = loading.load_evidence(model, calibration, observation, recipe, losses)
-    deployed = loading.load_champion(champion, model.digest if recipe.keeps_graph else None)
+    deployed = loading.load_champion(
+        champion, model.digest if recipe.starts_from_champion else None
+    )
     candidate = quantize(evidence, recipe, deployed, tuned, change)
-    return candidates.store_candidate(model, name, candidate, recipe, calibration, observation)
+    base = base if recipe.starts_from_champion else None
+    made_of = (calibration, observation, base)
+    return candidates.store_candidate(model, name, candidate, recipe, *made_of)
 
 
 @step("build-engine")

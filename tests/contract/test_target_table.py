@@ -32,7 +32,7 @@ PROFILE = {"x": Shapes((1, WIDTH), (8, WIDTH), (64, WIDTH))}
 ALONE = [
     item
     for item in RECIPES.values()
-    if item.quantized and not item.keeps_graph and not item.high_precision_sites
+    if item.quantized and not item.starts_from_champion and not item.high_precision_sites
 ]
 
 

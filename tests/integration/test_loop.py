@@ -154,7 +154,7 @@ def test_a_brighter_camera_gets_new_scales_from_two_runs_at_once_but_only_once(
     health = {one["detector"]: one["health"] for one in acted["decision"]["results"]}
     assert health["range"] == Health.DEGRADED
     assert health["control"] == Health.FINE
-    assert [candidate["recipe"] for candidate in acted["candidates"]] == ["recalibrate"]
+    assert [candidate["recipe"] for candidate in acted["candidates"]] == ["resmooth"]
     assert sum(entry.kind is EntryKind.PROMOTED for entry in history("digits")) == promoted + 1
 
 

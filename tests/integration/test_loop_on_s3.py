@@ -55,6 +55,6 @@ def test_a_champion_is_built_kept_and_recalibrated_from_a_bucket(on_s3: Settings
     serve(on_s3, "digits", 2, images(4.0, 8.0, seed=2))
     outcome = maintenance("digits")
     assert outcome.status is Status.PROMOTED
-    assert [candidate.recipe for candidate in outcome.candidates] == ["recalibrate"]
+    assert [candidate.recipe for candidate in outcome.candidates] == ["resmooth"]
     assert not (on_s3.root / "store").exists()
     assert any(key.startswith("ledger/digits/") for key in on_s3.store().list(""))

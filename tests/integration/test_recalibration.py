@@ -73,6 +73,13 @@ def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(
     assert set(again.excluded_nodes) == set(mixed.excluded_nodes)
     once_more = write_graph.fn(first, observation, "recalibrate", released(workspace, again))
     assert losses(facts(workspace, once_more)) == measured, "however often it is recalibrated"
+    renewed = write_graph.fn(second, observe.fn(second), "resmooth", champion)
+    assert set(renewed.excluded_nodes) == set(mixed.excluded_nodes)
+    assert losses(facts(workspace, renewed)) == measured
+    assert facts(workspace, renewed)["graph_recipe"] == "int8-mixed-2"
+    assert renewed.candidate_id != again.candidate_id
+    after = write_graph.fn(first, observation, "resmooth", released(workspace, again))
+    assert facts(workspace, after)["graph_recipe"] == "int8-mixed-2", "through a recalibration too"
     fresh = write_graph.fn(second, observe.fn(second), "int8-smooth", champion)
     assert set(losses(facts(workspace, fresh)).values()) == {None}, (
         "a graph of its own was not measured"

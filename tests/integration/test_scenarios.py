@@ -146,7 +146,7 @@ def test_an_example_under_a_scenario_comes_to_a_sensible_end(
     assert outcome.notes == ()
     if (example, scenario) in OUTGROWN:
         assert outcome.status is Status.PROMOTED, outcome.reason
-        assert [candidate.recipe for candidate in outcome.candidates] == ["recalibrate"]
+        assert [candidate.recipe for candidate in outcome.candidates] == ["resmooth"]
     elif scenario in ("null", "tenant-burst", "poisoning"):
         assert (outcome.status, outcome.candidates) == (Status.KEPT, ()), outcome.reason
     else:

@@ -79,7 +79,7 @@ def test_brighter_and_blurred_images_move_its_ranges_and_new_scales_are_judged(
     assert "cosine to full precision is" in results["fidelity"].findings[0].text
     assert results["control"].health is Health.FINE
     assert outcome.decision.action is Action.RECALIBRATE
-    assert [candidate.recipe for candidate in outcome.candidates][:1] == ["recalibrate"]
+    assert [candidate.recipe for candidate in outcome.candidates][:1] == ["resmooth"]
 
 
 def test_what_full_precision_cannot_recognise_asks_for_retraining(vision: Settings) -> None:

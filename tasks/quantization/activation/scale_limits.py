@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.ceilings import Ceilings
 from tasks.observation.request_amax import SiteValues
@@ -34,6 +37,45 @@ def limit_changes(
             changes[name] = change
             limited[name] = _rescaled(choice, choice.activation, allowed / change)
     return limited, changes
+
+
+def limit_reaches(
+    choices: Mapping[str, SiteQuantizer], deployed: Scales, largest: float
+) -> tuple[dict[str, SiteQuantizer], dict[str, float]]:
+    """Keep what each channel may reach within `largest` times what it may now, up or down.
+
+    The reach of a channel is amax times its smoothing scale: the largest magnitude of the input
+    itself that is represented. New smoothing scales change it where amax alone says nothing.
+
+    Returns:
+        The choices, and for each site that was held back the change that its window asked for
+        (new / old) at the channel that changes most.
+    """
+    limited, changes = dict(choices), dict[str, float]()
+    for name, choice in choices.items():
+        if name not in deployed or choice.activation is None:
+            continue
+        before, after = _reach(deployed[name]), _reach(choice.activation)
+        change = after / before
+        if max(change.max(), 1 / change.min()) <= largest:
+            continue
+        changes[name] = float(change[np.argmax(np.abs(np.log(change)))])
+        allowed = before * np.clip(change, 1 / largest, largest)
+        limited[name] = _reaching(choice.activation, allowed)
+    return limited, changes
+
+
+def _reach(quantizer: Quantizer) -> NDArray[np.float64]:
+    """Return the largest magnitude of the input that is represented, [channels] or a scalar."""
+    scales = quantizer.smoothing_scales
+    return np.asarray(quantizer.amax * (np.ones(1) if scales is None else np.float64(scales)))
+
+
+def _reaching(quantizer: Quantizer, reach: NDArray[np.float64]) -> SiteQuantizer:
+    if reach.size == 1 and quantizer.smoothing_scales is None:
+        return _rescaled(SiteQuantizer(quantizer), quantizer, float(reach[0]) / quantizer.amax)
+    scales = (reach / quantizer.amax).astype(np.float32)
+    return SiteQuantizer(replace(quantizer, smoothing_scales=scales), scales)
 
 
 def below_ceilings(

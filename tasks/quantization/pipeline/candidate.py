@@ -85,7 +85,7 @@ def quantize(
     """Derive scales by the recipe, then write the Q/DQ graph.
 
     A recalibration patches the champion's graph, where that was made of the same weights; every
-    other recipe writes a new one (ADR 4 and 32).
+    other recipe writes a new one (ADR 4 and 32). New smoothing keeps the champion's placement.
 
     Args:
         evidence: What calibration tells.
@@ -94,7 +94,7 @@ def quantize(
         tuned: The search, where a recipe before has made it.
         largest_change: Bounds what a recalibration may do to the champion's scales.
     """
-    facts = champion.facts if champion and recipe.keeps_graph else {}
+    facts = champion.facts if champion and recipe.starts_from_champion else {}
     measured = evidence.losses
     losses = measured.parts if measured else recorded_losses(facts.get("sensitivity"))
     derived = derive(
@@ -109,7 +109,7 @@ def quantize(
         evidence.ceilings,
         evidence.by_request,
     )
-    if recipe.keeps_graph and champion:
+    if recipe.starts_from_champion and champion:
         derived = _within_reach(derived, champion.results, largest_change)
     graph = _written(evidence, recipe, derived, champion)
     if evidence.keys_and_values is not None:
@@ -155,11 +155,17 @@ def submodule_losses(sites: tuple[Site, ...], losses: Losses) -> Sequence[Json]:
 
 
 def candidate_facts(
-    made: QuantizedGraph, recipe: Recipe, model: str, calibration: str, observation: str
+    made: QuantizedGraph,
+    recipe: Recipe,
+    model: str,
+    calibration: str,
+    observation: str,
+    graph_recipe: str | None = None,
 ) -> dict[str, Any]:
     """Return what is recorded of a candidate, with what it follows from.
 
     Model and calibration set are named by their digests, the observation by its key.
+    `graph_recipe` is what chose weights and placement, where that was the champion's recipe.
     """
     derived = made.derived
     return {
@@ -168,6 +174,7 @@ def candidate_facts(
         "calibration": calibration,
         "observation": observation,
         "recipe": recipe.document(),
+        "graph_recipe": graph_recipe or recipe.name,
         # Stored keys keep their older words: excluded nodes and diagnostics.
         "kept_high": list(derived.excluded_nodes),
         "quantized_share": derived.quantized_share,

@@ -18,6 +18,7 @@ from tasks.quantization.activation.scale_limits import (
     below_ceilings,
     limit_changes,
     limit_diagnostics,
+    limit_reaches,
 )
 from tasks.quantization.activation.uncalibrated import overflowing
 from tasks.quantization.graph.assemble import assemble
@@ -28,6 +29,7 @@ from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Cast
 from tasks.quantization.report.diagnostics import (
+    drift_diagnostics,
     exclusion_diagnostics,
     observation_diagnostics,
     scale_diagnostics,
@@ -84,7 +86,7 @@ def derive(
         tuned: The search, where a recipe before has made it.
         losses: What each site alone costs the model's output, where that was measured; without
             them the sites are ranked by their local errors.
-        largest_change: Bounds what a recipe that keeps the champion's graph may do to its scales.
+        largest_change: Bounds what a recipe that starts from the champion may do to its scales.
         ceilings: Bound ranges likewise, where the graph has smoothing scales.
         by_request: What the champion's quantizers would have seen of each calibration request.
 
@@ -95,7 +97,7 @@ def derive(
     if not recipe.quantized:
         names = tuple(site.name for site in sites)
         return Derived(GraphPlan(model, (), {}), names, (), 0.0, {})
-    tuned = tuned or tune(model, sites, observed, recipe, deployed, by_request)
+    tuned = tuned or tune(model, sites, observed, recipe, deployed, by_request, ceilings)
     if isinstance(recipe.weights, Cast):
         return _cast(model, sites, observed, recipe, tuned, recipe.weights.format)
     ranking = tuned.ranking if losses is None else by_loss(tuned.ranking, losses)
@@ -113,6 +115,7 @@ def derive(
         *scale_diagnostics(plan, reference, plan.scales),
         *exclusion_diagnostics((), recipe.weights.format, untrained, _uncorrected(plan, recipe)),
         *limit_diagnostics(changes, largest_change),
+        *drift_diagnostics(ranking, scales_alone=recipe.keeps_graph),
     )
     fraction = _quantized_fraction(ranking, excluded)
     return Derived(plan, excluded, ranking, fraction, reference, diagnostics)
@@ -140,7 +143,9 @@ def _limited(
     largest_change: float | None,
     ceilings: Ceilings | None,
 ) -> tuple[Mapping[str, SiteQuantizer], Mapping[str, float]]:
-    """Bound what a recalibration does to the champion's scales, and tell the changes it held."""
+    """Bound what is done to the champion's scales, and tell the changes that were held."""
+    if recipe.keeps_placement:
+        return limit_reaches(tuned.choices, deployed, largest_change or math.inf)
     if not recipe.keeps_graph:
         return tuned.choices, {}
     choices = below_ceilings(tuned.choices, ceilings or {})

@@ -60,11 +60,11 @@ def excluded_nodes(
 ) -> tuple[str, ...]:
     """Return sites that stay in high precision, most sensitive first.
 
-    A recalibration keeps the champion's placement. A mixed recipe is a point of the Pareto front of
-    loss and cost. Sites of unknown range are excluded in any case, and count towards the number
+    What starts from the champion keeps its placement. A mixed recipe is a point of the Pareto front
+    of loss and cost. Sites of unknown range are excluded in any case, and count towards the number
     that a mixed recipe excludes.
     """
-    if recipe.keeps_graph:
+    if recipe.starts_from_champion:
         return tuple(item.site for item in ranking if item.site not in deployed)
     ranked = [item.site for item in ranking if item.site not in tuned.unknown]
     count = max(recipe.high_precision_sites - len(tuned.unknown), 0)

@@ -31,7 +31,7 @@ def require_fit(
             f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: "
             "use a lower one, or full-precision"
         )
-    if recipe.keeps_graph:
+    if recipe.starts_from_champion:
         _require_champion(sites, observed, recipe, deployed)
 
 
@@ -53,8 +53,8 @@ def _require_champion(
 ) -> None:
     if not deployed:
         raise BadInput(
-            f"recipe {recipe.name} keeps the champion's graph, but no quantized champion exists: "
-            "use int8-smooth"
+            f"recipe {recipe.name} starts from the champion's graph, but no quantized champion "
+            "exists: use int8-smooth"
         )
     strange = set(deployed) - {site.name for site in sites}
     for name, item in deployed.items():

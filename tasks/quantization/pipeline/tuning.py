@@ -8,6 +8,7 @@ import onnx
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import WeightScheme
+from tasks.observation.ceilings import Ceilings, bounded_by_channel
 from tasks.observation.observer import SiteObservation
 from tasks.observation.request_histograms import RequestHistograms
 from tasks.observation.scales import Scales
@@ -66,13 +67,17 @@ def tune(
     recipe: Recipe,
     deployed: Scales | None,
     by_request: Mapping[str, RequestHistograms] | None = None,
+    ceilings: Ceilings | None = None,
 ) -> Tuned:
     """Make every site's choice and rank the sites.
 
     `by_request` is what the champion's quantizers would have seen of each calibration request, for
-    rules that weigh them. Raises `BadInput` as `require_fit` does.
+    rules that weigh them. `ceilings` bound what a new search under the champion's placement sees.
+    Raises `BadInput` as `require_fit` does.
     """
     require_fit(sites, observed, recipe, deployed)
+    if recipe.keeps_placement:
+        observed = bounded_by_channel(observed, deployed or {}, ceilings or {})
     unknown, schemes = unknown_ranges(sites, observed, recipe), schemes_by_site(recipe, sites)
     sources = {
         site.name: SiteInput(
@@ -92,12 +97,13 @@ def tune(
     if isinstance(recipe.smoothing, Equalized) and isinstance(recipe.activation, Static):
         choices = _foldable(model, sources, choices, unknown, recipe.activation)
     weights = {name: source.weights for name, source in sources.items()}
-    return Tuned(choices, rank(sites, observed, choices, weights, schemes), unknown)
+    stale = deployed if recipe.starts_from_champion else None
+    return Tuned(choices, rank(sites, observed, choices, weights, schemes, stale), unknown)
 
 
 def _without_range(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
-    """Keep what a recalibration knows nothing new of."""
-    if recipe.keeps_graph and source.deployed is not None:
+    """Keep what is known nothing new of, where it starts from the champion."""
+    if recipe.starts_from_champion and source.deployed is not None:
         return SiteQuantizer(source.deployed, source.deployed.smoothing_scales)
     return SiteQuantizer(None)
 

@@ -1,6 +1,7 @@
 """The recipes that Requant knows, by name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from infra.errors import BadInput
 from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
@@ -27,6 +28,9 @@ _MSE, _PERCENTILE, _ENTROPY = (
     Static(rule=rule) for rule in (RangeRule.MSE, RangeRule.PERCENTILE, RangeRule.ENTROPY)
 )
 _SMOOTH, _GPTQ, _NEAREST, _INT8_WEIGHTS = Searched(), Gptq(), Nearest(), WeightScheme()
+
+
+RESMOOTH = "resmooth"
 
 
 def _mixed(count: int) -> Recipe:
@@ -56,6 +60,12 @@ def _weight_only(
 
 
 _ALL = (
+    Recipe(
+        RESMOOTH,
+        "the champion's recipe and placement, smoothing and scales from the new traffic",
+        smoothing=_SMOOTH,
+        keeps_placement=True,
+    ),
     Recipe(
         "recalibrate",
         "the champion's graph with scales from the new traffic",
@@ -202,6 +212,22 @@ _ALL = (
 )
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+
+
+def renewed(name: str) -> Recipe:
+    """Return what renews a champion's smoothing and scales, and keeps all else of its recipe.
+
+    `name` is the recipe that wrote the champion's graph. Raises `BadInput` where it is none of
+    these, or smooths nothing.
+    """
+    made_by = find_recipe(name)
+    if made_by.smoothing is None or made_by.starts_from_champion:
+        raise BadInput(
+            f"recipe {RESMOOTH} renews smoothing scales, and the champion's graph, which {name} "
+            "wrote, has none: use recalibrate, or int8-smooth"
+        )
+    asked = RECIPES[RESMOOTH]
+    return replace(made_by, name=RESMOOTH, summary=asked.summary, keeps_placement=True)
 
 
 def find_recipe(name: str) -> Recipe:

@@ -1,10 +1,11 @@
 """Which recipes to try, and in which order (ADR 4): the cheapest repair first."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from tasks.numerics.formats import NumberFormat
-from tasks.quantization.recipe.catalog import RECIPES, find_recipe
+from tasks.quantization.recipe.catalog import RECIPES, RESMOOTH, find_recipe
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static, Trained
 from tasks.quantization.recipe.targets import expressible
@@ -16,7 +17,7 @@ Search = Literal["first", "full"]
 Or measure every candidate and take the cheapest that passes.
 """
 
-FROM_CHAMPION = ("recalibrate", "recalibrate-mse")
+RECALIBRATED = ("recalibrate", "recalibrate-mse")
 FROM_TRAFFIC = (
     "int8-smooth",
     "int8-gptq",
@@ -40,10 +41,36 @@ sites kept high.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class DeployedGraph:
+    """What the ladder has to know of a quantized champion."""
+
+    smoothed: bool  # whether any site has smoothing scales
+    recipe: str | None  # what wrote it; None: of another version of the catalog
+    whole: bool  # whether every site is quantized
+
+    def is_made_whole_by(self, name: str) -> bool:
+        """Return whether a recipe made it, and left no site in floating point."""
+        return self.whole and self.recipe == name
+
+
+def _renewals(deployed: DeployedGraph | None, search: Search) -> tuple[str, ...]:
+    """Return what renews a champion's scales, and with them the smoothing where it has some.
+
+    New scales alone, under smoothing that follows from other traffic, may lose more than the old
+    ones and pass all the same: only a full search measures them there.
+    """
+    if deployed is None:
+        return ()
+    if not deployed.smoothed or deployed.recipe is None:
+        return RECALIBRATED
+    return (RESMOOTH, *RECALIBRATED) if search == "full" else (RESMOOTH,)
+
+
 def climb(
     *,
     recipe: str | None,
-    has_quantized_champion: bool,
+    deployed: DeployedGraph | None,
     action: Action,
     sites: int,
     targets: Sequence[str],
@@ -53,16 +80,20 @@ def climb(
 
     A named recipe is the only candidate; a safety fallback goes to full precision at once.
 
-    A full-precision champion has no scales to recalibrate. What a target cannot express, and mixed
-    candidates that would leave no site quantized, are left out. Full precision is the last
-    candidate.
+    A full-precision champion has no scales to renew. What a target cannot express, mixed
+    candidates that would leave no site quantized, and what would be the first candidate again are
+    left out. Full precision is the last candidate.
     """
     if recipe is not None:
         return (find_recipe(recipe),)
     if action is Action.FALLBACK:
         return (RECIPES[FALLBACK],)
-    start = FROM_CHAMPION if has_quantized_champion else ()
-    way_up = (*FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+    start = _renewals(deployed, search)
+    way_up = tuple(
+        name
+        for name in (*FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+        if RESMOOTH not in start or deployed is None or not deployed.is_made_whole_by(name)
+    )
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
     able = expressible([RECIPES[name] for name in names], targets)
     candidates = (candidate for candidate in able if candidate.high_precision_sites < sites)
@@ -81,7 +112,7 @@ def _only_in_full(way_up: Sequence[str]) -> Iterator[str]:
         if (
             name not in way_up
             and recipe.quantized
-            and not recipe.keeps_graph
+            and not recipe.starts_from_champion
             and recipe.kv_cache is NumberFormat.FP32
         ):
             yield name
@@ -118,7 +149,7 @@ def _multiplies(recipe: Recipe) -> tuple[object, ...]:
     """Return what decides the kernels of a graph: formats, and which sites have them."""
     activation, weights = recipe.activation, recipe.weights
     form = (activation.format, activation.symmetric) if isinstance(activation, Static) else None
-    sites = (recipe.keeps_graph, recipe.high_precision, recipe.head)
+    sites = (recipe.starts_from_champion, recipe.high_precision, recipe.head)
     return (recipe.quantized, type(activation), form, weights, recipe.tables, *sites)
 
 

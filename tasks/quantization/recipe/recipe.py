@@ -52,6 +52,7 @@ class Recipe:
     head: Head | None = None
     kv_cache: NumberFormat = NumberFormat.FP32  # a language model's keys and values between steps
     high_precision: HighPrecision | None = None
+    keeps_placement: bool = False  # the champion's sites stay where they are, as does its recipe
     quantized: bool = True  # False: full precision, and no technique at all
     version: int = 4
 
@@ -81,6 +82,11 @@ class Recipe:
     def keeps_graph(self) -> bool:
         """Whether only activation scales change: the champion's graph is patched."""
         return isinstance(self.smoothing, DeployedSmoothing)
+
+    @property
+    def starts_from_champion(self) -> bool:
+        """Whether what it makes depends on the champion, which has to be quantized."""
+        return self.keeps_graph or self.keeps_placement
 
     @property
     def weighs(self) -> bool:
@@ -115,6 +121,7 @@ class Recipe:
             "trained_sites": self.trained_sites,
             "high_precision_sites": self.high_precision_sites,
             "high_precision": high.format.value,
+            "placement": "deployed" if self.starts_from_champion else "own",
             "quantized": self.quantized,
             "version": self.version,
         }
@@ -183,6 +190,12 @@ def _refines(recipe: Recipe) -> bool:
 
 
 UNSUPPORTED: Sequence[Pair] = (
+    Pair(
+        "the champion's placement",
+        "no smoothing of its own",
+        lambda r: r.keeps_placement and (r.smoothing is None or r.keeps_graph),
+        "search or equalize its smoothing scales, or keep the champion's graph",
+    ),
     Pair(
         "full precision",
         "a technique",

@@ -16,12 +16,15 @@ from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.activation.ranges import FEW
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
+from tasks.quantization.sensitivity.measure import Sensitivity
 
 ERASED = 0.95
 """Share of the values other than zero that become zero; INT8 at its usual erases a few per cent."""
 LEAST = 8
 """Weights other than zero that an output channel must have to be judged."""
 NAMED = 3
+DRIFTED, WORSE = 2.0, 1.25
+"""Times the output error of the other quantizer from which a site is named."""
 
 
 def observation_diagnostics(
@@ -87,6 +90,34 @@ def scale_diagnostics(
             "keep the sites high",
         ),
     )
+
+
+def drift_diagnostics(ranking: Sequence[Sensitivity], *, scales_alone: bool) -> tuple[str, ...]:
+    """Tell where the champion's quantizers lose most on new traffic, and where new ones lose more.
+
+    A site drifts when the champion's quantizer has DRIFTED times the output error of the new one.
+    `scales_alone` tells that smoothing scales were kept, which may be why new ranges lose more.
+    """
+    drifted = sorted(
+        (item for item in ranking if item.stale and item.stale > DRIFTED * item.error),
+        key=lambda item: -((item.stale or 0.0) - item.error),
+    )
+    worse = sorted(
+        (item for item in ranking if item.stale and item.error > WORSE * item.stale),
+        key=lambda item: (item.stale or 0.0) - item.error,
+    )
+    return _sentences(
+        ([_told(item) for item in drifted], "the champion's quantizers drifted most there"),
+        (
+            [_told(item) for item in worse if scales_alone],
+            "new scales lose more than the champion's there, under smoothing that follows from "
+            "other traffic: the recipe resmooth renews both",
+        ),
+    )
+
+
+def _told(item: Sensitivity) -> str:
+    return f"{item.site} (output error {item.stale:.2g} before, {item.error:.2g} now)"
 
 
 def exclusion_diagnostics(

@@ -66,7 +66,7 @@ def candidate_run(
     return RunRecord(
         figures.name,
         {
-            **_texts(recipe.document()),
+            **_texts(facts.get("recipe") or recipe.document()),
             "candidate": candidate.candidate_id,
             "kept_high": json.dumps(candidate.excluded_nodes),
         },

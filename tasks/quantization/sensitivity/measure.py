@@ -28,6 +28,7 @@ from tasks.numerics.histogram import CENTRES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import relative_error, squared_error
 from tasks.numerics.quantized_weight import WeightScheme, multiplied, quantize
 from tasks.observation.observer import SiteObservation
+from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, choice_error, histogram
 from tasks.quantization.sensitivity.toggled_graph import INPUT, QuantizedPart
 from tasks.records import Payload
@@ -45,6 +46,7 @@ class Sensitivity:
     loss: float | None = (
         None  # of the model's output when this site alone is quantized; None: not measured
     )
+    stale: float | None = None  # the error of the champion's quantizer on the same traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ def rank(
     choices: Mapping[str, SiteQuantizer],
     weights: Mapping[str, Sequence[NDArray[np.float32]]],
     schemes: Mapping[str, WeightScheme],
+    deployed: Scales | None = None,
 ) -> tuple[Sensitivity, ...]:
     """Rank the sites by their local errors, most sensitive first.
 
@@ -213,7 +216,15 @@ def rank(
         choices: What each one's activation becomes.
         weights: One a layer of each site, [outputs, inputs...].
         schemes: How they are stored; a site that is cast has none, and costs nothing.
+        deployed: The champion's quantizers, where its placement is kept: `stale` is their error.
     """
+    stale = {
+        name: _error(
+            observed[name], SiteQuantizer(item, item.smoothing_scales), weights[name], scheme
+        )
+        for name, item in (deployed or {}).items()
+        if (scheme := schemes.get(name)) is not None and observed[name].histogram.total
+    }
     work = {site.name: float(sum(weight.size for weight in weights[site.name])) for site in sites}
     total = sum(work.values())
     ranked = [
@@ -223,6 +234,7 @@ def rank(
                 observed[site.name], choices[site.name], weights[site.name], schemes.get(site.name)
             ),
             work[site.name] / total,
+            stale=stale.get(site.name),
         )
         for site in sites
     ]

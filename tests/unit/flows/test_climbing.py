@@ -92,7 +92,7 @@ def tried(
     monkeypatch.setattr(climbing, "_losses", lambda *_, **__: None)
     ladder = climb(
         recipe=None,
-        has_quantized_champion=False,
+        deployed=None,
         action=Action.RECALIBRATE,
         sites=sites,
         targets=["onnxruntime-cpu"],

@@ -44,7 +44,7 @@ PROFILE = {"x": Shapes((1, INPUTS), (8, INPUTS), (128, INPUTS))}
 NAMES = [
     name
     for name, recipe in RECIPES.items()
-    if recipe.quantized and not recipe.keeps_graph and recipe.high_precision_sites < 2
+    if recipe.quantized and not recipe.starts_from_champion and recipe.high_precision_sites < 2
 ]
 RUNNABLE = [name for name in NAMES if why_not(RECIPES[name], ONNXRUNTIME) is None]
 STATIC = [name for name in RUNNABLE if isinstance(RECIPES[name].activation, Static)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from tasks.graphs.sites import Site, find_sites, layer_weight
@@ -14,13 +15,15 @@ from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.numerics.quantizer import Quantizer, fake_quantize
+from tasks.observation.ceilings import Ceilings
 from tasks.observation.observer import Observer, SiteObservation
+from tasks.observation.request_amax import SiteValues
 from tasks.observation.scales import Scales
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import QuantizedSite
 from tasks.quantization.pipeline.derive import Derived, derive
-from tasks.quantization.recipe.catalog import RECIPES, find_recipe
+from tasks.quantization.recipe.catalog import RECIPES, find_recipe, renewed
 from tasks.quantization.recipe.schemes import Gptq, Trained
 from tasks.quantization.weight.held_out_rows import HELD_OUT
 from tests import graphs
@@ -37,15 +40,21 @@ WEIGHTED = [
 
 
 def derived(
-    name: str, observed: dict[str, SiteObservation] | None = None, deployed: Scales | None = None
+    name: str,
+    observed: dict[str, SiteObservation] | None = None,
+    deployed: Scales | None = None,
+    *,
+    largest_change: float | None = None,
+    ceilings: Ceilings | None = None,
 ) -> Derived:
-    return derive(MODEL, SITES, observed or OBSERVED, find_recipe(name), deployed)
+    limits = {"largest_change": largest_change, "ceilings": ceilings}
+    return derive(MODEL, SITES, observed or OBSERVED, find_recipe(name), deployed, **limits)  # type: ignore[arg-type]  # by name
 
 
 CHAMPION = derived("int8-smooth").scales
 
 
-INT8 = [name for name in WEIGHTED if name.startswith(("int8", "recalibrate"))]
+INT8 = [name for name in WEIGHTED if name.startswith(("int8", "re"))]
 
 
 @pytest.mark.parametrize("name", INT8)
@@ -84,6 +93,106 @@ def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> Non
         assert (
             item.smoothing_scales is None or (again.smoothing_scales == item.smoothing_scales).all()
         )
+
+
+def grown(factors: NDArray[np.float32]) -> dict[str, SiteObservation]:
+    """Return what is observed where each channel has grown by a factor of its own."""
+    grown_by = {name: np.resize(factors, item.channel_low.shape) for name, item in OBSERVED.items()}
+    return {
+        name: SiteObservation(
+            ExponentHistogram.of(item.rows * grown_by[name]),
+            item.channel_low * grown_by[name],
+            item.channel_high * grown_by[name],
+            item.rows * grown_by[name],
+        )
+        for name, item in OBSERVED.items()
+    }
+
+
+OTHER = grown(np.asarray([0.3, 1, 6, 1, 0.5, 12], np.float32))
+"""Traffic that is large in other channels."""
+
+
+def test_new_smoothing_mends_what_new_scales_alone_do_not() -> None:
+    def error(found: Derived) -> float:
+        return sum(item.error for item in found.ranking)
+
+    scales_alone, renewed = (
+        derived("recalibrate", OTHER, CHAMPION),
+        derived("resmooth", OTHER, CHAMPION),
+    )
+    assert error(renewed) < 0.8 * error(scales_alone)
+    fresh = derived("int8-smooth", OTHER)
+    assert error(renewed) == pytest.approx(error(fresh)), "as good as a new search"
+
+
+def test_the_ranking_tells_which_sites_drifted_and_where_new_scales_alone_are_worse() -> None:
+    renewed_sites, scales_alone = (
+        derived(name, OTHER, CHAMPION) for name in ("resmooth", "recalibrate")
+    )
+    for item in (*renewed_sites.ranking, *scales_alone.ranking):
+        assert item.stale is not None
+        assert item.stale > 0
+    told = " ".join(renewed_sites.diagnostics)
+    assert "the champion's quantizers drifted most there" in told
+    most = max(renewed_sites.ranking, key=lambda item: (item.stale or 0) - item.error)
+    assert most.site in told
+    assert all(item.stale is None for item in derived("int8-smooth", OTHER, CHAMPION).ranking)
+    calm = {name: replace(item, amax=item.amax * 8) for name, item in CHAMPION.items()}
+    assert "recipe resmooth" not in " ".join(derived("recalibrate", OTHER, calm).diagnostics)
+
+
+def test_new_smoothing_keeps_the_champions_placement_and_recipe() -> None:
+    mixed = derived("int8-mixed-2")
+    again = derive(MODEL, SITES, OTHER, renewed("int8-mixed-2"), mixed.scales)
+    assert set(again.scales) == set(mixed.scales)
+    assert renewed("int8-mixed-2").rounding == find_recipe("int8-mixed-2").rounding
+    assert renewed("int8-compact").tables is NumberFormat.INT8
+
+
+@pytest.mark.parametrize("name", ["int8-max", "int4-awq", "recalibrate", "full-precision"])
+def test_what_smooths_nothing_has_nothing_to_renew(name: str) -> None:
+    with pytest.raises(BadInput, match="use recalibrate, or int8-smooth"):
+        renewed(name)
+
+
+def test_new_smoothing_stretches_no_channel_beyond_the_largest_change() -> None:
+    one_channel = np.ones(16, np.float32)
+    one_channel[3] = 1000.0
+    found = derived("resmooth", grown(one_channel), CHAMPION, largest_change=4.0)
+    for name, item in found.scales.items():
+        before, after = (reach(quantizer) for quantizer in (CHAMPION[name], item))
+        assert (after / before).max() <= 4.0 * (1 + 1e-5), name
+        assert (after / before).min() >= 0.25 * (1 - 1e-5), name
+    assert "calibration.largest_scale_change" in " ".join(found.diagnostics)
+    assert not any(
+        "largest_scale_change" in text
+        for text in derived("resmooth", OBSERVED, CHAMPION, largest_change=4.0).diagnostics
+    )
+
+
+def test_new_smoothing_sees_no_channel_above_the_ceiling_of_the_champions_quantizers() -> None:
+    name = next(name for name, item in CHAMPION.items() if item.smoothing_scales is not None)
+    ceiling = CHAMPION[name].amax
+    one_channel = np.ones(16, np.float32)
+    one_channel[3] = 50.0
+    found = derived(
+        "resmooth",
+        grown(one_channel),
+        CHAMPION,
+        ceilings={SiteValues(name, smoothed=True): ceiling},
+    )
+    assert (reach(found.scales[name]) <= 2 * reach(CHAMPION[name])).all()
+    assert not (
+        reach(derived("resmooth", grown(one_channel), CHAMPION).scales[name])
+        <= 2 * reach(CHAMPION[name])
+    ).all()
+
+
+def reach(quantizer: Quantizer) -> NDArray[np.float64]:
+    """Return the largest magnitude of each channel that a quantizer represents."""
+    scales = np.ones(1) if quantizer.smoothing_scales is None else quantizer.smoothing_scales
+    return np.asarray(quantizer.amax * np.float64(scales))
 
 
 def test_recalibration_keeps_the_champions_placement() -> None:

@@ -38,7 +38,7 @@ LAYERS = {
 NAMES = [
     name
     for name, recipe in RECIPES.items()
-    if recipe.quantized and not recipe.keeps_graph and not recipe.high_precision_sites
+    if recipe.quantized and not recipe.starts_from_champion and not recipe.high_precision_sites
 ]
 # Weight-only products run on kernels that round the activation to 8 bits themselves, a block at a
 # time.

@@ -9,16 +9,25 @@ import pytest
 
 from infra.errors import BadInput
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe
-from tasks.quantization.recipe.ladder import Search, climb, is_hopeless, may_cost_less
+from tasks.quantization.recipe.ladder import (
+    DeployedGraph,
+    Search,
+    climb,
+    is_hopeless,
+    may_cost_less,
+)
 from tasks.quantization.recipe.schemes import DeployedSmoothing, Gptq
 from tasks.quantization.recipe.targets import ONNXRUNTIME, TARGETS, TENSORRT_RTX, why_not
 from tasks.records import Action, GateResult, Interval, Verdict
+
+PLAIN = DeployedGraph(smoothed=False, recipe="int8-max", whole=True)
 
 
 def names(
     *,
     recipe: str | None = None,
     champion: bool = True,
+    deployed: DeployedGraph = PLAIN,
     action: Action = Action.RECALIBRATE,
     sites: int = 24,
     targets: Sequence[str] = (ONNXRUNTIME, TENSORRT_RTX),
@@ -26,7 +35,7 @@ def names(
 ) -> list[str]:
     candidates = climb(
         recipe=recipe,
-        has_quantized_champion=champion,
+        deployed=deployed if champion else None,
         action=action,
         sites=sites,
         targets=targets,
@@ -39,6 +48,23 @@ def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
     found = names()
     assert found[:4] == ["recalibrate", "recalibrate-mse", "int8-smooth", "int8-gptq"]
     assert found[-1] == "full-precision"
+
+
+def test_a_smoothed_champion_gets_new_smoothing_and_never_new_scales_alone() -> None:
+    smoothed = DeployedGraph(smoothed=True, recipe="int8-mixed-4", whole=False)
+    assert names(deployed=smoothed)[:2] == ["resmooth", "int8-smooth"]
+    assert "recalibrate" not in names(deployed=smoothed)
+    full = names(deployed=smoothed, search="full")
+    assert full[:3] == ["resmooth", "recalibrate", "recalibrate-mse"], "measured beside the others"
+    unknown = DeployedGraph(smoothed=True, recipe=None, whole=True)
+    assert names(deployed=unknown)[0] == "recalibrate", "nobody knows what to renew it by"
+
+
+def test_new_smoothing_is_not_tried_twice_under_two_names() -> None:
+    smoothed = DeployedGraph(smoothed=True, recipe="int8-smooth", whole=True)
+    assert "int8-smooth" not in names(deployed=smoothed)
+    some_high = DeployedGraph(smoothed=True, recipe="int8-smooth", whole=False)
+    assert "int8-smooth" in names(deployed=some_high)
 
 
 def test_each_further_candidate_keeps_more_in_high_precision() -> None:
@@ -89,7 +115,9 @@ def test_a_full_search_leaves_out_only_what_the_target_cannot_express_and_the_in
     target: str,
 ) -> None:
     able = {name for name, recipe in RECIPES.items() if why_not(recipe, target) is None}
-    assert able - set(names(targets=[target], search="full")) == {"int8-kv"}
+    smoothed = DeployedGraph(smoothed=True, recipe="int8-kv", whole=True)
+    full = names(targets=[target], search="full", deployed=smoothed)
+    assert able - set(full) == {"int8-kv"}
 
 
 @pytest.mark.parametrize("search", ["first", "full"])
@@ -132,7 +160,7 @@ def test_a_safety_fallback_goes_to_full_precision_at_once() -> None:
 
 
 def test_an_unknown_recipe_is_bad_input_that_names_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"allowed are recalibrate, .*full-precision"):
+    with pytest.raises(BadInput, match=r"allowed are resmooth, recalibrate, .*full-precision"):
         names(recipe="int4")
 
 
