@@ -8,6 +8,7 @@ from math import prod
 
 import onnx
 
+from tasks.graphs.canonical.editing import bodies
 from tasks.graphs.multiply_accumulates import layer_products, tensor_elements
 from tasks.graphs.sites import Site
 
@@ -23,6 +24,9 @@ _REASONS: Mapping[str, str] = {
     "Gemm": "its bias or factors are computed: they cannot be taken into the weight",
     "Conv": "its weight is no float32 constant",
     "BatchNormalization": "it stands behind no convolution that could take it in",
+    "If": "layers in branches stay in floating point: export the one that is taken",
+    "Loop": "layers in loops stay in floating point",
+    "Scan": "layers in loops stay in floating point",
 }
 
 
@@ -78,16 +82,43 @@ def coverage(
     sizes = {
         item.name: prod(item.dims) for item in model.graph.initializer if item.data_type in _FLOATS
     }
+    inside = {node.name: _weights_inside(node) for node in model.graph.node}
     layers = [layer for site in sites for layer in site.layers]
     taken = {layer.weight for layer in layers}
     known = {layer.node for layer in layers}
-    total = sum(sizes.values())
+    total = sum(sizes.values()) + sum(inside.values())
+    left = _left(model, sizes, taken, known)
+    left += [
+        LeftLayer(node.name, node.op_type, inside[node.name], _reason(node.op_type))
+        for node in model.graph.node
+        if inside[node.name]
+    ]
     return Coverage(
         len(layers),
         sum(sizes[name] for name in taken) / total if total else 0.0,
-        _products(model, sites, shapes),
-        _left(model, sizes, taken, known),
+        None if any(inside.values()) else _products(model, sites, shapes),
+        tuple(sorted(left, key=lambda item: -item.weights)),
     )
+
+
+def _weights_inside(node: onnx.NodeProto) -> int:
+    """Return how many float numbers the bodies of a node store."""
+    own: int = sum(
+        prod(item.dims)
+        for body in bodies(node)
+        for item in (*body.initializer, *_values(body))
+        if item.data_type in _FLOATS and len(item.dims) > 1
+    )
+    deeper = (_weights_inside(inner) for body in bodies(node) for inner in body.node)
+    return own + sum(deeper)
+
+
+def _values(body: onnx.GraphProto) -> list[onnx.TensorProto]:
+    return [item.t for node in body.node if node.op_type == "Constant" for item in node.attribute]
+
+
+def _reason(op_type: str) -> str:
+    return _REASONS.get(op_type, f"{op_type} is no product with a weight")
 
 
 def _products(
@@ -127,7 +158,7 @@ def _other_products(
 
 def _left(
     model: onnx.ModelProto, sizes: Mapping[str, int], taken: set[str], layers: set[str]
-) -> tuple[LeftLayer, ...]:
+) -> list[LeftLayer]:
     """Return nodes that read float constants of two axes or more, none of them a layer's weight."""
     axes = {item.name: len(item.dims) for item in model.graph.initializer}
     left = []
@@ -138,6 +169,5 @@ def _left(
             if name in sizes and name not in taken and axes[name] > 1 and sizes[name] > 1
         )
         if weights and node.name not in layers:
-            why = _REASONS.get(node.op_type, f"{node.op_type} is no product with a weight")
-            left.append(LeftLayer(node.name, node.op_type, weights, why))
-    return tuple(sorted(left, key=lambda item: -item.weights))
+            left.append(LeftLayer(node.name, node.op_type, weights, _reason(node.op_type)))
+    return left

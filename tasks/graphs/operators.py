@@ -1,4 +1,4 @@
-"""Which operators a graph may have: those that its targets know, none with a body of its own."""
+"""Which operators a graph may have: those that its targets know."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,22 @@ import onnx
 
 from infra.engines import open_target
 from infra.errors import BadInput, Refused, Unavailable
+from tasks.graphs.canonical.editing import all_nodes
 
 _STANDARD = ("", "ai.onnx")
-_BODIES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME = "onnxruntime-cpu"
 _OWN = {_RUNTIME: ("com.microsoft", "ai.onnx.ml")}
 """Domains that a target knows beside ONNX's own."""
 
 
 def require_operators(model: onnx.ModelProto, targets: Sequence[str]) -> None:
-    """Raise `BadInput` naming the first node that a target does not know or that has a body.
+    """Raise `BadInput` naming the first node that a target does not know, in bodies too.
 
-    Layers in the body of an If, Loop or Scan can be neither observed nor quantized. What a body
-    reads from outside is not seen where constants are folded. A target that is not installed here
-    is not asked.
+    Layers in the body of an If, Loop or Scan stay in floating point. A target that is not installed
+    here is not asked.
     """
     opset = next((item.version for item in model.opset_import if item.domain in _STANDARD), 0)
-    for node in model.graph.node:
-        if any(item.type in _BODIES for item in node.attribute):
-            raise BadInput(
-                f"source: node {node.name} ({node.op_type}) has a body of its own, and the layers "
-                "in it can be neither "
-                "observed nor quantized: export the model without control flow, on one branch and "
-                "with loops unrolled"
-            )
+    for node in all_nodes(model.graph):
         strangers = [
             name for name in targets if node.domain not in (*_STANDARD, *_OWN.get(name, ()))
         ]

@@ -8,7 +8,7 @@ Where they lie is in `tasks.specs.registration`. Beside them, and no part of the
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -31,7 +31,13 @@ from tasks.metrics.custom.trusted import metric_functions
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
-from tasks.models.custom.inputs import Outputs, RecordInputs, run_records
+from tasks.models.custom.inputs import (
+    Outputs,
+    RecordInputs,
+    find_batch_axes,
+    require_independent_cases,
+    run_records,
+)
 from tasks.models.custom.layout import read_record_layout
 from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inputs, run_all
@@ -346,7 +352,7 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, b
         files[LAYOUT] = _layout(spec, files)
         graph = onnx.load_from_string(files[FULL_PRECISION])
         files[CHARSETS] = read_charsets(spec.metrics, graph, base)
-    ready = folder / READY
+    ready = folder if folder.is_file() else folder / READY
     return files, ready if ready.is_file() else None
 
 
@@ -356,7 +362,13 @@ def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     graph = onnx.load_from_string(files[FULL_PRECISION])
     payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
-    return dump_layout(read_record_layout(graph, spec.input, payloads, files.get("tokenizer.json")))
+    tokenizer = files.get("tokenizer.json")
+    layout = read_record_layout(graph, spec.input, payloads, tokenizer)
+    engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    inputs = record_inputs(open_inputs(spec, tokenizer, graph, lambda: engine, layout))
+    _check_records(inputs, pool, golden)
+    axes = find_batch_axes(engine, inputs, golden.cases[0].payload)
+    return dump_layout(replace(layout, batch_axes=axes))
 
 
 def _replay(spec: ModelSpec, base: Path) -> bytes | None:
@@ -440,9 +452,10 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
     require_operators(graph, spec.targets)
     sites = find_sites(graph)
     if not sites:
+        left = "".join(f"; {line}" for line in coverage(graph, (), {}).sentences[1:2])
         raise BadInput(
             "source: the graph has no matrix product or convolution with constant weights to "
-            "quantize"
+            f"quantize{left}"
         )
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
     layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
@@ -458,11 +471,11 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
     if untouched is not None:
         payloads = [case.payload for case in golden.cases[:HELD_CASES]]
         batches = [batch.feeds for batch in inputs.batches(payloads)]
-        require_same(untouched, files[FULL_PRECISION], batches)
+        require_same(untouched, files[FULL_PRECISION], batches, spec.input.fixed)
     if isinstance(inputs, RecordInputs):
         metric_functions(spec.metrics)  # refused here, not after hours of building
-        _check_records(inputs, pool, golden)
         run_records(engine, inputs, first)
+        require_independent_cases(engine, inputs, [item.payload for item in golden.cases[:4]])
     elif TRAITS[spec.task].per_token:
         token_agreement(engine, engine, inputs, first)
     else:

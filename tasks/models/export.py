@@ -15,6 +15,7 @@ from torch.export import Dim
 
 from infra.engines import open_target
 from infra.errors import BadInput
+from tasks.graphs.canonical.given import fix_sizes, fix_values, fixed_values
 from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.adapted import graph_names
@@ -169,7 +170,11 @@ def _first_line(exc: Exception) -> str:
 
 
 def _ready(spec: ModelSpec, path: Path) -> onnx.ModelProto:
-    model = make_canonical(load_graph(path), where=str(path))
+    model = load_graph(path)
+    given = spec.input.tensors
+    fix_sizes(model, {name: item.shape for name, item in given.items() if item.shape})
+    fix_values(model, fixed_values(model, spec.input.fixed))
+    model = make_canonical(model, where=str(path))
     inputs = {item.name for item in model.graph.input}
     outputs = [item.name for item in model.graph.output]
     traits = TRAITS[spec.task]

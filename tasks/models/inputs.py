@@ -70,7 +70,7 @@ def open_inputs(
         template: a language model's chat template, as `read_chat_template` kept it.
     """
     if spec.task is Task.CUSTOM:
-        return _record_inputs(spec, graph, layout, tokenizer)
+        return _record_inputs(spec, graph, layout, tokenizer, reference)
     traits, rules = TRAITS[spec.task], spec.input
     if traits.reads == "image":
         return _adapted(ImageInputs(rules.shape or (), traits.output), spec, graph)
@@ -113,6 +113,7 @@ def _record_inputs(
     graph: onnx.ModelProto | None,
     layout: RecordLayout | None,
     tokenizer: bytes | None,
+    reference: Callable[[], Engine] | None,
 ) -> RecordInputs:
     if graph is None or layout is None:
         raise BadInput(f"{spec.name}: the inputs of {spec.task} follow from its graph: open both")
@@ -122,17 +123,31 @@ def _record_inputs(
             f"the preprocess of {spec.name} is not what it was at registration (another function "
             "or library): scales and scores would be of other inputs; run `requant model add` again"
         )
-    names = [item.name for item in graph.graph.output]
-    unknown = sorted(set(spec.outputs) - set(names))
-    if unknown:
-        raise BadInput(f"outputs names {unknown[0]}, and the graph has {', '.join(names)}")
-    floats = [
-        item.name
+    outputs = _judged_outputs(spec, graph, layout)
+    return RecordInputs(layout, outputs, tokenizer, reference)
+
+
+def _judged_outputs(spec: ModelSpec, graph: onnx.ModelProto, layout: RecordLayout) -> list[str]:
+    """Return the outputs that the spec names, or all but states and sequences; floats first."""
+    types = {
+        item.name: item.type.tensor_type.elem_type
         for item in graph.graph.output
-        if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    ]
-    chosen = spec.outputs or tuple(names)
-    return RecordInputs(layout, sorted(chosen, key=lambda name: name not in floats), tokenizer)
+        if item.type.WhichOneof("value") == "tensor_type"
+    }
+    unknown = sorted(set(spec.outputs) - set(types))
+    if unknown:
+        raise BadInput(
+            f"outputs names {unknown[0]}, and the graph has the tensors "
+            f"{', '.join(types) or 'none'}"
+        )
+    states = {state.output for state in layout.states.values()}
+    chosen = spec.outputs or tuple(name for name in types if name not in states)
+    if not chosen:
+        raise BadInput(
+            f"{spec.name}: the graph returns no tensor but states and sequences, and nothing can "
+            "be judged: export it with what its users read"
+        )
+    return sorted(chosen, key=lambda name: types[name] != onnx.TensorProto.FLOAT)
 
 
 def record_inputs(inputs: Inputs) -> RecordInputs:

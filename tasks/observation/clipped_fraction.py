@@ -69,10 +69,12 @@ def watch_clipping(
             values = _divided(exposed[site.tensor], site, scales)
             magnitudes = by_case(values, len(batch.cases), batch.mask, site.channel_axis)
             if magnitudes is not None:
-                clipping.fraction[batch.cases, column] = _fraction_above(
-                    magnitudes, amax[site.name], batch.mask
-                )
-                clipping.amax[batch.cases, column] = magnitudes.max(axis=(1, 2), initial=0.0)
+                # A request that comes in chunks is as bad as its worst.
+                above = _fraction_above(magnitudes, amax[site.name], batch.mask)
+                place = (batch.cases, column)
+                clipping.fraction[place] = np.fmax(clipping.fraction[place], above)
+                largest = magnitudes.max(axis=(1, 2), initial=0.0)
+                clipping.amax[place] = np.fmax(clipping.amax[place], largest)
     return observer.result(), clipping
 
 

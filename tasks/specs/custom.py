@@ -35,6 +35,7 @@ UNBOUNDED = frozenset({"absolute-error", "squared-error"})
 """Measures against labels that are no fraction of what is right, or wrong."""
 READ_TEXT = frozenset({"cer", "wer", "exact-match"})
 """Measures that need a charset."""
+Number = bool | int | float
 _RESERVED = re.compile(r".*(-reference|-candidate|flips|perplexity-ratio)$|^(kl|loss.*)$")
 
 
@@ -70,6 +71,22 @@ class TensorSpec(_Part):
 
     dtype: DTYPES | None = None
     shape: tuple[Axis, ...] | None = None  # with the batch; a name for a size that differs
+    # False where the first axis is no batch, such as steps in time: a request carries it too.
+    batch: bool | None = None
+    # What the input always is, such as a sample rate: then no request carries it.
+    value: Number | tuple[Number, ...] | None = None
+
+
+class StateSpec(_Part):
+    """The output that an input is fed with next, and what it is fed with first."""
+
+    output: str
+    initial: Number | tuple[Number, ...] = 0.0  # one for all, or each in row-major order
+
+
+def _state(value: object) -> object:
+    """Read the output's name alone."""
+    return {"output": value} if isinstance(value, str) else value
 
 
 class MetricSpec(_Part):
@@ -153,6 +170,7 @@ class MetricSpec(_Part):
         return {"metric": self.gate, bound: self.budget}
 
 
+States = Mapping[str, Annotated[StateSpec, BeforeValidator(_state)]]
 Dimensions = Mapping[str, Annotated[DimensionSpec, BeforeValidator(_three)]]
 
 

@@ -18,7 +18,7 @@ from pydantic import (
 
 from infra.errors import BadInput
 from infra.identifiers import ModelName
-from tasks.specs.custom import Dimensions, MetricSpec, TensorSpec, with_rules
+from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
@@ -49,7 +49,14 @@ class InputSpec(_SpecModel):
     # Of a custom task: what the graph does not tell of its inputs, and sizes of named dimensions.
     tensors: Mapping[str, TensorSpec] = Field(default_factory=dict)
     dimensions: Dimensions = Field(default_factory=dict)
+    # Of a streaming graph: input -> the output that comes back there with the next chunk.
+    states: States = Field(default_factory=dict)
     preprocess: PreprocessSpec | None = None  # of requests as users send them
+
+    @property
+    def fixed(self) -> Mapping[str, Number | tuple[Number, ...]]:
+        """Return the inputs that always have one value."""
+        return {name: item.value for name, item in self.tensors.items() if item.value is not None}
 
 
 class DataSpec(_SpecModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from infra.errors import BadInput
@@ -43,6 +43,20 @@ class TensorLayout:
     batched: bool  # whether the graph has a batch axis before these
 
 
+CHUNKS = "chunks"
+"""The first axis of what a request of a streaming graph carries: its chunks in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateLayout:
+    """An input that is fed with what an output was for the chunk before."""
+
+    output: str
+    dtype: str
+    shape: tuple[int, ...]
+    initial: tuple[float, ...]  # one number for all, or as many as the shape has
+
+
 @dataclass(frozen=True, slots=True)
 class RecordLayout:
     """The inputs of one graph, and how many requests go through it at a time."""
@@ -52,11 +66,14 @@ class RecordLayout:
     batch: int | None  # fixed by the graph; None where any will do
     preprocess: PreprocessSpec | None = None  # from what users send to these
     preprocess_digest: str = ""  # of the steps as they were at registration
+    states: Mapping[str, StateLayout] = field(default_factory=dict)  # by input; no request has them
+    # Of each output, the axis along which the batch lies; None where it has none.
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def alone(self) -> bool:
         """Whether requests go through the graph one by one: an input has no batch axis."""
-        return not all(tensor.batched for tensor in self.tensors.values())
+        return bool(self.states) or not all(tensor.batched for tensor in self.tensors.values())
 
     def check(self, record: Mapping[str, NDArray[np.generic]]) -> None:
         """Refuse a request that does not fit.
@@ -130,6 +147,13 @@ def parse_layout(data: bytes, *, where: str) -> RecordLayout:
             document["batch"],
             None if rules is None else PreprocessSpec.model_validate(rules),
             document.get("preprocess_digest", ""),
+            {
+                name: StateLayout(
+                    item["output"], item["dtype"], tuple(item["shape"]), tuple(item["initial"])
+                )
+                for name, item in document.get("states", {}).items()
+            },
+            document.get("batch_axes", {}),
         )
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(f"{where} tells no inputs ({exc!r}): register the model again") from exc

@@ -80,7 +80,7 @@ def said(
     return int(ended.value.code or 0), told.out, told.err
 
 
-def test_control_flow_is_refused_by_the_command_and_nothing_is_stored(
+def test_a_graph_whose_layers_are_all_in_a_loop_is_refused_and_nothing_is_stored(
     workspace: Settings,
     spec: Spec,
     capsys: pytest.CaptureFixture[str],
@@ -95,17 +95,15 @@ def test_control_flow_is_refused_by_the_command_and_nothing_is_stored(
         helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 1, 8, 8])
     )
     inner.graph.output[0].name = "logits"
+    path = spec("loops", inner)
+    document = yaml.safe_load(path.read_text()) | {"targets": ["onnxruntime-cpu"]}
+    path.write_text(yaml.safe_dump(document))
     code, _, told = said(
-        capsys,
-        monkeypatch,
-        "--workspace",
-        str(workspace.root),
-        "model",
-        "add",
-        str(spec("loops", inner)),
+        capsys, monkeypatch, "--workspace", str(workspace.root), "model", "add", str(path)
     )
     assert code == 2
-    assert "requant: source: node repeat (Loop) has a body of its own" in told
+    assert "requant: source: the graph has no matrix product or convolution with constant" in told
+    assert "repeat (Loop, 16 weights): layers in loops stay in floating point" in told
     assert list(workspace.store().list("")) == []
 
 

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infra.engines import open_target
 from infra.errors import BadInput
-from tasks.graphs.canonical.editing import GraphEditor, attributes
+from tasks.graphs.canonical.editing import GraphEditor, attributes, body_reads, rename_reads
 
 LARGEST_GROWTH = 1 << 20
 """Values by which a folded constant may be larger than what it is made of: an expanded mask is
@@ -73,8 +73,12 @@ def fold_constants(model: onnx.ModelProto) -> None:
     graph.node.extend(kept)
 
 
-def take_known_branches(model: onnx.ModelProto) -> None:
-    """Put the branch of an If whose condition is constant in the node's place."""
+def take_known_branches(model: onnx.ModelProto) -> bool:
+    """Put the branch of an If whose condition is constant in the node's place.
+
+    Returns whether there was one.
+    """
+    taken = False
     while True:
         editor = GraphEditor(model.graph)
         place = next(
@@ -86,9 +90,10 @@ def take_known_branches(model: onnx.ModelProto) -> None:
             None,
         )
         if place is None:
-            return
+            return taken
         _take_branch(editor, place)
         lift_constants(model)
+        taken = True
 
 
 def remove_unused(model: onnx.ModelProto) -> None:
@@ -100,7 +105,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
         if wanted & set(node.output):
             kept.append(node)
             wanted.update(node.input)
-            wanted.update(_outer_reads(node))
+            wanted.update(body_reads(node))
     if len(kept) < len(graph.node):
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
         del graph.node[:]
@@ -170,22 +175,10 @@ def _take_branch(editor: GraphEditor, place: int) -> None:
         item.name = names[item.name]
         editor.graph.initializer.append(item)
     for inner in branch.node:
-        inner.input[:] = [names.get(name, name) for name in inner.input]
+        rename_reads(inner, names)
         inner.output[:] = [names.get(name, name) for name in inner.output]
     handed = [
         helper.make_node("Identity", [names.get(item.name, item.name)], [output])
         for item, output in zip(branch.output, node.output, strict=True)
     ]
     editor.rewrite({place: [*branch.node, *handed]})
-
-
-def _outer_reads(node: onnx.NodeProto) -> set[str]:
-    """Return names that the bodies of a node read."""
-    names: set[str] = set()
-    for item in node.attribute:
-        for body in (item.g, *item.graphs):
-            for inner in body.node:
-                names.update(inner.input)
-                names |= _outer_reads(inner)
-            names.update(output.name for output in body.output)
-    return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ class GraphEditor:
         self._names = {
             *self.constants,
             *(item.name for item in graph.input),
-            *(name for node in graph.node for name in (node.name, *node.output)),
+            *(name for node in all_nodes(graph) for name in (node.name, *node.output)),
         }
         self.index()
 
@@ -29,7 +29,7 @@ class GraphEditor:
         self.makers = {name: node for node in self.graph.node for name in node.output if name}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
-            for name in node.input:
+            for name in (*node.input, *sorted(body_reads(node))):
                 self.readers.setdefault(name, []).append(node)
 
     def fresh(self, wanted: str) -> str:
@@ -75,6 +75,47 @@ class GraphEditor:
         del self.graph.node[:]
         self.graph.node.extend(kept)
         self.index()
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that a node holds: the branches of an If, the body of a Loop."""
+    for item in node.attribute:
+        if item.type == onnx.AttributeProto.GRAPH:
+            yield item.g
+        yield from item.graphs
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, and those of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from all_nodes(body)
+
+
+def body_reads(node: onnx.NodeProto) -> set[str]:
+    """Return the names that a node's bodies read and do not make."""
+    names: set[str] = set()
+    for body in bodies(node):
+        own = {item.name for item in (*body.input, *body.initializer)}
+        own.update(name for inner in body.node for name in inner.output)
+        for inner in body.node:
+            names.update({*inner.input, *body_reads(inner)} - own)
+        names.update({item.name for item in body.output} - own)
+    return names - {""}
+
+
+def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node, and the bodies in it, read other tensors; `names` is old -> new."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for body in bodies(node):
+        for inner in body.node:
+            rename_reads(inner, names)
+        made = {name for inner in body.node for name in inner.output}
+        for item in body.output:
+            if item.name in names and item.name not in made:
+                inner = body.node.add()
+                inner.CopyFrom(onnx.helper.make_node("Identity", [names[item.name]], [item.name]))
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from tasks.graphs.canonical.editing import all_nodes, bodies
+
 HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPED = frozenset({"to", "dtype"})
 """Attributes that name a type of elements."""
@@ -18,7 +20,9 @@ def is_half(model: onnx.ModelProto) -> bool:
         return True
     values = (*graph.input, *graph.output)
     return any(value.type.tensor_type.elem_type in HALF for value in values) or any(
-        item.name in _TYPED and item.i in HALF for node in graph.node for item in node.attribute
+        item.name in _TYPED and item.i in HALF
+        for node in all_nodes(graph)
+        for item in node.attribute
     )
 
 
@@ -29,12 +33,18 @@ def widen(model: onnx.ModelProto) -> None:
     """
     if not is_half(model):
         return
-    for item in model.graph.initializer:
+    _widen_graph(model.graph)
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    for item in graph.initializer:
         _widen_tensor(item)
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+    for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type in HALF:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for node in model.graph.node:
+    for node in graph.node:
+        for body in bodies(node):
+            _widen_graph(body)
         for attribute in node.attribute:
             if attribute.name in _TYPED and attribute.i in HALF:
                 attribute.i = TensorProto.FLOAT

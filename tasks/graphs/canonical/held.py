@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from infra.engines import open_target
 from infra.engines.port import Arrays
 from infra.errors import BadInput
+from tasks.graphs.canonical.given import Value, fixed_values
 from tasks.graphs.canonical.half import is_half
 
 TOLERANCE = 1e-3
@@ -22,13 +23,19 @@ HALF_TOLERANCE = 3e-2
 """The same, where the file computes in 16 bits."""
 
 
-def require_same(untouched: Path, canonical: bytes, batches: Sequence[Arrays]) -> None:
+def require_same(
+    untouched: Path,
+    canonical: bytes,
+    batches: Sequence[Arrays],
+    fixed: Mapping[str, Value] | None = None,
+) -> None:
     """Raise where the canonical graph returns something else than the file that it was made from.
 
     Args:
         untouched: The file.
         canonical: The graph.
         batches: Inputs by name, as the canonical graph wants them.
+        fixed: Inputs that always have one value, and are constants of the canonical graph.
 
     Raises:
         BadInput: They differ by more than rounding, on any output; or the file does not run.
@@ -37,7 +44,8 @@ def require_same(untouched: Path, canonical: bytes, batches: Sequence[Arrays]) -
     cpu = open_target("onnxruntime-cpu")
     try:
         original = cpu.load(file.SerializeToString())
-        expected = [original.run(_typed(file, feeds)) for feeds in batches]
+        constants = fixed_values(file, fixed or {})
+        expected = [original.run(_typed(file, feeds) | constants) for feeds in batches]
     except BadInput as exc:
         raise BadInput(
             f"source: ONNX Runtime cannot run {untouched} as it is ({exc}), so nothing can be held "

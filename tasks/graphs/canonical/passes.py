@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import onnx
-from onnx import shape_inference, version_converter
+from onnx import version_converter
 
 from infra.errors import BadInput
 from tasks.graphs.canonical.affine import fold_affine
+from tasks.graphs.canonical.bodies import set_bodies_apart
 from tasks.graphs.canonical.constants import (
     fold_constants,
     lift_constants,
@@ -16,9 +17,11 @@ from tasks.graphs.canonical.constants import (
     take_known_branches,
     without_listed_initializers,
 )
+from tasks.graphs.canonical.editing import all_nodes
 from tasks.graphs.canonical.half import is_half, widen
 from tasks.graphs.canonical.names import free_names
 from tasks.graphs.canonical.products import plain_products
+from tasks.graphs.canonical.shapes import fold_shapes, with_shapes
 
 OLDEST_OPSET = 7
 """Before it, operators broadcast by attributes, and BatchNormalization had other outputs."""
@@ -43,9 +46,15 @@ QUANTIZED = frozenset(
         "MatMulIntegerToFloat",
         "DynamicQuantizeMatMul",
         "DynamicQuantizeLSTM",
+        "MatMulBnb4",
+        "MatMulFpQ4",
+        "GatherBlockQuantized",
+        "QEmbedLayerNormalization",
+        "QMoE",
     }
 )
 """Operators of a graph that somebody has quantized already."""
+_QUANTIZED_PREFIXES = ("QLinear", "QOrdered")
 
 
 def make_canonical(model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
@@ -70,14 +79,14 @@ def make_canonical(model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
         notes.append("its 16-bit floats are read as float32, which is the reference")
         widen(changed)
     lift_constants(changed)
-    fold_constants(changed)
-    take_known_branches(changed)
-    fold_constants(changed)
-    plain_products(_with_shapes(changed))
+    _settle(changed, where)
+    plain_products(with_shapes(changed, where))
     layers = _count(changed, "BatchNormalization")
     fold_affine(changed)
     if (rest := _count(changed, "BatchNormalization")) < layers:
         notes.append(f"{layers - rest} BatchNormalization nodes are folded into their layers")
+    remove_unused(changed)
+    set_bodies_apart(changed)
     remove_unused(changed)
     free_names(changed)
     del changed.graph.value_info[:]
@@ -104,7 +113,13 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _require_floats(model: onnx.ModelProto, where: str) -> None:
-    present = sorted({node.op_type for node in model.graph.node} & QUANTIZED)
+    present = sorted(
+        {
+            node.op_type
+            for node in all_nodes(model.graph)
+            if node.op_type in QUANTIZED or node.op_type.startswith(_QUANTIZED_PREFIXES)
+        }
+    )
     if present:
         raise BadInput(
             f"source: {where} is quantized already ({', '.join(present)}): a reference has to be "
@@ -134,15 +149,11 @@ def _raised(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[s
     return converted, [f"its opset {opset} is raised to {RAISED_OPSET}"]
 
 
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write inferred shapes into the model, as far as they can be inferred."""
-    try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # shapes help, and nothing depends on them
-        return model
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(inferred.graph.value_info)
-    return model
+def _settle(model: onnx.ModelProto, where: str) -> None:
+    """Compute what is known, and take the branches that follow from it, until nothing is left."""
+    fold_constants(model)
+    while take_known_branches(model) or fold_shapes(with_shapes(model, where)):
+        fold_constants(model)
 
 
 def _count(model: onnx.ModelProto, op_type: str) -> int:

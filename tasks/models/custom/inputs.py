@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
+from tasks.models.custom.streams import run_chunks, stacked_outputs
 from tasks.payloads import describe
 from tasks.preprocess.prepare import Preparation, is_raw
 from tasks.records import Payload, Record
@@ -17,6 +18,9 @@ from tasks.specs.tensors import RecordLayout, TensorLayout
 
 LARGEST_BATCH = 64
 """Of the shapes that engines are built for."""
+DEPENDENT = 1e-2
+"""Difference, of the largest magnitude, that rounding alone does not make: sums in another order
+differ by less."""
 Outputs = Mapping[str, NDArray[np.generic]]
 """What a graph made of one case, by output, without the batch axis."""
 
@@ -25,13 +29,18 @@ class RecordInputs:
     """Records of equal shapes stacked along the batch axis of each input.
 
     A graph with a fixed batch is always given that many: the last case fills the rest. Where an
-    input has no batch axis, cases go through one by one.
+    input has no batch axis, cases go through one by one. A streaming graph gets each chunk with the
+    state that full precision has by then, so that every engine is asked the same.
     """
 
     def __init__(
-        self, layout: RecordLayout, outputs: Sequence[str], tokenizer: bytes | None = None
+        self,
+        layout: RecordLayout,
+        outputs: Sequence[str],
+        tokenizer: bytes | None = None,
+        reference: Callable[[], Engine] | None = None,
     ) -> None:
-        self.layout, self.outputs = layout, tuple(outputs)
+        self.layout, self.outputs, self._reference = layout, tuple(outputs), reference
         self._preparation = Preparation(layout, tokenizer) if layout.preprocess else None
 
     @property
@@ -42,7 +51,9 @@ class RecordInputs:
     @property
     def profile(self) -> Profile:
         """Return each input's shapes: one case, a usual batch, a large one."""
-        return {name: self._shapes(tensor) for name, tensor in self.layout.tensors.items()}
+        shapes = {name: self._shapes(tensor) for name, tensor in self.layout.tensors.items()}
+        states = self.layout.states
+        return shapes | {name: Shapes(*(state.shape,) * 3) for name, state in states.items()}
 
     def _shapes(self, tensor: TensorLayout) -> Shapes:
         fixed = 1 if self.layout.alone else self.layout.batch
@@ -55,7 +66,7 @@ class RecordInputs:
                 self.layout.dimensions[axis].common,
                 self.layout.dimensions[axis].largest,
             )
-            for axis in tensor.axes
+            for axis in tensor.axes[1 if self.layout.states else 0 :]
         ]
         smallest, common, largest = (
             ((batches[place],) if tensor.batched else ()) + tuple(size[place] for size in sizes)
@@ -89,6 +100,9 @@ class RecordInputs:
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
         """Yield cases of equal shapes together, in the order in which the shapes first come."""
         records = [self.record(payload) for payload in payloads]
+        if self.layout.states:
+            yield from self._chunks(records)
+            return
         groups: dict[tuple[object, ...], list[int]] = {}
         for case, record in enumerate(records):
             shapes = tuple(record[name].shape for name in self.layout.tensors)
@@ -97,6 +111,14 @@ class RecordInputs:
         for cases in groups.values():
             for start in range(0, len(cases), size):
                 yield self._batch(records, cases[start : start + size])
+
+    def _chunks(self, records: Sequence[Record]) -> Iterator[Batch]:
+        if self._reference is None:
+            raise BadInput("the states of a streaming graph need its full precision: open both")
+        engine = self._reference()
+        for case, record in enumerate(records):
+            for feeds, _ in run_chunks(engine, self.layout, record):
+                yield Batch(feeds, np.asarray([case]), None, whole=True)
 
     def _batch(self, records: Sequence[Record], cases: list[int]) -> Batch:
         fixed = None if self.layout.alone else self.layout.batch
@@ -120,28 +142,107 @@ def run_records(
     Raises:
         BadInput: where an output has neither one row a case nor only one case to be of.
     """
+    if inputs.layout.states:
+        return tuple(_streamed(engine, inputs, payload) for payload in payloads)
     results: dict[int, dict[str, NDArray[np.generic]]] = {}
     for batch in inputs.batches(payloads):
         outputs = engine.run(batch.feeds)
         for name in inputs.outputs:
-            rows = rows_of(name, outputs, len(batch.cases))
+            axis = inputs.layout.batch_axes.get(name, 0)
+            rows = rows_of(name, outputs, len(batch.cases), axis)
             for place, case in enumerate(batch.cases.tolist()):
                 results.setdefault(case, {})[name] = rows[place]
     return tuple(results[case] for case in range(len(payloads)))
 
 
+def _streamed(engine: Engine, inputs: RecordInputs, payload: Payload) -> Outputs:
+    """Return the outputs of all chunks of one request, by an engine that keeps its own states."""
+    chunks = [
+        {name: rows_of(name, outputs, 1)[0] for name in inputs.outputs}
+        for _, outputs in run_chunks(engine, inputs.layout, inputs.record(payload))
+    ]
+    return stacked_outputs(chunks, inputs.outputs)
+
+
+def find_batch_axes(
+    engine: Engine, inputs: RecordInputs, payload: Payload
+) -> dict[str, int | None]:
+    """Return along which axis of each output the cases of a batch lie; None where along none.
+
+    It is what grows with the batch; the graph's declarations are often silent or wrong. Where
+    the batch is fixed, it is the first axis of its size. Requests that go one by one need none.
+    """
+    layout = inputs.layout
+    if layout.alone or layout.batch == 1:
+        return {}
+    counts = (2, 3) if layout.batch is None else (layout.batch,)
+    shapes = []
+    for count in counts:
+        outputs = engine.run(next(inputs.batches([payload] * count)).feeds)
+        shapes.append({name: np.shape(outputs[name]) for name in inputs.outputs})
+    return {
+        name: next(
+            (
+                axis
+                for axis in range(len(shapes[0][name]))
+                if [shape[name][axis : axis + 1] for shape in shapes]
+                == [(count,) for count in counts]
+            ),
+            None,
+        )
+        for name in inputs.outputs
+    }
+
+
+def require_independent_cases(
+    engine: Engine, inputs: RecordInputs, payloads: Sequence[Payload]
+) -> None:
+    """Raise where a request is answered otherwise beside others than alone.
+
+    Raises:
+        BadInput: What is taken for the batch is another axis, such as steps in time.
+    """
+    batch = next((item for item in inputs.batches(payloads) if len(item.cases) > 1), None)
+    if batch is None or inputs.layout.batch is not None:
+        return
+    together = run_records(engine, inputs, [payloads[case] for case in batch.cases.tolist()])
+    for case, beside in zip(batch.cases.tolist(), together, strict=True):
+        (alone,) = run_records(engine, inputs, [payloads[case]])
+        for name, value in alone.items():
+            if not _close(value, beside[name]):
+                raise BadInput(
+                    f"source: {name} of one request changes with the requests beside it in a "
+                    "batch: give the inputs a first axis of 1 in input.tensors.NAME.shape, or "
+                    "say batch: false there where the first axis is none"
+                )
+
+
+def _close(alone: NDArray[np.generic], beside: NDArray[np.generic]) -> bool:
+    if alone.shape != beside.shape:
+        return False
+    if not np.issubdtype(alone.dtype, np.floating) or not alone.size:
+        return True  # a class may change with the last bit of what it is taken from
+    largest = float(np.abs(alone).max(initial=0.0))
+    return bool(
+        np.allclose(alone, beside, rtol=0, atol=DEPENDENT * max(largest, 1e-6), equal_nan=True)
+    )
+
+
 def rows_of(
-    name: str, outputs: Mapping[str, NDArray[np.generic]], cases: int
+    name: str,
+    outputs: Mapping[str, NDArray[np.generic]],
+    cases: int,
+    axis: int | None = 0,
 ) -> Sequence[NDArray[np.generic]]:
-    """Return an output's part of each case."""
+    """Return an output's part of each case, where `axis` is the batch's."""
     value = outputs.get(name)
     if value is None:
         raise BadInput(f"the engine gave {', '.join(outputs)}, and no output {name!r}")
-    if value.ndim and len(value) == cases:
-        return [np.asarray(row) for row in value]
+    if axis is not None and value.ndim > axis and value.shape[axis] == cases:
+        return [np.asarray(row) for row in np.moveaxis(value, axis, 0)]
     if cases == 1:
         return [value]  # such as boxes that one image has, [boxes, 6]
     raise BadInput(
         f"the output {name} has shape {list(value.shape)} for {cases} cases: one row a case is "
-        "needed; export the graph with a batch of 1"
+        "needed; give the inputs a first axis of 1 in input.tensors.NAME.shape"
     )

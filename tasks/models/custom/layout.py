@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -12,7 +14,14 @@ from tasks.preprocess.prepare import Preparation, digest_of, is_raw
 from tasks.records import Payload
 from tasks.specs.custom import TensorSpec
 from tasks.specs.spec import InputSpec
-from tasks.specs.tensors import Axis, Dimension, RecordLayout, TensorLayout
+from tasks.specs.tensors import (
+    CHUNKS,
+    Axis,
+    Dimension,
+    RecordLayout,
+    StateLayout,
+    TensorLayout,
+)
 
 GROWTH = 2
 """How far beyond the largest shipped input a dimension reaches where the spec is silent."""
@@ -35,21 +44,43 @@ def read_record_layout(
         BadInput: where graph, spec and data disagree, naming the input.
     """
     inputs = graph_inputs(graph)
-    unknown = sorted(set(rules.tensors) - set(inputs))
+    unknown = sorted(set(rules.tensors) - set(inputs) - set(rules.fixed))
     if unknown:
         raise BadInput(f"input.tensors names {unknown[0]}, and the graph reads {', '.join(inputs)}")
-    axes = {
-        name: _axes(name, value, rules.tensors.get(name, TensorSpec()))
-        for name, value in inputs.items()
-    }
-    batch = _fixed_batch(axes)
+    states = read_states(graph, rules)
+    tensors, batch = _tensors(
+        {name: value for name, value in inputs.items() if name not in states}, rules
+    )
+    if states:
+        tensors = {name: replace(item, axes=(CHUNKS, *item.axes)) for name, item in tensors.items()}
+    unsized = RecordLayout(tensors, {}, batch, rules.preprocess, states=states)
+    sizes = _dimensions(tensors, rules, _prepared(unsized, payloads, tokenizer))
+    digest = "" if rules.preprocess is None else digest_of(rules.preprocess)
+    return replace(unsized, dimensions=sizes, preprocess_digest=digest)
+
+
+def _tensors(
+    inputs: Mapping[str, onnx.TypeProto.Tensor], rules: InputSpec
+) -> tuple[dict[str, TensorLayout], int | None]:
+    """Return what a request carries of each input, and the batch that the graph fixes."""
+    given = {name: rules.tensors.get(name, TensorSpec()) for name in inputs}
+    axes = {name: _axes(name, value, given[name]) for name, value in inputs.items()}
+    batch = _fixed_batch({name: axes[name] for name in inputs if given[name].batch is not False})
     tensors = {}
     for name, value in inputs.items():
-        batched = bool(axes[name]) and (
+        guess = axes[name][:1] != () and (
             isinstance(axes[name][0], str) or (batch is not None and len(axes[name]) > 1)
         )
-        dtype = rules.tensors.get(name, TensorSpec()).dtype or _dtype(name, value)
-        tensors[name] = TensorLayout(dtype, axes[name][1:] if batched else axes[name], batched)
+        batched = guess if given[name].batch is None else bool(given[name].batch and axes[name])
+        own = axes[name][1:] if batched else axes[name]
+        tensors[name] = TensorLayout(given[name].dtype or _dtype(name, value), own, batched)
+    return tensors, batch
+
+
+def _dimensions(
+    tensors: Mapping[str, TensorLayout], rules: InputSpec, payloads: Sequence[Payload]
+) -> dict[str, Dimension]:
+    """Return the sizes of every named dimension: the spec's, or those of the shipped payloads."""
     named = {axis for item in tensors.values() for axis in item.axes if isinstance(axis, str)}
     given = {
         name: Dimension(size.min, size.common, size.max) for name, size in rules.dimensions.items()
@@ -60,18 +91,43 @@ def read_record_layout(
             f"input.dimensions names {strange[0]}, and the inputs have "
             f"{', '.join(sorted(named)) or 'no dynamic dimension'}"
         )
-    rules_of_raw = rules.preprocess
-    unsized = RecordLayout(tensors, {}, batch, rules_of_raw)
-    met = _sizes(tensors, _prepared(unsized, payloads, tokenizer))
+    met = _sizes(tensors, payloads)
     lacking = sorted(named - set(given) - set(met))
     if lacking:
         raise BadInput(
             f"nothing tells the sizes of {lacking[0]}: give input.dimensions.{lacking[0]} "
             "as [min, common, max]"
         )
-    guessed = {name: _guess(met[name]) for name in named - set(given)}
-    digest = "" if rules_of_raw is None else digest_of(rules_of_raw)
-    return RecordLayout(tensors, given | guessed, batch, rules_of_raw, digest)
+    return given | {name: _guess(met[name]) for name in named - set(given)}
+
+
+def read_states(graph: onnx.ModelProto, rules: InputSpec) -> dict[str, StateLayout]:
+    """Return the inputs that the graph's own outputs come back to.
+
+    An axis whose size the graph leaves open is taken as 1: streams go through one by one.
+
+    Raises:
+        BadInput: The graph has no such input or output, or they cannot hold each other's values.
+    """
+    inputs = graph_inputs(graph)
+    outputs = {item.name: item.type.tensor_type for item in graph.graph.output}
+    states = {}
+    for name, state in rules.states.items():
+        for kind, wanted, present in (("input", name, inputs), ("output", state.output, outputs)):
+            if wanted not in present:
+                raise BadInput(
+                    f"input.states.{name}: the graph has no {kind} {wanted}, only "
+                    f"{', '.join(present)}"
+                )
+        shape = tuple(dim.dim_value if dim.dim_value > 0 else 1 for dim in inputs[name].shape.dim)
+        initial = tuple(float(value) for value in np.atleast_1d(np.asarray(state.initial)))
+        if len(initial) not in (1, prod(shape)):
+            raise BadInput(
+                f"input.states.{name}.initial has {len(initial)} numbers, and the state has "
+                f"{prod(shape)}, in shape {list(shape)}: give one for all, or each"
+            )
+        states[name] = StateLayout(state.output, _dtype(name, inputs[name]), shape, initial)
+    return states
 
 
 def _prepared(

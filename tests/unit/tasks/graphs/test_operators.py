@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +12,11 @@ from onnx import TensorProto, helper
 
 from infra.engines import open_target
 from infra.errors import BadInput, Unavailable
+from tasks.graphs.canonical.held import require_same
+from tasks.graphs.canonical.passes import make_canonical
+from tasks.graphs.coverage import coverage
 from tasks.graphs.operators import require_operators
+from tasks.graphs.sites import find_sites
 from tests import graphs
 
 EYE = np.eye(4, dtype=np.float32)
@@ -71,18 +78,32 @@ def scan() -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     ("make", "says"),
-    [
-        (conditional, r"node choose \(If\)"),
-        (loop, r"node repeat \(Loop\)"),
-        (scan, r"node walk \(Scan\)"),
-    ],
+    [(conditional, "choose (If, 32"), (loop, "repeat (Loop, 16"), (scan, "walk (Scan, 16")],
 )
-def test_control_flow_is_refused_though_the_runtime_can_run_it(make: object, says: str) -> None:
-    model = make()  # type: ignore[operator]  # one of the three above
-    open_target(RUNTIME).check(model.SerializeToString())
-    with pytest.raises(BadInput, match=says) as caught:
-        require_operators(model, [RUNTIME])
-    assert "the layers in it can be neither observed nor quantized: export" in str(caught.value)
+def test_layers_in_branches_and_loops_stay_as_they_are_and_are_listed(
+    make: Callable[[], onnx.ModelProto], says: str, tmp_path: Path
+) -> None:
+    model = make()
+    onnx.save(model, tmp_path / "model.onnx")
+    canonical = make_canonical(model, where="model.onnx")
+    require_operators(canonical, [RUNTIME])
+    shape = [dim.dim_value or 3 for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    feeds = {"x": np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)}
+    require_same(tmp_path / "model.onnx", canonical.SerializeToString(), [feeds])
+    (left,) = coverage(canonical, find_sites(canonical), {}).sentences[1:]
+    assert left.startswith(says)
+    assert not canonical.graph.initializer or "w" not in {
+        item.name for item in canonical.graph.initializer
+    }
+    with pytest.raises(BadInput, match=r"inner is com\.acme::Foo"):
+        require_operators(_strange_inside(), [RUNTIME])
+
+
+def _strange_inside() -> onnx.ModelProto:
+    model = loop()
+    inner = model.graph.node[0].attribute[0].g.node[1]
+    inner.domain, inner.op_type = "com.acme", "Foo"
+    return model
 
 
 def one(op: str, domain: str = "") -> onnx.ModelProto:

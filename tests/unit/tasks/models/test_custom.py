@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ from onnx import TensorProto, helper
 
 from infra.engines import open_target
 from infra.errors import BadInput
-from tasks.models.custom.inputs import RecordInputs, run_records
+from tasks.models.custom.inputs import (
+    RecordInputs,
+    find_batch_axes,
+    require_independent_cases,
+    run_records,
+)
 from tasks.models.custom.layout import read_record_layout
 from tasks.specs.spec import InputSpec
 from tasks.specs.tensors import dump_layout, parse_layout
@@ -138,3 +144,37 @@ def test_a_single_tensor_is_the_only_input() -> None:
     assert inputs.record(np.ones(3, np.float32)).keys() == {"x"}
     with pytest.raises(BadInput, match="was given a text: name a preprocess step"):
         inputs.record("hello")
+
+
+def time_major() -> onnx.ModelProto:
+    """From [n, 3, 4] to [4, n, 3], as recurrent heads write it."""
+    model = graph({"x": ["n", 3, 4]})
+    model.graph.node[0].CopyFrom(helper.make_node("Transpose", ["x"], ["y"], perm=[2, 0, 1]))
+    return model
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_batch_that_is_not_the_first_axis_of_an_output_is_found(count: int) -> None:
+    payloads = [{"x": np.full((3, 4), number, np.float32)} for number in range(count)]
+    layout = read_record_layout(time_major(), InputSpec(), payloads)
+    inputs = RecordInputs(layout, ["y"])
+    axes = find_batch_axes(engine_of(time_major()), inputs, payloads[0])
+    assert axes == {"y": 1}
+    inputs = RecordInputs(replace(layout, batch_axes=axes), ["y"])
+    outputs = run_records(engine_of(time_major()), inputs, payloads)
+    assert [out["y"].shape for out in outputs] == [(4, 3)] * count
+    assert [out["y"].max() for out in outputs] == list(range(count))
+
+
+def test_a_first_axis_that_is_no_batch_is_refused_and_may_be_said() -> None:
+    model = graph({"x": ["steps", 3]})
+    model.graph.node[0].CopyFrom(helper.make_node("Softmax", ["x"], ["y"], axis=0))
+    payloads = [{"x": np.full(3, number, np.float32)} for number in range(3)]
+    inputs = RecordInputs(read_record_layout(model, InputSpec(), payloads), ["y"])
+    with pytest.raises(BadInput, match=r"y of one request changes with the requests beside it"):
+        require_independent_cases(engine_of(model), inputs, payloads)
+    steps = [{"x": np.ones((2 + number, 3), np.float32)} for number in range(3)]
+    rules = InputSpec.model_validate({"tensors": {"x": {"batch": False}}})
+    inputs = RecordInputs(read_record_layout(model, rules, steps), ["y"])
+    require_independent_cases(engine_of(model), inputs, steps)
+    assert [len(out["y"]) for out in run_records(engine_of(model), inputs, steps)] == [2, 3, 4]
