@@ -84,8 +84,10 @@ def coverage(
     }
     inside = {node.name: _weights_inside(node) for node in model.graph.node}
     layers = [layer for site in sites for layer in site.layers]
-    taken = {layer.weight for layer in layers}
     known = {layer.node for layer in layers}
+    # A weight that another node reads too, such as a loop, stays in floats beside the layer's.
+    shared = {name for node in model.graph.node if node.name not in known for name in node.input}
+    taken = {layer.weight for layer in layers} - shared
     total = sum(sizes.values()) + sum(inside.values())
     left = _left(model, sizes, taken, known)
     left += [
