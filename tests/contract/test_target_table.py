@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from infra.engines import open_target
-from infra.engines.port import Shapes
+from infra.engines.port import Built, Shapes
 from infra.errors import Refused
+from tasks.numerics.formats import NumberFormat
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline.derive import derive
@@ -34,10 +37,13 @@ ALONE = [
     for item in RECIPES.values()
     if item.quantized and not item.starts_from_champion and not item.high_precision_sites
 ]
+WIDENED = [item for item in ALONE if item.rest is NumberFormat.FP16]
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT_RTX])
-@pytest.mark.parametrize("recipe", ALONE, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [item for item in ALONE if item not in WIDENED], ids=lambda recipe: recipe.name
+)
 def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(
     recipe: Recipe, target: str
 ) -> None:
@@ -49,6 +55,31 @@ def test_a_target_builds_what_the_table_says_it_can_express_and_nothing_else(
     else:
         with pytest.raises(Refused):
             opened.build(graph.SerializeToString(), PROFILE)
+
+
+def made_by(recipe: Recipe, target: str) -> Built:
+    opened = open_target(target)
+    graph = lower(qdq.write(derive(MODEL, SITES, OBSERVED, recipe, None).plan), opened.form)
+    return opened.build(graph.SerializeToString(), PROFILE)
+
+
+@pytest.mark.parametrize("recipe", WIDENED, ids=lambda recipe: recipe.name)
+def test_what_is_not_quantized_runs_in_fp16_on_tensorrt_and_is_widened_by_onnx_runtime(
+    recipe: Recipe,
+) -> None:
+    assert why_not(recipe, ONNXRUNTIME)
+    layers = json.loads(made_by(recipe, ONNXRUNTIME).layers)["layers"]
+    products = {layer["precision"] for layer in layers if layer["type"] == "Gemm"}
+    assert products == {"FLOAT"}
+    printed = json.loads(made_by(recipe, TENSORRT_RTX).layers)["kernels"]
+    types = {
+        tensor["Datatype"]
+        for layer in printed
+        if "node_MatMul_0" in layer["Metadata"]
+        for part in ("Inputs", "Constants", "Outputs")
+        for tensor in layer[part]
+    }
+    assert "Half" in types
 
 
 @pytest.mark.parametrize("target", [ONNXRUNTIME, TENSORRT_RTX])

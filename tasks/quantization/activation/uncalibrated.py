@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from tasks.graphs.sites import Site, layer_weight
+from tasks.graphs.integer_regions import SUFFIX
+from tasks.graphs.sites import Layer, Site, layer_weight
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipe.recipe import Recipe
@@ -51,11 +53,41 @@ def overflowing(
                 if name in constants
             )
             amax = max([amax, *(float(np.abs(values).max(initial=0.0)) for values in own)])
-            if rows.size and amax <= limit:
-                amax = max(amax, float(np.abs(rows @ layer_weight(model, layer).T).max()))
+            if amax <= limit:
+                amax = max(amax, _largest_result(model, layer, rows))
         return amax
 
     return tuple(site.name for site in sites if largest(site) > limit)
+
+
+def largest_values(
+    model: onnx.ModelProto, sites: tuple[Site, ...], observed: Mapping[str, SiteObservation]
+) -> dict[str, float]:
+    """Return tensor -> largest magnitude that calibration saw of it.
+
+    What layers return is known of the kept rows alone. Whatever else was observed is named after
+    its tensor (`tasks.graphs.integer_regions`).
+    """
+    largest = {
+        name.removesuffix(SUFFIX): item.histogram.amax
+        for name, item in observed.items()
+        if name.endswith(SUFFIX)
+    }
+    results = {node.name: node.output[0] for node in model.graph.node if node.output}
+    for site in sites:
+        largest[site.tensor] = observed[site.name].histogram.amax
+        for layer in site.layers:
+            result = results[layer.node]
+            seen = _largest_result(model, layer, observed[site.name].rows)
+            largest[result] = max(largest.get(result, 0.0), seen)
+    return largest
+
+
+def _largest_result(model: onnx.ModelProto, layer: Layer, rows: NDArray[np.float32]) -> float:
+    """Return the largest magnitude of a layer's products over the kept rows; 0 without any."""
+    if not rows.size:
+        return 0.0
+    return float(np.abs(rows @ layer_weight(model, layer).T).max())
 
 
 def holds(format: NumberFormat, item: onnx.TensorProto) -> bool:

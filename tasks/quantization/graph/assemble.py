@@ -56,6 +56,8 @@ def assemble(
         BadInput: A site to be trained has fewer than 8 rows.
     """
     active = tuple(site for site in sites if site.name not in excluded)
+    if isinstance(recipe.weights, Cast) and recipe.rest in SHORT_FLOATS:
+        return GraphPlan(model, (), {})
     if isinstance(recipe.weights, Cast):
         cast = tuple(CastSite(site, recipe.weights.format) for site in active)
         return GraphPlan(model, cast, _tables(model, recipe))
@@ -77,19 +79,7 @@ def assemble(
         )
         for site in active
     )
-    return GraphPlan(
-        folded, (*planned, *_shortened(sites, excluded, recipe)), _tables(folded, recipe)
-    )
-
-
-def _shortened(
-    sites: tuple[Site, ...], excluded: Collection[str], recipe: Recipe
-) -> tuple[CastSite, ...]:
-    """Cast excluded sites, where high precision is a shorter float."""
-    high = recipe.high_precision
-    if high is None or high.format not in SHORT_FLOATS:
-        return ()
-    return tuple(CastSite(site, high.format) for site in sites if site.name in excluded)
+    return GraphPlan(folded, planned, _tables(folded, recipe))
 
 
 def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightScheme:

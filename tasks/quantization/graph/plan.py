@@ -33,7 +33,7 @@ class QuantizedSite:
 
 @dataclass(frozen=True, slots=True)
 class CastSite:
-    """A site that computes in a shorter floating-point format."""
+    """A site that computes in a shorter floating-point format, casts around its products."""
 
     site: Site
     format: NumberFormat  # FP16 or BF16
@@ -51,6 +51,10 @@ class GraphPlan:
     results: Mapping[str, Quantizer] = field(
         default_factory=dict
     )  # tensor -> its quantizer for the target that wants one on what layers make
+    rest: NumberFormat = NumberFormat.FP32  # of everything that is not quantized
+    largest: Mapping[str, float] = field(
+        default_factory=dict
+    )  # tensor -> largest magnitude that calibration saw
 
     @property
     def scales(self) -> Mapping[str, Quantizer]:

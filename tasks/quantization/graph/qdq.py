@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from infra.errors import BadInput
 from tasks.graphs.integer_regions import SUFFIX
+from tasks.graphs.short_floats import in_type_of, shortened
 from tasks.graphs.sites import Layer, Site
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
@@ -30,6 +31,7 @@ _SHORT_TYPES = {NumberFormat.FP16: np.float16, NumberFormat.BF16: ml_dtypes.bflo
 _NEEDS = {NumberFormat.INT2: (25, 13), NumberFormat.INT4: (21, 10), NumberFormat.FP8: (21, 10)}
 """First opset and IR version whose DequantizeLinear reads the format."""
 _BLOCKS_NEED = (21, 10)
+_SHORT_SCALES_NEED = (19, 9)
 
 Nodes = dict[str, list[onnx.NodeProto]]
 
@@ -53,7 +55,10 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
             writer.table(name, table)
     for tensor, quantizer in plan.results.items():
         writer.result(tensor, quantizer)
-    return writer.finish()
+    written = writer.finish()
+    if plan.rest is NumberFormat.FP32:
+        return written
+    return shortened(written, plan.rest, plan.largest)
 
 
 def rescale(
@@ -90,7 +95,7 @@ def rescale(
     renewed = {name: quantizer for name, quantizer in renewed.items() if name in of_results}
     for tensor, quantizer in {**wanted, **renewed}.items():
         for part in _qparams(tensor, quantizer):
-            parts[part.name].CopyFrom(part)
+            parts[part.name].CopyFrom(in_type_of(part, parts[part.name]))
     return copy
 
 
@@ -109,6 +114,7 @@ def _raised(plan: GraphPlan) -> onnx.ModelProto:
     ]
     needs = [_NEEDS.get(weight.format, (0, 0)) for weight in quantized]
     needs += [_BLOCKS_NEED for weight in quantized if weight.block is not None]
+    needs += [_SHORT_SCALES_NEED for _ in quantized if plan.rest is not NumberFormat.FP32]
     opset, ir_version = max(needs, default=(0, 0))
     copy = onnx.ModelProto()
     copy.CopyFrom(plan.model)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from infra.canonical import Json, canonical
+from tasks.graphs.short_floats import float32_notes
 from tasks.graphs.sites import Site
 from tasks.models.language.layout import CacheLayout
 from tasks.numerics.histogram import ExponentHistogram
@@ -117,6 +118,7 @@ def quantize(
         graph = write_cache(graph, cache_scales(cache.ranges, RangeRule.MAX))
         saving = cache_saving(cache.layout)
         derived = replace(derived, diagnostics=(*derived.diagnostics, saving))
+    derived = replace(derived, diagnostics=(*derived.diagnostics, *float32_notes(graph)))
     return QuantizedGraph(graph, derived, _measures(evidence, facts))
 
 

@@ -20,7 +20,7 @@ from tasks.quantization.activation.scale_limits import (
     limit_diagnostics,
     limit_reaches,
 )
-from tasks.quantization.activation.uncalibrated import overflowing
+from tasks.quantization.activation.uncalibrated import largest_values, overflowing
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.pipeline.placement import excluded_nodes, trained_sites
@@ -106,6 +106,7 @@ def derive(
     choices, changes = _limited(tuned, recipe, deployed or {}, largest_change, ceilings)
     plan = assemble(model, sites, observed, recipe, choices, excluded, trained=trained)
     plan = replace(plan, results=result_quantizers(model, plan, observed, recipe))
+    plan = _with_rest(plan, model, sites, observed, recipe)
     check_scales(plan.scales, where=f"recipe {recipe.name}")
     reference = {
         name: histogram(observed[name], item.smoothing_scales) for name, item in plan.scales.items()
@@ -132,8 +133,22 @@ def _cast(
     """Plan products in a shorter float, but at the sites that it cannot hold."""
     over = overflowing(model, sites, observed, format)
     plan = assemble(model, sites, observed, recipe, tuned.choices, over)
+    plan = _with_rest(plan, model, sites, observed, recipe)
     fraction = _quantized_fraction(tuned.ranking, over)
     return Derived(plan, over, tuned.ranking, fraction, {}, exclusion_diagnostics(over, format, ()))
+
+
+def _with_rest(
+    plan: GraphPlan,
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+) -> GraphPlan:
+    """Say in the plan what the rest computes in, and what calibration saw of it."""
+    if recipe.rest is NumberFormat.FP32:
+        return plan
+    return replace(plan, rest=recipe.rest, largest=largest_values(model, sites, observed))
 
 
 def _limited(

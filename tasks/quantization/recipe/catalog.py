@@ -24,6 +24,7 @@ from tasks.quantization.recipe.schemes import (
     Trained,
 )
 
+_REST_IN_FP16 = HighPrecision(0, NumberFormat.FP16)
 _MSE, _PERCENTILE, _ENTROPY = (
     Static(rule=rule) for rule in (RangeRule.MSE, RangeRule.PERCENTILE, RangeRule.ENTROPY)
 )
@@ -143,6 +144,26 @@ _ALL = (
     ),
     *(_mixed(count) for count in (1, 2, 3, 4, 6, 8)),
     Recipe(
+        "int8-fp16",
+        "int8-smooth with FP16 for everything else",
+        smoothing=_SMOOTH,
+        high_precision=_REST_IN_FP16,
+    ),
+    Recipe(
+        "int8-fp16-gptq",
+        "int8-gptq with FP16 for everything else",
+        smoothing=_SMOOTH,
+        rounding=_GPTQ,
+        high_precision=_REST_IN_FP16,
+    ),
+    Recipe(
+        "int8-fp16-mixed-4",
+        "int8-fp16-gptq with the 4 most sensitive sites in FP16",
+        smoothing=_SMOOTH,
+        rounding=_GPTQ,
+        high_precision=HighPrecision(4, NumberFormat.FP16),
+    ),
+    Recipe(
         "int8-trained",
         "int8-gptq with quantization-aware training of the most sensitive sites",
         smoothing=_SMOOTH,
@@ -203,6 +224,13 @@ _ALL = (
         rounding=_GPTQ,
     ),
     Recipe("fp16", "FP16 weight products", Cast(NumberFormat.FP16), None, tables=NumberFormat.FP16),
+    Recipe(
+        "fp16-whole",
+        "the whole graph in FP16, where it holds the values",
+        Cast(NumberFormat.FP16),
+        None,
+        high_precision=_REST_IN_FP16,
+    ),
     Recipe("bf16", "BF16 weight products", Cast(NumberFormat.BF16), None, tables=NumberFormat.BF16),
     Recipe(
         "full-precision",

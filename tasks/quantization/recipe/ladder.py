@@ -18,6 +18,8 @@ Or measure every candidate and take the cheapest that passes.
 """
 
 RECALIBRATED = ("recalibrate", "recalibrate-mse")
+IN_FP16 = ("int8-fp16", "int8-fp16-gptq", "int8-fp16-mixed-4")
+"""INT8 with FP16 for the rest, where every target has it: float32 between INT8 products is slow."""
 FROM_TRAFFIC = (
     "int8-smooth",
     "int8-gptq",
@@ -29,7 +31,7 @@ FROM_TRAFFIC = (
 TRAINED = ("int8-trained",)
 SMALLER = ("int8-weights", "int4-mixed", "int4-gptq")
 """Weights alone: the smallest engines, each smaller and less faithful than the one before."""
-SHORTER_FLOATS = (*SMALLER, "fp8", "fp16")
+SHORTER_FLOATS = (*SMALLER, "fp8", "fp16-whole", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
 FALLBACK = "full-precision"
 
@@ -91,7 +93,7 @@ def climb(
     start = _renewals(deployed, search)
     way_up = tuple(
         name
-        for name in (*FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+        for name in (*IN_FP16, *FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
         if RESMOOTH not in start or deployed is None or not deployed.is_made_whole_by(name)
     )
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)

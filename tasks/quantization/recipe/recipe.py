@@ -1,7 +1,7 @@
 """A recipe: one way to quantize, refused at definition where nothing implements it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from infra.canonical import Json
 from infra.errors import BadInput
@@ -99,6 +99,11 @@ class Recipe:
         return self.high_precision.sites if self.high_precision else 0
 
     @property
+    def rest(self) -> NumberFormat:
+        """What everything computes in that is not quantized."""
+        return self.high_precision.format if self.high_precision else NumberFormat.FP32
+
+    @property
     def trained_sites(self) -> int:
         """How many of the most sensitive sites are trained."""
         return self.rounding.sites if isinstance(self.rounding, Trained) else 0
@@ -179,6 +184,12 @@ def _changes_weights(recipe: Recipe) -> bool:
     return recipe.weights != _INT8_WEIGHTS or _refines(recipe)
 
 
+def _is_whole(recipe: Recipe) -> bool:
+    """Return whether all of a graph is cast, and nothing else asked."""
+    whole = HighPrecision(0, recipe.weights.format) if isinstance(recipe.weights, Cast) else None
+    return recipe.high_precision == whole and not _refines(replace(recipe, high_precision=None))
+
+
 def _refines(recipe: Recipe) -> bool:
     """Return whether it asks for more than what weights and activations are stored as."""
     return (
@@ -220,8 +231,17 @@ UNSUPPORTED: Sequence[Pair] = (
     Pair(
         "products in a shorter float",
         "rounding, bias correction, a head or high precision",
-        lambda r: isinstance(r.weights, Cast) and _refines(r),
+        lambda r: isinstance(r.weights, Cast) and not _is_whole(r) and _refines(r),
         "leave these out, or use integer or FP8 weights",
+    ),
+    Pair(
+        "a whole graph in a shorter float",
+        "an INT8 cache, or ranges at run time",
+        lambda r: (
+            r.rest in SHORT_FLOATS
+            and (r.kv_cache is not NumberFormat.FP32 or isinstance(r.activation, Dynamic))
+        ),
+        "keep the rest in FP32, or use static activations without a cache of its own",
     ),
     Pair(
         "smoothing",

@@ -118,13 +118,17 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class HighPrecision:
-    """The most sensitive sites, which are not quantized."""
+    """What is not quantized: the most sensitive sites, and with a shorter float the whole rest.
+
+    FP16 and BF16 are the format of the whole graph (`tasks.graphs.short_floats`), casts at its
+    borders; FP32 is that of the sites alone, as nothing else changes.
+    """
 
     sites: int
     format: NumberFormat = NumberFormat.FP32  # what they compute in
 
     def __post_init__(self) -> None:
-        if self.sites < 1:
+        if self.sites < 0 or (not self.sites and self.format is NumberFormat.FP32):
             raise BadInput(f"{self.sites} sites cannot be kept in high precision: leave it out")
         if self.format not in (NumberFormat.FP32, *SHORT_FLOATS):
             raise BadInput(f"{self.format} is no high precision: use FP32, FP16 or BF16")

@@ -22,6 +22,7 @@ class Feature:
     refused: Mapping[str, str]  # target -> the rule of the target that it breaks
 
 
+_ONNXRUNTIME_REST = "its CPU provider widens FP16 to float32 again, and INT8 products with it"
 _NVIDIA_ZERO_POINT = "its parser takes no zero-point but 0 (shiftIsAllZeros)"
 _NVIDIA_DYNAMIC = "it has no DynamicQuantizeLinear: ranges are fixed when the engine is built"
 _NVIDIA_INT2 = "its parser knows no 2-bit type"
@@ -59,6 +60,11 @@ FEATURES: Sequence[Feature] = (
         {},
     ),
     Feature("FP16", lambda r: NumberFormat.FP16 in _floats(r), {}),
+    Feature(
+        "FP16 for the rest",
+        lambda r: r.rest is NumberFormat.FP16,
+        {ONNXRUNTIME: _ONNXRUNTIME_REST},
+    ),
     Feature(
         "BF16",
         lambda r: NumberFormat.BF16 in _floats(r),

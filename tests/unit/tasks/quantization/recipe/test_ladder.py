@@ -83,6 +83,13 @@ def test_what_costs_nothing_in_service_is_tried_before_anything_is_left_in_float
     assert not found[first - 1].high_precision_sites
 
 
+def test_int8_with_fp16_comes_first_where_every_target_has_it() -> None:
+    alone = names(champion=False, targets=[TENSORRT_RTX])
+    assert alone[:4] == ["int8-fp16", "int8-fp16-gptq", "int8-fp16-mixed-4", "int8-smooth"]
+    assert alone.index("fp16-whole") < alone.index("full-precision")
+    assert not {"int8-fp16", "fp16-whole"} & set(names())
+
+
 def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
     found = names(champion=False)
     assert all(RECIPES[name].smoothing != DeployedSmoothing() for name in found)

@@ -225,6 +225,7 @@ def test_a_technique_refuses_what_it_cannot_be() -> None:
         lambda: Static(NumberFormat.FP8, symmetric=False),
         lambda: Trained(0),
         lambda: HighPrecision(0),
+        lambda: HighPrecision(-1, NumberFormat.FP16),
         lambda: HighPrecision(1, NumberFormat.INT8),
         lambda: Cast(NumberFormat.INT8),
         lambda: WeightScheme(NumberFormat.FP16),
