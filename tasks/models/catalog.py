@@ -27,7 +27,7 @@ from tasks.graphs.coverage import Coverage, coverage
 from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.operators import require_operators
 from tasks.graphs.sites import Site, expose, find_sites
-from tasks.metrics.custom.trusted import metric_functions
+from tasks.metrics.custom.trusted import require_metrics
 from tasks.metrics.generated_text import SUITES
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
@@ -473,7 +473,7 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
         batches = [batch.feeds for batch in inputs.batches(payloads)]
         require_same(untouched, files[FULL_PRECISION], batches, spec.input.fixed)
     if isinstance(inputs, RecordInputs):
-        metric_functions(spec.metrics)  # refused here, not after hours of building
+        require_metrics(spec.metrics)  # refused here, not after hours of building
         run_records(engine, inputs, first)
         require_independent_cases(engine, inputs, [item.payload for item in golden.cases[:4]])
     elif TRAITS[spec.task].per_token:

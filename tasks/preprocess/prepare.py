@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version as installed
@@ -62,7 +64,7 @@ class Preparation:
         if isinstance(value, Mapping):
             return {name: self._typed(name, item) for name, item in value.items()}
         name = self._rules.to or next(iter(self._layout.tensors))
-        return {name: self._typed(name, np.asarray(value))}
+        return {name: self._typed(name, value)}
 
     def _decoded(self, payload: Payload) -> steps.Value:
         if isinstance(payload, str):
@@ -83,15 +85,19 @@ class Preparation:
             return self._step(step, value)
         except RequantError:
             raise
-        except Exception as exc:  # shapes and types that a step, or a user's function, cannot take
+        except (Exception, SystemExit) as exc:  # what a step, or a user's function, cannot take
             line = " ".join(str(exc).split())[:200]
-            raise BadInput(f"preprocess step {step.step} failed: {line}") from exc
+            kind = "" if step.step != "function" else f" {step.function}"
+            raise BadInput(
+                f"preprocess step {step.step}{kind} failed ({type(exc).__name__}): {line}"
+            ) from exc
 
     def _step(self, step: Any, value: steps.Value) -> steps.Value:
         if isinstance(step, Tokenize):
             return self._tokens(step, str(value))
         if isinstance(step, OwnStep):
-            return self._functions[step.function](value)  # type: ignore[no-any-return]
+            with contextlib.redirect_stdout(sys.stderr):
+                return self._functions[step.function](value)  # type: ignore[no-any-return]
         array = np.asarray(value)
         if isinstance(step, Resize):
             return steps.resize(array, step)
@@ -125,6 +131,14 @@ class Preparation:
             tokens[step.mask] = np.array([1] * len(ids) + [0] * fill, np.int64)
         return tokens
 
-    def _typed(self, name: str, value: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _typed(self, name: str, value: object) -> NDArray[np.generic]:
         layout = self._layout.tensors.get(name)
-        return value if layout is None else value.astype(layout.dtype)
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise BadInput(
+                f"the preprocess steps gave {type(value).__name__}, not numbers, "
+                f"as the input {name}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadInput(f"the preprocess steps gave NaN or infinity for the input {name}")
+        return array if layout is None else array.astype(layout.dtype)

@@ -37,10 +37,16 @@ class Judged:
     reports: Sequence[GateReport]
     window: str = ""  # digest of the traffic that it was built for
 
-    def bundle(self, stored: Mapping[str, bytes]) -> Bundle:
-        """Return the candidate's stored files as a release holds them."""
+    def bundle(self, stored: Mapping[str, bytes], preprocess: str = "") -> Bundle:
+        """Return the candidate's stored files as a release holds them.
+
+        `preprocess` is the digest of the steps before the graph; empty where there are none.
+        """
         files = {name: data for name, data in stored.items() if name != FACTS}
-        return Bundle(files, self.facts(json.loads(stored[FACTS])))
+        recorded = json.loads(stored[FACTS])
+        if preprocess:
+            recorded["preprocess"] = preprocess
+        return Bundle(files, self.facts(recorded))
 
     def facts(self, recorded: Mapping[str, Json]) -> dict[str, Json]:
         """Return what the release records; `recorded` is what the candidate's maker did."""

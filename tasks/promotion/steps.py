@@ -71,7 +71,8 @@ def release_candidate(judged: Judged, run_name: str, frozen: str | None = None) 
     later windows are compared with it.
     """
     store, model = settings().store(), open_model(judged.candidate.model)
-    bundle = judged.bundle(candidate_store.read_files(judged.candidate, frozen))
+    prepared = model.layout.preprocess_digest if model.layout else ""
+    bundle = judged.bundle(candidate_store.read_files(judged.candidate, frozen), prepared)
     release = write_release(store, model.name, bundle.files, bundle.facts, settings().signer())
     champion = history.champion_of(model.name)
     described = card(model, judged, champion, release.digest, settings().store_address)

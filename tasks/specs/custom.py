@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tasks.specs.preprocess import FUNCTION
 from tasks.specs.tensors import Axis
 
 DTYPES = Literal[
@@ -94,7 +95,9 @@ class MetricSpec(_Part):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
     measure: str | None = None  # a built-in one; the name itself where it is left out
-    function: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")  # package.module:name
+    # package.module:name
+    function: str | None = Field(default=None, pattern=FUNCTION)
+    time_limit: float = Field(default=600.0, gt=0)  # seconds that a function has for all cases
     output: str | None = None  # that a built-in measure reads; every output, or the only one
     direction: Literal["higher", "lower"] | None = None  # which is better
     budget: float

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Numbers = float | tuple[float, ...]
+FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+"""How a function of a user's own is named: package.module:name."""
 
 
 class _StepModel(BaseModel):
@@ -73,7 +75,7 @@ class OwnStep(_StepModel):
     """Call a function of a trusted module on what the step before gave."""
 
     step: Literal["function"]
-    function: str = Field(pattern=r"^[\w.]+:\w+$")
+    function: str = Field(pattern=FUNCTION)
 
 
 Step = Annotated[

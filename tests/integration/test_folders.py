@@ -58,26 +58,38 @@ def run(*words: str) -> Any:
     return done.output
 
 
+def write_tables(folder: Path) -> list[str]:
+    """Write images, and build golden set and pool of them; return what was printed."""
+    for number in range(60):
+        (folder / f"{number}.png").write_bytes(png(number))
+    printed = []
+    for name, numbers in {"golden": range(24), "pool": range(24, 60)}.items():
+        rows = [f"{number}.png,{('day', 'night')[number % 2]},{number % 3}" for number in numbers]
+        table, output = folder / f"{name}.csv", folder / f"{name}.parquet"
+        table.write_text("\n".join(["file,domain,label", *rows]))
+        printed.append(
+            run(name, "build", str(folder), "--labels", str(table), "--output", str(output))
+        )
+    return printed
+
+
+def write_spec(folder: Path, *steps: dict[str, str]) -> None:
+    """Write the model and its spec; the steps come after normalising."""
+    onnx.save(colours(), folder / "model.onnx")
+    changes = {
+        "name": "colours",
+        "input": {"preprocess": {"reads": "image", "steps": [{"step": "normalise"}, *steps]}},
+        "metrics": [{"name": "accuracy", "budget": 0.3}, {"name": "cosine", "budget": 0.9}],
+    }
+    (folder / "model.yaml").write_text(yaml.safe_dump(SPEC | changes))
+
+
 @pytest.mark.timeout(200)
 def test_a_folder_of_images_becomes_a_model_that_reads_what_users_send(
     workspace: Settings, tmp_path: Path
 ) -> None:
-    for number in range(60):
-        (tmp_path / f"{number}.png").write_bytes(png(number))
-    for name, numbers in {"golden": range(24), "pool": range(24, 60)}.items():
-        rows = [f"{number}.png,{('day', 'night')[number % 2]},{number % 3}" for number in numbers]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["file,domain,label", *rows]))
-        table, output = tmp_path / f"{name}.csv", tmp_path / f"{name}.parquet"
-        text = run(name, "build", str(tmp_path), "--labels", str(table), "--output", str(output))
-        assert "day, night" in text
-    onnx.save(colours(), tmp_path / "model.onnx")
-    steps = [{"step": "normalise"}]
-    changes = {
-        "name": "colours",
-        "input": {"preprocess": {"reads": "image", "steps": steps}},
-        "metrics": [{"name": "accuracy", "budget": 0.3}, {"name": "cosine", "budget": 0.9}],
-    }
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump(SPEC | changes))
+    assert all("day, night" in text for text in write_tables(tmp_path))
+    write_spec(tmp_path)
     run("model", "add", str(tmp_path / "model.yaml"))
     from tasks.models.catalog import open_model
 
@@ -102,3 +114,32 @@ def test_a_folder_of_images_becomes_a_model_that_reads_what_users_send(
     taken = take_in(str(tmp_path / "day.jsonl"), "colours")
     assert (taken.accepted, taken.rejected) == (2, 1)
     assert "the image cannot be read" in next(iter(taken.reasons))
+
+
+@pytest.mark.timeout(200)
+def test_a_preprocess_that_changed_since_registration_is_refused_until_it_is_added_again(
+    workspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.commands.imports import take_in
+    from infra.errors import RequantError
+    from tasks.models import catalog
+    from tasks.models.catalog import open_model, register
+    from tasks.preprocess import prepare
+
+    own = tmp_path / "requant_halved.py"
+    own.write_text("def halve(x):\n    return x / 2\n")
+    trusting = workspace.model_copy(update={"trusted_metrics": str(tmp_path)})
+    monkeypatch.setattr(prepare, "settings", lambda: trusting)
+    write_tables(tmp_path)
+    write_spec(tmp_path, {"step": "function", "function": "requant_halved:halve"})
+    register(tmp_path / "model.yaml")
+    line = {"request_id": "r", "time": "2026-03-01T11:00:00Z"}
+    day = tmp_path / "day.jsonl"
+    day.write_text(json.dumps(line | {"image": base64.b64encode(png(7)).decode()}))
+    assert take_in(str(day), "colours").accepted == 1
+    own.write_text("def halve(x):\n    return x / 3\n")
+    catalog._opened.cache_clear()
+    with pytest.raises(RequantError, match=r"^the preprocess of colours is not what it was"):
+        _ = open_model("colours").inputs
+    register(tmp_path / "model.yaml")
+    assert open_model("colours").inputs is not None

@@ -117,3 +117,40 @@ def test_another_text_of_a_trusted_step_is_another_digest(
     before = digest_of(rules.preprocess)
     module.write_text("def double(x):\n    return x * 2.5\n")
     assert digest_of(rules.preprocess) != before
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("raise KeyError('x')", "step function requant_bad_[0-9]+:own failed .KeyError.: 'x'"),
+        ("import sys; sys.exit(1)", "step function requant_bad_[0-9]+:own failed .SystemExit.: 1"),
+        ("return None", "the preprocess steps gave NoneType, not numbers, as the input x"),
+        ("return 'text'", "the preprocess steps gave str, not numbers, as the input x"),
+        ("return {'x': ['a']}", "the preprocess steps gave list, not numbers, as the input x"),
+        ("return x * float('nan')", "the preprocess steps gave NaN or infinity for the input x"),
+    ],
+)
+def test_a_function_that_breaks_its_word_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, why: str
+) -> None:
+    module = f"requant_bad_{sum(body.encode())}"
+    (tmp_path / f"{module}.py").write_text(f"def own(x):\n    {body}\n")
+    trusting = prepare.settings().model_copy(update={"trusted_metrics": str(tmp_path)})
+    monkeypatch.setattr(prepare, "settings", lambda: trusting)
+    step = {"step": "function", "function": f"{module}:own"}
+    rules = layout("image", {"step": "normalise"}, step)
+    with pytest.raises(BadInput, match=rf"^[^\n]*{why}[^\n]*$"):
+        Preparation(rules, None).record(png(np.zeros((2, 2, 3))))
+
+
+def test_what_a_function_prints_leaves_the_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "requant_step_loud.py").write_text(
+        "print(1)\ndef own(x):\n    print(2)\n    return x\n"
+    )
+    trusting = prepare.settings().model_copy(update={"trusted_metrics": str(tmp_path)})
+    monkeypatch.setattr(prepare, "settings", lambda: trusting)
+    step = {"step": "function", "function": "requant_step_loud:own"}
+    Preparation(layout("image", {"step": "normalise"}, step), None).record(png(np.zeros((2, 2, 3))))
+    assert capsys.readouterr().out == ""

@@ -1,25 +1,18 @@
-"""Distances, measures against labels, and functions of a user's own."""
+"""Distances, and measures against labels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from infra.errors import BadInput, Refused
+from infra.errors import BadInput
 from tasks.metrics.custom.distances import worst_distance
 from tasks.metrics.custom.labelled import MEASURES, read_text
 from tasks.metrics.custom.labels import array_label, read_array
 from tasks.metrics.custom.options import Options
-from tasks.metrics.custom.trusted import call
-from tasks.specs.custom import MetricSpec
-from tasks.trusted_code import load_function, trusted_places
-
-OWN = MetricSpec(name="own", function="shop.metrics:own", direction="lower", budget=0.1)
 
 
 def steps(*places: int, width: int = 4) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -98,46 +91,3 @@ def test_an_array_is_a_label() -> None:
     assert read_array(array_label(mask)).tolist() == mask.tolist()
     with pytest.raises(BadInput, match="holds no numbers"):
         read_array("cat")
-
-
-@pytest.mark.parametrize(
-    ("returned", "why"),
-    [
-        ([0.1], r"returned shape \[1\] for 2 cases"),
-        ([0.1, float("nan")], "returned nan for case 1"),
-        (None, "returned shape|not numbers"),
-        (["a", "b"], "returned list, not numbers"),
-    ],
-)
-def test_what_a_function_returns_is_checked(returned: object, why: str) -> None:
-    outputs: Sequence[dict[str, Any]] = [{}, {}]
-    with pytest.raises(BadInput, match=f"the metric own .shop.metrics:own. ({why})"):
-        call(lambda *_: returned, OWN, outputs, outputs, [None, None], ["a", "b"])
-
-
-def test_what_a_function_raises_is_one_sentence() -> None:
-    def raises(*_: object) -> object:
-        raise KeyError("score")
-
-    with pytest.raises(BadInput, match="raised KeyError: 'score'"):
-        call(raises, OWN, [{}], [{}], [None], ["a"])
-
-
-def test_a_module_is_imported_only_from_what_is_trusted(tmp_path: Path) -> None:
-    (tmp_path / "requant_shop_metrics.py").write_text(
-        "def own(a, b, labels, domains):\n    return [0.0] * len(a)\n"
-    )
-    name = "requant_shop_metrics:own"
-    for trusted in ((), ("other",), ("requant_shop",), (str(tmp_path / "nowhere"),)):
-        with pytest.raises(Refused, match="is not trusted: name its package or its folder in"):
-            load_function(name, trusted)
-    assert load_function(name, trusted_places(f"other, {tmp_path}"))([{}], [{}], [], []) == [0.0]
-    with pytest.raises(BadInput, match="has no function other"):
-        load_function("requant_shop_metrics:other", (str(tmp_path),))
-    assert callable(load_function("json.decoder:JSONDecoder", ("json",)))
-
-
-def test_a_module_of_another_place_does_not_stand_in_for_a_trusted_one(tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("def own(*_):\n    return []\n")
-    with pytest.raises(Refused, match="a module json of another place comes first"):
-        load_function("json:own", (str(tmp_path),))
