@@ -70,8 +70,8 @@ def shortened(
     copy.CopyFrom(model)
     _store_constants(copy.graph)
     types = _float_types(copy)
-    reasons = _Choice(copy, format, types, largest).reasons()
-    _Writer(copy, format, types, set(reasons)).rewrite()
+    reasons = _Float32Nodes(copy, format, types, largest).reasons()
+    _ShortWriter(copy, format, types, set(reasons)).rewrite()
     del copy.graph.value_info[:]
     _note(copy, reasons)
     return copy
@@ -139,7 +139,7 @@ def _float_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 @dataclass(slots=True)
-class _Choice:
+class _Float32Nodes:
     """Goes over a graph forward, and says which nodes stay in float32 and why."""
 
     model: onnx.ModelProto
@@ -306,7 +306,7 @@ def _allowed(node: onnx.NodeProto, model: onnx.ModelProto) -> Allowed | None:
     return types(schema.inputs, len(node.input)), types(schema.outputs, len(node.output))
 
 
-class _Writer:
+class _ShortWriter:
     """Gives every tensor its type, and puts one cast where a reader wants the other."""
 
     def __init__(
