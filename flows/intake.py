@@ -86,6 +86,7 @@ def _take(model: str, spec: SourceSpec, scratch: Path) -> SourceIntake:
         format=TrafficFormat(spec.format) if spec.format else None,
         first_at=spec.first_at,
         settle=spec.settled_after,
+        timezone=spec.timezone,
     )
     store = settings().store()
     if spec.experiment is not None:

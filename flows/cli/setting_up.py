@@ -164,6 +164,10 @@ def traffic_import(
         str | None,
         typer.Option(help="When the first record was taken, where the format knows no date."),
     ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="Where the clock stood whose times name no zone: Europe/Berlin."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Redact and store traffic; set aside records that are wrong, with the reason."""
@@ -172,7 +176,7 @@ def traffic_import(
 
     with printing.progress(quiet=as_json) as show:
         show(f"reading {path}", 0.0)
-        counts = imports.take_in(path, model, format, first_at)
+        counts = imports.take_in(path, model, format, first_at, timezone)
     printing.emit(counts, as_json, printing.intake)
 
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from infra.errors import BadInput
 from infra.settings import settings
 from tasks.models.catalog import open_model
+from tasks.specs.sources import known_zone
 from tasks.traffic.formats import TrafficFormat
 from tasks.traffic.imports import judge_traces, stream
 from tasks.traffic.intake import ingest
@@ -29,11 +31,16 @@ class Intake:
 
 
 def take_in(
-    path: str, model: str, format: str | None = None, first_at: str | None = None
+    path: str,
+    model: str,
+    format: str | None = None,
+    first_at: str | None = None,
+    timezone: str | None = None,
 ) -> Intake:
     """Check, redact and store every record of a file, a folder, or an experiment ("mlflow:NAME").
 
-    `first_at` is ISO 8601 with a time zone.
+    `first_at` is ISO 8601 with a time zone; `timezone` is where the clock stood whose times name no
+    zone.
 
     Raises:
         BadInput: when the source itself cannot be read.
@@ -46,7 +53,14 @@ def take_in(
     else:
         chosen = TrafficFormat(format) if format else None
         start = moment(first_at, "--first-at") if first_at else None
-        records = stream(Path(path), task=task, shape=shape, format=chosen, first_at=start)
+        records = stream(
+            Path(path),
+            task=task,
+            shape=shape,
+            format=chosen,
+            first_at=start,
+            zone=_zone(timezone),
+        )
     ingested = ingest(
         store, model, records, source=path if path.startswith(SERVER) else Path(path).name
     )
@@ -59,6 +73,13 @@ def take_in(
         rejects=ingested.rejects,
         parts=len(ingested.parts),
     )
+
+
+def _zone(name: str | None) -> ZoneInfo | None:
+    try:
+        return None if name is None else ZoneInfo(known_zone(name))
+    except ValueError as error:
+        raise BadInput(f"--timezone: {error}") from None
 
 
 def moment(text: str, option: str) -> datetime:

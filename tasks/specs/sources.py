@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +27,19 @@ TIMELESS = ("kserve", "triton", "openai-chat")
 """Formats whose records may name no date."""
 _BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/.*)?")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone itself; raise `ValueError` where nobody knows it."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):  # an OSError: the name is a folder's
+        near = get_close_matches(name, available_timezones(), n=1)
+        hint = f", such as {near[0]}" if near else ", such as Europe/Berlin"
+        raise ValueError(
+            f"{name!r} is no time zone: write one of the IANA database{hint}"
+        ) from None
+    return name
 
 
 def _place(path: str) -> str:
@@ -49,6 +64,8 @@ class SourceSpec(BaseModel):
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     format: SourceFormat | None = None  # what wrote the files; left out, their extension tells
     first_at: AwareDatetime | None = None  # of the first record, where the format knows no date
+    # Where the clock stood whose times name no zone; left out, such times are refused.
+    timezone: Annotated[str, AfterValidator(known_zone)] | None = None
     # Seconds that a file must have been left alone; left out, SETTLED_S in a folder, 0 in a bucket.
     settle: float | None = Field(default=None, ge=0, le=7 * 86_400)
 
@@ -57,10 +74,10 @@ class SourceSpec(BaseModel):
         if (self.path is None) == (self.experiment is None):
             raise ValueError("give exactly one of path and experiment")
         if self.experiment is not None and (
-            self.format or self.first_at or self.settle is not None
+            self.format or self.first_at or self.timezone or self.settle is not None
         ):
             raise ValueError(
-                "an experiment takes no format, first_at or settle: traces have theirs"
+                "an experiment takes no format, first_at, timezone or settle: traces have theirs"
             )
         if self.format == "triton" and self.first_at is None:
             raise ValueError(

@@ -9,13 +9,22 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from math import prod
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
+from math import isfinite, prod
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 from infra.errors import BadInput
@@ -31,10 +40,10 @@ from tasks.traffic.formats.raw import Bad
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
 
 
-def _aware(value: object) -> object:
+def _aware(value: object, info: ValidationInfo) -> object:
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
+            value = datetime.fromisoformat(_timed(value))
         except ValueError as error:
             raise PydanticCustomError(
                 "time", "is not ISO 8601, such as 2026-01-31T03:00:00Z"
@@ -42,20 +51,59 @@ def _aware(value: object) -> object:
     if not isinstance(value, datetime):
         raise PydanticCustomError("time", "is not ISO 8601 text, such as 2026-01-31T03:00:00Z")
     if value.tzinfo is None:
-        raise PydanticCustomError(
-            "time", "has no time zone: end it with Z or an offset, because guessing moves windows"
-        )
+        value = _placed(value, (info.context or {}).get("zone"))
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
         raise PydanticCustomError("time", "lies outside the calendar") from error
 
 
+def _timed(text: str) -> str:
+    """Return a time with its zone as an offset; raises `ValueError` for a day without a time."""
+    if len(text.strip()) <= len("2026-01-31"):
+        raise ValueError(text)
+    return f"{text[:-4]}+00:00" if text.endswith(" UTC") else text
+
+
+def _placed(value: datetime, zone: tzinfo | None) -> datetime:
+    """Return a time of a clock that stood in a zone; never guessed where that leaves two."""
+    if zone is None:
+        raise PydanticCustomError(
+            "time",
+            "has no time zone: end it with Z or an offset, or say where its clock stood with "
+            "--timezone (timezone of a source), because guessing moves windows",
+        )
+    first, second = (value.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if first.utcoffset() != second.utcoffset():
+        raise PydanticCustomError(
+            "time", "lies in an hour that its clock skips or repeats: end it with an offset"
+        )
+    return first
+
+
+def _named(value: object) -> object:
+    """Return a number as the text that it is a name by; pandas makes 3.0 of 3 beside nothing."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return value
+    if value != value:  # NaN is how a table of numbers says that there is none
+        return None
+    whole = isinstance(value, int) or (
+        (value.is_finite() if isinstance(value, Decimal) else isfinite(value))
+        and value == int(value)
+    )
+    return str(int(value)) if whole else str(value)
+
+
 def _or(default: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: default if value is None or value == "" else value)
+    return BeforeValidator(
+        lambda value: default if (name := _named(value)) is None or name == "" else name
+    )
 
 
-_Name = Annotated[str, Field(min_length=1, max_length=256)]
+_Name = Annotated[str, Field(min_length=1, max_length=256), BeforeValidator(_named)]
+_OptionalName = Annotated[
+    Annotated[str, Field(min_length=1, max_length=256)] | None, BeforeValidator(_named)
+]
 
 
 class _Record(BaseModel):
@@ -72,9 +120,9 @@ class _Record(BaseModel):
     domain: Annotated[_Name, _or(UNKNOWN)] = UNKNOWN
     language: Annotated[_Name, _or(UNKNOWN)] = UNKNOWN
     latency_ms: FiniteFloat | None = None
-    model_version: _Name | None = None
-    decision: _Name | None = None
-    label: _Name | None = None
+    model_version: _OptionalName = None
+    decision: _OptionalName = None
+    label: _OptionalName = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +132,13 @@ class RequestRules:
     task: Task
     shape: PayloadShape
     latest: datetime  # the latest believable time
+    zone: tzinfo | None = None  # of times without one; None: such times are refused
 
     def request(self, record: Mapping[str, object]) -> Request:
         """Return the request that a record describes; raises `Bad`."""
         payload = self._payload(record)
         try:
-            plain = _Record.model_validate(record)
+            plain = _Record.model_validate(record, context={"zone": self.zone})
         except ValidationError as error:
             raise Bad(
                 "; ".join(_sentence(detail) for detail in error.errors(include_input=False))
@@ -253,7 +302,7 @@ def _tensor(record: Mapping[str, object], shape: tuple[int, ...] | None) -> Tens
     tensor = (
         _unpack(nested, record.get("shape"), shape)
         if isinstance(nested, bytes)
-        else _from_lists(nested)
+        else _shaped(_from_lists(nested), record.get("shape"), shape)
     )
     if shape is not None and not _fits(tensor.shape, shape):
         raise Bad(f"tensor has shape {list(tensor.shape)}: this model reads {_spelled(shape)}")
@@ -300,6 +349,16 @@ def _unpack(raw: bytes, declared: object, shape: tuple[int, ...] | None) -> Tens
             f"tensor has {len(raw)} bytes, but shape {list(sizes)} of float32 needs {4 * count}"
         )
     return np.frombuffer(raw, dtype="<f4").reshape(sizes).astype(np.float32)
+
+
+def _shaped(tensor: Tensor, declared: object, shape: tuple[int, ...] | None) -> Tensor:
+    """Return a list of all numbers in the shape that the record, or else the model, tells."""
+    sizes = shape if declared is None else declared
+    if tensor.ndim != 1 or not isinstance(sizes, (list, tuple)):
+        return tensor
+    if not all(type(size) is int and size > 0 for size in sizes) or prod(sizes) != tensor.size:
+        return tensor
+    return tensor.reshape(sizes)
 
 
 def _from_lists(nested: object) -> Tensor:

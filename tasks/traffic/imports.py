@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from infra.errors import BadInput
@@ -17,8 +17,9 @@ from tasks.records import Request
 from tasks.specs.spec import Task
 from tasks.specs.tensors import PayloadShape
 from tasks.traffic.checks import RequestRules
-from tasks.traffic.formats import READERS, TrafficFormat, files_of, format_of
+from tasks.traffic.formats import READERS, TrafficFormat, format_of
 from tasks.traffic.formats.documents import Document
+from tasks.traffic.formats.files import files_of
 from tasks.traffic.formats.raw import RAW_KEPT, Again, Bad, Raw, Source
 from tasks.traffic.formats.traces import requests_of
 from tasks.traffic.rejects import Reject
@@ -59,6 +60,7 @@ def stream(
     shape: PayloadShape = None,
     format: TrafficFormat | None = None,
     first_at: datetime | None = None,
+    zone: tzinfo | None = None,
     now: datetime | None = None,
 ) -> Iterator[Taken]:
     """Yield every record of a file or folder, in bounded memory.
@@ -69,16 +71,17 @@ def stream(
         shape: That of one tensor.
         format: By default the extension tells it.
         first_at: When the first record was taken, where the format knows no date.
+        zone: Where the clock stood of times that name none; None refuses such times.
         now: The latest believable time is one hour later.
 
     Raises:
         BadInput: When a file is missing, truncated or of another kind, or has columns of a wrong
             type.
     """
-    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW, zone)
     reader = READERS[format or format_of(path)]
     try:
-        for raw in reader(Source(files_of(path), task, shape, first_at)):
+        for raw in reader(Source(files_of(path), task, shape, first_at, zone)):
             yield judged(raw, check)
     except OSError as error:
         raise BadInput(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from infra.errors import BadInput
 from tasks.traffic.formats.chat import read_chats
+from tasks.traffic.formats.files import files_of, partition_of, with_partition
 from tasks.traffic.formats.kserve import read_kserve
 from tasks.traffic.formats.lines import read_lines
 from tasks.traffic.formats.raw import Raw, Source
@@ -30,13 +31,22 @@ class TrafficFormat(StrEnum):
     TRACES = "mlflow-traces"
 
 
-def _each(read: Callable[[Path], Iterator[Raw]]) -> Callable[[Source], Iterator[Raw]]:
-    return lambda source: (raw for path in source.files for raw in read(path))
+def _read_rows(source: Source) -> Iterator[Raw]:
+    for path in source.files:
+        partition = partition_of(source.named(path))
+        rows = read_rows(path, naive=source.zone is not None, elsewhere=partition.keys())
+        yield from (with_partition(row, partition) for row in rows)
+
+
+def _read_lines(source: Source) -> Iterator[Raw]:
+    for path in source.files:
+        partition = partition_of(source.named(path))
+        yield from (with_partition(line, partition) for line in read_lines(path))
 
 
 READERS: Mapping[TrafficFormat, Callable[[Source], Iterator[Raw]]] = {
-    TrafficFormat.PARQUET: _each(read_rows),
-    TrafficFormat.JSONL: _each(read_lines),
+    TrafficFormat.PARQUET: _read_rows,
+    TrafficFormat.JSONL: _read_lines,
     TrafficFormat.KSERVE: read_kserve,
     TrafficFormat.TRITON: read_triton,
     TrafficFormat.CHAT: read_chats,
@@ -50,38 +60,22 @@ _BY_SUFFIX = {
 
 
 def format_of(path: Path) -> TrafficFormat:
-    """Return the format that the extension tells.
+    """Return the format that the extension tells, of a folder that of its files.
 
     Raises:
         BadInput: The extension tells none.
     """
-    if path.suffix not in _BY_SUFFIX:
+    suffixes = {path.suffix}
+    if path.suffix not in _BY_SUFFIX and path.is_dir():
+        suffixes = {file.suffix for file in files_of(path)}
+    if len(suffixes) > 1 or not suffixes <= _BY_SUFFIX.keys():
         names = ", ".join(TrafficFormat)
         raise BadInput(
             f"{path} is neither .jsonl nor .parquet: "
             "convert it, give it the right extension, or say what it is with "
             f"--format, one of {names}"
         )
-    return _BY_SUFFIX[path.suffix]
+    return _BY_SUFFIX[suffixes.pop()]
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
-    """Return the file itself, or every file of a folder in the order of their names.
-
-    Raises:
-        BadInput: The folder has no files.
-    """
-    if not path.is_dir():
-        return (path,)
-    files = tuple(
-        sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    )
-    if not files:
-        raise BadInput(
-            f"{path} is a folder without files: "
-            "give the path of a file, or of a folder that holds some"
-        )
-    return files
-
-
-__all__ = ["READERS", "TrafficFormat", "files_of", "format_of"]
+__all__ = ["READERS", "TrafficFormat", "format_of"]

@@ -161,9 +161,7 @@ def _shared(
     return {
         **{name: value for name, value in context.items() if value},
         "time": time,
-        "latency_ms": (ended - began).total_seconds() * 1000
-        if began and ended and ended >= began
-        else None,
+        "latency_ms": _milliseconds(began, ended),
         "model_version": str(version) if version else None,
     }
 
@@ -180,11 +178,13 @@ def _time(side: Mapping[str, Any]) -> datetime | None:
             return None
     except ValueError:
         raise Bad("time is not ISO 8601, such as 2026-01-31T03:00:00Z") from None
-    if moment.tzinfo is None:
-        raise Bad(
-            "time has no time zone: end it with Z or an offset, because guessing moves windows"
-        )
     return moment
+
+
+def _milliseconds(began: datetime | None, ended: datetime | None) -> float | None:
+    if began is None or ended is None or (began.tzinfo is None) != (ended.tzinfo is None):
+        return None
+    return (ended - began).total_seconds() * 1000 if ended >= began else None
 
 
 def _outcomes(answered: Mapping[str, Any], count: int) -> list[str | None]:

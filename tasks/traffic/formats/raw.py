@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,6 +52,8 @@ class Source:
     task: Task
     shape: PayloadShape  # of one tensor
     first_at: datetime | None  # when the first record was taken, where a format knows no date
+    zone: tzinfo | None = None  # of times without one; None: such times are refused
+    named: Callable[[Path], str] = str  # what a file was called where it came from
     origin: int | None = None  # the stamp at `first_at`, nanoseconds; None: the least of the files
     # Told of each file's end: how many documents it held, and what broke it off; None:
     # that is raised.

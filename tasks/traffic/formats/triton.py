@@ -23,8 +23,10 @@ from tasks.traffic.formats.spill import spill
 
 _SCHEMA = """
 CREATE TABLE entries (
-    id INTEGER, number INTEGER, first INTEGER, value TEXT, PRIMARY KEY (id, number)
-) WITHOUT ROWID
+    run INTEGER, id INTEGER, number INTEGER, first INTEGER, value TEXT,
+    PRIMARY KEY (run, id, number)
+) WITHOUT ROWID;
+CREATE TABLE begun (run INTEGER, id INTEGER, mark TEXT, PRIMARY KEY (run, id, mark)) WITHOUT ROWID
 """
 # Triton writes the letters of a BYTES tensor as they are:
 # quotation marks end the JSON string too early.
@@ -38,9 +40,10 @@ _LONGEST_ID = 2**63
 
 
 def read_triton(source: Source) -> Iterator[Raw]:
-    """Read the top-level requests, in the order of their ids.
+    """Read the top-level requests, run of the server after run, in the order of their ids.
 
-    Models run inside an ensemble are part of their parent's request.
+    Models run inside an ensemble are part of their parent's request. A server counts its traces
+    from 1: an id that begins again is that of another run.
 
     Raises:
         BadInput: The time of the first is not given.
@@ -78,6 +81,7 @@ def first_stamp(source: Source) -> int | None:
 
 
 def _gather(source: Source, database: sqlite3.Connection) -> Iterator[Raw]:
+    run = 0
     for document in read_documents(source, _repaired):
         value = document.value
         if (
@@ -89,27 +93,50 @@ def _gather(source: Source, database: sqlite3.Connection) -> Iterator[Raw]:
                 document.number, document.excerpt, Bad(document.problem or "it has no id")
             )
             continue
+        run += _begins_again(value, run, database)
         row = (
+            run,
             value["id"],
             document.number,
             min(_times(value).values(), default=None),
             json.dumps(value),
         )
-        database.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+        database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _begins_again(value: Mapping[str, Any], run: int, database: sqlite3.Connection) -> bool:
+    """Tell whether a trace begins whose id has begun in this run already."""
+    marks = [
+        mark
+        for mark, begins in (
+            ("model", "model_name" in value),
+            ("start", "REQUEST_START" in _times(value)),
+        )
+        if begins
+    ]
+    again = any(
+        database.execute(
+            "SELECT 1 FROM begun WHERE run = ? AND id = ? AND mark = ?", (run, value["id"], mark)
+        ).fetchone()
+        for mark in marks
+    )
+    rows = [(run + again, value["id"], mark) for mark in marks]
+    database.executemany("INSERT INTO begun VALUES (?, ?, ?)", rows)
+    return again
 
 
 def _traces(database: sqlite3.Connection) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield the entries of one trace at a time."""
     trace: list[tuple[int, dict[str, Any]]] = []
     last = None
-    for id, number, value in database.execute(
-        "SELECT id, number, value FROM entries ORDER BY id, number"
+    for run, id, number, value in database.execute(
+        "SELECT run, id, number, value FROM entries ORDER BY run, id, number"
     ):
-        if trace and id != last:
+        if trace and (run, id) != last:
             yield trace
             trace = []
         trace.append((number, json.loads(value)))
-        last = id
+        last = run, id
     if trace:
         yield trace
 
@@ -135,9 +162,9 @@ def _requests(
     except Bad as bad:
         yield failing(number, excerpt, bad)
         return
-    # Trace ids start anew with each server:
-    # without the client's own id, the file's beginning tells them apart.
-    name = str(facts.get("request_id") or f"trace-{first_at:%Y%m%dT%H%M%S}-{facts['id']}")
+    # Trace ids start anew with each run of the server: without the client's own id, the time tells
+    # them apart.
+    name = str(facts.get("request_id") or f"trace-{shared['time']:%Y%m%dT%H%M%S}-{facts['id']}")
     for place, row in enumerate(rows):
         yield ready(
             number,

@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores import layout
@@ -18,13 +19,14 @@ from tasks.specs.spec import Task
 from tasks.specs.tensors import PayloadShape
 from tasks.traffic.checks import RequestRules
 from tasks.traffic.formats import READERS, TrafficFormat, format_of
+from tasks.traffic.formats.files import is_finished
 from tasks.traffic.formats.raw import Lone, Raw, Source
 from tasks.traffic.formats.triton import first_stamp
 from tasks.traffic.imports import Duplicate, Taken, judged
 from tasks.traffic.intake import Inlet, Tally, ingestion
 from tasks.traffic.rejects import identities
 from tasks.traffic.sources.last import Problem, SourceIntake, summary
-from tasks.traffic.sources.places import Place, SourceFile, is_finished
+from tasks.traffic.sources.places import Place, SourceFile
 from tasks.traffic.sources.records import Earlier, FileRecord, Records, now_text, place_digest
 from tasks.traffic.storage.windows import CLOCK_SKEW
 
@@ -48,6 +50,12 @@ class Reading:
     format: TrafficFormat | None  # None: the extension tells
     first_at: datetime | None
     settle: float  # seconds
+    timezone: str | None = None  # of times without one; None: such times are refused
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """Return the zone of times without one."""
+        return None if self.timezone is None else ZoneInfo(self.timezone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +123,9 @@ class _Outcome:
 class _Intake:
     def __init__(self, store: ObjectStore, place: Place, reading: Reading, now: datetime) -> None:
         self._store, self._place, self._reading, self._now = store, place, reading, now
-        self._rules = place_digest([place.url, reading.format, reading.first_at])
-        self._check = RequestRules(reading.task, reading.shape, now + CLOCK_SKEW)
+        rules = [place.url, reading.format, reading.first_at]
+        self._rules = place_digest(rules + [reading.timezone] * (reading.timezone is not None))
+        self._check = RequestRules(reading.task, reading.shape, now + CLOCK_SKEW, reading.zone)
         self._total, self._files, self._problems = Tally(), 0, list[Problem]()
         self._left = Counter[str]()
         self.error: str | None = None
@@ -170,7 +179,7 @@ class _Intake:
         try:
             with self._place.open(outcome.file) as path:
                 format = self._reading.format or format_of(path)
-                source = self._source((path,))
+                source = self._source((path,), name=outcome.file.name)
                 if format is TrafficFormat.TRITON:
                     source = self._anchored(source)
                 for raw in READERS[format](source):
@@ -180,9 +189,19 @@ class _Intake:
         except Exception as error:
             _blame(outcome, path, error)
 
-    def _source(self, files: Iterable[Path], origin: int | None = None) -> Source:
-        reading = self._reading
-        return Source(files, reading.task, reading.shape, reading.first_at, origin)
+    def _source(
+        self, files: Iterable[Path], *, name: str = "", origin: int | None = None
+    ) -> Source:
+        reading, place = self._reading, self._place.url
+        return Source(
+            files,
+            reading.task,
+            reading.shape,
+            reading.first_at,
+            reading.zone,
+            lambda path: f"{place}/{name or path}",
+            origin,
+        )
 
     def _anchored(self, source: Source) -> Source:
         """Set the stamp that stands for `first_at`: that of the first file that was ever read."""
@@ -191,7 +210,7 @@ class _Intake:
             stamp = {"version": 1, "stamp": first_stamp(source)}
             with suppress(AlreadyExists):
                 self._store.create(key, json.dumps(stamp).encode())
-        return self._source(source.files, json.loads(self._store.get(key))["stamp"])
+        return replace(source, origin=json.loads(self._store.get(key))["stamp"])
 
     # --- files that are read together, because requests and responses are joined over all of them
 
@@ -335,9 +354,7 @@ class _Joint:
 
 
 def _told(source: Source, joint: _Joint) -> Source:
-    return Source(
-        source.files, source.task, source.shape, source.first_at, source.origin, joint.ended
-    )
+    return replace(source, ended=joint.ended)
 
 
 def _blame(outcome: _Outcome, path: Path, error: Exception) -> None:

@@ -15,9 +15,6 @@ from typing import Protocol
 from infra.errors import BadInput
 from infra.stores.port import Bucket
 
-UNFINISHED = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".filepart", ".swp", "~")
-"""Ends of names that writers give to files in the making."""
-
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -126,12 +123,6 @@ class Objects:
             yield path
         finally:
             path.unlink(missing_ok=True)
-
-
-def is_finished(name: str) -> bool:
-    """Tell whether a name is that of whole data: not hidden, no marker, not in the making."""
-    parts = PurePosixPath(name).parts
-    return not any(part.startswith((".", "_")) for part in parts) and not name.endswith(UNFINISHED)
 
 
 def _fail(error: OSError) -> None:

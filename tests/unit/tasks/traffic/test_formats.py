@@ -104,7 +104,7 @@ def test_triton_tensors_become_requests_on_the_wall_clock() -> None:
     one = requests["cam-7"]
     assert (one.time, one.latency_ms, one.model_version) == (ELEVEN, 3.0, "2")
     np.testing.assert_array_equal(one.payload, np.array([[[0, 0.5], [1, 0.25]]], np.float32))  # type: ignore[arg-type]
-    batch = [requests[f"trace-20260301T110000-2/{place}"] for place in (0, 1)]
+    batch = [requests[f"trace-20260301T110100-2/{place}"] for place in (0, 1)]
     assert [float(np.max(row.payload)) for row in batch] == [1.0, 2.0]  # type: ignore[type-var]
     assert batch[0].time == ELEVEN + timedelta(minutes=1)
     assert len(requests) == 3  # the ensemble's own models are no requests
@@ -114,6 +114,57 @@ def test_triton_tensors_become_requests_on_the_wall_clock() -> None:
 def test_triton_text_with_bare_quotation_marks_is_read_from_a_file_that_is_still_written() -> None:
     requests, reasons, _ = read(SAMPLES / "triton-text.json", TrafficFormat.TRITON, first_at=ELEVEN)
     assert (requests["q1"].payload, reasons) == ('she said "hello", twice', [])
+
+
+def triton_trace(id: int, seconds: int, data: str, **facts: Any) -> list[dict[str, Any]]:
+    """Make one trace of a tensor [1, 1, 2]."""
+    began = seconds * 10**9
+    tensor = {"name": "x", "data": data, "shape": "1,1,2", "dtype": "FP32"}
+    return [
+        {"id": id, "model_name": "m", "model_version": 1, **facts},
+        {"id": id, "timestamps": [{"name": "REQUEST_START", "ns": began}]},
+        {"id": id, "activity": "TENSOR_QUEUE_INPUT", "tensor": tensor},
+        {"id": id, "timestamps": [{"name": "REQUEST_END", "ns": began + 10**6}]},
+    ]
+
+
+def test_ids_that_begin_again_after_a_restart_are_other_requests(tmp_path: Path) -> None:
+    runs = {
+        "monday": triton_trace(1, 1000, "1,2") + triton_trace(2, 1001, "3,4"),
+        "tuesday": triton_trace(1, 1600, "5,6") + triton_trace(3, 1602, "7,8"),
+    }
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    for day, entries in runs.items():
+        (apart / f"{day}.json").write_text(json.dumps(entries))
+    (tmp_path / "appended.json").write_text(json.dumps(runs["monday"] + runs["tuesday"]))
+    for path in (apart, tmp_path / "appended.json"):
+        requests, reasons, _ = read(
+            path, TrafficFormat.TRITON, IMAGE, shape=(1, 2), first_at=ELEVEN
+        )
+        assert reasons == []
+        moments = {float(np.max(one.payload)): one.time for one in requests.values()}  # type: ignore[type-var]
+        assert moments == {
+            value: ELEVEN + timedelta(seconds=later)
+            for value, later in ((2, 0), (4, 1), (6, 600), (8, 602))
+        }
+
+
+def test_a_file_of_triton_that_lies_there_twice_is_read_once(tmp_path: Path) -> None:
+    for name in ("trace.json", "copy-of-trace.json"):
+        (tmp_path / name).write_text(json.dumps(triton_trace(1, 1000, "1,2")))
+    taken = list(
+        stream(
+            tmp_path,
+            task=IMAGE,
+            format=TrafficFormat.TRITON,
+            shape=(1, 2),
+            first_at=ELEVEN,
+            now=NOON,
+        )
+    )
+    names = [one.request.request_id for one in taken if isinstance(one, Accepted)]
+    assert names == ["trace-20260301T110000-1"] * 2  # storing them, the second is a duplicate
 
 
 def test_triton_without_the_time_of_the_first_trace_is_refused() -> None:

@@ -137,7 +137,7 @@ def test_a_good_line_becomes_a_request_with_defaults(tmp_path: Path) -> None:
         (record(text="\ud800"), "text holds half a surrogate pair"),
         (record(request_id=...), "request_id is missing"),
         (record(request_id=""), "request_id: string should have at least 1 character"),
-        (record(request_id=7), "request_id: input should be a valid string"),
+        (record(request_id=True), "request_id: input should be a valid string"),
         (record(time=...), "time is missing"),
         (record(time="yesterday"), "time is not ISO 8601"),
         (record(time=1767225600), "time is not ISO 8601"),
@@ -309,7 +309,7 @@ def test_tensors_in_parquet_are_checked_like_the_others(tmp_path: Path) -> None:
             {"time": pa.array([NOON, NOON], pa.timestamp("us"))},
             "column time of type timestamp.us.: it must be time with",
         ),
-        ({"request_id": [1, 2]}, "column request_id of type int64"),
+        ({"request_id": [True, False]}, "column request_id of type bool"),
         ({"shape": ["2x2", "2x2"]}, "column shape of type string: it must be list of integers"),
     ],
 )

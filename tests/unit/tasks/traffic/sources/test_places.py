@@ -9,7 +9,8 @@ import pytest
 
 from infra.errors import NotFound
 from infra.stores.port import Listed
-from tasks.traffic.sources.places import Folder, Objects, is_finished
+from tasks.traffic.formats.files import is_finished
+from tasks.traffic.sources.places import Folder, Objects
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
