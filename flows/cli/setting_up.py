@@ -10,6 +10,7 @@ from flows.cli import what_next
 from flows.cli.application import app, golden_app, model_app, pool_app, traffic_app
 from flows.cli.options import Json, Model, OfModel, TrafficFormat
 from infra.addresses import without_password
+from infra.errors import BadInput
 from infra.settings import settings, use_workspace
 
 if TYPE_CHECKING:
@@ -102,15 +103,50 @@ Labels = Annotated[
 
 @golden_app.command("build")
 def golden_build(
-    folder: Folder,
-    labels: Labels,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where the files lie that the table names.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV or JSON Lines: file or text, and what is known of it.")
+    ] = None,
+    from_traffic: Annotated[
+        str | None, typer.Option(help="A model: add requests of its newest window to its cases.")
+    ] = None,
+    cases: Annotated[
+        int, typer.Option(min=1, help="From traffic: how many a domain and language should have.")
+    ] = 20,
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("golden.parquet"),
     as_json: Json = False,
 ) -> None:
-    """Write a golden set from a folder of images, sounds, tensors or texts and their labels."""
-    from tasks.models.folders import golden_of
+    """Write a golden set: from a folder and its labels, or proposed from live traffic."""
+    if from_traffic is not None and folder is None and labels is None:
+        _propose(from_traffic, cases, output, as_json=as_json)
+    elif from_traffic is None and folder is not None and labels is not None:
+        from tasks.models.folders import golden_of
 
-    _build(golden_of, folder, labels, output, as_json=as_json)
+        _build(golden_of, folder, labels, output, as_json=as_json)
+    else:
+        raise BadInput(
+            "a golden set is built of FOLDER and --labels, or of --from-traffic MODEL: give one"
+        )
+
+
+def _propose(model: str, cases: int, output: Path, *, as_json: bool) -> None:
+    from flows.cli import printing
+    from flows.commands.proposals import propose_cases
+
+    with printing.progress(quiet=as_json) as say:
+        say(f"choosing among the newest requests of {model}", 0.0)
+        proposal = propose_cases(model, cases)
+    output.write_bytes(proposal.file)
+    added = {f"new in {domain}, {language}": n for (domain, language), n in proposal.added.items()}
+    facts = {"file": str(output), "cases": len(proposal.cases), **added}
+    printing.emit(facts, as_json, printing.fields)
+    if not as_json:
+        printing.say(
+            "look the new cases through, name the file as golden.cases in the spec, and run "
+            "`requant model add` again"
+        )
 
 
 @pool_app.command("build")

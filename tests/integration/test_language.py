@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from examples.rows import CorpusRow, Payload, write
+from infra.errors import BadInput
 from infra.settings import Settings
-from tasks.models.golden import write_golden
+from tasks.models.golden import read_golden, write_golden
 from tasks.records import CaseKind, GoldenCase, Request, SampleRef, Verdict
 from tests.integration.conftest import serve
 from tests.language_folders import write_folder
@@ -251,3 +252,23 @@ def test_a_candidate_is_evaluated_by_the_beginning_of_its_id(language: Settings)
     found = find_subject(open_model("speaker"), None, made.candidate_id[:10])
     assert found.name == f"candidate {made.candidate_id[:12]}"
     assert found.plan == store.get(made.key("engines/onnxruntime-cpu/plan"))
+
+
+def test_golden_cases_are_proposed_from_traffic(language: Settings) -> None:
+    from flows.commands.proposals import propose_cases
+    from tasks.models.catalog import answer_golden, open_model
+
+    opened = open_model("speaker")
+    have = len(opened.golden.cases)
+    proposal = propose_cases("speaker", have + 5)
+    new = proposal.cases[have:]
+    assert proposal.cases[:have] == opened.golden.cases
+    assert proposal.added == {("docs", "en"): 5}
+    assert not {case.payload for case in new} & {row.payload for row in opened.pool}
+    assert {case.kind for case in new} == {CaseKind.ANSWER}
+    golden = replace(opened.golden, cases=new)
+    answers = answer_golden(opened.reference, opened.inputs, golden)
+    assert [case.label for case in new] == list(answers.values())
+    assert read_golden(proposal.file, None, where="it").cases == proposal.cases
+    with pytest.raises(BadInput, match="every domain and language of its newest 24 hours has 1"):
+        propose_cases("speaker", 1)
