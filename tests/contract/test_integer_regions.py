@@ -171,3 +171,18 @@ def test_what_no_convolution_reads_stays_in_floats() -> None:
     assert region.nodes == {"conv.a", "conv.b"}
     assert region.results == ("x", "a", "b")
     assert OPERATORS["Add"] is Kind.ELEMENTWISE
+
+
+def test_the_bias_of_a_nearly_dead_channel_does_not_wrap() -> None:
+    model = between_convolutions(MIDDLES["Relu"])
+    dead = next(item for item in model.graph.initializer if item.name == "w.a")
+    weight = numpy_helper.to_array(dead).copy()
+    weight[:4] *= 1e-10
+    dead.CopyFrom(numpy_helper.from_array(weight, "w.a"))
+    bias = numpy_helper.from_array(np.full(8, 2.5, np.float32), "b.a")
+    model.graph.initializer.append(bias)
+    model.graph.node[0].input.append("b.a")
+    target = open_target("onnxruntime-cpu")
+    expected = target.load(model.SerializeToString()).run({"x": noise()})["z"]
+    lossy = target.load(lower(quantized(model), "u8").SerializeToString()).run({"x": noise()})["z"]
+    assert np.linalg.norm(lossy - expected) < 0.1 * np.linalg.norm(expected)

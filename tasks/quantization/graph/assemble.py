@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, multiplied, quantize
+from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.activation.quantizers import SiteQuantizer, chosen_smoothing_scales, sample
 from tasks.quantization.activation.uncalibrated import holds
@@ -22,7 +23,13 @@ from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import SHORT_FLOATS, Cast, Dynamic
 from tasks.quantization.recipe.submodules import schemes_by_site
-from tasks.quantization.weight.rounding import corrections, round_weights, train_site
+from tasks.quantization.weight.rounding import (
+    corrections,
+    corrections_of_means,
+    round_weights,
+    train_site,
+    with_room_for,
+)
 
 SMALLEST_TABLE = 1 << 12
 """Values; smaller tables are positions and token types, and not worth a scale a row."""
@@ -135,10 +142,39 @@ def _planned(model: onnx.ModelProto, work: _Work, recipe: Recipe) -> QuantizedSi
     rounded = round_weights(weights, rows, scheme, recipe.rounding)
     if work.trained:
         rounded, activation = train_site(weights, rows, rounded, activation)
-    corrected = corrections(weights, kept, rounded, activation) if recipe.bias_correction else None
+    rounded = _with_room_for_biases(model, site, rounded, activation)
+    corrected = None
+    if recipe.bias_correction:
+        corrected = corrections(weights, kept, rounded, activation)
+    elif recipe.corrects_means:
+        corrected = corrections_of_means(weights, rows, rounded, activation)
     unfolded = None if work.folded else choice.smoothing_scales
     dynamic = isinstance(recipe.activation, Dynamic)
     return QuantizedSite(site, rounded, activation, dynamic, unfolded, corrected)
+
+
+def _with_room_for_biases(
+    model: onnx.ModelProto,
+    site: Site,
+    rounded: tuple[QuantizedWeight, ...],
+    activation: Quantizer | None,
+) -> tuple[QuantizedWeight, ...]:
+    """Raise the scales of convolutions, whose biases become INT32 on ONNX Runtime."""
+    names = {layer.node for layer in site.layers if layer.op == "Conv"}
+    biases = {
+        node.name: node.input[2]
+        for node in model.graph.node
+        if node.name in names and len(node.input) > 2
+    }
+    constants = {
+        item.name: numpy_helper.to_array(item)
+        for item in model.graph.initializer
+        if item.name in biases.values()
+    }
+    return tuple(
+        with_room_for(constants.get(biases.get(layer.node, "")), weight, activation)
+        for layer, weight in zip(site.layers, rounded, strict=True)
+    )
 
 
 def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight | NumberFormat]:

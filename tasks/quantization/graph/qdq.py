@@ -34,6 +34,7 @@ _BLOCKS_NEED = (21, 10)
 _SHORT_SCALES_NEED = (19, 9)
 
 Nodes = dict[str, list[onnx.NodeProto]]
+NO_BIAS: NDArray[np.float32] = np.zeros((0, 0), np.float32)
 
 
 def write(plan: GraphPlan) -> onnx.ModelProto:
@@ -138,6 +139,11 @@ class _Writer:
         self._graph = model.graph
         self._nodes = {node.name: node for node in model.graph.node}
         self._shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
+        self._constants = {
+            item.name: numpy_helper.to_array(item)
+            for item in model.graph.initializer
+            if item.data_type == TensorProto.FLOAT and len(item.dims) == 1
+        }
         self._before: Nodes = {}
         self._after: Nodes = {}
         self._replaced: set[str] = set()
@@ -337,12 +343,44 @@ class _Writer:
         )
 
     def _correct(self, node: onnx.NodeProto, layer: Layer, correction: NDArray[np.float32]) -> None:
-        """Add a constant per output channel to what the layer returns."""
-        name, result = f"{layer.node}.correction", node.output[0]
-        self._add(name, correction.astype(np.float32).reshape(self._beside_channels(layer)))
+        """Add a constant per output channel to what the layer returns: in its bias, or behind it.
+
+        Runtimes fuse a layer with its bias, and another addition behind a convolution keeps that in
+        floating point.
+        """
+        name = f"{layer.node}.correction"
+        holder, place = self._bias_of(node)
+        if holder is not None:
+            self._add(name, (self._constants[holder.input[place]] + correction).astype(np.float32))
+            holder.input[place] = name
+        elif node.op_type in ("Conv", "Gemm"):
+            self._add(name, correction.astype(np.float32))
+            node.input[2:] = [name]
+        else:
+            self._add_behind(node, name, correction)
+
+    def _bias_of(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int]:
+        """Return the node that adds the layer's own bias, and the place of that among its inputs.
+
+        That is the layer itself, or an Add that alone reads a MatMul.
+        """
+        if node.op_type in ("Conv", "Gemm"):
+            return (
+                (node, 2) if len(node.input) > 2 and node.input[2] in self._constants else (None, 0)
+            )
+        readers = [item for item in self._graph.node if node.output[0] in item.input]
+        if len(readers) == 1 and readers[0].op_type == "Add":
+            place = 1 - list(readers[0].input).index(node.output[0])
+            if self._constants.get(readers[0].input[place], NO_BIAS).ndim == 1:
+                return readers[0], place
+        return None, 0
+
+    def _add_behind(self, node: onnx.NodeProto, name: str, correction: NDArray[np.float32]) -> None:
+        self._add(name, correction.astype(np.float32))
+        result = node.output[0]
         node.output[0] = f"{result}.uncorrected"
-        self._after.setdefault(layer.node, []).append(
-            helper.make_node("Add", [node.output[0], name], [result], f"{layer.node}.correct")
+        self._after.setdefault(node.name, []).append(
+            helper.make_node("Add", [node.output[0], name], [result], f"{node.name}.correct")
         )
 
     def _beside_channels(self, layer: Layer) -> tuple[int, ...]:

@@ -67,7 +67,6 @@ def _integer_layers(plan: GraphPlan) -> set[str]:
         for item in plan.sites
         if isinstance(item, QuantizedSite)
         and item.activation is not None
-        and item.corrections is None
         and all(weight.format is NumberFormat.INT8 for weight in item.weights)
         for layer in item.site.layers
         if layer.op == "Conv"

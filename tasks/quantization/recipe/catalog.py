@@ -80,24 +80,39 @@ _ALL = (
         smoothing=DeployedSmoothing(),
         version=5,
     ),
-    Recipe("int8-max", "INT8, largest magnitude, no smoothing"),
-    Recipe("int8-percentile", "INT8, 99.99th percentile, no smoothing", activation=_PERCENTILE),
-    Recipe("int8-mse", "INT8, clip of least squared error, no smoothing", activation=_MSE),
-    Recipe("int8-entropy", "INT8, clip of least divergence, no smoothing", activation=_ENTROPY),
+    Recipe("int8-max", "INT8, largest magnitude, no smoothing", version=6),
+    Recipe(
+        "int8-percentile",
+        "INT8, 99.99th percentile, no smoothing",
+        activation=_PERCENTILE,
+        version=6,
+    ),
+    Recipe(
+        "int8-mse", "INT8, clip of least squared error, no smoothing", activation=_MSE, version=6
+    ),
+    Recipe(
+        "int8-entropy",
+        "INT8, clip of least divergence, no smoothing",
+        activation=_ENTROPY,
+        version=6,
+    ),
     Recipe(
         "int8-moving-average",
         "INT8, expected mean of batches' largest magnitudes, no smoothing",
         activation=Static(rule=RangeRule.MOVING_AVERAGE),
+        version=6,
     ),
     Recipe(
         "int8-per-tensor",
         "INT8 with one scale a weight: for hardware without per-channel scales",
         WeightScheme(granularity=PerTensor()),
+        version=6,
     ),
     Recipe(
         "int8-asymmetric",
         "INT8 activations with a zero-point: for skewed activations, where the runtime allows it",
         activation=Static(symmetric=False),
+        version=6,
     ),
     Recipe(
         "int8-equalized",
@@ -109,7 +124,7 @@ _ALL = (
         "int8-bias-corrected",
         "INT8 with the mean output error subtracted",
         bias_correction=True,
-        version=5,
+        version=6,
     ),
     Recipe(
         "int8-dynamic",
@@ -127,7 +142,7 @@ _ALL = (
         smoothing=_SMOOTH,
         bias_correction=True,
         tables=NumberFormat.INT8,
-        version=5,
+        version=6,
     ),
     Recipe(
         "int8-gptq",

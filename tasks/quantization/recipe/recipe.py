@@ -89,6 +89,16 @@ class Recipe:
         return self.keeps_graph or self.keeps_placement
 
     @property
+    def corrects_means(self) -> bool:
+        """Whether layers whose error has a large mean are corrected, though no others are."""
+        return (
+            isinstance(self.activation, Static)
+            and self.activation.format is NumberFormat.INT8
+            and self.smoothing is None
+            and isinstance(self.rounding, Nearest)
+        )
+
+    @property
     def weighs(self) -> bool:
         """Whether ranges follow from an activation's whole distribution, not its largest value."""
         return isinstance(self.activation, Static) and self.activation.rule is not RangeRule.MAX

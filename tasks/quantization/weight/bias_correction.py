@@ -45,3 +45,20 @@ def correction(
         axis=0, dtype=np.float64
     )
     return lost.astype(np.float32)
+
+
+def mean_fraction(
+    rows: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    quantized: NDArray[np.float32],
+    quantizer: Quantizer | None,
+) -> float:
+    """Return how much of a layer's squared output error is that of its mean over rows, 0..1.
+
+    Arguments are those of `correction`. Many inputs that vary leave little; few inputs, or nearly
+    constant ones, leave most.
+    """
+    read = rows if quantizer is None else fake_quantize(rows, quantizer)
+    error = rows.astype(np.float64) @ weight.T - read.astype(np.float64) @ quantized.T
+    total = float((error**2).mean(axis=0).sum())
+    return float((error.mean(axis=0) ** 2).sum()) / total if total else 0.0
