@@ -9,6 +9,7 @@ from tasks.quantization.recipe.catalog import RECIPES
 PAGE = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
 FAMILIES = {
     "int8-mixed-": "`int8-mixed-1` … `int8-mixed-8`",
+    "int8-fp16": "`int8-fp16`, `-gptq`, `-mixed-4`",
     "int4-block-": "`int4-block-32`, `-64`, `-128`",
 }
 
