@@ -12,6 +12,12 @@ from tasks.records import Action, Decision, DetectorResult, Health, ThinWindow
 HARDLY = 0.2
 """Of what the budget lets a group's answers lose: below it, outgrown scales are worth no build."""
 DETECTORS = ("weights", "input", "range", "fidelity", "safety", "control")
+_LASTING = (
+    "Where traffic moves often, a precision that does not drift is another answer: ranges at run "
+    "time (int8-dynamic: the same size, slower, on ONNX Runtime alone), FP8 with headroom (the "
+    "same size, on devices that have it), or the sites that drift in floating point (4 bytes a "
+    "weight there instead of 1). `requant requantize MODEL --search full` measures each."
+)
 _SHOWN = 3  # findings of one detector that a reason quotes
 _WORST = (Health.DEGRADED, Health.INCONCLUSIVE, Health.FINE)
 
@@ -40,6 +46,7 @@ def decide(results: Iterable[DetectorResult], *, window_digest: Digest) -> Decis
     reasons = (
         _headline(action, health, waits),
         *(_reason(detector, health[detector], judged) for detector in _order(health)),
+        *((_LASTING,) if action is Action.RECALIBRATE and _outgrown(health) else ()),
     )
     return Decision(action, reasons, judged, window_digest, "; ".join(attribute(judged)))
 
@@ -111,6 +118,10 @@ def _action(health: Mapping[str, Health]) -> Action:
     if Health.INCONCLUSIVE in judged:
         return Action.INCONCLUSIVE
     return Action.KEEP
+
+
+def _outgrown(health: Mapping[str, Health]) -> bool:
+    return health["range"] is Health.DEGRADED and health["weights"] is not Health.DEGRADED
 
 
 def _headline(action: Action, health: Mapping[str, Health], waits: bool) -> str:

@@ -34,6 +34,7 @@ from tasks.drift.restraint import restrained
 from tasks.drift.rules import alarms, restraint
 from tasks.drift.statistics.streams import Increment
 from tasks.metrics.fidelity import fidelity_metric
+from tasks.numerics.formats import NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.observation.clipped_fraction import Clipping
 from tasks.observation.scales import Scales
@@ -210,9 +211,10 @@ def ranges(
     """
     rules = alarms(spec, "range")
     amax = {name: quantizer.amax for name, quantizer in deployed.scales.items()}
+    floating = [name for name, item in deployed.scales.items() if item.format is NumberFormat.FP8]
 
     def increments(fresh: Mask) -> dict[str, Increment]:
-        return range_increments(clipping.rows(fresh), deployed.histograms, amax)
+        return range_increments(clipping.rows(fresh), deployed.histograms, amax, None, floating)
 
     def judge(evidence: Evidence) -> DetectorResult:
         return judge_ranges(
@@ -222,6 +224,7 @@ def ranges(
             clipping,
             minimum=spec.window.minimum_rows,
             sensitivity=deployed.sensitivity,
+            floating=floating,
             recovering=dict.fromkeys(stale, spec.drift.recover),
             evidence=evidence,
             rules=rules,

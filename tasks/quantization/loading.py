@@ -1,5 +1,6 @@
 """What the steps of quantization load: calibration sets, observations, searches and champions."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import onnx
@@ -25,7 +26,7 @@ from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.catalog import RECIPES, renewed
 from tasks.quantization.recipe.ladder import DeployedGraph
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Gptq, Trained
+from tasks.quantization.recipe.schemes import Gptq, Static, Trained
 from tasks.quantization.sensitivity.measure import Losses, parse_losses
 from tasks.records import ReleaseRef, Request, SampleRef
 from tasks.traffic.storage.codec import from_parquet
@@ -90,6 +91,10 @@ def resolved(recipe: Recipe, made_by: str | None) -> Recipe:
 
     Raises `BadInput` where that is unknown, or has nothing that could be renewed.
     """
+    if recipe.keeps_graph and made_by is not None and isinstance(recipe.activation, Static):
+        before = RECIPES[made_by].activation
+        room = before.headroom if isinstance(before, Static) else 1.0
+        return replace(recipe, activation=replace(recipe.activation, headroom=room))
     if not recipe.keeps_placement:
         return recipe
     if made_by is None:

@@ -8,8 +8,9 @@ requests share it: new scales follow no few (ADR 20).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,7 @@ def judge_ranges(
     recovering: Mapping[str, float] | None = None,
     evidence: Evidence | None = None,
     rules: Alarms | None = None,
+    floating: Collection[str] = (),
 ) -> DetectorResult:
     """Judge each layer's deployed scale by the window's live requests.
 
@@ -87,6 +89,7 @@ def judge_ranges(
             do not flicker ("layer conv1" -> 0.5).
         evidence: Since the champion came (`range_increments`); left out, of this window alone.
         rules: When evidence is enough.
+        floating: Layers in FP8, which loses nothing where its range lies idle.
     """
     bounds, alarms, count = limits or RangeLimits(), rules or Alarms(), len(clipping.amax)
     if amax and count < minimum:
@@ -95,7 +98,7 @@ def judge_ranges(
             "range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count
         )
     gathered = evidence or with_window(
-        Evidence(), "", None, range_increments(clipping, reference, amax, bounds), alarms
+        Evidence(), "", None, range_increments(clipping, reference, amax, bounds, floating), alarms
     )
     findings = [
         _judged(
@@ -103,7 +106,7 @@ def judge_ranges(
             live.get(layer, ExponentHistogram.empty()),
             reference.get(layer),
             clip,
-            _shrunk(bounds, (recovering or {}).get(f"layer {layer}", 1.0)),
+            _limits_of(layer, bounds, recovering or {}, floating),
             {kind: gathered.streams.get(f"{layer} {kind}") for kind in (CLIPPED, IDLE)},
             needed(gathered, alarms),
         )
@@ -129,12 +132,14 @@ def range_increments(
     reference: Mapping[str, ExponentHistogram],
     amax: Mapping[str, float],
     limits: RangeLimits | None = None,
+    floating: Collection[str] = (),
 ) -> dict[str, Increment]:
     """Return what requests not counted before add to "LAYER clipped" and "LAYER idle".
 
     Two claims are bet against. At most SUPPORT of the requests lie above the deployed amax with
     more of their values than the calibration set did. At least SUPPORT reach the upper half of what
-    the calibration set used of the range. Layers whose rows belong to no known request have none.
+    the calibration set used of the range. Layers whose rows belong to no known request have none;
+    those in FP8 (`floating`) make the first claim alone.
     """
     bounds = limits or RangeLimits()
     increments: dict[str, Increment] = {}
@@ -148,7 +153,10 @@ def range_increments(
         near = used * 2.0**-bounds.idle_bits
         clipped = fraction > usual + bounds.exceedance
         increments[f"{layer} {CLIPPED}"] = _increment(~clipped, 1.0 - SUPPORT, f"above {clip:.6g}")
-        increments[f"{layer} {IDLE}"] = _increment(largest >= near, SUPPORT, f"reach {near:.6g}")
+        if layer not in floating:
+            increments[f"{layer} {IDLE}"] = _increment(
+                largest >= near, SUPPORT, f"reach {near:.6g}"
+            )
     return increments
 
 
@@ -190,6 +198,13 @@ def aggregated(
         f"{'' if matters or not stale.any() else ', too little to act on'}"
     )
     return Finding(ALL, removable, limit, matters, text)
+
+
+def _limits_of(
+    layer: str, limits: RangeLimits, recovering: Mapping[str, float], floating: Collection[str]
+) -> RangeLimits:
+    limits = _shrunk(limits, recovering.get(f"layer {layer}", 1.0))
+    return replace(limits, idle_bits=math.inf) if layer in floating else limits
 
 
 def _shrunk(limits: RangeLimits, factor: float) -> RangeLimits:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
-from tasks.numerics.formats import SMALLEST, NumberFormat
+from tasks.numerics.formats import LARGEST, SMALLEST, NumberFormat
 from tasks.numerics.histogram import ExponentHistogram
 from tasks.numerics.output_error import output_error, squared_error
 from tasks.numerics.quantized_weight import WeightScheme
@@ -71,7 +71,7 @@ def _of_weights_alone(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
 
 def plain(source: SiteInput, scheme: Static) -> SiteQuantizer:
     """Return the choice without smoothing."""
-    return SiteQuantizer(quantizer(source.observed, scheme.format, scheme.symmetric, scheme.rule))
+    return SiteQuantizer(quantizer(source.observed, scheme))
 
 
 def _equalized(source: SiteInput, scheme: Static) -> SiteQuantizer:
@@ -80,7 +80,7 @@ def _equalized(source: SiteInput, scheme: Static) -> SiteQuantizer:
     largest = source.observed.channel_amax
     ranges = equalization.input_ranges(source.weights, largest.size)
     scales = equalization.smoothing_scales(largest, ranges)
-    fixed = quantizer(source.observed, scheme.format, scheme.symmetric, scheme.rule, scales)
+    fixed = quantizer(source.observed, scheme, scales)
     return SiteQuantizer(fixed, scales)
 
 
@@ -88,7 +88,11 @@ def _searched(source: SiteInput, scheme: Static) -> SiteQuantizer:
     if not source.site.can_smooth or not source.observed.rows.size:
         return plain(source, scheme)
     best = smoothquant.search(
-        source.observed, source.weights, scheme.rule, scheme=source.scheme
+        source.observed,
+        source.weights,
+        scheme.rule,
+        scheme=source.scheme,
+        headroom=scheme.headroom,
     ).quantizer
     return SiteQuantizer(best, best.smoothing_scales)
 
@@ -99,14 +103,9 @@ def _deployed(source: SiteInput, scheme: Static) -> SiteQuantizer:
     if before is None:
         return plain(source, scheme)
     near = _beside(before, source) if scheme.rule is RangeRule.MSE else None
-    fixed = quantizer(
-        source.observed,
-        before.format,
-        before.bounds is None,
-        scheme.rule,
-        before.smoothing_scales,
-        near,
-    )
+    rule = scheme.rule if before.format is NumberFormat.INT8 else RangeRule.MAX
+    kept = Static(before.format, before.bounds is None, rule, scheme.headroom)
+    fixed = quantizer(source.observed, kept, before.smoothing_scales, near)
     return SiteQuantizer(fixed, before.smoothing_scales)
 
 
@@ -154,9 +153,7 @@ def histogram(
 
 def quantizer(
     observed: SiteObservation,
-    format: NumberFormat = NumberFormat.INT8,
-    symmetric: bool = True,
-    rule: RangeRule = RangeRule.MAX,
+    scheme: Static,
     smoothing_scales: NDArray[np.float32] | None = None,
     largest: float | None = None,
 ) -> Quantizer:
@@ -164,21 +161,22 @@ def quantizer(
 
     Args:
         observed: What the site saw.
-        format: INT8 or FP8.
-        symmetric: Whether the zero-point is 0.
-        rule: How the range follows from what was seen.
+        scheme: Format, zero-point, range rule and headroom.
         smoothing_scales: What divides the activation, [channels].
-        largest: Its range, where that is known already.
+        largest: Its range without headroom, where that is known already.
     """
     if largest is None:
-        largest = _range(observed, rule, smoothing_scales)
-    if symmetric:
-        return Quantizer(largest, smoothing_scales, format)
+        largest = _range(observed, scheme.rule, smoothing_scales)
+    room = scheme.headroom
+    amax_with_room = min(largest * room, LARGEST)
+    if scheme.symmetric:
+        return Quantizer(amax_with_room, smoothing_scales, scheme.format)
     by = np.float32(1) if smoothing_scales is None else smoothing_scales
-    low = max(float((observed.channel_low / by).min(initial=0.0)), -largest)
-    high = min(float((observed.channel_high / by).max(initial=0.0)), largest)
+    low = room * max(float((observed.channel_low / by).min(initial=0.0)), -largest)
+    high = room * min(float((observed.channel_high / by).max(initial=0.0)), largest)
     # All zeros, or next to it: any range will do whose step is a normal number.
-    return Quantizer(largest, smoothing_scales, format, (low, max(high, low + SMALLEST)))
+    bounds = (low, max(high, low + SMALLEST))
+    return Quantizer(amax_with_room, smoothing_scales, scheme.format, bounds)
 
 
 def _range(

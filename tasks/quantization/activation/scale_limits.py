@@ -79,15 +79,15 @@ def _reaching(quantizer: Quantizer, reach: NDArray[np.float64]) -> SiteQuantizer
 
 
 def below_ceilings(
-    choices: Mapping[str, SiteQuantizer], ceilings: Ceilings
+    choices: Mapping[str, SiteQuantizer], ceilings: Ceilings, headroom: float = 1.0
 ) -> dict[str, SiteQuantizer]:
-    """Keep each smoothed amax below its ceiling, where there is one.
+    """Keep each smoothed amax below its ceiling times the headroom, where there is one.
 
     Ceilings of the sites' inputs were applied when they were observed.
     """
     limited = dict(choices)
     for name, choice in choices.items():
-        limit = ceilings.get(SiteValues(name, smoothed=True))
+        limit = headroom * ceilings.get(SiteValues(name, smoothed=True), 0.0)
         activation = choice.activation
         if not limit or activation is None or activation.smoothing_scales is None:
             continue

@@ -40,6 +40,7 @@ def search(
     rule: RangeRule,
     alphas: Sequence[float] = ALPHAS,
     scheme: WeightScheme = _INT8,
+    headroom: float = 1.0,
 ) -> Smoothed:
     """Choose alpha by the output error of the site's own layers.
 
@@ -49,15 +50,17 @@ def search(
         rule: How the range follows from what was seen.
         alphas: Strengths to try.
         scheme: How the weights are stored.
+        headroom: Times what the rule asks for, >= 1.
     """
     rows, stacked = observed.rows, np.concatenate(weights)
     exact = exact_output(rows, stacked)
-    plain = Quantizer(amax(observed.histogram, rule))
+    plain = Quantizer(min(headroom * amax(observed.histogram, rule), LARGEST))
     best = Smoothed(plain, None, output_error(rows, stacked, plain, scheme, exact=exact))
     largest = np.abs(stacked).max(axis=0)
     for alpha in alphas:
         scales = smoothing_scales(observed.channel_amax, largest, alpha)
-        quantizer = Quantizer(smoothed_amax(observed, scales, rule), scales)
+        largest_smoothed = min(headroom * smoothed_amax(observed, scales, rule), LARGEST)
+        quantizer = Quantizer(largest_smoothed, scales)
         error = output_error(rows, stacked, quantizer, scheme, smoothing_scales=scales, exact=exact)
         if error < best.error:
             best = Smoothed(quantizer, alpha, error)

@@ -27,7 +27,7 @@ from tasks.quantization.pipeline.placement import excluded_nodes, trained_sites
 from tasks.quantization.pipeline.results import result_quantizers
 from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Cast
+from tasks.quantization.recipe.schemes import Cast, Static
 from tasks.quantization.report.diagnostics import (
     drift_diagnostics,
     exclusion_diagnostics,
@@ -163,7 +163,8 @@ def _limited(
         return limit_reaches(tuned.choices, deployed, largest_change or math.inf)
     if not recipe.keeps_graph:
         return tuned.choices, {}
-    choices = below_ceilings(tuned.choices, ceilings or {})
+    room = recipe.activation.headroom if isinstance(recipe.activation, Static) else 1.0
+    choices = below_ceilings(tuned.choices, ceilings or {}, room)
     return limit_changes(choices, deployed, largest_change or math.inf)
 
 

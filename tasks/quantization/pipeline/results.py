@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx
 
@@ -42,6 +43,7 @@ def result_quantizers(
     if not isinstance(scheme, Static) or scheme.format is not NumberFormat.INT8:
         return {}
     rule = RangeRule.MAX if scheme.rule is RangeRule.MAX else RangeRule.PERCENTILE
+    asymmetric = replace(scheme, symmetric=False, rule=rule)
     region = find_region(plan.model, _integer_layers(plan))
     divided = _divided(model, plan.model)
     results: dict[str, Quantizer] = {}
@@ -50,7 +52,7 @@ def result_quantizers(
         if seen is None or seen.histogram.amax < SMALLEST or tensor in divided:
             continue
         shared = results.get(region.moved.get(tensor, ""))
-        results[tensor] = shared or quantizer(seen, symmetric=False, rule=rule)
+        results[tensor] = shared or quantizer(seen, asymmetric)
     return results
 
 

@@ -8,6 +8,8 @@ from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import (
+    FP8_HEADROOM,
+    INT8_HEADROOM,
     Awq,
     Cast,
     DeployedSmoothing,
@@ -137,6 +139,12 @@ _ALL = (
         smoothing=_SMOOTH,
     ),
     Recipe(
+        "int8-headroom",
+        f"int8-smooth with ranges {INT8_HEADROOM:g} times as large, for traffic still to come",
+        activation=Static(headroom=INT8_HEADROOM),
+        smoothing=_SMOOTH,
+    ),
+    Recipe(
         "int8-compact",
         "int8-smooth with INT8 embedding tables",
         smoothing=_SMOOTH,
@@ -187,9 +195,10 @@ _ALL = (
     ),
     Recipe(
         "fp8",
-        "FP8 weights and activations",
+        f"FP8 weights and activations, {FP8_HEADROOM:g} times the largest magnitude",
         WeightScheme(NumberFormat.FP8),
-        Static(NumberFormat.FP8),
+        Static(NumberFormat.FP8, headroom=FP8_HEADROOM),
+        version=5,
     ),
     Recipe(
         "int8-weights",

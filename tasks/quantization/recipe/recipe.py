@@ -157,12 +157,14 @@ def _stored_activation(activation: Activation | None) -> Json:
             "symmetric": False,
             "dynamic": True,
             "rule": RangeRule.MAX.value,
+            "headroom": 1.0,
         }
     return {
         "format": activation.format.value,
         "symmetric": activation.symmetric,
         "dynamic": False,
         "rule": activation.rule.value,
+        "headroom": activation.headroom,
     }
 
 
@@ -266,6 +268,13 @@ UNSUPPORTED: Sequence[Pair] = (
         "use INT8 activations, or equalization",
     ),
     Pair(
+        "FP8 activations",
+        "a range rule that clips",
+        lambda r: _has_format(r, NumberFormat.FP8) and r.weighs,
+        "take the largest magnitude, with headroom: FP8 gains nothing by a clip and loses what it "
+        "cuts off",
+    ),
+    Pair(
         "searched smoothing",
         "asymmetric activations",
         lambda r: (
@@ -283,7 +292,7 @@ UNSUPPORTED: Sequence[Pair] = (
             and isinstance(r.activation, Static)
             and (r.activation.format is not NumberFormat.INT8 or not r.activation.symmetric)
         ),
-        "the graph keeps its formats, and the recipe chooses the range rule alone",
+        "the graph keeps its formats, and the recipe chooses range rule and headroom alone",
     ),
     Pair(
         "the champion's graph",

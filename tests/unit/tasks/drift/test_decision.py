@@ -83,6 +83,14 @@ def test_each_row_of_the_table_holds(
     assert headline in decision.reasons[0]
 
 
+def test_outgrown_scales_are_answered_beside_a_build_by_what_does_not_drift() -> None:
+    told = decided(range=DEGRADED).reasons[-1]
+    assert "a precision that does not drift" in told
+    assert "4 bytes a weight" in told, "with what it costs"
+    for health in ({}, {"fidelity": DEGRADED}, {"weights": DEGRADED, "range": DEGRADED}):
+        assert "does not drift" not in " ".join(decided(**health).reasons)
+
+
 COMBINATIONS = [
     dict(zip(DETECTORS, values, strict=True)) for values in product(Health, repeat=len(DETECTORS))
 ]
@@ -111,7 +119,8 @@ def test_every_combination_is_decided_by_the_first_rule_that_applies(
         else Action.KEEP
     )
     assert decision.action is expected
-    assert len(decision.reasons) == 1 + len(DETECTORS)
+    lasting = expected is Action.RECALIBRATE and "range" in degraded and "weights" not in degraded
+    assert len(decision.reasons) == 1 + len(DETECTORS) + lasting
     assert all(reason.endswith(".") for reason in decision.reasons)
     assert recalibrates(decision) == (
         expected in (Action.FALLBACK, Action.RECALIBRATE)

@@ -22,9 +22,10 @@ from tasks.observation.scales import Scales
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import QuantizedSite
+from tasks.quantization.loading import resolved
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.recipe.catalog import RECIPES, find_recipe, renewed
-from tasks.quantization.recipe.schemes import Gptq, Trained
+from tasks.quantization.recipe.schemes import Gptq, RangeRule, Static, Trained
 from tasks.quantization.weight.held_out_rows import HELD_OUT
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
@@ -397,3 +398,46 @@ def test_a_tensor_that_feeds_a_product_and_a_convolution_has_one_quantizer() -> 
     found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
     assert len(found.scales) == 1
     onnx.checker.check_model(qdq.write(found.plan), full_check=True)
+
+
+# --- Headroom -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "times"), [("fp8", 2.0), ("int8-headroom", 1.5)])
+def test_headroom_is_room_above_the_largest_magnitude(name: str, times: float) -> None:
+    for site, item in derived(name).scales.items():
+        by = 1.0 if item.smoothing_scales is None else item.smoothing_scales
+        assert item.amax == pytest.approx(times * float((OBSERVED[site].channel_amax / by).max()))
+
+
+def test_fp8_loses_nothing_by_room_for_values_twice_as_large() -> None:
+    roomy = find_recipe("fp8")
+    assert isinstance(roomy.activation, Static)
+    tight = replace(roomy, activation=replace(roomy.activation, headroom=1.0))
+    both = [
+        graphs.run(lower(qdq.write(derive(MODEL, SITES, OBSERVED, recipe, None).plan), "u8"), X)
+        for recipe in (roomy, tight)
+    ]
+    errors = [float(np.square(each - graphs.run(MODEL, X)).sum()) for each in both]
+    assert errors[0] <= 1.01 * errors[1]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RangeRule if rule is not RangeRule.MAX])
+def test_a_rule_that_clips_fp8_is_refused(rule: RangeRule) -> None:
+    with pytest.raises(BadInput, match="FP8 activations and a range rule that clips"):
+        replace(find_recipe("fp8"), activation=Static(NumberFormat.FP8, rule=rule))
+
+
+def test_a_recalibration_never_clips_an_fp8_champion_and_keeps_its_headroom() -> None:
+    champion = derived("fp8").scales
+    recipe = resolved(find_recipe("recalibrate-mse"), "fp8")
+    again = derive(MODEL, SITES, OBSERVED, recipe, champion).scales
+    assert {name: item.amax for name, item in again.items()} == {
+        name: item.amax for name, item in champion.items()
+    }
+
+
+@pytest.mark.parametrize("headroom", [0.5, 0.0, float("nan"), float("inf"), 17.0])
+def test_headroom_that_is_no_room_is_bad_input(headroom: float) -> None:
+    with pytest.raises(BadInput, match="is no room: use 1 to 16"):
+        Static(headroom=headroom)

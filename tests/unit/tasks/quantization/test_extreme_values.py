@@ -66,7 +66,7 @@ def test_an_observation_is_exact_at_any_magnitude(rows: Floats) -> None:
 @given(ROWS)
 @settings(max_examples=30, deadline=None)
 def test_every_range_gives_a_scale_that_a_graph_can_hold(scheme: Static, rows: Floats) -> None:
-    found = quantizer(observed(rows), scheme.format, scheme.symmetric, scheme.rule)
+    found = quantizer(observed(rows), scheme)
     check_scales({"fc": found}, where="here")
     assert np.float32(found.scale) >= np.finfo(np.float32).tiny  # a subnormal has no inverse
     returned = fake_quantize(rows, found)
@@ -77,7 +77,7 @@ def test_every_range_gives_a_scale_that_a_graph_can_hold(scheme: Static, rows: F
 @given(ROWS)
 @settings(max_examples=100, deadline=None)
 def test_inside_the_range_a_value_returns_within_half_a_step(symmetric: bool, rows: Floats) -> None:
-    found = quantizer(observed(rows), symmetric=symmetric)
+    found = quantizer(observed(rows), Static(symmetric=symmetric))
     low, high = found.bounds or (-found.amax, found.amax)
     inside = rows[(rows >= low) & (rows <= high)].astype(np.float64)
     returned = fake_quantize(inside.astype(np.float32), found)
@@ -145,7 +145,7 @@ def test_one_outlier_in_the_rows_leaves_gptq_near_plain_rounding() -> None:
 @pytest.mark.parametrize("rule", [RangeRule.ENTROPY, RangeRule.MOVING_AVERAGE])
 def test_of_a_handful_of_values_no_rule_cuts_any_off(rule: RangeRule) -> None:
     rows = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
-    assert quantizer(observed(rows), rule=rule).amax == np.abs(rows).max()
+    assert quantizer(observed(rows), Static(rule=rule)).amax == np.abs(rows).max()
 
 
 def test_a_histogram_of_any_magnitude_is_the_sum_of_its_parts() -> None:

@@ -18,6 +18,7 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.schemes import Static
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
 
@@ -253,7 +254,7 @@ def test_a_product_is_written_where_the_factors_do_not_fold_and_none_where_they_
         sites, {name: item.channel_amax.size for name, item in observed.items()}
     )
     choices = {
-        name: SiteQuantizer(quantizer(observed[name], smoothing_scales=by), by)
+        name: SiteQuantizer(quantizer(observed[name], Static(), by), by)
         for name, by in smoothing_scales.items()
     }
     written = qdq.write(assemble(case.model, sites, observed, find_recipe("int8-max"), choices, ()))
