@@ -14,7 +14,7 @@ from infra.errors import BadInput
 from infra.settings import settings, use_workspace
 
 if TYPE_CHECKING:
-    from tasks.models.folders import LabelledFile
+    from tasks.models.folders.build import LabelledFile
 
 
 @app.command()
@@ -97,7 +97,8 @@ def model_add(
 
 Folder = Annotated[Path, typer.Argument(help="Where the files lie that the table names.")]
 Labels = Annotated[
-    Path, typer.Option(help="CSV or JSON Lines: file or text, and id, domain, language, label.")
+    Path,
+    typer.Option(help="CSV, TSV or JSON Lines: file or text, and id, domain, language, label."),
 ]
 
 
@@ -107,7 +108,8 @@ def golden_build(
         Path | None, typer.Argument(help="Where the files lie that the table names.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV or JSON Lines: file or text, and what is known of it.")
+        Path | None,
+        typer.Option(help="CSV, TSV or JSON Lines: file or text, and what is known of it."),
     ] = None,
     from_traffic: Annotated[
         str | None, typer.Option(help="A model: add requests of its newest window to its cases.")
@@ -122,7 +124,7 @@ def golden_build(
     if from_traffic is not None and folder is None and labels is None:
         _propose(from_traffic, cases, output, as_json=as_json)
     elif from_traffic is None and folder is not None and labels is not None:
-        from tasks.models.folders import golden_of
+        from tasks.models.folders.build import golden_of
 
         _build(golden_of, folder, labels, output, as_json=as_json)
     else:
@@ -134,11 +136,12 @@ def golden_build(
 def _propose(model: str, cases: int, output: Path, *, as_json: bool) -> None:
     from flows.cli import printing
     from flows.commands.proposals import propose_cases
+    from tasks.models.folders.build import write_whole
 
     with printing.progress(quiet=as_json) as say:
         say(f"choosing among the newest requests of {model}", 0.0)
         proposal = propose_cases(model, cases)
-    output.write_bytes(proposal.file)
+    write_whole(output, proposal.file)
     added = {f"new in {domain}, {language}": n for (domain, language), n in proposal.added.items()}
     facts = {"file": str(output), "cases": len(proposal.cases), **added}
     printing.emit(facts, as_json, printing.fields)
@@ -157,7 +160,7 @@ def pool_build(
     as_json: Json = False,
 ) -> None:
     """Write a calibration pool from a folder of images, sounds, tensors or texts."""
-    from tasks.models.folders import pool_of
+    from tasks.models.folders.build import pool_of
 
     _build(pool_of, folder, labels, output, as_json=as_json)
 
@@ -171,17 +174,16 @@ def _build(
     as_json: bool,
 ) -> None:
     from flows.cli import printing
-    from tasks.models.folders import read_folder
+    from tasks.models.folders.build import read_folder, write_whole
 
-    files = read_folder(folder, labels)
-    output.write_bytes(write(files))
-    domains = sorted({item.domain for item in files})
-    labelled = sum(item.label is not None for item in files)
+    read = read_folder(folder, labels)
+    write_whole(output, write(read.files))
     facts = {
         "file": str(output),
-        "cases": len(files),
-        "labelled": labelled,
-        "domains": ", ".join(domains),
+        "cases": len(read.files),
+        "labelled": read.labelled,
+        "domains": ", ".join(sorted({item.domain for item in read.files})),
+        "files without a row": read.unnamed,
     }
     printing.emit(facts, as_json, printing.fields)
 

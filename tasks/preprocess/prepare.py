@@ -16,6 +16,7 @@ from infra.canonical import canonical, sha256
 from infra.errors import BadInput, RequantError
 from infra.settings import settings
 from tasks.preprocess import steps
+from tasks.preprocess.decoding import decode_audio, decode_image
 from tasks.records import Payload, Record
 from tasks.specs.preprocess import LogMel, Normalise, OwnStep, Pad, PreprocessSpec, Resize, Tokenize
 from tasks.specs.tensors import RecordLayout
@@ -73,8 +74,8 @@ class Preparation:
             return payload
         data = np.asarray(payload[self._rules.reads]).tobytes()
         if self._rules.reads == "image":
-            return steps.decode_image(data, self._rules.channels)
-        wave, rate = steps.decode_audio(data)
+            return decode_image(data, self._rules.channels)
+        wave, rate = decode_audio(data)
         wanted = next((step.rate for step in self._rules.steps if isinstance(step, LogMel)), rate)
         if rate != wanted:
             raise BadInput(f"the sound has {rate} samples a second, and log-mel reads {wanted}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,45 +12,6 @@ from tasks.specs.preprocess import LogMel, Normalise, Pad, Resize
 
 Array = NDArray[np.generic]
 Value = Array | str | Mapping[str, Array]
-
-
-def decode_image(data: bytes, channels: str) -> Array:
-    """Return an image file's pixels, uint8 [height, width, channels].
-
-    Raises:
-        BadInput: for what Pillow cannot read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("L" if channels == "L" else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise BadInput(f"the image cannot be read: {' '.join(str(exc).split())[:200]}") from exc
-    if channels == "L":
-        return pixels[..., None]
-    return pixels[..., ::-1] if channels == "BGR" else pixels
-
-
-def decode_audio(data: bytes) -> tuple[NDArray[np.float32], int]:
-    """Return a WAV file's samples in -1..1, channels averaged, and its rate.
-
-    Raises:
-        BadInput: for what SciPy cannot read.
-    """
-    from scipy.io import wavfile  # type: ignore[import-untyped, unused-ignore]
-
-    try:
-        rate, samples = wavfile.read(io.BytesIO(data))
-    except (ValueError, OSError, EOFError) as exc:
-        raise BadInput(f"the sound is no WAV file: {' '.join(str(exc).split())[:200]}") from exc
-    wave = np.asarray(samples)
-    if wave.dtype == np.uint8:
-        wave = wave.astype(np.float32) / 128 - 1
-    elif wave.dtype.kind == "i":
-        wave = wave.astype(np.float32) / np.float32(np.iinfo(wave.dtype).max + 1)
-    mono = wave if wave.ndim == 1 else wave.mean(axis=1)
-    return mono.astype(np.float32), int(rate)
 
 
 def resize(image: Array, rules: Resize) -> Array:

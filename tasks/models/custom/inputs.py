@@ -93,9 +93,14 @@ class RecordInputs:
                     f"the model reads {', '.join(self.layout.tensors)}, and was given one tensor "
                     f"of {describe(payload)}"
                 )
-            payload = {next(iter(self.layout.tensors)): payload}
+            payload = {name: self._typed(name, payload) for name in self.layout.tensors}
         self.layout.check(payload)
         return payload
+
+    def _typed(self, name: str, tensor: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Return a single tensor, which is kept as float32, in its input's dtype if it fits."""
+        typed = tensor.astype(self.layout.tensors[name].dtype)
+        return typed if np.array_equal(typed.astype(np.float32), tensor) else tensor
 
     def batches(self, payloads: Sequence[Payload]) -> Iterator[Batch]:
         """Yield cases of equal shapes together, in the order in which the shapes first come."""

@@ -1,0 +1,1 @@
+"""Golden sets and calibration pools from a folder of files and a table of labels."""
