@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from infra.errors import BadInput
+from tasks.graphs.canonical.editing import body_reads
 from tasks.numerics.formats import NumberFormat
 
 NOTES = "requant.float32"
@@ -50,6 +51,7 @@ _BOUNDING = (
 """Operators whose result is small whatever they read."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_BODIES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _COUNTS = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64)
 
 
@@ -151,7 +153,12 @@ class _Float32Nodes:
     def reasons(self) -> dict[str, str]:
         """Return node -> why it stays."""
         constants = {item.name: item for item in self.model.graph.initializer}
-        reasons: dict[str, str] = {}
+        inner = _captured(self.model.graph)
+        reasons = {
+            node.name: "a branch or a loop reads it"
+            for node in self.model.graph.node
+            if inner.intersection(node.output)
+        }
         for node in self.model.graph.node:
             why = self._why(node, constants)
             if why:
@@ -177,6 +184,8 @@ class _Float32Nodes:
         return ""
 
     def _by_operator(self, node: onnx.NodeProto) -> str:
+        if any(item.type in _BODIES for item in node.attribute):
+            return "branches and loops stay as they are"
         if not _takes(node, _KINDS[self.format], self.types, self.model):
             return f"{node.op_type} has no form in {self.format}"
         if node.op_type in _SUMS or (node.op_type == "Mul" and len(set(node.input)) == 1):
@@ -409,7 +418,7 @@ class _ShortWriter:
     def _replace_constants(self) -> None:
         """Store the short constants, and drop those that nobody reads any more."""
         read = {name for node in self._graph.node for name in node.input}
-        read |= {item.name for item in self._graph.output}
+        read |= {item.name for item in self._graph.output} | _captured(self._graph)
         kept = [
             item
             for item in self._graph.initializer
@@ -424,6 +433,11 @@ class _ShortWriter:
             wanted += "_"
         self._names.add(wanted)
         return wanted
+
+
+def _captured(graph: onnx.GraphProto) -> set[str]:
+    """Return what branches and loops read from around them."""
+    return {name for node in graph.node for name in body_reads(node)}
 
 
 def _alike_scaled(graph: onnx.GraphProto, kept: set[str]) -> set[str]:

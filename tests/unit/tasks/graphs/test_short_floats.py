@@ -220,6 +220,30 @@ def test_a_new_scale_takes_the_type_of_the_one_before() -> None:
     assert in_type_of(after, after) == after
 
 
+def test_what_a_branch_reads_from_outside_stays_in_float32() -> None:
+    def branch(name: str, op: str) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8])
+        return helper.make_graph([node(op, ["h", "w"], name)], name, [], [result])
+
+    graph = of(
+        [
+            node("Relu", ["x"], "h"),
+            node(
+                "If",
+                ["yes"],
+                "chosen",
+                then_branch=branch("a", "Add"),
+                else_branch=branch("b", "Sub"),
+            ),
+            node("Tanh", ["chosen"], "y"),
+        ],
+        {"yes": np.asarray(True), "w": np.ones(8, np.float32)},
+    )
+    made = half(graph)
+    assert types(made)["h"] == types(made)["chosen"] == TensorProto.FLOAT
+    assert np.allclose(graphs.run(made, X), graphs.run(graph, X), atol=1e-3)
+
+
 def test_a_tensor_of_unknown_type_is_bad_input() -> None:
     strange = helper.make_node("Gelu", ["x"], ["h"], "node_h", domain="com.microsoft")
     graph = of([strange, node("Relu", ["h"], "y")])
