@@ -26,7 +26,9 @@ from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_metrics
 from tasks.validation.shards import ANYWHERE
 
-COSTS = frozenset({"latency-ratio", "size-ratio", "peak-memory-ratio"})
+COSTS = frozenset(
+    f"{of}{kind}-ratio" for of in ("", "fp16-") for kind in ("latency", "size", "peak-memory")
+)
 
 
 @dataclass(frozen=True, slots=True)

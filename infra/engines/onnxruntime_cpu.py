@@ -42,6 +42,7 @@ class OnnxRuntimeCpu:
 
     name = "onnxruntime-cpu"
     form = "u8"
+    has_fp16 = False  # products and most operators are widened to float32 again
 
     def why_not_executable(self) -> str | None:
         """Return None: the CPU is always there."""

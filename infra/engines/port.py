@@ -127,6 +127,11 @@ class Target(Protocol):
         """The lowering of the Q/DQ graph that it wants: "s8" or "u8"."""
         ...
 
+    @property
+    def has_fp16(self) -> bool:
+        """Whether it computes in FP16, so that an FP16 engine is what others have to beat."""
+        ...
+
     def why_not_executable(self) -> str | None:
         """Say why engines cannot run here (no device, no module); None when they can."""
         ...

@@ -118,6 +118,10 @@ class Budgets(_SpecModel):
     latency_ratio: float = Field(gt=0)  # candidate / full precision, median of paired runs
     size_ratio: float = Field(gt=0)
     peak_memory_ratio: float = Field(default=1.5, gt=0)
+    # Candidate / an FP16 engine of the same graph on the same target, where that has FP16.
+    fp16_latency_ratio: float = Field(default=1.0, gt=0)
+    fp16_size_ratio: float | None = Field(default=None, gt=0)  # None: reported, not judged
+    fp16_peak_memory_ratio: float | None = Field(default=None, gt=0)  # likewise
     int8_fraction: float = Field(
         default=0.8, ge=0, le=1
     )  # of the multiply-accumulates asked for in INT8, what at least has to run in it

@@ -11,7 +11,7 @@ from tasks.metrics.intervals import median_interval
 from tasks.records import GateResult, Interval, Verdict
 from tasks.specs.groups import ALL
 from tasks.specs.spec import Budgets
-from tasks.validation.gates import AT_MOST
+from tasks.validation.gates import AT_MOST, SHOWN
 from tasks.validation.latency import PairedLatency
 
 MINIMUM_ROUNDS = 10
@@ -44,19 +44,71 @@ def cost_gates(costs: Costs, budgets: Budgets) -> tuple[GateResult, ...]:
     )
 
 
+def fp16_gates(costs: Costs, budgets: Budgets, *, binding: bool) -> tuple[GateResult, ...]:
+    """Return `fp16-latency-ratio`, `fp16-size-ratio` and `fp16-peak-memory-ratio`.
+
+    An INT8 engine that is no faster than FP16 buys nothing with the accuracy that it costs.
+
+    Args:
+        costs: Those of an FP16 engine of the full-precision graph, measured in the same session,
+            beside the candidate's.
+        budgets: What binds; of size and memory, what the spec names alone.
+        binding: Whether the candidate multiplies anything shorter than FP16.
+    """
+    pairs = (
+        ("fp16-size-ratio", costs.size, budgets.fp16_size_ratio),
+        ("fp16-peak-memory-ratio", costs.peak_memory, budgets.fp16_peak_memory_ratio),
+    )
+    latency = latency_gate(costs.latency, budgets.fp16_latency_ratio, "fp16-latency-ratio")
+    judged = [
+        _reported(_pair_gate(metric, pair, 0.0))
+        if budget is None
+        else _pair_gate(metric, pair, budget)
+        for metric, pair, budget in pairs
+    ]
+    return tuple(gate if binding else replace(gate, binding=False) for gate in (latency, *judged))
+
+
+def fp16_unmeasured(reason: str, budgets: Budgets) -> tuple[GateResult, ...]:
+    """Say why there is no FP16 engine to compare with, which says nothing about a candidate."""
+    gate = _gate(
+        "fp16-latency-ratio",
+        Verdict.INCONCLUSIVE,
+        None,
+        budgets.fp16_latency_ratio,
+        0,
+        f"there is no FP16 engine to compare with: {reason}",
+    )
+    return (replace(gate, binding=False),)
+
+
+def _reported(gate: GateResult) -> GateResult:
+    """Return a figure that nothing judges."""
+    text = gate.reason.partition("; the budget is")[0]
+    return replace(
+        gate,
+        binding=False,
+        verdict=Verdict.INCONCLUSIVE,
+        budget=0.0,
+        direction=SHOWN,
+        reason=f"{text}, reported and not judged",
+    )
+
+
 def size_gate(size: CostPair | None, budgets: Budgets) -> GateResult:
     """Return the gate on size, which needs no measurement."""
     return _pair_gate("size-ratio", size, budgets.size_ratio)
 
 
-def latency_gate(latency: PairedLatency | None, budget: float) -> GateResult:
+def latency_gate(
+    latency: PairedLatency | None, budget: float, metric: str = "latency-ratio"
+) -> GateResult:
     """Judge the median of the paired ratios.
 
     Unlike quality it passes on the estimate alone. It fails only when the whole interval is over
     the budget: timing noise is the machine's and not the model's. Another run settles what lies
     between.
     """
-    metric = "latency-ratio"
     if latency is None:
         return _unmeasured(metric, budget)
     ratios = latency.ratios

@@ -15,11 +15,20 @@ from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
 from tasks.graphs.multiply_accumulates import layer_products
+from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
+from tasks.numerics.formats import NumberFormat
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
-from tasks.validation.costs import CostPair, Costs, cost_gates, size_gate
+from tasks.validation.costs import (
+    CostPair,
+    Costs,
+    cost_gates,
+    fp16_gates,
+    fp16_unmeasured,
+    size_gate,
+)
 from tasks.validation.gates import error_gate, unexecuted
 from tasks.validation.golden_run import GoldenRun, quality
 from tasks.validation.latency import paired_engines
@@ -28,7 +37,7 @@ from tasks.validation.shards import GoldenEngine
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
-RULES = 3
+RULES = 4
 """Version of how gates bind: a verdict under others is not taken up."""
 
 
@@ -144,6 +153,7 @@ def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[
         _reference_memory(model.name), peak_memory(built.ref.target, built.plan, feeds)
     )
     gates = _timed_costs(model, engine, feeds, _size(model, built), memory)
+    gates += _beside_fp16(model, built, engine, memory.candidate)
     if built.candidate.quantized_share > 0:
         return gates
     # The fallback to full precision is chosen because nothing cheaper is safe: its costs are
@@ -161,6 +171,51 @@ def _timed_costs(
         if all(gate.verdict is not Verdict.INCONCLUSIVE for gate in gates):
             break
     return gates
+
+
+def _beside_fp16(
+    model: RegisteredModel, built: BuiltEngine, engine: Engine, memory: float
+) -> tuple[GateResult, ...]:
+    """Compare with an FP16 engine of full precision, where the target has FP16."""
+    target, budgets = built.ref.target, model.spec.budgets
+    if not open_target(target).has_fp16:
+        return ()
+    try:
+        rival = _fp16_engine(model.name, model.digest, target)
+    except RequantError as exc:
+        return fp16_unmeasured(str(exc), budgets)
+    size, peak = CostPair(rival.size, built.ref.size), CostPair(rival.peak_memory, memory)
+    # What multiplies FP16 itself is another FP16 engine, and has not to be faster than one.
+    binding = bool(asked_for(onnx.load_from_string(built.graph), model.sites))
+    gates: tuple[GateResult, ...] = ()
+    for rounds in LATENCY_ROUNDS:
+        latency = paired_engines(rival.engine, engine, typical_batch(model).feeds, rounds=rounds)
+        gates = fp16_gates(Costs(latency, size, peak), budgets, binding=binding)
+        if gates[0].verdict is not Verdict.INCONCLUSIVE:
+            break
+    return gates
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fp16Engine:
+    """Full precision in FP16, on one target."""
+
+    engine: Engine
+    size: int  # bytes of its plan
+    peak_memory: float  # bytes
+
+
+@lru_cache(maxsize=2)
+def _fp16_engine(model_name: str, digest: str, target: str) -> Fp16Engine:
+    """Build and load it; it is kept for the other candidates of a run.
+
+    `digest` is the model's: another registration, another engine.
+    """
+    model, opened = open_model(model_name), open_target(target)
+    graph = shortened(model.graph, NumberFormat.FP16, {})
+    made = opened.build(graph.SerializeToString(), model.inputs.profile)
+    memory = peak_memory(target, made.plan, typical_batch(model).feeds)
+    return Fp16Engine(opened.load(made.plan, made.metadata), len(made.plan), memory)
 
 
 def _size(model: RegisteredModel, built: BuiltEngine) -> CostPair:

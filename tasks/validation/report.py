@@ -19,7 +19,9 @@ from tasks.records import GateReport, GateResult, Interval, Verdict
 _ORDER = (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
 
 
-_OF_THE_MACHINE = frozenset({"latency-ratio", "peak-memory-ratio"})
+_OF_THE_MACHINE = frozenset(
+    {"latency-ratio", "peak-memory-ratio", "fp16-latency-ratio", "fp16-peak-memory-ratio"}
+)
 
 
 class _Document(BaseModel):

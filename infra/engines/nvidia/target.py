@@ -24,6 +24,7 @@ class TensorRt:
     """A target over `tensorrt` (>= 10.12, strongly typed; 11) or `tensorrt_rtx`."""
 
     form = "s8"
+    has_fp16 = True
 
     def __init__(
         self,

@@ -174,7 +174,7 @@ class _Writer:
             for place in range(1, len(node.input)):
                 node.input[place] = self._shortened(node.input[place], format)
             result = node.output[0]
-            node.output[0] = f"{result}.{format}"
+            node.output[0] = f"{result}.product.{format}"
             self._after.setdefault(layer.node, []).append(
                 helper.make_node(
                     "Cast", [node.output[0]], [result], f"{layer.node}.uncast", to=TensorProto.FLOAT
@@ -213,7 +213,7 @@ class _Writer:
             node for node in self._graph.node if node.op_type == "Gather" and node.input[0] == name
         ]:
             result = node.output[0]
-            node.input[0], node.output[0] = short, f"{result}.{format}"
+            node.input[0], node.output[0] = short, f"{result}.read.{format}"
             self._after.setdefault(node.name, []).append(
                 helper.make_node(
                     "Cast", [node.output[0]], [result], f"{node.name}.uncast", to=TensorProto.FLOAT

@@ -142,7 +142,7 @@ def may_cost_less(recipe: Recipe, dear: Recipe, refused: Collection[str]) -> boo
     """
     if recipe.name == FALLBACK:
         return False
-    if "size-ratio" in refused:
+    if {"size-ratio", "fp16-size-ratio"} & set(refused):
         return recipe.name in SMALLER
     return _multiplies(recipe) != _multiplies(dear)
 

@@ -111,3 +111,28 @@ def test_fewer_bits_make_a_smaller_graph(name: str) -> None:
         recipe.weights.format, recipe.weights.format.bits
     ) / 32
     assert size < (share + 0.05) * model.ByteSize()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_a_product_that_reads_another_or_a_table_gets_names_of_its_own(name: str) -> None:
+    first, second = (RNG.standard_normal((8, 8)).astype(np.float32) for _ in range(2))
+    model = graphs.model(
+        [
+            onnx.helper.make_node("Gather", ["table", "ids"], ["rows"], "gather"),
+            onnx.helper.make_node("MatMul", ["rows", "a"], ["h"], "first"),
+            onnx.helper.make_node("MatMul", ["h", "b"], ["x.out"], "second"),
+            onnx.helper.make_node("Add", ["x.out", "x"], ["y"], "add"),
+        ],
+        {
+            "table": RNG.standard_normal((600, 8)).astype(np.float32),
+            "ids": np.asarray([1, 2]),
+            "a": first,
+            "b": second,
+        },
+        {"x": [2, 8]},
+        {"y": [2, 8]},
+    )
+    x = RNG.standard_normal((2, 8)).astype(np.float32)
+    sites, observed = observe(model, x)
+    graph = qdq.write(derive(model, sites, observed, RECIPES[name], None).plan)
+    onnx.checker.check_model(graph, full_check=True)

@@ -5,7 +5,14 @@ import pytest
 
 from tasks.records import GateReport, Verdict
 from tasks.specs.spec import Budgets, QualityBudget
-from tasks.validation.costs import CostPair, Costs, cost_gates, latency_gate
+from tasks.validation.costs import (
+    CostPair,
+    Costs,
+    cost_gates,
+    fp16_gates,
+    fp16_unmeasured,
+    latency_gate,
+)
 from tasks.validation.latency import PairedLatency
 
 BUDGETS = Budgets(
@@ -80,3 +87,35 @@ def test_sizes_are_judged_exactly(reference: float, candidate: float, verdict: V
 def test_the_reason_holds_the_figures() -> None:
     gate = cost_gates(Costs(size=CostPair(2_000_000, 500_000)), BUDGETS)[1]
     assert gate.reason == "size-ratio: 0.25 (500,000 of 2,000,000 bytes); the budget is at most 0.5"
+
+
+BESIDE_FP16 = Costs(latency([1.2] * 30), CostPair(1000, 700), CostPair(1000, 900))
+
+
+def test_int8_that_is_no_faster_than_fp16_is_refused() -> None:
+    gates = fp16_gates(BESIDE_FP16, BUDGETS, binding=True)
+    assert gates[0].metric == "fp16-latency-ratio"
+    assert GateReport("t", gates).verdict is Verdict.FAILED
+    assert gates[0].reason.startswith("fp16-latency-ratio: median 1.2")
+
+
+def test_size_and_memory_beside_fp16_are_figures_unless_the_spec_has_budgets() -> None:
+    reported = fp16_gates(BESIDE_FP16, BUDGETS, binding=True)[1:]
+    assert all(gate.reported and not gate.binding for gate in reported)
+    assert reported[0].reason == (
+        "fp16-size-ratio: 0.7 (700 of 1,000 bytes), reported and not judged"
+    )
+    strict = BUDGETS.model_copy(update={"fp16_size_ratio": 0.6, "fp16_peak_memory_ratio": 0.95})
+    size, memory = fp16_gates(BESIDE_FP16, strict, binding=True)[1:]
+    assert (size.verdict, memory.verdict) == (Verdict.FAILED, Verdict.PASSED)
+    assert size.binding
+
+
+def test_another_fp16_engine_has_not_to_be_faster_than_one() -> None:
+    assert not any(gate.binding for gate in fp16_gates(BESIDE_FP16, BUDGETS, binding=False))
+
+
+def test_without_an_fp16_engine_nothing_is_said_about_the_candidate() -> None:
+    (gate,) = fp16_unmeasured("it was refused", BUDGETS)
+    assert (gate.binding, gate.verdict) == (False, Verdict.INCONCLUSIVE)
+    assert "no FP16 engine to compare with: it was refused" in gate.reason
