@@ -21,6 +21,7 @@ from tasks.promotion.release import Judged
 from tasks.quantization import steps as quantization_steps
 from tasks.quantization.graph.kv_cache import require_cache
 from tasks.quantization.loading import deployed_graph
+from tasks.quantization.pipeline.probe import builder_question
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.ladder import Search, climb
 from tasks.quantization.recipe.targets import require_expressible
@@ -58,7 +59,8 @@ def requantize(
         # A misspelt one, or one that a target cannot express, is refused before anything is
         # sampled or written.
         chosen_recipe, spec = find_recipe(recipe), open_model(model).spec
-        require_expressible(chosen_recipe, spec.targets)
+        ask = builder_question(open_model(model).sites)
+        require_expressible(chosen_recipe, spec.targets, ask)
         require_cache(chosen_recipe, spec.task, spec.budgets)
     progress = Progress(f"re-quantize {model}")
     sample = (
@@ -145,6 +147,7 @@ def _build(
         sites=len(registered.sites),
         targets=registered.spec.targets,
         search=search,
+        ask=builder_question(registered.sites),
     )
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)

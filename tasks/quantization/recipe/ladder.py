@@ -8,7 +8,7 @@ from tasks.numerics.formats import NumberFormat
 from tasks.quantization.recipe.catalog import RECIPES, RESMOOTH, find_recipe
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static, Trained
-from tasks.quantization.recipe.targets import expressible
+from tasks.quantization.recipe.targets import Question, expressible, why_not
 from tasks.records import Action, GateResult
 
 Search = Literal["first", "full"]
@@ -77,6 +77,7 @@ def climb(
     sites: int,
     targets: Sequence[str],
     search: Search = "first",
+    ask: Question = why_not,
 ) -> Sequence[Recipe]:
     """Return the candidates in order.
 
@@ -97,7 +98,7 @@ def climb(
         if RESMOOTH not in start or deployed is None or not deployed.is_made_whole_by(name)
     )
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
-    able = expressible([RECIPES[name] for name in names], targets)
+    able = expressible([RECIPES[name] for name in names], targets, ask)
     candidates = (candidate for candidate in able if candidate.high_precision_sites < sites)
     return (*candidates, RECIPES[FALLBACK])
 

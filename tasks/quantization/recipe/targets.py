@@ -1,4 +1,7 @@
-"""What each target can express: one table, which tests hold against real parser and runtime."""
+"""What each target can express on any device: one table, held against real parser and runtime.
+
+What depends on the device is asked of the builder (`tasks.quantization.pipeline.probe`).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,12 +86,16 @@ def why_not(recipe: Recipe, target: str) -> str | None:
     return None
 
 
-def require_expressible(recipe: Recipe, targets: Sequence[str]) -> None:
+Question = Callable[[Recipe, str], str | None]
+"""Of a recipe and a target: why they do not go together."""
+
+
+def require_expressible(recipe: Recipe, targets: Sequence[str], ask: Question = why_not) -> None:
     """Raise `Refused` naming a target that cannot express the recipe, why, and what to do."""
     for target in targets:
-        reason = why_not(recipe, target)
+        reason = ask(recipe, target)
         if reason is not None:
-            able = [name for name in targets if why_not(recipe, name) is None]
+            able = [name for name in targets if ask(recipe, name) is None]
             hint = f"set the spec's targets to {', '.join(able)}, or " if able else ""
             raise Refused(
                 f"recipe {recipe.name}: {reason}; {hint}choose another recipe "
@@ -96,10 +103,12 @@ def require_expressible(recipe: Recipe, targets: Sequence[str]) -> None:
             )
 
 
-def expressible(recipes: Sequence[Recipe], targets: Sequence[str]) -> tuple[Recipe, ...]:
+def expressible(
+    recipes: Sequence[Recipe], targets: Sequence[str], ask: Question = why_not
+) -> tuple[Recipe, ...]:
     """Return the recipes that every target can express."""
     return tuple(
-        recipe for recipe in recipes if all(why_not(recipe, target) is None for target in targets)
+        recipe for recipe in recipes if all(ask(recipe, target) is None for target in targets)
     )
 
 
