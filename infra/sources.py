@@ -9,7 +9,8 @@ from pathlib import Path
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.stores import open_store
 
-ONNX = ".onnx"
+WHOLE = (".onnx", ".gguf")
+"""Ends of sources that are one file."""
 _REGISTERED = re.compile(r"models:/[^/@]+(/[^/@]+|@[^/@]+)")
 
 
@@ -21,7 +22,7 @@ def fetch(
     endpoint_url: str | None = None,
     region: str | None = None,
 ) -> Path:
-    """Return the folder that holds the weights, or the `.onnx` file that is the whole source.
+    """Return the folder that holds the weights, or the file that is the whole source.
 
     It is fetched where it lies elsewhere.
 
@@ -35,7 +36,7 @@ def fetch(
         NotFound: The source is not there.
         Unavailable: The source's server does not answer.
     """
-    if source.endswith(ONNX):
+    if source.endswith(WHOLE):
         return _file(source, base, cache, endpoint_url, region)
     if source.startswith("package:"):
         return _package(source)
@@ -59,8 +60,9 @@ def _file(
     inner, _, name = source.rpartition("/")
     folder = fetch(inner or ".", base=base, cache=cache, endpoint_url=endpoint_url, region=region)
     if not (folder / name).is_file():
-        graphs = ", ".join(sorted(path.name for path in folder.glob(f"*{ONNX}"))) or "none"
-        raise BadInput(f"source: {folder} has no file {name}; its graphs are {graphs}")
+        suffix = Path(name).suffix
+        others = ", ".join(sorted(path.name for path in folder.glob(f"*{suffix}"))) or "none"
+        raise BadInput(f"source: {folder} has no file {name}; its {suffix} files are {others}")
     return folder / name
 
 

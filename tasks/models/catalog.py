@@ -44,6 +44,7 @@ from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inp
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
 from tasks.models.language.chat_template import read_chat_template
 from tasks.models.language.generation import answer
+from tasks.models.language.gguf import chat_template_of, is_gguf, tokenizer_of
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, parse_classes, prototypes
@@ -62,6 +63,7 @@ from tasks.specs.tensors import PayloadShape, RecordLayout, dump_layout, parse_l
 from tasks.specs.traits import TRAITS
 
 FULL_PRECISION = "reference.onnx"
+TOKENIZER = "tokenizer.json"
 CLASSES = "classes.safetensors"
 """Of an image encoder; empty where the data hold no labels."""
 LAYOUT = "inputs.json"
@@ -111,7 +113,7 @@ class RegisteredModel:
     @cached_property
     def inputs(self) -> Inputs:
         """Return what makes feeds of payloads."""
-        tokenizer = self.file("tokenizer.json") if self.spec.input.tokenizer else None
+        tokenizer = self.file(TOKENIZER) if self.spec.has_tokenizer else None
         return open_inputs(
             self.spec,
             tokenizer,
@@ -335,13 +337,12 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, b
     if spec.golden.safety_head:
         files["safety_head"] = _read(base / spec.golden.safety_head, "golden.safety_head")
     if spec.input.tokenizer:
-        files["tokenizer.json"] = _read(
+        files[TOKENIZER] = _read(
             (folder.parent if folder.is_file() else folder) / spec.input.tokenizer,
             "input.tokenizer",
         )
-    if spec.task is Task.CAUSAL_LM and spec.input.chat_template and folder.is_dir():
-        template = read_chat_template(folder)
-        files |= {} if template is None else {CHAT_TEMPLATE: template}
+    if spec.task is Task.CAUSAL_LM:
+        files |= _of_language(spec, folder)
     # torch takes a second to load, and only this needs it
     from tasks.models.export import READY, export
 
@@ -356,13 +357,25 @@ def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, b
     return files, ready if ready.is_file() else None
 
 
+def _of_language(spec: ModelSpec, source: Path) -> dict[str, bytes]:
+    """Return a language model's chat template, and the tokenizer that a GGUF file brings."""
+    files = {} if spec.input.tokenizer else {TOKENIZER: tokenizer_of(source)}
+    if not spec.input.chat_template:
+        return files
+    if is_gguf(source):
+        template = chat_template_of(source)
+    else:
+        template = read_chat_template(source if source.is_dir() else source.parent)
+    return files if template is None else {**files, CHAT_TEMPLATE: template}
+
+
 def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     """Dump what a graph with inputs of its own reads."""
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], None, where="golden.cases")
     graph = onnx.load_from_string(files[FULL_PRECISION])
     payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
-    tokenizer = files.get("tokenizer.json")
+    tokenizer = files.get(TOKENIZER)
     layout = read_record_layout(graph, spec.input, payloads, tokenizer)
     engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
     inputs = record_inputs(open_inputs(spec, tokenizer, graph, lambda: engine, layout))
@@ -461,7 +474,7 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
     layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
     inputs = open_inputs(
         spec,
-        files.get("tokenizer.json"),
+        files.get(TOKENIZER),
         graph,
         lambda: engine,
         layout,

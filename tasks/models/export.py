@@ -21,6 +21,7 @@ from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import OriginalRun, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
+from tasks.models.language.gguf import is_gguf, weights_in_float32
 from tasks.models.language.layout import CacheLayout, mark, read_layout
 from tasks.models.loading import Loaded, Probe
 from tasks.models.speech.hearing import read_hearing
@@ -48,6 +49,9 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
         BadInput: when the folder cannot be read as the spec's task, or when the exported graph does
             not compute what torch computes.
     """
+    if spec.task is Task.CAUSAL_LM and is_gguf(folder):
+        require_room(weights_in_float32(folder), where=str(folder))
+        return _language(spec, folder)
     ready = folder if folder.is_file() else folder / "model.onnx"
     if ready.is_file():
         return _ready(spec, ready)

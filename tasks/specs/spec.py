@@ -295,7 +295,7 @@ class ModelSpec(_SpecModel):
     @model_validator(mode="after")
     def _input_fits_task(self) -> Self:
         traits = TRAITS[self.task]
-        if (traits.tokenizer or self.golden.prompt) and self.input.tokenizer is None:
+        if (traits.tokenizer or self.golden.prompt) and not self.has_tokenizer:
             raise ValueError(
                 "input.tokenizer is missing: a model of texts needs its tokenizer.json"
             )
@@ -335,6 +335,12 @@ class ModelSpec(_SpecModel):
         """Return the metric against labels that a custom task's full precision is held to."""
         name = self.control.metric if self.control else None
         return next((metric for metric in self.metrics if metric.name == name), None)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer: a file that is named, or what a GGUF file brings."""
+        brings = self.task is Task.CAUSAL_LM and self.source.endswith(".gguf")
+        return self.input.tokenizer is not None or brings
 
     @property
     def live_metric(self) -> MetricSpec | None:

@@ -106,8 +106,13 @@ def read_chat_template(folder: Path) -> bytes | None:
         source = (folder / _JINJA).read_text(encoding="utf-8")
     if not isinstance(source, str) or not source:
         return None
-    tokens = {name: _token(config.get(name)) for name in _TOKENS}
-    kept = {"version": 1, "template": source, "tokens": {k: v for k, v in tokens.items() if v}}
+    return dump_chat_template(source, config)
+
+
+def dump_chat_template(source: str, tokens: Mapping[str, Any]) -> bytes:
+    """Return what is kept: the template, and of the special tokens those that it may name."""
+    named = {name: text for name in _TOKENS if (text := _token(tokens.get(name)))}
+    kept = {"version": 1, "template": source, "tokens": named}
     return json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()
 
 

@@ -8,6 +8,7 @@ T, width]. P is 0 in prefill; T is 1 in decode.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from tasks.models.language.gguf import is_gguf, quietly, where_from
 from tasks.models.language.layout import CacheLayout
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class Product(nn.Module):
 
 
 def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
-    """Load the model of a Hugging Face folder in FP32.
+    """Load the model of a Hugging Face folder, or of a GGUF file, in FP32.
 
     Returns:
         The model, its cache, a probe and the probe's dynamic dimensions.
@@ -126,9 +128,13 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
 
     transformers_logging.disable_progress_bar()
     # Eager attention exports to plain products and a softmax, which every target parses.
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder), local_files_only=True, attn_implementation="eager", dtype=torch.float32
-    )
+    with quietly() if is_gguf(folder) else nullcontext():
+        model = AutoModelForCausalLM.from_pretrained(
+            **where_from(folder),
+            local_files_only=True,
+            attn_implementation="eager",
+            dtype=torch.float32,
+        )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and longest > positions:
         raise ValueError(
