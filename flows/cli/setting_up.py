@@ -66,7 +66,7 @@ def model_add(
     """Check a spec, export its model to ONNX, and register both with their golden set."""
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
-    from tasks.models.catalog import register
+    from tasks.models.registering import register
     from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:

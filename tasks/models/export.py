@@ -21,7 +21,7 @@ from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import OriginalRun, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
-from tasks.models.language.gguf import is_gguf, weights_in_float32
+from tasks.models.language.gguf_file import is_gguf, weights_in_float32
 from tasks.models.language.layout import CacheLayout, mark, read_layout
 from tasks.models.loading import Loaded, Probe
 from tasks.models.speech.hearing import read_hearing

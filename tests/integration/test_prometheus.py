@@ -74,8 +74,8 @@ def ran(loop: Settings) -> Settings:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from flows.requantize import requantize
-    from tasks.models.catalog import register
     from tasks.models.corpus import read_corpus
+    from tasks.models.registering import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))

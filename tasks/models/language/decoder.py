@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from tasks.models.language.gguf import is_gguf, quietly, where_from
+from tasks.models.language.gguf_file import is_gguf, quietly, where_from
 from tasks.models.language.layout import CacheLayout
 
 if TYPE_CHECKING:

@@ -11,7 +11,12 @@ from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.models.export import export
 from tasks.models.language.chat_template import parse_chat_template
-from tasks.models.language.gguf import chat_template_of, is_gguf, tokenizer_of, weights_in_float32
+from tasks.models.language.gguf_file import (
+    chat_template_of,
+    is_gguf,
+    tokenizer_of,
+    weights_in_float32,
+)
 from tasks.models.language.inputs import LanguageInputs, prefill_feeds
 from tasks.models.language.layout import LOGITS, read_layout
 from tests.gguf_files import CHATML, write_gguf

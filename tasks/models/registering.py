@@ -1,0 +1,279 @@
+"""From a spec to a registered model: exported, checked, and stored under its digest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from infra.canonical import canonical, sha256
+from infra.engines import open_target
+from infra.errors import AlreadyExists, BadInput
+from infra.settings import settings
+from infra.sources import fetch
+from infra.stores import layout
+from tasks.graphs.canonical.held import require_same
+from tasks.graphs.coverage import coverage
+from tasks.graphs.operators import require_operators
+from tasks.graphs.sites import find_sites
+from tasks.metrics.custom.trusted import require_metrics
+from tasks.models.catalog import (
+    CHARSETS,
+    CLASSES,
+    FULL_PRECISION,
+    LAYOUT,
+    TOKENIZER,
+    RegisteredModel,
+    open_model,
+)
+from tasks.models.corpus import guardrail_cases, read_corpus
+from tasks.models.custom.charsets import read_charsets
+from tasks.models.custom.inputs import (
+    RecordInputs,
+    find_batch_axes,
+    require_independent_cases,
+    run_records,
+)
+from tasks.models.custom.layout import read_record_layout
+from tasks.models.golden import read_golden
+from tasks.models.inputs import open_inputs, record_inputs, run_all
+from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
+from tasks.models.language.chat_template import read_chat_template
+from tasks.models.language.gguf_file import chat_template_of, is_gguf, tokenizer_of
+from tasks.models.overlap import golden_contents, require_disjoint
+from tasks.models.token_agreement import token_agreement
+from tasks.models.vision.classes import Classes, dump_classes, prototypes
+from tasks.records import GoldenSet, Request
+from tasks.specs.registration import (
+    use_digest,
+)
+from tasks.specs.schedule import require_schedulable
+from tasks.specs.sources import require_folders
+from tasks.specs.spec import ModelSpec, Task, load_spec
+from tasks.specs.tensors import dump_layout, parse_layout
+from tasks.specs.traits import TRAITS
+
+HELD_CASES = 16
+"""Golden cases on which a graph is compared with the file that it was made from."""
+
+
+def register(spec_path: Path) -> RegisteredModel:
+    """Read the spec, export the source to ONNX, check golden set and pool, and store them all.
+
+    Registering the same content again changes nothing.
+
+    Raises:
+        BadInput: for whatever is wrong, before anything is stored.
+    """
+    spec = load_spec(spec_path)
+    require_schedulable(spec.schedule, where=str(spec_path))
+    base = spec_path.resolve().parent
+    require_folders(spec.sources, base)
+    store = settings().store()
+    files, untouched = _collect(spec, spec_path, settings().root / "cache" / spec.name)
+    digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
+    _check(spec, files, untouched)
+    replay = _replay(spec, base)
+    for name, data in files.items():
+        try:
+            store.create(layout.registration_file(spec.name, digest, name), data)
+        except AlreadyExists:
+            continue  # the key names the content
+    if replay is None:
+        store.delete(layout.replay(spec.name))
+    else:
+        store.put(layout.replay(spec.name), replay)
+    store.put(
+        layout.spec_folder(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode()
+    )
+    use_digest(spec.name, digest)
+    return open_model(spec.name)
+
+
+def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, bytes], Path | None]:
+    """Return what is stored of a model, and the ONNX file that it came as, if it did."""
+    base = spec_path.resolve().parent
+    chosen = settings()
+    folder = fetch(
+        spec.source,
+        base=base,
+        cache=cache,
+        endpoint_url=chosen.s3_endpoint_url,
+        region=chosen.s3_region,
+    )
+    files = {
+        "spec.yaml": spec_path.read_bytes(),
+        "golden.parquet": _read(base / spec.golden.cases, "golden.cases"),
+        "pool.parquet": _read(base / spec.data.calibration, "data.calibration"),
+    }
+    if spec.golden.safety_head:
+        files["safety_head"] = _read(base / spec.golden.safety_head, "golden.safety_head")
+    if spec.input.tokenizer:
+        files[TOKENIZER] = _read(
+            (folder.parent if folder.is_file() else folder) / spec.input.tokenizer,
+            "input.tokenizer",
+        )
+    if spec.task is Task.CAUSAL_LM:
+        files |= _of_language(spec, folder)
+    # torch takes a second to load, and only this needs it
+    from tasks.models.export import READY, export
+
+    files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
+    if spec.task is Task.IMAGE_EMBEDDING:
+        files[CLASSES] = _classes(spec, folder, files)
+    if spec.task is Task.CUSTOM:
+        files[LAYOUT] = _layout(spec, files)
+        graph = onnx.load_from_string(files[FULL_PRECISION])
+        files[CHARSETS] = read_charsets(spec.metrics, graph, base)
+    ready = folder if folder.is_file() else folder / READY
+    return files, ready if ready.is_file() else None
+
+
+def _of_language(spec: ModelSpec, source: Path) -> dict[str, bytes]:
+    """Return a language model's chat template, and the tokenizer that a GGUF file brings."""
+    files = {} if spec.input.tokenizer else {TOKENIZER: tokenizer_of(source)}
+    if not spec.input.chat_template:
+        return files
+    if is_gguf(source):
+        template = chat_template_of(source)
+    else:
+        template = read_chat_template(source if source.is_dir() else source.parent)
+    return files if template is None else {**files, CHAT_TEMPLATE: template}
+
+
+def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
+    """Dump what a graph with inputs of its own reads."""
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
+    golden = read_golden(files["golden.parquet"], None, where="golden.cases")
+    graph = onnx.load_from_string(files[FULL_PRECISION])
+    payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
+    tokenizer = files.get(TOKENIZER)
+    layout = read_record_layout(graph, spec.input, payloads, tokenizer)
+    engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    inputs = record_inputs(open_inputs(spec, tokenizer, graph, lambda: engine, layout))
+    _check_records(inputs, pool, golden)
+    axes = find_batch_axes(engine, inputs, golden.cases[0].payload)
+    return dump_layout(replace(layout, batch_axes=axes))
+
+
+def _replay(spec: ModelSpec, base: Path) -> bytes | None:
+    """Read the corpus to replay, if the spec names one and it is there.
+
+    Nothing but simulations needs it.
+    """
+    if spec.data.traffic is None or not (base / spec.data.traffic).exists():
+        return None
+    data = _read(base / spec.data.traffic, "data.traffic")
+    read_corpus(data, where="data.traffic")
+    return data
+
+
+def _classes(spec: ModelSpec, folder: Path, files: Mapping[str, bytes]) -> bytes:
+    """Dump the classes of an image encoder.
+
+    Where the spec has a prompt, they are all labels' texts by CLIP's text tower. Else they are
+    means of the pool's labelled images.
+    """
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
+    golden = read_golden(files["golden.parquet"], None, where="golden.cases")
+    labelled = [(case.payload, case.label) for case in pool if case.label is not None]
+    if spec.golden.prompt is not None:
+        from tasks.models.vision.encoder import embed_texts  # torch, as above
+
+        names = tuple(
+            sorted(
+                {label for _, label in labelled}
+                | {case.label for case in golden.cases if case.label}
+            )
+        )
+        if not names:
+            raise BadInput(
+                "golden.prompt makes texts of labels, and neither golden cases nor pool have any: "
+                "add some"
+            )
+        try:
+            texts = [spec.golden.prompt.replace("{}", name) for name in names]
+            return dump_classes(
+                Classes(names, embed_texts(folder, str(spec.input.tokenizer), texts))
+            )
+        except (ValueError, OSError) as exc:
+            raise BadInput(
+                f"golden.prompt: {folder} cannot embed texts: {' '.join(str(exc).split())[:300]}"
+            ) from exc
+    if not labelled:
+        return b""
+    engine, inputs = (
+        open_target("onnxruntime-cpu").load(files[FULL_PRECISION]),
+        open_inputs(spec, None, onnx.load_from_string(files[FULL_PRECISION])),
+    )
+    classes = prototypes(
+        run_all(engine, inputs, [payload for payload, _ in labelled]),
+        [label for _, label in labelled],
+    )
+    unknown = sorted({case.label for case in golden.cases if case.label} - set(classes.names))
+    if unknown:
+        raise BadInput(
+            f"the golden label {unknown[0]!r} has no image in data.calibration to stand for it: "
+            "add some"
+        )
+    return dump_classes(classes)
+
+
+def _read(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise BadInput(
+            f"{field}: {path} cannot be read ({exc.strerror}); paths are relative to the spec"
+        ) from exc
+
+
+def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) -> None:
+    pool = read_corpus(files["pool.parquet"], where="data.calibration")
+    golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
+    require_disjoint(pool, golden_contents(golden.cases))
+    guardrail_cases(pool, spec.calibration.guardrails)
+    graph = onnx.load_from_string(files[FULL_PRECISION])
+    require_operators(graph, spec.targets)
+    sites = find_sites(graph)
+    if not sites:
+        left = "".join(f"; {line}" for line in coverage(graph, (), {}).sentences[1:2])
+        raise BadInput(
+            "source: the graph has no matrix product or convolution with constant weights to "
+            f"quantize{left}"
+        )
+    engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
+    inputs = open_inputs(
+        spec,
+        files.get(TOKENIZER),
+        graph,
+        lambda: engine,
+        layout,
+        files.get(CHAT_TEMPLATE),
+    )
+    first = [case.payload for case in golden.cases[:2]]
+    if untouched is not None:
+        payloads = [case.payload for case in golden.cases[:HELD_CASES]]
+        batches = [batch.feeds for batch in inputs.batches(payloads)]
+        require_same(untouched, files[FULL_PRECISION], batches, spec.input.fixed)
+    if isinstance(inputs, RecordInputs):
+        require_metrics(spec.metrics)  # refused here, not after hours of building
+        run_records(engine, inputs, first)
+        require_independent_cases(engine, inputs, [item.payload for item in golden.cases[:4]])
+    elif TRAITS[spec.task].per_token:
+        token_agreement(engine, engine, inputs, first)
+    else:
+        run_all(engine, inputs, first)
+
+
+def _check_records(inputs: RecordInputs, pool: Sequence[Request], golden: GoldenSet) -> None:
+    """Raise `BadInput` naming a shipped request that does not fit the graph."""
+    shipped = [(f"data.calibration, {item.request_id}", item.payload) for item in pool]
+    shipped += [(f"golden.cases, {case.case_id}", case.payload) for case in golden.cases]
+    for where, payload in shipped:
+        try:
+            inputs.record(payload)
+        except BadInput as exc:
+            raise BadInput(f"{where}: {exc}") from exc
