@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from infra.errors import RequantError, Unavailable
-from infra.processes.identity import is_gone
+from infra.liveness.process import is_gone
 from infra.settings import Settings, settings
 from infra.telemetry import SUFFIX, MetricSample, parse, write_snapshot
 from tasks.promotion import journal, ledger
@@ -18,6 +18,7 @@ from tasks.specs.registration import model_names
 from tasks.traffic.storage.newest import newest_time
 from tasks.validation.report import OF_REPORTS, to_samples
 
+VERIFIED = "requant_champion_verified"
 EVERY_S = 15.0
 """Live figures are computed at most this often, however many ask."""
 Overdue = Callable[[], Mapping[str, float]]
@@ -34,15 +35,26 @@ def write_measures(
     reports: Sequence[GateReport] = (),
     flow: str | None = None,
     seconds: float = 0.0,
+    verified: bool | None = None,
 ) -> None:
-    """Merge what this run measured into the model's snapshot; totals come from the ledger."""
+    """Merge what this run measured into the model's snapshot; totals come from the ledger.
+
+    `verified` is what a reconciliation found: whether all that serves is as it was signed.
+    """
     path = settings().root / "metrics" / f"{model}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     before = parse(path.read_text()) if path.exists() else ()
-    unchanged = [sample for sample in before if not _replaced(sample, results, reports)]
+    unchanged = [
+        sample
+        for sample in before
+        if not _replaced(sample, results, reports)
+        and (verified is None or sample.metric != VERIFIED)
+    ]
     samples = [*unchanged, *_totals(model, journal.read(model)), *_detectors(model, results)]
     for report in reports:
         samples += to_samples(model, report)
+    if verified is not None:
+        samples.append(MetricSample(VERIFIED, {"model": model}, float(verified)))
     if flow:
         ran = {"model": model, "flow": flow}
         samples.append(MetricSample("requant_run_seconds", ran, seconds))
@@ -162,6 +174,11 @@ def _totals(model: str, entries: Sequence[LedgerEntry]) -> list[MetricSample]:
         MetricSample("requant_runs_failed_total", {"model": model}, failed),
         MetricSample("requant_promotions_total", {"model": model}, kinds[EntryKind.PROMOTED]),
         MetricSample("requant_rollbacks_total", {"model": model}, kinds[EntryKind.ROLLED_BACK]),
+        MetricSample(
+            "requant_registry_mended_total",
+            {"model": model},
+            kinds[EntryKind.ALIAS_UNDONE] + kinds[EntryKind.REGISTERED],
+        ),
         *(
             MetricSample("requant_decisions_total", {"model": model, "action": name}, n)
             for name, n in actions.items()

@@ -1,9 +1,11 @@
 """Reconciliation: follow what operators did in MLflow where it is verified, undo it where not."""
 
+import contextlib
 import logging
 
 from flows.measures import write_measures
 from flows.orchestration.orchestrated import leave_table, note, orchestrated
+from infra.errors import RequantError
 from infra.settings import settings
 from tasks.promotion import steps as promotion_steps
 from tasks.promotion.reconcile import Reconciliation, not_reconciled
@@ -23,6 +25,7 @@ def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
         answers = {model: _reconciled(model)}
     else:
         answers = {name: _attempted(name) for name in model_names(settings().store())}
+    settings().store().sweep()
     rows = [
         {"model": name, "outcome": answer.outcome.value, "why": answer.told}
         for name, answer in answers.items()
@@ -34,8 +37,13 @@ def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
 
 
 def _reconciled(model: str) -> Reconciliation:
-    answer = promotion_steps.reconcile_model(model)
-    write_measures(model)
+    try:
+        answer = promotion_steps.reconcile_model(model)
+    except Exception:
+        with contextlib.suppress(RequantError):  # the ledger may be what cannot be read
+            write_measures(model, verified=False)
+        raise
+    write_measures(model, verified=not answer.failed)
     return answer
 
 

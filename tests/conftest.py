@@ -7,6 +7,7 @@ without it.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 def workspace(tmp_path: Path) -> Iterator[Settings]:
     """Point this process at an empty workspace."""
     yield from pointed_at(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow database without an entry once: its tables take seconds to create."""
+    folder = tmp_path_factory.mktemp("registry")
+    for settings in pointed_at(folder):
+        settings.registry().ping()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def registry_workspace(workspace: Settings, empty_registry: Path) -> Settings:
+    """Point this process at a workspace whose MLflow database has its tables already."""
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_registry, workspace.root / "mlflow.db")
+    return workspace
 
 
 @pytest.fixture(scope="module")

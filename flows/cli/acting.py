@@ -172,6 +172,21 @@ def reconcile(
         raise typer.Exit(1)
 
 
+@app.command()
+def restore(
+    model: AnyModel = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild MLflow's versions and aliases from the ledger and the stored bundles."""
+    from flows.cli import printing
+
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.commands.restore import restore_registry
+
+        restored = restore_registry(model)
+    printing.emit(restored, as_json, printing.sentences)
+
+
 def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool) -> None:
     from flows.cli import printing
 

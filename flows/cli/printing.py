@@ -283,6 +283,13 @@ def reconciliations(outcomes: Mapping[str, Any]) -> None:
         console.print(f"{name}  [bold]{result.outcome.value}[/bold]  {escape(result.told)}")
 
 
+def sentences(by_model: Mapping[str, Sequence[str]]) -> None:
+    """Print what was done, a line each."""
+    for name, said in by_model.items():
+        for sentence in said:
+            console.print(f"{name}  {escape(sentence)}")
+
+
 def checks(results: Sequence[Any]) -> None:
     """Print one line per check, with how to mend it."""
     marks = {

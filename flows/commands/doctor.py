@@ -18,6 +18,8 @@ from infra.errors import AlreadyExists, RequantError, Unavailable
 from infra.settings import Settings
 from infra.stores import layout
 from tasks.personal_data.identifiers import LIMITS, missing
+from tasks.promotion import history
+from tasks.promotion.registered.condition import wrong_with
 from tasks.specs.registration import model_names
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def examine(settings: Settings) -> list[SetupCheck]:
         ("signing key", lambda: _key(settings)),
         ("registry", lambda: _registry(settings)),
         ("registry's files", lambda: _artifacts(settings)),
+        ("champions", lambda: _champions(settings)),
         ("Prefect", lambda: _prefect(settings)),
         ("schedules", lambda: _schedules(settings)),
     )
@@ -122,6 +125,21 @@ def _artifacts(settings: Settings) -> SetupCheck:
     return SetupCheck(
         "registry's files", "fine", f"a file was written below {place}, read and deleted"
     )
+
+
+def _champions(settings: Settings) -> SetupCheck:
+    """Read and verify every champion whole: its bundle in the store, its copy in the registry."""
+    wrong = []
+    champions = [history.champion_of(name) for name in model_names(settings.store())]
+    serving = [champion for champion in champions if champion is not None]
+    for champion in serving:
+        trouble = wrong_with(champion)
+        if trouble is not None:
+            wrong.append(f"{champion.model} version {champion.version}: {trouble}")
+    if wrong:
+        mend = "`requant reconcile` registers a copy again; restore a damaged bundle, or roll back"
+        return SetupCheck("champions", "broken", "; ".join(wrong), mend)
+    return SetupCheck("champions", "fine", f"{len(serving)} verified, bundle and copy")
 
 
 def _schedules(settings: Settings) -> SetupCheck:

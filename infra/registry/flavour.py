@@ -9,11 +9,18 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from infra.errors import BadInput
 from infra.identifiers import RunId
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+PROVIDERS = ["CPUExecutionProvider"]
+GRAPH_FILE, DESCRIPTION = "model.onnx", "MLmodel"
+FILES = frozenset({DESCRIPTION, GRAPH_FILE, "conda.yaml", "python_env.yaml", "requirements.txt"})
+"""Every file of a logged model; there is no other."""
 
 
 def log_onnx(
@@ -27,7 +34,7 @@ def log_onnx(
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    graph = _parsed(onnx_bytes)
+    graph = parsed(onnx_bytes)
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(
         experiment, name=name, source_run_id=run_id, model_type=kind
@@ -46,7 +53,35 @@ def log_onnx(
     return model_id
 
 
-def _parsed(onnx_bytes: bytes) -> Any:
+def differences(described: bytes, graph: Any) -> str | None:
+    """Return what in a logged model's MLmodel would load it otherwise than `log_onnx` wrote it.
+
+    `graph` is the parsed ONNX model. None where MLflow loads that graph, by its ONNX flavour, under
+    the signature that follows from it.
+    """
+    from mlflow.models import ModelSignature
+
+    try:
+        model = yaml.safe_load(described)
+        flavours = model["flavors"]
+        if set(flavours) != {"onnx", "python_function"}:
+            return f"its flavours are {', '.join(sorted(flavours))}"
+        onnx, pyfunc = flavours["onnx"], flavours["python_function"]
+        if (onnx.get("data"), pyfunc.get("data")) != (GRAPH_FILE, GRAPH_FILE):
+            return "its MLmodel loads another file"
+        if pyfunc.get("loader_module") != "mlflow.onnx" or onnx.get("code") or pyfunc.get("code"):
+            return "its MLmodel brings code of its own"
+        if onnx.get("onnx_session_options") or onnx.get("providers") != PROVIDERS:
+            return "its MLmodel asks for another way to run"
+        if ModelSignature.from_dict(model["signature"]) != _signature(graph):
+            return "its MLmodel names other inputs or outputs"
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        return f"its MLmodel cannot be read ({error})"
+    return None
+
+
+def parsed(onnx_bytes: bytes) -> Any:
+    """Return the ONNX model of bytes; raises `BadInput` for bytes that are none."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
@@ -78,10 +113,10 @@ def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> Non
             f"{package}=={importlib.metadata.version(package)}"
             for package in ("onnx", "onnxruntime")
         ],
-        onnx_execution_providers=["CPUExecutionProvider"],
+        onnx_execution_providers=PROVIDERS,
         save_as_external_data=False,
     )
-    (folder / "model.onnx").write_bytes(
+    (folder / GRAPH_FILE).write_bytes(
         onnx_bytes
     )  # byte for byte what the release holds, not a re-serialization
 

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.canonical import sha256
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.identifiers import RunId
 from infra.registry.cards import Card, describe_model, link_version, log_data, log_judged
 from infra.registry.connection import Connection, files_beside
+from infra.registry.copies import open_copy, wrong_in
 from infra.registry.flavour import log_onnx
-from infra.registry.runs import log_run, open_run
+from infra.registry.numbers import FREE, Numbers
+from infra.registry.runs import end_killed, log_run, open_run
 from infra.registry.traces import TracePage, read_trace_pages, read_traces
 from infra.registry.vendor_errors import unless_taken
+from infra.stores.digests import DigestCache
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = re.compile(r"[A-Za-z0-9:._-]+")
 _RELEASE = "release"  # the tag that names a version's release bundle
+_PROJECTED = "ledger"  # the tag of a model that says which entry its aliases show
 NO_CARD = Card()
 
 
@@ -37,6 +42,15 @@ class RegisteredVersion:
     release: str | None  # digest of its bundle; None for a version that Requant did not make
     tags: Mapping[str, str]
     run_id: RunId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What the registry shows of a model's ledger."""
+
+    aliases: Mapping[str, str]
+    number: int | None  # of the entry that they were made to show; None when it was never noted
+    digest: str  # of that entry
 
 
 class Registry:
@@ -71,26 +85,51 @@ class Registry:
         params: Mapping[str, str],
         artifacts: Mapping[str, bytes],
         card: Card = NO_CARD,
+        numbers: Numbers = FREE,
     ) -> str:
         """Log a run with the graph in the ONNX flavour, register it, and return the version.
 
-        The same release gives the same version.
+        The same release gives the same version, while that still holds its graph. `numbers` says
+        which number it had in a registry that was lost, and which are others'.
         Raises `BadInput` for bytes that are no ONNX model, `Unavailable`.
         """
-        registered = self._version_of(model, release)
+        registered = self.version_of(model, release, sha256(onnx_bytes), DigestCache(None))
         if registered is not None:
             return registered
         marks = {**tags, _RELEASE: release}
         with (
             tempfile.TemporaryDirectory() as folder,
             self._connection.client(f"register {model}") as client,
+            open_run(client, model, run_name, marks, self._artifact_root) as run_id,
         ):
-            with open_run(client, model, run_name, marks, self._artifact_root) as run_id:
-                log_run(client, run_id, params, {}, artifacts)
-                log_data(client, run_id, card)
-                model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder), card.kind)
-                log_judged(client, run_id, model_id, metrics, card)
-            return self._create_version(client, model, run_id, model_id, marks, card)
+            log_run(client, run_id, params, {}, artifacts)
+            log_data(client, run_id, card)
+            model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder), card.kind)
+            log_judged(client, run_id, model_id, metrics, card)
+            return self._create_version(client, model, run_id, model_id, marks, card, numbers)
+
+    def version_of(
+        self, model: str, release: str, graph_digest: str, digests: DigestCache
+    ) -> str | None:
+        """Return the oldest version that carries a release and holds its graph, by SHA-256.
+
+        A version that only bears the release's tag is none. Raises `BadInput`, `Unavailable`.
+        """
+        for version in self._tagged(model, release):
+            if self.wrong_in(model, version, graph_digest, digests) is None:
+                return version
+        return None
+
+    def wrong_in(
+        self, model: str, version: str, graph_digest: str, digests: DigestCache
+    ) -> str | None:
+        """Return what differs in a version's files from one with this graph (SHA-256), or None.
+
+        Raises `NotFound` for a version that is gone, `Unavailable`.
+        """
+        with self._connection.client(f"read the files of version {version} of {model}") as client:
+            copy = open_copy(client, _checked(model), version, self._connection.tracking_uri)
+            return wrong_in(copy, graph_digest, digests)
 
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version, keeping its others; raises `NotFound`, `Unavailable`."""
@@ -106,6 +145,28 @@ class Registry:
         except NotFound:
             return {}
         return {str(alias): str(version) for alias, version in aliases.items()}
+
+    def projected(self, model: str) -> Projected | None:
+        """Return the aliases, and the entry of the ledger that they were last made to show.
+
+        None when the registry does not know the model.
+        """
+        try:
+            with self._connection.client(f"read the aliases of {model}") as client:
+                registered = client.get_registered_model(_checked(model))
+        except NotFound:
+            return None
+        number, _, digest = str(registered.tags.get(_PROJECTED, "")).partition(" ")
+        return Projected(
+            {str(alias): str(version) for alias, version in registered.aliases.items()},
+            int(number) if number.isdecimal() else None,
+            digest,
+        )
+
+    def note_projected(self, model: str, number: int, digest: str) -> None:
+        """Note which entry of the ledger the aliases show; raises `NotFound`, `Unavailable`."""
+        with self._connection.client(f"note what the aliases of {model} show") as client:
+            client.set_registered_model_tag(_checked(model), _PROJECTED, f"{number} {digest}")
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Point the alias at the version; raises `NotFound`, `Unavailable`."""
@@ -153,6 +214,11 @@ class Registry:
         ):
             log_run(client, run_id, params, metrics, artifacts)
         return run_id
+
+    def sweep(self, model: str) -> int:
+        """End the runs of processes that were killed, and return how many; see `end_killed`."""
+        with self._connection.client(f"end the killed runs of {model}") as client:
+            return end_killed(client, _checked(model))
 
     def artifact(self, run_id: RunId, path: str) -> bytes:
         """Return one file of a run; raises `NotFound`, `Unavailable`."""
@@ -212,29 +278,35 @@ class Registry:
         model_id: str,
         tags: Mapping[str, str],
         card: Card,
+        numbers: Numbers,
     ) -> str:
         with unless_taken():
             client.create_registered_model(model)
         describe_model(client, model, card)
-        created = client.create_model_version(
-            model,
-            self._source(client, model_id),
-            run_id,
-            tags=dict(tags),
-            model_id=model_id,
-            description=card.about_version or None,
+        source = self._source(client, model_id)
+        version = str(
+            numbers.claimed(
+                lambda: client.create_model_version(
+                    model,
+                    source,
+                    run_id,
+                    tags=dict(tags),
+                    model_id=model_id,
+                    description=card.about_version or None,
+                ),
+                lambda number: client.delete_model_version(model, str(number)),
+            )
         )
-        link_version(client, model_id, model, str(created.version))
-        return str(created.version)
+        link_version(client, model_id, model, version)
+        return version
 
-    def _version_of(self, model: str, release: str) -> str | None:
+    def _tagged(self, model: str, release: str) -> tuple[str, ...]:
         if not _DIGEST.fullmatch(release):
             raise BadInput(
                 f"{release!r} is no release digest: give the one that write_release returned."
             )
         query = f"name = '{_checked(model)}' and tags.{_RELEASE} = '{release}'"
-        versions = self._search(model, query)
-        return versions[0].version if versions else None
+        return tuple(version.version for version in self._search(model, query))
 
     def _search(self, model: str, query: str) -> tuple[RegisteredVersion, ...]:
         versions: list[RegisteredVersion] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from infra.errors import BadInput
 from infra.identifiers import RunId
+from infra.liveness.process import identity, is_gone
 from infra.registry.cards import EXPERIMENT_TAGS, describe_experiment
 from infra.registry.vendor_errors import unless_taken
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _T = TypeVar("_T")
+_PROCESS = "requant.process"  # the tag that names who logs a run, while it lasts
 _BATCH = 100  # parameters or tags that MLflow takes in one request
 
 
@@ -30,13 +33,41 @@ def open_run(
     experiment = _experiment(client, model, artifact_root)
     run_id = RunId(client.create_run(experiment, run_name=name).info.run_id)
     try:
-        _log_tags(client, run_id, tags)
+        _log_tags(client, run_id, {**tags, _PROCESS: json.dumps(identity())})
         yield run_id
     except BaseException:
         with contextlib.suppress(Exception):  # the first failure is the one to report
             client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id)
+
+
+def end_killed(client: MlflowClient, model: str) -> int:
+    """End the runs whose process is certainly gone, and return how many there were.
+
+    A run whose version was registered has done its work. Of any other, the models that it logged
+    are deleted: no version leads to them.
+    """
+    experiment = client.get_experiment_by_name(model)
+    if experiment is None:
+        return 0
+    place = [experiment.experiment_id]
+    running = client.search_runs(place, "attributes.status = 'RUNNING'")
+    killed = [run.info.run_id for run in running if is_gone(_process(run.data.tags))]
+    for run_id in killed:
+        done = bool(client.search_model_versions(f"run_id = '{run_id}'"))
+        if not done:
+            for logged in client.search_logged_models(place, f"source_run_id = '{run_id}'"):
+                client.delete_logged_model(logged.model_id)
+        client.set_terminated(run_id, "FINISHED" if done else "FAILED")
+    return len(killed)
+
+
+def _process(tags: Mapping[str, str]) -> object:
+    try:
+        return json.loads(tags.get(_PROCESS, "null"))
+    except ValueError:
+        return None
 
 
 def log_run(

@@ -174,6 +174,7 @@ MANIFEST = "manifest.json"
 RELEASE = ObjectKind("release", "releases/{model}/{release}/{path}")
 LEDGER = ObjectKind("ledger", "ledger/{model}/{number}.json")
 PROJECTION = ObjectKind("projection", "projections/{model}.json")
+PROJECTING = ObjectKind("projection under way", "projecting/{model}/{nonce}.json")
 FORGETTING = ObjectKind("act of forgetting", "forgetting/{model}/{pseudonym}.json")
 TIMING_CACHE = ObjectKind("timing cache", "timing-caches/{path}", remade=True)
 STORE_PROBE = ObjectKind("store probe", "doctor/{nonce}", remade=True)
@@ -351,6 +352,11 @@ def ledger(model: str) -> str:
 def projection(model: str) -> Key:
     """Return where it is noted which promotion the registry's aliases show."""
     return PROJECTION.key(model=model)
+
+
+def projecting(model: str, nonce: str) -> Key:
+    """Return where it is noted which alias a projection is about to set, while it lasts."""
+    return PROJECTING.key(model=model, nonce=nonce)
 
 
 def act_of_forgetting(model: str, pseudonym: str) -> Key:

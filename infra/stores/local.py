@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -107,6 +108,31 @@ class LocalStore:
         except OSError as error:
             raise self._failure("delete", key, error) from error
 
+    def stamp(self, key: str) -> str:
+        """Return the file's size, times and number; raises `NotFound`, `Unavailable`.
+
+        The change time is the file system's own: no program sets it back.
+        """
+        try:
+            status = self._path(key).stat()
+        except _ABSENT as error:
+            raise NotFound(
+                f"There is no object {key} in {self._url}: check the name, or write it first."
+            ) from error
+        except OSError as error:
+            raise self._failure("look for", key, error) from error
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+    def sweep(self) -> int:
+        """Remove the unfinished files of writers that were killed; raises `Unavailable`.
+
+        A writer holds a lock on its file, which the system lets go when the process ends.
+        """
+        try:
+            return sum(map(_removed, (self._root / _PARTIAL).glob("*")))
+        except OSError as error:
+            raise self._failure("sweep", _PARTIAL, error) from error
+
     def filesystem(self) -> FileSystem:
         """Return the folder for Arrow's readers; see `infra.stores.filesystem`."""
         from pyarrow.fs import (
@@ -127,14 +153,13 @@ class LocalStore:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         (self._root / _PARTIAL).mkdir(exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._root / _PARTIAL)
-        partial = Path(name)
+        handle, partial = _locked(self._root / _PARTIAL)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            yield partial
+                yield partial
             _sync_folder(path.parent)
         finally:
             partial.unlink(missing_ok=True)
@@ -160,6 +185,28 @@ def _folder(url: str) -> Path:
             "write file:///absolute/path."
         )
     return Path(unquote(parts.path))
+
+
+def _locked(folder: Path) -> tuple[int, Path]:
+    """Make a new file under an exclusive lock, and return its descriptor and path."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder)
+        with contextlib.suppress(OSError):  # a file system without locks is never swept either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else a sweep came between the two
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _removed(partial: Path) -> bool:
+    """Remove an unfinished file unless its writer lives; return whether it was removed."""
+    try:
+        with partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+    except OSError:  # somebody is writing it, or was faster
+        return False
+    return True
 
 
 def _keys(folder: Path, base: str, prefix: str) -> Iterator[str]:

@@ -48,6 +48,17 @@ class ObjectStore(Protocol):
         """Remove the object; an absent key is fine."""
         ...
 
+    def stamp(self, key: str) -> str:
+        """Return what differs once the object's bytes were written anew; raises `NotFound`.
+
+        Nothing is read: size and times of a file, the tag that a server made of the bytes.
+        """
+        ...
+
+    def sweep(self) -> int:
+        """Remove what killed writers left unfinished, and return how many objects that was."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:

@@ -176,6 +176,20 @@ class S3Store:
             if not isinstance(translated, NotFound):
                 raise translated from error
 
+    def stamp(self, key: str) -> str:
+        """Return the server's entity tag, size and time; raises `NotFound`, `Unavailable`."""
+        name = self._name(key)
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=name)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("look for", key, error) from error
+        moment = head["LastModified"].isoformat()
+        return f"{head['ETag']} {head['ContentLength']} {moment} {head.get('VersionId', '')}"
+
+    def sweep(self) -> int:
+        """Remove nothing: an object appears when its last byte has arrived."""
+        return 0
+
     def filesystem(self) -> FileSystem:
         """Return the bucket for Arrow's readers, with this session's credentials.
 

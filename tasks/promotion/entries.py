@@ -151,6 +151,12 @@ def approval_requested(
     return _about(EntryKind.APPROVAL_REQUESTED, release, actor, reason, {"base": base})
 
 
+def registered_again(_: History, numbers: Mapping[str, str], reason: str) -> Body:
+    """Return that releases were registered again; `numbers` is release -> version."""
+    details: dict[str, Json] = {ledger.NUMBERS: dict(numbers)}
+    return body(EntryKind.REGISTERED, actor=ledger.REGISTRY, reason=reason, details=details)
+
+
 def refused(_: History, release: ReleaseRef, actor: str, reason: str, gates: Sequence[str]) -> Body:
     """Return which gates refused a candidate."""
     return _about(EntryKind.REFUSED, release, actor, reason, {"gates": list(gates)})
@@ -213,7 +219,7 @@ def last_request(entries: History, version: str) -> LedgerEntry | None:
     """Return the newest request for a person's answer about a version, answered or not."""
     requests = (
         entry
-        for entry in reversed(entries)
+        for entry in reversed(ledger.as_registered(entries))
         if entry.kind is EntryKind.APPROVAL_REQUESTED and entry.version == version
     )
     return next(requests, None)

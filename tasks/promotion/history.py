@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from infra.errors import NotFound
 from infra.identifiers import ModelName
-from infra.processes.identity import is_gone
+from infra.liveness.process import is_gone
 from tasks.promotion import journal, ledger
 from tasks.promotion.decisions import nothing_left, past_decisions, recorded
 from tasks.promotion.entries import LEASE, last_request

@@ -8,7 +8,7 @@ number as its fence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -34,10 +34,16 @@ class EntryKind(StrEnum):
     INTENDED = "intended"  # a run is about to requantize for a window; details: window, run
     FINISHED = "finished"  # the outcome of an intent, failed ones too; details: window, run
     ALIAS_UNDONE = "alias-undone"  # an operator's move to something unverified was reversed
+    # Releases that the registry lacked, or held otherwise, were registered again; details: numbers.
+    REGISTERED = "registered"
     # Somebody's data were erased; details: a pseudonym, counts, releases they had gone into.
     FORGOTTEN = "forgotten"
 
 
+REGISTRY = "mlflow"
+"""Who is named where the registry made it necessary: it does not say who did it."""
+NUMBERS = "numbers"
+"""The detail that says as which version each release was registered again."""
 REQUEST = "request"
 """The detail that names the act behind an entry: the same request is never committed twice."""
 _REIGNS = frozenset({EntryKind.PROMOTED, EntryKind.ROLLED_BACK})
@@ -58,6 +64,7 @@ class LedgerEntry:
     version: str | None  # of the registry
     release: Digest | None  # of the release bundle
     details: Mapping[str, Json]
+    digest: str = field(default="", compare=False)  # of the entry itself
 
 
 def body(
@@ -125,6 +132,7 @@ def _entry(link: Link) -> LedgerEntry:
         version,
         None if release is None else Digest(release),
         details,
+        link.digest,
     )
 
 
@@ -132,13 +140,46 @@ def _optional(value: Json) -> str | None:
     return None if value is None else str(value)
 
 
+def as_registered(entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
+    """Return the entries with the version that each release is registered as now.
+
+    A registry that lost a version gives its release another number when it is registered again, and
+    gives no number to two releases.
+    """
+    if not any(entry.kind is EntryKind.REGISTERED for entry in entries):
+        return entries
+    versions: dict[str, str] = {}
+    renumbered = []
+    for entry in reversed(entries):
+        versions = {**_registered_by(entry), **versions}
+        version = versions.get(entry.release or "")
+        renumbered.append(replace(entry, version=version) if version else entry)
+    return renumbered[::-1]
+
+
+def highest_number(entries: Sequence[LedgerEntry]) -> int:
+    """Return the highest number that a version was ever known under; 0 when there was none."""
+    recorded = (entry.version or "" for entry in entries)
+    again = (number for entry in entries for number in _registered_by(entry).values())
+    return max((int(number) for number in (*recorded, *again) if number.isdecimal()), default=0)
+
+
+def _registered_by(entry: LedgerEntry) -> Mapping[str, str]:
+    """Return release -> version, of what an entry says was registered again."""
+    named = entry.details.get(NUMBERS) if entry.kind is EntryKind.REGISTERED else None
+    if not isinstance(named, Mapping):
+        return {}
+    return {release: str(number) for release, number in named.items()}
+
+
 def champion(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
     """Return the newest promotion or rollback; None before the first."""
-    return next(_newest(entries, _REIGNS), None)
+    return next(_newest(as_registered(entries), _REIGNS), None)
 
 
 def previous(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
     """Return the newest reign of another version than the champion's: who served before."""
+    entries = as_registered(entries)
     reigning = champion(entries)
     others = (
         entry
@@ -153,6 +194,7 @@ def pending_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]
 
     A change of champion voids the requests before it: their gates compared against another one.
     """
+    entries = as_registered(entries)
     reigning = champion(entries)
     since = reigning.number if reigning else 0
     settled: set[str | None] = set()
@@ -277,6 +319,7 @@ def cut_off_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]
 
     Whoever approved was stopped between the two. A change of champion or a later answer voids them.
     """
+    entries = as_registered(entries)
     reigning = champion(entries)
     answered: dict[str | None, LedgerEntry] = {}
     for entry in _newest(entries, _ANSWERS | {EntryKind.APPROVAL_REQUESTED}):
@@ -295,6 +338,7 @@ def rollback_target(entries: Sequence[LedgerEntry], to: str | None = None) -> Le
     Rolling back again goes further back, never forward to what was just left: promotions 1, 2, 3
     roll back to 2, then to 1. Raises `Refused` when there is nothing to return to.
     """
+    entries, recorded = as_registered(entries), entries
     reigning = champion(entries)
     if reigning is None:
         raise Refused(
@@ -306,7 +350,7 @@ def rollback_target(entries: Sequence[LedgerEntry], to: str | None = None) -> Le
     if to == reigning.version:
         raise Refused(f"Version {to} is the champion already: name an earlier champion.")
     for entry in _newest(entries, _REIGNS):
-        if entry.version == to:
+        if to in (entry.version, recorded[entry.number - 1].version):
             return entry
     raise Refused(
         f"Version {to} was never champion, so its fitness is unproved: "
@@ -362,7 +406,7 @@ def aliases(entries: Sequence[LedgerEntry]) -> dict[str, str | None]:
 
 def labels(entries: Sequence[LedgerEntry]) -> Mapping[str, Mapping[str, str]]:
     """Return version -> tags: number and kind of the entry that was last about it."""
-    newest = {entry.version: entry for entry in entries if entry.version is not None}
+    newest = {entry.version: entry for entry in as_registered(entries) if entry.version is not None}
     return {
         version: {"ledger": str(entry.number), "ledger.kind": entry.kind.value}
         for version, entry in newest.items()
@@ -376,7 +420,8 @@ def may_promote(entries: Sequence[LedgerEntry], base: str | None) -> None:
     """
     reigning = champion(entries)
     present = reigning.version if reigning else None
-    if present != base:
+    recorded = next(_newest(entries, _REIGNS), None)
+    if present != base and (recorded is None or recorded.version != base):
         raise Refused(
             f"The candidate was judged against {_version(base)}, but the champion now is "
             f"{_version(present)}: judge it again."

@@ -1,24 +1,84 @@
 """The ledger projected onto the registry's aliases and tags, and compared with them (ADR 34)."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 
 from infra.canonical import Json
-from infra.errors import NotFound, RequantError, Unavailable
+from infra.errors import NotFound, RequantError, Tampered, Unavailable
+from infra.registry.registry import Projected
 from infra.settings import settings
-from infra.stores import layout
 from tasks.promotion import journal
 from tasks.promotion.ledger import LedgerEntry, aliases, champion, labels
-from tasks.promotion.reconcile import AliasState, Reconciliation, reconcile
+from tasks.promotion.reconcile import Reconciliation, reconcile
+from tasks.promotion.registered import marks
+from tasks.promotion.registered.marks import Mark
 from tasks.promotion.verification import verification
+
+NOTHING = Projected({}, None, "")
 
 
 def compare(model: str, entries: Sequence[LedgerEntry]) -> Reconciliation:
     """Compare the alias `champion`, as the registry shows it now, with the ledger's history."""
-    shown = shown_champion(model)
-    checked = {} if shown is None else {shown: verification(model, shown)}
-    return reconcile(entries, shown, checked, mark(model))
+    # In this order: what is noted of projections never claims more than the alias has shown.
+    late, noted = marks.under_way(model), marks.mark(model)
+    projected = anchored(model)
+    shown = None if projected is None else projected.aliases.get("champion")
+    wanted = aliases(entries)["champion"]
+    if shown == wanted:
+        return reconcile(entries, shown, {}, noted.number)
+    lost = _lost(model, entries, projected, noted)
+    checked = {} if shown is None or lost else {shown: verification(model, shown)}
+    return reconcile(entries, shown, checked, noted.number, lost=lost, late=late)
+
+
+def _lost(
+    model: str, entries: Sequence[LedgerEntry], projected: Projected | None, noted: Mark
+) -> str:
+    """Return in which way the registry is older than what was projected; empty where it is not."""
+    reigning = champion(entries)
+    if reigning is None or noted.number < reigning.number:
+        return ""
+    if projected is None:
+        return "The registry does not know the model"
+    if noted.in_registry and (projected.number or 0) < noted.number:
+        return (
+            f"The registry shows entry {projected.number or 0} of the ledger, and showed entry "
+            f"{noted.number} before: it was restored from an older state"
+        )
+    if reigning.version is not None and not _is_registered(model, reigning.version):
+        return f"Version {reigning.version}, the champion, was deleted in the registry"
+    return ""
+
+
+def _is_registered(model: str, version: str) -> bool:
+    try:
+        settings().registry().version(model, version)
+    except NotFound:
+        return False
+    return True
+
+
+def anchored(model: str) -> Projected | None:
+    """Return what the registry shows, once the ledger is no shorter and no other than it was then.
+
+    Raises `Tampered` where entries of the ledger were lost or rewritten since.
+    """
+    projected = settings().registry().projected(model)
+    if projected is None or projected.number is None:
+        return projected
+    entries = journal.read(model)  # read after the registry: it can only have grown
+    number = projected.number
+    if number > len(entries):
+        raise Tampered(
+            f"The ledger of {model} ends at entry {len(entries)}, and the registry has shown entry "
+            f"{number}: restore the store's ledger; until then nothing is promoted or moved."
+        )
+    if number and projected.digest and entries[number - 1].digest != projected.digest:
+        raise Tampered(
+            f"Entry {number} of the ledger of {model} is another one than the registry has shown "
+            f"({projected.digest[:12]}): restore the store's ledger."
+        )
+    return projected
 
 
 def record_comparison(model: str) -> Reconciliation:
@@ -33,27 +93,55 @@ def record_comparison(model: str) -> Reconciliation:
     return comparisons[-1]
 
 
-def follow(model: str, comparison: Reconciliation) -> None:
-    """Bring the registry in step after a comparison was recorded."""
-    if comparison.outcome is not AliasState.IN_STEP or comparison.mark:
-        project(model)
-    label_or_warn(model)
-
-
 def project(model: str) -> None:
-    """Make the registry's aliases show what the ledger says, then note that they do."""
+    """Make the registry's aliases show what the ledger says, read them back, and note that they do.
+
+    Raises `Tampered` as `anchored`, `Unavailable`.
+    """
+    announcement = None
     for _ in range(journal.RACES):
         entries = journal.read(model)
-        _show_aliases(model, aliases(entries))
-        # Otherwise a newer entry may have been projected before this one.
-        if len(journal.read(model)) == len(entries):
-            reigning = champion(entries)
-            note_mark(model, reigning.number if reigning else 0)
-            return
-    raise Unavailable(
-        f"the aliases of {model} lost {journal.RACES} races in a row: "
-        f"run `requant reconcile {model}`"
+        wanted = aliases(entries)
+        if _shows(model, entries, wanted):
+            break
+        announcement = marks.announce(model, wanted["champion"], announcement)
+        # Otherwise whoever committed meanwhile could not know what is set here.
+        if len(journal.read(model)) != len(entries):
+            continue
+        reached = _show_aliases(model, wanted)
+        settings().registry().note_projected(model, len(entries), entries[-1].digest)
+        if len(journal.read(model)) == len(entries) and _is_shown(model, reached):
+            marks.note_mark(model, len(entries))
+            break
+    else:
+        raise Unavailable(
+            f"the aliases of {model} lost {journal.RACES} races in a row: "
+            f"run `requant reconcile {model}`"
+        )
+    if announcement is not None:
+        marks.withdraw(announcement)
+
+
+def _shows(model: str, entries: Sequence[LedgerEntry], wanted: Mapping[str, str | None]) -> bool:
+    """Return whether nothing is left to do: the aliases, and what is noted of them, are right."""
+    noted, projected = marks.mark(model), anchored(model)
+    reigning = champion(entries)
+    if projected is None:
+        return not any(wanted.values())
+    least = reigning.number if reigning else 0
+    return (
+        _agree(projected.aliases, wanted)
+        and (noted.in_registry or not entries)
+        and least <= noted.number <= (projected.number or 0)
     )
+
+
+def _is_shown(model: str, wanted: Mapping[str, str | None]) -> bool:
+    return _agree(settings().registry().aliases(model), wanted)
+
+
+def _agree(present: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
+    return all(present.get(alias) == version for alias, version in wanted.items())
 
 
 def label(model: str) -> None:
@@ -87,32 +175,33 @@ def label_or_warn(model: str) -> None:
         )
 
 
-def _show_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
+def _show_aliases(model: str, wanted: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """Set the aliases, and return what they were set to.
+
+    One beside `champion` whose version is gone is removed: it stops nothing, and the reconciliation
+    that registers the version again sets it.
+    """
+    reached = dict(wanted)
+    for alias, version in wanted.items():
+        try:
+            _set_alias(model, alias, version)
+        except NotFound:
+            if alias == "champion":
+                raise
+            _set_alias(model, alias, None)
+            reached[alias] = None
+    return reached
+
+
+def _set_alias(model: str, alias: str, version: str | None) -> None:
     registry = settings().registry()
     present = registry.aliases(model)
-    for alias, version in wanted.items():
-        if version is None and alias in present:
-            registry.delete_alias(model, alias)
-        elif version is not None and present.get(alias) != version:
-            registry.set_alias(model, alias, version)
+    if version is None and alias in present:
+        registry.delete_alias(model, alias)
+    elif version is not None and present.get(alias) != version:
+        registry.set_alias(model, alias, version)
 
 
 def shown_champion(model: str) -> str | None:
-    """Return the version that the alias `champion` shows in the registry."""
-    return settings().registry().aliases(model).get("champion")
-
-
-def mark(model: str) -> int:
-    """Return the number of the promotion that the aliases last showed; 0 when none was noted."""
-    try:
-        return int(json.loads(settings().store().get(layout.projection(model)))["number"])
-    except NotFound:
-        return 0
-
-
-def note_mark(model: str, number: int) -> None:
-    """Note that the aliases show this number's promotion; a late writer never turns it back."""
-    if number > mark(model):
-        settings().store().put(
-            layout.projection(model), json.dumps({"version": 1, "number": number}).encode()
-        )
+    """Return the version that the alias `champion` shows in the registry; raises as `anchored`."""
+    return (anchored(model) or NOTHING).aliases.get("champion")

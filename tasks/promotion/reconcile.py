@@ -10,17 +10,18 @@ projection lags. A mark that has caught up: somebody moved the alias afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from infra.canonical import Json
-from tasks.promotion.ledger import EntryKind, LedgerEntry, aliases, body, champion
+from infra.identifiers import Digest
+from tasks.promotion.ledger import REGISTRY, EntryKind, LedgerEntry, aliases, body, champion
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-ACTOR = "mlflow"
-"""Who the ledger names when an operator moved the alias: the registry does not say who it was."""
+ACTOR = REGISTRY
+"""Who the ledger names when an operator moved the alias."""
 
 
 class AliasState(StrEnum):
@@ -32,6 +33,8 @@ class AliasState(StrEnum):
     ADOPTED = "adopted"
     # An operator moved it to something unverified, or deleted it: record, put it back, report.
     UNDONE = "undone"
+    # The registry is older than the ledger, or lacks what the ledger names: brought up to it.
+    RESTORED = "restored"
     FAILED = "failed"  # it could not be looked at, or not be mended: what is served stays as it is
 
 
@@ -76,12 +79,21 @@ def reconcile(
     observed: str | None,
     verified: Mapping[str, Verification],
     mark: int = 0,
+    *,
+    lost: str = "",
+    late: Collection[str | None] = (),
 ) -> Reconciliation:
     """Compare the alias `champion` as observed with the ledger.
 
-    `verified` has an entry for every version that the caller could check; a version without one is
-    unverified. `mark` is the number of the promotion that the aliases were last known to show; 0
-    when none was noted.
+    Args:
+        entries: The history.
+        observed: What the alias shows; None when there is none.
+        verified: An entry for every version that the caller could check; a version without one is
+            unverified.
+        mark: Number of the entry that the aliases were last known to show; 0: none was noted.
+        lost: In which way the registry is older than the ledger, a sentence; empty: in none. What
+            such a registry shows is nobody's act.
+        late: Versions that a projection which was cut off may still set the alias to.
     """
     reigning = champion(entries)
     wanted = aliases(entries)
@@ -95,7 +107,16 @@ def reconcile(
             f"The alias still shows what it showed before ledger entry {number}: projected again."
         )
         return Reconciliation(AliasState.LAGGING, reason, None, wanted, number)
+    if lost:
+        return Reconciliation(
+            AliasState.RESTORED, f"{lost}: projected again.", None, wanted, number
+        )
+    if observed in late:
+        reason = f"A projection that was cut off set version {observed} late: projected again."
+        return Reconciliation(AliasState.LAGGING, reason, None, wanted, number)
     check = verified.get(observed or "", Verification(False, "nobody could check it"))
+    if check.verified and reigning and check.release == reigning.release is not None:
+        check = Verification(False, "it is another copy of the champion")
     if observed is not None and check.verified:
         return _adopt(entries, observed, check)
     return _undo(entries, observed, check)
@@ -105,7 +126,8 @@ def _adopt(entries: Sequence[LedgerEntry], observed: str, check: Verification) -
     reigned = [
         entry
         for entry in entries
-        if entry.kind in (EntryKind.PROMOTED, EntryKind.ROLLED_BACK) and entry.version == observed
+        if entry.kind in (EntryKind.PROMOTED, EntryKind.ROLLED_BACK)
+        and (entry.version == observed or entry.release == check.release is not None)
     ]
     kind = EntryKind.ROLLED_BACK if reigned else EntryKind.PROMOTED
     release = check.release or (reigned[-1].release if reigned else None)
@@ -116,15 +138,16 @@ def _adopt(entries: Sequence[LedgerEntry], observed: str, check: Verification) -
     record = body(
         kind, actor=ACTOR, reason=reason, version=observed, release=release, details=details
     )
-    after = aliases((*entries, _as_if_appended(entries, kind, observed)))
+    after = aliases((*entries, _as_if_appended(entries, kind, observed, release)))
     return Reconciliation(AliasState.ADOPTED, reason, record, after, None)
 
 
-def _as_if_appended(entries: Sequence[LedgerEntry], kind: EntryKind, version: str) -> LedgerEntry:
-    """Return an entry as it will stand: number, kind and version alone decide the aliases."""
-    return LedgerEntry(
-        entries[-1].number + 1 if entries else 1, _EPOCH, kind, ACTOR, "", version, None, {}
-    )
+def _as_if_appended(
+    entries: Sequence[LedgerEntry], kind: EntryKind, version: str, release: str | None
+) -> LedgerEntry:
+    """Return an entry as it will stand: number, kind, version and release decide the aliases."""
+    number, digest = entries[-1].number + 1 if entries else 1, Digest(release) if release else None
+    return LedgerEntry(number, _EPOCH, kind, ACTOR, "", version, digest, {})
 
 
 def _undo(

@@ -11,6 +11,7 @@ from importlib.metadata import version as installed
 from infra.canonical import Json
 from infra.identifiers import RunId
 from infra.registry.cards import Card
+from infra.registry.numbers import Numbers
 from infra.registry.registry import Registry
 from tasks.records import CandidateRef, EngineRef, GateReport
 from tasks.step import flow_run_id
@@ -87,10 +88,12 @@ def register(
     digest: str,
     run_name: str,
     card: Card,
+    numbers: Numbers,
 ) -> str:
     """Register a stored release as a version of its model and return the version.
 
-    `bundle` is what the release of that `digest` was written from. Raises `Unavailable`.
+    `bundle` is what the release of that `digest` was written from, and `numbers` says which numbers
+    are other releases'. Raises `Unavailable`.
     """
     candidate, files = judged.candidate, bundle.files
     fraction = f"{candidate.quantized_share:.4f}"
@@ -104,6 +107,7 @@ def register(
         params={"recipe": candidate.recipe, "quantized_share": fraction},
         artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
         card=card,
+        numbers=numbers,
     )
 
 

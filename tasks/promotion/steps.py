@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 
 from infra.canonical import Json
 from infra.identifiers import RunId
-from infra.processes.identity import identity, is_gone
+from infra.liveness.process import identity, is_gone
+from infra.registry.numbers import Numbers
 from infra.releases import write_release
 from infra.settings import settings
 from tasks.models.catalog import open_model
-from tasks.promotion import candidate_store, entries, history, journal, projection
+from tasks.promotion import candidate_store, entries, history, journal, ledger, projection
 from tasks.promotion.acts import promoting, reconciling
 from tasks.promotion.card import card
 from tasks.promotion.reconcile import Reconciliation
@@ -76,7 +77,9 @@ def release_candidate(judged: Judged, run_name: str, frozen: str | None = None) 
     release = write_release(store, model.name, bundle.files, bundle.facts, settings().signer())
     champion = history.champion_of(model.name)
     described = card(model, judged, champion, release.digest, settings().store_address)
-    version = register(settings().registry(), judged, bundle, release.digest, run_name, described)
+    taken = Numbers(highest=ledger.highest_number(journal.read(model.name)))
+    registry = settings().registry()
+    version = register(registry, judged, bundle, release.digest, run_name, described, taken)
     candidate_store.remove_files(judged.candidate)
     return ReleaseRef(model.name, version, release.digest)
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from infra.canonical import Json
 from infra.errors import BadInput, NotFound, Refused
 from infra.identifiers import ModelName
+from infra.releases import Release
 from infra.settings import settings
+from infra.stores.digests import DigestCache
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.reconcile import Verification
+from tasks.promotion.release import CPU_PLAN, GRAPH
 from tasks.records import ReleaseRef
 
 
@@ -41,24 +44,37 @@ def named_release(model: str, target: LedgerEntry) -> ReleaseRef:
 
 
 def verification(model: str, version: str) -> Verification:
-    """Return whether a version of the registry may serve; why not, where it may not."""
+    """Return whether a version of the registry may serve; why not, where it may not.
+
+    Its tag names a release, whose bundle is intact and passed its gates, and its own files are that
+    release's: a tag alone proves nothing.
+    """
+    registry = settings().registry()
     try:
-        digest = settings().registry().version(model, version).release
+        digest = registry.version(model, version).release
         if digest is None:
             return Verification(False, "it carries no release")
-        facts = _read_all(model, digest)
+        release = _read_all(model, digest)
+        if not _passed(release.facts):
+            return Verification(False, "its golden gates did not pass")
+        wrong = registry.wrong_in(model, version, registered_graph(release), DigestCache(None))
     except (Refused, NotFound, BadInput) as exc:
         return Verification(False, str(exc))
-    if not _passed(facts):
-        return Verification(False, "its golden gates did not pass")
+    if wrong is not None:
+        return Verification(False, f"it bears the release's tag, and {wrong}")
     return Verification(True, release=digest)
 
 
-def _read_all(model: str, digest: str) -> Mapping[str, Json]:
+def registered_graph(release: Release) -> str:
+    """Return the SHA-256 of the graph that a release's version holds in the registry."""
+    return release.files[CPU_PLAN if CPU_PLAN in release.files else GRAPH].sha256
+
+
+def _read_all(model: str, digest: str) -> Release:
     release = settings().release(model, digest)
     for name in release.files:
         release.file(name)
-    return release.facts
+    return release
 
 
 def _passed(facts: Mapping[str, Json]) -> bool:

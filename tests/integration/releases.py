@@ -6,8 +6,11 @@ import json
 
 from infra.canonical import Json
 from infra.identifiers import Digest, ModelName
+from infra.registry.numbers import Numbers
 from infra.releases import write_release
 from infra.settings import Settings
+from tasks.promotion import journal
+from tasks.promotion.ledger import highest_number
 from tasks.records import ReleaseRef
 from tests.integration.test_registry import tiny_onnx
 
@@ -45,6 +48,7 @@ def released(
         run_name=f"candidate {scale}",
         metrics={"cosine": 0.99},
         params={"recipe": "int8-max"},
+        numbers=Numbers(highest=highest_number(journal.read(model))),
         artifacts={"golden/onnxruntime-cpu.json": files["golden/onnxruntime-cpu.json"]},
     )
     return ReleaseRef(ModelName(model), version, Digest(release.digest))

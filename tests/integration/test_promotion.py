@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 
 from infra.errors import AlreadyExists, Tampered, Unavailable
-from infra.processes.identity import identity
+from infra.liveness.process import identity
 from infra.settings import Settings
 from infra.stores.local import LocalStore
 from tasks.promotion import entries, history, journal, ledger
 from tasks.promotion.acts import promoting, reconciling
 from tasks.promotion.ledger import EntryKind
 from tests.integration.releases import flip, promoted, released
+
+
+@pytest.fixture
+def workspace(registry_workspace: Settings) -> Settings:
+    """Point this process at a workspace with an empty registry."""
+    return registry_workspace
+
 
 FILES = ("graph.onnx", "engines/onnxruntime-cpu/plan", "golden/onnxruntime-cpu.json")
 

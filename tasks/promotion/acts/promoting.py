@@ -6,7 +6,9 @@ from functools import partial
 
 from infra.errors import Refused
 from tasks.promotion import entries, history, journal, ledger, projection
-from tasks.promotion.verification import intact_release, named_release, require_intact
+from tasks.promotion.acts.restoring import servable
+from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.verification import intact_release, named_release
 from tasks.records import ReleaseRef
 
 
@@ -15,7 +17,7 @@ def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> N
 
     Every file of its bundle is verified first. Raises `Refused` otherwise, `NotFound`, `Tampered`.
     """
-    require_intact(release)
+    release = servable(release)
     shown = partial(projection.shown_champion, release.model)
     journal.commit(release.model, entries.promoted, release, base, shown, actor, reason)
     projection.show(release.model)
@@ -53,10 +55,15 @@ def finish_approvals(model: str) -> tuple[str, ...]:
 def roll_back(model: str, to: str | None, actor: str, reason: str, request: str) -> ReleaseRef:
     """Make an earlier champion serve again; its bytes and signature are verified first.
 
-    The same `request` again changes nothing, and returns what it brought back. Raises `Refused`,
+    So is its version in the registry, and registered again where that was deleted or replaced. The
+    same `request` again changes nothing, and returns what it brought back. Raises `Refused`,
     `NotFound`, `Tampered`.
     """
-    verify, shown = partial(intact_release, model), partial(projection.shown_champion, model)
+    shown = partial(projection.shown_champion, model)
+
+    def verify(target: LedgerEntry) -> ReleaseRef:
+        return servable(named_release(model, target))
+
     entry = journal.commit(model, entries.rolled_back, to, request, verify, shown, actor, reason)
     projection.show(model)
     return named_release(model, entry or history.of_request(model, request))

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from infra.settings import settings
 from tasks.promotion import entries, history, journal, projection
 from tasks.promotion.acts.promoting import finish_approvals
-from tasks.promotion.reconcile import ACTOR, Reconciliation
+from tasks.promotion.acts.restoring import Mended, mend
+from tasks.promotion.reconcile import ACTOR, AliasState, Reconciliation
+from tasks.promotion.registered import marks
+from tasks.promotion.registered.condition import known_digests
 
 
 def reconcile(model: str) -> Reconciliation:
     """Compare the registry's alias with the ledger, record what was done, bring both in step.
 
-    What killed processes left is ended first: claims on windows, approvals without promotion.
+    What the aliases lead to is verified, in the store and in the registry. What killed processes
+    left is ended: claims on windows, approvals without promotion, runs, announcements.
     """
     close_orphans(model)
-    notes = finish_approvals(model)
+    notes, digests = finish_approvals(model), known_digests(model)
     comparison = projection.record_comparison(model)
-    projection.follow(model, comparison)
-    return replace(comparison, notes=(*notes, *comparison.notes))
+    mended = mend(model, digests)
+    projection.show(model)
+    digests.save()
+    settings().registry().sweep(model)
+    marks.clear(model)
+    return _with(comparison, mended, notes)
+
+
+def _with(comparison: Reconciliation, mended: Mended, notes: Sequence[str]) -> Reconciliation:
+    """Return the comparison with what else was mended, or could not be."""
+    outcome = comparison.outcome
+    if mended.broken:
+        outcome = AliasState.FAILED
+    elif "champion" in mended.restored:
+        outcome = AliasState.RESTORED
+    told = (*notes, *comparison.notes, *mended.sentences)
+    return replace(comparison, outcome=outcome, notes=told)
 
 
 def close_orphans(model: str) -> None:

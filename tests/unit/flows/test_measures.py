@@ -7,7 +7,7 @@ import pytest
 
 from flows.measures import EVERY_S, LiveMeasures, live_samples, write_measures
 from infra.errors import Unavailable
-from infra.processes.identity import identity
+from infra.liveness.process import identity
 from infra.settings import Settings
 from infra.telemetry import parse, read_snapshots
 from tasks.promotion import journal

@@ -53,6 +53,12 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
+    def stamp(self, key: str) -> str:
+        return sha256(self.get(key))
+
+    def sweep(self) -> int:
+        return 0
+
 
 @pytest.fixture
 def store() -> MemoryStore:

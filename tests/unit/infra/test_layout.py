@@ -51,6 +51,7 @@ SPELT = {
     layout.RELEASE: layout.release_file("m", A, "golden/onnxruntime-cpu.json"),
     layout.LEDGER: f"{layout.ledger('m')}/00000001.json",
     layout.PROJECTION: layout.projection("m"),
+    layout.PROJECTING: layout.projecting("m", "n"),
     layout.FORGETTING: layout.act_of_forgetting("m", A[:32]),
     layout.TIMING_CACHE: layout.timing_cache("tensorrt_rtx-1.2/9.0-H200/driver-580"),
     layout.STORE_PROBE: layout.store_probe("0123456789abcdef"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from infra.processes.identity import identity, is_gone
+from infra.liveness.process import identity, is_gone
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -17,7 +17,7 @@ def test_this_process_is_not_gone() -> None:
 
 def test_a_killed_process_is_gone_even_before_it_is_reaped() -> None:
     code = (
-        "from infra.processes.identity import identity; import json; print(json.dumps(identity()), "
+        "from infra.liveness.process import identity; import json; print(json.dumps(identity()), "
         "flush=True);" + SLEEP
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:

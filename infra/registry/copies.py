@@ -1,0 +1,110 @@
+"""A version's files as the registry holds them, and whether they still are what was registered."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from infra.canonical import sha256
+from infra.errors import BadInput, NotFound, Unavailable
+from infra.registry.flavour import DESCRIPTION, FILES, GRAPH_FILE, differences, parsed
+from infra.stores import open_store
+from infra.stores.digests import DigestCache
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from infra.stores.port import ObjectStore
+
+_REQUIREMENT = re.compile(
+    r"(python|pip|mlflow|onnx|onnxruntime|setuptools|wheel)(\s*[:=<>!~]=?\s*[\w.]+)?"
+    r"|-r requirements\.txt|((channels|dependencies|build_dependencies|pip):)|conda-forge"
+    r"|name: mlflow-env"
+)
+"""A line of the environments that MLflow writes beside an ONNX model: no other package is named."""
+
+
+class ProxiedFiles:
+    """The files of a version behind an MLflow server: listed and read, and never written.
+
+    A listing shows no time and no tag there, so nothing is known without reading.
+    """
+
+    def __init__(self, url: str, tracking_uri: str) -> None:
+        """Take the address that the registry names, such as `mlflow-artifacts:/1/models/m-0`."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.url = url
+        self._files = get_artifact_repository(url, tracking_uri=tracking_uri)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """List the files below a folder."""
+        for item in self._files.list_artifacts(prefix or None):
+            if item.is_dir:
+                yield from self.list(item.path)
+            else:
+                yield item.path
+
+    def get(self, key: str) -> bytes:
+        """Return a file's bytes."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._files.download_artifacts(key, folder)).read_bytes()
+
+    def stamp(self, _: str) -> str:
+        """Return nothing: it is read each time."""
+        return ""
+
+
+def open_copy(client: MlflowClient, model: str, version: str, tracking_uri: str) -> ObjectStore:
+    """Open the files that the registry hands to whoever loads a version."""
+    url = str(client.get_model_version_download_uri(model, version))
+    if urlsplit(url).scheme in ("", "file", "s3"):
+        return open_store(url, endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
+    return ProxiedFiles(url, tracking_uri)  # type: ignore[return-value]  # it reads, and nobody writes
+
+
+def wrong_in(copy: ObjectStore, graph_digest: str, digests: DigestCache) -> str | None:
+    """Return what differs from a version whose graph has this SHA-256; None where nothing does.
+
+    Every file is accounted for: the graph by its digest, what MLflow is told of it by what it would
+    make MLflow do. Raises `Unavailable`.
+    """
+    present = set(copy.list(""))
+    if present != FILES:
+        strange, missing = sorted(present - FILES), sorted(FILES - present)
+        return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
+    try:
+        if digests.digest(copy, GRAPH_FILE) != graph_digest:
+            return f"its {GRAPH_FILE} is not what the release holds"
+        return _wrong_beside(copy, graph_digest, digests)
+    except NotFound as error:
+        raise Unavailable(f"A version's files changed while they were read: {error}") from error
+    except BadInput as error:
+        return str(error)
+
+
+def _wrong_beside(copy: ObjectStore, graph_digest: str, digests: DigestCache) -> str | None:
+    small = {name: copy.get(name) for name in sorted(FILES - {GRAPH_FILE})}
+    known = f"{graph_digest} {sha256(b''.join(small.values()))}"
+    if digests.approved(known):
+        return None
+    lines = [line for name in sorted(small) if name != DESCRIPTION for line in _lines(small[name])]
+    strange = [line for line in lines if _REQUIREMENT.fullmatch(line) is None]
+    if strange:
+        return f"it requires {strange[0]!r}"
+    wrong = differences(small[DESCRIPTION], parsed(copy.get(GRAPH_FILE)))
+    if wrong is None:
+        digests.approve(known)
+    return wrong
+
+
+def _lines(data: bytes) -> list[str]:
+    """Return the lines of a list of requirements, or of the YAML of an environment."""
+    text = data.decode("utf-8", "replace")
+    lines = (line.strip().removeprefix("- ").strip() for line in text.splitlines())
+    return [line for line in lines if line]
