@@ -77,6 +77,16 @@ METRICS: Mapping[str, Metric] = {
         Metric("requant_champion_version", "Version of the release that serves.", ("model",)),
         Metric("requant_promotions_total", "Promotions in the ledger.", ("model",)),
         Metric("requant_rollbacks_total", "Rollbacks in the ledger.", ("model",)),
+        Metric(
+            "requant_registry_mended_total",
+            "Times that what the registry held was put back or registered again.",
+            ("model",),
+        ),
+        Metric(
+            "requant_champion_verified",
+            "1 while the newest reconciliation found what serves as it was signed, else 0.",
+            ("model",),
+        ),
         # A gauge: a process of one run has one duration, and a histogram of one never fills.
         Metric("requant_run_seconds", "Duration of the newest run of a flow.", ("model", "flow")),
         Metric(
