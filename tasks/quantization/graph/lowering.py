@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from infra.errors import BadInput
 from tasks.quantization.graph.integer_products import bias_apart
 from tasks.quantization.graph.integers import in_integers, without_results
+from tasks.quantization.graph.residuals import quantized_branches
 
 _CUTS = ("Relu", "Clip")
 _ZERO = "requant.zero"
@@ -17,11 +18,12 @@ _ZERO = "requant.zero"
 def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """Return the graph in a target's form.
 
-    "s8" (TensorRT) as it is, "u8" (ONNX Runtime on x86) for what that fuses.
+    "s8" (TensorRT) with residual branches quantized, "u8" (ONNX Runtime on x86) for what that
+    fuses.
     """
     match form:
         case "s8":
-            return without_results(qdq)
+            return without_results(quantized_branches(qdq))
         case "u8":
             return kept_cuts(gathered_levels(in_integers(bias_apart(unsigned_activations(qdq)))))
         case _:
