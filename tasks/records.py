@@ -135,6 +135,10 @@ class GateResult:
         return self.direction == "reported"
 
 
+LAYER_PRECISION = "layer-precision"
+"""The gate that holds what runs against the format that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateReport:
     """All gates of one candidate on one target."""
@@ -150,6 +154,11 @@ class GateReport:
             if worst in verdicts:
                 return worst
         return Verdict.PASSED if verdicts else Verdict.INCONCLUSIVE
+
+    @property
+    def layer_precision(self) -> GateResult | None:
+        """Return what is known of what runs in what; None where no short format was asked for."""
+        return next((gate for gate in self.gates if gate.metric == LAYER_PRECISION), None)
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:

@@ -259,6 +259,9 @@ def outcome(result: Any) -> None:
         console.print(f"  {escape(line)}")
     if result.candidates:
         console.print(_candidates(result.candidates))
+    for report in result.candidates[-1].reports if result.candidates else ():
+        if report.layer_precision is not None:
+            console.print(f"{report.target}  {escape(report.layer_precision.reason)}")
     for diagnostic in result.candidates[-1].diagnostics if result.candidates else ():
         console.print(f"note  {escape(diagnostic)}")
     for note in result.notes:
@@ -268,13 +271,22 @@ def outcome(result: Any) -> None:
 
 
 def _candidates(candidates: Sequence[Any]) -> Table:
-    table = _table("candidate", "verdicts", "why")
+    table = _table("candidate", "verdicts", "runs as asked", "why")
     for candidate in candidates:
         verdicts = ", ".join(
             f"{report.target} {report.verdict.value}" for report in candidate.reports
         )
-        table.add_row(candidate.recipe, verdicts, escape(candidate.reason))
+        ran = ", ".join(f"{report.target} {_ran(report)}" for report in candidate.reports)
+        table.add_row(candidate.recipe, verdicts, ran, escape(candidate.reason))
     return table
+
+
+def _ran(report: Any) -> str:
+    """Say which fraction of the work runs in the format that was asked for."""
+    gate = report.layer_precision
+    if gate is None:
+        return "–"
+    return "unknown" if gate.estimate is None else f"{gate.estimate.value:.1%}"
 
 
 def reconciliations(outcomes: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The scenes: each writes traffic, runs a flow, and returns what it found wrong and its lines."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,14 +18,14 @@ from tasks.promotion import journal
 from tasks.promotion.history import champion_of
 from tasks.promotion.ledger import EntryKind, previous
 from tasks.promotion.reconcile import AliasState
-from tasks.records import Action, Health, Payload, ReleaseRef, Tensor, Verdict
+from tasks.records import Action, GateReport, Health, Payload, ReleaseRef, Tensor, Verdict
 
 Played = tuple[list[str], list[str]]
 """What came out otherwise than described, and the lines to print."""
 
 
 def first_champions(stage: Stage) -> Played:
-    """Register both models, and build and judge first INT8 champions from baseline traffic."""
+    """Register both models, and build and judge first quantized champions from baseline traffic."""
     problems, lines = [], []
     traffic = {
         "minilm": stage.texts(domains=("docs", "interface"), languages=("en",)),
@@ -37,11 +37,17 @@ def first_champions(stage: Stage) -> Played:
         outcome = maintenance(model)
         problems += _unless(outcome.status is Status.PROMOTED, f"{model}: {outcome.reason}")
         problems += _unless(
-            bool(outcome.candidates) and outcome.candidates[-1].recipe != "full-precision",
-            "a champion in INT8",
+            bool(outcome.candidates) and runs_as_asked(outcome.candidates[-1].reports),
+            f"{model}: the champion does not run in the precision that its recipe asks for",
         )
         lines += [f"{model}: {outcome.reason}", *_candidates(outcome)]
     return problems, lines
+
+
+def runs_as_asked(reports: Sequence[GateReport]) -> bool:
+    """Return whether an engine was seen to run in the short format that it was built for."""
+    gates = [report.layer_precision for report in reports]
+    return any(gate is not None and gate.verdict is Verdict.PASSED for gate in gates)
 
 
 def keep(stage: Stage) -> Played:

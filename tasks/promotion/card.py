@@ -82,10 +82,15 @@ def about_version(
     before = f"version {champion}" if champion else "none"
     drawn = f", drawn for window `{window[:SHORT]}`" if window else ""
     lines = [
-        f"Recipe `{candidate.recipe}`, {candidate.quantized_share:.0%} of the "
-        "multiply-accumulates quantized.",
+        f"Recipe `{candidate.recipe}`, which asks for {candidate.quantized_share:.0%} of the "
+        "multiply-accumulates to be quantized.",
         "",
         *(f"- {_verdict(report)}" for report in reports),
+        *(
+            f"- {report.target}: {report.layer_precision.reason}"
+            for report in reports
+            if report.layer_precision is not None
+        ),
         f"- calibrated on set `{candidate.calibration[:SHORT]}`{drawn}",
         f"- champion before: {before}",
         f"- release `{release[:SHORT]}`",

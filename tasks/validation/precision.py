@@ -16,11 +16,11 @@ import onnx
 
 from infra.engines.port import UNKNOWN, Kernel
 from tasks.graphs.sites import Site
-from tasks.records import GateResult, Interval, Verdict
+from tasks.records import LAYER_PRECISION, GateResult, Interval, Verdict
 from tasks.specs.groups import ALL
 from tasks.validation.gates import AT_LEAST
 
-METRIC = "layer-precision"
+METRIC = LAYER_PRECISION
 LEAST = 0.8
 """Of the multiply-accumulates, where a spec says nothing else."""
 _NAMED = 3

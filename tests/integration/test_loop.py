@@ -3,6 +3,8 @@
 It is one story, in order.
 """
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -13,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flows.outcomes import RunOutcome
 from infra.canonical import sha256
 from infra.errors import Refused, Tampered
 from infra.settings import Settings, settings
@@ -32,7 +35,19 @@ def digits(loop: Settings) -> Settings:
     return loop
 
 
+def printed(outcome: RunOutcome, *, as_json: bool = False) -> str:
+    """Return what `requant requantize` prints of a run."""
+    from flows.cli import printing
+
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), printing.console.capture() as captured:
+        printing.emit(outcome, as_json, printing.outcome)
+    return shown.getvalue() + captured.get()
+
+
 def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> None:
+    from mlflow import MlflowClient
+
     from flows.maintenance import maintenance
     from flows.outcomes import Status
 
@@ -60,6 +75,15 @@ def test_the_first_run_builds_a_champion_for_every_target(digits: Settings) -> N
         assert gates[target]["binding"] is False
     assert gates["onnxruntime-cpu"]["verdict"] in ("passed", "failed")
     assert gates["tensorrt-rtx"]["verdict"] == "passed"  # its builder tells without a device
+    reasons = {target: gate["reason"] for target, gate in gates.items()}
+    assert all("products run as asked" in reason for reason in reasons.values()), reasons
+    text = " ".join(printed(outcome).split())
+    client = MlflowClient(digits.mlflow_uri)
+    described = client.get_model_version("digits", outcome.version or "").description
+    for target, reason in reasons.items():
+        assert f"{target} {reason}" in text
+        assert f"- {target}: {reason}" in described
+        assert reason in printed(outcome, as_json=True)
 
 
 def test_the_champion_is_used_by_someone_who_has_nothing_of_ours(digits: Settings) -> None:

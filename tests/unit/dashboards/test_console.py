@@ -265,6 +265,44 @@ def test_text_of_others_takes_no_effect(
     assert version.index("Binding gates") < version.index("do not bind")
 
 
+def test_a_version_says_what_runs_and_names_no_format_that_its_recipe_has_not(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "layer-precision: 46 of 47 products run as asked, 99.1% of their multiply-accumulates"
+    ran = replace(GATE, metric="layer-precision", group="all", reason=told)
+    weights = {"format": "int4", "granularity": "block"}
+    view = VersionView(
+        model="tiny",
+        version="2",
+        release="r" * 64,
+        recipe="int4-awq",
+        facts={
+            "recipe": {
+                "name": "int4-awq",
+                "summary": "",
+                "rounding": "awq",
+                "weights": weights,
+                "activations": None,
+                "smoothing": "none",
+            },
+            "quantized_share": 0.5,
+            "kept_high": [],
+            "sensitivity": [{"site": "first", "error": 0.5, "macs_share": 0.125}],
+            "engines": [],
+            "calibration": "c" * 64,
+            "model": "d" * 64,
+        },
+        reports=(GateReport("onnxruntime-cpu", (ran,)),),
+        champion="1",
+        rows=(GateRow("onnxruntime-cpu", ran, None),),
+    )
+    monkeypatch.setattr(pages.versions, "one_version", lambda *_: view)
+    page = browser.get("/models/tiny/versions/2").text
+    assert told in page
+    assert "<td>int4</td>" in page
+    assert "INT8" not in page
+
+
 def test_a_run_is_watched_until_it_ends(
     browser: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,9 @@ def report(target: str, *gates: tuple[str, Verdict, str]) -> GateReport:
 
 
 PASSED = report(
-    "onnxruntime-cpu", ("cosine", Verdict.PASSED, "fine"), ("flips", Verdict.PASSED, "fine")
+    "onnxruntime-cpu",
+    ("cosine", Verdict.PASSED, "fine"),
+    ("layer-precision", Verdict.PASSED, "layer-precision: 9 of 9 products run as asked"),
 )
 UNSURE = report("tensorrt-rtx", ("execution", Verdict.INCONCLUSIVE, "no CUDA device is visible"))
 
@@ -28,10 +30,11 @@ def test_a_version_says_its_recipe_one_line_a_target_its_data_and_who_served_bef
         CANDIDATE, [PASSED, UNSURE], window="b" * 64, champion="3", release="d" * 64
     )
     assert text.splitlines() == [
-        "Recipe `int8-smooth`, 99% of the multiply-accumulates quantized.",
+        "Recipe `int8-smooth`, which asks for 99% of the multiply-accumulates to be quantized.",
         "",
         "- onnxruntime-cpu: passed, 2 gates",
         "- tensorrt-rtx: inconclusive; no CUDA device is visible",
+        "- onnxruntime-cpu: layer-precision: 9 of 9 products run as asked",
         "- calibrated on set `aaaaaaaaaaaa`, drawn for window `bbbbbbbbbbbb`",
         "- champion before: version 3",
         "- release `dddddddddddd`",
