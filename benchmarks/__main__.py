@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = {
     "profiles": "benchmarks.traffic.profiles",
     "sampling": "benchmarks.traffic.sampling",
     "language": "benchmarks.language.held_out",
+    "llm-drift": "benchmarks.language.drift",
     "selection": "benchmarks.quantization.selection",
     "poisoning": "benchmarks.quantization.poisoning",
     "scale": "benchmarks.traffic.scale",

@@ -240,7 +240,11 @@ def _losses(
         return None
     progress.step("measuring the sites' sensitivity", fraction)
     return quantization_steps.measure_sensitivity(
-        material.calibration, material.observation, recipe.name, thorough
+        material.calibration,
+        material.observation,
+        recipe.name,
+        thorough,
+        material.champion if recipe.drifting_sites else None,
     )
 
 

@@ -102,7 +102,7 @@ def resolved(recipe: Recipe, made_by: str | None) -> Recipe:
             f"recipe {recipe.name} renews a champion's smoothing, and no champion of a known "
             "recipe exists: use int8-smooth"
         )
-    return renewed(made_by)
+    return renewed(recipe, made_by)
 
 
 def load_evidence(

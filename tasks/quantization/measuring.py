@@ -14,11 +14,11 @@ from tasks.observation.shards import observe_shards
 from tasks.quantization import loading
 from tasks.quantization.pipeline.losses import measure_losses
 from tasks.quantization.pipeline.placement import remaining_loss
-from tasks.quantization.pipeline.tuning import tuning_recipe
+from tasks.quantization.pipeline.tuning import deployed_choices, tuning_recipe
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.sensitivity.measure import Losses, spread
-from tasks.records import SampleRef
+from tasks.records import ReleaseRef, SampleRef
 
 SENSITIVITY_CASES = 12
 """Cases of the calibration set that rank the sites.
@@ -52,17 +52,27 @@ def observe_set(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, 
     return bounded(observed, parse_ceilings(calibration.ceilings))
 
 
-def losses_key(model: RegisteredModel, observation: str, recipe: Recipe, *, others: bool) -> Key:
+def losses_key(
+    model: RegisteredModel,
+    observation: str,
+    recipe: Recipe,
+    champion: ReleaseRef | None,
+    *,
+    others: bool,
+) -> Key:
     """Return where the losses of a recipe's parts lie.
 
-    Recipes that differ only in the sites they exclude share them.
+    Recipes that differ only in the sites they exclude share them. Losses of a champion's own
+    quantizers, which tell what drifts, are that champion's.
     """
-    basis: Mapping[str, Json] = {
+    basis: dict[str, Json] = {
         "model": model.digest,
         "observation": observation,
         "recipe": tuning_recipe(recipe).document(),
         "cases": SENSITIVITY_CASES,
     }
+    if recipe.drifting_sites and champion is not None:
+        basis["champion"] = champion.digest
     return layout.sensitivity(model.name, sha256(canonical(basis))[:32], others=others)
 
 
@@ -71,19 +81,29 @@ def losses_of_parts(
     calibration: SampleRef,
     observation: str,
     recipe: Recipe,
+    champion: ReleaseRef | None = None,
     *,
     others: bool,
 ) -> Losses:
-    """Return what each part alone costs, measured on some cases of the calibration set."""
+    """Return what each part alone costs, measured on some cases of the calibration set.
+
+    Where sites that drift are asked for, it is under the champion's quantizers.
+    """
     loading.require_room(model)
     payloads = [request.payload for request in loading.load_requests(calibration)]
     tuning = tuning_recipe(recipe)
+    deployed = loading.load_champion(champion) if recipe.drifting_sites else None
+    tuned = (
+        loading.load_tuned(model.name, model.digest, observation, tuning, None)
+        if deployed is None
+        else deployed_choices(model.sites, deployed.scales)
+    )
     return measure_losses(
         model.graph,
         model.sites,
         loading.load_observation(observation),
         recipe,
-        loading.load_tuned(model.name, model.digest, observation, tuning, None),
+        tuned,
         model.inputs,
         model.spec.task,
         spread(payloads, SENSITIVITY_CASES),

@@ -38,21 +38,24 @@ def observe(calibration: SampleRef) -> str:
 
 @step("measure-sensitivity")
 def measure_sensitivity(
-    calibration: SampleRef, observation: str, recipe_name: str, others: bool = False
+    calibration: SampleRef,
+    observation: str,
+    recipe_name: str,
+    others: bool = False,
+    champion: ReleaseRef | None = None,
 ) -> str:
     """Measure what each part alone costs, on some calibration cases; returns the figures' key.
 
     `others` adds the parts that recipes leave in floating point. Recipes that differ only in the
-    sites they exclude share the figures, and so do later runs.
+    sites they exclude share the figures, and so do later runs. `champion` is whose quantizers are
+    measured, for recipes that keep high what drifts.
     """
-    model, recipe, store = (
-        open_model(calibration.model),
-        find_recipe(recipe_name),
-        settings().store(),
-    )
-    key = measuring.losses_key(model, observation, recipe, others=others)
+    model, store = open_model(calibration.model), settings().store()
+    recipe = loading.resolved(find_recipe(recipe_name), loading.graph_recipe(champion))
+    key = measuring.losses_key(model, observation, recipe, champion, others=others)
     if not store.exists(key):
-        losses = measuring.losses_of_parts(model, calibration, observation, recipe, others=others)
+        of = (model, calibration, observation, recipe, champion)
+        losses = measuring.losses_of_parts(*of, others=others)
         store.put(key, dump_losses(losses))
     return key
 

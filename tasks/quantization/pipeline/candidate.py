@@ -96,8 +96,7 @@ def quantize(
         largest_change: Bounds what a recalibration may do to the champion's scales.
     """
     facts = champion.facts if champion and recipe.starts_from_champion else {}
-    measured = evidence.losses
-    losses = measured.parts if measured else recorded_losses(facts.get("sensitivity"))
+    losses = evidence.losses.parts if evidence.losses else _recorded(recipe, facts)
     derived = derive(
         evidence.model,
         evidence.sites,
@@ -119,7 +118,13 @@ def quantize(
         saving = cache_saving(cache.layout)
         derived = replace(derived, diagnostics=(*derived.diagnostics, saving))
     derived = replace(derived, diagnostics=(*derived.diagnostics, *float32_notes(graph)))
-    return QuantizedGraph(graph, derived, _measures(evidence, facts))
+    # Losses of the champion's quantizers choose what is kept high, and say nothing of new ones.
+    measured = replace(evidence, losses=None) if recipe.drifting_sites else evidence
+    return QuantizedGraph(graph, derived, _measures(measured, facts))
+
+
+def _recorded(recipe: Recipe, facts: Mapping[str, Json]) -> Mapping[str, float] | None:
+    return None if recipe.drifting_sites else recorded_losses(facts.get("sensitivity"))
 
 
 def _written(

@@ -85,7 +85,8 @@ def derive(
         deployed: The champion's quantizers, where there is a champion.
         tuned: The search, where a recipe before has made it.
         losses: What each site alone costs the model's output, where that was measured; without
-            them the sites are ranked by their local errors.
+            them the sites are ranked by their local errors. Of a recipe that keeps high what
+            drifts, it is what the champion's quantizers cost, which chooses these alone.
         largest_change: Bounds what a recipe that starts from the champion may do to its scales.
         ceilings: Bound ranges likewise, where the graph has smoothing scales.
         by_request: What the champion's quantizers would have seen of each calibration request.
@@ -100,7 +101,8 @@ def derive(
     tuned = tuned or tune(model, sites, observed, recipe, deployed, by_request, ceilings)
     if isinstance(recipe.weights, Cast):
         return _cast(model, sites, observed, recipe, tuned, recipe.weights.format)
-    ranking = tuned.ranking if losses is None else by_loss(tuned.ranking, losses)
+    ranks = losses is not None and not recipe.drifting_sites
+    ranking = by_loss(tuned.ranking, losses or {}) if ranks else tuned.ranking
     excluded = excluded_nodes(model, sites, ranking, recipe, deployed or {}, losses, tuned)
     trained, untrained = trained_sites(ranking, observed, recipe, excluded)
     choices, changes = _limited(tuned, recipe, deployed or {}, largest_change, ceilings)

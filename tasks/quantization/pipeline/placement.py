@@ -60,18 +60,40 @@ def excluded_nodes(
 ) -> tuple[str, ...]:
     """Return sites that stay in high precision, most sensitive first.
 
-    What starts from the champion keeps its placement. A mixed recipe is a point of the Pareto front
-    of loss and cost. Sites of unknown range are excluded in any case, and count towards the number
-    that a mixed recipe excludes.
+    What starts from the champion keeps its placement, with the sites that drift beside it. A mixed
+    recipe is a point of the Pareto front of loss and cost. Sites of unknown range are excluded in
+    any case, and count towards the number that a mixed recipe excludes.
     """
     if recipe.starts_from_champion:
-        return tuple(item.site for item in ranking if item.site not in deployed)
+        kept = tuple(item.site for item in ranking if item.site not in deployed)
+        return (*kept, *drifting_sites(model, sites, ranking, recipe.drifting_sites, losses))
     ranked = [item.site for item in ranking if item.site not in tuned.unknown]
     count = max(recipe.high_precision_sites - len(tuned.unknown), 0)
     if losses is None or not count:
         return (*tuned.unknown, *ranked[:count])
     best = mixed_precision.keep(placements(model, sites, losses), count)
     return (*tuned.unknown, *(name for name in ranked if name in best.kept))
+
+
+def drifting_sites(
+    model: onnx.ModelProto,
+    sites: tuple[Site, ...],
+    ranking: Sequence[Sensitivity],
+    count: int,
+    losses: Mapping[str, float] | None,
+) -> tuple[str, ...]:
+    """Return the sites whose high precision wins back most of what drift lost, for its weights.
+
+    `losses` are the output's under the champion's quantizers on the new traffic, each site alone:
+    a point of the Pareto front of these and the weights. Without them the local errors of these
+    quantizers decide.
+    """
+    stale = [item for item in ranking if item.stale is not None]
+    if losses is not None and count:
+        best = mixed_precision.keep(placements(model, sites, losses), count)
+        return tuple(item.site for item in stale if item.site in best.kept)
+    order = sorted(stale, key=lambda item: (item.error - (item.stale or 0.0), item.site))
+    return tuple(item.site for item in order[:count])
 
 
 def trained_sites(

@@ -56,6 +56,7 @@ def tuning_recipe(recipe: Recipe) -> Recipe:
         bias_correction=False,
         tables=NumberFormat.FP32,
         high_precision=None,
+        drifting_sites=0,
         version=VERSION,
     )
 
@@ -99,6 +100,13 @@ def tune(
     weights = {name: source.weights for name, source in sources.items()}
     stale = deployed if recipe.starts_from_champion else None
     return Tuned(choices, rank(sites, observed, choices, weights, schemes, stale), unknown)
+
+
+def deployed_choices(sites: tuple[Site, ...], deployed: Scales) -> Tuned:
+    """Return a champion's own quantizers as choices; its other sites have none."""
+    choices = {name: SiteQuantizer(item, item.smoothing_scales) for name, item in deployed.items()}
+    others = tuple(site.name for site in sites if site.name not in deployed)
+    return Tuned({**dict.fromkeys(others, SiteQuantizer(None)), **choices}, (), others)
 
 
 def _without_range(source: SiteInput, recipe: Recipe) -> SiteQuantizer:

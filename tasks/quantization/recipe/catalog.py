@@ -70,6 +70,13 @@ _ALL = (
         keeps_placement=True,
     ),
     Recipe(
+        "resmooth-mixed-6",
+        "resmooth with the 6 sites that drift most in floating point",
+        smoothing=_SMOOTH,
+        keeps_placement=True,
+        drifting_sites=6,
+    ),
+    Recipe(
         "recalibrate",
         "the champion's graph with scales from the new traffic",
         smoothing=DeployedSmoothing(),
@@ -266,20 +273,29 @@ _ALL = (
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 
-def renewed(name: str) -> Recipe:
+def renewed(asked: Recipe, name: str) -> Recipe:
     """Return what renews a champion's smoothing and scales, and keeps all else of its recipe.
 
-    `name` is the recipe that wrote the champion's graph. Raises `BadInput` where it is none of
-    these, or smooths nothing.
+    Args:
+        asked: A recipe that keeps the champion's placement.
+        name: The recipe that wrote the champion's graph.
+
+    Raises:
+        BadInput: It is none of these, or smooths nothing.
     """
     made_by = find_recipe(name)
     if made_by.smoothing is None or made_by.starts_from_champion:
         raise BadInput(
-            f"recipe {RESMOOTH} renews smoothing scales, and the champion's graph, which {name} "
+            f"recipe {asked.name} renews smoothing scales, and the champion's graph, which {name} "
             "wrote, has none: use recalibrate, or int8-smooth"
         )
-    asked = RECIPES[RESMOOTH]
-    return replace(made_by, name=RESMOOTH, summary=asked.summary, keeps_placement=True)
+    return replace(
+        made_by,
+        name=asked.name,
+        summary=asked.summary,
+        keeps_placement=True,
+        drifting_sites=asked.drifting_sites,
+    )
 
 
 def find_recipe(name: str) -> Recipe:

@@ -17,6 +17,7 @@ Search = Literal["first", "full"]
 Or measure every candidate and take the cheapest that passes.
 """
 
+RENEWED = (RESMOOTH, "resmooth-mixed-6")
 RECALIBRATED = ("recalibrate", "recalibrate-mse")
 IN_FP16 = ("int8-fp16", "int8-fp16-gptq", "int8-fp16-mixed-4")
 """INT8 with FP16 for the rest, where every target has it: float32 between INT8 products is slow."""
@@ -66,7 +67,7 @@ def _renewals(deployed: DeployedGraph | None, search: Search) -> tuple[str, ...]
         return ()
     if not deployed.smoothed or deployed.recipe is None:
         return RECALIBRATED
-    return (RESMOOTH, *RECALIBRATED) if search == "full" else (RESMOOTH,)
+    return (*RENEWED, *RECALIBRATED) if search == "full" else RENEWED
 
 
 def climb(
@@ -99,7 +100,7 @@ def climb(
     )
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
     able = expressible([RECIPES[name] for name in names], targets, ask)
-    candidates = (candidate for candidate in able if candidate.high_precision_sites < sites)
+    candidates = (candidate for candidate in able if candidate.floating_sites < sites)
     return (*candidates, RECIPES[FALLBACK])
 
 
@@ -126,7 +127,7 @@ def chooses_sites(recipe: Recipe) -> bool:
 
     And so has to know which these are.
     """
-    return recipe.high_precision_sites > 0 or isinstance(recipe.rounding, Trained)
+    return recipe.floating_sites > 0 or isinstance(recipe.rounding, Trained)
 
 
 def may_cost_less(recipe: Recipe, dear: Recipe, refused: Collection[str]) -> bool:

@@ -53,6 +53,7 @@ class Recipe:
     kv_cache: NumberFormat = NumberFormat.FP32  # a language model's keys and values between steps
     high_precision: HighPrecision | None = None
     keeps_placement: bool = False  # the champion's sites stay where they are, as does its recipe
+    drifting_sites: int = 0  # further ones in floating point: where the champion lost most
     quantized: bool = True  # False: full precision, and no technique at all
     version: int = 4
 
@@ -114,6 +115,11 @@ class Recipe:
         return self.high_precision.format if self.high_precision else NumberFormat.FP32
 
     @property
+    def floating_sites(self) -> int:
+        """How many sites it leaves in floating point, most sensitive or most drifting ones."""
+        return self.high_precision_sites + self.drifting_sites
+
+    @property
     def trained_sites(self) -> int:
         """How many of the most sensitive sites are trained."""
         return self.rounding.sites if isinstance(self.rounding, Trained) else 0
@@ -136,6 +142,7 @@ class Recipe:
             "trained_sites": self.trained_sites,
             "high_precision_sites": self.high_precision_sites,
             "high_precision": high.format.value,
+            "drifting_sites": self.drifting_sites,
             "placement": "deployed" if self.starts_from_champion else "own",
             "quantized": self.quantized,
             "version": self.version,
@@ -213,6 +220,12 @@ def _refines(recipe: Recipe) -> bool:
 
 
 UNSUPPORTED: Sequence[Pair] = (
+    Pair(
+        "sites that drift",
+        "a placement of its own",
+        lambda r: r.drifting_sites > 0 and not r.keeps_placement,
+        "keep the champion's placement: a site drifts from what the champion was calibrated on",
+    ),
     Pair(
         "the champion's placement",
         "no smoothing of its own",

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from benchmarks.__main__ import main
 from benchmarks.harness import pairs, subject
 from benchmarks.harness.subject import Subject
+from benchmarks.language import drift
 from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers.int8_work import int8_share
 from benchmarks.peers.onnx_graphs import OURS, TENSORRT_BEST
@@ -271,3 +272,22 @@ def test_scale_counts_every_kind_of_work_and_works_out_the_day(digits: Subject) 
     assert draw.cores == pytest.approx(draw.hours / 24)
     assert (rows[scale.MERGE].daily, rows[scale.MERGE_PROFILE].daily) == (1_021, 100_000)
     assert f"{draw.hours + rows[scale.PROFILE].hours:,.1f} core-hours" in table.notes[1]
+
+
+def test_new_smoothing_is_held_to_what_drift_lost() -> None:
+    def row(name: str, away: float) -> drift.DriftRow:
+        return drift.DriftRow(name, 1.02, away, 1.03, 0.9, 0.0, 7.0, 1.0)
+
+    rows = [row("en, stale", 1.5), row("ja, resmooth", 1.02), row("en with a floor of 4", 1.2)]
+    assert [goal.reached for goal in drift.goals(rows)] == [True, True, False]
+    assert drift.goals(rows)[0].figure == pytest.approx(0.96)
+    calm = [row("en, stale", 1.01), *rows[1:]]
+    assert drift.goals(calm)[0].figure is None, "nothing was lost that could be won back"
+
+
+@pytest.mark.soak
+def test_every_answer_to_drift_is_measured_on_the_shipped_language_model() -> None:
+    rows = {row.name: row for row in drift.answers(drift.open_material(drift.QUICK, real=False))}
+    assert len(rows) == 9
+    assert rows["ja, resmooth"].away < rows["en, stale"].away
+    assert rows["en, 6 sites that drift kept"].floating > 0

