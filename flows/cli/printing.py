@@ -101,6 +101,9 @@ def models(views: Sequence[Any]) -> None:
             *map(escape, (view.name, view.task, champion, decision, waiting, view.schedule))
         )
     console.print(table)
+    for view in views:
+        if view.problem:
+            console.print(f"{escape(view.name)} cannot be read: {escape(view.problem)}")
 
 
 def recipes(views: Sequence[Any]) -> None:

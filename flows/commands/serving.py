@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runner import Runner
 
 from flows.deployments import maintenance_deployment, shared_deployments
@@ -19,7 +20,6 @@ from flows.schedules import (
     drop_superseded,
     keep_what_people_set,
 )
-from infra.errors import RequantError
 from infra.processes.supervision import end_with_parent
 from infra.settings import settings, use_workspace
 from tasks.specs.registration import current_digest, model_names
@@ -97,12 +97,30 @@ async def _apply(runner: Runner, applied: Mapping[str, str] | None) -> Mapping[s
     registered = await asyncio.to_thread(_registered)
     shared = await asyncio.to_thread(_shared, registered, applied)
     scheduled = await asyncio.to_thread(_changed, registered, applied or {})
-    for deployment in [*shared, *filter(None, scheduled.values())]:
-        await asyncio.to_thread(keep_what_people_set, deployment)
-        deployment_id = await runner.aadd_deployment(deployment)
-        await asyncio.to_thread(drop_earlier_schedules, deployment_id, deployment)
-    failed = [name for name, deployment in scheduled.items() if deployment is None]
+    for deployment in shared:
+        await _bring(runner, deployment)
+    failed = [
+        name for name, deployment in scheduled.items() if not await _brought(runner, deployment)
+    ]
     return registered | dict.fromkeys(failed, "")
+
+
+async def _bring(runner: Runner, deployment: RunnerDeployment) -> None:
+    await asyncio.to_thread(keep_what_people_set, deployment)
+    deployment_id = await runner.aadd_deployment(deployment)
+    await asyncio.to_thread(drop_earlier_schedules, deployment_id, deployment)
+
+
+async def _brought(runner: Runner, deployment: RunnerDeployment | None) -> bool:
+    """Bring one model's maintenance to the server; what it refuses stops no other model's."""
+    if deployment is None:
+        return False
+    try:
+        await _bring(runner, deployment)
+    except (PrefectHTTPStatusError, ValueError) as error:
+        _log.error("%s is not scheduled: %s", deployment.name, error)
+        return False
+    return True
 
 
 def _registered() -> dict[str, str]:
@@ -110,7 +128,7 @@ def _registered() -> dict[str, str]:
     for name in model_names(settings().store()):
         try:
             digests[name] = current_digest(name)
-        except RequantError as error:
+        except Exception as error:  # whatever it is, the other models are scheduled
             _log.error("%s is not scheduled: %s", name, error)
     return digests
 

@@ -1,5 +1,6 @@
 """What people look at first: models, histories, reports. Reads only, and loads nothing slow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infra.errors import NotFound
@@ -8,6 +9,7 @@ from infra.stores import layout
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_digest, current_spec, model_names
+from tasks.specs.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +23,50 @@ class ModelView:
     last_decision: LedgerEntry | None
     waiting: tuple[LedgerEntry, ...]  # approvals, and what was approved and not yet promoted
     schedule: str  # cron, with its time zone
+    problem: str | None = None  # why something of it cannot be read; None: everything can
 
 
 def all_models() -> list[ModelView]:
-    """Return every registered model, by name."""
-    return [one_model(name) for name in model_names(settings().store())]
+    """Return every registered model, by name; what is bad of one hides no other."""
+    return [_whatever_is_readable(name) for name in model_names(settings().store())]
+
+
+def _whatever_is_readable(name: str) -> ModelView:
+    try:
+        return one_model(name)
+    except Exception as error:  # whatever it is, the next model is shown
+        problem = str(error) or repr(error)
+    try:
+        return _view(name, None, journal.read(name), problem)
+    except Exception:  # its ledger, too, or rather than its registration
+        return _view(name, _readable_spec(name), (), problem)
+
+
+def _readable_spec(name: str) -> ModelSpec | None:
+    try:
+        return current_spec(name)
+    except Exception:
+        return None
 
 
 def one_model(name: str) -> ModelView:
     """Return one model; raise `NotFound`."""
-    spec = current_spec(name)
-    entries = journal.read(name)
+    return _view(name, current_spec(name), journal.read(name), None)
+
+
+def _view(
+    name: str, spec: ModelSpec | None, entries: Sequence[LedgerEntry], problem: str | None
+) -> ModelView:
     decisions = [entry for entry in entries if entry.kind is EntryKind.DECIDED]
     return ModelView(
         name=name,
-        task=spec.task.value,
+        task=spec.task.value if spec else "unknown",
         champion=ledger.champion(entries),
         previous=ledger.previous(entries),
         last_decision=decisions[-1] if decisions else None,
         waiting=(*ledger.pending_approvals(entries), *ledger.cut_off_approvals(entries)),
-        schedule=str(spec.schedule),
+        schedule=str(spec.schedule) if spec else "none",
+        problem=problem,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -14,8 +13,9 @@ from infra.identifiers import ModelName
 from infra.stores import layout
 from infra.stores.port import ObjectStore
 from tasks.observation.ceilings import Ceilings, stored_ceilings
-from tasks.records import Request, Sample, SampleRef
+from tasks.records import Sample, SampleRef
 from tasks.sampling.quarantine import Quarantined, document
+from tasks.specs.groups import served_groups
 from tasks.specs.spec import ModelSpec
 from tasks.traffic.storage.codec import to_parquet
 from tasks.traffic.storage.sample_weights import read_weights, write_weights
@@ -23,8 +23,6 @@ from tasks.traffic.storage.samples import read_requests
 
 DRAWING = 1
 """Version of how a window is drawn: another one draws anew from windows that were drawn before."""
-SERVED_FRACTION = 0.02
-"""A domain or language with less of the sample does not make its golden gates binding."""
 
 
 def keep_sample(
@@ -108,17 +106,3 @@ def keep_quarantined(store: ObjectStore, window: SampleRef, out: Sequence[Quaran
         key = layout.quarantine(window.model, window.digest)
         content = json.dumps(document(out, window.digest), sort_keys=True)
         store.put(key, content.encode())
-
-
-def served_groups(requests: Sequence[Request]) -> tuple[str, ...]:
-    """Return the domains and languages that make up at least `SERVED_FRACTION` of the requests.
-
-    As "domain=…" and "language=…".
-    """
-    counts = Counter(
-        name
-        for request in requests
-        for name in (f"domain={request.domain}", f"language={request.language}")
-    )
-    least = SERVED_FRACTION * len(requests)
-    return tuple(sorted(name for name, count in counts.items() if count >= least))

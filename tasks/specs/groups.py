@@ -2,17 +2,24 @@
 
 Traffic says what it holds by groups that make up enough of it. A group that the golden set has
 binds. Traffic of a group that it lacks, or of none, can only be judged by everything there is: its
-dimension narrows nothing then.
+dimension narrows nothing then. So it is where most of it is of rare values: none of them says
+what is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.records import UNKNOWN, GoldenCase
+from tasks.records import UNKNOWN, GoldenCase, Request
 
 ALL = "all"
+DIMENSIONS = ("domain", "language")
+SERVED_FRACTION = 0.02
+"""Of the requests that a group must make up to count as served."""
+RARE = "…"
+"""The value that stands for all rare ones of a dimension, where they are most of the requests."""
 _NAMELESS = frozenset({f"domain={UNKNOWN}", f"language={UNKNOWN}"})
 
 
@@ -31,6 +38,27 @@ class Reach:
         """
         free = {_dimension(name) for name in self.lacking}
         return frozenset(name for name in self.known if _dimension(name) not in free)
+
+
+def served_groups(requests: Sequence[Request]) -> tuple[str, ...]:
+    """Return the domains and languages that make up at least `SERVED_FRACTION` of the requests.
+
+    As "domain=…" and "language=…". Where rarer values are most of a dimension, "domain=RARE" stands
+    for them.
+    """
+    names = []
+    for dimension in DIMENSIONS:
+        counts = sizes_of(requests, dimension)
+        served = [value for value, n in counts.items() if n >= SERVED_FRACTION * len(requests)]
+        if 2 * sum(counts[value] for value in served) < len(requests):
+            served.append(RARE)
+        names += [f"{dimension}={value}" for value in served]
+    return tuple(sorted(names))
+
+
+def sizes_of(requests: Iterable[Request], dimension: str) -> Counter[str]:
+    """Return how many requests are of each domain, or of each language."""
+    return Counter(str(getattr(request, dimension)) for request in requests)
 
 
 def reach(served: Iterable[str], cases: Iterable[GoldenCase]) -> Reach:

@@ -37,7 +37,8 @@ def require_schedulable(rule: ScheduleSpec, *, where: str) -> None:
         else:
             schedule = CronSchedule(cron=str(rule.cron), timezone=rule.timezone)
         dates = asyncio.run(schedule.get_dates(n=1))
-    except (ValueError, ArithmeticError) as error:  # pydantic's errors are ValueErrors
+    # Pydantic's errors are ValueErrors; zones that only this host knows end in a LookupError.
+    except (ValueError, ArithmeticError, LookupError) as error:
         raise BadInput(
             f"{where}: schedule: Prefect cannot keep {rule}: {_reason(error)}"
         ) from error

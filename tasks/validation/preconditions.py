@@ -19,7 +19,7 @@ from tasks.models.golden import positions
 from tasks.models.vision.classes import Classes
 from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict
 from tasks.specs.custom import MetricSpec
-from tasks.specs.groups import reach
+from tasks.specs.groups import ALL, DIMENSIONS, RARE, SERVED_FRACTION, reach, sizes_of
 from tasks.specs.spec import Budgets, ModelSpec, Task
 from tasks.validation.gates import metric_gates, safety_gate
 from tasks.validation.metrics.golden import CaseScores, evaluate
@@ -72,7 +72,9 @@ def examine(
     hopeless = gates if isinstance(gates, str) else _obstacle(gates)
     obstacles = [text for text in (_unrunnable(spec.name, why_not_here), hopeless) if text]
     lacking = reach(served, golden.cases).lacking
-    return Preconditions(tuple(obstacles), (_unjudged(lacking, requests),) if lacking else ())
+    notes = [_unjudged(lacking, requests)] if lacking else []
+    notes += filter(None, [_unbound(spec.budgets, frozenset(served))])
+    return Preconditions(tuple(obstacles), tuple(notes))
 
 
 def weaknesses(
@@ -132,6 +134,17 @@ def _obstacle(gates: Sequence[GateResult]) -> str | None:
     )
 
 
+def _unbound(budgets: Budgets, served: frozenset[str]) -> str | None:
+    """Say that no budget of quality is about what is served, where none is."""
+    groups = {rule.group for rule in budgets.quality}
+    if not served or groups & {None, ALL, *served}:
+        return None
+    return (
+        f"no quality was judged: the budgets are about {', '.join(sorted(map(str, groups)))} "
+        'alone, and the window is of none of them (a budget of the group "all" judges every window)'
+    )
+
+
 def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | None:
     if any(reason is None for reason in why_not_here.values()):
         return None
@@ -144,11 +157,7 @@ def _unrunnable(model: str, why_not_here: Mapping[str, str | None]) -> str | Non
 
 def _unjudged(lacking: Iterable[str], requests: Sequence[Request], whole: str = "window") -> str:
     """Say how much of the requests belongs to groups that the golden set lacks."""
-    sizes = Counter(
-        name
-        for request in requests
-        for name in (f"domain={request.domain}", f"language={request.language}")
-    )
+    sizes = _sizes(requests)
     named = sorted(lacking, key=lambda name: (-sizes[name], name))
     fractions = [
         f"{_group(name)} ({100 * sizes[name] / len(requests):.0f} % of the {whole})"
@@ -158,8 +167,21 @@ def _unjudged(lacking: Iterable[str], requests: Sequence[Request], whole: str = 
     return f"could not be judged by group, for want of golden cases: {', '.join(fractions)}{more}"
 
 
+def _sizes(requests: Sequence[Request]) -> Counter[str]:
+    """Return how many requests are of each group, those of rare values together, too."""
+    sizes: Counter[str] = Counter()
+    for dimension in DIMENSIONS:
+        counts = sizes_of(requests, dimension)
+        sizes.update({f"{dimension}={value}": count for value, count in counts.items()})
+        least = SERVED_FRACTION * len(requests)
+        sizes[f"{dimension}={RARE}"] = sum(count for count in counts.values() if count < least)
+    return sizes
+
+
 def _group(name: str) -> str:
     dimension, _, value = name.partition("=")
+    if value == RARE:
+        return f"requests of rare {dimension}s"
     return f"requests without {dimension}" if value == UNKNOWN else name
 
 

@@ -45,6 +45,11 @@ def test_what_prefect_can_keep_is_taken(fields: dict[str, object]) -> None:
         ({"cron": "0 3 * * * * * *"}, "has 8 fields"),
         ({"cron": "0 0 3 * * *"}, "has 6 fields"),
         ({"cron": "0 3 * *"}, "has 4 fields"),
+        ({"cron": "0 3 * * *", "timezone": "localtime"}, "localtime"),
+        ({"cron": "0 3 * * *", "timezone": "europe/berlin"}, "europe/berlin"),
+        ({"cron": "0 3 * * *", "timezone": "Europe"}, "Europe"),
+        ({"cron": "0 0 31 4,6,9,11 *"}, "31 4,6,9,11"),
+        ({"interval": 10**12}, "every 1000000000000 s"),
     ],
 )
 def test_a_zone_a_date_or_a_dialect_that_it_cannot_is_refused_in_a_sentence(

@@ -13,6 +13,7 @@ from tasks.models.corpus import read_corpus
 from tasks.models.golden import read_golden
 from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, GoldenSet, Request
+from tasks.specs.groups import served_groups
 from tasks.specs.spec import ModelSpec, QualityBudget, load_spec
 from tasks.validation.preconditions import Preconditions, examine, weaknesses
 
@@ -165,3 +166,21 @@ def test_a_group_of_few_cases_and_a_suite_without_any_are_weak() -> None:
     sentences = weaknesses(spec, replace(golden, cases=(*kept, rare)), None, ())
     assert any("rouge-drop" in text and "no golden case measures it" in text for text in sentences)
     assert any("language=xx: only 1 golden cases" in text for text in sentences)
+
+
+def test_rare_domains_are_told_together() -> None:
+    spec, golden = shipped("minilm")
+    window = requests(*((f"session-{n}", "en") for n in range(100)))
+    names = served_groups(window)
+    assert examine(spec, golden, None, names, window, HERE).notes == (
+        "could not be judged by group, for want of golden cases: "
+        "requests of rare domains (100 % of the window)",
+    )
+
+
+def test_budgets_of_groups_that_nobody_sends_judge_nothing_which_is_told() -> None:
+    spec, golden = shipped("minilm")
+    only = with_rules(spec, QualityBudget(metric="cosine", group="domain=docs", at_least=0.9))
+    _, note = examined(only, golden, ("unknown", "unknown")).notes
+    assert note.startswith("no quality was judged: the budgets are about domain=docs alone")
+    assert examined(only, golden, ("docs", "en")).notes == ()
