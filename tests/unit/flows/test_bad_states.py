@@ -14,7 +14,7 @@ Damage = Callable[[Path], object]
 
 
 def register_two(folder: Path) -> None:
-    from tasks.models.catalog import register
+    from tasks.models.registering import register
     from tasks.promotion import journal
     from tasks.promotion.ledger import EntryKind, body
 
@@ -97,19 +97,19 @@ def test_what_is_bad_of_one_model_stops_no_other(
     kept: Path, tmp_path: Path, damage: Damage
 ) -> None:
     from flows import measures
-    from flows.deployments import all_deployments
+    from flows.deployments import maintenance_deployment
     from flows.queries import views
     from tests.conftest import pointed_at
 
     shutil.copytree(kept, tmp_path / "workspace")
     for settings in pointed_at(tmp_path / "workspace"):
         damage(settings.root / "store")
-        scheduled = {made.name for made in all_deployments() if made.flow_name == "maintenance"}
-        assert "good" in scheduled
+        deployments = {name: maintenance_deployment(name) for name in ("bad", "good")}
+        assert deployments["good"] is not None
         bad, good = views.all_models()
         assert (good.name, good.task, good.problem) == ("good", "image-classification", None)
         assert bad.name == "bad"
-        assert bad.problem is not None or "bad" not in scheduled or bad.schedule
+        assert bad.problem is not None or deployments["bad"] is None
         readable = {
             sample.labels["model"]: sample.value
             for sample in measures.live_samples()
