@@ -26,6 +26,7 @@ from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_metrics
 from tasks.validation.shards import ANYWHERE
 
+REFUSED = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.SUSPICIOUS})
 COSTS = frozenset(
     f"{of}{kind}-ratio" for of in ("", "fp16-") for kind in ("latency", "size", "peak-memory")
 )
@@ -225,11 +226,7 @@ def passes(reports: Sequence[GateReport]) -> bool:
     unknown = any(
         report.verdict is Verdict.INCONCLUSIVE and _executed(report) for report in reports
     )
-    return (
-        Verdict.PASSED in verdicts
-        and not verdicts & {Verdict.FAILED, Verdict.ERROR}
-        and not unknown
-    )
+    return Verdict.PASSED in verdicts and not verdicts & REFUSED and not unknown
 
 
 def _losses(
@@ -277,7 +274,7 @@ def _measured(
     # Executable targets first: an engine for a device elsewhere is built only for a graph that
     # passed here.
     for target in sorted(targets, key=lambda name: name != "onnxruntime-cpu"):
-        if any(report.verdict in (Verdict.FAILED, Verdict.ERROR) for report in reports):
+        if any(report.verdict in REFUSED for report in reports):
             break
         try:
             engines.append(quantization_steps.build_engine(candidate, target))

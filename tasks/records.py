@@ -95,10 +95,14 @@ class GoldenSet:
 
 
 class Verdict(StrEnum):
-    """The outcome of a gate: no data is never `passed`, and `error` could not be judged."""
+    """The outcome of a gate: no data is never `passed`, and `error` could not be judged.
+
+    `suspicious` is implausibly better than full precision: what is measured is to be looked at.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
+    SUSPICIOUS = "suspicious"
     INCONCLUSIVE = "inconclusive"
     ERROR = "error"
 
@@ -150,7 +154,8 @@ class GateReport:
     def verdict(self) -> Verdict:
         """Return the worst of the binding gates; none at all is inconclusive."""
         verdicts = {gate.verdict for gate in self.gates if gate.binding}
-        for worst in (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE):
+        doubts = (Verdict.SUSPICIOUS, Verdict.INCONCLUSIVE)
+        for worst in (Verdict.ERROR, Verdict.FAILED, *doubts):
             if worst in verdicts:
                 return worst
         return Verdict.PASSED if verdicts else Verdict.INCONCLUSIVE

@@ -1,7 +1,8 @@
 """The gates: measured scores against budgets, each with a verdict that says how it came about.
 
 Quality is a non-inferiority test (`judge`). A gate passes only when the whole confidence interval
-keeps the budget, and fails when the estimate itself breaks it. In between the cases are too few to
+keeps the budget, and fails when the estimate itself breaks it. One that is better than full
+precision by more than chance and rounding give is suspicious. In between the cases are too few to
 tell: inconclusive, and not promoted. Fewer than `MINIMUM_CASES` cases are always inconclusive, and
 scores that are not finite are an error.
 """
@@ -25,6 +26,14 @@ from tasks.validation.metrics.language import OF_CACHE, REPORTED, LanguageOutput
 
 MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
+
+IMPLAUSIBLE = 0.05
+"""Better than full precision by more, and the golden cases measure something else.
+
+A fraction of the perplexity, or of what a drop is a difference of. A language model that was judged
+on the tokens of its chat template scored 0.907 of full precision's perplexity, while its dialogues
+fell from 1.0 to 0.25.
+"""
 
 AT_LEAST, AT_MOST = "at least", "at most"
 SHOWN = "reported"
@@ -218,6 +227,16 @@ def judge(estimate: Interval, budget: float, direction: str) -> Verdict:
     return Verdict.PASSED if keeps else Verdict.INCONCLUSIVE
 
 
+def is_implausible(metric: str, estimate: Interval) -> bool:
+    """Return whether the whole interval is better than full precision by more than IMPLAUSIBLE.
+
+    A quantized model approximates full precision: it may be luckier, but not by so much.
+    """
+    if metric.endswith("perplexity-ratio"):
+        return estimate.high < 1 - IMPLAUSIBLE
+    return metric.endswith(("-drop", "-increase")) and estimate.high < -IMPLAUSIBLE
+
+
 def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
     """Return the interval that fits the metric's kind of score.
 
@@ -316,6 +335,8 @@ def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
         )
         return _result(bound, Verdict.INCONCLUSIVE, estimate, values.size, reason)
     verdict = judge(estimate, bound.budget, bound.direction)
+    if verdict is Verdict.PASSED and is_implausible(bound.metric, estimate):
+        verdict = Verdict.SUSPICIOUS
     return _result(bound, verdict, estimate, values.size, _figures(estimate, verdict))
 
 
@@ -323,6 +344,11 @@ def _figures(estimate: Interval, verdict: Verdict) -> str:
     text = f"{estimate.value:.4g} (95 % interval {estimate.low:.4g} to {estimate.high:.4g})"
     if verdict is Verdict.INCONCLUSIVE:
         return f"{text} straddles the budget: too few golden cases to tell"
+    if verdict is Verdict.SUSPICIOUS:
+        return (
+            f"{text} is implausibly better than full precision: look at what these golden cases "
+            "measure, such as a template's tokens or wrong labels"
+        )
     return text
 
 

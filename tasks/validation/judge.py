@@ -101,7 +101,11 @@ def judge_built(
             *quality(GoldenRun(model, engine, built.named), served),
             *_precision(model, built.ref.target, built.graph, built.layers, inspection, why_not),
         )
-        failed = GateReport(target, gates).verdict in (Verdict.FAILED, Verdict.ERROR)
+        failed = GateReport(target, gates).verdict in (
+            Verdict.FAILED,
+            Verdict.ERROR,
+            Verdict.SUSPICIOUS,
+        )
         if failed and not thorough:
             costs: tuple[GateResult, ...] = (size_gate(_size(model, built), model.spec.budgets),)
         else:

@@ -16,7 +16,13 @@ from infra import telemetry
 from infra.errors import BadInput
 from tasks.records import GateReport, GateResult, Interval, Verdict
 
-_ORDER = (Verdict.ERROR, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
+_ORDER = (
+    Verdict.ERROR,
+    Verdict.FAILED,
+    Verdict.SUSPICIOUS,
+    Verdict.INCONCLUSIVE,
+    Verdict.PASSED,
+)
 
 
 _OF_THE_MACHINE = frozenset(
@@ -57,7 +63,7 @@ def is_settled(report: GateReport) -> bool:
     A machine that is busy today may make a latency or a memory figure fail that passes tomorrow.
     """
     failed = {gate.metric for gate in report.refusals if gate.verdict is Verdict.FAILED}
-    return report.verdict is Verdict.PASSED or (
+    return report.verdict in (Verdict.PASSED, Verdict.SUSPICIOUS) or (
         report.verdict is Verdict.FAILED and bool(failed - _OF_THE_MACHINE)
     )
 

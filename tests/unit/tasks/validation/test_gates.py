@@ -15,6 +15,7 @@ from tasks.validation.gates import (
     AT_MOST,
     error_gate,
     golden_gates,
+    is_implausible,
     judge,
     quality_gates,
     safety_gate,
@@ -400,3 +401,33 @@ def test_a_candidate_with_nan_ends_as_an_error(row: int) -> None:
 
 def test_a_candidate_of_another_width_ends_as_an_error() -> None:
     assert run(golden_texts(20, 20), np.ones((40, 3), np.float32)).verdict is ERROR
+
+
+@pytest.mark.parametrize(
+    ("metric", "interval", "implausible"),
+    [
+        ("perplexity-ratio", Interval(0.907, 0.88, 0.93), True),
+        ("perplexity-ratio", Interval(0.96, 0.92, 1.0), False),
+        ("perplexity-ratio", Interval(0.99, 0.98, 0.999), False),
+        ("accuracy-drop", Interval(-0.2, -0.3, -0.1), True),
+        ("accuracy-drop", Interval(-0.03, -0.06, -0.01), False),
+        ("wer-increase", Interval(-0.3, -0.4, -0.2), True),
+        ("cosine", Interval(1.0, 1.0, 1.0), False),
+    ],
+)
+def test_what_is_far_better_than_full_precision_is_implausible(
+    metric: str, interval: Interval, implausible: bool
+) -> None:
+    assert is_implausible(metric, interval) is implausible
+
+
+def test_an_implausibly_good_candidate_is_suspicious_and_is_not_promoted() -> None:
+    rule = QualityBudget(metric="perplexity-ratio", at_most=1.05)
+    losses = scored(np.full(20, np.log(0.907)) + np.linspace(-0.01, 0.01, 20))
+    scores = {"perplexity-ratio": losses}
+    overall = quality_gates(scores, cases(), budgets(rule), served=EVERYTHING)[0]
+    assert overall.verdict is Verdict.SUSPICIOUS
+    assert "implausibly better than full precision" in overall.reason
+    report = GateReport("onnxruntime-cpu", (overall,))
+    assert report.verdict is Verdict.SUSPICIOUS
+    assert report.refusals == (overall,)
