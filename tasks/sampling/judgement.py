@@ -19,6 +19,7 @@ from tasks.records import Request
 from tasks.sampling.calibration import Offer
 from tasks.sampling.diversity import cover
 from tasks.sampling.quarantine import Quarantined, ceilings, quarantine, stretching
+from tasks.sampling.strata import LEAST_PER_STRATUM, Stratum, stratum_of
 from tasks.specs.spec import CalibrationSpec
 
 
@@ -59,7 +60,8 @@ def covering(
 ) -> tuple[Request, ...]:
     """Return live requests that cover the ranges together with the anchors, best first.
 
-    No tenant of several fills more than its part of the places.
+    No tenant of several fills more than its part of the places, and each domain and language has
+    the floor that it has where requests are drawn.
     """
     count = len(judged.live)
     present = {request.request_id for request in offered.live}
@@ -70,8 +72,22 @@ def covering(
         judged.live[rows[place]]
         for place in cover(candidates, len(rows), taken, covering=places // 2)
     ]
+    order = _floors_first(order, places)
     several = len({request.tenant for request in order}) > 1
     return _capped(order, places, ceil(tenant_share * places) if several else places)
+
+
+def _floors_first(order: Sequence[Request], places: int) -> list[Request]:
+    """Move the best of every stratum to the front, as many as its floor has places."""
+    strata = [stratum_of(request) for request in order]
+    floor = min(LEAST_PER_STRATUM, places // max(1, len(set(strata))))
+    counts: Counter[Stratum] = Counter()
+    first: list[Request] = []
+    later: list[Request] = []
+    for request, stratum in zip(order, strata, strict=True):
+        (first if counts[stratum] < floor else later).append(request)
+        counts[stratum] += 1
+    return [*first, *later]
 
 
 def _capped(order: Sequence[Request], places: int, cap: int) -> tuple[Request, ...]:

@@ -7,6 +7,7 @@ language. Once the pass is over, what a reservoir kept is parted into cells of t
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from infra.errors import BadInput
 from infra.identifiers import RequestId
 from tasks.payloads import fingerprint
 from tasks.profiles.reservoir import DistinctCount, Reservoir, ReservoirItem, uniform
-from tasks.records import Request, Sample
+from tasks.records import UNKNOWN, Request, Sample
 from tasks.sampling.digest import sample_of
 
 STRATA = 128
@@ -31,6 +32,15 @@ _SPARE = 2
 
 Tenants may send the same text, which only the end can tell.
 """
+
+LEAST_PER_STRATUM = 8
+"""Places of a stratum, at least, while it has as many requests and the places suffice.
+
+A language model that never saw a language in calibration may lose half of its perplexity there:
+SmolLM2 is at 1.51 of full precision's on Japanese, and at 1.04 with 4 windows of 64.
+"""
+LOOKED_AT = 64
+"""Characters of a text whose language nobody said, by which its script is told."""
 
 LENGTHS = (0.25, 0.5, 0.75, 0.95)
 """Quantiles of a stratum's lengths between its buckets; the last one holds the rare long texts."""
@@ -52,7 +62,7 @@ def draw(
     *,
     size: int,
     tenant_share: float,
-    minimum_per_stratum: int = 8,
+    minimum_per_stratum: int = LEAST_PER_STRATUM,
     seed: int = 0,
 ) -> Sample:
     """Draw at most `size` distinct requests, proportional to the traffic of each stratum.
@@ -92,7 +102,7 @@ def gather(requests: Iterable[Request], *, size: int, tenant_share: float, seed:
     return pool
 
 
-def choose(pool: Pool, minimum_per_stratum: int = 8) -> Sample:
+def choose(pool: Pool, minimum_per_stratum: int = LEAST_PER_STRATUM) -> Sample:
     """Choose the sample of everything that was gathered."""
     size, cap = pool.size, pool.cap
     selection = _Selection(size, cap if len(pool.tenants) > 1 else size)
@@ -130,7 +140,7 @@ class Pool:
         self.seen += 1
         if len(self.tenants) < 2:
             self.tenants.add(request.tenant)
-        stratum = self._stratum((request.domain, request.language))
+        stratum = self._stratum(stratum_of(request))
         stratum.seen += 1
         content = fingerprint(request.payload)
         stratum.distinct.add(content)
@@ -193,6 +203,23 @@ class Pool:
     def counts(self) -> dict[Stratum, int]:
         """Return the distinct inputs of each stratum."""
         return {key: stratum.distinct.value for key, stratum in self._strata.items()}
+
+
+def stratum_of(request: Request) -> Stratum:
+    """Return domain and language; where nobody said the language, a text's main script."""
+    if request.language != UNKNOWN or not isinstance(request.payload, str):
+        return request.domain, request.language
+    return request.domain, f"{UNKNOWN} {_main_script(request.payload)}"
+
+
+def _main_script(text: str) -> str:
+    """Return the script of most letters at the text's beginning, the first name of equals."""
+    scripts = Counter(
+        unicodedata.name(letter, "").partition(" ")[0].partition("-")[0]
+        for letter in text[:LOOKED_AT]
+        if letter.isalpha()
+    )
+    return min(scripts, key=lambda name: (-scripts[name], name), default="")
 
 
 def _first(request: Request) -> tuple[object, ...]:
