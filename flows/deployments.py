@@ -30,6 +30,7 @@ from infra.errors import NotFound, Unavailable
 from infra.settings import settings
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.specs.registration import current_spec, model_names
+from tasks.specs.schedule import require_schedulable
 
 RECONCILE_CRON = "*/5 * * * *"
 ON_DEMAND: tuple[Flow[..., Any], ...] = (requantize, rollback, approval, intake)
@@ -69,11 +70,13 @@ def shared_deployments(models: Sequence[str]) -> list[RunnerDeployment]:
 def maintenance_deployment(model: str) -> RunnerDeployment | None:
     """Return one model's maintenance.
 
-    It is None, with a line in the log, where the registration cannot be read: one model's bad state
-    stops no other's schedule.
+    It is None, with a line in the log, where the registration cannot be read or its schedule cannot
+    be kept on this host: one model's bad state stops no other's schedule.
     """
     try:
-        schedule = as_prefect(current_spec(model).schedule)
+        rule = current_spec(model).schedule
+        require_schedulable(rule, where=f"the registered spec of {model}")
+        schedule = as_prefect(rule)
         return _deployment(
             maintenance, model, tags=[TAG, model], schedules=[schedule], parameters={"model": model}
         )
