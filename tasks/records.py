@@ -300,7 +300,7 @@ class CandidateRef:
     recipe: str
     calibration: Digest  # digest of the calibration set
     excluded_nodes: tuple[str, ...]  # sites in floating point
-    quantized_share: float  # of the weight products' multiply-accumulates
+    quantized_share: float  # of all float32 numbers of the graph: those in fewer bits
     diagnostics: tuple[
         str, ...
     ] = ()  # sentences on sites that were left alone, and on scales to look at

@@ -82,8 +82,8 @@ def about_version(
     before = f"version {champion}" if champion else "none"
     drawn = f", drawn for window `{window[:SHORT]}`" if window else ""
     lines = [
-        f"Recipe `{candidate.recipe}`, which asks for {candidate.quantized_share:.0%} of the "
-        "multiply-accumulates to be quantized.",
+        f"Recipe `{candidate.recipe}`, which has {candidate.quantized_share:.0%} of the graph's "
+        "weights in fewer bits.",
         "",
         *(f"- {_verdict(report)}" for report in reports),
         *(

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from infra.canonical import Json, canonical
+from tasks.graphs.coverage import stored_shorter
 from tasks.graphs.short_floats import float32_notes
 from tasks.graphs.sites import Site
 from tasks.models.language.layout import CacheLayout
@@ -74,6 +75,7 @@ class QuantizedGraph:
     graph: onnx.ModelProto  # S8 Q/DQ
     derived: Derived
     measures: Mapping[str, Json]  # what each submodule and each placement costs
+    quantized_share: float  # fraction of the graph's float32 numbers that it has in fewer bits
 
 
 def quantize(
@@ -120,7 +122,8 @@ def quantize(
     derived = replace(derived, diagnostics=(*derived.diagnostics, *float32_notes(graph)))
     # Losses of the champion's quantizers choose what is kept high, and say nothing of new ones.
     measured = replace(evidence, losses=None) if recipe.drifting_sites else evidence
-    return QuantizedGraph(graph, derived, _measures(measured, facts))
+    fraction = stored_shorter(evidence.model, graph)
+    return QuantizedGraph(graph, derived, _measures(measured, facts), fraction)
 
 
 def _recorded(recipe: Recipe, facts: Mapping[str, Json]) -> Mapping[str, float] | None:
@@ -184,7 +187,7 @@ def candidate_facts(
         "graph_recipe": graph_recipe or recipe.name,
         # Stored keys keep their older words: excluded nodes and diagnostics.
         "kept_high": list(derived.excluded_nodes),
-        "quantized_share": derived.quantized_share,
+        "quantized_share": made.quantized_share,
         "remarks": list(derived.diagnostics),
         "sensitivity": [asdict(item) for item in derived.ranking],
         **made.measures,

@@ -44,7 +44,6 @@ class Derived:
     plan: GraphPlan
     excluded_nodes: tuple[str, ...]  # sites left in floating point, most sensitive first
     ranking: tuple[Sensitivity, ...]
-    quantized_share: float  # fraction of the products' multiply-accumulates below full precision
     # What each quantizer saw in calibration; the range detector compares with it.
     reference: Mapping[str, ExponentHistogram]
     diagnostics: tuple[str, ...] = ()  # sentences on excluded sites, and on scales to look at
@@ -97,7 +96,7 @@ def derive(
     """
     if not recipe.quantized:
         names = tuple(site.name for site in sites)
-        return Derived(GraphPlan(model, (), {}), names, (), 0.0, {})
+        return Derived(GraphPlan(model, (), {}), names, (), {})
     tuned = tuned or tune(model, sites, observed, recipe, deployed, by_request, ceilings)
     if isinstance(recipe.weights, Cast):
         return _cast(model, sites, observed, recipe, tuned, recipe.weights.format)
@@ -120,8 +119,7 @@ def derive(
         *limit_diagnostics(changes, largest_change),
         *drift_diagnostics(ranking, scales_alone=recipe.keeps_graph),
     )
-    fraction = _quantized_fraction(ranking, excluded)
-    return Derived(plan, excluded, ranking, fraction, reference, diagnostics)
+    return Derived(plan, excluded, ranking, reference, diagnostics)
 
 
 def _cast(
@@ -136,8 +134,7 @@ def _cast(
     over = overflowing(model, sites, observed, format)
     plan = assemble(model, sites, observed, recipe, tuned.choices, over)
     plan = _with_rest(plan, model, sites, observed, recipe)
-    fraction = _quantized_fraction(tuned.ranking, over)
-    return Derived(plan, over, tuned.ranking, fraction, {}, exclusion_diagnostics(over, format, ()))
+    return Derived(plan, over, tuned.ranking, {}, exclusion_diagnostics(over, format, ()))
 
 
 def _with_rest(
@@ -168,10 +165,6 @@ def _limited(
     room = recipe.activation.headroom if isinstance(recipe.activation, Static) else 1.0
     choices = below_ceilings(tuned.choices, ceilings or {}, room)
     return limit_changes(choices, deployed, largest_change or math.inf)
-
-
-def _quantized_fraction(ranking: tuple[Sensitivity, ...], excluded: tuple[str, ...]) -> float:
-    return sum(item.macs_share for item in ranking if item.site not in excluded)
 
 
 def _uncorrected(plan: GraphPlan, recipe: Recipe) -> tuple[str, ...]:

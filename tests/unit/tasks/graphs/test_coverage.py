@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tasks.graphs.coverage import coverage
+from tasks.graphs.coverage import coverage, stored_shorter
+from tasks.graphs.short_floats import shortened
 from tasks.graphs.sites import find_sites
+from tasks.numerics.formats import NumberFormat
+from tasks.quantization.graph import qdq
+from tasks.quantization.pipeline.derive import derive
+from tasks.quantization.recipe.catalog import RECIPES
 from tests import graphs
+from tests.unit.tasks.quantization.observations import observe
 
 
 def test_a_product_alone_is_covered_but_for_its_bias() -> None:
@@ -44,3 +50,28 @@ def test_products_that_cannot_be_counted_are_not_guessed() -> None:
     covered = coverage(model, find_sites(model), {"x": (1, 3, 4)})
     assert covered.products is None
     assert [item.node for item in covered.left] == ["mix"]
+
+
+def test_the_fraction_of_a_written_graph_is_of_all_that_the_graph_stores() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], "gather"),
+        helper.make_node("Add", ["x", "rows"], ["h"], "add"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "fc"),
+    ]
+    weights = {
+        "table": rng.standard_normal((600, 8)).astype(np.float32),
+        "ids": np.asarray([1, 2]),
+        "w": rng.standard_normal((8, 100)).astype(np.float32),
+    }
+    model = graphs.model(nodes, weights, {"x": [2, 8]}, {"y": [2, 100]})
+    sites, observed = observe(model, rng.standard_normal((2, 8)).astype(np.float32))
+
+    def written(recipe: str) -> float:
+        graph = qdq.write(derive(model, sites, observed, RECIPES[recipe], None).plan)
+        return stored_shorter(model, graph)
+
+    assert written("int8-max") == pytest.approx(800 / 5600)
+    assert written("int8-weights") == 1
+    assert written("full-precision") == 0
+    assert stored_shorter(model, shortened(model, NumberFormat.FP16, {})) == 1

@@ -30,7 +30,7 @@ def test_a_version_says_its_recipe_one_line_a_target_its_data_and_who_served_bef
         CANDIDATE, [PASSED, UNSURE], window="b" * 64, champion="3", release="d" * 64
     )
     assert text.splitlines() == [
-        "Recipe `int8-smooth`, which asks for 99% of the multiply-accumulates to be quantized.",
+        "Recipe `int8-smooth`, which has 99% of the graph's weights in fewer bits.",
         "",
         "- onnxruntime-cpu: passed, 2 gates",
         "- tensorrt-rtx: inconclusive; no CUDA device is visible",
