@@ -67,11 +67,14 @@ def model_add(
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
     from tasks.models.registering import register
+    from tasks.quantization.target_coverage import target_coverage
     from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:
         say(f"exporting the model of {spec}", 0.0)
         added = register(spec)
+        say("asking the targets what they take", 0.8)
+        by_target = target_coverage(added)
     facts = {
         "model": added.name,
         "digest": added.digest,
@@ -81,7 +84,12 @@ def model_add(
     changed, covered = notes_of(added.graph), added.coverage
     weak = weaknesses(added.spec, added.golden, added.classes, added.pool)
     if as_json:
-        more = {"changed": changed, "coverage": covered, "golden weaknesses": weak}
+        more = {
+            "changed": changed,
+            "coverage": covered,
+            "by target": by_target,
+            "golden weaknesses": weak,
+        }
         printing.emit({**facts, **more}, as_json, printing.fields)
     else:
         printing.fields(facts)
@@ -90,6 +98,11 @@ def model_add(
         printing.say(f"can be quantized: {covered.sentences[0]}")
         for sentence in covered.sentences[1:]:
             printing.say(f"stays in floating point: {sentence}")
+        for item in by_target:
+            printing.say(item.sentence)
+            for layer in item.left:
+                if layer not in covered.left:
+                    printing.say(f"  leaves {layer.sentence}")
         for sentence in weak:
             printing.say(f"cannot be judged: {sentence}")
         printing.say(what_next.after_adding(added.name))

@@ -43,6 +43,11 @@ class LeftLayer:
     weights: int  # numbers
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """Say it in one line."""
+        return f"{self.node} ({self.op}, {self.weights:,} weights): {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
@@ -62,10 +67,7 @@ class Coverage:
         whole = f"{layers}, {self.weights:.1%} of the weights{products}"
         return (
             whole,
-            *(
-                f"{item.node} ({item.op}, {item.weights:,} weights): {item.reason}"
-                for item in self.left
-            ),
+            *(item.sentence for item in self.left),
         )
 
 

@@ -5,13 +5,41 @@ from collections.abc import Sequence
 import onnx
 
 from infra.engines import open_target
+from infra.engines.apart import require_build
+from infra.engines.port import Profiles
 from infra.errors import BadInput, Refused, Unavailable
 from tasks.graphs.canonical.editing import all_nodes
+from tasks.graphs.short_floats import shortened
+from tasks.numerics.formats import NumberFormat
 
 _STANDARD = ("", "ai.onnx")
 _RUNTIME = "onnxruntime-cpu"
 _OWN = {_RUNTIME: ("com.microsoft", "ai.onnx.ml")}
 """Domains that a target knows beside ONNX's own."""
+
+
+def require_buildable(model: onnx.ModelProto, profile: Profiles, targets: Sequence[str]) -> None:
+    """Raise `BadInput` in a builder's words where a target builds a graph in no float.
+
+    A parser's yes is no evidence: `Attention` of float32 parses and fails to build, and builds in
+    FP16. A builder may crash over a graph, so that it has a process of its own. A target that is
+    not installed here, or builds on its device alone, is not asked.
+    """
+    for name in targets:
+        if name == _RUNTIME:
+            continue
+        try:
+            require_build(name, model.SerializeToString(), profile)
+        except Unavailable:
+            continue
+        except Refused as exc:
+            try:
+                short = shortened(model, NumberFormat.FP16, {})
+                require_build(name, short.SerializeToString(), profile)
+            except (BadInput, Refused):
+                raise BadInput(
+                    f"source: {exc}; export the model otherwise, or drop the target from the spec"
+                ) from exc
 
 
 def require_operators(model: onnx.ModelProto, targets: Sequence[str]) -> None:

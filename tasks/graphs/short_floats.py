@@ -81,14 +81,20 @@ def shortened(
 
 def float32_notes(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return a sentence for each reason why nodes of a shortened graph stay in float32."""
-    stored = next((item.value for item in model.metadata_props if item.key == NOTES), "{}")
-    reasons: dict[str, str] = json.loads(stored)
+    reasons = float32_nodes(model)
     counts = Counter(reasons.values())
-    first = {reason: node for node, reason in reversed(reasons.items())}
+    first = {reason: node for node, reason in reversed([*reasons.items()])}
     return tuple(
         f"{count} node{'s' if count > 1 else ''} in float32, such as {first[reason]}: {reason}"
         for reason, count in counts.items()
     )
+
+
+def float32_nodes(model: onnx.ModelProto) -> Mapping[str, str]:
+    """Return node -> why it stays in float32, of a shortened graph; none of any other."""
+    stored = next((item.value for item in model.metadata_props if item.key == NOTES), "{}")
+    reasons: dict[str, str] = json.loads(stored)
+    return reasons
 
 
 def in_type_of(scale: TensorProto, stored: TensorProto) -> TensorProto:

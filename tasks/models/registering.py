@@ -15,7 +15,7 @@ from infra.sources import fetch
 from infra.stores import layout
 from tasks.graphs.canonical.held import require_same
 from tasks.graphs.coverage import coverage
-from tasks.graphs.operators import require_operators
+from tasks.graphs.operators import require_buildable, require_operators
 from tasks.graphs.sites import find_sites
 from tasks.metrics.custom.trusted import require_metrics
 from tasks.models.catalog import (
@@ -253,6 +253,7 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
         layout,
         files.get(CHAT_TEMPLATE),
     )
+    require_buildable(graph, inputs.profile, spec.targets)
     first = [case.payload for case in golden.cases[:2]]
     if untouched is not None:
         payloads = [case.payload for case in golden.cases[:HELD_CASES]]

@@ -1,0 +1,160 @@
+"""What each class of recipes takes of a model on each of its targets, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import onnx
+
+from infra.engines import open_target
+from infra.engines.port import each_profile
+from infra.errors import BadInput, Unavailable
+from tasks.graphs.coverage import Coverage, LeftLayer, coverage, stored_shorter
+from tasks.graphs.multiply_accumulates import layer_products
+from tasks.graphs.short_floats import float32_nodes, shortened
+from tasks.graphs.sites import Site
+from tasks.models.catalog import RegisteredModel
+from tasks.numerics.formats import NumberFormat
+from tasks.quantization.graph.assemble import find_tables
+from tasks.quantization.pipeline.probe import builder_question
+from tasks.quantization.recipe.catalog import RECIPES
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import Static
+from tasks.quantization.recipe.targets import ONNXRUNTIME
+
+CLASSES: Mapping[str, Sequence[str]] = {
+    "int8": ("int8-smooth", "int8-fp16"),
+    "int8-weights": ("int8-weights",),
+    "int4-weights": ("int4-gptq",),
+    "fp8": ("fp8",),
+    "fp16": ("fp16-whole", "fp16"),
+}
+"""Class -> recipes that stand for it, the first that a target can express."""
+_FLOATS: Mapping[str, str] = {
+    "ConvTranspose": "TensorRT multiplies floats in transposed convolutions, whatever is asked for",
+}
+"""Operator -> why TensorRT has no product of it in fewer bits (`findings/`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeCoverage:
+    """What one class of recipes takes of a model on one target."""
+
+    target: str
+    recipes: str  # the class: int8, int8-weights, int4-weights, fp8 or fp16
+    refused: str | None  # why the target has no recipe of the class
+    layers: int
+    weights: float  # fraction of all float numbers that the graph stores, 0..1
+    products: float | None  # fraction of all multiply-accumulates with weights; None: not known
+    left: tuple[LeftLayer, ...]  # what it leaves in float32, largest first
+
+    @property
+    def sentence(self) -> str:
+        """Say it in one line."""
+        name = f"{self.recipes} on {self.target}"
+        if self.refused is not None:
+            return f"{name}: none, because {self.refused}"
+        taken = Coverage(self.layers, self.weights, self.products, ())
+        return f"{name}: {taken.sentences[0]}"
+
+
+def target_coverage(model: RegisteredModel) -> tuple[RecipeCoverage, ...]:
+    """Return every class of recipes on every target of the spec that is installed here."""
+    profile = each_profile(model.inputs.profile)[0]
+    shapes = {name: item.common for name, item in profile.items()}
+    ask = builder_question(model.sites)
+    covered = []
+    for target in model.spec.targets:
+        if not _is_installed(target):
+            continue
+        for recipes, names in CLASSES.items():
+            reasons = {name: ask(RECIPES[name], target) for name in names}
+            able = next((name for name, reason in reasons.items() if reason is None), None)
+            if able is None:
+                refused = next(reason for reason in reversed(reasons.values()) if reason)
+                covered.append(RecipeCoverage(target, recipes, refused, 0, 0.0, None, ()))
+            else:
+                taken = _taken(model.graph, model.sites, shapes, RECIPES[able], target)
+                covered.append(replace(taken, recipes=recipes))
+    return tuple(covered)
+
+
+def _is_installed(target: str) -> bool:
+    try:
+        open_target(target)
+    except Unavailable:
+        return False
+    return True
+
+
+def _taken(
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    shapes: Mapping[str, Sequence[int]],
+    recipe: Recipe,
+    target: str,
+) -> RecipeCoverage:
+    if recipe.rest is not NumberFormat.FP32 and not isinstance(recipe.activation, Static):
+        return _in_short_floats(model, sites, shapes, recipe, target)
+    floats = () if target == ONNXRUNTIME or recipe.activation is None else tuple(_FLOATS)
+    whole = coverage(model, _without(sites, floats), shapes)
+    tables = find_tables(model) if recipe.tables is not NumberFormat.FP32 else ()
+    sizes = {item.name: prod(item.dims) for item in model.graph.initializer}
+    total = sum(
+        prod(item.dims)
+        for item in model.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT
+    )
+    reads = {node.name: node.input[0] for node in model.graph.node if node.input}
+    left = [
+        replace(item, reason=_FLOATS[item.op]) if item.op in floats else item
+        for item in whole.left
+        if reads.get(item.node) not in tables
+    ]
+    weights = whole.weights + sum(sizes[name] for name in tables) / max(total, 1)
+    return RecipeCoverage(target, "", None, whole.layers, weights, whole.products, tuple(left))
+
+
+def _without(sites: Sequence[Site], operators: Sequence[str]) -> tuple[Site, ...]:
+    """Leave out the layers of some operators."""
+    kept = (
+        replace(site, layers=tuple(layer for layer in site.layers if layer.op not in operators))
+        for site in sites
+    )
+    return tuple(site for site in kept if site.layers)
+
+
+def _in_short_floats(
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    shapes: Mapping[str, Sequence[int]],
+    recipe: Recipe,
+    target: str,
+) -> RecipeCoverage:
+    """Say what a whole graph in FP16 leaves, but for what calibration alone will tell."""
+    whole = coverage(model, sites, shapes)
+    try:
+        short = shortened(model, recipe.rest, {})
+    except BadInput as exc:
+        return RecipeCoverage(target, "", str(exc), 0, 0.0, None, whole.left)
+    reasons = float32_nodes(short)
+    macs = layer_products(model, sites, shapes)
+    layers = [layer for site in sites for layer in site.layers if layer.node not in reasons]
+    fraction = sum(macs.get(layer.node, 0) for layer in layers) / max(sum(macs.values()), 1)
+    sizes = {item.name: prod(item.dims) for item in model.graph.initializer}
+    left = (
+        LeftLayer(node.name, node.op_type, sum(sizes.get(name, 0) for name in node.input), why)
+        for node in model.graph.node
+        if (why := reasons.get(node.name)) and any(sizes.get(name, 0) > 1 for name in node.input)
+    )
+    return RecipeCoverage(
+        target,
+        "",
+        None,
+        len(layers),
+        stored_shorter(model, short),
+        None if whole.products is None else whole.products * fraction,
+        tuple(sorted(left, key=lambda item: -item.weights)),
+    )

@@ -1,0 +1,50 @@
+"""`requant model add` says what each class of recipes takes of a model on each target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings, settings
+from tests.custom_models import ranker, records, write_model
+
+pytest.importorskip("tensorrt_rtx")
+TARGETS = ["onnxruntime-cpu", "tensorrt-rtx"]
+
+
+def added(spec: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    from flows.cli import app
+
+    with pytest.raises(SystemExit) as ended:
+        app(["model", "add", str(spec), *options])
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+def test_every_class_has_a_line_for_every_target(
+    workspace: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = write_model(tmp_path, ranker(), records(64), targets=TARGETS)
+    out = added(spec, capsys)
+    assert "int8 on onnxruntime-cpu: 3 layers, 92.5% of the weights" in out
+    assert "fp16 on tensorrt-rtx: 3 layers, 100.0% of the weights" in out
+    document = json.loads(added(spec, capsys, "--json"))
+    lines = {(item["target"], item["recipes"]): item for item in document["by target"]}
+    assert len(lines) == 10
+    assert all(item["refused"] is None for item in lines.values())
+    assert lines["tensorrt-rtx", "int8"]["left"][0]["op"] == "Gather"
+
+
+def test_what_a_device_has_not_is_refused_in_the_builders_words(
+    workspace: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REQUANT_TENSORRT_RTX_CAPABILITY", "SM75")
+    settings.cache_clear()
+    out = added(write_model(tmp_path, ranker(), records(64), targets=TARGETS), capsys)
+    assert "int4-weights on tensorrt-rtx: none, because tensorrt-rtx does not build MatMul" in out
+    assert "int8 on tensorrt-rtx: 3 layers" in out  # with FP16 for the rest
