@@ -34,6 +34,7 @@ MODULES: Mapping[str, str] = {
     "first-step": "benchmarks.orchestration.first_step",
     "commands": "benchmarks.orchestration.commands",
     "maintain": "benchmarks.orchestration.maintain",
+    "ledger": "benchmarks.orchestration.ledger",
 }
 NAMES = tuple(MODULES)
 RENAMED = {"front": "pareto-front"}

@@ -6,8 +6,9 @@ Its entries name their predecessor's digest.
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from itertools import pairwise
 from infra.canonical import Json, canonical, sha256
 from infra.errors import AlreadyExists, BadInput, Tampered, Unavailable
 from infra.stores.port import ObjectStore
+from infra.stores.prefix_cache import PrefixCache
 
 _VERSION = 1
 _GENESIS = "0" * 64  # what the first entry names as its predecessor
@@ -23,6 +25,8 @@ _FIELDS = {"version", "number", "time", "previous", "digest", "body"}
 _NAME = re.compile(r"(\d{8,})\.json")
 _ATTEMPTS = 100  # lost races in a row before an unfenced append gives up
 _READERS = 16
+_WORTH_KEEPING = 64  # entries that were read: a file of all is written for them
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,23 @@ class Chain:
         clock: Callable[[], datetime] = now,
         *,
         keep: bool = False,
+        cache: PrefixCache | None = None,
     ) -> None:
-        """Open the log; with `keep`, an entry that was read and verified is not read again.
+        """Open the log.
 
-        Which entries there are is listed each time all the same.
+        Args:
+            store: Where it lies.
+            prefix: The folder of its entries.
+            clock: Tells the time of what is appended.
+            keep: Read and list once, and then only ask what came after.
+            cache: Keeps what was verified for other processes.
         """
         self._store = store
         self._prefix = prefix.rstrip("/")
         self._clock = clock
-        self._kept: dict[int, Link] | None = {} if keep else None
+        self._kept: tuple[Link, ...] | None = None
+        self._keep = keep
+        self._cache = cache
 
     def read(self) -> tuple[Link, ...]:
         """Return every entry, oldest first.
@@ -72,16 +84,51 @@ class Chain:
         Raises:
             Tampered: There is a gap, a wrong digest or a broken link.
         """
-        numbers = self._numbers()
-        links = tuple(self._load_all(numbers))
-        for before, after in pairwise((None, *links)):
-            _check_joint(before, after, self._prefix)
+        if self._kept is not None:
+            self._kept = self._with_newer(self._kept)
+            return self._kept
+        stamps = self._stamps()
+        links = self._verified(stamps)
+        if self._keep:
+            self._kept = links
         return links
 
     def head(self) -> Link | None:
         """Return the newest entry, its own digest verified; raises `Tampered`."""
-        numbers = self._numbers()
-        return self._load(numbers[-1]) if numbers else None
+        if self._kept is not None:
+            return next(reversed(self.read()), None)
+        stamps = self._stamps()
+        return self._read(len(stamps)) if stamps else None
+
+    def _with_newer(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
+        """Return the links with those that were appended since."""
+        while self._store.exists(self._key(len(links) + 1)):
+            newer = self._read(len(links) + 1)
+            _check_joint(links[-1] if links else None, newer, self._prefix)
+            links = (*links, newer)
+        return links
+
+    def _verified(self, stamps: Sequence[str]) -> tuple[Link, ...]:
+        """Return the entries with these stamps; those are read that were not verified under them.
+
+        The joints of all are checked: an entry that was written anew must still fit.
+        """
+        kept_stamps, rows = self._cache.read() if self._cache else ((), ())
+        known = {
+            number: Link(number, *row)
+            for number, (stamp, kept, row) in enumerate(
+                zip(stamps, kept_stamps, rows, strict=False), start=1
+            )
+            if stamp == kept
+        }
+        missing = [number for number in range(1, len(stamps) + 1) if number not in known]
+        known.update(zip(missing, self._read_all(missing), strict=True))
+        links = tuple(known[number] for number in range(1, len(stamps) + 1))
+        for before, after in pairwise((None, *links)):
+            _check_joint(before, after, self._prefix)
+        if self._cache and len(missing) >= _WORTH_KEEPING:
+            self._cache.write(stamps, [[*_row(link)] for link in links])
+        return links
 
     def append(self, body: Mapping[str, Json], *, expect: int | None = None) -> Link:
         """Commit the body as the next entry.
@@ -102,8 +149,8 @@ class Chain:
                 if expect is not None:
                     raise self._moved(expect) from error
             else:
-                if self._kept is not None:
-                    self._kept[link.number] = link
+                if self._kept is not None and len(self._kept) == link.number - 1:
+                    self._kept = (*self._kept, link)
                 return link
         raise Unavailable(
             f"The log {self._prefix} lost {_ATTEMPTS} races in a row: "
@@ -119,42 +166,39 @@ class Chain:
     def _key(self, number: int) -> str:
         return f"{self._prefix}/{number:08d}.json"
 
-    def _numbers(self) -> tuple[int, ...]:
-        keys = list(self._store.list(f"{self._prefix}/"))
-        numbers = sorted(
-            self._number_of(key) for key in keys
-        )  # beyond 99,999,999 text order is not number order
-        for expected, number in enumerate(numbers, start=1):
+    def _stamps(self) -> Sequence[str]:
+        """Return the stamps of the entries in the order of their numbers.
+
+        What is no entry is left out, with a warning: it stops nothing. Raises `Tampered` for a gap.
+        """
+        stamps = {}
+        for key, stamp in self._store.stamps(f"{self._prefix}/").items():
+            match = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
+            if match is None:
+                _log.warning(
+                    "The log %s holds %s, which is no entry of it and is ignored: "
+                    "find out who put it there.",
+                    self._prefix,
+                    key,
+                )
+                continue
+            stamps[int(match.group(1))] = stamp
+        # Beyond 99,999,999 text order is not number order.
+        for expected, number in enumerate(sorted(stamps), start=1):
             if number != expected:
                 raise Tampered(
                     f"The log {self._prefix} lacks entry {expected}: "
                     "restore it from a backup of the store."
                 )
-        return tuple(numbers)
+        return [stamps[number] for number in sorted(stamps)]
 
-    def _number_of(self, key: str) -> int:
-        match = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
-        if match is None:
-            raise Tampered(
-                f"The log {self._prefix} holds {key}, which is no entry of it: "
-                "find out who put it there."
-            )
-        return int(match.group(1))
-
-    def _load_all(self, numbers: tuple[int, ...]) -> Iterable[Link]:
+    def _read_all(self, numbers: Sequence[int]) -> Iterable[Link]:
         if len(numbers) < 2 * _READERS:
-            return map(self._load, numbers)
+            return map(self._read, numbers)
         with ThreadPoolExecutor(
             _READERS
         ) as pool:  # a remote store answers each in milliseconds: overlap them
-            return list(pool.map(self._load, numbers))
-
-    def _load(self, number: int) -> Link:
-        if self._kept is None:
-            return self._read(number)
-        if number not in self._kept:
-            self._kept[number] = self._read(number)
-        return self._kept[number]
+            return list(pool.map(self._read, numbers))
 
     def _read(self, number: int) -> Link:
         key = self._key(number)
@@ -165,6 +209,11 @@ class Chain:
                 "restore it from a backup of the store."
             )
         return link
+
+
+def _row(link: Link) -> tuple[str, str, str, Mapping[str, Json]]:
+    """Return what is kept of a link, beside its number."""
+    return link.time, link.previous, link.digest, link.body
 
 
 def _link_after(head: Link | None, body: Mapping[str, Json], time: datetime) -> Link:

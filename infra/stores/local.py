@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -121,7 +121,20 @@ class LocalStore:
             ) from error
         except OSError as error:
             raise self._failure("look for", key, error) from error
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        return _stamp(status)
+
+    def stamps(self, prefix: str) -> Mapping[str, str]:
+        """Return key to size, times and number of the files of a folder; raises `Unavailable`."""
+        base = checked_prefix(prefix)
+        try:
+            with os.scandir(self._root / base) as files:
+                return {
+                    base + file.name: _stamp(file.stat()) for file in files if not file.is_dir()
+                }
+        except _ABSENT:
+            return {}
+        except OSError as error:
+            raise self._failure("list", prefix, error) from error
 
     def sweep(self) -> int:
         """Remove the unfinished files of writers that were killed; raises `Unavailable`.
@@ -185,6 +198,10 @@ def _folder(url: str) -> Path:
             "write file:///absolute/path."
         )
     return Path(unquote(parts.path))
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _locked(folder: Path) -> tuple[int, Path]:

@@ -1,6 +1,6 @@
 """What every object store can do; each adapter passes `tests/contract/test_stores.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
@@ -52,6 +52,13 @@ class ObjectStore(Protocol):
         """Return what differs once the object's bytes were written anew; raises `NotFound`.
 
         Nothing is read: size and times of a file, the tag that a server made of the bytes.
+        """
+        ...
+
+    def stamps(self, prefix: str) -> Mapping[str, str]:
+        """Return key to stamp of everything below a folder, by listing alone.
+
+        These stamps compare with each other, not with those of `stamp`. `prefix` ends with "/".
         """
         ...
 

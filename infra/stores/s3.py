@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 from urllib.parse import urlsplit
 
@@ -185,6 +185,21 @@ class S3Store:
             raise self._failure("look for", key, error) from error
         moment = head["LastModified"].isoformat()
         return f"{head['ETag']} {head['ContentLength']} {moment} {head.get('VersionId', '')}"
+
+    def stamps(self, prefix: str) -> Mapping[str, str]:
+        """Return key to entity tag, size and time; raises `Unavailable`."""
+        start = self._base + checked_prefix(prefix)
+        pages = self._client.get_paginator("list_objects_v2")
+        try:
+            return {
+                item["Key"][
+                    len(self._base) :
+                ]: f"{item['ETag']} {item['Size']} {item['LastModified']}"
+                for page in pages.paginate(Bucket=self._bucket, Prefix=start)
+                for item in page.get("Contents", ())
+            }
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure("list", prefix, error) from error
 
     def sweep(self) -> int:
         """Remove nothing: an object appears when its last byte has arrived."""

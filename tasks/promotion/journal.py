@@ -1,6 +1,7 @@
 """One model's ledger in the store: read, and appended to without losing a race (ADR 34)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Concatenate, ParamSpec, overload
 from uuid import uuid4
 
@@ -10,6 +11,8 @@ from infra.errors import AlreadyExists, Unavailable
 from infra.run_scope import once
 from infra.settings import settings
 from infra.stores import layout
+from infra.stores.port import ObjectStore
+from infra.stores.prefix_cache import PrefixCache
 from tasks.promotion.ledger import REQUEST, LedgerEntry, parse, requested
 
 RACES = 50
@@ -20,9 +23,27 @@ Write = Callable[Concatenate[Sequence[LedgerEntry], P], Mapping[str, Json]]
 """Given the whole history, the entry to append: there always is one."""
 
 
+class Journal:
+    """One model's chain, and the entries of those links of it that were read before."""
+
+    def __init__(self, store: ObjectStore, model: str, cache: Path) -> None:
+        """Open the ledger; what is verified of it is kept in `cache`."""
+        prefix = layout.ledger(model)
+        kept = PrefixCache(cache, f"{store.url} {prefix}")
+        self.chain = Chain(store, prefix, keep=True, cache=kept)
+        self._entries: tuple[LedgerEntry, ...] = ()
+
+    def read(self) -> tuple[LedgerEntry, ...]:
+        """Return every entry, oldest first; raises `Tampered`."""
+        newer = self.chain.read()[len(self._entries) :]
+        if newer:
+            self._entries = (*self._entries, *parse(newer))
+        return self._entries
+
+
 def read(model: str) -> tuple[LedgerEntry, ...]:
     """Return every entry, oldest first; raises `Tampered`."""
-    return parse(_chain(model).read())
+    return _journal(model).read()
 
 
 @overload
@@ -50,7 +71,7 @@ def commit(model: str, decide: Decide[P], *args: P.args, **kwargs: P.kwargs) -> 
             return None
         body, request = _numbered(body, request)
         try:
-            link = _chain(model).append(body, expect=len(entries))
+            link = _journal(model).chain.append(body, expect=len(entries))
         except AlreadyExists:
             continue
         return parse((link,))[0]
@@ -67,9 +88,8 @@ def _numbered(body: Mapping[str, Json], request: str) -> tuple[Mapping[str, Json
     return {**body, "details": named}, str(named[REQUEST])
 
 
-def _chain(model: str) -> Chain:
-    """Return the ledger's chain; within a run the same one, which keeps what it verified."""
-    store = settings().store()
-    return once(
-        "ledger", store.url, model, open_it=lambda: Chain(store, layout.ledger(model), keep=True)
-    )
+def _journal(model: str) -> Journal:
+    """Return the model's ledger; within a run the same one, which keeps what it verified."""
+    chosen = settings()
+    store, cache = chosen.store(), chosen.root / "verified" / f"{model}.ledger"
+    return once("ledger", store.url, model, open_it=lambda: Journal(store, model, cache))

@@ -19,6 +19,7 @@ from infra.canonical import Json, canonical, sha256
 from infra.chain import Chain
 from infra.errors import AlreadyExists, BadInput, NotFound, Tampered
 from infra.stores.local import LocalStore
+from infra.stores.prefix_cache import PrefixCache
 
 
 class MemoryStore:
@@ -55,6 +56,9 @@ class MemoryStore:
 
     def stamp(self, key: str) -> str:
         return sha256(self.get(key))
+
+    def stamps(self, prefix: str) -> dict[str, str]:
+        return {key: sha256(self.objects[key]) for key in self.list(prefix)}
 
     def sweep(self) -> int:
         return 0
@@ -144,11 +148,55 @@ def test_two_entries_swapped_are_found(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "1.json", "00000003.json.bak", "x/00000001.json"])
-def test_a_foreign_object_among_the_entries_is_found(store: MemoryStore, name: str) -> None:
+def test_a_foreign_object_among_the_entries_is_named_and_stops_nothing(
+    store: MemoryStore, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     chain = filled(store, 2)
     store.put(f"ledger/m/{name}", b"{}")
-    with pytest.raises(Tampered, match="no entry of it"):
-        chain.read()
+    assert [link.number for link in chain.read()] == [1, 2]
+    assert f"holds ledger/m/{name}, which is no entry of it" in caplog.text
+    assert chain.append({"n": 3}).number == 3
+
+
+def test_what_was_verified_is_not_read_again_by_another_process(tmp_path: Path) -> None:
+    store, read = LocalStore(str(tmp_path / "store")), list[str]()
+    kept = PrefixCache(tmp_path / "kept", "ledger/m")
+    links = [Chain(store, "ledger/m").append({"n": number}) for number in range(100)]
+    assert Chain(store, "ledger/m", cache=kept).read() == tuple(links)
+
+    class Counting(LocalStore):
+        def get(self, key: str) -> bytes:
+            read.append(key)
+            return super().get(key)
+
+    again = Chain(Counting(str(tmp_path / "store")), "ledger/m", cache=kept)
+    assert again.read() == tuple(links)
+    assert read == []
+    links.append(again.append({"n": 100}))
+    assert Chain(store, "ledger/m", cache=kept).read() == tuple(links)
+
+
+@pytest.mark.parametrize("number", [1, 50, 100])
+def test_an_entry_that_was_rewritten_after_it_was_verified_is_found(
+    tmp_path: Path, number: int
+) -> None:
+    store, kept = LocalStore(str(tmp_path / "store")), PrefixCache(tmp_path / "kept", "ledger/m")
+    for count in range(100):
+        Chain(store, "ledger/m").append({"n": count})
+    Chain(store, "ledger/m", cache=kept).read()
+    path = tmp_path / "store" / "ledger" / "m" / f"{number:08d}.json"
+    path.write_bytes(path.read_bytes().replace(b'"n":', b'"m":'))
+    with pytest.raises(Tampered, match=path.name):
+        Chain(store, "ledger/m", cache=kept).read()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no digest", b"0" * 64 + b"\n{}"])
+def test_a_damaged_memory_of_the_log_is_done_without(tmp_path: Path, damage: bytes) -> None:
+    store, kept = LocalStore(str(tmp_path / "store")), PrefixCache(tmp_path / "kept", "ledger/m")
+    links = [Chain(store, "ledger/m").append({"n": number}) for number in range(70)]
+    (tmp_path / "kept").write_bytes(damage)
+    assert Chain(store, "ledger/m", cache=kept).read() == tuple(links)
+    assert kept.read()[1]
 
 
 @pytest.mark.parametrize(
