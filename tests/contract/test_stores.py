@@ -46,6 +46,28 @@ def test_put_replaces(store: ObjectStore) -> None:
     assert store.get("key") == b"second"
 
 
+def test_a_stamp_differs_once_the_bytes_were_written_anew(store: ObjectStore) -> None:
+    store.put("folder/key", b"first")
+    store.put("folder/other", b"stays")
+    one, all_of_it = store.stamp("folder/key"), store.stamps("folder/")
+    assert set(all_of_it) == {"folder/key", "folder/other"}
+    assert (store.stamp("folder/key"), store.stamps("folder/")) == (one, all_of_it)
+    store.put("folder/key", b"other")  # of the same length
+    assert store.stamp("folder/key") != one
+    changed = store.stamps("folder/")
+    assert changed["folder/key"] != all_of_it["folder/key"]
+    assert changed["folder/other"] == all_of_it["folder/other"]
+    assert store.stamps("nothing/") == {}
+    with pytest.raises(NotFound):
+        store.stamp("folder/none")
+
+
+def test_a_sweep_leaves_what_is_stored(store: ObjectStore) -> None:
+    store.put("key", b"value")
+    assert store.sweep() == 0
+    assert store.get("key") == b"value"
+
+
 def test_a_large_object_comes_back_whole(store: ObjectStore) -> None:
     data = os.urandom(1 << 20) * 24
     store.put("large", data)
