@@ -322,7 +322,8 @@ def _files(subject: Subject) -> Iterator[tuple[Path, Path]]:
 
 def _module(subject: Subject) -> Any:
     """Return the torch module that the full-precision graph was exported from."""
-    from tasks.models.export import ConvNet, SentenceEncoder
+    from tasks.models.export import ConvNet
+    from tasks.models.text.encoder import SentenceEncoder
 
     if subject.spec.task is Task.IMAGE_CLASSIFICATION:
         from safetensors.torch import load_file

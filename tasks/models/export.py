@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from tasks.graphs.canonical.given import fix_sizes, fix_values, fixed_values
 from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import float_weights, load_graph, require_room
 from tasks.models.adapted import graph_names
-from tasks.models.language.decoder import OriginalRun, cut, flatten, load_decoder
+from tasks.models.language.decoder import OriginalText, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.language.gguf_file import is_gguf, weights_in_float32
 from tasks.models.language.layout import CacheLayout, mark, read_layout
-from tasks.models.loading import Loaded, Probe
+from tasks.models.loading import Loaded, OriginalRun, Probe
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.recognizer import load_recognizer
+from tasks.models.text.encoder import load_text_encoder
 from tasks.models.vision.encoder import load_image_encoder
 from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.traits import TRAITS
@@ -33,8 +34,6 @@ from tasks.specs.traits import TRAITS
 OPSET = 20
 READY = "model.onnx"
 """A folder that holds it needs no export."""
-POOLED = frozenset({"Transformer", "Pooling", "Normalize"})
-"""What a sentence-transformers folder may list in modules.json; the pooling must be the mean."""
 TOLERANCE = 1e-4
 """Largest allowed difference between the exported graph and torch, on outputs of order one."""
 
@@ -70,7 +69,7 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
         loaded.module, loaded.probe, loaded.shapes, list(loaded.probe), [TRAITS[spec.task].output]
     )
     onnx.helper.set_model_props(model, dict(loaded.properties))
-    _check(model, loaded.module, loaded.probe)
+    _require_original(model, loaded.originals)
     return model
 
 
@@ -99,7 +98,7 @@ def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
 
 
 def _compare_with_original(
-    model: onnx.ModelProto, layout: CacheLayout, original: OriginalRun
+    model: onnx.ModelProto, layout: CacheLayout, original: OriginalText
 ) -> None:
     """Hold the graph against the untouched model: at once, and its last tokens over a cache."""
     engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
@@ -132,21 +131,6 @@ def _compare_with_original(
                 "the model called as its users call it, whose attention it does not reproduce; "
                 "bring a model.onnx with its cache instead"
             )
-
-
-class SentenceEncoder(nn.Module):
-    """A transformer encoder, mean pooling over the attention mask, and L2 normalisation."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return embeddings: token ids and mask [batch, tokens] -> [batch, hidden]."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        return nn.functional.normalize(pooled, dim=1)
 
 
 class ConvNet(nn.Module):
@@ -230,55 +214,6 @@ def _ints(value: list[int] | int | str) -> list[int]:
     return value
 
 
-def _text(spec: ModelSpec, folder: Path) -> Loaded:
-    from transformers import AutoModel
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    _require_mean_pooling(folder)
-    # Eager attention exports to plain products and a softmax, which every target parses.
-    encoder = AutoModel.from_pretrained(
-        str(folder), local_files_only=True, attn_implementation="eager", dtype=torch.float32
-    )
-    positions, longest = (
-        getattr(encoder.config, "max_position_embeddings", None),
-        spec.input.max_length,
-    )
-    if positions and longest > positions:
-        raise ValueError(f"input.max_length is {longest}, and the model has {positions} positions")
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, int(encoder.config.vocab_size), (3, 16), generator=generator)
-    mask = (torch.arange(16)[None, :] < torch.tensor([[16], [9], [5]])).to(torch.int64)
-    batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max(longest, 16))
-    shape = {0: batch, 1: tokens}
-    probe = {"input_ids": ids, "attention_mask": mask}
-    return Loaded(
-        SentenceEncoder(encoder).eval(), probe, {"input_ids": shape, "attention_mask": shape}
-    )
-
-
-def _require_mean_pooling(folder: Path) -> None:
-    """Refuse another pooling: it would export, run, and be another model than its authors'."""
-    modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
-    kinds = (
-        {str(item["type"]).rsplit(".", 1)[-1] for item in json.loads(modules.read_text())}
-        if modules.exists()
-        else {}
-    )
-    if not set(kinds) <= POOLED:
-        raise ValueError(
-            f"modules.json lists {', '.join(sorted(set(kinds) - POOLED))}; bring a model.onnx "
-            "instead"
-        )
-    if pooling.exists() and not json.loads(pooling.read_text()).get(
-        "pooling_mode_mean_tokens", False
-    ):
-        raise ValueError(
-            "1_Pooling/config.json asks for another pooling than the mean; bring a model.onnx "
-            "instead"
-        )
-
-
 def _image(spec: ModelSpec, folder: Path) -> Loaded:
     from safetensors.torch import load_file
 
@@ -291,11 +226,14 @@ def _image(spec: ModelSpec, folder: Path) -> Loaded:
     module = ConvNet(config)
     module.load_state_dict(load_file(folder / "weights.safetensors"))
     image = torch.rand(3, *(spec.input.shape or ()), generator=torch.Generator().manual_seed(0))
-    return Loaded(module.eval(), {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}})
+    with torch.no_grad():
+        answers = module.eval()(image).numpy()
+    runs = tuple(OriginalRun({"image": image[:size]}, answers[:size]) for size in (3, 1, 2))
+    return Loaded(module, {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}}, runs)
 
 
 LOADERS: Mapping[Task, Callable[[ModelSpec, Path], Loaded]] = {
-    Task.TEXT_EMBEDDING: _text,
+    Task.TEXT_EMBEDDING: load_text_encoder,
     Task.IMAGE_CLASSIFICATION: _image,
     Task.IMAGE_EMBEDDING: load_image_encoder,
     Task.SPEECH_RECOGNITION: load_recognizer,
@@ -346,13 +284,27 @@ def _to_onnx(
     return model
 
 
-def _check(model: onnx.ModelProto, module: nn.Module, probe: Probe) -> None:
-    """Compare on the probe and on smaller ones.
-
-    A graph that holds the probe's shape as a constant agrees on that alone.
-    """
-    for smaller in (probe, _slice(probe, 1, 16), _slice(probe, 2, 9)):
-        _compare(model, module, smaller, smaller)
+def _require_original(model: onnx.ModelProto, runs: Sequence[OriginalRun]) -> None:
+    """Raise where the graph answers otherwise than the untouched model did."""
+    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
+    for run in runs:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in run.feeds.items())
+        try:
+            outputs = engine.run({name: value.numpy() for name, value in run.feeds.items()})
+        except BadInput as exc:
+            raise BadInput(
+                f"source: the exported graph does not run on {shapes}: {exc}; bring a model.onnx "
+                "instead"
+            ) from exc
+        (output,) = outputs.values()
+        same_shape = output.shape == run.answer.shape
+        difference = float(np.abs(output - run.answer).max()) if same_shape else float("inf")
+        if not difference < TOLERANCE * max(1.0, float(np.abs(run.answer).max())):
+            raise BadInput(
+                f"source: on {shapes} the exported graph differs by {difference:.2g} from the "
+                "model called as its users call it, which it does not reproduce; bring a "
+                "model.onnx instead"
+            )
 
 
 def _compare(
@@ -375,11 +327,3 @@ def _compare(
                 f"source: the exported graph differs from torch by {difference:.2g}; the export "
                 "cannot be trusted"
             )
-
-
-def _slice(probe: Probe, cases: int, tokens: int) -> Probe:
-    """Return the first cases, and of token arrays [batch, tokens] the first tokens."""
-    return {
-        name: (tensor[:cases, :tokens] if tensor.ndim == 2 else tensor[:cases]).contiguous()
-        for name, tensor in probe.items()
-    }

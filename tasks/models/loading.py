@@ -5,12 +5,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.export import Dim
 
 Probe = dict[str, torch.Tensor]
 Shapes = dict[str, dict[int, Dim]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OriginalRun:
+    """What the untouched model answers, called as its users call it."""
+
+    feeds: Probe  # as the exported graph reads them
+    answer: NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +30,18 @@ class Loaded:
     module: nn.Module
     probe: Probe
     shapes: Shapes
+    originals: tuple[OriginalRun, ...]  # what the exported graph is held against
     properties: Mapping[str, str] = field(
         default_factory=dict
     )  # written into the graph, beside what it computes
 
 
-def pretrained(kind: Any, folder: Path, *, spare: Sequence[str] = ()) -> Any:
+def pretrained(
+    kind: Any, folder: Path, *, spare: Sequence[str] = (), attention: str | None = "eager"
+) -> Any:
     """Load a transformers model of a folder in FP32.
 
-    Its attention is plain products, which every target parses.
+    Its attention is plain products, which every target parses; None: the one that users get.
 
     Raises:
         ValueError: for weights that the folder lacks, because transformers would make them up;
@@ -43,7 +56,7 @@ def pretrained(kind: Any, folder: Path, *, spare: Sequence[str] = ()) -> Any:
         model, info = kind.from_pretrained(
             str(folder),
             local_files_only=True,
-            attn_implementation="eager",
+            attn_implementation=attention,
             dtype=torch.float32,
             output_loading_info=True,
         )

@@ -35,7 +35,7 @@ _KINDS = frozenset({_SLIDING, _FULL})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OriginalRun:
+class OriginalText:
     """What the untouched model answers, called as its users call it."""
 
     ids: torch.Tensor  # [cases, tokens], the last case padded on the right
@@ -55,7 +55,7 @@ class CachedDecoder(nn.Module):
         super().__init__()
         self.model = model
         self.window, self.mixed = window, mixed
-        self.original: OriginalRun | None = None
+        self.original: OriginalText | None = None
 
     def forward(
         self,
@@ -127,28 +127,28 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    # Eager attention exports to plain products and a softmax, which every target parses.
     with quietly() if is_gguf(folder) else nullcontext():
         model = AutoModelForCausalLM.from_pretrained(
-            **where_from(folder),
-            local_files_only=True,
-            attn_implementation="eager",
-            dtype=torch.float32,
-        )
-    positions = getattr(model.config, "max_position_embeddings", None)
+            **where_from(folder), local_files_only=True, dtype=torch.float32
+        ).eval()
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None)
     if positions and longest > positions:
         raise ValueError(
             f"input.max_length and input.new_tokens need {longest} positions; the model has "
             f"{positions}"
         )
-    window, mixed = _window(model.config, longest)
+    window, mixed = _window(config, longest)
+    with torch.no_grad():
+        asked = _original(model, int(config.vocab_size), longest, window)
+    # Eager attention exports to plain products and a softmax, which every target parses.
+    model.set_attn_implementation("eager")
     decoder = CachedDecoder(model, window, mixed=mixed).eval()
+    decoder.original = asked
     with torch.no_grad():
         layout = _layout(decoder)
-        vocabulary = int(model.config.vocab_size)
-        decoder.original = _original(model, vocabulary, longest, window)
     _spell_products(model)
-    return decoder, layout, _probe(layout, vocabulary), _shapes(layout, longest)
+    return decoder, layout, _probe(layout, int(config.vocab_size)), _shapes(layout, longest)
 
 
 def flatten(probe: Probe) -> dict[str, torch.Tensor]:
@@ -219,14 +219,14 @@ def _window(config: "PretrainedConfig", longest: int) -> tuple[int | None, bool]
     return int(window), kinds == _KINDS
 
 
-def _original(model: nn.Module, vocabulary: int, longest: int, window: int | None) -> OriginalRun:
+def _original(model: nn.Module, vocabulary: int, longest: int, window: int | None) -> OriginalText:
     """Ask the model itself, past its window and with padding."""
     tokens = min(longest, max(2 * BEYOND, (window or 0) + BEYOND))
     random = torch.Generator().manual_seed(1)
     ids = torch.randint(0, vocabulary, (2, tokens), generator=random)
     mask = torch.ones_like(ids)
     mask[1, tokens - min(2, tokens - 1) :] = 0
-    return OriginalRun(ids, mask, model(input_ids=ids, attention_mask=mask).logits)
+    return OriginalText(ids, mask, model(input_ids=ids, attention_mask=mask).logits)
 
 
 def _layout(decoder: CachedDecoder) -> CacheLayout:

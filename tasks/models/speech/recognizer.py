@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim
 
 from tasks.models.language.decoder import Product
-from tasks.models.loading import Loaded, pretrained
+from tasks.models.loading import Loaded, OriginalRun, pretrained
 from tasks.models.speech.hearing import KEY, Hearing
 from tasks.specs.spec import ModelSpec
 
@@ -59,6 +59,7 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
     """
     from transformers import WhisperForConditionalGeneration
 
+    original = pretrained(WhisperForConditionalGeneration, folder, attention=None)
     model = pretrained(WhisperForConditionalGeneration, folder)
     hearing = _hearing(spec, folder, model)
     longest = len(hearing.prompt) + spec.input.new_tokens
@@ -78,18 +79,29 @@ def load_recognizer(spec: ModelSpec, folder: Path) -> Loaded:
             "the encoder reads"
         )
     _spell_products(model)
-    random = torch.Generator().manual_seed(0)
-    probe = {
-        "input_features": torch.rand(3, int(model.config.num_mel_bins), frames, generator=random),
-        "decoder_input_ids": torch.randint(
-            0, int(model.config.vocab_size), (3, PROBE_TOKENS), generator=random
-        ),
-    }
+    runs = tuple(
+        _original_run(original, frames, count, min(tokens, longest))
+        for count, tokens in ((3, PROBE_TOKENS), (2, longest), (1, 1))
+    )
+    probe = runs[0].feeds
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=1, max=longest)
     shapes = {"input_features": {0: batch}, "decoder_input_ids": {0: batch, 1: tokens}}
-    return Loaded(
-        Recognizer(model).eval(), probe, shapes, {KEY: json.dumps(asdict(hearing), sort_keys=True)}
-    )
+    properties = {KEY: json.dumps(asdict(hearing), sort_keys=True)}
+    return Loaded(Recognizer(model).eval(), probe, shapes, runs, properties)
+
+
+def _original_run(model: Any, frames: int, count: int, tokens: int) -> OriginalRun:
+    """Ask the model itself, as its users call it."""
+    random = torch.Generator().manual_seed(tokens)
+    config = model.config
+    feeds = {
+        "input_features": torch.rand(count, int(config.num_mel_bins), frames, generator=random),
+        "decoder_input_ids": torch.randint(
+            0, int(config.vocab_size), (count, tokens), generator=random
+        ),
+    }
+    with torch.no_grad():
+        return OriginalRun(feeds, model(**feeds).logits.numpy())
 
 
 def _hearing(spec: ModelSpec, folder: Path, model: Any) -> Hearing:

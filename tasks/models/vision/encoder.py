@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.export import Dim
 
-from tasks.models.loading import Loaded, pretrained
+from tasks.models.loading import Loaded, OriginalRun, pretrained
 from tasks.specs.spec import ModelSpec
 
 CLIP = frozenset({"clip", "clip_vision_model"})
@@ -67,22 +67,68 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
             f"config.json names model_type {config.model_type!r}, not {types}; bring a model.onnx "
             "instead"
         )
-    clip = config.model_type in CLIP
     vision = getattr(config, "vision_config", config)
     shape = (int(vision.num_channels), *_sides(vision.image_size))
     if spec.input.shape != shape:
         raise ValueError(
             f"input.shape is {list(spec.input.shape or ())}, and the model reads {list(shape)}"
         )
-    if clip:
-        kind = CLIPModel if config.model_type == "clip" else CLIPVisionModelWithProjection
-        model = pretrained(kind, folder)
-        encoder, projection = model.vision_model, model.visual_projection
-    else:
-        encoder, projection = pretrained(AutoModel, folder, spare=("pooler.",)), None
+    kind: Any = {"clip": CLIPModel, "clip_vision_model": CLIPVisionModelWithProjection}.get(
+        config.model_type, AutoModel
+    )
+    spare = () if config.model_type in CLIP else ("pooler.",)
+    runs = _original_runs(pretrained(kind, folder, spare=spare, attention=None), folder, shape)
+    model = pretrained(kind, folder, spare=spare)
+    encoder, projection = (
+        (model.vision_model, model.visual_projection)
+        if config.model_type in CLIP
+        else (model, None)
+    )
     module = ImageEncoder(encoder, projection, *_normalisation(folder, shape[0])).eval()
-    image = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
-    return Loaded(module, {"image": image}, {"image": {0: Dim("batch", min=1, max=1024)}})
+    probe = {"image": runs[0].feeds["image"]}
+    return Loaded(module, probe, {"image": {0: Dim("batch", min=1, max=1024)}}, runs)
+
+
+def _original_runs(model: Any, folder: Path, shape: Sequence[int]) -> tuple[OriginalRun, ...]:
+    """Ask the model itself, with the folder's own processor, on images of the model's size."""
+    runs = []
+    for count in (3, 1, 2):
+        random = np.random.default_rng(count)
+        images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
+        with torch.no_grad():
+            embedding = _embedding(model, _processed(folder, images))
+        answer = nn.functional.normalize(embedding, dim=1).numpy()
+        runs.append(OriginalRun({"image": torch.from_numpy(images / np.float32(255))}, answer))
+    return tuple(runs)
+
+
+def _processed(folder: Path, images: NDArray[np.uint8]) -> torch.Tensor:
+    """Return what the folder's processor makes of images; without one, values in 0..1."""
+    from transformers import AutoImageProcessor
+
+    if not (folder / "preprocessor_config.json").exists():
+        return torch.from_numpy(images / np.float32(255))
+    processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    pixels: torch.Tensor = processor(
+        images=list(images),
+        do_resize=False,
+        do_center_crop=False,
+        input_data_format="channels_first",
+        return_tensors="pt",
+    )["pixel_values"]
+    return pixels
+
+
+def _embedding(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    kind = model.config.model_type
+    embedding: torch.Tensor
+    if kind == "clip":
+        embedding = model.get_image_features(pixel_values=pixels).pooler_output
+    elif kind == "clip_vision_model":
+        embedding = model(pixel_values=pixels).image_embeds
+    else:
+        embedding = model(pixel_values=pixels).last_hidden_state[:, 0]
+    return embedding
 
 
 def embed_texts(folder: Path, tokenizer: str, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -18,7 +18,9 @@ from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.graphs.sites import find_sites
 from tasks.models import export as exporting
-from tasks.models.export import SentenceEncoder, export
+from tasks.models.export import export
+from tasks.models.loading import OriginalRun
+from tasks.models.text.encoder import SentenceEncoder
 from tasks.specs.spec import ModelSpec, load_spec
 from tests import graphs
 
@@ -175,22 +177,81 @@ class Product(nn.Module):
         return x @ torch.from_numpy(WEIGHT) + torch.linspace(-1, 1, 5) + self.shift
 
 
+def runs(shift: float) -> list[OriginalRun]:
+    return [
+        OriginalRun({"x": PROBE["x"][:count]}, Product(shift)(PROBE["x"][:count]).numpy())
+        for count in (3, 1)
+    ]
+
+
 def test_a_graph_that_computes_the_same_passes() -> None:
-    exporting._check(graphs.product(WEIGHT), Product(0.0), PROBE)
+    exporting._require_original(graphs.product(WEIGHT), runs(0.0))
 
 
 @pytest.mark.parametrize("shift", [0.01, float("nan")])
 def test_a_graph_that_differs_is_refused(shift: float) -> None:
-    with pytest.raises(BadInput, match="differs from torch"):
-        exporting._check(graphs.product(WEIGHT), Product(shift), PROBE)
+    with pytest.raises(BadInput, match=r"on x \[3, 8\] the exported graph differs by"):
+        exporting._require_original(graphs.product(WEIGHT), runs(shift))
 
 
 def test_a_graph_that_holds_the_probes_batch_as_a_constant_is_refused() -> None:
     fixed = graphs.product(WEIGHT)
     for value in (*fixed.graph.input, *fixed.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 3
-    with pytest.raises(BadInput, match="does not run on other shapes"):
-        exporting._check(fixed, Product(0.0), PROBE)
+    with pytest.raises(BadInput, match=r"does not run on x \[1, 8\]"):
+        exporting._require_original(fixed, runs(0.0))
+
+
+def tiny(kind: str, folder: Path, **options: object) -> Path:
+    """Make a text encoder of one family with random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+        pad_token_id=0,
+        **options,
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_local_attention_is_exported_as_the_model_attends_beyond_it(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    options = {
+        "local_attention": 16,
+        "global_attn_every_n_layers": 2,
+        "initializer_cutoff_factor": 2.0,
+    }
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+    folder = tiny("modernbert", tmp_path, **options, **special)
+    engine = open_target("onnxruntime-cpu").load(export(text_spec(96), folder).SerializeToString())
+    ids, mask = torch.randint(2, 50, (1, 96)), torch.ones((1, 96), dtype=torch.int64)
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(folder).eval()(ids, mask).last_hidden_state.mean(1)
+    expected = nn.functional.normalize(hidden, dim=1).numpy()
+    found = engine.run({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    assert np.abs(found["sentence_embedding"] - expected).max() < 1e-5
+
+
+def test_attention_that_the_export_does_not_reproduce_is_refused(tmp_path: Path) -> None:
+    options = {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}
+    folder = tiny("big_bird", tmp_path, **options)
+    with pytest.raises(BadInput, match=r"\[2, 96\].* differs by .* as its users call it"):
+        export(text_spec(96), folder)
+
+
+def test_more_tokens_than_the_model_itself_takes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"fails on texts of 128 tokens .*; lower input.max_length"):
+        export(text_spec(128), tiny("roberta", tmp_path))
 
 
 # --- Folders that are no model
