@@ -77,6 +77,7 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
         config.model_type, AutoModel
     )
     spare = () if config.model_type in CLIP else ("pooler.",)
+    normalisation = _normalisation(folder, shape[0])
     runs = _original_runs(pretrained(kind, folder, spare=spare, attention=None), folder, shape)
     model = pretrained(kind, folder, spare=spare)
     encoder, projection = (
@@ -84,7 +85,7 @@ def load_image_encoder(spec: ModelSpec, folder: Path) -> Loaded:
         if config.model_type in CLIP
         else (model, None)
     )
-    module = ImageEncoder(encoder, projection, *_normalisation(folder, shape[0])).eval()
+    module = ImageEncoder(encoder, projection, *normalisation).eval()
     probe = {"image": runs[0].feeds["image"]}
     return Loaded(module, probe, {"image": {0: Dim("batch", min=1, max=1024)}}, runs)
 
