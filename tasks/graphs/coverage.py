@@ -13,6 +13,17 @@ from tasks.graphs.multiply_accumulates import layer_products, tensor_elements
 from tasks.graphs.sites import Site
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+_JOINED = (
+    "Attention",
+    "DecoderMaskedSelfAttention",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "LongformerAttention",
+    "MultiHeadAttention",
+    "NhwcConv",
+    "PackedAttention",
+)
 _REASONS: Mapping[str, str] = {
     "Gather": "an embedding table: recipes that store tables in fewer bits take it",
     "ConvTranspose": "transposed convolutions stay in floating point",
@@ -24,6 +35,7 @@ _REASONS: Mapping[str, str] = {
     "Gemm": "its bias or factors are computed: they cannot be taken into the weight",
     "Conv": "its weight is no float32 constant",
     "BatchNormalization": "it stands behind no convolution that could take it in",
+    **dict.fromkeys(_JOINED, "its products are inside an operator that only ONNX Runtime has"),
     "If": "layers in branches stay in floating point: export the one that is taken",
     "Loop": "layers in loops stay in floating point",
     "Scan": "layers in loops stay in floating point",

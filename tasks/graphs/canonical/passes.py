@@ -18,6 +18,7 @@ from tasks.graphs.canonical.constants import (
     without_listed_initializers,
 )
 from tasks.graphs.canonical.editing import all_nodes
+from tasks.graphs.canonical.fused import spell_fused
 from tasks.graphs.canonical.half import is_half, widen
 from tasks.graphs.canonical.names import free_names
 from tasks.graphs.canonical.products import plain_products
@@ -80,9 +81,11 @@ def make_canonical(model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
         widen(changed)
     lift_constants(changed)
     _settle(changed, where)
+    spell_fused(with_shapes(changed, where))
+    fold_constants(changed)
     plain_products(with_shapes(changed, where))
     layers = _count(changed, "BatchNormalization")
-    fold_affine(changed)
+    fold_affine(with_shapes(changed, where))
     if (rest := _count(changed, "BatchNormalization")) < layers:
         notes.append(f"{layers - rest} BatchNormalization nodes are folded into their layers")
     remove_unused(changed)

@@ -54,17 +54,46 @@ def _plain_fused(editor: GraphEditor, node: onnx.NodeProto) -> list[onnx.NodePro
     options = attributes(node)
     if options.get("transBatchA", 0) or options.get("transBatchB", 0):
         return None
+    alpha, name = float(str(options.get("alpha", 1.0))), node.name or node.output[0]
+    nodes: list[onnx.NodeProto] = []
+    left, right = node.input
     if options.get("transA", 0):
-        return None  # the rank that it transposes is not known here
-    alpha = float(str(options.get("alpha", 1.0)))
-    right = node.input[1]
-    if right not in editor.constants:
-        return None
-    values = _scaled(editor, right, alpha)
+        swapped = _swapped(editor, left, f"{name}_left", nodes)
+        if swapped is None:
+            return None
+        left = swapped
+    if right in editor.constants:
+        values = _scaled(editor, right, alpha)
+        if options.get("transB", 0):
+            values = np.swapaxes(values, -1, -2)
+        weight = editor.changed(right, values)
+        product = helper.make_node("MatMul", [left, weight], list(node.output), node.name)
+        return [*nodes, product]
     if options.get("transB", 0):
-        values = np.swapaxes(values, -1, -2)
-    weight = editor.changed(right, values)
-    return [helper.make_node("MatMul", [node.input[0], weight], list(node.output), node.name)]
+        swapped = _swapped(editor, right, f"{name}_right", nodes)
+        if swapped is None:
+            return None
+        right = swapped
+    product_name = editor.fresh(f"{name}_product")
+    factor = editor.add(f"{name}_factor", np.asarray(alpha, np.float32))
+    return [
+        *nodes,
+        helper.make_node("MatMul", [left, right], [product_name], node.name),
+        helper.make_node("Mul", [product_name, factor], list(node.output)),
+    ]
+
+
+def _swapped(
+    editor: GraphEditor, tensor: str, wanted: str, nodes: list[onnx.NodeProto]
+) -> str | None:
+    """Transpose the last two axes of a tensor; None where its axes are not known."""
+    rank = _rank(editor, tensor)
+    if rank is None or rank < 2:
+        return None
+    output = editor.fresh(wanted)
+    perm = [*range(rank - 2), rank - 1, rank - 2]
+    nodes.append(helper.make_node("Transpose", [tensor], [output], perm=perm))
+    return output
 
 
 def _plain_matmul(editor: GraphEditor, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:

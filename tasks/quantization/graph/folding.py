@@ -185,7 +185,7 @@ class _Folder:
         place = axis.of_constant(shape)
         if place is None or int(np.prod(shape)) != factors.size:
             return False
-        return shape[place] == factors.size
+        return bool(shape[place] == factors.size)
 
     def _is_own(self, name: str) -> bool:
         """Return whether a float32 constant has one reader."""
