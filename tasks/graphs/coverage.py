@@ -42,6 +42,7 @@ _REASONS: Mapping[str, str] = {
 }
 
 
+_DOUBLE = "its weight is float64: export the model in float32"
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Einsum")
 """Operators that multiply by weights."""
 
@@ -195,6 +196,11 @@ def _left(
 ) -> list[LeftLayer]:
     """Return nodes that read float constants of two axes or more, none of them a layer's weight."""
     axes = {item.name: len(item.dims) for item in model.graph.initializer}
+    double = {
+        item.name
+        for item in model.graph.initializer
+        if item.data_type == onnx.TensorProto.DOUBLE and len(item.dims) > 1
+    }
     left = []
     for node in model.graph.node:
         weights = sum(
@@ -203,5 +209,6 @@ def _left(
             if name in sizes and name not in taken and axes[name] > 1 and sizes[name] > 1
         )
         if weights and node.name not in layers:
-            left.append(LeftLayer(node.name, node.op_type, weights, _reason(node.op_type)))
+            why = _DOUBLE if double & set(node.input) else _reason(node.op_type)
+            left.append(LeftLayer(node.name, node.op_type, weights, why))
     return left

@@ -114,6 +114,8 @@ def _layer(
         return None
     if len(weight.dims) < 3 if node.op_type == "Conv" else len(weight.dims) != 2:
         return None  # a stack of matrices has no one axis of outputs
+    if 0 in weight.dims:
+        return None  # nothing is multiplied
     if node.op_type == "MatMul":
         axis = 1
     elif node.op_type == "Gemm":

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from infra.canonical import canonical, sha256
 from infra.engines import open_target
+from infra.engines.port import Engine
 from infra.errors import AlreadyExists, BadInput
 from infra.settings import settings
 from infra.sources import fetch
@@ -16,7 +19,7 @@ from infra.stores import layout
 from tasks.graphs.canonical.held import require_same
 from tasks.graphs.coverage import coverage
 from tasks.graphs.operators import require_buildable, require_operators
-from tasks.graphs.sites import find_sites
+from tasks.graphs.sites import Site, find_sites
 from tasks.metrics.custom.trusted import require_metrics
 from tasks.models.catalog import (
     CHARSETS,
@@ -150,7 +153,7 @@ def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     payloads = [*(item.payload for item in pool), *(case.payload for case in golden.cases)]
     tokenizer = files.get(TOKENIZER)
     layout = read_record_layout(graph, spec.input, payloads, tokenizer)
-    engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    engine = _loaded(files[FULL_PRECISION])
     inputs = record_inputs(open_inputs(spec, tokenizer, graph, lambda: engine, layout))
     _check_records(inputs, pool, golden)
     axes = find_batch_axes(engine, inputs, golden.cases[0].payload)
@@ -243,7 +246,8 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
             "source: the graph has no matrix product or convolution with constant weights to "
             f"quantize{left}"
         )
-    engine = open_target("onnxruntime-cpu").load(files[FULL_PRECISION])
+    _require_finite(graph, sites)
+    engine = _loaded(files[FULL_PRECISION])
     layout = parse_layout(files[LAYOUT], where=LAYOUT) if LAYOUT in files else None
     inputs = open_inputs(
         spec,
@@ -267,6 +271,27 @@ def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) 
         token_agreement(engine, engine, inputs, first)
     else:
         run_all(engine, inputs, first)
+
+
+def _loaded(graph: bytes) -> Engine:
+    try:
+        return open_target("onnxruntime-cpu").load(graph)
+    except BadInput as exc:
+        line = " ".join(str(exc.__cause__ or exc).split())[:300]
+        raise BadInput(
+            f"source: ONNX Runtime cannot load the graph ({line}): export it again"
+        ) from exc
+
+
+def _require_finite(graph: onnx.ModelProto, sites: Sequence[Site]) -> None:
+    """Raise naming a layer whose weight holds NaN or infinity; a mask may be made of them."""
+    layers = {layer.weight: layer for site in sites for layer in site.layers}
+    for item in graph.graph.initializer:
+        if item.name in layers and not np.isfinite(numpy_helper.to_array(item)).all():
+            raise BadInput(
+                f"source: the weight of {layers[item.name].name} holds NaN or infinity: the model "
+                "is broken, export it again"
+            )
 
 
 def _check_records(inputs: RecordInputs, pool: Sequence[Request], golden: GoldenSet) -> None:

@@ -18,7 +18,16 @@ from infra.settings import settings
 from tasks.preprocess import steps
 from tasks.preprocess.decoding import decode_audio, decode_image
 from tasks.records import Payload, Record
-from tasks.specs.preprocess import LogMel, Normalise, OwnStep, Pad, PreprocessSpec, Resize, Tokenize
+from tasks.specs.preprocess import (
+    Frames,
+    LogMel,
+    Normalise,
+    OwnStep,
+    Pad,
+    PreprocessSpec,
+    Resize,
+    Tokenize,
+)
 from tasks.specs.tensors import RecordLayout
 from tasks.trusted_code import load_function, source_digest, trusted_places
 
@@ -106,6 +115,8 @@ class Preparation:
             return steps.pad(array, step)
         if isinstance(step, Normalise):
             return steps.normalise(array, step)
+        if isinstance(step, Frames):
+            return steps.frames(array, step)
         return steps.log_mel(array, step)
 
     @cached_property

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from tasks.specs.preprocess import LogMel, Normalise, Pad, Resize
+from tasks.specs.preprocess import Frames, LogMel, Normalise, Pad, Resize
 
 Array = NDArray[np.generic]
 Value = Array | str | Mapping[str, Array]
@@ -92,3 +92,13 @@ def log_mel(wave: Array, rules: LogMel) -> Array:
         log_mel="log10",
     )
     return np.asarray((np.maximum(bands, bands.max() - 8.0) + 4.0) / 4.0, np.float32)
+
+
+def frames(wave: Array, rules: Frames) -> Array:
+    """Return chunks [chunks, length] of a sound [samples], one every `hop` samples."""
+    hop = rules.hop or rules.length
+    count = max(1, -(-len(wave) // hop))
+    before, after = rules.length - hop, count * hop - len(wave)
+    filled = np.pad(np.asarray(wave, np.float32), (before, max(0, after)))
+    chunks = np.lib.stride_tricks.sliding_window_view(filled, rules.length)[::hop][:count]
+    return np.ascontiguousarray(chunks)

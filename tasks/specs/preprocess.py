@@ -71,6 +71,23 @@ class LogMel(_StepModel):
     hop: int = Field(default=160, ge=1)  # samples
 
 
+class Frames(_StepModel):
+    """Cut a sound into chunks [chunks, length], for a graph that streams; the last ends in zeros.
+
+    Where chunks overlap, the first begins with as many zeros.
+    """
+
+    step: Literal["frames"]
+    length: int = Field(ge=1)  # samples
+    hop: int | None = Field(default=None, ge=1)  # samples from one chunk to the next; the length
+
+    @model_validator(mode="after")
+    def _leaves_nothing_out(self) -> Self:
+        if self.hop is not None and self.hop > self.length:
+            raise ValueError("frames would leave samples out: give a hop of at most the length")
+        return self
+
+
 class OwnStep(_StepModel):
     """Call a function of a trusted module on what the step before gave."""
 
@@ -79,7 +96,7 @@ class OwnStep(_StepModel):
 
 
 Step = Annotated[
-    Resize | Pad | Normalise | Tokenize | LogMel | OwnStep, Field(discriminator="step")
+    Resize | Pad | Normalise | Tokenize | LogMel | Frames | OwnStep, Field(discriminator="step")
 ]
 
 

@@ -34,8 +34,10 @@ def without_listed_initializers(model: onnx.ModelProto) -> None:
 
 
 def lift_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers."""
+    """Turn Constant nodes, and sparse constants, into initializers."""
     graph = model.graph
+    graph.initializer.extend(_dense(item, item.values.name) for item in graph.sparse_initializer)
+    del graph.sparse_initializer[:]
     kept = []
     for node in graph.node:
         tensor = _tensor(node) if node.op_type == "Constant" else None
@@ -124,7 +126,21 @@ def _tensor(node: onnx.NodeProto) -> TensorProto | None:
     if item.name in _SCALARS:
         values = helper.get_attribute_value(item)
         return numpy_helper.from_array(np.asarray(values, _SCALARS[item.name]))
-    return None  # sparse values and texts stay nodes
+    if item.name == "sparse_value":
+        return _dense(item.sparse_tensor, node.output[0])
+    return None  # texts stay nodes
+
+
+def _dense(sparse: onnx.SparseTensorProto, name: str) -> TensorProto:
+    """Return a sparse tensor with its zeros; indices are places or coordinates."""
+    values = numpy_helper.to_array(sparse.values)
+    indices, shape = numpy_helper.to_array(sparse.indices), tuple(sparse.dims)
+    dense = np.zeros(shape, values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return numpy_helper.from_array(dense, name)
 
 
 def _follows(node: onnx.NodeProto, known: set[str]) -> bool:

@@ -25,6 +25,10 @@ from tasks.specs.tensors import (
 
 GROWTH = 2
 """How far beyond the largest shipped input a dimension reaches where the spec is silent."""
+_NO_NUMBERS = (
+    "the graph's input {} is no tensor of numbers but texts, a sequence or an optional: export the "
+    "graph with tensors"
+)
 _NAMELESS = frozenset({"", "?", "-1", "None"})
 
 
@@ -151,6 +155,12 @@ def graph_inputs(graph: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def _axes(name: str, value: onnx.TypeProto.Tensor, rules: TensorSpec) -> tuple[Axis, ...]:
+    empty = [place for place, dim in enumerate(value.shape.dim) if _is_empty(dim)]
+    if empty:
+        raise BadInput(
+            f"the graph's input {name} has size 0 along axis {empty[0]}: export it with a size, or "
+            "a dynamic one"
+        )
     of_graph: list[Axis] = [
         item.dim_value
         if item.dim_value > 0
@@ -173,6 +183,10 @@ def _axes(name: str, value: onnx.TypeProto.Tensor, rules: TensorSpec) -> tuple[A
     return rules.shape
 
 
+def _is_empty(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    return bool(dim.HasField("dim_value")) and dim.dim_value == 0
+
+
 def _fixed_batch(axes: Mapping[str, tuple[Axis, ...]]) -> int | None:
     """Return the first axis that all inputs of two axes and more share, where it is a number."""
     first = {shape[0] for shape in axes.values() if len(shape) > 1}
@@ -182,9 +196,12 @@ def _fixed_batch(axes: Mapping[str, tuple[Axis, ...]]) -> int | None:
 
 def _dtype(name: str, value: onnx.TypeProto.Tensor) -> str:
     try:
-        return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.elem_type)))
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.elem_type))
+        if dtype.kind not in "biuf":
+            raise BadInput(_NO_NUMBERS.format(name))
+        return str(dtype)
     except (KeyError, TypeError) as exc:
-        raise BadInput(f"the graph's input {name} has a type that no tensor has: {exc}") from exc
+        raise BadInput(_NO_NUMBERS.format(name)) from exc
 
 
 def _sizes(

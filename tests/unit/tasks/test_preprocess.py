@@ -12,10 +12,10 @@ from PIL import Image
 from scipy.io import wavfile
 
 from infra.errors import BadInput
-from tasks.preprocess import prepare
+from tasks.preprocess import prepare, steps
 from tasks.preprocess.prepare import Preparation, digest_of, is_raw
 from tasks.records import Record
-from tasks.specs.preprocess import PreprocessSpec
+from tasks.specs.preprocess import Frames, PreprocessSpec
 from tasks.specs.tensors import Dimension, RecordLayout, TensorLayout
 from tests.kind_folders import tokenizer
 
@@ -154,3 +154,19 @@ def test_what_a_function_prints_leaves_the_output_alone(
     step = {"step": "function", "function": "requant_step_loud:own"}
     Preparation(layout("image", {"step": "normalise"}, step), None).record(png(np.zeros((2, 2, 3))))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("samples", "hop", "expected"),
+    [
+        (6, None, [[0, 1, 2], [3, 4, 5]]),
+        (7, None, [[0, 1, 2], [3, 4, 5], [6, 0, 0]]),
+        (4, 2, [[0, 0, 1], [1, 2, 3]]),
+        (0, 3, [[0, 0, 0]]),
+    ],
+)
+def test_a_sound_becomes_chunks_that_leave_nothing_out(
+    samples: int, hop: int | None, expected: list[list[int]]
+) -> None:
+    rules = Frames(step="frames", length=3, hop=hop)
+    assert steps.frames(np.arange(samples, dtype=np.float32), rules).tolist() == expected
