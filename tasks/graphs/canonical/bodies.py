@@ -13,8 +13,20 @@ from tasks.graphs.canonical.editing import GraphEditor, bodies, body_reads, rena
 
 
 def set_bodies_apart(model: onnx.ModelProto) -> int:
-    """Give bodies constants and inputs of their own; returns how many nodes have a body."""
+    """Give bodies constants and inputs of their own; returns how many nodes have a body.
+
+    Floats are handed over by a Sum of one: ONNX Runtime 1.32 takes an Identity out, and then its
+    QDQPropagationTransformer aborts where Q/DQ moves on to what a body reads.
+
+    Args:
+        model: With inferred types.
+    """
     editor = GraphEditor(model.graph)
+    floats = {
+        value.name
+        for value in (*model.graph.input, *model.graph.value_info)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
     changes: dict[int, list[onnx.NodeProto]] = {}
     holders = [(place, node) for place, node in enumerate(model.graph.node) if any(bodies(node))]
     for place, node in holders:
@@ -26,7 +38,10 @@ def set_bodies_apart(model: onnx.ModelProto) -> int:
                 _give(node, editor.constants[name], own[name])
         read = [name for name in names if name not in editor.constants]
         changes[place] = [
-            *(helper.make_node("Identity", [name], [own[name]]) for name in read),
+            *(
+                helper.make_node("Sum" if name in floats else "Identity", [name], [own[name]])
+                for name in read
+            ),
             node,
         ]
     if changes:

@@ -89,7 +89,7 @@ def make_canonical(model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     if (rest := _count(changed, "BatchNormalization")) < layers:
         notes.append(f"{layers - rest} BatchNormalization nodes are folded into their layers")
     remove_unused(changed)
-    set_bodies_apart(changed)
+    set_bodies_apart(with_shapes(changed, where))
     remove_unused(changed)
     free_names(changed)
     del changed.graph.value_info[:]

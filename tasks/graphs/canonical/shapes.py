@@ -40,7 +40,7 @@ def with_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def fold_shapes(model: onnx.ModelProto) -> bool:
-    """Turn Shape, and a Gather or Slice of it, into constants where every size is known.
+    """Turn Shape, and a Gather, Slice or Size of it, into constants where every size is known.
 
     A condition on such a size is then known too. Returns whether there was one.
 
@@ -55,7 +55,8 @@ def fold_shapes(model: onnx.ModelProto) -> bool:
         if sizes is None:
             continue
         known = np.array([-1 if size is None else size for size in sizes], np.int64)
-        if node.op_type == "Gather" and editor.value(node.input[1]).ndim == 0:
+        scalar = node.op_type == "Gather" and editor.value(node.input[1]).ndim == 0
+        if node.op_type == "Size" or scalar:
             known = known.reshape(())
         elif node.op_type != "Gather":
             asked[node.output[0]] = sizes
@@ -76,6 +77,8 @@ def _sizes(editor: GraphEditor, node: onnx.NodeProto, asked: dict[str, Sizes]) -
         return None if sizes is None else sizes[begin : None if end is None else int(str(end))]
     if not node.input or node.input[0] not in asked:
         return None
+    if node.op_type == "Size":
+        return (len(asked[node.input[0]]),)
     rest = [name for name in node.input[1:] if name]
     if not all(name in editor.constants for name in rest):
         return None
