@@ -47,7 +47,7 @@ def _pair(document: Document, joiner: Joiner) -> Exchange | None:
     if response is None:
         return joiner.add("request", _named(id), document, line)
     if not isinstance(response, Mapping):
-        raise Bad("its response is neither an object nor text")
+        raise Bad("its response is neither an object nor text nor a list of chunks")
     return Exchange(
         _named(id or response.get("id")), number, document.excerpt, line, {"response": response}
     )
@@ -66,7 +66,8 @@ def _replied(line: Mapping[str, Any]) -> object:
     """Return the response of a line, wherever the line keeps it; None where it has none."""
     for name in ("response", "result"):
         if (response := _object(line.get(name))) is not None:
-            return {"text": response} if isinstance(response, str) else response
+            # A text is the reply itself, a list the chunks of a stream.
+            return {"text": response} if isinstance(response, (str, list)) else response
     if "choices" in line:
         return {name: line[name] for name in ("choices", "created", "id", "model") if name in line}
     return None
@@ -161,4 +162,4 @@ def _time(value: object) -> object:
     try:
         return datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError):
-        raise Bad("time lies outside the calendar") from None
+        raise Bad("time lies outside the calendar: seconds since 1970 are read") from None

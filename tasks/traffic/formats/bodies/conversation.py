@@ -128,6 +128,8 @@ def _role(message: object) -> str:
 
 
 def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):  # LangChain
+        return part
     if not isinstance(part, Mapping):
         raise Bad(f"{where} holds a part of type None: only text is read")
     kind, text = part.get("type"), part.get("text")

@@ -5,6 +5,7 @@ These are KServe's v1 `instances`, and the Open Inference Protocol's (v2) `input
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,7 @@ from tasks.traffic.formats.bodies.conversation import render
 from tasks.traffic.formats.raw import Bad
 
 NUMERIC = {
+    "BOOL",
     "FP16",
     "FP32",
     "FP64",
@@ -109,6 +111,8 @@ def _row_of_object(value: Mapping[str, Any], task: Task) -> Row:
         return {"tensor": value[lists[0]]}
     if "messages" in value:
         return {"text": render(value["messages"])}
+    if set(value) == {"b64"}:
+        return {"text": unbase64("the input", value["b64"])}
     texts = [name for name, item in value.items() if isinstance(item, str) and name not in CONTEXT]
     for name in (*TEXT_NAMES, *(texts if len(texts) == 1 else ())):
         if isinstance(value.get(name), str):
@@ -134,7 +138,18 @@ def _tensor(entry: Mapping[str, Any]) -> NamedTensor:
             f"the input {entry.get('name')} has no data, neither in JSON nor behind it: "
             "log whole bodies, or let clients send JSON"
         )
-    return NamedTensor(str(entry.get("name")), str(entry["datatype"]), tuple(shape), data)
+    name, parameters = str(entry.get("name")), entry.get("parameters")
+    if isinstance(parameters, Mapping) and parameters.get("content_type") == "base64":
+        data = [unbase64(f"the input {name}", item) for item in data]
+    return NamedTensor(name, str(entry["datatype"]), tuple(shape), data)
+
+
+def unbase64(what: str, packed: object) -> str:
+    """Return a text that was sent in base64; raises `Bad`."""
+    try:
+        return base64.b64decode(str(packed), validate=True).decode()
+    except ValueError:
+        raise Bad(f"{what} is not UTF-8 text in base64") from None
 
 
 def _the_one(tensors: Sequence[NamedTensor], kind: str) -> NamedTensor:

@@ -14,7 +14,7 @@ from tasks.traffic.formats.bodies.binary import parted
 from tasks.traffic.formats.raw import LONGEST_LINE, Bad
 
 _LENGTH = "inference-header-content-length"
-_JSON = ("application/json", "text/json")
+_TEXTS = ("application/json", "text/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class LoggedBody:
         try:
             return {"body": parted(self.value, self.length or None)[0]}
         except Bad:
-            if self.kind in _JSON or (not self.kind and _is_text(self.value)):
-                raise
+            if self.kind.startswith(_TEXTS) or (not self.kind and _is_text(self.value)):
+                raise Bad("its body is text where JSON belongs, as a server's error is") from None
             return {"body": {}}
 
 

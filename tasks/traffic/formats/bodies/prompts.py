@@ -140,8 +140,10 @@ def _instructions(body: Mapping[str, Any]) -> list[Turn]:
 
 
 def _plain(inputs: object) -> list[object]:
-    if not isinstance(inputs, list) or not inputs:
+    if not isinstance(inputs, list):
         return [inputs]
+    if not inputs:
+        raise Bad("its input is an empty list")
     if all(isinstance(item, str) for item in inputs):
         return list(inputs)
     if all(isinstance(item, (int, list)) for item in inputs):

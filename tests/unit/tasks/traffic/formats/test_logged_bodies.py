@@ -68,6 +68,51 @@ def test_an_error_in_a_stream_is_an_error(tmp_path: Path) -> None:
     assert read(path, KSERVE)[1] == ["the model answered with an error"]
 
 
+def test_an_answer_in_text_is_an_error_of_the_server(tmp_path: Path) -> None:
+    path = events(tmp_path, json.dumps(ASKED).encode(), b"Internal Server Error")
+    requests, reasons, _ = read(path, KSERVE)
+    assert requests == []
+    assert reasons[0] == "its body is text where JSON belongs, as a server's error is"
+
+
+@pytest.mark.parametrize(
+    ("body", "task", "wanted"),
+    [
+        ({"instances": [{"b64": "aGVsbG8="}]}, TEXT, "hello"),
+        (
+            {
+                "inputs": [
+                    {
+                        "name": "x",
+                        "shape": [1],
+                        "datatype": "BYTES",
+                        "parameters": {"content_type": "base64"},
+                        "data": ["aGVsbG8="],
+                    }
+                ]
+            },
+            TEXT,
+            "hello",
+        ),
+        (
+            {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "BOOL", "data": [True, False]}]},
+            IMAGE,
+            [1.0, 0.0],
+        ),
+        ({"input": ["hello"]}, TEXT, "hello"),
+    ],
+)
+def test_inputs_are_decoded_as_their_senders_mean_them(
+    tmp_path: Path, body: dict[str, Any], task: Task, wanted: object
+) -> None:
+    path = events(tmp_path, json.dumps(body).encode(), b"{}")
+    shape = (2,) if task is IMAGE else None
+    (request,), reasons, _ = read(path, KSERVE, task, shape=shape)
+    assert reasons == []
+    payload = request.payload
+    assert (payload if isinstance(payload, str) else np.asarray(payload).tolist()) == wanted
+
+
 def test_events_in_binary_mode_lie_in_headers_beside_a_body(tmp_path: Path) -> None:
     documents = [
         {
@@ -96,7 +141,7 @@ def test_tensors_behind_the_json_are_read_in_every_datatype(
     body = tensor(values, datatype)
     length = {HEADER: [str(len(body) - values.nbytes)]}
     for headers in (length, {}):
-        path = events(tmp_path, body, b"\x00\xff binary", metadata=headers)
+        path = events(tmp_path, body, b"\x00\xff", "application/octet-stream", metadata=headers)
         (request,), reasons, _ = read(path, KSERVE, IMAGE, shape=(2, 2))
         assert reasons == []
         np.testing.assert_array_equal(np.asarray(request.payload), [[0, 1], [2, 3]])

@@ -85,6 +85,14 @@ def test_blocks_of_anthropic_and_tools_are_read(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "answer", ["arf", [{"choices": [{"delta": {"content": "arf"}}]}], {"output_text": "arf"}]
+)
+def test_an_answer_may_be_logged_as_text_or_in_chunks(tmp_path: Path, answer: object) -> None:
+    body = {"messages": [{"role": "user", "content": ["hello", {"text": "there"}]}]}
+    assert payloads(tmp_path, body, answer)[0] == ["User: hello\nthere\nAssistant:"]
+
+
 def test_a_batch_of_anthropic_is_joined_by_custom_id(tmp_path: Path) -> None:
     params = {"system": BARK, "messages": [HELLO]}
     message = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "x"}]}
@@ -121,6 +129,7 @@ def test_a_reply_that_was_begun_is_part_of_what_was_asked(tmp_path: Path) -> Non
         ({"input": "x", "prompt": {"id": "p"}}, "its prompt is a template that the server keeps"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'image_url'"),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "turn 1 is of the type 'item_ref"),
+        ({"prompt": []}, "its input is an empty list"),
         ({"input": ["x", HELLO]}, "its input is a list of neither texts nor turns"),
         ({"system": 5, "messages": [HELLO]}, "the content of system is neither text nor"),
     ],
