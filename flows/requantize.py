@@ -143,6 +143,7 @@ def _build(
     ladder = climb(
         recipe=recipe,
         deployed=deployed_graph(champion, len(registered.sites)),
+        multiplies_rows=any(site.multiplies_rows for site in registered.sites),
         action=action,
         sites=len(registered.sites),
         targets=registered.spec.targets,

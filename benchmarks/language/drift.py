@@ -157,7 +157,7 @@ def answers(material: DriftMaterial) -> Iterator[DriftRow]:
     yield _row(material, f"en with a floor of {few} windows of ja", floored)
     drifting = _drifting(material, champion, away, home)
     yield _row(material, "en, 6 sites that drift kept", drifting)
-    for name in ("int8-headroom", "fp8", "int8-dynamic"):
+    for name in ("int8-headroom", "fp8", "int8-dynamic", "int8-per-token"):
         yield _row(material, f"en, {name}", _derived(material, find_recipe(name), home))
 
 

@@ -14,7 +14,7 @@ HARDLY = 0.2
 DETECTORS = ("weights", "input", "range", "fidelity", "safety", "control")
 _LASTING = (
     "Where traffic moves often, a precision that does not drift is another answer: ranges at run "
-    "time (int8-dynamic: the same size, slower, on ONNX Runtime alone), FP8 with headroom (the "
+    "time (int8-per-token: the same size, slower), FP8 with headroom (the "
     "same size, on devices that have it), or the sites that drift in floating point (4 bytes a "
     "weight there instead of 1). `requant requantize MODEL --search full` measures each."
 )

@@ -42,6 +42,11 @@ class Site:
     layers: tuple[Layer, ...]
 
     @property
+    def multiplies_rows(self) -> bool:
+        """Return whether its layers are products of rows alone, each of which may have a scale."""
+        return self.channel_axis == -1 and all(layer.op == "MatMul" for layer in self.layers)
+
+    @property
     def can_smooth(self) -> bool:
         """Return whether smoothing scales can move from the activation into the weights."""
         return all(layer.op != "Conv" for layer in self.layers)

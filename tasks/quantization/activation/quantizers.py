@@ -24,6 +24,7 @@ from tasks.quantization.recipe.schemes import (
     Awq,
     DeployedSmoothing,
     Equalized,
+    PerToken,
     RangeRule,
     Searched,
     Static,
@@ -61,8 +62,14 @@ def choose(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
 
 
 def _of_weights_alone(source: SiteInput, recipe: Recipe) -> SiteQuantizer:
-    """Scale the activation for the weights' sake, where AWQ asks for it."""
+    """Scale the activation where AWQ asks for it, or smooth it for a range of each token."""
     rows = source.observed.rows
+    if isinstance(recipe.activation, PerToken) and isinstance(recipe.smoothing, Searched):
+        if not source.site.multiplies_rows or not rows.size:
+            return SiteQuantizer(None)
+        return SiteQuantizer(
+            None, smoothquant.search_by_token(source.observed, source.weights, source.scheme)
+        )
     if isinstance(recipe.rounding, Awq) and source.site.can_smooth and rows.size:
         best = awq_scales.search(rows, source.weights, source.scheme)
         return SiteQuantizer(None, best.smoothing_scales)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tasks.numerics.formats import LARGEST, SMALLEST
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.numerics.output_error import exact_output, output_error
-from tasks.numerics.quantized_weight import WeightScheme
+from tasks.numerics.output_error import INT8_LARGEST, exact_output, output_error
+from tasks.numerics.quantized_weight import WeightScheme, multiplied, quantize
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.activation.ranges import amax
@@ -22,6 +22,8 @@ from tasks.quantization.recipe.schemes import RangeRule
 
 ALPHAS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Tried beside no smoothing at all."""
+BY_TOKEN = (0.3, 0.4, 0.5, *ALPHAS)
+"""Tried where each token has a range: less has to be moved into the weights."""
 _INT8 = WeightScheme()
 
 
@@ -65,6 +67,45 @@ def search(
         if error < best.error:
             best = Smoothed(quantizer, alpha, error)
     return best
+
+
+def search_by_token(
+    observed: SiteObservation, weights: Sequence[NDArray[np.float32]], scheme: WeightScheme
+) -> NDArray[np.float32] | None:
+    """Return the best smoothing scales, [channels], where each token has a range of its own.
+
+    None where none is better. Errors are relative to each token's own output, since the few with
+    massive activations would choose for all others.
+    """
+    rows, stacked = observed.rows, np.concatenate(weights)
+    largest = np.abs(stacked).max(axis=0)
+    tried: list[NDArray[np.float32] | None] = [None]
+    tried += [smoothing_scales(observed.channel_amax, largest, alpha) for alpha in BY_TOKEN]
+    return min(tried, key=lambda scales: token_error(rows, stacked, scales, scheme))
+
+
+def token_error(
+    rows: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    scales: NDArray[np.float32] | None,
+    scheme: WeightScheme,
+) -> float:
+    """Return the mean over tokens of squared output error / squared output.
+
+    Args:
+        rows: Tokens, [n, channels].
+        weight: [outputs, channels].
+        scales: What divides the tokens, [channels].
+        scheme: How the weight is stored.
+    """
+    by = np.ones(rows.shape[1], np.float32) if scales is None else scales
+    exact = rows.astype(np.float64) @ weight.astype(np.float64).T
+    smoothed = rows.astype(np.float64) / by
+    ranges = np.maximum(np.abs(smoothed).max(axis=1, keepdims=True), SMALLEST)
+    seen = np.rint(smoothed / ranges * INT8_LARGEST) / INT8_LARGEST * ranges
+    lost = seen @ quantize(multiplied(weight, by), scheme).dequantized().T - exact
+    energy = np.maximum(np.square(exact).sum(axis=1), SMALLEST)
+    return float((np.square(lost).sum(axis=1) / energy).mean())
 
 
 def smoothing_scales(

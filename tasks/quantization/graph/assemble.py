@@ -21,7 +21,7 @@ from tasks.quantization.activation.uncalibrated import holds
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import SHORT_FLOATS, Cast, Dynamic
+from tasks.quantization.recipe.schemes import SHORT_FLOATS, Cast, Dynamic, PerToken
 from tasks.quantization.recipe.submodules import schemes_by_site
 from tasks.quantization.weight.rounding import (
     corrections,
@@ -150,7 +150,8 @@ def _planned(model: onnx.ModelProto, work: _Work, recipe: Recipe) -> QuantizedSi
         corrected = corrections_of_means(weights, rows, rounded, activation)
     unfolded = None if work.folded else choice.smoothing_scales
     dynamic = isinstance(recipe.activation, Dynamic)
-    return QuantizedSite(site, rounded, activation, dynamic, unfolded, corrected)
+    per_token = isinstance(recipe.activation, PerToken)
+    return QuantizedSite(site, rounded, activation, dynamic, per_token, unfolded, corrected)
 
 
 def _with_room_for_biases(

@@ -23,6 +23,7 @@ class QuantizedSite:
     weights: tuple[QuantizedWeight, ...]  # one a layer, factors included
     activation: Quantizer | None = None  # None: dynamic, or left in floating point
     dynamic: bool = False
+    per_token: bool = False  # each row is divided by its largest magnitude first
     smoothing_scales: NDArray[np.float32] | None = (
         None  # [channels] of the activation, where they could not be folded
     )

@@ -15,7 +15,7 @@ from infra.errors import BadInput
 from tasks.graphs.integer_regions import SUFFIX
 from tasks.graphs.short_floats import in_type_of, shortened
 from tasks.graphs.sites import Layer, Site
-from tasks.numerics.formats import NumberFormat
+from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.scales import Scales, check_scales
@@ -128,6 +128,10 @@ def _raised(plan: GraphPlan) -> onnx.ModelProto:
     return copy
 
 
+AXES_AS_INPUT = 18
+"""The opset from which ReduceMax reads its axes as an input."""
+
+
 class _Writer:
     """One graph under construction.
 
@@ -144,6 +148,9 @@ class _Writer:
             for item in model.graph.initializer
             if item.data_type == TensorProto.FLOAT and len(item.dims) == 1
         }
+        self._opset = max(
+            item.version for item in model.opset_import if item.domain in ("", "ai.onnx")
+        )
         self._before: Nodes = {}
         self._after: Nodes = {}
         self._replaced: set[str] = set()
@@ -158,6 +165,8 @@ class _Writer:
             node.input[1] = f"{layer.node}.weight.dequantized"
             self._before.setdefault(layer.node, []).append(self._weight(layer, weight))
             self._replaced.add(layer.weight)
+            if item.per_token:
+                self._times_range(node, item.site)
             if item.corrections is not None:
                 self._correct(node, layer, item.corrections[place])
 
@@ -275,6 +284,8 @@ class _Writer:
             nodes.append(
                 helper.make_node("Mul", [name, f"{name}.smoothing"], [source], f"{name}.smooth")
             )
+        if item.per_token:
+            source = self._by_token(name, source, nodes)
         qparams = [f"{name}.scale", f"{name}.zero_point"]
         quantized, restored = f"{name}.quantized", f"{name}.dequantized"
         if item.dynamic:
@@ -283,8 +294,8 @@ class _Writer:
                     "DynamicQuantizeLinear", [source], [quantized, *qparams], f"{name}.quantize"
                 )
             )
-        elif item.activation is not None:
-            self._graph.initializer.extend(_qparams(name, item.activation))
+        elif item.activation is not None or item.per_token:
+            self._graph.initializer.extend(_qparams(name, item.activation or Quantizer(1.0)))
             nodes.append(
                 helper.make_node(
                     "QuantizeLinear", [source, *qparams], [quantized], f"{name}.quantize"
@@ -298,6 +309,39 @@ class _Writer:
             )
         )
         return restored
+
+    def _by_token(self, name: str, source: str, nodes: list[onnx.NodeProto]) -> str:
+        """Divide each row by its largest magnitude; what the layers return is multiplied by it."""
+        magnitudes, largest = f"{name}.magnitudes", f"{name}.largest"
+        ranges, divided = f"{name}.token_range", f"{name}.of_token"
+        self._add(f"{name}.least_range", np.asarray(SMALLEST, np.float32))
+        axis: list[str] = []
+        options = {"axes": [-1]} if self._opset < AXES_AS_INPUT else {}
+        if not options:
+            axis = [f"{name}.token_axis"]
+            self._add(axis[0], np.asarray([-1], np.int64))
+        reduced = [magnitudes, *axis]
+        nodes += [
+            helper.make_node("Abs", [source], [magnitudes], f"{name}.magnitude"),
+            helper.make_node("ReduceMax", reduced, [largest], f"{name}.range_of_token", **options),
+            helper.make_node(
+                "Max", [largest, f"{name}.least_range"], [ranges], f"{name}.no_range_of_zero"
+            ),
+            helper.make_node("Div", [source, ranges], [divided], f"{name}.divide_by_range"),
+        ]
+        return divided
+
+    def _times_range(self, node: onnx.NodeProto, site: Site) -> None:
+        result = node.output[0]
+        node.output[0] = f"{result}.of_token"
+        self._after.setdefault(node.name, []).append(
+            helper.make_node(
+                "Mul",
+                [node.output[0], f"{site.tensor}.token_range"],
+                [result],
+                f"{node.name}.times_range",
+            )
+        )
 
     def _weight(self, layer: Layer, weight: QuantizedWeight) -> onnx.NodeProto:
         """Store quantized values in the layout of the layer's own weight.

@@ -10,6 +10,7 @@ from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import PerToken
 from tasks.quantization.sensitivity import mixed_precision
 from tasks.quantization.sensitivity.measure import Sensitivity
 from tasks.quantization.weight.held_out_rows import LEAST_ROWS
@@ -67,6 +68,9 @@ def excluded_nodes(
     if recipe.starts_from_champion:
         kept = tuple(item.site for item in ranking if item.site not in deployed)
         return (*kept, *drifting_sites(model, sites, ranking, recipe.drifting_sites, losses))
+    if isinstance(recipe.activation, PerToken):
+        rows = {site.name for site in sites if site.multiplies_rows}
+        return tuple(item.site for item in ranking if item.site not in rows)
     ranked = [item.site for item in ranking if item.site not in tuned.unknown]
     count = max(recipe.high_precision_sites - len(tuned.unknown), 0)
     if losses is None or not count:

@@ -11,6 +11,7 @@ from tasks.observation.scales import Scales
 from tasks.quantization.activation.ranges import require_data
 from tasks.quantization.activation.uncalibrated import unknown_ranges
 from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import PerToken
 
 Observed = Mapping[str, SiteObservation]
 
@@ -30,6 +31,11 @@ def require_fit(
         raise BadInput(
             f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: "
             "use a lower one, or full-precision"
+        )
+    if isinstance(recipe.activation, PerToken) and not any(item.multiplies_rows for item in sites):
+        raise BadInput(
+            f"recipe {recipe.name} gives each row of a matrix product a range, and none of the "
+            f"{len(sites)} sites is one without a bias of its own: use int8-dynamic or int8-smooth"
         )
     if recipe.starts_from_champion:
         _require_champion(sites, observed, recipe, deployed)

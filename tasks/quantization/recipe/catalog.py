@@ -19,6 +19,7 @@ from tasks.quantization.recipe.schemes import (
     Head,
     HighPrecision,
     Nearest,
+    PerToken,
     RangeRule,
     Rounding,
     Searched,
@@ -139,6 +140,12 @@ _ALL = (
         "int8-dynamic",
         "INT8 weights; activation ranges at run time, from each batch",
         activation=Dynamic(),
+    ),
+    Recipe(
+        "int8-per-token",
+        "INT8, SmoothQuant searched with a range for each token at run time",
+        activation=PerToken(),
+        smoothing=_SMOOTH,
     ),
     Recipe(
         "int8-smooth",

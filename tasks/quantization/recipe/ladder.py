@@ -29,6 +29,8 @@ FROM_TRAFFIC = (
     "int8-mixed-6",
     "int8-mixed-8",
 )
+BY_TOKEN = ("int8-per-token",)
+"""Nothing in it drifts; dividing each token takes time that static ranges do not."""
 TRAINED = ("int8-trained",)
 SMALLER = ("int8-weights", "int4-mixed", "int4-gptq")
 """Weights alone: the smallest engines, each smaller and less faithful than the one before."""
@@ -79,6 +81,7 @@ def climb(
     targets: Sequence[str],
     search: Search = "first",
     ask: Question = why_not,
+    multiplies_rows: bool = True,
 ) -> Sequence[Recipe]:
     """Return the candidates in order.
 
@@ -86,7 +89,8 @@ def climb(
 
     A full-precision champion has no scales to renew. What a target cannot express, mixed
     candidates that would leave no site quantized, and what would be the first candidate again are
-    left out. Full precision is the last candidate.
+    left out; so is a range for each token where no site `multiplies_rows`. Full precision is the
+    last candidate.
     """
     if recipe is not None:
         return (find_recipe(recipe),)
@@ -95,12 +99,16 @@ def climb(
     start = _renewals(deployed, search)
     way_up = tuple(
         name
-        for name in (*IN_FP16, *FROM_TRAFFIC, *TRAINED, *SHORTER_FLOATS)
+        for name in (*IN_FP16, *FROM_TRAFFIC, *BY_TOKEN, *TRAINED, *SHORTER_FLOATS)
         if RESMOOTH not in start or deployed is None or not deployed.is_made_whole_by(name)
     )
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)
     able = expressible([RECIPES[name] for name in names], targets, ask)
-    candidates = (candidate for candidate in able if candidate.floating_sites < sites)
+    candidates = (
+        candidate
+        for candidate in able
+        if candidate.floating_sites < sites and (multiplies_rows or candidate.name not in BY_TOKEN)
+    )
     return (*candidates, RECIPES[FALLBACK])
 
 

@@ -19,6 +19,7 @@ from tasks.quantization.recipe.schemes import (
     Head,
     HighPrecision,
     Nearest,
+    PerToken,
     RangeRule,
     Rounding,
     Searched,
@@ -158,11 +159,12 @@ def _stored_weights(weights: WeightScheme | Cast) -> Json:
 def _stored_activation(activation: Activation | None) -> Json:
     if activation is None:
         return None
-    if isinstance(activation, Dynamic):
+    if isinstance(activation, Dynamic | PerToken):
         return {
             "format": NumberFormat.INT8.value,
-            "symmetric": False,
+            "symmetric": isinstance(activation, PerToken),
             "dynamic": True,
+            "per_token": isinstance(activation, PerToken),
             "rule": RangeRule.MAX.value,
             "headroom": 1.0,
         }
@@ -170,6 +172,7 @@ def _stored_activation(activation: Activation | None) -> Json:
         "format": activation.format.value,
         "symmetric": activation.symmetric,
         "dynamic": False,
+        "per_token": False,
         "rule": activation.rule.value,
         "headroom": activation.headroom,
     }
@@ -187,6 +190,10 @@ class Pair:
 
 def _is_static(recipe: Recipe) -> bool:
     return isinstance(recipe.activation, Static)
+
+
+def _searches_by_token(recipe: Recipe) -> bool:
+    return isinstance(recipe.activation, PerToken) and isinstance(recipe.smoothing, Searched)
 
 
 def _has_format(recipe: Recipe, format: NumberFormat) -> bool:
@@ -271,8 +278,8 @@ UNSUPPORTED: Sequence[Pair] = (
     Pair(
         "smoothing",
         "activations without a fixed range",
-        lambda r: r.smoothing is not None and not _is_static(r),
-        "use a static activation, or AWQ for weights alone",
+        lambda r: r.smoothing is not None and not _is_static(r) and not _searches_by_token(r),
+        "use a static activation, a search with a range for each token, or AWQ for weights alone",
     ),
     Pair(
         "searched smoothing",

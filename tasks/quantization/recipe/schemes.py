@@ -60,7 +60,16 @@ class Dynamic:
     """Ranges at run time, from each batch: INT8 with a zero-point."""
 
 
-Activation = Static | Dynamic
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Ranges at run time, one a token: INT8, symmetric.
+
+    Each token is divided by its largest magnitude before a quantizer of range 1, and what the
+    product returns is multiplied by it. It is what every target fuses, and nothing in it drifts.
+    """
+
+
+Activation = Static | Dynamic | PerToken
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,6 +288,6 @@ def test_new_smoothing_is_held_to_what_drift_lost() -> None:
 @pytest.mark.soak
 def test_every_answer_to_drift_is_measured_on_the_shipped_language_model() -> None:
     rows = {row.name: row for row in drift.answers(drift.open_material(drift.QUICK, real=False))}
-    assert len(rows) == 9
+    assert len(rows) == 10
     assert rows["ja, resmooth"].away < rows["en, stale"].away
     assert rows["en, 6 sites that drift kept"].floating > 0

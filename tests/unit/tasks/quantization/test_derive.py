@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -456,3 +457,55 @@ def test_a_recalibration_never_clips_an_fp8_champion_and_keeps_its_headroom() ->
 def test_headroom_that_is_no_room_is_bad_input(headroom: float) -> None:
     with pytest.raises(BadInput, match="is no room: use 1 to 16"):
         Static(headroom=headroom)
+
+
+# --- A range for each token -----------------------------------------------------------------------
+
+
+def test_a_range_for_each_token_is_what_the_graph_computes() -> None:
+    found = derived("int8-per-token")
+    assert found.scales == {}
+    site = next(item for item in SITES if item.multiplies_rows)
+    item, rows = planned(found)[site.name], OBSERVED[site.name].rows
+    assert item.per_token
+    assert item.activation is None
+    weight = item.weights[0].dequantized()
+    exact = rows @ layer_weight(MODEL, site.layers[0]).T
+    tried = [
+        np.square(seen @ weight.T - exact).sum() / np.square(exact).sum()
+        for seen in by_token(rows, item.smoothing_scales)
+    ]
+    assert min(tried) < 1e-3
+
+
+def by_token(
+    rows: NDArray[np.float32], scales: NDArray[np.float32] | None
+) -> Iterator[NDArray[np.float32]]:
+    smoothed = rows / (1.0 if scales is None else scales)
+    ranges = np.abs(smoothed).max(axis=1, keepdims=True)
+    yield (np.rint(smoothed / ranges * 127) / 127 * ranges).astype(np.float32)
+
+
+def test_one_token_with_massive_activations_costs_the_others_nothing_where_each_has_a_range() -> (
+    None
+):
+    massive = X.copy()
+    massive[:, 0] *= 300.0
+    sites, observed = observe(MODEL, massive)
+    exact = graphs.run(MODEL, massive)
+
+    def loss(name: str) -> float:
+        plan = derive(MODEL, sites, observed, find_recipe(name), None).plan
+        served = graphs.run(lower(qdq.write(plan), "u8"), massive)
+        return float(np.square(served - exact)[:, 1:].sum() / np.square(exact)[:, 1:].sum())
+
+    assert loss("int8-per-token") < 0.2 * loss("int8-max")
+
+
+def test_a_token_of_zeros_has_no_range_and_stays_zero() -> None:
+    zeros = X.copy()
+    zeros[:, 2] = 0.0
+    plan = derived("int8-per-token").plan
+    served = graphs.run(lower(qdq.write(plan), "u8"), zeros)
+    assert np.isfinite(served).all()
+    assert np.abs(served - graphs.run(MODEL, zeros)).max() < 0.1 * np.abs(served).max()

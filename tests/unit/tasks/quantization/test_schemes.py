@@ -18,6 +18,7 @@ from tasks.quantization.graph.plan import CastSite, QuantizedSite
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.schemes import PerToken
 from tasks.quantization.recipe.targets import ONNXRUNTIME, why_not
 from tests import graphs
 from tests.unit.tasks.quantization.observations import observe
@@ -38,7 +39,10 @@ LAYERS = {
 NAMES = [
     name
     for name, recipe in RECIPES.items()
-    if recipe.quantized and not recipe.starts_from_champion and not recipe.high_precision_sites
+    if recipe.quantized
+    and not recipe.starts_from_champion
+    and not recipe.high_precision_sites
+    and not isinstance(recipe.activation, PerToken)  # fixes nothing: test_derive.py has it
 ]
 # Weight-only products run on kernels that round the activation to 8 bits themselves, a block at a
 # time.

@@ -73,7 +73,7 @@ def test_each_further_candidate_keeps_more_in_high_precision() -> None:
     found = names()
     kept = [
         RECIPES[name].high_precision_sites
-        for name in found[found.index("int8-gptq") : found.index("int8-trained")]
+        for name in found[found.index("int8-gptq") : found.index("int8-per-token")]
     ]
     assert kept == sorted(set(kept))
 
@@ -100,6 +100,7 @@ def test_nothing_starts_from_a_champion_that_does_not_exist() -> None:
 
 def test_mixed_candidates_that_would_leave_nothing_quantized_are_left_out() -> None:
     floats = [
+        "int8-per-token",
         "int8-trained",
         "int8-weights",
         "int4-mixed",
