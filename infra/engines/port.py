@@ -152,6 +152,10 @@ class Target(Protocol):
         """
         ...
 
+    def is_current(self, metadata: bytes | None) -> bool:
+        """Return whether a plan with these metadata is what a build would make here now."""
+        ...
+
     def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
         """Load a plan whose bytes were verified before.
 

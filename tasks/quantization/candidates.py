@@ -1,7 +1,7 @@
 """Candidates in the store: named by what they follow from, their facts, files and engines."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra.canonical import Json, canonical, sha256
@@ -90,10 +90,21 @@ def _reference(
     )
 
 
-def stored_engine_size(candidate: CandidateRef, target: str) -> int | None:
-    """Return the bytes of an engine that was built before; None where there is none."""
+def stored_engine_size(
+    candidate: CandidateRef, target: str, is_current: Callable[[bytes | None], bool]
+) -> int | None:
+    """Return the bytes of an engine that was built before; None where there is none.
+
+    One for another device or version, as `is_current` tells by its metadata, is none.
+    """
     store = settings().store()
     if not store.exists(_engine_file(candidate, target, LAYERS)):
+        return None
+    try:
+        metadata = store.get(_engine_file(candidate, target, "plan.json"))
+    except NotFound:
+        metadata = None
+    if not is_current(metadata):
         return None
     return len(store.get(_engine_file(candidate, target, "plan")))
 

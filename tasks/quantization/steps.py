@@ -102,7 +102,7 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
     """Lower the candidate's graph for one target and compile it."""
     target, seconds = open_target(target_name), 0.0
     reason = target.why_not_executable()
-    size = candidates.stored_engine_size(candidate, target_name)
+    size = candidates.stored_engine_size(candidate, target_name, target.is_current)
     if size is None:
         started = time.perf_counter()
         profile = open_model(candidate.model).inputs.profile

@@ -399,6 +399,13 @@ def test_a_plan_is_built_for_the_capability_that_is_set() -> None:
     assert parse_metadata(built_for("SM86").metadata or b"").capability == "SM86"
 
 
+def test_a_plan_for_another_device_is_built_again() -> None:
+    target = opened("tensorrt-rtx")
+    assert target.is_current(built(target).metadata)
+    assert not target.is_current(built_for("SM86").metadata)
+    assert opened("onnxruntime-cpu").is_current(None)
+
+
 def test_a_capability_that_the_builder_does_not_know_is_bad_input() -> None:
     with pytest.raises(BadInput, match=r"SM12, which tensorrt-rtx does not build for: use .*SM89"):
         built_for("SM12")

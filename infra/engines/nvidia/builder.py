@@ -86,7 +86,7 @@ class Builder:
             target=self.name,
             module=host.module,
             module_version=host.version,
-            capability=self._capability() if self.ahead_of_time else str(host.capability),
+            capability=self.capability() if self.ahead_of_time else str(host.capability),
             device=host.device,
             driver=host.driver,
             cuda=host.cuda,
@@ -131,7 +131,7 @@ class Builder:
             config.add_optimization_profile(optimization)
         return config
 
-    def _capability(self) -> str:
+    def capability(self) -> str:
         """Return the visible device's capability, where the target supports it.
 
         Without a supported device it is the one that plans are built for blindly.
@@ -140,13 +140,13 @@ class Builder:
 
     def _known_capability(self) -> Any:
         known = self.trt.ComputeCapability
-        if not hasattr(known, self._capability()):
+        if not hasattr(known, self.capability()):
             names = ", ".join(sorted(name for name in dir(known) if name.startswith("SM")))
             raise BadInput(
-                f"REQUANT_TENSORRT_RTX_CAPABILITY is {self._capability()}, which {self.name} does "
+                f"REQUANT_TENSORRT_RTX_CAPABILITY is {self.capability()}, which {self.name} does "
                 f"not build for: use one of {names}"
             )
-        return getattr(known, self._capability())
+        return getattr(known, self.capability())
 
 
 @contextmanager

@@ -74,6 +74,17 @@ class TensorRt:
         """Parse the graph."""
         self._builder().check(graph)
 
+    def is_current(self, metadata: bytes | None) -> bool:
+        """Return whether a plan is of this version, for the device that plans are built for.
+
+        It is asked of plans that are built ahead of time. Another is refused where it is loaded.
+        """
+        if metadata is None or not self._ahead_of_time:
+            return True
+        made = parse_metadata(metadata)
+        here = (str(self._trt.__version__), self._builder().capability())
+        return (made.module_version, made.capability) == here
+
     def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
         """Deserialize on the visible device, if the metadata fit it."""
         reason = self.why_not_executable()
