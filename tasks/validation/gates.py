@@ -237,8 +237,10 @@ def is_implausible(metric: str, estimate: Interval) -> bool:
     return metric.endswith(("-drop", "-increase")) and estimate.high < -IMPLAUSIBLE
 
 
-def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
+def interval_of(metric: str, values: NDArray[np.float64], *, unit: bool = True) -> Interval:
     """Return the interval that fits the metric's kind of score.
+
+    `unit` says that differences lie in -1..1, so that cases of such sizes may be invented.
 
     It raises `BadInput` as those in `intervals.py` do.
     """
@@ -248,7 +250,7 @@ def interval_of(metric: str, values: NDArray[np.float64]) -> Interval:
         logs = paired_interval(values)
         return Interval(math.exp(logs.value), math.exp(logs.low), math.exp(logs.high))
     # Most recordings have no error at all, and resampled zeros alone would prove too much.
-    differs = metric.endswith(("-drop", "-increase", "-error-rate"))
+    differs = unit and metric.endswith(("-drop", "-increase", "-error-rate"))
     return difference_interval(values) if differs else paired_interval(values)
 
 
@@ -314,10 +316,10 @@ def _quality_gate(
         judged(cases[index], bound.group, narrowing if bound.binding else frozenset())
         for index in scores.cases
     ]
-    return _judged(bound, scores.values[np.array(chosen, bool)])
+    return _judged(bound, scores.values[np.array(chosen, bool)], unit=scores.unit)
 
 
-def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
+def _judged(bound: Bound, values: NDArray[np.float64], *, unit: bool) -> GateResult:
     """Judge the scores [n] of one group."""
     if not np.isfinite(values).all():
         return _result(
@@ -327,7 +329,7 @@ def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
             values.size,
             "a score is NaN or infinite: the outputs are broken",
         )
-    estimate = interval_of(bound.metric, values) if values.size > 1 else None
+    estimate = interval_of(bound.metric, values, unit=unit) if values.size > 1 else None
     if estimate is None or values.size < MINIMUM_CASES:
         reason = (
             f"only {values.size} golden cases, and {MINIMUM_CASES} are needed: "
@@ -335,7 +337,7 @@ def _judged(bound: Bound, values: NDArray[np.float64]) -> GateResult:
         )
         return _result(bound, Verdict.INCONCLUSIVE, estimate, values.size, reason)
     verdict = judge(estimate, bound.budget, bound.direction)
-    if verdict is Verdict.PASSED and is_implausible(bound.metric, estimate):
+    if unit and verdict is Verdict.PASSED and is_implausible(bound.metric, estimate):
         verdict = Verdict.SUSPICIOUS
     return _result(bound, verdict, estimate, values.size, _figures(estimate, verdict))
 

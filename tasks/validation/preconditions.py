@@ -239,7 +239,9 @@ def _own(metrics: Sequence[MetricSpec], golden: GoldenSet) -> Mapping[str, CaseS
         same = 0.0 if metric.labelled else float(metric.higher_is_better)
         value = metric.budget if metric.function else same
         if cases.size:
-            scores[metric.gate] = CaseScores(np.full(cases.size, value), cases)
+            scores[metric.gate] = CaseScores(
+                np.full(cases.size, value), cases, unit=metric.scores_answers
+            )
     return scores
 
 

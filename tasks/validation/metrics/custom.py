@@ -77,10 +77,10 @@ def _scores(
         labels = [case.label for case in golden.cases]
         domains = [case.domain for case in golden.cases]
         values = call(function, metric, outputs.reference, outputs.candidate, labels, domains)
-        return {metric.gate: CaseScores(values, everything)}
+        return {metric.gate: CaseScores(values, everything, unit=False)}
     if metric.labelled:
         return _paired(metric, options_of(metric, charsets.get(metric.name, ())), golden, outputs)
-    return {metric.gate: CaseScores(distances(metric, outputs), everything)}
+    return {metric.gate: CaseScores(distances(metric, outputs), everything, unit=False)}
 
 
 def _paired(
@@ -103,7 +103,7 @@ def _paired(
     cases = np.array(list(labels), np.int64)
     lost = before - after if metric.higher_is_better else after - before
     return {
-        metric.gate: CaseScores(lost, cases),
+        metric.gate: CaseScores(lost, cases, unit=metric.scores_answers),
         f"{metric.name}-reference": CaseScores(before, cases),
         f"{metric.name}-candidate": CaseScores(after, cases),
     }

@@ -31,6 +31,7 @@ class CaseScores:
 
     values: NDArray[np.float64]  # [n]
     cases: NDArray[np.int64]  # [n], positions in the golden set
+    unit: bool = True  # a difference lies in -1..1; an error in dollars does not
 
 
 def evaluate(

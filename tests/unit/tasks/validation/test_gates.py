@@ -49,6 +49,15 @@ def scored(values: Sequence[float] | np.ndarray) -> CaseScores:
     return CaseScores(np.asarray(values, np.float64), np.arange(len(values)))
 
 
+def test_an_error_in_units_of_its_own_is_not_widened_by_cases_of_one() -> None:
+    values, rule = np.zeros(20), QualityBudget(metric="price-increase", at_most=0.001)
+    of_unit = scored(values)
+    of_dollars = CaseScores(of_unit.values, of_unit.cases, unit=False)
+    for scores, verdict in ((of_unit, INCONCLUSIVE), (of_dollars, PASSED)):
+        gates = quality_gates({"price-increase": scores}, cases(), budgets(rule), served=EVERYTHING)
+        assert {gate.verdict for gate in gates} == {verdict}
+
+
 def by_group(gates: Sequence[GateResult]) -> dict[str, GateResult]:
     assert len({gate.group for gate in gates}) == len(gates)
     return {gate.group: gate for gate in gates}
