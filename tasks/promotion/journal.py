@@ -1,6 +1,8 @@
 """One model's ledger in the store: read, and appended to without losing a race (ADR 34)."""
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, overload
 from uuid import uuid4
@@ -23,6 +25,22 @@ Write = Callable[Concatenate[Sequence[LedgerEntry], P], Mapping[str, Json]]
 """Given the whole history, the entry to append: there always is one."""
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile.
+
+    Thousands of entries are made at once, none of which is garbage, and looking for some in a
+    process that has loaded MLflow takes longer than making them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class Journal:
     """One model's chain, and the entries of those links of it that were read before."""
 
@@ -35,10 +53,11 @@ class Journal:
 
     def read(self) -> tuple[LedgerEntry, ...]:
         """Return every entry, oldest first; raises `Tampered`."""
-        newer = self.chain.read()[len(self._entries) :]
-        if newer:
-            self._entries = (*self._entries, *parse(newer))
-        return self._entries
+        with _uncollected():
+            newer = self.chain.read()[len(self._entries) :]
+            if newer:
+                self._entries = (*self._entries, *parse(newer))
+            return self._entries
 
 
 def read(model: str) -> tuple[LedgerEntry, ...]:

@@ -49,6 +49,7 @@ REQUEST = "request"
 _REIGNS = frozenset({EntryKind.PROMOTED, EntryKind.ROLLED_BACK})
 _ANSWERS = frozenset({EntryKind.APPROVED, EntryKind.REJECTED})
 _ABOUT_A_VERSION = _REIGNS | _ANSWERS | {EntryKind.APPROVAL_REQUESTED}
+_KINDS = {kind.value: kind for kind in EntryKind}
 _FIELDS = {"kind", "actor", "reason", "version", "release", "details"}
 
 
@@ -111,8 +112,8 @@ def _entry(link: Link) -> LedgerEntry:
         )
     fields = link.body
     try:
-        kind, time = EntryKind(str(fields["kind"])), datetime.fromisoformat(link.time)
-    except ValueError as error:
+        kind, time = _KINDS[str(fields["kind"])], datetime.fromisoformat(link.time)
+    except (KeyError, ValueError) as error:
         raise BadInput(
             f"Ledger entry {link.number} cannot be read ({error}): upgrade Requant."
         ) from error
