@@ -16,14 +16,14 @@ from tasks.traffic.formats.raw import RAW_KEPT, Bad, Raw
 from tasks.traffic.slices import BUFFER, rows_of_slice
 
 BATCH_ROWS = 1_024
-_NAME = ("text", "number", "UUID")
+_NAME = ("text", "number", "UUID", "bytes")  # bytes: Impala and old Sparks mark no text
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "request_id": _NAME,
     "time": ("time with zone", "text"),
     "tenant": _NAME,
     "domain": _NAME,
     "language": _NAME,
-    "text": ("text",),
+    "text": ("text", "bytes"),
     "tensor": ("bytes", "list of integers", "list of numbers"),
     "shape": ("list of integers",),
     "dtype": ("text",),

@@ -180,6 +180,13 @@ def test_ids_and_tenants_may_be_integers_or_uuids(tmp_path: Path) -> None:
     assert (request.request_id, request.label) == ("5", "3")
 
 
+def test_text_that_its_writer_left_unmarked_is_text_where_it_is_utf8(tmp_path: Path) -> None:
+    source = table(text=pa.array([b"x", b"\xff"]), language=pa.array([b"en", b"en"]))
+    (request,), (reason,) = read_table(tmp_path, source)
+    assert (request.payload, request.language) == ("x", "en")
+    assert reason == "text is not valid UTF-8"
+
+
 def test_a_boolean_is_no_name(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="column label of type bool: it must be text"):
         read_table(tmp_path, table(label=[True, False]))

@@ -51,8 +51,10 @@ def pull(
     now: datetime = NOW,
     settle: float = 0,
     first_at: datetime | None = None,
+    timezone: str | None = None,
 ) -> SourceIntake:
-    reading = Reading("m", "inbox", Task.TEXT_EMBEDDING, None, format, first_at, settle)
+    task = Task.TEXT_EMBEDDING
+    reading = Reading("m", "inbox", task, None, format, first_at, settle, timezone)
     return take_files(store, Folder(folder), reading, now)
 
 
@@ -76,6 +78,21 @@ def ids(store: LocalStore) -> list[str]:
 
 def counts(done: SourceIntake) -> tuple[int, int, int, int]:
     return done.files, done.accepted, done.duplicates, done.rejected
+
+
+def test_partitions_and_the_zone_of_a_source_are_read(store: LocalStore, inbox: Path) -> None:
+    folder = inbox / "dt=2026-03-01" / "language=ja"
+    folder.mkdir(parents=True)
+    naive = NOW.replace(tzinfo=None)
+    (folder / "part-0.jsonl").write_text(line("a", time=naive))
+    (inbox / "_SUCCESS").touch()
+    refused = pull(store, inbox)
+    assert (refused.accepted, refused.rejected) == (0, 1)
+    later = NOW + timedelta(hours=2)
+    taken = pull(store, inbox, timezone="Europe/Berlin", now=later)
+    assert (taken.accepted, taken.rejected) == (1, 0)
+    (request,) = stored(store)
+    assert (request.language, request.time) == ("ja", NOW - timedelta(hours=1))
 
 
 def test_a_file_is_read_once(store: LocalStore, inbox: Path) -> None:
