@@ -9,8 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from infra.canonical import Json
+from infra.errors import BadInput
 from infra.releases import write_release
 from infra.settings import Settings, settings
+from tasks.quantization.sensitivity.measure import parse_losses
 from tasks.records import CandidateRef, ReleaseRef, SampleRef
 from tests.integration.conftest import EXAMPLES, images
 
@@ -73,6 +75,13 @@ def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(
     assert set(again.excluded_nodes) == set(mixed.excluded_nodes)
     once_more = write_graph.fn(first, observation, "recalibrate", released(workspace, again))
     assert losses(facts(workspace, once_more)) == measured, "however often it is recalibrated"
+    drift = measure_sensitivity.fn(
+        second, observe.fn(second), "resmooth-mixed-6", champion=champion
+    )
+    drifting = parse_losses(workspace.store().get(drift), where=drift)
+    assert set(drifting.parts) == set(measured) - set(mixed.excluded_nodes), "of its own quantizers"
+    with pytest.raises(BadInput, match="would leave none of the 4 sites quantized"):
+        write_graph.fn(second, observe.fn(second), "resmooth-mixed-6", champion, drift)
     renewed = write_graph.fn(second, observe.fn(second), "resmooth", champion)
     assert set(renewed.excluded_nodes) == set(mixed.excluded_nodes)
     assert losses(facts(workspace, renewed)) == measured

@@ -24,6 +24,7 @@ from tasks.quantization.activation.uncalibrated import largest_values, overflowi
 from tasks.quantization.graph.assemble import assemble
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.pipeline.placement import excluded_nodes, trained_sites
+from tasks.quantization.pipeline.preconditions import require_quantized
 from tasks.quantization.pipeline.results import result_quantizers
 from tasks.quantization.pipeline.tuning import Tuned, tune
 from tasks.quantization.recipe.recipe import Recipe
@@ -103,6 +104,7 @@ def derive(
     ranks = losses is not None and not recipe.drifting_sites
     ranking = by_loss(tuned.ranking, losses or {}) if ranks else tuned.ranking
     excluded = excluded_nodes(model, sites, ranking, recipe, deployed or {}, losses, tuned)
+    require_quantized(sites, excluded, recipe)
     trained, untrained = trained_sites(ranking, observed, recipe, excluded)
     choices, changes = _limited(tuned, recipe, deployed or {}, largest_change, ceilings)
     plan = assemble(model, sites, observed, recipe, choices, excluded, trained=trained)

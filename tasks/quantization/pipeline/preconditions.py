@@ -1,6 +1,6 @@
 """What must hold before a recipe is applied to an observation."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from infra.errors import BadInput
 from tasks.graphs.sites import Site
@@ -39,6 +39,15 @@ def require_fit(
         )
     if recipe.starts_from_champion:
         _require_champion(sites, observed, recipe, deployed)
+
+
+def require_quantized(sites: tuple[Site, ...], excluded: Collection[str], recipe: Recipe) -> None:
+    """Raise `BadInput` where what drifts and what the champion keeps high are all there is."""
+    if recipe.drifting_sites and len(excluded) >= len(sites):
+        raise BadInput(
+            f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: "
+            "use resmooth, or full-precision"
+        )
 
 
 def _require_observed(sites: tuple[Site, ...], observed: Observed) -> None:

@@ -17,18 +17,13 @@ Search = Literal["first", "full"]
 Or measure every candidate and take the cheapest that passes.
 """
 
-RENEWED = (RESMOOTH, "resmooth-mixed-6")
+DRIFTING = ("resmooth-mixed-6",)
+"""After rounding, which costs nothing in service (ADR 13)."""
 RECALIBRATED = ("recalibrate", "recalibrate-mse")
 IN_FP16 = ("int8-fp16", "int8-fp16-gptq", "int8-fp16-mixed-4")
 """INT8 with FP16 for the rest, where every target has it: float32 between INT8 products is slow."""
-FROM_TRAFFIC = (
-    "int8-smooth",
-    "int8-gptq",
-    "int8-mixed-2",
-    "int8-mixed-4",
-    "int8-mixed-6",
-    "int8-mixed-8",
-)
+FROM_TRAFFIC = ("int8-smooth", "int8-gptq")
+MIXED = ("int8-mixed-2", "int8-mixed-4", "int8-mixed-6", "int8-mixed-8")
 BY_TOKEN = ("int8-per-token",)
 """Nothing in it drifts; dividing each token takes time that static ranges do not."""
 TRAINED = ("int8-trained",)
@@ -36,6 +31,7 @@ SMALLER = ("int8-weights", "int4-mixed", "int4-gptq")
 """Weights alone: the smallest engines, each smaller and less faithful than the one before."""
 SHORTER_FLOATS = (*SMALLER, "fp8", "fp16-whole", "fp16")
 """Activations in floating point, or all of it: where no INT8 placement is good enough."""
+LATER = (*TRAINED, *SHORTER_FLOATS)
 FALLBACK = "full-precision"
 
 SLACK = 2.0
@@ -69,7 +65,7 @@ def _renewals(deployed: DeployedGraph | None, search: Search) -> tuple[str, ...]
         return ()
     if not deployed.smoothed or deployed.recipe is None:
         return RECALIBRATED
-    return (*RENEWED, *RECALIBRATED) if search == "full" else RENEWED
+    return (RESMOOTH, *RECALIBRATED) if search == "full" else (RESMOOTH,)
 
 
 def climb(
@@ -97,9 +93,10 @@ def climb(
     if action is Action.FALLBACK:
         return (RECIPES[FALLBACK],)
     start = _renewals(deployed, search)
+    drifting = DRIFTING if RESMOOTH in start else ()
     way_up = tuple(
         name
-        for name in (*IN_FP16, *FROM_TRAFFIC, *BY_TOKEN, *TRAINED, *SHORTER_FLOATS)
+        for name in (*IN_FP16, *FROM_TRAFFIC, *drifting, *MIXED, *BY_TOKEN, *LATER)
         if RESMOOTH not in start or deployed is None or not deployed.is_made_whole_by(name)
     )
     names = (*start, *(_only_in_full(way_up) if search == "full" else ()), *way_up)

@@ -158,6 +158,8 @@ def test_the_sites_that_drift_most_are_kept_in_floating_point_beside_the_champio
     measured = {name: float(place) for place, name in enumerate(sorted(mixed))}
     by_loss = derive(MODEL, SITES, OTHER, recipe, mixed, losses=measured)
     assert set(mixed) - set(by_loss.scales) == set(sorted(mixed)[-2:])
+    with pytest.raises(BadInput, match="would leave none of the 8 sites quantized"):
+        derive(MODEL, SITES, OTHER, replace(recipe, drifting_sites=8), mixed)
     with pytest.raises(BadInput, match="sites that drift and a placement of its own"):
         replace(find_recipe("int8-smooth"), drifting_sites=2)
 
