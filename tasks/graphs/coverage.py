@@ -13,6 +13,7 @@ from tasks.graphs.multiply_accumulates import layer_products, tensor_elements
 from tasks.graphs.sites import Site
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+_RECURRENT = ("LSTM", "GRU", "RNN")
 _JOINED = (
     "Attention",
     "DecoderMaskedSelfAttention",
@@ -27,9 +28,7 @@ _JOINED = (
 _REASONS: Mapping[str, str] = {
     "Gather": "an embedding table: recipes that store tables in fewer bits take it",
     "ConvTranspose": "transposed convolutions stay in floating point",
-    "LSTM": "recurrent layers stay in floating point",
-    "GRU": "recurrent layers stay in floating point",
-    "RNN": "recurrent layers stay in floating point",
+    **dict.fromkeys(_RECURRENT, "recurrent layers stay in floating point"),
     "Einsum": "an Einsum has no one axis of outputs: export it as MatMul",
     "MatMul": "its weight is a stack of matrices, or the other factor's axes are not known",
     "Gemm": "its bias or factors are computed: they cannot be taken into the weight",
@@ -43,7 +42,7 @@ _REASONS: Mapping[str, str] = {
 
 
 _DOUBLE = "its weight is float64: export the model in float32"
-_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Einsum")
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", *_RECURRENT, "Einsum")
 """Operators that multiply by weights."""
 
 
@@ -184,6 +183,10 @@ def _other_products(
     weight = next((widths[name] for name in node.input if name in widths), None)
     if weight is None or len(weight) < 2:
         return 0
+    if node.op_type in _RECURRENT and elements.get(node.input[0]):
+        recurrent = widths.get(node.input[2], ())  # [directions, gates, state]
+        steps = elements[node.input[0]] // weight[-1]  # of all sequences
+        return (prod(weight) + prod(recurrent)) * steps if recurrent else None
     if node.op_type == "ConvTranspose" and elements.get(node.input[0]):
         return prod(weight) * elements[node.input[0]] // weight[0]
     if node.op_type == "MatMul" and elements.get(node.output[0]):

@@ -40,6 +40,24 @@ def test_what_is_left_counts_and_is_named_with_its_reason() -> None:
     )
 
 
+def test_a_recurrent_layer_counts_at_every_step() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
+        helper.make_node("LSTM", ["h", "i", "r"], ["y"], "recur", hidden_size=2),
+    ]
+    weights = {
+        "w": np.ones((6, 4), np.float32),
+        "i": np.ones((1, 8, 4), np.float32),
+        "r": np.ones((1, 8, 2), np.float32),
+    }
+    model = graphs.model(nodes, weights, {"x": ["t", "n", 6]}, {"y": ["t", 1, "n", 2]})
+    covered = coverage(model, find_sites(model), {"x": (5, 3, 6)})
+    assert covered.products == pytest.approx(24 / (24 + 32 + 16))
+    assert covered.sentences[1:] == (
+        "recur (LSTM, 48 weights): recurrent layers stay in floating point",
+    )
+
+
 def test_products_that_cannot_be_counted_are_not_guessed() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
