@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.engines.port import Engine, Profile, Shapes
+from infra.engines.port import Arrays, Engine, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
 from tasks.models.custom.streams import run_chunks, stacked_outputs
@@ -183,7 +183,7 @@ def find_batch_axes(
     counts = (2, 3) if layout.batch is None else (layout.batch,)
     shapes = []
     for count in counts:
-        outputs = engine.run(next(inputs.batches([payload] * count)).feeds)
+        outputs = _run_together(engine, inputs, [payload] * count)
         shapes.append({name: np.shape(outputs[name]) for name in inputs.outputs})
     return {
         name: next(
@@ -197,6 +197,20 @@ def find_batch_axes(
         )
         for name in inputs.outputs
     }
+
+
+def _run_together(engine: Engine, inputs: RecordInputs, payloads: Sequence[Payload]) -> Arrays:
+    try:
+        return engine.run(next(inputs.batches(payloads)).feeds)
+    except BadInput as exc:
+        if len(payloads) == 1 or inputs.layout.batch is not None:
+            raise
+        engine.run(next(inputs.batches(payloads[:1])).feeds)  # what it cannot either is said so
+        raise BadInput(
+            f"source: the graph answers one request, and not {len(payloads)} at a time, though it "
+            "declares a dynamic batch: give the inputs a first axis of 1 in "
+            "input.tensors.NAME.shape"
+        ) from exc
 
 
 def require_independent_cases(

@@ -178,3 +178,19 @@ def test_a_first_axis_that_is_no_batch_is_refused_and_may_be_said() -> None:
     inputs = RecordInputs(read_record_layout(model, rules, steps), ["y"])
     require_independent_cases(engine_of(model), inputs, steps)
     assert [len(out["y"]) for out in run_records(engine_of(model), inputs, steps)] == [2, 3, 4]
+
+
+def test_a_graph_that_takes_one_request_though_it_declares_more_is_refused_with_the_way() -> None:
+    model = graph({"x": ["n", 3, 4]})
+    model.graph.node[0].CopyFrom(helper.make_node("Reshape", ["x", "shape"], ["y"]))
+    shape = onnx.numpy_helper.from_array(np.array([1, 12], np.int64), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    payloads = [{"x": np.ones((3, 4), np.float32)}] * 2
+    inputs = RecordInputs(read_record_layout(model, InputSpec(), payloads), ["y"])
+    with pytest.raises(BadInput, match=r"one request, and not 2 at a time, .* first axis of 1"):
+        find_batch_axes(engine_of(model), inputs, payloads[0])
+    rules = InputSpec.model_validate({"tensors": {"x": {"shape": [1, 3, 4]}}})
+    inputs = RecordInputs(read_record_layout(model, rules, payloads), ["y"])
+    assert find_batch_axes(engine_of(model), inputs, payloads[0]) == {}
+    assert len(run_records(engine_of(model), inputs, payloads)) == 2
