@@ -45,7 +45,7 @@ def _rows(value: object, task: Task, shape: PayloadShape, depth: int) -> list[Ro
         return [{**context, **row} for row in _of_object(value, task, shape, depth)]
     if TRAITS[task].reads == "text" and isinstance(value, list):
         return _of_texts(value, task, shape, depth)
-    if isinstance(value, list) and _is_batch(value, shape):
+    if isinstance(value, list) and (_is_batch(value, shape) or _are_records(value, task)):
         return [row_of_value(item, task) for item in value]
     return [row_of_value(value, task)]
 
@@ -65,7 +65,12 @@ def _of_object(value: Mapping[str, Any], task: Task, shape: PayloadShape, depth:
     if isinstance(inputs, list) and inputs and _has_datatypes(inputs):
         return rows_of_body(asked, task, shape)
     if isinstance(split := asked.get("dataframe_split"), Mapping):
-        return _rows(_records(split), task, shape, depth + 1)
+        records = _records(split)
+        if TRAITS[task].reads in ("image", "waveform"):
+            return [{"tensor": list(record.values())} for record in records]
+        return _rows(records, task, shape, depth + 1)
+    if isinstance(named := asked.get("kwargs"), Mapping) and not asked.get("args"):
+        return _rows(named, task, shape, depth + 1)
     reads_text = TRAITS[task].reads == "text"
     if reads_text and asks(asked) and not _is_batched(asked):
         return [{**context_of(asked), "text": text} for text in texts_of(asked)]
@@ -131,6 +136,12 @@ def _by_column(asked: Mapping[str, Any]) -> list[Row]:
         {name: item for name, item in zip(named, values, strict=True) if item is not None}
         for values in zip(*named.values(), strict=True)
     ]
+
+
+def _are_records(value: list[Any], task: Task) -> bool:
+    """Tell whether a list holds the named inputs of several requests."""
+    named = bool(value) and all(isinstance(item, Mapping) for item in value)
+    return named and TRAITS[task].reads == "record"
 
 
 def _is_batch(value: list[Any], shape: PayloadShape) -> bool:

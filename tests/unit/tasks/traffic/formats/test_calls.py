@@ -42,6 +42,7 @@ def texts(inputs: object) -> list[object]:
         ({"model_input": [TURNS, TURNS]}, [CONVERSATION, CONVERSATION]),
         ({"question": "a", "top_k": 5}, ["a"]),
         ({"args": ["a"], "kwargs": {}}, ["a"]),
+        ({"args": [], "kwargs": {"text": "a"}}, ["a"]),
         ({"messages": [[{"type": "human", "content": "hello"}]]}, [CONVERSATION]),
         (["a", "b"], ["a", "b"]),
         ("a", ["a"]),
@@ -67,6 +68,16 @@ def test_a_batch_of_tensors_has_an_axis_more() -> None:
     assert rows_of_call({"model_input": single}, IMAGE, (1, 2)) == [{"tensor": single}]
     batch = rows_of_call({"model_input": [single, single]}, IMAGE, (1, 2))
     assert batch == [{"tensor": single}, {"tensor": single}]
+
+
+def test_rows_of_a_frame_of_numbers_are_tensors_and_of_named_inputs_records() -> None:
+    frame = {"dataframe_split": {"columns": ["a", "b"], "data": [[1, 2], [3, 4]]}}
+    assert rows_of_call(frame, IMAGE, (2,)) == [{"tensor": [1, 2]}, {"tensor": [3, 4]}]
+    records = {"model_input": [{"a": [1]}, {"a": [2]}]}
+    assert [row["tensors"] for row in rows_of_call(records, Task.CUSTOM, None)] == [
+        {"a": [1]},
+        {"a": [2]},
+    ]
 
 
 def test_objects_nested_without_end_are_refused() -> None:
