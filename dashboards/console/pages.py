@@ -17,7 +17,7 @@ from flows.queries import versions, views
 from flows.queries.runs import RunView, read_run, recent_runs
 from flows.queries.views import ModelView
 from flows.schedules import overdue, upcoming
-from infra.errors import NotFound, RequantError, Unavailable
+from infra.errors import RequantError, Unavailable
 from infra.settings import settings
 from infra.stores import layout
 from infra.telemetry import CONTENT_TYPE, read_snapshots
@@ -241,8 +241,8 @@ def _ends(history: Sequence[LedgerEntry]) -> dict[str, str]:
 
 
 def _history(model: str) -> Sequence[LedgerEntry]:
-    """Return the ledger: a run may name a model that was never registered."""
+    """Return the ledger; nothing of a model that was never registered or cannot be read."""
     try:
         return views.history(model)
-    except NotFound:
+    except RequantError:
         return ()
