@@ -19,7 +19,7 @@ from tasks.models.export import export
 from tasks.models.golden import read_golden
 from tasks.models.inputs import Inputs, open_inputs, run_all
 from tasks.records import CaseKind, GoldenCase, Payload, Request, Tensor
-from tasks.specs.spec import ModelSpec, load_spec
+from tasks.specs.spec import ModelSpec, Task, load_spec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CALIBRATION_CASES = 128
@@ -81,8 +81,18 @@ class Subject:
         }
 
     def batches(self) -> list[Arrays]:
-        """Return the calibration set, padded to the longest of each batch."""
+        """Return the calibration set, padded to the longest of each batch.
+
+        Records come one by one: a page in full resolution fills the memory by itself.
+        """
+        if self.spec.task is Task.CUSTOM:
+            return self.singles()
         return [batch.feeds for batch in self.inputs.batches(self.calibration)]
+
+    def singles(self) -> list[Arrays]:
+        """Return the calibration set, one case at a time."""
+        batches = self.inputs.batches(self.calibration)
+        return [single.feeds for batch in batches for single in batch.parts(1)]
 
     def padded(self) -> list[Arrays]:
         """Return the calibration set, every batch of one length.

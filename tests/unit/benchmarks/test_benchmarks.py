@@ -20,6 +20,7 @@ from benchmarks.quantization import (
     attacks,
     drift_to_quality,
     fidelity,
+    int8_kernels,
     latency,
     observation,
     pareto_front,
@@ -82,6 +83,16 @@ def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_fai
     assert rows["broken"].mean is None
     assert "No module named 'surgeon'" in rows["broken"].tensorrt_rtx
     assert [goal.reached for goal in table.goals] == [True, True, True]
+
+
+def test_int8_kernels_tells_by_the_runtime_what_ran_in_integers(digits: Subject) -> None:
+    feeds = {"image": np.zeros((1, 1, 8, 8), np.float32)}
+    model = int8_kernels.TimedModel(digits, feeds, lambda answers, _: (float(len(answers)), None))
+    rows = {row.name: row for row in int8_kernels.compare(model, (STATIC, BROKEN), rounds=2)}
+    assert rows[int8_kernels.FP32].integers == 0
+    assert rows[int8_kernels.OURS].integers > 0.9
+    assert rows[int8_kernels.OURS].quality == sum(map(len, digits.held_out.values()))
+    assert "No module named 'surgeon'" in rows["broken"].failure
 
 
 def test_full_precision_has_no_work_in_int8(digits: Subject) -> None:
