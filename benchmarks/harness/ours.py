@@ -25,6 +25,7 @@ from tasks.quantization.pipeline.derive import Derived
 from tasks.quantization.pipeline.tuning import tune
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.sensitivity.integer_placement import KernelEvidence
 from tasks.records import Payload
 
 
@@ -111,6 +112,7 @@ def derived(
         observed,
         many_rows=many_rows if recipe.learns_from_many else None,
         keys_and_values=keys_and_values if recipe.kv_cache is NumberFormat.INT8 else None,
+        kernels=_kernels(subject),
     )
     deployed = _deployed(champion) if champion else None
     with clock.phase("tune"):
@@ -120,6 +122,17 @@ def derived(
     with clock.phase("derive and write"):
         made = candidate.quantize(evidence, recipe, deployed, tuned)
     return Candidate(made.graph, made.derived, clock)
+
+
+def _kernels(subject: Subject) -> KernelEvidence:
+    budgets = subject.spec.budgets
+    return KernelEvidence(
+        subject.inputs,
+        subject.spec.task,
+        subject.calibration,
+        budgets.int8_fraction,
+        budgets.latency_ratio,
+    )
 
 
 def _deployed(champion: Candidate) -> Champion:

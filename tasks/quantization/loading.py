@@ -27,6 +27,8 @@ from tasks.quantization.recipe.catalog import RECIPES, renewed
 from tasks.quantization.recipe.ladder import DeployedGraph
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Gptq, Static, Trained
+from tasks.quantization.recipe.targets import ONNXRUNTIME
+from tasks.quantization.sensitivity.integer_placement import KernelEvidence
 from tasks.quantization.sensitivity.measure import Losses, parse_losses
 from tasks.records import ReleaseRef, Request, SampleRef
 from tasks.traffic.storage.codec import from_parquet
@@ -121,6 +123,18 @@ def load_evidence(
         load_losses(losses) if losses else None,
         many_rows=_many_rows(model, calibration) if recipe.learns_from_many else None,
         keys_and_values=_keys_and_values(model, calibration, recipe),
+        kernels=_kernels(model, calibration),
+    )
+
+
+def _kernels(model: RegisteredModel, calibration: SampleRef) -> KernelEvidence | None:
+    """Return what tells a target's time and loss by layer, where the target takes a choice."""
+    if ONNXRUNTIME not in model.spec.targets:
+        return None
+    payloads = [request.payload for request in load_requests(calibration)]
+    budgets = model.spec.budgets
+    return KernelEvidence(
+        model.inputs, model.spec.task, payloads, budgets.int8_fraction, budgets.latency_ratio
     )
 
 

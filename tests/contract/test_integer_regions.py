@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,10 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from infra.engines import open_target
 from infra.engines.port import Shapes
 from tasks.graphs.integer_regions import OPERATORS, Kind, find_region, result_sites
-from tasks.graphs.sites import expose, find_sites
-from tasks.observation.observer import Observer
+from tasks.graphs.sites import Site, expose, find_sites
+from tasks.observation.observer import Observer, SiteObservation
 from tasks.quantization.graph.lowering import lower
+from tasks.quantization.graph.qdq import write
 from tasks.quantization.pipeline.candidate import CalibrationEvidence, quantize
+from tasks.quantization.pipeline.results import result_quantizers
 from tasks.quantization.pipeline.tuning import tune
 from tasks.quantization.recipe.catalog import find_recipe
 
@@ -109,14 +112,21 @@ def between_convolutions(middle: Sequence[tuple[str, Sequence[str], Options]]) -
 
 def quantized(model: onnx.ModelProto, recipe: str = "int8-max") -> onnx.ModelProto:
     """Return the stored graph of a recipe, calibrated on noise."""
+    (sites, observed), chosen = observed_on_noise(model), find_recipe(recipe)
+    tuned = tune(model, sites, observed, chosen, None)
+    return quantize(CalibrationEvidence(model, sites, observed), chosen, None, tuned).graph
+
+
+def observed_on_noise(
+    model: onnx.ModelProto,
+) -> tuple[tuple[Site, ...], Mapping[str, SiteObservation]]:
+    """Return the sites, and what they and all results saw."""
     sites = find_sites(model)
     watched = (*sites, *result_sites(model, sites))
     engine = open_target("onnxruntime-cpu").load(expose(model, watched).SerializeToString())
     observer = Observer(watched)
     observer.update({"x": noise(), **engine.run({"x": noise()})}, np.arange(SHAPE[0]))
-    observed, chosen = observer.result(), find_recipe(recipe)
-    tuned = tune(model, sites, observed, chosen, None)
-    return quantize(CalibrationEvidence(model, sites, observed), chosen, None, tuned).graph
+    return sites, observer.result()
 
 
 def noise() -> np.ndarray:
@@ -186,3 +196,29 @@ def test_the_bias_of_a_nearly_dead_channel_does_not_wrap() -> None:
     expected = target.load(model.SerializeToString()).run({"x": noise()})["z"]
     lossy = target.load(lower(quantized(model), "u8").SerializeToString()).run({"x": noise()})["z"]
     assert np.linalg.norm(lossy - expected) < 0.1 * np.linalg.norm(expected)
+
+
+def test_a_convolution_that_is_kept_in_floats_has_a_plain_weight_there_and_its_hard_swish() -> None:
+    model = between_convolutions(MIDDLES["HardSwish as exporters write it"])
+    for item in model.graph.initializer:
+        if item.name == "half":
+            item.CopyFrom(numpy_helper.from_array(np.full((), 3, np.float32), "half"))
+    sites, observed = observed_on_noise(model)
+    chosen = find_recipe("int8-max")
+    tuned = tune(model, sites, observed, chosen, None)
+    derived = quantize(CalibrationEvidence(model, sites, observed), chosen, None, tuned).derived
+    wanted = result_quantizers(model, derived.plan, observed, chosen, ["conv.a"])
+    unused = tuple(set(derived.results) - set(wanted))
+    stored = write(replace(derived.plan, floats=("conv.a",), unused=unused))
+    graph = lower(stored, "u8")
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    (first,) = [node for node in graph.graph.node if node.name == "conv.a"]
+    assert first.input[0] == "x"
+    assert first.input[1] not in makers
+    assert "HardSigmoid" in {node.op_type for node in graph.graph.node}
+    target = open_target("onnxruntime-cpu")
+    expected = target.load(model.SerializeToString()).run({"x": noise()})["z"]
+    lossy = target.load(graph.SerializeToString()).run({"x": noise()})["z"]
+    assert np.corrcoef(expected.ravel(), lossy.ravel())[0, 1] > 0.99
+    assert "x.quantize" in {node.name for node in lower(stored, "s8").graph.node}
+    assert not lower(stored, "s8").metadata_props

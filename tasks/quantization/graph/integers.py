@@ -6,6 +6,8 @@ made of the same quantized values by one positive factor is another scale of the
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from tasks.graphs.integer_regions import OPERATORS, SUFFIX, Kind, scalar_factor, scalars
 from tasks.numerics.formats import SMALLEST
+from tasks.quantization.graph.float_layers import marked_floats, unused_results
 
 _LEVELS = 255
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -27,7 +30,8 @@ def in_integers(qdq: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
-    rewriter = _Rewriter(copy.graph)
+    _drop_results(copy.graph, unused_results(qdq))
+    rewriter = _Rewriter(copy.graph, marked_floats(qdq))
     if rewriter.has_results:
         nodes = [made for node in copy.graph.node for made in rewriter.rewritten(node)]
         del copy.graph.node[:]
@@ -46,6 +50,14 @@ def without_results(qdq: onnx.ModelProto) -> onnx.ModelProto:
         copy.graph.node.extend(nodes)
         _drop_unread(copy.graph)
     return copy
+
+
+def _drop_results(graph: onnx.GraphProto, tensors: Collection[str]) -> None:
+    kept = [node for node in graph.node if not (_is_result(node) and node.input[0] in tensors)]
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+        _drop_unread(graph)
 
 
 def _is_result(node: onnx.NodeProto) -> bool:
@@ -72,8 +84,9 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 class _Rewriter:
     """Goes over the nodes once, and remembers what stands for each tensor."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, floats: Collection[str]) -> None:
         self._graph = graph
+        self._floats = floats
         self._constants = scalars(graph)
         self._values = {item.name: item for item in graph.initializer}
         self._results = {
@@ -87,9 +100,11 @@ class _Rewriter:
             for node in graph.node
             if OPERATORS.get(node.op_type) is Kind.ABSORBED
         }
+        self._superfluous = self._quantizers_of_floats()
         self._levels: dict[str, tuple[str, str, str]] = {}  # tensor -> levels, scale, zero-point
         self._restored: dict[str, str] = {}  # tensor -> its values, restored
         self._in_integers: set[str] = set()  # made by nodes of a region: all read the levels
+        self._restored_floats: dict[str, str] = {}  # a site's that nobody quantizes -> the tensor
         self._dropped: dict[str, str] = {}  # a site's own dequantized tensor -> the tensor
 
     @property
@@ -106,6 +121,8 @@ class _Rewriter:
         for place, name in enumerate(node.input):
             if name in self._dropped:
                 node.input[place] = self._restored[self._dropped[name]]
+            elif name in self._restored_floats:
+                node.input[place] = self._restored_floats[name]
         if self._is_scaled(node):
             return self._scaled(node)
         if self._is_member(node):
@@ -115,9 +132,38 @@ class _Rewriter:
                 node.input[place] = self._restored[name]
         return [node]
 
+    def _quantizers_of_floats(self) -> set[str]:
+        """Return what sites' quantizers make that only convolutions in floats would read."""
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self._graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        return {
+            node.output[0]
+            for node in self._graph.node
+            if node.op_type == "QuantizeLinear"
+            and not _is_result(node)
+            and all(
+                reader.op_type == "Conv"
+                and (reader.name in self._floats or not self._ends_in_levels(reader))
+                for restoring in readers.get(node.output[0], [])
+                for reader in readers.get(restoring.output[0], [])
+            )
+        }
+
     def _belongs_to_a_site(self, node: onnx.NodeProto) -> bool:
         """Whether a site's Q/DQ is superseded by the quantizer of its tensor."""
         quantized = node.input[0] in self._results or node.input[0] in self._restored
+        if (
+            node.op_type == "QuantizeLinear"
+            and node.output[0] in self._superfluous
+            and not quantized
+        ):
+            self._restored_floats[node.output[0]] = node.input[0]
+            return True
+        if node.op_type == "DequantizeLinear" and node.input[0] in self._restored_floats:
+            self._restored_floats[node.output[0]] = self._restored_floats[node.input[0]]
+            return True
         if node.op_type == "QuantizeLinear" and quantized:
             self._dropped[node.output[0]] = node.input[0]
             return True
@@ -165,7 +211,8 @@ class _Rewriter:
         if kind is None or kind is Kind.ABSORBED or not self._ends_in_levels(node):
             return False
         if kind is Kind.LAYER:
-            return node.input[0] in self._restored.values() and node.input[1] not in self._values
+            quantized = node.input[1] not in self._values and node.name not in self._floats
+            return quantized and node.input[0] in self._restored.values()
         read = [node.input[0]] if kind is Kind.MOVE else self._dynamic(node)
         return bool(read) and all(name in self._restored for name in read)
 

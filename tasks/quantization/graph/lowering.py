@@ -7,6 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
+from tasks.quantization.graph.float_layers import mark_floats, plain_floats
 from tasks.quantization.graph.integer_products import bias_apart
 from tasks.quantization.graph.integers import in_integers, without_results
 from tasks.quantization.graph.residuals import quantized_branches
@@ -23,9 +24,10 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """
     match form:
         case "s8":
-            return without_results(quantized_branches(qdq))
+            return mark_floats(without_results(quantized_branches(qdq)))
         case "u8":
-            return kept_cuts(gathered_levels(in_integers(bias_apart(unsigned_activations(qdq)))))
+            fused = in_integers(bias_apart(unsigned_activations(qdq)))
+            return kept_cuts(gathered_levels(plain_floats(fused)))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")
 

@@ -52,6 +52,9 @@ class GraphPlan:
     results: Mapping[str, Quantizer] = field(
         default_factory=dict
     )  # tensor -> its quantizer for the target that wants one on what layers make
+    # Nodes of convolutions that this same target computes in floating point nevertheless.
+    floats: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()  # tensors of `results` that it does not want then
     rest: NumberFormat = NumberFormat.FP32  # of everything that is not quantized
     largest: Mapping[str, float] = field(
         default_factory=dict

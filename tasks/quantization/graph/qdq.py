@@ -19,6 +19,7 @@ from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.scales import Scales, check_scales
+from tasks.quantization.graph.float_layers import mark_floats
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
 
 _STORED = {
@@ -56,7 +57,7 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
             writer.table(name, table)
     for tensor, quantizer in plan.results.items():
         writer.result(tensor, quantizer)
-    written = writer.finish()
+    written = mark_floats(writer.finish(), plan.floats, plan.unused)
     if plan.rest is NumberFormat.FP32:
         return written
     return shortened(written, plan.rest, plan.largest)

@@ -25,12 +25,13 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.kv_cache import cache_saving, cache_scales, write_cache
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.pipeline.placement import placements
-from tasks.quantization.pipeline.results import limited_results
+from tasks.quantization.pipeline.results import limited_results, placed_integers
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import RangeRule
 from tasks.quantization.recipe.submodules import submodules
 from tasks.quantization.report.placements import documented
+from tasks.quantization.sensitivity.integer_placement import IntegerPlacement, KernelEvidence
 from tasks.quantization.sensitivity.measure import Losses, by_submodule, recorded_losses
 
 
@@ -58,6 +59,7 @@ class CalibrationEvidence:
     # A pass with more rows, for recipes that learn from many: the few serve the search as well.
     many_rows: Mapping[str, SiteObservation] | None = None
     keys_and_values: CacheEvidence | None = None
+    kernels: KernelEvidence | None = None  # where a target computes whole regions in integers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +115,10 @@ def quantize(
     )
     if recipe.starts_from_champion and champion:
         derived = _within_reach(derived, champion.results, largest_change)
+    placed = {"integer_placement": facts.get("integer_placement")}
+    if evidence.kernels is not None and derived.results and not recipe.keeps_graph:
+        derived, placement = _with_integers_placed(evidence, evidence.kernels, recipe, derived)
+        placed["integer_placement"] = placement.document()
     graph = _written(evidence, recipe, derived, champion)
     if evidence.keys_and_values is not None:
         cache = evidence.keys_and_values
@@ -123,11 +129,23 @@ def quantize(
     # Losses of the champion's quantizers choose what is kept high, and say nothing of new ones.
     measured = replace(evidence, losses=None) if recipe.drifting_sites else evidence
     fraction = stored_shorter(evidence.model, graph)
-    return QuantizedGraph(graph, derived, _measures(measured, facts), fraction)
+    measures = {**placed, **_measures(measured, facts)}
+    return QuantizedGraph(graph, derived, measures, fraction)
 
 
 def _recorded(recipe: Recipe, facts: Mapping[str, Json]) -> Mapping[str, float] | None:
     return None if recipe.drifting_sites else recorded_losses(facts.get("sensitivity"))
+
+
+def _with_integers_placed(
+    evidence: CalibrationEvidence, kernels: KernelEvidence, recipe: Recipe, derived: Derived
+) -> tuple[Derived, IntegerPlacement]:
+    """Measure which convolutions gain by INT8 on the target that takes a choice."""
+    plan, placement = placed_integers(
+        evidence.model, derived.plan, evidence.observed, recipe, kernels
+    )
+    diagnostics = (*derived.diagnostics, *placement.sentences)
+    return replace(derived, plan=plan, diagnostics=diagnostics), placement
 
 
 def _written(
@@ -143,7 +161,8 @@ def _within_reach(derived: Derived, deployed: Scales, largest: float | None) -> 
 
     Those that calibration told nothing of stay.
     """
-    results = {**deployed, **derived.results} if deployed else derived.results
+    renewed = {name: item for name, item in derived.results.items() if name in deployed}
+    results = {**deployed, **renewed}
     limited = limited_results(results, deployed, largest or math.inf)
     return replace(derived, plan=replace(derived.plan, results=limited))
 

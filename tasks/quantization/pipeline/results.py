@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import onnx
 
+from infra.engines.port import each_profile
 from tasks.graphs.integer_regions import SUFFIX, find_region
+from tasks.graphs.multiply_accumulates import layer_products
 from tasks.graphs.sites import OPS
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantizer import Quantizer
@@ -15,9 +17,17 @@ from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
 from tasks.quantization.activation.scale_limits import limit_changes
+from tasks.quantization.graph import qdq
+from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import RangeRule, Static
+from tasks.quantization.sensitivity.integer_placement import (
+    IntegerPlacement,
+    KernelEvidence,
+    convolution_costs,
+    place,
+)
 
 
 def result_quantizers(
@@ -25,6 +35,7 @@ def result_quantizers(
     plan: GraphPlan,
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
+    floats: Collection[str] = (),
 ) -> dict[str, Quantizer]:
     """Return a quantizer for every tensor of the regions around the plan's convolutions.
 
@@ -38,13 +49,14 @@ def result_quantizers(
         plan: The sites that are quantized.
         observed: What each tensor saw, by site name.
         recipe: Whose range rule holds.
+        floats: Nodes of convolutions that this target computes in floating point.
     """
     scheme = recipe.activation
     if not isinstance(scheme, Static) or scheme.format is not NumberFormat.INT8:
         return {}
     rule = RangeRule.MAX if scheme.rule is RangeRule.MAX else RangeRule.PERCENTILE
     asymmetric = replace(scheme, symmetric=False, rule=rule)
-    region = find_region(plan.model, _integer_layers(plan))
+    region = find_region(plan.model, integer_layers(plan) - set(floats))
     divided = _divided(model, plan.model)
     results: dict[str, Quantizer] = {}
     for tensor in region.results:
@@ -63,7 +75,8 @@ def limited_results(results: Scales, deployed: Scales, largest: float) -> dict[s
     return {name: item.activation for name, item in limited.items() if item.activation is not None}
 
 
-def _integer_layers(plan: GraphPlan) -> set[str]:
+def integer_layers(plan: GraphPlan) -> set[str]:
+    """Return the nodes of convolutions that a target may compute in integers."""
     return {
         layer.node
         for item in plan.sites
@@ -87,3 +100,32 @@ def _divided(model: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
         if names & changed or (names & divided and node.op_type not in OPS):
             divided.update(node.output)
     return divided
+
+
+def placed_integers(
+    model: onnx.ModelProto,
+    plan: GraphPlan,
+    observed: Mapping[str, SiteObservation],
+    recipe: Recipe,
+    evidence: KernelEvidence,
+) -> tuple[GraphPlan, IntegerPlacement]:
+    """Return the plan with the convolutions that measure best in INT8, and the measurements."""
+    shapes = {
+        name: (1, *shape.common[1:])
+        for name, shape in each_profile(evidence.inputs.profile)[0].items()
+    }
+    sites = tuple(item.site for item in plan.sites)
+    products = layer_products(plan.model, sites, shapes)
+    costs = convolution_costs(plan.model, integer_layers(plan), products)
+
+    def with_floats(floats: Collection[str]) -> GraphPlan:
+        wanted = result_quantizers(model, plan, observed, recipe, floats)
+        unused = tuple(name for name in plan.results if name not in wanted)
+        return replace(plan, floats=tuple(floats), unused=unused)
+
+    def build(floats: Collection[str]) -> bytes:
+        return bytes(lower(qdq.write(with_floats(floats)), "u8").SerializeToString())
+
+    reference = model.SerializeToString()
+    placement = place(build, reference, costs, sum(products.values()), evidence)
+    return with_floats(tuple(placement.reasons)), placement

@@ -1,0 +1,144 @@
+"""Which convolutions stay in floating point, in the form that ONNX Runtime computes fastest.
+
+A convolution has the runtime's fast layout only where its weight is a constant, and HardSwish is
+fused into it only where it is written by HardSigmoid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+_MARK = "requant.floats"
+_HARD_SWISH = (3.0, 0.0, 6.0, 6.0)
+"""x · min(max(x + 3, 0), 6) / 6: Howard et al., "Searching for MobileNetV3" (2019), section 5.2."""
+
+
+def mark_floats(
+    qdq: onnx.ModelProto, names: Collection[str] = (), unused: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Note in a graph which convolutions ONNX Runtime computes in floats; returns it.
+
+    `unused` are tensors whose quantizers it then does not want, and another target may.
+    """
+    kept = [item for item in qdq.metadata_props if item.key != _MARK]
+    del qdq.metadata_props[:]
+    qdq.metadata_props.extend(kept)
+    if names:
+        note = {"nodes": sorted(names), "unused": sorted(unused)}
+        qdq.metadata_props.add(key=_MARK, value=json.dumps(note))
+    return qdq
+
+
+def marked_floats(qdq: onnx.ModelProto) -> frozenset[str]:
+    """Return the convolutions that a graph notes."""
+    return frozenset(_note(qdq)["nodes"])
+
+
+def unused_results(qdq: onnx.ModelProto) -> frozenset[str]:
+    """Return the tensors whose quantizers ONNX Runtime does not want."""
+    return frozenset(_note(qdq)["unused"])
+
+
+def _note(qdq: onnx.ModelProto) -> Mapping[str, Sequence[str]]:
+    notes = [item.value for item in qdq.metadata_props if item.key == _MARK]
+    note: Mapping[str, Sequence[str]] = (
+        json.loads(notes[0]) if notes else {"nodes": [], "unused": []}
+    )
+    return note
+
+
+def plain_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with its float convolutions' weights restored, and HardSwish fused."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(qdq)
+    _restore_weights(copy.graph, marked_floats(qdq))
+    _fuse_hard_swish(copy.graph)
+    return mark_floats(copy)
+
+
+def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:
+    """Store the weights of these convolutions as what their DequantizeLinear makes."""
+    constants = {item.name: item for item in graph.initializer}
+    restoring = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    weights: dict[str, onnx.NodeProto] = {}
+    for node in graph.node:
+        if node.name in floats:
+            maker = restoring.get(node.input[1])
+            if maker is not None and maker.input[0] in constants:
+                weights[maker.output[0]] = maker
+    for name, maker in weights.items():
+        levels, scales = (numpy_helper.to_array(constants[part]) for part in maker.input[:2])
+        shape = (-1, *[1] * (levels.ndim - 1)) if scales.ndim else ()
+        values = levels.astype(np.float32) * scales.reshape(shape)
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    _keep(graph, [node for node in graph.node if node.output[0] not in weights])
+    stored = {part for maker in weights.values() for part in maker.input}
+    kept = [item for item in graph.initializer if item.name not in stored]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _fuse_hard_swish(graph: onnx.GraphProto) -> None:
+    """Write Add, Clip, Mul and Div as HardSigmoid and Mul, wherever nobody else reads between."""
+    scalars = {
+        item.name: numpy_helper.to_array(item)
+        for item in graph.initializer
+        if int(np.prod(item.dims)) == 1 and item.data_type == onnx.TensorProto.FLOAT
+    }
+    makers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, int] = {item.name: 2 for item in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    superseded: set[str] = set()
+    for last in [node for node in graph.node if node.op_type == "Div"]:
+        chain = _hard_swish(last, makers, scalars)
+        if chain is None or any(readers[node.output[0]] != 1 for node in chain[:3]):
+            continue
+        add, clip, product = chain[:3]
+        source = next(name for name in product.input if name != clip.output[0])
+        gate, result = clip.output[0], last.output[0]
+        add.CopyFrom(
+            helper.make_node("HardSigmoid", [source], [gate], add.name, alpha=1 / 6, beta=0.5)
+        )
+        product.CopyFrom(helper.make_node("Mul", [source, gate], [result], product.name))
+        superseded |= {clip.name, last.name}
+    _keep(graph, [node for node in graph.node if node.name not in superseded])
+
+
+def _hard_swish(
+    last: onnx.NodeProto,
+    makers: dict[str, onnx.NodeProto],
+    scalars: dict[str, NDArray[np.generic]],
+) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto, onnx.NodeProto] | None:
+    """Return the four nodes that end in this division, where they are a HardSwish."""
+    product = makers.get(last.input[0])
+    if product is None or product.op_type != "Mul":
+        return None
+    for gate, source in (product.input, product.input[::-1]):
+        clip = makers.get(gate)
+        if clip is None or clip.op_type != "Clip" or len(clip.input) != 3:
+            continue
+        add = makers.get(clip.input[0])
+        if add is None or add.op_type != "Add" or source not in add.input:
+            continue
+        three = next((name for name in add.input if name != source), "")
+        names = (three, *clip.input[1:], last.input[1])
+        if all(
+            name in scalars and float(scalars[name].reshape(())) == wanted
+            for name, wanted in zip(names, _HARD_SWISH, strict=True)
+        ):
+            return add, clip, product, last
+    return None
+
+
+def _keep(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
