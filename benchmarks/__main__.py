@@ -16,7 +16,7 @@ from benchmarks.harness.table import ResultTable
 MODULES: Mapping[str, str] = {
     "fidelity": "benchmarks.quantization.fidelity",
     "latency": "benchmarks.quantization.latency",
-    "int8-kernels": "benchmarks.quantization.int8_kernels",
+    "int8-kernels": "benchmarks.kernels.int8_kernels",
     "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",

@@ -32,7 +32,7 @@ def in_integers(qdq: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(qdq)
     _drop_results(copy.graph, unused_results(qdq))
     rewriter = _Rewriter(copy.graph, marked_floats(qdq))
-    if rewriter.has_results:
+    if rewriter.has_results or marked_floats(qdq):
         nodes = [made for node in copy.graph.node for made in rewriter.rewritten(node)]
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
@@ -54,10 +54,9 @@ def without_results(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
 def _drop_results(graph: onnx.GraphProto, tensors: Collection[str]) -> None:
     kept = [node for node in graph.node if not (_is_result(node) and node.input[0] in tensors)]
-    if len(kept) < len(graph.node):
-        del graph.node[:]
-        graph.node.extend(kept)
-        _drop_unread(graph)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _is_result(node: onnx.NodeProto) -> bool:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from benchmarks.__main__ import main
 from benchmarks.harness import pairs, subject
 from benchmarks.harness.subject import Subject
+from benchmarks.kernels import int8_kernels
 from benchmarks.language import drift
 from benchmarks.peers import onnx_graphs as peers
 from benchmarks.peers.int8_work import int8_share
@@ -20,7 +21,6 @@ from benchmarks.quantization import (
     attacks,
     drift_to_quality,
     fidelity,
-    int8_kernels,
     latency,
     observation,
     pareto_front,

@@ -18,13 +18,14 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization import quantize_static as ort_quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from benchmarks.harness import ours, subject, text_images
-from benchmarks.harness.kernels import integer_fraction
+from benchmarks.harness import ours, subject
 from benchmarks.harness.pairs import Rounds
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
-from benchmarks.harness.text_images import DRAWN, RenderedImage, subject_of
 from benchmarks.harness.turns import open_session, time_plans
+from benchmarks.kernels import text_images
+from benchmarks.kernels.profile import integer_fraction
+from benchmarks.kernels.text_images import DRAWN, RenderedImage, subject_of
 from benchmarks.peers import onnx_graphs, toolkits
 from benchmarks.peers.onnx_graphs import FP32, Contender, Reader
 from infra.engines import open_target
