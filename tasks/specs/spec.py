@@ -267,7 +267,7 @@ class ModelSpec(_SpecModel):
         min_length=1
     )  # folder or .onnx file, package:NAME/path, s3://..., models:/NAME/VERSION
     task: Task
-    input: InputSpec
+    input: InputSpec = InputSpec()
     data: DataSpec
     golden: GoldenSpec
     budgets: Budgets

@@ -9,6 +9,8 @@ import yaml
 from infra.errors import BadInput
 from tasks.specs.spec import ModelSpec, Task, load_spec, parse_spec
 
+EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
+
 GOOD: dict[str, Any] = {
     "version": 1,
     "name": "digits",
@@ -213,3 +215,14 @@ def test_the_formats_of_a_source_are_those_that_can_be_imported() -> None:
     from tasks.traffic.formats import TrafficFormat
 
     assert set(get_args(SourceFormat)) == {one.value for one in TrafficFormat}
+
+
+def test_a_custom_task_needs_no_word_about_its_inputs_and_others_say_which_they_need() -> None:
+    spec = yaml.safe_load((EXAMPLES / "ocr" / "model.yaml").read_text())
+    assert ModelSpec.model_validate({k: v for k, v in spec.items() if k != "input"}).input
+    with pytest.raises(ValueError, match=r"control\.metric is agreement; allowed here: cer"):
+        ModelSpec.model_validate(spec | {"control": {"metric": "agreement", "at_least": 0.5}})
+    for example, why in {"minilm": "input.tokenizer is", "digits": "input.shape is"}.items():
+        spec = yaml.safe_load((EXAMPLES / example / "model.yaml").read_text())
+        with pytest.raises(ValueError, match=f"{why} missing"):
+            ModelSpec.model_validate({k: v for k, v in spec.items() if k != "input"})
