@@ -117,10 +117,12 @@ def gathered_levels(qdq: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type == "Gather":
             gathers.setdefault(node.input[0], []).append(node)
+    constants = {item.name for item in graph.initializer}
     tables = {
         node.output[0]: node
         for node in graph.node
         if node.op_type == "DequantizeLinear"
+        and node.input[0] in constants  # a Gather of an activation picks of its axes
         and len(gathers.get(node.output[0], [])) == readers[node.output[0]] > 0
     }
     _as_columns(graph, {node.input[1] for node in tables.values()})
