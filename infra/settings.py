@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.access.secret import WorkspaceSecret, open_secret
-from infra.build_options import COMPUTE_CAPABILITY, BuildOptions, HardwareCompatibility
+from infra.engine_options.building import COMPUTE_CAPABILITY, BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 from infra.run_scope import once
 from infra.stores import ObjectStore, open_store

@@ -26,4 +26,4 @@ def _planned(model: onnx.ModelProto, site: Site, quantizer: Quantizer) -> Quanti
     if smoothing is not None:
         weights = [multiplied(weight, smoothing) for weight in weights]
     rounded = tuple(quantize(weight, WeightScheme()) for weight in weights)
-    return QuantizedSite(site, rounded, quantizer, False, smoothing, None)
+    return QuantizedSite(site, rounded, quantizer, smoothing_scales=smoothing)

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from infra.engine_options.accuracy_level import OPTION, accuracy_level
 from infra.engines.clock import wall_clock
 from infra.engines.port import Arrays, Built, Engine, Kernel, Profiles, each_profile, typed
 from infra.errors import BadInput, Refused
@@ -145,6 +146,7 @@ def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSessio
         # Without VNNI, x86 adds U8 x S8 products in 16 bits, which saturate.
         # The exact kernel costs half the speed.
         options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry(OPTION, accuracy_level(graph))
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from infra.engine_options.accuracy_level import session_options
 from infra.errors import BadInput
 from infra.identifiers import RunId
 
@@ -71,7 +72,8 @@ def differences(described: bytes, graph: Any) -> str | None:
             return "its MLmodel loads another file"
         if pyfunc.get("loader_module") != "mlflow.onnx" or onnx.get("code") or pyfunc.get("code"):
             return "its MLmodel brings code of its own"
-        if onnx.get("onnx_session_options") or onnx.get("providers") != PROVIDERS:
+        options = onnx.get("onnx_session_options") or None  # earlier versions have none
+        if options not in (None, session_options(graph)) or onnx.get("providers") != PROVIDERS:
             return "its MLmodel asks for another way to run"
         if ModelSignature.from_dict(model["signature"]) != _signature(graph):
             return "its MLmodel names other inputs or outputs"
@@ -114,6 +116,7 @@ def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> Non
             for package in ("onnx", "onnxruntime")
         ],
         onnx_execution_providers=PROVIDERS,
+        onnx_session_options=session_options(graph),
         save_as_external_data=False,
     )
     (folder / GRAPH_FILE).write_bytes(

@@ -145,7 +145,7 @@ def test_plans_with_each_option_are_built_and_run(plain: Any, options: dict[str,
         pytest.skip(reason)
     from importlib import import_module
 
-    from infra.build_options import BuildOptions, HardwareCompatibility
+    from infra.engine_options.building import BuildOptions, HardwareCompatibility
     from infra.engines.nvidia.target import TensorRt
 
     if "hardware" in options:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from infra.build_options import COMPUTE_CAPABILITY, BuildOptions, apply
 from infra.canonical import sha256
+from infra.engine_options.building import COMPUTE_CAPABILITY, BuildOptions, apply
 from infra.engines.nvidia.host import device_capability, read_host
 from infra.engines.nvidia.importable import require_importable
 from infra.engines.nvidia.inspection import describe

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.canonical import sha256
+from infra.engine_options.building import BuildOptions, HardwareCompatibility
 from infra.engines.nvidia.host import Host
 from infra.errors import BadInput
 

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Any
 
-from infra.build_options import COMPUTE_CAPABILITY, BuildOptions
+from infra.engine_options.building import COMPUTE_CAPABILITY, BuildOptions
 from infra.engines.nvidia.builder import Builder
 from infra.engines.nvidia.execution import TensorRtEngine
 from infra.engines.nvidia.host import device_capability, has_driver, read_host

@@ -20,7 +20,8 @@ ENDINGS = (
     "fp16", "bf16", "levels", "units", "scales", "restore", "Max", "Min", "Identity", "toggle",
     "full", "rounded", "rounding", "gate", "slope", "sum", "offset", "exact", "branch", "float",
     "cache_scale", "cache_zero_point", "new", "join", "place", "read", "choose", "integer",
-    "product",
+    "product", "divide_by_range", "largest", "least_range", "magnitude", "magnitudes",
+    "no_range_of_zero", "of_token", "range_of_token", "times_range", "token_axis", "token_range",
 )  # fmt: skip
 """Last parts of the names that Requant makes, behind a dot."""
 OWN = "requant."

@@ -86,7 +86,8 @@ def assemble(
         )
         for site in active
     )
-    return GraphPlan(folded, planned, _tables(folded, recipe))
+    tables = _tables(folded, recipe)
+    return GraphPlan(folded, planned, tables, int8_products=recipe.int8_products)
 
 
 def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightScheme:

@@ -55,6 +55,7 @@ class GraphPlan:
     # Nodes of convolutions that this same target computes in floating point nevertheless.
     floats: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()  # tensors of `results` that it does not want then
+    int8_products: bool = False  # whether weights of few bits may meet activations in INT8
     rest: NumberFormat = NumberFormat.FP32  # of everything that is not quantized
     largest: Mapping[str, float] = field(
         default_factory=dict

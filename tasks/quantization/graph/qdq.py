@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from infra.engine_options.accuracy_level import ask_for_integers
 from infra.errors import BadInput
 from tasks.graphs.integer_regions import SUFFIX
 from tasks.graphs.short_floats import in_type_of, shortened
@@ -58,6 +59,8 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
     for tensor, quantizer in plan.results.items():
         writer.result(tensor, quantizer)
     written = mark_floats(writer.finish(), plan.floats, plan.unused)
+    if plan.int8_products:
+        ask_for_integers(written)
     if plan.rest is NumberFormat.FP32:
         return written
     return shortened(written, plan.rest, plan.largest)

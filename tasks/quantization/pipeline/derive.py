@@ -33,6 +33,7 @@ from tasks.quantization.report.diagnostics import (
     drift_diagnostics,
     exclusion_diagnostics,
     observation_diagnostics,
+    product_diagnostics,
     scale_diagnostics,
 )
 from tasks.quantization.sensitivity.measure import Sensitivity, by_loss
@@ -120,6 +121,7 @@ def derive(
         *exclusion_diagnostics((), recipe.weights.format, untrained, _uncorrected(plan, recipe)),
         *limit_diagnostics(changes, largest_change),
         *drift_diagnostics(ranking, scales_alone=recipe.keeps_graph),
+        *product_diagnostics(recipe),
     )
     return Derived(plan, excluded, ranking, reference, diagnostics)
 

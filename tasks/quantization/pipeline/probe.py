@@ -25,7 +25,7 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline.derive import derive
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Cast, HighPrecision, Nearest
+from tasks.quantization.recipe.schemes import Cast, HighPrecision, Nearest, PerToken
 from tasks.quantization.recipe.targets import ONNXRUNTIME, why_not
 
 _WIDTH, _ROWS, _SIZE = 256, 16, 8
@@ -47,7 +47,9 @@ def _refusal(recipe: Recipe, target: str, asked: Sequence[str]) -> str | None:
     if not recipe.quantized or recipe.starts_from_champion or target == ONNXRUNTIME:
         return None
     device = settings().tensorrt_rtx_capability
-    words = (_asked_once(_formats(recipe), target, op, device) for op in asked)
+    by_token = isinstance(recipe.activation, PerToken)  # which convolutions have not
+    kinds = [op for op in asked if op == "MatMul" or not by_token]
+    words = (_asked_once(_formats(recipe), target, op, device) for op in kinds)
     return next((text for text in words if text is not None), None)
 
 

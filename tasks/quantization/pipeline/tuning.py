@@ -56,6 +56,7 @@ def tuning_recipe(recipe: Recipe) -> Recipe:
         bias_correction=False,
         tables=NumberFormat.FP32,
         high_precision=None,
+        int8_products=False,
         drifting_sites=0,
         version=VERSION,
     )

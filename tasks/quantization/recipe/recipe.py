@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from infra.canonical import Json
 from infra.errors import BadInput
-from tasks.numerics.formats import NumberFormat, PerTensor
+from tasks.numerics.formats import NumberFormat, PerBlock, PerTensor
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.quantization.recipe.schemes import (
     SHORT_FLOATS,
@@ -53,6 +53,8 @@ class Recipe:
     head: Head | None = None
     kv_cache: NumberFormat = NumberFormat.FP32  # a language model's keys and values between steps
     high_precision: HighPrecision | None = None
+    # Of weights alone with a scale a block: whether ONNX Runtime may round activations to INT8.
+    int8_products: bool = False
     keeps_placement: bool = False  # the champion's sites stay where they are, as does its recipe
     drifting_sites: int = 0  # further ones in floating point: where the champion lost most
     quantized: bool = True  # False: full precision, and no technique at all
@@ -147,6 +149,7 @@ class Recipe:
             "placement": "deployed" if self.starts_from_champion else "own",
             "quantized": self.quantized,
             "version": self.version,
+            **({"int8_products": True} if self.int8_products else {}),
         }
 
 
@@ -332,6 +335,19 @@ UNSUPPORTED: Sequence[Pair] = (
         "activations of a fixed range",
         lambda r: isinstance(r.rounding, Awq) and _is_static(r),
         "leave the activation in floating point, or use a dynamic range",
+    ),
+    Pair(
+        "products in INT8",
+        "anything but weights in blocks",
+        lambda r: (
+            r.int8_products
+            and (
+                r.activation is not None
+                or not isinstance(r.weights, WeightScheme)
+                or not isinstance(r.weights.granularity, PerBlock)
+            )
+        ),
+        "leave int8_products out, or the activation in floating point",
     ),
     Pair(
         "AWQ",

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site, layer_weight
-from tasks.numerics.formats import NumberFormat
+from tasks.numerics.formats import NumberFormat, PerBlock
 from tasks.numerics.histogram import FINITE_BINS, ExponentHistogram
-from tasks.numerics.quantized_weight import QuantizedWeight
+from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.activation.ranges import FEW
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
+from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.sensitivity.measure import Sensitivity
 
 ERASED = 0.95
@@ -135,6 +136,17 @@ def exclusion_diagnostics(
         ),
         (uncorrected, "not corrected, because nothing was kept of their channels' joint values"),
     )
+
+
+def product_diagnostics(recipe: Recipe) -> tuple[str, ...]:
+    """Say what ONNX Runtime multiplies weights with that have a scale a block."""
+    weights = recipe.weights
+    if recipe.activation is not None or not isinstance(weights, WeightScheme):
+        return ()
+    if not isinstance(weights.granularity, PerBlock):
+        return ()
+    with_what = "activations rounded to INT8" if recipe.int8_products else "floats"
+    return (f"ONNX Runtime multiplies the weights in blocks with {with_what}",)
 
 
 def erased_fraction(histogram: ExponentHistogram, quantizer: Quantizer) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.build_options import BuildOptions, HardwareCompatibility, apply
+from infra.engine_options.building import BuildOptions, HardwareCompatibility, apply
 from infra.engines.nvidia.host import Host
 from infra.engines.nvidia.logger import Log, collector
 from infra.engines.nvidia.timing_cache import attach, cache_key

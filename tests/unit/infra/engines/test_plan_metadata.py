@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from infra.build_options import BuildOptions, HardwareCompatibility
 from infra.canonical import sha256
+from infra.engine_options.building import BuildOptions, HardwareCompatibility
 from infra.engines.nvidia.host import Host, parse_driver
 from infra.engines.nvidia.metadata import PlanMetadata, dump_metadata, parse_metadata, why_unfit
 from infra.errors import BadInput

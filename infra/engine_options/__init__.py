@@ -1,0 +1,1 @@
+"""What engines are told: how TensorRT builds them, and what ONNX Runtime multiplies with."""
