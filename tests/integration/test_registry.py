@@ -302,7 +302,7 @@ def test_through_a_server_everything_works_the_same(server: str, tmp_path: Path)
     registry = Registry(server)
     registry.ping()
     version = register(registry, "tiny", "5" * 64, scale=5.0)
-    assert register(registry, "tiny", "5" * 64) == version
+    assert register(registry, "tiny", "5" * 64, scale=5.0) == version
     registry.set_alias("tiny", "champion", version)
     assert registry.aliases("tiny") == {"champion": version}
     found = registry.version("tiny", version)
