@@ -12,21 +12,26 @@ INT8_LARGEST = int(NumberFormat.INT8.largest)
 _UPPER = np.append(EDGES[1:], 2.0**128)
 
 
-def squared_error(histogram: ExponentHistogram, clip: float) -> float:
+def squared_error(histogram: ExponentHistogram, clip: float, step: float | None = None) -> float:
     """Return the expected squared error of INT8 with this clip; 0 without data.
 
     It is step^2 / 12 by rounding inside, and (|x| - clip)^2 outside: Banner, Nahshan and Soudry,
     "Post training 4-bit quantization" (2019), section 3. Each bin is taken as uniform: at the bins'
-    centres alone, a clip inside the topmost bin would look free.
+    centres alone, a clip inside the topmost bin would look free. The step is clip / 127 where none
+    is given.
     """
     if not histogram.total:
         return 0.0
     counts = histogram.counts[:FINITE_BINS]
     used = np.flatnonzero(counts)
-    return float((counts[used] * bin_errors(used, clip, histogram.amax)).sum() / histogram.total)
+    return float(
+        (counts[used] * bin_errors(used, clip, histogram.amax, step)).sum() / histogram.total
+    )
 
 
-def bin_errors(bins: NDArray[np.integer], clip: float, amax: float) -> NDArray[np.float64]:
+def bin_errors(
+    bins: NDArray[np.integer], clip: float, amax: float, step: float | None = None
+) -> NDArray[np.float64]:
     """Return the expected squared error of one value in each of some bins, [used].
 
     The topmost of the bins ends at `amax`.
@@ -39,7 +44,8 @@ def bin_errors(bins: NDArray[np.integer], clip: float, amax: float) -> NDArray[n
     )
     outside = fraction * (below**2 + below * above + above**2) / 3
     # Rounding cannot cost more than the value itself: that matters for the many near zero.
-    inside = (1 - fraction) * np.minimum((clip / INT8_LARGEST) ** 2 / 12, CENTRES[bins] ** 2)
+    step = clip / INT8_LARGEST if step is None else step
+    inside = (1 - fraction) * np.minimum(step**2 / 12, CENTRES[bins] ** 2)
     errors: NDArray[np.float64] = outside + inside
     return errors
 

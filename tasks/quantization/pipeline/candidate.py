@@ -25,13 +25,21 @@ from tasks.quantization.graph import qdq
 from tasks.quantization.graph.kv_cache import cache_saving, cache_scales, write_cache
 from tasks.quantization.pipeline.derive import Derived, derive
 from tasks.quantization.pipeline.placement import placements
-from tasks.quantization.pipeline.results import limited_results, placed_integers
+from tasks.quantization.pipeline.results import (
+    limited_results,
+    placed_integers,
+    result_quantizers,
+)
 from tasks.quantization.pipeline.tuning import Tuned
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import RangeRule
 from tasks.quantization.recipe.submodules import submodules
 from tasks.quantization.report.placements import documented
-from tasks.quantization.sensitivity.integer_placement import IntegerPlacement, KernelEvidence
+from tasks.quantization.sensitivity.integer_placement import (
+    IntegerPlacement,
+    KernelEvidence,
+    recorded_tolerance,
+)
 from tasks.quantization.sensitivity.measure import Losses, by_submodule, recorded_losses
 
 
@@ -113,6 +121,9 @@ def quantize(
         evidence.ceilings,
         evidence.by_request,
     )
+    tolerance = recorded_tolerance(facts.get("integer_placement"))
+    if recipe.keeps_graph and tolerance is not None:
+        derived = _clipped_again(evidence, recipe, derived, tolerance)
     if recipe.starts_from_champion and champion:
         derived = _within_reach(derived, champion.results, largest_change)
     placed = {"integer_placement": facts.get("integer_placement")}
@@ -131,6 +142,15 @@ def quantize(
     fraction = stored_shorter(evidence.model, graph)
     measures = {**placed, **_measures(measured, facts)}
     return QuantizedGraph(graph, derived, measures, fraction)
+
+
+def _clipped_again(
+    evidence: CalibrationEvidence, recipe: Recipe, derived: Derived, tolerance: float
+) -> Derived:
+    """Clip what layers make as the champion does."""
+    args = (evidence.model, derived.plan, evidence.observed, recipe)
+    results = result_quantizers(*args, tolerance=tolerance)
+    return replace(derived, plan=replace(derived.plan, results=results))
 
 
 def _recorded(recipe: Recipe, facts: Mapping[str, Json]) -> Mapping[str, float] | None:

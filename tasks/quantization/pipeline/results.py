@@ -16,6 +16,7 @@ from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
+from tasks.quantization.activation.result_ranges import clipped
 from tasks.quantization.activation.scale_limits import limit_changes
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
@@ -36,6 +37,7 @@ def result_quantizers(
     observed: Mapping[str, SiteObservation],
     recipe: Recipe,
     floats: Collection[str] = (),
+    tolerance: float | None = None,
 ) -> dict[str, Quantizer]:
     """Return a quantizer for every tensor of the regions around the plan's convolutions.
 
@@ -50,6 +52,7 @@ def result_quantizers(
         observed: What each tensor saw, by site name.
         recipe: Whose range rule holds.
         floats: Nodes of convolutions that this target computes in floating point.
+        tolerance: Clip by squared error, as `clipped` does; None: by the recipe's rule.
     """
     scheme = recipe.activation
     if not isinstance(scheme, Static) or scheme.format is not NumberFormat.INT8:
@@ -64,7 +67,8 @@ def result_quantizers(
         if seen is None or seen.histogram.amax < SMALLEST or tensor in divided:
             continue
         shared = results.get(region.moved.get(tensor, ""))
-        results[tensor] = shared or quantizer(seen, asymmetric)
+        own = quantizer(seen, asymmetric) if tolerance is None else clipped(seen, tolerance)
+        results[tensor] = shared or own
     return results
 
 
@@ -118,14 +122,15 @@ def placed_integers(
     products = layer_products(plan.model, sites, shapes)
     costs = convolution_costs(plan.model, integer_layers(plan), products)
 
-    def with_floats(floats: Collection[str]) -> GraphPlan:
-        wanted = result_quantizers(model, plan, observed, recipe, floats)
-        unused = tuple(name for name in plan.results if name not in wanted)
-        return replace(plan, floats=tuple(floats), unused=unused)
+    def planned(floats: Collection[str], tolerance: float | None) -> GraphPlan:
+        results = result_quantizers(model, plan, observed, recipe, (), tolerance)
+        wanted = result_quantizers(model, plan, observed, recipe, floats, tolerance)
+        unused = tuple(name for name in results if name not in wanted)
+        return replace(plan, results=results, floats=tuple(floats), unused=unused)
 
-    def build(floats: Collection[str]) -> bytes:
-        return bytes(lower(qdq.write(with_floats(floats)), "u8").SerializeToString())
+    def build(floats: Collection[str], tolerance: float | None) -> bytes:
+        return bytes(lower(qdq.write(planned(floats, tolerance)), "u8").SerializeToString())
 
     reference = model.SerializeToString()
     placement = place(build, reference, costs, sum(products.values()), evidence)
-    return with_floats(tuple(placement.reasons)), placement
+    return planned(tuple(placement.reasons), placement.tolerance), placement

@@ -21,6 +21,7 @@ from infra.engines import open_target
 from infra.engines.port import Arrays, Engine
 from tasks.models.batches import Batch
 from tasks.models.inputs import Inputs
+from tasks.quantization.activation.result_ranges import TOLERANCES
 from tasks.quantization.sensitivity.measure import output_loss, spread
 from tasks.quantization.sensitivity.mixed_precision import SiteCost, pareto_front
 from tasks.records import Payload
@@ -84,6 +85,7 @@ class IntegerPlacement:
     trials: tuple[PlacementTrial, ...] = ()
     saved: Mapping[str, float] = field(default_factory=dict)  # node -> fraction of the loss
     sentences: tuple[str, ...] = ()
+    tolerance: float | None = None  # of `result_ranges.clipped`; None: the recipe's own rule
 
     def document(self) -> Mapping[str, Json]:
         """Return it as a candidate's facts hold it."""
@@ -92,6 +94,7 @@ class IntegerPlacement:
             "floats": dict(self.reasons),
             "trials": [asdict(trial) for trial in self.trials],
             "saved_loss": dict(self.saved),
+            "tolerance": self.tolerance,
         }
 
 
@@ -117,8 +120,14 @@ def convolution_costs(
     return tuple(costs)
 
 
+def recorded_tolerance(document: Json) -> float | None:
+    """Return the tolerance that a candidate's facts hold; None where they have none."""
+    value = document.get("tolerance") if isinstance(document, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
 def place(
-    build: Callable[[Collection[str]], bytes],
+    build: Callable[[Collection[str], float | None], bytes],
     reference: bytes,
     costs: Sequence[ConvolutionCost],
     all_products: int,
@@ -127,7 +136,8 @@ def place(
     """Return which convolutions stay in floats.
 
     Args:
-        build: From the nodes in floats to a graph as ONNX Runtime takes it.
+        build: From the nodes in floats, and the tolerance of results' ranges, to a graph as ONNX
+            Runtime takes it.
         reference: The full-precision graph.
         costs: What may run in INT8.
         all_products: Multiply-accumulates of all layers that the recipe quantizes.
@@ -136,6 +146,7 @@ def place(
     if len(costs) < LEAST_LAYERS or not evidence.payloads:
         return IntegerPlacement({})
     search = _Search(build, reference, costs, all_products, evidence)
+    search.by_range()
     search.by_time()
     search.by_loss()
     return search.result()
@@ -146,7 +157,7 @@ class _Search:
 
     def __init__(
         self,
-        build: Callable[[Collection[str]], bytes],
+        build: Callable[[Collection[str], float | None], bytes],
         reference: bytes,
         costs: Sequence[ConvolutionCost],
         all_products: int,
@@ -162,18 +173,48 @@ class _Search:
         self._trials: list[PlacementTrial] = []
         self._saved: dict[str, float] = {}
         self._sentences: list[str] = []
-        self._exact: list[NDArray[np.float32]] = []
+        self._exact = [self._run(self._reference, batch) for batch in self._batches]
+        self._tolerance: float | None = None
 
     def result(self) -> IntegerPlacement:
         """Return what was found."""
         return IntegerPlacement(
-            self._reasons, tuple(self._trials), self._saved, tuple(self._sentences)
+            self._reasons,
+            tuple(self._trials),
+            self._saved,
+            tuple(self._sentences),
+            self._tolerance,
         )
+
+    def by_range(self) -> None:
+        """Choose how far results are clipped, by the output's loss; confirm it on other cases."""
+        others = range(1, len(self._batches), 2)
+        rule = self._losses(())
+        means = {each: float(self._with(each)[self._chosen_on].mean()) for each in TOLERANCES}
+        best = min(means, key=lambda each: means[each])
+        if means[best] > LEAST_GAIN * float(rule[self._chosen_on].mean()):
+            return
+        if float(self._with(best)[others].mean()) > LEAST_GAIN * float(rule[others].mean()):
+            return
+        self._tolerance = best
+        left = means[best] / float(rule[self._chosen_on].mean())
+        self._sentences.append(
+            "on ONNX Runtime, what layers make is clipped where its squared error is at most "
+            f"{1 + best:g} times the least, which leaves {left:.0%} of the output's loss"
+        )
+
+    def _with(self, tolerance: float) -> _Losses:
+        """Return the loss of each case under a tolerance, nothing in floats, [cases]."""
+        before, self._tolerance = self._tolerance, tolerance
+        try:
+            return self._losses(())
+        finally:
+            self._tolerance = before
 
     def by_time(self) -> None:
         """Keep the combination of kinds in floats that saves most time, if one saves some."""
         kinds = sorted({cost.kind for cost in self._costs} - {"other"})
-        before = _load(self._build(()))
+        before = _load(self._build((), self._tolerance))
         best: float = FASTER
         names: tuple[str, ...] = ()
         for count in range(1, len(kinds) + 1):
@@ -204,7 +245,6 @@ class _Search:
         allowance -= sum(cost.products for cost in self._costs if cost.node in placed)
         if allowance <= 0:
             return
-        self._exact = [self._run(self._reference, batch) for batch in self._batches]
         affordable = (
             cost
             for cost in self._costs
@@ -255,14 +295,15 @@ class _Search:
     def _timed(
         self, floats: Sequence[str], base: Engine, against: str, rounds: int = ROUNDS
     ) -> float:
-        engine, feeds = _load(self._build(floats)), self._batches[0].feeds
+        engine = _load(self._build(floats, self._tolerance))
+        feeds = self._batches[0].feeds
         ratio = paired_ratio(engine, base, feeds, rounds)
         self._trials.append(PlacementTrial(tuple(floats), against, round(ratio, 4)))
         return ratio
 
     def _losses(self, floats: Sequence[str], places: Sequence[int] | None = None) -> _Losses:
         """Return the loss of each case, [cases]."""
-        engine = _load(self._build(floats))
+        engine = _load(self._build(floats, self._tolerance))
         places = range(len(self._batches)) if places is None else places
         return np.array(
             [

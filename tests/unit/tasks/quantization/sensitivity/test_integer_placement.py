@@ -17,6 +17,7 @@ from tasks.quantization.sensitivity.integer_placement import (
     KernelEvidence,
     convolution_costs,
     place,
+    recorded_tolerance,
 )
 from tasks.records import Payload
 from tasks.specs.traits import Task
@@ -45,13 +46,14 @@ class Cases:
 class KnownEngine:
     """Its time is the sum over layers; what is in INT8 turns the output away from the truth."""
 
-    def __init__(self, floats: Collection[str] | None) -> None:
+    def __init__(self, floats: Collection[str] | None, wide: float = 0.0) -> None:
+        self._wide = wide
         self._int8 = {cost.node for cost in COSTS} - set(floats) if floats is not None else set()
         self._saves = floats is not None
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         wrong = 0.3 * ("harmful" in self._int8) + 0.0005 * ("fine" in self._int8)
-        return {"y": np.array([[1.0, wrong]], np.float32)}
+        return {"y": np.array([[1.0, wrong + self._wide]], np.float32)}
 
     def time_runs(self, feeds: Arrays, rounds: int) -> np.ndarray:
         slow = 5.0 if "deep" in self._int8 else 0.0
@@ -61,10 +63,10 @@ class KnownEngine:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(graph: bytes) -> KnownEngine:
-        text = graph.decode()
-        return KnownEngine(
-            None if text == "reference" else [name for name in text.split(",") if name]
-        )
+        text, _, wide = graph.decode().partition("/")
+        if text == "reference":
+            return KnownEngine(None)
+        return KnownEngine([name for name in text.split(",") if name], float(wide))
 
     monkeypatch.setattr(integer_placement, "_load", load)
 
@@ -74,8 +76,29 @@ def evidence(fraction: float = 0.8, latency: float = 2.0) -> KernelEvidence:
     return KernelEvidence(Cases(), Task.CUSTOM, payloads, fraction, latency)  # type: ignore[arg-type]
 
 
-def build(floats: Collection[str]) -> bytes:
-    return ",".join(floats).encode()
+def build(floats: Collection[str], tolerance: float | None) -> bytes:
+    return f"{','.join(floats)}/0.0".encode()
+
+
+WIDE = {None: 0.6, 0.1: 0.2, 0.2: 0.05, 0.5: 0.4}
+"""How wrong the output is for the range of what layers make."""
+
+
+def test_results_are_clipped_where_that_loses_least_and_a_recalibration_is_told() -> None:
+    def wide(floats: Collection[str], tolerance: float | None) -> bytes:
+        return f"{','.join(floats)}/{WIDE[tolerance]}".encode()
+
+    found = place(wide, b"reference", COSTS, PRODUCTS, evidence())
+    assert found.tolerance == 0.2
+    assert recorded_tolerance(found.document()) == 0.2
+    assert "1.2 times the least" in found.sentences[0]
+
+
+def test_the_recipes_own_range_stays_where_none_is_better() -> None:
+    found = place(build, b"reference", COSTS, PRODUCTS, evidence())
+    assert found.tolerance is None
+    assert recorded_tolerance(found.document()) is None
+    assert recorded_tolerance(None) is None
 
 
 def test_kinds_that_are_faster_in_floats_stay_there_and_then_what_costs_the_output_most() -> None:

@@ -1,0 +1,38 @@
+"""Ranges of what layers make, for the target that reads them with a zero-point."""
+
+import numpy as np
+
+from tasks.numerics.formats import SMALLEST
+from tasks.numerics.output_error import squared_error
+from tasks.numerics.quantizer import Quantizer
+from tasks.observation.observer import SiteObservation
+
+TOLERANCES = (0.1, 0.2, 0.5)
+"""Of the least squared error, what may be lost to a wider range; tried beside the recipe's rule."""
+LEVELS = 255
+
+
+def clipped(observed: SiteObservation, tolerance: float) -> Quantizer:
+    """Return the widest range whose squared error is at most 1 + `tolerance` times the least.
+
+    As Banner, Nahshan and Soudry (2019) for a symmetric step, with the step (high - low) / 255 that
+    a zero-point allows: what a convolution or HardSwish makes lies mostly on one side. The least
+    itself clips rare values that decide an output.
+
+    Args:
+        observed: What calibration saw of the tensor; not zeros alone.
+        tolerance: At least 0.
+    """
+    seen = observed.histogram
+    low, high = float(observed.channel_low.min()), float(observed.channel_high.max())
+    clips = seen.amax * np.geomspace(0.02, 1.0, 96)
+    ranges = [(max(min(low, 0.0), -clip), min(max(high, 0.0), clip)) for clip in clips.tolist()]
+    errors = np.array(
+        [
+            squared_error(seen, clip, (above - below) / LEVELS)
+            for clip, (below, above) in zip(clips.tolist(), ranges, strict=True)
+        ]
+    )
+    place = int(np.flatnonzero(errors <= errors.min() * (1 + tolerance))[-1])
+    below, above = ranges[place]
+    return Quantizer(float(clips[place]), bounds=(below, max(above, below + SMALLEST)))
