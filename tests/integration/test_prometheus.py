@@ -73,6 +73,7 @@ def ran(loop: Settings) -> Settings:
     """
     from flows.maintenance import maintenance
     from flows.outcomes import Status
+    from flows.reconcile import reconcile
     from flows.requantize import requantize
     from tasks.models.corpus import read_corpus
     from tasks.models.registering import register
@@ -88,6 +89,7 @@ def ran(loop: Settings) -> Settings:
     texts = (EXAMPLES / "minilm" / "traffic.parquet").read_bytes()
     serve(loop, "minilm", 0, read_corpus(texts, where="traffic")[:300])
     assert requantize("minilm", recipe="int8-max").status is Status.REFUSED
+    reconcile()
     return loop
 
 
