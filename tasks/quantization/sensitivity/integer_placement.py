@@ -1,5 +1,7 @@
 """Which convolutions ONNX Runtime computes in INT8: by measured time, then by measured loss.
 
+Before that, how far what they make is clipped, by the output's loss (`result_ranges.clipped`).
+
 Depthwise convolutions, those of one place (squeeze-and-excitation) and those that read the input
 gain least by INT8, and some runtimes lose time on them: every combination of these kinds is timed
 in floats. Then the layers whose quantizers cost the output most stay in floats, as far as the
