@@ -56,7 +56,7 @@ def footprint(
 
     Args:
         model: the graph; its weights are not read.
-        sites: that are observed.
+        sites: that are observed, with those that have no layers of their own.
         tokens: stands for every dimension that is not fixed.
         batch: the first dimension of an activation.
         kept: rows that the observer keeps of a site.
@@ -85,7 +85,9 @@ def footprint(
         rows=4
         * kept
         * sum(
-            activations[site.name][site.channel_axis] for site in sites if activations[site.name]
+            activations[site.name][site.channel_axis]
+            for site in sites
+            if activations[site.name] and site.layers  # of others a range is all that is kept
         ),
     )
 

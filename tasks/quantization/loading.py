@@ -244,7 +244,7 @@ def require_room(model: RegisteredModel, *, hessian: bool = False, kept: int = R
     """
     needed = footprint(
         model.graph,
-        model.sites,
+        model.observed_sites,
         tokens=model.spec.input.max_length,
         batch=BATCH,
         hessian=hessian,
