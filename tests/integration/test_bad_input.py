@@ -99,7 +99,7 @@ def test_a_truncated_parquet_file(run: Run, tmp_path: Path) -> None:
 
 def test_wrong_column_types(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "types.parquet"
-    pq.write_table(pa.table({"request_id": [1, 2], "time": ["a", "b"]}), path)
+    pq.write_table(pa.table({"request_id": [True, False], "time": ["a", "b"]}), path)
     expect_refusal(run("traffic", "import", str(path), "--model", "digits"), "types.parquet")
 
 
