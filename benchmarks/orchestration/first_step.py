@@ -107,8 +107,8 @@ def fill(workspace: Path) -> None:
     from dataclasses import replace
 
     from infra.settings import use_workspace
+    from tasks.models.catalog import register
     from tasks.models.corpus import read_corpus
-    from tasks.models.registering import register
     from tasks.traffic.storage.parts import write_traffic
 
     store = use_workspace(workspace).store()

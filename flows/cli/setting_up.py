@@ -66,7 +66,7 @@ def model_add(
     """Check a spec, export its model to ONNX, and register both with their golden set."""
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
     from tasks.quantization.target_coverage import target_coverage
     from tasks.validation.preconditions import weaknesses
 

@@ -13,7 +13,7 @@ from flows.reconcile import reconcile
 from flows.requantize import requantize
 from infra.settings import settings
 from infra.stores import layout
-from tasks.models.registering import register
+from tasks.models.catalog import register
 from tasks.promotion import journal
 from tasks.promotion.history import champion_of
 from tasks.promotion.ledger import EntryKind, previous

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import onnx
 
-from infra.canonical import sha256
+from infra.canonical import canonical, sha256
 from infra.engines import open_target, open_watching
 from infra.engines.port import Engine, each_profile
-from infra.errors import NotFound
+from infra.errors import AlreadyExists, NotFound
 from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.stores import layout
@@ -34,6 +34,16 @@ from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inputs, run_all
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
 from tasks.models.language.generation import answer
+from tasks.models.source_files import (
+    CHARSETS,
+    CLASSES,
+    FULL_PRECISION,
+    LAYOUT,
+    TOKENIZER,
+    check_files,
+    collect_files,
+    read_replay,
+)
 from tasks.models.vision.classes import Classes, parse_classes
 from tasks.records import GoldenSet, Request, Tensor
 from tasks.specs.registration import (
@@ -41,18 +51,13 @@ from tasks.specs.registration import (
     current_spec,
     read_file,
     read_spec,
+    use_digest,
 )
-from tasks.specs.spec import ModelSpec, Task
+from tasks.specs.schedule import require_schedulable
+from tasks.specs.sources import require_folders
+from tasks.specs.spec import ModelSpec, Task, load_spec
 from tasks.specs.tensors import PayloadShape, RecordLayout, parse_layout
 
-FULL_PRECISION = "reference.onnx"
-TOKENIZER = "tokenizer.json"
-CLASSES = "classes.safetensors"
-"""Of an image encoder; empty where the data hold no labels."""
-LAYOUT = "inputs.json"
-"""What a model of a custom task reads."""
-CHARSETS = "charsets.json"
-"""Of a custom task's metrics that read text."""
 OPEN_MODELS = 8
 """Models that one process keeps open."""
 
@@ -224,6 +229,39 @@ def answer_golden(engine: Engine, inputs: Inputs, golden: GoldenSet) -> Mapping[
     places = positions(golden.cases, *SUITES).tolist()
     prompts = [str(golden.cases[place].payload) for place in places]
     return dict(zip(places, answer(engine, language_inputs(inputs), prompts), strict=True))
+
+
+def register(spec_path: Path) -> RegisteredModel:
+    """Read the spec, export the source to ONNX, check golden set and pool, and store them all.
+
+    Registering the same content again changes nothing.
+
+    Raises:
+        BadInput: for whatever is wrong, before anything is stored.
+    """
+    spec = load_spec(spec_path)
+    require_schedulable(spec.schedule, where=str(spec_path))
+    base = spec_path.resolve().parent
+    require_folders(spec.sources, base)
+    store = settings().store()
+    files, untouched = collect_files(spec, spec_path, settings().root / "cache" / spec.name)
+    digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
+    check_files(spec, files, untouched)
+    replay = read_replay(spec, base)
+    for name, data in files.items():
+        try:
+            store.create(layout.registration_file(spec.name, digest, name), data)
+        except AlreadyExists:
+            continue  # the key names the content
+    if replay is None:
+        store.delete(layout.replay(spec.name))
+    else:
+        store.put(layout.replay(spec.name), replay)
+    store.put(
+        layout.spec_folder(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode()
+    )
+    use_digest(spec.name, digest)
+    return open_model(spec.name)
 
 
 def open_model(name: str) -> RegisteredModel:

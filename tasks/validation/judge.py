@@ -18,7 +18,8 @@ from tasks.graphs.multiply_accumulates import layer_products
 from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
-from tasks.models.catalog import FULL_PRECISION, RegisteredModel, open_model
+from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.source_files import FULL_PRECISION
 from tasks.numerics.formats import NumberFormat
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
 from tasks.validation.costs import (

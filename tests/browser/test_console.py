@@ -62,7 +62,7 @@ def digits(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory)
 
     Latency is left to the benchmarks, because this machine is busy with us.
     """
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("spec") / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)

@@ -21,8 +21,8 @@ def main(spec: str, workspace: str, threads: str, batch: str, *recipes: str) -> 
     from infra.settings import settings
     from infra.stores.layout import CALIBRATION
     from tasks.models import inputs
+    from tasks.models.catalog import register
     from tasks.models.language import inputs as language
-    from tasks.models.registering import register
     from tasks.quantization.steps import observe, write_graph
     from tasks.sampling.digest import sample_of
     from tasks.sampling.stored_samples import keep_sample

@@ -27,8 +27,7 @@ def main(workspace: str, work: str, *arguments: str) -> None:
     from infra.stores.layout import CALIBRATION
     from tasks.graphs.memory import READY_COPIES, export_footprint, footprint
     from tasks.models.batches import BATCH
-    from tasks.models.catalog import open_model
-    from tasks.models.registering import register
+    from tasks.models.catalog import open_model, register
     from tasks.observation.observer import ROWS
     from tasks.quantization.recipe.catalog import find_recipe
     from tasks.quantization.recipe.schemes import Gptq, Trained

@@ -38,7 +38,7 @@ Run = Callable[..., Said]
 def served(loop: Settings, prefect_server: tuple[str, str]) -> Settings:
     """Promote a champion in a workspace."""
     from flows.maintenance import maintenance
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     os.environ["REQUANT_PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"] = prefect_server
     register(EXAMPLES / "digits" / "model.yaml")

@@ -18,7 +18,7 @@ from onnx import helper
 
 from infra.errors import BadInput
 from infra.settings import Settings
-from tasks.models.registering import register
+from tasks.models.catalog import register
 from tasks.records import Request
 from tests import graphs
 from tests.integration.conftest import EXAMPLES, images, serve

@@ -25,7 +25,7 @@ calibration:
 @pytest.fixture(scope="module")
 def digits(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Register the digits, with some of the pool's images marked as guardrails."""
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = shutil.copytree(EXAMPLES / "digits", tmp_path_factory.mktemp("models") / "digits")
     spec = Path(folder) / "model.yaml"

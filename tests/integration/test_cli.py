@@ -101,7 +101,7 @@ def test_the_version_is_the_installed_one(call: Call) -> None:
 def test_the_shell_completes_commands_and_model_names(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     code, out = call("--show-completion", "bash")
@@ -128,7 +128,7 @@ def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(
     call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "tasks.models.registering.register", lambda _: signal.raise_signal(signal.SIGINT)
+        "tasks.models.catalog.register", lambda _: signal.raise_signal(signal.SIGINT)
     )
     spec = str(EXAMPLES / "digits" / "model.yaml")
     monkeypatch.setattr(sys, "argv", ["requant", "model", "add", spec])

@@ -68,7 +68,7 @@ class Place:
 @pytest.fixture(scope="module")
 def seeded(shared_workspace: Settings) -> Path:
     """Register the digits with a day of traffic, to be copied."""
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(shared_workspace, "digits", 0, images(0.5, 1.0))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(300)
 def served(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Register the ranker and import a day of JSON Lines."""
     from flows.commands.imports import take_in
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("ranker")
     register(write_model(folder, ranker(), records(160)))
@@ -74,7 +74,7 @@ def test_its_champion_is_watched_on_what_users_send(served: Settings) -> None:
 def test_a_file_type_classifier_is_taken_from_its_package_as_it_is(
     workspace: Settings, tmp_path: Path
 ) -> None:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))[:20]]
     payloads: list[Record] = [{"bytes": np.array(magika_bytes(text), np.int32)} for text in texts]
@@ -102,7 +102,7 @@ def test_metrics_of_ones_own_and_labels_are_judged_in_the_loop(
     loop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.requantize import requantize
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     (tmp_path / "requant_rank.py").write_text(
         "def moved(before, after, labels, domains):\n"

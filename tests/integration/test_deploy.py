@@ -75,7 +75,7 @@ def deployed(
     server: tuple[str, str], stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
     """Deploy a model on a schedule of seconds by the command; settings alone point at all of it."""
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("deploy")
     before = dict(os.environ)
@@ -190,7 +190,7 @@ def test_the_doctor_writes_and_deletes_a_file_in_each_store(deployed: Settings) 
 def test_deploying_again_changes_nothing_and_drops_what_an_earlier_spec_scheduled(
     server: tuple[str, str], deployed: Settings, tmp_path: Path
 ) -> None:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     names = {one["id"]: one["name"] for one in ask(server, "deployments/filter")}
     shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
@@ -208,7 +208,7 @@ def test_a_machine_that_slept_wakes_up_to_one_run_of_a_model(
     """Nobody works on the pool: runs become late, and each new one stands in for those before."""
     from flows.orchestration.runtime import using
     from flows.schedules import drop_superseded, upcoming
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
     path = tmp_path / "digits" / "model.yaml"
@@ -256,7 +256,7 @@ def test_the_doctor_fails_where_a_server_creates_nothing_that_was_due(
     from flows.commands import doctor
     from flows.commands.deploy import deploy
     from flows.orchestration.runtime import server, using
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
     monkeypatch.setattr(schedules, "PATIENCE", timedelta(seconds=2))
@@ -283,7 +283,7 @@ def test_prefect_yaml_is_what_the_command_prints_for_the_shipped_models(
     workspace: Settings,
 ) -> None:
     from flows.commands.deploy import described
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     for model in ("digits", "minilm"):
         register(EXAMPLES / model / "model.yaml")

@@ -11,7 +11,7 @@ from prefect import Flow
 
 from flows.deployments import ON_DEMAND, all_deployments
 from infra.settings import Settings
-from tasks.models.registering import register
+from tasks.models.catalog import register
 from tests.integration.conftest import EXAMPLES
 
 

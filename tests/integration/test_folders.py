@@ -123,8 +123,7 @@ def test_a_preprocess_that_changed_since_registration_is_refused_until_it_is_add
     from flows.commands.imports import take_in
     from infra.errors import RequantError
     from tasks.models import catalog
-    from tasks.models.catalog import open_model
-    from tasks.models.registering import register
+    from tasks.models.catalog import open_model, register
     from tasks.preprocess import prepare
 
     own = tmp_path / "requant_halved.py"

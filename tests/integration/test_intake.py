@@ -39,7 +39,7 @@ def served(
 ) -> Iterator[tuple[Settings, Path]]:
     """Register the digits with three sources that are not there yet; return its spec's folder."""
     from flows.orchestration.runtime import using
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(EXAMPLES / "digits", folder / "digits")
@@ -259,7 +259,7 @@ def test_a_model_without_sources_and_a_source_that_is_a_file_are_refused(
     served: tuple[Settings, Path], tmp_path: Path
 ) -> None:
     from flows.intake import intake
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     _, folder = served
     shutil.copytree(folder, tmp_path / "digits")

@@ -51,7 +51,7 @@ def golden_cases() -> list[GoldenCase]:
 
 @pytest.fixture(scope="module")
 def language(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = write_folder(tmp_path_factory.mktemp("language"), "llama")
     pool = [
@@ -179,7 +179,7 @@ def test_an_int8_cache_is_judged_through_the_cache(language: Settings) -> None:
 
 def test_a_folder_that_is_no_language_model_is_refused(tmp_path: Path, language: Settings) -> None:
     from infra.errors import BadInput
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     write(tmp_path / "calibration.parquet", [CorpusRow("1", Payload(text="a"), "docs", "en")])
     (tmp_path / "golden.parquet").write_bytes(write_golden(golden_cases()))

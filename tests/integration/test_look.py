@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture(scope="module")
 def digits(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     from flows.maintenance import maintenance
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("digits") / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def digits(loop: Settings) -> Settings:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))

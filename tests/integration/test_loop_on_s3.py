@@ -45,7 +45,7 @@ def on_s3(tmp_path: Path, prefect_server: tuple[str, str]) -> Iterator[Settings]
 def test_a_champion_is_built_kept_and_recalibrated_from_a_bucket(on_s3: Settings) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(on_s3, "digits", 0, images(0.5, 1.0))

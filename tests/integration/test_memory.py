@@ -19,7 +19,7 @@ from onnx import helper
 
 from infra.errors import Unavailable
 from infra.settings import Settings
-from tasks.models.registering import register
+from tasks.models.catalog import register
 from tests import graphs
 from tests.integration.conftest import EXAMPLES, images
 

@@ -16,7 +16,7 @@ def ran(loop: Settings) -> Settings:
     """Run to a champion, a kept window, and a second version that waits."""
     from flows.maintenance import maintenance
     from flows.requantize import requantize
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))

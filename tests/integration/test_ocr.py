@@ -17,9 +17,9 @@ SPEC: Path = EXAMPLES / "ocr" / "model.yaml"
 def test_it_is_registered_as_shipped_and_reads_what_was_rendered(workspace: Settings) -> None:
     from tasks.metrics.custom.labelled import character_error_rate
     from tasks.metrics.custom.options import Options
+    from tasks.models.catalog import register
     from tasks.models.custom.inputs import run_records
     from tasks.models.inputs import record_inputs
-    from tasks.models.registering import register
 
     model = register(SPEC)
     options = Options(charset=model.charsets["cer"])
@@ -39,7 +39,7 @@ def test_the_other_networks_are_registered_as_shipped_and_right(
     workspace: Settings, network: str, least: float
 ) -> None:
     from tasks.drift.detectors.labelled import golden_correct, live
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     model = register(EXAMPLES / "ocr" / network / "model.yaml")
     assert golden_correct(model, ()).mean() > least
@@ -50,7 +50,7 @@ def test_the_other_networks_are_registered_as_shipped_and_right(
 def test_its_int8_is_judged_by_its_character_error_rate(loop: Settings) -> None:
     from flows.outcomes import Status
     from flows.requantize import requantize
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(SPEC)
     serve(loop, "ocr", 0, requests(SHIPPED, 96, seed=6))

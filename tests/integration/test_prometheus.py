@@ -75,8 +75,8 @@ def ran(loop: Settings) -> Settings:
     from flows.outcomes import Status
     from flows.reconcile import reconcile
     from flows.requantize import requantize
+    from tasks.models.catalog import register
     from tasks.models.corpus import read_corpus
-    from tasks.models.registering import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))

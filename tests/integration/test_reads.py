@@ -42,7 +42,7 @@ def climbed(loop: Settings) -> Counter[str]:
     """Climb to a first champion, and return what was read."""
     from flows.maintenance import maintenance
     from flows.outcomes import Status
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))

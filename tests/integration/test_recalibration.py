@@ -54,7 +54,7 @@ def released(workspace: Settings, candidate: CandidateRef) -> ReleaseRef:
 def test_measured_losses_survive_a_recalibration_of_the_same_weights_alone(
     workspace: Settings, tmp_path: Path
 ) -> None:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
     from tasks.quantization.steps import measure_sensitivity, observe, write_graph
 
     folder = tmp_path / "digits"

@@ -28,8 +28,7 @@ from infra.canonical import canonical, sha256
 from infra.cluster import Mapper, open_mapper
 from infra.errors import Tampered
 from infra.settings import NONE, Settings, settings
-from tasks.models.catalog import RegisteredModel
-from tasks.models.registering import register
+from tasks.models.catalog import RegisteredModel, register
 from tasks.observation.archive import dump_observation
 from tasks.observation.observer import Observer
 from tasks.observation.shards import observe_shards

@@ -96,7 +96,7 @@ def champions(
     def made(example: str) -> Path:
         from flows.maintenance import maintenance
         from flows.outcomes import Status
-        from tasks.models.registering import register
+        from tasks.models.catalog import register
 
         folder = tmp_path_factory.mktemp(example)
         for _ in pointed_at(folder):

@@ -25,7 +25,7 @@ def client(shared_workspace: Settings) -> Iterator[SyncPrefectClient]:
     """Open a client of a server that holds our deployments and creates no runs by itself."""
     from flows.deployments import all_deployments
     from flows.orchestration.runtime import server, using
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     with (

@@ -57,7 +57,7 @@ def camera(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Three weeks until a bright Saturday, on which a champion was built."""
     from flows.maintenance import maintenance
     from flows.outcomes import Status
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("camera") / "digits"
     shutil.copytree(EXAMPLES / "digits", folder)

@@ -27,7 +27,7 @@ def heard(place: Place, domain: str) -> list[Request]:
 
 @pytest.fixture(scope="module")
 def speech(loop: Settings) -> Settings:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "speech" / "model.yaml")
     serve(loop, "digits-spoken", 0, heard(Place(1.0, 40.0), "studio"))

@@ -16,7 +16,7 @@ SCENARIO = EXAMPLES / "scenarios" / "exposure-sudden.yaml"
 @pytest.fixture(scope="module")
 def digits(shared_workspace: Settings) -> Settings:
     """Register the digit classifier in a workspace."""
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "digits" / "model.yaml")
     return shared_workspace

@@ -59,7 +59,7 @@ def test_traffic_without_domain_or_language_is_promoted_looked_at_and_shown(
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from flows.queries.views import history
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
     from tasks.promotion.ledger import EntryKind
 
     register(EXAMPLES / example / "model.yaml")
@@ -102,7 +102,7 @@ def test_a_budget_that_the_golden_cases_cannot_prove_builds_nothing_however_ofte
 ) -> None:
     from flows.maintenance import maintenance
     from flows.outcomes import Status
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     shutil.copytree(EXAMPLES / "digits", tmp_path / "nowhere")
     spec = yaml.safe_load((tmp_path / "nowhere" / "model.yaml").read_text())

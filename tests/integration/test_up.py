@@ -118,7 +118,7 @@ def spec(folder: Path, schedule: str, name: str = "digits") -> Path:
 @pytest.fixture(scope="module")
 def up(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Start everything in a workspace with a model that is maintained every few seconds."""
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     folder = tmp_path_factory.mktemp("up")
     register(spec(folder / "often", "{slug: often, interval: 10}"))
@@ -192,7 +192,7 @@ def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
 def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(
     up: Up, tmp_path: Path
 ) -> None:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(
         spec(tmp_path, "{slug: weekly, cron: '0 3 * * 1', timezone: Europe/Berlin}", name="later")
@@ -326,7 +326,7 @@ def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path:
     from flows.deployments import trigger
     from flows.orchestration.orders import signed_order
     from flows.orchestration.runtime import using
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
     from tasks.promotion import journal
     from tasks.promotion.ledger import EntryKind
 

@@ -33,7 +33,7 @@ def seen(exposure: float, blur: float, domain: str, *, labelled: bool = True) ->
 
 @pytest.fixture(scope="module")
 def vision(loop: Settings) -> Settings:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(EXAMPLES / "vision" / "model.yaml")
     serve(loop, "shapes", 0, seen(0.5, 0.0, "indoor"))

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained_on(folder: Path) -> None:
     """Register the model with slightly other weights."""
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     weights = load_file(folder / "weights.safetensors")
     name = max(weights, key=lambda one: weights[one].size)
@@ -39,7 +39,7 @@ def test_changed_weights_are_told_by_their_digest_and_the_champion_is_rebuilt(
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from flows.queries.explain import explain
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     register(folder / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))
@@ -153,7 +153,7 @@ def test_a_model_without_traffic_is_told_to_have_none(loop: Settings, folder: Pa
     from flows.maintenance import maintenance
     from flows.outcomes import Status
     from flows.queries.explain import explain
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     spec = (folder / "model.yaml").read_text().replace("name: digits", "name: unused")
     (folder / "unused.yaml").write_text(spec)

@@ -14,7 +14,7 @@ Damage = Callable[[Path], object]
 
 
 def register_two(folder: Path) -> None:
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
     from tasks.promotion import journal
     from tasks.promotion.ledger import EntryKind, body
 

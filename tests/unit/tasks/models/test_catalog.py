@@ -14,8 +14,7 @@ from onnx import helper
 
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
-from tasks.models.catalog import RegisteredModel, open_model
-from tasks.models.registering import register
+from tasks.models.catalog import RegisteredModel, open_model, register
 from tasks.specs.registration import model_names
 from tests import graphs
 

@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infra.errors import BadInput
 from infra.settings import Settings
-from tasks.models.catalog import RegisteredModel
-from tasks.models.registering import register
+from tasks.models.catalog import RegisteredModel, register
 from tests.custom_models import write_model
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)

@@ -66,7 +66,7 @@ def test_a_model_with_such_a_schedule_is_not_registered(
 ) -> None:
     import shutil
 
-    from tasks.models.registering import register
+    from tasks.models.catalog import register
 
     shutil.copytree(EXAMPLES / "digits", tmp_path / "digits")
     path = tmp_path / "digits" / "model.yaml"

@@ -1,6 +1,5 @@
-"""From a spec to a registered model: exported, checked, and stored under its digest."""
+"""What is stored of a model when it is registered: collected from its spec, and checked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +8,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from infra.canonical import canonical, sha256
 from infra.engines import open_target
 from infra.engines.port import Engine
-from infra.errors import AlreadyExists, BadInput
+from infra.errors import BadInput
 from infra.settings import settings
 from infra.sources import fetch
-from infra.stores import layout
 from tasks.graphs.canonical.held import require_same
 from tasks.graphs.coverage import coverage
 from tasks.graphs.operators import require_buildable, require_operators
 from tasks.graphs.sites import Site, find_sites
 from tasks.metrics.custom.trusted import require_metrics
-from tasks.models.catalog import (
-    CHARSETS,
-    CLASSES,
-    FULL_PRECISION,
-    LAYOUT,
-    TOKENIZER,
-    RegisteredModel,
-    open_model,
-)
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
 from tasks.models.custom.inputs import (
@@ -48,53 +36,25 @@ from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, prototypes
 from tasks.records import GoldenSet, Request
-from tasks.specs.registration import (
-    use_digest,
-)
-from tasks.specs.schedule import require_schedulable
-from tasks.specs.sources import require_folders
-from tasks.specs.spec import ModelSpec, Task, load_spec
+from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.tensors import dump_layout, parse_layout
 from tasks.specs.traits import TRAITS
 
+FULL_PRECISION = "reference.onnx"
+TOKENIZER = "tokenizer.json"
+CLASSES = "classes.safetensors"
+"""Of an image encoder; empty where the data hold no labels."""
+LAYOUT = "inputs.json"
+"""What a model of a custom task reads."""
+CHARSETS = "charsets.json"
+"""Of a custom task's metrics that read text."""
 HELD_CASES = 16
 """Golden cases on which a graph is compared with the file that it was made from."""
 
 
-def register(spec_path: Path) -> RegisteredModel:
-    """Read the spec, export the source to ONNX, check golden set and pool, and store them all.
-
-    Registering the same content again changes nothing.
-
-    Raises:
-        BadInput: for whatever is wrong, before anything is stored.
-    """
-    spec = load_spec(spec_path)
-    require_schedulable(spec.schedule, where=str(spec_path))
-    base = spec_path.resolve().parent
-    require_folders(spec.sources, base)
-    store = settings().store()
-    files, untouched = _collect(spec, spec_path, settings().root / "cache" / spec.name)
-    digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
-    _check(spec, files, untouched)
-    replay = _replay(spec, base)
-    for name, data in files.items():
-        try:
-            store.create(layout.registration_file(spec.name, digest, name), data)
-        except AlreadyExists:
-            continue  # the key names the content
-    if replay is None:
-        store.delete(layout.replay(spec.name))
-    else:
-        store.put(layout.replay(spec.name), replay)
-    store.put(
-        layout.spec_folder(spec.name), json.dumps({"version": 1, "folder": str(base)}).encode()
-    )
-    use_digest(spec.name, digest)
-    return open_model(spec.name)
-
-
-def _collect(spec: ModelSpec, spec_path: Path, cache: Path) -> tuple[dict[str, bytes], Path | None]:
+def collect_files(
+    spec: ModelSpec, spec_path: Path, cache: Path
+) -> tuple[dict[str, bytes], Path | None]:
     """Return what is stored of a model, and the ONNX file that it came as, if it did."""
     base = spec_path.resolve().parent
     chosen = settings()
@@ -160,7 +120,7 @@ def _layout(spec: ModelSpec, files: Mapping[str, bytes]) -> bytes:
     return dump_layout(replace(layout, batch_axes=axes))
 
 
-def _replay(spec: ModelSpec, base: Path) -> bytes | None:
+def read_replay(spec: ModelSpec, base: Path) -> bytes | None:
     """Read the corpus to replay, if the spec names one and it is there.
 
     Nothing but simulations needs it.
@@ -232,7 +192,14 @@ def _read(path: Path, field: str) -> bytes:
         ) from exc
 
 
-def _check(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) -> None:
+def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | None) -> None:
+    """Raise `BadInput` for whatever would make a registration useless.
+
+    Args:
+        spec: The model's.
+        files: What is to be stored, by name.
+        untouched: The ONNX file that the graph was made from, if it came as one.
+    """
     pool = read_corpus(files["pool.parquet"], where="data.calibration")
     golden = read_golden(files["golden.parquet"], files.get("safety_head"), where="golden")
     require_disjoint(pool, golden_contents(golden.cases))
