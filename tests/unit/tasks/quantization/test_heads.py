@@ -51,6 +51,7 @@ def test_a_network_without_a_head_and_a_layer_alone_keep_four_bits() -> None:
 def test_only_few_bits_learn_from_many_rows() -> None:
     assert {name for name, item in RECIPES.items() if item.learns_from_many} == {
         "int4-gptq",
+        "int4-gptq-a8",
         "int4-mixed",
         "int2-gptq",
     }
