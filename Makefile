@@ -41,7 +41,7 @@ test: check
 	sh tests/run.sh
 
 soak: setup
-	$(BIN)/python -m pytest tests/integration/test_scenarios.py tests/integration/test_unnamed_traffic.py -m 'soak or not soak'
+	$(BIN)/python -m pytest tests -m soak
 
 # On a host with packages of its own: `python3 -m pytest tests/gpu -ra -s` from this folder.
 test-gpu: setup

@@ -53,6 +53,7 @@ def test_greedy_tokens_are_those_of_transformers_for_200_prompts(small: Any, fam
     assert found == _by_transformers(made.model, prompts())
 
 
+@pytest.mark.soak
 def test_the_shipped_model_writes_the_tokens_of_transformers_for_200_golden_prompts(
     small: Any,
 ) -> None:
