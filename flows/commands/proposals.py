@@ -53,7 +53,7 @@ def propose_cases(model: str, wanted: int = CASES) -> Proposal:
         wanted: Cases that each domain and language of the traffic should have.
 
     Raises:
-        BadInput: without traffic, or where every group has its cases.
+        BadInput: without traffic, or where no named group lacks cases that traffic could give.
     """
     opened = open_model(model)
     rules, privacy = opened.spec.window, opened.spec.calibration.privacy
@@ -64,7 +64,8 @@ def propose_cases(model: str, wanted: int = CASES) -> Proposal:
         raise BadInput(
             f"nothing to propose for {model}: "
             + (
-                f"every domain and language of its newest {rules.hours} hours has {wanted} cases"
+                f"no new request of its newest {rules.hours} hours is of a named domain and "
+                f"language with fewer than {wanted} cases"
                 if drawn.requests
                 else "it has no traffic; bring some in with `requant traffic import`"
             )

@@ -90,7 +90,8 @@ def collect_files(
         graph = onnx.load_from_string(files[FULL_PRECISION])
         files[CHARSETS] = read_charsets(spec.metrics, graph, base)
     ready = folder if folder.is_file() else folder / READY
-    return files, ready if ready.is_file() else None
+    came_as_graph = ready.is_file() and not is_gguf(ready)
+    return files, ready if came_as_graph else None
 
 
 def _of_language(spec: ModelSpec, source: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """A small language model through the same loop: quantized, judged on answers, and watched."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from infra.errors import BadInput
 from infra.settings import Settings
 from tasks.models.golden import read_golden, write_golden
 from tasks.records import CaseKind, GoldenCase, Request, SampleRef, Verdict
+from tests.gguf_files import write_gguf
 from tests.integration.conftest import serve
 from tests.language_folders import write_folder
 
@@ -270,5 +272,23 @@ def test_golden_cases_are_proposed_from_traffic(language: Settings) -> None:
     answers = answer_golden(opened.reference, opened.inputs, golden)
     assert [case.label for case in new] == list(answers.values())
     assert read_golden(proposal.file, None, where="it").cases == proposal.cases
-    with pytest.raises(BadInput, match="every domain and language of its newest 24 hours has 1"):
+    with pytest.raises(BadInput, match="is of a named domain and language with fewer than 1 cases"):
         propose_cases("speaker", 1)
+
+
+def test_a_gguf_file_is_all_that_a_language_model_needs(language: Settings, tmp_path: Path) -> None:
+    from tasks.models.catalog import open_model, register, spec_folder
+    from tasks.models.inputs import language_inputs
+
+    (tmp_path / "folder").mkdir()
+    folder = write_folder(tmp_path / "folder", "llama")
+    write_gguf(folder, tmp_path / "small.gguf")
+    for name in ("calibration.parquet", "golden.parquet"):
+        shutil.copy(spec_folder("speaker") / name, tmp_path)
+    described = {**_spec(), "name": "gguf", "source": "small.gguf", "targets": ["onnxruntime-cpu"]}
+    described["input"] = {"max_length": 32, "new_tokens": 8}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(described))
+    register(tmp_path / "model.yaml")
+    inputs = language_inputs(open_model("gguf").inputs)
+    [encoded] = inputs.read(["User: a\nAssistant: b"])
+    assert inputs.decode(encoded.ids).startswith("<user>a")

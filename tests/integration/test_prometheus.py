@@ -54,15 +54,15 @@ def process(*command: str, log: Path) -> Iterator[None]:
 
 def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
     """Return the first answer that is not empty."""
-    deadline = time.monotonic() + seconds
+    deadline, refusal = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
         try:
             if answer := ask():
                 return answer
-        except httpx.HTTPError:
-            pass
+        except httpx.HTTPError as error:
+            refusal = error
         time.sleep(0.3)
-    raise AssertionError(f"no answer within {seconds} s")
+    raise AssertionError(f"no answer within {seconds} s") from refusal
 
 
 @pytest.fixture(scope="module")
