@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,22 +67,25 @@ def _file(
 
 def _package(source: str) -> Path:
     name, _, inner = source.removeprefix("package:").partition("/")
-    if not _installed(name):
+    places = _places(name)
+    if not places:
         raise BadInput(
             f"source: package {name!r} is not installed; "
             "pip install 'requant[examples]' brings the examples'"
         )
-    folder = Path(str(files(name))) / inner
-    if not folder.is_dir():
+    folder = next((place / inner for place in places if (place / inner).is_dir()), None)
+    if folder is None:
         raise BadInput(f"source: package {name!r} has no folder {inner!r}")
     return folder
 
 
-def _installed(name: str) -> bool:
+def _places(name: str) -> list[Path]:
+    """Return the folders of an installed package, whose code is not run; none without it."""
     try:
-        return find_spec(name) is not None
+        spec = find_spec(name)
     except (ImportError, ValueError):  # the parent of a dotted name is missing; the name is empty
-        return False
+        return []
+    return [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
 
 
 def _emptied(cache: Path) -> Path:
