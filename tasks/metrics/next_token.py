@@ -5,6 +5,9 @@ Logits are [batch, tokens, vocabulary]: at each place, of the token that comes n
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +30,37 @@ def log_probabilities(logits: Logits, name: str) -> Logits:
         )
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+
+
+def scores_of_logits(
+    ids: NDArray[np.int64],
+    real: NDArray[np.bool_],
+    expected: Logits,
+    served: Logits,
+    counted: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Return `next_token_scores` of logits [batch, tokens, vocabulary], text by text on every core.
+
+    A vocabulary of 50,000 makes the arithmetic as dear as the model, and its temporary arrays as
+    large as several copies of the logits.
+
+    Raises:
+        BadInput: for logits that are not finite, or of two shapes.
+    """
+    require_same_shape(expected, served)
+
+    def scored(row: int) -> NDArray[np.float64]:
+        text = slice(row, row + 1)
+        return next_token_scores(
+            ids[text],
+            real[text],
+            log_probabilities(expected[text], "full precision"),
+            log_probabilities(served[text], "the candidate"),
+            None if counted is None else counted[text],
+        )
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        return np.concatenate(list(threads.map(scored, range(len(ids)))), axis=1)
 
 
 def next_token_scores(
