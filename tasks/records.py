@@ -131,7 +131,8 @@ class GateResult:
     direction: str  # "at least" or "at most"; "reported" of a figure that nothing judges
     count: int  # cases judged
     reason: str  # one sentence with the figures
-    measured: float | None = None  # of a ratio of costs: the candidate's own side, in bytes
+    # Of a ratio of costs: the candidate's own side, in bytes, seconds or tokens a second.
+    measured: float | None = None
 
     @property
     def reported(self) -> bool:
@@ -141,6 +142,16 @@ class GateResult:
 
 LAYER_PRECISION = "layer-precision"
 """The gate that holds what runs against the format that was asked for."""
+TTFT = "ttft-ratio"
+PREFILL_THROUGHPUT, DECODE_THROUGHPUT = "prefill-throughput-ratio", "decode-throughput-ratio"
+OF_GENERATION = (TTFT, PREFILL_THROUGHPUT, DECODE_THROUGHPUT)
+"""The gates on how fast a language model writes."""
+
+
+def _beside(gate: GateResult) -> tuple[str, str]:
+    """Return a candidate's own figure, and what it is of full precision's."""
+    ratio = "unknown" if gate.estimate is None else f"{gate.estimate.value:.2f} x"
+    return f"{gate.measured:.3g}", ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +175,19 @@ class GateReport:
     def layer_precision(self) -> GateResult | None:
         """Return what is known of what runs in what; None where no short format was asked for."""
         return next((gate for gate in self.gates if gate.metric == LAYER_PRECISION), None)
+
+    @property
+    def generation_speed(self) -> str | None:
+        """Say how fast a language model writes there, in absolute figures; None of another kind."""
+        gates = {gate.metric: gate for gate in self.gates if gate.measured is not None}
+        if not gates.keys() >= {*OF_GENERATION}:
+            return None
+        first, prefill, decode = (_beside(gates[metric]) for metric in OF_GENERATION)
+        return (
+            f"time to first token {first[0]} s ({first[1]}), prefill {prefill[0]} tokens/s "
+            f"({prefill[1]}), decode {decode[0]} tokens/s ({decode[1]}); of full precision's in "
+            "brackets"
+        )
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:

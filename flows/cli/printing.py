@@ -265,6 +265,8 @@ def outcome(result: Any) -> None:
     for report in result.candidates[-1].reports if result.candidates else ():
         if report.layer_precision is not None:
             console.print(f"{report.target}  {escape(report.layer_precision.reason)}")
+        if report.generation_speed is not None:
+            console.print(f"{report.target}  {report.generation_speed}")
     for diagnostic in result.candidates[-1].diagnostics if result.candidates else ():
         console.print(f"note  {escape(diagnostic)}")
     for note in result.notes:

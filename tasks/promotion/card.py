@@ -91,6 +91,11 @@ def about_version(
             for report in reports
             if report.layer_precision is not None
         ),
+        *(
+            f"- {report.target}: {report.generation_speed}"
+            for report in reports
+            if report.generation_speed is not None
+        ),
         f"- calibrated on set `{candidate.calibration[:SHORT]}`{drawn}",
         f"- champion before: {before}",
         f"- release `{release[:SHORT]}`",

@@ -122,6 +122,11 @@ class Budgets(_SpecModel):
     fp16_latency_ratio: float = Field(default=1.0, gt=0)
     fp16_size_ratio: float | None = Field(default=None, gt=0)  # None: reported, not judged
     fp16_peak_memory_ratio: float | None = Field(default=None, gt=0)  # likewise
+    # Of a language model, one prompt at a time, candidate / full precision; None: reported, not
+    # judged.
+    ttft_ratio: float | None = Field(default=None, gt=0)  # time to first token, at most
+    prefill_throughput_ratio: float | None = Field(default=None, gt=0)  # tokens a second, at least
+    decode_throughput_ratio: float | None = Field(default=None, gt=0)  # likewise, while it writes
     int8_fraction: float = Field(
         default=0.8, ge=0, le=1
     )  # of the multiply-accumulates asked for in INT8, what at least has to run in it
@@ -134,6 +139,8 @@ class Budgets(_SpecModel):
     quality: tuple[QualityBudget, ...] = Field(min_length=1)
 
 
+OF_GENERATION = ("ttft_ratio", "prefill_throughput_ratio", "decode_throughput_ratio")
+"""Budgets of language models alone."""
 CONTROLS = frozenset({"accuracy", "recall", "exact-match", "word-accuracy"})
 """What full precision is held to, as the task has it; a custom task has metrics of its own."""
 
@@ -319,6 +326,16 @@ class ModelSpec(_SpecModel):
                     f"budgets.quality: {self.task} has no metric {rule.metric}; allowed here: "
                     f"{', '.join(sorted(allowed))}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _speeds_fit_task(self) -> Self:
+        bounded = [name for name in OF_GENERATION if getattr(self.budgets, name) is not None]
+        if bounded and self.task is not Task.CAUSAL_LM:
+            raise ValueError(
+                f"budgets.{bounded[0]} is about writing tokens, which {self.task} does not do: "
+                "leave it out, and bound latency_ratio"
+            )
         return self
 
     def _require_control(self, metric: str) -> None:

@@ -1,4 +1,7 @@
-"""What a candidate costs, as ratios to full precision: latency, size, peak memory."""
+"""What a candidate costs, as ratios to full precision.
+
+Latency, size and peak memory of every model; of a language model how fast it writes.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,21 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.metrics.intervals import median_interval
-from tasks.records import GateResult, Interval, Verdict
+from tasks.models.language.speed import PairedGeneration
+from tasks.records import (
+    DECODE_THROUGHPUT,
+    PREFILL_THROUGHPUT,
+    TTFT,
+    GateResult,
+    Interval,
+    Verdict,
+)
 from tasks.specs.groups import ALL
 from tasks.specs.spec import Budgets
-from tasks.validation.gates import AT_MOST, SHOWN
+from tasks.validation.gates import AT_LEAST, AT_MOST, SHOWN
 from tasks.validation.latency import PairedLatency
 
 MINIMUM_ROUNDS = 10
@@ -111,30 +123,95 @@ def latency_gate(
     """
     if latency is None:
         return _unmeasured(metric, budget)
-    ratios = latency.ratios
+    return _timed_gate(metric, latency.ratios, budget, AT_MOST)
+
+
+def generation_gates(measured: PairedGeneration, budgets: Budgets) -> tuple[GateResult, ...]:
+    """Return `ttft-ratio`, `prefill-throughput-ratio` and `decode-throughput-ratio`.
+
+    Time to first token may be at most so many times full precision's, and tokens a second have to
+    be at least so many times. What the spec does not bound is reported and not judged.
+    """
+    work, before, after = measured.workload, measured.reference, measured.candidate
+    read, written = len(work.longest), work.steps
+    return (
+        _time_to_first_token(measured, budgets.ttft_ratio),
+        _throughput_gate(
+            PREFILL_THROUGHPUT,
+            read,
+            before.prefill,
+            after.prefill,
+            budgets.prefill_throughput_ratio,
+        ),
+        _throughput_gate(
+            DECODE_THROUGHPUT, written, before.decode, after.decode, budgets.decode_throughput_ratio
+        ),
+    )
+
+
+def _time_to_first_token(measured: PairedGeneration, budget: float | None) -> GateResult:
+    before, after = measured.reference.first_token, measured.candidate.first_token
+    figures = (
+        f"{np.median(after):.3g} s where full precision takes {np.median(before):.3g} s, "
+        f"after a prompt of {len(measured.workload.prompt)} tokens"
+    )
+    gate = _timed_gate(TTFT, _ratios(after, before), budget or 0.0, AT_MOST, figures)
+    return _bounded(replace(gate, measured=float(np.median(after))), budget)
+
+
+def _throughput_gate(
+    metric: str,
+    tokens: int,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    budget: float | None,
+) -> GateResult:
+    """Judge tokens a second, from the seconds that so many tokens took in each round, [R]."""
+    served, full = (float(tokens / np.median(side)) for side in (after, before))
+    figures = (
+        f"{served:.3g} tokens a second where full precision has {full:.3g}, "
+        f"{tokens} tokens at a time"
+    )
+    gate = _timed_gate(metric, _ratios(before, after), budget or 0.0, AT_LEAST, figures)
+    return _bounded(replace(gate, measured=served), budget)
+
+
+def _ratios(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(over / under)
+
+
+def _bounded(gate: GateResult, budget: float | None) -> GateResult:
+    return _reported(gate) if budget is None else gate
+
+
+def _timed_gate(
+    metric: str, ratios: NDArray[np.float64], budget: float, direction: str, figures: str = ""
+) -> GateResult:
+    """Judge the median of paired ratios [R]; `figures` are both sides' own."""
     if not (np.isfinite(ratios).all() and (ratios > 0).all()):
-        return _gate(
-            metric,
-            Verdict.ERROR,
-            None,
-            budget,
-            ratios.size,
-            "a timing is zero, negative or not a number",
-        )
+        reason = "a timing is zero, negative or not a number"
+        return _gate(metric, Verdict.ERROR, None, budget, ratios.size, reason, direction)
     if ratios.size < MINIMUM_ROUNDS:
         reason = f"only {ratios.size} rounds were timed, and {MINIMUM_ROUNDS} are needed"
-        return _gate(metric, Verdict.INCONCLUSIVE, None, budget, ratios.size, reason)
+        return _gate(metric, Verdict.INCONCLUSIVE, None, budget, ratios.size, reason, direction)
     estimate = median_interval(ratios)
     reason = (
         f"median {estimate.value:.3g} (95 % interval {estimate.low:.3g} to {estimate.high:.3g})"
     )
-    return _gate(metric, _latency_verdict(estimate, budget), estimate, budget, ratios.size, reason)
+    verdict = _timed_verdict(estimate, budget, direction)
+    text = f"{reason}, {figures}" if figures else reason
+    return _gate(metric, verdict, estimate, budget, ratios.size, text, direction)
 
 
-def _latency_verdict(estimate: Interval, budget: float) -> Verdict:
-    if estimate.value <= budget:
+def _timed_verdict(estimate: Interval, budget: float, direction: str) -> Verdict:
+    if direction == AT_MOST:
+        keeps, breaks = estimate.value <= budget, estimate.low > budget
+    else:
+        keeps, breaks = estimate.value >= budget, estimate.high < budget
+    if keeps:
         return Verdict.PASSED
-    return Verdict.FAILED if estimate.low > budget else Verdict.INCONCLUSIVE
+    return Verdict.FAILED if breaks else Verdict.INCONCLUSIVE
 
 
 def _pair_gate(metric: str, pair: CostPair | None, budget: float) -> GateResult:
@@ -162,7 +239,13 @@ def _unmeasured(metric: str, budget: float) -> GateResult:
 
 
 def _gate(
-    metric: str, verdict: Verdict, estimate: Interval | None, budget: float, count: int, reason: str
+    metric: str,
+    verdict: Verdict,
+    estimate: Interval | None,
+    budget: float,
+    count: int,
+    reason: str,
+    direction: str = AT_MOST,
 ) -> GateResult:
-    text = f"{metric}: {reason}; the budget is {AT_MOST} {budget:g}"
-    return GateResult(metric, ALL, True, verdict, estimate, budget, AT_MOST, count, text)
+    text = f"{metric}: {reason}; the budget is {direction} {budget:g}"
+    return GateResult(metric, ALL, True, verdict, estimate, budget, direction, count, text)

@@ -19,15 +19,19 @@ from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
 from tasks.models.catalog import RegisteredModel, open_model
+from tasks.models.inputs import language_inputs
+from tasks.models.language.speed import paired_generation, typical_workload
 from tasks.models.source_files import FULL_PRECISION
 from tasks.numerics.formats import NumberFormat
 from tasks.records import CandidateRef, EngineRef, GateReport, GateResult, Verdict
+from tasks.specs.traits import Task
 from tasks.validation.costs import (
     CostPair,
     Costs,
     cost_gates,
     fp16_gates,
     fp16_unmeasured,
+    generation_gates,
     size_gate,
 )
 from tasks.validation.gates import error_gate, unexecuted
@@ -38,7 +42,9 @@ from tasks.validation.shards import GoldenEngine
 
 LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
-RULES = 4
+GENERATION_ROUNDS = (15, 60)
+"""The same of a language model that writes."""
+RULES = 5
 """Version of how gates bind: a verdict under others is not taken up."""
 
 
@@ -159,6 +165,7 @@ def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[
     )
     gates = _timed_costs(model, engine, feeds, _size(model, built), memory)
     gates += _beside_fp16(model, built, engine, memory.candidate)
+    gates += _generation_costs(model, engine)
     if built.candidate.quantized_share > 0:
         return gates
     # The fallback to full precision is chosen because nothing cheaper is safe: its costs are
@@ -174,6 +181,23 @@ def _timed_costs(
         latency = paired_engines(model.reference, engine, feeds, rounds=rounds)
         gates = cost_gates(Costs(latency, size, memory), model.spec.budgets)
         if all(gate.verdict is not Verdict.INCONCLUSIVE for gate in gates):
+            break
+    return gates
+
+
+def _generation_costs(model: RegisteredModel, engine: Engine) -> tuple[GateResult, ...]:
+    """Measure how fast a language model writes; nothing of another kind."""
+    if model.spec.task is not Task.CAUSAL_LM:
+        return ()
+    inputs = language_inputs(model.inputs)
+    workload = typical_workload(inputs, [str(case.payload) for case in model.golden.cases])
+    gates: tuple[GateResult, ...] = ()
+    for rounds in GENERATION_ROUNDS:
+        measured = paired_generation(
+            model.reference, engine, inputs.layout, workload, rounds=rounds
+        )
+        gates = generation_gates(measured, model.spec.budgets)
+        if not any(gate.binding and gate.verdict is Verdict.INCONCLUSIVE for gate in gates):
             break
     return gates
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra import telemetry
 from infra.errors import BadInput
-from tasks.records import GateReport, GateResult, Interval, Verdict
+from tasks.records import OF_GENERATION, GateReport, GateResult, Interval, Verdict
 
 _ORDER = (
     Verdict.ERROR,
@@ -26,7 +26,13 @@ _ORDER = (
 
 
 _OF_THE_MACHINE = frozenset(
-    {"latency-ratio", "peak-memory-ratio", "fp16-latency-ratio", "fp16-peak-memory-ratio"}
+    {
+        "latency-ratio",
+        "peak-memory-ratio",
+        "fp16-latency-ratio",
+        "fp16-peak-memory-ratio",
+        *OF_GENERATION,
+    }
 )
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.records import GateReport, Verdict
+from tasks.models.language.speed import GenerationTimes, PairedGeneration, Workload
+from tasks.records import OF_GENERATION, GateReport, Verdict
 from tasks.specs.spec import Budgets, QualityBudget
 from tasks.validation.costs import (
     CostPair,
@@ -11,6 +12,7 @@ from tasks.validation.costs import (
     cost_gates,
     fp16_gates,
     fp16_unmeasured,
+    generation_gates,
     latency_gate,
 )
 from tasks.validation.latency import PairedLatency
@@ -119,3 +121,42 @@ def test_without_an_fp16_engine_nothing_is_said_about_the_candidate() -> None:
     (gate,) = fp16_unmeasured("it was refused", BUDGETS)
     assert (gate.binding, gate.verdict) == (False, Verdict.INCONCLUSIVE)
     assert "no FP16 engine to compare with: it was refused" in gate.reason
+
+
+def generation(faster: float, rounds: int = 15) -> PairedGeneration:
+    """Return full precision and a candidate so many times as fast."""
+    seconds = [np.full(rounds, second) for second in (0.3, 0.5, 0.4)]
+    return PairedGeneration(
+        Workload(tuple(range(40)), tuple(range(100)), 8),
+        GenerationTimes(*seconds),
+        GenerationTimes(*(part / faster for part in seconds)),
+    )
+
+
+def test_how_fast_a_language_model_writes_is_reported_unless_the_spec_bounds_it() -> None:
+    gates = generation_gates(generation(2.0), BUDGETS)
+    assert [gate.metric for gate in gates] == [*OF_GENERATION]
+    assert all(gate.reported and not gate.binding for gate in gates)
+    assert [gate.measured for gate in gates] == pytest.approx([0.15, 400, 40])
+    assert gates[2].reason == (
+        "decode-throughput-ratio: median 2 (95 % interval 2 to 2), 40 tokens a second where full "
+        "precision has 20, 8 tokens at a time, reported and not judged"
+    )
+    assert GateReport("t", gates).generation_speed == (
+        "time to first token 0.15 s (0.50 x), prefill 400 tokens/s (2.00 x), decode 40 tokens/s "
+        "(2.00 x); of full precision's in brackets"
+    )
+
+
+@pytest.mark.parametrize(("faster", "verdict"), [(2.0, Verdict.PASSED), (1.2, Verdict.FAILED)])
+def test_a_bound_on_how_fast_it_writes_binds(faster: float, verdict: Verdict) -> None:
+    bounds = {"ttft_ratio": 0.6, "prefill_throughput_ratio": 1.5, "decode_throughput_ratio": 1.5}
+    gates = generation_gates(generation(faster), BUDGETS.model_copy(update=bounds))
+    assert {gate.verdict for gate in gates} == {verdict}
+    assert all(gate.binding for gate in gates)
+    assert "the budget is at least 1.5" in gates[1].reason
+
+
+def test_too_few_rounds_of_writing_are_inconclusive() -> None:
+    bounded = BUDGETS.model_copy(update={"decode_throughput_ratio": 1.0})
+    assert generation_gates(generation(2.0, 3), bounded)[2].verdict is Verdict.INCONCLUSIVE
