@@ -9,9 +9,9 @@ from flows.outcomes import JudgedCandidate
 from infra.cluster import InProcess, open_mapper
 from infra.errors import BadInput, Refused
 from infra.settings import NONE
-from tasks.models.catalog import where_spread
+from tasks.models.catalog import RegisteredModel, where_spread
 from tasks.quantization import steps as quantization_steps
-from tasks.quantization.measuring import loss_left
+from tasks.quantization.measuring import least_size_ratio, loss_left
 from tasks.quantization.recipe.ladder import (
     Search,
     chooses_sites,
@@ -20,7 +20,15 @@ from tasks.quantization.recipe.ladder import (
 )
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, cheapest
-from tasks.records import CandidateRef, EngineRef, GateReport, ReleaseRef, SampleRef, Verdict
+from tasks.records import (
+    OF_GENERATION,
+    CandidateRef,
+    EngineRef,
+    GateReport,
+    ReleaseRef,
+    SampleRef,
+    Verdict,
+)
 from tasks.specs.spec import ModelSpec
 from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_metrics
@@ -29,7 +37,7 @@ from tasks.validation.shards import ANYWHERE
 REFUSED = frozenset({Verdict.FAILED, Verdict.ERROR, Verdict.SUSPICIOUS})
 COSTS = frozenset(
     f"{of}{kind}-ratio" for of in ("", "fp16-") for kind in ("latency", "size", "peak-memory")
-)
+) | frozenset(OF_GENERATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,27 @@ class ClimbInputs:
     champion: ReleaseRef | None
     served: tuple[str, ...]  # groups of the traffic
     allow_scale_change: bool = False
+
+
+def within_size(
+    model: RegisteredModel, ladder: Sequence[Recipe]
+) -> tuple[Sequence[Recipe], str | None]:
+    """Leave out what no engine can keep `budgets.size_ratio` with, by its weights alone.
+
+    Returns:
+        What is left of a ladder; and where no quantized recipe is, a sentence that says so.
+    """
+    budget = model.spec.budgets.size_ratio
+    least = {item.name: least_size_ratio(model, item) for item in ladder if item.quantized}
+    left = [item for item in ladder if least.get(item.name, 0.0) <= budget]
+    if not least or any(item.quantized for item in left):
+        return left, None
+    name = min(least, key=lambda item: least[item])
+    return left, (
+        f"no candidate could be promoted: {name}, the smallest of those to try, takes at least "
+        f"{least[name]:.3g} of full precision's bytes for its weights alone, and "
+        f"budgets.size_ratio is {budget:g}: raise it, then run `requant model add` again"
+    )
 
 
 def climb_ladder(

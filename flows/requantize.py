@@ -7,7 +7,16 @@ from typing import Literal
 
 from prefect.exceptions import TerminationSignal
 
-from flows.climbing import Climbed, ClimbInputs, chosen, climb_ladder, figures, limits, passes
+from flows.climbing import (
+    Climbed,
+    ClimbInputs,
+    chosen,
+    climb_ladder,
+    figures,
+    limits,
+    passes,
+    within_size,
+)
 from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, orchestrated, run_id
@@ -133,13 +142,6 @@ def _build(
             examination.obstacles[0],
             notes=(*examination.obstacles[1:], *examination.notes),
         )
-    reason = examination.noted(reason)
-    progress.step("profiling the window's traffic", 0.02)
-    frozen = profiles_steps.freeze_traffic(sample)
-    progress.step("composing the calibration set", 0.05)
-    calibration = sampling_steps.compose_calibration_set(model, sample, champion)
-    progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
-    observation = quantization_steps.observe(calibration)
     ladder = climb(
         recipe=recipe,
         deployed=deployed_graph(champion, len(registered.sites)),
@@ -150,6 +152,17 @@ def _build(
         search=search,
         ask=builder_question(registered.sites),
     )
+    if recipe is None:  # one that a person named is built, and refused by its gates
+        ladder, too_large = within_size(registered, ladder)
+        if too_large:
+            return RunOutcome(model, Status.INCONCLUSIVE, too_large, notes=examination.notes)
+    reason = examination.noted(reason)
+    progress.step("profiling the window's traffic", 0.02)
+    frozen = profiles_steps.freeze_traffic(sample)
+    progress.step("composing the calibration set", 0.05)
+    calibration = sampling_steps.compose_calibration_set(model, sample, champion)
+    progress.step(f"observing {calibration.rows} requests at {len(registered.sites)} sites", 0.1)
+    observation = quantization_steps.observe(calibration)
     material = ClimbInputs(calibration, observation, champion, sample.groups, allow_scale_change)
     climbed = climb_ladder(material, ladder, registered.spec.targets, search, progress)
     measured = [figures(step, registered.spec) for step in climbed]

@@ -7,6 +7,7 @@ from infra.errors import BadInput
 from infra.identifiers import Key
 from infra.stores import layout
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
+from tasks.models.source_files import FULL_PRECISION
 from tasks.observation.ceilings import bounded, parse_ceilings
 from tasks.observation.finite import require_finite
 from tasks.observation.observer import SiteObservation
@@ -16,6 +17,7 @@ from tasks.quantization.pipeline.losses import measure_losses
 from tasks.quantization.pipeline.placement import remaining_loss
 from tasks.quantization.pipeline.tuning import deployed_choices, tuning_recipe
 from tasks.quantization.recipe.catalog import find_recipe
+from tasks.quantization.recipe.least_size import least_bytes
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.sensitivity.measure import Losses, spread
 from tasks.records import ReleaseRef, SampleRef
@@ -50,6 +52,11 @@ def observe_set(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, 
     ids = [request.request_id for request in requests]
     require_finite(model.sites, observed, ids, where=f"the calibration set of {model.name}")
     return bounded(observed, parse_ceilings(calibration.ceilings))
+
+
+def least_size_ratio(model: RegisteredModel, recipe: Recipe) -> float:
+    """Return what a recipe's engine takes at least, over the bytes of full precision's graph."""
+    return least_bytes(model.graph, model.sites, recipe) / len(model.file(FULL_PRECISION))
 
 
 def losses_key(

@@ -134,6 +134,18 @@ def _custom_scores(run: GoldenRun) -> CustomScores:
     return evaluate_custom(model.spec.metrics, functions, model.charsets, model.golden, outputs)
 
 
+def beside_itself(model: RegisteredModel) -> CustomScores | None:
+    """Measure a custom task's metrics on full precision's own outputs, as if a candidate's.
+
+    None of another task, whose metrics say the same of every model.
+    """
+    if model.spec.task is not Task.CUSTOM:
+        return None
+    outputs = CustomOutputs(model.golden_records, model.golden_records)
+    functions = metric_functions(model.spec.metrics)
+    return evaluate_custom(model.spec.metrics, functions, model.charsets, model.golden, outputs)
+
+
 def _scored_by_metrics(run: GoldenRun) -> Mapping[str, CaseScores]:
     measured = _custom_scores(run)
     for exc in measured.failures.values():

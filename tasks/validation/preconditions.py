@@ -22,6 +22,7 @@ from tasks.specs.custom import MetricSpec
 from tasks.specs.groups import ALL, DIMENSIONS, RARE, SERVED_FRACTION, reach, sizes_of
 from tasks.specs.spec import Budgets, ModelSpec, Task
 from tasks.validation.gates import metric_gates, safety_gate
+from tasks.validation.metrics.custom import CustomScores
 from tasks.validation.metrics.golden import CaseScores, evaluate
 from tasks.validation.metrics.language import OF_CACHE
 from tasks.validation.metrics.speech import SpeechOutputs, Transcript, evaluate_speech
@@ -57,6 +58,7 @@ def examine(
     served: Sequence[str],
     requests: Sequence[Request],
     why_not_here: Mapping[str, str | None],
+    beside_itself: CustomScores | None = None,
 ) -> Preconditions:
     """Say what stands in the way of every candidate, and what stays unjudged.
 
@@ -67,8 +69,9 @@ def examine(
         served: Groups that make up enough of the window; empty where nobody knows.
         requests: The window's sample, which tells how much of it a group is.
         why_not_here: Why a target's engines cannot run on this machine; None where they can.
+        beside_itself: What a custom task's metrics really say of full precision beside itself.
     """
-    gates = _gates_of_full_precision(spec, golden, classes, frozenset(served))
+    gates = _gates_of_full_precision(spec, golden, classes, frozenset(served), beside_itself)
     hopeless = gates if isinstance(gates, str) else _obstacle(gates)
     obstacles = [text for text in (_unrunnable(spec.name, why_not_here), hopeless) if text]
     lacking = reach(served, golden.cases).lacking
@@ -99,12 +102,18 @@ def weaknesses(
 
 
 def _gates_of_full_precision(
-    spec: ModelSpec, golden: GoldenSet, classes: Classes | None, served: frozenset[str]
+    spec: ModelSpec,
+    golden: GoldenSet,
+    classes: Classes | None,
+    served: frozenset[str],
+    beside_itself: CustomScores | None = None,
 ) -> tuple[GateResult, ...] | str:
     """Return the binding gates that full precision itself fails, or why nothing can be scored."""
+    for metric, exc in (beside_itself.failures if beside_itself else {}).items():
+        return f"{metric} cannot be measured, not even of full precision beside itself: {exc}"
     try:
         scores = (
-            _own(spec.metrics, golden)
+            _own(spec.metrics, golden, beside_itself)
             if spec.task is Task.CUSTOM
             else BESIDE_ITSELF[spec.task](golden, classes)
         )
@@ -226,8 +235,12 @@ def _answers(golden: GoldenSet, _: Classes | None) -> Mapping[str, CaseScores]:
     return {metric: values for metric, values in scores.items() if values.values.size}
 
 
-def _own(metrics: Sequence[MetricSpec], golden: GoldenSet) -> Mapping[str, CaseScores]:
+def _own(
+    metrics: Sequence[MetricSpec], golden: GoldenSet, beside_itself: CustomScores | None
+) -> Mapping[str, CaseScores]:
     """Score a spec's own metrics: what a function says of equal outputs, only it knows."""
+    if beside_itself is not None:
+        return beside_itself.scores
     scores = {}
     for metric in metrics:
         cases = np.arange(len(golden.cases))

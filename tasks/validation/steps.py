@@ -12,6 +12,7 @@ from tasks.step import step
 from tasks.traffic.storage.samples import read_requests
 from tasks.validation import preconditions
 from tasks.validation.gates import unbuilt
+from tasks.validation.golden_run import beside_itself
 from tasks.validation.judge import BuiltEngine, judge_built, report_unexecuted
 from tasks.validation.preconditions import Preconditions
 from tasks.validation.report import from_json, is_settled, to_json
@@ -29,7 +30,13 @@ def examine(window: SampleRef) -> Preconditions:
     }
     requests = read_requests(window.key)
     return preconditions.examine(
-        model.spec, model.golden, model.classes, window.groups, requests, why_not_here
+        model.spec,
+        model.golden,
+        model.classes,
+        window.groups,
+        requests,
+        why_not_here,
+        beside_itself(model),
     )
 
 

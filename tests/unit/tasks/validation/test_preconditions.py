@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infra.errors import BadInput
 from tasks.models.corpus import read_corpus
 from tasks.models.golden import read_golden
 from tasks.models.vision.classes import Classes
 from tasks.records import CaseKind, GoldenSet, Request
 from tasks.specs.groups import served_groups
 from tasks.specs.spec import ModelSpec, QualityBudget, load_spec
+from tasks.validation.metrics.custom import CustomScores
+from tasks.validation.metrics.golden import CaseScores
 from tasks.validation.preconditions import Preconditions, examine, weaknesses
 
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
@@ -184,3 +187,17 @@ def test_budgets_of_groups_that_nobody_sends_judge_nothing_which_is_told() -> No
     _, note = examined(only, golden, ("unknown", "unknown")).notes
     assert note.startswith("no quality was judged: the budgets are about domain=docs alone")
     assert examined(only, golden, ("docs", "en")).notes == ()
+
+
+def test_a_metric_that_full_precision_itself_fails_ends_the_run() -> None:
+    spec, golden = shipped("ocr")
+    everything = np.arange(len(golden.cases))
+    rule = "cer-increase"
+    worse = CustomScores({rule: CaseScores(np.full(everything.size, 0.9), everything)}, {})
+    unmeasurable = CustomScores({}, {rule: BadInput("its output is no text")})
+    for measured, reason in (
+        (worse, "full precision itself would not pass: "),
+        (unmeasurable, "not even of full precision beside itself: its output is no text"),
+    ):
+        found = examine(spec, golden, None, (), requests(("docs", "en")), HERE, measured)
+        assert reason in found.obstacles[0]

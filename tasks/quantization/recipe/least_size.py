@@ -1,0 +1,39 @@
+"""The fewest bytes that a recipe can leave of a graph's weights, known before anything is built."""
+
+from collections.abc import Sequence
+from math import prod
+
+import onnx
+
+from tasks.graphs.sites import Site
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.recipe.submodules import schemes_by_site
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+
+
+def least_bytes(model: onnx.ModelProto, sites: Sequence[Site], recipe: Recipe) -> int:
+    """Return a lower bound on the bytes of an engine: its weights alone, without scales.
+
+    Args:
+        model: The full-precision graph.
+        sites: Where it can be quantized.
+        recipe: What is to be done, every site counted as quantized.
+    """
+    schemes = schemes_by_site(recipe, tuple(sites))
+    bits = {
+        layer.weight: (schemes.get(site.name) or recipe.weights).format.bits
+        for site in sites
+        for layer in site.layers
+        if recipe.quantized
+    }
+    tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    total, counted = 0, set[int]()
+    for item in model.graph.initializer:
+        content = hash(item.raw_data)  # equal weights may be stored once
+        if item.data_type not in _FLOATS or content in counted:
+            continue
+        counted |= {content} if item.raw_data else set()
+        stored = bits.get(item.name, (recipe.tables if item.name in tables else recipe.rest).bits)
+        total += prod(item.dims) * min(stored, recipe.rest.bits) // 8
+    return total
