@@ -49,32 +49,37 @@ def smollm2(tokens: int) -> Subject:
     """Return the model, exported to read `tokens` tokens of a text; it has no data of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _unpack(folder)
+        unpack(folder)
         spec = parse_spec(_SPEC.format(tokens=tokens), where="SmolLM2's spec")
         model = export(spec, folder)
         inputs = open_inputs(spec, (folder / "tokenizer.json").read_bytes(), model)
         return Subject("smollm2", spec, folder, model, inputs, (), (), {})
 
 
-def _unpack(folder: Path) -> None:
-    """Write the package's GGUF as a folder that the product reads.
+def weights() -> Path:
+    """Return the package's GGUF; raises `NotFound` where it is not installed."""
+    package = find_spec(PACKAGES[0])
+    if package is None or package.origin is None:
+        raise NotFound(f"{MISSING}: install both")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+def unpack(folder: Path) -> None:
+    """Write the package's GGUF as a folder of Hugging Face, with tokenizer and chat template.
 
     A model that was read from a GGUF cannot be saved by `save_pretrained`.
     """
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    package = find_spec(PACKAGES[0])
-    if package is None or package.origin is None:
-        raise NotFound(f"{MISSING}: install both")
-    weights = next(Path(package.origin).parent.glob("*.gguf"))
-    options = {"gguf_file": weights.name, "dtype": "float32"}
-    model = AutoModelForCausalLM.from_pretrained(weights.parent, **options)
+    source = weights()
+    options = {"gguf_file": source.name, "dtype": "float32"}
+    model = AutoModelForCausalLM.from_pretrained(source.parent, **options)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads(model.config.to_json_string())
     (folder / "config.json").write_text(json.dumps(config))
-    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.save_pretrained(folder)

@@ -13,7 +13,7 @@ from tasks.models.corpus import EPOCH, write_corpus
 from tasks.models.folders.files import read_label, read_payload
 from tasks.models.folders.table import LabelRow, read_table
 from tasks.models.golden import write_golden
-from tasks.records import UNKNOWN, GoldenCase, Payload, Request
+from tasks.records import UNKNOWN, CaseKind, GoldenCase, Payload, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class LabelledFile:
     domain: str
     language: str
     label: str | None
+    kind: CaseKind = CaseKind.PLAIN  # what a golden case of it is used for
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ def golden_of(files: Sequence[LabelledFile]) -> bytes:
     """Return the golden set's Parquet file of these."""
     return write_golden(
         [
-            GoldenCase(item.name, item.payload, item.domain, item.language, label=item.label)
+            GoldenCase(
+                item.name, item.payload, item.domain, item.language, item.kind, label=item.label
+            )
             for item in files
         ]
     )
@@ -144,7 +147,17 @@ def _read(row: LabelRow, folder: Path) -> LabelledFile:
         domain=row.text("domain") or UNKNOWN,
         language=row.text("language") or UNKNOWN,
         label=row.text("label") or _label_of_file(row, folder),
+        kind=_case_kind(row),
     )
+
+
+def _case_kind(row: LabelRow) -> CaseKind:
+    kind = row.text("kind") or CaseKind.PLAIN
+    if kind not in list(CaseKind):
+        raise BadInput(
+            f"{row.where}: the kind {kind[:60]!r} is unknown; allowed are {', '.join(CaseKind)}"
+        )
+    return CaseKind(kind)
 
 
 def _label_of_file(row: LabelRow, folder: Path) -> str | None:

@@ -1,7 +1,7 @@
 """The table of labels: CSV or TSV with a header, or JSON Lines; a row is a case.
 
 A row has `file`, relative to the folder, or `text`; optional are `id`, `domain`, `language`,
-`label` and `label_file`, whose content becomes the label.
+`kind` (of a golden case), `label` and `label_file`, whose content becomes the label.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from infra.errors import BadInput
 
-COLUMNS = ("id", "file", "text", "domain", "language", "label", "label_file")
+COLUMNS = ("id", "file", "text", "domain", "language", "kind", "label", "label_file")
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 
 
