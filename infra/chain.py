@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from infra.canonical import Json, canonical, sha256
 from infra.errors import AlreadyExists, BadInput, Tampered, Unavailable
+from infra.keys.seal import Seal
 from infra.stores.port import ObjectStore
 from infra.stores.prefix_cache import PrefixCache
 
-_VERSION = 1
+_UNSIGNED, _SIGNED = 1, 2  # versions of an entry's format
 _GENESIS = "0" * 64  # what the first entry names as its predecessor
 _FIELDS = {"version", "number", "time", "previous", "digest", "body"}
+_SEALED_FIELDS = _FIELDS | {"key", "signature"}
 _NAME = re.compile(r"(\d{8,})\.json")
 _ATTEMPTS = 100  # lost races in a row before an unfenced append gives up
 _READERS = 16
@@ -38,6 +40,8 @@ class Link:
     previous: str  # the digest of entry number - 1; 64 zeros for the first
     digest: str  # SHA-256 over canonical JSON of version, number, time, previous and body
     body: Mapping[str, Json]
+    key: str | None = None  # the id of the key that signed it; None: it is not signed
+    signature: str | None = None  # over the log's name and the digest, in base 64
 
 
 def now() -> datetime:
@@ -61,6 +65,8 @@ class Chain:
         *,
         keep: bool = False,
         cache: PrefixCache | None = None,
+        seal: Seal | None = None,
+        retain: timedelta | None = None,
     ) -> None:
         """Open the log.
 
@@ -70,6 +76,9 @@ class Chain:
             clock: Tells the time of what is appended.
             keep: Read and list once, and then only ask what came after.
             cache: Keeps what was verified for other processes.
+            seal: Signs what is appended, and checks the newest entry's signature: as each entry
+                names the digest before it, that signature vouches for all before it.
+            retain: How long the store is to let nobody delete or replace an entry, where it can.
         """
         self._store = store
         self._prefix = prefix.rstrip("/")
@@ -77,6 +86,8 @@ class Chain:
         self._kept: tuple[Link, ...] | None = None
         self._keep = keep
         self._cache = cache
+        self._seal = seal
+        self._retain = retain
 
     def read(self) -> tuple[Link, ...]:
         """Return every entry, oldest first.
@@ -88,7 +99,7 @@ class Chain:
             self._kept = self._with_newer(self._kept)
             return self._kept
         stamps = self._stamps()
-        links = self._verified(stamps)
+        links = self._authentic(self._verified(stamps))
         if self._keep:
             self._kept = links
         return links
@@ -98,15 +109,89 @@ class Chain:
         if self._kept is not None:
             return next(reversed(self.read()), None)
         stamps = self._stamps()
-        return self._read(len(stamps)) if stamps else None
+        return self._authentic((self._read(len(stamps)),))[-1] if stamps else None
 
     def _with_newer(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
         """Return the links with those that were appended since."""
+        known = len(links)
         while self._store.exists(self._key(len(links) + 1)):
             newer = self._read(len(links) + 1)
             _check_joint(links[-1] if links else None, newer, self._prefix)
             links = (*links, newer)
+        return self._authentic(links) if len(links) > known else links
+
+    def _authentic(self, links: tuple[Link, ...]) -> tuple[Link, ...]:
+        """Return the links once the newest is signed by a trusted key.
+
+        Entries of before the first signature count, as what follows vouches for them.
+        """
+        sealed = next((link for link in links if link.signature is not None), None)
+        if self._seal is None or sealed is None:
+            return links
+        for link in links[sealed.number - links[0].number :]:
+            if link.signature is None:
+                raise Tampered(_unsigned(self._prefix, link, sealed))
+        if not self._is_sealed(links[-1]):
+            raise Tampered(self._forged(links[-1]))
         return links
+
+    def _is_sealed(self, link: Link) -> bool:
+        return (
+            self._seal is not None
+            and link.key is not None
+            and link.signature is not None
+            and self._seal.holds(self._prefix, link.digest, link.key, link.signature)
+        )
+
+    def _forged(self, link: Link) -> str:
+        return (
+            f"Entry {link.number} of the log {self._prefix} bears no signature of a trusted key "
+            f"(it names {str(link.key)[:16]}): restore it from a backup of the store, or `requant "
+            "keys trust` that key where it is yours."
+        )
+
+    def strays(self) -> tuple[str, ...]:
+        """Return the keys in the log's folder that are no entries."""
+        return tuple(
+            key
+            for key in self._store.stamps(f"{self._prefix}/")
+            if _number(key.removeprefix(f"{self._prefix}/")) is None
+        )
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the log, a sentence each, everything read anew."""
+        folder = f"{self._prefix}/"
+        for key in self.strays():
+            yield f"The log {self._prefix} holds {key}, which is no entry of it."
+        names = (key.removeprefix(folder) for key in self._store.stamps(folder))
+        numbers = sorted(number for name in names if (number := _number(name)) is not None)
+        before, sealed = None, None
+        for place, number in enumerate(numbers):
+            for lost in range((numbers[place - 1] if place else 0) + 1, number):
+                yield f"The log {self._prefix} lacks entry {lost}."
+            try:
+                link = self._read(number)
+                if (before is not None and before.number == number - 1) or number == 1:
+                    _check_joint(before, link, self._prefix)
+            except (Tampered, BadInput) as error:
+                yield str(error)
+                before = None
+                continue
+            sealed = sealed or (link if link.signature is not None else None)
+            yield from self._wrong_signature(link, sealed, newest=number == numbers[-1])
+            before = link
+
+    def _wrong_signature(self, link: Link, sealed: Link | None, *, newest: bool) -> Iterator[str]:
+        """Yield what is wrong with a signature.
+
+        One of a key that is trusted no longer is vouched for by the entries after it.
+        """
+        if self._seal is None or sealed is None:
+            return
+        if link.signature is None:
+            yield _unsigned(self._prefix, link, sealed)
+        elif not self._is_sealed(link) and (newest or self._seal.knows(str(link.key))):
+            yield self._forged(link)
 
     def _verified(self, stamps: Sequence[str]) -> tuple[Link, ...]:
         """Return the entries with these stamps; those are read that were not verified under them.
@@ -140,11 +225,11 @@ class Chain:
         """
         for _ in range(_ATTEMPTS):
             head = self.head()
-            link = _link_after(head, body, self._clock())
+            link = self._link_after(head, body)
             if expect is not None and expect != link.number - 1:
                 raise self._moved(expect)
             try:
-                self._store.create(self._key(link.number), _encode(link))
+                self._create(self._key(link.number), _encode(link))
             except AlreadyExists as error:
                 if expect is not None:
                     raise self._moved(expect) from error
@@ -156,6 +241,25 @@ class Chain:
             f"The log {self._prefix} lost {_ATTEMPTS} races in a row: "
             "fewer writers at once, then retry."
         )
+
+    def _create(self, key: str, data: bytes) -> None:
+        if self._retain is None:
+            self._store.create(key, data)
+        else:
+            self._store.create(key, data, retain=self._retain)
+
+    def _link_after(self, head: Link | None, body: Mapping[str, Json]) -> Link:
+        number, previous = (head.number + 1, head.digest) if head else (1, _GENESIS)
+        stamp = self._clock().astimezone(UTC).isoformat(timespec="microseconds")
+        plain: Mapping[str, Json] = json.loads(
+            canonical(body)
+        )  # what a reader will see: lists for tuples, and so on
+        version = _UNSIGNED if self._seal is None else _SIGNED
+        digest = _digest(version, number, stamp, previous, plain)
+        if self._seal is None:
+            return Link(number, stamp, previous, digest, plain)
+        signature = self._seal.sign(self._prefix, digest)
+        return Link(number, stamp, previous, digest, plain, self._seal.key, signature)
 
     def _moved(self, expect: int) -> AlreadyExists:
         return AlreadyExists(
@@ -173,8 +277,8 @@ class Chain:
         """
         stamps = {}
         for key, stamp in self._store.stamps(f"{self._prefix}/").items():
-            match = _NAME.fullmatch(key.removeprefix(f"{self._prefix}/"))
-            if match is None:
+            number = _number(key.removeprefix(f"{self._prefix}/"))
+            if number is None:
                 _log.warning(
                     "The log %s holds %s, which is no entry of it and is ignored: "
                     "find out who put it there.",
@@ -182,7 +286,7 @@ class Chain:
                     key,
                 )
                 continue
-            stamps[int(match.group(1))] = stamp
+            stamps[number] = stamp
         # Beyond 99,999,999 text order is not number order.
         for expected, number in enumerate(sorted(stamps), start=1):
             if number != expected:
@@ -211,25 +315,30 @@ class Chain:
         return link
 
 
-def _row(link: Link) -> tuple[str, str, str, Mapping[str, Json]]:
+def _number(name: str) -> int | None:
+    """Return the number of the entry in a file of that name; None where it is no entry's."""
+    match = _NAME.fullmatch(name)
+    number = int(match.group(1)) if match else 0
+    return number if number and name == f"{number:08d}.json" else None
+
+
+def _unsigned(prefix: str, link: Link, sealed: Link) -> str:
+    return (
+        f"Entry {link.number} of the log {prefix} is not signed, though entry {sealed.number} "
+        "before it is: restore it from a backup of the store."
+    )
+
+
+def _row(link: Link) -> tuple[str, str, str, Mapping[str, Json], str | None, str | None]:
     """Return what is kept of a link, beside its number."""
-    return link.time, link.previous, link.digest, link.body
+    return link.time, link.previous, link.digest, link.body, link.key, link.signature
 
 
-def _link_after(head: Link | None, body: Mapping[str, Json], time: datetime) -> Link:
-    number, previous = (head.number + 1, head.digest) if head else (1, _GENESIS)
-    stamp = time.astimezone(UTC).isoformat(timespec="microseconds")
-    plain: Mapping[str, Json] = json.loads(
-        canonical(body)
-    )  # what a reader will see: lists for tuples, and so on
-    return Link(number, stamp, previous, _digest(number, stamp, previous, plain), plain)
-
-
-def _digest(number: int, time: str, previous: str, body: Mapping[str, Json]) -> str:
+def _digest(version: int, number: int, time: str, previous: str, body: Mapping[str, Json]) -> str:
     return sha256(
         canonical(
             {
-                "version": _VERSION,
+                "version": version,
                 "number": number,
                 "time": time,
                 "previous": previous,
@@ -239,15 +348,21 @@ def _digest(number: int, time: str, previous: str, body: Mapping[str, Json]) -> 
     )
 
 
+def _version(link: Link) -> int:
+    return _UNSIGNED if link.signature is None else _SIGNED
+
+
 def _encode(link: Link) -> bytes:
+    sealed = {} if link.signature is None else {"key": link.key, "signature": link.signature}
     return canonical(
         {
-            "version": _VERSION,
+            "version": _version(link),
             "number": link.number,
             "time": link.time,
             "previous": link.previous,
             "digest": link.digest,
             "body": link.body,
+            **sealed,
         }
     )
 
@@ -262,7 +377,7 @@ def _decode(data: bytes, key: str) -> Link:
     if (
         isinstance(entry, dict)
         and isinstance(entry.get("version"), int)
-        and entry["version"] > _VERSION
+        and entry["version"] > _SIGNED
     ):
         raise BadInput(
             f"The entry {key} has format version {entry['version']}: upgrade Requant to read it."
@@ -272,7 +387,8 @@ def _decode(data: bytes, key: str) -> Link:
             f"The entry {key} has other fields than an entry has: "
             "restore it from a backup of the store."
         )
-    link = Link(entry["number"], entry["time"], entry["previous"], entry["digest"], entry["body"])
+    named = ("number", "time", "previous", "digest", "body", "key", "signature")
+    link = Link(*(entry.get(name) for name in named))
     if not _intact(link, data):
         raise Tampered(
             f"The entry {key} does not match its digest: restore it from a backup of the store."
@@ -287,7 +403,7 @@ def _intact(link: Link, data: bytes) -> bool:
     """
     try:
         return (
-            _digest(link.number, link.time, link.previous, link.body) == link.digest
+            _digest(_version(link), link.number, link.time, link.previous, link.body) == link.digest
             and _encode(link) == data
         )
     except BadInput:  # 1e999, a lone surrogate: what JSON text can hold and canonical JSON cannot
@@ -301,9 +417,13 @@ def _refuse_constant(name: str) -> None:
 def _well_formed(entry: object) -> bool:
     return (
         isinstance(entry, dict)
-        and set(entry) == _FIELDS
+        and set(entry) in (_FIELDS, _SEALED_FIELDS)
         and type(entry["number"]) is int
-        and all(isinstance(entry[field], str) for field in ("time", "previous", "digest"))
+        and all(
+            isinstance(value, str)
+            for name, value in entry.items()
+            if name not in ("version", "number", "body")
+        )
         and isinstance(entry["body"], dict)
     )
 

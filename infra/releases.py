@@ -1,7 +1,10 @@
 """The release bundle: content-addressed, immutable, optionally signed (ADR 33 and 38).
 
     releases/MODEL/DIGEST/<file>         the files as they were handed over
-    releases/MODEL/DIGEST/manifest.sig   Ed25519 over the manifest's bytes, when signed
+    releases/MODEL/DIGEST/bom.cdx.json   what it is made of (CycloneDX), when signed
+    releases/MODEL/DIGEST/provenance.intoto.jsonl   how it was made (SLSA), when signed
+    releases/MODEL/DIGEST/model.sig      OpenSSF model signature over all of these, by a P-256 key
+    releases/MODEL/DIGEST/manifest.sig   the key's signature over the manifest's bytes
     releases/MODEL/DIGEST/manifest.json  written last: where it stands, the release is complete
 
 DIGEST is the SHA-256 of the manifest, which holds every file's SHA-256: knowing the digest is
@@ -10,22 +13,17 @@ knowing all bytes.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from infra.canonical import Json, canonical, sha256
-from infra.errors import BadInput, NotFound, Refused, RequantError, Tampered
+from infra.errors import BadInput, NotFound, Refused, Tampered
 from infra.identifiers import Digest, ModelName
+from infra.keys.attestations import ATTESTATIONS, attestations
+from infra.keys.private import SigningKey, signed
+from infra.keys.public import TrustedKeys, Verifier
 from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.key_rules import checked
@@ -81,102 +79,12 @@ class Release:
         return data
 
 
-class Signer:
-    """An Ed25519 private key that signs manifests."""
-
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
-
-    @classmethod
-    def from_pem(cls, path: Path | str) -> Signer:
-        """Read the key in an unencrypted PKCS#8 PEM file; raises `BadInput`."""
-        try:
-            key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise _bad_key(path, error) from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise _bad_key(path, TypeError("another kind of key"))
-        return cls(key)
-
-    @classmethod
-    def create(cls, path: Path | str) -> Signer:
-        """Make a key and write it to a new file that only its owner may read.
-
-        Raises:
-            BadInput: The file exists.
-        """
-        signer = cls(Ed25519PrivateKey.generate())
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(signer._private_pem())
-        except OSError as error:
-            raise BadInput(
-                f"No signing key could be written to {path} ({error.strerror}): name a new file."
-            ) from error
-        return signer
-
-    def sign(self, data: bytes) -> bytes:
-        """Return the signature file for the data.
-
-        It is JSON with format version, algorithm, key id and signature.
-        """
-        signature = base64.b64encode(self._key.sign(data)).decode()
-        return canonical(
-            {
-                "version": _VERSION,
-                "algorithm": "ed25519",
-                "key": self.verifier().key_id,
-                "signature": signature,
-            }
-        )
-
-    def verifier(self) -> Verifier:
-        """Return the public half."""
-        return Verifier(self._key.public_key())
-
-    def _private_pem(self) -> bytes:
-        return self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-
-
-class Verifier:
-    """An Ed25519 public key that checks manifests."""
-
-    def __init__(self, key: Ed25519PublicKey) -> None:
-        self._key = key
-
-    @property
-    def key_id(self) -> str:
-        """The first 16 digits of the SHA-256 of the raw public key."""
-        return sha256(self._key.public_bytes_raw())[:16]
-
-    def check(self, data: bytes, signature_file: bytes, what: str) -> None:
-        """Pass when the signature file holds this key's signature over the data.
-
-        Raises:
-            Tampered: It does not.
-        """
-        try:
-            signature = json.loads(signature_file)
-            self._key.verify(base64.b64decode(signature["signature"], validate=True), data)
-        except (InvalidSignature, ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise Tampered(
-                f"The signature of {what} does not hold for key {self.key_id}, "
-                "so it was not loaded: "
-                "check which key signed it, or roll back."
-            ) from error
-
-
 def write_release(
     store: ObjectStore,
     model: str,
     files: Mapping[str, bytes],
     facts: Mapping[str, Json],
-    signer: Signer | None = None,
+    signer: SigningKey | None = None,
 ) -> Release:
     """Store a bundle under its content's address; writing the same one again changes nothing.
 
@@ -190,13 +98,21 @@ def write_release(
     for name, data in files.items():
         store.put(layout.release_file(model, digest, name), data)
     if signer is not None:
-        store.put(layout.release_file(model, digest, _SIGNATURE), signer.sign(manifest))
+        signature = signed(signer, manifest)
+        digests = {name: fact.sha256 for name, fact in recorded.items()}
+        digests |= {layout.MANIFEST: digest, _SIGNATURE: sha256(signature)}
+        for name, data in attestations(signer, model, digest, digests, facts).items():
+            store.put(layout.release_file(model, digest, name), data)
+        store.put(layout.release_file(model, digest, _SIGNATURE), signature)
     store.put(layout.release_file(model, digest, layout.MANIFEST), manifest)
     return _release(store, digest, manifest, signer.verifier().key_id if signer else None)
 
 
 def read_release(
-    store: ObjectStore, model: str, digest: str, verifier: Verifier | None = None
+    store: ObjectStore,
+    model: str,
+    digest: str,
+    verifier: Verifier | TrustedKeys | None = None,
 ) -> Release:
     """Read a stored bundle, its manifest verified.
 
@@ -220,9 +136,10 @@ def read_release(
             f"The manifest of {name} differs from its digest and was not loaded: "
             "restore it, or roll back."
         )
+    signed_by = None
     if verifier is not None:
-        verifier.check(manifest, _signature(store, model, digest, name), name)
-    release = _release(store, digest, manifest, verifier.key_id if verifier else None)
+        signed_by = verifier.check(manifest, _signature(store, model, digest, name), name)
+    release = _release(store, digest, manifest, signed_by)
     if release.model != model:
         raise Tampered(
             f"The manifest of {name} belongs to {release.model}: ask for it under that name."
@@ -246,7 +163,7 @@ def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Jso
             "use letters, digits, '.', '_' and '-'."
         )
     for name in files:
-        if checked(name) in (layout.MANIFEST, _SIGNATURE):
+        if checked(name) in (layout.MANIFEST, _SIGNATURE, *ATTESTATIONS):
             raise BadInput(f"The file name {name!r} is the release's own: choose another.")
     listed: dict[str, Json] = {
         name: {"sha256": fact.sha256, "size": fact.size} for name, fact in files.items()
@@ -272,10 +189,3 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
         raise BadInput(
             f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again."
         ) from error
-
-
-def _bad_key(path: Path | str, error: Exception) -> RequantError:
-    return BadInput(
-        f"The file {path} holds no Ed25519 private key in PEM ({error}): "
-        "make one or name the right file."
-    )

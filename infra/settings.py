@@ -16,8 +16,11 @@ from infra.run_scope import once
 from infra.stores import ObjectStore, open_store
 
 if TYPE_CHECKING:
+    from infra.keys.private import SigningKey
+    from infra.keys.public import TrustedKeys
+    from infra.keys.ring import KeyRing
     from infra.registry.registry import Registry
-    from infra.releases import Release, Signer
+    from infra.releases import Release
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -75,7 +78,13 @@ class Settings(BaseSettings):
         None  # where runs of a database keep files; a server knows by itself
     )
     prefect_api_url: str | None = None
-    signing_key: Path | None = None  # Ed25519, PEM
+    # A file, env:NAME or awskms:KEY; and public keys (files or folders, as in PATH), which alone
+    # count then: a host that only serves needs no private key.
+    signing_key: str | None = None
+    trusted_keys: str | None = None
+    rollback_depth: int = Field(3, ge=1)  # champions before the present one that `gc` keeps
+    keep_days: int = Field(30, ge=0)  # what `gc` keeps for its youth
+    ledger_lock_days: int | None = Field(None, ge=1)  # S3 Object Lock of ledger entries
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
     trusted_metrics: str = ""  # packages and folders that metric functions may be imported from
@@ -113,8 +122,16 @@ class Settings(BaseSettings):
 
     @property
     def key_path(self) -> Path:
-        """The key that signs releases."""
-        return self.signing_key or self.root / "keys" / "signing.pem"
+        """The file of the key that signs releases and ledger entries."""
+        if self.signing_key is None or self.signing_key.startswith(("env:", "awskms:")):
+            return self.root / "keys" / "signing.pem"
+        return Path(self.signing_key)
+
+    def keys(self) -> "KeyRing":
+        """Return where the keys are that sign and verify."""
+        from infra.keys.ring import KeyRing  # with its cryptography, which not every command needs
+
+        return KeyRing(self.root / "keys", self.signing_key, self.trusted_keys)
 
     def store(self) -> ObjectStore:
         """Open the object store."""
@@ -176,17 +193,18 @@ class Settings(BaseSettings):
             f"REQUANT_{name.upper()}": str(value) for name, value in (values | places).items()
         }
 
-    def signer(self) -> "Signer":
-        """Return the signing key; an embedded workspace makes its own the first time."""
-        from infra.releases import Signer
+    def signer(self) -> "SigningKey":
+        """Return the signing key; a workspace that never signed makes its own the first time.
 
-        if self.signing_key is None and not self.key_path.exists():
-            self.key_path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return Signer.create(self.key_path)
-            except BadInput:  # another process was first
-                return Signer.from_pem(self.key_path)
-        return Signer.from_pem(self.key_path)
+        Raises:
+            BadInput: The key is missing though something was signed, or it is damaged.
+            Unavailable: The store or the key management service does not answer.
+        """
+        return self.keys().signer(lambda: any(True for _ in self.store().list("releases/")))
+
+    def verifier(self) -> "TrustedKeys":
+        """Return the public keys whose signatures count; raises `BadInput`."""
+        return self.keys().verifier()
 
     def release(self, model: str, digest: str) -> "Release":
         """Read a stored release, its manifest's signature verified.
@@ -201,7 +219,7 @@ class Settings(BaseSettings):
             store.url,
             model,
             digest,
-            open_it=lambda: read_release(store, model, digest, self.signer().verifier()),
+            open_it=lambda: read_release(store, model, digest, self.verifier()),
         )
 
 

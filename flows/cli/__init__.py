@@ -14,7 +14,7 @@ from infra.errors import RequantError
 from infra.processes.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 
 # --help lists commands in the order in which they are made
-from flows.cli import setting_up, acting, looking, serving  # isort: skip
+from flows.cli import setting_up, acting, looking, auditing, serving  # isort: skip
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; SIGTERM is answered alike, being the same wish."""
@@ -40,4 +40,4 @@ def main() -> None:
         sys.exit(exc.exit_code)
 
 
-__all__ = ["acting", "app", "looking", "main", "serving", "setting_up"]
+__all__ = ["acting", "app", "auditing", "looking", "main", "serving", "setting_up"]

@@ -33,12 +33,23 @@ def status(
 
 
 @app.command()
-def history(model: Model, as_json: Json = False) -> None:
-    """Show the model's ledger: who did what, when and why."""
+def history(
+    model: Model,
+    at: Annotated[
+        str | None, typer.Option(help="Only what served then: 2026-03-01T12:00:00+00:00.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the model's ledger: who did what, when and why; or what served at a moment."""
     from flows.cli import printing
     from flows.queries import views
 
-    printing.emit(views.history(model), as_json, printing.history)
+    if at is None:
+        printing.emit(views.history(model), as_json, printing.history)
+        return
+    from flows.queries.served import served
+
+    printing.emit(served(model, at), as_json, printing.served)
 
 
 @app.command()

@@ -155,6 +155,41 @@ def history(entries: Sequence[Any]) -> None:
     console.print(table)
 
 
+def served(view: Any) -> None:
+    """Print what served at a moment, who approved it, and on which evidence."""
+    until = view.until or "now"
+    console.print(f"[bold]version {view.version}[/bold] of {view.model} served at {view.at}")
+    console.print(f"release  {view.release}")
+    console.print(f"from     {view.since} until {until}")
+    named = {"made so": view.promotion, "approved": view.approval, "decided": view.decision}
+    for what, entry in named.items():
+        if entry is not None:
+            text = f"entry {entry.number}, {entry.kind.value} by {entry.actor}: {entry.reason}"
+            console.print(f"{what:<8} {escape(text)}")
+    for name, value in view.evidence.items():
+        console.print(f"[bold]{name}[/bold]  {escape(json.dumps(value))}")
+
+
+def faults(wrong: Sequence[Any]) -> None:
+    """Print one line a fault, or that there is none."""
+    for fault in wrong:
+        say(f"{fault.model}  {fault.what}")
+    if not wrong:
+        say("no fault: chains, signatures, anchors and bundles are as they should be")
+
+
+def collected(done: Sequence[Any]) -> None:
+    """Print what was freed by model, and what stays why."""
+    for item in done:
+        word = "would free" if item.dry_run else "freed"
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(item.objects.items()))
+        say(f"{item.model}  {word} {item.bytes / 1e6:.2f} MB: {counts or 'nothing'}")
+        for release in item.releases:
+            say(f"  bundle {release[:12]} {'would go' if item.dry_run else 'went'}")
+        for release, why in item.kept.items():
+            say(f"  bundle {release[:12]} stays: {why}")
+
+
 def explanation(decision: Any) -> None:
     """Print one decision: what was done, why, on which evidence."""
     rows = "" if decision.rows is None else f", {decision.rows} requests"

@@ -108,7 +108,11 @@ def _store(settings: Settings) -> SetupCheck:
 
 
 def _key(settings: Settings) -> SetupCheck:
-    return SetupCheck("signing key", "fine", f"key {settings.signer().verifier().key_id}")
+    ids = ", ".join(settings.verifier().ids)
+    if settings.trusted_keys is not None:
+        return SetupCheck("signing key", "fine", f"verifies by {ids}; signs nothing here")
+    name = settings.signer().verifier().key_id
+    return SetupCheck("signing key", "fine", f"key {name}, {settings.keys().place}; trusted: {ids}")
 
 
 def _registry(settings: Settings) -> SetupCheck:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from infra.errors import NotFound
 from infra.settings import settings
 from infra.stores import layout
+from tasks.drift.report.library import with_library
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_digest, current_spec, model_names
@@ -77,7 +78,7 @@ def history(name: str) -> tuple[LedgerEntry, ...]:
 
 
 def report_page(key: str) -> bytes:
-    """Return a stored drift report; raise `NotFound`."""
+    """Return a stored drift report with the script that it needs; raise `NotFound`, `Tampered`."""
     if layout.REPORT.fields(key) is None:
         raise NotFound(f"{key} is no report")
-    return settings().store().get(key)
+    return with_library(settings().store(), settings().store().get(key))

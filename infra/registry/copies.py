@@ -30,7 +30,7 @@ _REQUIREMENT = re.compile(
 
 
 class ProxiedFiles:
-    """The files of a version behind an MLflow server: listed and read, and never written.
+    """The files of a version behind an MLflow server: listed, read, removed, and never written.
 
     A listing shows no time and no tag there, so nothing is known without reading.
     """
@@ -55,6 +55,10 @@ class ProxiedFiles:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._files.download_artifacts(key, folder)).read_bytes()
 
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        self._files.delete_artifacts(key)
+
     def stamp(self, _: str) -> str:
         """Return nothing: it is read each time."""
         return ""
@@ -66,6 +70,12 @@ def open_copy(client: MlflowClient, model: str, version: str, tracking_uri: str)
     if urlsplit(url).scheme in ("", "file", "s3"):
         return open_store(url, endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
     return ProxiedFiles(url, tracking_uri)  # type: ignore[return-value]  # it reads, and nobody writes
+
+
+def remove_files(copy: ObjectStore) -> None:
+    """Remove a version's files; raises `Unavailable`."""
+    for key in list(copy.list("")):
+        copy.delete(key)
 
 
 def wrong_in(copy: ObjectStore, graph_digest: str, digests: DigestCache) -> str | None:

@@ -16,7 +16,7 @@ from infra.errors import BadInput, NotFound, Unavailable
 from infra.identifiers import RunId
 from infra.registry.cards import Card, describe_model, link_version, log_data, log_judged
 from infra.registry.connection import Connection, files_beside
-from infra.registry.copies import open_copy, wrong_in
+from infra.registry.copies import open_copy, remove_files, wrong_in
 from infra.registry.flavour import log_onnx
 from infra.registry.numbers import FREE, Numbers
 from infra.registry.runs import end_killed, log_run, open_run
@@ -191,6 +191,17 @@ class Registry:
     def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
         """Return every version, oldest first; empty for an unknown model."""
         return self._search(model, f"name = '{_checked(model)}'")
+
+    def remove_version(self, model: str, version: str) -> None:
+        """Delete a version and the files of its graph; one that is gone is fine.
+
+        Its run stays: it says how the version was made. Raises `Unavailable`.
+        """
+        doing = f"delete version {version} of {model}"
+        with contextlib.suppress(NotFound), self._connection.client(doing) as client:
+            client.get_model_version(_checked(model), version)
+            remove_files(open_copy(client, model, version, self._connection.tracking_uri))
+            client.delete_model_version(model, version)
 
     def log_run(
         self,

@@ -168,6 +168,7 @@ REPORT = ObjectKind(
     Holds.ROWS,
     sources=(MadeFrom("windows", "window", digits=16),),
 )
+REPORT_LIBRARY = ObjectKind("script of reports", "report-scripts/{digest}.js")
 
 MANIFEST = "manifest.json"
 """The file of a release that is written last: where it stands, the release is complete."""
@@ -337,6 +338,11 @@ def embeddings(model: str, graph: str, sample: str) -> Key:
 def report(model: str, window: str, file: str) -> Key:
     """Return where a page or picture of a window's report lies."""
     return REPORT.key(model=model, window=window[:16], path=file)
+
+
+def report_library(digest: str) -> Key:
+    """Return where the script lies that pages of reports share."""
+    return REPORT_LIBRARY.key(digest=digest)
 
 
 def release_file(model: str, release: str, file: str) -> Key:

@@ -8,12 +8,14 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores.key_rules import checked, checked_prefix
+from infra.stores.port import Listed
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -64,8 +66,8 @@ class LocalStore:
         except OSError as error:
             raise self._failure("write", key, error) from error
 
-    def create(self, key: str, data: bytes) -> None:
-        """Write by linking a finished file to a free name.
+    def create(self, key: str, data: bytes, *, retain: timedelta | None = None) -> None:
+        """Write by linking a finished file to a free name; a folder retains nothing.
 
         It raises `AlreadyExists` and `Unavailable`.
         """
@@ -98,6 +100,16 @@ class LocalStore:
             yield from _keys(self._root / folder, f"{folder}/" if folder else "", prefix)
         except OSError as error:
             raise self._failure("list", prefix, error) from error
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """List the files below a folder with sizes and times; raises `Unavailable`."""
+        for key in self.list(prefix):
+            try:
+                status = self._path(key).stat()
+            except _ABSENT:  # removed meanwhile
+                continue
+            modified = datetime.fromtimestamp(status.st_mtime, UTC)
+            yield Listed(key, status.st_size, modified, _stamp(status))
 
     def delete(self, key: str) -> None:
         """Remove the file if it is there; raises `Unavailable`."""

@@ -2,8 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import BinaryIO, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object as a listing shows it."""
+
+    key: str
+    size: int  # bytes
+    modified: datetime
+    version: str  # changes with the content
 
 
 class ObjectStore(Protocol):
@@ -27,8 +37,11 @@ class ObjectStore(Protocol):
         """Write or replace, atomically: a reader sees the old bytes or the new ones."""
         ...
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes, *, retain: timedelta | None = None) -> None:
         """Write only if absent.
+
+        `retain` asks that nobody deletes or replaces the object for so long; a store that cannot
+        promise it, such as a folder, writes all the same.
 
         Exactly one of many concurrent writers wins, the others get `AlreadyExists`. It is safe to
         retry after a time-out: finding the very same bytes there counts as success only when the
@@ -42,6 +55,10 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """List the keys that start with `prefix`, in lexicographic order."""
+        ...
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """List the objects below a folder with sizes and times; `prefix` ends with "/"."""
         ...
 
     def delete(self, key: str) -> None:
@@ -65,16 +82,6 @@ class ObjectStore(Protocol):
     def sweep(self) -> int:
         """Remove what killed writers left unfinished, and return how many objects that was."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One object as a listing shows it."""
-
-    key: str
-    size: int  # bytes
-    modified: datetime
-    version: str  # changes with the content
 
 
 class Bucket(Protocol):

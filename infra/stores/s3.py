@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, BinaryIO, TypeGuard
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 from urllib.parse import urlsplit
 
 from boto3.session import Session
@@ -91,15 +92,22 @@ class S3Store:
         except (BotoCoreError, ClientError) as error:
             raise self._failure("write", key, error) from error
 
-    def create(self, key: str, data: bytes) -> None:
-        """Write only if absent, by `If-None-Match: *`; raises `AlreadyExists`, `Unavailable`."""
+    def create(self, key: str, data: bytes, *, retain: timedelta | None = None) -> None:
+        """Write only if absent, by `If-None-Match: *`; raises `AlreadyExists`, `Unavailable`.
+
+        `retain` is Object Lock's retention in compliance mode; the bucket must have been made with
+        Object Lock.
+        """
         name = self._name(key)
+        lock: dict[str, Any] = {} if retain is None else _locked_until(datetime.now(UTC) + retain)
         unsure = False  # true once an attempt may have landed without our hearing of it
         failure: Exception | None = None
         for attempt in range(_CREATE_ATTEMPTS):
             time.sleep(_FIRST_PAUSE * 2**attempt if attempt else 0)
             try:
-                self._once.put_object(Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*")
+                self._once.put_object(
+                    Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*", **lock
+                )
             except (BotoCoreError, ClientError) as error:
                 unsure, failure = unsure or _may_have_landed(error), error
             else:
@@ -144,14 +152,19 @@ class S3Store:
 
     def browse(self) -> Iterator[Listed]:
         """List every object with its size, time and ETag; raises `Unavailable`."""
+        return self.listed("")
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """List the objects below a folder with sizes, times and ETags; raises `Unavailable`."""
         pages = self._client.get_paginator("list_objects_v2")
+        start = self._base + (checked_prefix(prefix) if prefix else "")
         try:
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._base):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=start):
                 for item in page.get("Contents", ()):
                     key = item["Key"][len(self._base) :]
                     yield Listed(key, item["Size"], item["LastModified"], item.get("ETag", ""))
         except (BotoCoreError, ClientError) as error:
-            raise self._failure("list", "", error) from error
+            raise self._failure("list", prefix, error) from error
 
     def copy(self, key: str, file: BinaryIO) -> None:
         """Write the object's bytes into a file, a megabyte at a time.
@@ -275,6 +288,14 @@ def _client(
         region_name=region or session.region_name or "us-east-1",
         config=config,
     )
+
+
+def _locked_until(moment: datetime) -> dict[str, Any]:
+    return {
+        "ObjectLockMode": "COMPLIANCE",
+        "ObjectLockRetainUntilDate": moment,
+        "ChecksumAlgorithm": "SHA256",  # which Object Lock demands
+    }
 
 
 def _bucket_and_base(url: str) -> tuple[str, str]:

@@ -3,6 +3,8 @@
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, overload
 from uuid import uuid4
@@ -10,6 +12,7 @@ from uuid import uuid4
 from infra.canonical import Json
 from infra.chain import Chain
 from infra.errors import AlreadyExists, Unavailable
+from infra.keys.seal import Seal
 from infra.run_scope import once
 from infra.settings import settings
 from infra.stores import layout
@@ -44,11 +47,18 @@ def _uncollected() -> Iterator[None]:
 class Journal:
     """One model's chain, and the entries of those links of it that were read before."""
 
-    def __init__(self, store: ObjectStore, model: str, cache: Path) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        model: str,
+        cache: Path,
+        seal: Seal | None = None,
+        retain: timedelta | None = None,
+    ) -> None:
         """Open the ledger; what is verified of it is kept in `cache`."""
         prefix = layout.ledger(model)
         kept = PrefixCache(cache, f"{store.url} {prefix}")
-        self.chain = Chain(store, prefix, keep=True, cache=kept)
+        self.chain = Chain(store, prefix, keep=True, cache=kept, seal=seal, retain=retain)
         self._entries: tuple[LedgerEntry, ...] = ()
 
     def read(self) -> tuple[LedgerEntry, ...]:
@@ -107,8 +117,21 @@ def _numbered(body: Mapping[str, Json], request: str) -> tuple[Mapping[str, Json
     return {**body, "details": named}, str(named[REQUEST])
 
 
+def faults(model: str) -> Iterator[str]:
+    """Yield what is wrong with a ledger, a sentence each: chain, signatures, strays."""
+    return _journal(model).chain.faults()
+
+
+def strays(model: str) -> tuple[str, ...]:
+    """Return the objects in a ledger's folder that are no entries."""
+    return _journal(model).chain.strays()
+
+
 def _journal(model: str) -> Journal:
     """Return the model's ledger; within a run the same one, which keeps what it verified."""
     chosen = settings()
     store, cache = chosen.store(), chosen.root / "verified" / f"{model}.ledger"
-    return once("ledger", store.url, model, open_it=lambda: Journal(store, model, cache))
+    seal, days = Seal(chosen.signer, chosen.verifier), chosen.ledger_lock_days
+    retain = None if days is None else timedelta(days=days)
+    open_it = partial(Journal, store, model, cache, seal, retain)
+    return once("ledger", store.url, model, open_it=open_it)

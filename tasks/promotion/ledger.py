@@ -38,6 +38,9 @@ class EntryKind(StrEnum):
     REGISTERED = "registered"
     # Somebody's data were erased; details: a pseudonym, counts, releases they had gone into.
     FORGOTTEN = "forgotten"
+    HOLD_PLACED = "hold-placed"  # a release's bundle must not be removed, for legal reasons
+    HOLD_LIFTED = "hold-lifted"
+    COLLECTED = "collected"  # bundles were removed that nothing needs; details: releases
 
 
 REGISTRY = "mlflow"

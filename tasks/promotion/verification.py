@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from infra.canonical import Json
-from infra.errors import BadInput, NotFound, Refused
+from infra.canonical import Json, sha256
+from infra.errors import BadInput, NotFound, Refused, Tampered
 from infra.identifiers import ModelName
+from infra.keys.attestations import (
+    ATTESTATIONS,
+    MODEL_SIGNATURE,
+    PROVENANCE,
+    opened,
+    wrong_in_model_signature,
+)
+from infra.keys.public import P256
 from infra.releases import Release
 from infra.settings import settings
+from infra.stores import layout
 from infra.stores.digests import DigestCache
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.reconcile import Verification
@@ -63,6 +72,29 @@ def verification(model: str, version: str) -> Verification:
     if wrong is not None:
         return Verification(False, f"it bears the release's tag, and {wrong}")
     return Verification(True, release=digest)
+
+
+def wrong_in_attestations(release: Release) -> tuple[str, ...]:
+    """Return what is wrong with what a bundle says of itself to other tools, a sentence each.
+
+    Bundles of earlier versions of Requant say nothing. Raises `Unavailable`.
+    """
+    store, prefix = release.store, layout.release_file(release.model, release.digest, "")
+    digests = {key.removeprefix(prefix): sha256(store.get(key)) for key in store.list(prefix)}
+    if not digests.keys() & set(ATTESTATIONS):
+        return ()
+    trusted, wrong = settings().verifier(), []
+    try:
+        opened(trusted, store.get(f"{prefix}{PROVENANCE}"))
+    except (NotFound, Tampered, ValueError, KeyError, TypeError):
+        wrong.append(f"The file {PROVENANCE} bears no signature of a trusted key.")
+    is_p256 = any(key.key_id == release.signed_by and key.algorithm == P256 for key in trusted.keys)
+    if digests.pop(MODEL_SIGNATURE, None) is not None:
+        bundle = store.get(f"{prefix}{MODEL_SIGNATURE}")
+        wrong += [fault] if (fault := wrong_in_model_signature(trusted, bundle, digests)) else []
+    elif is_p256:
+        wrong.append(f"The file {MODEL_SIGNATURE} is gone.")
+    return tuple(wrong)
 
 
 def registered_graph(release: Release) -> str:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from infra.errors import BadInput
 from tasks.drift.detectors.features import features
+from tasks.drift.report.library import without_library
 from tasks.drift.report.trend import trends
 from tasks.personal_data.redaction import redact
 from tasks.records import STORED_DETECTOR, Decision, PastDecision, Request, SampleRef
@@ -46,7 +47,8 @@ DETECTORS = {
 class EvidentlyReport:
     """Evidently's data-drift report, as a page and as what its workspace stores."""
 
-    html: bytes
+    html: bytes  # without its library, in whose place a mark stands
+    library: bytes  # the script that every page of this version of Evidently has
     snapshot: Any  # evidently.core.serialization.SnapshotModel, which ships no types
     detectors: tuple[str, ...] = ()  # that were looked through
 
@@ -158,12 +160,14 @@ def drift_report(
             metadata=look.metadata,
             name=f"window {look.window.digest[:8]}",
         )
-    page = str(snapshot.get_html_str(as_iframe=False)).encode()
+    script = files("evidently").joinpath("nbextension/static/index.js").read_text("utf-8").encode()
+    page = without_library(str(snapshot.get_html_str(as_iframe=False)).encode(), script)
     stored = snapshot.to_snapshot_model()
     stored.metric_results |= {
         result.metric_value_location.metric.metric_id: result for result in _results(look)
     }
-    return EvidentlyReport(page, stored, tuple(result.detector for result in look.decision.results))
+    detectors = tuple(result.detector for result in look.decision.results)
+    return EvidentlyReport(page, script, stored, detectors)
 
 
 def _results(look: Look) -> Iterator[Any]:

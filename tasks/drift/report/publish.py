@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from infra.errors import NotFound
 from infra.settings import settings
 from infra.stores import layout
+from tasks.drift.report.library import keep_library
 from tasks.drift.report.page import Look, Worst, detector_page, drift_report, store_snapshot
 from tasks.records import (
     STORED_DETECTOR,
@@ -38,7 +39,9 @@ def write_pages(
     reference: Sequence[Request],
     current: Sequence[Request],
 ) -> str:
-    """Store our page of the detectors and Evidently's of the sample, and log both to MLflow.
+    """Store our page of the detectors and Evidently's of the sample, and log ours to MLflow.
+
+    Evidently's is kept once, without the script that all of them share.
 
     Returns:
         The key of our page.
@@ -48,6 +51,7 @@ def write_pages(
         PAGE: detector_page(decision, past, _worst(window, current)),
         "evidently.html": snapshot.html,
     }
+    keep_library(settings().store(), snapshot.library)
     store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
     for name, page in pages.items():
         settings().store().put(layout.report(window.model, window.digest, name), page)
@@ -57,7 +61,7 @@ def write_pages(
         params={"window": window.digest, "champion": champion.version},
         metrics={"rows": float(window.rows)},
         tags=_tags(window, decision),
-        artifacts=pages,
+        artifacts={PAGE: pages[PAGE]},
     )
     return layout.report(window.model, window.digest, PAGE)
 

@@ -8,6 +8,7 @@ from infra.errors import Refused
 from tasks.promotion import entries, history, journal, ledger, projection
 from tasks.promotion.acts.restoring import servable
 from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.retention.policy import require_stored
 from tasks.promotion.verification import intact_release, named_release
 from tasks.records import ReleaseRef
 
@@ -62,6 +63,7 @@ def roll_back(model: str, to: str | None, actor: str, reason: str, request: str)
     shown = partial(projection.shown_champion, model)
 
     def verify(target: LedgerEntry) -> ReleaseRef:
+        require_stored(journal.read(model), target.release)
         return servable(named_release(model, target))
 
     entry = journal.commit(model, entries.rolled_back, to, request, verify, shown, actor, reason)

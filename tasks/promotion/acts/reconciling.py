@@ -21,7 +21,7 @@ def reconcile(model: str) -> Reconciliation:
     left is ended: claims on windows, approvals without promotion, runs, announcements.
     """
     close_orphans(model)
-    notes, digests = finish_approvals(model), known_digests(model)
+    notes, digests = (*finish_approvals(model), *_strays(model)), known_digests(model)
     comparison = projection.record_comparison(model)
     mended = mend(model, digests)
     projection.show(model)
@@ -40,6 +40,14 @@ def _with(comparison: Reconciliation, mended: Mended, notes: Sequence[str]) -> R
         outcome = AliasState.RESTORED
     told = (*notes, *comparison.notes, *mended.sentences)
     return replace(comparison, outcome=outcome, notes=told)
+
+
+def _strays(model: str) -> tuple[str, ...]:
+    return tuple(
+        f"{key} lies in the ledger's folder and is no entry of it: ignored; find out who put it "
+        "there."
+        for key in journal.strays(model)
+    )
 
 
 def close_orphans(model: str) -> None:

@@ -26,6 +26,7 @@ from tasks.promotion.registered.condition import (
     wrong_in_copy,
 )
 from tasks.promotion.release import CPU_PLAN, GRAPH
+from tasks.promotion.retention.policy import collected
 from tasks.promotion.verification import registered_graph, require_intact
 from tasks.records import ReleaseRef
 
@@ -117,11 +118,15 @@ def restore(model: str) -> tuple[str, ...]:
 
 
 def _released(model: str, history_now: Sequence[LedgerEntry]) -> list[ReleaseRef]:
-    """Return every release of the ledger under its present number, the lowest first."""
+    """Return every release of the ledger under its present number, the lowest first.
+
+    Those whose bundles were removed as no longer needed are left out.
+    """
+    gone = {None, *collected(history_now)}
     releases = {
         entry.release: release
         for entry in ledger.as_registered(history_now)
-        if entry.release is not None and (release := history.reference(model, entry)) is not None
+        if entry.release not in gone and (release := history.reference(model, entry)) is not None
     }
     return sorted(releases.values(), key=lambda release: _number(release.version))
 

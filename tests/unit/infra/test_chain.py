@@ -230,7 +230,7 @@ def test_numbers_that_json_text_can_hold_and_canonical_json_cannot_are_found(
 
 
 def test_an_entry_of_a_later_format_asks_for_an_upgrade(store: MemoryStore) -> None:
-    store.put("ledger/m/00000001.json", b'{"version":2}')
+    store.put("ledger/m/00000001.json", b'{"version":3}')
     with pytest.raises(BadInput, match="upgrade"):
         Chain(store, "ledger/m").read()
 

@@ -48,6 +48,7 @@ SPELT = {
     layout.EVIDENCE: f"{layout.evidence_folder('m', A, B, 'whole-traffic')}00000007.json",
     layout.EMBEDDING: layout.embeddings("m", A, B),
     layout.REPORT: layout.report("m", A, "evidently.html"),
+    layout.REPORT_LIBRARY: layout.report_library(A),
     layout.RELEASE: layout.release_file("m", A, "golden/onnxruntime-cpu.json"),
     layout.LEDGER: f"{layout.ledger('m')}/00000001.json",
     layout.PROJECTION: layout.projection("m"),

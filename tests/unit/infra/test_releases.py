@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP384R1,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import BadInput, NotFound, Refused, Tampered
-from infra.releases import Signer, read_release, write_release
+from infra.keys.private import Signer
+from infra.keys.public import TrustedKeys
+from infra.releases import read_release, write_release
 from infra.stores.local import LocalStore
 from tests.unit.infra.test_chain import MemoryStore
 
@@ -155,13 +165,28 @@ def test_a_broken_signature_file_is_refused(
         read_release(store, "m", release.digest, signer.verifier())
 
 
-def test_the_signature_is_plain_ed25519_over_the_manifest(
-    store: LocalStore, signer: Signer
+def test_the_signature_is_plain_ecdsa_over_the_manifest(
+    store: LocalStore, signer: Signer, tmp_path: Path
 ) -> None:
     release = write_release(store, "m", FILES, FACTS, signer)
-    found = json.loads(store.get(f"releases/m/{release.digest}/manifest.sig"))
-    assert found["algorithm"] == "ed25519"
-    assert found["version"] == 1
+    signed = json.loads(store.get(f"releases/m/{release.digest}/manifest.sig"))
+    assert (signed["algorithm"], signed["version"]) == ("ecdsa-p256-sha256", 1)
+    public = load_pem_public_key(signer.verifier().pem)
+    manifest = store.get(f"releases/m/{release.digest}/manifest.json")
+    public.verify(base64.b64decode(signed["signature"]), manifest, ECDSA(SHA256()))
+
+
+def test_a_release_that_an_ed25519_key_signed_still_loads(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    old = Ed25519PrivateKey.generate()
+    (tmp_path / "old.pem").write_bytes(old.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    signer = Signer.from_pem(tmp_path / "old.pem")
+    release = write_release(store, "m", FILES, FACTS, signer)
+    trusted = TrustedKeys([Signer.create(tmp_path / "new.pem").verifier(), signer.verifier()])
+    assert read_release(store, "m", release.digest, trusted).signed_by == signer.verifier().key_id
+    assert not store.exists(f"releases/m/{release.digest}/model.sig"), "it takes P-256 alone"
 
 
 def test_a_key_is_read_from_its_file_which_is_its_owners_alone(
@@ -176,14 +201,14 @@ def test_a_signing_key_is_never_overwritten(signer: Signer, tmp_path: Path) -> N
         Signer.create(tmp_path / "signing.pem")
 
 
-def test_a_file_that_is_no_ed25519_key_is_bad_input(tmp_path: Path) -> None:
-    other = generate_private_key(SECP256R1())
+def test_a_file_that_holds_another_kind_of_key_is_bad_input(tmp_path: Path) -> None:
+    other = generate_private_key(SECP384R1())
     plain = serialization.NoEncryption()
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (tmp_path / "ec.pem").write_bytes(other.private_bytes(pem, pkcs8, plain))
     (tmp_path / "text.pem").write_text("no key")
     for name in ("ec.pem", "text.pem", "absent.pem"):
-        with pytest.raises(BadInput, match="Ed25519"):
+        with pytest.raises(BadInput, match="P-256"):
             Signer.from_pem(tmp_path / name)
 
 
@@ -192,7 +217,7 @@ def test_a_file_that_the_release_does_not_have_is_not_found(store: LocalStore) -
         write_release(store, "m", FILES, FACTS, None).file("other.plan")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "manifest.sig", "../x", "/x", ""])
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sig", "model.sig", "../x", "/x", ""])
 def test_a_file_name_that_would_collide_or_leave_is_bad_input(store: LocalStore, name: str) -> None:
     with pytest.raises(BadInput):
         write_release(store, "m", {name: b""}, {}, None)

@@ -1,0 +1,53 @@
+"""`requant gc` and `requant hold`: what is kept, for how long, and what was freed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from flows.orchestration.identity import acting
+from infra.settings import settings
+from tasks.promotion import journal
+from tasks.promotion.retention import policy as rules
+from tasks.promotion.retention.collecting import Collected, collect
+from tasks.promotion.retention.policy import Policy
+from tasks.specs.registration import current_digest, model_names
+
+
+def collect_garbage(
+    model: str | None, depth: int | None, days: int | None, *, dry_run: bool
+) -> Sequence[Collected]:
+    """Remove what nothing needs any more, of one model or of all; say what was freed.
+
+    Args:
+        model: Name of a registered model; None takes all.
+        depth: Champions before the present one to keep; None: `REQUANT_ROLLBACK_DEPTH`.
+        days: What the ledger named since then is kept; None: `REQUANT_KEEP_DAYS`.
+        dry_run: Only say what would go.
+
+    Raises:
+        NotFound: No such model.
+        Tampered: A ledger cannot be trusted.
+        Unavailable: Store or registry does not answer.
+    """
+    chosen = settings()
+    policy = Policy(
+        chosen.rollback_depth if depth is None else depth,
+        timedelta(days=chosen.keep_days if days is None else days),
+    )
+    if model is not None:
+        current_digest(model)
+    names = [model] if model else model_names(chosen.store())
+    return [collect(name, policy, acting(), dry_run=dry_run) for name in names]
+
+
+def hold(model: str, version: str, reason: str, *, lift: bool) -> str:
+    """Place a version's bundle under legal hold, or lift it; say what holds now.
+
+    Raises:
+        NotFound: The ledger knows no such version.
+        Refused: Its bundle was removed.
+    """
+    entry = journal.commit(model, rules.hold, version, lift=lift, actor=acting(), reason=reason)
+    word = "no longer held" if lift else "held"
+    return f"version {version} is {word}{'' if entry else ', as it was before'}"
