@@ -36,3 +36,19 @@ def clipped(observed: SiteObservation, tolerance: float) -> Quantizer:
     place = int(np.flatnonzero(errors <= errors.min() * (1 + tolerance))[-1])
     below, above = ranges[place]
     return Quantizer(float(clips[place]), bounds=(below, max(above, below + SMALLEST)))
+
+
+def narrowed(chosen: Quantizer, told_apart: tuple[float, float] | None) -> Quantizer:
+    """Return a quantizer without room for values that the tensor's readers take for one.
+
+    Args:
+        chosen: What the range rule gives, with bounds.
+        told_apart: As `distinguished_values` has it; None: everything.
+    """
+    if told_apart is None or chosen.bounds is None:
+        return chosen
+    low = max(chosen.bounds[0], min(told_apart[0], 0.0))
+    high = min(chosen.bounds[1], max(told_apart[1], 0.0))
+    if high - low < SMALLEST:
+        return chosen
+    return Quantizer(min(chosen.amax, max(-low, high)), bounds=(low, high))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import onnx
 
 from infra.engines.port import each_profile
+from tasks.graphs.distinguished import distinguished_values
 from tasks.graphs.integer_regions import SUFFIX, find_region
 from tasks.graphs.multiply_accumulates import layer_products
 from tasks.graphs.sites import OPS
@@ -16,7 +17,7 @@ from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
-from tasks.quantization.activation.result_ranges import clipped
+from tasks.quantization.activation.result_ranges import clipped, narrowed
 from tasks.quantization.activation.scale_limits import limit_changes
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.lowering import lower
@@ -44,7 +45,8 @@ def result_quantizers(
     A recipe whose rule is not the largest magnitude clips at the 99.99th percentile: rules that
     weigh a clip against a symmetric step clip tensors with a zero-point too far. They have a
     zero-point, as only a target that takes one reads them. A tensor that calibration
-    did not see, or saw as zeros alone, has none; nor has one that smoothing scales divided.
+    did not see, or saw as zeros alone, has none; nor has one that smoothing scales divided. None
+    reaches beyond what its readers tell apart.
 
     Args:
         model: The full-precision graph that was observed.
@@ -60,7 +62,7 @@ def result_quantizers(
     rule = RangeRule.MAX if scheme.rule is RangeRule.MAX else RangeRule.PERCENTILE
     asymmetric = replace(scheme, symmetric=False, rule=rule)
     region = find_region(plan.model, integer_layers(plan) - set(floats))
-    divided = _divided(model, plan.model)
+    divided, ends = _divided(model, plan.model), distinguished_values(plan.model)
     results: dict[str, Quantizer] = {}
     for tensor in region.results:
         seen = observed.get(f"{tensor}{SUFFIX}")
@@ -68,7 +70,7 @@ def result_quantizers(
             continue
         shared = results.get(region.moved.get(tensor, ""))
         own = quantizer(seen, asymmetric) if tolerance is None else clipped(seen, tolerance)
-        results[tensor] = shared or own
+        results[tensor] = shared or narrowed(own, ends.get(tensor))
     return results
 
 

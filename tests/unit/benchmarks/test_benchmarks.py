@@ -88,7 +88,8 @@ def test_fidelity_judges_ours_and_a_peer_and_keeps_the_reason_of_a_peer_that_fai
 def test_int8_kernels_tells_by_the_runtime_what_ran_in_integers(digits: Subject) -> None:
     feeds = {"image": np.zeros((1, 1, 8, 8), np.float32)}
     model = int8_kernels.TimedModel(digits, feeds, lambda answers, _: (float(len(answers)), None))
-    rows = {row.name: row for row in int8_kernels.compare(model, (STATIC, BROKEN), rounds=2)}
+    made = int8_kernels.peer_graphs(model, (STATIC, BROKEN))
+    rows = {row.name: row for row in int8_kernels.compare(model, made, rounds=2)}
     assert rows[int8_kernels.FP32].integers == 0
     assert rows[int8_kernels.OURS].integers > 0.9
     assert rows[int8_kernels.OURS].quality == sum(map(len, digits.held_out.values()))
