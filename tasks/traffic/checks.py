@@ -33,6 +33,7 @@ from tasks.preprocess.prepare import Preparation
 from tasks.records import UNKNOWN, Payload, Record, Request, Tensor
 from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
+from tasks.traffic.detection import domain_of, language_of
 from tasks.traffic.formats.bodies.inference import as_dtype
 from tasks.traffic.formats.bodies.printouts import printed
 from tasks.traffic.formats.raw import Bad
@@ -149,12 +150,24 @@ class RequestRules:
         for name, value in fields.items():
             if isinstance(value, str):
                 _require_utf8(name, value)
+        if self.task is Task.CAUSAL_LM and isinstance(payload, str):
+            fields |= _detected(payload, plain)
         return Request(payload=payload, **fields)
 
     def _payload(self, record: Mapping[str, object]) -> Payload:
         if isinstance(self.shape, RecordLayout):
             return _raw(record, self.shape) or _record(record, self.shape)
         return _text(record) if TRAITS[self.task].reads == "text" else _tensor(record, self.shape)
+
+
+def _detected(text: str, plain: _Record) -> dict[str, str]:
+    """Return what nobody said of a chat, as far as its text tells."""
+    detected = {}
+    if plain.language == UNKNOWN:
+        detected["language"] = language_of(text)
+    if plain.domain == UNKNOWN:
+        detected["domain"] = domain_of(text)
+    return detected
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
