@@ -46,7 +46,16 @@ def test_products_of_float32_on_a_device_without_them_are_no_end(
 ) -> None:
     monkeypatch.setenv("REQUANT_TENSORRT_RTX_CAPABILITY", "SM75")
     settings.cache_clear()
+    outcomes: list[str] = []
+
+    def build(*asked: object) -> None:
+        outcomes.append("refused")
+        apart.require_build(*asked)  # type: ignore[arg-type]
+        outcomes[-1] = "built"
+
+    monkeypatch.setattr("tasks.graphs.operators.require_build", build)
     require_buildable(PRODUCT, PROFILE, (RTX,))
+    assert outcomes == ["refused", "built"]  # in FP16
 
 
 def test_what_builds_in_no_float_is_refused_in_the_builders_words(

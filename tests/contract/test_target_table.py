@@ -20,6 +20,7 @@ from tasks.quantization.recipe.targets import (
     FEATURES,
     ONNXRUNTIME,
     TENSORRT_RTX,
+    expressible,
     require_expressible,
     why_not,
 )
@@ -105,4 +106,6 @@ def test_a_recipe_that_a_target_cannot_express_is_refused_with_the_rule() -> Non
 
 
 def test_a_recipe_that_every_target_can_express_is_accepted() -> None:
-    require_expressible(RECIPES["int4-block-32"], (ONNXRUNTIME, TENSORRT_RTX))
+    recipe, targets = RECIPES["int4-block-32"], (ONNXRUNTIME, TENSORRT_RTX)
+    require_expressible(recipe, targets)
+    assert expressible([recipe, RECIPES["int2-block-32"]], targets) == (recipe,)

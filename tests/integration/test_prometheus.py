@@ -202,7 +202,12 @@ def test_every_variable_offers_something(
 
 def test_every_annotation_can_be_evaluated(prometheus: httpx.Client) -> None:
     for annotation in DASHBOARD["annotations"]["list"]:
-        _series(prometheus, _filled(annotation["expr"]), "vector")
+        expression = _filled(annotation["expr"])
+        _series(prometheus, expression, "vector")
+        compared, _, limit = expression.rpartition(" > ")
+        series = _series(prometheus, compared, "vector")
+        assert limit == "0"
+        assert "digits" in {one["metric"]["model"] for one in series}, "what it compares is there"
 
 
 def test_every_alert_can_be_evaluated_and_the_right_ones_speak(prometheus: httpx.Client) -> None:

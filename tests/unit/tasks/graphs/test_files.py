@@ -171,6 +171,8 @@ def test_a_folder_whose_weights_are_too_many_is_refused_before_they_are_loaded(
 
 def test_the_limit_itself_is_allowed() -> None:
     require_room(LIMIT, where="x")
+    with pytest.raises(BadInput, match="x holds"):
+        require_room(LIMIT + 1, where="x")
 
 
 def test_functions_of_the_graph_are_expanded_so_that_their_layers_are_seen(tmp_path: Path) -> None:

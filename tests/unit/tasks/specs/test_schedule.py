@@ -15,6 +15,14 @@ def rule(**fields: object) -> ScheduleSpec:
     return ScheduleSpec.model_validate({"slug": "any", **fields})
 
 
+def refusal(**fields: object) -> str | None:
+    try:
+        require_schedulable(rule(**fields), where="spec")
+    except BadInput as exc:
+        return str(exc)
+    return None
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -27,7 +35,8 @@ def rule(**fields: object) -> ScheduleSpec:
     ],
 )
 def test_what_prefect_can_keep_is_taken(fields: dict[str, object]) -> None:
-    require_schedulable(rule(**fields), where="spec")
+    assert refusal(**fields) is None
+    assert "Mars/Olympus" in str(refusal(**{**fields, "timezone": "Mars/Olympus"}))
 
 
 @pytest.mark.parametrize(
