@@ -93,10 +93,7 @@ def judge_ranges(
     """
     bounds, alarms, count = limits or RangeLimits(), rules or Alarms(), len(clipping.amax)
     if amax and count < minimum:
-        text = f"{count} requests were observed: {minimum} are needed to judge the scales"
-        return DetectorResult(
-            "range", Health.INCONCLUSIVE, (Finding("requests", count, minimum, False, text),), count
-        )
+        return _too_few(count, minimum)
     gathered = evidence or with_window(
         Evidence(), "", None, range_increments(clipping, reference, amax, bounds, floating), alarms
     )
@@ -113,18 +110,23 @@ def judge_ranges(
         for layer, clip in amax.items()
     ]
     findings.sort(key=lambda finding: (not finding.exceeded, -finding.value, finding.subject))
-    unobserved = [layer for layer in amax if layer not in live or not live[layer].total]
-    health = Health.INCONCLUSIVE if unobserved else Health.FINE
-    summary = (
-        aggregated(findings, sensitivity or {}, bounds.clipping_error)
-        if len(findings) > 1
-        else None
-    )
-    if (summary or findings[0]).exceeded if findings else False:
-        health = Health.DEGRADED
-    return DetectorResult(
-        "range", health, tuple(findings) if summary is None else (summary, *findings), count
-    )
+    unobserved = any(layer not in live or not live[layer].total for layer in amax)
+    if len(findings) > 1:
+        findings.insert(0, aggregated(findings, sensitivity or {}, bounds.clipping_error))
+    return DetectorResult("range", _health(findings, unobserved=unobserved), tuple(findings), count)
+
+
+def _too_few(count: int, minimum: int) -> DetectorResult:
+    text = f"{count} requests were observed: {minimum} are needed to judge the scales"
+    finding = Finding("requests", count, minimum, False, text)
+    return DetectorResult("range", Health.INCONCLUSIVE, (finding,), count)
+
+
+def _health(findings: Sequence[Finding], *, unobserved: bool) -> Health:
+    """Return what the first finding, which sums up the others, comes to."""
+    if findings and findings[0].exceeded:
+        return Health.DEGRADED
+    return Health.INCONCLUSIVE if unobserved else Health.FINE
 
 
 def range_increments(
