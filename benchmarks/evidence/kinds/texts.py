@@ -1,8 +1,9 @@
 """Kinds of model that read texts."""
 
 from benchmarks.evidence import shifts
-from benchmarks.evidence.kinds.model_kind import ADAPTER, ModelKind
+from benchmarks.evidence.kinds.model_kind import ModelKind
 from benchmarks.evidence.kinds.opening import among, open_kind
+from benchmarks.evidence.kinds.usual_shifts import adversarial, tenant_mix, weight_update
 from benchmarks.evidence.shifts import Select, Shift, TrafficPart
 
 
@@ -50,23 +51,9 @@ def _text(
         Shift("jargon", "three words in ten are new terms", (TrafficPart(prose, shifts.jargon),)),
         Shift("length", "texts four times as long", (TrafficPart(prose, shifts.lengthened),)),
         Shift("noise", "one letter in ten is wrong", (TrafficPart(prose, shifts.misspelt),)),
-        Shift(
-            "tenant mix",
-            "nine requests in ten are one tenant's code",
-            (TrafficPart(prose, fraction=0.1), TrafficPart(code, fraction=0.9)),
-        ),
-        Shift(
-            "weight update",
-            "a low-rank update of every matrix",
-            (TrafficPart(prose),),
-            weights=ADAPTER,
-        ),
-        Shift(
-            "adversarial",
-            "floods of rare symbols, the worst of four",
-            (TrafficPart(prose, shifts.hostile_text),),
-            variants=4,
-        ),
+        tenant_mix("requests in ten are one tenant's code", prose, code, shifts.same),
+        weight_update(prose),
+        adversarial(prose, shifts.hostile_text, "floods of rare symbols"),
     )
     return open_kind(
         name,
