@@ -24,8 +24,8 @@ from tasks.observation.ceilings import bounded
 from tasks.observation.request_amax import watch_amax
 from tasks.observation.request_histograms import RequestHistograms, watch_histograms
 from tasks.observation.watch import watch
-from tasks.quantization.graph import qdq
-from tasks.quantization.pipeline.derive import derive
+from tasks.quantization.activation.scale_limits import reach
+from tasks.quantization.pipeline.candidate import CalibrationEvidence, Champion, quantize
 from tasks.quantization.recipe.catalog import find_recipe
 from tasks.records import Request, Sample
 from tasks.sampling.compose import CalibrationSet, compose
@@ -38,9 +38,10 @@ RULES = CalibrationSpec()
 OFF = CalibrationSpec(near_duplicates=1.0, quarantine=False, least_support=0.0)
 """The rules of an undefended set: strata, tenant cap and anchor alone."""
 TENANT_FRACTION = 0.5
-RECIPES = ("recalibrate", "recalibrate-mse")
+RECIPES = ("recalibrate", "recalibrate-mse", "resmooth")
 NOTE = (
-    "Scale moves are relative to the champion recalibrated on the same honest traffic alone; "
+    "Scale moves are relative to the champion renewed on the same honest traffic alone, and of "
+    "what any channel of a site's input may reach; "
     "fidelity is the mean cosine to full precision on held-out cases. Undefended: strata, tenant "
     "cap and anchor alone."
 )
@@ -205,25 +206,23 @@ def _recalibrated_by(
 def _recalibrated(
     chosen: Subject, champion: Candidate, window: PoisonedWindow
 ) -> Mapping[str, Candidate]:
-    """Return the champion's graph with scales of one calibration set, by recipe."""
+    """Return the champion renewed on one calibration set, by recipe."""
     payloads = [request.payload for request in window.composed.sample.requests]
     ceilings = window.composed.ceilings
     observed = watch(chosen.instrumented, chosen.sites, chosen.inputs, payloads)
-    by_champion = _watched_by_champion(chosen, champion, window)
+    evidence = CalibrationEvidence(
+        chosen.model,
+        chosen.sites,
+        bounded(observed, ceilings),
+        ceilings,
+        by_request=_watched_by_champion(chosen, champion, window),
+    )
+    deployed = Champion(champion.derived.scales, champion.graph)
+    largest = window.rules.largest_scale_change if window.rules.quarantine else None
     candidates = {}
     for recipe in RECIPES:
-        derived = derive(
-            chosen.model,
-            chosen.sites,
-            bounded(observed, ceilings),
-            find_recipe(recipe),
-            champion.derived.scales,
-            largest_change=window.rules.largest_scale_change if window.rules.quarantine else None,
-            ceilings=ceilings,
-            by_request=by_champion,
-        )
-        graph = qdq.rescale(champion.graph, chosen.sites, derived.scales)
-        candidates[recipe] = Candidate(graph, derived, champion.clock)
+        made = quantize(evidence, find_recipe(recipe), deployed, largest_change=largest)
+        candidates[recipe] = Candidate(made.graph, made.derived, champion.clock)
     return candidates
 
 
@@ -256,11 +255,18 @@ def _smoothing_scales(champion: Candidate) -> dict[str, NDArray[np.float32]]:
 
 
 def _largest_move(before: Candidate, after: Candidate) -> tuple[str, float]:
-    """Return the site whose amax differs the most between two candidates, and by what fraction."""
+    """Return the site whose reach differs the most between two candidates, and by what fraction.
+
+    The reach of a channel is amax times its smoothing scale, which `resmooth` chooses anew.
+    """
     old, new = before.derived.scales, after.derived.scales
-    moves = {name: abs(new[name].amax / old[name].amax - 1) for name in old if name in new}
+    moves = {
+        name: float(np.abs(reach(new[name]) / reach(old[name]) - 1).max())
+        for name in old
+        if name in new
+    }
     worst = max(moves, key=lambda name: moves[name])
-    return worst, float(np.float64(moves[worst]))
+    return worst, moves[worst]
 
 
 def _fidelity(chosen: Subject, candidate: Candidate) -> float:

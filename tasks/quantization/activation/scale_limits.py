@@ -55,7 +55,7 @@ def limit_reaches(
     for name, choice in choices.items():
         if name not in deployed or choice.activation is None:
             continue
-        before, after = _reach(deployed[name]), _reach(choice.activation)
+        before, after = reach(deployed[name]), reach(choice.activation)
         change = after / before
         if max(change.max(), 1 / change.min()) <= largest:
             continue
@@ -65,16 +65,16 @@ def limit_reaches(
     return limited, changes
 
 
-def _reach(quantizer: Quantizer) -> NDArray[np.float64]:
+def reach(quantizer: Quantizer) -> NDArray[np.float64]:
     """Return the largest magnitude of the input that is represented, [channels] or a scalar."""
     scales = quantizer.smoothing_scales
     return np.asarray(quantizer.amax * (np.ones(1) if scales is None else np.float64(scales)))
 
 
-def _reaching(quantizer: Quantizer, reach: NDArray[np.float64]) -> SiteQuantizer:
-    if reach.size == 1 and quantizer.smoothing_scales is None:
-        return _rescaled(SiteQuantizer(quantizer), quantizer, float(reach[0]) / quantizer.amax)
-    scales = (reach / quantizer.amax).astype(np.float32)
+def _reaching(quantizer: Quantizer, wanted: NDArray[np.float64]) -> SiteQuantizer:
+    if wanted.size == 1 and quantizer.smoothing_scales is None:
+        return _rescaled(SiteQuantizer(quantizer), quantizer, float(wanted[0]) / quantizer.amax)
+    scales = (wanted / quantizer.amax).astype(np.float32)
     return SiteQuantizer(replace(quantizer, smoothing_scales=scales), scales)
 
 
