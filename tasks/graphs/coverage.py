@@ -41,6 +41,12 @@ _REASONS: Mapping[str, str] = {
 }
 
 
+_NORMALIZING = ("Add", "Sub", "Mul", "Div", "BatchNormalization")
+_PASSED = ("Cast", "Identity", "Transpose")
+_NORMALIZED = (
+    "it scales or shifts an input and stays: zeros are padded behind it, several nodes read what "
+    "it makes, or its factors lie far apart"
+)
 _DOUBLE = "its weight is float64: export the model in float32"
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", *_RECURRENT, "Einsum")
 """Operators that multiply by weights."""
@@ -205,13 +211,33 @@ def _left(
         if item.data_type == onnx.TensorProto.DOUBLE and len(item.dims) > 1
     }
     left = []
+    normalizing = _normalizing(model, set(sizes))
     for node in model.graph.node:
         weights = sum(
             sizes[name]
             for name in set(node.input)
             if name in sizes and name not in taken and axes[name] > 1 and sizes[name] > 1
         )
-        if weights and node.name not in layers:
+        if node.name in normalizing:
+            numbers = sum(sizes[name] for name in set(node.input) if name in sizes)
+            left.append(LeftLayer(node.name, node.op_type, numbers, _NORMALIZED))
+        elif weights and node.name not in layers:
             why = _DOUBLE if double & set(node.input) else _reason(node.op_type)
             left.append(LeftLayer(node.name, node.op_type, weights, why))
     return left
+
+
+def _normalizing(model: onnx.ModelProto, constants: set[str]) -> set[str]:
+    """Return nodes that scale or shift an input of the graph by constants, before any layer."""
+    plain = {item.name for item in model.graph.input}
+    names = set()
+    for node in model.graph.node:
+        dynamic = [name for name in node.input if name and name not in constants]
+        if len(dynamic) != 1 or dynamic[0] not in plain:
+            continue
+        if node.op_type in _PASSED:
+            plain.update(node.output)
+        elif node.op_type in _NORMALIZING and len(node.input) > 1:
+            names.add(node.name)
+            plain.update(node.output)
+    return names
