@@ -1,7 +1,9 @@
 """Which convolutions stay in floating point, in the form that ONNX Runtime computes fastest.
 
-A convolution has the runtime's fast layout only where its weight is a constant, and HardSwish is
-fused into it only where it is written by HardSigmoid.
+Weights that are stored in INT8 and meet floats are restored once, when the runtime loads the graph:
+it computes a DequantizeLinear at every call where no product takes it in. A convolution has the
+runtime's fast layout only where its weight is a constant, and HardSwish is fused into it only where
+it is written by HardSigmoid.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 _MARK = "requant.floats"
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_FLOAT = onnx.TensorProto.FLOAT
 _HARD_SWISH = (3.0, 0.0, 6.0, 6.0)
 """x · min(max(x + 3, 0), 6) / 6: Howard et al., "Searching for MobileNetV3" (2019), section 5.2."""
 
@@ -60,6 +64,64 @@ def plain_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
     _restore_weights(copy.graph, marked_floats(qdq))
     _fuse_hard_swish(copy.graph)
     return mark_floats(copy)
+
+
+def restored_once(qdq: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with what restores weights of float convolutions written as products.
+
+    ONNX Runtime folds Cast, Sub and Mul of constants when it loads a graph, and DequantizeLinear
+    never: that is for its quantizers to find. The file keeps its INT8 weights.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(qdq)
+    graph = copy.graph
+    constants = {item.name: item for item in graph.initializer}
+    restoring = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    weights = {
+        name
+        for name, maker in restoring.items()
+        if set(maker.input) <= set(constants)
+        and all(
+            node.op_type in _CONVOLUTIONS and node.input[0] not in restoring
+            for node in readers.get(name, [])
+        )
+    }
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        restored = node.output and node.output[0] in weights
+        nodes += _products(graph, node, constants) if restored else [node]
+    _keep(graph, nodes)
+    read = {name for node in graph.node for name in node.input}
+    kept = [item for item in graph.initializer if item.name in read or item.name not in constants]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return copy
+
+
+def _products(
+    graph: onnx.GraphProto, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Write (levels - zero-point) * scale with operators that are folded."""
+    levels, scale, *rest = (constants[name] for name in node.input)
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    shape = [-1 if place == axis else 1 for place in range(len(levels.dims))]
+    along = shape if len(scale.dims) else []
+    units, result = f"{node.output[0]}.units", node.output[0]
+    nodes = [helper.make_node("Cast", [levels.name], [units], f"{node.name}.units", to=_FLOAT)]
+    zero_points = [numpy_helper.to_array(item).astype(np.float32) for item in rest]
+    parts = [("Sub", value) for value in zero_points if value.any()]
+    parts.append(("Mul", numpy_helper.to_array(scale)))
+    for op, values in parts:
+        made = result if op == "Mul" else f"{units}.shifted"
+        name = f"{node.name}.{op}"
+        graph.initializer.append(numpy_helper.from_array(values.reshape(along), f"{name}.by"))
+        nodes.append(helper.make_node(op, [units, f"{name}.by"], [made], name))
+        units = made
+    return nodes
 
 
 def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
-from tasks.quantization.graph.float_layers import mark_floats, plain_floats
+from tasks.quantization.graph.float_layers import mark_floats, plain_floats, restored_once
 from tasks.quantization.graph.integer_products import bias_apart
 from tasks.quantization.graph.integers import in_integers, without_results
 from tasks.quantization.graph.residuals import quantized_branches
@@ -27,7 +27,7 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
             return mark_floats(without_results(quantized_branches(qdq)))
         case "u8":
             fused = in_integers(bias_apart(unsigned_activations(qdq)))
-            return kept_cuts(gathered_levels(plain_floats(fused)))
+            return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")
 
