@@ -87,6 +87,7 @@ def _take(model: str, spec: SourceSpec, scratch: Path) -> SourceIntake:
         first_at=spec.first_at,
         settle=spec.settled_after,
         timezone=spec.timezone,
+        refusal=registered.refusal,
     )
     store = settings().store()
     if spec.experiment is not None:

@@ -70,6 +70,8 @@ def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
         decision = _decide_by_weights(sampled, window, champion, weights, past)
     else:
         decision = _decide(window, champion, weights, past, progress)
+    if window.left_out is not None:
+        decision = replace(decision, reasons=(*decision.reasons, f"{window.left_out}."))
     first = promotion_steps.record_decision(
         model, decision, acting(), champion, window, basis(window, decision)
     )

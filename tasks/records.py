@@ -21,6 +21,8 @@ Record = Mapping[str, NDArray[np.generic]]
 """Named tensors of any dtype, without the batch dimension."""
 Payload = str | Tensor | Record
 """What a request carries: a text, one float32 tensor without the batch dimension, or a record."""
+UNREADABLE = "unreadable: "
+"""Before the reason, in what was dropped: the model cannot read such a request."""
 UNKNOWN = "unknown"
 """The domain and the language of a request that names none."""
 
@@ -294,6 +296,22 @@ class SampleRef:
     )  # site -> |x| beyond which too few requests reach
     # Digest of what it was drawn from: a window of traffic files, a calibration set of a window.
     source: str = ""
+    reading: str = ""  # digest of what the model reads, which all its requests were held against
+
+    @property
+    def left_out(self) -> str | None:
+        """Say which requests are not in it because the model cannot read them; None for none."""
+        counts = {
+            reason.removeprefix(UNREADABLE): count
+            for reason, count in self.dropped.items()
+            if reason.startswith(UNREADABLE)
+        }
+        if not counts:
+            return None
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in counts.items())
+        total = sum(counts.values())
+        requests = "1 request is" if total == 1 else f"{total} requests are"
+        return f"{requests} left out that the model cannot read: {reasons}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,10 @@ def take_in(
         BadInput: when the source itself cannot be read.
     """
     registered, store = open_model(model), settings().store()
-    task, shape = registered.spec.task, registered.payload_shape
+    task, shape, refusal = registered.spec.task, registered.payload_shape, registered.refusal
     if path.startswith(SERVER):
         traces = settings().registry().traces(path.removeprefix(SERVER))
-        records = judge_traces(traces, task=task, shape=shape)
+        records = judge_traces(traces, task=task, shape=shape, refusal=refusal)
     else:
         chosen = TrafficFormat(format) if format else None
         start = moment(first_at, "--first-at") if first_at else None
@@ -60,6 +60,7 @@ def take_in(
             format=chosen,
             first_at=start,
             zone=_zone(timezone),
+            refusal=refusal,
         )
     ingested = ingest(
         store, model, records, source=path if path.startswith(SERVER) else Path(path).name

@@ -15,7 +15,7 @@ from tasks.models.language.generation import answer
 from tasks.models.overlap import golden_contents
 from tasks.payloads import fingerprint
 from tasks.records import UNKNOWN, CaseKind, GoldenCase, Request
-from tasks.sampling.scrubbing import scrubbed
+from tasks.sampling.scrubbing import readable, scrubbed
 from tasks.sampling.shards import draw_window
 from tasks.specs.spec import Task
 from tasks.traffic.storage.windows import read_window
@@ -59,7 +59,8 @@ def propose_cases(model: str, wanted: int = CASES) -> Proposal:
     rules, privacy = opened.spec.window, opened.spec.calibration.privacy
     window = read_window(settings().store(), model, hours=rules.hours)
     drawn = draw_window(window, where_spread(model), size=SAMPLE, tenant_share=rules.tenant_share)
-    chosen = _missing(opened, scrubbed(drawn, privacy).requests, wanted)
+    requests = readable(scrubbed(drawn, privacy), opened.refusal).requests
+    chosen = _missing(opened, requests, wanted)
     if not chosen:
         raise BadInput(
             f"nothing to propose for {model}: "

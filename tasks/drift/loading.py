@@ -106,7 +106,8 @@ def _same_hours(model: RegisteredModel, window: SampleRef) -> tuple[Request, ...
     rules, store = model.spec.window, settings().store()
     ends = weeks_before(datetime.fromisoformat(window.end), rules.weeks)
     weeks = (read_window(store, window.model, hours=rules.hours, until=end) for end in ends)
-    return same_hours((week.requests for week in weeks), MOST)
+    drawn = same_hours((week.requests for week in weeks), MOST)
+    return tuple(request for request in drawn if model.refusal(request.payload) is None)
 
 
 def _embedded(

@@ -7,7 +7,7 @@ Where they lie is in `tasks.specs.registration`. Beside them, and no part of the
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from tasks.models.golden import positions, read_golden
 from tasks.models.inputs import Inputs, language_inputs, open_inputs, record_inputs, run_all
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
 from tasks.models.language.generation import answer
+from tasks.models.readable import refusal_of
 from tasks.models.source_files import (
     CHARSETS,
     CLASSES,
@@ -45,7 +46,7 @@ from tasks.models.source_files import (
     read_replay,
 )
 from tasks.models.vision.classes import Classes, parse_classes
-from tasks.records import GoldenSet, Request, Tensor
+from tasks.records import GoldenSet, Payload, Request, Tensor
 from tasks.specs.registration import (
     current_digest,
     current_spec,
@@ -99,15 +100,18 @@ class RegisteredModel:
     @cached_property
     def inputs(self) -> Inputs:
         """Return what makes feeds of payloads."""
-        tokenizer = self.file(TOKENIZER) if self.spec.has_tokenizer else None
         return open_inputs(
             self.spec,
-            tokenizer,
+            self._tokenizer,
             self.graph,
             lambda: self.reference,
             self.layout,
             self._chat_template,
         )
+
+    @property
+    def _tokenizer(self) -> bytes | None:
+        return self.file(TOKENIZER) if self.spec.has_tokenizer else None
 
     @property
     def _chat_template(self) -> bytes | None:
@@ -133,6 +137,18 @@ class RegisteredModel:
             return {}
         characters = json.loads(self.file(CHARSETS))["charsets"]
         return {name: tuple(letters) for name, letters in characters.items()}
+
+    @cached_property
+    def refusal(self) -> Callable[[Payload], str | None]:
+        """Return what says why the model cannot read a payload; None where it can."""
+        return refusal_of(self.spec, self._tokenizer, self._chat_template, self.layout)
+
+    @property
+    def reading(self) -> Digest:
+        """Return SHA-256 of what `refusal` depends on."""
+        layout = b"" if self.layout is None else self.file(LAYOUT)
+        parts = (self._tokenizer or b"", self._chat_template or b"", layout)
+        return sha256(canonical([self.spec.payload_shape, *map(sha256, parts)]))
 
     @property
     def payload_shape(self) -> PayloadShape:

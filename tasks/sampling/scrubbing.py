@@ -1,13 +1,17 @@
-"""What the library recognises leaves the texts that samples keep: samples outlive the traffic."""
+"""What a sample does not keep of what was drawn: personal data, and what the model cannot read.
+
+Samples outlive the traffic: what a library recognises leaves their texts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tasks.personal_data.identifiers import require_library, scrub
 from tasks.personal_data.redaction import redact
-from tasks.records import GoldenCase, Request, Sample
+from tasks.records import UNREADABLE, GoldenCase, Payload, Request, Sample
 from tasks.sampling.digest import sample_of
 
 PATTERNS = "patterns"
@@ -26,6 +30,21 @@ def scrubbed(sample: Sample, privacy: str) -> Sample:
     clean = [_scrubbed_request(request) for request in sample.requests]
     anew = sample_of(clean, seen=sample.seen, dropped=sample.dropped)
     return replace(anew, weights=sample.weights)
+
+
+def readable(sample: Sample, refusal: Callable[[Payload], str | None]) -> Sample:
+    """Return the sample without the requests that the model refuses, which it counts by reason.
+
+    Traffic that was brought in under another chat template, or other inputs, may hold such.
+    """
+    reasons = {request.request_id: refusal(request.payload) for request in sample.requests}
+    refused = Counter(f"{UNREADABLE}{reason}" for reason in reasons.values() if reason is not None)
+    if not refused:
+        return sample
+    rest = [request for request in sample.requests if reasons[request.request_id] is None]
+    anew = sample_of(rest, seen=sample.seen, dropped=Counter(sample.dropped) + refused)
+    weights = {name: size for name, size in sample.weights.items() if reasons.get(name) is None}
+    return replace(anew, weights=weights)
 
 
 def scrubbed_cases(cases: Sequence[GoldenCase], privacy: str) -> list[GoldenCase]:

@@ -17,12 +17,13 @@ from tasks.observation.request_amax import RequestAmax, watch_amax
 from tasks.observation.scales import parse_scales
 from tasks.records import Payload, ReleaseRef, SampleRef, ThinWindow
 from tasks.sampling.compose import compose
-from tasks.sampling.scrubbing import scrubbed
+from tasks.sampling.scrubbing import readable, scrubbed
 from tasks.sampling.shards import draw_window
 from tasks.sampling.stored_samples import (
     drawn_key,
     keep_quarantined,
     keep_sample,
+    read_readable,
     read_reference,
     read_sample,
 )
@@ -38,7 +39,8 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     A window is read once: the same parts under the same rules give the sample that was drawn from
     them before.
     """
-    spec, store = open_model(model).spec, settings().store()
+    registered, store = open_model(model), settings().store()
+    spec = registered.spec
     rules = spec.window
     window = read_window(store, model, hours=rules.hours, until=until)
     stored, start, end = window.requests, window.start, window.end
@@ -47,15 +49,17 @@ def sample_window(model: str, until: datetime | None = None) -> SampleRef | Thin
     source, span = sha256(canonical(sorted(stored.keys))), (start.isoformat(), end.isoformat())
     note = drawn_key(model, start, end, stored.keys, spec)
     with suppress(NotFound, BadInput):  # never drawn, or the sample was erased since
-        return read_reference(store, model, store.get(note).decode())
+        return read_readable(store, registered, store.get(note).decode())
     drawn = draw_window(
         window, where_spread(model), size=rules.sample, tenant_share=rules.tenant_share
     )
-    sample = scrubbed(drawn, spec.calibration.privacy)
+    sample = readable(scrubbed(drawn, spec.calibration.privacy), registered.refusal)
     if len(sample.requests) < rules.minimum_rows:
         digest = sha256(canonical([*span, source]))
         return ThinWindow(spec.name, digest, len(sample.requests), rules.minimum_rows, *span)
-    reference = keep_sample(store, layout.WINDOW, model, sample, *span, source=source)
+    reference = keep_sample(
+        store, layout.WINDOW, model, sample, *span, source=source, reading=registered.reading
+    )
     store.put(note, reference.key.encode())
     return reference
 
@@ -73,7 +77,9 @@ def newest_sample(thin: ThinWindow) -> SampleRef:
     for sample in sorted(stored, key=lambda sample: sample.end, reverse=True):
         # Some requests may have been forgotten since.
         if sample.start and len(read_sample(store, sample).requests) >= thin.minimum:
-            return sample
+            rest = read_readable(store, model, sample.key)
+            if rest.rows >= thin.minimum:
+                return rest
     pool = draw(model.pool, size=model.spec.window.sample, tenant_share=1.0)
     source = sha256(model.file("pool.parquet"))
     return keep_sample(store, layout.WINDOW, thin.model, pool, "", thin.end, source=source)
@@ -82,7 +88,7 @@ def newest_sample(thin: ThinWindow) -> SampleRef:
 @step("load-sample")
 def load_sample(model: str, key: str) -> SampleRef:
     """Load a sample stored before, by its key; raises `BadInput` when it is none of this model."""
-    return read_reference(settings().store(), model, key)
+    return read_readable(settings().store(), open_model(model), key)
 
 
 @step("compose-calibration-set")

@@ -12,9 +12,11 @@ from infra.errors import BadInput, NotFound
 from infra.identifiers import ModelName
 from infra.stores import layout
 from infra.stores.port import ObjectStore
+from tasks.models.catalog import RegisteredModel
 from tasks.observation.ceilings import Ceilings, stored_ceilings
 from tasks.records import Sample, SampleRef
 from tasks.sampling.quarantine import Quarantined, document
+from tasks.sampling.scrubbing import readable
 from tasks.specs.groups import served_groups
 from tasks.specs.spec import ModelSpec
 from tasks.traffic.storage.codec import to_parquet
@@ -34,6 +36,7 @@ def keep_sample(
     end: str = "",
     ceilings: Ceilings | None = None,
     source: str = "",
+    reading: str = "",
 ) -> SampleRef:
     """Store a sample under its digest, and return its reference.
 
@@ -46,6 +49,7 @@ def keep_sample(
         end: ISO 8601, of the window.
         ceilings: What no range may go beyond.
         source: Digest of what it was drawn from.
+        reading: Digest of what the model reads, which the requests were held against.
     """
     key = kind.key(model=model, digest=sample.digest)
     reference = SampleRef(
@@ -61,6 +65,7 @@ def keep_sample(
         end=end,
         ceilings=stored_ceilings(ceilings or {}),
         source=source,
+        reading=reading,
     )
     write_weights(store, reference.key, sample.weights)
     store.put(layout.sample_facts(key), json.dumps(asdict(reference), sort_keys=True).encode())
@@ -82,6 +87,24 @@ def read_reference(store: ObjectStore, model: str, key: str) -> SampleRef:
             f"no traffic sample is stored at {key}: leave the window empty to sample a new one"
         ) from exc
     return SampleRef(**{**facts, "groups": tuple(facts["groups"])})
+
+
+def read_readable(store: ObjectStore, model: RegisteredModel, key: str) -> SampleRef:
+    """Read the reference of a window's sample, without what the model cannot read any more.
+
+    It may have another chat template or other inputs than when the sample was drawn.
+
+    Raises:
+        BadInput: as `read_reference` does.
+    """
+    reference = read_reference(store, model.name, key)
+    if reference.reading == model.reading:
+        return reference
+    rest = readable(read_sample(store, reference), model.refusal)
+    span, source = (reference.start, reference.end), reference.source
+    return keep_sample(
+        store, layout.WINDOW, model.name, rest, *span, source=source, reading=model.reading
+    )
 
 
 def read_sample(store: ObjectStore, reference: SampleRef) -> Sample:

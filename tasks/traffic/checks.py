@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
@@ -39,6 +39,8 @@ from tasks.traffic.formats.bodies.printouts import printed
 from tasks.traffic.formats.raw import Bad
 
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
+Refusal = Callable[[Payload], str | None]
+"""Says why a model cannot read a payload that its rules allow; None where it can."""
 
 
 def _aware(value: object, info: ValidationInfo) -> object:
@@ -134,10 +136,13 @@ class RequestRules:
     shape: PayloadShape
     latest: datetime  # the latest believable time
     zone: tzinfo | None = None  # of times without one; None: such times are refused
+    refusal: Refusal | None = None
 
     def request(self, record: Mapping[str, object]) -> Request:
         """Return the request that a record describes; raises `Bad`."""
         payload = self._payload(record)
+        if self.refusal is not None and (reason := self.refusal(payload)) is not None:
+            raise Bad(reason)
         try:
             plain = _Record.model_validate(record, context={"zone": self.zone})
         except ValidationError as error:

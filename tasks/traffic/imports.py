@@ -16,7 +16,7 @@ from infra.errors import BadInput
 from tasks.records import Request
 from tasks.specs.spec import Task
 from tasks.specs.tensors import PayloadShape
-from tasks.traffic.checks import RequestRules
+from tasks.traffic.checks import Refusal, RequestRules
 from tasks.traffic.formats import READERS, TrafficFormat, format_of
 from tasks.traffic.formats.documents import Document
 from tasks.traffic.formats.files import files_of
@@ -62,6 +62,7 @@ def stream(
     first_at: datetime | None = None,
     zone: tzinfo | None = None,
     now: datetime | None = None,
+    refusal: Refusal | None = None,
 ) -> Iterator[Taken]:
     """Yield every record of a file or folder, in bounded memory.
 
@@ -73,12 +74,13 @@ def stream(
         first_at: When the first record was taken, where the format knows no date.
         zone: Where the clock stood of times that name none; None refuses such times.
         now: The latest believable time is one hour later.
+        refusal: What the model cannot read, though it has the task's form.
 
     Raises:
         BadInput: When a file is missing, truncated or of another kind, or has columns of a wrong
             type.
     """
-    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW, zone)
+    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW, zone, refusal)
     reader = READERS[format or format_of(path)]
     try:
         for raw in reader(Source(files_of(path), task, shape, first_at, zone)):
@@ -95,9 +97,10 @@ def judge_traces(
     task: Task,
     shape: PayloadShape = None,
     now: datetime | None = None,
+    refusal: Refusal | None = None,
 ) -> Iterator[Taken]:
     """Yield the same of MLflow traces that a server hands over one by one, as JSON."""
-    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW)
+    check = RequestRules(task, shape, (now or datetime.now(UTC)) + CLOCK_SKEW, refusal=refusal)
     source = Source((), task, shape, None)
     for number, trace in enumerate(traces, 1):
         for raw in requests_of(Document(number, trace[:RAW_KEPT], json.loads(trace)), source):

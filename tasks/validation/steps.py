@@ -1,6 +1,7 @@
 """The steps of validation: judge the engine, never only the graph (ADR 31)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from infra.engines import open_target
 from infra.errors import NotFound
@@ -29,7 +30,7 @@ def examine(window: SampleRef) -> Preconditions:
         target: open_target(target).why_not_executable() for target in model.spec.targets
     }
     requests = read_requests(window.key)
-    return preconditions.examine(
+    examined = preconditions.examine(
         model.spec,
         model.golden,
         model.classes,
@@ -38,6 +39,8 @@ def examine(window: SampleRef) -> Preconditions:
         why_not_here,
         beside_itself(model),
     )
+    left_out = () if window.left_out is None else (window.left_out,)
+    return replace(examined, notes=(*examined.notes, *left_out))
 
 
 @step("judge-engine")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from examples.rows import CorpusRow, Payload, write
 from infra.errors import BadInput
 from infra.settings import Settings
+from infra.stores import layout
 from tasks.models.golden import read_golden, write_golden
 from tasks.records import CaseKind, GoldenCase, Request, SampleRef, Verdict
 from tests.gguf_files import write_gguf
@@ -23,6 +25,8 @@ HARNESS = Path(__file__).parents[1] / "harness_tasks"
 pytestmark = pytest.mark.timeout(400)
 
 WORDS = ["model", "scale", "range", "batch", "token", "cache", "layer", "graph", "drift", "gate"]
+REFUSED = ["User: a\nTool: 3\nAssistant:", "Tool: 4\nAssistant: b"]
+"""Conversations that the model's template refuses."""
 QUALITY = [
     {"metric": "perplexity-ratio", "at_most": 1.5},
     {"metric": "agreement", "at_least": 0.3},
@@ -63,10 +67,15 @@ def language(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settin
     write(folder / "calibration.parquet", pool)
     (folder / "golden.parquet").write_bytes(write_golden(golden_cases()))
     (folder / "model.yaml").write_text(yaml.safe_dump(_spec()))
-    template = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}\n{% endfor %}"
+    template = (
+        "{% for turn in messages %}"
+        "{% if turn.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "<{{ turn.role }}>{{ turn.content }}\n{% endfor %}"
+    )
     (folder / "chat_template.jinja").write_text(template)
     register(folder / "model.yaml")
-    serve(loop, "speaker", 0, traffic(60))
+    refused = [replace(one, payload=chat) for one, chat in zip(traffic(1), REFUSED, strict=False)]
+    serve(loop, "speaker", 0, [*traffic(60), *refused])
     return loop
 
 
@@ -111,6 +120,57 @@ def test_a_registered_model_reads_chats_by_the_folders_own_template(language: Se
     assert inputs.decode(encoded.ids) == "<user>a\n<assistant>b\n"
 
 
+def test_conversations_that_the_template_refuses_are_set_aside_at_the_door(
+    language: Settings, tmp_path: Path
+) -> None:
+    from flows.commands.imports import take_in
+
+    chats = ["User: c\nAssistant:", *REFUSED, "User: d"]
+    rows = [
+        {"request_id": f"door-{number}", "time": "2025-01-01T00:00:00Z", "text": text}
+        for number, text in enumerate(chats)
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    intake = take_in(str(tmp_path / "log.jsonl"), "speaker")
+    [(reason, count)] = intake.reasons.items()
+    assert (intake.accepted, count) == (2, 2)
+    assert "the model's chat template refuses a conversation (no tools here)" in reason
+
+
+def test_a_stored_one_is_left_out_of_samples_new_and_old(language: Settings) -> None:
+    from tasks.models.catalog import open_model
+    from tasks.sampling.digest import sample_of
+    from tasks.sampling.steps import load_sample, sample_window
+    from tasks.sampling.stored_samples import keep_sample, read_sample
+
+    window = sample_window.fn("speaker")
+    assert isinstance(window, SampleRef)
+    assert "2 requests are left out that the model cannot read: 2 x the" in str(window.left_out)
+    kept = [replace(one, payload=chat) for one, chat in zip(traffic(2), REFUSED, strict=False)]
+    before = sample_of([*kept, *traffic(3)[5:]], seen=80, dropped={})
+    stored = keep_sample(language.store(), layout.WINDOW, "speaker", before, "2025", "2025")
+    window = load_sample.fn("speaker", stored.key)
+    refusal = open_model("speaker").refusal
+    requests = read_sample(language.store(), window).requests
+    assert len(requests) == window.rows == 75
+    assert not any(refusal(request.payload) for request in requests)
+
+
+def test_a_scheduled_intake_sets_them_aside_too(language: Settings, tmp_path: Path) -> None:
+    from tasks.models.catalog import open_model
+    from tasks.specs.spec import Task
+    from tasks.traffic.sources import Folder, Reading, take_files
+
+    row = {"request_id": "door", "time": "2025-01-02T00:00:00Z", "text": REFUSED[0]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row))
+    refusal = open_model("speaker").refusal
+    reading = Reading(
+        "speaker", "logs", Task.CAUSAL_LM, None, None, None, settle=0, refusal=refusal
+    )
+    intake = take_files(language.store(), Folder(tmp_path), reading, datetime.now(UTC))
+    assert (intake.accepted, intake.rejected) == (0, 1)
+
+
 def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -> None:
     from flows.outcomes import Status
     from flows.requantize import requantize
@@ -142,13 +202,15 @@ def test_a_language_model_is_quantized_judged_and_promoted(language: Settings) -
 def test_maintenance_watches_its_ranges_and_its_agreement(language: Settings) -> None:
     from flows.maintenance import maintenance
 
-    serve(language, "speaker", 1, [replace(one, domain="docs") for one in traffic(70)])
+    refused = replace(traffic(1)[0], payload=REFUSED[0])
+    serve(language, "speaker", 1, [*traffic(70), refused])
     outcome = maintenance("speaker")
     assert outcome.decision is not None
     results = {one.detector: one for one in outcome.decision.results}
     assert {"input", "range", "fidelity", "control"} <= set(results)
     assert "agreement to full precision is" in results["fidelity"].findings[0].text
     assert results["range"].count == results["fidelity"].count > 0
+    assert "1 request is left out that the model cannot read" in outcome.decision.reasons[-1]
 
 
 def test_its_most_sensitive_site_stays_high_by_losses_measured_token_by_token(

@@ -46,8 +46,6 @@ class ChatTemplate:
         Raises:
             BadInput: where the template refuses the conversation.
         """
-        from jinja2 import TemplateError
-
         *before, reply = turns
         asked = [{"role": turn.role, "content": turn.text} for turn in before]
         given = {"role": reply.role, "content": reply.text}
@@ -57,10 +55,9 @@ class ChatTemplate:
                 if reply.text
                 else self._render(asked, prompt=True)
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as exc:
+        except self._refusals as exc:
             raise BadInput(
-                "the model's chat template refuses a conversation of "
-                f"{', '.join(turn.role for turn in before) or 'a reply alone'} "
+                "the model's chat template refuses a conversation "
                 f"({' '.join(str(exc).split())[:200]}): send it as the template wants it, or set "
                 "input.chat_template to false"
             ) from exc
@@ -75,6 +72,14 @@ class ChatTemplate:
             **self.tokens,
         )
         return str(texts[0])
+
+    @cached_property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """Return what a template may raise of its own accord, or stumble over."""
+        from jinja2 import TemplateError
+
+        stumbles = (ArithmeticError, AttributeError, LookupError, RecursionError)
+        return (TemplateError, TypeError, ValueError, *stumbles)
 
     @cached_property
     def _renderer(self) -> Any:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from infra.engines.port import Arrays, Profile, Shapes
 from infra.errors import BadInput
 from tasks.models.batches import BATCH, Batch
 from tasks.models.language.chat_template import ChatTemplate, RenderedChat
 from tasks.models.language.layout import LOGITS, CacheLayout
+from tasks.models.language.tokens import encodings, open_tokenizer
 from tasks.records import Payload
 from tasks.transcripts import Turn, read_transcript, write_transcript
 
@@ -44,12 +45,7 @@ class LanguageInputs:
         new_tokens: int,
         template: ChatTemplate | None = None,
     ) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_str(tokenizer.decode())
-        except Exception as exc:  # the library raises bare Exception
-            raise BadInput(f"input.tokenizer is not a tokenizers JSON file: {exc}") from exc
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = open_tokenizer(tokenizer)
         self.layout, self.max_length, self.new_tokens = layout, max_length, new_tokens
         self.template = template
 
@@ -153,18 +149,7 @@ class LanguageInputs:
         return [encoding.ids for encoding in self._encodings(texts, special=special)]
 
     def _encodings(self, texts: Sequence[str], *, special: bool) -> list[Encoding]:
-        try:
-            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
-        # the library raises bare Exception; a lone surrogate, UnicodeEncodeError or TypeError
-        except Exception as exc:
-            raise BadInput(
-                f"the tokenizer could not read a text ({exc}); look at the traffic's `text` column"
-            ) from exc
-        if not all(encoding.ids for encoding in encodings):
-            raise BadInput(
-                "the tokenizer makes nothing of a text: a language model needs at least one token"
-            )
-        return list(encodings)
+        return encodings(self._tokenizer, texts, special=special)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids, with special tokens or without."""

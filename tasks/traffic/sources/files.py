@@ -17,7 +17,7 @@ from infra.stores.port import ObjectStore
 from tasks.personal_data.redaction import redact
 from tasks.specs.spec import Task
 from tasks.specs.tensors import PayloadShape
-from tasks.traffic.checks import RequestRules
+from tasks.traffic.checks import Refusal, RequestRules
 from tasks.traffic.formats import READERS, TrafficFormat, format_of
 from tasks.traffic.formats.files import is_finished
 from tasks.traffic.formats.raw import Lone, Raw, Source
@@ -51,6 +51,7 @@ class Reading:
     first_at: datetime | None
     settle: float  # seconds
     timezone: str | None = None  # of times without one; None: such times are refused
+    refusal: Refusal | None = None  # what the model cannot read
 
     @property
     def zone(self) -> ZoneInfo | None:
@@ -125,7 +126,9 @@ class _Intake:
         self._store, self._place, self._reading, self._now = store, place, reading, now
         rules = [place.url, reading.format, reading.first_at]
         self._rules = place_digest(rules + [reading.timezone] * (reading.timezone is not None))
-        self._check = RequestRules(reading.task, reading.shape, now + CLOCK_SKEW, reading.zone)
+        self._check = RequestRules(
+            reading.task, reading.shape, now + CLOCK_SKEW, reading.zone, reading.refusal
+        )
         self._total, self._files, self._problems = Tally(), 0, list[Problem]()
         self._left = Counter[str]()
         self.error: str | None = None

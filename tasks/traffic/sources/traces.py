@@ -107,7 +107,11 @@ class _Reader:
         documents = page.documents(ready.keys()) if ready else {}
         reading = self._reading
         records = judge_traces(
-            documents.values(), task=reading.task, shape=reading.shape, now=self._now
+            documents.values(),
+            task=reading.task,
+            shape=reading.shape,
+            now=self._now,
+            refusal=reading.refusal,
         )
         self.total.add(inlet.take(records, reading.source))
         self.taken += len(documents)

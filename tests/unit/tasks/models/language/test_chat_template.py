@@ -163,5 +163,5 @@ def test_a_broken_configuration_is_told(tmp_path: Path) -> None:
 
 def test_what_the_template_refuses_is_told(tmp_path: Path, small: Any) -> None:
     inputs = inputs_of(folder(tmp_path / "m"), small)
-    with pytest.raises(BadInput, match=r"refuses a conversation of user, tool \(no tools here\)"):
+    with pytest.raises(BadInput, match=r"refuses a conversation \(no tools here\)"):
         inputs.read(["User: hi\nTool: 3\nAssistant:"])
