@@ -39,6 +39,9 @@ OFF = CalibrationSpec(near_duplicates=1.0, quarantine=False, least_support=0.0)
 """The rules of an undefended set: strata, tenant cap and anchor alone."""
 TENANT_FRACTION = 0.5
 RECIPES = ("recalibrate", "recalibrate-mse", "resmooth")
+SEARCHED = "resmooth"
+"""It chooses smoothing anew: other honest traffic moves what a channel may reach as far as any
+attack does, so that what everybody else loses is its goal."""
 NOTE = (
     "Scale moves are relative to the champion renewed on the same honest traffic alone, and of "
     "what any channel of a site's input may reach; "
@@ -129,7 +132,9 @@ def goals(rows: Sequence[PoisoningRow]) -> tuple[Goal, ...]:
     for recipe in RECIPES:
         own = [row for row in rows if row.recipe == recipe and row.attack != NOBODY]
         moved, lost = max(row.moved for row in own), max(row.lost for row in own)
-        goals.append(Goal(f"{recipe}: largest relative move of a scale:", 0.05, moved, "at most"))
+        if recipe != SEARCHED:
+            name = f"{recipe}: largest relative move of a scale:"
+            goals.append(Goal(name, 0.05, moved, "at most"))
         goals.append(Goal(f"{recipe}: largest fidelity lost:", 0.001, lost, "at most"))
     return tuple(goals)
 
