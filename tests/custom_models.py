@@ -28,7 +28,6 @@ SPEC: dict[str, object] = {
         "latency_ratio": 50.0,
         "size_ratio": 1.5,
         "peak_memory_ratio": 3.0,
-        "int8_fraction": 0.0,  # ONNX Runtime fuses a Gemm and its Relu in floats
     },
     "metrics": [{"name": "cosine", "budget": 0.95}],
     "targets": ["onnxruntime-cpu"],

@@ -1,4 +1,4 @@
-"""A quantized product runs in INT8 on ONNX Runtime, however the exporter wrote its bias."""
+"""A quantized product runs as it is stored on ONNX Runtime, whatever stands around it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,84 @@ def written(way: str, relu: bool, tokens: bool) -> onnx.ModelProto:
     weight = WEIGHT.T.copy() if way == "gemm, transposed" else WEIGHT
     lead = ["n", 4] if tokens else ["n"]
     return graphs.model(nodes, {"w": weight, "b": BIAS}, {"x": [*lead, 16]}, {"y": [*lead, 8]})
+
+
+RUNTIME_FLOATS = ("Conv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+FLAT, IMAGE = X, RNG.standard_normal((8, 4, 8, 8)).astype(np.float32)
+V = RNG.standard_normal((8, 8)).astype(np.float32)
+
+
+def hidden(cut: str, way: str) -> onnx.ModelProto:
+    """Two products with a cut between, behind a Concat of one more input."""
+    transposed = {"transB": 1} if way == "Gemm, transposed" else {}
+    op, weight = way.partition(",")[0], np.vstack([WEIGHT, WEIGHT])
+    nodes = [
+        helper.make_node("Concat", ["x", "x"], ["both"], "join", axis=1),
+        helper.make_node(op, ["both", "w"], ["p"], "first", **transposed),
+        helper.make_node(cut, ["p", "low", "high"] if cut == "Clip" else ["p"], ["h"], "cut"),
+        helper.make_node(op, ["h", "v"], ["y"], "second", **transposed),
+    ]
+    weights = {
+        "w": weight.T.copy() if transposed else weight,
+        "v": V.T.copy() if transposed else V,
+        "low": np.float32(-1),
+        "high": np.float32(6),
+    }
+    weights = {name: np.asarray(value) for name, value in weights.items()}
+    return graphs.model(nodes, weights, {"x": ["n", 16]}, {"y": ["n", 8]})
+
+
+def lowered(model: onnx.ModelProto, requests: np.ndarray, recipe: str) -> onnx.ModelProto:
+    sites, observed = observe(model, requests)
+    return lower(write(derive(model, sites, observed, find_recipe(recipe), None).plan), "u8")
+
+
+def kernels(graph: onnx.ModelProto, requests: np.ndarray) -> list[str]:
+    """Return what ONNX Runtime makes of a graph."""
+    shape = (1, *requests.shape[1:])
+    profile = {"x": Shapes(shape, shape, shape)}
+    built = open_target("onnxruntime-cpu").build(graph.SerializeToString(), profile)
+    return [layer["type"] for layer in json.loads(built.layers)["layers"]]
+
+
+@pytest.mark.parametrize("way", ["MatMul", "Gemm", "Gemm, transposed"])
+@pytest.mark.parametrize("cut", ["Relu", "Clip", "Tanh"])
+@pytest.mark.parametrize("recipe", ["int8-max", "int8-weights", "int4-block-32"])
+def test_a_hidden_layer_before_a_cut_runs_as_it_is_stored(recipe: str, cut: str, way: str) -> None:
+    model = hidden(cut, way)
+    graph = lowered(model, FLAT, recipe)
+    types = kernels(graph, FLAT)
+    assert not set(types) & set(RUNTIME_FLOATS), types
+    target = open_target("onnxruntime-cpu")
+    exact = target.load(model.SerializeToString()).run({"x": FLAT})["y"]
+    lossy = target.load(graph.SerializeToString()).run({"x": FLAT})["y"]
+    most = 0.25 if recipe.startswith("int4") else 0.03
+    assert np.linalg.norm(lossy - exact) < most * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("recipe", ["int8-weights", "int4-gptq"])
+def test_a_convolution_stored_in_int8_is_restored_once_when_it_is_loaded(recipe: str) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["h"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "v"], ["y"], "second"),
+    ]
+    shapes = {"w": (64, 4, 3, 3), "b": (64,), "v": (64, 64, 1, 1)}
+    weights = {name: RNG.standard_normal(size).astype(np.float32) for name, size in shapes.items()}
+    model = graphs.model(nodes, weights, {"x": ["n", 4, 8, 8]}, {"y": ["n", 64, 8, 8]})
+    graph = lowered(model, IMAGE, recipe)
+    assert graph.ByteSize() < 0.4 * model.ByteSize()
+    assert not set(kernels(graph, IMAGE)) & {"DequantizeLinear", "Cast", "Mul"}
+    target = open_target("onnxruntime-cpu")
+    exact = target.load(model.SerializeToString()).run({"x": IMAGE})["y"]
+    lossy = target.load(graph.SerializeToString()).run({"x": IMAGE})["y"]
+    assert np.linalg.norm(lossy - exact) < 0.02 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("way", ["MatMul", "Gemm, transposed"])
+def test_weights_in_fp8_are_restored_once_too(way: str) -> None:
+    types = kernels(lowered(hidden("Relu", way), FLAT, "fp8"), FLAT)
+    assert types.count("DequantizeLinear") == types.count("QuantizeLinear") == 2  # activations'
 
 
 CASES = [

@@ -18,7 +18,8 @@ from onnx import helper, numpy_helper
 
 _MARK = "requant.floats"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-_FLOAT = onnx.TensorProto.FLOAT
+_LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
+_FLOAT, _FP8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT8E4M3FN
 _HARD_SWISH = (3.0, 0.0, 6.0, 6.0)
 """x · min(max(x + 3, 0), 6) / 6: Howard et al., "Searching for MobileNetV3" (2019), section 5.2."""
 
@@ -67,7 +68,9 @@ def plain_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def restored_once(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with what restores weights of float convolutions written as products.
+    """Return the graph with what restores weights that meet floats written as products.
+
+    These are convolutions' that read floats, and all FP8, which the CPU multiplies as floats.
 
     ONNX Runtime folds Cast, Sub and Mul of constants when it loads a graph, and DequantizeLinear
     never: that is for its quantizers to find. The file keeps its INT8 weights.
@@ -86,7 +89,9 @@ def restored_once(qdq: onnx.ModelProto) -> onnx.ModelProto:
         for name, maker in restoring.items()
         if set(maker.input) <= set(constants)
         and all(
-            node.op_type in _CONVOLUTIONS and node.input[0] not in restoring
+            node.op_type in _LAYERS
+            if constants[maker.input[0]].data_type == _FP8
+            else node.op_type in _CONVOLUTIONS and node.input[0] not in restoring
             for node in readers.get(name, [])
         )
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+
+_PRODUCTS = ("Gemm", "MatMul")
 
 
 def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,6 +37,61 @@ def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def stored_products(graph: onnx.GraphProto) -> set[str]:
+    """Return what products make of a weight that is stored in fewer bits."""
+    restored = _restored_weights(graph)
+    return {
+        node.output[0]
+        for node in graph.node
+        if node.op_type in _PRODUCTS and node.input[1] in restored
+    }
+
+
+def turned_weights(qdq: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the weight of a Gemm as [inputs, outputs] where its activation stays in floats.
+
+    ONNX Runtime 1.32 takes a stored weight into such a product only that way round, and else
+    restores it at every call.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(qdq)
+    restoring = {node.output[0]: node for node in copy.graph.node if node.output}
+    restored, readers = _restored_weights(copy.graph), _readers(copy.graph)
+    constants = {item.name: item for item in copy.graph.initializer}
+    for node in copy.graph.node:
+        turned = next((item for item in node.attribute if item.name == "transB"), None)
+        if node.op_type != "Gemm" or turned is None or not turned.i:
+            continue
+        maker = restoring.get(node.input[0])
+        in_integers = maker is not None and maker.op_type == "DequantizeLinear"
+        if in_integers or node.input[1] not in restored or len(readers[node.input[1]]) != 1:
+            continue
+        _turn(restoring[node.input[1]], constants)
+        node.attribute.remove(turned)
+    return copy
+
+
+def _turn(restoring: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
+    """Transpose a weight, and its scales in blocks, and let the node that restores it know."""
+    for name in restoring.input:
+        values = numpy_helper.to_array(constants[name])
+        if values.ndim == 2:
+            turned = np.ascontiguousarray(values.T)
+            constants[name].CopyFrom(numpy_helper.from_array(turned, name))
+    for item in restoring.attribute:
+        if item.name == "axis":
+            item.i = 1 - item.i
+
+
+def _restored_weights(graph: onnx.GraphProto) -> set[str]:
+    constants = {item.name for item in graph.initializer}
+    return {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and set(node.input) <= constants
+    }
+
+
 def _quantized_products(graph: onnx.GraphProto) -> set[str]:
     """Return names of products of a restored activation and a restored INT8 weight."""
     restored = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -41,7 +99,7 @@ def _quantized_products(graph: onnx.GraphProto) -> set[str]:
     return {
         node.name
         for node in graph.node
-        if node.op_type in ("Gemm", "MatMul")
+        if node.op_type in _PRODUCTS
         and all(name in restored for name in node.input[:2])
         and restored[node.input[1]].input[0] in int8
     }

@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
 from tasks.quantization.graph.float_layers import mark_floats, plain_floats, restored_once
-from tasks.quantization.graph.integer_products import bias_apart
+from tasks.quantization.graph.integer_products import bias_apart, stored_products, turned_weights
 from tasks.quantization.graph.integers import in_integers, without_results
 from tasks.quantization.graph.residuals import quantized_branches
 
@@ -26,7 +26,7 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
         case "s8":
             return mark_floats(without_results(quantized_branches(qdq)))
         case "u8":
-            fused = in_integers(bias_apart(unsigned_activations(qdq)))
+            fused = in_integers(turned_weights(bias_apart(unsigned_activations(qdq))))
             return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")
@@ -53,12 +53,12 @@ def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """Turn Relu and Clip before an FP8 quantizer into Max and Min.
+    """Turn Relu and Clip before an FP8 quantizer, or behind a stored product, into Max and Min.
 
-    ONNX Runtime 1.32 drops the one and fails on the other.
-
-    Its ReluQuantRewrite takes the zero-point's byte for the lowest level, which is so for U8 and
-    not for FP8.
+    ONNX Runtime 1.32 drops the one and fails on the other before an FP8 quantizer: its
+    ReluQuantRewrite takes the zero-point's byte for the lowest level, which is so for U8 and not
+    for FP8. Behind a product it takes them for the product's own end, finds no quantizer there that
+    cuts as they do, and leaves the product in floats.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
@@ -71,12 +71,16 @@ def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
         for node in graph.node
         if node.op_type == "QuantizeLinear" and node.input[2] in fp8
     }
-    if not any(node.op_type in _CUTS and node.output[0] in read for node in graph.node):
+    products = stored_products(graph)
+    cuts = {
+        node.name
+        for node in graph.node
+        if node.op_type in _CUTS and (node.output[0] in read or node.input[0] in products)
+    }
+    if not cuts:
         return copy
     nodes = [
-        lowered
-        for node in graph.node
-        for lowered in (_cut(node) if node.op_type in _CUTS and node.output[0] in read else [node])
+        lowered for node in graph.node for lowered in (_cut(node) if node.name in cuts else [node])
     ]
     del graph.node[:]
     graph.node.extend(nodes)
