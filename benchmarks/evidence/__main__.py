@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.evidence import real_model
 from benchmarks.evidence.kinds.catalog import KINDS
 from benchmarks.evidence.page import as_markdown
 from benchmarks.evidence.spread import Piece, pieces, spread
@@ -24,6 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     A piece takes some minutes on one core. There are 110 in all, which take hours on two cores.
     """
     options = _options(arguments)
+    if options.kinds == [real_model.WORD]:
+        command = f"python -m benchmarks.evidence {real_model.WORD}"
+        if options.quick:
+            command += " --quick"
+        print(real_model.as_part(real_model.measure(options.quick), command))
+        return
     console = Console(stderr=True)
     wanted = pieces(
         options.kinds or list(KINDS), options.seeds, options.cases, 2 if options.quick else None
@@ -57,7 +64,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmarks.evidence", description="What drift costs, and what each repair wins back."
     )
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
+    words = f"{', '.join(KINDS)}; or {real_model.WORD} alone, a part of its own"
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=words)
     parser.add_argument(
         "--quick", action="store_true", help="two shifts a kind, one seed, few cases"
     )
@@ -82,6 +90,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="cells measured so far: a second run goes on there",
     )
     options = parser.parse_args(arguments)
+    if real_model.WORD in options.kinds and len(options.kinds) > 1:
+        parser.error(f"{real_model.WORD} is measured alone: it takes the whole machine")
+    unknown = sorted({*options.kinds} - {*KINDS, real_model.WORD})
+    if unknown:
+        parser.error(f"no kind is called {', '.join(unknown)}: allowed are {words}")
     if options.quick:
         options.seeds, options.cases = 1, 24
     return options

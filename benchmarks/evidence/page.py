@@ -54,10 +54,10 @@ def as_markdown(cells: Sequence[Cell], seeds: int, cases: int, command: str) -> 
     for kind in sorted({row.kind for row in map_rows}):
         table = _table([row for row in map_rows if row.kind == kind])
         lines += ["", f"## {kind.capitalize()}", "", *table]
-    return "\n".join(_wrapped("\n".join(lines))) + "\n"
+    return "\n".join(wrapped("\n".join(lines))) + "\n"
 
 
-def _wrapped(page: str) -> list[str]:
+def wrapped(page: str) -> list[str]:
     """Break the lines of prose; a table's stay, and a bullet's next line is indented."""
     lines = []
     for line in page.splitlines():

@@ -55,6 +55,7 @@ class Candidate:
     graph: onnx.ModelProto  # S8 Q/DQ
     derived: Derived
     clock: Clock
+    quantized_share: float = 0.0  # of the numbers that the graph stores
 
     def lowered(self, form: str) -> bytes:
         """Return the graph for a target: "u8" for ONNX Runtime, "s8" for TensorRT."""
@@ -121,7 +122,7 @@ def derived(
         tuned = tune(*args) if recipe.quantized else None
     with clock.phase("derive and write"):
         made = candidate.quantize(evidence, recipe, deployed, tuned)
-    return Candidate(made.graph, made.derived, clock)
+    return Candidate(made.graph, made.derived, clock, made.quantized_share)
 
 
 def _kernels(subject: Subject) -> KernelEvidence:

@@ -112,11 +112,11 @@ def measure(quick: bool) -> ResultTable:
     return ResultTable("llm-drift", TITLE, rows, goals(rows), notes)
 
 
-def open_material(sizes: Sizes, *, real: bool) -> DriftMaterial:
-    """Open SmolLM2, or the shipped language model, with windows of text."""
+def open_material(sizes: Sizes, *, real: bool, kinds: Sequence[str] = KINDS) -> DriftMaterial:
+    """Open SmolLM2, or the shipped language model, with windows of text of these kinds."""
     chosen = smollm2.smollm2(sizes.tokens) if real else held_out.open_material(True).subject
     count = sizes.calibration + sizes.judged
-    texts = {kind: _windows(chosen, kind, sizes.tokens, count) for kind in KINDS}
+    texts = {kind: _windows(chosen, kind, sizes.tokens, count) for kind in kinds}
     return DriftMaterial(
         chosen,
         RememberedLogits(chosen.reference),
@@ -151,29 +151,30 @@ def answers(material: DriftMaterial) -> Iterator[DriftRow]:
     new = (away, champion)
     yield _row(material, "ja, scales alone", _derived(material, find_recipe("recalibrate"), *new))
     for name in ("resmooth", "resmooth-mixed-6"):
-        yield _row(material, f"ja, {name}", _derived(material, _renewed(name), *new))
+        yield _row(material, f"ja, {name}", _derived(material, renew(name), *new))
     mixed = (*material.calibration[HOME][:-few], *material.calibration[AWAY][:few])
     floored = _derived(material, find_recipe(SMOOTH), material.observe(mixed))
     yield _row(material, f"en with a floor of {few} windows of ja", floored)
-    drifting = _drifting(material, champion, away, home)
+    drifting = with_drifting_sites_kept(material, champion, away, home)
     yield _row(material, "en, 6 sites that drift kept", drifting)
     for name in ("int8-headroom", "fp8", "int8-dynamic", "int8-per-token"):
         yield _row(material, f"en, {name}", _derived(material, find_recipe(name), home))
 
 
-def _renewed(name: str) -> Recipe:
+def renew(name: str) -> Recipe:
+    """Return the recipe that renews a smoothed champion."""
     return renewed(find_recipe(name), SMOOTH)
 
 
-def _drifting(
+def with_drifting_sites_kept(
     material: DriftMaterial, champion: Candidate, away: Observed, home: Observed
 ) -> Candidate:
     """Keep what drifts in floating point, and everything else as it was calibrated at home."""
-    told = _derived(material, _renewed("resmooth-mixed-6"), away, champion)
+    told = _derived(material, renew("resmooth-mixed-6"), away, champion)
     kept = champion.derived.scales.keys() - told.derived.scales.keys()
     scales = {name: item for name, item in champion.derived.scales.items() if name not in kept}
     placed = replace(champion, derived=_with_scales(champion, scales))
-    return _derived(material, _renewed("resmooth"), home, placed)
+    return _derived(material, renew("resmooth"), home, placed)
 
 
 def _with_scales(champion: Candidate, scales: Mapping[str, object]) -> ours.Derived:
@@ -204,7 +205,7 @@ def _row(material: DriftMaterial, name: str, candidate: Candidate) -> DriftRow:
         ratios[AWAY],
         ratios[CODE],
         agreements[AWAY],
-        max(0.0, 1 - candidate.derived.quantized_share),
+        max(0.0, 1 - candidate.quantized_share),
         len(plan) / 1e6,
         candidate.clock.total,
     )

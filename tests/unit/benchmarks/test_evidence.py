@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evidence import shifts
+from benchmarks.evidence import real_model, shifts
 from benchmarks.evidence.kinds.catalog import KINDS
 from benchmarks.evidence.kinds.model_kind import KindModel, ModelKind
 from benchmarks.evidence.kinds.ocr import text_recognizer
 from benchmarks.evidence.kinds.signals import image_classifier
 from benchmarks.evidence.page import as_markdown
 from benchmarks.evidence.quality import quality
+from benchmarks.evidence.real_model import AnswerOnText
 from benchmarks.evidence.regret import as_lines, regret
 from benchmarks.evidence.scene import CellChoice
 from benchmarks.evidence.shifts import draw
@@ -152,3 +153,25 @@ def test_shifts_of_signals_say_what_they_do() -> None:
     assert 4100 <= len(shifts.late(wave, rng)) < 8100
     with pytest.raises(TypeError, match="was given a text"):
         shifts.late("a text", rng)
+
+
+def test_a_real_language_model_has_a_line_an_answer_and_what_each_wins_back() -> None:
+    def judged(answer: str, **ratios: float) -> list[AnswerOnText]:
+        return [
+            AnswerOnText(answer, kind, ratio, 0.9, 0.04, 249.0, 0.5, 18.0)
+            for kind, ratio in ratios.items()
+        ]
+
+    stale = judged("en, stale", en=1.03, fr=1.23, de=1.23, ja=1.83, ru=1.63, code=1.03)
+    again = judged("resmooth", en=1.1, fr=1.03, de=1.03, ja=1.03, ru=1.03, code=1.03)
+    page = real_model.as_part([*stale, *again, *judged("resmooth", en=1.2)], "a command")
+    assert "| en, stale | 1.030 | 1.230 | 1.230 | 1.830 | 1.630 | 1.030 | 1.830 |" in page
+    assert "| resmooth | 1.200 | 1.030 |" in page
+    assert "- resmooth: 100% of what other text costs is won back." in page
+
+
+@pytest.mark.soak
+def test_every_answer_is_made_and_judged_on_the_shipped_language_model() -> None:
+    measured = real_model.measure(quick=True)
+    assert {item.kind for item in measured} == {"en", *real_model.SHIFTED}
+    assert all(0.5 < item.ratio < 5 for item in measured)
