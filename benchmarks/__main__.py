@@ -27,6 +27,7 @@ MODULES: Mapping[str, str] = {
     "profiles": "benchmarks.traffic.profiles",
     "sampling": "benchmarks.traffic.sampling",
     "language": "benchmarks.language.held_out",
+    "llm-memory": "benchmarks.language.memory",
     "llm-drift": "benchmarks.language.drift",
     "selection": "benchmarks.quantization.selection",
     "poisoning": "benchmarks.quantization.poisoning",

@@ -8,7 +8,8 @@
     releases/MODEL/DIGEST/manifest.json  written last: where it stands, the release is complete
 
 DIGEST is the SHA-256 of the manifest, which holds every file's SHA-256: knowing the digest is
-knowing all bytes.
+knowing all bytes. Large weights lie beside, under names that are their digests, and the manifest
+lists them: releases of one model share those that are the same.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from infra.run_scope import read_once
 from infra.stores import layout
 from infra.stores.key_rules import checked
 from infra.stores.port import ObjectStore
+from infra.weights.naming import weight_files
 
 _VERSION = 1
 _SIGNATURE = "manifest.sig"
@@ -54,6 +56,7 @@ class Release:
         str, Json
     ]  # calibration set, recipe, scales, versions, targets: whatever the maker recorded
     files: Mapping[str, FileFact]
+    weights: Mapping[str, int]  # files beside its graphs, whose names are digests, with their bytes
     signed_by: str | None  # the signing key's id when a verifier checked it
 
     def file(self, name: str) -> bytes:
@@ -93,7 +96,10 @@ def write_release(
         Unavailable: The store does not answer.
     """
     recorded = {name: FileFact(sha256(data), len(data)) for name, data in files.items()}
-    manifest = _manifest(model, recorded, facts)
+    weights: dict[str, int] = {}
+    for data in files.values():
+        weights |= weight_files(data)
+    manifest = _manifest(model, recorded, facts, weights)
     digest = sha256(manifest)
     for name, data in files.items():
         store.put(layout.release_file(model, digest, name), data)
@@ -156,7 +162,12 @@ def _signature(store: ObjectStore, model: str, digest: str, what: str) -> bytes:
         ) from error
 
 
-def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Json]) -> bytes:
+def _manifest(
+    model: str,
+    files: Mapping[str, FileFact],
+    facts: Mapping[str, Json],
+    weights: Mapping[str, int],
+) -> bytes:
     if _MODEL.fullmatch(model) is None:
         raise BadInput(
             f"The model name {model!r} cannot be part of a key: "
@@ -168,7 +179,10 @@ def _manifest(model: str, files: Mapping[str, FileFact], facts: Mapping[str, Jso
     listed: dict[str, Json] = {
         name: {"sha256": fact.sha256, "size": fact.size} for name, fact in files.items()
     }
-    return canonical({"version": _VERSION, "model": model, "facts": facts, "files": listed})
+    beside: dict[str, Json] = {"weights": dict(weights)} if weights else {}
+    return canonical(
+        {"version": _VERSION, "model": model, "facts": facts, "files": listed, **beside}
+    )
 
 
 def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | None) -> Release:
@@ -183,8 +197,9 @@ def _release(store: ObjectStore, digest: str, manifest: bytes, signed_by: str | 
             name: FileFact(str(fact["sha256"]), int(fact["size"]))
             for name, fact in content["files"].items()
         }
-        model = ModelName(str(content["model"]))
-        return Release(store, model, Digest(digest), dict(content["facts"]), files, signed_by)
+        weights = {str(name): int(size) for name, size in content.get("weights", {}).items()}
+        model, facts = ModelName(str(content["model"])), dict(content["facts"])
+        return Release(store, model, Digest(digest), facts, files, weights, signed_by)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"The manifest of release {digest[:12]} cannot be read ({error!r}): write it again."

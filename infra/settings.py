@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from infra.keys.ring import KeyRing
     from infra.registry.registry import Registry
     from infra.releases import Release
+    from infra.weights.folder import WeightFolder
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -102,6 +103,8 @@ class Settings(BaseSettings):
     tensorrt_timing_cache: bool = True  # kept in the object store
     # The device that TensorRT-RTX builds for where none is visible.
     tensorrt_rtx_capability: str = Field(COMPUTE_CAPABILITY, pattern=r"^SM\d+$")
+    # From which size on the weights of a graph lie in files beside it.
+    weights_beside_mib: float = Field(256, ge=0)
     observe_on_cuda: bool = True  # where a target of the model runs on the visible device
     evidently_port: int = 8000
 
@@ -136,6 +139,15 @@ class Settings(BaseSettings):
     def store(self) -> ObjectStore:
         """Open the object store."""
         return _opened(self.store_address, self.s3_endpoint_url, self.s3_region)
+
+    def weights(self) -> "WeightFolder":
+        """Open the folder of large weights, which is filled from the object store."""
+        return _weights(
+            self.root / "cache" / "weights",
+            self.store_address,
+            self.s3_endpoint_url,
+            self.s3_region,
+        )
 
     def tensorrt_options(self) -> BuildOptions:
         """Return how `tensorrt` engines are built."""
@@ -227,6 +239,15 @@ class Settings(BaseSettings):
 def _opened(address: str, endpoint_url: str | None, region: str | None) -> ObjectStore:
     """Open a store once: an S3 client takes a fifth of a second to make."""
     return open_store(address, endpoint_url=endpoint_url, region=region)
+
+
+@lru_cache(maxsize=8)
+def _weights(
+    folder: Path, address: str, endpoint_url: str | None, region: str | None
+) -> "WeightFolder":
+    from infra.weights.folder import WeightFolder  # brings onnx, which settings need not
+
+    return WeightFolder(folder, _opened(address, endpoint_url, region))
 
 
 def read_settings() -> Settings:

@@ -27,6 +27,7 @@ from infra.engines.port import Arrays, Engine
 from infra.identifiers import Digest
 from tasks.drift.decision import recalibrates
 from tasks.drift.look import Deployed
+from tasks.graphs.weights import constant_values
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.recipe import Recipe
@@ -314,7 +315,7 @@ def _updated(subject: Subject, norm: float, rng: Generator) -> Subject:
     graph.CopyFrom(subject.model)
     weights = {item.name: item for item in graph.graph.initializer}
     for name in sorted({layer.weight for site in subject.sites for layer in site.layers}):
-        value = numpy_helper.to_array(weights[name])
+        value = constant_values(weights[name])
         flat = value.reshape(value.shape[0], -1)
         rank = min(RANK, *flat.shape)
         delta = rng.standard_normal((flat.shape[0], rank)) @ rng.standard_normal(

@@ -21,6 +21,8 @@ from infra.engine_options.accuracy_level import OPTION, accuracy_level
 from infra.engines.clock import wall_clock
 from infra.engines.port import Arrays, Built, Engine, Kernel, Profiles, each_profile, typed
 from infra.errors import BadInput, Refused
+from infra.settings import settings
+from infra.weights.naming import weight_files
 
 _FAILURES: tuple[type[Exception], ...] = tuple(
     kind for _, kind in inspect.getmembers(state, inspect.isclass) if issubclass(kind, Exception)
@@ -32,6 +34,8 @@ _TYPES: dict[str, np.dtype[np.generic]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(int8)": np.dtype(np.int8),
 }
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_OPTIMIZED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 _QUANTIZED = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -52,7 +56,7 @@ class OnnxRuntimeCpu:
     def check(self, graph: bytes) -> None:
         """Load the graph, and forget it."""
         try:
-            _session(graph)
+            _session(graph, packed=False)
         except _FAILURES as exc:
             raise Refused(f"ONNX Runtime cannot load the graph: {_first_line(exc)}") from exc
 
@@ -67,7 +71,7 @@ class OnnxRuntimeCpu:
                 session = _session(graph, optimized)
             except _FAILURES as exc:
                 raise Refused(f"ONNX Runtime cannot load the graph: {_first_line(exc)}") from exc
-            layers = _describe(onnx.load(optimized))
+            layers = _describe(onnx.load(optimized, load_external_data=False))
         _require_shapes(session, profile)
         return Built(graph, layers)
 
@@ -80,16 +84,22 @@ class OnnxRuntimeCpu:
 
         Any host optimizes the plan for itself, so no metadata can speak against it.
         """
+        return self._load(plan)
+
+    def _load(self, plan: bytes, *, packed: bool = True) -> Engine:
         try:
-            return OnnxRuntimeEngine(_session(plan))
+            return OnnxRuntimeEngine(_session(plan, packed=packed))
         except _FAILURES as exc:
             raise BadInput(
                 f"this is not an ONNX Runtime plan ({_first_line(exc)}): rebuild the release"
             ) from exc
 
     def load_exact(self, graph: bytes, profile: Profiles) -> Engine:
-        """Load the graph: the CPU knows no shorter float32."""
-        return self.load(graph)
+        """Load the graph: the CPU knows no shorter float32.
+
+        Weights beside it are multiplied where they are mapped, so that no copy is packed.
+        """
+        return self._load(graph, packed=not weight_files(graph))
 
     def kernels(self, layers: bytes, inspection: bytes | None) -> tuple[Kernel, ...] | None:
         """Parse what the runtime made of the graph on the CPU that built it."""
@@ -133,7 +143,9 @@ class OnnxRuntimeEngine:
         return None
 
 
-def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSession:
+def _session(
+    graph: bytes, optimized: Path | None = None, *, packed: bool = True
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if sys.platform == "linux" and len(allowed := os.sched_getaffinity(0)) < (os.cpu_count() or 1):
@@ -147,8 +159,15 @@ def _session(graph: bytes, optimized: Path | None = None) -> ort.InferenceSessio
         # The exact kernel costs half the speed.
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry(OPTION, accuracy_level(graph))
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    beside = weight_files(graph)
+    if beside:
+        options.add_session_config_entry(_FOLDER, str(settings().weights().prepare(beside)))
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+        if beside:  # what is optimized is as large as they are
+            options.add_session_config_entry(_OPTIMIZED_WEIGHTS, f"{optimized.name}.data")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

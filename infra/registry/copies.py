@@ -15,6 +15,7 @@ from infra.errors import BadInput, NotFound, Unavailable
 from infra.registry.flavour import DESCRIPTION, FILES, GRAPH_FILE, differences, parsed
 from infra.stores import open_store
 from infra.stores.digests import DigestCache
+from infra.weights.naming import file_name, is_weight_file, weight_files
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -85,29 +86,40 @@ def wrong_in(copy: ObjectStore, graph_digest: str, digests: DigestCache) -> str 
     make MLflow do. Raises `Unavailable`.
     """
     present = set(copy.list(""))
-    if present != FILES:
-        strange, missing = sorted(present - FILES), sorted(FILES - present)
+    weights = {name for name in present if is_weight_file(name)}
+    if present - weights != FILES:
+        strange, missing = sorted(present - weights - FILES), sorted(FILES - present)
         return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
     try:
         if digests.digest(copy, GRAPH_FILE) != graph_digest:
             return f"its {GRAPH_FILE} is not what the release holds"
-        return _wrong_beside(copy, graph_digest, digests)
+        for name in sorted(weights):
+            if file_name(digests.digest(copy, name)) != name:
+                return f"its {name} differs from its digest"
+        return _wrong_beside(copy, graph_digest, weights, digests)
     except NotFound as error:
         raise Unavailable(f"A version's files changed while they were read: {error}") from error
     except BadInput as error:
         return str(error)
 
 
-def _wrong_beside(copy: ObjectStore, graph_digest: str, digests: DigestCache) -> str | None:
+def _wrong_beside(
+    copy: ObjectStore, graph_digest: str, weights: set[str], digests: DigestCache
+) -> str | None:
     small = {name: copy.get(name) for name in sorted(FILES - {GRAPH_FILE})}
-    known = f"{graph_digest} {sha256(b''.join(small.values()))}"
+    known = " ".join([graph_digest, sha256(b"".join(small.values())), *sorted(weights)])
     if digests.approved(known):
         return None
     lines = [line for name in sorted(small) if name != DESCRIPTION for line in _lines(small[name])]
     strange = [line for line in lines if _REQUIREMENT.fullmatch(line) is None]
     if strange:
         return f"it requires {strange[0]!r}"
-    wrong = differences(small[DESCRIPTION], parsed(copy.get(GRAPH_FILE)))
+    graph = copy.get(GRAPH_FILE)
+    named = set(weight_files(graph))
+    if weights != named:
+        strange, missing = sorted(weights - named), sorted(named - weights)
+        return f"it holds {strange[0]}" if strange else f"it lacks {missing[0]}"
+    wrong = differences(small[DESCRIPTION], parsed(graph))
     if wrong is None:
         digests.approve(known)
     return wrong

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +24,19 @@ if TYPE_CHECKING:
 PROVIDERS = ["CPUExecutionProvider"]
 GRAPH_FILE, DESCRIPTION = "model.onnx", "MLmodel"
 FILES = frozenset({DESCRIPTION, GRAPH_FILE, "conda.yaml", "python_env.yaml", "requirements.txt"})
-"""Every file of a logged model; there is no other."""
+"""Every file of a logged model; there is no other but weights beside the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A serialized graph, and the files of its weights that lie beside it, by name."""
+
+    data: bytes
+    weights: Mapping[str, Path]
 
 
 def log_onnx(
-    client: MlflowClient, run_id: RunId, name: str, onnx_bytes: bytes, folder: Path, kind: str
+    client: MlflowClient, run_id: RunId, name: str, serialized: Graph, folder: Path, kind: str
 ) -> str:
     """Do what `mlflow.onnx.log_model` does, on this client instead of the global one.
 
@@ -35,7 +46,7 @@ def log_onnx(
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    graph = parsed(onnx_bytes)
+    graph = parsed(serialized.data)
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(
         experiment, name=name, source_run_id=run_id, model_type=kind
@@ -48,7 +59,7 @@ def log_onnx(
         model_uuid=model_id,
         model_id=model_id,
     )
-    _save(graph, onnx_bytes, folder / "model", described)
+    _save(graph, serialized, folder / "model", described)
     client.log_model_artifacts(model_id, str(folder / "model"))
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
     return model_id
@@ -101,7 +112,7 @@ def parsed(onnx_bytes: bytes) -> Any:
     return model
 
 
-def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> None:
+def _save(graph: Any, serialized: Graph, folder: Path, described: object) -> None:
     import mlflow.onnx
 
     mlflow.onnx.save_model(
@@ -119,9 +130,10 @@ def _save(graph: Any, onnx_bytes: bytes, folder: Path, described: object) -> Non
         onnx_session_options=session_options(graph),
         save_as_external_data=False,
     )
-    (folder / GRAPH_FILE).write_bytes(
-        onnx_bytes
-    )  # byte for byte what the release holds, not a re-serialization
+    # Byte for byte what the release holds, not a re-serialization.
+    (folder / GRAPH_FILE).write_bytes(serialized.data)
+    for name, path in serialized.weights.items():
+        shutil.copyfile(path, folder / name)  # ONNX reads no link: its target may change
 
 
 def _signature(graph: Any) -> object:

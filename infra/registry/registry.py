@@ -17,7 +17,7 @@ from infra.identifiers import RunId
 from infra.registry.cards import Card, describe_model, link_version, log_data, log_judged
 from infra.registry.connection import Connection, files_beside
 from infra.registry.copies import open_copy, remove_files, wrong_in
-from infra.registry.flavour import log_onnx
+from infra.registry.flavour import Graph, log_onnx
 from infra.registry.numbers import FREE, Numbers
 from infra.registry.runs import end_killed, log_run, open_run
 from infra.registry.traces import TracePage, read_trace_pages, read_traces
@@ -86,8 +86,11 @@ class Registry:
         artifacts: Mapping[str, bytes],
         card: Card = NO_CARD,
         numbers: Numbers = FREE,
+        weights: Mapping[str, Path] | None = None,
     ) -> str:
         """Log a run with the graph in the ONNX flavour, register it, and return the version.
+
+        `weights` are the files beside the graph, by name.
 
         The same release gives the same version, while that still holds its graph. `numbers` says
         which number it had in a registry that was lost, and which are others'.
@@ -104,7 +107,8 @@ class Registry:
         ):
             log_run(client, run_id, params, {}, artifacts)
             log_data(client, run_id, card)
-            model_id = log_onnx(client, run_id, model, onnx_bytes, Path(folder), card.kind)
+            graph = Graph(onnx_bytes, weights or {})
+            model_id = log_onnx(client, run_id, model, graph, Path(folder), card.kind)
             log_judged(client, run_id, model_id, metrics, card)
             return self._create_version(client, model, run_id, model_id, marks, card, numbers)
 

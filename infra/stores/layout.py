@@ -111,6 +111,9 @@ REGISTRATION_IN_USE = ObjectKind("registration in use", "models/{model}/current"
 SPEC_FOLDER = ObjectKind("spec folder", "models/{model}/folder.json")
 REPLAY = ObjectKind("replay", "models/{model}/traffic.parquet", Holds.CORPUS)
 
+WEIGHT = ObjectKind("weights", "weights/sha256-{digest}")
+"""A large weight, which graphs of registrations, candidates and releases name by its digest."""
+
 TRAFFIC = ObjectKind(
     "traffic", "traffic/{model}/date={date}/hour={hour}/part-{digest}.parquet", Holds.REQUESTS
 )
@@ -202,6 +205,11 @@ def rows_made_from(store: ObjectStore, kind: ObjectKind, key: str) -> Iterator[K
 def registration_file(model: str, registration: str, file: str) -> Key:
     """Return where a registration keeps a file."""
     return REGISTRATION.key(model=model, registration=registration, path=file)
+
+
+def weight(file: str) -> Key:
+    """Return where a file of weights lies; its name is `sha256-` and the digest."""
+    return WEIGHT.key(digest=file.removeprefix("sha256-"))
 
 
 def registration_in_use(model: str) -> Key:

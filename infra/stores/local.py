@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 _PARTIAL = ".partial"  # unfinished writes live here, outside every key
+_PIECE = 1 << 24  # bytes of a file in memory at a time
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -82,6 +84,27 @@ class LocalStore:
             ) from error
         except OSError as error:
             raise self._failure("create", key, error) from error
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Give a finished file a second name, or copy it from another file system.
+
+        It raises `Unavailable`.
+        """
+        target = self._path(key)
+        try:
+            with self._finished(target, path) as partial:
+                partial.replace(target)
+        except OSError as error:
+            raise self._failure("write", key, error) from error
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Give the object a second name, or copy it to another file system; raises `NotFound`."""
+        try:
+            _linked(self._path(key), path)
+        except _ABSENT as error:
+            raise NotFound(
+                f"There is no object {key} in {self._url}: check the name, or write it first."
+            ) from error
 
     def exists(self, key: str) -> bool:
         """Tell whether the file is there; raises `Unavailable`."""
@@ -171,8 +194,8 @@ class LocalStore:
         return self._root / checked(key)
 
     @contextlib.contextmanager
-    def _finished(self, path: Path, data: bytes) -> Iterator[Path]:
-        """Write a synced file with the data on the same file system, gone afterwards.
+    def _finished(self, path: Path, data: bytes | Path) -> Iterator[Path]:
+        """Write a synced file with the data, or a file's, on the same file system, gone afterwards.
 
         The folder of `path` is synced.
         """
@@ -181,7 +204,11 @@ class LocalStore:
         handle, partial = _locked(self._root / _PARTIAL)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                if isinstance(data, Path):
+                    partial.unlink()
+                    _linked(data, partial)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
                 yield partial
@@ -214,6 +241,19 @@ def _folder(url: str) -> Path:
 
 def _stamp(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _linked(source: Path, target: Path) -> None:
+    """Make a new name of a file; where that cannot be, a synced copy."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        with source.open("rb") as original, target.open("xb") as copy:
+            shutil.copyfileobj(original, copy, _PIECE)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def _locked(folder: Path) -> tuple[int, Path]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 
@@ -46,6 +47,20 @@ class ObjectStore(Protocol):
         Exactly one of many concurrent writers wins, the others get `AlreadyExists`. It is safe to
         retry after a time-out: finding the very same bytes there counts as success only when the
         writer cannot know whether its own write landed (S3 time-out), never in a plain race.
+        """
+        ...
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write or replace an object by a finished file, in bounded memory.
+
+        Nobody may change the file afterwards: a store of files may keep it under a second name.
+        """
+        ...
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Make a new file of an object, in bounded memory; nobody may change it.
+
+        Raises `NotFound`, and `OSError` where the file cannot be written.
         """
         ...
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 from urllib.parse import urlsplit
 
+from boto3.exceptions import S3UploadFailedError
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import (
@@ -122,6 +124,19 @@ class S3Store:
             if not _passing(failure):
                 break
         raise self._failure("create", key, failure) from failure
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write or replace by a file, in parts where it is large; raises `Unavailable`."""
+        name = self._name(key)
+        try:
+            self._client.upload_file(str(path), self._bucket, name)
+        except (BotoCoreError, ClientError, S3UploadFailedError) as error:
+            raise self._failure("write", key, error) from error
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write the object into a new file, a megabyte at a time; raises `NotFound`."""
+        with path.open("xb") as file:
+            self.copy(key, file)
 
     def exists(self, key: str) -> bool:
         """Tell whether the object is there; raises `Unavailable`."""

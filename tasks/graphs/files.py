@@ -8,17 +8,22 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx.external_data_helper import (
     ExternalDataInfo,
     load_external_data_for_model,
+    load_external_data_for_tensor,
     uses_external_data,
 )
 from onnx.inliner import inline_local_functions
 
 from infra.errors import BadInput
 from infra.processes.memory import require_memory
-from tasks.graphs.memory import EXPORT_COPIES, READY_COPIES, export_footprint
+from infra.weights.naming import is_beside
+from tasks.graphs.memory import BESIDE_COPIES, EXPORT_COPIES, READY_COPIES, export_footprint
+from tasks.graphs.weights import SMALLEST, are_large, constant_values, large_beside
 
 LIMIT = (1 << 31) - 1
 """Bytes of one protobuf message: a graph travels through releases, registry and runtimes as one."""
@@ -35,6 +40,16 @@ def load_graph(path: Path) -> onnx.ModelProto:
         BadInput: when the file is no ONNX; when a file of weights is missing, too short, or not
             inside the model's folder; when both together are more than one graph can hold.
     """
+    model = read_untouched(path)
+    return inline_local_functions(model) if model.functions else model
+
+
+def read_untouched(path: Path) -> onnx.ModelProto:
+    """Return the graph of a file as it is; weights that are large together lie beside it.
+
+    Raises:
+        BadInput: as `load_graph` does.
+    """
     require_room(path.stat().st_size, where=str(path), copies=READY_COPIES)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -43,15 +58,43 @@ def load_graph(path: Path) -> onnx.ModelProto:
     outside = sum(
         _length(tensor, path) for tensor in _tensors(model.graph) if uses_external_data(tensor)
     )
-    require_room(path.stat().st_size + outside, where=str(path), copies=READY_COPIES)
+    size = path.stat().st_size + outside
+    if are_large(size):
+        require_room_beside(size, where=str(path))
+        _move_beside(model, path.parent)
+        return model
+    require_room(size, where=str(path), copies=READY_COPIES)
     try:
         load_external_data_for_model(model, str(path.parent))
-        return inline_local_functions(model) if model.functions else model
     except Exception as exc:  # onnx's own kinds: it refuses links, whose targets may change
         raise BadInput(
             f"source: the weights beside {path} cannot be read ({_first_line(exc)}): export the "
             "model again"
         ) from exc
+    return model
+
+
+def _move_beside(model: onnx.ModelProto, folder: Path) -> None:
+    """Write a graph's constants to files of their own, one by one."""
+    for tensor in _tensors(model.graph):
+        if uses_external_data(tensor):
+            tensor.CopyFrom(large_beside(_mapped(tensor, folder), tensor.name))
+    for tensor in model.graph.initializer:
+        if not is_beside(tensor) and tensor.ByteSize() >= SMALLEST:
+            tensor.CopyFrom(large_beside(constant_values(tensor), tensor.name))
+
+
+def _mapped(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
+    """Return the numbers of a tensor that lies in a file of the model's folder."""
+    info, shape = ExternalDataInfo(tensor), tuple(tensor.dims)
+    if tensor.data_type in _PACKED or not math.prod(shape):
+        inside = onnx.TensorProto()
+        inside.CopyFrom(tensor)
+        load_external_data_for_tensor(inside, str(folder))
+        return constant_values(inside)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    place = (folder / info.location).resolve()
+    return np.asarray(np.memmap(place, dtype, "r", offset=info.offset or 0, shape=shape))
 
 
 def require_room(size: int, *, where: str, copies: int = EXPORT_COPIES) -> None:
@@ -69,6 +112,18 @@ def require_room(size: int, *, where: str, copies: int = EXPORT_COPIES) -> None:
         )
     require_memory(
         export_footprint(size, copies),
+        f"registering {where}",
+        "free some, or register it on a larger machine",
+    )
+
+
+def require_room_beside(size: int, *, where: str) -> None:
+    """Raise `Unavailable` where an export whose weights go to files needs more memory than is here.
+
+    `size` is the bytes of the weights in float32.
+    """
+    require_memory(
+        export_footprint(size, BESIDE_COPIES),
         f"registering {where}",
         "free some, or register it on a larger machine",
     )

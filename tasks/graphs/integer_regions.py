@@ -16,9 +16,9 @@ from enum import StrEnum
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from tasks.graphs.sites import Site
+from tasks.graphs.weights import constant_values
 
 
 class Kind(StrEnum):
@@ -107,7 +107,7 @@ def scalar_factor(node: onnx.NodeProto, constants: Mapping[str, NDArray[np.gener
 def scalars(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
     """Return the float constants of a graph by name; large ones are not read."""
     return {
-        item.name: numpy_helper.to_array(item)
+        item.name: constant_values(item)
         if int(np.prod(item.dims)) == 1
         else np.zeros(item.dims, np.float32)
         for item in graph.initializer

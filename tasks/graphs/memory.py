@@ -15,6 +15,8 @@ They are: graph, session, prepacked, folded, written, stored.
 """
 EXPORT_COPIES = 5
 """While a source is read, exported, checked and stored."""
+BESIDE_COPIES = 2
+"""The same, where weights go to files beside the graph: as they were stored, and in a session."""
 READY_COPIES = 9
 """While an ONNX file is read, made canonical, and compared with the file."""
 BASE = 150_000_000
@@ -92,9 +94,9 @@ def footprint(
     )
 
 
-def export_footprint(weights: int, copies: int = EXPORT_COPIES) -> int:
+def export_footprint(weights: int, copies: float = EXPORT_COPIES) -> int:
     """Return the bytes at the peak of registering a source of so many bytes in float32."""
-    return copies * weights + BASE
+    return round(copies * weights) + BASE
 
 
 def _shapes(model: onnx.ModelProto, tokens: int, batch: int) -> Mapping[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infra.errors import BadInput
 from tasks.graphs.canonical.editing import body_reads
+from tasks.graphs.weights import constant_values, constants_for
 from tasks.numerics.formats import NumberFormat
 
 NOTES = "requant.float32"
@@ -102,7 +103,7 @@ def in_type_of(scale: TensorProto, stored: TensorProto) -> TensorProto:
     if scale.data_type == stored.data_type or stored.data_type not in _TYPES.values():
         return scale
     format = next(name for name, kind in _TYPES.items() if kind == stored.data_type)
-    value = np.maximum(numpy_helper.to_array(scale), np.float32(_DIVISIBLE))
+    value = np.maximum(constant_values(scale), np.float32(_DIVISIBLE))
     return numpy_helper.from_array(np.asarray(value.astype(_ARRAYS[format])), scale.name)
 
 
@@ -215,7 +216,7 @@ class _Float32Nodes:
 
     def _holds(self, item: TensorProto) -> bool:
         """Return whether a constant keeps its meaning, as infinity does."""
-        values = numpy_helper.to_array(item)
+        values = constant_values(item)
         finite = values[np.isfinite(values)]
         if float(np.abs(finite).max(initial=0.0)) > _LARGEST[self.format]:
             return False
@@ -225,7 +226,7 @@ class _Float32Nodes:
         return bool(np.abs(short - finite).max() <= 0.01 * np.abs(finite).max())
 
     def _holds_scale(self, item: TensorProto, op: str) -> bool:
-        values = numpy_helper.to_array(item).astype(np.float32)
+        values = constant_values(item).astype(np.float32)
         short = values.astype(_ARRAYS[self.format]).astype(np.float32)
         if (
             op == "QuantizeLinear"
@@ -392,7 +393,7 @@ class _ShortWriter:
         return self._cast[name, True]
 
     def _shorter(self, name: str) -> NDArray[np.generic]:
-        values = numpy_helper.to_array(self._constants[name])
+        values = constant_values(self._constants[name])
         short: NDArray[np.generic] = values.astype(_ARRAYS[self._format])
         return short
 
@@ -430,7 +431,8 @@ class _ShortWriter:
             for item in self._graph.initializer
             if item.name in read and item.name not in self._stored
         ]
-        kept += [numpy_helper.from_array(values, name) for name, values in self._stored.items()]
+        constant = constants_for(self._model)
+        kept += [constant(values, name) for name, values in self._stored.items()]
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)
 

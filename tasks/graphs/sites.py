@@ -13,9 +13,9 @@ from itertools import takewhile
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from infra.errors import BadInput
+from tasks.graphs.weights import constant_values
 
 OPS = ("MatMul", "Gemm", "Conv")
 """Operators that a weighted layer becomes."""
@@ -86,7 +86,7 @@ def layer_weight(model: onnx.ModelProto, layer: Layer) -> NDArray[np.float32]:
         BadInput: when it is not finite.
     """
     item = next(item for item in model.graph.initializer if item.name == layer.weight)
-    weight: NDArray[np.float32] = numpy_helper.to_array(item).astype(np.float32)
+    weight: NDArray[np.float32] = constant_values(item).astype(np.float32, copy=False)
     if not np.isfinite(weight).all():
         raise BadInput(
             f"the weight of {layer.name} holds NaN or infinity: the model is broken, export it "

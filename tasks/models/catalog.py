@@ -21,6 +21,7 @@ from infra.errors import AlreadyExists, NotFound
 from infra.identifiers import Digest, ModelName
 from infra.settings import settings
 from infra.stores import layout
+from infra.weights.naming import weight_files
 from tasks.graphs.coverage import Coverage, coverage
 from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.sites import Site, expose, find_sites
@@ -264,6 +265,7 @@ def register(spec_path: Path) -> RegisteredModel:
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     check_files(spec, files, untouched)
     replay = read_replay(spec, base)
+    settings().weights().publish(weight_files(files[FULL_PRECISION]))
     for name, data in files.items():
         try:
             store.create(layout.registration_file(spec.name, digest, name), data)

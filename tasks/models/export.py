@@ -5,25 +5,29 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.export import Dim
 
 from infra.engines import open_target
+from infra.engines.port import Engine
 from infra.errors import BadInput
 from tasks.graphs.canonical.given import fix_sizes, fix_values, fixed_values
 from tasks.graphs.canonical.passes import make_canonical
-from tasks.graphs.files import float_weights, load_graph, require_room
+from tasks.graphs.files import float_weights, load_graph, require_room, require_room_beside
+from tasks.graphs.weights import are_large, large_beside
 from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import OriginalText, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
 from tasks.models.language.gguf_file import is_gguf, weights_in_float32
 from tasks.models.language.layout import CacheLayout, mark, read_layout
-from tasks.models.loading import Loaded, OriginalRun, Probe
+from tasks.models.loading import Loaded, OriginalRun
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.recognizer import load_recognizer
 from tasks.models.text.encoder import load_text_encoder
@@ -49,14 +53,13 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
             not compute what torch computes.
     """
     if spec.task is Task.CAUSAL_LM and is_gguf(folder):
-        require_room(weights_in_float32(folder), where=str(folder))
-        return _language(spec, folder)
+        return _language(spec, folder, weights_in_float32(folder))
     ready = folder if folder.is_file() else folder / "model.onnx"
     if ready.is_file():
         return _ready(spec, ready)
-    require_room(float_weights(folder), where=str(folder))
     if spec.task is Task.CAUSAL_LM:
-        return _language(spec, folder)
+        return _language(spec, folder, float_weights(folder))
+    require_room(float_weights(folder), where=str(folder))
     try:
         loaded = LOADERS[spec.task](spec, folder)
         with torch.no_grad():
@@ -73,35 +76,40 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     return model
 
 
-def _language(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
-    """Export the decoder with its cache.
+def _language(spec: ModelSpec, folder: Path, size: int) -> onnx.ModelProto:
+    """Export the decoder of so many bytes in float32 with its cache.
 
     It is checked where it reads a text at once, and where it adds one token to a cache.
     """
+    if are_large(size):
+        require_room_beside(size, where=str(folder))
+    else:
+        require_room(size, where=str(folder))
+    longest = spec.input.max_length + spec.input.new_tokens
     try:
-        module, layout, probe, shapes = load_decoder(
-            folder, spec.input.max_length + spec.input.new_tokens
-        )
+        module, layout, probe, shapes = load_decoder(folder, longest, beside=are_large(size))
         with torch.no_grad():
             module(**probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
         raise BadInput(
             f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}"
         ) from exc
+    cases = (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1))
+    runs = [_run(module, case) for case in cases]
+    original = module.original
     model = _to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
+    del module  # its weights are in the graph, or beside it: the engine has room for its own
     mark(model, layout)
-    for case in (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1)):
-        _compare(model, module, case, flatten(case))
-    if module.original is not None:
-        _compare_with_original(model, layout, module.original)
+    engine = open_target("onnxruntime-cpu").load_exact(model.SerializeToString(), {})
+    for run in runs:
+        _compare(engine, run)
+    if original is not None:
+        _compare_with_original(engine, layout, original)
     return model
 
 
-def _compare_with_original(
-    model: onnx.ModelProto, layout: CacheLayout, original: OriginalText
-) -> None:
+def _compare_with_original(engine: Engine, layout: CacheLayout, original: OriginalText) -> None:
     """Hold the graph against the untouched model: at once, and its last tokens over a cache."""
-    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
     ids, mask = original.ids.numpy(), original.mask.numpy()
     expected, real = original.logits.numpy(), mask > 0
     cases, tokens = ids.shape
@@ -272,7 +280,7 @@ def _to_onnx(
         ) from exc
     if program is None:
         raise BadInput("source: torch could not export the model to ONNX")
-    model: onnx.ModelProto = program.model_proto
+    model = _written(program)
     for item in (
         *model.graph.node,
         *model.graph.input,
@@ -281,6 +289,23 @@ def _to_onnx(
     ):
         # Traces of the exporting machine's source files do not belong into a shipped graph.
         del item.metadata_props[:]
+    return model
+
+
+def _written(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
+    """Return the graph; weights that are large together are written to files one by one."""
+    initializers = program.model.graph.initializers
+    constants = {
+        name: item.const_value
+        for name, item in initializers.items()
+        if item.const_value is not None
+    }
+    if not are_large(sum(item.nbytes for item in constants.values())):
+        return program.model_proto
+    initializers.clear()
+    model: onnx.ModelProto = program.model_proto
+    for name, constant in constants.items():
+        model.graph.initializer.append(large_beside(constant.numpy(), name))
     return model
 
 
@@ -307,19 +332,28 @@ def _require_original(model: onnx.ModelProto, runs: Sequence[OriginalRun]) -> No
             )
 
 
-def _compare(
-    model: onnx.ModelProto, module: nn.Module, probe: Probe | DecoderProbe, feeds: Probe
-) -> None:
-    engine = open_target("onnxruntime-cpu").load(model.SerializeToString())
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What torch answers to feeds of the graph."""
+
+    feeds: Mapping[str, NDArray[np.generic]]
+    answers: tuple[NDArray[np.floating], ...]
+
+
+def _run(module: nn.Module, probe: DecoderProbe) -> _Run:
     with torch.no_grad():
         returned = module(**probe)
-    wanted = returned if isinstance(returned, tuple) else (returned,)
+    answers = returned if isinstance(returned, tuple) else (returned,)
+    feeds = {name: tensor.numpy() for name, tensor in flatten(probe).items()}
+    return _Run(feeds, tuple(tensor.numpy() for tensor in answers))
+
+
+def _compare(engine: Engine, run: _Run) -> None:
     try:
-        outputs = engine.run({name: tensor.numpy() for name, tensor in feeds.items()})
+        outputs = engine.run(run.feeds)
     except BadInput as exc:
         raise BadInput(f"source: the exported graph does not run on other shapes: {exc}") from exc
-    for tensor, output in zip(wanted, outputs.values(), strict=True):
-        expected = tensor.numpy()
+    for expected, output in zip(run.answers, outputs.values(), strict=True):
         same_shape = output.shape == expected.shape
         difference = float(np.abs(output - expected).max()) if same_shape else float("inf")
         if not difference < TOLERANCE * max(1.0, float(np.abs(expected).max())):

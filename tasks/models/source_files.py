@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from infra.engines import open_target
 from infra.engines.port import Engine
@@ -17,6 +16,7 @@ from tasks.graphs.canonical.held import require_same
 from tasks.graphs.coverage import coverage
 from tasks.graphs.operators import require_buildable, require_operators
 from tasks.graphs.sites import Site, find_sites
+from tasks.graphs.weights import constant_values
 from tasks.metrics.custom.trusted import require_metrics
 from tasks.models.corpus import guardrail_cases, read_corpus
 from tasks.models.custom.charsets import read_charsets
@@ -243,7 +243,7 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
 
 def _loaded(graph: bytes) -> Engine:
     try:
-        return open_target("onnxruntime-cpu").load(graph)
+        return open_target("onnxruntime-cpu").load_exact(graph, {})
     except BadInput as exc:
         line = " ".join(str(exc.__cause__ or exc).split())[:300]
         raise BadInput(
@@ -255,7 +255,7 @@ def _require_finite(graph: onnx.ModelProto, sites: Sequence[Site]) -> None:
     """Raise naming a layer whose weight holds NaN or infinity; a mask may be made of them."""
     layers = {layer.weight: layer for site in sites for layer in site.layers}
     for item in graph.graph.initializer:
-        if item.name in layers and not np.isfinite(numpy_helper.to_array(item)).all():
+        if item.name in layers and not np.isfinite(constant_values(item)).all():
             raise BadInput(
                 f"source: the weight of {layers[item.name].name} holds NaN or infinity: the model "
                 "is broken, export it again"

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
+from pathlib import Path
 
 from infra.canonical import Json
 from infra.identifiers import RunId
 from infra.registry.cards import Card
 from infra.registry.numbers import Numbers
 from infra.registry.registry import Registry
+from infra.settings import settings
+from infra.weights.naming import weight_files
 from tasks.records import CandidateRef, EngineRef, GateReport
 from tasks.step import flow_run_id
 
@@ -97,9 +100,10 @@ def register(
     """
     candidate, files = judged.candidate, bundle.files
     fraction = f"{candidate.quantized_share:.4f}"
+    graph = files.get(CPU_PLAN, files[GRAPH])
     return registry.register(
         candidate.model,
-        files.get(CPU_PLAN, files[GRAPH]),
+        graph,
         release=digest,
         tags=judged.tags(flow_run_id()),
         run_name=run_name,
@@ -108,7 +112,13 @@ def register(
         artifacts={name: data for name, data in files.items() if name.startswith("golden/")},
         card=card,
         numbers=numbers,
+        weights=weights_beside(graph),
     )
+
+
+def weights_beside(graph: bytes) -> Mapping[str, Path]:
+    """Return the files of the weights that a serialized graph has beside it, by name."""
+    return {name: settings().weights().path(name) for name in weight_files(graph)}
 
 
 def _version(library: str) -> str | None:

@@ -106,6 +106,8 @@ def _read_all(model: str, digest: str) -> Release:
     release = settings().release(model, digest)
     for name in release.files:
         release.file(name)
+    for name in release.weights:
+        settings().weights().require_stored(name)
     return release
 
 

@@ -10,6 +10,7 @@ from infra.errors import NotFound
 from infra.identifiers import Digest
 from infra.settings import settings
 from infra.stores import layout
+from infra.weights.naming import weight_files, whole_size
 from tasks.models.catalog import RegisteredModel
 from tasks.quantization.pipeline.candidate import QuantizedGraph, candidate_facts, candidate_files
 from tasks.quantization.recipe.ladder import chooses_sites
@@ -72,6 +73,7 @@ def store_candidate(
     made_of = (model.digest, calibration.digest, observation, graph_recipe)
     facts = candidate_facts(candidate, recipe, *made_of)
     for file, data in candidate_files(candidate, facts).items():
+        settings().weights().publish(weight_files(data))
         settings().store().put(layout.candidate_file(model.name, name, file), data)
     return _reference(model, name, recipe, facts)
 
@@ -106,12 +108,13 @@ def stored_engine_size(
         metadata = None
     if not is_current(metadata):
         return None
-    return len(store.get(_engine_file(candidate, target, "plan")))
+    return whole_size(store.get(_engine_file(candidate, target, "plan")))
 
 
 def store_engine(candidate: CandidateRef, target: str, built: Built) -> None:
     """Write an engine's files, its layers last: without them it is built again."""
     store = settings().store()
+    settings().weights().publish(weight_files(built.plan))
     store.put(_engine_file(candidate, target, "plan"), built.plan)
     if built.metadata is not None:
         store.put(_engine_file(candidate, target, "plan.json"), built.metadata)

@@ -233,16 +233,27 @@ def load_tuned(
 
 def require_room_for(model: RegisteredModel, recipe: Recipe) -> None:
     """Raise before the work begins where memory is too short for a recipe."""
-    has_hessian = isinstance(recipe.rounding, Gptq | Trained)
-    require_room(model, hessian=has_hessian, kept=MANY_ROWS if recipe.learns_from_many else ROWS)
+    _require(model, needed_memory_for(model, recipe))
 
 
-def require_room(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> None:
-    """Raise before the work begins where memory is short.
+def require_room(model: RegisteredModel) -> None:
+    """Raise before the work begins where memory is too short to observe a model.
 
     The kernel would end it without a word.
     """
-    needed = footprint(
+    _require(model, needed_memory(model))
+
+
+def needed_memory_for(model: RegisteredModel, recipe: Recipe) -> int:
+    """Return the bytes at the peak of deriving a recipe's graph, estimated beforehand."""
+    has_hessian = isinstance(recipe.rounding, Gptq | Trained)
+    kept = MANY_ROWS if recipe.learns_from_many else ROWS
+    return needed_memory(model, hessian=has_hessian, kept=kept)
+
+
+def needed_memory(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> int:
+    """Return the bytes at the peak of observing a model, and of deriving one graph."""
+    return footprint(
         model.graph,
         model.observed_sites,
         tokens=model.spec.input.max_length,
@@ -250,5 +261,8 @@ def require_room(model: RegisteredModel, *, hessian: bool = False, kept: int = R
         hessian=hessian,
         kept=kept,
     ).total
+
+
+def _require(model: RegisteredModel, needed: int) -> None:
     mend = "free some, lower input.max_length, or run it on a larger machine"
     require_memory(needed, f"quantizing {model.name}", mend)

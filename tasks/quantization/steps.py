@@ -12,6 +12,7 @@ from infra.engines import open_target
 from infra.identifiers import RunId
 from infra.settings import settings
 from infra.stores import layout
+from infra.weights.naming import whole_size
 from tasks.models.catalog import open_model
 from tasks.observation.archive import dump_observation
 from tasks.quantization import candidates, loading, measuring
@@ -109,7 +110,7 @@ def build_engine(candidate: CandidateRef, target_name: str) -> EngineRef:
         graph = onnx.load_from_string(settings().store().get(candidate.key("graph.onnx")))
         built = target.build(lower(graph, target.form).SerializeToString(), profile)
         candidates.store_engine(candidate, target_name, built)
-        size, seconds = len(built.plan), time.perf_counter() - started
+        size, seconds = whole_size(built.plan), time.perf_counter() - started
     return EngineRef(target_name, size, seconds, reason is None, reason or "")
 
 

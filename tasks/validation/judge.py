@@ -14,6 +14,7 @@ from infra.engines import open_target
 from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
+from infra.weights.naming import whole_size
 from tasks.graphs.multiply_accumulates import layer_products
 from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
@@ -244,11 +245,11 @@ def _fp16_engine(model_name: str, digest: str, target: str) -> Fp16Engine:
     graph = shortened(model.graph, NumberFormat.FP16, {})
     made = opened.build(graph.SerializeToString(), model.inputs.profile)
     memory = peak_memory(target, made.plan, typical_batch(model).feeds)
-    return Fp16Engine(opened.load(made.plan, made.metadata), len(made.plan), memory)
+    return Fp16Engine(opened.load(made.plan, made.metadata), whole_size(made.plan), memory)
 
 
 def _size(model: RegisteredModel, built: BuiltEngine) -> CostPair:
-    return CostPair(len(model.file(FULL_PRECISION)), built.ref.size)
+    return CostPair(whole_size(model.file(FULL_PRECISION)), built.ref.size)
 
 
 @lru_cache(maxsize=8)

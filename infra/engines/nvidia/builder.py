@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from infra.engines.nvidia.metadata import PlanMetadata, dump_metadata
 from infra.engines.nvidia.timing_cache import WarmCache, attach, cache_key
 from infra.engines.port import Built, Profile, Profiles, each_profile
 from infra.errors import BadInput, Refused, Unavailable
+from infra.settings import settings
 from infra.stores.port import ObjectStore
+from infra.weights.naming import weight_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Builder:
         require_importable(self.name, graph)
         network = builder.create_network(self._network_flags())
         parser = self.trt.OnnxParser(network, logger)
-        if not parser.parse(graph):
+        if not _parsed(parser, graph):
             errors = [
                 _sentence(parser.get_error(i)) for i in range(parser.num_errors)
             ] or log.errors
@@ -159,6 +162,18 @@ def _translated(name: str, log: Log) -> Iterator[None]:
         ValueError,
     ) as exc:  # its bindings raise these for arguments and absent drivers
         raise Unavailable(f"{name} failed ({exc}; {log.tail(300)}): look at its driver") from exc
+
+
+def _parsed(parser: Any, graph: bytes) -> bool:
+    """Let the parser read a graph, and the weights beside it from the folder where they lie."""
+    files = weight_files(graph)
+    if not files:
+        return bool(parser.parse(graph))
+    folder = settings().weights().prepare(files)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".graph-", suffix=".onnx") as file:
+        file.write(graph)
+        file.flush()
+        return bool(parser.parse_from_file(file.name))
 
 
 def _set_shapes(optimization: Any, name: str, declared: Sequence[int], profile: Profile) -> None:

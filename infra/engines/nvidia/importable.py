@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from infra.errors import Refused
+from infra.settings import settings
+from infra.weights.naming import is_beside
 
 _UNSIGNED = (TensorProto.UINT8, TensorProto.UINT4, TensorProto.UINT16)
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -79,4 +81,5 @@ def _smallest(item: TensorProto, op: str) -> float:
 
 
 def _as_floats(item: TensorProto) -> NDArray[np.float32]:
-    return np.asarray(numpy_helper.to_array(item)).astype(np.float32).reshape(-1)
+    read = settings().weights().values if is_beside(item) else numpy_helper.to_array
+    return np.asarray(read(item)).astype(np.float32).reshape(-1)

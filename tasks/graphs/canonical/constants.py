@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from infra.engines import open_target
 from infra.errors import BadInput
 from tasks.graphs.canonical.editing import GraphEditor, attributes, body_reads, rename_reads
+from tasks.graphs.weights import constants_for
 
 LARGEST_GROWTH = 1 << 20
 """Values by which a folded constant may be larger than what it is made of: an expanded mask is
@@ -165,12 +166,13 @@ def _computed(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, 
             f"source: the constants of the graph cannot be computed ({exc}): export it again"
         ) from exc
     sizes = {item.name: int(np.prod(item.dims)) for item in constants}
+    constant = constants_for(model)
     values: dict[str, TensorProto] = {}
     for name, array in arrays.items():
         made_of = sum(sizes.get(source, 0) for source in makers[name].input)
         sizes[name] = made_of if array.size - made_of > LARGEST_GROWTH else array.size
         if array.size - made_of <= LARGEST_GROWTH and array.dtype != object:
-            values[name] = numpy_helper.from_array(array, name)
+            values[name] = constant(array, name)
     return {
         name: value
         for name, value in values.items()

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+
+from tasks.graphs.weights import constant_values, constants_like
 
 
 class GraphEditor:
     """Indexes one graph, and keeps the index true while nodes and constants come and go."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
+        self.graph, self._constant = graph, constants_like(graph)
         self.constants = {item.name: item for item in graph.initializer}
         self.outputs = {item.name for item in graph.output}
         self._names = {
@@ -41,13 +42,12 @@ class GraphEditor:
 
     def value(self, name: str) -> NDArray[np.generic]:
         """Return a constant's values."""
-        return np.asarray(numpy_helper.to_array(self.constants[name]))
+        return np.asarray(constant_values(self.constants[name]))
 
     def add(self, wanted: str, values: NDArray[np.generic]) -> str:
         """Add a constant; returns the name that it got."""
         name = self.fresh(wanted)
-        data = np.ascontiguousarray(values).reshape(values.shape)
-        self.graph.initializer.append(numpy_helper.from_array(data, name))
+        self.graph.initializer.append(self._constant(values, name))
         self.constants[name] = self.graph.initializer[-1]
         return name
 
@@ -55,8 +55,7 @@ class GraphEditor:
         """Give a constant other values, under its own name where one node alone reads it."""
         if len(self.readers.get(name, [])) > 1 or name in self.outputs:
             return self.add(f"{name}_changed", values)
-        data = np.ascontiguousarray(values).reshape(values.shape)
-        self.constants[name].CopyFrom(numpy_helper.from_array(data, name))
+        self.constants[name].CopyFrom(self._constant(values, name))
         return name
 
     def only_reader(self, tensor: str) -> onnx.NodeProto | None:

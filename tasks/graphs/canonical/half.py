@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
+from infra.weights.naming import is_beside
 from tasks.graphs.canonical.editing import all_nodes, bodies
+from tasks.graphs.weights import constant_values, inside, large_beside
 
 HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPED = frozenset({"to", "dtype"})
@@ -54,5 +56,6 @@ def _widen_graph(graph: onnx.GraphProto) -> None:
 
 def _widen_tensor(item: TensorProto) -> None:
     if item.data_type in HALF:
-        values = numpy_helper.to_array(item).astype(np.float32)
-        item.CopyFrom(numpy_helper.from_array(values, item.name))
+        values = constant_values(item).astype(np.float32)
+        constant = large_beside if is_beside(item) else inside
+        item.CopyFrom(constant(values, item.name))

@@ -14,6 +14,7 @@ from infra.engines.port import Arrays
 from infra.errors import BadInput
 from tasks.graphs.canonical.given import Value, fixed_values
 from tasks.graphs.canonical.half import is_half
+from tasks.graphs.files import read_untouched
 
 TOLERANCE = 1e-3
 """Largest difference, of the largest magnitude of an output: two ways of rounding float32."""
@@ -40,7 +41,7 @@ def require_same(
     Raises:
         BadInput: They differ by more than rounding, on any output; or the file does not run.
     """
-    file = onnx.load(untouched)
+    file = read_untouched(untouched)
     cpu = open_target("onnxruntime-cpu")
     try:
         original = cpu.load(file.SerializeToString())

@@ -19,9 +19,10 @@ from torch.export import Dim
 
 from tasks.models.language.gguf_file import is_gguf, quietly, where_from
 from tasks.models.language.layout import CacheLayout
+from tasks.models.language.mapped import map_weights
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 PROBE_PAST, PROBE_TOKENS = 5, 7
 Probe = dict[str, torch.Tensor | list[torch.Tensor]]
@@ -102,7 +103,7 @@ class Product(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=False)
+        self.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
         self.bias = (
             None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         )
@@ -113,8 +114,12 @@ class Product(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
+def load_decoder(
+    folder: Path, longest: int, *, beside: bool = False
+) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
     """Load the model of a Hugging Face folder, or of a GGUF file, in FP32.
+
+    With `beside`, its weights are mapped from files, and take no memory that is not given back.
 
     Returns:
         The model, its cache, a probe and the probe's dynamic dimensions.
@@ -123,14 +128,11 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
         ValueError: when the model has fewer positions than `longest`, or layers that attend in a
             way that cannot be exported; whatever transformers raises passes.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     with quietly() if is_gguf(folder) else nullcontext():
-        model = AutoModelForCausalLM.from_pretrained(
-            **where_from(folder), local_files_only=True, dtype=torch.float32
-        ).eval()
+        model = _with_mapped_weights(folder) if beside else _pretrained(folder, torch.float32)
     config = model.config
     positions = getattr(config, "max_position_embeddings", None)
     if positions and longest > positions:
@@ -149,6 +151,29 @@ def load_decoder(folder: Path, longest: int) -> tuple[CachedDecoder, CacheLayout
         layout = _layout(decoder)
     _spell_products(model)
     return decoder, layout, _probe(layout, int(config.vocab_size)), _shapes(layout, longest)
+
+
+def _pretrained(folder: Path, dtype: torch.dtype | str) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    place = where_from(folder)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        **place, local_files_only=True, dtype=dtype
+    )
+    return model.eval()
+
+
+def _with_mapped_weights(folder: Path) -> "PreTrainedModel":
+    """Load weights as they are stored, and map them in float32.
+
+    What the model computes when it is made is in float32, or it is loaded so.
+    """
+    model = _pretrained(folder, "auto")
+    made = [item.dtype for item in model.buffers() if item.is_floating_point()]
+    if any(dtype != torch.float32 for dtype in made):
+        model = _pretrained(folder, torch.float32)
+    map_weights(model)
+    return model
 
 
 def flatten(probe: Probe) -> dict[str, torch.Tensor]:

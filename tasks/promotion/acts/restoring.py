@@ -25,7 +25,7 @@ from tasks.promotion.registered.condition import (
     wrong_in_bundle,
     wrong_in_copy,
 )
-from tasks.promotion.release import CPU_PLAN, GRAPH
+from tasks.promotion.release import CPU_PLAN, GRAPH, weights_beside
 from tasks.promotion.retention.policy import collected
 from tasks.promotion.verification import registered_graph, require_intact
 from tasks.records import ReleaseRef
@@ -159,6 +159,7 @@ def _registered_again(release: ReleaseRef, wrong: str) -> ReleaseRef:
 
 def _register(stored: Release, release: ReleaseRef, numbers: Numbers) -> str:
     files = {name: stored.file(name) for name in stored.files if name.startswith("golden/")}
+    graph = stored.file(CPU_PLAN if CPU_PLAN in stored.files else GRAPH)
     about = (
         f"Registered again from release `{release.digest[:12]}`, once version {release.version}."
     )
@@ -167,7 +168,7 @@ def _register(stored: Release, release: ReleaseRef, numbers: Numbers) -> str:
         .registry()
         .register(
             release.model,
-            stored.file(CPU_PLAN if CPU_PLAN in stored.files else GRAPH),
+            graph,
             release=release.digest,
             tags=_tags(stored.facts),
             run_name=f"release {release.digest[:12]} again",
@@ -176,6 +177,7 @@ def _register(stored: Release, release: ReleaseRef, numbers: Numbers) -> str:
             artifacts=files,
             card=Card(about_version=about),
             numbers=numbers,
+            weights=weights_beside(graph),
         )
     )
 

@@ -9,6 +9,7 @@ from infra.errors import NotFound, Refused, RequantError
 from infra.settings import settings
 from infra.stores import layout
 from infra.stores.digests import DigestCache
+from infra.weights.naming import file_name
 from tasks.promotion.verification import registered_graph
 from tasks.records import ReleaseRef
 
@@ -25,11 +26,14 @@ def wrong_in_bundle(release: ReleaseRef, digests: DigestCache) -> str | None:
     """
     store = settings().store()
     try:
-        recorded = settings().release(release.model, release.digest).files
-        for name, fact in recorded.items():
+        bundle = settings().release(release.model, release.digest)
+        for name, fact in bundle.files.items():
             key = layout.release_file(release.model, release.digest, name)
             if digests.digest(store, key) != fact.sha256:
                 return f"The file {name} of its bundle differs from its recorded digest."
+        for name in bundle.weights:
+            if file_name(digests.digest(store, layout.weight(name))) != name:
+                return f"The weights {name} of its bundle differ from their digest."
     except (Refused, NotFound) as error:
         return str(error)
     return None

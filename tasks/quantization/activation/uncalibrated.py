@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from tasks.graphs.integer_regions import SUFFIX
 from tasks.graphs.sites import Layer, Site, layer_weight
+from tasks.graphs.weights import constant_values
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.observation.observer import SiteObservation
 from tasks.quantization.recipe.recipe import Recipe
@@ -48,7 +48,7 @@ def overflowing(
         amax, rows = observed[site.name].histogram.amax, observed[site.name].rows
         for layer in site.layers:
             own = (
-                numpy_helper.to_array(constants[name])
+                constant_values(constants[name])
                 for name in nodes[layer.node].input[1:]
                 if name in constants
             )
@@ -92,4 +92,4 @@ def _largest_result(model: onnx.ModelProto, layer: Layer, rows: NDArray[np.float
 
 def holds(format: NumberFormat, item: onnx.TensorProto) -> bool:
     """Return whether every value of a constant is finite in a shorter floating-point format."""
-    return float(np.abs(numpy_helper.to_array(item)).max(initial=0.0)) <= _LARGEST[format]
+    return float(np.abs(constant_values(item)).max(initial=0.0)) <= _LARGEST[format]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from tasks.graphs.sites import Site, layer_weight
+from tasks.graphs.weights import constant_values
 from tasks.numerics.formats import NumberFormat, PerBlock, PerChannel
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, multiplied, quantize
 from tasks.numerics.quantizer import Quantizer
@@ -169,7 +169,7 @@ def _with_room_for_biases(
         if node.name in names and len(node.input) > 2
     }
     constants = {
-        item.name: numpy_helper.to_array(item)
+        item.name: constant_values(item)
         for item in model.graph.initializer
         if item.name in biases.values()
     }
@@ -187,7 +187,7 @@ def _tables(model: onnx.ModelProto, recipe: Recipe) -> dict[str, QuantizedWeight
     if recipe.tables in SHORT_FLOATS:
         return {name: recipe.tables for name in names if holds(recipe.tables, constants[name])}
     scheme = WeightScheme(recipe.tables)
-    return {name: quantize(numpy_helper.to_array(constants[name]), scheme) for name in names}
+    return {name: quantize(constant_values(constants[name]), scheme) for name in names}
 
 
 def _gathers_rows(node: onnx.NodeProto, table: str) -> bool:

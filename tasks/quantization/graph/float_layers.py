@@ -14,7 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from tasks.graphs.weights import constant_values, constants_like
 
 _MARK = "requant.floats"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -131,7 +133,7 @@ def _products(
 
 def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:
     """Store the weights of these convolutions as what their DequantizeLinear makes."""
-    constants = {item.name: item for item in graph.initializer}
+    constants, constant = {item.name: item for item in graph.initializer}, constants_like(graph)
     restoring = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     weights: dict[str, onnx.NodeProto] = {}
     for node in graph.node:
@@ -140,10 +142,10 @@ def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:
             if maker is not None and maker.input[0] in constants:
                 weights[maker.output[0]] = maker
     for name, maker in weights.items():
-        levels, scales = (numpy_helper.to_array(constants[part]) for part in maker.input[:2])
+        levels, scales = (constant_values(constants[part]) for part in maker.input[:2])
         shape = (-1, *[1] * (levels.ndim - 1)) if scales.ndim else ()
         values = levels.astype(np.float32) * scales.reshape(shape)
-        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+        graph.initializer.append(constant(values.astype(np.float32), name))
     _keep(graph, [node for node in graph.node if node.output[0] not in weights])
     stored = {part for maker in weights.values() for part in maker.input}
     kept = [item for item in graph.initializer if item.name not in stored]
@@ -154,7 +156,7 @@ def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:
 def _fuse_hard_swish(graph: onnx.GraphProto) -> None:
     """Write Add, Clip, Mul and Div as HardSigmoid and Mul, wherever nobody else reads between."""
     scalars = {
-        item.name: numpy_helper.to_array(item)
+        item.name: constant_values(item)
         for item in graph.initializer
         if int(np.prod(item.dims)) == 1 and item.data_type == onnx.TensorProto.FLOAT
     }

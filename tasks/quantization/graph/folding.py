@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from tasks.graphs.sites import Site
+from tasks.graphs.weights import constant_values, constants_like
 
 _THROUGH = frozenset(
     {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout"}
@@ -76,6 +76,7 @@ class _Folder:
     """Rewrites constants of one graph in place."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
+        self._constant = constants_like(graph)
         self._constants = {item.name: item for item in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
         self._readers = Counter(name for node in graph.node for name in node.input)
@@ -140,7 +141,7 @@ class _Folder:
         """Divide rows of a weighted layer's weight, and its bias."""
         if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self._constants:
             return False
-        weight = numpy_helper.to_array(self._constants[node.input[1]])
+        weight = constant_values(self._constants[node.input[1]])
         transposed = any(item.name == "transB" and item.i for item in node.attribute)
         of_rows = node.op_type == "Conv" or (node.op_type == "Gemm" and transposed)
         output_axis = 0 if of_rows else weight.ndim - 1  # also of a stack of matrices
@@ -153,9 +154,7 @@ class _Folder:
         shape[output_axis] = -1
         self._replace(node.input[1], weight / factors.reshape(shape))
         if len(node.input) > 2 and node.input[2]:
-            self._replace(
-                node.input[2], numpy_helper.to_array(self._constants[node.input[2]]) / factors
-            )
+            self._replace(node.input[2], constant_values(self._constants[node.input[2]]) / factors)
         return True
 
     def _constants_of(
@@ -170,7 +169,7 @@ class _Folder:
         if not names or not all(self._fits(name, factors, axis) for name in names):
             return False
         for name in names:
-            values = numpy_helper.to_array(self._constants[name])
+            values = constant_values(self._constants[name])
             self._replace(name, values / factors.reshape(values.shape))
         return True
 
@@ -194,5 +193,5 @@ class _Folder:
             return False
         return bool(item.data_type == onnx.TensorProto.FLOAT)
 
-    def _replace(self, name: str, values: NDArray[np.float32]) -> None:
-        self._constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    def _replace(self, name: str, values: NDArray[np.floating]) -> None:
+        self._constants[name].CopyFrom(self._constant(values.astype(np.float32), name))

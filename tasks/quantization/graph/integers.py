@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tasks.graphs.integer_regions import OPERATORS, SUFFIX, Kind, scalar_factor, scalars
+from tasks.graphs.weights import constant_values
 from tasks.numerics.formats import SMALLEST
 from tasks.quantization.graph.float_layers import marked_floats, unused_results
 
@@ -201,7 +202,7 @@ class _Rewriter:
 
     def _rescaled(self, source: str, made: str, factor: float) -> list[onnx.NodeProto]:
         levels, scale, zero_point = self._levels[source]
-        scaled = numpy_helper.to_array(self._values[scale]) * np.float32(factor)
+        scaled = constant_values(self._values[scale]) * np.float32(factor)
         name = self._constant(f"{made}{SUFFIX}.scale", np.asarray(scaled, np.float32))
         return self._restore(made, (levels, name, zero_point))
 
@@ -234,7 +235,7 @@ class _Rewriter:
                 node.input[place] = self._restored[name]
             elif OPERATORS[node.op_type] is Kind.ELEMENTWISE and name in self._constants:
                 own = f"{node.output[0]}{SUFFIX}.constant{place}"
-                value = numpy_helper.to_array(self._values[name])
+                value = constant_values(self._values[name])
                 restoring.append(self._restored_constant(own, value))
                 node.input[place] = f"{own}.dequantized"
         return [*restoring, node]

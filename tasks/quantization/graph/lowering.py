@@ -7,6 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
+from tasks.graphs.weights import constant_values
 from tasks.quantization.graph.float_layers import mark_floats, plain_floats, restored_once
 from tasks.quantization.graph.integer_products import bias_apart, stored_products, turned_weights
 from tasks.quantization.graph.integers import in_integers, without_results
@@ -45,7 +46,7 @@ def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
     }  # a graph's inputs keep their type
     for item in copy.graph.initializer:
         if item.name in shifted and item.data_type == onnx.TensorProto.INT8:
-            zero_point = int(numpy_helper.to_array(item))
+            zero_point = int(constant_values(item))
             item.CopyFrom(
                 numpy_helper.from_array(np.asarray(zero_point + 128, np.uint8), item.name)
             )
@@ -164,6 +165,4 @@ def _as_columns(graph: onnx.GraphProto, names: set[str]) -> None:
     """Reshape scales [rows] -> [rows, 1], so that gathered ones broadcast along the row."""
     for item in graph.initializer:
         if item.name in names:
-            item.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(item).reshape(-1, 1), item.name)
-            )
+            item.CopyFrom(numpy_helper.from_array(constant_values(item).reshape(-1, 1), item.name))

@@ -16,6 +16,7 @@ from infra.errors import BadInput
 from tasks.graphs.integer_regions import SUFFIX
 from tasks.graphs.short_floats import in_type_of, shortened
 from tasks.graphs.sites import Layer, Site
+from tasks.graphs.weights import constant_values, constants_for
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
 from tasks.numerics.quantizer import Quantizer
@@ -143,12 +144,12 @@ class _Writer:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+        self._model, self._constant = model, constants_for(model)
         self._graph = model.graph
         self._nodes = {node.name: node for node in model.graph.node}
         self._shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
         self._constants = {
-            item.name: numpy_helper.to_array(item)
+            item.name: constant_values(item)
             for item in model.graph.initializer
             if item.data_type == TensorProto.FLOAT and len(item.dims) == 1
         }
@@ -447,14 +448,12 @@ class _Writer:
         name = f"{constant}.{format}"
         present = {item.name: item for item in self._graph.initializer}
         if name not in present:
-            self._add(name, numpy_helper.to_array(present[constant]).astype(_SHORT_TYPES[format]))
+            self._add(name, constant_values(present[constant]).astype(_SHORT_TYPES[format]))
         self._replaced.add(constant)
         return name
 
     def _add(self, name: str, values: NDArray[np.generic]) -> None:
-        self._graph.initializer.append(
-            numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
-        )
+        self._graph.initializer.append(self._constant(values, name))
 
 
 def _qparams(tensor: str, quantizer: Quantizer) -> tuple[onnx.TensorProto, onnx.TensorProto]:

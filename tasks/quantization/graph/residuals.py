@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tasks.graphs.residual_branches import residual_branches
+from tasks.graphs.weights import constant_values
 
 _LEVELS = 127
 _DIVISIBLE = 2.0**-14
@@ -31,7 +32,7 @@ def quantized_branches(qdq: onnx.ModelProto) -> onnx.ModelProto:
         return copy
     quantizers = _quantizers(graph)
     restored = {node.input[0]: node.output[0] for node in graph.node if _restores(node)}
-    values = {item.name: numpy_helper.to_array(item) for item in _scalars(graph)}
+    values = {item.name: constant_values(item) for item in _scalars(graph)}
     nodes = {node.name: node for node in graph.node}
     added: dict[str, list[onnx.NodeProto]] = {}
     for branch in branches:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from tasks.graphs.weights import constant_values
 from tasks.numerics.formats import NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight, WeightScheme, quantize
 from tasks.quantization.graph import qdq
@@ -92,9 +93,7 @@ def _int8(
     model: onnx.ModelProto, tables: Sequence[str]
 ) -> dict[str, QuantizedWeight | NumberFormat]:
     constants = {item.name: item for item in model.graph.initializer}
-    return {
-        name: quantize(numpy_helper.to_array(constants[name]), WeightScheme()) for name in tables
-    }
+    return {name: quantize(constant_values(constants[name]), WeightScheme()) for name in tables}
 
 
 def _readers(model: onnx.ModelProto, table: str) -> Iterator[str]:
