@@ -173,11 +173,11 @@ def main(work: str, folder: str, windows: int) -> None:
 
 
 def _add(folder: Path, _: int) -> int:
-    from tasks.graphs.memory import export_footprint
+    from tasks.graphs.memory import BESIDE_COPIES, export_footprint
     from tasks.models.catalog import register
 
     register(folder / "model.yaml")
-    return export_footprint(4 * smollm2.PARAMETERS)
+    return export_footprint(float_weights(folder), BESIDE_COPIES)
 
 
 def _observe(folder: Path, windows: int) -> int:

@@ -135,8 +135,12 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         """Write the object into a new file, a megabyte at a time; raises `NotFound`."""
-        with path.open("xb") as file:
-            self.copy(key, file)
+        try:
+            with path.open("xb") as file:
+                self.copy(key, file)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     def exists(self, key: str) -> bool:
         """Tell whether the object is there; raises `Unavailable`."""

@@ -74,6 +74,19 @@ def test_a_large_object_comes_back_whole(store: ObjectStore) -> None:
     assert store.get("large") == data
 
 
+def test_files_travel_both_ways_and_replace(store: ObjectStore, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"\x00\xff" * 5_000_000)  # more than S3 takes in one piece
+    store.put("folder/file", b"before")
+    store.put_file("folder/file", source)
+    source.unlink()
+    store.get_file("folder/file", target)
+    assert target.read_bytes() == store.get("folder/file") == b"\x00\xff" * 5_000_000
+    with pytest.raises(NotFound):
+        store.get_file("folder/absent", tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
 def test_a_missing_object_is_not_found_and_does_not_exist(store: ObjectStore) -> None:
     with pytest.raises(NotFound, match=r"no/such\.json"):
         store.get("no/such.json")

@@ -11,8 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from infra.errors import BadInput
+from infra.engines import open_target
+from infra.errors import BadInput, NotFound
+from infra.settings import Settings, use_workspace
+from infra.weights.naming import tensors_beside, weight_file
 from tasks.graphs.files import LIMIT, float_weights, load_graph, require_room
+from tasks.graphs.weights import constant_values
 from tasks.models.export import export
 from tasks.specs.spec import load_spec
 from tests import graphs
@@ -111,33 +115,36 @@ def test_a_place_that_is_no_number_is_refused(tmp_path: Path, offset: str) -> No
     assert "places weight val_0 wrongly" in refusal(path)
 
 
-def test_more_than_one_graph_can_hold_is_refused_with_its_size_before_it_is_read(
-    tmp_path: Path,
+def test_weights_that_are_large_together_move_to_files_of_their_own(
+    tmp_path: Path, workspace: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refuse three gigabytes of zeros that take no room on the disk, reading next to nothing."""
-    rows = 750_000
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[rows, 1000])
-    weight.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(rows * 4000))):
-        entry = weight.external_data.add()
-        entry.key, entry.value = key, value
-    model = graphs.model(
-        [helper.make_node("MatMul", ["image", "w"], ["logits"], "n")],
-        {},
-        {"image": ["n", rows]},
-        {"logits": ["n", 1000]},
+    monkeypatch.setenv("REQUANT_WEIGHTS_BESIDE_MIB", "0.001")
+    chosen = use_workspace(workspace.root)
+    numbers = {
+        "beside": np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32),
+        "inside": np.random.default_rng(1).standard_normal((32, 40)).astype(np.float32),
+        "small": np.ones(40, np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "beside"], ["h"], "a"),
+        helper.make_node("MatMul", ["h", "inside"], ["i"], "b"),
+        helper.make_node("Add", ["i", "small"], ["y"], "c"),
+    ]
+    model = graphs.model(nodes, numbers, {"x": ["n", 64]}, {"y": ["n", 40]})
+    onnx.save(
+        model,
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=6000,
     )
-    model.graph.initializer.append(weight)
-    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    with (tmp_path / "weights.bin").open("wb") as file:
-        file.truncate(rows * 4000)
-    before = _read_bytes()
-    with pytest.raises(
-        BadInput,
-        match=r"holds 3\.00 GB of graph and weights, and .* under 2\.15 GB: split the model",
-    ):
-        export(load_spec(DIGITS / "model.yaml"), tmp_path)
-    assert _read_bytes() - before < 1e6
+    read = load_graph(tmp_path / "model.onnx")
+    assert [item.name for item in tensors_beside(read)] == ["beside", "inside"]
+    for item in read.graph.initializer:
+        np.testing.assert_array_equal(constant_values(item), numbers[item.name])
+    chosen.weights().path(weight_file(next(tensors_beside(read)))).unlink()
+    with pytest.raises(NotFound):
+        open_target("onnxruntime-cpu").load(read.SerializeToString())
 
 
 def test_a_graph_file_that_is_itself_too_large_is_refused_unread(tmp_path: Path) -> None:
