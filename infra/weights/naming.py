@@ -1,4 +1,4 @@
-"""How a graph names a weight that lies in a file of its own: by the SHA-256 of its bytes (ADR 46).
+"""How a graph names a weight that lies in a file of its own: by the SHA-256 of its bytes (ADR 47).
 
 It is ONNX's external data, with one file a tensor: `location` is `sha256-` and 64 digits, and there
 is no offset. Any runtime reads such a graph from a folder that holds its files, and a graph's own

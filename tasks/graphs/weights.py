@@ -1,4 +1,4 @@
-"""Constants of graphs, whether their numbers lie inside or in files beside (ADR 46).
+"""Constants of graphs, whether their numbers lie inside or in files beside (ADR 47).
 
 From a size on, what is registered has its large weights beside it; what is made of such a graph has
 them beside it as well. So no graph in memory, and no message of protobuf, holds a model's weights.
