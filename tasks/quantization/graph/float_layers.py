@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from tasks.graphs.weights import constant_values, constants_like
+from tasks.graphs.weights import constant_values, constants_like, inside
 
 _MARK = "requant.floats"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -119,13 +119,13 @@ def _products(
     along = shape if len(scale.dims) else []
     units, result = f"{node.output[0]}.units", node.output[0]
     nodes = [helper.make_node("Cast", [levels.name], [units], f"{node.name}.units", to=_FLOAT)]
-    zero_points = [numpy_helper.to_array(item).astype(np.float32) for item in rest]
+    zero_points = [constant_values(item).astype(np.float32) for item in rest]
     parts = [("Sub", value) for value in zero_points if value.any()]
-    parts.append(("Mul", numpy_helper.to_array(scale)))
+    parts.append(("Mul", constant_values(scale)))
     for op, values in parts:
         made = result if op == "Mul" else f"{units}.shifted"
         name = f"{node.name}.{op}"
-        graph.initializer.append(numpy_helper.from_array(values.reshape(along), f"{name}.by"))
+        graph.initializer.append(inside(values.reshape(along), f"{name}.by"))
         nodes.append(helper.make_node(op, [units, f"{name}.by"], [made], name))
         units = made
     return nodes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from infra.weights.naming import is_beside
+from tasks.graphs.weights import constant_values, inside, large_beside
 
 _PRODUCTS = ("Gemm", "MatMul")
 
@@ -74,10 +76,10 @@ def turned_weights(qdq: onnx.ModelProto) -> onnx.ModelProto:
 def _turn(restoring: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
     """Transpose a weight, and its scales in blocks, and let the node that restores it know."""
     for name in restoring.input:
-        values = numpy_helper.to_array(constants[name])
+        values = constant_values(constants[name])
         if values.ndim == 2:
-            turned = np.ascontiguousarray(values.T)
-            constants[name].CopyFrom(numpy_helper.from_array(turned, name))
+            constant = large_beside if is_beside(constants[name]) else inside
+            constants[name].CopyFrom(constant(values.T, name))
     for item in restoring.attribute:
         if item.name == "axis":
             item.i = 1 - item.i
