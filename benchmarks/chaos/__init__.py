@@ -1,0 +1,1 @@
+"""Faults on purpose: what is served after kills, races, bad stores and lost databases."""

@@ -1,0 +1,76 @@
+"""Work done in a forked child, so that a kill takes nothing of ours with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+KILLED, REFUSED = -signal.SIGKILL, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a child."""
+
+    code: int  # exit code, or minus the signal
+    said: Any  # what its work returned, or the text of what it raised
+
+
+class Child:
+    """One forked process and the pipe on which it answers."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        """Start the work."""
+        read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(read)
+            _run(work, write)
+        os.close(write)
+        self._read = read
+
+    def kill_after(self, seconds: float) -> None:
+        """Kill it at a moment of its life, or find that it ended before."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+            time.sleep(0.001)
+        os.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> Ended:
+        """Wait for it."""
+        with os.fdopen(self._read, "rb") as pipe:
+            answer = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return Ended(code, json.loads(answer) if answer else None)
+
+
+def in_child(work: Callable[[], Any]) -> Ended:
+    """Do the work in a child, and wait for it."""
+    return Child(work).end()
+
+
+def _run(work: Callable[[], Any], pipe: int) -> None:
+    from infra.errors import RequantError
+
+    code = 0
+    try:
+        answer = work()
+    except RequantError as error:
+        answer, code = str(error), REFUSED
+    except BaseException:
+        answer, code = traceback.format_exc(), 1
+    try:
+        os.write(pipe, json.dumps(answer, default=str).encode()[:60_000])
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
