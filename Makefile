@@ -7,12 +7,13 @@ READY := $(VENV)/.ready
 WORKSPACE ?= $(if $(wildcard .requant/demo/store),.requant/demo,.requant)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak test-gpu check bench evidence up clean
+.PHONY: help setup demo test soak chaos test-gpu check bench evidence up clean
 
 help:
 	@echo "make demo   install, then run the whole loop on two real models"
 	@echo "make test   install, then checks and tests"
 	@echo "make soak   every shipped example under every shipped scenario, and what is as slow"
+	@echo "make chaos  faults on purpose: kills, races, full disks, lost databases; what was lost"
 	@echo "make test-gpu  what needs a CUDA device; says why where there is none"
 	@echo "make check  format, lint, types, import directions"
 	@echo "make bench  side-by-side measurements against peers"
@@ -42,6 +43,11 @@ test: check
 
 soak: setup
 	$(BIN)/python -m pytest tests -m soak
+
+# Each kind of fault so often; the table is in docs/reliability.md.
+TRIALS ?= 140
+chaos: setup
+	$(BIN)/python -m benchmarks.chaos --trials $(TRIALS)
 
 # On a host with packages of its own: `python3 -m pytest tests/gpu -ra -s` from this folder.
 test-gpu: setup

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
     trusted_metrics: str = ""  # packages and folders that metric functions may be imported from
+    unisolated_programs: bool = False  # run what a model wrote where nothing isolates it
     cluster: str | None = (
         None  # none, local, tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler
     )

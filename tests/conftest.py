@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 
+def pytest_configure() -> None:
+    """Let programs that models write run where bubblewrap is not installed: the tests know them."""
+    if shutil.which("bwrap") is None:
+        os.environ.setdefault("REQUANT_UNISOLATED_PROGRAMS", "true")
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Settings]:
     """Point this process at an empty workspace."""

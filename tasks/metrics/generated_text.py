@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.processes.sandbox import Ran, run_checks
+from infra.processes.sandbox import Ran, run_checks, why_not_isolated
+from infra.settings import settings
 from tasks.records import CaseKind
 
 BLOCKED = "blocked"
@@ -39,8 +40,23 @@ def blocks(answer: str) -> bool:
 
 
 def ran(prompt: str, checks: str, answer: str) -> Ran:
-    """Run a generated program, the prompt and its answer, with one check a line."""
-    return run_checks(prompt + answer, checks.splitlines())
+    """Run a generated program, the prompt and its answer, with one check a line.
+
+    It runs isolated wherever the host can do it; `why_not_run` says where it must not run.
+    """
+    isolated = why_not_isolated() is None
+    return run_checks(prompt + answer, checks.splitlines(), isolated=isolated)
+
+
+def why_not_run() -> str | None:
+    """Return why generated programs must not run here; None where they may."""
+    obstacle = why_not_isolated()
+    if obstacle is None or settings().unisolated_programs:
+        return None
+    return (
+        f"programs that a model wrote are not run on this host: {obstacle}; or accept that they "
+        "run as you, with REQUANT_UNISOLATED_PROGRAMS=true"
+    )
 
 
 METRICS: Mapping[CaseKind, tuple[str, Measure]] = {

@@ -17,12 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput, Refused
+from tasks.metrics.generated_text import why_not_run
 from tasks.metrics.intervals import difference_interval, fraction_interval, paired_interval
 from tasks.records import CaseKind, GateReport, GateResult, GoldenCase, GoldenSet, Interval, Verdict
 from tasks.specs.groups import ALL, Reach, group_names, judged, reach
 from tasks.specs.spec import Budgets, QualityBudget, Task
 from tasks.validation.metrics.golden import CaseScores, Outputs, evaluate
-from tasks.validation.metrics.language import OF_CACHE, REPORTED, LanguageOutputs, evaluate_language
+from tasks.validation.metrics.language import (
+    OF_CACHE,
+    OF_PROGRAMS,
+    REPORTED,
+    LanguageOutputs,
+    evaluate_language,
+)
 
 MINIMUM_CASES = 10
 """Fewer golden cases than this support no verdict."""
@@ -88,11 +95,34 @@ def language_gates(
         # The cache holds what was computed: there is nothing to judge in reading it back.
         rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)
         budgets = budgets.model_copy(update={"quality": rules})
-    gates = metric_gates(scores, golden, budgets, served=served)
+    rules, unrun = _without_unrun(golden, budgets.quality)
+    budgets = budgets.model_copy(update={"quality": rules})
+    gates = (*metric_gates(scores, golden, budgets, served=served), *unrun)
     if not any(case.kind is CaseKind.SAFETY for case in golden.cases):
         return gates
     flips = scores["safety-flips"].values
     return (*gates, safety_gate(int(flips.sum()), flips.size, budgets.safety_flips))
+
+
+def _without_unrun(
+    golden: GoldenSet, rules: Sequence[QualityBudget]
+) -> tuple[tuple[QualityBudget, ...], tuple[GateResult, ...]]:
+    """Return the budgets that can be judged here, and a gate that binds for each that cannot."""
+    reason = why_not_run() if any(case.kind is CaseKind.CODE for case in golden.cases) else None
+    if reason is None:
+        return tuple(rules), ()
+    unrun = (
+        _result(
+            Bound(rule.metric, rule.group or ALL, True, rule.at_most or 0.0, AT_MOST),
+            Verdict.INCONCLUSIVE,
+            None,
+            0,
+            reason,
+        )
+        for rule in rules
+        if rule.metric == OF_PROGRAMS
+    )
+    return tuple(rule for rule in rules if rule.metric != OF_PROGRAMS), tuple(unrun)
 
 
 def metric_gates(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.errors import BadInput
-from tasks.metrics.generated_text import METRICS
+from tasks.metrics.generated_text import METRICS, why_not_run
 from tasks.models.golden import positions
 from tasks.models.vision.classes import Classes
 from tasks.records import UNKNOWN, CaseKind, GateResult, GoldenSet, Request, Verdict
@@ -24,7 +24,7 @@ from tasks.specs.spec import Budgets, ModelSpec, Task
 from tasks.validation.gates import metric_gates, safety_gate
 from tasks.validation.metrics.custom import CustomScores
 from tasks.validation.metrics.golden import CaseScores, evaluate
-from tasks.validation.metrics.language import OF_CACHE
+from tasks.validation.metrics.language import OF_CACHE, OF_PROGRAMS
 from tasks.validation.metrics.speech import SpeechOutputs, Transcript, evaluate_speech
 from tasks.validation.metrics.vision import evaluate_vision
 
@@ -73,7 +73,8 @@ def examine(
     """
     gates = _gates_of_full_precision(spec, golden, classes, frozenset(served), beside_itself)
     hopeless = gates if isinstance(gates, str) else _obstacle(gates)
-    obstacles = [text for text in (_unrunnable(spec.name, why_not_here), hopeless) if text]
+    possible = (_unrunnable(spec.name, why_not_here), hopeless, _unrun(spec, golden))
+    obstacles = [text for text in possible if text]
     lacking = reach(served, golden.cases).lacking
     notes = [_unjudged(lacking, requests)] if lacking else []
     notes += filter(None, [_unbound(spec.budgets, frozenset(served))])
@@ -98,7 +99,18 @@ def weaknesses(
     failing = (gates,) if isinstance(gates, str) else tuple(gate.reason for gate in gates)
     meant = {name for row in pool for name in (f"domain={row.domain}", f"language={row.language}")}
     lacking = [name for name in reach(meant, golden.cases).lacking if not name.endswith(UNKNOWN)]
+    unrun = _unrun(spec, golden)
+    failing = (*failing, unrun) if unrun else failing
     return (*failing, *([_unjudged(lacking, pool, "calibration pool")] if lacking else []))
+
+
+def _unrun(spec: ModelSpec, golden: GoldenSet) -> str | None:
+    """Say that a budget on generated programs cannot be judged here, where that is so."""
+    budgeted = any(rule.metric == OF_PROGRAMS for rule in spec.budgets.quality)
+    if not budgeted or not positions(golden.cases, CaseKind.CODE).size:
+        return None
+    reason = why_not_run()
+    return f"{OF_PROGRAMS} cannot be judged: {reason}" if reason else None
 
 
 def _gates_of_full_precision(

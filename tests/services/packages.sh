@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the tests run as real services: a browser, a single-node S3 server, Prometheus and PostgreSQL. Only what is missing.
+# Installs what the tests run as real services: a browser, a single-node S3 server, Prometheus, PostgreSQL and bubblewrap. Only what is missing.
 set -euo pipefail
 
 declare -A package_of=([chromium]=chromium [ceph-mon]=ceph-mon [ceph-osd]=ceph-osd [radosgw]=radosgw [ceph]=ceph-common
-  [prometheus]=prometheus)
+  [prometheus]=prometheus [bwrap]=bubblewrap)
 missing=()
 for command in "${!package_of[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package_of[$command]}")

@@ -8,7 +8,17 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tasks.metrics.generated_text import BLOCKED, METRICS, Measure, Places, Scores, blocks, f1, ran
+from tasks.metrics.generated_text import (
+    BLOCKED,
+    METRICS,
+    Measure,
+    Places,
+    Scores,
+    blocks,
+    f1,
+    ran,
+    why_not_run,
+)
 from tasks.models.golden import positions
 from tasks.models.language.comparison import Comparison
 from tasks.records import CaseKind, GoldenSet
@@ -22,6 +32,10 @@ So are the `-reference` and `-candidate` scores of every suite.
 
 OF_CACHE = ("cache-perplexity-ratio", "cache-agreement")
 """What only a candidate whose cache is quantized is judged by."""
+
+
+OF_PROGRAMS = "code-drop"
+"""What generated programs are judged by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,9 +131,11 @@ def _code(golden: GoldenSet, outputs: LanguageOutputs) -> dict[str, CaseScores]:
     """Run the programs that both sides wrote.
 
     A candidate that writes the same program passes or fails as full precision did: it is not run
-    twice.
+    twice. Where none may run, nothing is scored.
     """
     cases = positions(golden.cases, CaseKind.CODE)
+    if not cases.size or why_not_run() is not None:
+        return {}
     runs = {
         (place, text): ran(str(golden.cases[place].payload), golden.cases[place].label or "", text)
         for side in (outputs.reference, outputs.candidate)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from infra.settings import settings
 from tasks.metrics import generated_text
 from tasks.models.language.comparison import Comparison
 from tasks.records import CaseKind, GateResult, GoldenCase, GoldenSet, Verdict
@@ -242,3 +243,23 @@ def test_texts_without_a_step_over_the_cache_are_left_out_of_its_gate() -> None:
     short = replace(compared, tokens=np.array([1, *compared.tokens[1:]]))
     scores = evaluate_language(of, replace(outputs(of), cached=short))
     assert scores["cache-agreement"].cases.tolist() == list(range(1, len(of.cases)))
+
+
+def test_programs_that_cannot_be_isolated_are_not_run_and_the_gate_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from infra.processes import sandbox
+
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _: None)
+    monkeypatch.delenv("REQUANT_UNISOLATED_PROGRAMS", raising=False)
+    settings.cache_clear()
+    started: list[object] = []
+    monkeypatch.setattr(sandbox.subprocess, "Popen", started.append)
+    scored = evaluate_language(golden(), outputs(golden()))
+    assert "code-drop" not in scored
+    judged = gates(golden(), outputs(golden()), rule("code-drop", 0.1))
+    (gate,) = [gate for gate in judged if gate.metric == "code-drop"]
+    assert (gate.verdict, gate.binding, started) == (Verdict.INCONCLUSIVE, True, [])
+    assert "REQUANT_UNISOLATED_PROGRAMS" in gate.reason
+    assert "bubblewrap is not installed" in gate.reason
+    settings.cache_clear()
