@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400
+    gateway_port: int = 8500
+    gateway_models: str = ""  # those that the gateway serves, separated by commas; empty: all
+    gateway_capture: float = Field(0.1, ge=0, le=1)  # of served requests, what becomes traffic
     tensorrt_version_compatible: bool = False
     tensorrt_hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
     tensorrt_optimization_level: int | None = Field(None, ge=0, le=5)

@@ -13,11 +13,33 @@ from infra.settings import settings
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start Prefect, MLflow, Evidently, the schedules and the console; Ctrl-C stops them all."""
+    """Start Prefect, MLflow, Evidently, the gateway, the schedules and the console.
+
+    Ctrl-C stops them all.
+    """
     from flows.cli import printing
     from flows.commands.up import run
 
     run(settings(), lambda addresses: printing.emit(addresses, as_json, printing.addresses))
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Registered models; left out, all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve champions over the Open Inference Protocol, and follow the ledger; Ctrl-C stops it.
+
+    Programs show the key that `requant key` prints.
+    """
+    from flows.cli import printing
+    from flows.gateway.command import serve
+
+    serve(
+        settings(), models or (), lambda serving: printing.emit(serving, as_json, printing.fields)
+    )
 
 
 @app.command()

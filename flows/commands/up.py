@@ -1,6 +1,6 @@
 """Everything at once on one machine, until Ctrl-C.
 
-That is Prefect, MLflow, Evidently, the schedules and the console.
+That is Prefect, MLflow, Evidently, the gateway, the schedules and the console.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from flows.orchestration.runtime import server_environment, using
 from flows.orchestration.services import (
     CONSOLE,
     EVIDENTLY,
+    GATEWAY,
     MLFLOW,
     PREFECT,
     START_TIMEOUT_S,
@@ -39,7 +40,7 @@ from infra.processes.interruption import Interrupted, ignore_from_now_on, raise_
 from infra.processes.supervision import listening_socket, port_of, running
 from infra.settings import Settings
 
-OURS = (PREFECT, MLFLOW, EVIDENTLY, CONSOLE)
+OURS = (PREFECT, MLFLOW, EVIDENTLY, GATEWAY, CONSOLE)
 POLL_S = 0.5
 LASTS_S = 60.0
 """A service that was started again and ends within this time is at fault itself."""
@@ -153,7 +154,7 @@ def _environment(
 
 
 def _titles(pages: Mapping[str, str]) -> dict[str, str]:
-    return {service.title: pages[service.name] for service in (PREFECT, MLFLOW, EVIDENTLY)}
+    return {service.title: pages[service.name] for service in (PREFECT, MLFLOW, EVIDENTLY, GATEWAY)}
 
 
 def _moved(settings: Settings, service: Service, opened: socket.socket) -> str | None:

@@ -43,6 +43,7 @@ MLFLOW = Service("mlflow", "MLflow", "infra.tracking_server:application", "mlflo
 EVIDENTLY = Service(
     "evidently", "Evidently", "tasks.drift.report.server:application", "evidently_port"
 )
+GATEWAY = Service("gateway", "Gateway", "flows.gateway.application:application", "gateway_port")
 CONSOLE = Service("console", "the console", "dashboards.console.app:application", "console_port")
 
 

@@ -72,7 +72,7 @@ class Journal:
 
 def read(model: str) -> tuple[LedgerEntry, ...]:
     """Return every entry, oldest first; raises `Tampered`."""
-    return _journal(model).read()
+    return open_journal(model).read()
 
 
 @overload
@@ -100,7 +100,7 @@ def commit(model: str, decide: Decide[P], *args: P.args, **kwargs: P.kwargs) -> 
             return None
         body, request = _numbered(body, request)
         try:
-            link = _journal(model).chain.append(body, expect=len(entries))
+            link = open_journal(model).chain.append(body, expect=len(entries))
         except AlreadyExists:
             continue
         return parse((link,))[0]
@@ -119,15 +119,15 @@ def _numbered(body: Mapping[str, Json], request: str) -> tuple[Mapping[str, Json
 
 def faults(model: str) -> Iterator[str]:
     """Yield what is wrong with a ledger, a sentence each: chain, signatures, strays."""
-    return _journal(model).chain.faults()
+    return open_journal(model).chain.faults()
 
 
 def strays(model: str) -> tuple[str, ...]:
     """Return the objects in a ledger's folder that are no entries."""
-    return _journal(model).chain.strays()
+    return open_journal(model).chain.strays()
 
 
-def _journal(model: str) -> Journal:
+def open_journal(model: str) -> Journal:
     """Return the model's ledger; within a run the same one, which keeps what it verified."""
     chosen = settings()
     store, cache = chosen.store(), chosen.root / "verified" / f"{model}.ledger"

@@ -23,8 +23,10 @@ from infra.settings import Settings
 from tests.integration.conftest import EXAMPLES, images, serve
 
 pytestmark = pytest.mark.timeout(400)
-TITLES = ("console", "Prefect", "MLflow", "Evidently")
-PORTS = {f"REQUANT_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "CONSOLE", "EVIDENTLY")}
+TITLES = ("console", "Prefect", "MLflow", "Evidently", "Gateway")
+PORTS = {
+    f"REQUANT_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "CONSOLE", "EVIDENTLY", "GATEWAY")
+}
 SEEN_S = 240
 """Seconds within which what a machine does by itself must be seen, however busy it is."""
 

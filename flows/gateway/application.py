@@ -1,0 +1,101 @@
+"""The gateway of a workspace: every model that has a champion, behind the guard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from flows.gateway.capturing import traffic_writer
+from flows.gateway.embeddings import embedding_routes
+from flows.gateway.follower import Follower
+from infra.errors import NotFound
+from infra.gateway.application import Gateway
+from infra.gateway.batching import DynamicBatcher
+from infra.gateway.capture import Capture
+from infra.gateway.endpoint import Endpoint
+from infra.gateway.metrics import GatewayMetrics
+from infra.processes.serve import Guarded
+from infra.settings import Settings, settings
+from tasks.specs.registration import model_names
+
+LOOK_S = 5.0
+"""Seconds between two looks at what is registered."""
+
+
+class ServedModels:
+    """The endpoints of a workspace; a model that is registered later joins within seconds."""
+
+    def __init__(self, chosen: Settings, only: Sequence[str] = ()) -> None:
+        """Serve all registered models, or only those.
+
+        Raises:
+            NotFound: One of those is not registered.
+        """
+        self._settings, self._only = chosen, tuple(only)
+        self.metrics = GatewayMetrics()
+        self.endpoints: dict[str, Endpoint] = {}
+        self._followers: list[Follower] = []
+        registered = model_names(chosen.store())
+        missing = sorted(set(only) - set(registered))
+        if missing:
+            raise NotFound(
+                f"no model is called {missing[0]!r}: registered are "
+                f"{', '.join(registered) or 'none'}"
+            )
+
+    def join(self) -> None:
+        """Take in the models that are registered and not served yet."""
+        for name in self._only or model_names(self._settings.store()):
+            if name not in self.endpoints:
+                self._add(name)
+
+    def application(self) -> ASGIApp:
+        """Return the ASGI application that serves them while it lives."""
+        gateway = Gateway(self.endpoints, self.metrics, version("requant"))
+        return gateway.application(self._lifespan, embedding_routes(gateway))
+
+    def _add(self, name: str) -> None:
+        capture = Capture(
+            name,
+            traffic_writer(self._settings, name),
+            self.metrics,
+            fraction=self._settings.gateway_capture,
+        )
+        endpoint = Endpoint(name, DynamicBatcher(name, self.metrics), self.metrics, capture)
+        self.endpoints[name] = endpoint
+        follower = Follower(endpoint, self._settings)
+        self._followers.append(follower)
+        capture.start()
+        follower.start()
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(self.join)
+        looking = asyncio.create_task(self._look())
+        try:
+            yield
+        finally:
+            looking.cancel()
+            for follower in self._followers:
+                follower.stop()
+            for endpoint in self.endpoints.values():
+                await endpoint.batcher.drain()
+                if endpoint.capture is not None:
+                    await asyncio.to_thread(endpoint.capture.close)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await asyncio.to_thread(self.join)
+
+
+def application() -> Guarded:
+    """Return the gateway of this process's workspace, for `infra.processes.serve`."""
+    chosen = settings()
+    only = [name for name in chosen.gateway_models.split(",") if name]
+    return Guarded(ServedModels(chosen, only).application())

@@ -1,0 +1,109 @@
+"""What stands between a model's users and its graph, by what the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from infra.gateway.datatypes import BYTES, datatype_of
+from infra.gateway.release import Front
+from tasks.models.inputs import Inputs
+from tasks.records import Payload
+from tasks.specs.spec import ModelSpec
+from tasks.specs.tensors import RecordLayout
+from tasks.specs.traits import TRAITS
+
+MOST_TEXTS = 64
+"""Of one request: what goes through the engine at once."""
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class TextFront:
+    """Texts or tokens: a single input of BYTES is tokenized as the model's golden cases are."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+
+    def feeds(self, tensors: Tensors) -> Tensors:
+        """Return tokens of texts, in their order; tokens pass as they are."""
+        texts = texts_of(tensors)
+        return tensors if texts is None else self.tokens(texts)
+
+    def tokens(self, texts: Sequence[str]) -> Tensors:
+        """Return the feeds of some texts, in their order.
+
+        Raises:
+            BadInput: There are none, or more than go through the engine at once.
+        """
+        if not 0 < len(texts) <= MOST_TEXTS:
+            raise BadInput(f"{len(texts)} texts were sent: send 1 to {MOST_TEXTS} at a time")
+        batches = list(self._inputs.batches(texts))
+        if len(batches) != 1:
+            raise BadInput(f"{len(texts)} texts do not go through the engine at once: send fewer")
+        order = np.argsort(batches[0].cases)
+        return {name: values[order] for name, values in batches[0].feeds.items()}
+
+    def payloads(self, tensors: Tensors) -> Sequence[Payload] | None:
+        """Return the texts; tokens alone tell no text."""
+        return texts_of(tensors)
+
+
+class TensorFront:
+    """One float32 tensor a request, such as an image: the rows of the only input."""
+
+    def feeds(self, tensors: Tensors) -> Tensors:
+        """Return the tensors as they are."""
+        return tensors
+
+    def payloads(self, tensors: Tensors) -> Sequence[Payload] | None:
+        """Return each row; None where there is not one input of floats."""
+        values = next(iter(tensors.values()))
+        if len(tensors) != 1 or values.dtype.kind != "f" or values.ndim < 2:
+            return None
+        return [np.asarray(row, np.float32) for row in values]
+
+
+class RecordFront:
+    """Named tensors, as a graph with inputs of its own reads them."""
+
+    def __init__(self, layout: RecordLayout) -> None:
+        self._layout = layout
+
+    def feeds(self, tensors: Tensors) -> Tensors:
+        """Return the tensors as they are."""
+        return tensors
+
+    def payloads(self, tensors: Tensors) -> Sequence[Payload] | None:
+        """Return one record for each of the batch; None where the tensors are not the layout's."""
+        wanted = self._layout.tensors
+        if self._layout.states or set(tensors) != set(wanted):
+            return None
+        sizes = {len(tensors[name]) for name, item in wanted.items() if item.batched}
+        if len(sizes) > 1:
+            return None
+        return [
+            {
+                name: tensors[name][place] if item.batched else tensors[name]
+                for name, item in wanted.items()
+            }
+            for place in range(*sizes or (1,))
+        ]
+
+
+def open_front(spec: ModelSpec, inputs: Inputs, layout: RecordLayout | None) -> Front:
+    """Return the front of a registered model."""
+    if layout is not None:
+        return RecordFront(layout)
+    return TextFront(inputs) if TRAITS[spec.task].reads == "text" else TensorFront()
+
+
+def texts_of(tensors: Tensors) -> list[str] | None:
+    """Return the texts of a request whose only input is of BYTES; None of any other."""
+    if len(tensors) != 1:
+        return None
+    values = next(iter(tensors.values()))
+    return [str(text) for text in values.ravel()] if datatype_of(values.dtype) == BYTES else None

@@ -1,0 +1,248 @@
+"""The gateway's HTTP side: the Open Inference Protocol, health and metrics.
+
+Errors have the protocol's shape, `{"error": "one sentence"}`, and never tell of the inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from infra.errors import BadInput, NotFound, RequantError
+from infra.gateway.batching import Overloaded
+from infra.gateway.endpoint import Endpoint, TooSlow
+from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.open_inference import (
+    HEADER_LENGTH,
+    InferenceAnswer,
+    parse_request,
+    render_answer,
+)
+from infra.gateway.signature import TensorSignature
+from infra.telemetry import CONTENT_TYPE
+
+CONTEXT = ("tenant", "domain", "language", "label")
+"""Parameters of a request, or headers X-Tenant and so on, that its traffic keeps."""
+MOST_BYTES = 64 * 2**20
+"""Of one request's body."""
+EXTENSIONS = ("binary_tensor_data",)
+Handler = Callable[[Request, Endpoint], Awaitable[Response]]
+_log = logging.getLogger(__name__)
+
+
+class TooLarge(BadInput):
+    """A body above the limit."""
+
+
+class Gateway:
+    """Routes over the endpoints of some models."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        metrics: GatewayMetrics,
+        version: str,
+        *,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._endpoints, self._metrics, self._version = endpoints, metrics, version
+        self._most_bytes = most_bytes
+
+    def application(
+        self,
+        lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
+        routes: Sequence[BaseRoute] = (),
+    ) -> Starlette:
+        """Return the ASGI application, with further routes beside the protocol's."""
+        one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        both = [
+            Route(f"{path}{end}", self._at(handler), methods=[method])
+            for path in (one, versioned)
+            for end, method, handler in (
+                ("", "GET", self._metadata),
+                ("/ready", "GET", self._ready),
+                ("/infer", "POST", self._infer),
+            )
+        ]
+        own = [
+            Route("/v2", self._server),
+            Route("/v2/health/live", self._live),
+            Route("/v2/health/ready", self._all_ready),
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/metrics", self._exposition),
+        ]
+        return Starlette(
+            routes=[*own, *both, *routes],
+            lifespan=lifespan,
+            exception_handlers={404: _no_page, 405: _no_page},
+        )
+
+    @property
+    def models(self) -> Collection[str]:
+        """Return the names of what is served."""
+        return self._endpoints.keys()
+
+    def answered(self, model: str, code: int, seconds: float) -> None:
+        """Count an answer of a further route."""
+        self._metrics.answered(model, code, seconds)
+
+    def endpoint(self, model: str) -> Endpoint:
+        """Return a model's endpoint; raises `NotFound`."""
+        endpoint = self._endpoints.get(model)
+        if endpoint is None:
+            raise NotFound(
+                f"no model is called {model!r} here: {', '.join(sorted(self._endpoints)) or 'none'}"
+            )
+        return endpoint
+
+    async def body(self, request: Request) -> bytes:
+        """Read a body; raises `BadInput` where it is larger than allowed, or compressed."""
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise BadInput("the body is compressed, which this server does not read: send it plain")
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > self._most_bytes:
+                raise TooLarge(
+                    f"the body is larger than {self._most_bytes} bytes: send fewer at a time"
+                )
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _at(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """Return a route's function: it finds the model, counts, and tells errors."""
+
+        async def answer(request: Request) -> Response:
+            began, model = time.perf_counter(), str(request.path_params["model"])
+            try:
+                response = await handler(request, self.endpoint(model))
+            except Exception as error:  # the caller is told what it may know
+                response = problem(error)
+            if request.method == "POST":
+                known = model if model in self._endpoints else "unknown"
+                self._metrics.answered(known, response.status_code, time.perf_counter() - began)
+            return response
+
+        return answer
+
+    async def _infer(self, request: Request, endpoint: Endpoint) -> Response:
+        length = _header_length(request)
+        asked = parse_request(await self.body(request), length)
+        release, outputs = await endpoint.infer(
+            asked.inputs,
+            context_of(asked.parameters, request.headers),
+            id=asked.id,
+            version=request.path_params.get("version"),
+        )
+        answer = InferenceAnswer(asked.id, release.model, release.version, release.digest, outputs)
+        body, length = render_answer(answer, asked)
+        if length is None:
+            return Response(body, media_type="application/json")
+        headers = {HEADER_LENGTH: str(length)}
+        return Response(body, headers=headers, media_type="application/octet-stream")
+
+    async def _metadata(self, request: Request, endpoint: Endpoint) -> Response:
+        release = endpoint.current(request.path_params.get("version"))
+        return _json(
+            {
+                "name": release.model,
+                "versions": [release.version],
+                "platform": release.target,
+                "inputs": [_described(tensor) for tensor in release.signature.inputs],
+                "outputs": [_described(tensor) for tensor in release.signature.outputs],
+                "parameters": {"release": release.digest},
+            }
+        )
+
+    async def _ready(self, request: Request, endpoint: Endpoint) -> Response:
+        endpoint.current(request.path_params.get("version"))
+        return Response(status_code=200)
+
+    async def _server(self, request: Request) -> Response:
+        return _json({"name": "requant", "version": self._version, "extensions": list(EXTENSIONS)})
+
+    async def _live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def _all_ready(self, request: Request) -> Response:
+        """Ready when each model has a release that answers."""
+        ready = all(endpoint.release is not None for endpoint in self._endpoints.values())
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def _index(self, request: Request) -> Response:
+        """Answer Triton's repository extension: what is ready, and why others are not."""
+        return _json([_indexed(endpoint) for endpoint in self._endpoints.values()])
+
+    async def _exposition(self, request: Request) -> Response:
+        return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+def problem(error: Exception) -> Response:
+    """Return an error as the protocol tells it."""
+    status, headers = 500, {}
+    if isinstance(error, Overloaded):
+        status, headers = 429, {"Retry-After": str(error.retry_after_s)}
+    elif isinstance(error, TooLarge):
+        status = 413
+    elif isinstance(error, BadInput):
+        status = 400
+    elif isinstance(error, NotFound):
+        status = 404
+    elif isinstance(error, TooSlow):
+        status = 504
+    elif isinstance(error, RequantError):
+        status = 503
+    elif isinstance(error, ClientDisconnect):
+        status = 499
+    else:
+        _log.error("a request failed", exc_info=error)
+    said = str(error) if isinstance(error, RequantError) else "the server failed: see its log"
+    return _json({"error": said}, status, headers)
+
+
+def context_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what a caller said of a request beside its input."""
+    named = {name: parameters.get(name) or headers.get(f"x-{name}") for name in CONTEXT}
+    return {name: str(value) for name, value in named.items() if value}
+
+
+def _header_length(request: Request) -> int | None:
+    given = request.headers.get(HEADER_LENGTH)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdecimal():
+        raise BadInput(f"the header {HEADER_LENGTH} is {given!r}: it is a number of bytes")
+    return int(given)
+
+
+def _described(tensor: TensorSignature) -> dict[str, object]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _indexed(endpoint: Endpoint) -> dict[str, str]:
+    release = endpoint.release
+    state = {"name": endpoint.model, "state": "READY" if release else "UNAVAILABLE"}
+    if release is not None:
+        state["version"] = release.version
+    return {**state, "reason": endpoint.reason}
+
+
+def _json(
+    document: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(orjson.dumps(document), status, headers=headers, media_type="application/json")
+
+
+async def _no_page(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    return _json({"error": f"there is no {request.method} {request.url.path} here"}, status)

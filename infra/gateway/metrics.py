@@ -1,0 +1,103 @@
+"""What the gateway counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class GatewayMetrics:
+    """Counters of one gateway process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        model = ("model",)
+        self._requests = Counter(
+            "requant_gateway_requests",
+            "Requests answered, by HTTP status.",
+            (*model, "code"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "requant_gateway_request_seconds",
+            "From the last byte of a request to the first of its answer.",
+            model,
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
+        self._rows = Histogram(
+            "requant_gateway_batch_rows",
+            "Rows of one run of the engine.",
+            model,
+            registry=self._registry,
+            buckets=_ROWS,
+        )
+        self._engine = Counter(
+            "requant_gateway_engine_seconds",
+            "Seconds that the engine was run.",
+            model,
+            registry=self._registry,
+        )
+        self._waiting = Gauge(
+            "requant_gateway_waiting_requests",
+            "Requests that wait for a run to begin.",
+            model,
+            registry=self._registry,
+        )
+        self._version = Gauge(
+            "requant_gateway_version",
+            "Version of the release that answers.",
+            model,
+            registry=self._registry,
+        )
+        self._swaps = Counter(
+            "requant_gateway_swaps",
+            "Times that another release took over.",
+            model,
+            registry=self._registry,
+        )
+        self._refused = Gauge(
+            "requant_gateway_head_refused",
+            "1 while the ledger's champion is not served, as it could not be verified or run.",
+            model,
+            registry=self._registry,
+        )
+        self._captured = Counter(
+            "requant_gateway_captured",
+            "Requests sampled for the live traffic, by what became of them.",
+            (*model, "outcome"),
+            registry=self._registry,
+        )
+
+    def answered(self, model: str, code: int, seconds: float) -> None:
+        """Count one answer."""
+        self._requests.labels(model, str(code)).inc()
+        self._seconds.labels(model).observe(seconds)
+
+    def ran(self, model: str, rows: int, seconds: float) -> None:
+        """Count one run of the engine."""
+        self._rows.labels(model).observe(rows)
+        self._engine.labels(model).inc(seconds)
+
+    def waits(self, model: str, requests: int) -> None:
+        """Note how many requests wait."""
+        self._waiting.labels(model).set(requests)
+
+    def serves(self, model: str, version: str) -> None:
+        """Note that another release took over."""
+        self._version.labels(model).set(float(version) if version.isdecimal() else -1)
+        self._swaps.labels(model).inc()
+
+    def refused(self, model: str, refused: bool) -> None:
+        """Note whether the ledger's champion is refused."""
+        self._refused.labels(model).set(float(refused))
+
+    def captured(self, model: str, outcome: str, count: int = 1) -> None:
+        """Count sampled requests: `stored`, or why they were dropped."""
+        self._captured.labels(model, outcome).inc(count)
+
+    def exposition(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,41 @@
+"""A release that answers, loaded after every byte of it was verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from infra.engines.port import Engine
+from infra.gateway.signature import GraphSignature
+
+
+class Front(Protocol):
+    """What stands between a model's users and its graph."""
+
+    def feeds(self, tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Return the graph's feeds; tensors that the graph reads as they are pass.
+
+        Raises:
+            BadInput: They are neither.
+        """
+        ...
+
+    def payloads(self, tensors: Mapping[str, NDArray[Any]]) -> Sequence[object] | None:
+        """Return what traffic keeps of each request in the batch; None where it can keep none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedRelease:
+    """One release, ready to answer."""
+
+    model: str
+    version: str
+    digest: str
+    target: str
+    engine: Engine
+    signature: GraphSignature
+    front: Front

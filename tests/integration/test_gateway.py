@@ -1,0 +1,244 @@
+"""The gateway as its clients meet it: a real process, real clients, and a ledger that moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
+
+from flows.orchestration.services import GATEWAY, listen, started
+from infra.settings import Settings
+from tasks.promotion import journal, ledger
+from tasks.promotion.acts.promoting import promote, roll_back
+from tasks.promotion.ledger import EntryKind
+from tasks.records import ReleaseRef
+from tests.custom_models import ranker, records, write_model
+from tests.integration.releases import flip, released
+
+WITHIN_S = 20.0
+Tensors = Mapping[str, NDArray[Any]]
+CASES = records(8, seed=5)
+BATCH = {name: np.stack([case[name] for case in CASES]) for name in CASES[0]}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway that answers, and the ledger behind it."""
+
+    settings: Settings
+    address: str
+    headers: dict[str, str]
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.address}{path}", headers=self.headers)
+
+    def version(self) -> str:
+        return str(self.get("/v2/models/ranker").json().get("versions", [""])[0])
+
+    def metric(self, line: str) -> float:
+        lines = self.get("/metrics").text.splitlines()
+        return next((float(item.split()[-1]) for item in lines if item.startswith(line)), 0.0)
+
+
+def champion(settings: Settings, seed: int) -> ReleaseRef:
+    """Release and promote the ranker with other weights."""
+    before = journal.read("ranker")
+    reigning = next((e.version for e in reversed(before) if e.kind.value == "promoted"), None)
+    plan = bytes(ranker(seed=seed).SerializeToString())
+    release = released(settings, 0.0, "ranker", plan=plan)
+    promote(release, reigning, "tester", "it passed")
+    return release
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds, or fail."""
+    deadline = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.05)
+
+
+def expected(seed: int, feeds: Tensors) -> NDArray[Any]:
+    import onnxruntime as ort
+
+    model = ranker(seed=seed).SerializeToString()
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    scores: NDArray[Any] = session.run(["fetch_name_0"], dict(feeds))[0]
+    return scores
+
+
+@pytest.fixture(scope="module")
+def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]:
+    """Serve a ranker with one champion."""
+    import shutil
+
+    from tasks.models.catalog import register
+
+    settings = shared_workspace
+    settings.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_registry, settings.root / "mlflow.db")
+    register(write_model(settings.root / "source", ranker(), records(80)))
+    champion(settings, 1)
+    environment = {"REQUANT_GATEWAY_CAPTURE": "1.0"}
+    opened = listen(settings.model_copy(update={"gateway_port": 0}), GATEWAY)
+    with started(settings, {GATEWAY: opened}, environment=environment) as (gateway,):
+        headers = {"Authorization": f"Bearer {settings.secret().key}"}
+        served = Served(settings, gateway.address, headers)
+        until(lambda: served.get("/v2/health/ready").status_code == 200)
+        yield served
+
+
+def ask(served: Served, feeds: Tensors, *, binary: bool = True) -> triton.InferResult:
+    """Ask by Triton's own client."""
+    client = triton.InferenceServerClient(served.address.removeprefix("http://"))
+    inputs = []
+    for name, values in feeds.items():
+        tensor = triton.InferInput(name, list(values.shape), triton_type(values))
+        tensor.set_data_from_numpy(values, binary_data=binary)
+        inputs.append(tensor)
+    outputs = [triton.InferRequestedOutput("fetch_name_0", binary_data=binary)]
+    return client.infer("ranker", inputs, outputs=outputs, headers=dict(served.headers))
+
+
+def triton_type(values: NDArray[Any]) -> str:
+    from tritonclient.utils import np_to_triton_dtype
+
+    return str(np_to_triton_dtype(values.dtype))
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_tritons_client_gets_what_the_champions_graph_computes(
+    served: Served, binary: bool
+) -> None:
+    answer = ask(served, BATCH, binary=binary)
+    assert np.allclose(answer.as_numpy("fetch_name_0"), expected(1, BATCH), atol=1e-5)
+    response = answer.get_response()
+    assert response["model_version"] == served.version()
+    assert response["parameters"]["release"]
+
+
+def test_metadata_names_tensors_version_and_release(served: Served) -> None:
+    document = served.get("/v2/models/ranker").json()
+    assert {item["name"]: item["datatype"] for item in document["inputs"]} == {
+        "word ids": "INT32",
+        "features": "FP32",
+    }
+    assert document["platform"] == "onnxruntime-cpu"
+    assert served.get("/v2/models/ranker/versions/99").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        ({"word ids": BATCH["word ids"].astype(np.int64)}, 400, "INT64: the model reads INT32"),
+        ({"features": BATCH["features"][:, :5]}, 400, "has shape [8, 5]: the model reads [-1, 12]"),
+        ({"other": BATCH["features"]}, 400, "the model reads features, word ids"),
+    ],
+)
+def test_what_the_model_does_not_read_is_refused_in_a_sentence(
+    served: Served, change: Tensors, status: int, sentence: str
+) -> None:
+    with pytest.raises(InferenceServerException) as refused:
+        ask(served, {**BATCH, **change})
+    assert sentence in str(refused.value)
+    assert f"{status}" in str(refused.value.status())
+
+
+def test_nobody_without_the_workspaces_key_is_answered(served: Served) -> None:
+    assert httpx.get(f"{served.address}/v2/models/ranker").status_code == 401
+
+
+def test_no_request_fails_while_releases_are_swapped_and_rolled_back(served: Served) -> None:
+    ended, failures, versions = threading.Event(), list[str](), set[str]()
+
+    def keep_asking(seed: int) -> None:
+        feeds = {name: values[seed % 8 :][:1] for name, values in BATCH.items()}
+        while not ended.is_set():
+            try:
+                response = ask(served, feeds).get_response()
+                versions.add(str(response["model_version"]))
+            except Exception as error:  # any failure is one too many
+                failures.append(repr(error))
+
+    clients = [threading.Thread(target=keep_asking, args=(seed,)) for seed in range(4)]
+    for client in clients:
+        client.start()
+    first = served.version()
+    second = champion(served.settings, 2)
+    until(lambda: served.version() == second.version)
+    assert np.allclose(ask(served, BATCH).as_numpy("fetch_name_0"), expected(2, BATCH), atol=1e-5)
+    roll_back("ranker", None, "tester", "users complain", "r-1")
+    until(lambda: served.version() == first)
+    assert np.allclose(ask(served, BATCH).as_numpy("fetch_name_0"), expected(1, BATCH), atol=1e-5)
+    ended.set()
+    for client in clients:
+        client.join()
+    assert not failures
+    assert versions == {first, second.version}
+
+
+def test_a_champion_with_a_flipped_bit_is_not_served_and_the_old_one_answers_on(
+    served: Served,
+) -> None:
+    before = served.version()
+    plan = bytes(ranker(seed=3).SerializeToString())
+    release = released(served.settings, 0.0, "ranker", plan=plan)
+    flip(served.settings, release, "engines/onnxruntime-cpu/plan")
+    past_every_check = ledger.body(
+        EntryKind.PROMOTED,
+        actor="tester",
+        reason="written by somebody who may",
+        version=release.version,
+        release=release.digest,
+    )
+    journal.commit("ranker", lambda entries: past_every_check)
+    until(lambda: served.metric('requant_gateway_head_refused{model="ranker"}') == 1.0)
+    assert served.version() == before
+    assert np.allclose(ask(served, BATCH).as_numpy("fetch_name_0"), expected(1, BATCH), atol=1e-5)
+    index = httpx.post(f"{served.address}/v2/repository/index", headers=served.headers).json()
+    assert "differs from its recorded digest" in index[0]["reason"]
+    roll_back("ranker", None, "tester", "the bundle is damaged", "r-2")
+    until(lambda: served.metric('requant_gateway_head_refused{model="ranker"}') == 0.0)
+
+
+def test_what_was_served_is_live_traffic_with_its_context(served: Served) -> None:
+    from tasks.traffic.storage.parts import read_part
+
+    body = {
+        "inputs": [
+            {
+                "name": name,
+                "shape": list(values[:2].shape),
+                "datatype": triton_type(values),
+                "data": values[:2].tolist(),
+            }
+            for name, values in BATCH.items()
+        ],
+        "parameters": {"tenant": "acme", "domain": "shop"},
+    }
+    answer = httpx.post(
+        f"{served.address}/v2/models/ranker/infer", json=body, headers=served.headers
+    )
+    assert answer.status_code == 200, answer.text
+    store = served.settings.store()
+
+    def stored() -> list[Any]:
+        keys = [key for key in store.list("traffic/ranker/") if key.endswith(".parquet")]
+        rows = [request for key in keys for request in read_part(store, key)]
+        return [request for request in rows if request.tenant == "acme"]
+
+    until(lambda: len(stored()) == 2)
+    for place, request in enumerate(sorted(stored(), key=lambda item: item.request_id)):
+        assert request.domain == "shop"
+        assert request.model_version == served.version()
+        assert np.array_equal(request.payload["features"], BATCH["features"][place])

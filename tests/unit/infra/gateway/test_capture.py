@@ -1,0 +1,83 @@
+"""What is sampled follows from the id, waits in bounded memory, and is counted when it is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from infra.errors import Unavailable
+from infra.gateway.capture import Capture
+from infra.gateway.metrics import GatewayMetrics
+
+
+class Store:
+    """Keeps batches, or fails while it is told to."""
+
+    def __init__(self) -> None:
+        self.kept, self.fails = list[int](), False
+
+    def __call__(self, batch: Sequence[int]) -> None:
+        if self.fails:
+            raise Unavailable("the store does not answer")
+        self.kept += batch
+
+
+def capture(store: Store, **options: float) -> tuple[Capture[int], GatewayMetrics]:
+    metrics = GatewayMetrics()
+    most = int(options.pop("most", 100))
+    return Capture("m", store, metrics, most=most, **options), metrics
+
+
+def count(metrics: GatewayMetrics, outcome: str) -> float:
+    label = f'requant_gateway_captured_total{{model="m",outcome="{outcome}"}}'
+    lines = metrics.exposition().decode().splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(label)), 0.0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 1.0])
+def test_the_fraction_is_kept_and_the_same_ids_are_sampled_by_all(fraction: float) -> None:
+    one, _ = capture(Store(), fraction=fraction)
+    other, _ = capture(Store(), fraction=fraction)
+    sampled = [one.samples(f"r{number}") for number in range(20_000)]
+    assert sampled == [other.samples(f"r{number}") for number in range(20_000)]
+    assert sum(sampled) / len(sampled) == pytest.approx(fraction, abs=0.015)
+
+
+def test_what_does_not_fit_is_dropped_and_counted() -> None:
+    store = Store()
+    kept, metrics = capture(store, most=10)
+    for number in range(25):
+        kept.keep(number)
+    kept.flush()
+    assert store.kept == list(range(10))
+    assert (count(metrics, "stored"), count(metrics, "full")) == (10, 15)
+
+
+def test_a_store_that_fails_loses_nothing_while_there_is_room() -> None:
+    store = Store()
+    kept, metrics = capture(store, most=5)
+    store.fails = True
+    for number in range(3):
+        kept.keep(number)
+    kept.flush()
+    for number in range(3, 6):
+        kept.keep(number)
+    store.fails = False
+    kept.flush()
+    assert store.kept == [0, 1, 2, 3, 4]
+    assert (count(metrics, "stored"), count(metrics, "full")) == (5, 1)
+
+
+def test_the_rest_is_stored_at_the_end_or_counted_as_lost() -> None:
+    store = Store()
+    kept, metrics = capture(store, interval_s=60)
+    kept.start()
+    kept.keep(1)
+    kept.close()
+    assert store.kept == [1]
+    lost, metrics = capture(store, interval_s=60)
+    lost.keep(2)
+    store.fails = True
+    lost.close()
+    assert count(metrics, "failed") == 1

@@ -1,0 +1,143 @@
+"""Bodies of the Open Inference Protocol: every valid one is read back, every other told."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from infra.errors import BadInput
+from infra.gateway.datatypes import LITTLE_ENDIAN, datatype_of, to_bytes
+from infra.gateway.open_inference import (
+    InferenceAnswer,
+    InferenceRequest,
+    parse_request,
+    render_answer,
+)
+
+DTYPES = [code for name, code in LITTLE_ENDIAN.items() if name != "BF16"]
+TENSORS = st.sampled_from(DTYPES).flatmap(
+    lambda code: arrays.arrays(
+        code,
+        arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3),
+        elements=arrays.from_dtype(np.dtype(code), allow_nan=False, allow_infinity=False),
+    )
+)
+
+
+def body(values: np.ndarray, binary: bool) -> tuple[bytes, int | None]:
+    """Write a request of one tensor as a client does."""
+    entry = {"name": "x", "shape": list(values.shape), "datatype": datatype_of(values.dtype)}
+    if not binary:
+        return json.dumps({"inputs": [{**entry, "data": values.tolist()}]}).encode(), None
+    raw = to_bytes(values)
+    entry["parameters"] = {"binary_data_size": len(raw)}
+    head = json.dumps({"inputs": [entry]}).encode()
+    return head + raw, len(head)
+
+
+@given(TENSORS, st.booleans())
+def test_a_tensor_comes_back_bit_for_bit_in_json_and_in_bytes(
+    values: np.ndarray, binary: bool
+) -> None:
+    asked = parse_request(*body(values, binary))
+    assert asked.inputs["x"].dtype == values.dtype
+    assert np.array_equal(asked.inputs["x"], values)
+    answer = InferenceAnswer("", "m", "1", "d" * 64, {"y": values})
+    wanted = InferenceRequest("", asked.inputs, {"y": binary}, False, {})
+    written, length = render_answer(answer, wanted)
+    document = orjson.loads(written[:length])
+    (output,) = document["outputs"]
+    assert output["datatype"] == datatype_of(values.dtype)
+    assert output["shape"] == list(values.shape)
+    if binary:
+        assert written[length:] == to_bytes(values)
+    else:
+        assert np.array_equal(np.asarray(output["data"], values.dtype), values.ravel())
+
+
+@given(st.lists(st.text(max_size=9), min_size=1, max_size=5), st.booleans())
+def test_texts_come_back_in_both_forms(texts: list[str], binary: bool) -> None:
+    values = np.asarray(texts, dtype=object)
+    assert parse_request(*body(values, binary)).inputs["x"].tolist() == texts
+
+
+@given(st.binary(max_size=200), st.none() | st.integers(-5, 300))
+def test_bytes_that_are_no_request_are_told_and_nothing_else_is_raised(
+    data: bytes, length: int | None
+) -> None:
+    with pytest.raises(BadInput):
+        parse_request(data, length)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"name": JSON, "shape": JSON, "datatype": st.sampled_from([*LITTLE_ENDIAN, "BYTES"])},
+        optional={"data": JSON, "parameters": JSON},
+    )
+)
+def test_any_json_in_a_tensors_place_is_read_or_told(entry: dict[str, object]) -> None:
+    with suppress(BadInput):
+        asked = parse_request(json.dumps({"inputs": [entry]}).encode())
+        assert list(asked.inputs) == [entry["name"]]
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ([], "not a JSON object"),
+        ({}, "has no inputs"),
+        ({"inputs": [{"shape": [1]}]}, "has no name"),
+        ({"inputs": [{"name": "x", "shape": [1], "data": [1]}]}, "no datatype"),
+        (
+            {"inputs": [{"name": "x", "shape": [-1], "datatype": "FP32", "data": [1]}]},
+            "has no shape",
+        ),
+        ({"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1]}]}, "1 elements"),
+        (
+            {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [[1], [1, 2]]}]},
+            "ragged",
+        ),
+        (
+            {"inputs": [{"name": "x", "shape": [1], "datatype": "INT8", "data": [300]}]},
+            "numbers that INT8 has not",
+        ),
+        (
+            {"inputs": [{"name": "x", "shape": [1], "datatype": "INT4", "data": [1]}]},
+            "datatype INT4: known are",
+        ),
+        ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32"}]}, "has no data"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(document: object, sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence.replace("[", r"\[")):
+        parse_request(json.dumps(document).encode())
+
+
+def test_an_unknown_output_is_told_with_those_that_there_are() -> None:
+    answer = InferenceAnswer("", "m", "1", "d", {"y": np.zeros(1, np.float32)})
+    asked = InferenceRequest("", {}, {"z": False}, False, {})
+    with pytest.raises(BadInput, match="no output z: the model has y"):
+        render_answer(answer, asked)
+
+
+def test_what_is_no_number_becomes_null() -> None:
+    answer = InferenceAnswer("", "m", "1", "d", {"y": np.array([np.nan, np.inf], np.float32)})
+    asked = InferenceRequest("", {}, None, False, {})
+    (output,) = orjson.loads(render_answer(answer, asked)[0])["outputs"]
+    assert output["data"] == [None, None]
