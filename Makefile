@@ -15,7 +15,7 @@ help:
 	@echo "make soak   every shipped example under every shipped scenario, and what is as slow"
 	@echo "make chaos  faults on purpose: kills, races, full disks, lost databases; what was lost"
 	@echo "make test-gpu  what needs a CUDA device; says why where there is none"
-	@echo "make check  format, lint, types, import directions"
+	@echo "make check  format, lint, types, import directions, security"
 	@echo "make bench  side-by-side measurements against peers"
 	@echo "make evidence  what drift costs, and what wins it back: docs/evidence.md"
 	@echo "make up     Prefect, MLflow, Evidently, the schedules and the console, on what the demo made"
@@ -37,6 +37,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml --severity-level medium infra tasks flows dashboards
 
 test: check
 	sh tests/run.sh

@@ -117,7 +117,7 @@ def _run(
             process.wait()
     if not reply:
         raise BadInput(f"ended its process ({_ending(process.returncode)})")
-    why, kind, values = pickle.loads(reply)  # noqa: S301
+    why, kind, values = pickle.loads(reply)  # noqa: S301  # nosec B301
     if why:
         raise BadInput(str(why))
     return str(kind), values

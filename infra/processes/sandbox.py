@@ -255,8 +255,8 @@ def _namespaces() -> list[str]:
         *bound,
         *("--proc", "/proc"),
         *("--dev", "/dev"),
-        *("--tmpfs", "/tmp"),  # noqa: S108  # the program's own, in memory
-        *("--chdir", "/tmp"),  # noqa: S108
+        *("--tmpfs", "/tmp"),  # noqa: S108  # nosec B108  # the program's own, in memory
+        *("--chdir", "/tmp"),  # noqa: S108  # nosec B108
         "--",
     ]
 

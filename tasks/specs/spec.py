@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,6 +21,7 @@ from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpe
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
+from tasks.specs.yaml_text import read_yaml
 
 
 class _SpecModel(BaseModel):
@@ -387,10 +387,7 @@ def parse_spec(text: str, *, where: str) -> ModelSpec:
     Raises:
         BadInput: naming each wrong field, what was found and what is allowed.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise BadInput(f"{where} is not YAML: {' '.join(str(exc).split())}") from exc
+    document = read_yaml(text, where=where)
     if not isinstance(document, Mapping):
         raise BadInput(
             f"{where} holds {type(document).__name__}, not a mapping of fields: see "

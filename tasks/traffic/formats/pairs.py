@@ -85,7 +85,7 @@ class Joiner:
             )
 
     def _one(self, columns: str, id: str, side: Side) -> tuple[Any, ...] | None:
-        query = f"SELECT {columns} FROM sides WHERE id = ? AND side = ?"  # noqa: S608  # the columns are ours
+        query = f"SELECT {columns} FROM sides WHERE id = ? AND side = ?"  # noqa: S608  # nosec B608  # the columns are ours
         row: tuple[Any, ...] | None = self._database.execute(query, (id, side)).fetchone()
         return row
 

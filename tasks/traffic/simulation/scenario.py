@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import BadInput
+from tasks.specs.yaml_text import read_yaml
 
 Days = Annotated[float, Field(ge=0, le=3650)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -203,10 +203,7 @@ def parse_scenario(text: str, *, where: str) -> Scenario:
     Raises:
         BadInput: A field is wrong; it names each, what was found and what is allowed.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(text, where=where)
     if not isinstance(document, Mapping):
         raise BadInput(
             f"{where} holds {type(document).__name__}, not fields: see examples/scenarios/null.yaml"

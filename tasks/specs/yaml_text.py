@@ -1,0 +1,77 @@
+"""YAML from a person, read in bounded time and memory: nothing twice, nothing by reference.
+
+YAML's aliases let a few lines stand for billions of values, and its loaders keep the last of two
+equal keys. A spec needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from infra.errors import BadInput
+
+MOST_BYTES = 1 << 20
+"""Of a text, in UTF-8."""
+DEEPEST = 32
+"""Levels of mappings and lists in each other."""
+
+
+def read_yaml(text: str, *, where: str) -> Any:
+    """Return the value of one YAML document.
+
+    Raises:
+        BadInput: It is no YAML, too long or too deep, names a key twice, or refers by an alias;
+            the message says where.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
+        raise BadInput(f"{where} is longer than {MOST_BYTES >> 20} MB: a spec is a page of fields")
+    try:
+        _check_events(text, where)
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506  # nosec B506  # derives from the safe one
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise BadInput(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _check_events(text: str, where: str) -> None:
+    """Refuse what would expand or nest, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise BadInput(
+                f"{where}, line {_line(event)}: the alias *{event.anchor} is not "
+                "allowed: write the value out"
+            )
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            raise BadInput(
+                f"{where}, line {_line(event)}: nested more than {DEEPEST} deep: a "
+                "spec has a few levels"
+            )
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which builds plain values alone, without equal keys in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping; raises `yaml.YAMLError` where a key stands twice."""
+        names = set()
+        for key_node, _ in node.value:
+            name = self.construct_object(key_node, deep=True)
+            if not isinstance(name, Hashable):
+                continue  # which the loader itself refuses
+            if name in names:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} stands twice", key_node.start_mark
+                )
+            names.add(name)
+        return super().construct_mapping(node, deep)
