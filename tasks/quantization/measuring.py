@@ -6,6 +6,7 @@ from infra.canonical import Json, canonical, sha256
 from infra.errors import BadInput
 from infra.identifiers import Key
 from infra.stores import layout
+from infra.weights.naming import whole_size
 from tasks.models.catalog import RegisteredModel, open_model, where_spread
 from tasks.models.source_files import FULL_PRECISION
 from tasks.observation.ceilings import bounded, parse_ceilings
@@ -56,7 +57,8 @@ def observe_set(model: RegisteredModel, calibration: SampleRef) -> Mapping[str, 
 
 def least_size_ratio(model: RegisteredModel, recipe: Recipe) -> float:
     """Return what a recipe's engine takes at least, over the bytes of full precision's graph."""
-    return least_bytes(model.graph, model.sites, recipe) / len(model.file(FULL_PRECISION))
+    whole = whole_size(model.file(FULL_PRECISION))
+    return least_bytes(model.graph, model.sites, recipe) / whole
 
 
 def losses_key(

@@ -5,6 +5,8 @@ from math import prod
 
 import onnx
 
+from infra.canonical import sha256
+from infra.weights.naming import is_beside, weight_file
 from tasks.graphs.sites import Site
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.submodules import schemes_by_site
@@ -28,12 +30,12 @@ def least_bytes(model: onnx.ModelProto, sites: Sequence[Site], recipe: Recipe) -
         if recipe.quantized
     }
     tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
-    total, counted = 0, set[int]()
+    total, counted = 0, set[str]()
     for item in model.graph.initializer:
-        content = hash(item.raw_data)  # equal weights may be stored once
-        if item.data_type not in _FLOATS or content in counted:
+        content = weight_file(item) if is_beside(item) else sha256(item.raw_data)
+        if item.data_type not in _FLOATS or (content in counted and not item.float_data):
             continue
-        counted |= {content} if item.raw_data else set()
+        counted.add(content)  # equal weights may be stored once
         stored = bits.get(item.name, (recipe.tables if item.name in tables else recipe.rest).bits)
         total += prod(item.dims) * min(stored, recipe.rest.bits) // 8
     return total
