@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from flows.gateway.capturing import traffic_writer
+from flows.gateway.completions import completion_routes
 from flows.gateway.embeddings import embedding_routes
 from flows.gateway.follower import Follower
 from infra.errors import NotFound
@@ -57,7 +58,8 @@ class ServedModels:
     def application(self) -> ASGIApp:
         """Return the ASGI application that serves them while it lives."""
         gateway = Gateway(self.endpoints, self.metrics, version("requant"))
-        return gateway.application(self._lifespan, embedding_routes(gateway))
+        routes = [*embedding_routes(gateway), *completion_routes(gateway)]
+        return gateway.application(self._lifespan, routes)
 
     def _add(self, name: str) -> None:
         capture = Capture(

@@ -110,7 +110,7 @@ def open_release(settings: Settings, model: str, champion: LedgerEntry) -> Serve
         _target(release, spec.targets),
         engine,
         read_signature(release.file(CPU_PLAN if CPU_PLAN in release.files else GRAPH)),
-        open_front(spec, inputs, registered.layout),
+        open_front(spec, inputs, registered.layout, engine),
     )
     require_answers(served, inputs, [case.payload for case in registered.golden.cases])
     return served

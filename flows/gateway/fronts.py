@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.gateway.generation import TextGenerator
+from infra.engines.port import Engine
 from infra.errors import BadInput
 from infra.gateway.datatypes import BYTES, datatype_of
 from infra.gateway.release import Front
 from tasks.models.inputs import Inputs
+from tasks.models.language.inputs import LanguageInputs
 from tasks.records import Payload
 from tasks.specs.spec import ModelSpec
 from tasks.specs.tensors import RecordLayout
@@ -47,9 +50,40 @@ class TextFront:
         order = np.argsort(batches[0].cases)
         return {name: values[order] for name, values in batches[0].feeds.items()}
 
+    def count(self, texts: Sequence[str]) -> int:
+        """Count the tokens of some texts."""
+        masks = (batch.mask for batch in self._inputs.batches(texts))
+        return sum(int(mask.sum()) for mask in masks if mask is not None)
+
     def payloads(self, tensors: Tensors) -> Sequence[Payload] | None:
         """Return the texts; tokens alone tell no text."""
         return texts_of(tensors)
+
+
+class LanguageFront(TextFront):
+    """Texts that are read, as a text model's, and texts that are written."""
+
+    def __init__(self, model: str, engine: Engine, inputs: LanguageInputs) -> None:
+        super().__init__(inputs)
+        self.inputs, self.new_tokens = inputs, inputs.new_tokens
+        self.generator = TextGenerator(model, engine, inputs)
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the tokens of a prompt, or of a conversation whose reply is to come.
+
+        Raises:
+            BadInput: It is longer than the model reads, empty, or the chat template refuses it.
+        """
+        (tokens,) = self.inputs.whole_prompts([text])
+        if len(tokens) > self.inputs.max_length:
+            raise BadInput(
+                f"the prompt has {len(tokens)} tokens: this model reads {self.inputs.max_length}"
+            )
+        return tokens
+
+    def room(self, prompt: int) -> int:
+        """Return how many tokens may follow a prompt of so many."""
+        return self.inputs.max_length + self.new_tokens - prompt
 
 
 class TensorFront:
@@ -94,10 +128,14 @@ class RecordFront:
         ]
 
 
-def open_front(spec: ModelSpec, inputs: Inputs, layout: RecordLayout | None) -> Front:
-    """Return the front of a registered model."""
+def open_front(
+    spec: ModelSpec, inputs: Inputs, layout: RecordLayout | None, engine: Engine
+) -> Front:
+    """Return the front of a registered model whose engine this is."""
     if layout is not None:
         return RecordFront(layout)
+    if isinstance(inputs, LanguageInputs):
+        return LanguageFront(spec.name, engine, inputs)
     return TextFront(inputs) if TRAITS[spec.task].reads == "text" else TensorFront()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -89,28 +89,38 @@ class Endpoint:
                 f"{self.model} did not answer within {self.timeout_s:g} s: send it again, or fewer "
                 "at a time"
             ) from None
-        self._sample(release, tensors, context, id, (time.perf_counter() - began) * 1e3)
+        took = (time.perf_counter() - began) * 1e3
+        self.sample(release, lambda: release.front.payloads(tensors), context, id, took)
         return release, outputs
 
-    def _sample(
+    def sample(
         self,
         release: ServedRelease,
-        tensors: Tensors,
+        payloads: Sequence[object] | Callable[[], Sequence[object] | None],
         context: Mapping[str, str],
         id: str,
         latency_ms: float,
     ) -> None:
+        """Keep an answered request if it is of the sample.
+
+        Args:
+            release: What answered.
+            payloads: Of each request in the batch, or what makes them; None: they cannot be kept.
+            context: What the caller said beside the input.
+            id: The caller's own; empty where it gave none.
+            latency_ms: How long the answer took.
+        """
         # An id that a client uses twice must name two requests in the traffic.
         name = f"{id}-{uuid.uuid4().hex[:8]}" if id else uuid.uuid4().hex
         if self.capture is None or not self.capture.samples(name):
             return
-        payloads = release.front.payloads(tensors)
-        if payloads is None:
+        kept = payloads() if callable(payloads) else payloads
+        if kept is None:
             self.metrics.captured(self.model, "no text")
             return
         now = datetime.now(UTC)
-        for place, payload in enumerate(payloads):
-            request_id = name if len(payloads) == 1 else f"{name}/{place}"
+        for place, payload in enumerate(kept):
+            request_id = name if len(kept) == 1 else f"{name}/{place}"
             self.capture.keep(
                 ServedExchange(request_id, now, latency_ms, release.version, dict(context), payload)
             )

@@ -5,27 +5,50 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
+import yaml
 from numpy.typing import NDArray
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
+from examples.rows import CorpusRow, Payload, write
 from flows.orchestration.services import GATEWAY, listen, started
 from infra.settings import Settings
+from tasks.models.golden import write_golden
 from tasks.promotion import journal, ledger
 from tasks.promotion.acts.promoting import promote, roll_back
 from tasks.promotion.ledger import EntryKind
-from tasks.records import ReleaseRef
+from tasks.records import GoldenCase, ReleaseRef
 from tests.custom_models import ranker, records, write_model
 from tests.integration.releases import flip, released
+from tests.language_folders import write_folder
 
 WITHIN_S = 20.0
+SPEAKER = {
+    "version": 1,
+    "name": "speaker",
+    "source": ".",
+    "task": "causal-lm",
+    "input": {"tokenizer": "tokenizer.json", "max_length": 48, "new_tokens": 16},
+    "data": {"calibration": "calibration.parquet"},
+    "golden": {"cases": "golden.parquet"},
+    "budgets": {
+        "latency_ratio": 50.0,
+        "size_ratio": 2.0,
+        "quality": [{"metric": "perplexity-ratio", "at_most": 1.5}],
+    },
+    "control": {"metric": "exact-match", "at_least": 0.0},
+    "targets": ["onnxruntime-cpu"],
+    "schedule": {"slug": "nightly", "cron": "0 3 * * *"},
+}
 Tensors = Mapping[str, NDArray[Any]]
 CASES = records(8, seed=5)
 BATCH = {name: np.stack([case[name] for case in CASES]) for name in CASES[0]}
@@ -60,6 +83,28 @@ def champion(settings: Settings, seed: int) -> ReleaseRef:
     return release
 
 
+def write_speaker(folder: Path) -> Path:
+    """Write a small language model with a chat template."""
+    write_folder(folder, "llama")
+    texts = [f"{place} a model drifts" for place in range(40)]
+    pool = [
+        CorpusRow(str(place), Payload(text=text), "docs", "en") for place, text in enumerate(texts)
+    ]
+    write(folder / "calibration.parquet", pool)
+    cases = [GoldenCase(f"g{place}", f"golden {place}", "docs", "en") for place in range(20)]
+    (folder / "golden.parquet").write_bytes(write_golden(cases))
+    template = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}\n{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "model.yaml").write_text(yaml.safe_dump(SPEAKER))
+    return folder / "model.yaml"
+
+
+def current_graph(model: str) -> bytes:
+    from tasks.models.catalog import open_model
+
+    return bytes(open_model(model).graph.SerializeToString())
+
+
 def until(holds: Callable[[], object]) -> None:
     """Wait until something holds, or fail."""
     deadline = time.monotonic() + WITHIN_S
@@ -88,7 +133,10 @@ def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]
     settings.root.mkdir(parents=True, exist_ok=True)
     shutil.copy(empty_registry, settings.root / "mlflow.db")
     register(write_model(settings.root / "source", ranker(), records(80)))
+    register(write_speaker(settings.root / "speaker"))
     champion(settings, 1)
+    speak = released(settings, 0.0, "speaker", plan=current_graph("speaker"))
+    promote(speak, None, "tester", "it passed")
     environment = {"REQUANT_GATEWAY_CAPTURE": "1.0"}
     opened = listen(settings.model_copy(update={"gateway_port": 0}), GATEWAY)
     with started(settings, {GATEWAY: opened}, environment=environment) as (gateway,):
@@ -242,3 +290,124 @@ def test_what_was_served_is_live_traffic_with_its_context(served: Served) -> Non
         assert request.domain == "shop"
         assert request.model_version == served.version()
         assert np.array_equal(request.payload["features"], BATCH["features"][place])
+
+
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{served.address}/v1", api_key=served.settings.secret().key, max_retries=0
+    )
+
+
+CHAT: Any = [{"role": "user", "content": "what drifts?"}]
+
+
+def test_openais_client_chats_whole_and_streamed_alike(served: Served) -> None:
+    ask = client(served).chat.completions.create
+    whole = ask(model="speaker", messages=CHAT, temperature=0, max_tokens=12)
+    said = whole.choices[0].message.content
+    assert said
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.usage is not None
+    assert 0 < whole.usage.completion_tokens <= 12
+    stream = ask(
+        model="speaker",
+        messages=CHAT,
+        temperature=0,
+        max_tokens=12,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == said
+    assert chunks[-1].usage == whole.usage
+
+
+def test_a_chat_is_answered_as_the_product_answers_its_golden_cases(served: Served) -> None:
+    from tasks.models.catalog import open_model
+    from tasks.models.inputs import language_inputs
+    from tasks.models.language.generation import generate
+    from tasks.transcripts import Turn, write_transcript
+
+    model = open_model("speaker")
+    inputs = language_inputs(model.inputs)
+    asked = write_transcript([Turn("user", "what drifts?"), Turn("assistant", "")])
+    (tokens,) = generate(
+        model.reference, inputs.layout, inputs.whole_prompts([asked]), new_tokens=12
+    )
+    ask = client(served).chat.completions.create
+    answer = ask(model="speaker", messages=CHAT, temperature=0, max_tokens=12)
+    assert answer.choices[0].message.content == inputs.decode(tokens)
+
+
+def test_many_chats_at_once_are_each_answered_as_alone(served: Served) -> None:
+    ask = client(served).chat.completions.create
+    texts = [f"chat {number} of many" for number in range(12)]
+
+    def said(text: str) -> str:
+        messages: Any = [{"role": "user", "content": text}]
+        answer = ask(model="speaker", messages=messages, temperature=0, max_tokens=10)
+        return str(answer.choices[0].message.content)
+
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(said, texts))
+    assert together == [said(text) for text in texts]
+    assert len(set(together)) > 3
+
+
+def test_a_completion_ends_at_its_stop_string_and_a_seed_repeats_it(served: Served) -> None:
+    ask = client(served).completions.create
+    whole = ask(model="speaker", prompt="Quantized", seed=3, max_tokens=16).choices[0].text
+    assert whole == ask(model="speaker", prompt="Quantized", seed=3, max_tokens=16).choices[0].text
+    stop = whole[2:4]
+    cut = ask(model="speaker", prompt="Quantized", seed=3, max_tokens=16, stop=stop)
+    assert cut.choices[0].text == whole[: whole.find(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "sentence"),
+    [
+        ("chat/completions", {"model": "nobody", "messages": CHAT}, 404, "no model is called"),
+        ("chat/completions", {"model": "ranker", "messages": CHAT}, 400, "writes no texts"),
+        ("chat/completions", {"model": "speaker", "messages": []}, 400, "messages"),
+        (
+            "chat/completions",
+            {"model": "speaker", "messages": CHAT, "tools": [{}]},
+            400,
+            "tools cannot be had here",
+        ),
+        ("chat/completions", {"model": "speaker", "messages": CHAT, "n": 2}, 400, "n: "),
+        ("completions", {"model": "speaker", "prompt": "a b " * 99}, 400, "this model reads 48"),
+        ("embeddings", {"model": "speaker", "input": "x"}, 400, "embeds no texts"),
+        ("embeddings", {"input": "x"}, 400, "model: Field required"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_in_openais_shape(
+    served: Served, path: str, body: dict[str, Any], status: int, sentence: str
+) -> None:
+    answer = httpx.post(f"{served.address}/v1/{path}", json=body, headers=served.headers)
+    assert answer.status_code == status, answer.text
+    assert sentence in answer.json()["error"]["message"]
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_chat_becomes_live_traffic_with_its_reply_and_without_personal_data(
+    served: Served,
+) -> None:
+    from tasks.traffic.storage.parts import read_part
+
+    messages: Any = [{"role": "user", "content": "write to ann.example@example.com now"}]
+    ask = client(served).chat.completions.create
+    ask(model="speaker", messages=messages, user="initech", max_tokens=4)
+    store = served.settings.store()
+
+    def stored() -> list[Any]:
+        keys = [key for key in store.list("traffic/speaker/") if key.endswith(".parquet")]
+        rows = [request for key in keys for request in read_part(store, key)]
+        return [request for request in rows if request.tenant == "initech"]
+
+    until(lambda: stored())
+    assert stored()[0].payload.startswith("User: write to ")
+    assert "ann.example" not in stored()[0].payload
+    assert "Assistant: " in stored()[0].payload

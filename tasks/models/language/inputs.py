@@ -101,11 +101,17 @@ class LanguageInputs:
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids after which the model writes, at most the last `max_length`."""
+        return [ids[-self.max_length :] for ids in self.whole_prompts(texts)]
+
+    def whole_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids after which the model would write, however many they are."""
         chats = [self._chat(text) for text in texts]
         plain = [text for text, chat in zip(texts, chats, strict=True) if chat is None]
         encoded = iter(self.encode(plain) if plain else [])
         return [
-            (next(encoded) if chat is None else self._conversation(chat).ids)[-self.max_length :]
+            next(encoded)
+            if chat is None
+            else list(self._encodings([chat.text], special=False)[0].ids)
             for chat in chats
         ]
 

@@ -1,0 +1,280 @@
+"""OpenAI's interface to language models: `/v1/completions`, `/v1/chat/completions`, streamed too.
+
+What a client may send and cannot get here (tools, log-probabilities, several choices) is refused in
+a sentence, never left out silently.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from flows.gateway.fronts import LanguageFront
+from flows.gateway.openai_routes import answering, json_response, problem_of, read_body
+from flows.gateway.pieces import TextPieces
+from infra.errors import BadInput
+from infra.gateway.application import Gateway, context_of
+from infra.gateway.endpoint import Endpoint
+from infra.gateway.release import ServedRelease
+from tasks.models.language.generation import Sampling
+from tasks.transcripts import Turn, write_transcript
+
+_REFUSED = ("tools", "functions", "logprobs", "response_format", "logit_bias", "suffix", "echo")
+
+
+class ContentPart(BaseModel):
+    """One part of a message."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One turn."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart]
+
+    @property
+    def turn(self) -> Turn:
+        """Return it as transcripts have it."""
+        texts = [self.content] if isinstance(self.content, str) else [p.text for p in self.content]
+        return Turn("system" if self.role == "developer" else self.role, "".join(texts))
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0)
+    stop: str | list[str] | None = None
+    n: Literal[1] = 1
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    user: str | None = None
+
+    def require_known(self) -> None:
+        """Raise `BadInput` for what would be left out."""
+        extra = self.model_extra or {}
+        unknown = next((name for name in _REFUSED if extra.get(name)), None)
+        if unknown is not None:
+            raise BadInput(f"{unknown} cannot be had here: leave it out")
+
+    @property
+    def sampling(self) -> Sampling:
+        """Return how tokens are chosen; without a seed, otherwise each time."""
+        seed = uuid.uuid4().int % 2**32 if self.seed is None else self.seed
+        return Sampling(self.temperature, self.top_p, seed)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Return the texts that end an answer."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+    @property
+    def most(self) -> int | None:
+        """Return how many tokens may be written at most."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class ChatRequest(_Asked):
+    """A conversation that waits for its reply."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+
+    @property
+    def text(self) -> str:
+        """Return the conversation as a transcript whose reply is to come."""
+        return write_transcript([*(each.turn for each in self.messages), Turn("assistant", "")])
+
+    def answered(self, reply: str) -> str:
+        """Return the conversation with its reply, as traffic keeps it."""
+        return write_transcript([*(each.turn for each in self.messages), Turn("assistant", reply)])
+
+
+class CompletionRequest(_Asked):
+    """A text to be continued."""
+
+    prompt: str
+
+    @property
+    def text(self) -> str:
+        """Return the prompt."""
+        return self.prompt
+
+    def answered(self, reply: str) -> str:
+        """Return the prompt and what was written, as traffic keeps it."""
+        return self.prompt + reply
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer, while it is written."""
+
+    asked: ChatRequest | CompletionRequest
+    endpoint: Endpoint
+    release: ServedRelease
+    prompt: list[int]
+    context: Mapping[str, str]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    began: float = field(default_factory=time.perf_counter)
+    created: int = field(default_factory=lambda: int(time.time()))
+    tokens: int = 0
+    reason: str = "length"
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """Yield the text as it is written, and sample the request once it is."""
+        front = _front(self.release)
+        most = min(self.asked.most or front.new_tokens, front.room(len(self.prompt)))
+        pieces = TextPieces(front.inputs, self.asked.stops)
+        async with aclosing(
+            front.generator.write(self.prompt, self.asked.sampling, most)
+        ) as written:
+            async for token in written:
+                self.tokens += 1
+                if piece := pieces.add(token):
+                    yield piece
+                if pieces.stopped:
+                    break
+        if rest := pieces.finish():
+            yield rest
+        if pieces.stopped or self.tokens < most:
+            self.reason = "stop"
+        took = (time.perf_counter() - self.began) * 1e3
+        kept = self.asked.answered(pieces.text)
+        self.endpoint.sample(self.release, [kept], self.context, self.id, took)
+
+    def document(self, choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
+        """Return OpenAI's envelope of one choice."""
+        chat = isinstance(self.asked, ChatRequest)
+        kind = ("chat.completion" + ".chunk" * streamed) if chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.asked.model,
+            "system_fingerprint": self.release.digest[:16],
+            "choices": [{"index": 0, "logprobs": None, **choice}],
+        }
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Return the tokens that were read and written."""
+        read = len(self.prompt)
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": self.tokens,
+            "total_tokens": read + self.tokens,
+        }
+
+    async def whole(self) -> dict[str, Any]:
+        """Return the answer at once."""
+        text = "".join([piece async for piece in self.pieces()])
+        chat = isinstance(self.asked, ChatRequest)
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        document = self.document({**said, "finish_reason": self.reason}, streamed=False)
+        return {**document, "usage": self.usage}
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Yield server-sent events, the last of which says [DONE]."""
+        chat = isinstance(self.asked, ChatRequest)
+        if chat:
+            yield _event(self.document(_delta({"role": "assistant", "content": ""}), streamed=True))
+        try:
+            async for piece in self.pieces():
+                said = _delta({"content": piece}) if chat else {"text": piece, **_OPEN}
+                yield _event(self.document(said, streamed=True))
+        except Exception as error:  # the status was sent: the stream tells it
+            yield b"data: " + problem_of(error).body + b"\n\n"
+            return
+        end: dict[str, object] = {"delta": {}} if chat else {"text": ""}
+        yield _event(self.document({**end, "finish_reason": self.reason}, streamed=True))
+        if self.asked.stream_options.include_usage:
+            document = self.document({}, streamed=True)
+            yield _event({**document, "choices": [], "usage": self.usage})
+        yield b"data: [DONE]\n\n"
+
+
+_OPEN = {"finish_reason": None}
+
+
+def completion_routes(gateway: Gateway) -> list[Route]:
+    """Return the routes over a gateway's models."""
+
+    async def chat(request: Request) -> Response:
+        return await answer(request, ChatRequest)
+
+    async def complete(request: Request) -> Response:
+        return await answer(request, CompletionRequest)
+
+    async def answer(
+        request: Request, kind: type[ChatRequest] | type[CompletionRequest]
+    ) -> Response:
+        return await answering(gateway, request, lambda body: _answer(gateway, request, body, kind))
+
+    return [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", complete, methods=["POST"]),
+    ]
+
+
+async def _answer(
+    gateway: Gateway,
+    request: Request,
+    body: bytes,
+    kind: type[ChatRequest] | type[CompletionRequest],
+) -> tuple[str, Response]:
+    asked = read_body(kind, body)
+    asked.require_known()
+    endpoint = gateway.endpoint(asked.model)
+    release = endpoint.current()
+    front = _front(release)
+    context = context_of({"tenant": asked.user}, request.headers)
+    answer = _Answer(asked, endpoint, release, front.prompt(asked.text), context)
+    if not asked.stream:
+        return asked.model, json_response(await answer.whole())
+    stream = StreamingResponse(answer.events(), media_type="text/event-stream")
+    return asked.model, stream
+
+
+def _front(release: ServedRelease) -> LanguageFront:
+    if not isinstance(release.front, LanguageFront):
+        raise BadInput(
+            f"{release.model} writes no texts: ask it at /v2/models/{release.model}/infer"
+        )
+    return release.front
+
+
+def _delta(said: Mapping[str, str]) -> dict[str, Any]:
+    return {"delta": said, **_OPEN}
+
+
+def _event(document: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"
