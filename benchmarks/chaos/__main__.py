@@ -11,7 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
-from benchmarks.chaos.campaign import ALONE, KINDS, Campaign, Tally
+from benchmarks.chaos.campaign import ALONE, KINDS, Campaign, FaultTally
 from benchmarks.chaos.scene import ACTS
 
 
@@ -45,7 +45,7 @@ def main() -> int:
     return 1 if lost else 0
 
 
-def _row(kind: str, act: str, tally: Tally) -> str:
+def _row(kind: str, act: str, tally: FaultTally) -> str:
     return f"| {kind} | {act} | {tally.tried} | {tally.struck} | {len(tally.lost)} |"
 
 

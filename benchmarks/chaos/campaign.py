@@ -17,7 +17,7 @@ from benchmarks.chaos import faults
 from benchmarks.chaos.children import KILLED, Child, Ended, in_child
 from benchmarks.chaos.faults import Boundaries, die, no_space
 from benchmarks.chaos.judgement import losses
-from benchmarks.chaos.scene import ACTS, FRESH, WAITING, Act, contend, prepare
+from benchmarks.chaos.scene import ACTS, FRESH, WAITING, LedgerAct, contend, prepare
 from infra.settings import settings, use_workspace
 
 AT_ONCE = 4
@@ -26,7 +26,7 @@ ANYONE = frozenset({1, 2, 3, WAITING, FRESH})
 
 
 @dataclass
-class Tally:
+class FaultTally:
     """The trials of one kind."""
 
     tried: int = 0
@@ -50,10 +50,10 @@ class Campaign:
         self._check(in_child(partial(self._at, self._live, prepare)))
         self._live.rename(self._kept)
 
-    def run(self, kind: str, act: str, trials: int) -> Tally:
+    def run(self, kind: str, act: str, trials: int) -> FaultTally:
         """Try one kind of fault on one act so often."""
         trial = KINDS[kind]
-        tally = Tally()
+        tally = FaultTally()
         for _ in range(trials):
             self._reset()
             chosen = ACTS[act]
@@ -65,28 +65,28 @@ class Campaign:
             tally.lost += self._judged(kind, act, allowed)
         return tally
 
-    def killed_at_a_boundary(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def killed_at_a_boundary(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Kill the act before or after one of its writes."""
         writes, _ = self._length(act)
         strike = Boundaries(die, self._random.randint(1, writes), after=self._random.random() < 0.5)
         ended = in_child(partial(self._at, self._live, lambda: (strike.watch(), act.do())[0].count))
         return ended.code == KILLED, act.champions
 
-    def killed_at_a_moment(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def killed_at_a_moment(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Kill the act at a random moment."""
         _, seconds = self._length(act)
         child = Child(partial(self._at, self._live, lambda: str(act.do())))
         child.kill_after(self._random.uniform(0, seconds))
         return child.end().code == KILLED, act.champions
 
-    def store_full(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def store_full(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Let one of its writes fail for want of space."""
         writes, _ = self._length(act)
         strike = Boundaries(no_space, self._random.randint(1, writes))
         ended = in_child(partial(self._at, self._live, lambda: (strike.watch(), act.do())[0].count))
         return ended.code != 0, act.champions
 
-    def files_full(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def files_full(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Let no file grow beyond a random size, the registry's database included."""
         most = int(10 ** self._random.uniform(1, 6))
 
@@ -96,7 +96,7 @@ class Campaign:
 
         return in_child(partial(self._at, self._live, squeezed)).code != 0, act.champions
 
-    def clock_back(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def clock_back(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Set the clock back by up to a year, and kill the act on top."""
         span = timedelta(hours=self._random.uniform(1, 9000))
         writes, _ = self._length(act)
@@ -110,7 +110,7 @@ class Campaign:
         in_child(partial(self._at, self._live, turned))
         return True, act.champions
 
-    def registry_locked(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def registry_locked(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Hold the registry's database for up to two seconds of the act."""
         child = Child(partial(self._at, self._live, lambda: str(act.do())))
         with closing(sqlite3.connect(self._live / "mlflow.db", isolation_level=None)) as other:
@@ -126,7 +126,7 @@ class Campaign:
         child.end()
         return True, act.champions
 
-    def registry_lost(self, act: Act) -> tuple[bool, frozenset[int]]:
+    def registry_lost(self, act: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Kill the act, and find the database emptied, or as it was before the act."""
         struck, allowed = self.killed_at_a_boundary(act)
         older = self._random.choice((self._empty, self._kept / "mlflow.db"))
@@ -135,7 +135,7 @@ class Campaign:
         shutil.copy(older, self._live / "mlflow.db")
         return struck, allowed | ({3} if act.name == "reconcile" else frozenset())
 
-    def at_once(self, _: Act) -> tuple[bool, frozenset[int]]:
+    def at_once(self, _: LedgerAct) -> tuple[bool, frozenset[int]]:
         """Promote, approve and roll back in several processes, one of which is killed."""
         children = [
             Child(partial(self._at, self._live, partial(contend, number)))
@@ -148,7 +148,7 @@ class Campaign:
             self._check(ended, KILLED)
         return True, ANYONE
 
-    def _length(self, act: Act) -> tuple[int, float]:
+    def _length(self, act: LedgerAct) -> tuple[int, float]:
         """Return how many writes the act makes, and how many seconds it takes."""
         if act.name not in self._lengths:
             count = Boundaries(die)
@@ -163,7 +163,7 @@ class Campaign:
                 self._check(in_child(partial(self._at, self._live, self._before(act))))
         return self._lengths[act.name]
 
-    def _before(self, act: Act) -> Callable[[], None]:
+    def _before(self, act: LedgerAct) -> Callable[[], None]:
         def done() -> None:
             if act.before is not None:
                 act.before(settings(), self._empty)
@@ -204,7 +204,7 @@ def _ping() -> None:
     settings().registry().ping()
 
 
-Trial = Callable[[Campaign, Act], tuple[bool, frozenset[int]]]
+Trial = Callable[[Campaign, LedgerAct], tuple[bool, frozenset[int]]]
 KINDS: Mapping[str, Trial] = {
     "killed before or after a write": Campaign.killed_at_a_boundary,
     "killed at a random moment": Campaign.killed_at_a_moment,

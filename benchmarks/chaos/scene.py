@@ -48,7 +48,7 @@ WAITING, FRESH, NEXT = 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class LedgerAct:
     """Something that a person, a schedule or a run does."""
 
     name: str
@@ -150,16 +150,16 @@ def _emptied(chosen: Settings, empty: Path) -> None:
     shutil.copy(empty, chosen.root / "mlflow.db")
 
 
-ACTS: Mapping[str, Act] = {
+ACTS: Mapping[str, LedgerAct] = {
     act.name: act
     for act in (
-        Act("promotion", _promote, frozenset({3, FRESH})),
-        Act("approval", _approve, frozenset({3, WAITING})),
-        Act("rollback", _roll_back, frozenset({3, 2})),
-        Act("release", lambda: released(NEXT), frozenset({3})),
-        Act("reconcile", lambda: reconcile.fn(MODEL), frozenset({2}), _moved),
-        Act("restore", _restore, frozenset({3}), _emptied),
-        Act("gc", _collect, frozenset({3})),
+        LedgerAct("promotion", _promote, frozenset({3, FRESH})),
+        LedgerAct("approval", _approve, frozenset({3, WAITING})),
+        LedgerAct("rollback", _roll_back, frozenset({3, 2})),
+        LedgerAct("release", lambda: released(NEXT), frozenset({3})),
+        LedgerAct("reconcile", lambda: reconcile.fn(MODEL), frozenset({2}), _moved),
+        LedgerAct("restore", _restore, frozenset({3}), _emptied),
+        LedgerAct("gc", _collect, frozenset({3})),
     )
 }
 
