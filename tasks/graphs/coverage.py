@@ -28,7 +28,9 @@ _JOINED = (
 _REASONS: Mapping[str, str] = {
     "Gather": "an embedding table: recipes that store tables in fewer bits take it",
     "ConvTranspose": "transposed convolutions stay in floating point",
-    **dict.fromkeys(_RECURRENT, "recurrent layers stay in floating point"),
+    "LSTM": "only ONNX Runtime multiplies an LSTM in INT8: see by target",
+    "GRU": "no target multiplies a GRU in fewer bits",
+    "RNN": "no target multiplies a recurrent layer of this kind in fewer bits",
     "Einsum": "an Einsum has no one axis of outputs: export it as MatMul",
     "MatMul": "its weight is a stack of matrices, or the other factor's axes are not known",
     "Gemm": "its bias or factors are computed: they cannot be taken into the weight",
@@ -90,7 +92,10 @@ class Coverage:
 
 
 def coverage(
-    model: onnx.ModelProto, sites: Sequence[Site], shapes: Mapping[str, Sequence[int]]
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    shapes: Mapping[str, Sequence[int]],
+    recurrent: Sequence[str] = (),
 ) -> Coverage:
     """Return what can be quantized of a graph, and each node with weights that cannot.
 
@@ -98,6 +103,7 @@ def coverage(
         model: The full-precision graph.
         sites: Where it can be quantized.
         shapes: Input name -> common shape.
+        recurrent: LSTM nodes that are taken, too.
     """
     sizes = _stored(model)
     inside = {node.name: _weights_inside(node) for node in model.graph.node}
@@ -106,6 +112,9 @@ def coverage(
     # A weight that another node reads too, such as a loop, stays in floats beside the layer's.
     shared = {name for node in model.graph.node if node.name not in known for name in node.input}
     taken = {layer.weight for layer in layers} - shared
+    lstms = [node for node in model.graph.node if node.name in recurrent]
+    taken |= {name for node in lstms for name in node.input[1:3]}
+    known |= set(recurrent)
     total = sum(sizes.values()) + sum(inside.values())
     left = _left(model, sizes, taken, known)
     left += [
@@ -114,9 +123,9 @@ def coverage(
         if inside[node.name]
     ]
     return Coverage(
-        len(layers),
+        len(layers) + len(lstms),
         sum(sizes[name] for name in taken) / total if total else 0.0,
-        None if any(inside.values()) else _products(model, sites, shapes),
+        None if any(inside.values()) else _products(model, sites, shapes, recurrent),
         tuple(sorted(left, key=lambda item: -item.weights)),
     )
 
@@ -162,7 +171,10 @@ def _reason(op_type: str) -> str:
 
 
 def _products(
-    model: onnx.ModelProto, sites: Sequence[Site], shapes: Mapping[str, Sequence[int]]
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    shapes: Mapping[str, Sequence[int]],
+    recurrent: Sequence[str],
 ) -> float | None:
     """Return the sites' fraction of the products with weights; None where one cannot be counted."""
     counted = layer_products(model, sites, shapes)
@@ -172,14 +184,15 @@ def _products(
         name: prod(shape) for name, shape in shapes.items()
     }
     widths = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    others = [
-        _other_products(node, widths, elements)
+    others = {
+        node.name: _other_products(node, widths, elements)
         for node in model.graph.node
         if node.name not in counted and node.op_type in _PRODUCTS
-    ]
-    known = [count for count in others if count is not None]
-    total = sum(counted.values()) + sum(known)
-    return sum(counted.values()) / total if total and len(known) == len(others) else None
+    }
+    known = {name: count for name, count in others.items() if count is not None}
+    total = sum(counted.values()) + sum(known.values())
+    taken = sum(counted.values()) + sum(known.get(name, 0) for name in recurrent)
+    return taken / total if total and len(known) == len(others) else None
 
 
 def _other_products(

@@ -18,6 +18,7 @@ from tasks.graphs.sites import Site
 from tasks.models.catalog import RegisteredModel
 from tasks.numerics.formats import NumberFormat
 from tasks.quantization.graph.assemble import find_tables
+from tasks.quantization.graph.recurrent import find_recurrent
 from tasks.quantization.pipeline.probe import builder_question
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.recipe import Recipe
@@ -99,7 +100,9 @@ def _taken(
     if recipe.rest is not NumberFormat.FP32 and not isinstance(recipe.activation, Static):
         return _in_short_floats(model, sites, shapes, recipe, target)
     floats = () if target == ONNXRUNTIME or recipe.activation is None else tuple(_FLOATS)
-    whole = coverage(model, _without(sites, floats), shapes)
+    takes_recurrent = target == ONNXRUNTIME and recipe.takes_recurrent
+    recurrent = find_recurrent(model) if takes_recurrent else ()
+    whole = coverage(model, _without(sites, floats), shapes, recurrent)
     tables = find_tables(model) if recipe.tables is not NumberFormat.FP32 else ()
     sizes = {item.name: prod(item.dims) for item in model.graph.initializer}
     total = sum(
@@ -109,12 +112,24 @@ def _taken(
     )
     reads = {node.name: node.input[0] for node in model.graph.node if node.input}
     left = [
-        replace(item, reason=_FLOATS[item.op]) if item.op in floats else item
+        replace(item, reason=_reason(item, target, takes_recurrent, floats))
         for item in whole.left
         if reads.get(item.node) not in tables
     ]
     weights = whole.weights + sum(sizes[name] for name in tables) / max(total, 1)
     return RecipeCoverage(target, "", None, whole.layers, weights, whole.products, tuple(left))
+
+
+def _reason(item: LeftLayer, target: str, takes_recurrent: bool, floats: Sequence[str]) -> str:
+    if item.op in floats:
+        return _FLOATS[item.op]
+    if item.op != "LSTM":
+        return item.reason
+    if target != ONNXRUNTIME:
+        return "TensorRT multiplies floats in LSTMs, whatever is asked for"
+    if not takes_recurrent:
+        return "LSTMs stay in floating point under these recipes"
+    return "it gains nothing by INT8, being small, or its weights are no constants of its own"
 
 
 def _without(sites: Sequence[Site], operators: Sequence[str]) -> tuple[Site, ...]:

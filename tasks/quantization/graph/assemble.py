@@ -20,6 +20,7 @@ from tasks.quantization.activation.quantizers import SiteQuantizer, chosen_smoot
 from tasks.quantization.activation.uncalibrated import holds
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
+from tasks.quantization.graph.recurrent import find_recurrent
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import SHORT_FLOATS, Cast, Dynamic, PerToken
 from tasks.quantization.recipe.submodules import schemes_by_site
@@ -87,7 +88,14 @@ def assemble(
         for site in active
     )
     tables = _tables(folded, recipe)
-    return GraphPlan(folded, planned, tables, int8_products=recipe.int8_products)
+    return GraphPlan(
+        folded,
+        planned,
+        tables,
+        int8_products=recipe.int8_products,
+        recurrent=find_recurrent(folded) if recipe.takes_recurrent else (),
+        recurrent_in_integers=recipe.activation is not None,
+    )
 
 
 def layer_scheme(scheme: WeightScheme, weight: NDArray[np.float32]) -> WeightScheme:

@@ -93,7 +93,7 @@ def restored_once(qdq: onnx.ModelProto) -> onnx.ModelProto:
         and all(
             node.op_type in _LAYERS
             if constants[maker.input[0]].data_type == _FP8
-            else node.op_type in _CONVOLUTIONS and node.input[0] not in restoring
+            else _meets_floats(node, restoring)
             for node in readers.get(name, [])
         )
     }
@@ -107,6 +107,16 @@ def restored_once(qdq: onnx.ModelProto) -> onnx.ModelProto:
     del graph.initializer[:]
     graph.initializer.extend(kept)
     return copy
+
+
+def _meets_floats(node: onnx.NodeProto, restored: Collection[str]) -> bool:
+    """Return whether a node reads a stored weight beside floats, and no kernel takes it so.
+
+    Behind a Reshape it is an LSTM's (`tasks.quantization.graph.recurrent`).
+    """
+    if node.op_type in _CONVOLUTIONS:
+        return node.input[0] not in restored
+    return bool(node.op_type == "Reshape" and node.output[0].endswith(".weight.shaped"))
 
 
 def _products(

@@ -11,6 +11,7 @@ from tasks.graphs.weights import constant_values
 from tasks.quantization.graph.float_layers import mark_floats, plain_floats, restored_once
 from tasks.quantization.graph.integer_products import bias_apart, stored_products, turned_weights
 from tasks.quantization.graph.integers import in_integers, without_results
+from tasks.quantization.graph.recurrent import recurrent_in_floats, recurrent_in_integers
 from tasks.quantization.graph.residuals import quantized_branches
 
 _CUTS = ("Relu", "Clip")
@@ -25,9 +26,10 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """
     match form:
         case "s8":
-            return mark_floats(without_results(quantized_branches(qdq)))
+            return mark_floats(without_results(quantized_branches(recurrent_in_floats(qdq))))
         case "u8":
-            fused = in_integers(turned_weights(bias_apart(unsigned_activations(qdq))))
+            integers = recurrent_in_integers(unsigned_activations(qdq))
+            fused = in_integers(turned_weights(bias_apart(integers)))
             return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
         case _:
             raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")

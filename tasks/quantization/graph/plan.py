@@ -56,6 +56,8 @@ class GraphPlan:
     floats: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()  # tensors of `results` that it does not want then
     int8_products: bool = False  # whether weights of few bits may meet activations in INT8
+    recurrent: tuple[str, ...] = ()  # LSTM nodes whose weights are stored in INT8
+    recurrent_in_integers: bool = False  # whether a target may multiply them so
     rest: NumberFormat = NumberFormat.FP32  # of everything that is not quantized
     largest: Mapping[str, float] = field(
         default_factory=dict

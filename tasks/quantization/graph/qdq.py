@@ -23,6 +23,7 @@ from tasks.numerics.quantizer import Quantizer
 from tasks.observation.scales import Scales, check_scales
 from tasks.quantization.graph.float_layers import mark_floats
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
+from tasks.quantization.graph.recurrent import quantize_recurrent
 
 _STORED = {
     NumberFormat.INT8: np.int8,
@@ -60,6 +61,7 @@ def write(plan: GraphPlan) -> onnx.ModelProto:
     for tensor, quantizer in plan.results.items():
         writer.result(tensor, quantizer)
     written = mark_floats(writer.finish(), plan.floats, plan.unused)
+    written = quantize_recurrent(written, plan.recurrent, in_integers=plan.recurrent_in_integers)
     if plan.int8_products:
         ask_for_integers(written)
     if plan.rest is NumberFormat.FP32:

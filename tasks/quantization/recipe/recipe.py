@@ -123,6 +123,12 @@ class Recipe:
         return self.high_precision_sites + self.drifting_sites
 
     @property
+    def takes_recurrent(self) -> bool:
+        """Whether LSTMs are quantized, too: not where what is sensitive stays in floats."""
+        stored = isinstance(self.weights, WeightScheme) and self.weights.format.is_integer
+        return self.quantized and stored and not self.high_precision and not self.drifting_sites
+
+    @property
     def trained_sites(self) -> int:
         """How many of the most sensitive sites are trained."""
         return self.rounding.sites if isinstance(self.rounding, Trained) else 0
