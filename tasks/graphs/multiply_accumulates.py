@@ -6,6 +6,7 @@ from math import prod
 import onnx
 
 from tasks.graphs.sites import Site
+from tasks.graphs.weightless import weightless
 
 
 def layer_products(
@@ -35,9 +36,7 @@ def layer_products(
 
 def tensor_elements(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Return tensor -> number of elements, where every dimension follows from the inputs'."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:]
+    copy = weightless(model)
     for item in copy.graph.input:
         if item.name in shapes:
             dims = item.type.tensor_type.shape.dim

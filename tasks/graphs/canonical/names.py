@@ -22,6 +22,7 @@ ENDINGS = (
     "cache_scale", "cache_zero_point", "new", "join", "place", "read", "choose", "integer",
     "product", "divide_by_range", "largest", "least_range", "magnitude", "magnitudes",
     "no_range_of_zero", "of_token", "range_of_token", "times_range", "token_axis", "token_range",
+    "Sub", "Mul", "by", "shifted", "input", "state", "shape", "shaped", "shaper",
 )  # fmt: skip
 """Last parts of the names that Requant makes, behind a dot."""
 OWN = "requant."

@@ -8,6 +8,7 @@ from onnx import shape_inference
 
 from infra.errors import BadInput
 from tasks.graphs.canonical.editing import GraphEditor, attributes
+from tasks.graphs.weightless import weightless
 
 Sizes = tuple[int | None, ...]
 """Of a tensor's axes; None where it is not known."""
@@ -21,9 +22,7 @@ def with_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     Raises:
         BadInput: The graph contradicts itself, or an operator is not given what it reads.
     """
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.value_info[:]
+    bare = weightless(model)
     for item in bare.graph.output:
         if item.type.HasField("tensor_type"):
             item.type.tensor_type.ClearField("shape")

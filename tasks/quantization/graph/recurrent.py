@@ -13,8 +13,9 @@ from math import prod
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from tasks.graphs.weights import constant_values, constants_like
 from tasks.numerics.quantized_weight import WeightScheme, quantize
 
 SMALLEST = 1 << 16
@@ -48,8 +49,10 @@ def _is_taken(
     floats = all(item is not None and item.data_type == TensorProto.FLOAT for item in weights)
     if batch_first or not floats or any(reads.count(node.input[place]) != 1 for place in _PARTS):
         return False
-    stored = [numpy_helper.to_array(item) for item in weights if item is not None]
-    return sum(map(np.size, stored)) >= SMALLEST and all(map(_is_finite, stored))
+    stored = [item for item in weights if item is not None]
+    if sum(prod(item.dims) for item in stored) < SMALLEST:
+        return False
+    return all(_is_finite(constant_values(item)) for item in stored)
 
 
 def _is_finite(values: NDArray[np.generic]) -> bool:
@@ -70,7 +73,7 @@ def quantize_recurrent(
     for node in model.graph.node:
         if node.name in names:
             for place in _PARTS:
-                weight = numpy_helper.to_array(constants[node.input[place]])
+                weight = constant_values(constants[node.input[place]])
                 model.graph.initializer.remove(constants[node.input[place]])
                 nodes += _restored(model.graph, node, place, weight)
         nodes.append(node)
@@ -92,14 +95,14 @@ def _restored(
     """Store [directions, rows, inputs] as rows; return what restores it, in its own shape."""
     name = f"{node.name}.{_PARTS[place]}.weight"
     rows = np.asarray(weight, np.float32).reshape(-1, weight.shape[-1])
-    rounded = quantize(rows, WeightScheme())
+    rounded, constant = quantize(rows, WeightScheme()), constants_like(graph)
     parts = {
         f"{name}.quantized": rounded.values.astype(np.int8).reshape(rows.shape),
         f"{name}.scale": rounded.scales.reshape(-1),
         f"{name}.zero_point": np.zeros(len(rows), np.int8),
     }
     for part, values in {**parts, f"{name}.shape": np.asarray(weight.shape, np.int64)}.items():
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), part))
+        graph.initializer.append(constant(values, part))
     node.input[place] = f"{name}.shaped"
     return [
         helper.make_node(
@@ -133,7 +136,7 @@ def recurrent_in_integers(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
 def _as_kernel(graph: onnx.GraphProto, node: onnx.NodeProto) -> set[str]:
     """Turn an LSTM into the kernel; return the nodes that nothing reads any more."""
-    constants = {item.name: item for item in graph.initializer}
+    constants, constant = {item.name: item for item in graph.initializer}, constants_like(graph)
     node.op_type, node.domain = "DynamicQuantizeLSTM", _OWN
     kept = [item for item in node.attribute if item.name != "layout"]
     del node.attribute[:]
@@ -142,15 +145,13 @@ def _as_kernel(graph: onnx.GraphProto, node: onnx.NodeProto) -> set[str]:
     superseded = set()
     for place, part in _PARTS.items():
         name = f"{node.name}.{part}.weight"
-        shape = numpy_helper.to_array(constants[f"{name}.shape"]).tolist()
-        rows = numpy_helper.to_array(constants[f"{name}.quantized"]).reshape(shape)
-        turned = np.ascontiguousarray(rows.transpose(0, 2, 1))  # the kernel wants columns
-        constants[f"{name}.quantized"].CopyFrom(
-            numpy_helper.from_array(turned, f"{name}.quantized")
-        )
+        shape = constant_values(constants[f"{name}.shape"]).tolist()
+        rows = constant_values(constants[f"{name}.quantized"]).reshape(shape)
+        turned = rows.transpose(0, 2, 1)  # the kernel wants columns
+        constants[f"{name}.quantized"].CopyFrom(constant(turned, f"{name}.quantized"))
         for item in (f"{name}.scale", f"{name}.zero_point"):
-            by_direction = numpy_helper.to_array(constants[item]).reshape(shape[:2])
-            constants[item].CopyFrom(numpy_helper.from_array(by_direction, item))
+            by_direction = constant_values(constants[item]).reshape(shape[:2])
+            constants[item].CopyFrom(constant(by_direction, item))
             node.input.append(item)
         node.input[place] = f"{name}.quantized"
         graph.initializer.remove(constants[f"{name}.shape"])
@@ -171,16 +172,16 @@ def recurrent_in_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
     constants = {item.name: item for item in copy.graph.initializer}
+    constant = constants_like(copy.graph)
     superseded: set[str] = set()
     for name in (f"{node}.{part}.weight" for node in names for part in _PARTS.values()):
         levels, scales, shape = (
-            numpy_helper.to_array(constants[f"{name}.{part}"])
-            for part in ("quantized", "scale", "shape")
+            constant_values(constants[f"{name}.{part}"]) for part in ("quantized", "scale", "shape")
         )
         weight = (levels.astype(np.float32) * scales[:, None]).reshape(shape)
         for part in ("quantized", "scale", "zero_point", "shape"):
             copy.graph.initializer.remove(constants[f"{name}.{part}"])
-        copy.graph.initializer.append(numpy_helper.from_array(weight, f"{name}.shaped"))
+        copy.graph.initializer.append(constant(weight, f"{name}.shaped"))
         superseded |= {f"{name}.dequantize", f"{name}.shaper"}
     _replace(copy.graph, [node for node in copy.graph.node if node.name not in superseded])
     return copy
@@ -188,13 +189,6 @@ def recurrent_in_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
 def _is_stored(name: str) -> bool:
     return name.endswith(".input.weight.shaped")
-
-
-def recurrent_weights(model: onnx.ModelProto, names: Sequence[str]) -> int:
-    """Return how many weights these LSTMs have."""
-    sizes = {item.name: prod(item.dims) for item in model.graph.initializer}
-    chosen = [node for node in model.graph.node if node.name in names]
-    return sum(sizes[node.input[place]] for node in chosen for place in _PARTS)
 
 
 def _replace(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
