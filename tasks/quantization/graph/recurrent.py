@@ -96,7 +96,7 @@ def _restored(
     name = f"{node.name}.{_PARTS[place]}.weight"
     rows = np.asarray(weight, np.float32).reshape(-1, weight.shape[-1])
     rounded, constant = quantize(rows, WeightScheme()), constants_like(graph)
-    parts = {
+    parts: dict[str, NDArray[np.generic]] = {
         f"{name}.quantized": rounded.values.astype(np.int8).reshape(rows.shape),
         f"{name}.scale": rounded.scales.reshape(-1),
         f"{name}.zero_point": np.zeros(len(rows), np.int8),
