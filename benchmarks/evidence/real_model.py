@@ -30,6 +30,7 @@ from benchmarks.language.drift import (
 )
 from infra.engines import open_target
 from infra.errors import NotFound
+from infra.weights.naming import whole_size
 from tasks.models.inputs import language_inputs
 from tasks.models.language.comparison import compare
 from tasks.quantization.recipe.catalog import find_recipe
@@ -169,7 +170,7 @@ def _judged(
             float(np.exp((both.candidate_loss - both.reference_loss).mean())),
             float(both.agreement.mean()),
             max(0.0, 1 - candidate.quantized_share),
-            len(plan) / 1e6,
+            whole_size(plan) / 1e6,
             float(np.median(latency.ratios)),
             candidate.clock.total,
         )

@@ -23,6 +23,7 @@ from benchmarks.language import held_out, smollm2
 from infra.canonical import sha256
 from infra.engines import open_target
 from infra.engines.port import Arrays, Engine
+from infra.weights.naming import whole_size
 from tasks.models.corpus import read_corpus
 from tasks.models.inputs import language_inputs
 from tasks.models.language.comparison import compare
@@ -206,7 +207,7 @@ def _row(material: DriftMaterial, name: str, candidate: Candidate) -> DriftRow:
         ratios[CODE],
         agreements[AWAY],
         max(0.0, 1 - candidate.quantized_share),
-        len(plan) / 1e6,
+        whole_size(plan) / 1e6,
         candidate.clock.total,
     )
 

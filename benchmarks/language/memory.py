@@ -188,7 +188,8 @@ def _observe(folder: Path, windows: int) -> int:
 
     model = open_model(NAME)
     payloads = [item.payload for item in model.pool[:windows]]
-    observed = watch(model.calibrating, model.observed_sites, model.inputs, payloads)
+    passed = (model.calibrating, model.observed_sites, model.inputs, payloads)
+    observed = watch(*passed, cases=model.observed_cases)
     (folder / "observed.npz").write_bytes(dump_observation(observed))
     return needed_memory(model)
 
@@ -212,7 +213,8 @@ def _candidate(folder: Path, name: str) -> int:
     observed = parse_observation((folder / "observed.npz").read_bytes(), where="observed.npz")
     payloads, many = [item.payload for item in model.pool], None
     if recipe.learns_from_many:
-        many = watch(model.instrumented, model.sites, model.inputs, payloads, rows=MANY_ROWS)
+        passed = (model.instrumented, model.sites, model.inputs, payloads)
+        many = watch(*passed, rows=MANY_ROWS, cases=model.observed_cases)
     evidence = CalibrationEvidence(model.graph, model.sites, observed, many_rows=many)
     made = quantize(evidence, recipe)
     candidate_files(made, {})

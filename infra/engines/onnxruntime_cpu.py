@@ -160,6 +160,7 @@ def _session(
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry(OPTION, accuracy_level(graph))
     if not packed:
+        options.enable_cpu_mem_arena = False  # it would keep twice what the largest batch takes
         options.add_session_config_entry("session.disable_prepacking", "1")
     beside = weight_files(graph)
     if beside:

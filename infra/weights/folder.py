@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ _PACKED = frozenset(
     TensorProto.DataType.Value(name) for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
 )
 """Types of less than a byte, which numpy has no view of."""
+_PARTIAL, _ABANDONED_S = ".partial-", 3600.0
 _PIECE = 1 << 24  # bytes that are hashed and written at a time
 
 
@@ -39,6 +41,7 @@ class WeightFolder:
         """Take the folder, which is made when it is needed, and where absent files come from."""
         self._folder = folder
         self._store = store
+        self._swept = False
         self._verified: dict[str, tuple[int, int, int]] = {}
 
     @property
@@ -140,7 +143,9 @@ class WeightFolder:
 
     def _write(self, path: Path, flat: NDArray[np.uint8]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=self._folder, prefix=".partial-")
+        if not self._swept:
+            self._sweep()
+        handle, partial = tempfile.mkstemp(dir=self._folder, prefix=_PARTIAL)
         try:
             with os.fdopen(handle, "wb") as file:
                 for start in range(0, flat.size, _PIECE):
@@ -151,9 +156,16 @@ class WeightFolder:
         finally:
             Path(partial).unlink(missing_ok=True)
 
+    def _sweep(self) -> None:
+        """Remove what killed writers left unfinished, once a process; a live one is younger."""
+        self._swept = True
+        for path in self._folder.glob(f"{_PARTIAL}*"):
+            if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink(missing_ok=True)
+
     def _fetch(self, name: str, path: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".partial-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=_PARTIAL) as scratch:
             partial = Path(scratch) / name
             try:
                 self._store.get_file(layout.weight(name), partial)

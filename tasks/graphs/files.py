@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -137,20 +138,29 @@ def float_weights(folder: Path) -> int:
     return sum(
         4 * math.prod(shape)
         for path in sorted(folder.glob("*.safetensors"))
-        for shape in _shapes(path)
+        for shape in _header(path, "shape")
     )
 
 
-def _shapes(path: Path) -> Iterator[list[int]]:
-    """Yield shapes; a damaged header has none, and whoever reads the weights says so."""
+def stored_types(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield names of a safetensors file's tensors with their types in its words: BF16, F32, I8."""
+    yield from zip(_header(path, ""), _header(path, "dtype"), strict=True)
+
+
+def _header(path: Path, field: str) -> list[Any]:
+    """Return a field of every tensor, or their names; a damaged header has none.
+
+    Whoever reads the weights says so.
+    """
     try:
         with path.open("rb") as file:
             header = json.loads(
                 file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
             )
-        yield from (item["shape"] for name, item in header.items() if name != "__metadata__")
+        tensors = {name: item for name, item in header.items() if name != "__metadata__"}
+        return [item[field] if field else name for name, item in tensors.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return
+        return []
 
 
 def _length(tensor: onnx.TensorProto, path: Path) -> int:

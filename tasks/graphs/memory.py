@@ -19,6 +19,14 @@ BESIDE_COPIES = 2
 """The same, where weights go to files beside the graph: as they were stored, and in a session."""
 READY_COPIES = 9
 """While an ONNX file is read, made canonical, and compared with the file."""
+BESIDE_BASE = 300_000_000
+"""The same as `BASE`, with what a graph of many layers takes by itself."""
+GROUPS = 3
+"""Of cases whose activations are in memory at once: counted, returned, and computed."""
+SEARCHED = 4
+"""Copies of the largest site's weights while its quantizer is searched."""
+PACKED = 0.6
+"""Of the weights' bytes: quantized ones, held until they are written and packed by the engine."""
 BASE = 150_000_000
 """Bytes of libraries that are loaded, and of buffers that do not depend on the model."""
 HESSIAN = 44
@@ -92,6 +100,42 @@ def footprint(
             if activations[site.name] and site.layers  # of others a range is all that is kept
         ),
     )
+
+
+def observing_beside(
+    model: onnx.ModelProto, sites: tuple[Site, ...], *, tokens: int, cases: int, kept: int
+) -> int:
+    """Return the bytes that observing takes where weights are mapped from files.
+
+    So many cases run at a time. Pages of files are given back when others need memory.
+    """
+    part = footprint(_without_outputs(model), sites, tokens=tokens, batch=cases, kept=kept)
+    return BESIDE_BASE + GROUPS * part.activations + part.rows
+
+
+def deriving_beside(
+    model: onnx.ModelProto, sites: tuple[Site, ...], *, tokens: int, kept: int, hessian: bool
+) -> int:
+    """Return the bytes that a recipe's graph and engine take where weights are mapped from files.
+
+    They are rows, what the search makes of the largest site, and quantized weights: those of the
+    graph until they are written, and those that the engine packs.
+    """
+    whole = footprint(model, sites, tokens=tokens, batch=1, kept=kept, hessian=hessian)
+    elements = {item.name: math.prod(item.dims) for item in model.graph.initializer}
+    largest = max(
+        (sum(elements[layer.weight] for layer in site.layers) for site in sites), default=0
+    )
+    search = whole.search + 4 * (SEARCHED - 1) * largest
+    return BESIDE_BASE + whole.rows + search + round(PACKED * whole.weights / COPIES)
+
+
+def _without_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph that returns nothing: what is observed alone is returned."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    return copy
 
 
 def export_footprint(weights: int, copies: float = EXPORT_COPIES) -> int:

@@ -107,6 +107,19 @@ def expose(model: onnx.ModelProto, sites: tuple[Site, ...]) -> onnx.ModelProto:
     return copy
 
 
+def expose_alone(model: onnx.ModelProto, sites: tuple[Site, ...]) -> onnx.ModelProto:
+    """Return a copy of the model that returns the tensors of the sites, and nothing else.
+
+    A language model's logits and cache take more memory than all that is observed, and time.
+    """
+    copy, wanted = expose(model, sites), {site.tensor for site in sites}
+    outputs = [item for item in copy.graph.output if item.name in wanted]
+    kept = [onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in outputs]
+    del copy.graph.output[:]
+    copy.graph.output.extend(kept)
+    return copy
+
+
 def _layer(
     node: onnx.NodeProto,
     weights: dict[str, onnx.TensorProto],

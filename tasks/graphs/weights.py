@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from infra.settings import settings
-from infra.weights.naming import is_beside, tensors_beside, weight_size
+from infra.weights.naming import is_beside, tensors_beside
 
 SMALLEST = 1 << 12
 """Bytes; smaller constants are always inside: they are scales, gains and shapes."""
@@ -57,11 +57,6 @@ def large_beside(numbers: NDArray[np.generic], name: str) -> TensorProto:
     if np.asarray(numbers).nbytes < SMALLEST:
         return inside(numbers, name)
     return settings().weights().tensor(numbers, name)
-
-
-def weight_bytes(tensor: TensorProto) -> int:
-    """Return the bytes of a constant's numbers, wherever they lie."""
-    return weight_size(tensor) if is_beside(tensor) else tensor.ByteSize()
 
 
 def are_large(size: int) -> bool:

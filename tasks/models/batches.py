@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 from infra.engines.port import Arrays
 
 BATCH = 16
+CASES = 4
+"""Of a batch, that are observed at a time.
+
+Every site's activations of two such groups are in memory at once, so this bounds it.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,8 +24,10 @@ from infra.stores import layout
 from infra.weights.naming import weight_files
 from tasks.graphs.coverage import Coverage, coverage
 from tasks.graphs.integer_regions import result_sites
-from tasks.graphs.sites import Site, expose, find_sites
+from tasks.graphs.sites import Site, expose, expose_alone, find_sites
+from tasks.graphs.weights import has_weights_beside
 from tasks.metrics.generated_text import SUITES
+from tasks.models.batches import CASES
 from tasks.models.corpus import read_corpus
 from tasks.models.custom.inputs import (
     Outputs,
@@ -161,6 +163,16 @@ class RegisteredModel:
         """Return the full-precision graph, loaded on the CPU."""
         return open_target("onnxruntime-cpu").load(self.file(FULL_PRECISION))
 
+    @property
+    def is_large(self) -> bool:
+        """Return whether the weights lie beside the graph: then its activations are many, too."""
+        return has_weights_beside(self.graph)
+
+    @property
+    def observed_cases(self) -> int:
+        """Return how many cases are observed at a time."""
+        return 1 if self.is_large else CASES
+
     @cached_property
     def instrumented(self) -> Engine:
         """Return the full-precision graph that also returns every site's activations.
@@ -182,7 +194,8 @@ class RegisteredModel:
         return self.instrumented if same else self._exposing(self.observed_sites)
 
     def _exposing(self, sites: tuple[Site, ...]) -> Engine:
-        exposed = expose(self.graph, sites).SerializeToString()
+        exposing = expose_alone if self.is_large else expose
+        exposed = exposing(self.graph, sites).SerializeToString()
         targets = self.spec.targets if settings().observe_on_cuda else ()
         return open_watching(targets).load_exact(exposed, self.inputs.profile)
 

@@ -32,6 +32,7 @@ from tasks.models.inputs import open_inputs, record_inputs, run_all
 from tasks.models.language.chat_template import FILE as CHAT_TEMPLATE
 from tasks.models.language.chat_template import read_chat_template
 from tasks.models.language.gguf_file import chat_template_of, is_gguf, tokenizer_of
+from tasks.models.language.inputs import LanguageInputs, require_vocabulary
 from tasks.models.overlap import golden_contents, require_disjoint
 from tasks.models.token_agreement import token_agreement
 from tasks.models.vision.classes import Classes, dump_classes, prototypes
@@ -225,6 +226,8 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
         layout,
         files.get(CHAT_TEMPLATE),
     )
+    if isinstance(inputs, LanguageInputs):
+        require_vocabulary(inputs, graph)
     require_buildable(graph, inputs.profile, spec.targets)
     first = [case.payload for case in golden.cases[:2]]
     if untouched is not None:

@@ -51,4 +51,5 @@ def observe_shard(shard: ObservationShard) -> Observer:
     stored = from_parquet(settings().store().get(shard.requests), where=shard.requests)
     inputs = BatchShard(model.inputs, shard.index, shard.of)
     payloads = [request.payload for request in stored]
-    return filled_observer(model.calibrating, model.observed_sites, inputs, payloads)
+    sites, cases = model.observed_sites, model.observed_cases
+    return filled_observer(model.calibrating, sites, inputs, payloads, cases=cases)

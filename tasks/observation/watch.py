@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import DeviceEngine, Engine
 from tasks.graphs.sites import Site
+from tasks.models.batches import CASES
 from tasks.observation.counting import Values
 from tasks.observation.observer import ROWS, Observer, SiteObservation
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:  # a GPU host that only counts has no tokenizers
     from tasks.models.batches import Batch
     from tasks.models.inputs import Inputs
     from tasks.records import Payload
-
-CASES = 4
-"""At a time. Every site's activations of two such groups are in memory at once, so this bounds it.
-"""
 
 
 def watch(
@@ -36,13 +33,15 @@ def watch(
     payloads: Sequence[Payload],
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
+    cases: int = CASES,
 ) -> dict[str, SiteObservation]:
     """Return what every site saw of the payloads.
 
     With `smoothing_scales` (those of a deployed graph), what its quantizers would have seen. `rows`
-    are kept at most of every site.
+    are kept at most of every site, and so many `cases` run at a time.
     """
-    return filled_observer(instrumented, sites, inputs, payloads, smoothing_scales, rows).result()
+    args = (instrumented, sites, inputs, payloads, smoothing_scales, rows, cases)
+    return filled_observer(*args).result()
 
 
 def filled_observer(
@@ -52,10 +51,11 @@ def filled_observer(
     payloads: Sequence[Payload],
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
+    cases: int = CASES,
 ) -> Observer:
     """Return the observer itself, which merges with those of other batches; see `watch`."""
     observer = Observer(sites, smoothing_scales, rows)
-    for batch, exposed in run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads, cases):
         observer.update(exposed, batch.cases, batch.mask)
     return observer
 
@@ -87,13 +87,13 @@ def _device_tensors(
 
 
 def run_ahead(
-    engine: Engine, inputs: Inputs, payloads: Sequence[Payload]
+    engine: Engine, inputs: Inputs, payloads: Sequence[Payload], cases: int = CASES
 ) -> Iterator[tuple[Batch, Mapping[str, Values]]]:
     """Let the engine compute the next group while the caller counts this one.
 
     Counting alone leaves all cores but one idle.
     """
-    parts = (part for batch in inputs.batches(payloads) for part in batch.parts(CASES))
+    parts = (part for batch in inputs.batches(payloads) for part in batch.parts(cases))
     with ThreadPoolExecutor(1, thread_name_prefix="watch") as ahead:
         before = None
         for part in parts:

@@ -9,7 +9,7 @@ from infra.errors import BadInput
 from infra.processes.memory import require_memory
 from infra.settings import settings
 from infra.stores import layout
-from tasks.graphs.memory import footprint
+from tasks.graphs.memory import deriving_beside, footprint, observing_beside
 from tasks.models.batches import BATCH
 from tasks.models.catalog import RegisteredModel, open_model
 from tasks.models.inputs import language_inputs
@@ -144,7 +144,8 @@ def _many_rows(model: RegisteredModel, calibration: SampleRef) -> dict[str, Site
     They are not stored.
     """
     payloads = [request.payload for request in load_requests(calibration)]
-    observed = watch(model.instrumented, model.sites, model.inputs, payloads, rows=MANY_ROWS)
+    passed = (model.instrumented, model.sites, model.inputs, payloads)
+    observed = watch(*passed, rows=MANY_ROWS, cases=model.observed_cases)
     return bounded(observed, parse_ceilings(calibration.ceilings))
 
 
@@ -246,13 +247,27 @@ def require_room(model: RegisteredModel) -> None:
 
 def needed_memory_for(model: RegisteredModel, recipe: Recipe) -> int:
     """Return the bytes at the peak of deriving a recipe's graph, estimated beforehand."""
-    has_hessian = isinstance(recipe.rounding, Gptq | Trained)
+    hessian = isinstance(recipe.rounding, Gptq | Trained)
     kept = MANY_ROWS if recipe.learns_from_many else ROWS
-    return needed_memory(model, hessian=has_hessian, kept=kept)
+    if not model.is_large:
+        return _footprint(model, kept, hessian=hessian)
+    tokens = model.spec.input.max_length
+    args = (model.graph, model.observed_sites)
+    derived = deriving_beside(*args, tokens=tokens, kept=kept, hessian=hessian)
+    return max(derived, needed_memory(model, kept)) if recipe.learns_from_many else derived
 
 
-def needed_memory(model: RegisteredModel, *, hessian: bool = False, kept: int = ROWS) -> int:
-    """Return the bytes at the peak of observing a model, and of deriving one graph."""
+def needed_memory(model: RegisteredModel, kept: int = ROWS) -> int:
+    """Return the bytes at the peak of observing a model, estimated beforehand."""
+    if not model.is_large:
+        return _footprint(model, kept)
+    cases, tokens = model.observed_cases, model.spec.input.max_length
+    return observing_beside(
+        model.graph, model.observed_sites, tokens=tokens, cases=cases, kept=kept
+    )
+
+
+def _footprint(model: RegisteredModel, kept: int, *, hessian: bool = False) -> int:
     return footprint(
         model.graph,
         model.observed_sites,

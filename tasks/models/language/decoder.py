@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from tasks.models.language.checkpoint import map_weights, require_finite, stored_type
 from tasks.models.language.gguf_file import is_gguf, quietly, where_from
 from tasks.models.language.layout import CacheLayout
-from tasks.models.language.mapped import map_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -131,8 +131,13 @@ def load_decoder(
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    stored = torch.float32 if is_gguf(folder) else stored_type(folder)
     with quietly() if is_gguf(folder) else nullcontext():
-        model = _with_mapped_weights(folder) if beside else _pretrained(folder, torch.float32)
+        if beside:
+            model = _with_mapped_weights(folder, stored)
+        else:
+            model = _pretrained(folder, torch.float32)
+    require_finite(model)
     config = model.config
     positions = getattr(config, "max_position_embeddings", None)
     if positions and longest > positions:
@@ -153,24 +158,35 @@ def load_decoder(
     return decoder, layout, _probe(layout, int(config.vocab_size)), _shapes(layout, longest)
 
 
-def _pretrained(folder: Path, dtype: torch.dtype | str) -> "PreTrainedModel":
+def _pretrained(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
+    """Load a folder's weights in a type.
+
+    Raises:
+        ValueError: for weights that the folder lacks, because transformers would make them up.
+    """
     from transformers import AutoModelForCausalLM
 
-    place = where_from(folder)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        **place, local_files_only=True, dtype=dtype
+    model, info = AutoModelForCausalLM.from_pretrained(
+        **where_from(folder), local_files_only=True, dtype=dtype, output_loading_info=True
     )
-    return model.eval()
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights lack {', '.join(missing[:3])}: they are of another model than "
+            "config.json says"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
-def _with_mapped_weights(folder: Path) -> "PreTrainedModel":
+def _with_mapped_weights(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
     """Load weights as they are stored, and map them in float32.
 
     What the model computes when it is made is in float32, or it is loaded so.
     """
-    model = _pretrained(folder, "auto")
+    model = _pretrained(folder, dtype)
     made = [item.dtype for item in model.buffers() if item.is_floating_point()]
-    if any(dtype != torch.float32 for dtype in made):
+    if any(kind != torch.float32 for kind in made):
         model = _pretrained(folder, torch.float32)
     map_weights(model)
     return model

@@ -8,11 +8,13 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from infra.errors import BadInput
 from tasks.models.language.chat_template import dump_chat_template
@@ -54,12 +56,28 @@ def weights_in_float32(source: Path) -> int:
             "source: reading a GGUF file needs a library: pip install 'requant[gguf]'"
         ) from exc
     try:
-        return sum(4 * math.prod(map(int, item.shape)) for item in GGUFReader(source).tensors)
+        tensors = GGUFReader(source).tensors
+        _require_readable(source, tensors)
+        return sum(4 * math.prod(map(int, item.shape)) for item in tensors)
     except (OSError, ValueError, KeyError, IndexError) as exc:
         raise BadInput(
             f"source: {source} is no readable GGUF file ({' '.join(str(exc).split())[:200]}): "
             "copy it again"
         ) from exc
+
+
+def _require_readable(source: Path, tensors: Sequence[Any]) -> None:
+    """Raise `BadInput` naming a tensor in a type that nobody here turns into floats."""
+    from gguf import GGML_QUANT_SIZES, dequantize
+
+    for kind, name in {item.tensor_type: item.name for item in tensors}.items():
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except (NotImplementedError, KeyError) as exc:
+            raise BadInput(
+                f"source: {source} holds {name} in {kind.name}, which is not read: convert it to "
+                "Q8_0 or F16, or bring the folder that it was made from"
+            ) from exc
 
 
 def tokenizer_of(source: Path) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
@@ -48,6 +49,11 @@ class LanguageInputs:
         self._tokenizer = open_tokenizer(tokenizer)
         self.layout, self.max_length, self.new_tokens = layout, max_length, new_tokens
         self.template = template
+
+    @property
+    def vocabulary(self) -> int:
+        """Return how many tokens the tokenizer has, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     @property
     def profile(self) -> tuple[Profile, Profile]:
@@ -222,3 +228,15 @@ def prefill_feeds(layout: CacheLayout, ids: Ids, mask: Ids) -> Arrays:
         "past_mask": past_mask,
         **cache,
     }
+
+
+def require_vocabulary(inputs: LanguageInputs, graph: onnx.ModelProto) -> None:
+    """Raise `BadInput` where a tokenizer has tokens that a graph has no logits of."""
+    output = next(item for item in graph.graph.output if item.name == LOGITS)
+    known = output.type.tensor_type.shape.dim[-1].dim_value
+    tokens = inputs.vocabulary
+    if known and tokens > known:
+        raise BadInput(
+            f"input.tokenizer has {tokens} tokens, and the model's vocabulary {known}: they are of "
+            "different models"
+        )

@@ -1,0 +1,96 @@
+"""A checkpoint's files: what is wrong with them, and its weights mapped as float32."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from infra.settings import settings
+from tasks.graphs.files import stored_types
+from tasks.graphs.weights import SMALLEST
+
+INDEX = "model.safetensors.index.json"
+_TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_WIDE = frozenset({"F64"})
+
+
+def stored_type(folder: Path) -> torch.dtype:
+    """Return the type that all floats of a folder's safetensors have; else float32, for all.
+
+    Raises:
+        ValueError: when a shard that the index names is not there, or a weight is of a type that is
+            not read.
+    """
+    _require_shards(folder)
+    types = Counter[str]()
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, kind in stored_types(path):
+            if kind.startswith("F8") or (
+                name.endswith(".weight") and kind[0] in "IUB" and kind != "BF16"
+            ):
+                raise ValueError(
+                    f"{path.name} holds {name} in {kind}: bring the weights in float32, float16 or "
+                    "bfloat16, as they were before they were quantized"
+                )
+            types[kind] += kind in _TYPES or kind in _WIDE
+    floats = {kind for kind, count in types.items() if count}
+    return _TYPES.get(floats.pop(), torch.float32) if len(floats) == 1 else torch.float32
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raise `ValueError` naming the first weight that holds NaN or infinity."""
+    for name, parameter in model.named_parameters():
+        # A sum in float64 is finite where all numbers are, and takes no copy of them.
+        if not bool(torch.isfinite(parameter.detach().sum(dtype=torch.float64))):
+            raise ValueError(f"the weight {name} holds NaN or infinity: export it again")
+
+
+def _require_shards(folder: Path) -> None:
+    try:
+        shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"{INDEX} cannot be read ({exc}): copy it again") from exc
+    missing = sorted(name for name in shards if not (folder / str(name)).is_file())
+    if missing:
+        raise ValueError(
+            f"{INDEX} names {missing[0]}, which is not there ({len(missing)} of {len(shards)} "
+            "shards are missing): copy them"
+        )
+
+
+def map_weights(model: nn.Module) -> None:
+    """Put files in the place of a model's large weights, in float32; tied ones stay tied.
+
+    A matrix that its layer reads transposed is stored as the graph multiplies by it, so that the
+    export writes the same file.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    mapped: dict[tuple[int, bool], nn.Parameter] = {}
+    for layer in model.modules():
+        transposed = isinstance(layer, nn.Linear)
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            turned = transposed and parameter.dim() == 2 and not isinstance(layer, Conv1D)
+            place = (parameter.data_ptr(), turned)
+            if place not in mapped:
+                mapped[place] = _mapped(parameter.detach(), turned)
+            setattr(layer, name, mapped[place])
+
+
+def _mapped(parameter: torch.Tensor, turned: bool) -> nn.Parameter:
+    """Return a parameter of the same numbers in float32, in a file where they are many."""
+    numbers = parameter.float()
+    if numbers.nbytes < SMALLEST:
+        return nn.Parameter(numbers, requires_grad=False)
+    stored = (numbers.T if turned else numbers).numpy()
+    weights = settings().weights()
+    path = weights.path(weights.keep(stored))
+    # Copied on write, which nobody does: torch takes no read-only memory.
+    array = np.memmap(path, np.float32, "c", shape=stored.shape)
+    tensor = torch.from_numpy(np.asarray(array))
+    return nn.Parameter(tensor.T if turned else tensor, requires_grad=False)
