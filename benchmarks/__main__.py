@@ -37,6 +37,7 @@ MODULES: Mapping[str, str] = {
     "commands": "benchmarks.orchestration.commands",
     "maintain": "benchmarks.orchestration.maintain",
     "ledger": "benchmarks.orchestration.ledger",
+    "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)
 RENAMED = {"front": "pareto-front"}

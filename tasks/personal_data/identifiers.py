@@ -11,14 +11,17 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 from infra.errors import BadInput
+from tasks.personal_data import national, secrets_rules
+from tasks.personal_data.national import Span
 from tasks.personal_data.redaction import Redacted
 
-PACKAGES = ("presidio_analyzer", "spacy")
+PACKAGES = ("presidio_analyzer", "spacy", "stdnum", "phonenumbers", "detect_secrets")
 LIMITS = (
     "checksums and fixed forms only: "
     "its models that recognise names and places cannot be had without a download"
@@ -31,6 +34,8 @@ DIGITS = 4
 
 Every identifier looked for has some, and most texts have none and are passed over fast.
 """
+_JOINTS = ".-_/+"
+"""What joins a match with what stands beside it."""
 RECOGNIZERS = (
     "AbaRoutingRecognizer",
     "AuAbnRecognizer",
@@ -51,7 +56,6 @@ RECOGNIZERS = (
     "ItVatCodeRecognizer",
     "KrFrnRecognizer",
     "KrRrnRecognizer",
-    "NhsRecognizer",
     "PhoneRecognizer",
     "PlPeselRecognizer",
     "SePersonnummerRecognizer",
@@ -95,20 +99,35 @@ def scrub(text: str) -> Redacted:
     Raises:
         BadInput: The library is missing.
     """
-    if sum(letter.isdecimal() for letter in text) < DIGITS:
-        return Redacted(text, MappingProxyType({}))
+    require_library()
     counts: Counter[str] = Counter()
-    matches = sorted(
-        _analyzer().analyze(text, language=LANGUAGE), key=lambda match: (match.start, -match.end)
-    )
     parts: list[str] = []
     end = 0
-    for match in matches:
-        if match.start >= end:
-            parts += (text[end : match.start], f"<{match.entity_type}>")
-            counts[f"<{match.entity_type}>"] += 1
-            end = match.end
+    for span in sorted(_spans(text), key=lambda span: (span.start, -span.end)):
+        if span.start >= end:
+            parts += (text[end : span.start], f"<{span.kind}>")
+            counts[f"<{span.kind}>"] += 1
+            end = span.end
     return Redacted("".join((*parts, text[end:])), MappingProxyType(dict(counts)))
+
+
+def _spans(text: str) -> Iterator[Span]:
+    """Yield what the libraries recognise; most texts have few digits, and are passed over fast."""
+    yield from secrets_rules.spans(text)
+    if sum(letter.isdecimal() for letter in text) < DIGITS:
+        return
+    yield from national.spans(text)
+    for match in _analyzer().analyze(text, language=LANGUAGE):
+        if not _is_part(text, match.start, match.end):
+            yield Span(match.start, match.end, match.entity_type)
+
+
+def _is_part(text: str, start: int, end: int) -> bool:
+    """Return whether a match is a piece of a longer number or name, such as a UUID's end."""
+    before, after = text[:start][-1:], text[end : end + 2]
+    if before and (before in _JOINTS or (before.isalnum() and before.isascii())):
+        return True
+    return after[:1].isdigit() or (after[:1] in _JOINTS and after[1:].isalnum())
 
 
 @lru_cache(maxsize=1)
