@@ -197,3 +197,29 @@ def _answer(model: str, version: str, approve: bool, reason: str, as_json: bool)
         call(approval, model, version, approve, reason)
     word = "promoted" if approve else "rejected"
     printing.emit({"model": model, "version": version, "answer": word}, as_json, printing.fields)
+
+
+@app.command("export")
+def export_checkpoint(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    source: Annotated[
+        Path | None, typer.Option(help="The checkpoint it was made from; left out, the spec's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a language model's champion as a compressed-tensors checkpoint.
+
+    transformers and vLLM load it.
+    """
+    from flows.cli import printing
+    from flows.queries.checkpoint import export_checkpoint
+
+    written = export_checkpoint(model, output, source)
+    facts = {
+        "folder": written.folder,
+        "quantized layers": written.quantized,
+        "formats": ", ".join(written.formats),
+        "in floating point": ", ".join(written.kept) or "none",
+    }
+    printing.emit(facts, as_json, printing.fields)

@@ -1,0 +1,45 @@
+"""A champion as a checkpoint that other toolkits load."""
+
+from pathlib import Path
+
+import onnx
+
+from infra.errors import BadInput, NotFound
+from infra.settings import settings
+from infra.sources import fetch
+from tasks.models.catalog import open_model, spec_folder
+from tasks.promotion.history import champion_of
+from tasks.promotion.release import GRAPH
+from tasks.quantization.checkpoint import Checkpoint, write_checkpoint
+from tasks.specs.traits import Task
+
+
+def export_checkpoint(model: str, output: Path, source: Path | None = None) -> Checkpoint:
+    """Write a language model's champion as a compressed-tensors checkpoint.
+
+    Args:
+        model: A registered language model.
+        output: The folder to write.
+        source: The checkpoint that it was made from; None: the spec's own source.
+
+    Raises:
+        NotFound: It has no champion.
+        BadInput: It is no language model, the folder holds something, or as `write_checkpoint`.
+        Unavailable: As `write_checkpoint`.
+    """
+    registered, champion = open_model(model), champion_of(model)
+    if registered.spec.task is not Task.CAUSAL_LM:
+        raise BadInput(f"{model} is no language model: compressed-tensors checkpoints are of those")
+    if champion is None:
+        raise NotFound(f"{model} has no champion: run `requant maintain {model}` first")
+    if output.exists() and any(output.iterdir()):
+        raise BadInput(f"{output} is not empty: name a new folder")
+    graph = onnx.load_from_string(settings().release(model, champion.digest).file(GRAPH))
+    folder = source or fetch(
+        registered.spec.source,
+        base=spec_folder(model),
+        cache=settings().root / "cache" / model,
+        endpoint_url=settings().s3_endpoint_url,
+        region=settings().s3_region,
+    )
+    return write_checkpoint(graph, registered.sites, folder, output)
