@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def demo(as_json: Json = False) -> None:
-    """Run the whole loop on two real models, in seven scenes, in a workspace of its own."""
+def demo(
+    scene: Annotated[
+        Literal["all", "language-model"],
+        typer.Option(help="The seven scenes, or SmolLM2 under other text: up to ten minutes."),
+    ] = "all",
+    as_json: Json = False,
+) -> None:
+    """Run the whole loop on real models, in scenes, in a workspace of its own."""
     from flows import demo
     from flows.cli import printing
 
     root = settings().root / "demo"
     use_workspace(root)
     with printing.progress(quiet=as_json) as say:
-        story = demo.run(say)
+        story = demo.run(say, scene)
     printing.emit(story, as_json, printing.story)
     if not as_json:
         printing.say(

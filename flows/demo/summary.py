@@ -1,6 +1,6 @@
 """Champion before and after, on the traffic that changed it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,9 @@ from infra.settings import settings
 from tasks.metrics.classification import likeliest_classes
 from tasks.metrics.embeddings import cosine, safety_decisions
 from tasks.models.catalog import RegisteredModel, open_model
-from tasks.models.inputs import run_all
+from tasks.models.inputs import language_inputs, run_all
+from tasks.models.language.comparison import Comparison
+from tasks.models.language.comparison import compare as compare_texts
 from tasks.records import ReleaseRef, Request, Tensor
 from tasks.specs.spec import Task
 from tasks.traffic.storage.codec import from_parquet
@@ -51,6 +53,66 @@ def compare(
             )
         )
     return rows
+
+
+def perplexity_changes(
+    model_name: str, window: str, before: ReleaseRef, after: ReleaseRef
+) -> list[GroupChange]:
+    """Return one row a language of a stored window, of a language model.
+
+    The perplexity is over full precision's; flips are tokens of which another is likeliest.
+    """
+    requests = from_parquet(settings().store().get(window), where=window)
+    latency, size = (_ratio(after, metric) for metric in ("latency-ratio", "size-ratio"))
+    old, new = (_beside_reference(model_name, release, requests) for release in (before, after))
+    rows = []
+    for language in sorted({item.language for item in requests}):
+        of_group = np.asarray([item.language == language for item in requests])
+        rows.append(
+            GroupChange(
+                model_name,
+                language,
+                "perplexity ratio",
+                _perplexity_ratio(old, of_group),
+                _perplexity_ratio(new, of_group),
+                _flipped_tokens(old, of_group),
+                _flipped_tokens(new, of_group),
+                latency,
+                size,
+            )
+        )
+    return rows
+
+
+def _flipped_tokens(compared: Comparison, of_group: np.ndarray) -> int:
+    return round(float(((1 - compared.agreement) * compared.tokens)[of_group].sum()))
+
+
+def perplexity_ratios(
+    model_name: str, release: ReleaseRef, requests: Sequence[Request]
+) -> Mapping[str, float]:
+    """Return a language model's perplexity over full precision's, by language."""
+    compared = _beside_reference(model_name, release, requests)
+    return {
+        language: _perplexity_ratio(
+            compared, np.asarray([item.language == language for item in requests])
+        )
+        for language in {item.language for item in requests}
+    }
+
+
+def _perplexity_ratio(compared: Comparison, of_group: np.ndarray) -> float:
+    lost = compared.candidate_loss - compared.reference_loss
+    return float(np.exp(lost[of_group].mean()))
+
+
+def _beside_reference(
+    model_name: str, release: ReleaseRef, requests: Sequence[Request]
+) -> Comparison:
+    model = open_model(model_name)
+    engine = load_released(settings().release(release.model, release.digest), model.spec.targets)
+    payloads = [request.payload for request in requests]
+    return compare_texts(model.reference, engine, language_inputs(model.inputs), payloads)
 
 
 def _scores(
