@@ -8,16 +8,22 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from infra.canonical import canonical, sha256
 from infra.engines import open_target
 from infra.engines.port import Profiles, Shapes, each_profile
 from infra.errors import Refused, Unavailable
+from infra.settings import settings
 
 TIMEOUT_S = 1800
 _REFUSED, _UNAVAILABLE = 3, 4
+_answers: dict[str, str | None] = {}
+"""Of graphs, shapes and devices, by digest: the builder's refusal, None where it built."""
 
 
 def require_build(target: str, graph: bytes, profiles: Profiles) -> None:
-    """Build a graph in another process, and keep nothing of it.
+    """Build a graph in another process, and keep nothing of it but whether it builds.
+
+    The answer is remembered by this process: it follows from graph, shapes, device and builder.
 
     Raises:
         Refused: The target cannot build the graph, in its own words, or its builder crashed.
@@ -26,6 +32,16 @@ def require_build(target: str, graph: bytes, profiles: Profiles) -> None:
     shapes = [
         {name: asdict(item) for name, item in profile.items()} for profile in each_profile(profiles)
     ]
+    device = settings().tensorrt_rtx_capability
+    question = sha256(canonical([target, device, shapes, sha256(graph)]))
+    if question not in _answers:
+        _answers[question] = _asked(target, graph, shapes)
+    if (refusal := _answers[question]) is not None:
+        raise Refused(refusal)
+
+
+def _asked(target: str, graph: bytes, shapes: object) -> str | None:
+    """Return the builder's words where it refuses; None where it builds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         path.write_bytes(graph)
@@ -47,10 +63,11 @@ def require_build(target: str, graph: bytes, profiles: Profiles) -> None:
         name = signal.Signals(-done.returncode).name
         raise Refused(f"{target} could not build the engine: its builder crashed ({name})")
     if done.returncode == _REFUSED:
-        raise Refused(words)
+        return words
     if done.returncode:
         why = words or (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise Unavailable(why)
+    return None
 
 
 def main(target: str, path: str) -> int:
@@ -60,7 +77,7 @@ def main(target: str, path: str) -> int:
         for one in (profile.items() for profile in json.load(sys.stdin))
     ]
     try:
-        open_target(target).build(Path(path).read_bytes(), profiles)
+        open_target(target).attempt(Path(path).read_bytes(), profiles)
     except Refused as exc:
         print(" ".join(str(exc).split()))
         return _REFUSED

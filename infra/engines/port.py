@@ -152,6 +152,10 @@ class Target(Protocol):
         """
         ...
 
+    def attempt(self, graph: bytes, profile: Profiles) -> None:
+        """Compile an ONNX graph and keep nothing; raises what build raises."""
+        ...
+
     def is_current(self, metadata: bytes | None) -> bool:
         """Return whether a plan with these metadata is what a build would make here now."""
         ...

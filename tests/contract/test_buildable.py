@@ -70,6 +70,21 @@ def test_what_builds_in_no_float_is_refused_in_the_builders_words(
     require_buildable(PRODUCT, PROFILE, ("onnxruntime-cpu",))
 
 
+def test_the_same_question_is_asked_once(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(apart, "_answers", {})
+    monkeypatch.setattr(apart, "_asked", lambda *question: asked.append(question))
+    graph = PRODUCT.SerializeToString()
+    for _ in range(2):
+        apart.require_build(RTX, graph, PROFILE)
+    monkeypatch.setenv("REQUANT_TENSORRT_RTX_CAPABILITY", "SM80")
+    settings.cache_clear()
+    apart.require_build(RTX, graph, PROFILE)
+    assert len(asked) == 2
+
+
 def ended(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     done = CompletedProcess([], status, stdout="", stderr="a line\nthe last line\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)

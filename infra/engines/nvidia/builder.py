@@ -57,10 +57,26 @@ class Builder:
         with _translated(self.name, log):
             return self._compile(graph, profiles, exact, log)
 
-    def _compile(self, graph: bytes, profiles: Profiles, exact: bool, log: Log) -> Built:
-        started = time.perf_counter()
-        logger = collector(self.trt, log)
-        builder = self.trt.Builder(logger)
+    def attempt(self, graph: bytes, profiles: Profiles) -> None:
+        """Parse and compile the graph, and keep nothing."""
+        log = Log()
+        with _translated(self.name, log):
+            logger = collector(self.trt, log)
+            self._planned(self.trt.Builder(logger), logger, graph, profiles, False, log)
+
+    def _planned(
+        self,
+        builder: Any,
+        logger: Any,
+        graph: bytes,
+        profiles: Profiles,
+        exact: bool,
+        log: Log,
+    ) -> tuple[bytes, Any, WarmCache | None]:
+        """Return the plan, the network that it was made of, and the timing cache.
+
+        The builder has to outlive the network.
+        """
         network = self._parse(graph, builder, logger, log)
         config = self._config(builder, network, profiles)
         if exact:
@@ -71,7 +87,13 @@ class Builder:
             raise Refused(f"{self.name} could not build the engine: {log.tail(600)}")
         if warm is not None:
             warm.keep(config)
-        built = bytes(plan)
+        return bytes(plan), network, warm
+
+    def _compile(self, graph: bytes, profiles: Profiles, exact: bool, log: Log) -> Built:
+        started = time.perf_counter()
+        logger = collector(self.trt, log)
+        builder = self.trt.Builder(logger)
+        built, network, warm = self._planned(builder, logger, graph, profiles, exact, log)
         metadata = self._metadata(
             built, time.perf_counter() - started, () if warm is None else warm.diagnostics
         )
