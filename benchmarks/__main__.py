@@ -37,6 +37,7 @@ MODULES: Mapping[str, str] = {
     "commands": "benchmarks.orchestration.commands",
     "maintain": "benchmarks.orchestration.maintain",
     "ledger": "benchmarks.orchestration.ledger",
+    "serving": "benchmarks.serving.throughput",
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)

@@ -1,0 +1,74 @@
+"""Clients that ask one HTTP server again and again, as cheaply as Python can."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One request, written once and sent many times."""
+
+    address: str  # http://HOST:PORT/path
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What became of the requests of one span."""
+
+    seconds: NDArray[np.float64]  # of each answer
+    span: float  # seconds from the first request to the end
+    failures: tuple[str, ...]
+
+    @property
+    def throughput(self) -> float:
+        """Return answers a second."""
+        return len(self.seconds) / self.span
+
+    def milliseconds(self, percentile: float) -> float:
+        """Return a percentile of the latencies."""
+        return float(np.percentile(self.seconds, percentile)) * 1e3 if len(self.seconds) else 0.0
+
+
+def ask(call: Call, clients: int, seconds: float) -> Answers:
+    """Let so many clients ask for so many seconds, each over a connection that it keeps."""
+    taken: list[list[float]] = [[] for _ in range(clients)]
+    failures: list[str] = []
+    end = time.perf_counter() + seconds
+
+    def keep_asking(own: list[float]) -> None:
+        place = urlsplit(call.address)
+        connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=60)
+        while (began := time.perf_counter()) < end:
+            try:
+                connection.request("POST", place.path, call.body, dict(call.headers))
+                answer = connection.getresponse()
+                read = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(repr(error))
+                connection.close()
+                continue
+            if answer.status == 200:
+                own.append(time.perf_counter() - began)
+            else:
+                failures.append(f"{answer.status}: {read[:200]!r}")
+        connection.close()
+
+    threads = [threading.Thread(target=keep_asking, args=(own,)) for own in taken]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    span = time.perf_counter() - started
+    return Answers(np.array([each for own in taken for each in own]), span, tuple(failures))
