@@ -129,6 +129,13 @@ def test_what_is_wrong_is_said_in_a_sentence(document: object, sentence: str) ->
         parse_request(json.dumps(document).encode())
 
 
+@pytest.mark.parametrize("stale", [1, 40, 9999])
+def test_the_length_of_an_earlier_call_does_not_cut_a_body_of_json(stale: int) -> None:
+    values = np.arange(3, dtype=np.float32)
+    written, _ = body(values, binary=False)
+    assert np.array_equal(parse_request(written, stale).inputs["x"], values)
+
+
 def test_an_unknown_output_is_told_with_those_that_there_are() -> None:
     answer = InferenceAnswer("", "m", "1", "d", {"y": np.zeros(1, np.float32)})
     asked = InferenceRequest("", {}, {"z": False}, False, {})
