@@ -37,7 +37,7 @@ from tasks.validation.costs import (
 )
 from tasks.validation.gates import error_gate, unexecuted
 from tasks.validation.golden_run import GoldenRun, quality
-from tasks.validation.latency import paired_engines
+from tasks.validation.latency import PairedLatency, paired_engines
 from tasks.validation.precision import asked_for, precision_gate
 from tasks.validation.shards import GoldenEngine
 
@@ -45,7 +45,7 @@ LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
 GENERATION_ROUNDS = (15, 60)
 """The same of a language model that writes."""
-RULES = 5
+RULES = 6
 """Version of how gates bind: a verdict under others is not taken up."""
 
 
@@ -164,9 +164,12 @@ def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[
     memory = CostPair(
         _reference_memory(model.name), peak_memory(built.ref.target, built.plan, feeds)
     )
-    gates = _timed_costs(model, engine, feeds, _size(model, built), memory)
+    size = _size(model, built)
+    if model.spec.task is Task.CAUSAL_LM:
+        gates = _costs_of_writing(model, engine, size, memory)
+    else:
+        gates = _timed_costs(model, engine, feeds, size, memory)
     gates += _beside_fp16(model, built, engine, memory.candidate)
-    gates += _generation_costs(model, engine)
     if built.candidate.quantized_share > 0:
         return gates
     # The fallback to full precision is chosen because nothing cheaper is safe: its costs are
@@ -186,10 +189,13 @@ def _timed_costs(
     return gates
 
 
-def _generation_costs(model: RegisteredModel, engine: Engine) -> tuple[GateResult, ...]:
-    """Measure how fast a language model writes; nothing of another kind."""
-    if model.spec.task is not Task.CAUSAL_LM:
-        return ()
+def _costs_of_writing(
+    model: RegisteredModel, engine: Engine, size: CostPair, memory: CostPair
+) -> tuple[GateResult, ...]:
+    """Time a language model on one prompt at a time, in at most a minute.
+
+    A batch of texts would take minutes of a real one. Its latency is that of reading a text.
+    """
     inputs = language_inputs(model.inputs)
     workload = typical_workload(inputs, [str(case.payload) for case in model.golden.cases])
     gates: tuple[GateResult, ...] = ()
@@ -197,7 +203,11 @@ def _generation_costs(model: RegisteredModel, engine: Engine) -> tuple[GateResul
         measured = paired_generation(
             model.reference, engine, inputs.layout, workload, rounds=rounds
         )
-        gates = generation_gates(measured, model.spec.budgets)
+        latency = PairedLatency(measured.reference.prefill, measured.candidate.prefill)
+        gates = (
+            *cost_gates(Costs(latency, size, memory), model.spec.budgets),
+            *generation_gates(measured, model.spec.budgets),
+        )
         if not any(gate.binding and gate.verdict is Verdict.INCONCLUSIVE for gate in gates):
             break
     return gates
