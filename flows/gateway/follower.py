@@ -20,15 +20,17 @@ from infra.errors import Refused, RequantError
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.signature import read_signature
+from infra.identifiers import ModelName
 from infra.releases import Release
 from infra.settings import Settings
-from tasks.models.catalog import open_model
+from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import Inputs
 from tasks.promotion import ledger
 from tasks.promotion.journal import open_journal
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.release import CPU_PLAN, GRAPH
 from tasks.records import Payload
+from tasks.specs.registration import current_digest
 
 POLL_S = 0.2
 """Seconds between two looks at the ledger's head: one question to the store each."""
@@ -100,7 +102,8 @@ def open_release(settings: Settings, model: str, champion: LedgerEntry) -> Serve
     release = settings.release(model, digest)
     for name in release.files:
         release.file(name)
-    registered = open_model(model)
+    # Not one of those that a process keeps open: its full precision would stay in memory.
+    registered = RegisteredModel(ModelName(model), current_digest(model))
     inputs, spec = registered.inputs, registered.spec
     engine = load_released(release, spec.targets)
     served = ServedRelease(

@@ -74,11 +74,6 @@ class DynamicBatcher:
         self._seconds_a_run = 0.01
         self._running: set[asyncio.Task[None]] = set()
 
-    @property
-    def waiting(self) -> int:
-        """Return how many requests wait for a run to begin."""
-        return len(self._queue)
-
     async def run(self, release: ServedRelease, feeds: Feeds) -> Feeds:
         """Return the outputs of one request.
 
@@ -92,6 +87,7 @@ class DynamicBatcher:
             raise Overloaded(self._model, len(self._queue), self._retry_after())
         answer: asyncio.Future[Feeds] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(release, feeds, *_rows(release, feeds), answer))
+        self._metrics.waits(self._model, len(self._queue))
         self._begin()
         return await answer
 
@@ -108,6 +104,7 @@ class DynamicBatcher:
         """Begin runs while there are requests and threads for them."""
         while self._idle and (batch := self._next()):
             self._idle -= 1
+            self._metrics.waits(self._model, len(self._queue))
             task = asyncio.create_task(self._execute(batch))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -141,10 +138,8 @@ class DynamicBatcher:
             loop = asyncio.get_running_loop()
             outputs = await loop.run_in_executor(self._workers, release.engine.run, feeds)
             parts = _parted(outputs, [request.rows for request in batch])
-        except Exception as error:  # whatever it is, each caller is told, and the queue goes on
-            for request in batch:
-                if not request.answer.done():
-                    request.answer.set_exception(error)
+        except Exception as error:  # whatever it is, the caller is told, and the queue goes on
+            self._failed(batch, error)
         else:
             for request, part in zip(batch, parts, strict=True):
                 if not request.answer.done():
@@ -155,6 +150,15 @@ class DynamicBatcher:
             self._metrics.ran(self._model, rows, took)
             self._idle += 1
             self._begin()
+
+    def _failed(self, batch: list[_Waiting], error: Exception) -> None:
+        """Tell a lone request's caller; of several, each is run alone: one may be at fault."""
+        if len(batch) > 1:
+            for request in reversed(batch):
+                request.key = None
+                self._queue.appendleft(request)
+        elif not batch[0].answer.done():
+            batch[0].answer.set_exception(error)
 
 
 def _rows(release: ServedRelease, feeds: Feeds) -> tuple[int, Hashable]:

@@ -80,7 +80,6 @@ class Endpoint:
         release, began = self.current(version), time.perf_counter()
         feeds = release.front.feeds(tensors)
         release.signature.check(feeds)
-        self.metrics.waits(self.model, self.batcher.waiting)
         try:
             async with asyncio.timeout(self.timeout_s):
                 outputs = await self.batcher.run(release, feeds)
