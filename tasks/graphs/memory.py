@@ -23,8 +23,6 @@ BESIDE_BASE = 300_000_000
 """The same as `BASE`, with what a graph of many layers takes by itself."""
 GROUPS = 3
 """Of cases whose activations are in memory at once: counted, returned, and computed."""
-SEARCHED = 4
-"""Copies of the largest site's weights while its quantizer is searched."""
 PACKED = 0.6
 """Of the weights' bytes: quantized ones, held until they are written and packed by the engine."""
 BASE = 150_000_000
@@ -122,12 +120,7 @@ def deriving_beside(
     graph until they are written, and those that the engine packs.
     """
     whole = footprint(model, sites, tokens=tokens, batch=1, kept=kept, hessian=hessian)
-    elements = {item.name: math.prod(item.dims) for item in model.graph.initializer}
-    largest = max(
-        (sum(elements[layer.weight] for layer in site.layers) for site in sites), default=0
-    )
-    search = whole.search + 4 * (SEARCHED - 1) * largest
-    return BESIDE_BASE + whole.rows + search + round(PACKED * whole.weights / COPIES)
+    return BESIDE_BASE + whole.rows + whole.search + round(PACKED * whole.weights / COPIES)
 
 
 def _without_outputs(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,7 +3,14 @@
 import math
 
 from tasks.graphs.integer_regions import result_sites
-from tasks.graphs.memory import footprint
+from tasks.graphs.memory import (
+    BESIDE_BASE,
+    COPIES,
+    PACKED,
+    deriving_beside,
+    footprint,
+    observing_beside,
+)
 from tasks.graphs.sites import find_sites
 from tests import graphs
 
@@ -28,3 +35,22 @@ def test_no_rows_are_kept_of_what_layers_make() -> None:
         footprint(MODEL, sites, tokens=1, batch=16, kept=192) for sites in (SITES, SITES + results)
     )
     assert both.rows == alone.rows
+
+
+def test_mapped_weights_do_not_count_while_a_model_is_observed() -> None:
+    def observed(cases: int) -> int:
+        return observing_beside(MODEL, SITES, tokens=1, cases=cases, kept=192)
+
+    whole = footprint(MODEL, SITES, tokens=1, batch=1, kept=192)
+    assert BESIDE_BASE + whole.rows < observed(1) < BESIDE_BASE + whole.total
+    grown = observed(2) - observed(1)
+    assert math.isclose(observed(3), observed(1) + 2 * grown, rel_tol=0.01)
+
+
+def test_deriving_beside_counts_weights_in_fewer_bits_and_the_largest_layer() -> None:
+    whole = footprint(MODEL, SITES, tokens=1, batch=1, kept=192, hessian=True)
+    plain, hessian = (
+        deriving_beside(MODEL, SITES, tokens=1, kept=192, hessian=has) for has in (False, True)
+    )
+    expected = BESIDE_BASE + whole.rows + whole.search + round(PACKED * whole.weights / COPIES)
+    assert plain < hessian == expected
