@@ -13,6 +13,7 @@ from tasks.graphs.sites import Site
 from tasks.metrics.custom.distances import worst_distance
 from tasks.metrics.embeddings import safety_decisions
 from tasks.metrics.fidelity import fidelity
+from tasks.models.batches import CASES
 from tasks.models.custom.inputs import run_records
 from tasks.models.inputs import Inputs, record_inputs, run_all
 from tasks.models.token_agreement import token_agreement
@@ -97,11 +98,12 @@ def activations(
     payloads: Sequence[Payload],
     scales: Scales,
     rows: int = ROWS,
+    cases: int = CASES,
 ) -> tuple[dict[str, ExponentHistogram], Clipping]:
     """Observe the quantized sites off the serving path: live histograms, and what requests clip."""
     quantized = tuple(site for site in sites if site.name in scales)
     observed, clipping = watch_clipping(
-        instrumented, quantized, inputs, payloads, _amax(scales), _smoothing(scales), rows
+        instrumented, quantized, inputs, payloads, _amax(scales), _smoothing(scales), rows, cases
     )
     return {name: site.histogram for name, site in observed.items()}, clipping
 

@@ -56,7 +56,12 @@ def look_at_ranges(
     model, requests = open_model(window.model), read_requests(window.key)
     deployed, payloads = loading.deployed(champion), [request.payload for request in requests]
     live_histograms, clipping = measure.activations(
-        model.instrumented, model.sites, model.inputs, payloads, deployed.scales
+        model.instrumented,
+        model.sites,
+        model.inputs,
+        payloads,
+        deployed.scales,
+        cases=model.observed_cases,
     )
     measured = look.ranges(model.spec, requests, deployed, live_histograms, clipping, stale)
     return replace(

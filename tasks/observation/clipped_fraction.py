@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.graphs.sites import Site
+from tasks.models.batches import CASES
 from tasks.models.inputs import Inputs
 from tasks.observation.cases import by_case, real_places
 from tasks.observation.counting import Values, divide, on_host
@@ -45,6 +46,7 @@ def watch_clipping(
     amax: Mapping[str, float],
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
     rows: int = ROWS,
+    cases: int = CASES,
 ) -> tuple[dict[str, SiteObservation], Clipping]:
     """Observe as `tasks.observation.watch.watch` does, and see in the same pass what requests clip.
 
@@ -56,6 +58,7 @@ def watch_clipping(
         amax: By site, the largest magnitude that its deployed quantizer represents.
         smoothing_scales: By site, those of a deployed graph, [channels].
         rows: Kept at most of every site.
+        cases: Of so many payloads at a time.
     """
     scales = smoothing_scales or {}
     observer = Observer(sites, scales, rows)
@@ -63,7 +66,7 @@ def watch_clipping(
     clipping = Clipping(
         tuple(site.name for site in sites), np.full(shape, np.nan), np.full(shape, np.nan)
     )
-    for batch, exposed in run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads, cases):
         observer.update(exposed, batch.cases, batch.mask)
         for column, site in enumerate(sites):
             values = _divided(exposed[site.tensor], site, scales)

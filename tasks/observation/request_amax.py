@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from infra.engines.port import Engine
 from tasks.graphs.sites import Site
+from tasks.models.batches import CASES
 from tasks.models.inputs import Inputs
 from tasks.observation.cases import by_case
 from tasks.observation.counting import on_host
@@ -65,17 +66,18 @@ def watch_amax(
     inputs: Inputs,
     payloads: Sequence[Payload],
     smoothing_scales: Mapping[str, NDArray[np.float32]] | None = None,
+    cases: int = CASES,
 ) -> RequestAmax:
     """Run the instrumented full-precision model once over the payloads, off the serving path.
 
     `smoothing_scales` (site name -> [channels]) are those of a deployed graph, whose quantizers see
-    x / smoothing_scales.
+    x / smoothing_scales. So many `cases` run at a time.
     """
     scales = smoothing_scales or {}
     columns = _columns(sites, scales)
     shape = (len(payloads), len(columns))
     result = RequestAmax(tuple(columns), np.zeros(shape), np.zeros(shape))
-    for batch, exposed in run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads, cases):
         for site in sites:
             values = on_host(exposed[site.tensor])
             magnitudes = by_case(values, len(batch.cases), batch.mask, site.channel_axis)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from infra.engines.port import Engine
 from infra.errors import BadInput
 from tasks.graphs.sites import Site
+from tasks.models.batches import CASES
 from tasks.models.inputs import Inputs
 from tasks.numerics.histogram import EDGES, FINITE_BINS, ExponentHistogram
 from tasks.numerics.output_error import bin_errors
@@ -69,6 +70,7 @@ def watch_histograms(
     weights: NDArray[np.float64],
     ceilings: Ceilings,
     support: float,
+    cases: int = CASES,
 ) -> dict[str, RequestHistograms]:
     """Run the model once and count each request by itself, as a deployed graph's quantizers see it.
 
@@ -83,21 +85,22 @@ def watch_histograms(
         weights: How much of the traffic each request stands for, [requests], positive.
         ceilings: Where values count as clipped.
         support: The fraction of the traffic that has to agree on a shift before scales follow it.
+        cases: How many payloads run at a time.
     """
     histograms: dict[str, list[tuple[int, ExponentHistogram]]] = {site.name: [] for site in sites}
     unknown: set[str] = set()
-    for batch, exposed in run_ahead(instrumented, inputs, payloads):
+    for batch, exposed in run_ahead(instrumented, inputs, payloads, cases):
         for site in sites:
             values = exposed[site.tensor]
             if site.name in smoothing_scales:
                 values = divide(values, smoothing_scales[site.name], site.channel_axis)
-            cases = by_case(on_host(values), len(batch.cases), batch.mask, site.channel_axis)
-            if cases is None:
+            parted = by_case(on_host(values), len(batch.cases), batch.mask, site.channel_axis)
+            if parted is None:
                 unknown.add(site.name)
                 continue
-            real = real_places(cases, batch.mask)
+            real = real_places(parted, batch.mask)
             for row, case in enumerate(batch.cases.tolist()):
-                histograms[site.name].append((case, ExponentHistogram.of(cases[row][real[row]])))
+                histograms[site.name].append((case, ExponentHistogram.of(parted[row][real[row]])))
     fractions = weights / weights.sum()
     limits = {
         site.name: ceilings.get(SiteValues(site.name, site.name in smoothing_scales), np.inf)

@@ -197,6 +197,7 @@ def watch_by_champion(
             weights=weights_of(store, calibration.key, requests),
             ceilings=parse_ceilings(calibration.ceilings),
             support=model.spec.calibration.least_support,
+            cases=model.observed_cases,
         )
         store.put(key, dump_histograms(by_request))
     return key

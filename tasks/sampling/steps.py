@@ -127,7 +127,8 @@ def _watch(
     model: RegisteredModel, champion: ReleaseRef | None, payloads: Sequence[Payload]
 ) -> RequestAmax:
     scales = _smoothing_scales(model, champion)
-    return watch_amax(model.instrumented, model.sites, model.inputs, payloads, scales)
+    passed = (model.instrumented, model.sites, model.inputs, payloads)
+    return watch_amax(*passed, scales, model.observed_cases)
 
 
 def _smoothing_scales(
