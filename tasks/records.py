@@ -153,7 +153,8 @@ OF_GENERATION = (TTFT, PREFILL_THROUGHPUT, DECODE_THROUGHPUT)
 def _beside(gate: GateResult) -> tuple[str, str]:
     """Return a candidate's own figure, and what it is of full precision's."""
     ratio = "unknown" if gate.estimate is None else f"{gate.estimate.value:.2f} x"
-    return f"{gate.measured:.3g}", ratio
+    figure = gate.measured or 0.0
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}", ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ def export_checkpoint(model: str, output: Path, source: Path | None = None) -> C
         raise BadInput(f"{model} is no language model: compressed-tensors checkpoints are of those")
     if champion is None:
         raise NotFound(f"{model} has no champion: run `requant maintain {model}` first")
-    if output.exists() and any(output.iterdir()):
-        raise BadInput(f"{output} is not empty: name a new folder")
+    if output.exists() and not (output.is_dir() and next(output.iterdir(), None) is None):
+        raise BadInput(f"{output} is there already: name a new folder, or an empty one")
     graph = onnx.load_from_string(settings().release(model, champion.digest).file(GRAPH))
     folder = source or fetch(
         registered.spec.source,

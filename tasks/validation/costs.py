@@ -169,11 +169,15 @@ def _throughput_gate(
     """Judge tokens a second, from the seconds that so many tokens took in each round, [R]."""
     served, full = (float(tokens / np.median(side)) for side in (after, before))
     figures = (
-        f"{served:.3g} tokens a second where full precision has {full:.3g}, "
+        f"{_rate(served)} tokens a second where full precision has {_rate(full)}, "
         f"{tokens} tokens at a time"
     )
     gate = _timed_gate(metric, _ratios(before, after), budget or 0.0, AT_LEAST, figures)
     return _bounded(replace(gate, measured=served), budget)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ratios(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
