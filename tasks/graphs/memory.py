@@ -1,12 +1,13 @@
 """What work on a model takes in memory, estimated from its shapes before the work begins."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from tasks.graphs.sites import Site
+from tasks.graphs.weightless import weightless
 
 COPIES = 6
 """Of the weights, while a graph is observed, derived and built.
@@ -32,8 +33,6 @@ HESSIAN = 44
 
 Those are its damping, its factor and the inverse.
 """
-SMALL = 1024
-"""Elements; smaller constants are kept where shapes are inferred, as they may be shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ def footprint(
     batch: int,
     kept: int,
     hessian: bool = False,
+    inputs: Mapping[str, Sequence[int]] | None = None,
 ) -> Footprint:
     """Return what observing a model in batches and deriving one graph takes.
 
@@ -69,17 +69,19 @@ def footprint(
         batch: the first dimension of an activation.
         kept: rows that the observer keeps of a site.
         hessian: whether the recipe rounds by GPTQ.
+        inputs: shapes of the graph's inputs by name, where a dimension is no number of tokens: what
+            follows from them is counted as it is.
     """
     sizes = {
         item.name: math.prod(item.dims) * _width(item.data_type) for item in model.graph.initializer
     }
     dims = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    shapes = _shapes(model, tokens, batch)
+    shapes = _shapes(model, tokens, batch, inputs or {})
     activations = {site.name: shapes.get(site.tensor, ()) for site in sites}
     elements = [math.prod(shape) for shape in activations.values()]
     results = [math.prod(shapes.get(item.name, ())) for item in model.graph.output]
     layers = [sum(sizes[layer.weight] for layer in site.layers) for site in sites]
-    inputs = [
+    widths = [
         math.prod(dims[layer.weight]) // dims[layer.weight][layer.output_axis]
         for site in sites
         for layer in site.layers
@@ -89,7 +91,7 @@ def footprint(
         weights=COPIES * sum(sizes.values()),
         activations=4 * (sum(elements) + sum(results) + 2 * largest),
         search=4 * max(layers, default=0)
-        + (HESSIAN * max(inputs, default=0) ** 2 if hessian else 0),
+        + (HESSIAN * max(widths, default=0) ** 2 if hessian else 0),
         rows=4
         * kept
         * sum(
@@ -136,20 +138,18 @@ def export_footprint(weights: int, copies: float = EXPORT_COPIES) -> int:
     return round(copies * weights) + BASE
 
 
-def _shapes(model: onnx.ModelProto, tokens: int, batch: int) -> Mapping[str, tuple[int, ...]]:
+def _shapes(
+    model: onnx.ModelProto, tokens: int, batch: int, inputs: Mapping[str, Sequence[int]]
+) -> Mapping[str, tuple[int, ...]]:
     """Return shapes of all tensors by name, inferred without the weights' values."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    light.graph.name = model.graph.name
-    light.graph.node.extend(model.graph.node)
-    light.graph.input.extend(model.graph.input)
-    light.graph.output.extend(model.graph.output)
-    for item in model.graph.initializer:
-        if math.prod(item.dims) <= SMALL:
-            light.graph.initializer.append(item)
-        else:
-            light.graph.input.append(
-                onnx.helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
-            )
+    light = weightless(model)
+    for item in light.graph.input:
+        dims = item.type.tensor_type.shape.dim
+        for dim, size in zip(dims, inputs.get(item.name, ()), strict=False):
+            dim.dim_value = size
+    if inputs:  # the graph's own words about its outputs would stand against them
+        for item in light.graph.output:
+            item.type.tensor_type.ClearField("shape")
     graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     return {
         item.name: tuple(

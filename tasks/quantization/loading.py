@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import onnx
 
+from infra.engines.port import each_profile
 from infra.errors import BadInput
 from infra.processes.memory import require_memory
 from infra.settings import settings
@@ -269,6 +270,8 @@ def needed_memory(model: RegisteredModel, kept: int = ROWS) -> int:
 
 
 def _footprint(model: RegisteredModel, kept: int, *, hessian: bool = False) -> int:
+    """Estimate; a custom task's inputs are taken in their common shapes."""
+    profile = {} if model.layout is None else each_profile(model.inputs.profile)[0]
     return footprint(
         model.graph,
         model.observed_sites,
@@ -276,6 +279,7 @@ def _footprint(model: RegisteredModel, kept: int, *, hessian: bool = False) -> i
         batch=BATCH,
         hessian=hessian,
         kept=kept,
+        inputs={name: item.common for name, item in profile.items()},
     ).total
 
 

@@ -40,8 +40,10 @@ def test_the_other_networks_are_registered_as_shipped_and_right(
 ) -> None:
     from tasks.drift.detectors.labelled import golden_correct, live
     from tasks.models.catalog import register
+    from tasks.quantization.loading import needed_memory
 
     model = register(EXAMPLES / "ocr" / network / "model.yaml")
+    assert needed_memory(model) < 2e9  # by the sizes of its pages, no number of tokens
     assert golden_correct(model, ()).mean() > least
     assert len(live(model, model.replay)) == len(model.replay)
 
