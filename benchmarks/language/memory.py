@@ -93,7 +93,7 @@ def _goals(rows: list[MemoryRow]) -> list[Goal]:
 
 def _prepare(folder: Path) -> int:
     """Write spec, checkpoint and texts; returns the checkpoint's bytes in FP32."""
-    smollm2._unpack(folder)
+    smollm2.unpack(folder)
     spec = smollm2._SPEC.format(tokens=TOKENS).replace("none.parquet}", "pool.parquet}", 1)
     spec = spec.replace("traffic: none.parquet, ", "").replace("none.parquet", "golden.parquet")
     (folder / "model.yaml").write_text(spec)
