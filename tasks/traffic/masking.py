@@ -27,6 +27,9 @@ def redacted(request: Request) -> Request:
         language=_clean(request.language),
         decision=_clean(request.decision) if request.decision else request.decision,
         label=_clean(request.label) if request.label else request.label,
+        model_version=(
+            _clean(request.model_version) if request.model_version else request.model_version
+        ),
         time=request.time.astimezone(UTC),
     )
 
