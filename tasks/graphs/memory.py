@@ -24,7 +24,7 @@ BESIDE_BASE = 300_000_000
 """The same as `BASE`, with what a graph of many layers takes by itself."""
 GROUPS = 3
 """Of cases whose activations are in memory at once: counted, returned, and computed."""
-PACKED = 0.6
+PACKED = 0.5
 """Of the weights' bytes: quantized ones, held until they are written and packed by the engine."""
 BASE = 150_000_000
 """Bytes of libraries that are loaded, and of buffers that do not depend on the model."""
