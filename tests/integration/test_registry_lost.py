@@ -367,6 +367,9 @@ from tests.integration.releases import released
 stage = sys.argv[1]
 def die(*_, **__):
     os._exit(9)
+if stage == "_log_tags":
+    from infra.registry import runs
+    runs._log_tags = die
 setattr(module, stage, die) if hasattr(module, stage) else setattr(module.Registry, stage, die)
 if stage == "partial":
     from infra.stores import local
@@ -376,7 +379,16 @@ released(use_workspace(None), 2.0)
 
 
 @pytest.mark.parametrize(
-    "stage", ["log_run", "log_onnx", "log_judged", "_create_version", "link_version", "partial"]
+    "stage",
+    [
+        "_log_tags",
+        "log_run",
+        "log_onnx",
+        "log_judged",
+        "_create_version",
+        "link_version",
+        "partial",
+    ],
 )
 def test_a_kill_leaves_nothing_running_and_no_orphan_after_one_reconciliation(
     workspace: Settings, stage: str
