@@ -74,6 +74,7 @@ class Gateway:
             )
         ]
         own = [
+            Route("/", self._server),
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._all_ready),

@@ -226,6 +226,7 @@ PATHS = {
     "Prefect": ("POST", "/api/deployments/filter"),
     "MLflow": ("POST", "/api/2.0/mlflow/registered-models/create"),
     "Evidently": ("POST", "/api/projects"),
+    "Gateway": ("POST", "/v2/repository/index"),
 }
 
 

@@ -52,8 +52,11 @@ class LanguageInputs:
 
     @property
     def vocabulary(self) -> int:
-        """Return how many tokens the tokenizer has, added ones included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Return how many tokens an ordinary text can become.
+
+        Added ones, such as a padding token, may lie beyond what a model embeds: no text has them.
+        """
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
 
     @property
     def profile(self) -> tuple[Profile, Profile]:
