@@ -23,7 +23,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answers:
+class TimedAnswers:
     """What became of the requests of one span."""
 
     seconds: NDArray[np.float64]  # of each answer
@@ -40,7 +40,7 @@ class Answers:
         return float(np.percentile(self.seconds, percentile)) * 1e3 if len(self.seconds) else 0.0
 
 
-def ask(call: Call, clients: int, seconds: float) -> Answers:
+def ask(call: Call, clients: int, seconds: float) -> TimedAnswers:
     """Let so many clients ask for so many seconds, each over a connection that it keeps."""
     taken: list[list[float]] = [[] for _ in range(clients)]
     failures: list[str] = []
@@ -71,4 +71,4 @@ def ask(call: Call, clients: int, seconds: float) -> Answers:
     for thread in threads:
         thread.join()
     span = time.perf_counter() - started
-    return Answers(np.array([each for own in taken for each in own]), span, tuple(failures))
+    return TimedAnswers(np.array([each for own in taken for each in own]), span, tuple(failures))

@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
-from benchmarks.serving.load import Answers, Call, ask
+from benchmarks.serving.load import TimedAnswers, Call, ask
 from infra.engines import open_target
 from infra.gateway.datatypes import datatype_of, to_bytes
 from infra.gateway.open_inference import HEADER_LENGTH
@@ -95,7 +95,7 @@ def feeds(plan: bytes, batch: int) -> Tensors:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def _bare(plan: bytes, given: Tensors, seconds: float) -> Answers:
+def _bare(plan: bytes, given: Tensors, seconds: float) -> TimedAnswers:
     """Run the engine in a loop."""
     engine, taken = open_target("onnxruntime-cpu").load(plan), list[float]()
     engine.run(given)
@@ -104,10 +104,12 @@ def _bare(plan: bytes, given: Tensors, seconds: float) -> Answers:
         began = time.perf_counter()
         engine.run(given)
         taken.append(time.perf_counter() - began)
-    return Answers(np.array(taken), time.perf_counter() - started, ())
+    return TimedAnswers(np.array(taken), time.perf_counter() - started, ())
 
 
-def _row(name: str, batch: int, clients: int | None, answers: Answers, bare: Answers) -> ServingRow:
+def _row(
+    name: str, batch: int, clients: int | None, answers: TimedAnswers, bare: TimedAnswers
+) -> ServingRow:
     return ServingRow(
         name,
         batch,

@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from benchmarks.serving.load import Answers, Call, ask
+from benchmarks.serving.load import TimedAnswers, Call, ask
 
 
 class EveryOtherFails(BaseHTTPRequestHandler):
-    """Answers every other request of a connection with 503."""
+    """TimedAnswers every other request of a connection with 503."""
 
     protocol_version = "HTTP/1.1"
     count = 0
@@ -48,6 +48,6 @@ def test_answers_are_timed_and_failures_told(address: str) -> None:
 
 
 def test_percentiles_are_in_milliseconds() -> None:
-    answers = Answers(np.arange(101) / 1000, 1.0, ())
+    answers = TimedAnswers(np.arange(101) / 1000, 1.0, ())
     assert answers.milliseconds(50) == pytest.approx(50)
     assert answers.milliseconds(99) == pytest.approx(99)
