@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 
 from benchmarks.harness import ours, subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
-from benchmarks.serving.load import TimedAnswers, Call, ask
+from benchmarks.serving.load import Call, TimedAnswers, ask
 from infra.engines import open_target
 from infra.gateway.datatypes import datatype_of, to_bytes
 from infra.gateway.open_inference import HEADER_LENGTH

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from benchmarks.serving.load import TimedAnswers, Call, ask
+from benchmarks.serving.load import Call, TimedAnswers, ask
 
 
 class EveryOtherFails(BaseHTTPRequestHandler):
