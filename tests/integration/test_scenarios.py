@@ -29,7 +29,7 @@ LIGHT = frozenset({"exposure-gradual", "exposure-sudden"})
 READS_TEXT = frozenset({"lm", "minilm"})
 QUICK = {
     "digits": frozenset(SCENARIOS),
-    "speech": frozenset({"exposure-sudden", "new-language", "null"}),
+    "speech": frozenset({"new-language", "null"}),
     "vision": frozenset({"exposure-sudden", "jargon", "null"}),
 }
 """Small models: seconds a pair."""
