@@ -63,7 +63,7 @@ def measure(quick: bool) -> ResultTable:
     plan = ours.quantize(chosen, "int8-smooth").lowered("u8")
     seconds = QUICK_SECONDS if quick else SECONDS
     rows: list[ServingRow] = []
-    bare = {batch: _bare(plan, feeds(plan, batch), seconds) for batch in BATCHES}
+    bare = {batch: _bare(plan, feeds(batch), seconds) for batch in BATCHES}
     rows += [_row(BARE, batch, None, answers, bare[batch]) for batch, answers in bare.items()]
     servers: tuple[tuple[str, Callable[[bytes], Any], Callable[..., Call]], ...] = (
         (GATEWAY, _gateway, _binary),
@@ -73,7 +73,7 @@ def measure(quick: bool) -> ResultTable:
         try:
             with start(plan) as address:
                 for batch in BATCHES:
-                    call = make(address, feeds(plan, batch))
+                    call = make(address, feeds(batch))
                     ask(call, 2, 1.0)
                     for clients in QUICK_CLIENTS if quick else CLIENTS:
                         answers = ask(call, clients, seconds)
@@ -88,7 +88,7 @@ def measure(quick: bool) -> ResultTable:
     )
 
 
-def feeds(plan: bytes, batch: int) -> Tensors:
+def feeds(batch: int) -> Tensors:
     """Return tokens of so many texts of 64 tokens."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, 20_000, (batch, TOKENS))

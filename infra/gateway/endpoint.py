@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from infra.errors import NotFound, Unavailable
@@ -32,11 +32,10 @@ class Endpoint:
     timeout_s: float = 30.0
     release: ServedRelease | None = None
     reason: str = "no version is champion yet"  # why nothing, or not the champion, answers
-    swapped: datetime | None = field(default=None)
 
     def publish(self, release: ServedRelease) -> None:
         """Let another release answer from the next request on; any thread may call it."""
-        self.release, self.swapped = release, datetime.now(UTC)
+        self.release = release
         self.metrics.serves(self.model, release.version)
         self.refuse("")
 

@@ -15,17 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.gateway.datatypes import LITTLE_ENDIAN
 from tasks.traffic.formats.raw import Bad
-
-DTYPES: Mapping[str, str] = {
-    "BOOL": "?",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-    "BF16": "<u2",  # the upper half of a float32
-    **{f"INT{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
-    **{f"UINT{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
-}
 
 
 def parted(data: bytes, length: int | None) -> tuple[Mapping[str, Any], bytes]:
@@ -90,11 +81,12 @@ def _unpacked(entry: Mapping[str, Any], raw: bytes) -> object:
     name, kind, shape = entry.get("name"), str(entry.get("datatype")), entry.get("shape")
     if kind == "BYTES":
         return _texts(str(name), raw)
-    if kind not in DTYPES:
+    if kind not in LITTLE_ENDIAN:
         raise Bad(
-            f"the input {name} is of the datatype {kind}: known are BYTES, {', '.join(DTYPES)}"
+            f"the input {name} is of the datatype {kind}: known are BYTES, "
+            f"{', '.join(LITTLE_ENDIAN)}"
         )
-    dtype = np.dtype(DTYPES[kind])
+    dtype = np.dtype(LITTLE_ENDIAN[kind])
     sizes = shape if isinstance(shape, list) else []
     count = prod(size for size in sizes if type(size) is int)
     if len(raw) != count * dtype.itemsize:
