@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from benchmarks.chaos.scene import MODEL, graph
+from benchmarks.orchestration.served import MODEL
+from benchmarks.orchestration.tiny_releases import numbered_graph
 from flows.reconcile import reconcile
 from infra.canonical import sha256
 from infra.settings import settings
@@ -30,7 +31,8 @@ def losses(allowed: Collection[int]) -> list[str]:
     if reigning is None or reigning.release is None:
         return [*wrong, "no champion"]
     release = settings().release(MODEL, reigning.release)
-    served = {sha256(graph(number)): number for number in NUMBERS}[release.files[GRAPH].sha256]
+    numbers = {sha256(numbered_graph(number)): number for number in NUMBERS}
+    served = numbers[release.files[GRAPH].sha256]
     if served not in allowed:
         wrong.append(f"number {served} serves, and one of {sorted(allowed)} should")
     shown = settings().registry().aliases(MODEL).get("champion")

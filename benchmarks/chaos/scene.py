@@ -12,37 +12,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from onnx import TensorProto, helper
-
+from benchmarks.orchestration.served import MODEL, SPEC
+from benchmarks.orchestration.tiny_releases import numbered_graph, release_numbered
 from flows.reconcile import reconcile
-from infra.canonical import Json, canonical, sha256
+from infra.canonical import canonical, sha256
 from infra.errors import Refused
-from infra.registry.numbers import Numbers
-from infra.releases import write_release
 from infra.settings import Settings, settings
 from infra.stores import layout
 from tasks.promotion import entries, journal
 from tasks.promotion.acts import promoting, restoring
-from tasks.promotion.ledger import champion, highest_number
+from tasks.promotion.ledger import champion
 from tasks.promotion.projection import show
-from tasks.promotion.release import CPU_PLAN, GRAPH
+from tasks.promotion.release import GRAPH
 from tasks.promotion.retention.collecting import collect
 from tasks.promotion.retention.policy import Policy
 from tasks.records import ReleaseRef
 
-MODEL = "tiny"
-_SPEC = f"""
-version: 1
-name: {MODEL}
-source: .
-task: image-classification
-input: {{shape: [1, 8, 8]}}
-data: {{calibration: pool.parquet}}
-golden: {{cases: golden.parquet}}
-budgets: {{latency_ratio: 1.0, size_ratio: 0.5, quality: [{{metric: flips, at_most: 0.05}}]}}
-targets: [onnxruntime-cpu]
-schedule: {{slug: daily, cron: "15 6 * * *"}}
-"""
 WAITING, FRESH, NEXT = 4, 5, 6
 """Numbers of the graphs that wait, may be promoted, and are not released yet."""
 
@@ -57,40 +42,16 @@ class LedgerAct:
     before: Callable[[Settings, Path], None] | None = None  # what was done to the registry first
 
 
-def graph(number: int) -> bytes:
-    """Return a graph that differs from those of other numbers by its width."""
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", number]) for name in "xy"]
-    node = helper.make_node("Relu", ["x"], ["y"])
-    made = helper.make_graph([node], "relu", value[:1], value[1:])
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    return bytes(model.SerializeToString())
-
-
 def released(number: int) -> ReleaseRef:
     """Write, sign and register the release of a number; the same again is the same."""
-    chosen, data = settings(), graph(number)
-    facts: dict[str, Json] = {"verdicts": {"onnxruntime-cpu": "passed"}, "number": number}
-    files = {GRAPH: data, CPU_PLAN: data}
-    release = write_release(chosen.store(), MODEL, files, facts, chosen.signer())
-    version = chosen.registry().register(
-        MODEL,
-        data,
-        release=release.digest,
-        tags={},
-        run_name=f"release {number}",
-        metrics={},
-        params={},
-        artifacts={},
-        numbers=Numbers(highest=highest_number(journal.read(MODEL))),
-    )
-    return ReleaseRef(release.model, version, release.digest)
+    return release_numbered(settings(), number)
 
 
 def prepare() -> None:
     """Fill this process's empty workspace."""
     store = settings().store()
-    digest = sha256(_SPEC.encode())
-    store.put(layout.registration_file(MODEL, digest, "spec.yaml"), _SPEC.encode())
+    digest = sha256(SPEC.encode())
+    store.put(layout.registration_file(MODEL, digest, "spec.yaml"), SPEC.encode())
     store.put(layout.registration_in_use(MODEL), canonical({"version": 1, "digest": digest}))
     base = None
     for number in (1, 2, 3):
@@ -105,7 +66,7 @@ def prepare() -> None:
 
 def registered(number: int) -> ReleaseRef:
     """Return the release of a number as it was registered."""
-    chosen, data = settings(), sha256(graph(number))
+    chosen, data = settings(), sha256(numbered_graph(number))
     for version in chosen.registry().versions(MODEL):
         if version.release is not None:
             release = chosen.release(MODEL, version.release)

@@ -15,24 +15,20 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from onnx import TensorProto, helper
-
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.orchestration.commands import ROOT, run_python
 from benchmarks.orchestration.served import MODEL, REGISTRATION, SPEC
+from benchmarks.orchestration.tiny_releases import release_numbered
 from flows.queries.views import all_models
 from flows.reconcile import reconcile
 from flows.rollback import rollback
 from infra.canonical import Json, canonical, sha256
-from infra.releases import write_release
 from infra.run_scope import run_scope
 from infra.settings import Settings, use_workspace
 from infra.stores import layout
 from tasks.promotion import journal
 from tasks.promotion.acts.promoting import promote
 from tasks.promotion.ledger import EntryKind, body
-from tasks.promotion.release import CPU_PLAN, GRAPH
-from tasks.records import ReleaseRef
 
 SHORT, LONG, QUICK_LONG = 10, 5000, 500
 """Entries of the ledgers."""
@@ -95,37 +91,11 @@ def prepare(chosen: Settings, entries: int) -> None:
     store.put(layout.registration_file(MODEL, REGISTRATION, "spec.yaml"), SPEC.encode())
     store.put(layout.registration_in_use(MODEL), canonical({"version": 1, "digest": REGISTRATION}))
     with run_scope():
-        first = _released(chosen, 1)
+        first = release_numbered(chosen, 1)
         promote(first, None, "a person", "the first")
-        promote(_released(chosen, 2), first.version, "a person", "the second")
+        promote(release_numbered(chosen, 2), first.version, "a person", "the second")
         for number in range(len(journal.read(MODEL)), entries):
             journal.commit(MODEL, _decided, number)
-
-
-def _released(chosen: Settings, number: int) -> ReleaseRef:
-    graph = _graph(number)
-    facts: dict[str, Json] = {"verdicts": {"onnxruntime-cpu": "passed"}, "number": number}
-    files = {GRAPH: graph, CPU_PLAN: graph}
-    release = write_release(chosen.store(), MODEL, files, facts, chosen.signer())
-    version = chosen.registry().register(
-        MODEL,
-        graph,
-        release=release.digest,
-        tags={},
-        run_name=f"release {number}",
-        metrics={},
-        params={},
-        artifacts={},
-    )
-    return ReleaseRef(release.model, version, release.digest)
-
-
-def _graph(number: int) -> bytes:
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", number]) for name in "xy"]
-    node = helper.make_node("Relu", ["x"], ["y"])
-    graph = helper.make_graph([node], "relu", value[:1], value[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    return bytes(model.SerializeToString())
 
 
 def _decided(_: object, number: int) -> dict[str, Json]:
