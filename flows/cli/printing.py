@@ -92,7 +92,7 @@ def models(views: Sequence[Any]) -> None:
     if not views:
         console.print("no models yet: add one with `requant model add SPEC.yaml`")
         return
-    table = _table("model", "task", "champion", "last decision", "waiting", "schedule")
+    table = new_table("model", "task", "champion", "last decision", "waiting", "schedule")
     for view in views:
         decision = view.last_decision.reason if view.last_decision else "none yet"
         waiting = ", ".join(entry.version for entry in view.waiting) or "-"
@@ -109,7 +109,7 @@ def models(views: Sequence[Any]) -> None:
 def recipes(views: Sequence[Any]) -> None:
     """Print a table of recipes against targets, and below it the rules behind every no."""
     targets = list(views[0].obstacles)
-    table = _table("recipe", *targets, "what it does")
+    table = new_table("recipe", *targets, "what it does")
     for view in views:
         cells = ("no" if reason else "yes" for reason in view.obstacles.values())
         table.add_row(view.name, *cells, escape(view.summary))
@@ -125,7 +125,7 @@ def evaluation(evaluated: Any) -> None:
 
     The groups are in the JSON document and in MLflow.
     """
-    table = _table("metric", "cases", "full precision", "candidate", "difference")
+    table = new_table("metric", "cases", "full precision", "candidate", "difference")
     figures = [row for row in evaluated.figures if row.group == "all"] or evaluated.figures
     for row in figures:
         name = row.metric if row.group == "all" else f"{row.group} {row.metric}"
@@ -140,7 +140,7 @@ def evaluation(evaluated: Any) -> None:
 
 def history(entries: Sequence[Any]) -> None:
     """Print a table of ledger entries, oldest first."""
-    table = _table("#", "time", "what", "version", "by", "why")
+    table = new_table("#", "time", "what", "version", "by", "why")
     for entry in entries:
         when = entry.time.strftime("%Y-%m-%d %H:%M:%S")
         cells = (
@@ -204,7 +204,7 @@ def explanation(decision: Any) -> None:
         console.print(f"held back     {escape(decision.held)}")
     console.print(f"restraint     {escape(decision.restraint)}")
     console.print(f"false alarms  {escape(decision.false_alarms)}")
-    table = _table(
+    table = new_table(
         "detector", "of", "requests", "e-value since promotion", "e-detector", "needed", "alarm"
     )
     for stream in decision.evidence:
@@ -271,7 +271,7 @@ def lineage(graph: Any) -> None:
     """Print one line a thing, from traffic to versions, with what it was made from."""
     from tasks.lineage import ordered
 
-    table = _table("what", "digest", "made from", "facts")
+    table = new_table("what", "digest", "made from", "facts")
     for node in ordered(graph):
         sources = ", ".join(
             f"{kind} {digest[:12]}" for kind, digest in _named(graph.sources.get(node.name, ()))
@@ -311,7 +311,7 @@ def outcome(result: Any) -> None:
 
 
 def _candidates(candidates: Sequence[Any]) -> Table:
-    table = _table("candidate", "verdicts", "runs as asked", "why")
+    table = new_table("candidate", "verdicts", "runs as asked", "why")
     for candidate in candidates:
         verdicts = ", ".join(
             f"{report.target} {report.verdict.value}" for report in candidate.reports
@@ -366,7 +366,7 @@ def story(demo: Any) -> None:
         )
         for line in scene.lines:
             console.print(f"   {escape(line)}")
-    table = _table(
+    table = new_table(
         "model",
         "new traffic",
         "metric",
@@ -394,7 +394,29 @@ def story(demo: Any) -> None:
     console.print(f"\n{verdict} in {demo.seconds:.0f} s")
 
 
-def _table(*columns: str) -> Table:
+def routing(shown: Any) -> None:
+    """Print quality against cost."""
+    say(
+        f"{shown.model}, version {shown.version}: {shown.quality} of {shown.cases} golden cases, "
+        f"by {shown.measure}; each threshold is judged on cases that it was not chosen on"
+    )
+    table = new_table("budget", "routed", "quality", "at random", "at best", "won back", "cost")
+    for point in shown.points:
+        won = "" if point.won_back is None else f"{point.won_back:.0%}"
+        table.add_row(
+            f"{point.budget:.0%}",
+            f"{point.routed:.1%}",
+            f"{point.quality:.4f}",
+            f"{point.random:.4f}",
+            f"{point.best:.4f}",
+            won,
+            f"{point.cost:.2f}",
+        )
+    console.print(table)
+
+
+def new_table(*columns: str) -> Table:
+    """Return an empty table of the form that all commands have."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

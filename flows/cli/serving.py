@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.application import app
-from flows.cli.options import Json
+from flows.cli.options import Json, Model
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 
@@ -40,6 +40,18 @@ def serve(
     serve(
         settings(), models or (), lambda serving: printing.emit(serving, as_json, printing.fields)
     )
+
+
+@app.command()
+def routing(model: Model, as_json: Json = False) -> None:
+    """Show quality against cost when the champion's unsure answers go to full precision.
+
+    Beside it: as many routed at random, and by somebody who knew which gain.
+    """
+    from flows.cli import printing
+    from flows.queries.routing import routing_curve
+
+    printing.emit(routing_curve(model), as_json, printing.routing)
 
 
 @app.command()

@@ -23,9 +23,10 @@ from flows.gateway.fronts import LanguageFront
 from flows.gateway.openai_routes import answering, json_response, problem_of, read_body
 from flows.gateway.pieces import TextPieces
 from infra.errors import BadInput
-from infra.gateway.application import Gateway, context_of
+from infra.gateway.application import Gateway, asking_of
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
+from infra.gateway.steering.destination import Destination
 from tasks.models.language.generation import Sampling
 from tasks.transcripts import Turn, write_transcript
 
@@ -140,7 +141,7 @@ class _Answer:
 
     asked: ChatRequest | CompletionRequest
     endpoint: Endpoint
-    release: ServedRelease
+    destination: Destination
     prompt: list[int]
     context: Mapping[str, str]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -148,6 +149,11 @@ class _Answer:
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = 0
     reason: str = "length"
+
+    @property
+    def release(self) -> ServedRelease:
+        """Return what answers."""
+        return self.destination.release
 
     async def pieces(self) -> AsyncIterator[str]:
         """Yield the text as it is written, and sample the request once it is."""
@@ -167,9 +173,12 @@ class _Answer:
             yield rest
         if pieces.stopped or self.tokens < most:
             self.reason = "stop"
-        took = (time.perf_counter() - self.began) * 1e3
+        took = time.perf_counter() - self.began
         kept = self.asked.answered(pieces.text)
-        self.endpoint.sample(self.release, [kept], self.context, self.id, took)
+        self.endpoint.metrics.steered(
+            self.endpoint.model, self.destination.tier, self.destination.why, took
+        )
+        self.endpoint.sample(self.release, [kept], self.context, self.id, took * 1e3)
 
     def document(self, choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
         """Return OpenAI's envelope of one choice."""
@@ -181,6 +190,11 @@ class _Answer:
             "created": self.created,
             "model": self.asked.model,
             "system_fingerprint": self.release.digest[:16],
+            "release": {
+                "version": self.release.version,
+                "tier": self.destination.tier,
+                "routed": self.destination.why,
+            },
             "choices": [{"index": 0, "logprobs": None, **choice}],
         }
 
@@ -254,10 +268,11 @@ async def _answer(
     asked = read_body(kind, body)
     asked.require_known()
     endpoint = gateway.endpoint(asked.model)
-    release = endpoint.current()
-    front = _front(release)
-    context = context_of({"tenant": asked.user}, request.headers)
-    answer = _Answer(asked, endpoint, release, front.prompt(asked.text), context)
+    champion = endpoint.current()
+    asking = asking_of({"tenant": asked.user}, request.headers)
+    prompt = _front(champion).prompt(asked.text)
+    destination = endpoint.steering.destination(champion, asking, len(prompt))
+    answer = _Answer(asked, endpoint, destination, prompt, asking.context)
     if not asked.stream:
         return asked.model, json_response(await answer.whole())
     stream = StreamingResponse(answer.events(), media_type="text/event-stream")

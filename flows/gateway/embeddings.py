@@ -14,7 +14,7 @@ from starlette.routing import Route
 from flows.gateway.fronts import LanguageFront, TextFront
 from flows.gateway.openai_routes import answering, json_response, read_body
 from infra.errors import BadInput
-from infra.gateway.application import Gateway, context_of
+from infra.gateway.application import Gateway, asking_of
 
 
 class EmbeddingsRequest(BaseModel):
@@ -54,9 +54,10 @@ async def _embed(gateway: Gateway, request: Request, body: bytes) -> tuple[str, 
     if not isinstance(front, TextFront) or isinstance(front, LanguageFront):
         raise BadInput(f"{asked.model} embeds no texts: ask it at /v2/models/{asked.model}/infer")
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    context = context_of({"tenant": asked.user}, request.headers)
-    release, outputs = await endpoint.infer({"text": np.asarray(texts, dtype=object)}, context)
-    rows, tokens = next(iter(outputs.values())), front.count(texts)
+    asking = asking_of({"tenant": asked.user}, request.headers)
+    answered = await endpoint.infer({"text": np.asarray(texts, dtype=object)}, asking)
+    release, destination = answered.release, answered.destination
+    rows, tokens = next(iter(answered.outputs.values())), front.count(texts)
     document = {
         "object": "list",
         "model": asked.model,
@@ -69,7 +70,12 @@ async def _embed(gateway: Gateway, request: Request, body: bytes) -> tuple[str, 
             for place, row in enumerate(rows)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "release": {"version": release.version, "digest": release.digest},
+        "release": {
+            "version": release.version,
+            "digest": release.digest,
+            "tier": destination.tier,
+            "routed": destination.why,
+        },
     }
     return asked.model, json_response(document)
 

@@ -28,6 +28,8 @@ from infra.gateway.open_inference import (
     render_answer,
 )
 from infra.gateway.signature import TensorSignature
+from infra.gateway.steering.destination import Asking
+from infra.gateway.steering.router import wish_of
 from infra.telemetry import CONTENT_TYPE
 
 CONTEXT = ("tenant", "domain", "language", "label")
@@ -139,13 +141,15 @@ class Gateway:
     async def _infer(self, request: Request, endpoint: Endpoint) -> Response:
         length = _header_length(request)
         asked = parse_request(await self.body(request), length)
-        release, outputs = await endpoint.infer(
+        answered = await endpoint.infer(
             asked.inputs,
-            context_of(asked.parameters, request.headers),
+            asking_of(asked.parameters, request.headers),
             id=asked.id,
             version=request.path_params.get("version"),
         )
-        answer = InferenceAnswer(asked.id, release.model, release.version, release.digest, outputs)
+        release, destination = answered.release, answered.destination
+        told = {"release": release.digest, "tier": destination.tier, "routed": destination.why}
+        answer = InferenceAnswer(asked.id, release.model, release.version, told, answered.outputs)
         body, length = render_answer(answer, asked)
         if length is None:
             return Response(body, media_type="application/json")
@@ -215,6 +219,15 @@ def context_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> dic
     """Return what a caller said of a request beside its input."""
     named = {name: parameters.get(name) or headers.get(f"x-{name}") for name in CONTEXT}
     return {name: str(value) for name, value in named.items() if value}
+
+
+def asking_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> Asking:
+    """Return what a caller said of a request, and the tier that it wishes for.
+
+    Raises:
+        BadInput: There is no such tier.
+    """
+    return Asking(context_of(parameters, headers), wish_of(parameters, headers))
 
 
 def _header_length(request: Request) -> int | None:

@@ -6,8 +6,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from infra.errors import NotFound, Unavailable
 from infra.gateway.batching import DynamicBatcher
@@ -15,10 +16,25 @@ from infra.gateway.capture import Capture, ServedExchange
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.open_inference import Tensors
 from infra.gateway.release import ServedRelease
+from infra.gateway.steering.destination import Asking, Destination, Steering
+from infra.gateway.steering.router import length_of
 
 
 class TooSlow(Unavailable):
     """The answer did not come within the time that requests are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a request got."""
+
+    destination: Destination
+    outputs: Tensors
+
+    @property
+    def release(self) -> ServedRelease:
+        """Return what answered."""
+        return self.destination.release
 
 
 @dataclass(slots=True)
@@ -31,6 +47,7 @@ class Endpoint:
     capture: Capture[ServedExchange] | None = None
     timeout_s: float = 30.0
     release: ServedRelease | None = None
+    steering: Steering = field(default_factory=Steering)
     reason: str = "no version is champion yet"  # why nothing, or not the champion, answers
 
     def publish(self, release: ServedRelease) -> None:
@@ -61,35 +78,48 @@ class Endpoint:
         return release
 
     async def infer(
-        self,
-        tensors: Tensors,
-        context: Mapping[str, str],
-        *,
-        id: str = "",
-        version: str | None = None,
-    ) -> tuple[ServedRelease, Tensors]:
-        """Answer one request, and sample it.
+        self, tensors: Tensors, asking: Asking, *, id: str = "", version: str | None = None
+    ) -> Answered:
+        """Answer one request, by the tier that it belongs to, and sample it.
 
         Raises:
-            BadInput: The model does not read the tensors.
+            BadInput: The model does not read the tensors, or has no such tier.
             Overloaded: Too many requests wait.
             TooSlow: It took longer than a request is given.
             Unavailable: No release answers.
         """
-        release, began = self.current(version), time.perf_counter()
-        feeds = release.front.feeds(tensors)
-        release.signature.check(feeds)
+        champion, began = self.current(version), time.perf_counter()
+        feeds = champion.front.feeds(tensors)
+        champion.signature.check(feeds)
+        destination = Destination(champion)
+        if version is None:
+            destination = self.steering.destination(champion, asking, length_of(feeds))
         try:
             async with asyncio.timeout(self.timeout_s):
-                outputs = await self.batcher.run(release, feeds)
+                answered = await self._steered(destination, asking, feeds, again=version is None)
         except TimeoutError:
             raise TooSlow(
                 f"{self.model} did not answer within {self.timeout_s:g} s: send it again, or fewer "
                 "at a time"
             ) from None
-        took = (time.perf_counter() - began) * 1e3
-        self.sample(release, lambda: release.front.payloads(tensors), context, id, took)
-        return release, outputs
+        seconds = time.perf_counter() - began
+        self.metrics.steered(
+            self.model, answered.destination.tier, answered.destination.why, seconds
+        )
+        release = answered.release
+        payloads = partial(release.front.payloads, tensors)
+        self.sample(release, payloads, asking.context, id, seconds * 1e3)
+        return answered
+
+    async def _steered(
+        self, destination: Destination, asking: Asking, feeds: Tensors, *, again: bool
+    ) -> Answered:
+        """Let a tier answer, and the higher one again where that answer is unsure."""
+        outputs = await self.batcher.run(destination.release, feeds)
+        further = self.steering.again(destination, asking, outputs) if again else None
+        if further is None:
+            return Answered(destination, outputs)
+        return Answered(further, await self.batcher.run(further.release, feeds))
 
     def sample(
         self,

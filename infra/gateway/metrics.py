@@ -40,6 +40,13 @@ class GatewayMetrics:
             model,
             registry=self._registry,
         )
+        self._tier = Histogram(
+            "requant_gateway_tier_seconds",
+            "From reading a request to its answer, by the tier that answered, and why that one.",
+            (*model, "tier", "why"),
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
         self._waiting = Gauge(
             "requant_gateway_waiting_requests",
             "Requests that wait for a run to begin.",
@@ -75,6 +82,10 @@ class GatewayMetrics:
         """Count one answer."""
         self._requests.labels(model, str(code)).inc()
         self._seconds.labels(model).observe(seconds)
+
+    def steered(self, model: str, tier: str, why: str, seconds: float) -> None:
+        """Count one answer of a tier; `why` is empty where no rule sent it elsewhere."""
+        self._tier.labels(model, tier, why).observe(seconds)
 
     def ran(self, model: str, rows: int, seconds: float) -> None:
         """Count one run of the engine."""

@@ -42,7 +42,7 @@ class InferenceAnswer:
     id: str
     model: str
     version: str
-    release: str  # the digest of what answered
+    parameters: Mapping[str, str]  # digest and tier of what answered; empty ones are left out
     outputs: Tensors
 
 
@@ -112,7 +112,7 @@ def render_answer(answer: InferenceAnswer, request: InferenceRequest) -> tuple[b
             **({"id": answer.id} if answer.id else {}),
             "model_name": answer.model,
             "model_version": answer.version,
-            "parameters": {"release": answer.release},
+            "parameters": {name: value for name, value in answer.parameters.items() if value},
             "outputs": entries,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,

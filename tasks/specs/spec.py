@@ -19,6 +19,7 @@ from infra.errors import BadInput
 from infra.identifiers import ModelName
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.preprocess import PreprocessSpec
+from tasks.specs.serving import ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
 from tasks.specs.yaml_text import read_yaml
@@ -141,6 +142,8 @@ class Budgets(_SpecModel):
 
 OF_GENERATION = ("ttft_ratio", "prefill_throughput_ratio", "decode_throughput_ratio")
 """Budgets of language models alone."""
+SCORED = frozenset({Task.IMAGE_CLASSIFICATION})
+"""Tasks whose output is a score for each class, which tells how sure an answer is."""
 CONTROLS = frozenset({"accuracy", "recall", "exact-match", "word-accuracy"})
 """What full precision is held to, as the task has it; a custom task has metrics of its own."""
 
@@ -291,6 +294,7 @@ class ModelSpec(_SpecModel):
     # Read by every scheduled run, each file once: docs/traffic.md.
     sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
     approval: Literal["auto", "manual"] = "auto"
+    serving: ServingSpec | None = None  # tiers of the gateway: docs/serving.md
     # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
     cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")
 
@@ -335,6 +339,18 @@ class ModelSpec(_SpecModel):
             raise ValueError(
                 f"budgets.{bounded[0]} is about writing tokens, which {self.task} does not do: "
                 "leave it out, and bound latency_ratio"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _routing_fits_task(self) -> Self:
+        routing = self.serving.routing if self.serving else None
+        if routing is None or not routing.least_confident or self.task in SCORED:
+            return self
+        if self.task is not Task.CUSTOM or routing.output is None:
+            raise ValueError(
+                f"serving.routing.least_confident wants scores of classes, and {self.task} has "
+                "none of its own: leave it out, or name the output of a custom task"
             )
         return self
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from examples.rows import CorpusRow, Payload, write
-from flows.orchestration.services import GATEWAY, listen, started
 from infra.settings import Settings
 from tasks.models.golden import write_golden
 from tasks.promotion import journal, ledger
@@ -28,10 +25,10 @@ from tasks.promotion.acts.promoting import promote, roll_back
 from tasks.promotion.ledger import EntryKind
 from tasks.records import GoldenCase, ReleaseRef
 from tests.custom_models import ranker, records, write_model
+from tests.integration.gateways import Served, serving, until
 from tests.integration.releases import flip, released
 from tests.language_folders import write_folder
 
-WITHIN_S = 20.0
 SPEAKER = {
     "version": 1,
     "name": "speaker",
@@ -52,25 +49,6 @@ SPEAKER = {
 Tensors = Mapping[str, NDArray[Any]]
 CASES = records(8, seed=5)
 BATCH = {name: np.stack([case[name] for case in CASES]) for name in CASES[0]}
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A gateway that answers, and the ledger behind it."""
-
-    settings: Settings
-    address: str
-    headers: dict[str, str]
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.address}{path}", headers=self.headers)
-
-    def version(self) -> str:
-        return str(self.get("/v2/models/ranker").json().get("versions", [""])[0])
-
-    def metric(self, line: str) -> float:
-        lines = self.get("/metrics").text.splitlines()
-        return next((float(item.split()[-1]) for item in lines if item.startswith(line)), 0.0)
 
 
 def champion(settings: Settings, seed: int) -> ReleaseRef:
@@ -105,14 +83,6 @@ def current_graph(model: str) -> bytes:
     return bytes(open_model(model).graph.SerializeToString())
 
 
-def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds, or fail."""
-    deadline = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never held"
-        time.sleep(0.05)
-
-
 def expected(seed: int, feeds: Tensors) -> NDArray[Any]:
     import onnxruntime as ort
 
@@ -137,12 +107,7 @@ def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]
     champion(settings, 1)
     speak = released(settings, 0.0, "speaker", plan=current_graph("speaker"))
     promote(speak, None, "tester", "it passed")
-    environment = {"REQUANT_GATEWAY_CAPTURE": "1.0"}
-    opened = listen(settings.model_copy(update={"gateway_port": 0}), GATEWAY)
-    with started(settings, {GATEWAY: opened}, environment=environment) as (gateway,):
-        headers = {"Authorization": f"Bearer {settings.secret().key}"}
-        served = Served(settings, gateway.address, headers)
-        until(lambda: served.get("/v2/health/ready").status_code == 200)
+    with serving(settings, REQUANT_GATEWAY_CAPTURE="1.0") as served:
         yield served
 
 
@@ -173,6 +138,7 @@ def test_tritons_client_gets_what_the_champions_graph_computes(
     response = answer.get_response()
     assert response["model_version"] == served.version()
     assert response["parameters"]["release"]
+    assert response["parameters"]["tier"] == "routine"
 
 
 def test_metadata_names_tensors_version_and_release(served: Served) -> None:

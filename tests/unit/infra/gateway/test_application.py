@@ -94,7 +94,7 @@ def test_an_answer_names_the_request_the_version_and_the_release() -> None:
         {"name": "y", "shape": [1, 2], "datatype": "FP32", "data": [2.0, 4.0]}
     ]
     assert (document["id"], document["model_version"]) == ("mine", "7")
-    assert document["parameters"] == {"release": "d" * 64}
+    assert document["parameters"] == {"release": "d" * 64, "tier": "routine"}
 
 
 @pytest.mark.parametrize(

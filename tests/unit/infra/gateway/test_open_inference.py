@@ -49,7 +49,7 @@ def test_a_tensor_comes_back_bit_for_bit_in_json_and_in_bytes(
     asked = parse_request(*body(values, binary))
     assert asked.inputs["x"].dtype == values.dtype
     assert np.array_equal(asked.inputs["x"], values)
-    answer = InferenceAnswer("", "m", "1", "d" * 64, {"y": values})
+    answer = InferenceAnswer("", "m", "1", {"release": "d" * 64}, {"y": values})
     wanted = InferenceRequest("", asked.inputs, {"y": binary}, False, {})
     written, length = render_answer(answer, wanted)
     document = orjson.loads(written[:length])
@@ -137,14 +137,16 @@ def test_the_length_of_an_earlier_call_does_not_cut_a_body_of_json(stale: int) -
 
 
 def test_an_unknown_output_is_told_with_those_that_there_are() -> None:
-    answer = InferenceAnswer("", "m", "1", "d", {"y": np.zeros(1, np.float32)})
+    answer = InferenceAnswer("", "m", "1", {"release": "d"}, {"y": np.zeros(1, np.float32)})
     asked = InferenceRequest("", {}, {"z": False}, False, {})
     with pytest.raises(BadInput, match="no output z: the model has y"):
         render_answer(answer, asked)
 
 
 def test_what_is_no_number_becomes_null() -> None:
-    answer = InferenceAnswer("", "m", "1", "d", {"y": np.array([np.nan, np.inf], np.float32)})
+    answer = InferenceAnswer(
+        "", "m", "1", {"release": "d"}, {"y": np.array([np.nan, np.inf], np.float32)}
+    )
     asked = InferenceRequest("", {}, None, False, {})
     (output,) = orjson.loads(render_answer(answer, asked)[0])["outputs"]
     assert output["data"] == [None, None]

@@ -1,0 +1,1 @@
+"""The spec's tiers, limits and deliveries, brought to the gateway."""

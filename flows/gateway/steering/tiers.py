@@ -1,0 +1,105 @@
+"""A model's higher tier, opened as its spec says, and the rules that send requests there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.gateway.fronts import open_front
+from flows.gateway.steering.opening import open_release
+from infra.gateway.release import ServedRelease
+from infra.gateway.signature import read_signature
+from infra.gateway.steering.destination import Steering
+from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
+from infra.settings import Settings
+from tasks.models.catalog import RegisteredModel
+from tasks.models.inputs import run_all
+from tasks.models.source_files import FULL_PRECISION
+from tasks.promotion.ledger import LedgerEntry, previous
+from tasks.serving.confidence import Measure, confidence, threshold
+from tasks.specs.serving import RoutingSpec
+
+REFERENCE = "full-precision"
+"""The version that answers of the full-precision tier name."""
+CALIBRATION_CASES = 512
+"""Golden cases, at most, that the threshold is chosen on at each swap."""
+
+
+def open_tiers(
+    steering: Steering,
+    settings: Settings,
+    registered: RegisteredModel,
+    champion: ServedRelease,
+    entries: Sequence[LedgerEntry],
+) -> None:
+    """Give a model the higher tier and the rules of its spec; none where it has no such section.
+
+    Without a champion before this one, there is no tier `previous` yet.
+    """
+    serving = registered.spec.serving
+    routing = serving.routing if serving else None
+    if routing is None:
+        steering.higher = steering.router = None
+        return
+    higher: ServedRelease | None = None
+    if routing.to == REFERENCE:
+        higher = open_reference(registered)
+    elif (before := previous(entries)) is not None:
+        higher = open_release(settings, registered, before)
+    steering.router = open_router(routing, registered, champion)
+    steering.higher = higher
+
+
+def open_reference(registered: RegisteredModel) -> ServedRelease:
+    """Load the full-precision graph as a release of its own."""
+    engine = registered.reference
+    return ServedRelease(
+        registered.name,
+        REFERENCE,
+        registered.source,
+        "onnxruntime-cpu",
+        engine,
+        read_signature(registered.file(FULL_PRECISION)),
+        open_front(registered.spec, registered.inputs, registered.layout, engine),
+    )
+
+
+def open_router(
+    routing: RoutingSpec, registered: RegisteredModel, release: ServedRelease
+) -> Router:
+    """Return the rules, with the threshold of this release's own golden answers."""
+    rules = RoutingRules(
+        frozenset(routing.tenants), frozenset(routing.domains), routing.longer_than
+    )
+    if not routing.least_confident:
+        return Router(rules)
+    output = routing.output or registered.inputs.output
+    payloads = [case.payload for case in registered.golden.cases[:CALIBRATION_CASES]]
+    scores = golden_scores(registered, release, output, payloads)
+    below = threshold(confidence(scores, routing.measure), routing.least_confident)
+    ask = partial(_sure, output, routing.measure)
+    return Router(rules, UnsureAnswers(ask, below, routing.least_confident))
+
+
+def golden_scores(
+    registered: RegisteredModel, release: ServedRelease, output: str, payloads: list[Any]
+) -> NDArray[np.float32]:
+    """Return a release's scores of golden cases, [cases, classes]."""
+    if output == registered.inputs.output:
+        return run_all(release.engine, registered.inputs, payloads)
+    rows: dict[int, NDArray[np.float32]] = {}
+    for batch in registered.inputs.batches(payloads):
+        scores = release.engine.run(batch.feeds)[output]
+        rows.update(zip(batch.cases.tolist(), scores, strict=True))
+    return np.stack([rows[place] for place in range(len(payloads))])
+
+
+def _sure(
+    output: str, measure: Measure, outputs: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float64]:
+    scores = outputs[output]
+    return confidence(scores.reshape(len(scores), -1), measure)

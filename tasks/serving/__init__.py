@@ -1,0 +1,1 @@
+"""Decisions about what is served: pure functions over what was measured."""
