@@ -17,6 +17,7 @@ MODULES: Mapping[str, str] = {
     "fidelity": "benchmarks.quantization.fidelity",
     "latency": "benchmarks.quantization.latency",
     "int8-kernels": "benchmarks.kernels.int8_kernels",
+    "gpu-observe": "benchmarks.kernels.gpu_observe",
     "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",

@@ -6,19 +6,21 @@ Both count the same bits. The same values give the same counts, extremes and row
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.numerics.histogram import BINS, ExponentHistogram, with_one_nan
+from tasks.numerics.device_histogram import count_bins, count_matrix
+from tasks.numerics.histogram import ExponentHistogram, with_one_nan
 
 if TYPE_CHECKING:
     import torch
 
 Values: TypeAlias = "NDArray[np.float32] | torch.Tensor"
-"""Activations on the host, or float32 on a device."""
+"""Activations on the host, or float32 or bfloat16 on a device."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,13 +36,23 @@ class Counted:
 
 
 def count(values: Values, channel_axis: int) -> Counted:
-    """Count float32 values [cases, ...] into a histogram, with extremes per channel.
+    """Count values [cases, ...] into a histogram, with extremes per channel.
 
     Channels are the last axis (-1) or the second (1).
     """
+    return start(values, channel_axis)()
+
+
+def start(values: Values, channel_axis: int) -> Callable[[], Counted]:
+    """Start to count values as `count` does, and return what waits for the result.
+
+    A device counts on while the caller queues more work behind it; it must not change the values
+    before it has the result.
+    """
     if isinstance(values, np.ndarray):
-        return _count_on_host(values, channel_axis)
-    return _count_on_device(values, channel_axis)
+        counted = _count_on_host(values, channel_axis)
+        return lambda: counted
+    return _start_on_device(values, channel_axis)
 
 
 def divide(values: Values, smoothing_scales: NDArray[np.float32], channel_axis: int = -1) -> Values:
@@ -78,7 +90,7 @@ def on_host(values: Values) -> NDArray[np.float32]:
 
     The sign and payload of a NaN depend on who computed it.
     """
-    array = values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
+    array = values if isinstance(values, np.ndarray) else np.asarray(values.float().cpu().numpy())
     return np.where(np.isnan(array), np.float32(np.nan), array)
 
 
@@ -95,19 +107,31 @@ def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
     return Counted(histogram, low, high, broken)
 
 
-def _count_on_device(values: torch.Tensor, channel_axis: int) -> Counted:
+def _start_on_device(values: torch.Tensor, channel_axis: int) -> Callable[[], Counted]:
     """Count as on the host: integers add exactly in any order, so that threads change nothing."""
+    values = values.contiguous()
+    rows = None
+    if channel_axis % values.ndim == values.ndim - 1 and values.is_cuda:
+        rows = count_matrix(values.view(-1, values.shape[-1])) if values.numel() else None
+    if rows is not None:
+        return lambda: _counted(values, rows.bins, *rows.channels())
+    bins = count_bins(values.view(-1))
+    extremes = _extremes(values, _others(values.ndim, channel_axis))
+    return lambda: _counted(values, bins, *(on_host(extreme) for extreme in extremes))
+
+
+def _counted(
+    values: torch.Tensor,
+    bins: torch.Tensor,
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+) -> Counted:
+    """Fetch what was counted; only infinities and NaN make it read the values again."""
     import torch
 
-    flat = values.contiguous().view(-1)
-    bins = torch.bitwise_and(torch.bitwise_right_shift(flat.view(torch.int32), 20), 0x7FF)
-    counts = with_one_nan(torch.bincount(bins, minlength=BINS).cpu().numpy())
-    low, high = (
-        on_host(extreme) for extreme in _extremes(values, _others(values.ndim, channel_axis))
-    )
-    largest = _largest(low, high)
+    counts, largest = with_one_nan(bins.cpu().numpy()), _largest(low, high)
     if not np.isfinite(largest):
-        finite = flat[torch.isfinite(flat)]
+        finite = values[torch.isfinite(values)]
         largest = float(finite.abs().max()) if finite.numel() else 0.0
     histogram = ExponentHistogram(counts, largest)
     broken = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.observation.counting import Values, count, divide, on_host, take, take_pixels
+from tasks.observation.counting import Counted, Values, divide, on_host, start, take, take_pixels
 
 ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
@@ -74,6 +74,8 @@ class Observer:
         self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
         self._broken: dict[str, Counter[int]] = {site.name: Counter() for site in sites}
+        # Fetches what a device still counts: of one site, while the next is queued.
+        self._fetch: Callable[[], None] | None = None
 
     def update(
         self,
@@ -107,6 +109,8 @@ class Observer:
 
     def merge(self, other: Observer) -> None:
         """Take in what an observer of other cases saw, with the same sites and scales."""
+        self._settle()
+        other._settle()
         for site in self._sites:
             name = site.name
             self._histograms[name] += other._histograms[name]
@@ -118,6 +122,7 @@ class Observer:
 
     def result(self) -> dict[str, SiteObservation]:
         """Return everything seen so far, by site name."""
+        self._settle()
         return {site.name: self._site(site) for site in self._sites}
 
     def _site(self, site: Site) -> SiteObservation:
@@ -137,9 +142,8 @@ class Observer:
     ) -> None:
         if site.name in self._smoothing_scales:
             values = divide(values, self._smoothing_scales[site.name], 1)
-        self._count(site, values, 1, cases)
-        if numbered.keys is not None:
-            self._keep_rows(site, numbered.keys, on_host(take_pixels(values, numbered.chosen)))
+        kept = None if numbered.keys is None else take_pixels(values, numbered.chosen)
+        self._count(site, values, 1, cases, numbered.keys, kept)
 
     def _add_rows(self, site: Site, values: Values, numbered: _Rows) -> None:
         rows = values.reshape(-1, values.shape[-1])
@@ -147,28 +151,51 @@ class Observer:
             rows = take(rows, numbered.real)
         if site.name in self._smoothing_scales:
             rows = divide(rows, self._smoothing_scales[site.name])
-        self._count(site, rows, -1, numbered.owners)
         if numbered.keys is not None:
-            self._keep_rows(site, numbered.keys, on_host(take(rows, numbered.chosen)))
-        else:
-            values = on_host(rows)
-            keys = _mix(_content(values))
-            chosen = np.argsort(keys, kind="stable")[: self._most]
-            self._keep_rows(site, keys[chosen], values[chosen])
+            kept = take(rows, numbered.chosen)
+            self._count(site, rows, -1, numbered.owners, numbered.keys, kept)
+            return
+        values = on_host(rows)
+        keys = _mix(_content(values))
+        chosen = np.argsort(keys, kind="stable")[: self._most]
+        self._count(site, rows, -1, None, keys[chosen], values[chosen])
 
     def _count(
-        self, site: Site, values: Values, channel_axis: int, cases: NDArray[np.int64] | None
+        self,
+        site: Site,
+        values: Values,
+        channel_axis: int,
+        cases: NDArray[np.int64] | None,
+        keys: NDArray[np.uint64] | None = None,
+        kept: Values | None = None,
     ) -> None:
-        """Count values [cases, ...] into the site's histogram and extremes.
+        """Start to count values [cases, ...] and to keep rows, and fetch the site before."""
+        counting = start(values, channel_axis)
+        owners = np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
+
+        def fetch() -> None:
+            self._add(site, counting(), owners)
+            if keys is not None and kept is not None:
+                self._keep_rows(site, keys, on_host(kept))
+
+        self._settle()
+        if isinstance(values, np.ndarray):
+            fetch()
+        else:
+            self._fetch = fetch
+
+    def _settle(self) -> None:
+        if self._fetch is not None:
+            fetch, self._fetch = self._fetch, None
+            fetch()
+
+    def _add(self, site: Site, counted: Counted, owners: NDArray[np.int64]) -> None:
+        """Add to the site's histogram and extremes.
 
         Infinities and NaN go into the account of each case.
         """
-        counted = count(values, channel_axis)
         self._histograms[site.name] += counted.histogram
         if counted.broken is not None:
-            owners = (
-                np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
-            )
             for place in np.flatnonzero(counted.broken):
                 self._broken[site.name][int(owners[place])] += int(counted.broken[place])
         self._widen(site, counted.low, counted.high)

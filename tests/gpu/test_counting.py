@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Layer, Site
+from tasks.numerics import device_histogram
 from tasks.observation.archive import dump_observation
 from tasks.observation.counting import count
 from tasks.observation.observer import Observer
@@ -72,6 +73,67 @@ def test_any_number_of_values_is_counted_exactly(size: int) -> None:
     assert left.histogram == right.histogram
     assert np.array_equal(left.low, right.low)
     assert np.array_equal(left.high, right.high)
+
+
+def drawn(rows: int, channels: int, kind: Any) -> Any:
+    """Draw magnitudes from denormal to infinite on the device, with NaN of both signs in a few."""
+    generator = torch.Generator("cuda").manual_seed(rows * channels)
+    bits = torch.randint(
+        -(1 << 31), (1 << 31) - 1, (rows, channels), device="cuda", generator=generator
+    )
+    return bits.to(torch.int32).view(torch.float32).to(kind)
+
+
+def by_torch(monkeypatch: pytest.MonkeyPatch, values: Any, axis: int) -> Any:
+    with monkeypatch.context() as patched:
+        patched.setattr(device_histogram, "_kernel", lambda values: None)
+        return count(values, axis)
+
+
+SHAPES = [(1, 8), (3, 4), (5, 7), (1000, 384), (4096, 512), (257, 1536), (64, 14336), (2, 40_960)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("finite", [True, False])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_the_kernel_counts_what_torch_counts_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], kind: Any, finite: bool, axis: int
+) -> None:
+    values = drawn(*shape, kind)
+    if finite:
+        values = torch.nan_to_num(values, 0.0, 1.0, -1.0)
+    values = values if axis == -1 else values.unsqueeze(0).transpose(1, 2).contiguous()
+    ours, theirs = count(values, axis), by_torch(monkeypatch, values, axis)
+    host = count(values.float().cpu().numpy(), axis)
+    for other in (theirs, host):
+        assert ours.histogram == other.histogram
+        for extreme in ("low", "high"):
+            left, right = getattr(ours, extreme), getattr(other, extreme)
+            assert (left + 0).tobytes() == (right + 0).tobytes()
+        assert (ours.broken is None) == (other.broken is None)
+        assert ours.broken is None or np.array_equal(ours.broken, other.broken)
+    assert ours.broken is None or not finite
+
+
+def test_the_kernel_runs_and_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(flat: Any) -> Any:
+        assert not flat.numel(), "torch counted what the kernel could have read"
+        return torch.zeros(2048, dtype=torch.int64, device=flat.device)
+
+    monkeypatch.setattr(device_histogram, "count_by_torch", forbidden)
+    for kind in (torch.float32, torch.bfloat16):
+        counted = count(torch.ones(64, 128, device="cuda", dtype=kind), -1)
+        assert counted.histogram.total == 64 * 128
+
+
+@pytest.mark.parametrize("start", range(9))
+def test_values_that_start_anywhere_in_memory_are_counted(start: int) -> None:
+    flat = drawn(1, (1 << 14) + 8, torch.bfloat16).view(-1)
+    values = flat[start : start + (1 << 14)].view(-1, 64)
+    ours, host = count(values, -1), count(values.float().cpu().numpy(), -1)
+    assert ours.histogram == host.histogram
+    assert np.array_equal(ours.low, host.low, equal_nan=True)
 
 
 @dataclass(frozen=True, slots=True)

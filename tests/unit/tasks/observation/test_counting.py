@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.graphs.sites import Layer, Site
+from tasks.numerics.device_histogram import decoded
 from tasks.observation.archive import dump_observation
 from tasks.observation.counting import count
 from tasks.observation.observer import Observer, SiteObservation
@@ -130,3 +131,40 @@ def test_the_tolerance_names_what_differs() -> None:
     assert "of the counts moved a bin" in str(why_apart(left, {"fc": shifted}))
     assert "extremes differ" in str(why_apart(left, {"fc": wide}))
     assert "the sites differ: ['other']" in str(why_apart(left, {**left, "other": site}))
+
+
+def bits_of(low: Floats, high: Floats, kind: type[np.generic]) -> NDArray[np.int16 | np.int32]:
+    """Return extremes as the device's kernel writes them, the signs of the least turned."""
+    bits = np.stack([high.view(np.uint32), low.view(np.uint32) ^ np.uint32(1 << 31)])
+    return (bits >> 16 if kind is np.int16 else bits).astype(np.uint32).astype(kind)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_the_extremes_that_the_kernel_writes_are_read(kind: type[np.generic]) -> None:
+    low = np.array([-1.5, -0.0, -np.inf, 0.0, -np.nan], np.float32)
+    high = np.array([0.0, 2.0, np.inf, np.nan, 1.0], np.float32)
+    found = decoded(bits_of(low, high, kind))  # type: ignore[arg-type]
+    nan = np.nan
+    assert np.array_equal(found[0], np.float32([-1.5, 0, -np.inf, nan, nan]), equal_nan=True)
+    assert np.array_equal(found[1], np.float32([0, 2, np.inf, nan, nan]), equal_nan=True)
+    assert not np.signbit(found[0][1])
+
+
+def test_bfloat16_is_counted_as_the_floats_that_it_stands_for() -> None:
+    """Widening is exact, and a bfloat16's bits are the upper half of the float32's."""
+    values = torch.from_numpy(activations(0)["t"]).bfloat16()
+    ours, wide = count(values, -1), count(values.float().numpy(), -1)
+    assert ours.histogram == wide.histogram
+    assert np.array_equal(ours.low, wide.low)
+    assert ours.low.dtype == ours.high.dtype == np.float32
+
+
+def test_a_site_in_flight_is_in_every_result() -> None:
+    """The last site's counts are fetched late; merging and reading wait for them."""
+    left, right = Observer((LINEAR,)), Observer((LINEAR,))
+    for number, observer in enumerate((left, right)):
+        tensors = {"t": torch.from_numpy(activations(number)["t"])}
+        observer.update(tensors, np.arange(4) + 4 * number)
+    left.merge(right)
+    assert left.result()["fc"].histogram.total == 2 * 4 * 7 * 5
+    assert left.result()["fc"].rows.shape == (2 * 4 * 7, 5)
