@@ -42,7 +42,35 @@ def load_graph(path: Path) -> onnx.ModelProto:
             inside the model's folder; when both together are more than one graph can hold.
     """
     model = read_untouched(path)
-    return inline_local_functions(model) if model.functions else model
+    if not model.functions:
+        return model
+    _spell_defaults(model)
+    return inline_local_functions(model)
+
+
+def _spell_defaults(model: onnx.ModelProto) -> None:
+    """Write what a function's attributes are by default into its calls, which onnx 1.21 forgets."""
+    functions = {(item.domain, item.name, item.overload): item for item in model.functions}
+    graphs = [model.graph.node, *(item.node for item in model.functions)]
+    while graphs:
+        for node in graphs.pop():
+            graphs += [body.node for item in node.attribute for body in (item.g, *item.graphs)]
+            function = functions.get((node.domain, node.op_type, node.overload))
+            given = {item.name for item in node.attribute}
+            defaults = function.attribute_proto if function else ()
+            node.attribute.extend(item for item in defaults if item.name not in given)
+
+
+def _name_once(graph: onnx.GraphProto) -> None:
+    """Take the names of nodes that others have before them, which runtimes refuse."""
+    met: set[str] = set()
+    for node in graph.node:
+        if node.name in met:
+            node.name = ""
+        met.add(node.name)
+        for item in node.attribute:
+            for body in (item.g, *item.graphs):
+                _name_once(body)
 
 
 def read_untouched(path: Path) -> onnx.ModelProto:
@@ -56,6 +84,7 @@ def read_untouched(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except Exception as exc:  # protobuf's and onnx's own kinds
         raise BadInput(f"source: {path} is no readable ONNX file: {_first_line(exc)}") from exc
+    _name_once(model.graph)
     outside = sum(
         _length(tensor, path) for tensor in _tensors(model.graph) if uses_external_data(tensor)
     )

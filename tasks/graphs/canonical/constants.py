@@ -14,7 +14,17 @@ from tasks.graphs.weights import constants_for
 LARGEST_GROWTH = 1 << 20
 """Values by which a folded constant may be larger than what it is made of: an expanded mask is
 better computed."""
-_UNSURE = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
+DRAWING = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+"""Operators that answer by chance."""
 _QUANTIZED = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _SCALARS = {
     "value_float": np.float32,
@@ -107,7 +117,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
     for node in reversed(graph.node):
         if wanted & set(node.output):
             kept.append(node)
-            wanted.update(node.input)
+            wanted.update(name for name in node.input if name)
             wanted.update(body_reads(node))
     if len(kept) < len(graph.node):
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
@@ -145,7 +155,7 @@ def _dense(sparse: onnx.SparseTensorProto, name: str) -> TensorProto:
 
 
 def _follows(node: onnx.NodeProto, known: set[str]) -> bool:
-    if node.op_type in _UNSURE | _QUANTIZED or not node.input:
+    if node.op_type in DRAWING | _QUANTIZED or not node.input:
         return False
     bodies = any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute)
     return not bodies and all(name in known for name in node.input if name)

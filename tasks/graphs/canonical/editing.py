@@ -92,12 +92,18 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from all_nodes(body)
 
 
+def own_names(body: onnx.GraphProto) -> set[str]:
+    """Return the tensors that a body is given, stores or makes, whatever bears the name outside."""
+    given = {item.name for item in (*body.input, *body.initializer)}
+    sparse = {item.values.name for item in body.sparse_initializer}
+    return given | sparse | {name for node in body.node for name in node.output if name}
+
+
 def body_reads(node: onnx.NodeProto) -> set[str]:
     """Return the names that a node's bodies read and do not make."""
     names: set[str] = set()
     for body in bodies(node):
-        own = {item.name for item in (*body.input, *body.initializer)}
-        own.update(name for inner in body.node for name in inner.output)
+        own = own_names(body)
         for inner in body.node:
             names.update({*inner.input, *body_reads(inner)} - own)
         names.update({item.name for item in body.output} - own)
@@ -108,13 +114,14 @@ def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Let a node, and the bodies in it, read other tensors; `names` is old -> new."""
     node.input[:] = [names.get(name, name) for name in node.input]
     for body in bodies(node):
+        own = own_names(body)
+        outer = {old: new for old, new in names.items() if old not in own}
         for inner in body.node:
-            rename_reads(inner, names)
-        made = {name for inner in body.node for name in inner.output}
+            rename_reads(inner, outer)
         for item in body.output:
-            if item.name in names and item.name not in made:
+            if item.name in outer:
                 inner = body.node.add()
-                inner.CopyFrom(onnx.helper.make_node("Identity", [names[item.name]], [item.name]))
+                inner.CopyFrom(onnx.helper.make_node("Identity", [outer[item.name]], [item.name]))
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:

@@ -12,7 +12,7 @@ from itertools import count
 import onnx
 from onnx import helper
 
-from tasks.graphs.canonical.editing import GraphEditor
+from tasks.graphs.canonical.editing import GraphEditor, all_nodes, bodies, own_names, rename_reads
 
 ENDINGS = (
     "scale", "zero_point", "quantized", "dequantized", "quantize", "dequantize", "smoothing",
@@ -22,7 +22,7 @@ ENDINGS = (
     "cache_scale", "cache_zero_point", "new", "join", "place", "read", "choose", "integer",
     "product", "divide_by_range", "largest", "least_range", "magnitude", "magnitudes",
     "no_range_of_zero", "of_token", "range_of_token", "times_range", "token_axis", "token_range",
-    "Sub", "Mul", "by", "shifted", "input", "state", "shape", "shaped", "shaper",
+    "Sub", "Mul", "by", "shifted", "input", "per_token", "state", "shape", "shaped", "shaper",
 )  # fmt: skip
 """Last parts of the names that Requant makes, behind a dot."""
 OWN = "requant."
@@ -38,6 +38,7 @@ def free_names(model: onnx.ModelProto) -> None:
     graph = model.graph
     public = {item.name for item in (*graph.input, *graph.output)}
     editor = GraphEditor(graph)
+    _part_from_weights(graph, editor)
     stems = _names(graph)
     changes: dict[str, str] = {}
     for name in sorted(stems):
@@ -49,7 +50,53 @@ def free_names(model: onnx.ModelProto) -> None:
             changes[renamed] = editor.fresh(f"{renamed.replace('.', '_')}_")
     _rename(graph, changes)
     _stand_aside(graph, public, editor)
+    _free_bodies(graph, _names(graph), editor)
     name_nodes(graph)
+
+
+def _part_from_weights(graph: onnx.GraphProto, editor: GraphEditor) -> None:
+    """Rename a node `fc` beside an `fc.weight` that is not the node's own alone.
+
+    What is made of the one, as of an activation or a table, would be made of the other too.
+    """
+    tensors = {*editor.constants, *editor.makers, *(item.name for item in graph.input)}
+    for node in graph.node:
+        weight = f"{node.name}.weight"
+        readers = editor.readers.get(weight, [])
+        own = weight in editor.constants and all(reader is node for reader in readers)
+        if weight in tensors and (not own or weight in editor.outputs):
+            node.name = editor.fresh(f"{node.name}_layer")
+
+
+def _free_bodies(graph: onnx.GraphProto, outer: set[str], editor: GraphEditor) -> None:
+    """Rename what bodies call as the graph around them does, or as Requant could call something.
+
+    Runtimes differ in what such a name means inside.
+    """
+    for node in graph.node:
+        for body in bodies(node):
+            own = own_names(body)
+            inner_nodes = {item.name for item in all_nodes(body)}
+            changes = {
+                name: editor.fresh(f"{name.replace('.', '_')}_")
+                for name in sorted(own | inner_nodes)
+                if name and (name in outer or name.startswith(OWN) or _ENDING.match(name))
+            }
+            _rename_body(body, changes)
+            _free_bodies(body, outer | own_names(body), editor)
+
+
+def _rename_body(body: onnx.GraphProto, changes: dict[str, str]) -> None:
+    if not changes:
+        return
+    for item in (*body.input, *body.initializer, *body.value_info, *body.output):
+        item.name = changes.get(item.name, item.name)
+    for sparse in body.sparse_initializer:
+        sparse.values.name = changes.get(sparse.values.name, sparse.values.name)
+    for node in body.node:
+        rename_reads(node, changes)
+        node.name = changes.get(node.name, node.name)
+        node.output[:] = [changes.get(name, name) for name in node.output]
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:

@@ -73,6 +73,7 @@ def make_canonical(model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     notes: list[str] = []
+    _spell_domain(changed)
     without_listed_initializers(changed)
     changed, raised = _raised(changed, where)
     notes += raised
@@ -128,6 +129,22 @@ def _require_floats(model: onnx.ModelProto, where: str) -> None:
             f"source: {where} is quantized already ({', '.join(present)}): a reference has to be "
             "in floating point, so register the model that it was made from"
         )
+
+
+def _spell_domain(model: onnx.ModelProto) -> None:
+    """Call ONNX's own operators by the empty domain, which "ai.onnx" is another name of."""
+    for node in all_nodes(model.graph):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+    version = opset_of(model)
+    others = [(item.domain, item.version) for item in model.opset_import]
+    del model.opset_import[:]
+    model.opset_import.extend(
+        onnx.helper.make_opsetid(domain, number)
+        for domain, number in {
+            "": version,
+            **{domain: number for domain, number in others if domain not in ("", "ai.onnx")},
+        }.items()
+    )
 
 
 def _raised(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[str]]:

@@ -15,6 +15,17 @@ from tasks.quantization.graph.recurrent import recurrent_in_floats, recurrent_in
 from tasks.quantization.graph.residuals import quantized_branches
 
 _CUTS = ("Relu", "Clip")
+_MOVING = (
+    "Flatten",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Before these ONNX Runtime moves a quantizer that stands behind them."""
 _ZERO = "requant.zero"
 
 
@@ -74,6 +85,9 @@ def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
         for node in graph.node
         if node.op_type == "QuantizeLinear" and node.input[2] in fp8
     }
+    for node in reversed(graph.node):
+        if node.op_type in _MOVING and node.output[0] in read:
+            read.add(node.input[0])
     products = stored_products(graph)
     cuts = {
         node.name

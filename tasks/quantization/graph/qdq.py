@@ -340,7 +340,7 @@ class _Writer:
 
     def _times_range(self, node: onnx.NodeProto, site: Site) -> None:
         result = node.output[0]
-        node.output[0] = f"{result}.of_token"
+        node.output[0] = f"{result}.per_token"
         self._after.setdefault(node.name, []).append(
             helper.make_node(
                 "Mul",
@@ -404,11 +404,11 @@ class _Writer:
         if holder is not None:
             self._add(name, (self._constants[holder.input[place]] + correction).astype(np.float32))
             holder.input[place] = name
-        elif node.op_type in ("Conv", "Gemm"):
+        elif node.op_type in ("Conv", "Gemm") and not any(node.input[2:]):
             self._add(name, correction.astype(np.float32))
             node.input[2:] = [name]
         else:
-            self._add_behind(node, name, correction)
+            self._add_behind(node, name, correction.reshape(self._beside_channels(layer)))
 
     def _bias_of(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int]:
         """Return the node that adds the layer's own bias, and the place of that among its inputs.
