@@ -39,6 +39,7 @@ MODULES: Mapping[str, str] = {
     "maintain": "benchmarks.orchestration.maintain",
     "ledger": "benchmarks.orchestration.ledger",
     "serving": "benchmarks.serving.throughput",
+    "fallback": "benchmarks.serving.false_fallbacks",
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)

@@ -102,6 +102,8 @@ def models(views: Sequence[Any]) -> None:
         )
     console.print(table)
     for view in views:
+        if view.serving:
+            console.print(f"{escape(view.name)}: {escape(view.serving)}")
         if view.problem:
             console.print(f"{escape(view.name)} cannot be read: {escape(view.problem)}")
 

@@ -13,6 +13,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runner import Runner
 
 from flows.deployments import maintenance_deployment, shared_deployments
+from flows.gateway.steering.incidents import ask_for_maintenance
 from flows.orchestration.services import served_mark
 from flows.schedules import (
     close_broken_off,
@@ -77,10 +78,12 @@ async def serve() -> None:
 
 async def _follow(runner: Runner, applied: Mapping[str, str]) -> None:
     """Look again and again at what is registered; what goes wrong is tried at the next look."""
+    asked: set[str] = set()
     while True:
         try:
             applied = await _apply(runner, applied)
             await asyncio.to_thread(drop_superseded)
+            await asyncio.to_thread(ask_for_maintenance, sorted(applied), asked)
         except (
             Exception
         ) as error:  # the server may be starting again, the store out of reach for a moment

@@ -20,6 +20,7 @@ from infra.gateway.batching import DynamicBatcher
 from infra.gateway.capture import Capture
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.steering.shadow import ShadowRuns
 from infra.processes.serve import Guarded
 from infra.settings import Settings, settings
 from tasks.specs.registration import model_names
@@ -68,7 +69,9 @@ class ServedModels:
             self.metrics,
             fraction=self._settings.gateway_capture,
         )
-        endpoint = Endpoint(name, DynamicBatcher(name, self.metrics), self.metrics, capture)
+        batcher = DynamicBatcher(name, self.metrics)
+        shadows = ShadowRuns(name, batcher, self.metrics)
+        endpoint = Endpoint(name, batcher, self.metrics, capture, shadows=shadows)
         self.endpoints[name] = endpoint
         follower = Follower(endpoint, self._settings)
         self._followers.append(follower)

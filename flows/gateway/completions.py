@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from flows.gateway.openai_routes import answering, json_response, problem_of, re
 from flows.gateway.pieces import TextPieces
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
+from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Destination
@@ -160,9 +161,7 @@ class _Answer:
         front = _front(self.release)
         most = min(self.asked.most or front.new_tokens, front.room(len(self.prompt)))
         pieces = TextPieces(front.inputs, self.asked.stops)
-        async with aclosing(
-            front.generator.write(self.prompt, self.asked.sampling, most)
-        ) as written:
+        async with aclosing(self._tokens(front, most)) as written:
             async for token in written:
                 self.tokens += 1
                 if piece := pieces.add(token):
@@ -179,6 +178,23 @@ class _Answer:
             self.endpoint.model, self.destination.tier, self.destination.why, took
         )
         self.endpoint.sample(self.release, [kept], self.context, self.id, took * 1e3)
+
+    async def _tokens(self, front: LanguageFront, most: int) -> AsyncGenerator[int]:
+        """Yield tokens; the first one's time, and a failure, are noted."""
+        steering, destination = self.endpoint.steering, self.destination
+        try:
+            async with aclosing(
+                front.generator.write(self.prompt, self.asked.sampling, most)
+            ) as written:
+                async for token in written:
+                    if not self.tokens:
+                        steering.saw(destination, time.perf_counter() - self.began)
+                    yield token
+        except (BadInput, Overloaded, GeneratorExit):
+            raise
+        except Exception:
+            steering.missed(destination)
+            raise
 
     def document(self, choice: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
         """Return OpenAI's envelope of one choice."""

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 
+from flows.gateway.steering.guardian import Guardian
 from flows.gateway.steering.opening import open_registered, open_release
 from flows.gateway.steering.tiers import open_tiers
 from infra.errors import RequantError
@@ -34,6 +35,7 @@ class Follower:
     def __init__(self, endpoint: Endpoint, settings: Settings, *, poll_s: float = POLL_S) -> None:
         self._endpoint, self._settings, self._poll_s = endpoint, settings, poll_s
         self._journal = open_journal(endpoint.model)
+        self._guardian = Guardian(endpoint)
         self._not_before = 0.0  # of the monotonic clock
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -43,10 +45,12 @@ class Follower:
     def start(self) -> None:
         """Look at the ledger again and again, from a thread of its own."""
         self._thread.start()
+        self._guardian.start()
 
     def stop(self) -> None:
         """Look no more; what answers does so on."""
         self._ended.set()
+        self._guardian.stop()
 
     def look(self) -> None:
         """Serve the champion, if it does not answer already; nothing is raised."""
@@ -59,7 +63,7 @@ class Follower:
                 return
             registered = open_registered(self._endpoint.model)
             served = open_release(self._settings, registered, champion)
-            open_tiers(self._endpoint.steering, self._settings, registered, served, entries)
+            open_tiers(self._endpoint, self._guardian, self._settings, registered, served, entries)
             self._endpoint.publish(served)
         except Exception as error:  # whatever it is, what answered before does so on
             self._not_before = time.monotonic() + AGAIN_S

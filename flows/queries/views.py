@@ -9,6 +9,7 @@ from infra.stores import layout
 from tasks.drift.report.library import with_library
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry
+from tasks.promotion.serving import incidents
 from tasks.specs.registration import current_digest, current_spec, model_names
 from tasks.specs.spec import ModelSpec
 
@@ -24,6 +25,7 @@ class ModelView:
     last_decision: LedgerEntry | None
     waiting: tuple[LedgerEntry, ...]  # approvals, and what was approved and not yet promoted
     schedule: str  # cron, with its time zone
+    serving: str | None = None  # what is out of the ordinary while it is served
     problem: str | None = None  # why something of it cannot be read; None: everything can
 
 
@@ -59,16 +61,28 @@ def _view(
     name: str, spec: ModelSpec | None, entries: Sequence[LedgerEntry], problem: str | None
 ) -> ModelView:
     decisions = [entry for entry in entries if entry.kind is EntryKind.DECIDED]
+    champion = ledger.champion(entries)
     return ModelView(
         name=name,
         task=spec.task.value if spec else "unknown",
-        champion=ledger.champion(entries),
+        champion=champion,
         previous=ledger.previous(entries),
         last_decision=decisions[-1] if decisions else None,
         waiting=(*ledger.pending_approvals(entries), *ledger.cut_off_approvals(entries)),
         schedule=str(spec.schedule) if spec else "none",
+        serving=_serving(entries, champion),
         problem=problem,
     )
+
+
+def _serving(entries: Sequence[LedgerEntry], champion: LedgerEntry | None) -> str | None:
+    """Return in words that traffic left the champion; None while all is as it should be."""
+    if champion is None or champion.release is None:
+        return None
+    incident = incidents.open_incident(entries, champion.release)
+    if incident is None:
+        return None
+    return f"{incident.to} answers since {incident.since:%Y-%m-%d %H:%M} UTC: {incident.reason}"
 
 
 def history(name: str) -> tuple[LedgerEntry, ...]:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from infra.errors import NotFound, Unavailable
-from infra.gateway.batching import DynamicBatcher
+from infra.errors import BadInput, NotFound, Unavailable
+from infra.gateway.batching import DynamicBatcher, Overloaded
 from infra.gateway.capture import Capture, ServedExchange
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.open_inference import Tensors
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Asking, Destination, Steering
 from infra.gateway.steering.router import length_of
+from infra.gateway.steering.shadow import ShadowRuns
 
 
 class TooSlow(Unavailable):
@@ -48,6 +49,7 @@ class Endpoint:
     timeout_s: float = 30.0
     release: ServedRelease | None = None
     steering: Steering = field(default_factory=Steering)
+    shadows: ShadowRuns | None = None
     reason: str = "no version is champion yet"  # why nothing, or not the champion, answers
 
     def publish(self, release: ServedRelease) -> None:
@@ -96,8 +98,11 @@ class Endpoint:
             destination = self.steering.destination(champion, asking, length_of(feeds))
         try:
             async with asyncio.timeout(self.timeout_s):
-                answered = await self._steered(destination, asking, feeds, again=version is None)
+                answered = await self._steered(
+                    destination, asking, feeds, champion=champion, steered=version is None
+                )
         except TimeoutError:
+            self.steering.missed(destination)
             raise TooSlow(
                 f"{self.model} did not answer within {self.timeout_s:g} s: send it again, or fewer "
                 "at a time"
@@ -112,11 +117,29 @@ class Endpoint:
         return answered
 
     async def _steered(
-        self, destination: Destination, asking: Asking, feeds: Tensors, *, again: bool
+        self,
+        destination: Destination,
+        asking: Asking,
+        feeds: Tensors,
+        *,
+        champion: ServedRelease,
+        steered: bool,
     ) -> Answered:
         """Let a tier answer, and the higher one again where that answer is unsure."""
-        outputs = await self.batcher.run(destination.release, feeds)
-        further = self.steering.again(destination, asking, outputs) if again else None
+        began = time.perf_counter()
+        try:
+            outputs = await self.batcher.run(destination.release, feeds)
+        except (BadInput, Overloaded, asyncio.CancelledError):
+            raise
+        except Exception:
+            self.steering.missed(destination)
+            raise
+        self.steering.saw(destination, time.perf_counter() - began)
+        if not steered:
+            return Answered(destination, outputs)
+        if self.shadows is not None:
+            self.steering.shadow(self.shadows, champion, destination, feeds, outputs)
+        further = self.steering.again(destination, asking, outputs)
         if further is None:
             return Answered(destination, outputs)
         return Answered(further, await self.batcher.run(further.release, feeds))

@@ -47,6 +47,18 @@ class GatewayMetrics:
             registry=self._registry,
             buckets=_SECONDS,
         )
+        self._shadows = Counter(
+            "requant_gateway_shadow_runs",
+            "Requests that were to be answered a second time, by what became of that.",
+            (*model, "outcome"),
+            registry=self._registry,
+        )
+        self._fallen = Gauge(
+            "requant_gateway_fallen_back",
+            "1 while another release answers, as the champion's answers broke a limit.",
+            model,
+            registry=self._registry,
+        )
         self._waiting = Gauge(
             "requant_gateway_waiting_requests",
             "Requests that wait for a run to begin.",
@@ -86,6 +98,14 @@ class GatewayMetrics:
     def steered(self, model: str, tier: str, why: str, seconds: float) -> None:
         """Count one answer of a tier; `why` is empty where no rule sent it elsewhere."""
         self._tier.labels(model, tier, why).observe(seconds)
+
+    def shadowed(self, model: str, outcome: str) -> None:
+        """Count one request that was to be answered a second time."""
+        self._shadows.labels(model, outcome).inc()
+
+    def fell_back(self, model: str, fallen: bool) -> None:
+        """Note whether another release answers in the champion's place."""
+        self._fallen.labels(model).set(float(fallen))
 
     def ran(self, model: str, rows: int, seconds: float) -> None:
         """Count one run of the engine."""

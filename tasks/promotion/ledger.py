@@ -41,6 +41,9 @@ class EntryKind(StrEnum):
     HOLD_PLACED = "hold-placed"  # a release's bundle must not be removed, for legal reasons
     HOLD_LIFTED = "hold-lifted"
     COLLECTED = "collected"  # bundles were removed that nothing needs; details: releases
+    # Live answers of a release broke a limit, and another answers; details: serving, to, limits.
+    FELL_BACK = "fell-back"
+    RETURNED = "returned"  # the release answers again; details: serving
 
 
 REGISTRY = "mlflow"

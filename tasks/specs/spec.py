@@ -354,6 +354,23 @@ class ModelSpec(_SpecModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fallback_fits_task(self) -> Self:
+        fallback = self.serving.fallback if self.serving else None
+        if fallback is None:
+            return self
+        if TRAITS[self.task].per_token and (fallback.fidelity or fallback.flips):
+            raise ValueError(
+                f"serving.fallback: answers of {self.task} are not compared while they are served: "
+                "give latency_ms or errors"
+            )
+        decides = self.task in SCORED or self.golden.safety_head
+        if fallback.flips and not decides:
+            raise ValueError(
+                "serving.fallback.flips wants decisions: classes of an image, or a safety head"
+            )
+        return self
+
     def _require_control(self, metric: str) -> None:
         own = {entry.name for entry in self.metrics if entry.scores_answers}
         allowed = own if self.task is Task.CUSTOM else CONTROLS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.gateway.fronts import open_front
+from flows.gateway.steering.guardian import ChampionObserver, Guardian
 from flows.gateway.steering.opening import open_release
+from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.signature import read_signature
-from infra.gateway.steering.destination import Steering
 from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
 from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import run_all
 from tasks.models.source_files import FULL_PRECISION
 from tasks.promotion.ledger import LedgerEntry, previous
+from tasks.serving.comparing import comparison
 from tasks.serving.confidence import Measure, confidence, threshold
 from tasks.specs.serving import RoutingSpec
 
@@ -30,28 +33,56 @@ CALIBRATION_CASES = 512
 
 
 def open_tiers(
-    steering: Steering,
+    endpoint: Endpoint,
+    guardian: Guardian,
     settings: Settings,
     registered: RegisteredModel,
     champion: ServedRelease,
     entries: Sequence[LedgerEntry],
 ) -> None:
-    """Give a model the higher tier and the rules of its spec; none where it has no such section.
+    """Give a model the tiers, rules and limits of its spec; none where it has no such section.
 
     Without a champion before this one, there is no tier `previous` yet.
     """
     serving = registered.spec.serving
-    routing = serving.routing if serving else None
-    if routing is None:
-        steering.higher = steering.router = None
+    routing, fallback = (serving.routing, serving.fallback) if serving else (None, None)
+    tiers = _Tiers(settings, registered, entries)
+    endpoint.steering.router = open_router(routing, registered, champion) if routing else None
+    endpoint.steering.higher = tiers.open(routing.to) if routing else None
+    standby = tiers.open(fallback.to) if fallback else None
+    if fallback is None or standby is None:
+        guardian.guard(None, None)
         return
-    higher: ServedRelease | None = None
-    if routing.to == REFERENCE:
-        higher = open_reference(registered)
-    elif (before := previous(entries)) is not None:
-        higher = open_release(settings, registered, before)
-    steering.router = open_router(routing, registered, champion)
-    steering.higher = higher
+    compares = fallback.fidelity is not None or fallback.flips is not None
+    compared = comparison(registered.spec.task, _outputs(registered), registered.golden)
+    endpoint.steering.reference = tiers.open(REFERENCE) if compares else None
+    guardian.guard(ChampionObserver(fallback, champion, compared if compares else None), standby)
+    guardian.resume(entries)
+
+
+@dataclass(slots=True)
+class _Tiers:
+    """The releases beside the champion, each opened once."""
+
+    settings: Settings
+    registered: RegisteredModel
+    entries: Sequence[LedgerEntry]
+    opened: dict[str, ServedRelease | None] = field(default_factory=dict)
+
+    def open(self, name: str) -> ServedRelease | None:
+        if name not in self.opened:
+            self.opened[name] = self._opened(name)
+        return self.opened[name]
+
+    def _opened(self, name: str) -> ServedRelease | None:
+        if name == REFERENCE:
+            return open_reference(self.registered)
+        before = previous(self.entries)
+        return None if before is None else open_release(self.settings, self.registered, before)
+
+
+def _outputs(registered: RegisteredModel) -> tuple[str, ...]:
+    return registered.spec.outputs or (registered.inputs.output,)
 
 
 def open_reference(registered: RegisteredModel) -> ServedRelease:

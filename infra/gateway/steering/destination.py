@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from infra.errors import BadInput
 from infra.gateway.release import ServedRelease
+from infra.gateway.steering.observer import AnswerObserver
 from infra.gateway.steering.router import Router, Tensors, Tier, Why
+from infra.gateway.steering.shadow import ShadowRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ class Steering:
 
     higher: ServedRelease | None = None
     router: Router | None = None
+    fallback: ServedRelease | None = None  # what answers while traffic is away from the champion
+    fallen: bool = False
+    reference: ServedRelease | None = None  # what shadow samples are held against
+    observer: AnswerObserver | None = None
 
     def destination(self, champion: ServedRelease, asking: Asking, length: int) -> Destination:
         """Return where a request goes at first.
@@ -41,6 +48,8 @@ class Steering:
         Raises:
             BadInput: It wishes for a tier that this model has not.
         """
+        if self.fallen and self.fallback is not None:
+            return Destination(self.fallback, Tier.HIGHER, Why.FALLBACK)
         higher = self.higher
         if higher is None:
             if asking.wish is Tier.HIGHER:
@@ -61,7 +70,59 @@ class Steering:
     ) -> Destination | None:
         """Return where a request goes whose answer is unsure; None where the answer stands."""
         higher, router = self.higher, self.router
-        if destination.tier is not Tier.ROUTINE or asking.wish or higher is None or router is None:
+        routine = destination.tier is Tier.ROUTINE
+        if not routine or asking.wish or higher is None or router is None:
             return None
         unsure = router.after(outputs)
         return Destination(higher, Tier.HIGHER, Why.CONFIDENCE) if unsure else None
+
+    def saw(self, destination: Destination, seconds: float) -> None:
+        """Note an answer of the routine tier."""
+        if self.observer is not None and destination.tier is Tier.ROUTINE:
+            self.observer.answered(destination.release, seconds)
+
+    def missed(self, destination: Destination) -> None:
+        """Note a request of the routine tier that got no answer."""
+        if self.observer is not None and destination.tier is Tier.ROUTINE:
+            self.observer.failed(destination.release)
+
+    def shadow(
+        self,
+        shadows: ShadowRuns,
+        champion: ServedRelease,
+        destination: Destination,
+        feeds: Tensors,
+        outputs: Tensors,
+    ) -> None:
+        """Hold a share of the answers against the reference.
+
+        While traffic is away, the champion is probed instead: what answers is the reference then.
+        """
+        observer = self.observer
+        if observer is None or not shadows.draw(observer.share):
+            return
+        if destination.why is Why.FALLBACK:
+            shadows.run(champion, feeds, partial(_probed, observer, champion, outputs))
+        elif destination.tier is Tier.ROUTINE and self.reference is not None:
+            shadows.run(self.reference, feeds, partial(_checked, observer, outputs))
+
+
+def _probed(
+    observer: AnswerObserver,
+    champion: ServedRelease,
+    reference: Tensors,
+    outputs: Tensors | None,
+    seconds: float,
+) -> None:
+    if outputs is None:
+        observer.failed(champion)
+    else:
+        observer.answered(champion, seconds)
+    observer.compared(reference, outputs)
+
+
+def _checked(
+    observer: AnswerObserver, outputs: Tensors, reference: Tensors | None, seconds: float
+) -> None:
+    if reference is not None:
+        observer.compared(reference, outputs)

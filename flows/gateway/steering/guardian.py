@@ -1,0 +1,220 @@
+"""One model's limits are watched while it serves: a broken one moves its traffic at once.
+
+Traffic moves by one assignment, before anything is written. Then the incident goes to the ledger,
+where the schedules find that maintenance is asked for. What stands open there is taken up again
+after a restart. The champion is probed meanwhile, and comes back when it kept its limits for long
+enough.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import RequantError
+from infra.gateway.endpoint import Endpoint
+from infra.gateway.release import ServedRelease
+from infra.gateway.steering.shadow import Tensors
+from tasks.promotion import journal
+from tasks.promotion.ledger import LedgerEntry
+from tasks.promotion.serving import incidents
+from tasks.serving.comparing import LiveComparison
+from tasks.serving.objectives import (
+    ERRORS,
+    FIDELITY,
+    FLIPS,
+    LATENCY,
+    ServingWatch,
+    waits_s,
+    watching,
+)
+from tasks.specs.serving import FallbackSpec
+
+LOOK_S = 0.2
+"""Seconds between two looks at what was answered."""
+AGAIN_S = 5.0
+"""Seconds until an incident that could not be written is written again."""
+MOST = 20_000
+"""Scores of one limit that wait for a look; the next are left out."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Notes:
+    """Scores that wait for the next look, by limit."""
+
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, name: str, *values: float) -> None:
+        with self.lock:
+            waiting = self.scores.setdefault(name, [])
+            if len(waiting) < MOST:
+                waiting.extend(values)
+
+    def taken(self) -> dict[str, NDArray[np.float64]]:
+        with self.lock:
+            scores, self.scores = self.scores, {}
+        return {name: np.array(values) for name, values in scores.items()}
+
+
+class ChampionObserver:
+    """Takes notes of one champion's answers."""
+
+    def __init__(
+        self, spec: FallbackSpec, champion: ServedRelease, comparison: LiveComparison | None
+    ) -> None:
+        self.spec, self.champion, self.notes = spec, champion, _Notes()
+        self._comparison = comparison
+
+    @property
+    def share(self) -> float:
+        """Return the share of requests that are compared."""
+        return self.spec.shadow
+
+    def answered(self, release: ServedRelease, seconds: float) -> None:
+        """Note an answer."""
+        if release is not self.champion:
+            return
+        self.notes.add(ERRORS, 1.0)
+        if self.spec.latency_ms is not None:
+            self.notes.add(LATENCY, float(seconds * 1e3 <= self.spec.latency_ms))
+
+    def failed(self, release: ServedRelease) -> None:
+        """Note a request without an answer."""
+        if release is self.champion:
+            self.notes.add(ERRORS, 0.0)
+            self.notes.add(LATENCY, 0.0)
+
+    def compared(self, reference: Tensors, outputs: Tensors | None) -> None:
+        """Note how close the champion's answer is to the reference's."""
+        if self._comparison is None:
+            return
+        fidelity, same = self._comparison.scores(reference, outputs)
+        self.notes.add(FIDELITY, *fidelity.tolist())
+        self.notes.add(FLIPS, *same.tolist())
+
+
+class Guardian:
+    """What watches one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, *, look_s: float = LOOK_S) -> None:
+        self._endpoint, self._look_s = endpoint, look_s
+        self._observer: ChampionObserver | None = None
+        self._watch: ServingWatch | None = None
+        self._fell: float | None = None  # of the monotonic clock; None: the champion answers
+        self._falls = 0
+        self._unwritten: tuple[float, str, tuple[str, ...]] | None = None  # due, reason, limits
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._follow, name=f"guard-{endpoint.model}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Look again and again, from a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def guard(self, observer: ChampionObserver | None, fallback: ServedRelease | None) -> None:
+        """Watch another champion from now on, or none."""
+        with self._lock:
+            steering = self._endpoint.steering
+            self._observer = observer
+            steering.observer, steering.fallback = observer, fallback
+            self._fell, self._unwritten, self._falls = None, None, 0
+            self._watch = None if observer is None else watching(observer.spec)
+            self._set_fallen(False)
+
+    def resume(self, entries: Sequence[LedgerEntry]) -> None:
+        """Take up the incident of the champion that stands open in its ledger."""
+        with self._lock:
+            if self._observer is None:
+                return
+            release = self._observer.champion.digest
+            self._falls = incidents.falls_of(entries, release)
+            incident = incidents.open_incident(entries, release)
+            if incident is not None:
+                gone = (datetime.now(UTC) - incident.since).total_seconds()
+                self._fell = time.monotonic() - max(gone, 0.0)
+                self._set_fallen(True)
+
+    def look(self) -> None:
+        """Judge what was answered since the last look; nothing is raised."""
+        with self._lock:
+            observer, watch = self._observer, self._watch
+            if observer is None or watch is None:
+                return
+            self._watch = watch = watch.looked(observer.notes.taken())
+            if self._fell is None:
+                broken = watch.broken(observer.spec.false_alarms)
+                if broken:
+                    self._fall(observer, watch, broken)
+            elif self._may_return(observer, watch):
+                self._return(observer)
+            self._write(observer)
+
+    def _fall(
+        self, observer: ChampionObserver, watch: ServingWatch, broken: tuple[str, ...]
+    ) -> None:
+        self._set_fallen(True)
+        self._fell, self._falls = time.monotonic(), self._falls + 1
+        self._watch = watching(observer.spec)
+        told = watch.told(broken)
+        reason = (
+            f"Version {observer.champion.version} broke a limit ({told}): "
+            f"{observer.spec.to} answers, and maintenance is asked for"
+        )
+        _log.warning("%s: %s", self._endpoint.model, reason)
+        self._unwritten = (0.0, reason, broken)
+
+    def _may_return(self, observer: ChampionObserver, watch: ServingWatch) -> bool:
+        if self._unwritten is not None or self._fell is None:
+            return False
+        waited = time.monotonic() - self._fell >= waits_s(observer.spec, self._falls)
+        return waited and watch.recovered(observer.spec.false_alarms)
+
+    def _return(self, observer: ChampionObserver) -> None:
+        self._set_fallen(False)
+        self._fell, self._watch = None, watching(observer.spec)
+        reason = f"Version {observer.champion.version} kept its limits while it was probed"
+        self._unwritten = (0.0, reason, ())
+
+    def _write(self, observer: ChampionObserver) -> None:
+        """Write what happened last to the ledger; what fails is tried again."""
+        if self._unwritten is None or time.monotonic() < self._unwritten[0]:
+            return
+        _, reason, limits = self._unwritten
+        model, release = self._endpoint.model, observer.champion.digest
+        try:
+            if limits:
+                to = observer.spec.to
+                journal.commit(model, incidents.fell_back, release, to, limits, reason)
+            else:
+                journal.commit(model, incidents.returned, release, reason)
+        except RequantError as error:
+            _log.warning("%s: the incident is not in the ledger yet: %s", model, error)
+            self._unwritten = (time.monotonic() + AGAIN_S, reason, limits)
+        else:
+            self._unwritten = None
+
+    def _set_fallen(self, fallen: bool) -> None:
+        self._endpoint.steering.fallen = fallen
+        self._endpoint.metrics.fell_back(self._endpoint.model, fallen)
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self._look_s):
+            try:
+                self.look()
+            except Exception:  # whatever it is, the next look is made
+                _log.exception("%s is not watched", self._endpoint.model)

@@ -1,0 +1,1 @@
+"""What serving adds to a ledger: incidents, and releases on trial."""

@@ -1,0 +1,98 @@
+"""Traffic leaves a champion whose limits are broken, stays away, and comes back by policy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from flows.gateway.steering.guardian import ChampionObserver, Guardian
+from infra.errors import Unavailable
+from infra.gateway.batching import DynamicBatcher
+from infra.gateway.endpoint import Endpoint
+from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.release import ServedRelease
+from infra.gateway.signature import GraphSignature
+from infra.settings import Settings
+from tasks.promotion import journal
+from tasks.promotion.ledger import EntryKind
+from tasks.specs.serving import FallbackSpec
+
+SPEC = FallbackSpec(errors=0.05, back_after_s=0.05)
+NOTHING: Any = None
+
+
+def release(version: str) -> ServedRelease:
+    signature = GraphSignature((), (), False)
+    return ServedRelease("m", version, version * 64, "t", NOTHING, signature, NOTHING)
+
+
+CHAMPION, OTHER = release("1"), release("2")
+
+
+def guarded() -> tuple[Endpoint, Guardian, ChampionObserver]:
+    metrics = GatewayMetrics()
+    endpoint = Endpoint("m", DynamicBatcher("m", metrics), metrics, release=CHAMPION)
+    guardian, observer = Guardian(endpoint), ChampionObserver(SPEC, CHAMPION, None)
+    guardian.guard(observer, OTHER)
+    return endpoint, guardian, observer
+
+
+def broken(observer: ChampionObserver) -> None:
+    for _ in range(60):
+        observer.failed(CHAMPION)
+
+
+def test_an_incident_is_written_once_and_stands_after_a_restart(workspace: Settings) -> None:
+    endpoint, guardian, observer = guarded()
+    broken(observer)
+    guardian.look()
+    guardian.look()
+    assert endpoint.steering.fallen
+    assert [entry.kind for entry in journal.read("m")] == [EntryKind.FELL_BACK]
+    another, fresh, _ = guarded()
+    fresh.resume(journal.read("m"))
+    assert another.steering.fallen
+
+
+def test_the_champion_comes_back_when_its_probes_kept_the_limits(workspace: Settings) -> None:
+    endpoint, guardian, observer = guarded()
+    broken(observer)
+    guardian.look()
+    time.sleep(0.06)
+    for _ in range(10):  # too few
+        observer.answered(CHAMPION, 0.01)
+    guardian.look()
+    assert endpoint.steering.fallen
+    for _ in range(60):
+        observer.answered(CHAMPION, 0.01)
+    guardian.look()
+    assert not endpoint.steering.fallen
+    assert [entry.kind for entry in journal.read("m")][-1] is EntryKind.RETURNED
+
+
+def test_answers_of_another_release_say_nothing_of_the_champion(workspace: Settings) -> None:
+    endpoint, guardian, observer = guarded()
+    for _ in range(60):
+        observer.failed(OTHER)
+    guardian.look()
+    assert not endpoint.steering.fallen
+
+
+def test_traffic_moves_though_the_ledger_cannot_be_written(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any, **__: Any) -> None:
+        raise Unavailable("the store is down")
+
+    endpoint, guardian, observer = guarded()
+    broken(observer)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "commit", down)
+        guardian.look()
+    assert endpoint.steering.fallen
+    assert not journal.read("m")
+    monkeypatch.setattr("flows.gateway.steering.guardian.time.monotonic", lambda: 1e12)
+    guardian.look()
+    assert [entry.kind for entry in journal.read("m")] == [EntryKind.FELL_BACK]
