@@ -37,6 +37,7 @@ MODULES: Mapping[str, str] = {
     "first-step": "benchmarks.orchestration.first_step",
     "commands": "benchmarks.orchestration.commands",
     "maintain": "benchmarks.orchestration.maintain",
+    "console": "benchmarks.orchestration.console",
     "ledger": "benchmarks.orchestration.ledger",
     "serving": "benchmarks.serving.throughput",
     "fallback": "benchmarks.serving.false_fallbacks",
@@ -44,7 +45,7 @@ MODULES: Mapping[str, str] = {
 }
 NAMES = tuple(MODULES)
 RENAMED = {"front": "pareto-front"}
-BESIDE_A_COMMIT = frozenset({"commands", "maintain"})
+BESIDE_A_COMMIT = frozenset({"commands", "console", "maintain"})
 WIDTH = 180
 """Columns of a table that goes to a file."""
 
@@ -94,7 +95,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--json", type=Path, metavar="FILE", help="write all figures with versions and CPU"
     )
     parser.add_argument(
-        "--base", metavar="REV", help="the commit that `commands` and `maintain` compare with"
+        "--base",
+        metavar="REV",
+        help="the commit that `commands`, `console` and `maintain` compare with",
     )
     options = parser.parse_args(arguments)
     for old in sorted(set(options.names) & set(RENAMED)):
@@ -103,7 +106,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")
     if options.base and not BESIDE_A_COMMIT & set(options.names or NAMES):
-        parser.error("--base is for the benchmarks commands and maintain: name one, too")
+        parser.error("--base is for the benchmarks commands, console and maintain: name one, too")
     return options
 
 

@@ -71,13 +71,13 @@ def compare(earlier: Path, workspace: Path, rounds: int, base: str) -> ResultTab
     return ResultTable("commands", title, rows, goals)
 
 
-def unpack(revision: str, folder: Path) -> None:
+def unpack(revision: str, folder: Path, packages: Sequence[str] = PACKAGES) -> None:
     """Unpack the code of a commit in a new folder.
 
     Raises:
         ValueError: where git knows no such commit.
     """
-    command = ["git", "archive", revision, *PACKAGES]
+    command = ["git", "archive", revision, *packages]
     packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if packed.returncode:
         why = packed.stderr.decode(errors="replace").strip()

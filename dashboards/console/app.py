@@ -1,16 +1,23 @@
 """The console's application behind the guard: headers, errors as pages, and the routes."""
 
 import os
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from dashboards.console import actions, pages
-from dashboards.console.pages import show
+from dashboards.console import actions
+from dashboards.console.pages import model, models, runs, stored, versions
+from dashboards.console.rendering import STATIC, show
+from flows import schedules
+from flows.queries import runs as known_runs
+from flows.queries.console import overview
+from flows.queries.console.asking import Asked
 from infra.access.secret import WorkspaceSecret
 from infra.errors import AlreadyExists, BadInput, NotFound, Refused, RequantError, Unavailable
 from infra.processes.serve import Guarded
@@ -34,6 +41,11 @@ STATUS: tuple[tuple[type[RequantError], int], ...] = (
     (BadInput, 400),
     (Unavailable, 503),
 )
+PAGES = (models, model, versions, runs, stored, actions)
+TWINS = (models, model)
+"""Those whose pages have a twin for programs."""
+KEPT = "private, max-age=31536000, immutable"
+"""How long browsers keep our own files, whose addresses change when they do."""
 Next = Callable[[Request], Awaitable[Response]]
 
 
@@ -47,11 +59,22 @@ def application() -> Guarded:
 
 def create_app(secret: WorkspaceSecret) -> FastAPI:
     """Return the application; its forms are signed by the workspace's secret."""
-    app = FastAPI(title="Requant console", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Requant console",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        lifespan=_begun,
+    )
     app.state.secret = secret
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
-    app.include_router(pages.router)
-    app.include_router(actions.router)
+    app.state.upcoming = Asked(lambda: schedules.upcoming())
+    app.state.runs = Asked(lambda: known_runs.recent_runs(runs.RUNS), fresh_s=2.0)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    for module in PAGES:
+        app.include_router(module.router)
+    for twin in TWINS:
+        app.include_router(twin.api)
     app.middleware("http")(_with_headers)
     app.add_exception_handler(RequantError, _failed)
     app.add_exception_handler(RequestValidationError, _wrong_form)
@@ -59,8 +82,23 @@ def create_app(secret: WorkspaceSecret) -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def _begun(app: FastAPI) -> AsyncIterator[None]:
+    """Ask Prefect, and read the ledgers, before the first page does."""
+    app.state.upcoming.prime()
+    threading.Thread(target=_read_ahead, daemon=True).start()
+    yield
+
+
+def _read_ahead() -> None:
+    with suppress(Exception):  # the page says what cannot be read
+        overview.rows(None)
+
+
 async def _with_headers(request: Request, call_next: Next) -> Response:
     response = await call_next(request)
+    if request.url.path.startswith("/static/"):
+        response.headers["Cache-Control"] = KEPT
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
@@ -90,4 +128,6 @@ def _no_such_page(request: Request, exc: Exception) -> Response:
 
 
 def _error_page(request: Request, status: int, sentence: str) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"status": status, "detail": sentence}, status)
     return show(request, "error.html.j2", status=status, code=status, sentence=sentence)

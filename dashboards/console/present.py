@@ -1,5 +1,6 @@
 """How figures and times read on a page: pure functions, used as template filters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -107,3 +108,35 @@ def picture(row: GateRow) -> Picture | None:
         kept_from=budget if least else 0.0,
         kept_to=WIDTH if least else budget,
     )
+
+
+SPARK_WIDTH, SPARK_HEIGHT = 120.0, 28.0
+"""Units of a sparkline's picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sparkline:
+    """A line of few figures beside their limit, across `SPARK_WIDTH` and `SPARK_HEIGHT`."""
+
+    points: str  # of an SVG polyline
+    end: tuple[float, float]
+    limit: float | None  # where the limit of the newest figure lies; None outside of the picture
+    words: str  # what it shows
+
+
+def sparkline(figures: Sequence[tuple[str, float, float]]) -> Sparkline | None:
+    """Return the picture of (time, value, limit), oldest first; None without any."""
+    if not figures:
+        return None
+    values, limit = [value for _, value, _ in figures], figures[-1][2]
+    low, high = min(*values, limit), max(*values, limit)
+    room = (high - low) or 1.0
+    across = SPARK_WIDTH - 6
+
+    def place(number: int, value: float) -> tuple[float, float]:
+        x = 3 + across * (number / (len(values) - 1) if len(values) > 1 else 1.0)
+        return round(x, 1), round(SPARK_HEIGHT - 4 - (SPARK_HEIGHT - 8) * (value - low) / room, 1)
+
+    places = [place(number, value) for number, value in enumerate(values)]
+    words = f"fidelity of {len(values)} windows, now {figure(values[-1])}; limit {figure(limit)}"
+    return Sparkline(" ".join(f"{x},{y}" for x, y in places), places[-1], place(0, limit)[1], words)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.canonical import Json, canonical
 from infra.errors import NotFound
 from infra.settings import settings
 from infra.stores import layout
@@ -26,6 +29,10 @@ from tasks.step import flow_run_id
 
 PAGE = f"{STORED_DETECTORS}.html"
 WORST = "worst.json"
+FINDINGS = "findings.json"
+"""What the detectors found, as values: pages plot it over windows."""
+GROUPS = 50
+"""Domains and languages that are counted by name."""
 EXAMPLES = 8
 """Requests that scored worst, for the page."""
 
@@ -50,6 +57,7 @@ def write_pages(
     pages = {
         PAGE: detector_page(decision, past, _worst(window, current)),
         "evidently.html": snapshot.html,
+        FINDINGS: canonical(_findings(window, champion, decision, current)),
     }
     keep_library(settings().store(), snapshot.library)
     store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
@@ -64,6 +72,49 @@ def write_pages(
         artifacts={PAGE: pages[PAGE]},
     )
     return layout.report(window.model, window.digest, PAGE)
+
+
+def _findings(
+    window: SampleRef, champion: ReleaseRef, decision: Decision, current: Sequence[Request]
+) -> Json:
+    """Return what the detectors found, and how many requests are of each domain and language.
+
+    Figures that are not finite are left out, because JSON has none.
+    """
+    groups = Counter(
+        name
+        for request in current
+        for name in (f"domain={request.domain}", f"language={request.language}")
+    )
+    results: list[Json] = [
+        {
+            "detector": result.detector,
+            "health": result.health.value,
+            "count": result.count,
+            "findings": [
+                {
+                    "subject": finding.subject,
+                    "value": finding.value,
+                    "limit": finding.limit,
+                    "exceeded": finding.exceeded,
+                    "text": finding.text,
+                }
+                for finding in result.findings
+                if isfinite(finding.value) and isfinite(finding.limit)
+            ],
+        }
+        for result in decision.results
+    ]
+    return {
+        "version": 1,
+        "window": window.digest,
+        "start": window.start,
+        "end": window.end,
+        "champion": champion.version,
+        "rows": window.rows,
+        "groups": dict(groups.most_common(GROUPS)),
+        "results": results,
+    }
 
 
 def written_page(window: SampleRef) -> str | None:

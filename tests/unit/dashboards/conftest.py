@@ -5,13 +5,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from dashboards.console import actions, pages
+from dashboards.console import actions
 from dashboards.console.app import create_app
 from dashboards.console.forms import form_id as signed_form
+from flows import schedules
 from flows.deployments import Triggered
 from flows.orchestration.runtime import using
+from flows.queries import runs
+from flows.queries.console.asking import Asked
 from flows.queries.runs import RunStep, RunView
 from infra.access.guard import Guard
 from infra.access.secret import WorkspaceSecret
@@ -88,22 +92,31 @@ def known(workspace: Settings) -> Settings:
 
 
 @pytest.fixture
-def stranger(known: Settings) -> Iterator[TestClient]:
+def console(known: Settings) -> FastAPI:
+    """Make the application over the workspace."""
+    return create_app(SECRET)
+
+
+@pytest.fixture
+def stranger(console: FastAPI) -> Iterator[TestClient]:
     """Open a browser that has not logged in; no Prefect answers."""
-    guarded = Guard(create_app(SECRET), "console", SECRET)
+    guarded = Guard(console, "console", SECRET)
     with using(NOBODY), TestClient(guarded, base_url=HERE, follow_redirects=False) as client:
         yield client
 
 
 @pytest.fixture
-def browser(stranger: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def browser(console: FastAPI, stranger: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """Open a browser that has logged in; asking Prefect fails at once."""
 
     def refused(*_: Any) -> None:
         raise Unavailable("Prefect did not answer: see whether its server runs")
 
-    for name in ("upcoming", "recent_runs", "read_run"):
-        monkeypatch.setattr(pages, name, refused)
+    monkeypatch.setattr(schedules, "upcoming", refused)
+    for name in ("recent_runs", "read_run"):
+        monkeypatch.setattr(runs, name, refused)
+    console.state.upcoming = Asked(lambda: schedules.upcoming())
+    console.state.runs = Asked(lambda: runs.recent_runs())
     log_in(stranger)
     return stranger
 

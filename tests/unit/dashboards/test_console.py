@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from dashboards.console import pages
 from dashboards.console.forms import form_id as signed_form
+from dashboards.console.pages.runs import STOP_POLLING
+from flows import schedules
 from flows.orchestration.services import announced
+from flows.queries import runs, versions
 from flows.queries.versions import GateRow, VersionView
 from flows.schedules import Upcoming
 from infra.access.secret import WorkspaceSecret
@@ -206,7 +208,7 @@ def test_every_error_is_a_page_with_its_sentence(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pages.versions, "one_version", fail)
+    monkeypatch.setattr(versions, "one_version", fail)
     answer = browser.get("/models/tiny/versions/1")
     assert answer.status_code == status
     assert str(error) in answer.text
@@ -255,14 +257,14 @@ def test_text_of_others_takes_no_effect(
             GateRow("onnxruntime-cpu", passed, None),
         ),
     )
-    monkeypatch.setattr(pages.versions, "one_version", lambda *_: view)
-    version = browser.get("/models/tiny/versions/2").text
-    for page in (version, browser.get("/models/tiny").text, browser.get("/").text):
+    monkeypatch.setattr(versions, "one_version", lambda *_: view)
+    shown = browser.get("/models/tiny/versions/2").text
+    for page in (shown, browser.get("/models/tiny").text, browser.get("/").text):
         assert "<script>alert" not in page
         assert ESCAPED in page
     for figure in ("0.07 [0.06, 0.08]", ">0.01<", "≤ 0.05", "87.5 %", "12.3 kB", "<svg", "Approve"):
-        assert figure in version
-    assert version.index("Binding gates") < version.index("do not bind")
+        assert figure in shown
+    assert shown.index("Binding gates") < shown.index("do not bind")
 
 
 def test_a_version_says_what_runs_and_names_no_format_that_its_recipe_has_not(
@@ -296,7 +298,7 @@ def test_a_version_says_what_runs_and_names_no_format_that_its_recipe_has_not(
         champion="1",
         rows=(GateRow("onnxruntime-cpu", ran, None),),
     )
-    monkeypatch.setattr(pages.versions, "one_version", lambda *_: view)
+    monkeypatch.setattr(versions, "one_version", lambda *_: view)
     page = browser.get("/models/tiny/versions/2").text
     assert told in page
     assert "<td>int4</td>" in page
@@ -306,16 +308,16 @@ def test_a_version_says_what_runs_and_names_no_format_that_its_recipe_has_not(
 def test_a_run_is_watched_until_it_ends(
     browser: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "read_run", lambda _: RUN)
+    monkeypatch.setattr(runs, "read_run", lambda _: RUN)
     page = browser.get(f"/runs/{RUN.run_id}").text
     assert 'hx-trigger="every 1s"' in page
     assert '<progress max="1" value="0.25"' in page
     assert "observing 256 requests" in page
     assert browser.get(f"/runs/{RUN.run_id}/progress").status_code == 200
     ended = replace(RUN, state="Failed", finished=True, message=f"Refused: {HOSTILE}")
-    monkeypatch.setattr(pages, "read_run", lambda _: ended)
+    monkeypatch.setattr(runs, "read_run", lambda _: ended)
     last = browser.get(f"/runs/{RUN.run_id}/progress")
-    assert last.status_code == pages.STOP_POLLING
+    assert last.status_code == STOP_POLLING
     assert ESCAPED in last.text
     assert "hx-trigger" not in browser.get(f"/runs/{RUN.run_id}").text
 
@@ -386,7 +388,7 @@ def upcoming(**facts: Any) -> dict[str, Upcoming]:
 def test_the_next_run_is_what_the_server_says(
     browser: TestClient, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], shown: str
 ) -> None:
-    monkeypatch.setattr(pages, "upcoming", lambda: upcoming(**facts))
+    monkeypatch.setattr(schedules, "upcoming", lambda: upcoming(**facts))
     for path in ("/", "/models/tiny"):
         assert shown in browser.get(path).text
 

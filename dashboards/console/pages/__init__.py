@@ -1,0 +1,1 @@
+"""Pages, and beside each its JSON twin under /api."""

@@ -1,0 +1,1 @@
+"""What the console's pages and their JSON twins show, as values. Reads only."""
