@@ -43,9 +43,14 @@ class TextPieces:
         return self._give(len(self._text))
 
     def _give(self, end: int) -> str:
-        found = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
-        if found:
-            self.stopped, end = True, min(found)
+        # The stop string that is complete first ends the text, however it came in tokens.
+        places = [
+            (place + len(stop), place)
+            for stop in self._stops
+            if (place := self._text.find(stop)) >= 0
+        ]
+        if places:
+            self.stopped, end = True, min(places)[1]
             self._text = self._text[:end]
         start, self._given = self._given, max(self._given, end)
         return self._text[start : self._given]

@@ -63,11 +63,11 @@ class ServingWatch:
         return tuple(each.name for each in self.objectives if each.name in picked)
 
     def recovered(self, false_alarms: float, probes: int = PROBES) -> bool:
-        """Return whether enough probes of each limit that has any kept it."""
+        """Return whether enough probes of each limit kept it."""
         for objective in self.objectives:
             stream = self.streams.get(objective.name)
             if stream is None:
-                continue
+                return False
             calm = stream.statistic < _CALM * log(false_alarms)
             if stream.count < probes or stream.mean < objective.least or not calm:
                 return False

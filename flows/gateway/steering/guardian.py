@@ -69,10 +69,23 @@ class ChampionObserver:
     """Takes notes of one champion's answers."""
 
     def __init__(
-        self, spec: FallbackSpec, champion: ServedRelease, comparison: LiveComparison | None
+        self,
+        spec: FallbackSpec,
+        champion: ServedRelease,
+        comparison: LiveComparison | None,
+        *,
+        probed: bool = True,
     ) -> None:
-        self.spec, self.champion, self.notes = spec, champion, _Notes()
-        self._comparison = comparison
+        """Take notes for a spec's limits.
+
+        Args:
+            spec: The limits.
+            champion: Whose answers count.
+            comparison: How they are held against the reference; None: they are not.
+            probed: Whether it can be probed while traffic is away; otherwise time alone decides.
+        """
+        self.spec, self.champion, self.probed = spec, champion, probed
+        self.notes, self._comparison = _Notes(), comparison
 
     @property
     def share(self) -> float:
@@ -182,7 +195,7 @@ class Guardian:
         if self._unwritten is not None or self._fell is None:
             return False
         waited = time.monotonic() - self._fell >= waits_s(observer.spec, self._falls)
-        return waited and watch.recovered(observer.spec.false_alarms)
+        return waited and (not observer.probed or watch.recovered(observer.spec.false_alarms))
 
     def _return(self, observer: ChampionObserver) -> None:
         self._set_fallen(False)

@@ -25,6 +25,7 @@ from tasks.promotion.ledger import LedgerEntry, previous
 from tasks.serving.comparing import comparison
 from tasks.serving.confidence import Measure, confidence, threshold
 from tasks.specs.serving import RoutingSpec
+from tasks.specs.traits import TRAITS
 
 REFERENCE = "full-precision"
 """The version that answers of the full-precision tier name."""
@@ -56,7 +57,9 @@ def open_tiers(
     compares = fallback.fidelity is not None or fallback.flips is not None
     compared = comparison(registered.spec.task, _outputs(registered), registered.golden)
     endpoint.steering.reference = tiers.open(REFERENCE) if compares else None
-    guardian.guard(ChampionObserver(fallback, champion, compared if compares else None), standby)
+    probed = not TRAITS[registered.spec.task].per_token
+    observer = ChampionObserver(fallback, champion, compared if compares else None, probed=probed)
+    guardian.guard(observer, standby)
     guardian.resume(entries)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.gateway.pieces import TextPieces
@@ -41,10 +41,13 @@ def test_pieces_join_to_the_text_and_hold_whole_characters(text: str) -> None:
 
 
 @given(st.text("abモ ", max_size=30), st.lists(st.text("abモ", min_size=1, max_size=3), max_size=2))
-def test_a_text_ends_before_the_first_stop_string(text: str, stops: list[str]) -> None:
+@example("aモa", ["モ", "aモa"])
+def test_a_text_ends_before_the_stop_string_that_is_complete_first(
+    text: str, stops: list[str]
+) -> None:
     pieces, whole = written(text, tuple(stops))
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    assert "".join(pieces) == (text[: min(places)] if places else text)
+    places = [(place + len(stop), place) for stop in stops if (place := text.find(stop)) >= 0]
+    assert "".join(pieces) == (text[: min(places)[1]] if places else text)
     assert whole.stopped == bool(places)
 
 

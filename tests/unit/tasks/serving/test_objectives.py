@@ -38,11 +38,12 @@ def test_answers_that_lie_exactly_on_their_limits_set_no_alarm_off(seed: int) ->
 
 def test_recovery_wants_probes_that_keep_every_limit() -> None:
     watch = watching(SPEC)
-    assert watch.recovered(1e8)  # nothing can be probed: time alone decides
-    few = watch.looked({ERRORS: np.ones(5)})
+    assert not watch.recovered(1e8)
+    few = watch.looked({ERRORS: np.ones(5), LATENCY: np.ones(5)})
     assert not few.recovered(1e8)
-    assert few.looked({ERRORS: np.ones(50)}).recovered(1e8)
-    assert not few.looked({ERRORS: np.zeros(50)}).recovered(1e8)
+    assert not few.looked({ERRORS: np.ones(50)}).recovered(1e8)
+    assert few.looked({ERRORS: np.ones(50), LATENCY: np.ones(50)}).recovered(1e8)
+    assert not few.looked({ERRORS: np.zeros(50), LATENCY: np.ones(50)}).recovered(1e8)
 
 
 def test_a_release_that_falls_again_stays_out_twice_as_long() -> None:
