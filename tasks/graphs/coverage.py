@@ -37,6 +37,7 @@ _REASONS: Mapping[str, str] = {
     "Conv": "its weight is no float32 constant",
     "BatchNormalization": "it stands behind no convolution that could take it in",
     **dict.fromkeys(_JOINED, "its products are inside an operator that only ONNX Runtime has"),
+    "Identity": "it is an output of the model, the same for every request",
     "If": "layers in branches stay in floating point: export the one that is taken",
     "Loop": "layers in loops stay in floating point",
     "Scan": "layers in loops stay in floating point",
@@ -216,8 +217,12 @@ def _other_products(
 def _left(
     model: onnx.ModelProto, sizes: Mapping[str, int], taken: set[str], layers: set[str]
 ) -> list[LeftLayer]:
-    """Return nodes that read float constants of two axes or more, none of them a layer's weight."""
+    """Return nodes that read float constants of two axes or more, none of them a layer's weight.
+
+    An axis of one is none, but in a product: a bias [1, channels, 1] is no weight.
+    """
     axes = {item.name: len(item.dims) for item in model.graph.initializer}
+    broad = {item.name: sum(size > 1 for size in item.dims) for item in model.graph.initializer}
     double = {
         item.name
         for item in model.graph.initializer
@@ -229,7 +234,10 @@ def _left(
         weights = sum(
             sizes[name]
             for name in set(node.input)
-            if name in sizes and name not in taken and axes[name] > 1 and sizes[name] > 1
+            if name in sizes
+            and name not in taken
+            and (axes if node.op_type in _PRODUCTS else broad)[name] > 1
+            and sizes[name] > 1
         )
         if node.name in normalizing:
             numbers = sum(sizes[name] for name in set(node.input) if name in sizes)

@@ -8,8 +8,9 @@ profile of the runtime itself.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
 from tasks.graphs.weights import constant_values
+
+_MARK = "requant.floats"
 
 
 class Kind(StrEnum):
@@ -189,3 +192,37 @@ class _Finder:
     def _is_scaled(self, node: onnx.NodeProto) -> bool:
         scaled = bool(scalar_factor(node, self._constants))
         return scaled and self.made_by(node) == node.output[0]
+
+
+def mark_floats(
+    qdq: onnx.ModelProto, names: Collection[str] = (), unused: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Note in a graph which convolutions ONNX Runtime computes in floats; returns it.
+
+    `unused` are tensors whose quantizers it then does not want, and another target may.
+    """
+    kept = [item for item in qdq.metadata_props if item.key != _MARK]
+    del qdq.metadata_props[:]
+    qdq.metadata_props.extend(kept)
+    if names:
+        note = {"nodes": sorted(names), "unused": sorted(unused)}
+        qdq.metadata_props.add(key=_MARK, value=json.dumps(note))
+    return qdq
+
+
+def marked_floats(qdq: onnx.ModelProto) -> frozenset[str]:
+    """Return the convolutions that a graph notes."""
+    return frozenset(_note(qdq)["nodes"])
+
+
+def unused_results(qdq: onnx.ModelProto) -> frozenset[str]:
+    """Return the tensors whose quantizers ONNX Runtime does not want."""
+    return frozenset(_note(qdq)["unused"])
+
+
+def _note(qdq: onnx.ModelProto) -> Mapping[str, Sequence[str]]:
+    notes = [item.value for item in qdq.metadata_props if item.key == _MARK]
+    note: Mapping[str, Sequence[str]] = (
+        json.loads(notes[0]) if notes else {"nodes": [], "unused": []}
+    )
+    return note

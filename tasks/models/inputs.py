@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from infra.engines.port import Engine, Profile, Profiles, Shapes
 from infra.errors import BadInput
+from tasks.graphs.canonical.constants import constant_outputs
 from tasks.models.adapted import AdaptedInputs, are_usual, graph_names
 from tasks.models.batches import BATCH, Batch
 from tasks.models.custom.inputs import RecordInputs
@@ -128,7 +129,10 @@ def _record_inputs(
 
 
 def _judged_outputs(spec: ModelSpec, graph: onnx.ModelProto, layout: RecordLayout) -> list[str]:
-    """Return the outputs that the spec names, or all but states and sequences; floats first."""
+    """Return the outputs that the spec names, or all that a request can change; floats first.
+
+    States, sequences and constants, such as a detector's anchors, are none.
+    """
     types = {
         item.name: item.type.tensor_type.elem_type
         for item in graph.graph.output
@@ -140,12 +144,23 @@ def _judged_outputs(spec: ModelSpec, graph: onnx.ModelProto, layout: RecordLayou
             f"outputs names {unknown[0]}, and the graph has the tensors "
             f"{', '.join(types) or 'none'}"
         )
-    states = {state.output for state in layout.states.values()}
-    chosen = spec.outputs or tuple(name for name in types if name not in states)
+    constants = constant_outputs(graph)
+    fixed = sorted(set(spec.outputs) & constants)
+    if fixed:
+        raise BadInput(
+            f"outputs names {fixed[0]}, which is the same for every request: leave it out"
+        )
+    others = constants | {state.output for state in layout.states.values()}
+    chosen = spec.outputs or tuple(name for name in types if name not in others)
     if not chosen:
         raise BadInput(
             f"{spec.name}: the graph returns no tensor but states and sequences, and nothing can "
             "be judged: export it with what its users read"
+        )
+    if all(types[name] == onnx.TensorProto.STRING for name in chosen):
+        raise BadInput(
+            f"{spec.name}: {', '.join(chosen)} are texts, whose distance nothing measures: export "
+            "the graph with the numbers that they are taken from"
         )
     return sorted(chosen, key=lambda name: types[name] != onnx.TensorProto.FLOAT)
 

@@ -24,6 +24,7 @@ from tasks.models.custom.inputs import (
     RecordInputs,
     find_batch_axes,
     require_independent_cases,
+    require_repeatable,
     run_records,
 )
 from tasks.models.custom.layout import read_record_layout
@@ -232,6 +233,8 @@ def check_files(spec: ModelSpec, files: Mapping[str, bytes], untouched: Path | N
     first = [case.payload for case in golden.cases[:2]]
     if untouched is not None:
         payloads = [case.payload for case in golden.cases[:HELD_CASES]]
+        if isinstance(inputs, RecordInputs):
+            require_repeatable(engine, inputs, payloads)
         batches = [batch.feeds for batch in inputs.batches(payloads)]
         require_same(untouched, files[FULL_PRECISION], batches, spec.input.fixed)
     if isinstance(inputs, RecordInputs):

@@ -91,7 +91,7 @@ class RecordLayout:
 
     def _check_tensor(self, name: str, value: NDArray[np.generic], sizes: dict[str, int]) -> None:
         wanted = self.tensors[name]
-        if str(value.dtype) != wanted.dtype:
+        if str(value.dtype) != wanted.dtype and not is_widened(value, wanted.dtype):
             raise BadInput(f"the input {name} is {value.dtype}: this model reads {wanted.dtype}")
         if len(value.shape) != len(wanted.axes):
             raise BadInput(
@@ -100,7 +100,13 @@ class RecordLayout:
             )
         for size, axis in zip(value.shape, wanted.axes, strict=True):
             fits = size == axis if isinstance(axis, int) else size in self.dimensions[axis]
-            if not fits or (isinstance(axis, str) and sizes.setdefault(axis, size) != size):
+            if fits and isinstance(axis, str) and sizes.setdefault(axis, size) != size:
+                raise BadInput(
+                    f"the input {name} has shape {list(value.shape)}: axes called {axis} have to "
+                    f"be equal, and have {sizes[axis]} and {size}; where they need not be, give "
+                    f"them names of their own in input.tensors.{name}.shape"
+                )
+            if not fits:
                 raise BadInput(
                     f"the input {name} has shape {list(value.shape)}: this model reads "
                     f"{self.spelled(name)}; widen input.dimensions if it should be served"
@@ -115,6 +121,11 @@ class RecordLayout:
             for axis in self.tensors[name].axes
         )
         return f"[{', '.join(axes)}]"
+
+
+def is_widened(value: NDArray[np.generic], dtype: str) -> bool:
+    """Tell a float16 tensor for a float32 input, as an FP16 graph's users send: nothing is lost."""
+    return str(value.dtype) == "float16" and dtype == "float32"
 
 
 PayloadShape = tuple[int, ...] | RecordLayout | None

@@ -15,6 +15,7 @@ from infra.engines.footprint import peak_memory
 from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
 from infra.weights.naming import whole_size
+from tasks.graphs.integer_regions import marked_floats
 from tasks.graphs.multiply_accumulates import layer_products
 from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
@@ -154,9 +155,12 @@ def _precision(
     """Compare what was asked for in INT8 or FP8 with what runs."""
     shapes = {name: value.shape for name, value in typical_batch(model).feeds.items()}
     macs = layer_products(model.graph, model.sites, shapes)
-    requested = asked_for(onnx.load_from_string(graph), model.sites, macs)
-    kernels = open_target(target).kernels(layers, inspection)
-    return precision_gate(requested, kernels, why_not, model.spec.budgets.int8_fraction)
+    written = onnx.load_from_string(graph)
+    requested = asked_for(written, model.sites, macs)
+    opened = open_target(target)
+    kept = marked_floats(written) if opened.form == "u8" else ()
+    kernels = opened.kernels(layers, inspection)
+    return precision_gate(requested, kernels, why_not, model.spec.budgets.int8_fraction, kept)
 
 
 def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[GateResult, ...]:

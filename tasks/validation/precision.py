@@ -2,13 +2,14 @@
 
 What was asked stands in the Q/DQ graph, what runs in the engine. A runtime is free to restore
 floats and multiply those: the answers stay right, and the speed that was paid for with accuracy is
-lost. So what asks for INT8 is refused where too few of its multiply-accumulates run in it. What is
-left in floating point on purpose was not asked for.
+lost. So what asks for INT8 is refused where too few of its multiply-accumulates run in it. Sites
+that a recipe leaves in floating point were not asked for. Layers that a target's form leaves there,
+where INT8 was measured to be slower or too dear, count as not in INT8, and are said to be left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,6 +48,7 @@ class Execution(StrEnum):
     """What an engine made of one layer that was asked for."""
 
     AS_ASKED = "as asked"
+    KEPT = "kept"  # in floating point on purpose, on this target
     OTHERWISE = "otherwise"  # its kernels multiply something longer
     ABSENT = "absent"  # no kernel bears its name
     UNTOLD = "untold"  # the runtime does not say what its kernels multiply
@@ -84,14 +86,18 @@ def asked_for(
 
 
 def compare_precision(
-    requested: Sequence[QuantizedProduct], kernels: Sequence[Kernel]
+    requested: Sequence[QuantizedProduct],
+    kernels: Sequence[Kernel],
+    kept: Collection[str] = (),
 ) -> tuple[LayerPrecision, ...]:
-    """Say what became of each product.
+    """Say what became of each product; `kept` are nodes in floating point on purpose.
 
     Where several kernels bear its name, one as asked is enough.
     """
     return tuple(
-        _finding(product, [kernel for kernel in kernels if product.node in kernel.nodes])
+        LayerPrecision(product, Execution.KEPT, "")
+        if product.node in kept
+        else _finding(product, [kernel for kernel in kernels if product.node in kernel.nodes])
         for product in requested
     )
 
@@ -101,20 +107,23 @@ def precision_gate(
     kernels: Sequence[Kernel] | None,
     why_not: str,
     least: float = LEAST,
+    kept: Collection[str] = (),
 ) -> tuple[GateResult, ...]:
     """Judge, as the gate `layer-precision`, the fraction of the work that runs as asked.
 
     The work is counted in multiply-accumulates. Under `least` the gate fails, and binds where INT8
     was asked for. There is no gate where no product was asked for. Without kernels (an engine that
-    nobody could inspect) it is inconclusive for the reason given, never passed.
+    nobody could inspect) it is inconclusive for the reason given, never passed. `kept` are nodes
+    that the target's form leaves in floating point: they count as not in the format.
     """
     if not requested:
         return ()
     if kernels is None:
         return (_gate(Verdict.INCONCLUSIVE, None, least, requested, why_not),)
-    findings = compare_precision(requested, kernels)
-    wrong = [layer for layer in findings if layer.actual in (Execution.OTHERWISE, Execution.ABSENT)]
+    findings = compare_precision(requested, kernels, kept)
     unclear = [layer for layer in findings if layer.actual is Execution.UNTOLD]
+    done = (Execution.AS_ASKED, Execution.UNTOLD)
+    wrong = [layer for layer in findings if layer.actual not in done]
     total = sum(product.macs for product in requested)
     fraction = 1 - sum(layer.requested.macs for layer in (*wrong, *unclear)) / total
     most = 1 - sum(layer.requested.macs for layer in wrong) / total
@@ -161,10 +170,17 @@ def _reason(
     fraction: float,
 ) -> str:
     right = len(findings) - len(wrong) - len(unclear)
+    kept = [layer for layer in wrong if layer.actual is Execution.KEPT]
+    wrong = [layer for layer in wrong if layer.actual is not Execution.KEPT]
     parts = [
         f"{right} of {len(findings)} products run as asked, "
         f"{fraction:.1%} of their multiply-accumulates"
     ]
+    if kept:
+        parts.append(
+            f"{_listed([layer.requested.layer for layer in kept])} left in floating point on "
+            "purpose, where INT8 is slower or loses too much"
+        )
     if wrong:
         parts.append(
             f"not so {_names(wrong)}: the runtime multiplies floats there, so nothing is gained"
@@ -175,13 +191,18 @@ def _reason(
 
 
 def _names(findings: Sequence[LayerPrecision]) -> str:
-    names = [
-        f"{layer.requested.layer} ({layer.requested.precision} asked, "
-        f"{layer.kernel or 'no kernel'})"
-        for layer in findings[:_NAMED]
-    ]
-    more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
-    return ", ".join(names) + more
+    return _listed(
+        [
+            f"{layer.requested.layer} ({layer.requested.precision} asked, "
+            f"{layer.kernel or 'no kernel'})"
+            for layer in findings
+        ]
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _gate(

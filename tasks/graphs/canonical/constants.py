@@ -109,6 +109,31 @@ def take_known_branches(model: onnx.ModelProto) -> bool:
         taken = True
 
 
+def hand_out_constants(model: onnx.ModelProto) -> None:
+    """Let a node return what is the same for every request: an output names no constant then."""
+    editor = GraphEditor(model.graph)
+    for output in model.graph.output:
+        constant = editor.constants.get(output.name)
+        if constant is None:
+            continue
+        own = editor.fresh(f"{output.name}_constant")
+        for node in model.graph.node:
+            rename_reads(node, {output.name: own})
+        constant.name = own
+        model.graph.node.append(helper.make_node("Identity", [own], [output.name]))
+
+
+def constant_outputs(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the outputs that are the same for every request, such as a detector's anchors."""
+    constants = {item.name for item in model.graph.initializer}
+    made = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Identity" and node.input[0] in constants
+    }
+    return frozenset(item.name for item in model.graph.output) & (made | constants)
+
+
 def remove_unused(model: onnx.ModelProto) -> None:
     """Drop nodes whose results nobody reads, and constants likewise."""
     graph = model.graph

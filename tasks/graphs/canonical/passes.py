@@ -12,6 +12,7 @@ from tasks.graphs.canonical.affine import fold_affine
 from tasks.graphs.canonical.bodies import set_bodies_apart
 from tasks.graphs.canonical.constants import (
     fold_constants,
+    hand_out_constants,
     lift_constants,
     remove_unused,
     take_known_branches,
@@ -92,6 +93,7 @@ def make_canonical(model: onnx.ModelProto, *, where: str) -> onnx.ModelProto:
     remove_unused(changed)
     set_bodies_apart(with_shapes(changed, where))
     remove_unused(changed)
+    hand_out_constants(changed)
     free_names(changed)
     del changed.graph.value_info[:]
     if notes:

@@ -69,16 +69,23 @@ def worst_distance(
     *,
     threshold: float = 0.5,
 ) -> float:
-    """Return a measure of one output, or the worst of all outputs, of one case.
+    """Return a measure of one output, or the worst of all outputs in floats, of one case.
+
+    Where there are none, it is of the whole numbers: classes and places have no distance.
 
     Raises:
         BadInput: for an output that there is not, or one without a distance.
     """
-    names = tuple(reference) if output is None else (output,)
+    names = _numbers(reference) if output is None else (output,)
     if output is not None and output not in reference:
         raise BadInput(f"a metric reads the output {output}, and there are {', '.join(reference)}")
     worst = min if DISTANCES[kind] == "higher" else max
     return worst(MEASURES[kind](reference[name], candidate[name], threshold) for name in names)
+
+
+def _numbers(outputs: Outputs) -> tuple[str, ...]:
+    floats = tuple(name for name, value in outputs.items() if value.dtype.kind == "f")
+    return floats or tuple(name for name, value in outputs.items() if value.dtype.kind in "biu")
 
 
 def _pair(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -87,6 +94,11 @@ def _pair(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDAr
 
 
 def _shaped(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if reference.dtype.kind not in "biuf":
+        raise BadInput(
+            "an output is text, which has no distance: name another output, or give a metric with "
+            "a function of your own"
+        )
     before, after = (np.asarray(side).astype(np.float64) for side in (reference, candidate))
     if before.shape != after.shape:
         raise BadInput(

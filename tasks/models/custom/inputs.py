@@ -14,7 +14,7 @@ from tasks.models.custom.streams import run_chunks, stacked_outputs
 from tasks.payloads import describe
 from tasks.preprocess.prepare import Preparation, is_raw
 from tasks.records import Payload, Record
-from tasks.specs.tensors import RecordLayout, TensorLayout
+from tasks.specs.tensors import RecordLayout, TensorLayout, is_widened
 
 LARGEST_BATCH = 64
 """Of the shapes that engines are built for."""
@@ -95,7 +95,12 @@ class RecordInputs:
                 )
             payload = {name: self._typed(name, payload) for name in self.layout.tensors}
         self.layout.check(payload)
-        return payload
+        return {
+            name: value.astype(np.float32)
+            if is_widened(value, self.layout.tensors[name].dtype)
+            else value
+            for name, value in payload.items()
+        }
 
     def _typed(self, name: str, tensor: NDArray[np.float32]) -> NDArray[np.generic]:
         """Return a single tensor, which is kept as float32, in its input's dtype if it fits."""
@@ -213,6 +218,23 @@ def _run_together(engine: Engine, inputs: RecordInputs, payloads: Sequence[Paylo
         ) from exc
 
 
+def require_repeatable(engine: Engine, inputs: RecordInputs, payloads: Sequence[Payload]) -> None:
+    """Raise where a request is answered otherwise when it comes again.
+
+    Raises:
+        BadInput: The graph draws random numbers that its outputs show.
+    """
+    first, second = (run_records(engine, inputs, payloads[:1]) for _ in range(2))
+    for before, after in zip(first, second, strict=True):
+        changing = [name for name, value in before.items() if not _close(value, after[name])]
+        if changing:
+            raise BadInput(
+                f"source: {changing[0]} of one request changes from run to run, for the graph "
+                "draws random numbers: export it with model.eval() and without noise, or give the "
+                "noise's factor as an input of value 0 in input.tensors"
+            )
+
+
 def require_independent_cases(
     engine: Engine, inputs: RecordInputs, payloads: Sequence[Payload]
 ) -> None:
@@ -232,7 +254,8 @@ def require_independent_cases(
                 raise BadInput(
                     f"source: {name} of one request changes with the requests beside it in a "
                     "batch: give the inputs a first axis of 1 in input.tensors.NAME.shape, or "
-                    "say batch: false there where the first axis is none"
+                    "say batch: false there where the first axis is none; a BatchNormalization in "
+                    "training mode does so too: export the model with model.eval()"
                 )
 
 

@@ -155,6 +155,11 @@ def graph_inputs(graph: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def _axes(name: str, value: onnx.TypeProto.Tensor, rules: TensorSpec) -> tuple[Axis, ...]:
+    if value.elem_type and not value.HasField("shape") and rules.shape is None:
+        raise BadInput(
+            f"the graph does not tell how many axes its input {name} has: give them in "
+            f"input.tensors.{name}.shape, such as [batch, 3, height, width]"
+        )
     empty = [place for place, dim in enumerate(value.shape.dim) if _is_empty(dim)]
     if empty:
         raise BadInput(

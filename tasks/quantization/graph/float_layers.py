@@ -8,56 +8,21 @@ it is written by HardSigmoid.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from tasks.graphs.integer_regions import mark_floats, marked_floats
 from tasks.graphs.weights import constant_values, constants_like, inside
 
-_MARK = "requant.floats"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
 _FLOAT, _FP8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT8E4M3FN
 _HARD_SWISH = (3.0, 0.0, 6.0, 6.0)
 """x · min(max(x + 3, 0), 6) / 6: Howard et al., "Searching for MobileNetV3" (2019), section 5.2."""
-
-
-def mark_floats(
-    qdq: onnx.ModelProto, names: Collection[str] = (), unused: Collection[str] = ()
-) -> onnx.ModelProto:
-    """Note in a graph which convolutions ONNX Runtime computes in floats; returns it.
-
-    `unused` are tensors whose quantizers it then does not want, and another target may.
-    """
-    kept = [item for item in qdq.metadata_props if item.key != _MARK]
-    del qdq.metadata_props[:]
-    qdq.metadata_props.extend(kept)
-    if names:
-        note = {"nodes": sorted(names), "unused": sorted(unused)}
-        qdq.metadata_props.add(key=_MARK, value=json.dumps(note))
-    return qdq
-
-
-def marked_floats(qdq: onnx.ModelProto) -> frozenset[str]:
-    """Return the convolutions that a graph notes."""
-    return frozenset(_note(qdq)["nodes"])
-
-
-def unused_results(qdq: onnx.ModelProto) -> frozenset[str]:
-    """Return the tensors whose quantizers ONNX Runtime does not want."""
-    return frozenset(_note(qdq)["unused"])
-
-
-def _note(qdq: onnx.ModelProto) -> Mapping[str, Sequence[str]]:
-    notes = [item.value for item in qdq.metadata_props if item.key == _MARK]
-    note: Mapping[str, Sequence[str]] = (
-        json.loads(notes[0]) if notes else {"nodes": [], "unused": []}
-    )
-    return note
 
 
 def plain_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:

@@ -13,10 +13,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tasks.graphs.integer_regions import OPERATORS, SUFFIX, Kind, scalar_factor, scalars
+from tasks.graphs.integer_regions import (
+    OPERATORS,
+    SUFFIX,
+    Kind,
+    marked_floats,
+    scalar_factor,
+    scalars,
+    unused_results,
+)
 from tasks.graphs.weights import constant_values
 from tasks.numerics.formats import SMALLEST
-from tasks.quantization.graph.float_layers import marked_floats, unused_results
 
 _LEVELS = 255
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")

@@ -7,8 +7,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infra.errors import BadInput
+from tasks.graphs.integer_regions import mark_floats
 from tasks.graphs.weights import constant_values
-from tasks.quantization.graph.float_layers import mark_floats, plain_floats, restored_once
+from tasks.quantization.graph.float_layers import plain_floats, restored_once
 from tasks.quantization.graph.integer_products import bias_apart, stored_products, turned_weights
 from tasks.quantization.graph.integers import in_integers, without_results
 from tasks.quantization.graph.recurrent import recurrent_in_floats, recurrent_in_integers

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from infra.engine_options.accuracy_level import ask_for_integers
 from infra.errors import BadInput
-from tasks.graphs.integer_regions import SUFFIX
+from tasks.graphs.integer_regions import SUFFIX, mark_floats
 from tasks.graphs.short_floats import in_type_of, shortened
 from tasks.graphs.sites import Layer, Site
 from tasks.graphs.weights import constant_values, constants_for
@@ -21,7 +21,6 @@ from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantized_weight import QuantizedWeight
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.scales import Scales, check_scales
-from tasks.quantization.graph.float_layers import mark_floats
 from tasks.quantization.graph.plan import CastSite, GraphPlan, QuantizedSite
 from tasks.quantization.graph.recurrent import quantize_recurrent
 

@@ -13,6 +13,8 @@ from tasks.quantization.activation.uncalibrated import unknown_ranges
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import PerToken
 
+SHARED = "tuning"
+"""What a recipe is called whose result serves others that differ in later steps."""
 Observed = Mapping[str, SiteObservation]
 
 
@@ -23,18 +25,18 @@ def require_fit(
     _require_observed(sites, observed)
     if len(unknown_ranges(sites, observed, recipe)) == len(sites):
         raise BadInput(
-            f"recipe {recipe.name} fixes ranges of activations, and calibration saw nothing but "
+            f"{_called(recipe)} fixes ranges of activations, and calibration saw nothing but "
             f"zeros at all {len(sites)} sites: look at the calibration set, or use a weight-only "
             "recipe (`requant recipes`)"
         )
     if recipe.high_precision_sites >= len(sites):
         raise BadInput(
-            f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: "
+            f"{_called(recipe)} would leave none of the {len(sites)} sites quantized: "
             "use a lower one, or full-precision"
         )
     if isinstance(recipe.activation, PerToken) and not any(item.multiplies_rows for item in sites):
         raise BadInput(
-            f"recipe {recipe.name} gives each row of a matrix product a range, and none of the "
+            f"{_called(recipe)} gives each row of a matrix product a range, and none of the "
             f"{len(sites)} sites is one without a bias of its own: use int8-dynamic or int8-smooth"
         )
     if recipe.starts_from_champion:
@@ -48,6 +50,11 @@ def require_quantized(sites: tuple[Site, ...], excluded: Collection[str], recipe
             f"recipe {recipe.name} would leave none of the {len(sites)} sites quantized: "
             "use resmooth, or full-precision"
         )
+
+
+def _called(recipe: Recipe) -> str:
+    """Name a recipe; what several recipes share, as their search is, is called after none."""
+    return "the recipe" if recipe.name == SHARED else f"recipe {recipe.name}"
 
 
 def _require_observed(sites: tuple[Site, ...], observed: Observed) -> None:

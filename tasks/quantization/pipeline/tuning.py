@@ -21,7 +21,7 @@ from tasks.quantization.activation.quantizers import (
 )
 from tasks.quantization.activation.uncalibrated import unknown_ranges
 from tasks.quantization.graph.folding import fold
-from tasks.quantization.pipeline.preconditions import require_fit
+from tasks.quantization.pipeline.preconditions import SHARED, require_fit
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Awq, Equalized, Nearest, Static
 from tasks.quantization.recipe.submodules import schemes_by_site
@@ -50,7 +50,7 @@ def tuning_recipe(recipe: Recipe) -> Recipe:
     """
     return replace(
         recipe,
-        name=recipe.name if recipe.keeps_graph else "tuning",
+        name=recipe.name if recipe.keeps_graph else SHARED,
         summary="",
         rounding=recipe.rounding if isinstance(recipe.rounding, Awq) else Nearest(),
         bias_correction=False,

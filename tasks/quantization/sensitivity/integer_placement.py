@@ -192,14 +192,17 @@ class _Search:
         """Choose how far results are clipped, by the output's loss; confirm it on other cases."""
         others = range(1, len(self._batches), 2)
         rule = self._losses(())
+        before = float(rule[self._chosen_on].mean())
+        if not before > 0 or not float(rule[others].mean()) > 0:
+            return  # a saturated output loses nothing, whatever is clipped
         means = {each: float(self._with(each)[self._chosen_on].mean()) for each in TOLERANCES}
         best = min(means, key=lambda each: means[each])
-        if means[best] > LEAST_GAIN * float(rule[self._chosen_on].mean()):
+        if not means[best] <= LEAST_GAIN * before:
             return
         if float(self._with(best)[others].mean()) > LEAST_GAIN * float(rule[others].mean()):
             return
         self._tolerance = best
-        left = means[best] / float(rule[self._chosen_on].mean())
+        left = means[best] / before
         self._sentences.append(
             "on ONNX Runtime, what layers make is clipped where its squared error is at most "
             f"{1 + best:g} times the least, which leaves {left:.0%} of the output's loss"
@@ -255,7 +258,7 @@ class _Search:
         rest = sorted(affordable, key=lambda cost: cost.products)[:MEASURED]
         whole = self._losses(placed)
         before = float(whole[self._chosen_on].mean())
-        if before <= 0:
+        if not before > 0:
             return
         for cost in rest:
             after = float(self._losses([*placed, cost.node], self._chosen_on).mean())
@@ -277,9 +280,15 @@ class _Search:
     def _is_worth_it(self, floats: Sequence[str], whole: _Losses) -> bool:
         """Whether the loss is less on cases that chose nothing, at a latency that is allowed."""
         others = range(1, len(self._batches), 2)
-        left = float(self._losses(floats, others).mean()) / float(whole[others].mean())
-        return left <= LEAST_GAIN and (
-            self._timed(floats, self._reference, "full precision") <= self._evidence.latency_ratio
+        before = float(whole[others].mean())
+        left = float(self._losses(floats, others).mean())
+        return (
+            before > 0
+            and left <= LEAST_GAIN * before
+            and (
+                self._timed(floats, self._reference, "full precision")
+                <= self._evidence.latency_ratio
+            )
         )
 
     def _keep_for_loss(self, chosen: Sequence[str]) -> None:

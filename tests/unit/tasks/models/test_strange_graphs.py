@@ -13,11 +13,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infra.errors import BadInput
 from infra.settings import Settings
+from tasks.metrics.custom.distances import worst_distance
 from tasks.models.catalog import RegisteredModel, register
+from tasks.models.inputs import record_inputs
 from tests.custom_models import write_model
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 VALUES, PLACES = [1.0, 2.0, 3.0], [0, 5, 23]
+
+
+def floats(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return rng.standard_normal(shape).astype(np.float32)
 
 
 def value(
@@ -106,6 +112,81 @@ def test_a_sequence_beside_tensors_is_not_judged(workspace: Settings, tmp_path: 
     assert {*registered(model, tmp_path).golden_records[0]} == {"y"}
 
 
+def test_an_output_that_never_changes_is_not_judged(workspace: Settings, tmp_path: Path) -> None:
+    outputs = [value("y", shape=["n", 4]), value("w", shape=[6, 4]), value("k", shape=[1])]
+    anchors = helper.make_node("Constant", [], ["k"], value_floats=[3.0])
+    taken = registered(graph([product(), anchors], {"w": WEIGHT}, outputs=outputs), tmp_path)
+    assert {*taken.golden_records[0]} == {"y"}
+    assert [item.name for item in taken.graph.graph.output] == ["y", "w", "k"]
+
+
+def test_whole_numbers_beside_floats_are_not_measured(workspace: Settings, tmp_path: Path) -> None:
+    best = helper.make_node("ArgMax", ["y"], ["b"], axis=1, keepdims=0)
+    outputs = [value("y", shape=["n", 4]), value("b", TensorProto.INT64, ["n"])]
+    taken = registered(graph([product(), best], {"w": WEIGHT}, outputs=outputs), tmp_path)
+    before = taken.golden_records[0]
+    other = {"y": before["y"], "b": before["b"] + 1}
+    assert {*before} == {"y", "b"}
+    assert worst_distance("relative-error", None, before, other) == 0
+    assert worst_distance("relative-error", "b", before, other) > 0
+
+
+def test_a_request_in_half_precision_is_read_in_single(workspace: Settings, tmp_path: Path) -> None:
+    taken = registered(graph([product()], {"w": WEIGHT}), tmp_path)
+    half = np.ones(6, np.float16)
+    assert record_inputs(taken.inputs).record({"x": half})["x"].dtype == np.float32
+
+
+def test_an_input_of_unknown_axes_is_told_and_may_be_given(
+    workspace: Settings, tmp_path: Path
+) -> None:
+    model = graph([product()], {"w": WEIGHT})
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(BadInput, match=r"how many axes its input x has: .* input.tensors.x.shape"):
+        registered(model, tmp_path / "silent")
+    rng = np.random.default_rng(1)
+    payloads = [{"x": rng.standard_normal(6).astype(np.float32)} for _ in range(48)]
+    given = {"input": {"tensors": {"x": {"shape": ["batch", 6]}}}}
+    assert register(write_model(tmp_path / "told", model, payloads, **given)).coverage.layers == 1
+
+
+def test_axes_of_one_name_that_differ_are_told(workspace: Settings, tmp_path: Path) -> None:
+    nodes = [
+        product(output="h"),
+        helper.make_node("ReduceMean", ["z"], ["m"], axes=[1, 2], keepdims=0),
+        helper.make_node("Concat", ["h", "m2"], ["y"], axis=1),
+        helper.make_node("Unsqueeze", ["m", "one"], ["m2"]),
+    ]
+    nodes[2:] = reversed(nodes[2:])
+    sides = [value("x", shape=["n", 6]), value("z", shape=["n", "side", "side"])]
+    weights = {"w": WEIGHT, "one": np.int64([1])}
+    model = graph(nodes, weights, sides, [value("y", shape=["n", 5])])
+    rng = np.random.default_rng(1)
+    payloads = [
+        {"x": floats(rng, 6), "z": floats(rng, 4, 5)}  # the graph itself takes them
+        for _ in range(48)
+    ]
+    with pytest.raises(BadInput, match="axes called side have to be equal, and have 4 and 5"):
+        register(write_model(tmp_path / "silent", model, payloads))
+    given = {"input": {"tensors": {"z": {"shape": ["batch", "height", "width"]}}}}
+    assert register(write_model(tmp_path / "told", model, payloads, **given)).coverage.layers == 1
+
+
+def by_chance() -> onnx.ModelProto:
+    """Add noise of a seed, whose generator goes on from request to request."""
+    nodes = [
+        product(output="h"),
+        helper.make_node("RandomNormalLike", ["h"], ["noise"], seed=1.0),
+        helper.make_node("Add", ["h", "noise"], ["y"]),
+    ]
+    return graph(nodes, {"w": WEIGHT})
+
+
+def as_text() -> onnx.ModelProto:
+    nodes = [product(output="h"), helper.make_node("Cast", ["h"], ["t"], to=TensorProto.STRING)]
+    return graph(nodes, {"w": WEIGHT}, outputs=[value("t", TensorProto.STRING, ["n", 4])])
+
+
 def broken() -> NDArray[np.float32]:
     weight = WEIGHT.copy()
     weight[1, 2] = np.nan
@@ -128,6 +209,8 @@ DOUBLE = WEIGHT.astype(np.float64)
             graph([product()], {"w": WEIGHT}, [value("x", shape=["n", 6])] * 2),
             r"source: ONNX Runtime cannot load the graph .*Duplicate definition.*: export it again",
         ),
+        (by_chance(), "y of one request changes from run to run, for the graph draws random"),
+        (as_text(), "t are texts, whose distance nothing measures"),
         (
             graph([product()], {"w": WEIGHT.T.copy()}),
             r"source: ONNX Runtime cannot load the graph .*Incompatible dimensions",

@@ -145,6 +145,20 @@ def test_a_product_counts_as_asked_only_where_a_kernel_says_so(
     assert precision_gate(ASKED, kernels, "")[0].verdict is verdict
 
 
+def test_what_stays_in_floats_on_purpose_counts_and_is_said_to_be_so() -> None:
+    products = [
+        QuantizedProduct("b", "body", "node_Conv_1", "INT8", macs=90),
+        QuantizedProduct("d", "depthwise", "node_Conv_2", "INT8", macs=10),
+    ]
+    kernels = [kernel("INT8", "node_Conv_1")]
+    (gate,) = precision_gate(products, kernels, "", 0.8, kept={"node_Conv_2"})
+    assert (gate.verdict, gate.estimate and gate.estimate.value) == (Verdict.PASSED, 0.9)
+    assert "depthwise left in floating point on purpose" in gate.reason
+    assert "asked, no kernel" not in gate.reason
+    (gate,) = precision_gate(products, kernels, "", 0.95, kept={"node_Conv_2"})
+    assert gate.verdict is Verdict.FAILED
+
+
 def test_an_engine_that_nobody_could_inspect_is_inconclusive_and_says_why() -> None:
     gate = precision_gate(ASKED, None, "no CUDA device is visible")[0]
     assert (gate.verdict, gate.estimate) == (Verdict.INCONCLUSIVE, None)

@@ -101,6 +101,14 @@ def test_the_recipes_own_range_stays_where_none_is_better() -> None:
     assert recorded_tolerance(None) is None
 
 
+def test_a_saturated_output_that_loses_nothing_is_placed_by_time_alone() -> None:
+    def exact(floats: Collection[str], tolerance: float | None) -> bytes:
+        return f"{','.join([*floats, 'harmful', 'fine'])}/0.0".encode()
+
+    found = place(exact, b"reference", COSTS, PRODUCTS, evidence())
+    assert (set(found.reasons), found.tolerance) == ({"deep"}, None)
+
+
 def test_kinds_that_are_faster_in_floats_stay_there_and_then_what_costs_the_output_most() -> None:
     found = place(build, b"reference", COSTS, PRODUCTS, evidence())
     assert set(found.reasons) == {"deep", "harmful"}
