@@ -13,7 +13,7 @@ from benchmarks.peers import onnx_graphs
 from benchmarks.peers.int8_work import int8_share
 from benchmarks.peers.onnx_graphs import FP32, OURS, Graphs
 from infra.engines import open_target
-from infra.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from infra.engines.onnx_sessions import OnnxRuntimeEngine
 from infra.errors import BadInput, RequantError
 from tasks.graphs.sites import layer_weight
 from tasks.metrics.embeddings import cosine

@@ -11,7 +11,7 @@ from infra.errors import BadInput, Unavailable
 if TYPE_CHECKING:
     from infra.engines.port import Target  # brings numpy, which settings need not
 
-TARGETS = ("onnxruntime-cpu", "tensorrt-rtx", "tensorrt")
+TARGETS = ("onnxruntime-cpu", "onnxruntime-cuda", "tensorrt-rtx", "tensorrt")
 
 
 def open_target(name: str) -> Target:
@@ -19,12 +19,16 @@ def open_target(name: str) -> Target:
 
     Raises:
         BadInput: The target is unknown.
-        Unavailable: Its module is not installed.
+        Unavailable: Its module is not installed, or has no device where it builds on one alone.
     """
     if name == "onnxruntime-cpu":
         from infra.engines.onnxruntime_cpu import OnnxRuntimeCpu
 
         return OnnxRuntimeCpu()
+    if name == "onnxruntime-cuda":
+        from infra.engines.onnxruntime_cuda import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda()
     if name not in TARGETS:
         raise BadInput(f"no target is called {name!r}: allowed are {', '.join(TARGETS)}")
     module = name.replace("-", "_")

@@ -66,7 +66,7 @@ class Kernel:
 
     name: str
     kind: str  # the runtime's word for what it is
-    precision: str  # of what it multiplies: INT8, FP8, INT4, FLOAT or UNKNOWN
+    precision: str  # of what it multiplies: INT8, FP8, INT4, FP16, BF16, FLOAT or UNKNOWN
     nodes: frozenset[str]  # of the ONNX graph, that became it
 
 
@@ -124,12 +124,20 @@ class Target(Protocol):
 
     @property
     def form(self) -> str:
-        """The lowering of the Q/DQ graph that it wants: "s8" or "u8"."""
+        """The lowering of the Q/DQ graph that it wants: "s8", "u8" or "plain"."""
         ...
 
     @property
     def has_fp16(self) -> bool:
         """Whether it computes in FP16, so that an FP16 engine is what others have to beat."""
+        ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it loads ONNX graphs onto a device: full precision is then measured there too.
+
+        Memory is the device's.
+        """
         ...
 
     def why_not_executable(self) -> str | None:

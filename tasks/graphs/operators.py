@@ -14,7 +14,8 @@ from tasks.numerics.formats import NumberFormat
 
 _STANDARD = ("", "ai.onnx")
 _RUNTIME = "onnxruntime-cpu"
-_OWN = {_RUNTIME: ("com.microsoft", "ai.onnx.ml")}
+_RUNTIMES = frozenset({_RUNTIME, "onnxruntime-cuda"})
+_OWN = dict.fromkeys(_RUNTIMES, ("com.microsoft", "ai.onnx.ml"))
 """Domains that a target knows beside ONNX's own."""
 
 
@@ -62,7 +63,7 @@ def require_operators(model: onnx.ModelProto, targets: Sequence[str]) -> None:
         if (
             node.domain in _STANDARD
             and not onnx.defs.has(node.op_type, opset, "")
-            and set(targets) != {_RUNTIME}
+            and not set(targets) <= _RUNTIMES
         ):
             raise BadInput(
                 f"source: node {node.name} is {node.op_type}, which opset {opset} of ONNX does not "

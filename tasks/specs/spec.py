@@ -281,9 +281,9 @@ class ModelSpec(_SpecModel):
     data: DataSpec
     golden: GoldenSpec
     budgets: Budgets
-    targets: tuple[Literal["onnxruntime-cpu", "tensorrt-rtx", "tensorrt"], ...] = Field(
-        min_length=1
-    )
+    targets: tuple[
+        Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt-rtx", "tensorrt"], ...
+    ] = Field(min_length=1)
     schedule: ScheduleSpec
     window: WindowSpec = WindowSpec()
     drift: DriftSpec = DriftSpec()

@@ -165,14 +165,16 @@ def _precision(
 
 def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[GateResult, ...]:
     feeds = typical_batch(model).feeds
+    target = built.ref.target
+    reference = _reference(model, target)
     memory = CostPair(
-        _reference_memory(model.name), peak_memory(built.ref.target, built.plan, feeds)
+        _reference_memory(model.name, _home(target)), peak_memory(target, built.plan, feeds)
     )
     size = _size(model, built)
     if model.spec.task is Task.CAUSAL_LM:
-        gates = _costs_of_writing(model, engine, size, memory)
+        gates = _costs_of_writing(model, reference, engine, size, memory)
     else:
-        gates = _timed_costs(model, engine, feeds, size, memory)
+        gates = _timed_costs(model, reference, engine, feeds, size, memory)
     gates += _beside_fp16(model, built, engine, memory.candidate)
     if built.candidate.quantized_share > 0:
         return gates
@@ -182,11 +184,16 @@ def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[
 
 
 def _timed_costs(
-    model: RegisteredModel, engine: Engine, feeds: Arrays, size: CostPair, memory: CostPair
+    model: RegisteredModel,
+    reference: Engine,
+    engine: Engine,
+    feeds: Arrays,
+    size: CostPair,
+    memory: CostPair,
 ) -> tuple[GateResult, ...]:
     gates: tuple[GateResult, ...] = ()
     for rounds in LATENCY_ROUNDS:
-        latency = paired_engines(model.reference, engine, feeds, rounds=rounds)
+        latency = paired_engines(reference, engine, feeds, rounds=rounds)
         gates = cost_gates(Costs(latency, size, memory), model.spec.budgets)
         if all(gate.verdict is not Verdict.INCONCLUSIVE for gate in gates):
             break
@@ -194,7 +201,7 @@ def _timed_costs(
 
 
 def _costs_of_writing(
-    model: RegisteredModel, engine: Engine, size: CostPair, memory: CostPair
+    model: RegisteredModel, reference: Engine, engine: Engine, size: CostPair, memory: CostPair
 ) -> tuple[GateResult, ...]:
     """Time a language model on one prompt at a time, in at most a minute.
 
@@ -204,9 +211,7 @@ def _costs_of_writing(
     workload = typical_workload(inputs, [str(case.payload) for case in model.golden.cases])
     gates: tuple[GateResult, ...] = ()
     for rounds in GENERATION_ROUNDS:
-        measured = paired_generation(
-            model.reference, engine, inputs.layout, workload, rounds=rounds
-        )
+        measured = paired_generation(reference, engine, inputs.layout, workload, rounds=rounds)
         latency = PairedLatency(measured.reference.prefill, measured.candidate.prefill)
         gates = (
             *cost_gates(Costs(latency, size, memory), model.spec.budgets),
@@ -266,7 +271,27 @@ def _size(model: RegisteredModel, built: BuiltEngine) -> CostPair:
     return CostPair(whole_size(model.file(FULL_PRECISION)), built.ref.size)
 
 
+_CPU = "onnxruntime-cpu"
+
+
+def _home(target: str) -> str:
+    """Return where full precision is measured beside a target's engines: its device, or the CPU."""
+    return target if open_target(target).on_device else _CPU
+
+
+def _reference(model: RegisteredModel, target: str) -> Engine:
+    """Return full precision where the target's engines are compared with it."""
+    home = _home(target)
+    return model.reference if home == _CPU else _on_device(model.name, model.digest, home)
+
+
+@lru_cache(maxsize=1)
+def _on_device(model_name: str, digest: str, target: str) -> Engine:
+    """Load full precision onto the device; `digest` is the model's."""
+    return open_target(target).load(open_model(model_name).file(FULL_PRECISION))
+
+
 @lru_cache(maxsize=8)
-def _reference_memory(model_name: str) -> int:
+def _reference_memory(model_name: str, target: str) -> int:
     model = open_model(model_name)
-    return peak_memory("onnxruntime-cpu", model.file(FULL_PRECISION), typical_batch(model).feeds)
+    return peak_memory(target, model.file(FULL_PRECISION), typical_batch(model).feeds)

@@ -25,6 +25,7 @@ class TensorRt:
 
     form = "s8"
     has_fp16 = True
+    on_device = False  # full precision would have to be built first
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """Return the graph in a target's form.
 
     "s8" (TensorRT) with residual branches quantized, "u8" (ONNX Runtime on x86) for what that
-    fuses.
+    fuses, "plain" (ONNX Runtime on a device) without what only those two read.
     """
     match form:
         case "s8":
@@ -43,8 +43,10 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
             integers = recurrent_in_integers(unsigned_activations(qdq))
             fused = in_integers(turned_weights(bias_apart(integers)))
             return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
+        case "plain":
+            return mark_floats(gathered_levels(without_results(recurrent_in_floats(qdq))))
         case _:
-            raise BadInput(f"no lowering is called {form!r}: allowed are 's8' and 'u8'")
+            raise BadInput(f"no lowering is called {form!r}: allowed are 's8', 'u8' and 'plain'")
 
 
 def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
