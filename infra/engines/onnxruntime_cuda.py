@@ -269,6 +269,7 @@ def _why_not() -> str | None:
 
     if not torch.cuda.is_available():
         return f"no CUDA device is visible to torch {torch.__version__}"
+    ort.set_default_logger_severity(3)  # 1.30 warns at each session that CUDA is no plug-in
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN of torch or of their own packages
     try:

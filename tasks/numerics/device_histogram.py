@@ -35,20 +35,14 @@ class DeviceCounts:
     bins: torch.Tensor  # [2048], int64: by the bits of |x|, NaN by their payload
     extremes: torch.Tensor  # [2, channels], int16 or int32: bits of the largest and of the least
 
-    def channels(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the least and the largest value of each channel in host memory, 0 among them.
-
-        A channel with a NaN has NaN for both.
-        """
-        return decoded(self.extremes.cpu().numpy())
-
 
 def decoded(
     extremes: NDArray[np.int16] | NDArray[np.int32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return least and largest values [channels] of the kernel's bits [2, channels].
+    """Return least and largest values [channels] of the kernel's bits [2, channels], 0 among them.
 
-    The second row has its signs turned. Of bfloat16 there are the upper 16 bits of a float32.
+    The second row has its signs turned. Of bfloat16 there are the upper 16 bits of a float32. A
+    channel with a NaN has NaN for both.
     """
     bits = extremes.view(np.uint16 if extremes.dtype == np.int16 else np.uint32).astype(np.uint32)
     if extremes.dtype == np.int16:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.numerics.device_histogram import count_bins, count_matrix
+from tasks.numerics.device_histogram import count_bins, count_matrix, decoded
 from tasks.numerics.histogram import ExponentHistogram, with_one_nan
 
 if TYPE_CHECKING:
@@ -107,6 +107,24 @@ def _count_on_host(values: NDArray[np.float32], channel_axis: int) -> Counted:
     return Counted(histogram, low, high, broken)
 
 
+def fetch(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Queue a copy to host memory, and return what waits for it and for nothing queued later."""
+    import torch
+
+    if not tensor.is_cuda:
+        return lambda: tensor
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    there.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    copied.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return there
+
+    return wait
+
+
 def _start_on_device(values: torch.Tensor, channel_axis: int) -> Callable[[], Counted]:
     """Count as on the host: integers add exactly in any order, so that threads change nothing."""
     values = values.contiguous()
@@ -114,10 +132,11 @@ def _start_on_device(values: torch.Tensor, channel_axis: int) -> Callable[[], Co
     if channel_axis % values.ndim == values.ndim - 1 and values.is_cuda:
         rows = count_matrix(values.view(-1, values.shape[-1])) if values.numel() else None
     if rows is not None:
-        return lambda: _counted(values, rows.bins, *rows.channels())
-    bins = count_bins(values.view(-1))
-    extremes = _extremes(values, _others(values.ndim, channel_axis))
-    return lambda: _counted(values, bins, *(on_host(extreme) for extreme in extremes))
+        bins, bits = fetch(rows.bins), fetch(rows.extremes)
+        return lambda: _counted(values, bins(), *decoded(bits().numpy()))
+    bins = fetch(count_bins(values.view(-1)))
+    low, high = map(fetch, _extremes(values, _others(values.ndim, channel_axis)))
+    return lambda: _counted(values, bins(), on_host(low()), on_host(high()))
 
 
 def _counted(
@@ -126,10 +145,10 @@ def _counted(
     low: NDArray[np.float32],
     high: NDArray[np.float32],
 ) -> Counted:
-    """Fetch what was counted; only infinities and NaN make it read the values again."""
+    """Add up what was fetched; only infinities and NaN make it read the values again."""
     import torch
 
-    counts, largest = with_one_nan(bins.cpu().numpy()), _largest(low, high)
+    counts, largest = with_one_nan(bins.numpy()), _largest(low, high)
     if not np.isfinite(largest):
         finite = values[torch.isfinite(values)]
         largest = float(finite.abs().max()) if finite.numel() else 0.0

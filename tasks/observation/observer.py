@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from tasks.graphs.sites import Site
 from tasks.numerics.histogram import ExponentHistogram
-from tasks.observation.counting import Counted, Values, divide, on_host, start, take, take_pixels
+from tasks.observation.counting import (
+    Counted,
+    Values,
+    divide,
+    fetch,
+    on_host,
+    start,
+    take,
+    take_pixels,
+)
 
 ROWS = 192
 """Activation rows kept per site, for the searches that need joint values and not only ranges."""
@@ -74,8 +83,8 @@ class Observer:
         self._extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._rows: dict[str, tuple[NDArray[np.uint64], NDArray[np.float32]]] = {}
         self._broken: dict[str, Counter[int]] = {site.name: Counter() for site in sites}
-        # Fetches what a device still counts: of one site, while the next is queued.
-        self._fetch: Callable[[], None] | None = None
+        # Adds what a device still counts: of one site, while the next is queued.
+        self._unfinished: Callable[[], None] | None = None
 
     def update(
         self,
@@ -172,22 +181,23 @@ class Observer:
         """Start to count values [cases, ...] and to keep rows, and fetch the site before."""
         counting = start(values, channel_axis)
         owners = np.full(len(values), -1) if cases is None or len(cases) != len(values) else cases
+        rows = None if kept is None or isinstance(kept, np.ndarray) else fetch(kept)
 
-        def fetch() -> None:
+        def finish() -> None:
             self._add(site, counting(), owners)
             if keys is not None and kept is not None:
-                self._keep_rows(site, keys, on_host(kept))
+                self._keep_rows(site, keys, on_host(kept if rows is None else rows()))
 
         self._settle()
         if isinstance(values, np.ndarray):
-            fetch()
+            finish()
         else:
-            self._fetch = fetch
+            self._unfinished = finish
 
     def _settle(self) -> None:
-        if self._fetch is not None:
-            fetch, self._fetch = self._fetch, None
-            fetch()
+        if self._unfinished is not None:
+            finish, self._unfinished = self._unfinished, None
+            finish()
 
     def _add(self, site: Site, counted: Counted, owners: NDArray[np.int64]) -> None:
         """Add to the site's histogram and extremes.
