@@ -23,9 +23,14 @@ from infra.errors import AlreadyExists, BadInput, NotFound, Refused, RequantErro
 from infra.processes.serve import Guarded
 from infra.settings import settings
 
+PLOTLYS_STYLES = (
+    "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",  # an empty element, for rules to come
+    "'sha256-gG0b4ixT/IQUp7JJLbyKcpYcYDjq2Wp8NGv3f+aasqo='",  # of the maps that it brings along
+)
+"""The style elements that Plotly adds to a page: no other one is applied."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
-    "style-src 'self'; img-src 'self'; "
+    f"style-src 'self' {' '.join(PLOTLYS_STYLES)}; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",  # also: going back asks for a fresh form
     # with none, browsers would call the origin of our own forms null
@@ -97,7 +102,7 @@ def _read_ahead() -> None:
 
 async def _with_headers(request: Request, call_next: Next) -> Response:
     response = await call_next(request)
-    if request.url.path.startswith("/static/"):
+    if request.url.path.startswith(("/static/", "/assets/")):
         response.headers["Cache-Control"] = KEPT
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

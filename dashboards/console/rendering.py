@@ -1,6 +1,8 @@
 """Templates, and what every page has: who is asking, the neighbours' addresses."""
 
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from infra.settings import settings
 from tasks.records import STORED_DETECTORS
 
 STATIC = Path(__file__).parent / "static"
+PLOTLY = Path(str(files("plotly"))) / "package_data" / "plotly.min.js"
+"""The script that draws plots; only pages with one load it."""
 _FILTERS = (
     present.ago,
     present.figure,
@@ -48,6 +52,7 @@ def _environment() -> jinja2.Environment:
             "SPARK_HEIGHT": present.SPARK_HEIGHT,
             "stored_detectors": STORED_DETECTORS,
             "asset": _asset,
+            "plotly": f"/assets/{PLOTLY.name}?{version('plotly')}",
         }
     )
     return environment

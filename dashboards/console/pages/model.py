@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from dashboards.console.forms import new_form
 from dashboards.console.rendering import show
-from flows.queries.console import overview
+from flows.queries.console import over_time, overview
 from flows.queries.console.ledgers import ledgers
+from flows.queries.console.over_time import ModelOverTime as Drawn
 from flows.queries.console.overview import ModelRow
 from infra.settings import settings
 from infra.stores import layout
@@ -26,17 +27,22 @@ api = APIRouter(prefix="/api", tags=["models"])
 
 @router.get("/models/{model}")
 def model_page(request: Request, model: str) -> Response:
-    """Show one model: champion, waiting candidates, actions, history."""
+    """Show one model: champion, waiting candidates, how it went, history."""
     current_digest(model)
     scheduled = request.app.state.upcoming.answer()
     entries = ledgers.entries(model)
     runs = request.app.state.runs.answer()
+    over = over_time.over_time(model)
     row = overview.row(model, scheduled.value)
     return show(
         request,
         "model.html.j2",
         note=scheduled.problem,
         row=row,
+        over=over,
+        detectors=tuple(
+            dict.fromkeys(name for window in over.windows for name in window.detectors)
+        ),
         previous=overview.precision(model, row.glance.previous),
         decision=_newest_decision(entries),
         history=entries[: -NEWEST - 1 : -1],
@@ -55,6 +61,13 @@ def model_glance(request: Request, model: str) -> ModelRow:
     """Return one model at a glance; 404 for an unknown one."""
     current_digest(model)
     return overview.row(model, request.app.state.upcoming.answer().value)
+
+
+@api.get("/models/{model}/over-time")
+def model_over_time(model: str, windows: int = Query(over_time.WINDOWS, ge=1, le=5000)) -> Drawn:
+    """Return what the page draws: the newest windows, and what happened since; 404 as above."""
+    current_digest(model)
+    return over_time.over_time(model, windows)
 
 
 def report_keys(model: str, decision: LedgerEntry) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """What is handed out as it is stored: drift reports, and the newest figures for Prometheus."""
 
 from fastapi import APIRouter, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
+from dashboards.console.rendering import PLOTLY
 from flows.measures import LiveMeasures
 from flows.queries import views
 from flows.schedules import overdue
@@ -38,6 +39,12 @@ def metrics() -> Response:
     """Return every model's newest figures for Prometheus, which shows the key as a bearer."""
     page = read_snapshots(settings().root / "metrics", _live.samples())
     return Response(page, headers={"Content-Type": CONTENT_TYPE})
+
+
+@router.get(f"/assets/{PLOTLY.name}")
+def plotly_script() -> Response:
+    """Return the script that draws plots, as the installed package has it."""
+    return FileResponse(PLOTLY, media_type="text/javascript")
 
 
 @router.get("/favicon.ico")

@@ -14,11 +14,11 @@ from infra.canonical import Json, canonical
 from infra.errors import NotFound
 from infra.settings import settings
 from infra.stores import layout
+from tasks.drift.report.keys import FINDINGS, PAGE, WORST
 from tasks.drift.report.library import keep_library
 from tasks.drift.report.page import Look, Worst, detector_page, drift_report, store_snapshot
 from tasks.records import (
     STORED_DETECTOR,
-    STORED_DETECTORS,
     Decision,
     PastDecision,
     ReleaseRef,
@@ -27,10 +27,6 @@ from tasks.records import (
 )
 from tasks.step import flow_run_id
 
-PAGE = f"{STORED_DETECTORS}.html"
-WORST = "worst.json"
-FINDINGS = "findings.json"
-"""What the detectors found, as values: pages plot it over windows."""
 GROUPS = 50
 """Domains and languages that are counted by name."""
 EXAMPLES = 8

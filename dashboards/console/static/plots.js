@@ -1,0 +1,155 @@
+// Draws what a page's twin under /api returns. Each plot has a table beside it that says the same.
+"use strict";
+
+const style = getComputedStyle(document.documentElement);
+const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+const TONES = { fine: "good", degraded: "bad", inconclusive: "wait" };
+const MARKS = { promotion: "good", rollback: "bad", refusal: "wait", incident: "bad" };
+const ROW = 105, GAP = 34, HEAT_ROW = 17;
+
+function baseLayout() {
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x unified",
+    font: { family: "system-ui, sans-serif", size: 12, color: colour("ink") },
+    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
+    margin: { l: 92, r: 16, t: 26, b: 46 }, showlegend: false, shapes: [], annotations: [],
+  };
+}
+
+const axis = (extra) => ({ gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: false, ...extra });
+/** Plotly reads a few tags in texts: names from traffic have none. */
+const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+const local = (time) => time ? new Date(time) : null;
+
+/** One detector: what mattered most in each window against its limit. */
+function detectorTraces(detector, windows, number) {
+  const rows = windows.filter((row) => row.figures[detector]);
+  const of = (pick) => rows.map((row) => pick(row.figures[detector], row));
+  const shared = { x: rows.map((row) => local(row.time)), xaxis: "x", yaxis: `y${number}` };
+  return [
+    { ...shared, name: "limit", y: of((figure) => figure.limit), mode: "lines", hoverinfo: "skip",
+      line: { color: colour("muted"), width: 1, dash: "dash", shape: "hv" } },
+    { ...shared, name: plain(detector), y: of((figure) => figure.value), mode: "lines+markers",
+      customdata: of((figure, row) => [plain(figure.subject), figure.limit, row.detectors[detector] ?? "", row.action]),
+      hovertemplate: "%{y:.4g} of %{customdata[0]} (limit %{customdata[1]:.4g}): %{customdata[2]}",
+      line: { color: colour("accent"), width: 1.6 },
+      marker: { size: 7, color: of((_, row) => colour(TONES[row.detectors[detector]] ?? "muted")) } },
+  ];
+}
+
+function heatTrace(grid, number) {
+  return {
+    type: "heatmap", x: grid.times.map(local), y: grid.names.map(plain), z: grid.values, xaxis: "x", yaxis: `y${number}`,
+    zmin: 0, zmax: 2, showscale: false, hovertemplate: "%{y}: %{z:.2f} of its limit<extra></extra>",
+    colorscale: [[0, colour("good-soft")], [0.5, colour("wait")], [1, colour("bad")]], xgap: 1, ygap: 1,
+  };
+}
+
+function groupTraces(grid, number) {
+  const shades = ["#4f7df0", "#2a9d8f", "#e9a23b", "#c8553d", "#8d6cc9", "#5b8e55", "#d279a6", "#6b7a90"];
+  return grid.names.map((name, place) => ({
+    type: "bar", name: plain(name), x: grid.times.map(local), y: grid.values[place], xaxis: "x", yaxis: `y${number}`,
+    marker: { color: shades[place % shades.length] }, hovertemplate: `${plain(name)}: %{y}<extra></extra>`,
+  }));
+}
+
+/** Stack rows of the given heights from the top down; return each one's share of the whole. */
+function domains(heights) {
+  const whole = heights.reduce((sum, height) => sum + height + GAP, -GAP);
+  let top = whole;
+  return [whole, heights.map((height) => { const span = [(top - height) / whole, top / whole]; top -= height + GAP; return span; })];
+}
+
+function drawOverTime(element, data) {
+  const detectors = [...new Set(data.windows.flatMap((row) => Object.keys(row.figures)))];
+  const rows = detectors.map((name) => ({ title: plain(name), height: ROW, traces: (n) => detectorTraces(name, data.windows, n) }));
+  if (data.saturation.names.length) rows.push({ title: "saturation of layers, of their limits", height: 24 + HEAT_ROW * data.saturation.names.length,
+    traces: (n) => [heatTrace(data.saturation, n)], axis: { type: "category", autorange: "reversed" } });
+  for (const kind of ["domain", "language"]) {
+    const chosen = data.groups.names.map((name, place) => [name, place]).filter(([name]) => name.startsWith(`${kind}=`));
+    if (chosen.length > 1) rows.push({ title: `requests by ${kind}`, height: ROW, traces: (n) => groupTraces({ ...data.groups,
+      names: chosen.map(([name]) => name.slice(kind.length + 1)), values: chosen.map(([, place]) => data.groups.values[place]) }, n) });
+  }
+  if (!rows.length) return;
+  const [height, spans] = domains(rows.map((row) => row.height));
+  const layout = baseLayout();
+  layout.height = height + layout.margin.t + layout.margin.b;
+  layout.barmode = "stack";
+  layout.xaxis = axis({ type: "date", anchor: `y${rows.length}`, domain: [0, 1], side: "bottom" });
+  const traces = [];
+  rows.forEach((row, place) => {
+    layout[`yaxis${place + 1}`] = axis({ domain: spans[place], anchor: "x", nticks: 4, fixedrange: true, tickformat: row.axis ? undefined : "~g", ...row.axis });
+    layout.annotations.push({ text: row.title, x: 0, xref: "paper", y: spans[place][1], yref: "paper", yanchor: "bottom", xanchor: "left",
+      showarrow: false, font: { size: 12, color: colour("muted") } });
+    traces.push(...row.traces(place + 1));
+  });
+  for (const mark of data.marks) {
+    layout.shapes.push({ type: "line", x0: local(mark.time), x1: local(mark.time), y0: 0, y1: 1, yref: "paper",
+      line: { color: colour(MARKS[mark.kind]), width: 1.2, dash: mark.kind === "incident" ? "dot" : "solid" } });
+    layout.annotations.push({ x: local(mark.time), y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
+      text: { promotion: "▲", rollback: "▼", refusal: "✕", incident: "!" }[mark.kind] + (mark.version ? ` ${mark.version}` : ""),
+      font: { size: 11, color: colour(MARKS[mark.kind]) } });
+  }
+  show(element, traces, layout);
+}
+
+function drawCosts(element, data) {
+  const metrics = [...new Set(data.costs.map((cost) => cost.metric))];
+  if (!metrics.length) return;
+  const [height, spans] = domains(metrics.map(() => ROW));
+  const layout = baseLayout();
+  layout.height = height + layout.margin.t + layout.margin.b;
+  layout.xaxis = axis({ type: "category", anchor: `y${metrics.length}`, title: { text: "version" } });
+  layout.margin.b = 48;
+  const traces = [];
+  metrics.forEach((metric, place) => {
+    const rows = data.costs.filter((cost) => cost.metric === metric);
+    layout[`yaxis${place + 1}`] = axis({ domain: spans[place], anchor: "x", nticks: 4, rangemode: "tozero", fixedrange: true });
+    layout.annotations.push({ text: `${metric} of full precision's`, x: 0, xref: "paper", y: spans[place][1], yref: "paper",
+      yanchor: "bottom", xanchor: "left", showarrow: false, font: { size: 12, color: colour("muted") } });
+    for (const target of new Set(rows.map((cost) => cost.target))) {
+      const own = rows.filter((cost) => cost.target === target), shared = { x: own.map((cost) => cost.version), yaxis: `y${place + 1}` };
+      traces.push({ ...shared, name: `${target}, budget`, y: own.map((cost) => cost.budget), mode: "lines", hoverinfo: "skip",
+        line: { color: colour("muted"), dash: "dash", width: 1 } });
+      traces.push({ ...shared, name: target, y: own.map((cost) => cost.value), mode: "lines+markers", line: { color: colour("accent") },
+        marker: { size: 8, color: own.map((cost) => colour(cost.verdict === "passed" ? "good" : "bad")) },
+        hovertemplate: `${target}: %{y:.3g}<extra></extra>` });
+    }
+  });
+  show(element, traces, layout);
+}
+
+function drawFront(element, data) {
+  const points = data.front;
+  if (!points.length) return;
+  const layout = baseLayout();
+  layout.height = 300;
+  layout.hovermode = "closest";
+  layout.xaxis = axis({ title: { text: data.front_axes[0] }, rangemode: "tozero" });
+  layout.yaxis = axis({ title: { text: data.front_axes[1] } });
+  layout.margin.b = 48;
+  show(element, [{ x: points.map((point) => point.x), y: points.map((point) => point.y), mode: "markers+text", textposition: "top center",
+    text: points.map((point) => plain(point.name)), hovertemplate: "%{text}: %{x:.3g}, %{y:.4g}<extra></extra>",
+    marker: { size: 11, symbol: points.map((point) => point.dominated ? "circle-open" : "circle"),
+      color: points.map((point) => colour(point.passed ? "good" : "bad")) } }], layout);
+}
+
+function show(element, traces, layout) {
+  element.replaceChildren();
+  Plotly.newPlot(element, traces, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+}
+
+const DRAWERS = { "over-time": drawOverTime, costs: drawCosts, front: drawFront };
+
+document.addEventListener("DOMContentLoaded", async () => {
+  const wanted = new Map();
+  for (const element of document.querySelectorAll("[data-plot]")) {
+    const address = element.dataset.source;
+    if (!wanted.has(address)) wanted.set(address, fetch(address).then((answer) => answer.ok ? answer.json() : Promise.reject(answer.statusText)));
+    try {
+      DRAWERS[element.dataset.plot](element, await wanted.get(address));
+    } catch (error) {
+      element.textContent = `The plot cannot be drawn (${error}); the table below it says the same.`;
+    }
+  }
+});
