@@ -14,6 +14,7 @@ class Status(StrEnum):
     HELD = "held"
     PROMOTED = "promoted"
     AWAITING_APPROVAL = "awaiting-approval"
+    DELIVERING = "delivering"  # a candidate passed, and takes traffic over step by step
     REFUSED = "refused"  # no candidate passed its gates
     RETRAINING_REQUESTED = "retraining-requested"
     # Too little traffic to tell, or nothing that could be judged here.

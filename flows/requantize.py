@@ -215,6 +215,11 @@ def _conclude(
         promotion_steps.request_approval(release, base, actor, reason)
         text = f"version {release.version} ({last.recipe}) passed and waits for approval"
         return RunOutcome(status=Status.AWAITING_APPROVAL, reason=text, **where)  # type: ignore[arg-type]
+    spec = open_model(model).spec
+    if champion is not None and spec.serving is not None and spec.serving.delivery is not None:
+        promotion_steps.start_delivery(release, base, spec.delivery_shares, actor, reason)
+        text = f"version {release.version} ({last.recipe}) passed and is being delivered"
+        return RunOutcome(status=Status.DELIVERING, reason=text, **where)  # type: ignore[arg-type]
     promotion_steps.promote(release, base, actor, reason)
     text = f"version {release.version} ({last.recipe}) is champion"
     return RunOutcome(status=Status.PROMOTED, reason=text, **where)  # type: ignore[arg-type]

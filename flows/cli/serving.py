@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.application import app
-from flows.cli.options import Json, Model
+from flows.cli.options import Json, Model, Reason
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
 
@@ -52,6 +52,34 @@ def routing(model: Model, as_json: Json = False) -> None:
     from flows.queries.routing import routing_curve
 
     printing.emit(routing_curve(model), as_json, printing.routing)
+
+
+@app.command()
+def deliver(
+    model: Model,
+    version: Annotated[
+        str | None, typer.Argument(help="One that waits for approval, or was champion.")
+    ] = None,
+    stop: Annotated[bool, typer.Option(help="Stop the delivery that goes on.")] = False,
+    reason: Reason = "asked for by hand",
+    as_json: Json = False,
+) -> None:
+    """Let a version take traffic over: shadow, canary, full, as the gateway judges it.
+
+    `requant status` shows how far it has come.
+    """
+    from flows.cli import printing
+
+    if (version is None) is not stop:
+        raise BadInput("give the version that is to be delivered, or --stop")
+    with printing.orchestrated(model, quiet=as_json):
+        from flows.gateway.steering import ordering
+
+        if version is None:
+            view = ordering.stop(model, reason)
+        else:
+            view = ordering.deliver(model, version, reason)
+    printing.emit(view, as_json, printing.fields)
 
 
 @app.command()

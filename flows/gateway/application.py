@@ -14,6 +14,7 @@ from flows.gateway.capturing import traffic_writer
 from flows.gateway.completions import completion_routes
 from flows.gateway.embeddings import embedding_routes
 from flows.gateway.follower import Follower
+from flows.gateway.steering.deliverer import Deliverer
 from infra.errors import NotFound
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher
@@ -41,7 +42,7 @@ class ServedModels:
         self._settings, self._only = chosen, tuple(only)
         self.metrics = GatewayMetrics()
         self.endpoints: dict[str, Endpoint] = {}
-        self._followers: list[Follower] = []
+        self._followers: list[Follower | Deliverer] = []
         registered = model_names(chosen.store())
         missing = sorted(set(only) - set(registered))
         if missing:
@@ -74,9 +75,11 @@ class ServedModels:
         endpoint = Endpoint(name, batcher, self.metrics, capture, shadows=shadows)
         self.endpoints[name] = endpoint
         follower = Follower(endpoint, self._settings)
-        self._followers.append(follower)
+        deliverer = Deliverer(endpoint, self._settings)
+        self._followers += [follower, deliverer]
         capture.start()
         follower.start()
+        deliverer.start()
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

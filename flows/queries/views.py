@@ -9,7 +9,8 @@ from infra.stores import layout
 from tasks.drift.report.library import with_library
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry
-from tasks.promotion.serving import incidents
+from tasks.promotion.serving.deliveries import open_delivery
+from tasks.promotion.serving.incidents import open_incident
 from tasks.specs.registration import current_digest, current_spec, model_names
 from tasks.specs.spec import ModelSpec
 
@@ -76,13 +77,19 @@ def _view(
 
 
 def _serving(entries: Sequence[LedgerEntry], champion: LedgerEntry | None) -> str | None:
-    """Return in words that traffic left the champion; None while all is as it should be."""
-    if champion is None or champion.release is None:
-        return None
-    incident = incidents.open_incident(entries, champion.release)
-    if incident is None:
-        return None
-    return f"{incident.to} answers since {incident.since:%Y-%m-%d %H:%M} UTC: {incident.reason}"
+    """Return in words what is out of the ordinary; None while the champion answers alone."""
+    told = []
+    incident = open_incident(entries, str(champion.release)) if champion else None
+    if incident is not None:
+        since = f"{incident.since:%Y-%m-%d %H:%M} UTC"
+        told.append(f"{incident.to} answers since {since}: {incident.reason}")
+    delivery = open_delivery(entries)
+    if delivery is not None:
+        since = f"{delivery.since:%Y-%m-%d %H:%M} UTC"
+        told.append(
+            f"version {delivery.version} is being delivered ({delivery.stage}) since {since}"
+        )
+    return "; ".join(told) or None
 
 
 def history(name: str) -> tuple[LedgerEntry, ...]:

@@ -29,7 +29,7 @@ from infra.gateway.open_inference import (
 )
 from infra.gateway.signature import TensorSignature
 from infra.gateway.steering.destination import Asking
-from infra.gateway.steering.router import wish_of
+from infra.gateway.steering.router import key_of, wish_of
 from infra.telemetry import CONTENT_TYPE
 
 CONTEXT = ("tenant", "domain", "language", "label")
@@ -227,7 +227,8 @@ def asking_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> Aski
     Raises:
         BadInput: There is no such tier.
     """
-    return Asking(context_of(parameters, headers), wish_of(parameters, headers))
+    wish, key = wish_of(parameters, headers), key_of(parameters, headers)
+    return Asking(context_of(parameters, headers), wish, key)
 
 
 def _header_length(request: Request) -> int | None:

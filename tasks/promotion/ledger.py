@@ -44,6 +44,10 @@ class EntryKind(StrEnum):
     # Live answers of a release broke a limit, and another answers; details: serving, to, limits.
     FELL_BACK = "fell-back"
     RETURNED = "returned"  # the release answers again; details: serving
+    # A candidate takes traffic over step by step; details: base, shares.
+    DELIVERY_STARTED = "delivery-started"
+    DELIVERY_STEPPED = "delivery-stepped"  # details: delivery, step, measured
+    DELIVERY_ENDED = "delivery-ended"  # details: delivery, outcome, measured
 
 
 REGISTRY = "mlflow"

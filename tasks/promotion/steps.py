@@ -15,6 +15,7 @@ from tasks.promotion.acts import promoting, reconciling
 from tasks.promotion.card import card
 from tasks.promotion.reconcile import Reconciliation
 from tasks.promotion.release import Judged, register
+from tasks.promotion.serving import deliveries
 from tasks.records import Decision, ReleaseRef, SampleRef, ThinWindow
 from tasks.step import step
 
@@ -88,6 +89,15 @@ def release_candidate(judged: Judged, run_name: str, frozen: str | None = None) 
 def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Make a release champion; see `acts.promoting.promote`."""
     promoting.promote(release, base, actor, reason)
+
+
+@step("start-delivery")
+def start_delivery(
+    release: ReleaseRef, base: str | None, shares: Sequence[float], actor: str, reason: str
+) -> None:
+    """Let a passing candidate take traffic over step by step, as the gateway judges it."""
+    journal.commit(release.model, deliveries.started, release, base, shares, actor, reason)
+    projection.label_or_warn(release.model)
 
 
 @step("request-approval")

@@ -40,16 +40,17 @@ class LiveComparison:
         expected = self._rows(reference)
         count = len(expected)
         if outputs is None:
-            return np.zeros(count), np.zeros(count if self._decides else 0)
+            return np.zeros(count), np.zeros(count if self.decides else 0)
         try:
             actual = self._rows(outputs)
             score = cosine if self.metric == "cosine" else label_agreement
             return np.clip(score(expected, actual), 0.0, 1.0), self._same(expected, actual)
         except (BadInput, KeyError, ValueError):
-            return np.zeros(count), np.zeros(count if self._decides else 0)
+            return np.zeros(count), np.zeros(count if self.decides else 0)
 
     @property
-    def _decides(self) -> bool:
+    def decides(self) -> bool:
+        """Return whether the outputs hold decisions."""
         return self.classes or self.safety_weight is not None
 
     def _same(self, expected: Tensor, actual: Tensor) -> NDArray[np.float64]:

@@ -61,14 +61,39 @@ class FallbackSpec(_ServingModel):
         return self
 
 
+class DeliverySpec(_ServingModel):
+    """How a candidate that passed its gates takes traffic over, step by step, or leaves again."""
+
+    canary: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.25)  # shares, after shadow
+    sample: float = Field(default=0.1, gt=0, le=1)  # share of requests that both releases answer
+    # The candidate against the champion, each held against full precision.
+    fidelity_drop: float = Field(default=0.02, gt=0, lt=1)  # mean, at most
+    flips: float = Field(default=0.02, gt=0, lt=1)  # further decisions that differ, at most
+    errors: float = Field(default=0.05, gt=0, lt=1)  # share of the candidate's answers that fail
+    latency_ratio: float = Field(default=1.5, gt=0)  # candidate / champion, median of pairs
+    false_verdicts: float = Field(default=0.05, gt=0, lt=1)  # chance of one, over a whole delivery
+    step_s: float = Field(default=60.0, ge=0)  # that each step takes at least
+    give_up_s: float = Field(default=86_400.0, gt=0)  # after which a step without verdict aborts
+    bake_s: float = Field(default=600.0, ge=0)  # in which the new champion may still be rolled back
+
+    @model_validator(mode="after")
+    def _climbs(self) -> Self:
+        if list(self.canary) != sorted(set(self.canary)):
+            raise ValueError("delivery.canary does not climb: give shares such as [0.05, 0.25]")
+        return self
+
+
 class ServingSpec(_ServingModel):
     """How the gateway serves a model."""
 
     routing: RoutingSpec | None = None
     fallback: FallbackSpec | None = None
+    delivery: DeliverySpec | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("serving says nothing: give routing or fallback, or leave it out")
+            raise ValueError(
+                "serving says nothing: give routing, fallback or delivery, or leave it out"
+            )
         return self

@@ -19,7 +19,7 @@ from infra.errors import BadInput
 from infra.identifiers import ModelName
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
 from tasks.specs.preprocess import PreprocessSpec
-from tasks.specs.serving import ServingSpec
+from tasks.specs.serving import DeliverySpec, ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
 from tasks.specs.yaml_text import read_yaml
@@ -391,6 +391,15 @@ class ModelSpec(_SpecModel):
         """Whether there is a tokenizer: a file that is named, or what a GGUF file brings."""
         brings = self.task is Task.CAUSAL_LM and self.source.endswith(".gguf")
         return self.input.tokenizer is not None or brings
+
+    @property
+    def delivery_shares(self) -> tuple[float, ...]:
+        """Return the shares of traffic by which a candidate takes over; 0 is shadow.
+
+        What is written token by token is not answered twice, and begins with a canary.
+        """
+        delivery = (self.serving.delivery if self.serving else None) or DeliverySpec()
+        return delivery.canary if TRAITS[self.task].per_token else (0.0, *delivery.canary)
 
     @property
     def live_metric(self) -> MetricSpec | None:

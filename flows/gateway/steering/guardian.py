@@ -12,12 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flows.gateway.steering.notes import Notes
 from infra.errors import RequantError
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
@@ -41,28 +38,7 @@ LOOK_S = 0.2
 """Seconds between two looks at what was answered."""
 AGAIN_S = 5.0
 """Seconds until an incident that could not be written is written again."""
-MOST = 20_000
-"""Scores of one limit that wait for a look; the next are left out."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Notes:
-    """Scores that wait for the next look, by limit."""
-
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, name: str, *values: float) -> None:
-        with self.lock:
-            waiting = self.scores.setdefault(name, [])
-            if len(waiting) < MOST:
-                waiting.extend(values)
-
-    def taken(self) -> dict[str, NDArray[np.float64]]:
-        with self.lock:
-            scores, self.scores = self.scores, {}
-        return {name: np.array(values) for name, values in scores.items()}
 
 
 class ChampionObserver:
@@ -85,7 +61,7 @@ class ChampionObserver:
             probed: Whether it can be probed while traffic is away; otherwise time alone decides.
         """
         self.spec, self.champion, self.probed = spec, champion, probed
-        self.notes, self._comparison = _Notes(), comparison
+        self.notes, self._comparison = Notes(), comparison
 
     @property
     def share(self) -> float:

@@ -55,7 +55,7 @@ def open_tiers(
         guardian.guard(None, None)
         return
     compares = fallback.fidelity is not None or fallback.flips is not None
-    compared = comparison(registered.spec.task, _outputs(registered), registered.golden)
+    compared = comparison(registered.spec.task, compared_outputs(registered), registered.golden)
     endpoint.steering.reference = tiers.open(REFERENCE) if compares else None
     probed = not TRAITS[registered.spec.task].per_token
     observer = ChampionObserver(fallback, champion, compared if compares else None, probed=probed)
@@ -84,7 +84,8 @@ class _Tiers:
         return None if before is None else open_release(self.settings, self.registered, before)
 
 
-def _outputs(registered: RegisteredModel) -> tuple[str, ...]:
+def compared_outputs(registered: RegisteredModel) -> tuple[str, ...]:
+    """Return the outputs by which two releases' answers are compared."""
     return registered.spec.outputs or (registered.inputs.output,)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,8 @@ from infra.errors import BadInput
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.observer import AnswerObserver
 from infra.gateway.steering.router import Router, Tensors, Tier, Why
-from infra.gateway.steering.shadow import ShadowRuns
+from infra.gateway.steering.shadow import SecondAnswer, ShadowRuns
+from infra.gateway.steering.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Steering:
     fallen: bool = False
     reference: ServedRelease | None = None  # what shadow samples are held against
     observer: AnswerObserver | None = None
+    trial: Trial | None = None
+    instead: ServedRelease | None = None  # what answers while the champion is being rolled back
 
     def destination(self, champion: ServedRelease, asking: Asking, length: int) -> Destination:
         """Return where a request goes at first.
@@ -50,6 +53,14 @@ class Steering:
         """
         if self.fallen and self.fallback is not None:
             return Destination(self.fallback, Tier.HIGHER, Why.FALLBACK)
+        champion = self.instead or champion
+        destination = self._tier(champion, asking, length)
+        trial = self.trial
+        if destination.tier is Tier.ROUTINE and trial is not None and trial.takes(asking.key):
+            return Destination(trial.candidate, Tier.ROUTINE, Why.CANARY)
+        return destination
+
+    def _tier(self, champion: ServedRelease, asking: Asking, length: int) -> Destination:
         higher = self.higher
         if higher is None:
             if asking.wish is Tier.HIGHER:
@@ -78,11 +89,15 @@ class Steering:
 
     def saw(self, destination: Destination, seconds: float) -> None:
         """Note an answer of the routine tier."""
+        if destination.why is Why.CANARY and self.trial is not None:
+            self.trial.observer.answered(seconds)
         if self.observer is not None and destination.tier is Tier.ROUTINE:
             self.observer.answered(destination.release, seconds)
 
     def missed(self, destination: Destination) -> None:
         """Note a request of the routine tier that got no answer."""
+        if destination.why is Why.CANARY and self.trial is not None:
+            self.trial.observer.failed()
         if self.observer is not None and destination.tier is Tier.ROUTINE:
             self.observer.failed(destination.release)
 
@@ -98,31 +113,34 @@ class Steering:
 
         While traffic is away, the champion is probed instead: what answers is the reference then.
         """
+        trial = self.trial
+        if trial is not None and not self.fallen and shadows.draw(trial.observer.share):
+            shadows.run(trial.compared, feeds, trial.observer.compared)
+            return
         observer = self.observer
         if observer is None or not shadows.draw(observer.share):
             return
         if destination.why is Why.FALLBACK:
-            shadows.run(champion, feeds, partial(_probed, observer, champion, outputs))
+            shadows.run([champion], feeds, partial(_probed, observer, champion, outputs))
         elif destination.tier is Tier.ROUTINE and self.reference is not None:
-            shadows.run(self.reference, feeds, partial(_checked, observer, outputs))
+            shadows.run([self.reference], feeds, partial(_checked, observer, outputs))
 
 
 def _probed(
     observer: AnswerObserver,
     champion: ServedRelease,
     reference: Tensors,
-    outputs: Tensors | None,
-    seconds: float,
+    answers: Sequence[SecondAnswer],
 ) -> None:
-    if outputs is None:
+    (answer,) = answers
+    if answer.outputs is None:
         observer.failed(champion)
     else:
-        observer.answered(champion, seconds)
-    observer.compared(reference, outputs)
+        observer.answered(champion, answer.seconds)
+    observer.compared(reference, answer.outputs)
 
 
-def _checked(
-    observer: AnswerObserver, outputs: Tensors, reference: Tensors | None, seconds: float
-) -> None:
-    if reference is not None:
-        observer.compared(reference, outputs)
+def _checked(observer: AnswerObserver, outputs: Tensors, answers: Sequence[SecondAnswer]) -> None:
+    (reference,) = answers
+    if reference.outputs is not None:
+        observer.compared(reference.outputs, outputs)

@@ -27,7 +27,7 @@ class Tier(StrEnum):
 
 
 class Why(StrEnum):
-    """Why a request left the routine tier."""
+    """Why a request is not answered by the champion."""
 
     NONE = ""
     WISH = "wish"
@@ -36,6 +36,7 @@ class Why(StrEnum):
     LENGTH = "length"
     CONFIDENCE = "confidence"
     FALLBACK = "fallback"
+    CANARY = "canary"  # by a release on trial, of the routine tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,18 @@ class Router:
             return False
         self._left -= 1.0
         return True
+
+
+def key_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """Return the key by which a caller's requests stay together; empty where there is none.
+
+    It is the parameter `key` or the header X-Key, else the tenant.
+    """
+    for name in ("key", "tenant"):
+        value = parameters.get(name) or headers.get(f"x-{name}")
+        if value:
+            return str(value)
+    return ""
 
 
 def wish_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> Tier | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,8 +17,18 @@ from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
 
 Tensors = Mapping[str, NDArray[Any]]
-Then = Callable[[Tensors | None, float], None]
-"""Takes the second answer, None where the engine failed, and its seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondAnswer:
+    """What a release answered off the path of a request."""
+
+    outputs: Tensors | None  # None: the engine failed
+    seconds: float
+
+
+Then = Callable[[Sequence[SecondAnswer]], None]
+"""Takes the answers in the order of the releases."""
 
 
 class ShadowRuns:
@@ -32,21 +43,35 @@ class ShadowRuns:
         """Return whether a request is of the share that is answered again."""
         return self._die.random() < share
 
-    def run(self, release: ServedRelease, feeds: Tensors, then: Then) -> None:
-        """Answer a request again; while another one is at work, it is left out and counted."""
+    def run(self, releases: Sequence[ServedRelease], feeds: Tensors, then: Then) -> None:
+        """Answer a request again by each release; while another one is at work, it is left out.
+
+        They are asked one after the other, in an order that is drawn.
+        """
         if self._running is not None and not self._running.done():
             self._metrics.shadowed(self._model, "busy")
             return
-        self._running = asyncio.create_task(self._answer(release, feeds, then))
+        self._running = asyncio.create_task(self._answer(releases, feeds, then))
 
-    async def _answer(self, release: ServedRelease, feeds: Tensors, then: Then) -> None:
+    async def _answer(self, releases: Sequence[ServedRelease], feeds: Tensors, then: Then) -> None:
+        answers: dict[int, SecondAnswer] = {}
+        for place in self._die.sample(range(len(releases)), len(releases)):
+            answer = await self._second(releases[place], feeds)
+            if answer is None:
+                self._metrics.shadowed(self._model, "refused")
+                return
+            answers[place] = answer
+        failed = any(answer.outputs is None for answer in answers.values())
+        self._metrics.shadowed(self._model, "failed" if failed else "answered")
+        then([answers[place] for place in range(len(releases))])
+
+    async def _second(self, release: ServedRelease, feeds: Tensors) -> SecondAnswer | None:
+        """Return an answer; None where the request was refused, which says nothing of a release."""
         began = time.perf_counter()
         try:
             outputs: Tensors | None = await self._batcher.run(release, feeds)
         except (Overloaded, BadInput):
-            self._metrics.shadowed(self._model, "refused")
-            return
+            return None
         except Exception:  # whatever it is, nobody waits for this answer
             outputs = None
-        self._metrics.shadowed(self._model, "failed" if outputs is None else "answered")
-        then(outputs, time.perf_counter() - began)
+        return SecondAnswer(outputs, time.perf_counter() - began)
