@@ -64,14 +64,21 @@ def _drop_cleared(model: onnx.ModelProto) -> None:
 
 
 def _folded(editor: GraphEditor, layer: onnx.NodeProto) -> bool:
-    """Fold the one node that reads the layer's result, where it is affine by channel."""
-    reader = editor.only_reader(layer.output[0])
+    """Fold the one node that reads the layer's result, where it is affine by channel.
+
+    What only moves axes may stand between, as where channels come last.
+    """
     weight = editor.value(layer.input[1])
-    if reader is None or weight.dtype != np.float32 or weight.ndim < 2:
+    if weight.dtype != np.float32 or weight.ndim < 2:
         return False
     channels = _channels(layer, weight)
-    change = _affine(editor, reader, layer.output[0], channels, weight.ndim)
-    if change is None:
+    last = _Behind(layer, weight.ndim, 1)
+    if layer.op_type != "MatMul":
+        while (moved := _moved(editor, last)) is not None:
+            last = moved
+    reader = editor.only_reader(last.node.output[0])
+    change = None if reader is None else _affine(editor, reader, last, channels)
+    if reader is None or change is None:
         return False
     if layer.op_type == "MatMul":
         return _scaled_product(editor, layer, reader, change)
@@ -81,7 +88,7 @@ def _folded(editor: GraphEditor, layer: onnx.NodeProto) -> bool:
     scale, shift = (np.broadcast_to(part, channels) for part in (change.scale, change.shift))
     layer.input[1] = editor.changed(layer.input[1], _scaled_weight(layer, weight, scale))
     _set_bias(editor, layer, (bias * scale + shift).astype(np.float32))
-    layer.output[0] = reader.output[0]
+    last.node.output[0] = reader.output[0]
     reader.Clear()  # taken out at the end
     editor.index()
     return True
@@ -145,19 +152,55 @@ def _scaled_weight(
     return (weight.astype(np.float64) * scale.reshape(along)).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """A layer, or what moves the axes of its result: where the channels then lie."""
+
+    node: onnx.NodeProto
+    rank: int
+    axis: int
+
+
+def _moved(editor: GraphEditor, before: _Behind) -> _Behind | None:
+    """Return the one node that reads a result and only moves its axes; None where another does."""
+    node = editor.only_reader(before.node.output[0])
+    if node is None:
+        return None
+    if node.op_type == "Transpose":
+        perm = attributes(node).get("perm")
+        if not isinstance(perm, list) or len(perm) != before.rank:
+            return None
+        return _Behind(node, before.rank, perm.index(before.axis))
+    if node.op_type not in ("Squeeze", "Unsqueeze") or len(node.input) < 2:
+        return None
+    if node.input[1] not in editor.constants:
+        return None
+    axes = editor.value(node.input[1]).reshape(-1).tolist()
+    rank = before.rank + (len(axes) if node.op_type == "Unsqueeze" else -len(axes))
+    wide = max(rank, before.rank)  # of what the axes are counted in
+    kept = [place for place in range(wide) if place not in {axis % wide for axis in axes}]
+    if node.op_type == "Unsqueeze":
+        return _Behind(node, rank, kept[before.axis])
+    return _Behind(node, rank, kept.index(before.axis)) if before.axis in kept else None
+
+
 def _affine(
-    editor: GraphEditor, node: onnx.NodeProto, tensor: str, channels: int, rank: int
+    editor: GraphEditor, node: onnx.NodeProto, before: _Behind, channels: int
 ) -> AffineMap | None:
-    product = editor.makers[tensor].op_type == "MatMul"
+    product, tensor = before.node.op_type == "MatMul", before.node.output[0]
     if node.op_type == "BatchNormalization":
-        return None if product else _normalization(editor, node)
+        return None if product or before.axis != 1 else _normalization(editor, node)
     if node.op_type not in ("Mul", "Div", *_SUMS) or len(node.input) != 2:
         return None
     place = 1 - list(node.input).index(tensor)
     if node.input[place] not in editor.constants or (node.op_type in ("Div", "Sub") and place == 0):
         return None
     value = editor.value(node.input[place])
-    values = _last_axis(value, channels) if product else _by_channel(value, channels, rank)
+    values = (
+        _last_axis(value, channels)
+        if product
+        else _by_channel(value, channels, before.rank, before.axis)
+    )
     if values is None:
         return None
     one, zero = np.ones(1), np.zeros(1)

@@ -100,6 +100,77 @@ def test_an_inputs_normalisation_is_folded_where_that_is_exact_and_listed_elsewh
     assert {item.name for item in rest} <= {item.node for item in left}
 
 
+MOVES = ("", "last", "squeezed", "squeezed and last")
+"""What may stand between a convolution and what scales its channels."""
+
+
+@given(
+    kind=st.sampled_from([*LAYERS, "MatMul on the left", "a stack"]),
+    drawn=st.lists(steps(), min_size=1, max_size=3),
+    groups=st.sampled_from([1, 2]),
+    move=st.sampled_from(MOVES),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_scales_and_shifts_channels_behind_a_layer_changes_nothing_else(
+    kind: str, drawn: list[tuple[str, bool, bool]], groups: int, move: str
+) -> None:
+    flat = kind not in ("Conv", "padded Conv", "same Conv", "ConvTranspose")
+    model = model_behind(kind, drawn, groups, "" if flat else move)
+    with tempfile.TemporaryDirectory() as folder:
+        canonical = held(model, Path(folder))  # compares what both compute
+    rest = [item for item in canonical.graph.node if item.op_type in ("Mul", "Div", "Add", "Sub")]
+    turned = any(op == "Sub" and first for op, _, first in drawn)
+    if not turned and (not flat or kind.startswith("Gemm")):
+        assert not rest
+
+
+def model_behind(
+    kind: str, drawn: list[tuple[str, bool, bool]], groups: int, move: str
+) -> onnx.ModelProto:
+    """From x through one layer, and what moves its axes, to steps by channel."""
+    left = kind.endswith("on the left") or kind == "a stack"
+    flat = left or kind in ("Gemm", "Gemm, turned", "MatMul")
+    shape: list[int | str] = ["n", CHANNELS] if flat else ["n", CHANNELS, 6, 6]
+    if left:
+        shape = ["n", 3, CHANNELS] if kind == "a stack" else ["n", CHANNELS, 3]
+        weight = floats(1, CHANNELS, 5) if kind == "a stack" else floats(5, CHANNELS)
+        layer = node("MatMul", "x w" if kind == "a stack" else "w x", "s")
+    else:
+        layer, weight = layer_of(kind, "x", groups if kind != "ConvTranspose" else 1)
+        if kind == "ConvTranspose" and groups == 2:
+            layer.attribute.append(onnx.helper.make_attribute("group", 2))
+        layer.output[0] = "s"
+    if "squeezed" in move:  # a convolution over one line
+        shape[2] = 1
+        weight = weight[:, :, :1] if kind == "ConvTranspose" else weight[:, :, 1:2]
+        del layer.attribute[:]
+        layer.attribute.append(onnx.helper.make_attribute("group", groups))
+    weights: dict[str, NDArray[np.generic]] = {"b": floats(5), "w": weight}
+    channels = 5 if flat else weight.shape[0]
+    if kind == "ConvTranspose":
+        channels = weight.shape[1] * groups
+    nodes, source = [layer], "s"
+    wide = [channels] if flat else [1, channels, 1, 1]
+    if kind.endswith("on the left"):
+        wide = [channels, 1]
+    if "squeezed" in move:
+        weights["axes"], wide = np.array([2], np.int64), [1, channels, 1]
+        nodes.append(node("Squeeze", "s axes", "q"))
+        source = "q"
+    if "last" in move:
+        perm = [0, 2, 1] if "squeezed" in move else [0, 2, 3, 1]
+        nodes.append(node("Transpose", source, "t", perm=perm))
+        source, wide = "t", [channels]
+    for number, (op, by_channel, first) in enumerate(drawn):
+        sizes = wide if by_channel else []
+        weights[f"k{number}"] = np.asarray(RNG.uniform(0.8, 2.0, sizes), np.float32)
+        result = "y" if number == len(drawn) - 1 else f"r{number}"
+        reads = f"k{number} {source}" if first else f"{source} k{number}"
+        nodes.append(node(op, reads, result))
+        source = result
+    return graph(nodes, weights, shape)
+
+
 def test_a_shift_before_zeros_are_padded_is_told(tmp_path: Path) -> None:
     model = model_of("padded Conv", [("Sub", True, False), ("Div", True, False)], 1, False)
     canonical = held(model, tmp_path)
