@@ -19,10 +19,12 @@ model_app = typer.Typer(no_args_is_help=True, help="Register models and list the
 traffic_app = typer.Typer(no_args_is_help=True, help="Bring live traffic in.")
 golden_app = typer.Typer(no_args_is_help=True, help="Make golden sets of your own files.")
 pool_app = typer.Typer(no_args_is_help=True, help="Make calibration pools of your own files.")
+publish_app = typer.Typer(no_args_is_help=True, help="Bring champions to other servers.")
 app.add_typer(model_app, name="model")
 app.add_typer(golden_app, name="golden")
 app.add_typer(pool_app, name="pool")
 app.add_typer(traffic_app, name="traffic")
+app.add_typer(publish_app, name="publish")
 
 
 def _print_version(wanted: bool) -> None:

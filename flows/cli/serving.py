@@ -1,11 +1,12 @@
 """Commands about what runs beside: the services, who may reach them, and whether all is well."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.application import app
+from flows.cli.application import app, publish_app
 from flows.cli.options import Json, Model, Reason
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
@@ -80,6 +81,60 @@ def deliver(
         else:
             view = ordering.deliver(model, version, reason)
     printing.emit(view, as_json, printing.fields)
+
+
+@publish_app.command("triton")
+def publish_triton(
+    model: Model,
+    to: Annotated[str, typer.Option(help="The model repository: a folder, or s3://bucket/prefix.")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="A Triton in explicit mode on it, which is tried before it switches."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the champion into a Triton model repository, as a new version directory."""
+    from flows.cli import printing
+    from flows.publishing.triton import publish_triton
+
+    printing.emit(publish_triton(model, to, server), as_json, printing.fields)
+
+
+@publish_app.command("kserve")
+def publish_kserve(
+    model: Model,
+    to: Annotated[str, typer.Option(help="Where repositories lie: a folder, or s3://...")],
+    storage: Annotated[
+        str | None, typer.Option(help="The same place as the cluster reaches it, such as pvc://...")
+    ] = None,
+    canary: Annotated[
+        int | None, typer.Option(help="Percent of traffic of the new revision; left out, all.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Of the cluster.")] = None,
+) -> None:
+    """Write a repository of the champion, and print a KServe InferenceService in YAML."""
+    from flows.publishing.manifest import publish_kserve
+
+    print(
+        publish_kserve(model, to, storage=storage, canary_percent=canary, namespace=namespace),
+        end="",
+    )
+
+
+@publish_app.command("vllm")
+def publish_vllm(
+    model: Model,
+    to: Annotated[str, typer.Option(help="A folder, or s3://...; MODEL/VERSION is made below.")],
+    source: Annotated[
+        Path | None, typer.Option(help="The checkpoint it was made from; left out, the spec's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a language model's champion as a checkpoint folder that vLLM loads."""
+    from flows.cli import printing
+    from flows.publishing.checkpoints import publish_vllm
+
+    printing.emit(publish_vllm(model, to, source), as_json, printing.fields)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Champions, brought to servers that people run already."""

@@ -1,0 +1,1 @@
+"""What other servers read: model repositories and manifests, written from a release."""
