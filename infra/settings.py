@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     mlflow_port: int = 5000
     console_port: int = 8400
     gateway_port: int = 8500
+    gateway_grpc_port: int | None = Field(None, ge=0, le=65535)  # None: the gateway speaks no gRPC
     gateway_models: str = ""  # those that the gateway serves, separated by commas; empty: all
     gateway_capture: float = Field(0.1, ge=0, le=1)  # of served requests, what becomes traffic
     tensorrt_version_compatible: bool = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -26,6 +28,10 @@ from infra.processes.serve import Guarded
 from infra.settings import Settings, settings
 from tasks.specs.registration import model_names
 
+if TYPE_CHECKING:
+    from infra.gateway.over_grpc.server import GrpcServer
+
+_log = logging.getLogger(__name__)
 LOOK_S = 5.0
 """Seconds between two looks at what is registered."""
 
@@ -42,6 +48,7 @@ class ServedModels:
         self._settings, self._only = chosen, tuple(only)
         self.metrics = GatewayMetrics()
         self.endpoints: dict[str, Endpoint] = {}
+        self.gateway = Gateway(self.endpoints, self.metrics, version("requant"))
         self._followers: list[Follower | Deliverer] = []
         registered = model_names(chosen.store())
         missing = sorted(set(only) - set(registered))
@@ -59,9 +66,8 @@ class ServedModels:
 
     def application(self) -> ASGIApp:
         """Return the ASGI application that serves them while it lives."""
-        gateway = Gateway(self.endpoints, self.metrics, version("requant"))
-        routes = [*embedding_routes(gateway), *completion_routes(gateway)]
-        return gateway.application(self._lifespan, routes)
+        routes = [*embedding_routes(self.gateway), *completion_routes(self.gateway)]
+        return self.gateway.application(self._lifespan, routes)
 
     def _add(self, name: str) -> None:
         capture = Capture(
@@ -85,16 +91,30 @@ class ServedModels:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self.join)
         looking = asyncio.create_task(self._look())
+        grpc_server = await self._speak_grpc()
         try:
             yield
         finally:
             looking.cancel()
+            if grpc_server is not None:
+                await grpc_server.stop()
             for follower in self._followers:
                 follower.stop()
             for endpoint in self.endpoints.values():
                 await endpoint.batcher.drain()
                 if endpoint.capture is not None:
                     await asyncio.to_thread(endpoint.capture.close)
+
+    async def _speak_grpc(self) -> GrpcServer | None:
+        """Start the gRPC side where a port is set for it."""
+        port = self._settings.gateway_grpc_port
+        if port is None:
+            return None
+        from infra.gateway.over_grpc.server import GrpcServer  # brings gRPC, which few need
+
+        server = GrpcServer(self.gateway, self._settings.secret().key, version("requant"))
+        _log.warning("gRPC is spoken at 127.0.0.1:%d", await server.start(port))
+        return server
 
     async def _look(self) -> None:
         while True:

@@ -94,6 +94,11 @@ class Gateway:
         """Return the names of what is served."""
         return self._endpoints.keys()
 
+    @property
+    def ready(self) -> bool:
+        """Return whether each model has a release that answers."""
+        return all(endpoint.release is not None for endpoint in self._endpoints.values())
+
     def answered(self, model: str, code: int, seconds: float) -> None:
         """Count an answer of a further route."""
         self._metrics.answered(model, code, seconds)
@@ -181,8 +186,7 @@ class Gateway:
 
     async def _all_ready(self, request: Request) -> Response:
         """Ready when each model has a release that answers."""
-        ready = all(endpoint.release is not None for endpoint in self._endpoints.values())
-        return _json({"ready": ready}, 200 if ready else 503)
+        return _json({"ready": self.ready}, 200 if self.ready else 503)
 
     async def _index(self, request: Request) -> Response:
         """Answer Triton's repository extension: what is ready, and why others are not."""

@@ -1,0 +1,104 @@
+"""Tensors and parameters of gRPC's messages, from and to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from infra.gateway.datatypes import datatype_of, from_bytes, from_json, to_bytes
+from infra.gateway.endpoint import Answered
+from infra.gateway.open_inference import MOST_DIMENSIONS
+from infra.gateway.over_grpc.messages import message
+
+_CONTENTS: Mapping[str, str] = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Datatype -> the field that holds its elements; of others, only raw bytes can be sent."""
+
+
+def tensors_of(request: Any) -> dict[str, NDArray[Any]]:
+    """Return a request's inputs; all of them lie in `raw_input_contents`, or none does.
+
+    Raises:
+        BadInput: An input is not one, and why.
+    """
+    raw, inputs = request.raw_input_contents, request.inputs
+    if not inputs:
+        raise BadInput("the request has no inputs: tensors with name, shape and datatype")
+    if raw and len(raw) != len(inputs):
+        raise BadInput(f"there are {len(raw)} raw contents for {len(inputs)} inputs")
+    tensors: dict[str, NDArray[Any]] = {}
+    for place, tensor in enumerate(inputs):
+        if tensor.name in tensors:
+            raise BadInput(f"the input {tensor.name} is given twice")
+        shape = list(tensor.shape)
+        if len(shape) > MOST_DIMENSIONS or not all(0 <= size < 2**31 for size in shape):
+            raise BadInput(
+                f"the input {tensor.name} has no shape: at most {MOST_DIMENSIONS} whole numbers "
+                "from 0 on"
+            )
+        if raw:
+            values = from_bytes(tensor.name, tensor.datatype, shape, bytes(raw[place]))
+        else:
+            values = _from_contents(tensor, shape)
+        tensors[tensor.name] = values
+    return tensors
+
+
+def parameters_of(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as plain values; those without one are left out."""
+    chosen = {name: entry.WhichOneof("parameter_choice") for name, entry in entries.items()}
+    return {name: getattr(entries[name], field) for name, field in chosen.items() if field}
+
+
+def response_of(answered: Answered, id: str, wanted: Sequence[str]) -> Any:
+    """Return the message of an answer, its tensors as raw bytes.
+
+    Raises:
+        BadInput: An output is wanted that the model has not.
+    """
+    release, destination = answered.release, answered.destination
+    names = list(wanted) or list(answered.outputs)
+    unknown = next((name for name in names if name not in answered.outputs), None)
+    if unknown is not None:
+        raise BadInput(f"there is no output {unknown}: the model has {', '.join(answered.outputs)}")
+    response = message("ModelInferResponse")(
+        model_name=release.model, model_version=release.version, id=id
+    )
+    told = {"release": release.digest, "tier": destination.tier, "routed": destination.why}
+    for name, value in told.items():
+        if value:
+            response.parameters[name].string_param = value
+    for name in names:
+        values = answered.outputs[name]
+        response.outputs.add(
+            name=name, datatype=datatype_of(values.dtype), shape=list(values.shape)
+        )
+        response.raw_output_contents.append(to_bytes(values))
+    return response
+
+
+def _from_contents(tensor: Any, shape: list[int]) -> NDArray[Any]:
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        raise BadInput(
+            f"the input {tensor.name} is of {tensor.datatype or 'no datatype'}: send its bytes in "
+            "raw_input_contents"
+        )
+    data = list(getattr(tensor.contents, field))
+    if tensor.datatype == "BYTES":
+        try:
+            data = [item.decode() for item in data]
+        except UnicodeDecodeError:
+            raise BadInput(f"the input {tensor.name} holds bytes that are no UTF-8 text") from None
+    return from_json(tensor.name, tensor.datatype, shape, data)
