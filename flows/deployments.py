@@ -8,14 +8,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flows import Flow
 from prefect.schedules import Cron
+from prefect.states import Cancelled, Cancelling
 from prefect.types.entrypoint import EntrypointType
 
 from flows.approval import approval
@@ -127,6 +129,30 @@ def trigger(
             f"Prefect did not start {name} ({exc}): see whether its server runs"
         ) from exc
     return Triggered(str(run.id), run.name)
+
+
+def cancel(run_id: str, actor: str) -> None:
+    """Ask for a run to be stopped; one that has ended stays as it is.
+
+    Raises:
+        NotFound: No run has the id.
+        Unavailable: Prefect does not answer.
+    """
+    message = f"stopped by {actor}"
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(run_id))
+            if run.state is not None and run.state.is_final():
+                return
+            begun = run.state is not None and (run.state.is_running() or run.state.is_pending())
+            state: State[None] = (Cancelling if begun else Cancelled)(message=message)
+            client.set_flow_run_state(run.id, state)
+    except (ObjectNotFound, ValueError) as exc:
+        raise NotFound(f"no run has the id {run_id}: look at the list of runs") from exc
+    except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
+        raise Unavailable(
+            f"Prefect did not stop the run ({exc}): see whether its server runs"
+        ) from exc
 
 
 def _offer(deployment: RunnerDeployment, parameter: str, choices: Sequence[str]) -> None:

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from dashboards.console.forms import FormId, Reason, form_key, subject
-from flows.deployments import trigger
+from flows.deployments import cancel, trigger
 from flows.queries import views
+from flows.queries.console import plan
 from tasks.quantization.recipe.catalog import find_recipe
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 
 @router.post("/models/{model}/requantize")
@@ -22,10 +23,14 @@ def requantize_now(
     reason: Reason,
     recipe: Annotated[str, Form()] = "",
     require_approval: Annotated[bool, Form()] = False,
+    window: Annotated[str, Form(max_length=200)] = "",
 ) -> Response:
     """Build a candidate by one recipe, or climb the ladder."""
     wanted = find_recipe(recipe).name if recipe else None
     parameters = {"recipe": wanted, "reason": reason, "require_approval": require_approval}
+    if window:
+        plan.plan(model, recipe, window)  # raises where the model has no such window
+        parameters["window"] = window
     return _start(request, "requantize", model, form_id, parameters)
 
 
@@ -59,6 +64,14 @@ def roll_back(
 ) -> Response:
     """Let an earlier champion serve again."""
     return _start(request, "rollback", model, form_id, {"to": to or None, "reason": reason})
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_run(request: Request, run_id: str, form_id: FormId) -> Response:
+    """Stop a run; raise `NotFound` and `Unavailable`."""
+    form_key(request, form_id, "cancel", run_id)
+    cancel(run_id, subject(request))
+    return RedirectResponse(f"/runs/{run_id}", status_code=303)
 
 
 def _start(

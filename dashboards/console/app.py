@@ -12,9 +12,10 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dashboards.console import actions
-from dashboards.console.pages import model, models, runs, stored, versions
+from dashboards.console.pages import audit, health, model, models, ordering, runs, stored, versions
 from dashboards.console.rendering import STATIC, show
 from flows import schedules
+from flows.commands import doctor
 from flows.queries import runs as known_runs
 from flows.queries.console import overview
 from flows.queries.console.asking import Asked
@@ -46,9 +47,11 @@ STATUS: tuple[tuple[type[RequantError], int], ...] = (
     (BadInput, 400),
     (Unavailable, 503),
 )
-PAGES = (models, model, versions, runs, stored, actions)
-TWINS = (models, model)
+PAGES = (models, model, ordering, versions, runs, audit, health, stored, actions)
+TWINS = (models, model, ordering, runs, audit, health)
 """Those whose pages have a twin for programs."""
+EXAMINED_S = 60.0
+"""How long the page of health shows the same examination."""
 KEPT = "private, max-age=31536000, immutable"
 """How long browsers keep our own files, whose addresses change when they do."""
 Next = Callable[[Request], Awaitable[Response]]
@@ -75,6 +78,7 @@ def create_app(secret: WorkspaceSecret) -> FastAPI:
     app.state.secret = secret
     app.state.upcoming = Asked(lambda: schedules.upcoming())
     app.state.runs = Asked(lambda: known_runs.recent_runs(runs.RUNS), fresh_s=2.0)
+    app.state.examined = Asked(lambda: doctor.examine(settings()), fresh_s=EXAMINED_S)
     app.mount("/static", StaticFiles(directory=STATIC))
     for module in PAGES:
         app.include_router(module.router)

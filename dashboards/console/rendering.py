@@ -69,10 +69,19 @@ _templates = Jinja2Templates(env=_environment())
 
 def show(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
     """Render a page; `actor` and the neighbours' addresses are known to every template."""
-    context.setdefault("note", None)
-    context["actor"] = subject(request)
-    context["neighbours"] = neighbours(settings(), host=request.url.hostname or "127.0.0.1")
+    context = {"note": None, **_known(request), **context}
     return _templates.TemplateResponse(request, template, context, status_code=status)
+
+
+def rendered(request: Request, template: str, **context: Any) -> str:
+    """Return a part of a page as text."""
+    known = {"note": None, "request": request, **_known(request), **context}
+    return str(_templates.get_template(template).render(known))
+
+
+def _known(request: Request) -> dict[str, Any]:
+    host = request.url.hostname or "127.0.0.1"
+    return {"actor": subject(request), "neighbours": neighbours(settings(), host=host)}
 
 
 def asked(ask: Callable[[], _T]) -> tuple[_T | None, str | None]:

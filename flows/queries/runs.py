@@ -1,7 +1,8 @@
 """How a flow run is getting on, as Prefect records it."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,13 +18,17 @@ from prefect.client.schemas.filters import (
     FlowRunFilterExpectedStartTime,
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, LogSort, TaskRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from infra.errors import NotFound, Unavailable
 
+LINES = 200
+"""Log lines that are read of a run, the newest."""
 PEOPLE = ("requantize", "maintenance", "rollback", "approval", "intake")
 """What people follow; reconciliations, every few minutes, would bury it."""
 
@@ -35,6 +40,15 @@ class RunStep:
     name: str
     state: str  # Prefect's: Running, Completed, Failed, ...
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that a run logged."""
+
+    time: str  # ISO 8601, UTC
+    level: str  # INFO, WARNING, ERROR
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +65,28 @@ class RunView:
     fraction: float  # 0..1
     doing: str  # one sentence
     steps: tuple[RunStep, ...] = ()
+    flow: str = ""  # requantize, maintenance, rollback, ...
+    reason: str = ""  # why it was asked for
+    ended: str | None = None  # ISO 8601
+    lines: tuple[LogLine, ...] = ()  # oldest first
+    runs: tuple[str, ...] = ()  # its id, and those of the runs inside it
 
 
 def read_run(run_id: str) -> RunView:
-    """Return one run with its steps; raise `NotFound` and `Unavailable`."""
+    """Return one run with its steps and log lines; raise `NotFound` and `Unavailable`."""
     try:
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(UUID(run_id))
+            parent = FlowRunFilterParentFlowRunId(any_=[run.id])
+            inner = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+            runs = [run.id, *(inner_run.id for inner_run in inner)]
             tasks = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs)),
                 sort=TaskRunSort.EXPECTED_START_TIME_ASC,
             )
-            fraction, doing = _progress(client, run)
+            fraction, doing = _progress(client, run, runs)
+            lines = _lines(client, runs)
+            flow = client.read_flow(run.flow_id).name
     except (ObjectNotFound, ValueError) as exc:
         raise NotFound(f"no run has the id {run_id}: look at the list of runs") from exc
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
@@ -71,21 +95,28 @@ def read_run(run_id: str) -> RunView:
         RunStep(task.name, task.state_name or "", task.total_run_time.total_seconds())
         for task in tasks
     )
-    return _view(run, steps, fraction, doing)
+    view = _view(run, steps, fraction, doing)
+    return replace(view, flow=flow, lines=lines, runs=tuple(map(str, runs)))
 
 
-def _progress(client: SyncPrefectClient, run: FlowRun) -> tuple[float, str]:
+def _lines(client: SyncPrefectClient, runs: list[UUID]) -> tuple[LogLine, ...]:
+    """Return what a run and those inside it logged last."""
+    of_runs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=runs))
+    newest = client.read_logs(log_filter=of_runs, sort=LogSort.TIMESTAMP_DESC, limit=LINES)
+    return tuple(
+        LogLine(line.timestamp.isoformat(), logging.getLevelName(line.level), line.message)
+        for line in reversed(newest)
+    )
+
+
+def _progress(client: SyncPrefectClient, run: FlowRun, runs: list[UUID]) -> tuple[float, str]:
     """Return fraction and sentence.
 
     Maintenance re-quantizes in a subflow, whose steps fill what is left of its own.
     """
-    parent = FlowRunFilterParentFlowRunId(any_=[run.id])
-    inner = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
     artifacts = client.read_artifacts(
         artifact_filter=ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(
-                any_=[run.id, *(inner_run.id for inner_run in inner)]
-            ),
+            flow_run_id=ArtifactFilterFlowRunId(any_=runs),
             type=ArtifactFilterType(any_=["progress"]),
         ),
         sort=ArtifactSort.UPDATED_DESC,
@@ -137,4 +168,6 @@ def _view(run: FlowRun, steps: tuple[RunStep, ...], fraction: float, doing: str)
         fraction=fraction,
         doing=doing,
         steps=steps,
+        reason=str(run.parameters.get("reason") or ""),
+        ended=run.end_time.isoformat() if run.end_time else None,
     )

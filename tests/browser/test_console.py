@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from infra.settings import Settings
 from tests.integration.conftest import EXAMPLES, images, serve
@@ -25,6 +26,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+WIDE: ViewportSize = {"width": 1440, "height": 900}
+NARROW: ViewportSize = {"width": 390, "height": 844}
 RUN_S = 90
 """A run's longest time: its process alone takes seconds to start, on a busy machine many."""
 
@@ -132,7 +135,11 @@ def test_a_person_requantizes_approves_and_rolls_back(
     page: Page, digits: Settings, prefect: str
 ) -> None:
     assert "login" not in page.url
+    held_to_the_rules(page)
     page.get_by_role("link", name="digits").click()
+    expect(page.locator(".plot svg").first).to_be_visible()
+    held_to_the_rules(page)
+    page.get_by_role("link", name="Re-quantize").click()
     ask_for_a_candidate(page)
     assert "waits for approval" in watched(page)
     assert runs_of(prefect, digits, "requantize") == 2, (
@@ -140,10 +147,14 @@ def test_a_person_requantizes_approves_and_rolls_back(
     )
     assert digits.registry().aliases("digits") == {"champion": "1", "challenger": "2"}
 
+    held_to_the_rules(page)
+    expect(page.get_by_role("table").first).to_contain_text("int8-percentile")
+
     page.get_by_role("link", name="Open digits").click()
     waiting = page.get_by_role("region", name="Waiting candidate")
     waiting.get_by_role("link", name="version 2").click()
     expect(page.get_by_role("table").first).to_contain_text("accuracy-drop")
+    held_to_the_rules(page)
     page.get_by_label("Reason").fill("the gates convince me")
     page.get_by_role("button", name="Approve").click()
     watched(page)
@@ -151,6 +162,8 @@ def test_a_person_requantizes_approves_and_rolls_back(
 
     page.get_by_role("link", name="Open digits").click()
     expect(page.get_by_role("region", name="Champion")).to_contain_text("version 2")
+    page.get_by_role("link", name="Roll back").click()
+    held_to_the_rules(page)
     form = page.get_by_role("form", name="Roll back")
     form.get_by_label("Reason").fill("users complain")
     form.get_by_role("button").click()
@@ -162,6 +175,24 @@ def test_a_person_requantizes_approves_and_rolls_back(
     history = page.get_by_role("table").last
     for words in ("rolled-back", "users complain", "the gates convince me", "<b>Ada</b>"):
         expect(history).to_contain_text(words)
+
+    for name in ("Runs", "Audit", "Health"):
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        held_to_the_rules(page)
+
+
+def held_to_the_rules(page: Page) -> None:
+    """No rule of axe-core is broken, and no page is wider than its window, wide or narrow."""
+    for size in (NARROW, WIDE):
+        page.set_viewport_size(size)
+        broken = [
+            (found["id"], [node["target"] for node in found["nodes"]])
+            for found in Axe().run(page).response["violations"]
+        ]
+        assert not broken, page.url
+        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(wider) <= 0, page.url
 
 
 def ask_for_a_candidate(page: Page) -> None:
@@ -175,7 +206,7 @@ def ask_for_a_candidate(page: Page) -> None:
     form.get_by_label("waits for approval").check()
     post = "fetch(form.action, {method: 'POST', body: new FormData(form), redirect: 'manual'})"
     form.evaluate(f"form => Promise.all([{post}, {post}])")
-    form.get_by_role("button").click()
+    form.get_by_role("button", name="Re-quantize now").click()
 
 
 def watched(page: Page) -> str:

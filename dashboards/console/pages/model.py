@@ -10,11 +10,11 @@ from flows.queries.console import over_time, overview
 from flows.queries.console.ledgers import ledgers
 from flows.queries.console.over_time import ModelOverTime as Drawn
 from flows.queries.console.overview import ModelRow
+from flows.queries.console.watched import labelled
 from infra.settings import settings
 from infra.stores import layout
 from tasks.promotion.decisions import was_thin
 from tasks.promotion.ledger import EntryKind, LedgerEntry
-from tasks.quantization.recipe.catalog import RECIPES
 from tasks.records import STORED_DETECTORS
 from tasks.specs.registration import current_digest, current_spec
 from tasks.traffic.sources import SourceIntake, last_of
@@ -46,9 +46,9 @@ def model_page(request: Request, model: str) -> Response:
         previous=overview.precision(model, row.glance.previous),
         decision=_newest_decision(entries),
         history=entries[: -NEWEST - 1 : -1],
-        runs=[run for run in runs.value or () if run.model == model][:5],
-        ends=ends_of(entries),
-        recipes=RECIPES.values(),
+        runs=[labelled(run, ends_of(entries)) for run in runs.value or () if run.model == model][
+            :5
+        ],
         sources=_sources(model),
         earlier=earlier(row, entries),
         reports=report_keys,

@@ -1,40 +1,72 @@
 """Runs: the newest, and one of them while it lasts."""
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
+from dashboards.console.forms import new_form
 from dashboards.console.pages.model import ends_of
-from dashboards.console.rendering import asked, show
+from dashboards.console.rendering import asked, rendered, show
 from flows.queries import runs
 from flows.queries.console.ledgers import ledgers
-from flows.queries.runs import RunView
+from flows.queries.console.watched import WatchedRun, labelled, watched
 from infra.errors import RequantError
 from tasks.promotion.ledger import LedgerEntry
 from tasks.specs.registration import current_digest
 
 RUNS = 50
 STOP_POLLING = 286
-"""htmx's own status: swap this in and ask no more."""
+"""Swap this in and ask no more."""
+EVERY_S = 1.0
+"""How often a watched run is asked for."""
+LONGEST = 3600
+"""Questions of one stream; browsers open another."""
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api", tags=["runs"])
+
+
+@dataclass(frozen=True, slots=True)
+class RunList:
+    """The newest runs."""
+
+    runs: list[WatchedRun]
+    note: str | None  # why there are none, where Prefect did not answer
 
 
 @router.get("/runs")
 def runs_page(request: Request) -> Response:
     """Show the newest runs."""
+    listed = runs_list()
+    return show(request, "runs.html.j2", note=listed.note, runs=listed.runs)
+
+
+@api.get("/runs")
+def runs_list() -> RunList:
+    """Return the newest runs, without their steps and log lines."""
     newest, note = asked(lambda: runs.recent_runs(RUNS))
     ends: dict[str, str] = {}
     for model in {run.model for run in newest or () if run.model}:
         ends |= ends_of(_history(model))
-    return show(request, "runs.html.j2", note=note, runs=newest or (), ends=ends)
+    return RunList([labelled(run, ends) for run in newest or ()], note)
 
 
 @router.get("/runs/{run_id}")
 def run_page(request: Request, run_id: str) -> Response:
     """Show one run, watched while it lasts; raise `NotFound` and `Unavailable`."""
-    run = runs.read_run(run_id)
-    return show(request, "run.html.j2", run=run, outcome=_outcome(run))
+    return show(request, "run.html.j2", **_shown(request, watched(runs.read_run(run_id))))
+
+
+@api.get("/runs/{run_id}")
+def run_watched(run_id: str) -> WatchedRun:
+    """Return one run with steps, candidates, log lines and ledger entries; 404, 503."""
+    return watched(runs.read_run(run_id))
 
 
 @router.get("/runs/{run_id}/progress")
@@ -42,13 +74,54 @@ def run_progress(request: Request, run_id: str) -> Response:
     """Show the part of a run's page that changes; the last answer ends the polling."""
     run, note = asked(lambda: runs.read_run(run_id))
     status = STOP_POLLING if run and run.finished else 200
-    outcome = _outcome(run) if run else None
-    return show(request, "progress.html.j2", status=status, note=note, run=run, outcome=outcome)
+    known = watched(run) if run else None
+    return show(
+        request, "progress.html.j2", status=status, **(_shown(request, known) | {"note": note})
+    )
 
 
-def _outcome(run: RunView) -> str | None:
-    """Return what the run itself wrote at its end."""
-    return ends_of(_history(run.model)).get(run.run_id) if run.model and run.finished else None
+@router.get("/runs/{run_id}/events")
+async def run_events(request: Request, run_id: str) -> Response:
+    """Stream the same part as it changes, as server-sent events."""
+    return StreamingResponse(
+        _events(request, run_id),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(request: Request, run_id: str) -> AsyncIterator[str]:
+    before = ""
+    for _ in range(LONGEST):
+        if await request.is_disconnected():
+            return
+        fragment, finished = await run_in_threadpool(partial(_fragment, request, run_id))
+        if fragment != before:
+            before = fragment
+            yield f"event: progress\ndata: {json.dumps(fragment)}\n\n"
+        if finished:
+            yield "event: finished\ndata: {}\n\n"
+            return
+        await asyncio.sleep(EVERY_S)
+
+
+def _fragment(request: Request, run_id: str) -> tuple[str, bool]:
+    """Return the part that changes, and whether it changes no more."""
+    try:
+        run, note = asked(lambda: runs.read_run(run_id))
+    except RequantError as error:
+        run, note = None, str(error)
+    known = watched(run) if run else None
+    page = rendered(request, "progress.html.j2", **(_shown(request, known) | {"note": note}))
+    return page, bool(run and run.finished)
+
+
+def _shown(request: Request, known: WatchedRun | None) -> dict[str, Any]:
+    """Return what a template shows of a run."""
+    if known is None:
+        return {"known": None, "run": None}
+    form = "" if known.run.finished else new_form(request, "cancel", known.run.run_id)
+    return {"known": known, "run": known.run, "cancel_form": form}
 
 
 def _history(model: str) -> Sequence[LedgerEntry]:

@@ -16,5 +16,38 @@ function localTimes(root) {
   }
 }
 
-document.addEventListener("DOMContentLoaded", () => localTimes(document));
+/** Put the part of a run's page that changed in place, and the state into the title. */
+function replaced(part, fragment) {
+  const log = part.querySelector(".log"), atEnd = !log || log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+  const open = document.activeElement?.closest?.("#progress button");
+  if (open && !/data-finished="true"/.test(fragment)) return; // whoever is about to cancel keeps the button
+  part.innerHTML = fragment;
+  const title = part.querySelector("[data-title]")?.dataset.title;
+  if (title) document.title = `${title} · Requant`;
+  const newLog = part.querySelector(".log");
+  if (newLog && atEnd) newLog.scrollTop = newLog.scrollHeight;
+  localTimes(part);
+}
+
+/** Watch a run: by server-sent events, and by asking every two seconds where they fail. */
+function watch(part) {
+  const stream = new EventSource(`${part.dataset.live}/events`);
+  stream.addEventListener("progress", (event) => replaced(part, JSON.parse(event.data)));
+  stream.addEventListener("finished", () => stream.close());
+  stream.addEventListener("error", () => { stream.close(); poll(part); });
+}
+
+async function poll(part) {
+  try {
+    const answer = await fetch(`${part.dataset.live}/progress`);
+    replaced(part, await answer.text());
+    if (answer.status === 286) return;
+  } catch { /* the console may be starting again: ask on */ }
+  setTimeout(poll, 2000, part);
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  localTimes(document);
+  for (const part of document.querySelectorAll("[data-live]")) watch(part);
+});
 document.addEventListener("htmx:load", (event) => localTimes(event.target));

@@ -37,9 +37,10 @@ from tests.unit.dashboards.conftest import (
 
 
 def form_id(browser: TestClient, action: str) -> str:
+    page = "/models/tiny/requantize" if action == "requantize" else "/models/tiny"
     found = re.search(
         rf'action="/models/tiny/{action}"[^>]*>.*?name="form_id" value="([^"]+)"',
-        browser.get("/models/tiny").text,
+        browser.get(page).text,
         re.S,
     )
     assert found
@@ -310,7 +311,8 @@ def test_a_run_is_watched_until_it_ends(
 ) -> None:
     monkeypatch.setattr(runs, "read_run", lambda _: RUN)
     page = browser.get(f"/runs/{RUN.run_id}").text
-    assert 'hx-trigger="every 1s"' in page
+    assert f'data-live="/runs/{RUN.run_id}"' in page
+    assert "<title>tiny: running" in page
     assert '<progress max="1" value="0.25"' in page
     assert "observing 256 requests" in page
     assert browser.get(f"/runs/{RUN.run_id}/progress").status_code == 200
@@ -319,7 +321,10 @@ def test_a_run_is_watched_until_it_ends(
     last = browser.get(f"/runs/{RUN.run_id}/progress")
     assert last.status_code == STOP_POLLING
     assert ESCAPED in last.text
-    assert "hx-trigger" not in browser.get(f"/runs/{RUN.run_id}").text
+    page = browser.get(f"/runs/{RUN.run_id}").text
+    assert "data-live" not in page
+    assert "<title>tiny: failed" in page
+    assert f"/runs/{RUN.run_id}/cancel" not in page
 
 
 def test_a_run_is_watched_on_while_prefect_is_away(browser: TestClient) -> None:

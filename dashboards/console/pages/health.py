@@ -1,0 +1,48 @@
+"""What is installed, reachable, due and late."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+
+from dashboards.console.rendering import show
+from flows.commands.doctor import SetupCheck
+from flows.queries.console.overview import NextRun, next_run
+from infra.settings import settings
+from tasks.specs.registration import model_names
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api", tags=["health"])
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """What `requant doctor` found, and every model's schedule."""
+
+    checks: list[SetupCheck]
+    age_s: float  # of the checks
+    problem: str | None  # why there are none
+    schedules: dict[str, NextRun]
+    note: str | None  # why schedules are not known
+
+
+@router.get("/health")
+def health_page(request: Request) -> Response:
+    """Show what is broken first, then what is absent, then what is fine."""
+    report = health_report(request)
+    return show(request, "health.html.j2", note=report.note, report=report)
+
+
+@api.get("/health")
+def health_report(request: Request) -> HealthReport:
+    """Return what was examined within the last minute, and the schedules."""
+    examined, scheduled = request.app.state.examined.answer(), request.app.state.upcoming.answer()
+    order = ("broken", "absent", "fine")
+    checks = sorted(examined.value or (), key=lambda check: order.index(check.state))
+    names = model_names(settings().store())
+    return HealthReport(
+        checks,
+        examined.age_s,
+        None if examined.value is not None else examined.problem,
+        {name: next_run(name, scheduled.value) for name in names},
+        scheduled.problem,
+    )

@@ -1,0 +1,141 @@
+"""One run as its page shows it: how it ended, what it tried, what it wrote, where to look on."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from flows.outcomes import Status
+from flows.queries.console.entries import EntryView, view_of
+from flows.queries.console.ledgers import ledgers
+from flows.queries.runs import RunView
+from infra.errors import RequantError
+from tasks.promotion.ledger import EntryKind, LedgerEntry
+from tasks.specs.registration import current_digest
+
+_TRYING = re.compile(r"trying (\S+): (.*)")
+_PASSED_BY = re.compile(r"passing (\S+) by: (.*)")
+_RECIPE = re.compile(r"version \S+ \((\S+)\)")
+_ENDED_WELL = (Status.KEPT, Status.PROMOTED, Status.ALREADY_DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class TriedRecipe:
+    """One recipe that a run went through."""
+
+    recipe: str
+    summary: str
+    state: str  # trying, passed, "did not pass", "passed by"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRun:
+    """One run with everything that is known of it."""
+
+    run: RunView
+    word: str  # promoted, refused, ... as the run itself said; Prefect's state while it said none
+    sentence: str  # the end and its reason, or what it is doing
+    ended_well: bool  # False also while it lasts
+    tried: tuple[TriedRecipe, ...]
+    entries: tuple[EntryView, ...]  # of the ledger, written by it, newest first
+    versions: tuple[str, ...]  # that these entries are about
+    why: tuple[str, ...]  # why it acted: its order's reason, and those of the decision
+
+
+def watched(run: RunView) -> WatchedRun:
+    """Return what a run's page shows."""
+    written = _written(run)
+    sentence = _sentence(run, written)
+    word = sentence.partition(":")[0]
+    is_word = run.finished and run.state == "Completed" and word in set(Status)
+    return WatchedRun(
+        run=run,
+        word=word if is_word else run.state,
+        sentence=sentence,
+        ended_well=run.finished
+        and run.state == "Completed"
+        and (not is_word or Status(word) in _ENDED_WELL),
+        tried=_tried(run, sentence),
+        entries=tuple(view_of(run.model or "", entry) for entry in reversed(written)),
+        versions=tuple(dict.fromkeys(entry.version for entry in written if entry.version)),
+        why=_why(run, written),
+    )
+
+
+def labelled(run: RunView, ends: Mapping[str, str]) -> WatchedRun:
+    """Return a run of a list, by what it wrote to its ledger at its end."""
+    sentence = ends.get(run.run_id) or run.message
+    word = sentence.partition(":")[0]
+    is_word = run.finished and run.state == "Completed" and word in set(Status)
+    ended = run.finished and run.state == "Completed"
+    well = ended and (not is_word or Status(word) in _ENDED_WELL)
+    return WatchedRun(run, word if is_word else run.state, sentence, well, (), (), (), ())
+
+
+def _sentence(run: RunView, written: Sequence[LedgerEntry]) -> str:
+    """Return how it ended, or what it is doing."""
+    if run.finished:
+        ended = (
+            entry.reason
+            for entry in reversed(written)
+            if entry.kind is EntryKind.FINISHED and entry.details.get("run") in run.runs
+        )
+        failed = run.message if run.state != "Completed" else ""
+        return failed or run.message or next(ended, "") or run.doing or "done"
+    if run.doing:
+        return run.doing
+    if run.state == "Late":
+        return "nobody has picked it up yet: see whether `requant up` runs"
+    return "at work" if run.started else "waits to be picked up"
+
+
+def _written(run: RunView) -> list[LedgerEntry]:
+    """Return the entries that say that this run wrote them, or were written while it ran."""
+    if not run.model or not run.started:
+        return []
+    try:
+        current_digest(run.model)
+        entries = ledgers.entries(run.model)
+    except RequantError:
+        return []
+    until = run.ended or "9999"
+    return [
+        entry
+        for entry in entries
+        if entry.details.get("run") in run.runs
+        or (run.started <= entry.time.isoformat() <= until and "run" not in entry.details)
+    ]
+
+
+def _tried(run: RunView, sentence: str) -> tuple[TriedRecipe, ...]:
+    """Return the recipes that the log tells of, in order."""
+    tried: list[TriedRecipe] = []
+    for line in run.lines:
+        if found := _TRYING.match(line.text):
+            if tried and tried[-1].state == "trying":
+                tried[-1] = replace(tried[-1], state="did not pass")
+            tried.append(TriedRecipe(found[1], found[2], "trying"))
+        elif found := _PASSED_BY.match(line.text):
+            tried.append(TriedRecipe(found[1], found[2], "passed by"))
+    if not run.finished:
+        return tuple(tried)
+    chosen = _RECIPE.search(sentence)
+    passed = sentence.startswith((Status.PROMOTED, Status.AWAITING_APPROVAL))
+    return tuple(
+        replace(item, state=_at_the_end(item, passed and chosen is not None, chosen))
+        for item in tried
+    )
+
+
+def _at_the_end(item: TriedRecipe, passed: bool, chosen: "re.Match[str] | None") -> str:
+    if item.state == "passed by":
+        return item.state
+    if passed and chosen is not None and item.recipe == chosen[1]:
+        return "passed"
+    return "did not pass"
+
+
+def _why(run: RunView, written: Sequence[LedgerEntry]) -> tuple[str, ...]:
+    decided = [entry for entry in written if entry.kind is EntryKind.DECIDED]
+    reasons = decided[-1].details.get("reasons") if decided else None
+    told = [str(reason) for reason in reasons] if isinstance(reasons, list | tuple) else []
+    return tuple(dict.fromkeys(filter(None, (run.reason, *told))))
