@@ -48,7 +48,7 @@ STATUS: tuple[tuple[type[RequantError], int], ...] = (
     (Unavailable, 503),
 )
 PAGES = (models, model, ordering, versions, runs, audit, health, stored, actions)
-TWINS = (models, model, ordering, runs, audit, health)
+TWINS = (models, model, ordering, versions, runs, audit, health)
 """Those whose pages have a twin for programs."""
 EXAMINED_S = 60.0
 """How long the page of health shows the same examination."""

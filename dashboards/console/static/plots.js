@@ -126,9 +126,9 @@ function drawFront(element, data) {
   layout.height = 300;
   layout.hovermode = "closest";
   layout.xaxis = axis({ title: { text: data.front_axes[0] }, rangemode: "tozero" });
-  layout.yaxis = axis({ title: { text: data.front_axes[1] } });
+  layout.yaxis = axis({ title: { text: data.front_axes[1], standoff: 12 }, automargin: true });
   layout.margin.b = 48;
-  show(element, [{ x: points.map((point) => point.x), y: points.map((point) => point.y), mode: "markers+text", textposition: "top center",
+  show(element, [{ x: points.map((point) => point.x), y: points.map((point) => point.y), mode: "markers+text", cliponaxis: false, textposition: "top center",
     text: points.map((point) => plain(point.name)), hovertemplate: "%{text}: %{x:.3g}, %{y:.4g}<extra></extra>",
     marker: { size: 11, symbol: points.map((point) => point.dominated ? "circle-open" : "circle"),
       color: points.map((point) => colour(point.passed ? "good" : "bad")) } }], layout);
