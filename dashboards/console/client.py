@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from dashboards.console.pages.health import HealthReport
 from dashboards.console.pages.models import ModelList, Order, State
 from dashboards.console.pages.runs import RunList
-from flows.queries.console.candidate import CandidateView, Comparison
+from flows.queries.console.candidate import CandidateView, VersionComparison
 from flows.queries.console.entries import EntryPage
 from flows.queries.console.over_time import ModelOverTime
 from flows.queries.console.overview import ModelRow
@@ -64,9 +64,11 @@ class ConsoleClient:
         """Return a version beside the champion; raise `NotFound` and `Tampered`."""
         return self._get(CandidateView, f"/models/{quote(model)}/versions/{quote(version)}")
 
-    def compare(self, model: str, left: str = "", right: str = "") -> Comparison:
+    def compare(self, model: str, left: str = "", right: str = "") -> VersionComparison:
         """Return two versions side by side; raise `NotFound` and `Tampered`."""
-        return self._get(Comparison, f"/models/{quote(model)}/compare", left=left, right=right)
+        return self._get(
+            VersionComparison, f"/models/{quote(model)}/compare", left=left, right=right
+        )
 
     def plan(self, model: str, recipe: str = "", window: str = "") -> Plan:
         """Return what a re-quantization would do; raise `NotFound` and `BadInput`."""

@@ -8,7 +8,7 @@ from dashboards.console.forms import new_form
 from dashboards.console.rendering import show
 from flows.queries import versions
 from flows.queries.console import candidate
-from flows.queries.console.candidate import CandidateView, Comparison
+from flows.queries.console.candidate import CandidateView, VersionComparison
 from flows.queries.console.ledgers import ledgers
 from flows.queries.console.overview import glance_of
 
@@ -45,6 +45,6 @@ def compare_page(request: Request, model: str, left: Version = "", right: Versio
 
 
 @api.get("/models/{model}/compare")
-def compare_versions(model: str, left: Version = "", right: Version = "") -> Comparison:
+def compare_versions(model: str, left: Version = "", right: Version = "") -> VersionComparison:
     """Return two versions side by side, gate by gate; 404, 409."""
     return candidate.comparison(model, left, right)

@@ -103,7 +103,7 @@ class CandidateView:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class VersionComparison:
     """Two versions of one model, gate by gate."""
 
     model: str
@@ -137,7 +137,7 @@ def candidate(model: str, version: str) -> CandidateView:
     )
 
 
-def comparison(model: str, left: str = "", right: str = "") -> Comparison:
+def comparison(model: str, left: str = "", right: str = "") -> VersionComparison:
     """Return two versions side by side; the newest and the champion where none is named."""
     entries = _entries(model)
     versions = tuple(_versions(entries))
@@ -156,7 +156,7 @@ def comparison(model: str, left: str = "", right: str = "") -> Comparison:
         ("release", sides[0].digest[:16], sides[1].digest[:16]),
     )
     reports = [_reports(model, side.digest) for side in sides]
-    return Comparison(model, left, right, versions, facts, _compared(*reports))
+    return VersionComparison(model, left, right, versions, facts, _compared(*reports))
 
 
 def _entries(model: str) -> Sequence[LedgerEntry]:

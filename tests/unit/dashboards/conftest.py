@@ -16,6 +16,8 @@ from flows.deployments import Triggered
 from flows.orchestration.runtime import using
 from flows.queries import runs
 from flows.queries.console.asking import Asked
+from flows.queries.console.candidate import CalibrationFacts, CandidateView, Made
+from flows.queries.console.overview import Precision
 from flows.queries.runs import RunStep, RunView
 from infra.access.guard import Guard
 from infra.access.secret import WorkspaceSecret
@@ -54,6 +56,19 @@ GATE = GateResult(
     direction="at most",
     count=400,
     reason=f"flips of {HOSTILE}: 0.07",
+)
+MADE = CandidateView(
+    model="tiny",
+    version="2",
+    release="r" * 64,
+    precision=Precision("int8-max", "INT8", 0.875, {}),
+    verdicts={},
+    gates=(),
+    champion="1",
+    calibration=CalibrationFacts("c" * 64, 256, 620, "", "", (HOSTILE,), {HOSTILE: 1}, {}),
+    lineage=(Made("release", HOSTILE, "r" * 64),),
+    front=(),
+    front_axes=("", ""),
 )
 RUN = RunView(
     run_id="1b4e28ba-2fa1-41d2-883f-0016d3cca427",

@@ -14,6 +14,7 @@ from dashboards.console.pages.runs import STOP_POLLING
 from flows import schedules
 from flows.orchestration.services import announced
 from flows.queries import runs, versions
+from flows.queries.console import candidate
 from flows.queries.versions import GateRow, VersionView
 from flows.schedules import Upcoming
 from infra.access.secret import WorkspaceSecret
@@ -26,6 +27,7 @@ from tests.unit.dashboards.conftest import (
     ESCAPED,
     GATE,
     HOSTILE,
+    MADE,
     NOBODY,
     OURS,
     RUN,
@@ -259,6 +261,7 @@ def test_text_of_others_takes_no_effect(
         ),
     )
     monkeypatch.setattr(versions, "one_version", lambda *_: view)
+    monkeypatch.setattr(candidate, "candidate", lambda *_: MADE)
     shown = browser.get("/models/tiny/versions/2").text
     for page in (shown, browser.get("/models/tiny").text, browser.get("/").text):
         assert "<script>alert" not in page
@@ -300,6 +303,7 @@ def test_a_version_says_what_runs_and_names_no_format_that_its_recipe_has_not(
         rows=(GateRow("onnxruntime-cpu", ran, None),),
     )
     monkeypatch.setattr(versions, "one_version", lambda *_: view)
+    monkeypatch.setattr(candidate, "candidate", lambda *_: MADE)
     page = browser.get("/models/tiny/versions/2").text
     assert told in page
     assert "<td>int4</td>" in page
