@@ -20,6 +20,7 @@ from tasks.quantization.pipeline.candidate import CalibrationEvidence, quantize
 from tasks.quantization.pipeline.results import result_quantizers
 from tasks.quantization.pipeline.tuning import tune
 from tasks.quantization.recipe.catalog import find_recipe
+from tests import graphs
 
 SHAPE = (2, 8, 8, 8)
 CONSTANTS = {
@@ -222,3 +223,39 @@ def test_a_convolution_that_is_kept_in_floats_has_a_plain_weight_there_and_its_h
     assert np.corrcoef(expected.ravel(), lossy.ravel())[0, 1] > 0.99
     assert "x.quantize" in {node.name for node in lower(stored, "s8").graph.node}
     assert not lower(stored, "s8").metadata_props
+
+
+@pytest.mark.parametrize("way", ["marked", "excluded"])
+def test_a_convolution_in_floats_between_others_in_integers_stays_there(way: str) -> None:
+    rng = np.random.default_rng(3)
+    ends = {name: rng.normal(0, 0.2, (8, 8, 3, 3)) for name in ("first", "last")}
+    # Channels of unlike ranges: one scale for all of them would lose most of the small ones.
+    unlike = rng.normal(0, 0.3, (8, 1, 3, 3)) * np.logspace(-2, 1, 8).reshape(-1, 1, 1, 1)
+    weights = {**ends, "middle": unlike, "end": rng.normal(0, 0.2, (8, 8, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["a"], "node.first"),
+        helper.make_node("Conv", ["a", "middle"], ["b"], "node.middle", group=8),
+        helper.make_node("Conv", ["b", "last"], ["c"], "node.last"),
+        helper.make_node("Conv", ["c", "end"], ["z"], "node.end"),
+    ]
+    shape = ["n", *SHAPE[1:]]
+    model = graphs.model(
+        nodes,
+        {name: np.float32(value) for name, value in weights.items()},
+        {"x": shape},
+        {"z": ["n", 8, 2, 2]},
+    )
+    sites, observed = observed_on_noise(model)
+    chosen = find_recipe("int8-max")
+    tuned = tune(model, sites, observed, chosen, None)
+    plan = quantize(CalibrationEvidence(model, sites, observed), chosen, None, tuned).derived.plan
+    floats = ["node.middle"]
+    if way == "excluded":
+        kept = [item for item in plan.sites if item.site.layers[0].node not in floats]
+        plan = replace(plan, sites=tuple(kept))
+    wanted = result_quantizers(model, plan, observed, chosen, floats)
+    graph = lower(write(replace(plan, floats=tuple(floats), results=wanted)), "u8")
+    target, shapes = open_target("onnxruntime-cpu"), Shapes(SHAPE, SHAPE, SHAPE)
+    layers = json.loads(target.build(graph.SerializeToString(), {"x": shapes}).layers)["layers"]
+    kinds = [layer["type"] for layer in layers if "Conv" in layer["type"]]
+    assert kinds[:3] == ["QLinearConv", "Conv", "QLinearConv"]

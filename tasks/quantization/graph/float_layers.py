@@ -20,6 +20,8 @@ from tasks.graphs.weights import constant_values, constants_like, inside
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
+_PULLED = (*_CONVOLUTIONS, "Gemm")
+"""Layers whose float weights ONNX Runtime quantizes where it finds quantizers around them."""
 _FLOAT, _FP8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT8E4M3FN
 _HARD_SWISH = (3.0, 0.0, 6.0, 6.0)
 """x · min(max(x + 3, 0), 6) / 6: Howard et al., "Searching for MobileNetV3" (2019), section 5.2."""
@@ -30,6 +32,7 @@ def plain_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
     _restore_weights(copy.graph, marked_floats(qdq))
+    _part_from_quantizers(copy.graph)
     _fuse_hard_swish(copy.graph)
     return mark_floats(copy)
 
@@ -126,6 +129,28 @@ def _restore_weights(graph: onnx.GraphProto, floats: Collection[str]) -> None:
     kept = [item for item in graph.initializer if item.name not in stored]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _part_from_quantizers(graph: onnx.GraphProto) -> None:
+    """Put a Sum of one between layers in floats and a quantizer of what they make.
+
+    ONNX Runtime 1.32 quantizes the constant weight of a layer between a DequantizeLinear and a
+    QuantizeLinear itself, with one scale for all channels, and computes it in INT8 after all.
+    """
+    restored = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    constants = {item.name for item in graph.initializer if item.data_type == _FLOAT}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type not in _PULLED or node.input[0] not in restored:
+            continue
+        result = node.output[0]
+        if node.input[1] in constants and result in quantized:
+            node.output[0] = f"{result}.float"
+            nodes.append(helper.make_node("Sum", [node.output[0]], [result], f"{node.name}.float"))
+    if len(nodes) > len(graph.node):
+        _keep(graph, nodes)
 
 
 def _fuse_hard_swish(graph: onnx.GraphProto) -> None:
