@@ -182,7 +182,9 @@ def test_an_engine_answers_for_each_shape_of_its_profile(executable: Target) -> 
     engine = executable.load(built(executable).plan)
     whole = engine.run({"x": np.repeat(X, 2, axis=0)})["y"]
     assert whole.shape == (6, 6)
-    assert np.allclose(engine.run({"x": X[:1]})["y"], whole[:1], atol=1e-5)
+    # A device multiplies float32 in TF32's ten bits, by other kernels for other shapes.
+    relative = 2e-3 if executable.on_device else 1e-5
+    assert np.allclose(engine.run({"x": X[:1]})["y"], whole[:1], rtol=relative, atol=1e-5)
 
 
 def test_an_engine_times_its_own_runs(executable: Target) -> None:

@@ -68,7 +68,9 @@ def register_minilm(folder: Path) -> None:
 
 def spec_for_the_device(text: str) -> str:
     """Put the target in, and budgets of latency that a device is to be held to."""
-    lines = []
+    from tasks.personal_data.identifiers import missing
+
+    lines = ["calibration: {privacy: patterns}"] if missing() else []
     for line in text.splitlines():
         for tight, loose in BUDGETS.items():
             line = line.replace(tight, loose)
