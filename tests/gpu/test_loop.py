@@ -70,7 +70,7 @@ def spec_for_the_device(text: str) -> str:
     """Put the target in, and budgets of latency that a device is to be held to."""
     from tasks.personal_data.identifiers import missing
 
-    lines = ["calibration: {privacy: patterns}"] if missing() else []
+    lines = ["calibration:", "  privacy: patterns"] if missing() else []
     for line in text.splitlines():
         for tight, loose in BUDGETS.items():
             line = line.replace(tight, loose)
