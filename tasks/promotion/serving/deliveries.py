@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from infra.canonical import Json
 from infra.errors import Refused
 from tasks.promotion import ledger
 from tasks.promotion.ledger import EntryKind, LedgerEntry, body
 from tasks.promotion.serving.incidents import ACTOR
-from tasks.records import ReleaseRef
+
+if TYPE_CHECKING:  # brings numpy, and reading commands read deliveries
+    from tasks.records import ReleaseRef
 
 COMPLETED, ABORTED, SUPERSEDED = "completed", "aborted", "superseded"
 """How a delivery ends."""
