@@ -8,6 +8,7 @@ alike, and not from the bare loop.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -39,6 +40,33 @@ BATCHES, TOKENS = (1, 8), 64
 SECONDS, QUICK_SECONDS = 8.0, 2.0
 START_S = 120.0
 BARE, GATEWAY, MLFLOW = "bare session", "gateway", "mlflow models serve"
+GRANIAN, MLSERVER = "gateway on Granian", "MLServer"
+PLAN, MLSERVER_PROGRAM = "BENCHMARK_PLAN", "MLSERVER_PROGRAM"
+"""Variables: the plan that a server loads; MLServer's program, in an environment of its own."""
+_MLSERVER_RUNTIME = """
+import os
+
+import onnxruntime as ort
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+
+class OnnxModel(MLModel):
+    async def load(self):
+        self._session = ort.InferenceSession(os.environ["BENCHMARK_PLAN"])
+        return True
+
+    async def predict(self, payload):
+        feeds = {item.name: NumpyCodec.decode_input(item) for item in payload.inputs}
+        names = [output.name for output in self._session.get_outputs()]
+        outputs = [
+            NumpyCodec.encode_output(name, values)
+            for name, values in zip(names, self._session.run(names, feeds))
+        ]
+        return InferenceResponse(model_name=self.name, outputs=outputs)
+"""
+"""MLServer has no runtime for ONNX on the package index: this is the shortest one."""
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -67,6 +95,8 @@ def measure(quick: bool) -> ResultTable:
     rows += [_row(BARE, batch, None, answers, bare[batch]) for batch, answers in bare.items()]
     servers: tuple[tuple[str, Callable[[bytes], Any], Callable[..., Call]], ...] = (
         (GATEWAY, _gateway, _binary),
+        (GRANIAN, _granian, _binary),
+        (MLSERVER, _mlserver, _json),
         (MLFLOW, _mlflow, _mlflow_call),
     )
     for name, start, make in servers:
@@ -78,7 +108,7 @@ def measure(quick: bool) -> ResultTable:
                     for clients in QUICK_CLIENTS if quick else CLIENTS:
                         answers = ask(call, clients, seconds)
                         rows.append(_row(name, batch, clients, answers, bare[batch]))
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             rows.append(ServingRow(name, 0, None, None, None, None, None, None, str(error)))
     return ResultTable(
         "serving",
@@ -139,7 +169,7 @@ def _goals(rows: list[ServingRow]) -> tuple[Goal, ...]:
 
     goals = []
     for batch in BATCHES:
-        of, peer = best(GATEWAY, batch), best(MLFLOW, batch)
+        of, peer, other = (best(name, batch) for name in (GATEWAY, MLFLOW, MLSERVER))
         rows_a_request = f"{batch} row{'s' * (batch > 1)} a request"
         goals += [
             Goal(f"{rows_a_request}, of the bare session's throughput:", 0.85, of),
@@ -149,6 +179,7 @@ def _goals(rows: list[ServingRow]) -> tuple[Goal, ...]:
                 5.0,
                 of / peer if of and peer else None,
             ),
+            Goal(f"{rows_a_request}, times MLServer:", 2.0, of / other if of and other else None),
         ]
     return tuple(goals)
 
@@ -173,6 +204,21 @@ def _binary(address: str, given: Tensors) -> Call:
     )
 
 
+def _json(address: str, given: Tensors) -> Call:
+    entries = [
+        {
+            "name": name,
+            "shape": list(values.shape),
+            "datatype": datatype_of(values.dtype),
+            "data": values.ravel().tolist(),
+        }
+        for name, values in given.items()
+    ]
+    body = json.dumps({"inputs": entries}).encode()
+    headers = {"Content-Type": "application/json"}
+    return Call(f"{address}/v2/models/{NAME}/infer", body, headers)
+
+
 def _mlflow_call(address: str, given: Tensors) -> Call:
     document = {"inputs": {name: values.tolist() for name, values in given.items()}}
     body = json.dumps(document).encode()
@@ -184,6 +230,50 @@ def _gateway(plan: bytes) -> Iterator[str]:
     """Serve the plan by the product's own application, in a process of its own."""
     with _file(plan) as path, _process("benchmarks.serving.throughput", str(path)) as address:
         yield address
+
+
+@contextmanager
+def _granian(plan: bytes) -> Iterator[str]:
+    """Serve the plan by the product's own application, on another server core."""
+    factory = f"{__spec__.name if __spec__ else __name__}:application"
+    command = (sys.executable, "-m", "granian", "--interface", "asgi", "--factory", factory)
+    with (
+        _file(plan) as path,
+        _running(
+            lambda port: (*command, "--host", "127.0.0.1", "--port", str(port)),
+            "/v2/health/ready",
+            {PLAN: str(path)},
+        ) as address,
+    ):
+        yield address
+
+
+@contextmanager
+def _mlserver(plan: bytes) -> Iterator[str]:
+    """Serve the plan by MLServer with one session, as its guide says for a custom runtime.
+
+    Raises:
+        RuntimeError: Its program was not named.
+    """
+    program = os.environ.get(MLSERVER_PROGRAM)
+    if not program:
+        raise RuntimeError(
+            f"it wants another protobuf: install mlserver and onnxruntime in an environment of "
+            f"their own, and set {MLSERVER_PROGRAM} to its program mlserver"
+        )
+    with _file(plan) as path:
+        folder = path.parent
+        (folder / "runtime.py").write_text(_MLSERVER_RUNTIME)
+        settings = {"name": NAME, "implementation": "runtime.OnnxModel"}
+        (folder / "model-settings.json").write_text(json.dumps(settings))
+
+        def command(port: int) -> tuple[str, ...]:
+            ports = {"http_port": port, "grpc_port": 0, "metrics_port": 0, "parallel_workers": 0}
+            (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", **ports}))
+            return (program, "start", str(folder))
+
+        with _running(command, f"/v2/models/{NAME}/ready", {PLAN: str(path)}) as address:
+            yield address
 
 
 @contextmanager
@@ -216,18 +306,24 @@ def _process(module: str, argument: str) -> Iterator[str]:
 
 
 @contextmanager
-def _running(command: Callable[[int], tuple[str, ...]], ready: str) -> Iterator[str]:
+def _running(
+    command: Callable[[int], tuple[str, ...]],
+    ready: str,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Run a server on a free port of 127.0.0.1 until the block ends.
 
     Raises:
         RuntimeError: It does not answer in time.
     """
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    variables = {**os.environ, "PATH": beside, **(environment or {})}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     with ExitStack() as stack, tempfile.TemporaryFile() as log:
         process = stack.enter_context(
-            subprocess.Popen(command(port), stdout=log, stderr=subprocess.STDOUT)
+            subprocess.Popen(command(port), stdout=log, stderr=subprocess.STDOUT, env=variables)
         )
         stack.callback(process.kill)
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_S
@@ -247,10 +343,21 @@ def _answers(address: str) -> bool:
         return False
 
 
+def application() -> Starlette:
+    """Return the gateway's application over the plan that the environment names."""
+    return _application(Path(os.environ[PLAN]))
+
+
 def serve(path: Path, port: int) -> None:
     """Serve a plan by the gateway's application, without a ledger, in this process."""
     import uvicorn
 
+    uvicorn.run(
+        _application(path), host="127.0.0.1", port=port, log_level="warning", access_log=False
+    )
+
+
+def _application(path: Path) -> Starlette:
     from flows.gateway.fronts import TensorFront
     from infra.gateway.application import Gateway
     from infra.gateway.batching import DynamicBatcher
@@ -266,8 +373,7 @@ def serve(path: Path, port: int) -> None:
     endpoint.publish(
         ServedRelease(NAME, "1", "0" * 64, "onnxruntime-cpu", engine, signature, TensorFront())
     )
-    application: Starlette = Gateway({NAME: endpoint}, metrics, "benchmark").application()
-    uvicorn.run(application, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    return Gateway({NAME: endpoint}, metrics, "benchmark").application()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from infra.gateway.batching import DynamicBatcher
 from infra.gateway.capture import Capture
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.request_ids import RequestIds
 from infra.gateway.steering.shadow import ShadowRuns
+from infra.gateway.tracing import traced
 from infra.processes.serve import Guarded
 from infra.settings import Settings, settings
 from tasks.specs.registration import model_names
@@ -67,7 +69,7 @@ class ServedModels:
     def application(self) -> ASGIApp:
         """Return the ASGI application that serves them while it lives."""
         routes = [*embedding_routes(self.gateway), *completion_routes(self.gateway)]
-        return self.gateway.application(self._lifespan, routes)
+        return traced(RequestIds(self.gateway.application(self._lifespan, routes)))
 
     def _add(self, name: str) -> None:
         capture = Capture(

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from infra.errors import BadInput, NotFound, RequantError
 from infra.gateway.batching import Overloaded
+from infra.gateway.bodies import TooLarge, Unpacking
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.open_inference import (
@@ -27,9 +28,11 @@ from infra.gateway.open_inference import (
     parse_request,
     render_answer,
 )
+from infra.gateway.request_ids import KEY
 from infra.gateway.signature import TensorSignature
 from infra.gateway.steering.destination import Asking
 from infra.gateway.steering.router import key_of, wish_of
+from infra.gateway.tracing import note
 from infra.telemetry import CONTENT_TYPE
 
 CONTEXT = ("tenant", "domain", "language", "label")
@@ -39,10 +42,6 @@ MOST_BYTES = 64 * 2**20
 EXTENSIONS = ("binary_tensor_data",)
 Handler = Callable[[Request, Endpoint], Awaitable[Response]]
 _log = logging.getLogger(__name__)
-
-
-class TooLarge(BadInput):
-    """A body above the limit."""
 
 
 class Gateway:
@@ -113,18 +112,17 @@ class Gateway:
         return endpoint
 
     async def body(self, request: Request) -> bytes:
-        """Read a body; raises `BadInput` where it is larger than allowed, or compressed."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise BadInput("the body is compressed, which this server does not read: send it plain")
+        """Read a body, plain or compressed by gzip or deflate.
+
+        Raises:
+            BadInput: It is larger than allowed, also once it is unpacked, or not so compressed.
+        """
+        note({"request": request.scope.get(KEY, "")})
+        unpack = Unpacking(request.headers.get("content-encoding", "identity"), self._most_bytes)
         chunks: list[bytes] = []
-        size = 0
         async for chunk in request.stream():
-            size += len(chunk)
-            if size > self._most_bytes:
-                raise TooLarge(
-                    f"the body is larger than {self._most_bytes} bytes: send fewer at a time"
-                )
-            chunks.append(chunk)
+            chunks.append(unpack.add(chunk))
+        chunks.append(unpack.finish())
         return b"".join(chunks)
 
     def _at(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -149,7 +147,7 @@ class Gateway:
         answered = await endpoint.infer(
             asked.inputs,
             asking_of(asked.parameters, request.headers),
-            id=asked.id,
+            id=asked.id or request.scope.get(KEY, ""),
             version=request.path_params.get("version"),
         )
         release, destination = answered.release, answered.destination

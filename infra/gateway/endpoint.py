@@ -19,6 +19,7 @@ from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Asking, Destination, Steering
 from infra.gateway.steering.router import length_of
 from infra.gateway.steering.shadow import ShadowRuns
+from infra.gateway.tracing import span
 
 
 class TooSlow(Unavailable):
@@ -126,9 +127,11 @@ class Endpoint:
         steered: bool,
     ) -> Answered:
         """Let a tier answer, and the higher one again where that answer is unsure."""
-        began = time.perf_counter()
+        began, release = time.perf_counter(), destination.release
+        told = {"model": self.model, "version": release.version, "tier": destination.tier.value}
         try:
-            outputs = await self.batcher.run(destination.release, feeds)
+            with span("engine", told):
+                outputs = await self.batcher.run(release, feeds)
         except (BadInput, Overloaded, asyncio.CancelledError):
             raise
         except Exception:
@@ -142,7 +145,9 @@ class Endpoint:
         further = self.steering.again(destination, asking, outputs)
         if further is None:
             return Answered(destination, outputs)
-        return Answered(further, await self.batcher.run(further.release, feeds))
+        told |= {"version": further.release.version, "tier": further.tier.value}
+        with span("engine", told):
+            return Answered(further, await self.batcher.run(further.release, feeds))
 
     def sample(
         self,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,34 @@ def expected(seed: int, feeds: Tensors) -> NDArray[Any]:
     return scores
 
 
+SPANS: list[list[bytes]] = []
+"""What the gateway sent to the collector of traces."""
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """Take spans over OTLP."""
+    received: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            received.append(gzip.decompress(data) if packed else data)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture(scope="module")
 def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]:
     """Serve a ranker with one champion."""
@@ -107,8 +139,15 @@ def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]
     champion(settings, 1)
     speak = released(settings, 0.0, "speaker", plan=current_graph("speaker"))
     promote(speak, None, "tester", "it passed")
-    with serving(settings, REQUANT_GATEWAY_CAPTURE="1.0") as served:
-        yield served
+    with collector() as (endpoint, spans):
+        environment = {
+            "REQUANT_GATEWAY_CAPTURE": "1.0",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        SPANS[:] = [spans]
+        with serving(settings, **environment) as served:
+            yield served
 
 
 def ask(served: Served, feeds: Tensors, *, binary: bool = True) -> triton.InferResult:
@@ -139,6 +178,45 @@ def test_tritons_client_gets_what_the_champions_graph_computes(
     assert response["model_version"] == served.version()
     assert response["parameters"]["release"]
     assert response["parameters"]["tier"] == "routine"
+
+
+def test_one_id_and_one_trace_go_through_a_request_from_end_to_end(served: Served) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    told = {"X-Request-Id": "order-7", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    tensors = [
+        {
+            "name": name,
+            "shape": list(values.shape),
+            "datatype": triton_type(values),
+            "data": values.tolist(),
+        }
+        for name, values in BATCH.items()
+    ]
+    body = gzip.compress(json.dumps({"inputs": tensors}).encode())
+    answer = httpx.post(
+        f"{served.address}/v2/models/ranker/infer",
+        content=body,
+        headers={**served.headers, **told, "Content-Encoding": "gzip"},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["X-Request-Id"] == "order-7"
+    until(lambda: b"order-7" in b"".join(SPANS[0]))
+    sent = b"".join(SPANS[0])
+    assert bytes.fromhex(trace) in sent
+    assert b"engine" in sent
+    assert served.get("/v2").headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_bodies_may_be_compressed(served: Served, algorithm: str) -> None:
+    client = triton.InferenceServerClient(served.address.removeprefix("http://"))
+    inputs = [triton.InferInput(n, list(v.shape), triton_type(v)) for n, v in BATCH.items()]
+    for tensor, values in zip(inputs, BATCH.values(), strict=True):
+        tensor.set_data_from_numpy(values)
+    answer = client.infer(
+        "ranker", inputs, headers=dict(served.headers), request_compression_algorithm=algorithm
+    )
+    assert answer.as_numpy("fetch_name_0").shape == (8, 3)
 
 
 def test_metadata_names_tensors_version_and_release(served: Served) -> None:

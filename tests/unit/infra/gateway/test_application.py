@@ -128,8 +128,8 @@ def test_a_full_queue_asks_to_come_again() -> None:
     assert sum(answer.status_code == 200 for answer in answers) == 6 - len(refused)
 
 
-def test_a_compressed_body_is_refused_and_a_bad_length_told() -> None:
-    (compressed,) = asked(gateway(), b"x", headers={"Content-Encoding": "gzip"})
+def test_a_body_of_an_unknown_encoding_is_refused_and_a_bad_length_told() -> None:
+    (compressed,) = asked(gateway(), b"x", headers={"Content-Encoding": "br"})
     assert "send it plain" in compressed.json()["error"]
     (bad,) = asked(gateway(), b"x", headers={"Inference-Header-Content-Length": "-3"})
     assert "is a number of bytes" in bad.json()["error"]

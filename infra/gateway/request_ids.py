@@ -1,0 +1,37 @@
+"""One id for a request from end to end: in its answer, its trace, its traffic, and the log."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = "X-Request-Id"
+KEY = "requant.request-id"
+"""Where an application finds the id, in the ASGI scope."""
+_FIT = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+
+
+class RequestIds:
+    """ASGI middleware: a caller's id is kept, and whoever sends none, or no fit one, gets one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its id, and the answer back with it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if _FIT.fullmatch(given) else uuid.uuid4().hex
+        scope[KEY] = request_id
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, answer)
