@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.graphs.canonical.names import ENDINGS, OWN
 from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import load_graph
 from tasks.graphs.sites import find_sites
@@ -171,6 +173,63 @@ def test_what_an_exporter_wrote_is_computed_in_fewer_bits_too(case: str) -> None
         graph = lower(write(derive(model, sites, observed, RECIPES[name], None).plan), "u8")
         error = float(np.linalg.norm(graphs.run(graph, x) - expected) / np.linalg.norm(expected))
         assert error < (0.25 if name in ("int4-block-32", "fp8") else 0.05), name
+
+
+def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those within it."""
+    yield graph
+    for item in (item for node in graph.node for item in node.attribute):
+        if item.type == onnx.AttributeProto.GRAPH:
+            yield from nested(item.g)
+
+
+def made_names(draws: random.Random, count: int) -> list[str]:
+    """Draw names, each of which Requant could make of another."""
+    names: set[str] = set()
+    while len(names) < count:
+        stem = draws.choice(["x", "y", "fc", OWN.rstrip("."), *sorted(names)[:6]])
+        names.add(f"{stem}.{draws.choice([*ENDINGS, 'weight.scale', 'result.quantized'])}")
+    return draws.sample(sorted(names), count)
+
+
+def renamed(model: onnx.ModelProto, draws: random.Random) -> onnx.ModelProto:
+    """Call everything but x and y, nodes too, by names that Requant could make."""
+    inside = [
+        name
+        for graph in nested(model.graph)
+        for name in (
+            *(item.name for item in graph.initializer),
+            *(name for node in graph.node for name in node.output),
+        )
+    ]
+    tensors = sorted({*inside} - {"y"})
+    pool = made_names(draws, len(tensors))
+    names = dict(zip(tensors, pool, strict=True))
+    for graph in nested(model.graph):
+        for item in (*graph.initializer, *graph.output):
+            item.name = names.get(item.name, item.name)
+        for node in graph.node:
+            node.name = draws.choice([*pool, "x", "y", "fc"])
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+        for again in range(1, len(graph.node)):
+            if graph.node[again].name in {node.name for node in graph.node[:again]}:
+                graph.node[again].name = ""
+    return model
+
+
+@pytest.mark.parametrize("seed", range(len(CASES)))
+def test_a_model_may_call_things_as_requant_does(seed: int) -> None:
+    make, x, _ = list(CASES.values())[seed]
+    draws = random.Random(seed)  # names, no secrets
+    model = renamed(make(), draws)
+    expected = graphs.run(model, x)
+    canonical = make_canonical(model, where="model.onnx")
+    sites, observed = observe(canonical, x)
+    for name in draws.sample(["int8-smooth", "int8-equalized", "fp16", "int8-compact", "fp8"], 2):
+        graph = lower(write(derive(canonical, sites, observed, RECIPES[name], None).plan), "u8")
+        error = float(np.linalg.norm(graphs.run(graph, x) - expected) / np.linalg.norm(expected))
+        assert error < (0.25 if name == "fp8" else 0.05), name
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 1), ({"transposed": 0}, 0)])
