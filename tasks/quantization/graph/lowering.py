@@ -14,6 +14,7 @@ from tasks.quantization.graph.integer_products import bias_apart, stored_product
 from tasks.quantization.graph.integers import in_integers, without_results
 from tasks.quantization.graph.recurrent import recurrent_in_floats, recurrent_in_integers
 from tasks.quantization.graph.residuals import quantized_branches
+from tasks.quantization.weight.integer_biases import used_integer_biases, without_integer_biases
 
 _CUTS = ("Relu", "Clip")
 _MOVING = (
@@ -38,9 +39,10 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """
     match form:
         case "s8":
-            return mark_floats(without_results(quantized_branches(recurrent_in_floats(qdq))))
+            floats = without_integer_biases(recurrent_in_floats(qdq))
+            return mark_floats(without_results(quantized_branches(floats)))
         case "u8":
-            integers = recurrent_in_integers(unsigned_activations(qdq))
+            integers = recurrent_in_integers(unsigned_activations(used_integer_biases(qdq)))
             fused = in_integers(turned_weights(bias_apart(integers)))
             return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
         case "plain":

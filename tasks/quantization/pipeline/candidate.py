@@ -24,10 +24,11 @@ from tasks.observation.scales import Scales, dump_scales
 from tasks.quantization.graph import qdq
 from tasks.quantization.graph.kv_cache import cache_saving, cache_scales, write_cache
 from tasks.quantization.pipeline.derive import Derived, derive
+from tasks.quantization.pipeline.integer_kernels import IntegerKernels
+from tasks.quantization.pipeline.mean_errors import MeanErrors
 from tasks.quantization.pipeline.placement import placements
 from tasks.quantization.pipeline.results import (
     limited_results,
-    placed_integers,
     result_quantizers,
 )
 from tasks.quantization.pipeline.tuning import Tuned
@@ -127,10 +128,19 @@ def quantize(
     if recipe.starts_from_champion and champion:
         derived = _within_reach(derived, champion.results, largest_change)
     placed = {"integer_placement": facts.get("integer_placement")}
-    if evidence.kernels is not None and derived.results and not recipe.keeps_graph:
-        derived, placement = _with_integers_placed(evidence, evidence.kernels, recipe, derived)
-        placed["integer_placement"] = placement.document()
+    errors = None
+    if evidence.kernels is not None and derived.results:
+        errors = MeanErrors(evidence.model, derived.plan, evidence.kernels)
+        if not recipe.keeps_graph:
+            kernels = IntegerKernels(
+                evidence.model, derived.plan, evidence.observed, recipe, evidence.kernels, errors
+            )
+            derived, placement = _with_integers_placed(kernels, derived)
+            placed["integer_placement"] = placement.document()
     graph = _written(evidence, recipe, derived, champion)
+    if errors is not None:
+        graph, sentences = errors.corrected(graph)
+        derived = replace(derived, diagnostics=(*derived.diagnostics, *sentences))
     if evidence.keys_and_values is not None:
         cache = evidence.keys_and_values
         graph = write_cache(graph, cache_scales(cache.ranges, RangeRule.MAX))
@@ -158,12 +168,10 @@ def _recorded(recipe: Recipe, facts: Mapping[str, Json]) -> Mapping[str, float] 
 
 
 def _with_integers_placed(
-    evidence: CalibrationEvidence, kernels: KernelEvidence, recipe: Recipe, derived: Derived
+    kernels: IntegerKernels, derived: Derived
 ) -> tuple[Derived, IntegerPlacement]:
     """Measure which convolutions gain by INT8 on the target that takes a choice."""
-    plan, placement = placed_integers(
-        evidence.model, derived.plan, evidence.observed, recipe, kernels
-    )
+    plan, placement = kernels.placed()
     diagnostics = (*derived.diagnostics, *placement.sentences)
     return replace(derived, plan=plan, diagnostics=diagnostics), placement
 

@@ -10,7 +10,6 @@ import onnx
 from infra.engines.port import each_profile
 from tasks.graphs.distinguished import distinguished_values
 from tasks.graphs.integer_regions import SUFFIX, find_region
-from tasks.graphs.multiply_accumulates import layer_products
 from tasks.graphs.sites import OPS
 from tasks.numerics.formats import SMALLEST, NumberFormat
 from tasks.numerics.quantizer import Quantizer
@@ -19,16 +18,11 @@ from tasks.observation.scales import Scales
 from tasks.quantization.activation.quantizers import SiteQuantizer, quantizer
 from tasks.quantization.activation.result_ranges import clipped, narrowed
 from tasks.quantization.activation.scale_limits import limit_changes
-from tasks.quantization.graph import qdq
-from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import RangeRule, Static
 from tasks.quantization.sensitivity.integer_placement import (
-    IntegerPlacement,
     KernelEvidence,
-    convolution_costs,
-    place,
 )
 
 
@@ -62,7 +56,7 @@ def result_quantizers(
     rule = RangeRule.MAX if scheme.rule is RangeRule.MAX else RangeRule.PERCENTILE
     asymmetric = replace(scheme, symmetric=False, rule=rule)
     region = find_region(plan.model, integer_layers(plan) - set(floats))
-    divided, ends = _divided(model, plan.model), distinguished_values(plan.model)
+    divided, ends = divided_tensors(model, plan.model), distinguished_values(plan.model)
     results: dict[str, Quantizer] = {}
     for tensor in region.results:
         seen = observed.get(f"{tensor}{SUFFIX}")
@@ -94,7 +88,7 @@ def integer_layers(plan: GraphPlan) -> set[str]:
     }
 
 
-def _divided(model: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
+def divided_tensors(model: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
     """Return the tensors that folded smoothing scales changed, up to the layers that undo it."""
     if model is folded:
         return set()
@@ -108,31 +102,7 @@ def _divided(model: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
     return divided
 
 
-def placed_integers(
-    model: onnx.ModelProto,
-    plan: GraphPlan,
-    observed: Mapping[str, SiteObservation],
-    recipe: Recipe,
-    evidence: KernelEvidence,
-) -> tuple[GraphPlan, IntegerPlacement]:
-    """Return the plan with the convolutions that measure best in INT8, and the measurements."""
-    shapes = {
-        name: (1, *shape.common[1:])
-        for name, shape in each_profile(evidence.inputs.profile)[0].items()
-    }
-    sites = tuple(item.site for item in plan.sites)
-    products = layer_products(plan.model, sites, shapes)
-    costs = convolution_costs(plan.model, integer_layers(plan), products)
-
-    def planned(floats: Collection[str], tolerance: float | None) -> GraphPlan:
-        results = result_quantizers(model, plan, observed, recipe, (), tolerance)
-        wanted = result_quantizers(model, plan, observed, recipe, floats, tolerance)
-        unused = tuple(name for name in results if name not in wanted)
-        return replace(plan, results=results, floats=tuple(floats), unused=unused)
-
-    def build(floats: Collection[str], tolerance: float | None) -> bytes:
-        return bytes(lower(qdq.write(planned(floats, tolerance)), "u8").SerializeToString())
-
-    reference = model.SerializeToString()
-    placement = place(build, reference, costs, sum(products.values()), evidence)
-    return planned(tuple(placement.reasons), placement.tolerance), placement
+def common_shapes(evidence: KernelEvidence) -> dict[str, tuple[int, ...]]:
+    """Return input -> the shape of one case of its common size."""
+    shapes = each_profile(evidence.inputs.profile)[0].items()
+    return {name: (1, *shape.common[1:]) for name, shape in shapes}

@@ -31,8 +31,9 @@ from tasks.specs.traits import Task
 
 LEAST_LAYERS = 4
 """Fewer are all computed in INT8: there is nothing to choose."""
-LOSS_CASES = (2, 8)
-"""Least and most cases on which losses are measured; as many others say whether they hold."""
+RANGE_CASES, LOSS_CASES = (4, 32), (2, 8)
+"""Least and most cases on which ranges are compared, and single layers; as many others say whether
+what is chosen holds."""
 WORK = 1e11
 """Multiply-accumulates that measuring losses may take; fewer cases are run of large graphs."""
 ROUNDS = 11
@@ -167,9 +168,13 @@ class _Search:
     ) -> None:
         self._build, self._evidence = build, evidence
         self._costs, self._all = costs, all_products
-        cases = int(np.clip(WORK // (all_products * max(len(costs), 1)), *LOSS_CASES))
-        self._batches = _singles(evidence, 2 * cases)
+        cases = int(np.clip(WORK // (all_products * len(TOLERANCES)), *RANGE_CASES))
+        self._batches = single_cases(evidence, 2 * cases)
         self._chosen_on = range(0, len(self._batches), 2)
+        self._others = range(1, len(self._batches), 2)
+        least, most = LOSS_CASES
+        few = int(np.clip(WORK // (all_products * len(costs)), least, most))
+        self._step = max(1, len(self._chosen_on) // few)
         self._reference = _load(reference)
         self._reasons: dict[str, str] = {}
         self._trials: list[PlacementTrial] = []
@@ -190,8 +195,7 @@ class _Search:
 
     def by_range(self) -> None:
         """Choose how far results are clipped, by the output's loss; confirm it on other cases."""
-        others = range(1, len(self._batches), 2)
-        rule = self._losses(())
+        others, rule = self._others, self._losses(())
         before = float(rule[self._chosen_on].mean())
         if not before > 0 or not float(rule[others].mean()) > 0:
             return  # a saturated output loses nothing, whatever is clipped
@@ -256,12 +260,12 @@ class _Search:
             if cost.node not in placed and cost.kind != "one place" and cost.products <= allowance
         )
         rest = sorted(affordable, key=lambda cost: cost.products)[:MEASURED]
-        whole = self._losses(placed)
-        before = float(whole[self._chosen_on].mean())
+        whole, few = self._losses(placed), self._chosen_on[:: self._step]
+        before = float(whole[few].mean())
         if not before > 0:
             return
         for cost in rest:
-            after = float(self._losses([*placed, cost.node], self._chosen_on).mean())
+            after = float(self._losses([*placed, cost.node], few).mean())
             self._saved[cost.node] = round(max(1 - after / before, 0.0), 6)
         points = pareto_front(
             [
@@ -279,7 +283,7 @@ class _Search:
 
     def _is_worth_it(self, floats: Sequence[str], whole: _Losses) -> bool:
         """Whether the loss is less on cases that chose nothing, at a latency that is allowed."""
-        others = range(1, len(self._batches), 2)
+        others = self._others[:: self._step]
         before = float(whole[others].mean())
         left = float(self._losses(floats, others).mean())
         return (
@@ -346,6 +350,7 @@ def _load(graph: bytes) -> Engine:
     return open_target("onnxruntime-cpu").load(graph)
 
 
-def _singles(evidence: KernelEvidence, count: int) -> list[Batch]:
+def single_cases(evidence: KernelEvidence, count: int) -> list[Batch]:
+    """Return so many cases, evenly from all, each in a batch of its own."""
     batches = evidence.inputs.batches(spread(evidence.payloads, count))
     return [single for batch in batches for single in batch.parts(1)]
