@@ -17,6 +17,7 @@ from flows.gateway.completions import completion_routes
 from flows.gateway.embeddings import embedding_routes
 from flows.gateway.follower import Follower
 from flows.gateway.steering.deliverer import Deliverer
+from flows.gateway.transcriptions import transcription_routes
 from infra.errors import NotFound
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher
@@ -68,7 +69,11 @@ class ServedModels:
 
     def application(self) -> ASGIApp:
         """Return the ASGI application that serves them while it lives."""
-        routes = [*embedding_routes(self.gateway), *completion_routes(self.gateway)]
+        routes = [
+            *embedding_routes(self.gateway),
+            *completion_routes(self.gateway),
+            *transcription_routes(self.gateway),
+        ]
         return traced(RequestIds(self.gateway.application(self._lifespan, routes)))
 
     def _add(self, name: str) -> None:

@@ -20,6 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront
+from flows.gateway.guards import On
 from flows.gateway.openai_routes import answering, json_response, problem_of, read_body
 from flows.gateway.pieces import TextPieces
 from infra.errors import BadInput
@@ -157,8 +158,37 @@ class _Answer:
         return self.destination.release
 
     async def pieces(self) -> AsyncIterator[str]:
-        """Yield the text as it is written, and sample the request once it is."""
+        """Yield the text as it is written, and sample the request once it is.
+
+        What a guard blocks is answered in the guard's words. With guards of answers, a text is
+        given out whole, once they let it pass.
+        """
         front = _front(self.release)
+        refusal = self._refusal(front, "input", self.asked.text)
+        if refusal is not None:
+            yield refusal
+            return
+        pieces = self._written(front)
+        if not front.guards.of("output"):
+            async for piece in pieces:
+                yield piece
+            return
+        text = "".join([piece async for piece in pieces])
+        yield self._refusal(front, "output", text) or text
+
+    def _refusal(self, front: LanguageFront, on: On, text: str) -> str | None:
+        """Return a guard's answer; None where the text passes."""
+        if not front.guards.of(on):
+            return None
+        guard = front.guards.stopping(on, text)
+        model, tier = self.endpoint.model, self.destination.tier
+        self.endpoint.metrics.guarded(model, on, tier, guard.name if guard else "")
+        if guard is None:
+            return None
+        self.reason = "content_filter"
+        return guard.answer
+
+    async def _written(self, front: LanguageFront) -> AsyncIterator[str]:
         most = min(self.asked.most or front.new_tokens, front.room(len(self.prompt)))
         pieces = TextPieces(front.inputs, self.asked.stops)
         async with aclosing(self._tokens(front, most)) as written:

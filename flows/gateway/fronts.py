@@ -9,17 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.gateway.generation import TextGenerator
+from flows.gateway.guards import Guards, open_guards
 from infra.engines.port import Engine
 from infra.errors import BadInput
 from infra.gateway.datatypes import BYTES, datatype_of
 from infra.gateway.release import Front
 from tasks.models.inputs import Inputs
 from tasks.models.language.inputs import LanguageInputs
+from tasks.models.speech.inputs import SpeechInputs
+from tasks.preprocess.decoding import resampled
 from tasks.records import Payload
 from tasks.specs.spec import ModelSpec
 from tasks.specs.tensors import RecordLayout
 from tasks.specs.traits import TRAITS
 
+MOST_RATE = 768_000
+"""Samples a second of a recording."""
 MOST_TEXTS = 64
 """Of one request: what goes through the engine at once."""
 Tensors = Mapping[str, NDArray[Any]]
@@ -28,8 +33,8 @@ Tensors = Mapping[str, NDArray[Any]]
 class TextFront:
     """Texts or tokens: a single input of BYTES is tokenized as the model's golden cases are."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: Inputs, guards: Guards | None = None) -> None:
+        self._inputs, self.guards = inputs, guards or Guards()
 
     def feeds(self, tensors: Tensors) -> Tensors:
         """Return tokens of texts, in their order; tokens pass as they are."""
@@ -41,7 +46,9 @@ class TextFront:
 
         Raises:
             BadInput: There are none, or more than go through the engine at once.
+            BlockedText: One may not be read.
         """
+        self.guards.require(texts)
         if not 0 < len(texts) <= MOST_TEXTS:
             raise BadInput(f"{len(texts)} texts were sent: send 1 to {MOST_TEXTS} at a time")
         batches = list(self._inputs.batches(texts))
@@ -63,8 +70,10 @@ class TextFront:
 class LanguageFront(TextFront):
     """Texts that are read, as a text model's, and texts that are written."""
 
-    def __init__(self, model: str, engine: Engine, inputs: LanguageInputs) -> None:
-        super().__init__(inputs)
+    def __init__(
+        self, model: str, engine: Engine, inputs: LanguageInputs, guards: Guards | None = None
+    ) -> None:
+        super().__init__(inputs, guards)
         self.inputs, self.new_tokens = inputs, inputs.new_tokens
         self.generator = TextGenerator(model, engine, inputs)
 
@@ -101,6 +110,36 @@ class TensorFront:
         return [np.asarray(row, np.float32) for row in values]
 
 
+class SpeechFront(TensorFront):
+    """Recordings, which are written down."""
+
+    def __init__(self, engine: Engine, inputs: SpeechInputs) -> None:
+        self._engine, self._inputs = engine, inputs
+
+    def heard(self, wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """Return a recording at the rate that the model hears, [samples].
+
+        Raises:
+            BadInput: It is empty, not of numbers, or longer than the model hears.
+        """
+        wanted, longest = self._inputs.rate, self._inputs.longest
+        if not wave.size or not np.isfinite(wave).all():
+            raise BadInput("the recording is empty, or holds what is no number")
+        if not 1 <= rate <= MOST_RATE:
+            raise BadInput(f"the recording has {rate} samples a second: 1 to {MOST_RATE} are read")
+        if len(wave) / rate > longest / wanted:
+            raise BadInput(
+                f"the recording is {len(wave) / rate:.1f} s long: this model hears "
+                f"{longest / wanted:.1f} s"
+            )
+        return wave if rate == wanted else resampled(wave, rate, wanted)
+
+    def transcript(self, wave: NDArray[np.float32]) -> str:
+        """Return what is said in a recording, [samples], at the rate that the model hears."""
+        (ids,) = self._inputs.written(self._engine, [wave])
+        return self._inputs.decode(ids)
+
+
 class RecordFront:
     """Named tensors, as a graph with inputs of its own reads them."""
 
@@ -134,9 +173,12 @@ def open_front(
     """Return the front of a registered model whose engine this is."""
     if layout is not None:
         return RecordFront(layout)
+    guards = open_guards(spec.serving.guards if spec.serving else ())
     if isinstance(inputs, LanguageInputs):
-        return LanguageFront(spec.name, engine, inputs)
-    return TextFront(inputs) if TRAITS[spec.task].reads == "text" else TensorFront()
+        return LanguageFront(spec.name, engine, inputs, guards)
+    if isinstance(inputs, SpeechInputs):
+        return SpeechFront(engine, inputs)
+    return TextFront(inputs, guards) if TRAITS[spec.task].reads == "text" else TensorFront()
 
 
 def texts_of(tensors: Tensors) -> list[str] | None:

@@ -59,6 +59,12 @@ class GatewayMetrics:
             model,
             registry=self._registry,
         )
+        self._guarded = Counter(
+            "requant_gateway_guarded_texts",
+            "Texts that guards looked at, by direction, tier, and the guard that blocked them.",
+            (*model, "on", "tier", "blocked_by"),
+            registry=self._registry,
+        )
         self._waiting = Gauge(
             "requant_gateway_waiting_requests",
             "Requests that wait for a run to begin.",
@@ -106,6 +112,10 @@ class GatewayMetrics:
     def fell_back(self, model: str, fallen: bool) -> None:
         """Note whether another release answers in the champion's place."""
         self._fallen.labels(model).set(float(fallen))
+
+    def guarded(self, model: str, on: str, tier: str, blocked_by: str) -> None:
+        """Count one text that guards looked at; `blocked_by` is empty where it passed."""
+        self._guarded.labels(model, on, tier, blocked_by).inc()
 
     def ran(self, model: str, rows: int, seconds: float) -> None:
         """Count one run of the engine."""

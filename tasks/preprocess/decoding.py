@@ -78,3 +78,13 @@ def decode_audio(data: bytes) -> tuple[NDArray[np.float32], int]:
         wave = wave.astype(np.float32) / np.float32(np.iinfo(wave.dtype).max + 1)
     mono = wave if wave.ndim == 1 else wave.mean(axis=1)
     return mono.astype(np.float32), int(rate)
+
+
+def resampled(wave: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+    """Return a sound [samples] at another rate, by SciPy's polyphase filter."""
+    from math import gcd
+
+    from scipy.signal import resample_poly  # type: ignore[import-untyped, unused-ignore]
+
+    divisor = gcd(rate, wanted)
+    return np.asarray(resample_poly(wave, wanted // divisor, rate // divisor), np.float32)

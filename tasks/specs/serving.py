@@ -83,17 +83,36 @@ class DeliverySpec(_ServingModel):
         return self
 
 
+class GuardSpec(_ServingModel):
+    """What may not pass: a text that a pattern is found in, or that a trusted function blocks."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
+    on: Literal["input", "output"]
+    pattern: str | None = Field(default=None, min_length=1)  # a regular expression, searched for
+    function: str | None = None  # package.module:name, from a text to whether it is blocked
+    answer: str = "This cannot be answered."  # what is said instead
+
+    @model_validator(mode="after")
+    def _judges_one_way(self) -> Self:
+        if (self.pattern is None) == (self.function is None):
+            raise ValueError(f"guard {self.name}: give exactly one of pattern and function")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"guard {self.name}: its pattern is none ({error})") from None
+        return self
+
+
 class ServingSpec(_ServingModel):
     """How the gateway serves a model."""
 
     routing: RoutingSpec | None = None
     fallback: FallbackSpec | None = None
     delivery: DeliverySpec | None = None
+    guards: tuple[GuardSpec, ...] = ()
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError(
-                "serving says nothing: give routing, fallback or delivery, or leave it out"
-            )
+            raise ValueError("serving says nothing: give routing, fallback, delivery or guards")
         return self

@@ -355,6 +355,12 @@ class ModelSpec(_SpecModel):
         return self
 
     @model_validator(mode="after")
+    def _guards_fit_task(self) -> Self:
+        if self.serving and self.serving.guards and TRAITS[self.task].reads != "text":
+            raise ValueError(f"serving.guards are of texts, which {self.task} does not read")
+        return self
+
+    @model_validator(mode="after")
     def _fallback_fits_task(self) -> Self:
         fallback = self.serving.fallback if self.serving else None
         if fallback is None:

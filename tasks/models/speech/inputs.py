@@ -99,6 +99,16 @@ class SpeechInputs:
             )
         ]
 
+    @property
+    def rate(self) -> int:
+        """Return the samples a second that the model hears."""
+        return int(self._extractor.sampling_rate)
+
+    @property
+    def longest(self) -> int:
+        """Return the samples of the longest recording that the model hears."""
+        return int(self._extractor.n_samples)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

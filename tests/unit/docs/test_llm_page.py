@@ -12,6 +12,7 @@ from tasks.specs.traits import METRICS, Task
 
 PAGE = (Path(__file__).parents[3] / "docs" / "llm.md").read_text(encoding="utf-8")
 WHOLE = {
+    "serving.guards",
     *("control", "sources", "metrics"),
     *(f"input.{name}" for name in ("preprocess", "tensors", "dimensions", "states")),
 }

@@ -1,0 +1,79 @@
+"""Texts that may not pass a model, on their way in or out."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from infra.errors import BadInput
+from infra.settings import settings
+from tasks.specs.serving import GuardSpec
+from tasks.trusted_code import load_function, trusted_places
+
+On = Literal["input", "output"]
+_log = logging.getLogger(__name__)
+
+
+class BlockedText(BadInput):
+    """A text was blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextGuard:
+    """One guard."""
+
+    name: str
+    on: On
+    answer: str
+    blocks: Callable[[str], bool]
+
+    def stops(self, text: str) -> bool:
+        """Return whether a text is blocked; a guard that breaks lets nothing pass."""
+        try:
+            return self.blocks(text)
+        except Exception:  # whatever it is, what was not judged does not pass
+            _log.exception("the guard %s broke", self.name)
+            return True
+
+
+class Guards:
+    """The guards of one model, asked in their order."""
+
+    def __init__(self, guards: Sequence[TextGuard] = ()) -> None:
+        self._guards = tuple(guards)
+
+    def stopping(self, on: On, text: str) -> TextGuard | None:
+        """Return the first guard that blocks a text; None where it passes."""
+        return next((guard for guard in self.of(on) if guard.stops(text)), None)
+
+    def of(self, on: On) -> tuple[TextGuard, ...]:
+        """Return the guards of one direction."""
+        return tuple(guard for guard in self._guards if guard.on == on)
+
+    def require(self, texts: Sequence[str]) -> None:
+        """Raise `BlockedText` for texts that may not be read."""
+        for text in texts:
+            guard = self.stopping("input", text)
+            if guard is not None:
+                raise BlockedText(f"the guard {guard.name} blocks a text: {guard.answer}")
+
+
+def open_guards(specs: Sequence[GuardSpec]) -> Guards:
+    """Return the guards of a spec.
+
+    Raises:
+        Refused: A function lies in no trusted package or folder.
+        BadInput: There is no such function.
+    """
+    return Guards([TextGuard(spec.name, spec.on, spec.answer, _judging(spec)) for spec in specs])
+
+
+def _judging(spec: GuardSpec) -> Callable[[str], bool]:
+    if spec.function is not None:
+        function = load_function(spec.function, trusted_places(settings().trusted_metrics))
+        return lambda text: bool(function(text))
+    pattern = re.compile(spec.pattern or "")
+    return lambda text: pattern.search(text) is not None

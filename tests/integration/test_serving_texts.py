@@ -1,0 +1,158 @@
+"""A guarded chatbot and a listener, as OpenAI's client meets them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import yaml
+from scipy.io import wavfile
+
+from infra.settings import Settings
+from tasks.promotion.acts.promoting import promote
+from tests.integration.gateways import Served, serving, write_example
+from tests.integration.releases import released
+from tests.integration.test_gateway import CHAT, client, current_graph, write_speaker
+
+GUARDS = [
+    {"name": "secrets", "on": "input", "pattern": "(?i)password", "answer": "I keep no secrets."},
+    {"name": "tone", "on": "output", "function": "tone:is_rude", "answer": "I would rather not."},
+]
+ROUTING = {"domains": ["medical"]}
+TONE = "def is_rude(text):\n    return len(text) > 8\n"
+
+
+@pytest.fixture(scope="module")
+def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]:
+    """Serve a chatbot behind guards, and a model that writes digits down."""
+    from tasks.models.catalog import register
+
+    settings = shared_workspace
+    settings.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_registry, settings.root / "mlflow.db")
+    trusted = settings.root / "trusted"
+    trusted.mkdir()
+    (trusted / "tone.py").write_text(TONE)
+    spec = write_speaker(settings.root / "speaker")
+    document = yaml.safe_load(spec.read_text())
+    document["serving"] = {"guards": GUARDS, "routing": ROUTING}
+    spec.write_text(yaml.safe_dump(document))
+    register(spec)
+    register(write_example(settings.root / "speech", "speech"))
+    for model in ("speaker", "digits-spoken"):
+        release = released(settings, 0.0, model, plan=current_graph(model))
+        promote(release, None, "tester", "it passed")
+    environment = {"REQUANT_GATEWAY_CAPTURE": "0", "REQUANT_TRUSTED_METRICS": str(trusted)}
+    with serving(settings, **environment) as served:
+        yield served
+
+
+def chat(served: Served, text: str, **options: Any) -> Any:
+    messages: Any = [{"role": "user", "content": text}]
+    ask = client(served).chat.completions.create
+    return ask(model="speaker", messages=messages, temperature=0, **options)
+
+
+def test_what_a_guard_blocks_is_answered_in_its_words_whole_and_streamed(served: Served) -> None:
+    answer = chat(served, "tell me the PASSWORD").choices[0]
+    assert (answer.message.content, answer.finish_reason) == (
+        "I keep no secrets.",
+        "content_filter",
+    )
+    chunks = list(chat(served, "tell me the password", stream=True))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(pieces) == "I keep no secrets."
+
+
+def test_an_answer_that_a_trusted_function_blocks_is_never_given_out_in_part(
+    served: Served,
+) -> None:
+    long = chat(served, "what drifts?", max_tokens=16).choices[0]
+    assert (long.message.content, long.finish_reason) == ("I would rather not.", "content_filter")
+    chunks = list(chat(served, "what drifts?", max_tokens=16, stream=True))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == "I would rather not."
+    short = chat(served, "what drifts?", max_tokens=1).choices[0]
+    assert short.finish_reason == "length"
+    assert short.message.content
+
+
+def test_high_stakes_topics_are_answered_in_full_precision_and_guards_count_by_tier(
+    served: Served,
+) -> None:
+    answer = client(served).chat.completions.create(
+        model="speaker",
+        messages=CHAT,
+        temperature=0,
+        max_tokens=1,
+        extra_headers={"X-Domain": "medical"},
+    )
+    assert answer.model_extra is not None
+    assert answer.model_extra["release"] == {
+        "version": "full-precision",
+        "tier": "higher",
+        "routed": "domain",
+    }
+    labels = 'blocked_by="",model="speaker",on="input",tier="higher"'
+    assert served.metric(f"requant_gateway_guarded_texts_total{{{labels}}}") == 1.0
+
+
+def test_a_text_that_a_guard_blocks_is_not_read_as_tensors_either(served: Served) -> None:
+    body = {"inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["password"]}]}
+    answer = httpx.post(
+        f"{served.address}/v2/models/speaker/infer", json=body, headers=served.headers
+    )
+    assert answer.status_code == 400
+    assert "the guard secrets blocks a text" in answer.json()["error"]
+
+
+def wav(wave: np.ndarray[Any, Any], rate: int) -> bytes:
+    file = io.BytesIO()
+    wavfile.write(file, rate, (wave * 32767).astype(np.int16))
+    return file.getvalue()
+
+
+def test_a_recording_is_written_down_as_the_product_does(served: Served) -> None:
+    from tasks.models.catalog import open_model
+
+    model = open_model("digits-spoken")
+    inputs: Any = model.inputs
+    ask = client(served).audio.transcriptions.create
+    for case in model.golden.cases[:3]:
+        wave = np.asarray(case.payload, np.float32)
+        answer = ask(model="digits-spoken", file=("a.wav", wav(wave, 16_000)))
+        assert answer.text == case.label or answer.text == inputs.decode(
+            inputs.written(model.reference, [wave])[0]
+        )
+    doubled = np.repeat(np.asarray(model.golden.cases[0].payload, np.float32), 2)
+    twice = ask(model="digits-spoken", file=("a.wav", wav(doubled, 32_000)))
+    assert twice.text
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "sentence"),
+    [
+        ("digits-spoken", b"no sound", "no WAV file"),
+        ("digits-spoken", wav(np.zeros(0, np.float32), 16_000), "is empty"),
+        ("digits-spoken", wav(np.zeros(1_600_000, np.float32), 16_000), "this model hears"),
+        ("speaker", wav(np.zeros(1600, np.float32), 16_000), "hears nothing"),
+    ],
+)
+def test_what_is_no_recording_is_refused_in_a_sentence(
+    served: Served, model: str, data: bytes, sentence: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=sentence):
+        client(served).audio.transcriptions.create(model=model, file=("a.wav", data))
+
+
+@pytest.mark.parametrize("body", [b"", b"--x\r\n", b"\xff" * 50])
+def test_a_form_that_is_none_is_the_callers_fault(served: Served, body: bytes) -> None:
+    headers = {**served.headers, "Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{served.address}/v1/audio/transcriptions", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
