@@ -18,6 +18,7 @@ MODULES: Mapping[str, str] = {
     "latency": "benchmarks.quantization.latency",
     "int8-kernels": "benchmarks.kernels.int8_kernels",
     "gpu-observe": "benchmarks.kernels.gpu_observe",
+    "gpu-engines": "benchmarks.kernels.gpu_engines",
     "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",
