@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from infra.engines import open_target
 from infra.engines.port import Engine
-from infra.errors import BadInput, NotFound, Refused
+from infra.errors import BadInput, NotFound, Refused, Unavailable
 from infra.identifiers import RunId
 from infra.settings import settings
 from infra.stores import layout
@@ -138,7 +138,11 @@ def _candidate(model: RegisteredModel, beginning: str) -> EvaluatedEngine:
 
 def _runnable(model: RegisteredModel, targets: Sequence[str]) -> str:
     for target in targets:
-        if open_target(target).why_not_executable() is None:
+        try:
+            opened = open_target(target)
+        except Unavailable:
+            continue
+        if opened.why_not_executable() is None:
             return target
     raise Refused(
         f"none of the engines built for {model.name} ({', '.join(targets) or 'none'}) can run here"

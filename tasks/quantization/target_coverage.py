@@ -23,7 +23,7 @@ from tasks.quantization.pipeline.probe import builder_question
 from tasks.quantization.recipe.catalog import RECIPES
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.recipe.schemes import Static
-from tasks.quantization.recipe.targets import ONNXRUNTIME
+from tasks.quantization.recipe.targets import ONNXRUNTIME, ONNXRUNTIME_CUDA
 
 CLASSES: Mapping[str, Sequence[str]] = {
     "int8": ("int8-smooth", "int8-fp16"),
@@ -99,7 +99,8 @@ def _taken(
 ) -> RecipeCoverage:
     if recipe.rest is not NumberFormat.FP32 and not isinstance(recipe.activation, Static):
         return _in_short_floats(model, sites, shapes, recipe, target)
-    floats = () if target == ONNXRUNTIME or recipe.activation is None else tuple(_FLOATS)
+    any_product = target in (ONNXRUNTIME, ONNXRUNTIME_CUDA) or recipe.activation is None
+    floats = () if any_product else tuple(_FLOATS)
     takes_recurrent = target == ONNXRUNTIME and recipe.takes_recurrent
     recurrent = find_recurrent(model) if takes_recurrent else ()
     whole = coverage(model, _without(sites, floats), shapes, recurrent)
@@ -125,6 +126,8 @@ def _reason(item: LeftLayer, target: str, takes_recurrent: bool, floats: Sequenc
         return _FLOATS[item.op]
     if item.op != "LSTM":
         return item.reason
+    if target == ONNXRUNTIME_CUDA:
+        return "ONNX Runtime has no LSTM of integers on a device"
     if target != ONNXRUNTIME:
         return "TensorRT multiplies floats in LSTMs, whatever is asked for"
     if not takes_recurrent:
