@@ -132,3 +132,14 @@ def test_a_shared_or_computed_weight_is_left() -> None:
     next(node for node in other.graph.node if node.name == "recur").input[2] = "w"
     assert find_recurrent(model) == ("recur",)
     assert find_recurrent(other) == ()
+
+
+def test_weights_that_bear_the_names_of_stored_ones_are_the_models_own() -> None:
+    model = recurrent()
+    names = {"w": "l.input.weight.shaped", "r": "l.state.weight.shaped"}
+    for item in model.graph.initializer:
+        item.name = names.get(item.name, item.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    graph = lower(quantized(model, "fp8"), "s8")
+    assert {*names.values()} <= {item.name for item in graph.graph.initializer}

@@ -89,8 +89,15 @@ def _numbers(outputs: Outputs) -> tuple[str, ...]:
 
 
 def _pair(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    before, after = _shaped(reference, candidate)
-    return before.ravel(), after.ravel()
+    before, after = (side.ravel() for side in _shaped(reference, candidate))
+    ruled_out = _ruled_out(before, after)
+    return np.where(ruled_out, 0.0, before), np.where(ruled_out, 0.0, after)
+
+
+def _ruled_out(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return the places where both sides are the same infinity, such as classes ruled out."""
+    ruled_out: NDArray[np.bool_] = np.isinf(before) & (before == after)
+    return ruled_out
 
 
 def _shaped(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -105,7 +112,8 @@ def _shaped(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], ND
             f"an output has shape {list(after.shape)}, and full precision's {list(before.shape)}: "
             "a distance needs equal shapes; give a metric with a function of your own"
         )
+    ruled_out = _ruled_out(before, after)
     for name, values in (("reference", before), ("candidate", after)):
-        if not np.isfinite(values).all():
+        if not (np.isfinite(values) | ruled_out).all():
             raise BadInput(f"the {name} output holds NaN or infinity: the engine is broken")
     return before, after

@@ -6,6 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from infra.weights.naming import is_beside
+from tasks.graphs.weightless import weightless
 from tasks.graphs.weights import constant_values, inside, large_beside
 
 _PRODUCTS = ("Gemm", "MatMul")
@@ -129,7 +130,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 def _flat_tensors(model: onnx.ModelProto) -> frozenset[str]:
     """Return the tensors that are known to have two axes."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(weightless(model)).graph
     return frozenset(
         item.name
         for item in (*inferred.value_info, *inferred.input, *inferred.output)

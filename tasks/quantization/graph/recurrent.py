@@ -164,9 +164,7 @@ def recurrent_in_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
 
     TensorRT takes constants alone there.
     """
-    names = {
-        node.name for node in qdq.graph.node if node.op_type == "LSTM" and _is_stored(node.input[1])
-    }
+    names = {node.name for node in qdq.graph.node if node.op_type == "LSTM" and _is_stored(node)}
     if not names:
         return qdq
     copy = onnx.ModelProto()
@@ -187,8 +185,8 @@ def recurrent_in_floats(qdq: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _is_stored(name: str) -> bool:
-    return name.endswith(".input.weight.shaped")
+def _is_stored(node: onnx.NodeProto) -> bool:
+    return bool(node.input[1] == f"{node.name}.input.weight.shaped")
 
 
 def _replace(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

@@ -91,3 +91,13 @@ def test_an_array_is_a_label() -> None:
     assert read_array(array_label(mask)).tolist() == mask.tolist()
     with pytest.raises(BadInput, match="holds no numbers"):
         read_array("cat")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("cosine", 0.8), ("agreement", 0), ("iou", 1)])
+def test_a_class_that_both_rule_out_is_no_difference(kind: str, expected: float) -> None:
+    before = {"y": np.array([-np.inf, -2.0, -1.0], np.float32)}
+    after = {"y": np.array([-np.inf, -1.0, -2.0], np.float32)}
+    value = worst_distance(kind, None, before, after)
+    assert value == pytest.approx(expected)
+    with pytest.raises(BadInput, match="the candidate output holds NaN or infinity"):
+        worst_distance(kind, None, {"y": np.zeros(3, np.float32)}, after)
