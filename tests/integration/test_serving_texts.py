@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import openai
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import wavfile
 
 from infra.settings import Settings
@@ -34,23 +37,23 @@ def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]
     """Serve a chatbot behind guards, and a model that writes digits down."""
     from tasks.models.catalog import register
 
-    settings = shared_workspace
-    settings.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(empty_registry, settings.root / "mlflow.db")
-    trusted = settings.root / "trusted"
+    workspace = shared_workspace
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_registry, workspace.root / "mlflow.db")
+    trusted = workspace.root / "trusted"
     trusted.mkdir()
     (trusted / "tone.py").write_text(TONE)
-    spec = write_speaker(settings.root / "speaker")
+    spec = write_speaker(workspace.root / "speaker")
     document = yaml.safe_load(spec.read_text())
     document["serving"] = {"guards": GUARDS, "routing": ROUTING}
     spec.write_text(yaml.safe_dump(document))
     register(spec)
-    register(write_example(settings.root / "speech", "speech"))
+    register(write_example(workspace.root / "speech", "speech"))
     for model in ("speaker", "digits-spoken"):
-        release = released(settings, 0.0, model, plan=current_graph(model))
+        release = released(workspace, 0.0, model, plan=current_graph(model))
         promote(release, None, "tester", "it passed")
     environment = {"REQUANT_GATEWAY_CAPTURE": "0", "REQUANT_TRUSTED_METRICS": str(trusted)}
-    with serving(settings, **environment) as served:
+    with serving(workspace, **environment) as served:
         yield served
 
 
@@ -156,3 +159,59 @@ def test_a_form_that_is_none_is_the_callers_fault(served: Served, body: bytes) -
     headers = {**served.headers, "Content-Type": "multipart/form-data; boundary=x"}
     answer = httpx.post(f"{served.address}/v1/audio/transcriptions", content=body, headers=headers)
     assert answer.status_code == 400, answer.text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.sampled_from(["speaker", "digits-spoken", "nobody", "", 7]),
+        "messages": JSON | st.just(CHAT),
+        "prompt": JSON,
+        "input": JSON,
+        "max_tokens": st.integers(-2, 3) | JSON,
+        "temperature": JSON,
+        "stop": JSON,
+        "stream": st.just(False),
+        "seed": JSON,
+        "inputs": JSON
+        | st.lists(
+            st.fixed_dictionaries(
+                {"name": JSON, "shape": JSON, "datatype": JSON, "data": JSON},
+                optional={"parameters": JSON},
+            ),
+            max_size=2,
+        ),
+        "outputs": JSON,
+        "parameters": JSON,
+    },
+)
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/audio/transcriptions",
+    "/v2/models/speaker/infer",
+    "/v2/models/digits-spoken/infer",
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(PATHS), FIELDS | JSON, st.none() | st.text("0123456789x-", max_size=4))
+def test_no_body_whatever_is_a_failure_of_the_server(
+    served: Served, path: str, body: object, length: str | None
+) -> None:
+    headers = dict(served.headers)
+    if length is not None:
+        headers["Inference-Header-Content-Length"] = length
+    data = json.dumps(body).encode("utf-8", "surrogatepass")
+    answer = httpx.post(f"{served.address}{path}", content=data, headers=headers, timeout=60)
+    assert answer.status_code < 500, answer.text
+    if answer.status_code != 200:
+        assert answer.json()["error"]
