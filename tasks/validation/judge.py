@@ -281,8 +281,9 @@ def _home(target: str) -> str:
 
 def _reference(model: RegisteredModel, target: str) -> Engine:
     """Return full precision where the target's engines are compared with it."""
-    home = _home(target)
-    return model.reference if home == _CPU else _on_device(model.name, model.digest, home)
+    if open_target(target).on_device:
+        return _on_device(model.name, model.digest, target)
+    return model.reference
 
 
 @lru_cache(maxsize=1)

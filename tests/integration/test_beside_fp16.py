@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 import pytest
 
 from infra.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from infra.engines.port import Engine
 from infra.settings import Settings
 from tasks.records import CandidateRef, EngineRef, GateReport
 from tests.custom_models import ranker, records, write_model
@@ -69,3 +71,27 @@ def test_what_multiplies_floats_is_only_told_how_it_compares(
 def test_a_target_without_fp16_has_no_such_rival(workspace: Settings, tmp_path: Path) -> None:
     report = judged(tmp_path, "int8-max")
     assert not any(gate.metric.startswith("fp16-") for gate in report.gates)
+
+
+class CpuAsADevice(CpuThatHasFp16):
+    """Stands in for a target that loads graphs onto a device; it counts what it loads."""
+
+    on_device = True
+    loaded: ClassVar[list[bytes]] = []
+
+    def load(self, plan: bytes, metadata: bytes | None = None) -> Engine:
+        self.loaded.append(plan)
+        return super().load(plan, metadata)
+
+
+def test_on_a_device_full_precision_is_timed_there(
+    workspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.models.catalog import open_model
+    from tasks.models.source_files import FULL_PRECISION
+
+    monkeypatch.setattr("tasks.validation.judge.open_target", lambda _: CpuAsADevice())
+    gates = {gate.metric: gate for gate in judged(tmp_path, "int8-max").gates}
+    assert gates["latency-ratio"].estimate is not None
+    assert gates["peak-memory-ratio"].estimate is not None
+    assert open_model("ranker").file(FULL_PRECISION) in CpuAsADevice.loaded
