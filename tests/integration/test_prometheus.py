@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,23 @@ import pytest
 import dashboards
 from infra.settings import Settings
 from infra.telemetry import METRICS, parse
+from tasks.records import GateReport
 from tests.integration.conftest import EXAMPLES, images, serve
 
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 FOLDER = Path(dashboards.__file__).parent
 RULES = FOLDER / "prometheus" / "requant.rules.yml"
-DASHBOARD = json.loads((FOLDER / "grafana" / "requant.json").read_text(encoding="utf-8"))
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-VARIABLES = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
+BOARDS = [
+    json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((FOLDER / "grafana").glob("*.json"))
+]
+PANELS = [panel for board in BOARDS for panel in board["panels"] if panel["type"] != "row"]
+VARIABLES = [
+    variable
+    for board in BOARDS
+    for variable in board["templating"]["list"]
+    if variable["type"] == "query"
+]
 WITHOUT_DATA = {"requant_schedule_overdue_seconds"}
 """No schedule is served here: the series is absent, and an alert says so."""
 
@@ -67,16 +78,17 @@ def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
 
 @pytest.fixture(scope="module")
 def ran(loop: Settings) -> Settings:
-    """Run two models: one to a champion, a kept window and a waiting candidate.
+    """Run a model to a champion, a kept window and a waiting candidate.
 
-    The other, with a safety head, was refused.
+    A report of a safety head, which it has none of, is beside those of the candidate.
     """
     from flows.maintenance import maintenance
+    from flows.measures import write_measures
     from flows.outcomes import Status
     from flows.reconcile import reconcile
     from flows.requantize import requantize
     from tasks.models.catalog import register
-    from tasks.models.corpus import read_corpus
+    from tasks.records import GateResult, Interval, Verdict
 
     register(EXAMPLES / "digits" / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))
@@ -85,12 +97,57 @@ def ran(loop: Settings) -> Settings:
     assert maintenance("digits").status is Status.KEPT
     waiting = requantize("digits", recipe="int8-smooth", require_approval=True)
     assert waiting.status is Status.AWAITING_APPROVAL, waiting.reason
-    register(EXAMPLES / "minilm" / "model.yaml")
-    texts = (EXAMPLES / "minilm" / "traffic.parquet").read_bytes()
-    serve(loop, "minilm", 0, read_corpus(texts, where="traffic")[:300])
-    assert requantize("minilm", recipe="int8-max").status is Status.REFUSED
+    flips = GateResult(
+        "safety-flips", "all", True, Verdict.FAILED, Interval(3, 1, 5), 0, "at most", 60, "3 flips"
+    )
+    write_measures(
+        "digits", reports=[*_judged(loop, waiting.release), GateReport("guard", (flips,))]
+    )
     reconcile()
     return loop
+
+
+def _judged(settings: Settings, release: str | None) -> list[GateReport]:
+    """Return the golden reports of a release."""
+    from tasks.validation.report import from_json
+
+    assert release is not None
+    bundle = settings.release("digits", release)
+    names = [name for name in bundle.files if name.startswith("golden/")]
+    return [from_json(bundle.file(name)) for name in names]
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[str]:
+    """HOST:PORT of what a gateway counted while it served, growing with every scrape."""
+    from infra.gateway.metrics import GatewayMetrics
+
+    counted = GatewayMetrics()
+    counted.serves("digits", "1")
+    counted.refused("digits", False)
+    counted.fell_back("digits", False)
+
+    class Exposition(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            counted.answered("digits", 200, 0.004)
+            counted.answered("digits", 500, 0.004)
+            counted.ran("digits", 4, 0.003)
+            counted.waits("digits", 1)
+            counted.captured("digits", "stored")
+            counted.steered("digits", "int8", "header", 0.004)
+            counted.shadowed("digits", "compared")
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(counted.exposition())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Exposition)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +162,7 @@ def console(ran: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(
-    ran: Settings, console: str, tmp_path_factory: pytest.TempPathFactory
+    ran: Settings, console: str, gateway: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """Start a Prometheus with the configuration that we ship, but for address and intervals."""
     assert PROMETHEUS is not None
@@ -115,6 +172,7 @@ def prometheus(
     configuration = (FOLDER / "prometheus" / "prometheus.yml").read_text()
     for shipped, here in {
         "127.0.0.1:8400": console,
+        "127.0.0.1:8500": gateway,
         "scrape_interval: 30s": "scrape_interval: 1s",
         "evaluation_interval: 1m": "evaluation_interval: 1s",
     }.items():
@@ -133,10 +191,9 @@ def prometheus(
         httpx.Client(base_url=f"http://{address}/api/v1") as client,
     ):
         eventually(lambda: client.get(f"http://{address}/-/ready").is_success)
-        eventually(
-            lambda: len(_series(client, "requant_snapshot_timestamp_seconds[1m]", "matrix")) > 1
-        )
-        eventually(lambda: _groups(client)[0]["lastEvaluation"] > "1")
+        eventually(lambda: _series(client, "requant_snapshot_timestamp_seconds[1m]", "matrix"))
+        eventually(lambda: all(group["lastEvaluation"] > "1" for group in _groups(client)))
+        eventually(lambda: _series(client, "requant:gateway_errors:ratio5m", "vector"))
         time.sleep(3)  # an increase needs scrapes to increase between
         yield client
 
@@ -201,7 +258,7 @@ def test_every_variable_offers_something(
 
 
 def test_every_annotation_can_be_evaluated(prometheus: httpx.Client) -> None:
-    for annotation in DASHBOARD["annotations"]["list"]:
+    for annotation in (item for board in BOARDS for item in board["annotations"]["list"]):
         expression = _filled(annotation["expr"])
         _series(prometheus, expression, "vector")
         compared, _, limit = expression.rpartition(" > ")
@@ -211,15 +268,16 @@ def test_every_annotation_can_be_evaluated(prometheus: httpx.Client) -> None:
 
 
 def test_every_alert_can_be_evaluated_and_the_right_ones_speak(prometheus: httpx.Client) -> None:
-    (group,) = _groups(prometheus)
-    assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
-        rule["name"]: "ok" for rule in group["rules"]
+    rules = [rule for group in _groups(prometheus) for rule in group["rules"]]
+    assert {rule["name"]: rule["health"] for rule in rules} == {
+        rule["name"]: "ok" for rule in rules
     }
-    speaking = {rule["name"] for rule in group["rules"] if rule["state"] != "inactive"}
+    speaking = {rule["name"] for rule in rules if rule.get("state", "inactive") != "inactive"}
     assert speaking == {
-        "RequantTrafficSilent",
+        "RequantTrafficSilent",  # the traffic is of January
         "RequantSchedulesUnknown",
-    }  # the traffic is of January
+        "RequantGatewayErrors",  # every other answer is one
+    }
 
 
 def test_the_alerts_fire_on_what_they_say_and_on_nothing_else() -> None:
@@ -255,7 +313,7 @@ def _free_port() -> int:
 
 def _filled(query: str) -> str:
     """Fill the query in with all of every variable chosen, as Grafana does."""
-    return re.sub(r"\$(\w+)", lambda name: "1m" if name[1] == "__interval" else ".*", query)
+    return re.sub(r"\$(\w+)", lambda name: "1m" if name[1].startswith("__") else ".*", query)
 
 
 def _is_without_data(query: str) -> bool:
