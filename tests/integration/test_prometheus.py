@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 import dashboards
 from infra.settings import Settings
@@ -77,7 +78,7 @@ def eventually(ask: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ran(loop: Settings) -> Settings:
+def ran(loop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Run a model to a champion, a kept window and a waiting candidate.
 
     A report of a safety head, which it has none of, is beside those of the candidate.
@@ -90,7 +91,11 @@ def ran(loop: Settings) -> Settings:
     from tasks.models.catalog import register
     from tasks.records import GateResult, Interval, Verdict
 
-    register(EXAMPLES / "digits" / "model.yaml")
+    folder = tmp_path_factory.mktemp("spec") / "digits"
+    shutil.copytree(EXAMPLES / "digits", folder)
+    spec = yaml.safe_load((folder / "model.yaml").read_text())
+    (folder / "model.yaml").write_text(yaml.safe_dump(spec | {"targets": ["onnxruntime-cpu"]}))
+    register(folder / "model.yaml")
     serve(loop, "digits", 0, images(0.5, 1.0))
     assert maintenance("digits").status is Status.PROMOTED
     serve(loop, "digits", 1, images(0.5, 1.0, seed=1))
