@@ -141,6 +141,7 @@ def gateway() -> Iterator[str]:
             counted.captured("digits", "stored")
             counted.steered("digits", "int8", "header", 0.004)
             counted.shadowed("digits", "compared")
+            counted.guarded("digits", "prompt", "int8", "words")
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
