@@ -19,6 +19,7 @@ MODULES: Mapping[str, str] = {
     "int8-kernels": "benchmarks.kernels.int8_kernels",
     "gpu-observe": "benchmarks.kernels.gpu_observe",
     "gpu-engines": "benchmarks.kernels.gpu_engines",
+    "gpu-products": "benchmarks.kernels.gpu_products",
     "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",
