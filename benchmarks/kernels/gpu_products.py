@@ -40,8 +40,8 @@ def measure(quick: bool) -> ResultTable:
         _product(count, *shape) for shape in MATRICES for count in (ROWS[:2] if quick else ROWS)
     ]
     notes = [
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; medians of {ROUNDS} by events, "
-        "random operands; what this device has no kernel for is left open"
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; medians of {ROUNDS} by "
+        "events, random operands, a cold cache; what torch refuses is left open"
     ]
     return ResultTable(NAME, TITLE, rows, (), notes)
 
@@ -70,7 +70,7 @@ def _product(rows: int, outputs: int, inputs: int) -> ProductRow:
 
 
 def _speed(half: float, run: Callable[[], Any]) -> float | None:
-    """Return how many times as fast it is; None where the device has no such kernel."""
+    """Return how many times as fast it is; None where torch refuses it."""
     try:
         return half / _milliseconds(run)
     except RuntimeError:
