@@ -137,6 +137,20 @@ def publish_vllm(
     printing.emit(publish_vllm(model, to, source), as_json, printing.fields)
 
 
+@publish_app.command("device")
+def publish_device(
+    model: Model,
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine there.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write the champion as a folder that runs with NumPy and ONNX Runtime alone."""
+    from flows.cli import printing
+    from flows.publishing.device import publish_device
+
+    printing.emit(publish_device(model, to, threads), as_json, printing.fields)
+
+
 @app.command()
 def link(
     person: Annotated[

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
 import yaml
 
 from flows.publishing import checkpoints
+from flows.publishing.device import publish_device
 from flows.publishing.manifest import publish_kserve
 from flows.publishing.triton import publish_triton
 from infra.errors import BadInput, NotFound, Refused
@@ -150,3 +154,30 @@ def test_a_repository_lies_in_a_bucket_too(
         assert list(store.list("")) == ["digits/1/model.onnx", "digits/config.pbtxt"]
     finally:
         server.stop()
+
+
+def test_a_devices_folder_runs_without_requant_and_tells_a_damaged_file(
+    digits: Settings, tmp_path: Path
+) -> None:
+    from tasks.models.catalog import open_model
+
+    folder = tmp_path / "bundle"
+    publish_device("digits", folder)
+    image = np.asarray(open_model("digits").golden.cases[0].payload, np.float32)[None]
+    np.save(tmp_path / "image.npy", image)
+    program = (
+        "import sys, numpy; sys.path.insert(0, sys.argv[1]); from load import DeviceModel; "
+        "outputs = DeviceModel(sys.argv[1]).run({'image': numpy.load(sys.argv[2])}); "
+        "assert not [name for name in sys.modules if name in ('infra', 'tasks', 'onnx')]; "
+        "print(int(outputs['logits'].argmax()))"
+    )
+    command = [sys.executable, "-I", "-c", program, str(folder), str(tmp_path / "image.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    reference = open_model("digits").reference.run({"image": image})["logits"]
+    assert int(done.stdout) == int(reference.argmax())
+    with (folder / "model.onnx").open("ab") as plan:
+        plan.write(b"x")
+    damaged = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "differs from its digest" in damaged.stderr
+    with pytest.raises(BadInput, match="is there already"):
+        publish_device("digits", folder)
