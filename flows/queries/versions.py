@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from infra.canonical import Json
-from infra.errors import NotFound
+from infra.errors import NotFound, Unavailable
 from infra.settings import settings
 from tasks.promotion import journal, ledger
 from tasks.records import GateReport, GateResult
@@ -32,12 +32,16 @@ class VersionView:
     reports: tuple[GateReport, ...]
     champion: str | None  # version it is shown beside
     rows: tuple[GateRow, ...]
+    problem: str | None = None  # why the registry was not asked, where it did not answer
 
 
 def one_version(model: str, version: str) -> VersionView:
-    """Return a version beside the present champion; raise `NotFound` and `Tampered`."""
+    """Return a version beside the present champion; raise `NotFound` and `Tampered`.
+
+    Of a registry that does not answer, what the ledger says of the version is taken.
+    """
     current_digest(model)
-    digest = settings().registry().version(model, version).release
+    digest, problem = _release_of(model, version)
     if digest is None:
         raise NotFound(
             f"version {version} of {model} carries no release: it was not made by Requant"
@@ -56,7 +60,21 @@ def one_version(model: str, version: str) -> VersionView:
         reports=reports,
         champion=reigning.version if reigning else None,
         rows=_rows(reports, beside),
+        problem=problem,
     )
+
+
+def _release_of(model: str, version: str) -> tuple[str | None, str | None]:
+    """Return the version's release, and why the ledger alone tells it."""
+    try:
+        return settings().registry().version(model, version).release, None
+    except Unavailable as error:
+        entries = reversed(ledger.as_registered(journal.read(model)))
+        known = (entry.release for entry in entries if entry.version == version and entry.release)
+        digest = next(known, None)
+        if digest is None:
+            raise
+        return digest, str(error)
 
 
 def _reports(model: str, digest: str) -> tuple[GateReport, ...]:

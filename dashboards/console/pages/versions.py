@@ -25,6 +25,7 @@ def version_page(request: Request, model: str, version: str) -> Response:
     return show(
         request,
         "version.html.j2",
+        note=view.problem,
         view=view,
         made=candidate.candidate(model, version),
         waiting=[entry for entry in waiting if entry.version == version],

@@ -11,6 +11,7 @@ from flows.queries import runs
 from infra.errors import BadInput, NotFound, Unavailable
 from infra.releases import write_release
 from infra.settings import Settings
+from infra.stores.local import LocalStore
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind, body
 from tests.unit.dashboards.conftest import RUN, SECRET
@@ -69,6 +70,35 @@ def test_every_twin_is_read(
     assert [item.word for item in reader.runs().runs] == ["Running"]
     for page in ("versions/2", "compare"):
         assert browser.get(f"/models/tiny/{page}").status_code in (200, 404)
+
+
+def test_without_the_registry_a_version_is_shown_as_the_ledger_has_it(
+    reader: ConsoleClient, browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        def version(self, *_: str) -> None:
+            raise Unavailable("MLflow did not answer: see whether it runs")
+
+    monkeypatch.setattr(Settings, "registry", lambda _: Away())
+    page = browser.get("/models/tiny/versions/2")
+    assert page.status_code == 200
+    assert "MLflow did not answer" in page.text
+    assert "size-ratio" in page.text
+    assert browser.get("/models/tiny/versions/9").status_code == 503
+
+
+def test_without_the_store_every_page_says_so(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the store did not answer: check the network")
+
+    for question in ("list", "get", "stamps"):
+        monkeypatch.setattr(LocalStore, question, away)
+    for path in ("/", "/models/tiny", "/audit", "/models/tiny/requantize", "/api/models"):
+        answer = browser.get(path)
+        assert answer.status_code == 503, path
+        assert "the store did not answer" in answer.text
 
 
 def test_what_is_not_there_is_raised_as_the_console_says_it(reader: ConsoleClient) -> None:
