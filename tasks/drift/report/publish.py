@@ -53,7 +53,7 @@ def write_pages(
     pages = {
         PAGE: detector_page(decision, past, _worst(window, current)),
         "evidently.html": snapshot.html,
-        FINDINGS: canonical(_findings(window, champion, decision, current)),
+        FINDINGS: canonical(findings_document(window, champion, decision, current)),
     }
     keep_library(settings().store(), snapshot.library)
     store_snapshot(snapshot, settings().root / "evidently", window.model, window.digest)
@@ -70,7 +70,7 @@ def write_pages(
     return layout.report(window.model, window.digest, PAGE)
 
 
-def _findings(
+def findings_document(
     window: SampleRef, champion: ReleaseRef, decision: Decision, current: Sequence[Request]
 ) -> Json:
     """Return what the detectors found, and how many requests are of each domain and language.
