@@ -119,6 +119,19 @@ def test_kinds_that_are_faster_in_floats_stay_there_and_then_what_costs_the_outp
     assert len(found.sentences) == 2
 
 
+def test_of_combinations_as_fast_as_can_be_told_the_one_of_fewest_products_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(engine: KnownEngine, feeds: Arrays, rounds: int) -> np.ndarray:
+        slow = 5.0 * ("deep" in engine._int8) + 0.05 * ("first" in engine._int8)
+        return np.full(rounds, 5.0 + slow)
+
+    monkeypatch.setattr(KnownEngine, "time_runs", measured)
+    found = place(build, b"reference", COSTS, PRODUCTS, evidence())
+    assert "deep" in found.reasons
+    assert "first" not in found.reasons
+
+
 def test_no_more_stays_in_floats_than_the_spec_allows() -> None:
     found = place(build, b"reference", COSTS, PRODUCTS, evidence(fraction=0.999))
     assert found.reasons == {}
