@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="stop after so many seconds")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--kind", action="append", help="only kinds that begin like this")
+    parser.add_argument("--act", action="append", choices=list(ACTS), help="only these acts")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     began, lost = time.monotonic(), []
@@ -31,7 +32,7 @@ def main() -> int:
         for kind in KINDS:
             if options.kind and not any(kind.startswith(begin) for begin in options.kind):
                 continue
-            acts = ["all"] if kind in ALONE else list(ACTS)
+            acts = ["all"] if kind in ALONE else options.act or list(ACTS)
             for act in acts:
                 if options.seconds and time.monotonic() - began > options.seconds:
                     break
