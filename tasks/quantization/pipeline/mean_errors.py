@@ -15,7 +15,7 @@ from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.plan import GraphPlan, QuantizedSite
 from tasks.quantization.pipeline.results import common_shapes, divided_tensors
 from tasks.quantization.sensitivity.integer_placement import KernelEvidence, single_cases
-from tasks.quantization.sensitivity.measure import output_loss
+from tasks.quantization.sensitivity.measure import mean_loss
 from tasks.quantization.weight.integer_biases import with_integer_biases, without_integer_biases
 from tasks.quantization.weight.sequential_correction import corrected_biases, exact_means
 
@@ -90,5 +90,5 @@ class MeanErrors:
         losses = []
         for batch in batches:
             answers = (engine.run(batch.feeds)[output] for engine in (exact, quantized))
-            losses.append(float(output_loss(self._evidence.task, *answers).mean()))
+            losses.append(mean_loss(self._evidence.task, *answers))
         return losses

@@ -24,7 +24,7 @@ from infra.engines.port import Arrays, Engine
 from tasks.models.batches import Batch
 from tasks.models.inputs import Inputs
 from tasks.quantization.activation.result_ranges import TOLERANCES
-from tasks.quantization.sensitivity.measure import output_loss, spread
+from tasks.quantization.sensitivity.measure import mean_loss, spread
 from tasks.quantization.sensitivity.mixed_precision import SiteCost, pareto_front
 from tasks.records import Payload
 from tasks.specs.traits import Task
@@ -332,11 +332,11 @@ class _Search:
         places = range(len(self._batches)) if places is None else places
         return np.array(
             [
-                output_loss(
+                mean_loss(
                     self._evidence.task,
                     self._exact[place],
                     self._run(engine, self._batches[place]),
-                ).mean()
+                )
                 for place in places
             ]
         )

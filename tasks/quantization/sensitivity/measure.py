@@ -153,6 +153,16 @@ def output_loss(
     return np.maximum(divergence, 0.0)
 
 
+def mean_loss(task: Task, exact: NDArray[np.float32], quantized: NDArray[np.float32]) -> float:
+    """Return the mean of `output_loss` over rows, whatever axes stand before the last.
+
+    A model that writes has one row for each place of a text.
+    """
+    if TRAITS[task].fidelity != "own" and exact.ndim > 2 and exact.shape == quantized.shape:
+        exact, quantized = (side.reshape(-1, side.shape[-1]) for side in (exact, quantized))
+    return float(output_loss(task, exact, quantized).mean())
+
+
 def _flat_loss(exact: NDArray[np.float32], quantized: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return 1 - cosine of each case's whole output; 1 where it has another size."""
     if exact.shape != quantized.shape or not exact.ndim:

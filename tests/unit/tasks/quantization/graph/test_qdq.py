@@ -335,7 +335,7 @@ def test_rescaling_a_full_precision_graph_is_bad_input() -> None:
 
 
 def test_an_unknown_form_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="allowed are 's8' and 'u8'"):
+    with pytest.raises(BadInput, match="allowed are 's8', 'u8' and 'plain'"):
         lower(graphs.product(W), "fp4")
 
 
