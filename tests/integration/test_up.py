@@ -165,7 +165,7 @@ def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
         browser.get(up.link).raise_for_status()
 
         def shown_and_there() -> bool:
-            """Whether the page names a run of the server; its last answer may be ten seconds old."""
+            """Whether the page names a run of the server; its answer may be ten seconds old."""
             page = browser.get(f"{up.addresses['console']}/models/digits").text
             shown = re.search(r'aria-label="Schedule">.*?<time datetime="([^"]+)"', page, re.S)
             expected = {one["expected_start_time"].replace("Z", "+00:00") for one in runs(up)}
