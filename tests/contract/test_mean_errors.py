@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infra.engines import open_target
 from infra.engines.port import Shapes
+from tasks.graphs.canonical.names import free_names
 from tasks.graphs.integer_regions import result_sites
 from tasks.graphs.sites import expose, find_sites
 from tasks.models.batches import Batch
@@ -154,3 +155,15 @@ def test_a_recalibration_measures_them_again(
     )
     assert before.keys() == after.keys()
     assert all(before[name] != after[name] for name in before)
+
+
+def test_a_constant_that_bears_such_a_name_is_renamed_at_the_door() -> None:
+    model = network()
+    for node in model.graph.node:
+        node.input[:] = ["conv0.integer_bias" if name == "b1" else name for name in node.input]
+    for item in model.graph.initializer:
+        item.name = "conv0.integer_bias" if item.name == "b1" else item.name
+    before = answers(model, cases(4, 2))
+    free_names(model)
+    assert not any(item.name.endswith(SUFFIX) for item in model.graph.initializer)
+    np.testing.assert_array_equal(answers(model, cases(4, 2)), before)
