@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -14,86 +16,68 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         model = ("model",)
-        self._requests = Counter(
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self._requests = counter(
             "requant_gateway_requests",
             "Requests answered, by HTTP status.",
             (*model, "code"),
-            registry=self._registry,
         )
-        self._seconds = Histogram(
+        self._seconds = histogram(
             "requant_gateway_request_seconds",
             "From the last byte of a request to the first of its answer.",
             model,
-            registry=self._registry,
             buckets=_SECONDS,
         )
-        self._rows = Histogram(
+        self._rows = histogram(
             "requant_gateway_batch_rows",
             "Rows of one run of the engine.",
             model,
-            registry=self._registry,
             buckets=_ROWS,
         )
-        self._engine = Counter(
-            "requant_gateway_engine_seconds",
-            "Seconds that the engine was run.",
-            model,
-            registry=self._registry,
+        self._engine = counter(
+            "requant_gateway_engine_seconds", "Seconds that the engine was run.", model
         )
-        self._tier = Histogram(
+        self._tier = histogram(
             "requant_gateway_tier_seconds",
             "From reading a request to its answer, by the tier that answered, and why that one.",
             (*model, "tier", "why"),
-            registry=self._registry,
             buckets=_SECONDS,
         )
-        self._shadows = Counter(
+        self._shadows = counter(
             "requant_gateway_shadow_runs",
             "Requests that were to be answered a second time, by what became of that.",
             (*model, "outcome"),
-            registry=self._registry,
         )
-        self._fallen = Gauge(
+        self._fallen = gauge(
             "requant_gateway_fallen_back",
             "1 while another release answers, as the champion's answers broke a limit.",
             model,
-            registry=self._registry,
         )
-        self._guarded = Counter(
+        self._guarded = counter(
             "requant_gateway_guarded_texts",
             "Texts that guards looked at, by direction, tier, and the guard that blocked them.",
             (*model, "on", "tier", "blocked_by"),
-            registry=self._registry,
         )
-        self._waiting = Gauge(
-            "requant_gateway_waiting_requests",
-            "Requests that wait for a run to begin.",
-            model,
-            registry=self._registry,
+        self._waiting = gauge(
+            "requant_gateway_waiting_requests", "Requests that wait for a run to begin.", model
         )
-        self._version = Gauge(
-            "requant_gateway_version",
-            "Version of the release that answers.",
-            model,
-            registry=self._registry,
+        self._version = gauge(
+            "requant_gateway_version", "Version of the release that answers.", model
         )
-        self._swaps = Counter(
-            "requant_gateway_swaps",
-            "Times that another release took over.",
-            model,
-            registry=self._registry,
+        self._swaps = counter(
+            "requant_gateway_swaps", "Times that another release took over.", model
         )
-        self._refused = Gauge(
+        self._refused = gauge(
             "requant_gateway_head_refused",
             "1 while the ledger's champion is not served, as it could not be verified or run.",
             model,
-            registry=self._registry,
         )
-        self._captured = Counter(
+        self._captured = counter(
             "requant_gateway_captured",
             "Requests sampled for the live traffic, by what became of them.",
             (*model, "outcome"),
-            registry=self._registry,
         )
 
     def answered(self, model: str, code: int, seconds: float) -> None:

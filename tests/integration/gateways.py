@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from flows.orchestration.services import GATEWAY, listen, started
 from infra.settings import Settings
+from tasks.promotion.acts.promoting import promote
+from tests.integration.releases import released
 
 WITHIN_S = 20.0
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -75,6 +77,22 @@ def serving(settings: Settings, **environment: str) -> Iterator[Served]:
         headers = {"Authorization": f"Bearer {settings.secret().key}"}
         served = Served(settings, gateway.address, headers)
         until(lambda: served.get("/v2/health/ready").status_code == 200)
+        yield served
+
+
+@contextmanager
+def serving_itself(
+    settings: Settings, registry: Path, options: Mapping[str, Any]
+) -> Iterator[Served]:
+    """Serve digits whose champion is full precision itself, under a spec's `serving` section."""
+    from tasks.models.catalog import register
+
+    settings.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(registry, settings.root / "mlflow.db")
+    source = write_example(settings.root / "source", "digits", serving=options)
+    plan = bytes(register(source).graph.SerializeToString())
+    promote(released(settings, 0.0, "digits", plan=plan), None, "tester", "it passed")
+    with serving(settings, REQUANT_GATEWAY_CAPTURE="0") as served:
         yield served
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +14,9 @@ import pytest
 from flows.gateway.steering.ordering import deliver
 from infra.settings import Settings
 from tasks.promotion import journal, ledger
-from tasks.promotion.acts.promoting import promote
 from tasks.promotion.serving.deliveries import Delivery, deliveries
 from tasks.promotion.steps import request_approval
-from tests.integration.gateways import Served, serving, spoilt, until, write_example
+from tests.integration.gateways import Served, serving_itself, spoilt, until
 from tests.integration.releases import released
 
 DELIVERY = {
@@ -36,15 +34,7 @@ DELIVERY = {
 @pytest.fixture(scope="module")
 def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]:
     """Serve digits whose champion is full precision itself."""
-    from tasks.models.catalog import register
-
-    settings = shared_workspace
-    settings.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(empty_registry, settings.root / "mlflow.db")
-    source = write_example(settings.root / "source", "digits", serving={"delivery": DELIVERY})
-    plan = bytes(register(source).graph.SerializeToString())
-    promote(released(settings, 0.0, "digits", plan=plan), None, "tester", "it passed")
-    with serving(settings, REQUANT_GATEWAY_CAPTURE="0") as served:
+    with serving_itself(shared_workspace, empty_registry, {"delivery": DELIVERY}) as served:
         yield served
 
 

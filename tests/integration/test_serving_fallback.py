@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from infra.settings import Settings
 from tasks.promotion import journal
 from tasks.promotion.acts.promoting import promote
 from tasks.promotion.ledger import EntryKind
-from tests.integration.gateways import Served, serving, spoilt, until, write_example
+from tests.integration.gateways import Served, serving_itself, spoilt, until
 from tests.integration.releases import released
 
 FALLBACK = {
@@ -29,15 +28,7 @@ FALLBACK = {
 @pytest.fixture(scope="module")
 def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]:
     """Serve digits with a champion that is full precision itself."""
-    from tasks.models.catalog import register
-
-    settings = shared_workspace
-    settings.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(empty_registry, settings.root / "mlflow.db")
-    source = write_example(settings.root / "source", "digits", serving={"fallback": FALLBACK})
-    plan = bytes(register(source).graph.SerializeToString())
-    promote(released(settings, 0.0, "digits", plan=plan), None, "tester", "it passed")
-    with serving(settings, REQUANT_GATEWAY_CAPTURE="0") as served:
+    with serving_itself(shared_workspace, empty_registry, {"fallback": FALLBACK}) as served:
         yield served
 
 

@@ -203,15 +203,15 @@ def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(
     register(
         spec(tmp_path, "{slug: weekly, cron: '0 3 * * 1', timezone: Europe/Berlin}", name="later")
     )
-    until(lambda: runs(up, "later"))
+    assert until(lambda: runs(up, "later"))
     register(spec(tmp_path, "{slug: hourly, interval: 3600}", name="later"))
 
     def schedules() -> list[str]:
         (deployed,) = up.ask("deployments/filter", deployments={"name": {"any_": ["later"]}})
         return [one["slug"] for one in deployed["schedules"]]
 
-    until(lambda: schedules() == ["hourly"])
-    until(lambda: runs(up, "later"))
+    assert until(lambda: schedules() == ["hourly"])
+    assert until(lambda: runs(up, "later"))
 
 
 def test_prefects_forms_offer_the_models_and_recipes_there_are(up: Up) -> None:
