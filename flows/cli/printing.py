@@ -180,9 +180,9 @@ def faults(wrong: Sequence[Any]) -> None:
         say("no fault: chains, signatures, anchors and bundles are as they should be")
 
 
-def collected(done: Sequence[Any]) -> None:
-    """Print what was freed by model, and what stays why."""
-    for item in done:
+def collected(done: Any) -> None:
+    """Print what was freed by model and of shared weights, and what stays why."""
+    for item in done.models:
         word = "would free" if item.dry_run else "freed"
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(item.objects.items()))
         say(f"{item.model}  {word} {item.bytes / 1e6:.2f} MB: {counts or 'nothing'}")
@@ -190,6 +190,14 @@ def collected(done: Sequence[Any]) -> None:
             say(f"  bundle {release[:12]} {'would go' if item.dry_run else 'went'}")
         for release, why in item.kept.items():
             say(f"  bundle {release[:12]} stays: {why}")
+    weights = done.weights
+    if weights.at_work:
+        say(f"weights  kept: a run may be at work on {', '.join(weights.at_work)}")
+    elif weights.files or weights.kept:
+        word = "would free" if weights.dry_run else "freed"
+        files = f"{weights.files} files that no graph names, {weights.kept} stay"
+        more = ", and what the bundles above alone name" if weights.dry_run else ""
+        say(f"weights  {word} {weights.bytes / 1e6:.2f} MB: {files}{more}")
 
 
 def explanation(decision: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from flows.orchestration.identity import acting
@@ -11,13 +12,24 @@ from tasks.promotion import journal
 from tasks.promotion.retention import policy as rules
 from tasks.promotion.retention.collecting import Collected, collect
 from tasks.promotion.retention.policy import Policy
+from tasks.promotion.retention.shared_weights import CollectedWeights, collect_weights
 from tasks.specs.registration import current_digest, model_names
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What was removed, or would be: of each model, and of the weights that all share."""
+
+    models: Sequence[Collected]
+    weights: CollectedWeights
 
 
 def collect_garbage(
     model: str | None, depth: int | None, days: int | None, *, dry_run: bool
-) -> Sequence[Collected]:
+) -> Collection:
     """Remove what nothing needs any more, of one model or of all; say what was freed.
+
+    Weights in files are shared, so all models are asked about them.
 
     Args:
         model: Name of a registered model; None takes all.
@@ -38,7 +50,8 @@ def collect_garbage(
     if model is not None:
         current_digest(model)
     names = [model] if model else model_names(chosen.store())
-    return [collect(name, policy, acting(), dry_run=dry_run) for name in names]
+    models = [collect(name, policy, acting(), dry_run=dry_run) for name in names]
+    return Collection(models, collect_weights(policy.age, dry_run=dry_run))
 
 
 def hold(model: str, version: str, reason: str, *, lift: bool) -> str:

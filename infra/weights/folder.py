@@ -27,6 +27,7 @@ _PACKED = frozenset(
 )
 """Types of less than a byte, which numpy has no view of."""
 _PARTIAL, _ABANDONED_S = ".partial-", 3600.0
+_FRESH_S = 1200.0
 _PIECE = 1 << 24  # bytes that are hashed and written at a time
 
 
@@ -60,6 +61,8 @@ class WeightFolder:
         try:
             if not (path.is_file() and path.stat().st_size == flat.size):
                 self._write(path, flat)
+            elif time.time() - path.stat().st_mtime > _FRESH_S:
+                path.touch()  # a collection removes what is old and not named yet
             self._verified[name] = _stamp(path)
         except OSError as error:
             raise self._unwritten(flat.size, error) from error

@@ -1,0 +1,123 @@
+"""Weights in files are shared: they go when nothing names them, and nothing else of them goes."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.application import app
+from infra.identifiers import RunId
+from infra.liveness.process import identity
+from infra.settings import Settings
+from infra.stores import layout
+from infra.weights.naming import weight_file
+from tasks.promotion import entries, journal
+from tasks.promotion.retention import shared_weights
+from tasks.promotion.retention.collecting import collect
+from tasks.promotion.retention.policy import Policy
+from tasks.promotion.retention.shared_weights import collect_weights
+from tests.integration.releases import promoted
+
+AT_ONCE = timedelta(0)
+NAMED_BY = {
+    "registration": layout.registration_file("other", "r" * 64, "reference.onnx"),
+    "candidate": layout.candidate_file("tiny", "c", "engines/onnxruntime-cpu/plan"),
+    "release": layout.release_file("tiny", "d" * 64, "graph.onnx"),
+}
+
+
+def published(workspace: Settings, number: int, *, hours: float = 2) -> onnx.TensorProto:
+    """Keep and publish a weight, last written so many hours ago."""
+    weights = workspace.weights()
+    tensor = weights.tensor(np.full((64, 64), number, np.float32), f"w{number}")
+    weights.publish([weight_file(tensor)])
+    past = time.time() - 3600 * hours
+    os.utime(weights.folder / weight_file(tensor), (past, past))
+    return tensor
+
+
+def graph_of(*tensors: onnx.TensorProto) -> bytes:
+    graph = onnx.helper.make_graph([], "g", [], [], initializer=list(tensors))
+    return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+def is_here(workspace: Settings, tensor: onnx.TensorProto) -> tuple[bool, bool]:
+    name = weight_file(tensor)
+    cached = (workspace.weights().folder / name).exists()
+    return workspace.store().exists(layout.weight(name)), cached
+
+
+@pytest.mark.parametrize("in_memory", [1 << 26, 1], ids=["in memory", "from a file"])
+def test_weights_that_nothing_names_go_and_the_named_stay(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(shared_weights, "_IN_MEMORY", in_memory)
+    kept = [published(workspace, number) for number in range(len(NAMED_BY))]
+    for tensor, key in zip(kept, NAMED_BY.values(), strict=True):
+        workspace.store().put(key, graph_of(tensor))
+    stale, young = published(workspace, 8), published(workspace, 9, hours=0)
+    plan = collect_weights(AT_ONCE, dry_run=True)
+    assert is_here(workspace, stale) == (True, True)
+    freed = collect_weights(AT_ONCE, dry_run=False)
+    assert (plan.files, plan.bytes, plan.kept) == (freed.files, freed.bytes, freed.kept)
+    assert (freed.files, freed.bytes, freed.kept) == (1, 64 * 64 * 4, 4)
+    assert is_here(workspace, stale) == (False, False)
+    assert all(is_here(workspace, tensor) == (True, True) for tensor in (*kept, young))
+    assert collect_weights(AT_ONCE, dry_run=False).files == 0
+
+
+def test_age_is_that_of_the_policy_where_it_is_more_than_an_hour(workspace: Settings) -> None:
+    stale = published(workspace, 1, hours=47)
+    assert collect_weights(timedelta(days=2), dry_run=False).files == 0
+    assert collect_weights(timedelta(days=1), dry_run=False).files == 1
+    assert is_here(workspace, stale) == (False, False)
+
+
+def test_what_a_killed_export_left_in_the_cache_goes_too(workspace: Settings) -> None:
+    tensor = published(workspace, 1)
+    workspace.store().delete(layout.weight(weight_file(tensor)))
+    assert collect_weights(AT_ONCE, dry_run=False).files == 1
+    assert is_here(workspace, tensor) == (False, False)
+
+
+def test_a_weight_that_is_written_again_is_young(workspace: Settings) -> None:
+    tensor = published(workspace, 1, hours=48)
+    workspace.weights().tensor(np.full((64, 64), 1, np.float32), "again")
+    assert collect_weights(AT_ONCE, dry_run=False).files == 0
+    assert is_here(workspace, tensor) == (True, True)
+
+
+def test_nothing_goes_while_a_run_may_be_at_work(workspace: Settings) -> None:
+    workspace.store().put(layout.registration_in_use("tiny"), b'{"version": 1, "digest": "d"}')
+    tensor = published(workspace, 1)
+    details = ("w" * 64, RunId("run"), identity())
+    journal.commit("tiny", entries.intended, *details, datetime.now(UTC), "ann", "try")
+    collected = collect_weights(AT_ONCE, dry_run=False)
+    assert (collected.files, collected.at_work) == (0, ("tiny",))
+    assert is_here(workspace, tensor) == (True, True)
+
+
+def test_weights_of_a_collected_bundle_go_with_it(registry_workspace: Settings) -> None:
+    workspace = registry_workspace
+    old, _, _ = promoted(workspace, 1.0, 2.0, 3.0)
+    tensor = published(workspace, 1)
+    key = layout.release_file("tiny", old.digest, "more.onnx")
+    workspace.store().put(key, graph_of(tensor))
+    assert collect_weights(AT_ONCE, dry_run=False).files == 0
+    collect("tiny", Policy(depth=1, age=AT_ONCE), "ann", dry_run=False)
+    assert collect_weights(AT_ONCE, dry_run=False).files == 1
+
+
+def test_the_command_says_what_it_freed(workspace: Settings) -> None:
+    published(workspace, 1)
+    for arguments, word in ((["--dry-run"], "would free"), ([], "freed")):
+        result = CliRunner().invoke(app, ["gc", "--days", "0", *arguments])
+        assert result.exit_code == 0, result.output
+        line = f"weights  {word} 0.02 MB: 1 files that no graph names, 0 stay"
+        assert line in " ".join(result.output.split()).replace("weights ", "weights  ", 1)
