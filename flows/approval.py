@@ -3,10 +3,11 @@
 from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, note, orchestrated
+from infra.access.roles import Role
 from tasks.promotion import steps as promotion_steps
 
 
-@orchestrated("approval", "approval-{model}-{version}")
+@orchestrated("approval", "approval-{model}-{version}", role=Role.APPROVER)
 def approval(model: str, version: str, approve: bool, reason: str = "reviewed") -> None:
     """Promote or reject a waiting candidate; the same answer twice acts once.
 

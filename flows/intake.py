@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.orchestration.orchestrated import call, leave_table, orchestrated
 from flows.orchestration.progress import Progress
+from infra.access.roles import Role
 from infra.errors import BadInput, RequantError
 from infra.processes.exclusive import alone_at
 from infra.settings import settings
@@ -26,7 +27,7 @@ from tasks.traffic.sources import (
 )
 
 
-@orchestrated("intake", "take-in-{model}")
+@orchestrated("intake", "take-in-{model}", role=Role.OPERATOR)
 def intake(model: str) -> tuple[SourceIntake, ...]:
     """Read what is new in every source of a model; again, or twice at once, stores nothing twice.
 

@@ -12,6 +12,7 @@ from flows.orchestration.orchestrated import call, leave_link, leave_table, orch
 from flows.orchestration.progress import Progress
 from flows.outcomes import RunOutcome, Status
 from flows.requantize import requantize
+from infra.access.roles import Role
 from infra.settings import settings
 from tasks.drift import steps as drift_steps
 from tasks.drift.decision import recalibrates, undecided, wants_retraining
@@ -34,7 +35,7 @@ from tasks.records import (
 from tasks.sampling import steps as sampling_steps
 
 
-@orchestrated("maintenance", "maintain-{model}")
+@orchestrated("maintenance", "maintain-{model}", role=Role.OPERATOR)
 def maintenance(model: str, until: datetime | None = None) -> RunOutcome:
     """Keep one model right on the newest window; again, or twice at once, changes nothing more.
 

@@ -5,6 +5,7 @@ import logging
 
 from flows.measures import write_measures
 from flows.orchestration.orchestrated import leave_table, note, orchestrated
+from infra.access.roles import Role
 from infra.errors import RequantError
 from infra.settings import settings
 from tasks.promotion import steps as promotion_steps
@@ -12,7 +13,7 @@ from tasks.promotion.reconcile import Reconciliation, not_reconciled
 from tasks.specs.registration import model_names
 
 
-@orchestrated("reconcile", "reconcile")
+@orchestrated("reconcile", "reconcile", role=Role.OPERATOR)
 def reconcile(model: str | None = None) -> dict[str, Reconciliation]:
     """Bring ledger and registry in step; one answer per model.
 

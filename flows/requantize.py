@@ -22,6 +22,7 @@ from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, orchestrated, run_id
 from flows.orchestration.progress import Progress
 from flows.outcomes import JudgedCandidate, RunOutcome, Status
+from infra.access.roles import Role
 from infra.processes.interruption import Interrupted, undisturbed
 from tasks.models.catalog import open_model
 from tasks.profiles import steps as profiles_steps
@@ -40,7 +41,7 @@ from tasks.validation import steps as validation_steps
 from tasks.validation.report import to_markdown
 
 
-@orchestrated("requantize", "requantize-{model}")
+@orchestrated("requantize", "requantize-{model}", role=Role.OPERATOR)
 def requantize(
     model: str,
     recipe: str | None = None,

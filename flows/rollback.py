@@ -7,11 +7,12 @@ from pydantic import Field
 from flows.measures import write_measures
 from flows.orchestration.identity import acting
 from flows.orchestration.orchestrated import leave_markdown, note, orchestrated, run_id
+from infra.access.roles import Role
 from tasks.promotion import steps as promotion_steps
 from tasks.records import ReleaseRef
 
 
-@orchestrated("rollback", "rollback-{model}")
+@orchestrated("rollback", "rollback-{model}", role=Role.OPERATOR)
 def rollback(
     model: str,
     reason: Annotated[str, Field(min_length=1)],

@@ -4,6 +4,7 @@ RequantError
 ├── BadInput        what the caller handed over is wrong: a spec, a file, an argument (exit code 2)
 ├── Unavailable     the outside world did not answer: store, registry, orchestrator (exit code 2)
 ├── Refused         the request is well formed, and the answer is no (exit code 1)
+│   ├── NotAllowed  who asks lacks the role that this needs (exit code 1)
 │   └── Tampered    bytes do not match what was recorded or signed (exit code 2)
 ├── AlreadyExists   a create-if-absent found the key taken: somebody else was first
 └── NotFound        no object, model or version of that name
@@ -30,6 +31,10 @@ class Refused(RequantError):
     """A well-formed request was declined: a gate failed, an approval is missing."""
 
     exit_code = 1
+
+
+class NotAllowed(Refused):
+    """Who asks is not known, or lacks the role that the act needs."""
 
 
 class Tampered(Refused):

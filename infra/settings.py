@@ -2,11 +2,12 @@
 
 import getpass
 import os
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.access.secret import WorkspaceSecret, open_secret
@@ -16,6 +17,7 @@ from infra.run_scope import once
 from infra.stores import ObjectStore, open_store
 
 if TYPE_CHECKING:
+    from infra.access.directory import Directory
     from infra.keys.private import SigningKey
     from infra.keys.public import TrustedKeys
     from infra.keys.ring import KeyRing
@@ -88,6 +90,7 @@ class Settings(BaseSettings):
     ledger_lock_days: int | None = Field(None, ge=1)  # S3 Object Lock of ledger entries
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
+    token: SecretStr | None = None  # who acts, where the store has users: docs/access.md
     trusted_metrics: str = ""  # packages and folders that metric functions may be imported from
     unisolated_programs: bool = False  # run what a model wrote where nothing isolates it
     cluster: str | None = (
@@ -190,6 +193,10 @@ class Settings(BaseSettings):
         """Return the workspace's secret, made the first time."""
         return open_secret(self.access_secret or self.root / "keys" / "access.secret")
 
+    def directory(self) -> "Directory":
+        """Return who the users are, and what they may; one a process."""
+        return _directory(self)
+
     def registry(self) -> "Registry":
         """Open the MLflow registry."""
         # With httpx, which a command that only reads never needs.
@@ -204,7 +211,7 @@ class Settings(BaseSettings):
 
         That process spreads nothing further, and credentials stay here.
         """
-        values = self.model_dump(mode="json", exclude_none=True)
+        values = self.model_dump(mode="json", exclude_none=True, exclude=_CREDENTIALS)
         places = {"workspace": str(self.root), "store_url": self.store_address, "cluster": NONE}
         return QUIET | {
             f"REQUANT_{name.upper()}": str(value) for name, value in (values | places).items()
@@ -238,6 +245,32 @@ class Settings(BaseSettings):
             digest,
             open_it=lambda: read_release(store, model, digest, self.verifier()),
         )
+
+
+_CREDENTIALS = {"token"}
+"""Settings that stay in the process that they were given to."""
+
+
+@lru_cache(maxsize=8)
+def _directory(chosen: Settings) -> "Directory":
+    from infra.access.access_log import AccessLog  # with its cryptography, as `keys`
+    from infra.access.directory import Directory
+    from infra.chain import Chain
+    from infra.keys.seal import Seal
+    from infra.stores import layout
+    from infra.stores.prefix_cache import PrefixCache
+
+    store, prefix, days = chosen.store(), layout.access_log(), chosen.ledger_lock_days
+    kept = PrefixCache(chosen.root / "verified" / "access.log", f"{store.url} {prefix}")
+    chain = Chain(
+        store,
+        prefix,
+        keep=True,
+        cache=kept,
+        seal=Seal(chosen.signer, chosen.verifier),
+        retain=None if days is None else timedelta(days=days),
+    )
+    return Directory(AccessLog(chain, chosen.root / "keys" / "access.known"))
 
 
 @lru_cache(maxsize=8)

@@ -7,9 +7,11 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from dashboards.console.forms import FormId, Reason, form_key, subject
+from dashboards.console.permissions import caller, require_run
 from flows.deployments import cancel, trigger
-from flows.queries import views
+from flows.queries import runs, views
 from flows.queries.console import plan
+from infra.access.roles import EVERY, Role
 from tasks.quantization.recipe.catalog import find_recipe
 
 router = APIRouter(include_in_schema=False)
@@ -70,6 +72,8 @@ def roll_back(
 def cancel_run(request: Request, run_id: str, form_id: FormId) -> Response:
     """Stop a run; raise `NotFound` and `Unavailable`."""
     form_key(request, form_id, "cancel", run_id)
+    if not caller(request).may(Role.OPERATOR, EVERY):
+        require_run(request, Role.OPERATOR, runs.read_run(run_id).model)
     cancel(run_id, subject(request))
     return RedirectResponse(f"/runs/{run_id}", status_code=303)
 

@@ -5,22 +5,31 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dashboards.console import actions
 from dashboards.console.pages import audit, health, model, models, ordering, runs, stored, versions
+from dashboards.console.permissions import require_route
 from dashboards.console.rendering import STATIC, show
 from flows import schedules
 from flows.commands import doctor
 from flows.queries import runs as known_runs
 from flows.queries.console import overview
 from flows.queries.console.asking import Asked
+from infra.access.problems import problem
 from infra.access.secret import WorkspaceSecret
-from infra.errors import AlreadyExists, BadInput, NotFound, Refused, RequantError, Unavailable
+from infra.errors import (
+    AlreadyExists,
+    BadInput,
+    NotAllowed,
+    NotFound,
+    Refused,
+    RequantError,
+    Unavailable,
+)
 from infra.processes.serve import Guarded
 from infra.settings import settings
 
@@ -42,6 +51,7 @@ HEADERS = {
 }
 STATUS: tuple[tuple[type[RequantError], int], ...] = (
     (NotFound, 404),
+    (NotAllowed, 403),
     (Refused, 409),
     (AlreadyExists, 409),
     (BadInput, 400),
@@ -74,6 +84,7 @@ def create_app(secret: WorkspaceSecret) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=_begun,
+        dependencies=[Depends(require_route)],
     )
     app.state.secret = secret
     app.state.upcoming = Asked(lambda: schedules.upcoming())
@@ -138,5 +149,5 @@ def _no_such_page(request: Request, exc: Exception) -> Response:
 
 def _error_page(request: Request, status: int, sentence: str) -> Response:
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"status": status, "detail": sentence}, status)
+        return problem(status, sentence)
     return show(request, "error.html.j2", status=status, code=status, sentence=sentence)

@@ -22,11 +22,13 @@ from flows.queries.console.over_time import ModelOverTime
 from flows.queries.console.overview import ModelRow
 from flows.queries.console.plan import Plan, RollbackPlan
 from flows.queries.console.watched import WatchedRun
-from infra.errors import BadInput, NotFound, RequantError, Tampered, Unavailable
+from infra.errors import BadInput, NotAllowed, NotFound, RequantError, Tampered, Unavailable
 
 PATIENCE_S = 30.0
 _ERRORS: dict[int, type[RequantError]] = {
     400: BadInput,
+    401: NotAllowed,
+    403: NotAllowed,
     404: NotFound,
     409: Tampered,
     503: Unavailable,
@@ -38,7 +40,7 @@ class ConsoleClient:
     """Reads a console; it orders nothing."""
 
     def __init__(self, address: str, key: str, *, http: httpx.Client | None = None) -> None:
-        """Ask the console at `address` and show its workspace's key (`requant key`)."""
+        """Ask the console at `address`; show a token, or its workspace's key (`requant key`)."""
         self._http = http or httpx.Client(base_url=address, timeout=PATIENCE_S)
         self._headers = {"Authorization": f"Bearer {key}"}
 

@@ -11,8 +11,9 @@ from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 
 from dashboards.console import present
-from dashboards.console.forms import subject
+from dashboards.console.permissions import caller
 from flows.orchestration.services import neighbours
+from infra.access.roles import EVERY, Role
 from infra.canonical import sha256
 from infra.errors import Unavailable
 from infra.settings import settings
@@ -81,7 +82,13 @@ def rendered(request: Request, template: str, **context: Any) -> str:
 
 def _known(request: Request) -> dict[str, Any]:
     host = request.url.hostname or "127.0.0.1"
-    return {"actor": subject(request), "neighbours": neighbours(settings(), host=host)}
+    who = caller(request)
+    return {
+        "actor": who.name,
+        "roles": ", ".join(map(str, who.grants)),
+        "may": lambda role, model: who.may(Role(role), model or EVERY),
+        "neighbours": neighbours(settings(), host=host),
+    }
 
 
 def asked(ask: Callable[[], _T]) -> tuple[_T | None, str | None]:

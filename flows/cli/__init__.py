@@ -9,6 +9,8 @@ import sys
 from typing import Any
 
 from flows.cli import what_next
+from flows.cli.access import users
+from flows.cli.access.permissions import guarded
 from flows.cli.application import app
 from infra.errors import RequantError
 from infra.processes.interruption import Interrupted, ignore_from_now_on, raise_when_asked
@@ -24,7 +26,7 @@ def main() -> None:
     """Run the command; an error is one sentence on standard error, and its exit code."""
     try:
         raise_when_asked()
-        app(prog_name="requant")
+        guarded(app)(prog_name="requant")
     except Interrupted as exc:
         ignore_from_now_on()
         where = f" {exc}" if str(exc) else ""
@@ -40,4 +42,4 @@ def main() -> None:
         sys.exit(exc.exit_code)
 
 
-__all__ = ["acting", "app", "auditing", "looking", "main", "serving", "setting_up"]
+__all__ = ["acting", "app", "auditing", "looking", "main", "serving", "setting_up", "users"]

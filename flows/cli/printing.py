@@ -180,6 +180,22 @@ def faults(wrong: Sequence[Any]) -> None:
         say("no fault: chains, signatures, anchors and bundles are as they should be")
 
 
+def users(views: Sequence[Any]) -> None:
+    """Print a line a user, with the ids of their tokens, or that there is none."""
+    for view in views:
+        tokens = ", ".join(f"{name} until {end[:10]}" for name, end in view.tokens.items())
+        say(f"{view.name}  {view.roles}  tokens: {tokens or 'none'}")
+    if not views:
+        say("no users: whoever holds the workspace does everything, under the name that they give")
+
+
+def access_log(entries: Sequence[Any]) -> None:
+    """Print a line an entry."""
+    for entry in entries:
+        told = f"{entry.number}  {entry.time[:19]}  {entry.kind}  {entry.user}"
+        say(f"{told}  by {entry.actor or 'nobody known'}: {entry.details}")
+
+
 def collected(done: Any) -> None:
     """Print what was freed by model and of shared weights, and what stays why."""
     for item in done.models:

@@ -164,18 +164,12 @@ def link(
     """
     from flows.cli import printing
     from flows.commands.up import link
-    from flows.orchestration.identity import SCHEDULE, UNPROVEN
     from flows.orchestration.services import CONSOLE, running_address
-    from infra.access.guard import PROGRAM
+    from infra.access.directory import RESERVED
 
-    reserved = (
-        SCHEDULE,
-        UNPROVEN,
-        PROGRAM,
-    )  # names that the ledger has for those who are no persons
-    if person is not None and (not person.strip() or person in reserved):
+    if person is not None and (not person.strip() or person in RESERVED):
         raise BadInput(
-            f"--for is {person!r}: give the name of a person ({', '.join(reserved)} act by "
+            f"--for is {person!r}: give the name of a person ({', '.join(RESERVED)} act by "
             "themselves)"
         )
     console = running_address(settings(), CONSOLE)

@@ -28,7 +28,11 @@ def verify(model: str | None = None) -> list[Fault]:
     names = _with_ledger()
     if model is not None and model not in names:
         raise NotFound(f"There is no ledger of {model}: see `requant status` for the models.")
-    return [Fault(name, what) for name in ([model] if model else names) for what in faults(name)]
+    of_access = [] if model else settings().directory().log.faults()
+    return [
+        *(Fault(name, what) for name in ([model] if model else names) for what in faults(name)),
+        *(Fault("access", what) for what in of_access),
+    ]
 
 
 def _with_ledger() -> list[str]:

@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from flows.orchestration.orders import proven_actor
+from infra.access.roles import Role
+from infra.errors import NotAllowed
 from infra.settings import settings
 from tasks.step import in_flow_run
 
@@ -45,16 +47,50 @@ def actor_of(flow: str, flow_run: "FlowRun") -> str:
     process.
     """
     if flow_run.deployment_id is None:
-        return settings().actor
+        return process_actor()
     return SCHEDULE if flow_run.auto_scheduled else proven_actor(flow, flow_run) or UNPROVEN
+
+
+def authorized(role: Role, model: str, act: str) -> str:
+    """Return who acts, once they may; what they may not is noted in the access log.
+
+    Args:
+        role: What the act needs.
+        model: Of which model, or `EVERY`.
+        act: What is about to be done, in words: "roll minilm back".
+
+    Raises:
+        NotAllowed: Who acts is not known, or lacks the role.
+    """
+    actor = acting()
+    settings().directory().require(actor, role, model, act)
+    return actor
+
+
+def process_actor() -> str:
+    """Return for whom this process acts: a name that is given, or the owner of a token.
+
+    Raises:
+        NotAllowed: The store has users, and no token of one is shown.
+    """
+    directory, token = settings().directory(), settings().token
+    if not directory.in_use:
+        return settings().actor
+    user = None if token is None else directory.user_of(token.get_secret_value())
+    if user is None:
+        raise NotAllowed(
+            "this store has users: put a valid token of yours into REQUANT_TOKEN (an admin makes "
+            "one by `requant users token NAME`)"
+        )
+    return user[0].name
 
 
 def _found() -> str:
     if not in_flow_run():
-        return settings().actor
+        return process_actor()
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
     if context is None or context.flow is None or context.flow_run is None:
-        return settings().actor
+        return process_actor()
     return actor_of(context.flow.name, context.flow_run)

@@ -17,7 +17,8 @@ from prefect.states import Completed
 from prefect.utilities.callables import get_call_parameters
 
 from flows.orchestration import runtime
-from flows.orchestration.identity import one_actor
+from flows.orchestration.identity import authorized, one_actor
+from infra.access.roles import EVERY, Role
 from infra.errors import BadInput
 from infra.identifiers import RunId
 from infra.run_scope import run_scope
@@ -30,10 +31,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def orchestrated(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+def orchestrated(name: str, run_name: str, *, role: Role) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Make a function a flow: one actor from beginning to end, and everything opened once.
 
-    Its outcome shows in the run's state and log. `run_name` may name parameters in braces.
+    Its outcome shows in the run's state and log. `run_name` may name parameters in braces. Who acts
+    needs `role` for the flow's model, or for all where it is called without one.
     """
 
     def made(fn: Callable[P, R]) -> Flow[P, R]:
@@ -41,6 +43,9 @@ def orchestrated(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P,
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             _settle_in()
             with one_actor(), run_scope():
+                parameters = get_call_parameters(fn, args, kwargs)
+                model = parameters.get("model")
+                authorized(role, model or EVERY, f"{name} {model or 'all models'}")
                 return _told(fn(*args, **kwargs))
 
         return flow(name=name, flow_run_name=run_name)(body)

@@ -7,11 +7,12 @@ neither the key nor a session.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -20,8 +21,21 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from infra.access.directory import OWNER, PROGRAM, Caller, Directory
+from infra.access.problems import page, problem
+from infra.access.roles import ANY, EVERY, Role
 from infra.access.secret import WorkspaceSecret
-from infra.access.sessions import SESSION_S, Sessions
+from infra.access.sessions import Session, Sessions
+from infra.access.sign_in import (
+    LOCKED,
+    SIGN_IN,
+    TokenDoor,
+    note_sign_in,
+    sign_in_form,
+    sign_in_pages,
+    with_session,
+)
+from infra.errors import NotAllowed, RequantError
 
 HEALTH = "/-/health"
 """Open to everybody; says nothing but who answers, and proves it to whoever knows the secret."""
@@ -29,13 +43,21 @@ LOGIN = "login"
 """The query parameter that carries a link's token."""
 SUBJECT = "requant.subject"
 """Where the guarded application finds who is asking, in the ASGI scope."""
-PROGRAM = "api-key"
-"""Who asks when a program shows the key."""
+CALLER = "requant.caller"
+"""Where it finds what they may, likewise."""
+OURS = "/-/"
+"""Below which the guard has pages of its own, at every port."""
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 SAFE = ("GET", "HEAD", "OPTIONS")
 FOREIGN_HOST = "This server answers to 127.0.0.1 and localhost only.\n"
 FOREIGN_ORIGIN = "A page of another origin may not ask this server.\n"
+SHOW_TOKEN = f"Show your token as a bearer, or sign in at {SIGN_IN} with a browser."
 LOG_IN = "Open the console by the link that `requant up` or `requant link` prints.\n"
+
+
+def viewer(method: str, path: str) -> Role:
+    """Return the role that whoever is let in at all has."""
+    return Role.VIEWER
 
 
 class Guard:
@@ -49,12 +71,20 @@ class Guard:
         *,
         credentials: Mapping[str, str] | None = None,
         own_handshake: bool = False,
+        directory: Directory | None = None,
+        role_of: Callable[[str, str], Role] = viewer,
     ) -> None:
         """Guard an application with a workspace's secret.
 
-        `credentials` are headers that the application itself wants of whoever the guard admitted.
-        With `own_handshake`, a websocket that no browser opened goes on to the application's own
-        handshake.
+        Args:
+            app: What is guarded.
+            service: Its name.
+            secret: What keys, links and sessions follow from.
+            credentials: Headers that the application itself wants of whoever was admitted.
+            own_handshake: Whether a websocket that no browser opened goes on to the application's
+                own handshake.
+            directory: Who the users are; None: whoever is let in may do everything.
+            role_of: Which role a method and path need, where the application knows of none.
         """
         self._app = app
         self._service = service
@@ -62,13 +92,23 @@ class Guard:
         self._sessions = Sessions(secret)
         self._credentials = dict(credentials or {})
         self._own_handshake = own_handshake
+        self._directory = directory
+        self._role_of = role_of
+        if directory is not None:
+            self._door = TokenDoor(directory)
+            self._pages = sign_in_pages(self._sessions, directory, self._door)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer for the application."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        answer = self._answer(scope)
+        try:
+            answer = await self._answer(scope)
+        except NotAllowed as error:
+            answer = self._refusal(scope, str(error))
+        except RequantError as error:
+            answer = problem(503, str(error))
         if answer is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -77,7 +117,7 @@ class Guard:
         else:
             await answer(scope, receive, send)
 
-    def _answer(self, scope: Scope) -> Response | None:
+    async def _answer(self, scope: Scope) -> ASGIApp | None:
         """Return the guard's own answer.
 
         None lets the request through, with its subject noted in the scope.
@@ -89,32 +129,85 @@ class Guard:
             return PlainTextResponse(FOREIGN_ORIGIN, 403)
         if scope["type"] == "http" and scope["path"] == HEALTH:
             return self._health(scope)
-        logged_in = self._logged_in(scope, headers)
+        if self._directory is not None and self._directory.is_stale:
+            await asyncio.to_thread(self._directory.accounts)
+        if self._has_own_page(scope, headers):
+            return self._pages
+        logged_in = await self._logged_in(scope, headers)
         if logged_in is not None:  # before an earlier session: whoever opens a link means this one
             return logged_in
-        subject = self._subject(headers, scope)
-        if subject is not None:
-            self._note(scope, subject)
+        subject = await self._subject(headers, scope)
+        if isinstance(subject, str):
+            await self._admit(scope, subject)
             return None
         if self._own_handshake and scope["type"] == "websocket" and "origin" not in headers:
             return None
-        return PlainTextResponse(
-            LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
-        )
+        return self._stranger(scope, headers) if subject is None else _locked(subject)
 
-    def _subject(self, headers: Headers, scope: Scope) -> str | None:
-        key = _shown_key(headers.get("authorization", ""))
-        if key is not None and hmac.compare_digest(key.encode(), self._secret.key.encode()):
-            return PROGRAM
+    def _has_own_page(self, scope: Scope, headers: Headers) -> bool:
+        ours = scope["type"] == "http" and str(scope["path"]).startswith(OURS)
+        safe = scope.get("method") in SAFE
+        return self._directory is not None and ours and (safe or _same_origin(headers))
+
+    async def _subject(self, headers: Headers, scope: Scope) -> str | int | None:
+        """Return who asks; None where nothing shows it, seconds to wait where too much did."""
+        shown = _shown_key(headers.get("authorization", ""))
+        if shown is not None:
+            if hmac.compare_digest(shown.encode(), self._secret.key.encode()):
+                return PROGRAM
+            if self._has_users:
+                client = scope.get("client") or ("", 0)
+                user = await self._door.user_of(shown, str(client[0]))
+                return user[0] if isinstance(user, tuple) else user
         if scope.get("method", "GET") not in SAFE and not _same_origin(headers):
             return None  # a session alone is not enough to change something: the page must be ours
-        return self._sessions.of_session(_cookies(headers).get(self._sessions.cookie))
+        session = self._sessions.of_session(_cookies(headers).get(self._sessions.cookie))
+        return session.subject if session is not None and self._counts(session) else None
 
-    def _note(self, scope: Scope, subject: str) -> None:
+    def _counts(self, session: Session) -> bool:
+        return self._directory is None or self._directory.admits(session)
+
+    @property
+    def _has_users(self) -> bool:
+        return self._directory is not None and self._directory.in_use
+
+    async def _admit(self, scope: Scope, subject: str) -> None:
+        """Note who asks; raises `NotAllowed` where they lack the role that the service wants.
+
+        The key is what this workspace's own processes show, and theirs is every service.
+        """
         scope[SUBJECT] = subject
+        scope[CALLER] = Caller(subject, OWNER)
+        if self._directory is not None:
+            scope[CALLER] = self._directory.caller(subject)
+            if subject != PROGRAM:
+                await asyncio.to_thread(self._require_role, scope, subject)
         headers = MutableHeaders(scope=scope)
         for name, value in self._credentials.items():
             headers[name] = value
+
+    def _require_role(self, scope: Scope, subject: str) -> None:
+        method, path = str(scope.get("method", "GET")), str(scope["path"])
+        role = self._role_of(method, path)
+        act = f"ask {self._service} for {method} {path}"
+        model = ANY if role is Role.VIEWER else EVERY
+        if self._directory is not None and not scope[CALLER].may(role, model):
+            self._directory.refuse(subject, role, EVERY, act)
+
+    def _stranger(self, scope: Scope, headers: Headers) -> Response:
+        """Ask a person to sign in where the store has users, and a program for its token."""
+        if not self._has_users:
+            return PlainTextResponse(
+                LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
+            )
+        if "text/html" in headers.get("accept", "") and scope.get("method") in SAFE:
+            return sign_in_form(status=401)
+        return problem(401, SHOW_TOKEN, {"WWW-Authenticate": "Bearer"})
+
+    def _refusal(self, scope: Scope, sentence: str) -> Response:
+        if "text/html" in Headers(scope=scope).get("accept", ""):
+            return page("Not allowed", f"<p>{escape(sentence)}</p>", 403)
+        return problem(403, sentence)
 
     def _health(self, scope: Scope) -> Response:
         nonce = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))).get("nonce", "")
@@ -125,7 +218,7 @@ class Guard:
         }
         return Response(json.dumps(document), media_type="application/json")
 
-    def _logged_in(self, scope: Scope, headers: Headers) -> Response | None:
+    async def _logged_in(self, scope: Scope, headers: Headers) -> Response | None:
         """Exchange a link's token for a session, and forget it from the address."""
         if scope.get("method") != "GET":
             return None
@@ -134,17 +227,14 @@ class Guard:
         if subject is None:
             return None
         rest = urlencode([(name, value) for name, value in query if name != LOGIN])
-        path = "/" + str(scope["path"]).lstrip("/")  # two slashes would name another host
-        response = _led_on(path + (f"?{rest}" if rest else ""), headers)
-        response.headers["Cache-Control"] = "no-store"
-        response.set_cookie(
-            self._sessions.cookie,
-            self._sessions.session(subject),
-            max_age=SESSION_S,
-            httponly=True,
-            samesite="strict",
-        )
-        return response
+        target = "/" + str(scope["path"]).lstrip("/")  # two slashes would name another host
+        session = self._sessions.opened(subject)
+        if self._directory is not None:
+            if not self._counts(session):
+                return None
+            await asyncio.to_thread(note_sign_in, self._directory, session)
+        response = _led_on(target + (f"?{rest}" if rest else ""), headers)
+        return with_session(response, self._sessions, session)
 
 
 def proof(secret: WorkspaceSecret, service: str, port: int, nonce: str) -> str:
@@ -155,6 +245,10 @@ def proof(secret: WorkspaceSecret, service: str, port: int, nonce: str) -> str:
     """
     key = secret.derived("health").encode()
     return hmac.new(key, f"{service} {port} {nonce}".encode(), hashlib.sha256).hexdigest()
+
+
+def _locked(wait: int) -> Response:
+    return problem(429, LOCKED.format(wait=wait), {"Retry-After": str(wait)})
 
 
 def _calls_us(headers: Headers, scope: Scope) -> bool:
@@ -212,4 +306,4 @@ def _cookies(headers: Headers) -> dict[str, str]:
     return cookie_parser("; ".join(headers.getlist("cookie")))
 
 
-__all__ = ["HEALTH", "LOGIN", "PROGRAM", "SUBJECT", "Guard", "proof"]
+__all__ = ["CALLER", "HEALTH", "LOGIN", "SUBJECT", "Guard", "proof"]

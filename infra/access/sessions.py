@@ -6,6 +6,8 @@ There are links to log in by, browser sessions, and orders that name their autho
 from __future__ import annotations
 
 import hashlib
+import secrets
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,16 @@ It may wait for a free place, but not be taken up again some day.
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """What a browser holds: whose it is, and by what it was opened."""
+
+    subject: str
+    session_id: str  # by which it is ended
+    by: str  # the id of a token, "link", or "oidc"
+    opened: float  # seconds since 1970, UTC
+
+
+@dataclass(frozen=True, slots=True)
 class Sessions:
     """What a workspace's secret signs; each kind of note is worth nothing as another."""
 
@@ -39,17 +51,31 @@ class Sessions:
         """Return a token that opens a session of this person within `LINK_S` seconds."""
         return self._signed("link", subject)
 
-    def session(self, subject: str) -> str:
-        """Return a cookie's value for this person."""
-        return self._signed("session", subject)
+    def opened(self, subject: str, by: str = "link") -> Session:
+        """Return a new session of this person, opened now."""
+        return Session(subject, secrets.token_hex(8), by, time.time())
+
+    def session(self, subject: str, by: str = "link") -> str:
+        """Return a cookie's value for a new session of this person."""
+        return self.value(self.opened(subject, by))
+
+    def value(self, session: Session) -> str:
+        """Return a session as a cookie holds it."""
+        content = [session.subject, session.session_id, session.by, session.opened]
+        return self._signed("session", content)
 
     def of_link(self, token: str | None) -> str | None:
         """Return whose link this is; None when it is forged, of another workspace or too old."""
-        return self._subject("link", token, LINK_S)
+        content = None if token is None else self._content("link", token, LINK_S)
+        return content if isinstance(content, str) else None
 
-    def of_session(self, cookie: str | None) -> str | None:
-        """Return whose session this is; None when it is forged, of another workspace or too old."""
-        return self._subject("session", cookie, SESSION_S)
+    def of_session(self, cookie: str | None) -> Session | None:
+        """Return a cookie's session; None when it is forged, of another workspace or too old."""
+        content = None if cookie is None else self._content("session", cookie, SESSION_S)
+        if not isinstance(content, list) or len(content) != 4:
+            return None
+        subject, session_id, by, opened = content
+        return Session(str(subject), str(session_id), str(by), float(opened))
 
     def order(self, subject: str, what: str) -> str:
         """Sign that this person ordered `what`, which names one order and no other."""
@@ -61,10 +87,6 @@ class Sessions:
         if not isinstance(content, list) or len(content) != 2 or content[1] != what:
             return None
         return str(content[0])
-
-    def _subject(self, kind: str, token: str | None, age_s: int) -> str | None:
-        content = None if token is None else self._content(kind, token, age_s)
-        return content if isinstance(content, str) else None
 
     def _signed(self, kind: str, content: Any) -> str:
         return str(self._serializer(kind).dumps(content))

@@ -16,7 +16,8 @@ from importlib import import_module
 import uvicorn
 from starlette.types import ASGIApp
 
-from infra.access.guard import Guard
+from infra.access.guard import Guard, viewer
+from infra.access.roles import Role
 from infra.processes.supervision import end_with_parent
 from infra.settings import use_workspace
 
@@ -32,6 +33,8 @@ class Guarded:
     own_handshake: bool = (
         False  # whether its websockets authenticate programs by their first message
     )
+    # Which role a method and path need, of an application that knows of none itself.
+    role_of: Callable[[str, str], Role] = viewer
 
 
 def main() -> None:
@@ -44,16 +47,18 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     end_with_parent()
-    secret = use_workspace(None).secret()
+    chosen = use_workspace(None)
     module, _, factory = str(arguments.application).partition(":")
     make: Callable[[], Guarded] = getattr(import_module(module), factory)
     guarded = make()
     guard = Guard(
         guarded.application,
         arguments.service,
-        secret,
+        chosen.secret(),
         credentials=guarded.credentials,
         own_handshake=guarded.own_handshake,
+        directory=chosen.directory(),
+        role_of=guarded.role_of,
     )
     config = uvicorn.Config(
         guard,

@@ -177,6 +177,8 @@ MANIFEST = "manifest.json"
 """The file of a release that is written last: where it stands, the release is complete."""
 RELEASE = ObjectKind("release", "releases/{model}/{release}/{path}")
 LEDGER = ObjectKind("ledger", "ledger/{model}/{number}.json")
+ACCESS = ObjectKind("access log", "access/{number}.json")
+"""Users, roles, tokens' hashes, sign-ins and refusals of the whole store."""
 PROJECTION = ObjectKind("projection", "projections/{model}.json")
 PROJECTING = ObjectKind("projection under way", "projecting/{model}/{nonce}.json")
 FORGETTING = ObjectKind("act of forgetting", "forgetting/{model}/{pseudonym}.json")
@@ -356,6 +358,11 @@ def report_library(digest: str) -> Key:
 def release_file(model: str, release: str, file: str) -> Key:
     """Return where a release keeps a file."""
     return RELEASE.key(model=model, release=release, path=file)
+
+
+def access_log() -> str:
+    """Return the prefix of the access log."""
+    return ACCESS.prefix().rstrip("/")
 
 
 def ledger(model: str) -> str:

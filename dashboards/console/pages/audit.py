@@ -1,13 +1,16 @@
 """The ledgers, for an audit: filtered, at a point in time, exported."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
+from dashboards.console.permissions import caller
 from dashboards.console.rendering import show
 from flows.queries.console import entries
 from flows.queries.console.entries import EntryFilter, EntryPage
+from infra.access.roles import Role
 from infra.settings import settings
 from tasks.specs.registration import model_names
 
@@ -16,6 +19,12 @@ api = APIRouter(prefix="/api", tags=["audit"])
 Short = Annotated[str, Query(max_length=200)]
 PageNumber = Annotated[int, Query(ge=1)]
 MEDIA = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
+
+
+def visible(request: Request) -> Callable[[str], bool]:
+    """Return which models' ledgers the caller may see."""
+    who = caller(request)
+    return lambda model: who.may(Role.VIEWER, model)
 
 
 @router.get("/audit")
@@ -31,7 +40,7 @@ def audit_page(
 ) -> Response:
     """Show entries of ledgers, newest first."""
     wanted = EntryFilter(model, kind, actor, version, text, at)
-    shown = entries.page_of(wanted, page)
+    shown = entries.page_of(wanted, page, visible=visible(request))
     fields = {name: getattr(wanted, name) for name in EntryFilter.__slots__}
     chosen = {name: value for name, value in fields.items() if value}
     return show(
@@ -39,7 +48,7 @@ def audit_page(
         "audit.html.j2",
         shown=shown,
         wanted=wanted,
-        models=model_names(settings().store()),
+        models=[name for name in model_names(settings().store()) if visible(request)(name)],
         kinds=entries.KINDS,
         address=lambda number: f"/audit?{urlencode({**chosen, 'page': number})}",
         export=lambda form: f"/audit/export.{form}?{urlencode(chosen)}",
@@ -48,6 +57,7 @@ def audit_page(
 
 @api.get("/audit")
 def audit_entries(
+    request: Request,
     model: Short = "",
     kind: Short = "",
     actor: Short = "",
@@ -58,11 +68,13 @@ def audit_entries(
     size: Annotated[int, Query(ge=1, le=entries.MOST)] = entries.PAGE,
 ) -> EntryPage:
     """Return entries of ledgers, newest first, and who served at that moment; 400, 404."""
-    return entries.page_of(EntryFilter(model, kind, actor, version, text, at), page, size)
+    wanted = EntryFilter(model, kind, actor, version, text, at)
+    return entries.page_of(wanted, page, size, visible=visible(request))
 
 
 @router.get("/audit/export.{form}")
 def audit_export(
+    request: Request,
     form: Literal["csv", "json"],
     model: Short = "",
     kind: Short = "",
@@ -73,6 +85,7 @@ def audit_export(
 ) -> Response:
     """Return all that a filter lets through as a file; none where a ledger cannot be read."""
     wanted = EntryFilter(model, kind, actor, version, text, at)
-    content = entries.exported_csv(wanted) if form == "csv" else entries.exported_json(wanted)
+    export = entries.exported_csv if form == "csv" else entries.exported_json
+    content = export(wanted, visible=visible(request))
     name = f'attachment; filename="requant-audit.{form}"'
     return Response(content, media_type=MEDIA[form], headers={"Content-Disposition": name})

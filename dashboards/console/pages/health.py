@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
+from dashboards.console.permissions import caller
 from dashboards.console.rendering import show
 from flows.commands.doctor import SetupCheck
 from flows.queries.console.overview import NextRun, next_run
+from infra.access.roles import Role
 from infra.settings import settings
 from tasks.specs.registration import model_names
 
@@ -38,7 +40,8 @@ def health_report(request: Request) -> HealthReport:
     examined, scheduled = request.app.state.examined.answer(), request.app.state.upcoming.answer()
     order = ("broken", "absent", "fine")
     checks = sorted(examined.value or (), key=lambda check: order.index(check.state))
-    names = model_names(settings().store())
+    who = caller(request)
+    names = [name for name in model_names(settings().store()) if who.may(Role.VIEWER, name)]
     return HealthReport(
         checks,
         examined.age_s,

@@ -6,9 +6,11 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
+from dashboards.console.permissions import caller
 from dashboards.console.rendering import show
 from flows.queries.console import overview
 from flows.queries.console.overview import ModelRow
+from infra.access.roles import Role
 
 State = Literal["", "attention", "waiting", "degraded", "fine", "no-champion"]
 Order = Literal["name", "health", "changed", "next"]
@@ -41,7 +43,8 @@ def models_list(
 ) -> ModelList:
     """Return every model at a glance: `q` is part of a name, `state` what they are to be in."""
     scheduled = request.app.state.upcoming.answer()
-    rows = overview.rows(scheduled.value)
+    who = caller(request)
+    rows = [row for row in overview.rows(scheduled.value) if who.may(Role.VIEWER, row.name)]
     wanted = [row for row in rows if q.casefold() in row.name.casefold() and _is_in(row, state)]
     return ModelList(sorted(wanted, key=_ORDERS[sort]), len(rows), scheduled.problem)
 

@@ -13,10 +13,13 @@ from starlette.concurrency import run_in_threadpool
 
 from dashboards.console.forms import new_form
 from dashboards.console.pages.model import ends_of
+from dashboards.console.permissions import caller, require_run
 from dashboards.console.rendering import asked, rendered, show
 from flows.queries import runs
 from flows.queries.console.ledgers import ledgers
 from flows.queries.console.watched import WatchedRun, labelled, watched
+from flows.queries.runs import RunView
+from infra.access.roles import EVERY, Role
 from infra.errors import RequantError
 from tasks.promotion.ledger import LedgerEntry
 from tasks.specs.registration import current_digest
@@ -43,36 +46,38 @@ class RunList:
 @router.get("/runs")
 def runs_page(request: Request) -> Response:
     """Show the newest runs."""
-    listed = runs_list()
+    listed = runs_list(request)
     return show(request, "runs.html.j2", note=listed.note, runs=listed.runs)
 
 
 @api.get("/runs")
-def runs_list() -> RunList:
+def runs_list(request: Request) -> RunList:
     """Return the newest runs, without their steps and log lines."""
-    newest, note = asked(lambda: runs.recent_runs(RUNS))
+    recent, note = asked(lambda: runs.recent_runs(RUNS))
+    who = caller(request)
+    newest = [run for run in recent or () if who.may(Role.VIEWER, run.model or EVERY)]
     ends: dict[str, str] = {}
-    for model in {run.model for run in newest or () if run.model}:
+    for model in {run.model for run in newest if run.model}:
         ends |= ends_of(_history(model))
-    return RunList([labelled(run, ends) for run in newest or ()], note)
+    return RunList([labelled(run, ends) for run in newest], note)
 
 
 @router.get("/runs/{run_id}")
 def run_page(request: Request, run_id: str) -> Response:
     """Show one run, watched while it lasts; raise `NotFound` and `Unavailable`."""
-    return show(request, "run.html.j2", **_shown(request, watched(runs.read_run(run_id))))
+    return show(request, "run.html.j2", **_shown(request, watched(_read(request, run_id))))
 
 
 @api.get("/runs/{run_id}")
-def run_watched(run_id: str) -> WatchedRun:
+def run_watched(request: Request, run_id: str) -> WatchedRun:
     """Return one run with steps, candidates, log lines and ledger entries; 404, 503."""
-    return watched(runs.read_run(run_id))
+    return watched(_read(request, run_id))
 
 
 @router.get("/runs/{run_id}/progress")
 def run_progress(request: Request, run_id: str) -> Response:
     """Show the part of a run's page that changes; the last answer ends the polling."""
-    run, note = asked(lambda: runs.read_run(run_id))
+    run, note = asked(lambda: _read(request, run_id))
     status = STOP_POLLING if run and run.finished else 200
     known = watched(run) if run else None
     return show(
@@ -108,7 +113,7 @@ async def _events(request: Request, run_id: str) -> AsyncIterator[str]:
 def _fragment(request: Request, run_id: str) -> tuple[str, bool]:
     """Return the part that changes, and whether it changes no more."""
     try:
-        run, note = asked(lambda: runs.read_run(run_id))
+        run, note = asked(lambda: _read(request, run_id))
     except RequantError as error:
         run, note = None, str(error)
     known = watched(run) if run else None
@@ -116,11 +121,20 @@ def _fragment(request: Request, run_id: str) -> tuple[str, bool]:
     return page, bool(run and run.finished)
 
 
+def _read(request: Request, run_id: str) -> RunView:
+    """Return a run that the caller may see; raise `NotAllowed`, `NotFound`, `Unavailable`."""
+    run = runs.read_run(run_id)
+    require_run(request, Role.VIEWER, run.model)
+    return run
+
+
 def _shown(request: Request, known: WatchedRun | None) -> dict[str, Any]:
     """Return what a template shows of a run."""
     if known is None:
         return {"known": None, "run": None}
-    form = "" if known.run.finished else new_form(request, "cancel", known.run.run_id)
+    model = known.run.model or EVERY
+    over = known.run.finished or not caller(request).may(Role.OPERATOR, model)
+    form = "" if over else new_form(request, "cancel", known.run.run_id)
     return {"known": known, "run": known.run, "cancel_form": form}
 
 

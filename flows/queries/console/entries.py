@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,8 @@ PAGE = 50
 """Entries of one page."""
 MOST = 1000
 """Entries that a page may have."""
+Visible = Callable[[str], bool]
+"""Tells whether whoever asks may see a model's ledger."""
 COLUMNS = ("model", "number", "time", "kind", "version", "actor", "reason", "release", "digest")
 """Of an exported table."""
 
@@ -84,10 +86,17 @@ def view_of(model: str, entry: LedgerEntry) -> EntryView:
     )
 
 
-def page_of(wanted: EntryFilter, page: int = 1, size: int = PAGE) -> EntryPage:
+def every_model(model: str) -> bool:
+    """Tell that whoever asks may see a model's ledger: any."""
+    return True
+
+
+def page_of(
+    wanted: EntryFilter, page: int = 1, size: int = PAGE, *, visible: Visible = every_model
+) -> EntryPage:
     """Return one page of what a filter lets through; raise `BadInput` and `NotFound`."""
     until = _moment(wanted.at)
-    chosen, champions, unreadable = _chosen(wanted, until)
+    chosen, champions, unreadable = _chosen(wanted, until, visible)
     pages = max(1, -(-len(chosen) // size))
     page = min(max(1, page), pages)
     shown = chosen[(page - 1) * size : page * size]
@@ -95,20 +104,20 @@ def page_of(wanted: EntryFilter, page: int = 1, size: int = PAGE) -> EntryPage:
     return EntryPage(views, len(chosen), page, pages, champions, unreadable)
 
 
-def exported_csv(wanted: EntryFilter) -> str:
+def exported_csv(wanted: EntryFilter, *, visible: Visible = every_model) -> str:
     """Return all that a filter lets through as a table, newest first."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for view in _all(wanted):
+    for view in _all(wanted, visible):
         row = asdict(view)
         writer.writerow([_cell(row[name]) for name in COLUMNS])
     return text.getvalue()
 
 
-def exported_json(wanted: EntryFilter) -> str:
+def exported_json(wanted: EntryFilter, *, visible: Visible = every_model) -> str:
     """Return all that a filter lets through, with details, newest first."""
-    document = {"version": 1, "entries": [asdict(view) for view in _all(wanted)]}
+    document = {"version": 1, "entries": [asdict(view) for view in _all(wanted, visible)]}
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -119,8 +128,8 @@ def _cell(value: object) -> object:
     return value
 
 
-def _all(wanted: EntryFilter) -> Iterable[EntryView]:
-    chosen, _, unreadable = _chosen(wanted, _moment(wanted.at))
+def _all(wanted: EntryFilter, visible: Visible) -> Iterable[EntryView]:
+    chosen, _, unreadable = _chosen(wanted, _moment(wanted.at), visible)
     if unreadable:
         names = "; ".join(f"{model}: {why}" for model, why in unreadable.items())
         raise BadInput(f"an export would lack entries ({names}): mend them, or name a model")
@@ -128,12 +137,13 @@ def _all(wanted: EntryFilter) -> Iterable[EntryView]:
 
 
 def _chosen(
-    wanted: EntryFilter, until: datetime | None
+    wanted: EntryFilter, until: datetime | None, visible: Visible
 ) -> tuple[list[tuple[str, LedgerEntry]], dict[str, str], dict[str, str]]:
     """Return the entries newest first, who served, and which ledgers cannot be read."""
     if wanted.model:
         current_digest(wanted.model)
-    models = [wanted.model] if wanted.model else model_names(settings().store())
+    names = [wanted.model] if wanted.model else model_names(settings().store())
+    models = [name for name in names if visible(name)]
     chosen: list[tuple[str, LedgerEntry]] = []
     champions: dict[str, str] = {}
     unreadable: dict[str, str] = {}

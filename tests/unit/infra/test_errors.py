@@ -44,7 +44,11 @@ def test_the_tree_in_the_docstring_shows_every_error() -> None:
 
 def test_exit_codes_tell_a_no_from_a_failure() -> None:
     codes = {one.__name__: one.exit_code for one in OURS if issubclass(one, RequantError)}
-    assert {name for name, code in codes.items() if code == 1} == {"Refused", "AlreadyExists"}
+    assert {name for name, code in codes.items() if code == 1} == {
+        "Refused",
+        "NotAllowed",
+        "AlreadyExists",
+    }
 
 
 # --- the folder -----------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ SPELT = {
     layout.REPORT_LIBRARY: layout.report_library(A),
     layout.RELEASE: layout.release_file("m", A, "golden/onnxruntime-cpu.json"),
     layout.LEDGER: f"{layout.ledger('m')}/00000001.json",
+    layout.ACCESS: f"{layout.access_log()}/00000001.json",
     layout.PROJECTION: layout.projection("m"),
     layout.PROJECTING: layout.projecting("m", "n"),
     layout.FORGETTING: layout.act_of_forgetting("m", A[:32]),
