@@ -42,6 +42,9 @@ MODULES: Mapping[str, str] = {
     "console": "benchmarks.orchestration.console",
     "ledger": "benchmarks.orchestration.ledger",
     "serving": "benchmarks.serving.throughput",
+    "hot-swap": "benchmarks.serving.hot_swap",
+    "capture": "benchmarks.serving.capturing",
+    "chat": "benchmarks.serving.chat",
     "fallback": "benchmarks.serving.false_fallbacks",
     "personal-data": "benchmarks.personal_data.recall",
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,6 +29,8 @@ class TimedAnswers:
     seconds: NDArray[np.float64]  # of each answer
     span: float  # seconds from the first request to the end
     failures: tuple[str, ...]
+    ends: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # monotonic, of each
+    marks: tuple[str, ...] = ()  # what was read of each answer
 
     @property
     def throughput(self) -> float:
@@ -40,13 +42,22 @@ class TimedAnswers:
         return float(np.percentile(self.seconds, percentile)) * 1e3 if len(self.seconds) else 0.0
 
 
-def ask(call: Call, clients: int, seconds: float) -> TimedAnswers:
-    """Let so many clients ask for so many seconds, each over a connection that it keeps."""
-    taken: list[list[float]] = [[] for _ in range(clients)]
+def ask(
+    call: Call, clients: int, seconds: float, mark: Callable[[bytes], str] | None = None
+) -> TimedAnswers:
+    """Let so many clients ask for so many seconds, each over a connection that it keeps.
+
+    Args:
+        call: What each asks.
+        clients: How many.
+        seconds: How long.
+        mark: Reads something of each answer's body, such as its version.
+    """
+    taken: list[list[tuple[float, float, str]]] = [[] for _ in range(clients)]
     failures: list[str] = []
     end = time.perf_counter() + seconds
 
-    def keep_asking(own: list[float]) -> None:
+    def keep_asking(own: list[tuple[float, float, str]]) -> None:
         place = urlsplit(call.address)
         connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=60)
         while (began := time.perf_counter()) < end:
@@ -59,7 +70,8 @@ def ask(call: Call, clients: int, seconds: float) -> TimedAnswers:
                 connection.close()
                 continue
             if answer.status == 200:
-                own.append(time.perf_counter() - began)
+                took = time.perf_counter() - began
+                own.append((took, time.monotonic(), mark(read) if mark else ""))
             else:
                 failures.append(f"{answer.status}: {read[:200]!r}")
         connection.close()
@@ -71,4 +83,8 @@ def ask(call: Call, clients: int, seconds: float) -> TimedAnswers:
     for thread in threads:
         thread.join()
     span = time.perf_counter() - started
-    return TimedAnswers(np.array([each for own in taken for each in own]), span, tuple(failures))
+    answers = sorted((each for own in taken for each in own), key=lambda answer: answer[1])
+    seconds_taken, ends, marks = zip(*answers, strict=True) if answers else ((), (), ())
+    return TimedAnswers(
+        np.array(seconds_taken), span, tuple(failures), np.array(ends), tuple(marks)
+    )
