@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.load import Call
 from benchmarks.serving.plan_gateway import NAME
-from infra.gateway.datatypes import datatype_of, to_bytes
-from infra.gateway.open_inference import HEADER_LENGTH
+from infra.gateway.wire.datatypes import datatype_of, to_bytes
+from infra.gateway.wire.open_inference import HEADER_LENGTH
 
 TOKENS = 64
 """Of a row."""

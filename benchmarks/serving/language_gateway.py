@@ -12,15 +12,15 @@ from pathlib import Path
 import onnx
 import uvicorn
 
-from flows.gateway.completions import completion_routes
 from flows.gateway.fronts import open_front
+from flows.gateway.openai.completions import completion_routes
 from infra.engines import open_target
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import read_signature
+from infra.gateway.wire.signature import read_signature
 from tasks.models.inputs import open_inputs
 from tasks.specs.spec import ModelSpec
 

@@ -18,7 +18,7 @@ from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import read_signature
+from infra.gateway.wire.signature import read_signature
 
 NAME = "minilm"
 PLAN = "BENCHMARK_PLAN"

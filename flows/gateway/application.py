@@ -13,20 +13,20 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from flows.gateway.capturing import traffic_writer
-from flows.gateway.completions import completion_routes
-from flows.gateway.embeddings import embedding_routes
 from flows.gateway.follower import Follower
+from flows.gateway.openai.completions import completion_routes
+from flows.gateway.openai.embeddings import embedding_routes
+from flows.gateway.openai.transcriptions import transcription_routes
 from flows.gateway.steering.deliverer import Deliverer
-from flows.gateway.transcriptions import transcription_routes
 from infra.errors import NotFound
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.capture import Capture
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
-from infra.gateway.request_ids import RequestIds
 from infra.gateway.steering.shadow import ShadowRuns
 from infra.gateway.tracing import traced
+from infra.gateway.wire.request_ids import RequestIds
 from infra.processes.serve import Guarded
 from infra.settings import Settings, settings
 from tasks.specs.registration import model_names

@@ -12,8 +12,8 @@ from flows.gateway.generation import TextGenerator
 from flows.gateway.guards import Guards, open_guards
 from infra.engines.port import Engine
 from infra.errors import BadInput
-from infra.gateway.datatypes import BYTES, datatype_of
 from infra.gateway.release import Front
+from infra.gateway.wire.datatypes import BYTES, datatype_of
 from tasks.models.inputs import Inputs
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.speech.inputs import SpeechInputs

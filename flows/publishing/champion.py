@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infra.errors import NotFound, Refused
-from infra.gateway.signature import GraphSignature, read_signature
+from infra.gateway.wire.signature import GraphSignature, read_signature
 from infra.releases import Release
 from infra.settings import settings
 from infra.weights.naming import weight_files

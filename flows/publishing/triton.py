@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flows.publishing.champion import PublishedFiles, champions_files
 from infra.engines import open_target
 from infra.errors import Refused, Unavailable
-from infra.gateway.datatypes import datatype_of
+from infra.gateway.wire.datatypes import datatype_of
 from infra.settings import settings
 from infra.stores import open_store
 from infra.stores.port import ObjectStore

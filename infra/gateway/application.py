@@ -19,20 +19,20 @@ from starlette.routing import BaseRoute, Route
 
 from infra.errors import BadInput, NotFound, RequantError
 from infra.gateway.batching import Overloaded
-from infra.gateway.bodies import TooLarge, Unpacking
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.metrics import GatewayMetrics
-from infra.gateway.open_inference import (
+from infra.gateway.steering.destination import Asking
+from infra.gateway.steering.router import key_of, wish_of
+from infra.gateway.tracing import note
+from infra.gateway.wire.bodies import TooLarge, Unpacking
+from infra.gateway.wire.open_inference import (
     HEADER_LENGTH,
     InferenceAnswer,
     parse_request,
     render_answer,
 )
-from infra.gateway.request_ids import KEY
-from infra.gateway.signature import TensorSignature
-from infra.gateway.steering.destination import Asking
-from infra.gateway.steering.router import key_of, wish_of
-from infra.gateway.tracing import note
+from infra.gateway.wire.request_ids import KEY
+from infra.gateway.wire.signature import TensorSignature
 from infra.telemetry import CONTENT_TYPE
 
 CONTEXT = ("tenant", "domain", "language", "label")

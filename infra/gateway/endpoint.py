@@ -14,12 +14,12 @@ from infra.errors import BadInput, NotFound, Unavailable
 from infra.gateway.batching import DynamicBatcher, Overloaded
 from infra.gateway.capture import Capture, ServedExchange
 from infra.gateway.metrics import GatewayMetrics
-from infra.gateway.open_inference import Tensors
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.destination import Asking, Destination, Steering
 from infra.gateway.steering.router import length_of
 from infra.gateway.steering.shadow import ShadowRuns
 from infra.gateway.tracing import span
+from infra.gateway.wire.open_inference import Tensors
 
 
 class TooSlow(Unavailable):

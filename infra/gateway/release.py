@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from infra.engines.port import Engine
-from infra.gateway.signature import GraphSignature
+from infra.gateway.wire.signature import GraphSignature
 
 
 class Front(Protocol):

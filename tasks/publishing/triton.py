@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from infra.errors import BadInput, NotFound, Refused
-from infra.gateway.signature import GraphSignature, TensorSignature
+from infra.gateway.wire.signature import GraphSignature, TensorSignature
 from infra.stores.port import ObjectStore
 
 CONFIG, PLAN = "config.pbtxt", "model.onnx"

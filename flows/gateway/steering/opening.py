@@ -8,7 +8,7 @@ from flows.gateway.fronts import open_front
 from infra.engines.released import load_released
 from infra.errors import Refused
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import read_signature
+from infra.gateway.wire.signature import read_signature
 from infra.identifiers import ModelName
 from infra.releases import Release
 from infra.settings import Settings

@@ -15,8 +15,8 @@ from flows.gateway.steering.guardian import ChampionObserver, Guardian
 from flows.gateway.steering.opening import open_release
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import read_signature
 from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
+from infra.gateway.wire.signature import read_signature
 from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import run_all

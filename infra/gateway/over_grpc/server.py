@@ -21,7 +21,7 @@ from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import TooSlow
 from infra.gateway.over_grpc.messages import SERVICE, message
 from infra.gateway.over_grpc.tensors import parameters_of, response_of, tensors_of
-from infra.gateway.signature import TensorSignature
+from infra.gateway.wire.signature import TensorSignature
 
 Answer = Callable[[Any, Mapping[str, str]], Awaitable[Any]]
 _HTTP = {

@@ -8,10 +8,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from infra.gateway.datatypes import datatype_of, from_bytes, from_json, to_bytes
 from infra.gateway.endpoint import Answered
-from infra.gateway.open_inference import MOST_DIMENSIONS
 from infra.gateway.over_grpc.messages import message
+from infra.gateway.wire.datatypes import datatype_of, from_bytes, from_json, to_bytes
+from infra.gateway.wire.open_inference import MOST_DIMENSIONS
 
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.gateway.datatypes import LITTLE_ENDIAN
+from infra.gateway.wire.datatypes import LITTLE_ENDIAN
 from tasks.traffic.formats.raw import Bad
 
 

@@ -13,7 +13,7 @@ from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import GraphSignature
+from infra.gateway.wire.signature import GraphSignature
 from infra.settings import Settings
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind

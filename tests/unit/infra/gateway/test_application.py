@@ -18,7 +18,7 @@ from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import GraphSignature, TensorSignature
+from infra.gateway.wire.signature import GraphSignature, TensorSignature
 
 SIGNATURE = GraphSignature(
     (TensorSignature("x", "FP32", (-1, 2)),), (TensorSignature("y", "FP32", (-1, 2)),), True

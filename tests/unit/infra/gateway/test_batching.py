@@ -15,7 +15,7 @@ from infra.errors import BadInput
 from infra.gateway.batching import DynamicBatcher, Overloaded
 from infra.gateway.metrics import GatewayMetrics
 from infra.gateway.release import ServedRelease
-from infra.gateway.signature import GraphSignature
+from infra.gateway.wire.signature import GraphSignature
 
 
 class Doubling:

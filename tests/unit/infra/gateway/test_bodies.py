@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import BadInput
-from infra.gateway.bodies import TooLarge, Unpacking
+from infra.gateway.wire.bodies import TooLarge, Unpacking
 
 
 def unpacked(encoding: str, data: bytes, most: int = 10_000) -> bytes:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from infra.errors import BadInput
-from infra.gateway.datatypes import LITTLE_ENDIAN, datatype_of, to_bytes
-from infra.gateway.open_inference import (
+from infra.gateway.wire.datatypes import LITTLE_ENDIAN, datatype_of, to_bytes
+from infra.gateway.wire.open_inference import (
     InferenceAnswer,
     InferenceRequest,
     parse_request,

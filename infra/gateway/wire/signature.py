@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from infra.gateway.datatypes import BYTES, datatype_of
+from infra.gateway.wire.datatypes import BYTES, datatype_of
 
 _MIXES = frozenset({"DynamicQuantizeLinear"})
 """Operators whose scale comes of all rows at once: a neighbour would change one's answer."""

@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
-from infra.gateway.datatypes import datatype_of, from_bytes, from_json, to_bytes
+from infra.gateway.wire.datatypes import datatype_of, from_bytes, from_json, to_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MOST_DIMENSIONS = 8

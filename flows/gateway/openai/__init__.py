@@ -1,0 +1,1 @@
+"""OpenAI's interface to models that write, read or hear."""
