@@ -36,11 +36,16 @@ class Child:
         os.close(write)
         self._read = read
 
+    @property
+    def lives(self) -> bool:
+        """Return whether it has not ended yet."""
+        return not os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
     def kill_after(self, seconds: float) -> None:
         """Kill it at a moment of its life, or find that it ended before."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if not self.lives:
                 return
             time.sleep(0.001)
         os.kill(self.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.chaos.children import Child
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.serving.calls import binary
-from benchmarks.serving.load import TimedAnswers, ask
+from benchmarks.serving.load import TimedAnswers, ask, joined
 from benchmarks.serving.workspace import registered, release, served_model, serving
 from tasks.promotion.acts.promoting import promote, roll_back
 from tasks.records import ReleaseRef
@@ -42,7 +42,7 @@ class SwapRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class Swap:
     """One promotion or rollback; times are monotonic."""
 
     name: str
@@ -62,11 +62,14 @@ def measure(quick: bool) -> ResultTable:
             call = binary(served.address, model.tensors, model.name, served.headers)
             ask(call, 2, 1.0)
             acting = Child(lambda: _act(first, second, swaps, calm_s))
-            answers = ask(call, CLIENTS, (swaps + 1) * calm_s + calm_s, _version)
-            ended = acting.end()
+            spans = []
+            while acting.lives:
+                spans.append(ask(call, CLIENTS, calm_s, _version))
+            spans.append(ask(call, CLIENTS, calm_s, _version))
+            answers, ended = joined(spans), acting.end()
     if ended.code:
         raise RuntimeError(f"a swap failed: {ended.said}")
-    acts = [Act(*each) for each in ended.said]
+    acts = [Swap(*each) for each in ended.said]
     rows = [_row(name, answers, acts, calm_s) for name in (PROMOTION, ROLLBACK)]
     return ResultTable(
         "hot-swap",
@@ -111,7 +114,7 @@ def _version(body: bytes) -> str:
     return rest.partition(b'"')[0].decode()
 
 
-def _row(name: str, answers: TimedAnswers, acts: Sequence[Act], calm_s: float) -> SwapRow:
+def _row(name: str, answers: TimedAnswers, acts: Sequence[Swap], calm_s: float) -> SwapRow:
     chosen = [act for act in acts if act.name == name]
     waits = [_wait(answers, act) for act in chosen]
     begins = answers.ends - answers.seconds
@@ -131,7 +134,7 @@ def _row(name: str, answers: TimedAnswers, acts: Sequence[Act], calm_s: float) -
     )
 
 
-def _wait(answers: TimedAnswers, act: Act) -> float:
+def _wait(answers: TimedAnswers, act: Swap) -> float:
     """Return the seconds from an act to the first answer of what it brought; infinite: none."""
     ends = zip(answers.ends, answers.marks, strict=True)
     firsts = (end for end, mark in ends if end >= act.began and mark == act.version)

@@ -13,7 +13,7 @@ import onnx
 import uvicorn
 
 from flows.gateway.fronts import open_front
-from flows.gateway.openai.completions import completion_routes
+from flows.gateway.openai_api.completions import completion_routes
 from infra.engines import open_target
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher

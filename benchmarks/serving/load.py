@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -87,4 +87,15 @@ def ask(
     seconds_taken, ends, marks = zip(*answers, strict=True) if answers else ((), (), ())
     return TimedAnswers(
         np.array(seconds_taken), span, tuple(failures), np.array(ends), tuple(marks)
+    )
+
+
+def joined(spans: Sequence[TimedAnswers]) -> TimedAnswers:
+    """Return the answers of spans that followed each other."""
+    return TimedAnswers(
+        np.concatenate([span.seconds for span in spans]),
+        sum(span.span for span in spans),
+        tuple(failure for span in spans for failure in span.failures),
+        np.concatenate([span.ends for span in spans]),
+        tuple(mark for span in spans for mark in span.marks),
     )

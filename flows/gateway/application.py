@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from flows.gateway.capturing import traffic_writer
 from flows.gateway.follower import Follower
-from flows.gateway.openai.completions import completion_routes
-from flows.gateway.openai.embeddings import embedding_routes
-from flows.gateway.openai.transcriptions import transcription_routes
+from flows.gateway.openai_api.completions import completion_routes
+from flows.gateway.openai_api.embeddings import embedding_routes
+from flows.gateway.openai_api.transcriptions import transcription_routes
 from flows.gateway.steering.deliverer import Deliverer
 from infra.errors import NotFound
 from infra.gateway.application import Gateway

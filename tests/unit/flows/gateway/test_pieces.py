@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flows.gateway.openai.pieces import TextPieces
+from flows.gateway.openai_api.pieces import TextPieces
 from tests.language_folders import tokenizer
 
 TOKENIZER = tokenizer()

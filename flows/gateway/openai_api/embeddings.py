@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront, TextFront
-from flows.gateway.openai.routes import answering, json_response, read_body
+from flows.gateway.openai_api.routes import answering, json_response, read_body
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from flows.gateway.fronts import SpeechFront
-from flows.gateway.openai.routes import answering, json_response
+from flows.gateway.openai_api.routes import answering, json_response
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
 from infra.gateway.endpoint import TooSlow

@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from flows.gateway.fronts import LanguageFront
 from flows.gateway.guards import On
-from flows.gateway.openai.pieces import TextPieces
-from flows.gateway.openai.routes import answering, json_response, problem_of, read_body
+from flows.gateway.openai_api.pieces import TextPieces
+from flows.gateway.openai_api.routes import answering, json_response, problem_of, read_body
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
 from infra.gateway.batching import Overloaded
