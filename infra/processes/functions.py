@@ -39,6 +39,8 @@ try:
         import numpy
         kind, values = type(returned).__name__, None
         try:
+            if numpy.ma.is_masked(returned):  # a case without a value is none
+                returned = returned.astype(float).filled(numpy.nan)
             plain = numpy.asarray(returned)
             if plain.dtype.kind in "biuf":
                 values = plain.astype(numpy.float64)
@@ -46,7 +48,10 @@ try:
             pass
         answer = "", kind, values
 except BaseException as exc:
-    line = " ".join(str(exc).split())[:300]
+    try:
+        line = " ".join(str(exc).encode(errors="backslashreplace").decode().split())[:300]
+    except Exception:  # its own text cannot be made
+        line = ""
     answer = f"{stage} {type(exc).__name__}" + (f": {line}" if line else ""), "", None
 pickle.dump(answer, reply)
 reply.flush()
@@ -117,7 +122,10 @@ def _run(
             process.wait()
     if not reply:
         raise BadInput(f"ended its process ({_ending(process.returncode)})")
-    why, kind, values = pickle.loads(reply)  # noqa: S301  # nosec B301
+    try:
+        why, kind, values = pickle.loads(reply)  # noqa: S301  # nosec B301
+    except (pickle.UnpicklingError, EOFError) as exc:  # ended amid its answer
+        raise BadInput(f"ended its process ({_ending(process.returncode)})") from exc
     if why:
         raise BadInput(str(why))
     return str(kind), values
