@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -39,6 +40,8 @@ from tasks.traffic.formats.bodies.printouts import printed
 from tasks.traffic.formats.raw import Bad
 
 LONGEST_TEXT = 1_000_000  # bytes of UTF-8
+LONGEST_LABEL = 16_000_000
+"""Characters: a label may be a transcript, or a mask as a data URI."""
 Refusal = Callable[[Payload], str | None]
 """Says why a model cannot read a payload that its rules allow; None where it can."""
 
@@ -94,7 +97,21 @@ def _named(value: object) -> object:
         (value.is_finite() if isinstance(value, Decimal) else isfinite(value))
         and value == int(value)
     )
-    return str(int(value)) if whole else str(value)
+    if isinstance(value, Decimal):
+        value = value.normalize()  # a column's scale is no part of the number
+    return str(int(value)) if whole else f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+def _labelled(value: object) -> object:
+    """Return lists and objects, such as boxes, as the JSON that a label is."""
+    if not isinstance(value, (list, Mapping)):
+        return _named(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise PydanticCustomError(
+            "label", "holds what JSON has not, such as NaN or bytes"
+        ) from error
 
 
 def _or(default: str) -> BeforeValidator:
@@ -125,7 +142,10 @@ class _Record(BaseModel):
     latency_ms: FiniteFloat | None = None
     model_version: _OptionalName = None
     decision: _OptionalName = None
-    label: _OptionalName = None
+    label: Annotated[
+        Annotated[str, Field(min_length=1, max_length=LONGEST_LABEL)] | None,
+        BeforeValidator(_labelled),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +202,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
     message = str(error["msg"])
     return (
         f"{name} {message}"
-        if error["type"] == "time"
+        if error["type"] in ("time", "label")
         else f"{name}: {message[:1].lower()}{message[1:]}"
     )
 

@@ -14,6 +14,9 @@ from infra.identifiers import RequestId
 from tasks.personal_data.redaction import redact
 from tasks.records import Request
 
+SHORT = 256
+"""Characters: what is longer comes hardly twice, and is not kept in memory."""
+
 
 def redacted(request: Request) -> Request:
     """Return the request without personal data; ids that are some become stable pseudonyms."""
@@ -26,7 +29,7 @@ def redacted(request: Request) -> Request:
         domain=_clean(request.domain),
         language=_clean(request.language),
         decision=_clean(request.decision) if request.decision else request.decision,
-        label=_clean(request.label) if request.label else request.label,
+        label=_clean_label(request.label) if request.label else request.label,
         model_version=(
             _clean(request.model_version) if request.model_version else request.model_version
         ),
@@ -37,6 +40,13 @@ def redacted(request: Request) -> Request:
 @lru_cache(maxsize=4096)
 def _clean(name: str) -> str:
     return redact(name).text
+
+
+def _clean_label(label: str) -> str:
+    """Return a label without personal data: a class, or what is as long as a text, or a file."""
+    if label.startswith("data:"):  # numbers: an image's or an array's
+        return label
+    return _clean(label) if len(label) <= SHORT else redact(label).text
 
 
 @lru_cache(maxsize=4096)  # a tenant's name comes with each of its requests

@@ -18,7 +18,8 @@ from typing import Any
 
 from tasks.specs.traits import TRAITS
 from tasks.traffic.formats.bodies.binary import filled
-from tasks.traffic.formats.bodies.inference import CONTEXT, Row, rows_of_body
+from tasks.traffic.formats.bodies.calls import rows_of_call
+from tasks.traffic.formats.bodies.inference import CONTEXT, Row, is_name, rows_of_body
 from tasks.traffic.formats.bodies.logged import LoggedBody, first
 from tasks.traffic.formats.bodies.prompts import asks, context_of, texts_of
 from tasks.traffic.formats.documents import Document, read_documents
@@ -28,6 +29,8 @@ from tasks.traffic.formats.raw import Again, Bad, Raw, Source, failing, ready
 _SIDES: Mapping[str, Side] = {"inference.request": "request", "inference.response": "response"}
 _BODIES = ("data", "body", "value")
 """Where a log of events in binary mode keeps the body."""
+_CALLS = ("dataframe_split", "dataframe_records", "text_input")
+"""Fields of what MLflow's scoring server and Triton's generate endpoint are sent."""
 NO_TIME = (
     "it has no time, as KServe's own bucket writer gives none: "
     "say when the first record was taken, --first-at "
@@ -129,6 +132,9 @@ def _requests(pair: Exchange, source: Source) -> Iterator[Raw]:
 def _rows(
     body: Mapping[str, Any], tail: bytes, reply: Mapping[str, Any], source: Source
 ) -> list[Row]:
+    inputs = body.get("inputs")
+    if any(name in body for name in _CALLS) or isinstance(inputs, str) or _are_values(inputs):
+        return rows_of_call(body, source.task, source.shape)
     if "instances" in body or "inputs" in body or not asks(body):
         return rows_of_body(filled(body, tail), source.task, source.shape)
     if TRAITS[source.task].reads != "text":
@@ -136,6 +142,13 @@ def _rows(
     answered_responses = reply.get("object") == "response"
     texts = texts_of(body, turns=answered_responses, answer=reply or None)
     return [{"text": text} for text in texts]
+
+
+def _are_values(inputs: object) -> bool:
+    """Tell whether inputs are what a scoring server takes: columns, or a list of values."""
+    if isinstance(inputs, list):
+        return bool(inputs) and not any(isinstance(item, Mapping) for item in inputs)
+    return isinstance(inputs, Mapping)
 
 
 def _served(answered: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,10 +169,10 @@ def _shared(
     }
     parameters = asked.get("parameters") if isinstance(asked.get("parameters"), Mapping) else {}
     told = context_of(asked, parameters)
-    context = {name: told.get(name) or first(headers.get(f"x-{name}")) for name in CONTEXT}
+    context = {name: told.get(name, first(headers.get(f"x-{name}"))) for name in CONTEXT}
     version = answered.get("model_version") or answered.get("model")
     return {
-        **{name: value for name, value in context.items() if value},
+        **{name: value for name, value in context.items() if is_name(value)},
         "time": time,
         "latency_ms": _milliseconds(began, ended),
         "model_version": str(version) if version else None,

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tasks.specs.tensors import PayloadShape
+from tasks.specs.tensors import PayloadShape, RecordLayout
 from tasks.specs.traits import TRAITS, Task
 from tasks.traffic.formats.bodies.conversation import ROLES
 from tasks.traffic.formats.bodies.inference import (
     CONTEXT,
     TEXT_NAMES,
     Row,
+    is_name,
     row_of_value,
     rows_of_body,
 )
@@ -54,7 +55,7 @@ def _context(value: Mapping[str, Any]) -> Row:
     """Return tenant, domain, language and label of a call, wherever it tells them."""
     beside = {name: item for name in _BESIDE if isinstance(item := value.get(name), Mapping)}
     named = context_of({}, beside.get("params"), beside.get("context"), beside.get("custom_inputs"))
-    return {name: item for name, item in named.items() if isinstance(item, str)}
+    return {name: item for name, item in named.items() if is_name(item)}
 
 
 def _of_object(value: Mapping[str, Any], task: Task, shape: PayloadShape, depth: int) -> list[Row]:
@@ -62,7 +63,9 @@ def _of_object(value: Mapping[str, Any], task: Task, shape: PayloadShape, depth:
         name: item for name, item in value.items() if item not in (None, {}) and name not in _BESIDE
     }
     inputs = asked.get("inputs")
-    if isinstance(inputs, list) and inputs and _has_datatypes(inputs):
+    if (isinstance(inputs, list) and inputs and _has_datatypes(inputs)) or (
+        isinstance(inputs, Mapping) and isinstance(shape, RecordLayout)
+    ):
         return rows_of_body(asked, task, shape)
     if isinstance(split := asked.get("dataframe_split"), Mapping):
         records = _records(split)

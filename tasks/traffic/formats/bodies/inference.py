@@ -56,7 +56,14 @@ def rows_of_body(body: Mapping[str, Any], task: Task, shape: PayloadShape) -> li
         and all(isinstance(entry, Mapping) and "datatype" in entry for entry in inputs)
     ):
         return rows_of_tensors([_tensor(entry) for entry in inputs], task, shape)
+    if isinstance(inputs, Mapping) and isinstance(shape, RecordLayout):
+        return _records_by_input(inputs, shape)
     raise Bad("the body has neither instances (v1) nor inputs with a datatype (v2)")
+
+
+def is_name(value: object) -> bool:
+    """Tell whether a value can be a tenant, domain, language or label: a text or a number."""
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
 
 
 def rows_of_tensors(inputs: Sequence[NamedTensor], task: Task, shape: PayloadShape) -> list[Row]:
@@ -100,7 +107,7 @@ def row_of_value(value: object, task: Task) -> Row:
 
 
 def _context(value: Mapping[str, Any]) -> Row:
-    return {name: value[name] for name in CONTEXT if isinstance(value.get(name), str)}
+    return {name: value[name] for name in CONTEXT if is_name(value.get(name))}
 
 
 def _row_of_object(value: Mapping[str, Any], task: Task) -> Row:
@@ -188,6 +195,29 @@ def _records(inputs: Sequence[NamedTensor], layout: RecordLayout) -> list[Row]:
         }
         for place in range(*sizes or (1,))
     ]
+
+
+def _records_by_input(inputs: Mapping[str, Any], layout: RecordLayout) -> list[Row]:
+    """Return the records of named tensors: of a batch where each has an axis more."""
+    arrays = {
+        name: _nested(name, value, layout.tensors[name].dtype)
+        for name, value in inputs.items()
+        if name in layout.tensors
+    }
+    batched = [name for name in arrays if layout.tensors[name].batched]
+    if not batched or any(arrays[name].ndim <= len(layout.tensors[name].axes) for name in batched):
+        return [{"tensors": arrays}]
+    named = [
+        NamedTensor(name, "FP64", array.shape, array.reshape(-1)) for name, array in arrays.items()
+    ]
+    return _records(named, layout)
+
+
+def _nested(name: str, value: object, dtype: str) -> NDArray[np.generic]:
+    try:
+        return as_dtype(value, dtype)
+    except ValueError as error:
+        raise Bad(f"the input {name} {error}") from None
 
 
 def _array(entry: NamedTensor, dtype: str) -> NDArray[np.generic]:

@@ -70,9 +70,13 @@ class LoggedBody:
             Bad: It is neither, though it claims to be JSON.
         """
         if not isinstance(self.value, bytes):
+            if isinstance(self.value, list):  # as embedding servers answer: no word on the model
+                return {"body": {}}
             return {"body": _object(self.value)}
         if _is_stream(self.value, self.kind):
             return {"body": _of_stream(self.value)}
+        if _is_list(self.value):
+            return {"body": {}}
         try:
             return {"body": parted(self.value, self.length or None)[0]}
         except Bad:
@@ -127,6 +131,14 @@ def _of_stream(data: bytes) -> dict[str, object]:
         if isinstance(chunk, dict):
             known = {name: chunk[name] for name in ("error", "model") if chunk.get(name)} | known
     return known
+
+
+def _is_list(data: bytes) -> bool:
+    """Tell whether an answer is values alone, as embedding servers give."""
+    try:
+        return data.lstrip().startswith(b"[") and isinstance(json.loads(data), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_text(data: bytes) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.traffic.formats.bodies.conversation import content_of, transcript, turns_of
+from tasks.traffic.formats.bodies.inference import is_name
 from tasks.traffic.formats.raw import Bad
 from tasks.transcripts import Turn
 
@@ -94,7 +95,7 @@ def context_of(body: Mapping[str, Any], *holders: object) -> dict[str, object]:
         or fields.get("user_id")
     )
     named = {name: fields.get(name) for name in ("domain", "language", "label")}
-    return {name: value for name, value in {**named, "tenant": tenant}.items() if value}
+    return {name: value for name, value in {**named, "tenant": tenant}.items() if is_name(value)}
 
 
 def _conversation(

@@ -30,7 +30,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "latency_ms": ("number",),
     "model_version": _NAME,
     "decision": _NAME,
-    "label": _NAME,
+    "label": (*_NAME, "list of integers", "list of numbers", "object"),
 }
 """Column -> the kinds that it may be of; the first is what it should be."""
 _NAIVE = "time without zone"
@@ -110,7 +110,7 @@ def _check_columns(
         if kind not in (*_KINDS[name], "nothing"):
             raise BadInput(
                 f"{path} has column {name} of type {schema.field(name).type}: "
-                f"it must be {_KINDS[name][0]}"
+                f"it must be {' or '.join(_KINDS[name])}"
             )
     return names
 
@@ -142,6 +142,7 @@ def kind_of_column(kind: pa.DataType) -> str:
         (_NAIVE, pa.types.is_timestamp(kind)),
         ("list of integers", _is_list(kind) and pa.types.is_integer(_innermost(kind))),
         ("list of numbers", _is_list(kind) and pa.types.is_floating(_innermost(kind))),
+        ("object", pa.types.is_struct(kind)),
         (
             "number",
             pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind),

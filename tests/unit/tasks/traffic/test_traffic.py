@@ -146,6 +146,7 @@ def test_a_good_line_becomes_a_request_with_defaults(tmp_path: Path) -> None:
         (record(time="0001-01-01T00:00:00+05:00"), "time lies outside the calendar"),
         (record(latency_ms="fast"), "latency_ms: input should be a valid number"),
         (record(latency_ms=float("nan")), "latency_ms: input should be a finite number"),
+        (record(label=[float("nan")]), "label holds what JSON has not, such as NaN"),
         (record(domain=[1]), "domain: input should be a valid string"),
         (b'{"request_id": "caf\xe9"}', "the line is not valid UTF-8 at byte 20"),
         (b"{not json}", "the line is not JSON"),
@@ -163,6 +164,22 @@ def test_a_bad_line_is_set_aside_with_its_reason_and_loses_no_other(
     assert reject.line_or_row == 2
     assert reason in reject.reason
     assert len(reject.raw) <= 4000
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [
+        ("a sentence " * 100, "a sentence " * 100),
+        ({"boxes": [[0, 1, 2, 3]], "labels": [0]}, '{"boxes": [[0, 1, 2, 3]], "labels": [0]}'),
+        ([0, 1], "[0, 1]"),
+        (0, "0"),
+    ],
+)
+def test_a_label_is_words_a_number_or_json_of_any_length(
+    tmp_path: Path, label: object, kept: str
+) -> None:
+    taken = lines(tmp_path, record(label=label))
+    assert [request.label for request in taken.accepted] == [kept], taken.rejected
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_records(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.specs.spec import Task
+from tasks.specs.tensors import RecordLayout, TensorLayout
 from tasks.traffic.formats import TrafficFormat
 from tests.unit.tasks.traffic.formats.reading import read, write_lines
 
@@ -100,6 +101,13 @@ def test_an_answer_in_text_is_an_error_of_the_server(tmp_path: Path) -> None:
             [1.0, 0.0],
         ),
         ({"input": ["hello"]}, TEXT, "hello"),
+        ({"inputs": "hello", "parameters": {"truncate": True}}, TEXT, "hello"),
+        ({"inputs": ["hello"]}, TEXT, "hello"),
+        ({"inputs": {"text": ["hello"]}}, TEXT, "hello"),
+        ({"text_input": "hello", "stream": False}, TEXT, "hello"),
+        ({"dataframe_split": {"columns": ["text"], "data": [["hello"]]}}, TEXT, "hello"),
+        ({"dataframe_records": [{"text": "hello", "n": 3}]}, TEXT, "hello"),
+        ({"inputs": [[1.0, 0.0]]}, IMAGE, [1.0, 0.0]),
     ],
 )
 def test_inputs_are_decoded_as_their_senders_mean_them(
@@ -111,6 +119,28 @@ def test_inputs_are_decoded_as_their_senders_mean_them(
     assert reasons == []
     payload = request.payload
     assert (payload if isinstance(payload, str) else np.asarray(payload).tolist()) == wanted
+
+
+@pytest.mark.parametrize("answer", [[[0.5, 0.25]], b"[[0.5, 0.25]]"])
+def test_an_answer_of_values_alone_is_one(tmp_path: Path, answer: object) -> None:
+    asked = {"instances": [{"text": "hello", "label": 0, "domain": 7}]}
+    data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    (request,), reasons, _ = read(events(tmp_path, json.dumps(asked).encode(), data), KSERVE, TEXT)
+    assert (request.label, request.domain, reasons) == ("0", "7", [])
+
+
+def test_named_tensors_of_a_batch_are_a_record_each(tmp_path: Path) -> None:
+    tensors = {
+        "x": TensorLayout("float32", (2,), batched=True),
+        "rate": TensorLayout("int64", (), batched=False),
+    }
+    layout = RecordLayout(tensors, {}, batch=None)
+    body = {"inputs": {"x": [[1, 2], [3, 4]], "rate": 8}}
+    path = events(tmp_path, json.dumps(body).encode(), b"{}")
+    requests, reasons, _ = read(path, KSERVE, Task.CUSTOM, shape=layout)
+    assert reasons == []
+    assert [request.payload["x"].tolist() for request in requests] == [[1, 2], [3, 4]]
+    assert [int(request.payload["rate"]) for request in requests] == [8, 8]
 
 
 def test_events_in_binary_mode_lie_in_headers_beside_a_body(tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ def test_a_day_without_a_time_is_no_time(tmp_path: Path) -> None:
         (pa.float64(), [3.0, float("nan")], "3"),  # pandas, where a value is missing
         (pa.float64(), [2.5, None], "2.5"),
         (pa.decimal128(5, 2), [Decimal("3.00"), None], "3"),
+        (pa.decimal128(5, 2), [Decimal("1.50"), None], "1.5"),
+        (pa.large_list(pa.int64()), [[3, 0], None], "[3, 0]"),
+        (
+            pa.struct({"boxes": pa.list_(pa.float32())}),
+            [{"boxes": [0.5]}, None],
+            '{"boxes": [0.5]}',
+        ),
         (pa.large_string(), ["3", None], "3"),
         (pa.string_view(), ["3", None], "3"),
         (pa.dictionary(pa.int32(), pa.large_string()), ["3", None], "3"),
