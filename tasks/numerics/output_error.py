@@ -22,19 +22,30 @@ def squared_error(histogram: ExponentHistogram, clip: float, step: float | None 
     """
     if not histogram.total:
         return 0.0
+    step = clip / INT8_LARGEST if step is None else step
+    return float(squared_errors(histogram, np.array([clip]), np.array([step]))[0])
+
+
+def squared_errors(
+    histogram: ExponentHistogram, clips: NDArray[np.float64], steps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return `squared_error` of many clips, each with its step, of data: [n], [n] -> [n]."""
     counts = histogram.counts[:FINITE_BINS]
     used = np.flatnonzero(counts)
-    return float(
-        (counts[used] * bin_errors(used, clip, histogram.amax, step)).sum() / histogram.total
-    )
+    errors = bin_errors(used, clips[:, None], histogram.amax, steps[:, None])
+    total: NDArray[np.float64] = (counts[used] * errors).sum(axis=1) / histogram.total
+    return total
 
 
 def bin_errors(
-    bins: NDArray[np.integer], clip: float, amax: float, step: float | None = None
+    bins: NDArray[np.integer],
+    clip: float | NDArray[np.float64],
+    amax: float,
+    step: float | NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return the expected squared error of one value in each of some bins, [used].
 
-    The topmost of the bins ends at `amax`.
+    The topmost of the bins ends at `amax`. Of clips and steps [n, 1] it is [n, used].
     """
     low, high = EDGES[bins], np.minimum(_UPPER[bins], amax)
     below, above = np.maximum(low - clip, 0.0), np.maximum(high - clip, 0.0)

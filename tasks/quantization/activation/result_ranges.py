@@ -3,7 +3,7 @@
 import numpy as np
 
 from tasks.numerics.formats import SMALLEST
-from tasks.numerics.output_error import squared_error
+from tasks.numerics.output_error import squared_errors
 from tasks.numerics.quantizer import Quantizer
 from tasks.observation.observer import SiteObservation
 
@@ -26,15 +26,10 @@ def clipped(observed: SiteObservation, tolerance: float) -> Quantizer:
     seen = observed.histogram
     low, high = float(observed.channel_low.min()), float(observed.channel_high.max())
     clips = seen.amax * np.geomspace(0.02, 1.0, 96)
-    ranges = [(max(min(low, 0.0), -clip), min(max(high, 0.0), clip)) for clip in clips.tolist()]
-    errors = np.array(
-        [
-            squared_error(seen, clip, (above - below) / LEVELS)
-            for clip, (below, above) in zip(clips.tolist(), ranges, strict=True)
-        ]
-    )
+    lows, highs = np.maximum(min(low, 0.0), -clips), np.minimum(max(high, 0.0), clips)
+    errors = squared_errors(seen, clips, (highs - lows) / LEVELS)
     place = int(np.flatnonzero(errors <= errors.min() * (1 + tolerance))[-1])
-    below, above = ranges[place]
+    below, above = float(lows[place]), float(highs[place])
     return Quantizer(float(clips[place]), bounds=(below, max(above, below + SMALLEST)))
 
 

@@ -68,6 +68,6 @@ class IntegerKernels:
     def _planned(self, floats: Collection[str], tolerance: float | None) -> GraphPlan:
         args = (self.model, self.plan, self.observed, self.recipe)
         results = result_quantizers(*args, (), tolerance)
-        wanted = result_quantizers(*args, floats, tolerance)
+        wanted = result_quantizers(*args, floats, tolerance) if floats else results
         unused = tuple(name for name in results if name not in wanted)
         return replace(self.plan, results=results, floats=tuple(floats), unused=unused)
