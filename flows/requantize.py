@@ -212,8 +212,9 @@ def _conclude(
         text = f"{last.recipe} was refused: {last.reason}"
         promotion_steps.record_refusal(release, actor, text, gates)
         return RunOutcome(status=Status.REFUSED, reason=text, **where)  # type: ignore[arg-type]  # keys are fields
-    if require_approval or open_model(model).spec.approval == "manual":
-        promotion_steps.request_approval(release, base, actor, reason)
+    policy = open_model(model).spec.approval
+    if require_approval or policy != "auto":
+        promotion_steps.request_approval(release, base, actor, reason, policy)
         text = f"version {release.version} ({last.recipe}) passed and waits for approval"
         return RunOutcome(status=Status.AWAITING_APPROVAL, reason=text, **where)  # type: ignore[arg-type]
     spec = open_model(model).spec

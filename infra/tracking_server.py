@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
+from infra.access.roles import EVERY, Needs, Role
 from infra.processes.serve import Guarded
 from infra.settings import settings
 
@@ -19,6 +20,8 @@ CHOICE = (
     b"localStorage.setItem('mlflow.workflowType_v1', '\"machine_learning\"')</script>"
 )
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+READ_BY_POST = ("/search", "/graphql", "/search-datasets")
+"""Ends of paths that MLflow's pages read by POST."""
 Next = Callable[[Request], Awaitable[Response]]
 
 
@@ -41,7 +44,14 @@ def application() -> Guarded:
 
     app.middleware("http")(_on_models_first)
     app.middleware("http")(_without_assistant)
-    return Guarded(cast(ASGIApp, app))
+    return Guarded(cast(ASGIApp, app), role_of=role_of)
+
+
+def role_of(method: str, path: str) -> Needs:
+    """Return which role MLflow's own routes need: it shows all models, and asks by POST, too."""
+    asks = method == "POST" and path.endswith(READ_BY_POST)
+    reads = asks or method in ("GET", "HEAD", "OPTIONS")
+    return (Role.VIEWER if reads else Role.ADMIN), EVERY
 
 
 async def _without_assistant(request: Request, call_next: Next) -> Response:

@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from flows.commands.up import link
+from flows.commands.up import console_address
 from flows.orchestration.runtime import prefect_environment
 from flows.orchestration.services import CONSOLE, started
 from infra.errors import RequantError
@@ -31,7 +31,7 @@ def main() -> int:
         with started(chosen, {CONSOLE: opened}, environment=prefect_environment(chosen)) as (
             console,
         ):
-            print(link(chosen, console.address, chosen.actor), flush=True)
+            print(console_address(chosen, console.address), flush=True)
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             with suppress(KeyboardInterrupt):
                 console.process.wait()

@@ -164,6 +164,7 @@ def link(
     """
     from flows.cli import printing
     from flows.commands.up import link
+    from flows.orchestration.identity import process_actor
     from flows.orchestration.services import CONSOLE, running_address
     from infra.access.directory import RESERVED
 
@@ -175,9 +176,12 @@ def link(
     console = running_address(settings(), CONSOLE)
     if console is None:
         raise NotFound(f"no console runs in {settings().root}: start `requant up` first")
-    printing.emit(
-        {"console": link(settings(), console, person or settings().actor)}, as_json, printing.fields
-    )
+    whose = process_actor()
+    if settings().directory().in_use and person not in (None, whose):
+        raise BadInput(
+            "this store has users: they sign in by their own tokens (`requant users token NAME`)"
+        )
+    printing.emit({"console": link(settings(), console, person or whose)}, as_json, printing.fields)
 
 
 @app.command()

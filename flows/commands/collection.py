@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from flows.orchestration.identity import acting
+from flows.orchestration.identity import acting, authorized
+from infra.access.roles import EVERY, Role
 from infra.settings import settings
 from tasks.promotion import journal
 from tasks.promotion.retention import policy as rules
@@ -50,7 +51,9 @@ def collect_garbage(
     if model is not None:
         current_digest(model)
     names = [model] if model else model_names(chosen.store())
-    models = [collect(name, policy, acting(), dry_run=dry_run) for name in names]
+    act = "remove what nothing needs"
+    actor = acting() if dry_run else authorized(Role.ADMIN, model or EVERY, act)
+    models = [collect(name, policy, actor, dry_run=dry_run) for name in names]
     return Collection(models, collect_weights(policy.age, dry_run=dry_run))
 
 
@@ -61,6 +64,7 @@ def hold(model: str, version: str, reason: str, *, lift: bool) -> str:
         NotFound: The ledger knows no such version.
         Refused: Its bundle was removed.
     """
-    entry = journal.commit(model, rules.hold, version, lift=lift, actor=acting(), reason=reason)
+    actor = authorized(Role.ADMIN, model, f"hold or lift version {version} of {model}")
+    entry = journal.commit(model, rules.hold, version, lift=lift, actor=actor, reason=reason)
     word = "no longer held" if lift else "held"
     return f"version {version} is {word}{'' if entry else ', as it was before'}"

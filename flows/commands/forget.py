@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
+from flows.orchestration.identity import authorized
+from infra.access.roles import Role
 from infra.canonical import Json
 from infra.errors import AlreadyExists, BadInput, NotFound, Refused
 from infra.settings import settings
@@ -83,7 +85,7 @@ def forget(
     if (tenant is None) == (request is None):
         raise BadInput("give exactly one of --tenant and --request: what is to be forgotten?")
     current_digest(model)
-    store, who = settings().store(), actor or settings().actor
+    store, who = settings().store(), actor or authorized(Role.ADMIN, model, f"make {model} forget")
     act = (
         erasure.new_act("tenant", tenant)
         if tenant is not None

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from flows.orchestration.identity import process_actor
 from flows.orchestration.runtime import server_environment, using
 from flows.orchestration.services import (
     CONSOLE,
@@ -35,7 +36,7 @@ from flows.orchestration.services import (
 from infra.access.guard import LOGIN
 from infra.access.sessions import Sessions
 from infra.addresses import without_password
-from infra.errors import Refused, Unavailable
+from infra.errors import NotAllowed, Refused, Unavailable
 from infra.processes.interruption import Interrupted, ignore_from_now_on, raise_when_asked
 from infra.processes.supervision import listening_socket, port_of, running
 from infra.settings import Settings
@@ -94,6 +95,14 @@ def link(settings: Settings, console: str, subject: str) -> str:
     return f"{console}/?{LOGIN}={Sessions(settings.secret()).link(subject)}"
 
 
+def console_address(settings: Settings, console: str) -> str:
+    """Return what opens the console: a link, or the bare address where people sign in."""
+    try:
+        return link(settings, console, process_actor())
+    except NotAllowed:
+        return console
+
+
 def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
     """Start all, and tell the addresses once all answer."""
     elsewhere = _elsewhere(settings)
@@ -113,7 +122,7 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
         name: without_password(address).removesuffix("/api") for name, address in addresses.items()
     }
     stack.enter_context(announced(settings, pages))
-    ready(Addresses(link(settings, pages[CONSOLE.name], settings.actor), _titles(pages), moved))
+    ready(Addresses(console_address(settings, pages[CONSOLE.name]), _titles(pages), moved))
     return Everything(list(services), schedules, environment)
 
 

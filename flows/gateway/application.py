@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from flows.gateway.openai_api.completions import completion_routes
 from flows.gateway.openai_api.embeddings import embedding_routes
 from flows.gateway.openai_api.transcriptions import transcription_routes
 from flows.gateway.steering.deliverer import Deliverer
+from infra.access.roles import ANY, EVERY, Needs, Role
 from infra.errors import NotFound
 from infra.gateway.application import Gateway
 from infra.gateway.batching import DynamicBatcher
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from infra.gateway.over_grpc.server import GrpcServer
 
 _log = logging.getLogger(__name__)
+OF_ITS_MODEL = "{model}"
+"""The model of the path or body: `Gateway.endpoint` asks for its viewers."""
 LOOK_S = 5.0
 """Seconds between two looks at what is registered."""
 
@@ -69,12 +72,16 @@ class ServedModels:
 
     def application(self) -> ASGIApp:
         """Return the ASGI application that serves them while it lives."""
+        return traced(RequestIds(self.routed()))
+
+    def routed(self) -> Starlette:
+        """Return its routes, before what goes round each request."""
         routes = [
             *embedding_routes(self.gateway),
             *completion_routes(self.gateway),
             *transcription_routes(self.gateway),
         ]
-        return traced(RequestIds(self.gateway.application(self._lifespan, routes)))
+        return self.gateway.application(self._lifespan, routes)
 
     def _add(self, name: str) -> None:
         capture = Capture(
@@ -119,7 +126,12 @@ class ServedModels:
             return None
         from infra.gateway.over_grpc.server import GrpcServer  # brings gRPC, which few need
 
-        server = GrpcServer(self.gateway, self._settings.secret().key, version("requant"))
+        server = GrpcServer(
+            self.gateway,
+            self._settings.secret().key,
+            version("requant"),
+            directory=self._settings.directory(),
+        )
         _log.warning("gRPC is spoken at 127.0.0.1:%d", await server.start(port))
         return server
 
@@ -133,4 +145,32 @@ def application() -> Guarded:
     """Return the gateway of this process's workspace, for `infra.processes.serve`."""
     chosen = settings()
     only = [name for name in chosen.gateway_models.split(",") if name]
-    return Guarded(ServedModels(chosen, only).application())
+    return Guarded(ServedModels(chosen, only).application(), role_of=role_of)
+
+
+ROLES: Mapping[str, Needs] = {
+    "GET /": (Role.VIEWER, ANY),
+    "GET /v2": (Role.VIEWER, ANY),
+    "GET /v2/health/live": (Role.VIEWER, ANY),
+    "GET /v2/health/ready": (Role.VIEWER, ANY),
+    "POST /v2/repository/index": (Role.VIEWER, ANY),
+    "GET /v1/models": (Role.VIEWER, ANY),
+    "GET /metrics": (Role.VIEWER, EVERY),
+    "GET /v2/models/{model}": (Role.VIEWER, OF_ITS_MODEL),
+    "GET /v2/models/{model}/ready": (Role.VIEWER, OF_ITS_MODEL),
+    "POST /v2/models/{model}/infer": (Role.VIEWER, OF_ITS_MODEL),
+    "GET /v2/models/{model}/versions/{version}": (Role.VIEWER, OF_ITS_MODEL),
+    "GET /v2/models/{model}/versions/{version}/ready": (Role.VIEWER, OF_ITS_MODEL),
+    "POST /v2/models/{model}/versions/{version}/infer": (Role.VIEWER, OF_ITS_MODEL),
+    "POST /v1/embeddings": (Role.VIEWER, OF_ITS_MODEL),
+    "POST /v1/chat/completions": (Role.VIEWER, OF_ITS_MODEL),
+    "POST /v1/completions": (Role.VIEWER, OF_ITS_MODEL),
+    "POST /v1/audio/transcriptions": (Role.VIEWER, OF_ITS_MODEL),
+}
+"""Method and path -> what it needs; lists name only the models that the caller may view."""
+
+
+def role_of(method: str, path: str) -> Needs:
+    """Return what a request needs before its model is known."""
+    role, model = ROLES.get(f"{method} {path}", (Role.VIEWER, OF_ITS_MODEL))
+    return role, ANY if model == OF_ITS_MODEL else model

@@ -67,6 +67,16 @@ def authorized(role: Role, model: str, act: str) -> str:
     return actor
 
 
+@contextmanager
+def noting_refusal(role: Role, model: str, act: str) -> Iterator[None]:
+    """Note in the access log what an act itself refuses to who has the role for it."""
+    try:
+        yield
+    except NotAllowed:
+        settings().directory().note_refusal(acting(), role, model, act)
+        raise
+
+
 def process_actor() -> str:
     """Return for whom this process acts: a name that is given, or the owner of a token.
 

@@ -11,8 +11,19 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
+from infra.access.roles import EVERY, Needs, Role
 from infra.processes.serve import Guarded
 from infra.settings import settings
+
+READ_BY_POST = frozenset(
+    {
+        *("filter", "count", "paginate", "history", "lateness", "counts", "validate"),
+        *("count-deployments", "next-runs", "get_scheduled_flow_runs"),
+    }
+)
+"""Last parts of paths that Prefect's pages read by POST."""
+OPERATED = frozenset({"set_state", "resume", "pause_deployment", "resume_deployment"})
+"""Those by which runs and schedules are stopped and go on."""
 
 
 def application() -> Guarded:
@@ -28,8 +39,24 @@ def application() -> Guarded:
     _sign_in_at_the_guard(cast(Any, application))
     credentials = base64.b64encode(secret.basic.encode()).decode()
     return Guarded(
-        cast(ASGIApp, application), {"authorization": f"Basic {credentials}"}, own_handshake=True
+        cast(ASGIApp, application),
+        {"authorization": f"Basic {credentials}"},
+        own_handshake=True,
+        role_of=role_of,
     )
+
+
+def role_of(method: str, path: str) -> Needs:
+    """Return which role Prefect's own routes need: it shows all models, and asks by POST, too.
+
+    Blocks hold secrets. A run that is started there names nobody, so that its flow refuses it.
+    """
+    last = path.rstrip("/").rpartition("/")[2]
+    if "/block_documents" in path or path.endswith("/events/in"):
+        return Role.ADMIN, EVERY
+    if method in ("GET", "HEAD", "OPTIONS") or (method == "POST" and last in READ_BY_POST):
+        return Role.VIEWER, EVERY
+    return (Role.OPERATOR if last in OPERATED else Role.ADMIN), EVERY
 
 
 def _sign_in_at_the_guard(application: Starlette) -> None:

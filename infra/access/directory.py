@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -46,6 +47,27 @@ class Caller:
 
 OWNER = (Grant(Role.ADMIN, EVERY),)
 """What whoever is let in may do in a store without users."""
+
+
+CURRENT: ContextVar[Caller | None] = ContextVar("caller", default=None)
+"""Who asks, for what lies too deep to be handed the request."""
+
+
+def may_view(model: str) -> bool:
+    """Return whether who asks may view a model; whoever is not known by now was let in."""
+    who = CURRENT.get()
+    return who is None or who.may(Role.VIEWER, model)
+
+
+def require_viewer(model: str) -> None:
+    """Refuse a model to who asks and may not view it.
+
+    Raises:
+        NotAllowed: They lack the role.
+    """
+    who = CURRENT.get()
+    if who is not None and not may_view(model):
+        raise NotAllowed(f"{who.name} may not ask {model}: that needs the role viewer of it")
 
 
 class Directory:
@@ -136,18 +158,22 @@ class Directory:
 
     def refuse(self, name: str, role: Role, model: str, act: str) -> None:
         """Raise `NotAllowed`, and note in the log that somebody asked for what they may not."""
+        self.note_refusal(name, role, model, act)
+        where = "all models" if model == EVERY else model
+        raise NotAllowed(
+            f"{name} may not {act}: that needs the role {role} of {where}; ask an admin for it "
+            "(`requant users list` names them)"
+        )
+
+    def note_refusal(self, name: str, role: Role, model: str, act: str) -> None:
+        """Note that somebody asked for what they may not, once a minute."""
         last, now = self._refusals.get((name, act, model), -SAME_REFUSAL_S), time.monotonic()
         if now - last >= SAME_REFUSAL_S:
             self._refusals = {
                 key: at for key, at in self._refusals.items() if now - at < SAME_REFUSAL_S
             } | {(name, act, model): now}
             noted = event(AccessKind.REFUSED, name, name, act=act, role=role.value, model=model)
-            self.log.commit(lambda _: noted)
-        where = "all models" if model == EVERY else model
-        raise NotAllowed(
-            f"{name} may not {act}: that needs the role {role} of {where}; ask an admin for it "
-            "(`requant users list` names them)"
-        )
+            self.log.commit(lambda accounts: noted if accounts.in_use else None)
 
     def _grants(self, accounts: Accounts, name: str) -> tuple[Grant, ...]:
         if not accounts.in_use:

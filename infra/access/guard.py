@@ -21,9 +21,9 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.access.directory import OWNER, PROGRAM, Caller, Directory
+from infra.access.directory import CURRENT, OWNER, PROGRAM, Caller, Directory
 from infra.access.problems import page, problem
-from infra.access.roles import ANY, EVERY, Role
+from infra.access.roles import ANY, Needs, Role
 from infra.access.secret import WorkspaceSecret
 from infra.access.sessions import Session, Sessions
 from infra.access.sign_in import (
@@ -55,9 +55,9 @@ SHOW_TOKEN = f"Show your token as a bearer, or sign in at {SIGN_IN} with a brows
 LOG_IN = "Open the console by the link that `requant up` or `requant link` prints.\n"
 
 
-def viewer(method: str, path: str) -> Role:
+def viewer(method: str, path: str) -> Needs:
     """Return the role that whoever is let in at all has."""
-    return Role.VIEWER
+    return Role.VIEWER, ANY
 
 
 class Guard:
@@ -72,7 +72,7 @@ class Guard:
         credentials: Mapping[str, str] | None = None,
         own_handshake: bool = False,
         directory: Directory | None = None,
-        role_of: Callable[[str, str], Role] = viewer,
+        role_of: Callable[[str, str], Needs] = viewer,
     ) -> None:
         """Guard an application with a workspace's secret.
 
@@ -84,7 +84,7 @@ class Guard:
             own_handshake: Whether a websocket that no browser opened goes on to the application's
                 own handshake.
             directory: Who the users are; None: whoever is let in may do everything.
-            role_of: Which role a method and path need, where the application knows of none.
+            role_of: Which role a method and path need, of which model.
         """
         self._app = app
         self._service = service
@@ -182,17 +182,17 @@ class Guard:
             scope[CALLER] = self._directory.caller(subject)
             if subject != PROGRAM:
                 await asyncio.to_thread(self._require_role, scope, subject)
+        CURRENT.set(scope[CALLER])
         headers = MutableHeaders(scope=scope)
         for name, value in self._credentials.items():
             headers[name] = value
 
     def _require_role(self, scope: Scope, subject: str) -> None:
         method, path = str(scope.get("method", "GET")), str(scope["path"])
-        role = self._role_of(method, path)
+        role, model = self._role_of(method, path)
         act = f"ask {self._service} for {method} {path}"
-        model = ANY if role is Role.VIEWER else EVERY
         if self._directory is not None and not scope[CALLER].may(role, model):
-            self._directory.refuse(subject, role, EVERY, act)
+            self._directory.refuse(subject, role, model, act)
 
     def _stranger(self, scope: Scope, headers: Headers) -> Response:
         """Ask a person to sign in where the store has users, and a program for its token."""

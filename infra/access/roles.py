@@ -27,6 +27,8 @@ class Role(StrEnum):
     ADMIN = "admin"  # all of that, users, keys, specs, and what removes data
 
 
+Needs = tuple[Role, str]
+"""A role, and the model that it is needed for."""
 _INCLUDED = {
     Role.VIEWER: {Role.VIEWER},
     Role.OPERATOR: {Role.VIEWER, Role.OPERATOR},

@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from infra.errors import BadInput, NotFound, RequantError
+from infra.access.directory import may_view, require_viewer
+from infra.errors import BadInput, NotAllowed, NotFound, RequantError
 from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.metrics import GatewayMetrics
@@ -90,8 +91,8 @@ class Gateway:
 
     @property
     def models(self) -> Collection[str]:
-        """Return the names of what is served."""
-        return self._endpoints.keys()
+        """Return the names of what is served and who asks may view."""
+        return [name for name in self._endpoints if may_view(name)]
 
     @property
     def ready(self) -> bool:
@@ -103,11 +104,12 @@ class Gateway:
         self._metrics.answered(model, code, seconds)
 
     def endpoint(self, model: str) -> Endpoint:
-        """Return a model's endpoint; raises `NotFound`."""
+        """Return a model's endpoint; raises `NotFound`, and `NotAllowed` by who asks."""
+        require_viewer(model)
         endpoint = self._endpoints.get(model)
         if endpoint is None:
             raise NotFound(
-                f"no model is called {model!r} here: {', '.join(sorted(self._endpoints)) or 'none'}"
+                f"no model is called {model!r} here: {', '.join(sorted(self.models)) or 'none'}"
             )
         return endpoint
 
@@ -188,7 +190,8 @@ class Gateway:
 
     async def _index(self, request: Request) -> Response:
         """Answer Triton's repository extension: what is ready, and why others are not."""
-        return _json([_indexed(endpoint) for endpoint in self._endpoints.values()])
+        seen = (endpoint for name, endpoint in self._endpoints.items() if may_view(name))
+        return _json([_indexed(endpoint) for endpoint in seen])
 
     async def _exposition(self, request: Request) -> Response:
         return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
@@ -205,6 +208,8 @@ def problem(error: Exception) -> Response:
         status = 400
     elif isinstance(error, NotFound):
         status = 404
+    elif isinstance(error, NotAllowed):
+        status = 403
     elif isinstance(error, TooSlow):
         status = 504
     elif isinstance(error, RequantError):

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from infra.access.guard import Guard, viewer
-from infra.access.roles import Role
+from infra.access.roles import Needs
 from infra.processes.supervision import end_with_parent
 from infra.settings import use_workspace
 
@@ -33,8 +33,8 @@ class Guarded:
     own_handshake: bool = (
         False  # whether its websockets authenticate programs by their first message
     )
-    # Which role a method and path need, of an application that knows of none itself.
-    role_of: Callable[[str, str], Role] = viewer
+    # Which role a method and path need, of which model.
+    role_of: Callable[[str, str], Needs] = viewer
 
 
 def main() -> None:

@@ -24,6 +24,11 @@ WATCHED = "REQUANT_ENDS_WITH_PARENT"
 """Set for a child whose standard input ends when its parent is gone."""
 
 
+def _handed_on() -> dict[str, str]:
+    """Return this process's environment without the token: what is served acts for nobody."""
+    return {name: value for name, value in os.environ.items() if name != "REQUANT_TOKEN"}
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
@@ -44,7 +49,7 @@ def running(
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
-            env={**os.environ, **(environment or {}), WATCHED: "1"},
+            env={**_handed_on(), **(environment or {}), WATCHED: "1"},
             pass_fds=[handed.fileno() for handed in handed_on],
             start_new_session=True,  # Ctrl-C reaches it only through us
         )

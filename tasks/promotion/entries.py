@@ -145,10 +145,19 @@ def rolled_back(
 
 
 def approval_requested(
-    _: History, release: ReleaseRef, base: str | None, actor: str, reason: str
+    _: History,
+    release: ReleaseRef,
+    base: str | None,
+    actor: str,
+    reason: str,
+    policy: str = "manual",
 ) -> Body:
-    """Return that a candidate waits for a person; `base` as in `promoted`."""
-    return _about(EntryKind.APPROVAL_REQUESTED, release, actor, reason, {"base": base})
+    """Return that a candidate waits for a person; `base` as in `promoted`.
+
+    The spec's policy stands in the entry, so that no later spec loosens it.
+    """
+    details: dict[str, Json] = {"base": base, "policy": policy}
+    return _about(EntryKind.APPROVAL_REQUESTED, release, actor, reason, details)
 
 
 def registered_again(_: History, numbers: Mapping[str, str], reason: str) -> Body:
@@ -197,7 +206,7 @@ def answered(
     """Return a person's answer to a waiting candidate; None when the same was answered before.
 
     `verify` is as in `rolled_back`: what is not intact cannot be approved. Raises `Refused` when no
-    such candidate waits.
+    such candidate waits, `NotAllowed` where another than who asked for it has to approve.
     """
     kind = EntryKind.APPROVED if approve else EntryKind.REJECTED
     request = waiting(entries, version)
@@ -205,6 +214,7 @@ def answered(
         _require_answered(entries, model, version, kind)
         return None
     if approve:
+        ledger.require_other_eyes(request, actor)
         verify(request)
     return body(kind, actor=actor, reason=reason, version=version, release=request.release)
 

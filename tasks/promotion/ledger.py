@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from infra.canonical import Json
 from infra.chain import Link
-from infra.errors import BadInput, Refused
+from infra.errors import BadInput, NotAllowed, Refused
 from infra.identifiers import Digest
 
 
@@ -56,6 +56,8 @@ NUMBERS = "numbers"
 """The detail that says as which version each release was registered again."""
 REQUEST = "request"
 """The detail that names the act behind an entry: the same request is never committed twice."""
+FOUR_EYES = "four-eyes"
+"""The policy by which nobody approves what they asked for."""
 _REIGNS = frozenset({EntryKind.PROMOTED, EntryKind.ROLLED_BACK})
 _ANSWERS = frozenset({EntryKind.APPROVED, EntryKind.REJECTED})
 _ABOUT_A_VERSION = _REIGNS | _ANSWERS | {EntryKind.APPROVAL_REQUESTED}
@@ -219,6 +221,24 @@ def pending_approvals(entries: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]
             pending.append(entry)
         settled.add(entry.version)
     return tuple(pending)
+
+
+def wants_other_eyes(request: LedgerEntry) -> bool:
+    """Return whether another than who asked for a candidate has to approve it."""
+    return request.details.get("policy") == FOUR_EYES
+
+
+def require_other_eyes(request: LedgerEntry, actor: str) -> None:
+    """Refuse that somebody approves what they asked for, where the policy says so.
+
+    Raises:
+        NotAllowed: They do.
+    """
+    if wants_other_eyes(request) and request.actor == actor:
+        raise NotAllowed(
+            f"{actor} asked for version {request.version}, and its spec wants four eyes: somebody "
+            "else has to approve it"
+        )
 
 
 def challenger(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:

@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from infra.canonical import Json
 from infra.errors import NotFound, RequantError, Tampered, Unavailable
 from infra.registry.registry import Projected
 from infra.settings import settings
 from tasks.promotion import journal
-from tasks.promotion.ledger import LedgerEntry, aliases, champion, labels
-from tasks.promotion.reconcile import Reconciliation, reconcile
+from tasks.promotion.ledger import FOUR_EYES, LedgerEntry, aliases, champion, labels
+from tasks.promotion.reconcile import Reconciliation, Verification, reconcile
 from tasks.promotion.registered import marks
 from tasks.promotion.registered.marks import Mark
 from tasks.promotion.verification import verification
+from tasks.specs.registration import current_spec
 
 NOTHING = Projected({}, None, "")
 
@@ -27,8 +29,16 @@ def compare(model: str, entries: Sequence[LedgerEntry]) -> Reconciliation:
     if shown == wanted:
         return reconcile(entries, shown, {}, noted.number)
     lost = _lost(model, entries, projected, noted)
-    checked = {} if shown is None or lost else {shown: verification(model, shown)}
+    checked = {} if shown is None or lost else {shown: _followed(model, shown)}
     return reconcile(entries, shown, checked, noted.number, lost=lost, late=late)
+
+
+def _followed(model: str, version: str) -> Verification:
+    """Return whether an alias that was moved is followed: never around the eyes of a second one."""
+    with suppress(NotFound):  # a model that was never registered has no policy
+        if current_spec(model).approval == FOUR_EYES:
+            return Verification(False, "the spec wants four eyes, and the registry names nobody")
+    return verification(model, version)
 
 
 def _lost(

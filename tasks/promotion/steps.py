@@ -101,9 +101,11 @@ def start_delivery(
 
 
 @step("request-approval")
-def request_approval(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
-    """Let a passing candidate wait for a person, as `challenger`."""
-    journal.commit(release.model, entries.approval_requested, release, base, actor, reason)
+def request_approval(
+    release: ReleaseRef, base: str | None, actor: str, reason: str, policy: str = "manual"
+) -> None:
+    """Let a passing candidate wait for a person, as `challenger`; `policy` is the spec's."""
+    journal.commit(release.model, entries.approval_requested, release, base, actor, reason, policy)
     projection.show(release.model)
 
 

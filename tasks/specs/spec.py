@@ -293,7 +293,8 @@ class ModelSpec(_SpecModel):
     metrics: tuple[MetricSpec, ...] = ()  # of a custom task; their budgets join budgets.quality
     # Read by every scheduled run, each file once: docs/traffic.md.
     sources: Annotated[tuple[SourceSpec, ...], AfterValidator(distinct)] = ()
-    approval: Literal["auto", "manual"] = "auto"
+    # four-eyes: somebody else than who asked for the candidate has to approve it.
+    approval: Literal["auto", "manual", "four-eyes"] = "auto"
     serving: ServingSpec | None = None  # tiers of the gateway: docs/serving.md
     # Where work is spread unless REQUANT_CLUSTER or --cluster says otherwise: docs/scale.md.
     cluster: str | None = Field(default=None, pattern=r"^(none|local|(tcp|tls)://.+)$")

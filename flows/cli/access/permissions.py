@@ -15,7 +15,7 @@ READS: Role | None = None
 ROLES: Mapping[str, Role | None] = {
     "approve": Role.APPROVER,
     "audit verify": READS,
-    "deliver": Role.OPERATOR,
+    "deliver": Role.VIEWER,  # the act asks for operator, or approver of what waits
     "demo": READS,  # in a folder of its own
     "deploy": Role.ADMIN,
     "doctor": READS,

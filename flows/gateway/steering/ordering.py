@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flows.approval import require_known_people
+from flows.orchestration.identity import authorized, noting_refusal
+from infra.access.roles import Role
 from infra.errors import NotFound, Refused
-from infra.settings import settings
 from tasks.promotion import journal, ledger, projection
 from tasks.promotion.acts.restoring import servable
+from tasks.promotion.entries import waiting
 from tasks.promotion.history import reference
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.promotion.serving import deliveries
@@ -31,13 +34,14 @@ def deliver(model: str, version: str, reason: str) -> DeliveryView:
         Refused: It neither waits nor was champion, or another delivery goes on.
         NotFound: There is no such model.
         Tampered: A file of its bundle differs from its digest.
+        NotAllowed: It waits, and who acts is no approver, or asked for it under four eyes.
     """
     shares = current_spec(model).delivery_shares
     entries = journal.read(model)
+    actor = _deliverer(model, entries, version)
     release = servable(_fit(model, entries, version))
     champion = ledger.champion(entries)
     base = champion.version if champion else None
-    actor = settings().actor
     journal.commit(model, deliveries.started, release, base, shares, actor, reason)
     projection.label_or_warn(model)
     return DeliveryView(model, version, "begun")
@@ -58,9 +62,22 @@ def stop(model: str, reason: str) -> DeliveryView:
         raise Refused(
             f"version {delivery.version} of {model} is champion already: roll back instead"
         )
-    actor = settings().actor
+    actor = authorized(Role.OPERATOR, model, f"stop the delivery of {model}")
     journal.commit(model, deliveries.ended, delivery, deliveries.ABORTED, reason, actor)
     return DeliveryView(model, delivery.version, "stopped")
+
+
+def _deliverer(model: str, entries: tuple[LedgerEntry, ...], version: str) -> str:
+    """Return who delivers: what waits is approved by being delivered, and wants an approver."""
+    act = f"deliver version {version} of {model}"
+    request = waiting(entries, version)
+    if request is None:
+        return authorized(Role.OPERATOR, model, act)
+    actor = authorized(Role.APPROVER, model, f"{act}, which waits for approval")
+    require_known_people(model, version)
+    with noting_refusal(Role.APPROVER, model, act):
+        ledger.require_other_eyes(request, actor)
+    return actor
 
 
 def _fit(model: str, entries: tuple[LedgerEntry, ...], version: str) -> ReleaseRef:

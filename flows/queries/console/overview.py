@@ -53,6 +53,7 @@ class Waiting:
     since: str
     actor: str
     reason: str
+    four_eyes: bool = False  # whether another than the actor has to approve
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,12 @@ def _reign(entry: LedgerEntry | None) -> Reign | None:
 
 def _waiting(entry: LedgerEntry) -> Waiting:
     return Waiting(
-        entry.number, str(entry.version), entry.time.isoformat(), entry.actor, entry.reason
+        entry.number,
+        str(entry.version),
+        entry.time.isoformat(),
+        entry.actor,
+        entry.reason,
+        ledger.wants_other_eyes(entry),
     )
 
 

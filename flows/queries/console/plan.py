@@ -118,7 +118,7 @@ def plan(model: str, recipe: str = "", window: str = "", *, require_approval: bo
     by_name = {choice.name: choice for choice in choices}
     gates_of, gates = _binding(model, entries)
     runs = _durations(entries)
-    approval = require_approval or spec.approval == "manual"
+    approval = require_approval or spec.approval != "auto"
     return Plan(
         model,
         tuple(choices),
@@ -130,8 +130,13 @@ def plan(model: str, recipe: str = "", window: str = "", *, require_approval: bo
         tuple(seconds for seconds, _ in runs),
         median(seconds for seconds, _ in runs) if runs else None,
         tuple(end for _, end in runs),
-        "waits for a person's approval" if approval else "becomes champion at once",
+        _ending(spec.approval) if approval else "becomes champion at once",
     )
+
+
+def _ending(policy: str) -> str:
+    others = ", somebody else's than who asks" if policy == "four-eyes" else ""
+    return f"waits for a person's approval{others}"
 
 
 def rollback_plan(model: str, to: str = "") -> RollbackPlan:

@@ -1,11 +1,13 @@
 """The gRPC server of a gateway, on its event loop.
 
-A call shows the workspace's key as `authorization: Bearer KEY` in its metadata, whatever it asks.
+A call shows the workspace's key, or a user's token, as `authorization: Bearer KEY` in its metadata,
+whatever it asks.
 Errors have gRPC's own codes, one sentence each, and never tell of the inside.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -15,7 +17,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from infra.errors import BadInput, NotFound, RequantError
+from infra.access.directory import CURRENT, Directory
+from infra.access.sign_in import TokenDoor
+from infra.errors import BadInput, NotAllowed, NotFound, RequantError
 from infra.gateway.application import EXTENSIONS, MOST_BYTES, Gateway, asking_of
 from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import TooSlow
@@ -28,6 +32,7 @@ _HTTP = {
     grpc.StatusCode.OK: 200,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
@@ -39,8 +44,12 @@ _log = logging.getLogger(__name__)
 class GrpcServer:
     """The protocol's calls over one gateway's endpoints."""
 
-    def __init__(self, gateway: Gateway, key: str, version: str) -> None:
+    def __init__(
+        self, gateway: Gateway, key: str, version: str, *, directory: Directory | None = None
+    ) -> None:
         self._gateway, self._key, self._version = gateway, key, version
+        self._directory = directory
+        self._door = None if directory is None else TokenDoor(directory)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MOST_BYTES),
@@ -89,12 +98,12 @@ class GrpcServer:
             trailing: tuple[tuple[str, str], ...] = ()
             try:
                 headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
-                self._admit(headers)
+                await self._admit(headers, str(context.peer()))
                 request = _parsed(kind, data)
                 model = getattr(request, "model_name", model)
                 response = await answer(request, headers)
             except _NoKey:
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show the workspace's key")
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "show a valid key or token")
             except Exception as error:  # the caller is told what it may know
                 code, told, trailing = _status(error)
             if name == "ModelInfer":
@@ -107,10 +116,21 @@ class GrpcServer:
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _admit(self, headers: Mapping[str, str]) -> None:
+    async def _admit(self, headers: Mapping[str, str], peer: str) -> None:
+        """Note who asks, for `Gateway.endpoint`; raises `_NoKey` where nothing shows it."""
         shown = headers.get("authorization", "")
-        if not hmac.compare_digest(shown.encode(), f"Bearer {self._key}".encode()):
+        if hmac.compare_digest(shown.encode(), f"Bearer {self._key}".encode()):
+            CURRENT.set(None)
+            return
+        token = shown.removeprefix("Bearer ")
+        if self._directory is None or self._door is None or token == shown:
             raise _NoKey
+        if not (await asyncio.to_thread(self._directory.accounts)).in_use:
+            raise _NoKey
+        user = await self._door.user_of(token, peer.rpartition(":")[0])
+        if not isinstance(user, tuple):
+            raise _NoKey
+        CURRENT.set(self._directory.caller(user[0]))
 
     async def _infer(self, request: Any, headers: Mapping[str, str]) -> Any:
         endpoint = self._gateway.endpoint(request.model_name)
@@ -173,6 +193,8 @@ def _status(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         return grpc.StatusCode.INVALID_ARGUMENT, told, ()
     if isinstance(error, NotFound):
         return grpc.StatusCode.NOT_FOUND, told, ()
+    if isinstance(error, NotAllowed):
+        return grpc.StatusCode.PERMISSION_DENIED, told, ()
     if isinstance(error, TooSlow):
         return grpc.StatusCode.DEADLINE_EXCEEDED, told, ()
     if isinstance(error, RequantError):

@@ -1,0 +1,52 @@
+"""The gateway with users: every route is in the table, and a model answers its viewers."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from flows.commands.access import users
+from flows.gateway.application import ROLES, ServedModels, role_of
+from infra.access.guard import Guard
+from infra.access.roles import ANY, EVERY, Role
+from infra.access.secret import WorkspaceSecret
+from infra.settings import Settings, settings
+from tests.unit.infra.gateway.test_application import BODY, gateway
+
+SECRET = WorkspaceSecret(b"a secret only for these tests...")
+
+
+def test_every_route_of_the_gateway_is_in_the_table(workspace: Settings) -> None:
+    application = ServedModels(workspace).routed()
+    routes = {
+        f"{method} {route.path}"
+        for route in application.routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    assert routes == set(ROLES)
+
+
+def test_figures_of_all_models_are_for_viewers_of_all() -> None:
+    assert role_of("GET", "/metrics") == (Role.VIEWER, EVERY)
+    assert role_of("POST", "/v2/models/m/infer") == (Role.VIEWER, ANY)
+
+
+@pytest.mark.parametrize(("grant", "status"), [("viewer:m", 200), ("viewer:other", 403)])
+def test_a_model_answers_its_viewers_only(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch, grant: str, status: int
+) -> None:
+    monkeypatch.setenv("REQUANT_TOKEN", users.add("ada", ["admin"]).token)
+    settings.cache_clear()
+    users.add("vic", [grant])
+    token = users.issue("vic", 1).token
+    served = gateway().application()
+    guard = Guard(served, "gateway", SECRET, directory=settings().directory(), role_of=role_of)
+    shown = {"Authorization": f"Bearer {token}"}
+    with TestClient(guard, base_url="http://127.0.0.1:8500", headers=shown) as client:
+        assert client.post("/v2/models/m/infer", json=BODY).status_code == status
+        index = client.post("/v2/repository/index").json()
+        assert [model["name"] for model in index] == (["m"] if status == 200 else [])
+        assert client.get("/metrics").status_code == 403
