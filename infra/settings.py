@@ -18,6 +18,7 @@ from infra.stores import ObjectStore, open_store
 
 if TYPE_CHECKING:
     from infra.access.directory import Directory
+    from infra.access.oidc import Provider
     from infra.keys.private import SigningKey
     from infra.keys.public import TrustedKeys
     from infra.keys.ring import KeyRing
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
     actor: str = Field(default_factory=_user)
     token: SecretStr | None = None  # who acts, where the store has users: docs/access.md
+    # People may sign in at an OpenID Connect provider, too: docs/access.md.
+    oidc_issuer: str | None = None
+    oidc_client_id: str = "requant"
+    oidc_client_secret: SecretStr | None = None
+    oidc_claim: str = "sub"
     trusted_metrics: str = ""  # packages and folders that metric functions may be imported from
     unisolated_programs: bool = False  # run what a model wrote where nothing isolates it
     cluster: str | None = (
@@ -197,6 +203,15 @@ class Settings(BaseSettings):
         """Return who the users are, and what they may; one a process."""
         return _directory(self)
 
+    def provider(self) -> "Provider | None":
+        """Return where people may sign in beside; raises `BadInput`."""
+        from infra.access.oidc import Provider  # with Starlette, as what is served
+
+        if self.oidc_issuer is None:
+            return None
+        secret = self.oidc_client_secret.get_secret_value() if self.oidc_client_secret else ""
+        return Provider(self.oidc_issuer, self.oidc_client_id, secret, self.oidc_claim)
+
     def registry(self) -> "Registry":
         """Open the MLflow registry."""
         # With httpx, which a command that only reads never needs.
@@ -247,7 +262,7 @@ class Settings(BaseSettings):
         )
 
 
-_CREDENTIALS = {"token"}
+_CREDENTIALS = {"token", "oidc_client_secret"}
 """Settings that stay in the process that they were given to."""
 
 

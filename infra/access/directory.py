@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from infra.access.access_log import AccessLog
 from infra.access.accounts import AccessKind, Accounts, User, event
 from infra.access.roles import EVERY, Grant, Role, allows
-from infra.access.sessions import Session
+from infra.access.sessions import BY_OIDC, OIDC_S, Session
 from infra.access.tokens import KnownTokens, id_of
 from infra.errors import NotAllowed, RequantError, Unavailable
 
@@ -143,6 +143,8 @@ class Directory:
             return True
         user = accounts.users.get(session.subject)
         if user is None or session.opened < datetime.fromisoformat(user.since).timestamp():
+            return False
+        if session.by == BY_OIDC and time.time() - session.opened > OIDC_S:
             return False
         token = accounts.tokens.get(session.by)
         return token is None or token.is_valid(datetime.now(UTC))

@@ -13,15 +13,17 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.access.directory import CURRENT, OWNER, PROGRAM, Caller, Directory
+from infra.access.oidc import Provider, oidc_pages
 from infra.access.problems import page, problem
 from infra.access.roles import ANY, Needs, Role
 from infra.access.secret import WorkspaceSecret
@@ -30,6 +32,7 @@ from infra.access.sign_in import (
     LOCKED,
     SIGN_IN,
     TokenDoor,
+    led_on,
     note_sign_in,
     sign_in_form,
     sign_in_pages,
@@ -72,6 +75,7 @@ class Guard:
         credentials: Mapping[str, str] | None = None,
         own_handshake: bool = False,
         directory: Directory | None = None,
+        oidc: Provider | None = None,
         role_of: Callable[[str, str], Needs] = viewer,
     ) -> None:
         """Guard an application with a workspace's secret.
@@ -84,6 +88,7 @@ class Guard:
             own_handshake: Whether a websocket that no browser opened goes on to the application's
                 own handshake.
             directory: Who the users are; None: whoever is let in may do everything.
+            oidc: Where people may sign in beside; None: by tokens and links alone.
             role_of: Which role a method and path need, of which model.
         """
         self._app = app
@@ -96,7 +101,9 @@ class Guard:
         self._role_of = role_of
         if directory is not None:
             self._door = TokenDoor(directory)
-            self._pages = sign_in_pages(self._sessions, directory, self._door)
+            pages = None if oidc is None else oidc_pages(oidc, self._sessions, directory)
+            self._form = partial(sign_in_form, has_oidc=oidc is not None)
+            self._pages = sign_in_pages(self._sessions, directory, self._door, self._form, pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer for the application."""
@@ -201,7 +208,7 @@ class Guard:
                 LOG_IN, 401, headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
             )
         if "text/html" in headers.get("accept", "") and scope.get("method") in SAFE:
-            return sign_in_form(status=401)
+            return self._form(status=401)
         return problem(401, SHOW_TOKEN, {"WWW-Authenticate": "Bearer"})
 
     def _refusal(self, scope: Scope, sentence: str) -> Response:
@@ -233,7 +240,7 @@ class Guard:
             if not self._counts(session):
                 return None
             await asyncio.to_thread(note_sign_in, self._directory, session)
-        response = _led_on(target + (f"?{rest}" if rest else ""), headers)
+        response = led_on(target + (f"?{rest}" if rest else ""), headers)
         return with_session(response, self._sessions, session)
 
 
@@ -269,21 +276,6 @@ def _is_foreign(headers: Headers, scope: Scope) -> bool:
         headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     )
     return not (navigates and scope.get("method") == "GET")
-
-
-def _led_on(target: str, headers: Headers) -> Response:
-    """Lead from a link to where it opens.
-
-    After a link in another site's page, a mail say, browsers keep strict cookies back through every
-    redirect. A page of ours that goes on by itself is asked with them.
-    """
-    if headers.get("sec-fetch-site") != "cross-site":
-        return RedirectResponse(target, 303)
-    address = escape(quote(target, safe="/?=&%+"))
-    return HTMLResponse(
-        "<!doctype html><title>Requant</title>"
-        f'<meta http-equiv="refresh" content="0;url={address}">'
-    )
 
 
 def _same_origin(headers: Headers) -> bool:

@@ -19,6 +19,11 @@ LINK_S = 12 * 3600
 """Seconds for which a printed link opens a session."""
 SESSION_S = 7 * 24 * 3600
 """Seconds for which a session lasts."""
+BY_OIDC, OIDC_S = "oidc", 12 * 3600
+"""What a session was opened by at an OpenID Connect provider, and for how many seconds it lasts.
+
+What becomes of the identity there is not told here.
+"""
 ORDER_S = 24 * 3600
 """Seconds for which an order names its author.
 

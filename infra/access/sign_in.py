@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from html import escape
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
 
 from infra.access.accounts import AccessKind, event
 from infra.access.attempts import Attempts
@@ -54,11 +56,20 @@ class TokenDoor:
         self._directory.log.commit(lambda _: locked)
 
 
-def sign_in_pages(sessions: Sessions, directory: Directory, door: TokenDoor) -> Starlette:
-    """Return the application of the pages; the guard has checked host and origin before."""
+def sign_in_pages(
+    sessions: Sessions,
+    directory: Directory,
+    door: TokenDoor,
+    form: Callable[..., Response],
+    beside: Starlette | None = None,
+) -> Starlette:
+    """Return the application of the pages; the guard has checked host and origin before.
 
-    async def form(request: Request) -> Response:
-        return sign_in_form()
+    `form` makes the page that asks for a token; `beside` has other ways to sign in.
+    """
+
+    async def asked(request: Request) -> Response:
+        return form()
 
     async def signed_in(request: Request) -> Response:
         posted = await request.form()
@@ -66,9 +77,9 @@ def sign_in_pages(sessions: Sessions, directory: Directory, door: TokenDoor) -> 
         address = request.client.host if request.client else ""
         answer = await door.user_of(token, address)
         if isinstance(answer, int):
-            return sign_in_form(LOCKED.format(wait=answer), 429)
+            return form(LOCKED.format(wait=answer), 429)
         if answer is None:
-            return sign_in_form(WRONG, 401)
+            return form(WRONG, 401)
         name, token_id = answer
         opened = sessions.opened(name, token_id)
         await asyncio.to_thread(note_sign_in, directory, opened)
@@ -84,23 +95,40 @@ def sign_in_pages(sessions: Sessions, directory: Directory, door: TokenDoor) -> 
 
     return Starlette(
         routes=[
-            Route(SIGN_IN, form, methods=["GET"]),
+            Route(SIGN_IN, asked, methods=["GET"]),
             Route(SIGN_IN, signed_in, methods=["POST"]),
             Route(SIGN_OUT, signed_out, methods=["POST"]),
+            *([] if beside is None else [Mount("/", beside)]),
         ]
     )
 
 
-def sign_in_form(problem: str = "", status: int = 200) -> Response:
-    """Return the page that asks for a token."""
+def sign_in_form(problem: str = "", status: int = 200, *, has_oidc: bool = False) -> Response:
+    """Return the page that asks for a token, or leads to the OpenID Connect provider."""
+    beside = '<p><a class="button" href="/-/oidc/sign-in">Sign in by your provider</a></p>'
     told = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     content = (
         f'{told}<form method="post" action="{SIGN_IN}">'
         '<label for="token">Your token, as <code>requant users token</code> printed it</label>'
         '<input id="token" name="token" type="password" required autocomplete="off" autofocus>'
-        "<button>Sign in</button></form>"
+        f"<button>Sign in</button></form>{beside if has_oidc else ''}"
     )
     return page("Sign in", content, status)
+
+
+def led_on(target: str, headers: Mapping[str, str]) -> Response:
+    """Lead from a link to where it opens.
+
+    After a link in another site's page, a mail say, browsers keep strict cookies back through every
+    redirect. A page of ours that goes on by itself is asked with them.
+    """
+    if headers.get("sec-fetch-site") != "cross-site":
+        return RedirectResponse(target, 303)
+    address = escape(quote(target, safe="/?=&%+"))
+    return HTMLResponse(
+        "<!doctype html><title>Requant</title>"
+        f'<meta http-equiv="refresh" content="0;url={address}">'
+    )
 
 
 def note_sign_in(directory: Directory, session: Session) -> None:

@@ -58,6 +58,7 @@ def main() -> None:
         credentials=guarded.credentials,
         own_handshake=guarded.own_handshake,
         directory=chosen.directory(),
+        oidc=chosen.provider(),
         role_of=guarded.role_of,
     )
     config = uvicorn.Config(
