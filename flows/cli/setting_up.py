@@ -73,7 +73,7 @@ def model_add(
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
     from tasks.models.catalog import register
-    from tasks.quantization.target_coverage import target_coverage
+    from tasks.quantization.target_coverage import target_coverage, unusable_targets
     from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:
@@ -81,6 +81,7 @@ def model_add(
         added = register(spec)
         say("asking the targets what they take", 0.8)
         by_target = target_coverage(added)
+        unusable = unusable_targets(added.spec.targets)
     facts = {
         "model": added.name,
         "digest": added.digest,
@@ -95,6 +96,7 @@ def model_add(
             "coverage": covered,
             "by target": by_target,
             "golden weaknesses": weak,
+            "not usable here": unusable,
         }
         printing.emit({**facts, **more}, as_json, printing.fields)
     else:
@@ -109,6 +111,8 @@ def model_add(
             for layer in item.left:
                 if layer not in covered.left:
                     printing.say(f"  leaves {layer.sentence}")
+        for target, sentence in unusable.items():
+            printing.say(f"not usable here: {target}: {sentence}")
         for sentence in weak:
             printing.say(f"cannot be judged: {sentence}")
         printing.say(what_next.after_adding(added.name))

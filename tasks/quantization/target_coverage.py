@@ -82,6 +82,25 @@ def target_coverage(model: RegisteredModel) -> tuple[RecipeCoverage, ...]:
     return tuple(covered)
 
 
+def unusable_targets(targets: Sequence[str]) -> Mapping[str, str]:
+    """Return in a sentence what this host lacks for targets, by target; empty where it has all.
+
+    It is that a target does not open, or that its engines do not run.
+    """
+    reasons = {target: _why_unusable(target) for target in targets}
+    return {target: reason for target, reason in reasons.items() if reason is not None}
+
+
+def _why_unusable(target: str) -> str | None:
+    try:
+        reason = open_target(target).why_not_executable()
+    except Unavailable as exc:
+        return f"{exc}; until then no run of the model comes to its end on this host"
+    if reason is None:
+        return None
+    return f"{reason}: their verdict is inconclusive"
+
+
 def _is_installed(target: str) -> bool:
     try:
         open_target(target)

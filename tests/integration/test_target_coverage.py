@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings, settings
+from tasks.quantization.target_coverage import unusable_targets
 from tests.custom_models import ranker, records, write_model
 
 pytest.importorskip("tensorrt_rtx")
@@ -48,3 +49,20 @@ def test_what_a_device_has_not_is_refused_in_the_builders_words(
     out = added(write_model(tmp_path, ranker(), records(64), targets=TARGETS), capsys)
     assert "int4-weights on tensorrt-rtx: none, because tensorrt-rtx does not build MatMul" in out
     assert "int8 on tensorrt-rtx: 3 layers" in out  # with FP16 for the rest
+
+
+def test_a_target_that_this_host_cannot_use_is_named_with_the_reason(
+    workspace: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = ["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt-rtx"]
+    lacking = unusable_targets(targets)
+    if "onnxruntime-cuda" not in lacking:
+        pytest.skip("this host has a device")
+    spec = write_model(tmp_path, ranker(), records(64), targets=targets)
+    out = added(spec, capsys)
+    assert "not usable here: onnxruntime-cuda: target onnxruntime-cuda cannot be used here" in out
+    assert "no run of the model comes to its end on this host" in out
+    assert "not usable here: tensorrt-rtx: no CUDA device is visible" in out
+    assert "not usable here: onnxruntime-cpu" not in out
+    document = json.loads(added(spec, capsys, "--json"))
+    assert document["not usable here"] == dict(lacking)
