@@ -1,10 +1,7 @@
 """From a folder of weights to the full-precision ONNX graph that everything else starts from."""
 
-import io
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from infra.errors import BadInput
 from tasks.graphs.canonical.given import fix_sizes, fix_values, fixed_values
 from tasks.graphs.canonical.passes import make_canonical
 from tasks.graphs.files import float_weights, load_graph, require_room, require_room_beside
-from tasks.graphs.weights import are_large, large_beside
+from tasks.graphs.weights import are_large
 from tasks.models.adapted import graph_names
 from tasks.models.language.decoder import OriginalText, cut, flatten, load_decoder
 from tasks.models.language.decoder import Probe as DecoderProbe
@@ -31,11 +28,12 @@ from tasks.models.loading import Loaded, OriginalRun
 from tasks.models.speech.hearing import read_hearing
 from tasks.models.speech.recognizer import load_recognizer
 from tasks.models.text.encoder import load_text_encoder
+from tasks.models.tracing.decoder_export import decoder_from_template
+from tasks.models.tracing.torch_export import to_onnx
 from tasks.models.vision.encoder import load_image_encoder
 from tasks.specs.spec import ModelSpec, Task
 from tasks.specs.traits import TRAITS
 
-OPSET = 20
 READY = "model.onnx"
 """A folder that holds it needs no export."""
 TOLERANCE = 1e-4
@@ -68,7 +66,7 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
         raise BadInput(
             f"source: {folder} cannot be loaded as {spec.task}: {_first_line(exc)}"
         ) from exc
-    model = _to_onnx(
+    model = to_onnx(
         loaded.module, loaded.probe, loaded.shapes, list(loaded.probe), [TRAITS[spec.task].output]
     )
     onnx.helper.set_model_props(model, dict(loaded.properties))
@@ -97,8 +95,24 @@ def _language(spec: ModelSpec, folder: Path, size: int) -> onnx.ModelProto:
     cases = (probe, cut(probe, 2, 0, 7), cut(probe, 3, 5, 1), cut(probe, 1, 0, 1))
     runs = [_run(module, case) for case in cases]
     original = module.original
-    model = _to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
+    model = decoder_from_template(module, layout, probe, shapes, beside=are_large(size))
+    if model is not None:
+        try:
+            return _held_against(model, layout, runs, original)
+        except BadInput:
+            pass  # layers differ in more than their weights: each of them is traced
+    model = to_onnx(module, probe, shapes, list(layout.inputs), list(layout.outputs))
     del module  # its weights are in the graph, or beside it: the engine has room for its own
+    return _held_against(model, layout, runs, original)
+
+
+def _held_against(
+    model: onnx.ModelProto,
+    layout: CacheLayout,
+    runs: Sequence["_Run"],
+    original: OriginalText | None,
+) -> onnx.ModelProto:
+    """Mark a decoder's graph, and return it where it computes what torch computed."""
     mark(model, layout)
     engine = open_target("onnxruntime-cpu").load_exact(model.SerializeToString(), {})
     for run in runs:
@@ -250,63 +264,6 @@ LOADERS: Mapping[Task, Callable[[ModelSpec, Path], Loaded]] = {
 
 A language model's cache wants more than one probe, so it is exported by itself.
 """
-
-
-def _to_onnx(
-    module: nn.Module,
-    probe: Mapping[str, object],
-    shapes: Mapping[str, object],
-    inputs: list[str],
-    outputs: list[str],
-) -> onnx.ModelProto:
-    try:
-        # It prints its progress, and names every package that it does without.
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            program = torch.onnx.export(
-                module,
-                kwargs=dict(probe),
-                dynamo=True,
-                input_names=inputs,
-                output_names=outputs,
-                dynamic_shapes=dict(shapes),
-                opset_version=OPSET,
-                verbose=False,
-            )
-    except Exception as exc:  # the exporter's errors derive from whatever its stages raise
-        raise BadInput(
-            f"source: torch could not export the model to ONNX ({_first_line(exc)}); bring a "
-            "model.onnx instead"
-        ) from exc
-    if program is None:
-        raise BadInput("source: torch could not export the model to ONNX")
-    model = _written(program)
-    for item in (
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.value_info,
-    ):
-        # Traces of the exporting machine's source files do not belong into a shipped graph.
-        del item.metadata_props[:]
-    return model
-
-
-def _written(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
-    """Return the graph; weights that are large together are written to files one by one."""
-    initializers = program.model.graph.initializers
-    constants = {
-        name: item.const_value
-        for name, item in initializers.items()
-        if item.const_value is not None
-    }
-    if not are_large(sum(item.nbytes for item in constants.values())):
-        return program.model_proto
-    initializers.clear()
-    model: onnx.ModelProto = program.model_proto
-    for name, constant in constants.items():
-        model.graph.initializer.append(large_beside(constant.numpy(), name))
-    return model
 
 
 def _require_original(model: onnx.ModelProto, runs: Sequence[OriginalRun]) -> None:

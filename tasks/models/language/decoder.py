@@ -212,6 +212,15 @@ def cut(probe: Probe, cases: int, past: int, tokens: int) -> Probe:
     return shorter
 
 
+def with_layers(probe: Probe, shapes: Shapes, layers: int) -> tuple[Probe, Shapes]:
+    """Return a probe and its dynamic dimensions for the first layers alone."""
+    ends = 2 * layers
+    past, dimensions = probe["past"], shapes["past"]
+    if not isinstance(past, list) or not isinstance(dimensions, list):
+        raise TypeError(f"a cache is a list of tensors, not {type(past).__name__}")
+    return {**probe, "past": past[:ends]}, {**shapes, "past": dimensions[:ends]}
+
+
 def _bias(mask: torch.Tensor, past_mask: torch.Tensor) -> torch.Tensor:
     """Return 0 where a new token may look, else the lowest float.
 
