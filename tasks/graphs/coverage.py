@@ -9,11 +9,10 @@ from math import prod
 import onnx
 
 from tasks.graphs.canonical.editing import bodies
-from tasks.graphs.multiply_accumulates import layer_products, tensor_elements
+from tasks.graphs.multiply_accumulates import PRODUCTS, layer_products, products_beside
 from tasks.graphs.sites import Site
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _JOINED = (
     "Attention",
     "DecoderMaskedSelfAttention",
@@ -51,8 +50,6 @@ _NORMALIZED = (
     "it makes, or its factors lie far apart"
 )
 _DOUBLE = "its weight is float64: export the model in float32"
-_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", *_RECURRENT, "Einsum")
-"""Operators that multiply by weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,37 +178,11 @@ def _products(
     counted = layer_products(model, sites, shapes)
     if any(layer.node not in counted for site in sites for layer in site.layers):
         return None
-    elements = tensor_elements(model, shapes) | {
-        name: prod(shape) for name, shape in shapes.items()
-    }
-    widths = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    others = {
-        node.name: _other_products(node, widths, elements)
-        for node in model.graph.node
-        if node.name not in counted and node.op_type in _PRODUCTS
-    }
+    others = products_beside(model, sites, shapes)
     known = {name: count for name, count in others.items() if count is not None}
     total = sum(counted.values()) + sum(known.values())
     taken = sum(counted.values()) + sum(known.get(name, 0) for name in recurrent)
     return taken / total if total and len(known) == len(others) else None
-
-
-def _other_products(
-    node: onnx.NodeProto, widths: Mapping[str, tuple[int, ...]], elements: Mapping[str, int]
-) -> int | None:
-    """Return the multiply-accumulates of a node that is no layer; 0 without a weight."""
-    weight = next((widths[name] for name in node.input if name in widths), None)
-    if weight is None or len(weight) < 2:
-        return 0
-    if node.op_type in _RECURRENT and elements.get(node.input[0]):
-        recurrent = widths.get(node.input[2], ())  # [directions, gates, state]
-        steps = elements[node.input[0]] // weight[-1]  # of all sequences
-        return (prod(weight) + prod(recurrent)) * steps if recurrent else None
-    if node.op_type == "ConvTranspose" and elements.get(node.input[0]):
-        return prod(weight) * elements[node.input[0]] // weight[0]
-    if node.op_type == "MatMul" and elements.get(node.output[0]):
-        return elements[node.output[0]] * weight[-2]
-    return None
 
 
 def _left(
@@ -236,7 +207,7 @@ def _left(
             for name in set(node.input)
             if name in sizes
             and name not in taken
-            and (axes if node.op_type in _PRODUCTS else broad)[name] > 1
+            and (axes if node.op_type in PRODUCTS else broad)[name] > 1
             and sizes[name] > 1
         )
         if node.name in normalizing:

@@ -130,7 +130,7 @@ class Budgets(_SpecModel):
     decode_throughput_ratio: float | None = Field(default=None, gt=0)  # likewise, while it writes
     int8_fraction: float = Field(
         default=0.8, ge=0, le=1
-    )  # of the multiply-accumulates asked for in INT8, what at least has to run in it
+    )  # of the multiply-accumulates asked for in INT8, and of those that no recipe takes, at least
     safety_flips: int = Field(
         default=0, ge=0
     )  # golden safety decisions that differ from full precision

@@ -43,6 +43,10 @@ class TensorLayout:
     batched: bool  # whether the graph has a batch axis before these
 
 
+_MISSING = (
+    "; a state that an output gives back belongs in input.states of the spec, what never changes "
+    "in input.tensors.NAME.value"
+)
 CHUNKS = "chunks"
 """The first axis of what a request of a streaming graph carries: its chunks in their order."""
 
@@ -82,8 +86,9 @@ class RecordLayout:
             BadInput: for other names, dtypes or shapes, naming the input.
         """
         if set(record) != set(self.tensors):
+            more = "" if set(self.tensors) <= set(record) else _MISSING
             raise BadInput(
-                f"the inputs are {_listed(record)}: this model reads {_listed(self.tensors)}"
+                f"the inputs are {_listed(record)}: this model reads {_listed(self.tensors)}{more}"
             )
         sizes: dict[str, int] = {}
         for name, value in record.items():

@@ -16,7 +16,7 @@ from infra.engines.port import Arrays, Engine
 from infra.errors import RequantError, Unavailable
 from infra.weights.naming import whole_size
 from tasks.graphs.integer_regions import marked_floats
-from tasks.graphs.multiply_accumulates import layer_products
+from tasks.graphs.multiply_accumulates import layer_products, products_beside
 from tasks.graphs.short_floats import shortened
 from tasks.metrics.custom.trusted import source_digests
 from tasks.models.batches import Batch
@@ -160,7 +160,11 @@ def _precision(
     opened = open_target(target)
     kept = marked_floats(written) if opened.form == "u8" else ()
     kernels = opened.kernels(layers, inspection)
-    return precision_gate(requested, kernels, why_not, model.spec.budgets.int8_fraction, kept)
+    beside = products_beside(model.graph, model.sites, shapes)
+    if any(product.node not in macs for product in requested):  # counted as one each: no measure
+        beside = dict.fromkeys(beside)
+    least = model.spec.budgets.int8_fraction
+    return precision_gate(requested, kernels, why_not, least, kept, beside)
 
 
 def _costs(model: RegisteredModel, built: BuiltEngine, engine: Engine) -> tuple[GateResult, ...]:

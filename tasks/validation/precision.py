@@ -2,9 +2,10 @@
 
 What was asked stands in the Q/DQ graph, what runs in the engine. A runtime is free to restore
 floats and multiply those: the answers stay right, and the speed that was paid for with accuracy is
-lost. So what asks for INT8 is refused where too few of its multiply-accumulates run in it. Sites
-that a recipe leaves in floating point were not asked for. Layers that a target's form leaves there,
-where INT8 was measured to be slower or too dear, count as not in INT8, and are said to be left.
+lost. So what asks for INT8 is refused where too few of its multiply-accumulates run in it, those
+that no recipe takes (of a GRU, a loop, a transposed convolution) counted as well. Sites that a
+recipe leaves in floating point were not asked for. Layers that a target's form leaves there, where
+INT8 was measured to be slower or too dear, count as not in INT8, and are said to be left.
 """
 
 from __future__ import annotations
@@ -108,13 +109,15 @@ def precision_gate(
     why_not: str,
     least: float = LEAST,
     kept: Collection[str] = (),
+    beside: Mapping[str, int | None] | None = None,
 ) -> tuple[GateResult, ...]:
     """Judge, as the gate `layer-precision`, the fraction of the work that runs as asked.
 
     The work is counted in multiply-accumulates. Under `least` the gate fails, and binds where INT8
     was asked for. There is no gate where no product was asked for. Without kernels (an engine that
     nobody could inspect) it is inconclusive for the reason given, never passed. `kept` are nodes
-    that the target's form leaves in floating point: they count as not in the format.
+    that the target's form leaves in floating point: they count as not in the format. `beside` are
+    multiply-accumulates by node of what no recipe takes; of those None, nobody knows how many.
     """
     if not requested:
         return ()
@@ -124,14 +127,50 @@ def precision_gate(
     unclear = [layer for layer in findings if layer.actual is Execution.UNTOLD]
     done = (Execution.AS_ASKED, Execution.UNTOLD)
     wrong = [layer for layer in findings if layer.actual not in done]
-    total = sum(product.macs for product in requested)
-    fraction = 1 - sum(layer.requested.macs for layer in (*wrong, *unclear)) / total
-    most = 1 - sum(layer.requested.macs for layer in wrong) / total
+    others = _Beside.of(beside or {}, kernels, requested[0].precision)
+    asked = sum(product.macs for product in requested)
+    lost, open_ = (sum(layer.requested.macs for layer in side) for side in (wrong, unclear))
+    whole = asked + others.whole
+    fraction, most = ((asked - less + others.done) / whole for less in (lost + open_, lost))
     verdict = Verdict.PASSED if fraction >= least else Verdict.INCONCLUSIVE
     verdict = Verdict.FAILED if most < least else verdict
     interval = Interval(fraction, fraction, fraction)
-    reason = _reason(findings, wrong, unclear, fraction)
-    return (_gate(verdict, interval, least, requested, reason),)
+    reason = _reason(findings, wrong, unclear, 1 - (lost + open_) / asked)
+    return (_gate(verdict, interval, least, requested, reason + others.told(fraction)),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What multiplies by weights beside the layers of sites."""
+
+    whole: int  # multiply-accumulates; 0 where they cannot be counted
+    done: int  # of these, in the format
+    floats: tuple[str, ...]  # nodes that multiply floats, the dearest first
+    uncounted: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, counts: Mapping[str, int | None], kernels: Sequence[Kernel], precision: str
+    ) -> _Beside:
+        short = {name for item in kernels if item.precision == precision for name in item.nodes}
+        known = {name: count for name, count in counts.items() if count is not None}
+        floats = sorted(
+            (name for name in known if name not in short), key=lambda name: -known[name]
+        )
+        uncounted = tuple(name for name in counts if name not in known)
+        done = sum(count for name, count in known.items() if name in short)
+        return cls(sum(known.values()), done, tuple(floats), uncounted)
+
+    def told(self, fraction: float) -> str:
+        """Say it in a clause, or nothing where there is nothing beside."""
+        if not self.whole and not self.uncounted:
+            return ""
+        parts = [f"{fraction:.1%} of all that multiply by weights"] if self.whole else []
+        if self.floats:
+            parts.append(f"no recipe takes {_listed(self.floats)}")
+        if self.uncounted:
+            parts.append(f"what {_listed(self.uncounted)} multiplies within is not counted")
+        return "".join(f"; {part}" for part in parts)
 
 
 def _finding(requested: QuantizedProduct, kernels: Sequence[Kernel]) -> LayerPrecision:

@@ -159,6 +159,31 @@ def test_what_stays_in_floats_on_purpose_counts_and_is_said_to_be_so() -> None:
     assert gate.verdict is Verdict.FAILED
 
 
+@pytest.mark.parametrize(
+    ("beside", "kernels", "value", "verdict", "told"),
+    [
+        ({"gru": 400}, [], 0.2, Verdict.FAILED, "100.0% of their multiply-accumulates; 20.0% of"),
+        ({"lstm": 400}, [kernel("INT8", "lstm")], 1.0, Verdict.PASSED, "; 100.0% of all"),
+        ({"up": 10}, [kernel("FLOAT", "up")], 100 / 110, Verdict.PASSED, "no recipe takes up"),
+        ({"loop": None}, [], 1.0, Verdict.PASSED, "what loop multiplies within is not counted"),
+        ({}, [], 1.0, Verdict.PASSED, "multiply-accumulates"),
+    ],
+)
+def test_what_no_recipe_takes_counts_as_not_in_int8(
+    beside: dict[str, int | None],
+    kernels: list[Kernel],
+    value: float,
+    verdict: Verdict,
+    told: str,
+) -> None:
+    asked = [QuantizedProduct("fc", "fc", "fc", "INT8", macs=100)]
+    runs = [kernel("INT8", "fc"), *kernels]
+    (gate,) = precision_gate(asked, runs, "", 0.8, beside=beside)
+    assert (gate.estimate and gate.estimate.value) == pytest.approx(value)
+    assert (gate.verdict, gate.binding) == (verdict, verdict is Verdict.FAILED)
+    assert told in gate.reason
+
+
 def test_an_engine_that_nobody_could_inspect_is_inconclusive_and_says_why() -> None:
     gate = precision_gate(ASKED, None, "no CUDA device is visible")[0]
     assert (gate.verdict, gate.estimate) == (Verdict.INCONCLUSIVE, None)
