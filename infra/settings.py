@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from infra.access.directory import Directory
     from infra.access.oidc import Provider
     from infra.keys.private import SigningKey
+    from infra.keys.pseudonyms import PseudonymKeys
     from infra.keys.public import TrustedKeys
     from infra.keys.ring import KeyRing
     from infra.registry.registry import Registry
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     keep_days: int = Field(30, ge=0)  # what `gc` keeps for its youth
     ledger_lock_days: int | None = Field(None, ge=1)  # S3 Object Lock of ledger entries
     access_secret: Path | None = None  # where workers on other hosts are to know who ordered a run
+    pseudonym_key: Path | None = None  # where several hosts bring traffic in
     actor: str = Field(default_factory=_user)
     token: SecretStr | None = None  # who acts, where the store has users: docs/access.md
     # People may sign in at an OpenID Connect provider, too: docs/access.md.
@@ -198,6 +200,12 @@ class Settings(BaseSettings):
     def secret(self) -> WorkspaceSecret:
         """Return the workspace's secret, made the first time."""
         return open_secret(self.access_secret or self.root / "keys" / "access.secret")
+
+    def pseudonym_keys(self) -> "PseudonymKeys":
+        """Return the keys by which names in stored traffic become pseudonyms."""
+        from infra.keys.pseudonyms import PseudonymKeys
+
+        return PseudonymKeys(self.pseudonym_key or self.root / "keys" / "pseudonyms.key")
 
     def directory(self) -> "Directory":
         """Return who the users are, and what they may; one a process."""

@@ -12,14 +12,12 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal
 
 from infra.errors import BadInput
-from infra.identifiers import RequestId
 from tasks.records import Request
-from tasks.traffic.masking import redacted
+from tasks.traffic.masking import names_in_store, stored_tenant
 from tasks.traffic.storage.codec import from_parquet, to_parquet
 
 VERSION = 1
@@ -37,10 +35,12 @@ class Act:
     kind: SubjectKind
     salt: str  # hexadecimal
     pseudonym: str  # hexadecimal
+    others: frozenset[str] = frozenset()  # of what the name was stored as under older keys
 
     def names(self, name: str) -> bool:
         """Return whether a stored name is the one to forget."""
-        return _pseudonym(self.salt, self.kind, name) == self.pseudonym
+        hashed = _pseudonym(self.salt, self.kind, name)
+        return hashed == self.pseudonym or hashed in self.others
 
     def is_about(self, request: Request) -> bool:
         """Return whether a stored request has to go."""
@@ -55,13 +55,13 @@ def new_act(kind: SubjectKind, name: str) -> Act:
     if not name.strip():
         raise BadInput(f"the {kind} to forget has no name: give the id as it stands in the traffic")
     salt = secrets.token_hex(16)
-    return Act(kind, salt, _pseudonym(salt, kind, stored_name(name)))
+    others = frozenset(_pseudonym(salt, kind, stored) for stored in names_in_store(name))
+    return Act(kind, salt, _pseudonym(salt, kind, stored_name(name)), others)
 
 
 def stored_name(name: str) -> str:
     """Return what redaction makes of an id: one that is personal data becomes a pseudonym."""
-    probe = Request(RequestId(name), datetime(1970, 1, 1, tzinfo=UTC), name, "", "", "")
-    return redacted(probe).tenant
+    return stored_tenant(name)
 
 
 def _pseudonym(salt: str, kind: str, name: str) -> str:
@@ -70,7 +70,13 @@ def _pseudonym(salt: str, kind: str, name: str) -> str:
 
 def dump_act(act: Act) -> bytes:
     """Return the note that an act has begun."""
-    document = {"version": VERSION, "kind": act.kind, "salt": act.salt, "pseudonym": act.pseudonym}
+    document = {
+        "version": VERSION,
+        "kind": act.kind,
+        "salt": act.salt,
+        "pseudonym": act.pseudonym,
+        "others": sorted(act.others),
+    }
     return json.dumps(document, sort_keys=True).encode()
 
 
@@ -80,6 +86,7 @@ def parse_act(data: bytes, *, where: str) -> Act:
         document = json.loads(data)
         version, kind = document["version"], document["kind"]
         salt, pseudonym = str(document["salt"]), str(document["pseudonym"])
+        others = frozenset(map(str, document.get("others", ())))
     except (ValueError, KeyError, TypeError) as exc:
         raise BadInput(
             f"{where} is no act of forgetting ({exc!r}): delete it and forget again"
@@ -89,7 +96,7 @@ def parse_act(data: bytes, *, where: str) -> Act:
             f"{where} is an act of version {version!r} about a {kind!r}: "
             "upgrade Requant to carry it out"
         )
-    return Act(kind, salt, pseudonym)
+    return Act(kind, salt, pseudonym, others)
 
 
 def without_requests(

@@ -280,6 +280,20 @@ def traffic_simulate(
     printing.emit(simulated, as_json, printing.fields)
 
 
+@traffic_app.command("rekey")
+def traffic_rekey(
+    drop: Annotated[
+        bool, typer.Option(help="Drop older keys: what they named can be found no more.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make pseudonyms by a new key from now on; those that are stored stay as they are."""
+    from flows.cli import printing
+
+    older = settings().pseudonym_keys().replace(drop=drop)
+    printing.emit({"older keys that are kept": older}, as_json, printing.fields)
+
+
 @traffic_app.command("forget")
 def traffic_forget(
     model: OfModel,

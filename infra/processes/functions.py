@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,16 +99,16 @@ def _run(
 ) -> tuple[str, NDArray[np.float64] | None]:
     """Return the name of what was returned, and its numbers where it holds some."""
     path = [*sys.path, folder] if folder is not None and folder not in sys.path else sys.path
-    with tempfile.TemporaryDirectory() as scratch:
-        request = Path(scratch) / "request"
-        with request.open("wb") as file:
-            pickle.dump(list(path), file)
-            given = None if arguments is None else tuple(arguments)
-            pickle.dump((module, function, given), file)
+    with tempfile.TemporaryFile() as file:  # without a name: nothing is left after a kill
+        pickle.dump(list(path), file)
+        given = None if arguments is None else tuple(arguments)
+        pickle.dump((module, function, given), file)
+        file.flush()
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-c", _DRIVER, str(request)],
+            [sys.executable, "-P", "-c", _DRIVER, f"/dev/fd/{file.fileno()}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            pass_fds=[file.fileno()],
             start_new_session=True,
         )
         try:

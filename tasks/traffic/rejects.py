@@ -11,7 +11,7 @@ from hashlib import sha256
 from infra.errors import AlreadyExists
 from infra.stores import layout
 from infra.stores.port import ObjectStore
-from tasks.personal_data.redaction import redact
+from tasks.personal_data.names import clean
 
 LONGEST_REJECT = 2_000  # bytes kept of a rejected record
 
@@ -54,14 +54,14 @@ def _identity(reason: str, kept: str) -> bytes:
 
 def _kept(reject: Reject) -> str:
     """Return the record as it is stored: redacted and cut."""
-    return redact(reject.raw).text.encode(errors="replace")[:LONGEST_REJECT].decode(errors="ignore")
+    return clean(reject.raw).text.encode(errors="replace")[:LONGEST_REJECT].decode(errors="ignore")
 
 
 def _reject_line(reject: Reject, source: str) -> str:
     raw = _kept(reject)
     record = {
         "version": 1,
-        "source": source,
+        "source": clean(source).text,
         "line_or_row": reject.line_or_row,
         "reason": reject.reason,
         "raw": raw,

@@ -55,6 +55,7 @@ ROLES: Mapping[str, Role | None] = {
     "traffic forget": Role.ADMIN,
     "traffic import": Role.OPERATOR,
     "traffic pull": Role.OPERATOR,
+    "traffic rekey": Role.ADMIN,
     "traffic simulate": Role.OPERATOR,
     "up": READS,  # likewise
     "users add": Role.ADMIN,

@@ -1,4 +1,7 @@
-"""What must be remembered while a file streams by, in a temporary SQLite file, not in memory."""
+"""What must be remembered while a file streams by, in a temporary SQLite file, not in memory.
+
+The file has no name from its first moment on: nothing of it is left, however the process ends.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from infra.errors import Unavailable
 
@@ -24,21 +26,25 @@ def spill(schema: str) -> Iterator[sqlite3.Connection]:
 
     Nothing in it outlives the import, so nothing is synced.
     """
-    with tempfile.TemporaryDirectory(prefix="requant-import-") as folder:
-        database = sqlite3.connect(Path(folder) / "spill.db", isolation_level=None)
-        try:
-            for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KILOBYTES}"):
-                database.execute(f"PRAGMA {pragma}")
-            database.executescript(schema)
-            database.execute("BEGIN")
-            yield database
-        except sqlite3.Error as exc:
-            raise Unavailable(
-                f"the temporary folder {tempfile.gettempdir()} could not hold what waits during "
-                "the import "
-                f"({exc}): free some space there, or point TMPDIR at another disk; "
-                "what was stored before stays, and "
-                "importing the file again stores nothing twice"
-            ) from exc
-        finally:
-            database.close()
+    database = sqlite3.connect("", isolation_level=None)  # SQLite's own unnamed file
+    try:
+        for pragma in (
+            "temp_store=FILE",
+            "journal_mode=OFF",
+            "synchronous=OFF",
+            f"cache_size=-{CACHE_KILOBYTES}",
+        ):
+            database.execute(f"PRAGMA {pragma}")
+        database.executescript(schema)
+        database.execute("BEGIN")
+        yield database
+    except sqlite3.Error as exc:
+        raise Unavailable(
+            f"the temporary folder {tempfile.gettempdir()} could not hold what waits during "
+            "the import "
+            f"({exc}): free some space there, or point TMPDIR at another disk; "
+            "what was stored before stays, and "
+            "importing the file again stores nothing twice"
+        ) from exc
+    finally:
+        database.close()

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from infra.errors import AlreadyExists, BadInput, NotFound, RequantError, Unavailable
 from infra.stores import layout
 from infra.stores.port import ObjectStore
-from tasks.personal_data.redaction import redact
+from tasks.personal_data.names import clean
 from tasks.specs.spec import Task
 from tasks.specs.tensors import PayloadShape
 from tasks.traffic.checks import Refusal, RequestRules
@@ -303,7 +303,7 @@ class _Intake:
 
     def _named(self, file: SourceFile) -> str:
         name = file.name.encode(errors="backslashreplace").decode()
-        return redact(f"{self._reading.source}/{name}").text
+        return clean(f"{self._reading.source}/{name}").text
 
     def _count(self, why: str, files: int = 1) -> None:
         if files:
@@ -372,7 +372,7 @@ def _blame(outcome: _Outcome, path: Path, error: Exception) -> None:
         reason = f"it cannot be read ({error.strerror or error}): let this account read it"
     else:
         reason = f"it cannot be read ({type(error).__name__}: {error}): write or fetch it again"
-    outcome.problem = redact(reason.replace(str(path), "it")).text
+    outcome.problem = clean(reason.replace(str(path), "it")).text
 
 
 def _batches(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:

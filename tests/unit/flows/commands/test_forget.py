@@ -20,6 +20,7 @@ from tasks.profiles import profile_window
 from tasks.promotion import journal
 from tasks.promotion.ledger import EntryKind, body
 from tasks.records import Request
+from tasks.traffic.masking import redacted
 from tasks.traffic.rejects import Reject
 from tasks.traffic.sources import Problem, SourceIntake, last_intake, write_last
 from tasks.traffic.storage.codec import to_parquet
@@ -57,7 +58,7 @@ def stored(workspace: Settings) -> Settings:
     store = workspace.store()
     store.put("models/m/current", json.dumps({"version": 1, "digest": "x"}).encode())
     profile_window(store, "m", write_traffic(store, "m", requests()))
-    kept = to_parquet([erasure.redacted(one) for one in requests()])
+    kept = to_parquet([redacted(one) for one in requests()])
     for folder, digest in (("windows", WINDOW), ("calibration", SET)):
         store.put(f"{folder}/m/{digest}.parquet", kept)
         store.put(
