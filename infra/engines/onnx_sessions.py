@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,8 +58,9 @@ class RanNode:
 class OnnxRuntimeEngine:
     """A session, with its failures translated."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: ort.InferenceSession, device: str = "cpu", index: int = 0) -> None:
+        """Take a session, and the device by the runtime's name on which outputs are kept."""
+        self._session, self._device, self._index = session, device, index
         self._inputs = {item.name: _TYPES.get(item.type) for item in session.get_inputs()}
         self._outputs = [item.name for item in session.get_outputs()]
 
@@ -80,6 +81,26 @@ class OnnxRuntimeEngine:
             raise BadInput(f"the engine refused its inputs: {first_line(exc)}") from exc
         return dict(zip(self._outputs, values, strict=True))
 
+    def run_keeping(self, feeds: Mapping[str, object], fetched: Collection[str]) -> dict[str, Any]:
+        """Run one inference, and leave all but the fetched outputs where they were computed.
+
+        What is kept is the runtime's own, and is fed again without a copy.
+        """
+        binding = self._session.io_binding()
+        try:
+            for name, value in feeds.items():
+                if name in self._inputs:
+                    _bind(binding, name, value, self._inputs[name])
+            for name in self._outputs:
+                device = "cpu" if name in fetched else self._device
+                binding.bind_output(name, device, 0 if device == "cpu" else self._index)
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except RUN_FAILURES as exc:
+            raise BadInput(f"the engine refused its inputs: {first_line(exc)}") from exc
+        outputs = zip(self._outputs, binding.get_outputs(), strict=True)
+        return {name: value.numpy() if name in fetched else value for name, value in outputs}
+
     def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
         """Measure the milliseconds of each run by the wall clock, [rounds]."""
         return wall_clock(lambda: self.run(feeds), rounds)
@@ -90,6 +111,15 @@ class OnnxRuntimeEngine:
         The optimized graph did, when it was built.
         """
         return None
+
+
+def _bind(
+    binding: ort.IOBinding, name: str, value: object, wanted: np.dtype[np.generic] | None
+) -> None:
+    if isinstance(value, ort.OrtValue):
+        binding.bind_ortvalue_input(name, value)
+    else:
+        binding.bind_cpu_input(name, np.ascontiguousarray(typed(np.asarray(value), wanted)))
 
 
 def session_options(graph: bytes, optimized: Path | None = None) -> ort.SessionOptions:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,20 +129,21 @@ class CudaEngine:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
-        self._synchronous = OnnxRuntimeEngine(session)
         self._types = {item.name: item.type for item in session.get_inputs()}
         self._outputs = [item.name for item in session.get_outputs()]
         self._index = _device()
+        self._synchronous = OnnxRuntimeEngine(session, "cuda", self._index)
         self.device = f"cuda:{self._index}"
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
         """Run one inference; feeds and outputs are copied, and the stream is waited for."""
-        try:
+        with _failures_of_the_device():
             return self._synchronous.run(feeds)
-        except BadInput as exc:
-            if _DEVICE_FAILED.search(str(exc.__cause__)):
-                raise Unavailable(f"the device failed while running the engine: {exc}") from exc
-            raise
+
+    def run_keeping(self, feeds: Mapping[str, object], fetched: Collection[str]) -> dict[str, Any]:
+        """Run one inference; arrays are copied to the device, and fetched outputs from it."""
+        with _failures_of_the_device():
+            return self._synchronous.run_keeping(feeds, fetched)
 
     def time_runs(self, feeds: Arrays, rounds: int) -> NDArray[np.float64]:
         """Measure the milliseconds until the outputs are in host memory, [rounds]."""
@@ -189,6 +191,17 @@ class CudaEngine:
                 f"{self._types[name]} on {self.device}"
             )
         return tensor.contiguous()
+
+
+@contextmanager
+def _failures_of_the_device() -> Iterator[None]:
+    """Tell what the device did wrong from what the feeds did."""
+    try:
+        yield
+    except BadInput as exc:
+        if _DEVICE_FAILED.search(str(exc.__cause__)):
+            raise Unavailable(f"the device failed while running the engine: {exc}") from exc
+        raise
 
 
 class _DeviceArray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,25 @@ class Engine(Protocol):
         """Return what the runtime tells of the engine that it loaded, in its own words.
 
         It is JSON, or None where the runtime tells nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepingEngine(Protocol):
+    """An engine that can keep outputs where they were computed, to read them in the next run."""
+
+    def run_keeping(self, feeds: Mapping[str, object], fetched: Collection[str]) -> dict[str, Any]:
+        """Return the fetched outputs as arrays, and the others as the runtime has them.
+
+        Nothing is copied of what is kept. Fed again by another name, it stays where it is.
+
+        Args:
+            feeds: Arrays, and what was kept of an earlier run.
+            fetched: Names of outputs that the caller reads.
+
+        Raises:
+            BadInput: The feeds do not fit.
         """
         ...
 

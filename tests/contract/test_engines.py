@@ -19,7 +19,7 @@ from infra.engines import TARGETS, footprint, onnx_sessions, open_target
 from infra.engines.nvidia.metadata import dump_metadata, parse_metadata
 from infra.engines.nvidia.target import TensorRt
 from infra.engines.onnx_sessions import OnnxRuntimeEngine
-from infra.engines.port import Built, Profile, Shapes, Target
+from infra.engines.port import Built, KeepingEngine, Profile, Shapes, Target
 from infra.errors import BadInput, Refused, Unavailable
 from tasks.graphs.sites import find_sites
 from tasks.numerics.quantizer import Quantizer
@@ -315,6 +315,22 @@ def test_every_error_of_the_runtime_is_translated(
     with pytest.raises(BadInput) as caught:
         OnnxRuntimeEngine(FailingSession(failure)).run({"x": X})  # type: ignore[arg-type]  # a fake
     assert caught.value.__cause__ is failure
+
+
+SQUARE = WEIGHT @ WEIGHT.T
+
+
+def test_what_an_engine_keeps_is_read_by_its_next_run() -> None:
+    engine = open_target("onnxruntime-cpu").load(graphs.product(SQUARE).SerializeToString())
+    assert isinstance(engine, KeepingEngine)
+    (name,) = fetched = list(engine.run({"x": X}))
+    (kept,) = engine.run_keeping({"x": X}, ()).values()
+    assert not isinstance(kept, np.ndarray)
+    np.testing.assert_array_equal(kept.numpy(), engine.run({"x": X})[name])
+    again = engine.run_keeping({"x": engine.run_keeping({"x": X}, ())[name]}, fetched)
+    np.testing.assert_array_equal(again[name], engine.run({"x": kept.numpy()})[name])
+    with pytest.raises(BadInput):
+        engine.run_keeping({"x": np.zeros((1, 1, 7), np.float32)}, fetched)
 
 
 def layers_of(plain: onnx.ModelProto) -> dict[str, str]:

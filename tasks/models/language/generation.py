@@ -1,7 +1,8 @@
 """Texts generated on an engine: the prompt in one prefill, then one token a step over the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from infra.errors import BadInput
 from tasks.models.batches import BATCH
 from tasks.models.language.inputs import Ids, LanguageInputs, padded, prefill_feeds
 from tasks.models.language.layout import LOGITS, CacheLayout
+from tasks.models.language.likelihood import read_keeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,13 @@ def _batch(
     sampling: Sampling,
 ) -> list[list[int]]:
     ids, mask = padded(prompts, left=True)
-    feeds = dict(prefill_feeds(layout, ids, mask))
+    feeds: Mapping[str, Any] = prefill_feeds(layout, ids, mask)
     lengths = mask.sum(axis=1, keepdims=True)
     dice = [np.random.default_rng((sampling.seed, case)) for case in cases]
     written: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
     for step in range(new_tokens):
-        outputs = engine.run(feeds)
+        outputs = read_keeping(engine, feeds)
         chosen = choose(outputs[LOGITS][:, -1], sampling, dice)
         for row in sorted(open_rows):
             if int(chosen[row]) in layout.stops:
@@ -105,12 +107,12 @@ def _batch(
 
 
 def _next(
-    outputs: dict[str, NDArray[np.float32]],
+    outputs: Mapping[str, Any],
     layout: CacheLayout,
     ids: Ids,
     positions: Ids,
     mask: Ids,
-) -> dict[str, NDArray[np.generic]]:
+) -> Mapping[str, Any]:
     """Return feeds of one more token [batch, 1] over what the last step cached.
 
     The mask is [batch, past + 1].

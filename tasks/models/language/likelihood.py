@@ -3,13 +3,14 @@
 The context is read in one prefill, the continuation over its cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.engines.port import Arrays, Engine
+from infra.engines.port import Arrays, Engine, KeepingEngine
 from infra.errors import BadInput
 from tasks.models.batches import BATCH
 from tasks.models.language.inputs import Ids, padded, prefill_feeds
@@ -58,8 +59,8 @@ def likelihoods(
 
 
 def over_cache(
-    layout: CacheLayout, before: Arrays, cached_mask: Ids, ids: Ids, mask: Ids
-) -> Arrays:
+    layout: CacheLayout, before: Mapping[str, Any], cached_mask: Ids, ids: Ids, mask: Ids
+) -> Mapping[str, Any]:
     """Return feeds of more tokens over what a step returned.
 
     Ids and mask are [batch, T], `cached_mask` is of the tokens before, [batch, P].
@@ -73,6 +74,17 @@ def over_cache(
         "past_mask": cached_mask,
         **cache,
     }
+
+
+def read_keeping(engine: Engine, feeds: Mapping[str, object]) -> Mapping[str, Any]:
+    """Run one step whose cache is read by the next step alone: it stays with the engine if it can.
+
+    Returns:
+        The logits as an array, and the cache as the next step takes it.
+    """
+    if isinstance(engine, KeepingEngine):
+        return engine.run_keeping(feeds, (LOGITS,))
+    return engine.run(cast("Arrays", feeds))
 
 
 def _batch(

@@ -4,9 +4,10 @@ One prompt at a time through the very calls that generation makes, both engines 
 stated time. What of the prompts does not fit into that time is cut.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from infra.engines.port import Arrays, Engine
 from infra.errors import BadInput
 from tasks.models.language.inputs import LanguageInputs, padded, prefill_feeds
 from tasks.models.language.layout import LOGITS, CacheLayout
-from tasks.models.language.likelihood import over_cache
+from tasks.models.language.likelihood import over_cache, read_keeping
 
 ROUNDS = 15
 STEPS = 8
@@ -131,14 +132,14 @@ def _round(
 ) -> tuple[float, float, float]:
     """Return the seconds of first token, prefill and decode."""
     started = clock()
-    read = engine.run(_prompt(layout, workload.prompt))
+    read = read_keeping(engine, _prompt(layout, workload.prompt))
     token = _likeliest(read)
     first = clock() - started
     started = clock()
     for step in range(workload.steps):
         cached = np.ones((1, len(workload.prompt) + step), np.int64)
         ids = np.array([[token]], np.int64)
-        read = engine.run(over_cache(layout, read, cached, ids, np.ones_like(ids)))
+        read = read_keeping(engine, over_cache(layout, read, cached, ids, np.ones_like(ids)))
         token = _likeliest(read)
     decode = clock() - started
     started = clock()
@@ -150,5 +151,5 @@ def _prompt(layout: CacheLayout, ids: Sequence[int]) -> Arrays:
     return prefill_feeds(layout, *padded([ids]))
 
 
-def _likeliest(outputs: Arrays) -> int:
+def _likeliest(outputs: Mapping[str, Any]) -> int:
     return int(outputs[LOGITS][0, -1].argmax())

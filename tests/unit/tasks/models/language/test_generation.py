@@ -93,6 +93,44 @@ def test_what_shares_a_batch_with_a_prompt_does_not_change_its_tokens(small: Any
     ]
 
 
+class OnlyRuns:
+    """An engine that hands out its cache as arrays."""
+
+    def __init__(self, engine: Any) -> None:
+        self.run = engine.run
+
+
+class Watched:
+    """An engine that notes what it fetches, and what of its cache it is given back."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.steps: list[tuple[tuple[str, ...], bool]] = []
+
+    def run_keeping(self, feeds: Mapping[str, Any], fetched: tuple[str, ...]) -> dict[str, Any]:
+        cache = [value for name, value in feeds.items() if name.startswith("past.")]
+        self.steps.append((fetched, any(isinstance(value, np.ndarray) for value in cache)))
+        return dict(self._engine.run_keeping(feeds, fetched))
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError("the cache would be copied")
+
+
+def test_a_cache_that_stays_with_the_engine_gives_the_same_tokens(small: Any) -> None:
+    made, asked = small("llama"), prompts(40)
+    watched = Watched(made.engine)
+    layout = made.inputs.layout
+    texts = generate(watched, layout, asked, new_tokens=NEW_TOKENS)  # type: ignore[arg-type]
+    assert texts == generate(
+        OnlyRuns(made.engine),  # type: ignore[arg-type]
+        layout,
+        asked,
+        new_tokens=NEW_TOKENS,
+    )
+    assert {fetched for fetched, _ in watched.steps} == {("logits",)}
+    assert [fed for _, fed in watched.steps[:NEW_TOKENS]] == [True] + [False] * (NEW_TOKENS - 1)
+
+
 def test_a_stop_token_ends_a_text_and_is_not_part_of_it(small: Any) -> None:
     made = small("llama")
     layout = made.inputs.layout
