@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -28,6 +28,7 @@ from tasks.graphs.weights import SMALLEST, are_large, constant_values, large_bes
 
 LIMIT = (1 << 31) - 1
 """Bytes of one protobuf message: a graph travels through releases, registry and runtimes as one."""
+_NO_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 _PACKED = frozenset(
     onnx.TensorProto.DataType.Value(name)
     for name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
@@ -85,6 +86,8 @@ def read_untouched(path: Path) -> onnx.ModelProto:
     except Exception as exc:  # protobuf's and onnx's own kinds
         raise BadInput(f"source: {path} is no readable ONNX file: {_first_line(exc)}") from exc
     _name_once(model.graph)
+    for tensor in _tensors(model.graph):
+        _require_whole(tensor, path)
     outside = sum(
         _length(tensor, path) for tensor in _tensors(model.graph) if uses_external_data(tensor)
     )
@@ -97,9 +100,10 @@ def read_untouched(path: Path) -> onnx.ModelProto:
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as exc:  # onnx's own kinds: it refuses links, whose targets may change
+        line = _first_line(exc)
+        remedy = "copy the folder without links, by cp -rL" if "link" in line else "export it again"
         raise BadInput(
-            f"source: the weights beside {path} cannot be read ({_first_line(exc)}): export the "
-            "model again"
+            f"source: the weights beside {path} cannot be read ({line}): {remedy}"
         ) from exc
     return model
 
@@ -215,6 +219,9 @@ def _length(tensor: onnx.TensorProto, path: Path) -> int:
         )
     size, start, wanted = place.stat().st_size, info.offset or 0, _stored(tensor)
     length = max(size - start, 0) if info.length is None else int(info.length)
+    given = info.length is not None and tensor.data_type not in _PACKED
+    if given and length != wanted and start + max(length, wanted) <= size:
+        _refuse_bytes(tensor, path, length)
     if start + max(length, wanted) > size:
         raise BadInput(
             f"source: weight {tensor.name} ends at byte {start + max(length, wanted)} of "
@@ -222,6 +229,35 @@ def _length(tensor: onnx.TensorProto, path: Path) -> int:
             f"{size}: the file was cut short; copy it again"
         )
     return length
+
+
+def _require_whole(tensor: onnx.TensorProto, path: Path) -> None:
+    """Refuse a tensor inside the graph that holds other numbers than its shape asks for."""
+    if tensor.data_type in _NO_NUMBERS or uses_external_data(tensor):
+        return
+    if any(size < 0 for size in tensor.dims):
+        raise BadInput(
+            f"source: {path} gives weight {tensor.name} the shape {list(tensor.dims)}: export the "
+            "model again"
+        )
+    if tensor.HasField("raw_data"):
+        if tensor.data_type not in _PACKED and len(tensor.raw_data) != _stored(tensor):
+            _refuse_bytes(tensor, path, len(tensor.raw_data))
+        return
+    try:
+        onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as exc:
+        raise BadInput(
+            f"source: {path} holds weight {tensor.name} wrongly ({_first_line(exc)}): export the "
+            "model again"
+        ) from exc
+
+
+def _refuse_bytes(tensor: onnx.TensorProto, path: Path, length: int) -> NoReturn:
+    raise BadInput(
+        f"source: {path} holds {length} bytes of weight {tensor.name}, whose shape "
+        f"{list(tensor.dims)} asks for {_stored(tensor)}: export the model again"
+    )
 
 
 def _stored(tensor: onnx.TensorProto) -> int:

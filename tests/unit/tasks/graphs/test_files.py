@@ -86,6 +86,25 @@ def test_fewer_bytes_than_the_shape_asks_for_are_refused(tmp_path: Path, length:
     assert "cut short" in refusal(path)
 
 
+def test_other_bytes_than_the_shape_asks_for_are_refused_wherever_they_lie(tmp_path: Path) -> None:
+    assert "holds 188 bytes of weight val_0, whose shape [8, 6] asks for 192" in refusal(
+        saved(tmp_path, length="188")
+    )
+    model = graphs.product(WEIGHT)
+    stored = model.graph.initializer[0]
+    for data, field in ((b"\0" * 4, "raw_data"), ([1.0] * 3, "float_data")):
+        stored.ClearField("raw_data")
+        if field == "raw_data":
+            stored.raw_data = data
+        else:
+            stored.float_data.extend(data)
+        (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+        assert "weight val_0" in refusal(tmp_path / "model.onnx")
+    stored.dims[0] = -8
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert "the shape [-8, 6]" in refusal(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "a/../../weights.bin", ""])
 def test_a_path_outside_the_folder_is_refused(tmp_path: Path, location: str) -> None:
     folder = tmp_path / "model"
@@ -103,6 +122,8 @@ def test_a_link_is_refused_wherever_it_leads(tmp_path: Path, link: object) -> No
     (folder / "weights.bin").rename(tmp_path / "elsewhere.bin")
     link(tmp_path / "elsewhere.bin", folder / "weights.bin")  # type: ignore[operator]  # os.link or os.symlink
     assert "weights.bin" in refusal(path)
+    if link is os.link:
+        assert refusal(path).endswith("copy the folder without links, by cp -rL")
 
 
 @pytest.mark.parametrize("offset", ["-1", "x"])
