@@ -41,6 +41,7 @@ MODULES: Mapping[str, str] = {
     "maintain": "benchmarks.orchestration.maintain",
     "console": "benchmarks.orchestration.console",
     "ledger": "benchmarks.orchestration.ledger",
+    "quiet-runs": "benchmarks.orchestration.quiet_runs",
     "serving": "benchmarks.serving.throughput",
     "hot-swap": "benchmarks.serving.hot_swap",
     "capture": "benchmarks.serving.capturing",

@@ -56,6 +56,7 @@ def examine(settings: Settings) -> list[SetupCheck]:
         ("disk", lambda: _disk(settings)),
         ("object store", lambda: _store(settings)),
         ("signing key", lambda: _key(settings)),
+        ("users", lambda: _users(settings)),
         ("registry", lambda: _registry(settings)),
         ("registry's files", lambda: _artifacts(settings)),
         ("champions", lambda: _champions(settings)),
@@ -113,6 +114,16 @@ def _key(settings: Settings) -> SetupCheck:
         return SetupCheck("signing key", "fine", f"verifies by {ids}; signs nothing here")
     name = settings.signer().verifier().key_id
     return SetupCheck("signing key", "fine", f"key {name}, {settings.keys().place}; trusted: {ids}")
+
+
+def _users(settings: Settings) -> SetupCheck:
+    accounts = settings.directory().accounts()
+    if not accounts.in_use:
+        words = "none: whoever holds the workspace, its key or a link does everything"
+        mend = "`requant users add NAME --role admin` makes it a store of several"
+        return SetupCheck("users", "absent", words, mend)
+    words = f"{len(accounts.users)}, of whom {len(accounts.admins)} admins of all models"
+    return SetupCheck("users", "fine", words)
 
 
 def _registry(settings: Settings) -> SetupCheck:
