@@ -26,6 +26,8 @@ RUNS, QUICK_RUNS = 100, 5
 GOAL_MB = 1.0
 TRAFFIC = "store/traffic"
 """What users sent, which is not the run's."""
+SCRIPT = "store/report-scripts"
+"""What all pages share, which the first of all runs stores."""
 BLOCK = 512
 """Bytes of the unit that the file system counts in (POSIX, `st_blocks`)."""
 Used = Mapping[str, tuple[int, int]]

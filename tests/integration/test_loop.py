@@ -108,12 +108,16 @@ print(json.dumps(list(np.asarray(out["logits"]).shape)))
     assert json.loads(done.stdout.splitlines()[-1]) == [3, 10]
 
 
-def test_a_window_like_the_last_one_is_kept(digits: Settings) -> None:
+def test_a_window_like_the_last_one_is_kept_and_costs_little_disk(digits: Settings) -> None:
+    from benchmarks.orchestration.quiet_runs import GOAL_MB, SCRIPT, grown, used
     from flows.maintenance import maintenance
     from flows.outcomes import Status
 
     serve(digits, "digits", 1, images(0.5, 1.0, seed=1))
+    before = used(digits.root)
     outcome = maintenance("digits")
+    left = grown(before, used(digits.root), 1)
+    assert sum(row.megabytes for row in left if row.folder != SCRIPT) <= GOAL_MB, left
     assert outcome.status is Status.KEPT, outcome.reason
     assert not outcome.candidates
     assert outcome.decision is not None

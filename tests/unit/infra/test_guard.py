@@ -12,10 +12,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from flows.commands.access import users
+from infra.access.attempts import WRONG
 from infra.access.directory import PROGRAM
 from infra.access.guard import HEALTH, SUBJECT, Guard, proof
 from infra.access.secret import WorkspaceSecret
 from infra.access.sessions import LINK_S, ORDER_S, SESSION_S, Sessions
+from infra.settings import Settings, settings
 
 SECRET = WorkspaceSecret(b"a secret only for these tests...")
 OTHER = WorkspaceSecret(b"of another workspace............")
@@ -242,3 +245,58 @@ def test_an_order_is_worth_nothing_for_another_and_not_for_ever(
     monkeypatch.undo()
     assert Sessions(OTHER).of_order(note, "rollback of digits") is None
     assert sessions.of_order(sessions.session("Ada"), "rollback of digits") is None
+
+
+@pytest.fixture
+def staffed(workspace: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the store an admin, whose token is returned; wrong tokens are answered at once."""
+    monkeypatch.setattr("infra.access.attempts.DELAY_S", 0.0)
+    token = users.add("ada", ["admin"]).token
+    monkeypatch.setenv("REQUANT_TOKEN", token)
+    settings.cache_clear()
+    return token
+
+
+def test_who_guesses_is_stopped_and_who_is_in_goes_on(staffed: str) -> None:
+    guard = Guard(APPLICATION, "orchestration", SECRET, directory=settings().directory())
+    with client_of(guard) as client:
+        shown = {"Authorization": f"Bearer {staffed}"}
+        assert client.get("/api", headers=shown).json()["subject"] == "ada"
+        guesses = [f"rqt_{'0' * 12}_{number:064x}" for number in range(WRONG.amount)]
+        answers = [
+            client.get("/api", headers={"Authorization": f"Bearer {guess}"}) for guess in guesses
+        ]
+        assert {answer.status_code for answer in answers} == {401}
+        users.add("bob", ["viewer"])
+        fresh = {"Authorization": f"Bearer {users.issue('bob', 1).token}"}
+        stopped = client.get("/api", headers=fresh)
+        assert stopped.status_code == 429
+        assert 0 < int(stopped.headers["retry-after"]) <= 300
+        assert client.get("/api", headers=shown).status_code == 200
+        assert client.get("/api", headers=KEY).status_code == 200
+        client.headers["Origin"] = HERE
+        assert client.post("/-/sign-in", data={"token": "rqt_x"}).status_code == 429
+    noted = [entry for entry in users.log() if entry.kind == "locked-out"]
+    assert len(noted) == 1
+    assert "address testclient" in noted[0].details
+
+
+def test_a_link_of_somebody_who_is_no_user_opens_nothing(staffed: str) -> None:
+    guard = Guard(APPLICATION, "orchestration", SECRET, directory=settings().directory())
+    with client_of(guard) as client:
+        client.get("/", params={"login": Sessions(SECRET).link("eve")})
+        assert client.get("/").status_code == 401
+        client.get("/", params={"login": Sessions(SECRET).link("ada")})
+        assert client.get("/").json()["subject"] == "ada"
+
+
+def test_a_session_ends_with_its_token(staffed: str) -> None:
+    users.add("bob", ["admin"])
+    issued = users.issue("bob", 1)
+    guard = Guard(APPLICATION, "orchestration", SECRET, directory=settings().directory())
+    with client_of(guard) as client:
+        client.headers["Origin"] = HERE
+        assert client.post("/-/sign-in", data={"token": issued.token}).status_code == 303
+        assert client.get("/").status_code == 200
+        users.revoke("bob", issued.token_id)
+        assert client.get("/").status_code == 401

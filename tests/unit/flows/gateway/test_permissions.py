@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from flows.commands.access import users
 from flows.gateway.application import ROLES, ServedModels, role_of
+from infra.access.directory import CURRENT, Caller
 from infra.access.guard import Guard
-from infra.access.roles import ANY, EVERY, Role
+from infra.access.roles import ANY, EVERY, Role, parse_grant
 from infra.access.secret import WorkspaceSecret
+from infra.gateway.over_grpc.server import GrpcServer, _NoKey
 from infra.settings import Settings, settings
 from tests.unit.infra.gateway.test_application import BODY, gateway
 
@@ -50,3 +54,24 @@ def test_a_model_answers_its_viewers_only(
         index = client.post("/v2/repository/index").json()
         assert [model["name"] for model in index] == (["m"] if status == 200 else [])
         assert client.get("/metrics").status_code == 403
+
+
+def test_a_call_over_grpc_shows_the_key_or_a_token(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUANT_TOKEN", users.add("ada", ["admin"]).token)
+    monkeypatch.setattr("infra.access.attempts.DELAY_S", 0.0)
+    settings.cache_clear()
+    users.add("vic", ["viewer:other"])
+    token = users.issue("vic", 1).token
+
+    async def admitted(shown: str) -> Caller | None:
+        server = GrpcServer(gateway(), SECRET.key, "0", directory=settings().directory())
+        await server._admit({"authorization": shown}, "ipv4:127.0.0.1:1")
+        return CURRENT.get()
+
+    assert asyncio.run(admitted(f"Bearer {SECRET.key}")) is None
+    assert asyncio.run(admitted(f"Bearer {token}")) == Caller("vic", (parse_grant("viewer:other"),))
+    for shown in ("", token, "Bearer wrong", f"Bearer {token[:-1]}0"):
+        with pytest.raises(_NoKey):
+            asyncio.run(admitted(shown))
