@@ -73,7 +73,11 @@ def model_add(
     from flows.cli import printing
     from tasks.graphs.canonical.passes import notes_of
     from tasks.models.catalog import register
-    from tasks.quantization.target_coverage import target_coverage, unusable_targets
+    from tasks.quantization.target_coverage import (
+        short_of_int8,
+        target_coverage,
+        unusable_targets,
+    )
     from tasks.validation.preconditions import weaknesses
 
     with printing.progress(quiet=as_json) as say:
@@ -90,8 +94,10 @@ def model_add(
     }
     changed, covered = notes_of(added.graph), added.coverage
     weak = weaknesses(added.spec, added.golden, added.classes, added.pool)
+    short = short_of_int8(by_target, added.spec.budgets.int8_fraction)
     if as_json:
         more = {
+            "short of int8": short,
             "changed": changed,
             "coverage": covered,
             "by target": by_target,
@@ -111,6 +117,8 @@ def model_add(
             for layer in item.left:
                 if layer not in covered.left:
                     printing.say(f"  leaves {layer.sentence}")
+        for sentence in short:
+            printing.say(f"not enough: {sentence}")
         for target, sentence in unusable.items():
             printing.say(f"not usable here: {target}: {sentence}")
         for sentence in weak:

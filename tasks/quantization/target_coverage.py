@@ -82,6 +82,21 @@ def target_coverage(model: RegisteredModel) -> tuple[RecipeCoverage, ...]:
     return tuple(covered)
 
 
+def short_of_int8(covered: Sequence[RecipeCoverage], least: float) -> tuple[str, ...]:
+    """Return a sentence for each target on which no release in INT8 can pass `layer-precision`.
+
+    Args:
+        covered: What each class of recipes takes.
+        least: Of the multiply-accumulates, what has to run in INT8: `budgets.int8_fraction`.
+    """
+    return tuple(
+        f"int8 on {item.target} takes {item.products:.1%} of the products, and "
+        f"budgets.int8_fraction asks for {least:.0%}: no release of it will pass"
+        for item in covered
+        if item.recipes == "int8" and item.products is not None and item.products < least
+    )
+
+
 def unusable_targets(targets: Sequence[str]) -> Mapping[str, str]:
     """Return in a sentence what this host lacks for targets, by target; empty where it has all.
 

@@ -49,6 +49,7 @@ def test_the_other_networks_are_registered_as_shipped_and_right(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_its_int8_is_judged_by_its_character_error_rate(loop: Settings) -> None:
     from flows.outcomes import Status
     from flows.requantize import requantize

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings, settings
-from tasks.quantization.target_coverage import unusable_targets
+from tasks.quantization.target_coverage import RecipeCoverage, short_of_int8, unusable_targets
 from tests.custom_models import ranker, records, write_model
 
 pytest.importorskip("tensorrt_rtx")
@@ -36,6 +36,18 @@ def test_every_class_has_a_line_for_every_target(
     assert len(lines) == 10
     assert all(item["refused"] is None for item in lines.values())
     assert lines["tensorrt-rtx", "int8"]["left"][0]["op"] == "Gather"
+
+
+def test_a_graph_of_which_too_little_can_run_in_int8_is_told_before_anything_is_built() -> None:
+    covered = [
+        RecipeCoverage("onnxruntime-cpu", recipes, None, 1, 0.02, products, ())
+        for recipes, products in (("int8", 0.017), ("int8", None), ("int8", 0.9), ("fp8", 0.017))
+    ]
+    [sentence] = short_of_int8(covered, 0.8)
+    assert sentence == (
+        "int8 on onnxruntime-cpu takes 1.7% of the products, and budgets.int8_fraction asks for "
+        "80%: no release of it will pass"
+    )
 
 
 def test_what_a_device_has_not_is_refused_in_the_builders_words(
