@@ -199,8 +199,14 @@ def test_the_bias_of_a_nearly_dead_channel_does_not_wrap() -> None:
     assert np.linalg.norm(lossy - expected) < 0.1 * np.linalg.norm(expected)
 
 
-def test_a_convolution_that_is_kept_in_floats_has_a_plain_weight_there_and_its_hard_swish() -> None:
-    model = between_convolutions(MIDDLES["HardSwish as exporters write it"])
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_convolution_that_is_kept_in_floats_has_a_plain_weight_there_and_its_hard_swish(
+    divided: bool,
+) -> None:
+    """Where the division by 6 was folded into the weights behind it, HardSigmoid takes it back."""
+    middle = MIDDLES["HardSwish as exporters write it"]
+    model = between_convolutions(middle if divided else middle[:3])
+    floats = ("conv.a",) if divided else ("conv.a", "conv.last")
     for item in model.graph.initializer:
         if item.name == "half":
             item.CopyFrom(numpy_helper.from_array(np.full((), 3, np.float32), "half"))
@@ -208,21 +214,53 @@ def test_a_convolution_that_is_kept_in_floats_has_a_plain_weight_there_and_its_h
     chosen = find_recipe("int8-max")
     tuned = tune(model, sites, observed, chosen, None)
     derived = quantize(CalibrationEvidence(model, sites, observed), chosen, None, tuned).derived
-    wanted = result_quantizers(model, derived.plan, observed, chosen, ["conv.a"])
+    wanted = result_quantizers(model, derived.plan, observed, chosen, floats)
     unused = tuple(set(derived.results) - set(wanted))
-    stored = write(replace(derived.plan, floats=("conv.a",), unused=unused))
+    stored = write(replace(derived.plan, floats=floats, unused=unused))
     graph = lower(stored, "u8")
     makers = {name: node for node in graph.graph.node for name in node.output}
     (first,) = [node for node in graph.graph.node if node.name == "conv.a"]
     assert first.input[0] == "x"
     assert first.input[1] not in makers
-    assert "HardSigmoid" in {node.op_type for node in graph.graph.node}
+    assert {"HardSigmoid"} == {node.op_type for node in graph.graph.node} & {"HardSigmoid", "Clip"}
     target = open_target("onnxruntime-cpu")
     expected = target.load(model.SerializeToString()).run({"x": noise()})["z"]
     lossy = target.load(graph.SerializeToString()).run({"x": noise()})["z"]
     assert np.corrcoef(expected.ravel(), lossy.ravel())[0, 1] > 0.99
     assert "x.quantize" in {node.name for node in lower(stored, "s8").graph.node}
     assert not lower(stored, "s8").metadata_props
+
+
+def test_a_classifier_is_computed_in_integers_from_its_first_quantizer_to_its_last_sum() -> None:
+    """The head reads the levels that the pool moved: nothing is restored and rounded again."""
+    rng = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("MaxPool", ["r"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("Gemm", ["f", "v", "b"], ["g"], "hidden"),
+        helper.make_node("Relu", ["g"], ["h"], "cut"),
+        helper.make_node("Gemm", ["h", "u", "d"], ["z"], "head"),
+    ]
+    weights = {
+        "w": rng.normal(0, 0.2, (8, 8, 3, 3)),
+        "v": rng.normal(0, 0.1, (128, 16)),
+        "b": rng.normal(0, 1, 16),
+        "u": rng.normal(0, 0.2, (16, 4)),
+        "d": rng.normal(0, 1, 4),
+    }
+    floats = {name: np.float32(value) for name, value in weights.items()}
+    model = graphs.model(nodes, floats, {"x": ["n", *SHAPE[1:]]}, {"z": ["n", 4]})
+    graph = lower(quantized(model), "u8").SerializeToString()
+    target, shapes = open_target("onnxruntime-cpu"), Shapes(SHAPE, SHAPE, SHAPE)
+    layers = json.loads(target.build(graph, {"x": shapes}).layers)["layers"]
+    kernels = [layer["type"] for layer in layers if layer["type"] not in MOVES | {"NhwcMaxPool"}]
+    assert kernels == ["QuantizeLinear", "QLinearConv", "QGemm", "QGemm"]
+    expected, lossy = (
+        target.load(data).run({"x": noise()})["z"] for data in (model.SerializeToString(), graph)
+    )
+    assert np.linalg.norm(lossy - expected) < 0.03 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("way", ["marked", "excluded"])

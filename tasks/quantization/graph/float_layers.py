@@ -12,18 +12,19 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
+from infra.weights.naming import is_beside
 from tasks.graphs.integer_regions import mark_floats, marked_floats
-from tasks.graphs.weights import constant_values, constants_like, inside
+from tasks.graphs.weights import constant_values, constants_like, inside, large_beside
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
 _PULLED = (*_CONVOLUTIONS, "Gemm")
 """Layers whose float weights ONNX Runtime quantizes where it finds quantizers around them."""
 _FLOAT, _FP8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT8E4M3FN
-_HARD_SWISH = (3.0, 0.0, 6.0, 6.0)
+_SIX = 6.0
+_HARD_SWISH = (3.0, 0.0, _SIX)
 """x · min(max(x + 3, 0), 6) / 6: Howard et al., "Searching for MobileNetV3" (2019), section 5.2."""
 
 
@@ -154,57 +155,93 @@ def _part_from_quantizers(graph: onnx.GraphProto) -> None:
 
 
 def _fuse_hard_swish(graph: onnx.GraphProto) -> None:
-    """Write Add, Clip, Mul and Div as HardSigmoid and Mul, wherever nobody else reads between."""
-    scalars = {
-        item.name: constant_values(item)
-        for item in graph.initializer
-        if int(np.prod(item.dims)) == 1 and item.data_type == onnx.TensorProto.FLOAT
-    }
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, int] = {item.name: 2 for item in graph.output}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+    """Write a HardSwish's arithmetic as HardSigmoid and Mul, wherever nobody else reads between.
+
+    Where its division by 6 lies in the weights behind it, they are multiplied by 6 again.
+    """
+    chains = _HardSwishes(graph)
     superseded: set[str] = set()
-    for last in [node for node in graph.node if node.op_type == "Div"]:
-        chain = _hard_swish(last, makers, scalars)
-        if chain is None or any(readers[node.output[0]] != 1 for node in chain[:3]):
+    for product in [node for node in graph.node if node.op_type == "Mul"]:
+        chain = chains.ending_in(product)
+        if chain is None:
             continue
-        add, clip, product = chain[:3]
-        source = next(name for name in product.input if name != clip.output[0])
+        add, clip, source, last = chain
+        if last is product and not chains.multiply_readers(product.output[0]):
+            continue
         gate, result = clip.output[0], last.output[0]
         add.CopyFrom(
             helper.make_node("HardSigmoid", [source], [gate], add.name, alpha=1 / 6, beta=0.5)
         )
         product.CopyFrom(helper.make_node("Mul", [source, gate], [result], product.name))
-        superseded |= {clip.name, last.name}
+        superseded |= {clip.name} | ({last.name} if last is not product else set())
     _keep(graph, [node for node in graph.node if node.name not in superseded])
 
 
-def _hard_swish(
-    last: onnx.NodeProto,
-    makers: dict[str, onnx.NodeProto],
-    scalars: dict[str, NDArray[np.generic]],
-) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto, onnx.NodeProto] | None:
-    """Return the four nodes that end in this division, where they are a HardSwish."""
-    product = makers.get(last.input[0])
-    if product is None or product.op_type != "Mul":
+class _HardSwishes:
+    """Finds x * min(max(x + 3, 0), 6), with and without the division by 6 behind it."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._constants = {item.name: item for item in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._outputs = {item.name for item in graph.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    def ending_in(
+        self, product: onnx.NodeProto
+    ) -> tuple[onnx.NodeProto, onnx.NodeProto, str, onnx.NodeProto] | None:
+        """Return the sum, the clip, what both read, and the last node; None where it is no such."""
+        for gate, source in (product.input, product.input[::-1]):
+            clip = self._makers.get(gate)
+            if clip is None or clip.op_type != "Clip" or len(clip.input) != 3:
+                continue
+            add = self._makers.get(clip.input[0])
+            if add is None or add.op_type != "Add" or source not in add.input:
+                continue
+            three = next((name for name in add.input if name != source), "")
+            bounds = [self._scalar(name) for name in (three, *clip.input[1:])]
+            inner = all(self._has_one_reader(node.output[0]) for node in (add, clip))
+            if bounds == list(_HARD_SWISH) and inner:
+                return add, clip, source, self._division(product) or product
         return None
-    for gate, source in (product.input, product.input[::-1]):
-        clip = makers.get(gate)
-        if clip is None or clip.op_type != "Clip" or len(clip.input) != 3:
-            continue
-        add = makers.get(clip.input[0])
-        if add is None or add.op_type != "Add" or source not in add.input:
-            continue
-        three = next((name for name in add.input if name != source), "")
-        names = (three, *clip.input[1:], last.input[1])
-        if all(
-            name in scalars and float(scalars[name].reshape(())) == wanted
-            for name, wanted in zip(names, _HARD_SWISH, strict=True)
-        ):
-            return add, clip, product, last
-    return None
+
+    def multiply_readers(self, name: str) -> bool:
+        """Multiply the weights of a tensor's readers by 6; False where one of them has none.
+
+        They have to be convolutions whose weights are constants of their own.
+        """
+        readers = self._readers.get(name, [])
+        weights = [self._constants.get(node.input[1]) for node in readers if node.op_type == "Conv"]
+        own = [
+            item
+            for item in weights
+            if item is not None and item.data_type == _FLOAT and len(self._readers[item.name]) == 1
+        ]
+        if not readers or len(own) < len(readers) or name in self._outputs:
+            return False
+        for item in own:
+            constant = large_beside if is_beside(item) else inside
+            item.CopyFrom(constant(constant_values(item) * np.float32(_SIX), item.name))
+        return True
+
+    def _division(self, product: onnx.NodeProto) -> onnx.NodeProto | None:
+        behind = self._readers.get(product.output[0], [])
+        if len(behind) != 1 or product.output[0] in self._outputs or behind[0].op_type != "Div":
+            return None
+        (last,) = behind
+        divides = last.input[0] == product.output[0] and self._scalar(last.input[1]) == _SIX
+        return last if divides else None
+
+    def _has_one_reader(self, name: str) -> bool:
+        return len(self._readers.get(name, [])) == 1 and name not in self._outputs
+
+    def _scalar(self, name: str) -> float | None:
+        item = self._constants.get(name)
+        if item is None or item.data_type != _FLOAT or int(np.prod(item.dims)) != 1:
+            return None
+        return float(constant_values(item).reshape(()))
 
 
 def _keep(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from infra.weights.naming import is_beside
 from tasks.graphs.weightless import weightless
 from tasks.graphs.weights import constant_values, inside, large_beside
+from tasks.quantization.weight.rounding import LARGEST_BIAS
 
 _PRODUCTS = ("Gemm", "MatMul")
+_JOINED = ("Elu", "HardSigmoid", "LeakyRelu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh")
+"""Functions that ONNX Runtime joins to the Gemm before them."""
 
 
 def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the bias of a quantized Gemm behind it.
+    """Give the bias of a quantized product a form beside which it stays in integers.
 
-    ONNX Runtime 1.32 computes a quantized Gemm in integers only without a bias in floating point.
-    And before it looks for quantizers, it joins a MatMul of two axes and the Add behind it to such
-    a Gemm: written as a Gemm without a bias, they stay apart.
+    ONNX Runtime 1.32 computes a quantized Gemm in integers only without a bias in floating point,
+    and before it looks for quantizers, it joins a MatMul of two axes and the Add behind it to such
+    a Gemm, and a Gemm and the Relu behind it to another. So the bias of a Gemm becomes INT32 in
+    steps of both scales' product, which its kernel adds. Where the result goes into a function that
+    the runtime joins to the product, or the bias is not such a constant, an Add behind a Gemm
+    without a bias takes it.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
@@ -25,19 +33,95 @@ def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
     if not products:
         return copy
     flat, readers = _flat_tensors(copy), _readers(copy.graph)
+    stored = _StoredBiases(copy.graph, readers)
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
-        nodes.append(node)
-        if node.name not in products:
-            continue
-        if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
-            nodes.append(_sum_behind(node))
-        elif node.op_type == "MatMul" and node.input[0] in flat and _is_added_to(node, readers):
+        behind: list[onnx.NodeProto] = []
+        if node.name in products and node.op_type == "Gemm":
+            if len(node.input) > 2 and node.input[2]:
+                restoring = stored.restored(node)
+                nodes += restoring
+                behind = [] if restoring else [_sum_behind(node)]
+        elif node.name in products and node.input[0] in flat and _is_added_to(node, readers):
             node.op_type = "Gemm"
+        nodes += [node, *behind]
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del copy.graph.node[:]
     copy.graph.node.extend(kept)
     return copy
+
+
+class _StoredBiases:
+    """Writes biases of products as INT32, in steps of their two scales' product."""
+
+    def __init__(self, graph: onnx.GraphProto, readers: dict[str, list[onnx.NodeProto]]) -> None:
+        self._graph, self._readers = graph, readers
+        self._constants = {item.name: item for item in graph.initializer}
+        self._makers = {node.output[0]: node for node in graph.node if node.output}
+
+    def restored(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the node that restores a Gemm's bias, which then reads it; none where none fits.
+
+        A bias fits that is one constant for each output, and far from what INT32 holds.
+        """
+        scale, item = self._scale(node), self._constants.get(node.input[2])
+        if scale is None or item is None or not self._ends_plainly(node):
+            return []
+        bias = constant_values(item).astype(np.float64).ravel()
+        outputs = max(scale.size, bias.size)
+        if bias.size != outputs or scale.size not in (1, outputs):
+            return []
+        levels = np.rint(bias / scale)
+        if not (np.abs(levels) < LARGEST_BIAS).all():
+            return []
+        name = f"{node.name}.bias"
+        self._graph.initializer.extend(
+            [
+                numpy_helper.from_array(levels.astype(np.int32), f"{name}.quantized"),
+                numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"),
+            ]
+        )
+        node.input[2] = f"{name}.dequantized"
+        parts, options = [f"{name}.quantized", f"{name}.scale"], {"axis": 0} if scale.ndim else {}
+        return [
+            helper.make_node(
+                "DequantizeLinear", parts, [node.input[2]], f"{name}.dequantize", **options
+            )
+        ]
+
+    def _scale(self, node: onnx.NodeProto) -> NDArray[np.float64] | None:
+        """Return the step of a product's sums, [] or [outputs]; None where blocks have steps."""
+        scales = [self._constants.get(self._makers[name].input[1]) for name in node.input[:2]]
+        options = {item.name: item.f for item in node.attribute if item.name in ("alpha", "beta")}
+        if None in scales or set(options.values()) - {1.0}:
+            return None
+        activation, weight = (constant_values(item).astype(np.float64) for item in scales if item)
+        if activation.size != 1 or weight.ndim > 1:
+            return None
+        return np.asarray(activation.reshape(()) * weight)
+
+    def _ends_plainly(self, node: onnx.NodeProto) -> bool:
+        """Whether the runtime joins nothing to the product that would keep it in floats.
+
+        A Relu is the product's own end only where the quantizer behind it begins at 0.
+        """
+        for reader in self._readers.get(node.output[0], []):
+            if reader.op_type == "Relu":
+                behind = self._readers.get(reader.output[0], [])
+                if not (len(behind) == 1 and self._begins_at_zero(behind[0])):
+                    return False
+            elif reader.op_type in _JOINED:
+                return False
+        return True
+
+    def _begins_at_zero(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "QuantizeLinear" and begins_at_zero(self._constants[node.input[2]])
+
+
+def begins_at_zero(zero_point: onnx.TensorProto) -> bool:
+    """Return whether a quantizer of this zero-point has no level below 0."""
+    unsigned = zero_point.data_type == TensorProto.UINT8
+    return unsigned and not constant_values(zero_point).any()
 
 
 def stored_products(graph: onnx.GraphProto) -> set[str]:

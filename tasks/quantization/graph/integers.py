@@ -108,6 +108,7 @@ class _Rewriter:
             if OPERATORS.get(node.op_type) is Kind.ABSORBED
         }
         self._superfluous = self._quantizers_of_floats()
+        self._to_sites = self._moved_to_sites()
         self._levels: dict[str, tuple[str, str, str]] = {}  # tensor -> levels, scale, zero-point
         self._restored: dict[str, str] = {}  # tensor -> its values, restored
         self._in_integers: set[str] = set()  # made by nodes of a region: all read the levels
@@ -134,6 +135,8 @@ class _Rewriter:
             return self._scaled(node)
         if self._is_member(node):
             return list(self._member(node))
+        if node.output and node.output[0] in self._to_sites and node.input[0] in self._in_integers:
+            return self._moved(node)
         for place, name in enumerate(node.input):
             if name in self._in_integers:
                 node.input[place] = self._restored[name]
@@ -157,6 +160,35 @@ class _Rewriter:
                 for reader in readers.get(restoring.output[0], [])
             )
         }
+
+    def _moved_to_sites(self) -> set[str]:
+        """Return what moves make that only sites' quantizers read, or moves of this kind."""
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self._graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        moved: set[str] = set()
+        for node in reversed(self._graph.node):
+            if OPERATORS.get(node.op_type) is not Kind.MOVE or node.output[0] in self._outputs:
+                continue
+            behind = readers.get(node.output[0], [])
+            if behind and all(
+                reader.op_type == "QuantizeLinear" or reader.output[0] in moved for reader in behind
+            ):
+                moved.add(node.output[0])
+        return moved - set(self._results)
+
+    def _moved(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return a move with the levels of what it reads: a site's own would round them again."""
+        source, made = node.input[0], str(node.output[0])
+        _, scale, zero_point = self._levels[source]
+        node.input[0] = self._restored[source]
+        self._in_integers.add(made)
+        levels = (f"{made}{SUFFIX}.quantized", scale, zero_point)
+        quantize = helper.make_node(
+            "QuantizeLinear", [made, *levels[1:]], [levels[0]], f"{made}{SUFFIX}.quantize"
+        )
+        return [node, quantize, *self._restore(made, levels)]
 
     def _belongs_to_a_site(self, node: onnx.NodeProto) -> bool:
         """Whether a site's Q/DQ is superseded by the quantizer of its tensor."""

@@ -1,6 +1,7 @@
 """One Q/DQ graph, one form per target (ADR 27)."""
 
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -9,8 +10,14 @@ from onnx import helper, numpy_helper
 from infra.errors import BadInput
 from tasks.graphs.integer_regions import mark_floats
 from tasks.graphs.weights import constant_values
+from tasks.numerics.output_error import INT8_LARGEST
 from tasks.quantization.graph.float_layers import plain_floats, restored_once
-from tasks.quantization.graph.integer_products import bias_apart, stored_products, turned_weights
+from tasks.quantization.graph.integer_products import (
+    begins_at_zero,
+    bias_apart,
+    stored_products,
+    turned_weights,
+)
 from tasks.quantization.graph.integers import in_integers, without_results
 from tasks.quantization.graph.recurrent import recurrent_in_floats, recurrent_in_integers
 from tasks.quantization.graph.residuals import quantized_branches
@@ -28,6 +35,9 @@ _MOVING = (
     "Unsqueeze",
 )
 """Before these ONNX Runtime moves a quantizer that stands behind them."""
+_POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+_NOT_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax")
+_UINT8_LARGEST = 255
 _ZERO = "requant.zero"
 
 
@@ -43,7 +53,7 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
             return mark_floats(without_results(quantized_branches(floats)))
         case "u8":
             integers = recurrent_in_integers(unsigned_activations(used_integer_biases(qdq)))
-            fused = in_integers(turned_weights(bias_apart(integers)))
+            fused = turned_weights(bias_apart(in_integers(integers)))
             return kept_cuts(gathered_levels(restored_once(plain_floats(fused))))
         case "plain":
             return mark_floats(gathered_levels(without_results(recurrent_in_floats(qdq))))
@@ -54,21 +64,62 @@ def lower(qdq: onnx.ModelProto, form: str) -> onnx.ModelProto:
 def unsigned_activations(qdq: onnx.ModelProto) -> onnx.ModelProto:
     """Turn S8 with zero-point z into U8 with zero-point z + 128.
 
-    The same arithmetic, and the form that is fused.
+    The same arithmetic, and the form that is fused. What is nowhere below 0 has all 255 steps to
+    itself: a symmetric quantizer gets zero-point 0 and 127 / 255 of its scale, and ends at the same
+    value. A Relu before it then is the end of the product before that.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
-    shifted = {node.input[2] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
-    shifted -= {
-        name for name in shifted if name.endswith(".cache_zero_point")
-    }  # a graph's inputs keep their type
-    for item in copy.graph.initializer:
-        if item.name in shifted and item.data_type == onnx.TensorProto.INT8:
-            zero_point = int(constant_values(item))
-            item.CopyFrom(
-                numpy_helper.from_array(np.asarray(zero_point + 128, np.uint8), item.name)
-            )
+    graph = copy.graph
+    values = {item.name: item for item in graph.initializer}
+    quantizers = [
+        node
+        for node in graph.node
+        if node.op_type == "QuantizeLinear"
+        and not node.input[2].endswith(".cache_zero_point")  # a graph's inputs keep their type
+        and node.input[2] in values
+        and values[node.input[2]].data_type == onnx.TensorProto.INT8
+    ]
+    positive = _nowhere_negative(graph)
+    from_zero = {node.input[2]: node.input[1] for node in quantizers if node.input[0] in positive}
+    from_zero = {
+        zero_point: scale
+        for zero_point, scale in from_zero.items()
+        if not constant_values(values[zero_point]).any()
+        and _is_alone(graph, zero_point, scale, positive)
+    }
+    for name, scale in from_zero.items():
+        values[name].CopyFrom(numpy_helper.from_array(np.asarray(0, np.uint8), name))
+        step = constant_values(values[scale]) * np.float32(INT8_LARGEST / _UINT8_LARGEST)
+        item, kept = values[scale], constant_values(values[scale]).dtype
+        item.CopyFrom(numpy_helper.from_array(np.asarray(step, kept), scale))
+    for name in {node.input[2] for node in quantizers} - set(from_zero):
+        shifted = np.asarray(int(constant_values(values[name])) + 128, np.uint8)
+        values[name].CopyFrom(numpy_helper.from_array(shifted, name))
     return copy
+
+
+def _nowhere_negative(graph: onnx.GraphProto) -> set[str]:
+    """Return the tensors that hold no number below 0, by what makes them."""
+    positive: set[str] = set()
+    for node in graph.node:
+        moved = node.op_type in (*_MOVING, *_POOLS) and node.input[0] in positive
+        if node.op_type in _NOT_NEGATIVE or moved:
+            positive.update(node.output)
+    return positive
+
+
+def _is_alone(
+    graph: onnx.GraphProto, zero_point: str, scale: str, positive: Collection[str]
+) -> bool:
+    """Whether these two serve nobody but quantizers of what is nowhere negative."""
+    readers = [node for node in graph.node if {zero_point, scale} & set(node.input)]
+    made = {node.output[0] for node in readers if node.op_type == "QuantizeLinear"}
+    return all(
+        tuple(node.input[1:]) == (scale, zero_point)
+        and node.input[0] in (positive if node.op_type == "QuantizeLinear" else made)
+        for node in readers
+    )
 
 
 def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
@@ -94,10 +145,18 @@ def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type in _MOVING and node.output[0] in read:
             read.add(node.input[0])
     products = stored_products(graph)
+    constants = {item.name: item for item in graph.initializer}
+    from_zero = {
+        node.input[0]
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and begins_at_zero(constants[node.input[2]])
+    }
     cuts = {
         node.name
         for node in graph.node
-        if node.op_type in _CUTS and (node.output[0] in read or node.input[0] in products)
+        if node.op_type in _CUTS
+        and (node.output[0] in read or node.input[0] in products)
+        and not (node.op_type == "Relu" and node.output[0] in from_zero)
     }
     if not cuts:
         return copy

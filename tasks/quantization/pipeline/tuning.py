@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from tasks.graphs.sites import Site, layer_weight
 from tasks.numerics.formats import NumberFormat
+from tasks.numerics.output_error import output_error
 from tasks.numerics.quantized_weight import WeightScheme
 from tasks.observation.ceilings import Ceilings, bounded_by_channel
 from tasks.observation.observer import SiteObservation
@@ -23,12 +25,16 @@ from tasks.quantization.activation.uncalibrated import unknown_ranges
 from tasks.quantization.graph.folding import fold
 from tasks.quantization.pipeline.preconditions import SHARED, require_fit
 from tasks.quantization.recipe.recipe import Recipe
-from tasks.quantization.recipe.schemes import Awq, Equalized, Nearest, Static
+from tasks.quantization.recipe.schemes import Awq, Equalized, Nearest, Searched, Static
 from tasks.quantization.recipe.submodules import schemes_by_site
 from tasks.quantization.sensitivity.measure import Sensitivity, rank
 
-VERSION = 5
+VERSION = 6
 """Raised when the search changes; a recipe's own version also tells what is done with weights."""
+NEGLIGIBLE_ERROR = 8e-5
+"""Squared error over squared output: what 8 bits of the output itself would cost, if it is normal
+and its range four standard deviations to each side, (8 / 255)^2 / 12. A site below it is not worth
+a product of its own at every call."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +104,8 @@ def tune(
     }
     if isinstance(recipe.smoothing, Equalized) and isinstance(recipe.activation, Static):
         choices = _foldable(model, sources, choices, unknown, recipe.activation)
+    if isinstance(recipe.smoothing, Searched) and isinstance(recipe.activation, Static):
+        choices = _worth_a_product(model, sources, choices, recipe.activation)
     weights = {name: source.weights for name, source in sources.items()}
     stale = deployed if recipe.starts_from_champion else None
     return Tuned(choices, rank(sites, observed, choices, weights, schemes, stale), unknown)
@@ -131,3 +139,25 @@ def _foldable(
         name: choice if name in folded or name in unknown else plain(sources[name], scheme)
         for name, choice in choices.items()
     }
+
+
+def _worth_a_product(
+    model: onnx.ModelProto,
+    sources: Mapping[str, SiteInput],
+    choices: Mapping[str, SiteQuantizer],
+    scheme: Static,
+) -> dict[str, SiteQuantizer]:
+    """Drop smoothing scales that stay a product in the graph, where the site hardly errs anyway."""
+    sites = tuple(source.site for source in sources.values())
+    scales = chosen_smoothing_scales(choices)
+    _, folded = fold(model, sites, scales)
+    kept = dict(choices)
+    for name in set(scales) - folded:
+        source, without = sources[name], plain(sources[name], scheme)
+        if without.activation is None:
+            continue
+        stacked = np.concatenate(source.weights)
+        error = output_error(source.observed.rows, stacked, without.activation, source.scheme)
+        if error <= NEGLIGIBLE_ERROR:
+            kept[name] = without
+    return kept

@@ -36,7 +36,9 @@ RANGE_CASES, LOSS_CASES = (4, 32), (2, 8)
 what is chosen holds."""
 WORK = 1e11
 """Multiply-accumulates that measuring losses may take; fewer cases are run of large graphs."""
-ROUNDS = 11
+ROUNDS, MOST_ROUNDS = 11, 201
+TIMED_S = 0.25
+"""Seconds that one comparison takes, in so many rounds: small graphs are told apart by many."""
 FASTER = 0.95
 """Of the time: what floats have to save before they are worth less INT8."""
 AS_FAST = 1.03
@@ -346,11 +348,13 @@ class _Search:
 
 
 def paired_ratio(engine: Engine, base: Engine, feeds: Arrays, rounds: int) -> float:
-    """Return the median of a run's time over another engine's, in turns."""
+    """Return the median of a run's time over another engine's, in turns.
+
+    There are at least so many rounds, and more where runs are short.
+    """
     ratios = []
-    for side in (engine, base):
-        side.time_runs(feeds, 2)
-    for _ in range(rounds):
+    pair = sum(float(side.time_runs(feeds, 2)[-1]) for side in (engine, base)) / 1e3
+    for _ in range(int(np.clip(TIMED_S / max(pair, 1e-6), rounds, max(rounds, MOST_ROUNDS)))):
         before = float(base.time_runs(feeds, 1)[0])
         ratios.append(float(engine.time_runs(feeds, 1)[0]) / max(before, 1e-6))
     return float(np.median(ratios))

@@ -76,6 +76,21 @@ def test_no_smoothing_means_the_histograms_own_range() -> None:
     assert all(item.smoothing_scales is None for item in found.scales.values())
 
 
+@pytest.mark.parametrize(("outlier", "kept"), [(1.0, False), (100.0, True)])
+def test_smoothing_that_stays_a_product_in_the_graph_has_to_be_worth_it(
+    outlier: float, kept: bool
+) -> None:
+    """The graph's input has nobody before it whose constants could be divided instead."""
+    rng = np.random.default_rng(0)
+    model = graphs.product(rng.standard_normal((8, 5)).astype(np.float32))
+    rows = rng.uniform(-1, 1, (256, 8)).astype(np.float32)
+    rows[:, 0] *= outlier
+    sites, observed = observe(model, rows)
+    found = derive(model, sites, observed, find_recipe("int8-smooth"), None)
+    (quantizer,) = found.scales.values()
+    assert (quantizer.smoothing_scales is not None) == kept
+
+
 def test_recalibration_keeps_the_champions_factors_and_moves_its_ranges() -> None:
     doubled = {
         name: SiteObservation(
