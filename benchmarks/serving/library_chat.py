@@ -36,7 +36,8 @@ def open_transformers(folder: str) -> Generate:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    fitting = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    tokenizer.pad_token = fitting
 
     def generate(prompts: Sequence[str], tokens: int) -> int:
         read = tokenizer(list(prompts), return_tensors="pt", padding=True)

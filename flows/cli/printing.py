@@ -426,7 +426,9 @@ def routing(shown: Any) -> None:
         f"{shown.model}, version {shown.version}: {shown.quality} of {shown.cases} golden cases, "
         f"by {shown.measure}; each threshold is judged on cases that it was not chosen on"
     )
-    table = new_table("budget", "routed", "quality", "at random", "at best", "won back", "cost")
+    table = new_table(
+        "budget", "routed", "quality", "at random", "learned", "at best", "won back", "cost"
+    )
     for point in shown.points:
         won = "" if point.won_back is None else f"{point.won_back:.0%}"
         table.add_row(
@@ -434,6 +436,7 @@ def routing(shown: Any) -> None:
             f"{point.routed:.1%}",
             f"{point.quality:.4f}",
             f"{point.random:.4f}",
+            "" if point.learned is None else f"{point.learned:.4f}",
             f"{point.best:.4f}",
             won,
             f"{point.cost:.2f}",

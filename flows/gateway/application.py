@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from flows.gateway.capturing import traffic_writer
 from flows.gateway.follower import Follower
 from flows.gateway.openai_api.completions import completion_routes
+from flows.gateway.openai_api.described import described
 from flows.gateway.openai_api.embeddings import embedding_routes
 from flows.gateway.openai_api.transcriptions import transcription_routes
 from flows.gateway.steering.deliverer import Deliverer
@@ -81,7 +82,7 @@ class ServedModels:
             *completion_routes(self.gateway),
             *transcription_routes(self.gateway),
         ]
-        return self.gateway.application(self._lifespan, routes)
+        return self.gateway.application(self._lifespan, routes, described())
 
     def _add(self, name: str) -> None:
         capture = Capture(

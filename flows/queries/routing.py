@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.gateway.steering.opening import open_registered, open_release
 from flows.gateway.steering.tiers import golden_scores, open_reference
@@ -14,6 +16,7 @@ from infra.settings import settings
 from tasks.metrics.classification import accuracy, label_agreement
 from tasks.models.catalog import RegisteredModel
 from tasks.promotion import journal, ledger
+from tasks.records import Payload
 from tasks.serving.confidence import confidence
 from tasks.serving.curve import CurvePoint, TieredAnswers, curve
 from tasks.specs.serving import RoutingSpec
@@ -63,7 +66,7 @@ def routing_curve(model: str) -> RoutingCurve:
     else:
         quality = (label_agreement(reference, scores), np.ones(len(scores)))
         told = "agreement with full precision"
-    answers = TieredAnswers(sure, *quality)
+    answers = TieredAnswers(sure, *quality, _seen(registered, payloads))
     cost = _cost(routine.engine, higher.engine, registered)
     return RoutingCurve(
         model,
@@ -85,6 +88,22 @@ def _routing(registered: RegisteredModel) -> RoutingSpec:
             "output of a custom task in serving.routing.output"
         )
     return routing
+
+
+def _seen(registered: RegisteredModel, payloads: Sequence[Payload]) -> NDArray[np.float64] | None:
+    """Return each case's largest input as a row; None where cases differ in length."""
+    rows: dict[int, NDArray[np.float64]] = {}
+    for batch in registered.inputs.batches(payloads):
+        largest = max(batch.feeds.values(), key=lambda values: values.size)
+        if len(largest) != len(batch.cases):
+            return None
+        flat = largest.reshape(len(largest), -1).astype(np.float64)
+        rows.update(zip(batch.cases.tolist(), flat, strict=True))
+    return np.stack([rows[case] for case in range(len(rows))]) if _alike(rows) else None
+
+
+def _alike(rows: Mapping[int, NDArray[np.float64]]) -> bool:
+    return len({len(row) for row in rows.values()}) == 1
 
 
 def _cost(routine: Engine, higher: Engine, registered: RegisteredModel) -> float:

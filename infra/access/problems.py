@@ -27,9 +27,15 @@ _HEADERS = {
 }
 
 
-def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a problem document (RFC 9457) with one sentence."""
+def problem(
+    status: int,
+    sentence: str,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a problem document (RFC 9457) with one sentence, and members of a protocol's own."""
     document = {
+        **(members or {}),
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,

@@ -1,6 +1,7 @@
 """The gateway's HTTP side: the Open Inference Protocol, health and metrics.
 
-Errors have the protocol's shape, `{"error": "one sentence"}`, and never tell of the inside.
+Errors are problem documents (RFC 9457) with the protocol's own member, `"error": "one sentence"`,
+and never tell of the inside.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from infra.access import problems
 from infra.access.directory import may_view, require_viewer
 from infra.errors import BadInput, NotAllowed, NotFound, RequantError
+from infra.gateway import openapi
 from infra.gateway.batching import Overloaded
 from infra.gateway.endpoint import Endpoint, TooSlow
 from infra.gateway.metrics import GatewayMetrics
+from infra.gateway.openapi import PathItem
 from infra.gateway.steering.destination import Asking
 from infra.gateway.steering.router import key_of, wish_of
 from infra.gateway.tracing import note
@@ -40,6 +44,8 @@ CONTEXT = ("tenant", "domain", "language", "label")
 """Parameters of a request, or headers X-Tenant and so on, that its traffic keeps."""
 MOST_BYTES = 64 * 2**20
 """Of one request's body."""
+CLIENT_LEFT = 499
+"""What metrics count where nobody waits for the answer any more."""
 EXTENSIONS = ("binary_tensor_data",)
 Handler = Callable[[Request, Endpoint], Awaitable[Response]]
 _log = logging.getLogger(__name__)
@@ -58,13 +64,22 @@ class Gateway:
     ) -> None:
         self._endpoints, self._metrics, self._version = endpoints, metrics, version
         self._most_bytes = most_bytes
+        self._document = openapi.document(version, {})
 
     def application(
         self,
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
         routes: Sequence[BaseRoute] = (),
+        paths: Mapping[str, PathItem] | None = None,
     ) -> Starlette:
-        """Return the ASGI application, with further routes beside the protocol's."""
+        """Return the ASGI application, with further routes beside the protocol's.
+
+        Args:
+            lifespan: What lives as long as the application does.
+            routes: Further routes.
+            paths: What the OpenAPI document says of them.
+        """
+        self._document = openapi.document(self._version, paths or {})
         one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         both = [
             Route(f"{path}{end}", self._at(handler), methods=[method])
@@ -82,6 +97,7 @@ class Gateway:
             Route("/v2/health/ready", self._all_ready),
             Route("/v2/repository/index", self._index, methods=["POST"]),
             Route("/metrics", self._exposition),
+            Route("/openapi.json", self._described),
         ]
         return Starlette(
             routes=[*own, *both, *routes],
@@ -193,12 +209,15 @@ class Gateway:
         seen = (endpoint for name, endpoint in self._endpoints.items() if may_view(name))
         return _json([_indexed(endpoint) for endpoint in seen])
 
+    async def _described(self, request: Request) -> Response:
+        return _json(self._document)
+
     async def _exposition(self, request: Request) -> Response:
         return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 def problem(error: Exception) -> Response:
-    """Return an error as the protocol tells it."""
+    """Return an error as a problem document, which is also what the protocol wants."""
     status, headers = 500, {}
     if isinstance(error, Overloaded):
         status, headers = 429, {"Retry-After": str(error.retry_after_s)}
@@ -215,11 +234,11 @@ def problem(error: Exception) -> Response:
     elif isinstance(error, RequantError):
         status = 503
     elif isinstance(error, ClientDisconnect):
-        status = 499
+        return Response(status_code=CLIENT_LEFT)
     else:
         _log.error("a request failed", exc_info=error)
     said = str(error) if isinstance(error, RequantError) else "the server failed: see its log"
-    return _json({"error": said}, status, headers)
+    return problems.problem(status, said, headers, {"error": said})
 
 
 def context_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:
@@ -266,5 +285,6 @@ def _json(
 
 
 async def _no_page(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    return _json({"error": f"there is no {request.method} {request.url.path} here"}, status)
+    status, headers = getattr(error, "status_code", 404), getattr(error, "headers", None)
+    said = f"there is no {request.method} {request.url.path} here"
+    return problems.problem(status, said, headers, {"error": said})

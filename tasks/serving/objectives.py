@@ -20,7 +20,9 @@ from tasks.drift.statistics.multiplicity import e_bh
 from tasks.drift.statistics.streams import FLOOR, Increment, Stream, advanced
 from tasks.specs.serving import FallbackSpec
 
-LATENCY, ERRORS, FIDELITY, FLIPS = "latency", "errors", "fidelity", "flips"
+LATENCY, ERRORS, FIDELITY, FLIPS, MEMORY = "latency", "errors", "fidelity", "flips", "memory"
+OVER_MEMORY = 0.05
+"""Share of looks that may find more memory than the limit."""
 PROBES = 30
 """Probes of each limit that the champion needs to come back."""
 _CALM = 0.5
@@ -96,6 +98,7 @@ def objectives_of(spec: FallbackSpec) -> tuple[Objective, ...]:
         ERRORS: None if spec.errors is None else 1 - spec.errors,
         FIDELITY: spec.fidelity,
         FLIPS: None if spec.flips is None else 1 - spec.flips,
+        MEMORY: None if spec.memory_mb is None else 1 - OVER_MEMORY,
     }
     return tuple(Objective(name, least) for name, least in limits.items() if least is not None)
 

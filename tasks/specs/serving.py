@@ -47,6 +47,8 @@ class FallbackSpec(_ServingModel):
     # How close to full precision's answers shadow samples must be on average: 1 is identical.
     fidelity: float | None = Field(default=None, gt=0, lt=1)
     flips: float | None = Field(default=None, gt=0, lt=1)  # share of decisions that may differ
+    # Memory of the gateway's process, in MB of 10^6 bytes, that it may hold.
+    memory_mb: float | None = Field(default=None, gt=0)
     shadow: float = Field(default=0.05, gt=0, le=1)  # share of requests that are compared
     # Requests between two false fallbacks, at least, on average while every limit is kept.
     false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=100, le=10**12)] = 10**8
@@ -55,7 +57,7 @@ class FallbackSpec(_ServingModel):
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
-        limits = ("latency_ms", "errors", "fidelity", "flips")
+        limits = ("latency_ms", "errors", "fidelity", "flips", "memory_mb")
         if all(getattr(self, name) is None for name in limits):
             raise ValueError(f"fallback has no limit: give one of {', '.join(limits)}")
         return self

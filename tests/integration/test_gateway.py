@@ -29,6 +29,7 @@ from tasks.promotion.acts.promoting import promote, roll_back
 from tasks.promotion.ledger import EntryKind
 from tasks.records import GoldenCase, ReleaseRef
 from tests.custom_models import ranker, records, write_model
+from tests.integration.described import ask_as_described
 from tests.integration.gateways import Served, serving, until
 from tests.integration.releases import flip, released
 from tests.language_folders import write_folder
@@ -455,3 +456,19 @@ def test_a_chat_becomes_live_traffic_with_its_reply_and_without_personal_data(
     assert stored()[0].payload.startswith("User: write to ")
     assert "ann.example" not in stored()[0].payload
     assert "Assistant: " in stored()[0].payload
+
+
+def test_every_route_answers_as_the_openapi_document_says_whatever_it_is_sent(
+    served: Served,
+) -> None:
+    answers = ask_as_described(served.address, served.headers, ("ranker", "speaker"), 4)
+    assert {code for _, code in answers} >= {200, 400, 404}
+    assert sum(answers.values()) > 60
+
+
+@pytest.mark.soak
+def test_every_route_answers_as_the_openapi_document_says_over_many_requests(
+    served: Served,
+) -> None:
+    answers = ask_as_described(served.address, served.headers, ("ranker", "speaker"), 300)
+    assert sum(answers.values()) > 4000

@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+
+import psutil
 
 from flows.gateway.steering.notes import Notes
 from infra.errors import RequantError
@@ -28,6 +30,7 @@ from tasks.serving.objectives import (
     FIDELITY,
     FLIPS,
     LATENCY,
+    MEMORY,
     ServingWatch,
     waits_s,
     watching,
@@ -39,6 +42,11 @@ LOOK_S = 0.2
 AGAIN_S = 5.0
 """Seconds until an incident that could not be written is written again."""
 _log = logging.getLogger(__name__)
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds, in MB of 10^6 bytes."""
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 class ChampionObserver:
@@ -76,6 +84,11 @@ class ChampionObserver:
         if self.spec.latency_ms is not None:
             self.notes.add(LATENCY, float(seconds * 1e3 <= self.spec.latency_ms))
 
+    def remembered(self, held_mb: float) -> None:
+        """Note how much memory the process holds, in MB."""
+        if self.spec.memory_mb is not None:
+            self.notes.add(MEMORY, float(held_mb <= self.spec.memory_mb))
+
     def failed(self, release: ServedRelease) -> None:
         """Note a request without an answer."""
         if release is self.champion:
@@ -94,8 +107,15 @@ class ChampionObserver:
 class Guardian:
     """What watches one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, *, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        look_s: float = LOOK_S,
+        memory_mb: Callable[[], float] | None = None,
+    ) -> None:
         self._endpoint, self._look_s = endpoint, look_s
+        self._memory_mb = memory_mb or resident_mb
         self._observer: ChampionObserver | None = None
         self._watch: ServingWatch | None = None
         self._fell: float | None = None  # of the monotonic clock; None: the champion answers
@@ -144,6 +164,8 @@ class Guardian:
             observer, watch = self._observer, self._watch
             if observer is None or watch is None:
                 return
+            if observer.spec.memory_mb is not None:
+                observer.remembered(self._memory_mb())
             self._watch = watch = watch.looked(observer.notes.taken())
             if self._fell is None:
                 broken = watch.broken(observer.spec.false_alarms)

@@ -72,6 +72,28 @@ def test_the_champion_comes_back_when_its_probes_kept_the_limits(workspace: Sett
     assert [entry.kind for entry in journal.read("m")][-1] is EntryKind.RETURNED
 
 
+def test_traffic_leaves_a_champion_whose_process_holds_too_much_memory_and_comes_back(
+    workspace: Settings,
+) -> None:
+    held = [500.0]
+    metrics = GatewayMetrics()
+    endpoint = Endpoint("m", DynamicBatcher("m", metrics), metrics, release=CHAMPION)
+    guardian = Guardian(endpoint, memory_mb=lambda: held[0])
+    spec = FallbackSpec(memory_mb=400, back_after_s=0.05)
+    guardian.guard(ChampionObserver(spec, CHAMPION, None), OTHER)
+    looks = 0
+    while not endpoint.steering.fallen and looks < 100:
+        guardian.look()
+        looks += 1
+    assert 1 < looks < 25, "one look over the limit is no evidence, and five seconds of them are"
+    assert "memory" in str(journal.read("m")[-1].details)
+    held[0] = 300.0
+    time.sleep(0.06)
+    for _ in range(60):
+        guardian.look()
+    assert not endpoint.steering.fallen
+
+
 def test_answers_of_another_release_say_nothing_of_the_champion(workspace: Settings) -> None:
     endpoint, guardian, observer = guarded()
     for _ in range(60):

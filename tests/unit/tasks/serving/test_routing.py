@@ -59,3 +59,20 @@ def test_a_confidence_that_knows_beats_random_and_one_that_does_not_equals_it() 
 def test_tiers_that_do_not_differ_have_nothing_to_win_back() -> None:
     same = TieredAnswers(np.linspace(0, 1, 10), np.ones(10), np.ones(10))
     assert [point.won_back for point in curve(same, 0.5)] == [None] * 7
+
+
+def test_a_router_that_learns_from_inputs_beats_random_where_they_tell_the_gain() -> None:
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((2000, 4))
+    hard = inputs[:, 0] > 1.0
+    routine = np.where(hard, rng.random(2000) < 0.3, True).astype(float)
+    sure, perfect = rng.random(2000), np.ones(2000)
+    (told,) = curve(TieredAnswers(sure, routine, perfect, inputs), 0.4, [0.2])
+    (untold,) = curve(
+        TieredAnswers(sure, routine, perfect, rng.standard_normal((2000, 4))), 0.4, [0.2]
+    )
+    assert told.learned is not None
+    assert untold.learned is not None
+    assert told.learned > told.random + 0.5 * (told.best - told.random)
+    assert untold.learned == pytest.approx(untold.random, abs=0.02)
+    assert curve(TieredAnswers(sure, routine, perfect), 0.4, [0.2])[0].learned is None
