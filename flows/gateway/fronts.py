@@ -16,6 +16,7 @@ from infra.gateway.release import Front
 from infra.gateway.wire.datatypes import BYTES, datatype_of
 from tasks.models.inputs import Inputs
 from tasks.models.language.inputs import LanguageInputs
+from tasks.models.speech.chunks import chunks_of
 from tasks.models.speech.inputs import SpeechInputs
 from tasks.preprocess.decoding import resampled
 from tasks.records import Payload
@@ -25,6 +26,8 @@ from tasks.specs.traits import TRAITS
 
 MOST_RATE = 768_000
 """Samples a second of a recording."""
+LEAST_CHUNK_S = 0.1
+"""Of a recording that is written down in chunks."""
 MOST_TEXTS = 64
 """Of one request: what goes through the engine at once."""
 Tensors = Mapping[str, NDArray[Any]]
@@ -116,23 +119,41 @@ class SpeechFront(TensorFront):
     def __init__(self, engine: Engine, inputs: SpeechInputs) -> None:
         self._engine, self._inputs = engine, inputs
 
-    def heard(self, wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    def heard(
+        self, wave: NDArray[np.float32], rate: int, *, whole: bool = True
+    ) -> NDArray[np.float32]:
         """Return a recording at the rate that the model hears, [samples].
 
         Raises:
-            BadInput: It is empty, not of numbers, or longer than the model hears.
+            BadInput: It is empty, not of numbers, or, where it is heard as a whole, longer than the
+                model hears.
         """
         wanted, longest = self._inputs.rate, self._inputs.longest
         if not wave.size or not np.isfinite(wave).all():
             raise BadInput("the recording is empty, or holds what is no number")
         if not 1 <= rate <= MOST_RATE:
             raise BadInput(f"the recording has {rate} samples a second: 1 to {MOST_RATE} are read")
-        if len(wave) / rate > longest / wanted:
+        if whole and len(wave) / rate > longest / wanted:
             raise BadInput(
                 f"the recording is {len(wave) / rate:.1f} s long: this model hears "
-                f"{longest / wanted:.1f} s"
+                f"{longest / wanted:.1f} s; with stream, longer ones are written down in chunks"
             )
         return wave if rate == wanted else resampled(wave, rate, wanted)
+
+    def chunks(self, wave: NDArray[np.float32], seconds: float | None) -> list[NDArray[np.float32]]:
+        """Return a recording in chunks of at most so many seconds; None: as long as are heard.
+
+        Raises:
+            BadInput: The model does not hear so long, or nothing can be heard in so short a chunk.
+        """
+        rate, longest = self._inputs.rate, self._inputs.longest
+        if seconds is None:
+            return list(chunks_of(wave, rate, longest))
+        if not LEAST_CHUNK_S <= seconds <= longest / rate:
+            raise BadInput(
+                f"chunk_s is {seconds:g}: {LEAST_CHUNK_S:g} to {longest / rate:g} seconds go"
+            )
+        return list(chunks_of(wave, rate, int(seconds * rate)))
 
     def transcript(self, wave: NDArray[np.float32]) -> str:
         """Return what is said in a recording, [samples], at the rate that the model hears."""

@@ -461,9 +461,9 @@ def test_a_chat_becomes_live_traffic_with_its_reply_and_without_personal_data(
 def test_every_route_answers_as_the_openapi_document_says_whatever_it_is_sent(
     served: Served,
 ) -> None:
-    answers = ask_as_described(served.address, served.headers, ("ranker", "speaker"), 4)
+    answers = ask_as_described(served.address, served.headers, ("ranker", "speaker"), 2)
     assert {code for _, code in answers} >= {200, 400, 404}
-    assert sum(answers.values()) > 60
+    assert sum(answers.values()) > 30
 
 
 @pytest.mark.soak

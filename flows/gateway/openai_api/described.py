@@ -30,6 +30,8 @@ _FORM = {
         "model": {"type": "string"},
         "file": {"type": "string", "format": "binary"},
         "response_format": {"type": "string", "enum": list(FORMATS)},
+        "stream": {"type": "boolean"},
+        "chunk_s": {"type": "number"},
     },
 }
 
@@ -38,7 +40,7 @@ def described() -> dict[str, PathItem]:
     """Return the paths, whose bodies are described by what reads them."""
     events = content(_object("data"), "text/event-stream")
     listed = responses(content(_object("data")), codes=())
-    heard = {**content(_object("text")), **content({"type": "string"}, "text/plain")}
+    heard = {**content(_object("text")), **content({"type": "string"}, "text/plain"), **events}
     return {
         "/v1/models": {"get": {"responses": listed}},
         "/v1/embeddings": _post(_body(EmbeddingsRequest), content(_object("data", "usage"))),

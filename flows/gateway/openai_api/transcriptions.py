@@ -1,26 +1,33 @@
 """OpenAI's interface to models that write down what they hear: `/v1/audio/transcriptions`.
 
-A recording is written down at once: longer ones than the model hears are refused, not cut.
+A recording is written down at once: longer ones than the model hears are refused, not cut. With
+`stream`, it is heard in chunks, and each chunk's words are sent as soon as they are written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import orjson
+from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message
 
 from flows.gateway.fronts import SpeechFront
-from flows.gateway.openai_api.routes import answering, json_response
+from flows.gateway.openai_api.routes import answering, json_response, problem_of
 from infra.errors import BadInput
 from infra.gateway.application import Gateway, asking_of
-from infra.gateway.endpoint import TooSlow
+from infra.gateway.endpoint import Endpoint, TooSlow
+from infra.gateway.steering.destination import Destination
 from tasks.preprocess.decoding import decode_audio
 
 FORMATS = ("json", "text")
@@ -42,11 +49,8 @@ async def _transcribe(
     gateway: Gateway, request: Request, body: bytes, working: asyncio.Semaphore
 ) -> tuple[str, Response]:
     fields = await _form(request, body)
-    model, form = str(fields.get("model") or ""), str(fields.get("response_format") or "json")
-    if not model:
-        raise BadInput("model: Field required")
-    if form not in FORMATS:
-        raise BadInput(f"response_format is {form!r}: {' or '.join(FORMATS)} can be had here")
+    asked = _asked(fields)
+    model = asked.model
     endpoint = gateway.endpoint(model)
     asking = asking_of({}, request.headers)
     champion = endpoint.current()
@@ -54,8 +58,12 @@ async def _transcribe(
     data = fields.get("file")
     if not isinstance(data, bytes):
         raise BadInput("file: a WAV file is required")
-    wave = front.heard(*decode_audio(data))
+    wave = front.heard(*decode_audio(data), whole=not asked.stream)
     destination = endpoint.steering.destination(champion, asking, len(wave))
+    if asked.stream:
+        chunks = _speech(destination.release.front, model).chunks(wave, asked.chunk_s)
+        dictation = _Dictation(endpoint, destination, chunks, asking.context, working)
+        return model, StreamingResponse(dictation.events(), media_type="text/event-stream")
     began = time.perf_counter()
     try:
         async with asyncio.timeout(endpoint.timeout_s), working:
@@ -68,9 +76,91 @@ async def _transcribe(
     endpoint.steering.saw(destination, took)
     endpoint.metrics.steered(model, destination.tier, destination.why, took)
     endpoint.sample(destination.release, [wave], asking.context, "", took * 1e3)
-    if form == "text":
+    if asked.form == "text":
         return model, PlainTextResponse(text)
     return model, json_response({"text": text})
+
+
+@dataclass(slots=True)
+class _Dictation:
+    """One recording that is written down chunk by chunk."""
+
+    endpoint: Endpoint
+    destination: Destination
+    chunks: Sequence[NDArray[np.float32]]
+    context: Mapping[str, str]
+    working: asyncio.Semaphore
+    began: float = field(default_factory=time.perf_counter)
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Yield OpenAI's events of a transcription: each chunk's words, then the whole text."""
+        model, said = self.endpoint.model, list[str]()
+        try:
+            for chunk in self.chunks:
+                words = await self._written(chunk)
+                if words:
+                    delta = f" {words}" if said else words
+                    said.append(words)
+                    yield _event({"type": "transcript.text.delta", "delta": delta})
+        except Exception as error:  # the status was sent: the stream tells it
+            self.endpoint.steering.missed(self.destination)
+            yield b"data: " + bytes(problem_of(error).body) + b"\n\n"
+            return
+        yield _event({"type": "transcript.text.done", "text": " ".join(said)})
+        took = time.perf_counter() - self.began
+        tier, why = self.destination.tier, self.destination.why
+        self.endpoint.metrics.steered(model, tier, why, took)
+        release = self.destination.release
+        self.endpoint.sample(release, list(self.chunks), self.context, "", took * 1e3)
+
+    async def _written(self, chunk: NDArray[np.float32]) -> str:
+        """Return a chunk's words; the time of each is an answer's.
+
+        Raises:
+            TooSlow: It took longer than an answer is given.
+        """
+        endpoint, began = self.endpoint, time.perf_counter()
+        writer = _speech(self.destination.release.front, endpoint.model)
+        try:
+            async with asyncio.timeout(endpoint.timeout_s), self.working:
+                words = await asyncio.to_thread(writer.transcript, chunk)
+        except TimeoutError:
+            raise TooSlow(
+                f"{endpoint.model} did not write a chunk within {endpoint.timeout_s:g} s"
+            ) from None
+        endpoint.steering.saw(self.destination, time.perf_counter() - began)
+        return words
+
+
+@dataclass(frozen=True, slots=True)
+class _AskedTranscript:
+    model: str
+    form: str
+    stream: bool
+    chunk_s: float | None
+
+
+def _asked(fields: Mapping[str, str | bytes]) -> _AskedTranscript:
+    model, form = str(fields.get("model") or ""), str(fields.get("response_format") or "json")
+    stream, chunk = str(fields.get("stream") or "false").lower(), fields.get("chunk_s")
+    if not model:
+        raise BadInput("model: Field required")
+    if form not in FORMATS:
+        raise BadInput(f"response_format is {form!r}: {' or '.join(FORMATS)} can be had here")
+    if stream not in ("true", "false"):
+        raise BadInput(f"stream is {stream!r}: true or false")
+    if chunk is None:
+        return _AskedTranscript(model, form, stream == "true", None)
+    if stream == "false":
+        raise BadInput("chunk_s wants stream: a recording is heard in chunks then")
+    try:
+        return _AskedTranscript(model, form, True, float(chunk))
+    except ValueError:
+        raise BadInput("chunk_s is no number of seconds") from None
+
+
+def _event(document: Mapping[str, str]) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"
 
 
 def _speech(front: Any, model: str) -> SpeechFront:
