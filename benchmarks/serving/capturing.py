@@ -20,14 +20,19 @@ from benchmarks.chaos.children import Child
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.serving.calls import binary
 from benchmarks.serving.load import TimedAnswers, ask
-from benchmarks.serving.workspace import ServedModel, registered, release, served_model, serving
+from benchmarks.serving.workspace import (
+    ServedModel,
+    registered,
+    release,
+    served_model,
+    serving,
+    stored_ids,
+)
 from flows.gateway.capturing import traffic_writer
 from infra.gateway.capture import Capture, ServedExchange
 from infra.gateway.metrics import GatewayMetrics
 from infra.settings import Settings
 from tasks.promotion.acts.promoting import promote
-from tasks.traffic.storage.parts import read_part
-from tasks.traffic.storage.scan import parts_between
 
 CLIENTS = 8
 TURNS, QUICK_TURNS = 4, 1
@@ -130,10 +135,7 @@ def _killed(chosen: Settings, model: str, kills: int) -> SampledRow:
         kept += len(sampled)
         waiting = max(waiting, len(set(sampled) - set(flushed)))
     span = time.monotonic() - began
-    store = chosen.store()
-    keys = parts_between(store, model, None, None)
-    stored = [str(row.request_id) for key in keys for row in read_part(store, key)]
-    from_kills = [name for name in stored if name.startswith("kill-")]
+    from_kills = [name for name in stored_ids(chosen, model) if name.startswith("kill-")]
     return SampledRow(
         f"{kills} kills",
         kept / span,

@@ -55,13 +55,13 @@ def measure(quick: bool) -> ResultTable:
     swaps, calm_s = (QUICK_SWAPS, QUICK_CALM_S) if quick else (SWAPS, CALM_S)
     model = served_model(quick)
     with registered(model.name) as chosen:
-        plans = (model.plan, _renamed(model.plan))
+        plans = (model.plan, renamed(model.plan))
         first, second = (release(chosen, model.name, plan) for plan in plans)
         promote(first, None, "benchmark", "it passed")
         with serving(chosen, REQUANT_GATEWAY_CAPTURE="0") as served:
             call = binary(served.address, model.tensors, model.name, served.headers)
             ask(call, 2, 1.0)
-            acting = Child(lambda: _act(first, second, swaps, calm_s))
+            acting = Child(lambda: act(first, second, swaps, calm_s))
             spans = []
             while acting.lives:
                 spans.append(ask(call, CLIENTS, calm_s, _version))
@@ -84,7 +84,7 @@ def measure(quick: bool) -> ResultTable:
     )
 
 
-def _act(first: ReleaseRef, second: ReleaseRef, swaps: int, calm_s: float) -> list[list[object]]:
+def act(first: ReleaseRef, second: ReleaseRef, swaps: int, calm_s: float) -> list[list[object]]:
     """Promote the second, and roll back to the first, in turns."""
     acts: list[list[object]] = []
     started = time.monotonic()
@@ -100,7 +100,7 @@ def _act(first: ReleaseRef, second: ReleaseRef, swaps: int, calm_s: float) -> li
     return acts
 
 
-def _renamed(plan: bytes) -> bytes:
+def renamed(plan: bytes) -> bytes:
     """Return the same graph as another file."""
     import onnx
 

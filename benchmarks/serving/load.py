@@ -43,7 +43,12 @@ class TimedAnswers:
 
 
 def ask(
-    call: Call, clients: int, seconds: float, mark: Callable[[bytes], str] | None = None
+    call: Call,
+    clients: int,
+    seconds: float,
+    mark: Callable[[bytes], str] | None = None,
+    *,
+    every_s: float = 0.0,
 ) -> TimedAnswers:
     """Let so many clients ask for so many seconds, each over a connection that it keeps.
 
@@ -52,6 +57,7 @@ def ask(
         clients: How many.
         seconds: How long.
         mark: Reads something of each answer's body, such as its version.
+        every_s: Seconds between two requests of a client, where answers do not take longer.
     """
     taken: list[list[tuple[float, float, str]]] = [[] for _ in range(clients)]
     failures: list[str] = []
@@ -61,6 +67,7 @@ def ask(
         place = urlsplit(call.address)
         connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=60)
         while (began := time.perf_counter()) < end:
+            due = began + every_s
             try:
                 connection.request("POST", place.path, call.body, dict(call.headers))
                 answer = connection.getresponse()
@@ -74,6 +81,7 @@ def ask(
                 own.append((took, time.monotonic(), mark(read) if mark else ""))
             else:
                 failures.append(f"{answer.status}: {read[:200]!r}")
+            time.sleep(max(0.0, due - time.perf_counter()))
         connection.close()
 
     threads = [threading.Thread(target=keep_asking, args=(own,)) for own in taken]

@@ -26,6 +26,8 @@ from tasks.promotion import journal
 from tasks.promotion.ledger import highest_number
 from tasks.promotion.release import CPU_PLAN, GRAPH
 from tasks.records import ReleaseRef
+from tasks.traffic.storage.parts import read_part
+from tasks.traffic.storage.scan import parts_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +112,10 @@ def serving(chosen: Settings, **environment: str) -> Iterator[ServedWorkspace]:
                 raise TimeoutError(f"the gateway has no champion after {START_S:g} s")
             time.sleep(0.1)
         yield ServedWorkspace(Server(gateway.address, gateway.process.pid), headers)
+
+
+def stored_ids(chosen: Settings, model: str) -> list[str]:
+    """Return the ids of all requests in a model's traffic."""
+    store = chosen.store()
+    keys = parts_between(store, model, None, None)
+    return [str(row.request_id) for key in keys for row in read_part(store, key)]

@@ -6,8 +6,9 @@ equal keys. A spec needs neither.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -17,6 +18,7 @@ MOST_BYTES = 1 << 20
 """Of a text, in UTF-8."""
 DEEPEST = 32
 """Levels of mappings and lists in each other."""
+_BOOL, _TRUTH = "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 
 
 def read_yaml(text: str, *, where: str) -> Any:
@@ -60,7 +62,16 @@ def _line(event: yaml.Event) -> int:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which builds plain values alone, without equal keys in a mapping."""
+    """The safe loader, which builds plain values alone, without equal keys in a mapping.
+
+    Words are as YAML 1.2 has them: `true` and `false` alone are truth values, while `on`, `off`,
+    `yes` and `no` are texts, as keys (of a guard) and as values (such as Norway).
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [(tag, _TRUTH if tag == _BOOL else pattern) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return the mapping; raises `yaml.YAMLError` where a key stands twice."""

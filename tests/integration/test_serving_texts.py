@@ -24,7 +24,8 @@ from scipy.io import wavfile
 from examples.chatbot.bot import Chatbot, Retriever, read_passages
 from infra.settings import Settings
 from tasks.promotion.acts.promoting import promote
-from tests.integration.gateways import Served, serving, write_example
+from tasks.specs.yaml_text import read_yaml
+from tests.integration.gateways import EXAMPLES, Served, serving, write_example
 from tests.integration.releases import released
 from tests.integration.test_gateway import CHAT, client, current_graph, write_speaker
 from tests.language_folders import write_folder
@@ -65,9 +66,10 @@ def served(shared_workspace: Settings, empty_registry: Path) -> Iterator[Served]
 
 def write_chatbot(folder: Path) -> Path:
     """Copy the shipped chatbot, with a small language model in place of the real one."""
-    spec = write_example(folder, "chatbot")
+    shutil.copytree(EXAMPLES / "chatbot", folder)
+    spec = folder / "model.yaml"
     write_folder(folder, "llama", positions=640)
-    document = yaml.safe_load(spec.read_text())
+    document = read_yaml(spec.read_text(), where="the chatbot's spec")
     document["source"] = "."
     document["input"] = {"tokenizer": "tokenizer.json", "max_length": 512, "new_tokens": 16}
     template = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}\n{% endfor %}"

@@ -62,3 +62,9 @@ def test_what_a_spec_says_is_read_as_before() -> None:
     assert read_yaml(text, where="x") == yaml.safe_load(text)
     nested = "a: " + "[" * (DEEPEST - 1) + "]" * (DEEPEST - 1)
     assert read_yaml(nested, where="x") == yaml.safe_load(nested)
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "On", "NO", "y", "n"])
+def test_words_that_yaml_1_1_took_for_truth_values_are_texts(word: str) -> None:
+    assert read_yaml(f"{word}: {word}", where="a spec") == {word: word}
+    assert read_yaml("a: true\nb: False", where="a spec") == {"a": True, "b": False}

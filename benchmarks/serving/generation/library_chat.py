@@ -1,6 +1,6 @@
 """What a library generates from prompts, in a process of its own.
 
-`python -m benchmarks.serving.library_chat transformers|genai FOLDER` reads
+`python -m benchmarks.serving.generation.library_chat transformers|genai FOLDER` reads
 `{"streams": [...], "tokens": N, "prompts": [...]}` and writes `{streams: [tokens, seconds]}`.
 """
 

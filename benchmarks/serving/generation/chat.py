@@ -24,7 +24,7 @@ from benchmarks.harness.subject import EXAMPLES, Subject
 from benchmarks.harness.table import Goal, ResultTable, column, reason
 from benchmarks.language import drift, smollm2
 from benchmarks.language.held_out import open_material
-from benchmarks.serving import library_chat
+from benchmarks.serving.generation import library_chat
 from benchmarks.serving.servers import READY, running
 
 STREAMS, QUICK_STREAMS = (1, 4, 16), (1, 4)
@@ -34,7 +34,7 @@ WINDOW, QUICK_WINDOW = 256, 96
 """Tokens that the model reads."""
 RECIPES, QUICK_RECIPES = ("int8-weights", "int8-dynamic"), ("int8-weights",)
 FULL, TRANSFORMERS, GENAI = "gateway, full precision", "transformers generate", "onnxruntime-genai"
-GATEWAY_MODULE, MODEL = "benchmarks.serving.language_gateway", "chat"
+GATEWAY_MODULE, MODEL = "benchmarks.serving.generation.language_gateway", "chat"
 TEXT = "Explain why a quantized model has to be watched after it was released"
 
 

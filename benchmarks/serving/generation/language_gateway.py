@@ -1,7 +1,7 @@
 """The product's own application over one language model's plan, in a process of its own.
 
-`python -m benchmarks.serving.language_gateway FOLDER CHECKPOINT PORT` serves `plan.onnx` of the
-folder, registered as its `spec.json` says, with the tokenizer of the checkpoint.
+`python -m benchmarks.serving.generation.language_gateway FOLDER CHECKPOINT PORT` serves the
+folder's `plan.onnx`, registered as its `spec.json` says, with the tokenizer of the checkpoint.
 """
 
 from __future__ import annotations
