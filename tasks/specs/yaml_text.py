@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -68,11 +68,6 @@ class _UniqueKeys(yaml.SafeLoader):
     `yes` and `no` are texts, as keys (of a guard) and as values (such as Norway).
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [(tag, _TRUTH if tag == _BOOL else pattern) for tag, pattern in resolvers]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return the mapping; raises `yaml.YAMLError` where a key stands twice."""
         names = set()
@@ -86,3 +81,9 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             names.add(name)
         return super().construct_mapping(node, deep)
+
+
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, _TRUTH if tag == _BOOL else pattern) for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
