@@ -152,6 +152,7 @@ def application() -> Guarded:
 ROLES: Mapping[str, Needs] = {
     "GET /": (Role.VIEWER, ANY),
     "GET /v2": (Role.VIEWER, ANY),
+    "GET /openapi.json": (Role.VIEWER, ANY),
     "GET /v2/health/live": (Role.VIEWER, ANY),
     "GET /v2/health/ready": (Role.VIEWER, ANY),
     "POST /v2/repository/index": (Role.VIEWER, ANY),

@@ -15,9 +15,9 @@ from infra.gateway.wire.open_inference import HEADER_LENGTH, MOST_DIMENSIONS
 
 PathItem = Mapping[str, Any]
 JSON = "application/json"
-REFUSALS = (400, 404, 413, 429, 503, 504)
+REFUSALS = (400, 403, 404, 413, 429, 503, 504)
 """What a request that wants an answer of a model may be told."""
-_UNKNOWN = (404, 503)
+_UNKNOWN = (403, 404, 503)
 _NO_KEY = {
     "description": "No key, or another one, was shown.",
     "content": {kind: {"schema": {}} for kind in ("text/plain", "text/html", PROBLEM)},
