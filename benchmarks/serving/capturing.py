@@ -38,7 +38,7 @@ CLIENTS = 8
 TURNS, QUICK_TURNS = 4, 1
 SECONDS = 4.0
 KILLS, QUICK_KILLS = 100, 5
-LIFE_S, INTERVAL_S = 1.0, 0.25
+LIFE_S, INTERVAL_S = 0.8, 0.2
 """The longest life of a process that is killed, and the seconds between two of its flushes."""
 A_SECOND = 200
 """Requests that it samples."""

@@ -25,7 +25,7 @@ from infra.engines import open_target
 
 CLIENTS, QUICK_CLIENTS = (1, 8, 64), (1, 8)
 BATCHES = (1, 8)
-SECONDS, QUICK_SECONDS = 5.0, 2.0
+SECONDS, QUICK_SECONDS = 3.0, 2.0
 BARE, GATEWAY, MLFLOW = "bare session", "gateway", "mlflow models serve"
 GRANIAN, MLSERVER, JSON = "gateway on Granian", "MLServer", "gateway, JSON"
 SERVERS: tuple[
