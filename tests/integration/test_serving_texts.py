@@ -83,7 +83,7 @@ def words_of(texts: Sequence[str]) -> NDArray[np.float32]:
     rows = np.zeros((len(texts), 512), np.float32)
     for row, text in enumerate(texts):
         for word in re.findall("[a-z]{4,}", text.lower()):
-            rows[row, xxhash.xxh3_64_intdigest(word) % 512] += 1
+            rows[row, xxhash.xxh3_64_intdigest(word.encode()) % 512] += 1
     return rows
 
 
