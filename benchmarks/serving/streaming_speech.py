@@ -23,7 +23,7 @@ from tasks.models.golden import read_golden
 from tasks.models.inputs import open_inputs, speech_inputs
 from tasks.specs.spec import load_spec
 
-CHUNKS_S: tuple[float | None, ...] = (0.5, 1.0, 2.0, None)
+CHUNKS_S: tuple[float | None, ...] = (0.3, 0.6, 0.8, None)
 """Seconds of a chunk; None: as long as the model hears."""
 STREAMS, QUICK_STREAMS = 12, 2
 TOGETHER = 4
