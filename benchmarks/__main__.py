@@ -32,6 +32,7 @@ MODULES: Mapping[str, str] = {
     "language": "benchmarks.language.held_out",
     "llm-memory": "benchmarks.language.memory",
     "llm-drift": "benchmarks.language.drift",
+    "llm-outliers": "benchmarks.language.outliers",
     "selection": "benchmarks.quantization.selection",
     "poisoning": "benchmarks.quantization.poisoning",
     "scale": "benchmarks.traffic.scale",
