@@ -10,16 +10,17 @@ from functools import wraps
 from typing import ParamSpec, TypeVar, cast
 from uuid import uuid4
 
+import httpx
 from prefect import Flow, flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.exceptions import ParameterTypeError
+from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.states import Completed
 from prefect.utilities.callables import get_call_parameters
 
 from flows.orchestration import runtime
 from flows.orchestration.identity import authorized, one_actor
 from infra.access.roles import EVERY, Role
-from infra.errors import BadInput
+from infra.errors import BadInput, Unavailable
 from infra.identifiers import RunId
 from infra.run_scope import run_scope
 from infra.settings import settings, use_workspace
@@ -74,6 +75,7 @@ def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
     Raises:
         BadInput: naming the parameter that is wrong.
+        Unavailable: Prefect went away meanwhile.
     """
     try:
         if in_flow_run() or runtime.address_in_use() is not None:
@@ -84,6 +86,11 @@ def call(target: Flow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         _, *wrong = str(exc).splitlines()  # a title, and a line a parameter
         raise BadInput(
             f"{target.name}: {'; '.join(line.strip(' -') for line in wrong) or exc}"
+        ) from exc
+    except (httpx.TransportError, PrefectHTTPStatusError) as exc:
+        raise Unavailable(
+            f"Prefect went away during {target.name} ({type(exc).__name__}): see whether its "
+            "server runs, then run the same command again; the ledger says what was done"
         ) from exc
 
 

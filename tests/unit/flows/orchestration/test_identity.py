@@ -2,16 +2,19 @@
 
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from flows.approval import approval
 from flows.maintenance import maintenance
 from flows.orchestration.identity import acting, actor_of, one_actor
+from flows.orchestration.orchestrated import call
 from flows.orchestration.orders import signed_order
 from flows.reconcile import reconcile
 from flows.requantize import requantize
 from flows.rollback import rollback
+from infra.errors import Unavailable
 from infra.settings import Settings, settings
 
 
@@ -62,3 +65,14 @@ def test_a_flow_inside_another_acts_for_whoever_the_outermost_acts_for(
 def test_no_flow_takes_an_actor_from_its_caller() -> None:
     for flow in (maintenance, requantize, rollback, approval, reconcile):
         assert "actor" not in flow.parameters.properties
+
+
+def test_a_prefect_that_went_away_is_said_in_one_sentence(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("All connection attempts failed")
+
+    monkeypatch.setattr(reconcile, "fn", gone)
+    with pytest.raises(Unavailable, match="Prefect went away during reconcile"):
+        call(reconcile)
