@@ -48,7 +48,7 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> ND
             f"the input {name} has {len(raw)} bytes, but shape {list(shape)} of {datatype} needs "
             f"{needed}"
         )
-    values = np.frombuffer(raw, dtype).reshape(shape)
+    values = _shaped(name, np.frombuffer(raw, dtype), shape)
     return (values.astype("<u4") << 16).view("<f4") if datatype == BF16 else values
 
 
@@ -73,9 +73,9 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> N
         values = values.astype(wanted)
     if values.dtype.kind not in "biuf" or (values.dtype.kind == "b") != (wanted.kind == "b"):
         raise BadInput(f"the input {name} is of {datatype}, and its data are not")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         typed = values.astype(wanted)
-    if wanted.kind in "iu" and not np.array_equal(typed, values):
+    if not _holds(typed, values):
         raise BadInput(f"the input {name} holds numbers that {datatype} has not")
     return _shaped(name, typed, shape)
 
@@ -105,7 +105,17 @@ def _shaped(name: str, values: NDArray[Any], shape: Sequence[int]) -> NDArray[An
             f"the input {name} has {values.size} elements, but shape {list(shape)} needs "
             f"{prod(shape)}"
         )
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except ValueError:  # of no elements, and sizes whose product NumPy cannot count
+        raise BadInput(f"the input {name} has shape {list(shape)}, which is too large") from None
+
+
+def _holds(typed: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Return whether whole numbers are as they were given, and no finite number became infinite."""
+    if typed.dtype.kind in "iu":
+        return np.array_equal(typed, values)
+    return typed.dtype.kind != "f" or bool((np.isfinite(typed) | ~np.isfinite(values)).all())
 
 
 def _leaves(data: object) -> Sequence[object]:

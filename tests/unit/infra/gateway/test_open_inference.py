@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from infra.errors import BadInput
-from infra.gateway.wire.datatypes import LITTLE_ENDIAN, datatype_of, to_bytes
+from infra.gateway.wire.datatypes import (
+    LITTLE_ENDIAN,
+    datatype_of,
+    from_bytes,
+    from_json,
+    to_bytes,
+)
 from infra.gateway.wire.open_inference import (
     InferenceAnswer,
     InferenceRequest,
@@ -150,3 +156,27 @@ def test_what_is_no_number_becomes_null() -> None:
     asked = InferenceRequest("", {}, None, False, {})
     (output,) = orjson.loads(render_answer(answer, asked)[0])["outputs"]
     assert output["data"] == [None, None]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES", "INT64"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_shape_of_nothing_with_endless_sizes_is_the_callers_fault(
+    datatype: str, binary: bool
+) -> None:
+    shape = [0, *[2**31 - 1] * 7]
+
+    def read() -> object:
+        if binary:
+            return from_bytes("x", datatype, shape, b"")
+        return from_json("x", datatype, shape, [])
+
+    with pytest.raises(BadInput, match="too large"):
+        read()
+
+
+@pytest.mark.parametrize(("datatype", "number"), [("FP16", 1e6), ("FP32", 1e300), ("INT8", 200)])
+def test_a_number_that_the_datatype_has_not_is_told_and_never_made_infinite(
+    datatype: str, number: float
+) -> None:
+    with pytest.raises(BadInput, match=f"numbers that {datatype} has not"):
+        from_json("x", datatype, [1], [number])

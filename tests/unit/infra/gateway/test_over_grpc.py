@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,11 @@ from tritonclient import grpc as triton
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from infra.errors import BadInput
 from infra.gateway.over_grpc.messages import SERVICE, message
 from infra.gateway.over_grpc.server import GrpcServer
+from infra.gateway.over_grpc.tensors import tensors_of
+from infra.gateway.wire.datatypes import LITTLE_ENDIAN
 from tests.unit.infra.gateway.test_application import gateway
 
 KEY = "k" * 64
@@ -134,3 +138,34 @@ def test_nobody_without_the_key_is_answered(listening: Listening) -> None:
 def test_bytes_that_are_no_request_are_the_callers_fault(listening: Listening, data: bytes) -> None:
     code = raw(listening, "ModelInfer", data)
     assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+
+
+FITTING = {
+    "bool_contents": st.booleans(),
+    "int_contents": st.integers(-(2**31), 2**31 - 1),
+    "int64_contents": st.integers(-(2**63), 2**63 - 1),
+    "uint_contents": st.integers(0, 2**32 - 1),
+    "uint64_contents": st.integers(0, 2**64 - 1),
+    "fp32_contents": st.floats(width=32),
+    "fp64_contents": st.floats(),
+    "bytes_contents": st.binary(max_size=5),
+}
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, -1, 2**31 - 1, 2**31]), max_size=9)
+
+
+@given(
+    st.sampled_from([*LITTLE_ENDIAN, "BYTES", "", "FP8"]),
+    SHAPES,
+    st.sampled_from(sorted(FITTING)),
+    st.data(),
+)
+def test_a_tensor_of_any_datatype_shape_and_contents_is_read_or_told(
+    datatype: str, shape: list[int], field: str, data: st.DataObject
+) -> None:
+    tensor = message("InferTensor")(name="x", datatype=datatype, shape=shape)
+    getattr(tensor.contents, field).extend(data.draw(st.lists(FITTING[field], max_size=6)))
+    raw = data.draw(st.lists(st.binary(max_size=24), max_size=2))
+    request = message("ModelInferRequest")(inputs=[tensor], raw_input_contents=raw)
+    with suppress(BadInput):
+        (values,) = tensors_of(request).values()
+        assert list(values.shape) == shape
