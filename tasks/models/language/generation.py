@@ -141,9 +141,11 @@ def choose(
 
 
 def _sampled(logits: NDArray[np.float32], sampling: Sampling, die: np.random.Generator) -> int:
-    scaled = logits.astype(np.float64) / sampling.temperature
+    wide = logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # next to no temperature leaves the likeliest alone
+        scaled = (wide - wide.max()) / sampling.temperature
     order = np.argsort(-scaled, kind="stable")
-    likely = np.exp(scaled[order] - scaled[order[0]])
+    likely = np.exp(scaled[order])
     likely /= likely.sum()
     count = int(np.searchsorted(np.cumsum(likely), sampling.top_p)) + 1
     fractions = likely[:count] / likely[:count].sum()

@@ -186,3 +186,10 @@ def _by_transformers(model: Any, asked: list[list[int]]) -> list[list[int]]:
         for case, row in zip(cases, out[:, length:].tolist(), strict=True):
             found[case] = row[: row.index(0)] if 0 in row else row
     return [found[case] for case in range(len(asked))]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 5e-324, 1e-9])
+def test_next_to_no_temperature_takes_the_likeliest_token(temperature: float) -> None:
+    logits = np.array([[-3.0, 30.0, 29.5, -40.0]], np.float32)
+    die = np.random.default_rng(0)
+    assert choose(logits, Sampling(temperature, 1.0, 0), [die]).tolist() == [1]
