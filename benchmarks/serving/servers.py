@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import psutil
 from benchmarks.serving import plan_gateway
 from benchmarks.serving.plan_gateway import NAME, PLAN
 
-START_S = 120.0
+START_S, STOP_S = 120.0, 10.0
 READY = "/v2/health/ready"
 MLSERVER_PROGRAM = "MLSERVER_PROGRAM"
 """The variable that names MLServer's program, in an environment of its own."""
@@ -166,7 +166,7 @@ def running(
         process = stack.enter_context(
             subprocess.Popen(command(port), stdout=log, stderr=subprocess.STDOUT, env=variables)
         )
-        stack.callback(process.kill)
+        stack.callback(_stop, process)
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_S
         while not _answers(address + ready):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -174,7 +174,14 @@ def running(
                 raise RuntimeError(f"it did not start: {log.read()[-300:]!r}")
             time.sleep(0.2)
         yield Server(address, process.pid)
-        process.terminate()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a server to stop, as only then it ends the workers that it started; else kill it."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_S)
+    process.kill()
 
 
 def _answers(address: str) -> bool:
