@@ -20,7 +20,14 @@ QUESTIONS = (
     "Can you explain that to a child?",
     "What do I have to do now?",
 )
-GOLDEN = "Which of this matters most?"
+GOLDEN = (
+    "Which of this matters most?",
+    "Can you put that in your own words?",
+    "What is the rule here?",
+    "A friend asked me about this. What can I say?",
+    "Where do I begin?",
+)
+"""So many that each topic has the ten cases that a gate needs."""
 
 
 def build(folder: Path) -> None:
@@ -33,7 +40,7 @@ def build(folder: Path) -> None:
     write(folder / "calibration.parquet", pool)
     cases = [
         GoldenCase(f"golden-{place}", text, topic, "en")
-        for place, (topic, text) in enumerate(_chats(passages, (GOLDEN,)))
+        for place, (topic, text) in enumerate(_chats(passages, GOLDEN))
     ]
     (folder / "golden.parquet").write_bytes(write_golden(cases))
 

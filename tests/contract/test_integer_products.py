@@ -150,3 +150,29 @@ def test_a_product_with_a_bias_runs_in_integers(
     exact = target.load(model.SerializeToString()).run({"x": requests})["y"]
     lossy = target.load(data).run({"x": requests})["y"]
     assert np.linalg.norm(lossy - exact) < 0.02 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("way", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_product_whose_result_is_given_out_and_quantized_runs_in_integers(
+    way: str, cut: bool
+) -> None:
+    first = "p" if cut else "h"
+    bias = ["b"] if way == "Gemm" else []
+    nodes = [
+        helper.make_node(way, ["x", "w", *bias], [first], "first"),
+        *([helper.make_node("Relu", ["p"], ["h"], "relu")] if cut else []),
+        helper.make_node(way, ["h", "v", *bias], ["y"], "second"),
+    ]
+    weights = {"w": WEIGHT, "v": V, **({"b": BIAS} if bias else {})}
+    model = graphs.model(nodes, weights, {"x": ["n", 16]}, {"y": ["n", 8], "h": ["n", 8]})
+    sites, observed = observe(model, X)
+    graph = lower(write(derive(model, sites, observed, find_recipe("int8-max"), None).plan), "u8")
+    target, shape = open_target("onnxruntime-cpu"), (1, 16)
+    data = graph.SerializeToString()
+    layers = json.loads(target.build(data, {"x": Shapes(shape, shape, shape)}).layers)["layers"]
+    assert not {layer["type"] for layer in layers} & set(RUNTIME_FLOATS)
+    exact, lossy = (
+        target.load(each).run({"x": X})["y"] for each in (model.SerializeToString(), data)
+    )
+    assert np.linalg.norm(lossy - exact) < 0.03 * np.linalg.norm(exact)

@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    expect_refusal(said, "free some space")
+    expect_refusal(said, "free space")
     assert set(served.store().list("")) == before
 
 

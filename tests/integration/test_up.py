@@ -429,18 +429,18 @@ def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(
         assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
 
 
-def test_a_page_that_is_gone_comes_back_and_the_loop_never_runs_without_prefect(
-    workspace: Settings, tmp_path: Path
-) -> None:
-    def process(name: str) -> psutil.Process:
-        family = psutil.Process(up.process.pid).children(recursive=True)
-        return next(one for one in family if name in one.cmdline())
+def part_of(up: Up, name: str) -> psutil.Process:
+    """Return the process of one service."""
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    return next(one for one in family if name in one.cmdline())
 
+
+def test_a_page_that_is_gone_comes_back_once(workspace: Settings, tmp_path: Path) -> None:
     with running(workspace, tmp_path / "up.log") as up:
-        process("evidently").kill()
+        part_of(up, "evidently").kill()
         until(lambda: "evidently stopped (exit -9) and is started again" in up.output.read_text())
         until(lambda: answers(up.addresses["Evidently"], workspace))
-        process("evidently").kill()  # at once again: it is at fault itself
+        part_of(up, "evidently").kill()  # at once again: it is at fault itself
         family = psutil.Process(up.process.pid).children(recursive=True)
         assert up.process.wait(90) == 2
         _, alive = psutil.wait_procs(family, timeout=5)
@@ -449,8 +449,13 @@ def test_a_page_that_is_gone_comes_back_and_the_loop_never_runs_without_prefect(
         f"evidently stopped (exit -9), so everything did: see {workspace.root}"
         in up.output.read_text()
     )
-    with running(workspace, tmp_path / "second.log") as up:
-        process("prefect").kill()
+
+
+@pytest.mark.soak
+def test_the_loop_never_runs_without_prefect(workspace: Settings, tmp_path: Path) -> None:
+    """The same path as a page's second end, which the other tests take."""
+    with running(workspace, tmp_path / "up.log") as up:
+        part_of(up, "prefect").kill()
         assert up.process.wait(90) == 2
     assert "prefect stopped (exit -9), so everything did" in up.output.read_text()
 

@@ -25,7 +25,8 @@ def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
     a Gemm, and a Gemm and the Relu behind it to another. So the bias of a Gemm becomes INT32 in
     steps of both scales' product, which its kernel adds. Where the result goes into a function that
     the runtime joins to the product, or the bias is not such a constant, an Add behind a Gemm
-    without a bias takes it.
+    without a bias takes it. And it keeps a product in floats whose result a quantizer reads beside
+    others, or the graph gives out: a Sum of one parts them.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(qdq)
@@ -34,6 +35,7 @@ def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
         return copy
     flat, readers = _flat_tensors(copy), _readers(copy.graph)
     stored = _StoredBiases(copy.graph, readers)
+    shared = _quantized_beside_readers(copy.graph, readers)
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
         behind: list[onnx.NodeProto] = []
@@ -44,6 +46,8 @@ def bias_apart(qdq: onnx.ModelProto) -> onnx.ModelProto:
                 behind = [] if restoring else [_sum_behind(node)]
         elif node.name in products and node.input[0] in flat and _is_added_to(node, readers):
             node.op_type = "Gemm"
+        if node.name in products and node.output[0] in shared and not behind:
+            behind = [_parted(node)]
         nodes += [node, *behind]
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del copy.graph.node[:]
@@ -58,6 +62,7 @@ class _StoredBiases:
         self._graph, self._readers = graph, readers
         self._constants = {item.name: item for item in graph.initializer}
         self._makers = {node.output[0]: node for node in graph.node if node.output}
+        self._outputs = {item.name for item in graph.output}
 
     def restored(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Return the node that restores a Gemm's bias, which then reads it; none where none fits.
@@ -107,12 +112,16 @@ class _StoredBiases:
         """
         for reader in self._readers.get(node.output[0], []):
             if reader.op_type == "Relu":
-                behind = self._readers.get(reader.output[0], [])
-                if not (len(behind) == 1 and self._begins_at_zero(behind[0])):
+                behind = self._only_reader(reader.output[0])
+                if behind is None or not self._begins_at_zero(behind):
                     return False
             elif reader.op_type in _JOINED:
                 return False
         return True
+
+    def _only_reader(self, name: str) -> onnx.NodeProto | None:
+        readers = self._readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self._outputs else None
 
     def _begins_at_zero(self, node: onnx.NodeProto) -> bool:
         return node.op_type == "QuantizeLinear" and begins_at_zero(self._constants[node.input[2]])
@@ -198,6 +207,22 @@ def _sum_behind(node: onnx.NodeProto) -> onnx.NodeProto:
     del node.input[2:]
     node.output[0] = f"{result}.product"
     return helper.make_node("Add", [node.output[0], bias], [result], f"{node.name}.sum")
+
+
+def _quantized_beside_readers(
+    graph: onnx.GraphProto, readers: dict[str, list[onnx.NodeProto]]
+) -> set[str]:
+    """Return the tensors that quantizers read and others, too, or that the graph gives out."""
+    outputs = {item.name for item in graph.output}
+    quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    return {name for name in quantized if name in outputs or len(readers[name]) > 1}
+
+
+def _parted(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Name a product's result anew, and return what gives it its name again."""
+    result = node.output[0]
+    node.output[0] = f"{result}.product"
+    return helper.make_node("Sum", [node.output[0]], [result], f"{node.name}.parted")
 
 
 def _is_added_to(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> bool:

@@ -146,10 +146,14 @@ def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
             read.add(node.input[0])
     products = stored_products(graph)
     constants = {item.name: item for item in graph.initializer}
+    shared = Counter(name for node in graph.node for name in node.input)
+    shared.update({item.name: 2 for item in graph.output})
     from_zero = {
         node.input[0]
         for node in graph.node
-        if node.op_type == "QuantizeLinear" and begins_at_zero(constants[node.input[2]])
+        if node.op_type == "QuantizeLinear"
+        and begins_at_zero(constants[node.input[2]])
+        and shared[node.input[0]] == 1
     }
     cuts = {
         node.name

@@ -19,8 +19,13 @@ TOKENS: dict[str, str] = {}
 
 
 @pytest.fixture
-def staffed(known: Settings, console: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give the store users; return what opens a client that shows a user's token."""
+def staffed(
+    known: Settings, console: FastAPI, browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Give the store users; return what opens a client that shows a user's token.
+
+    No Prefect answers.
+    """
     admin = users.add("ada", ["admin"])
     monkeypatch.setenv("REQUANT_TOKEN", admin.token)
     settings.cache_clear()

@@ -69,7 +69,7 @@ def test_no_shipped_example_stands_in_its_own_way(name: str) -> None:
     }
     assert examined(spec, golden, *own) == Preconditions((), ())
     assert not examined(spec, golden, ("unknown", "unknown")).obstacles
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 20  # seconds, and not the minutes of a candidate
 
 
 def test_groups_that_the_golden_set_lacks_are_told_with_their_share() -> None:
