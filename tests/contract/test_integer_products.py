@@ -153,9 +153,9 @@ def test_a_product_with_a_bias_runs_in_integers(
 
 
 @pytest.mark.parametrize("way", ["MatMul", "Gemm"])
-@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize(("cut", "given_out"), [(True, "h"), (True, "p"), (False, "h")])
 def test_a_product_whose_result_is_given_out_and_quantized_runs_in_integers(
-    way: str, cut: bool
+    way: str, cut: bool, given_out: str
 ) -> None:
     first = "p" if cut else "h"
     bias = ["b"] if way == "Gemm" else []
@@ -165,7 +165,7 @@ def test_a_product_whose_result_is_given_out_and_quantized_runs_in_integers(
         helper.make_node(way, ["h", "v", *bias], ["y"], "second"),
     ]
     weights = {"w": WEIGHT, "v": V, **({"b": BIAS} if bias else {})}
-    model = graphs.model(nodes, weights, {"x": ["n", 16]}, {"y": ["n", 8], "h": ["n", 8]})
+    model = graphs.model(nodes, weights, {"x": ["n", 16]}, {"y": ["n", 8], given_out: ["n", 8]})
     sites, observed = observe(model, X)
     graph = lower(write(derive(model, sites, observed, find_recipe("int8-max"), None).plan), "u8")
     target, shape = open_target("onnxruntime-cpu"), (1, 16)

@@ -23,7 +23,7 @@ ENDINGS = (
     "product", "divide_by_range", "largest", "least_range", "magnitude", "magnitudes",
     "no_range_of_zero", "of_token", "range_of_token", "times_range", "token_axis", "token_range",
     "Sub", "Mul", "by", "shifted", "input", "per_token", "state", "shape", "shaped", "shaper",
-    "integer_bias",
+    "integer_bias", "parted", "result",
 )  # fmt: skip
 """Last parts of the names that Requant makes, behind a dot."""
 OWN = "requant."

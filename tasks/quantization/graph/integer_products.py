@@ -79,7 +79,7 @@ class _StoredBiases:
         levels = np.rint(bias / scale)
         if not (np.abs(levels) < LARGEST_BIAS).all():
             return []
-        name = f"{node.name}.bias"
+        name = f"{node.name}.offset"
         self._graph.initializer.extend(
             [
                 numpy_helper.from_array(levels.astype(np.int32), f"{name}.quantized"),

@@ -146,21 +146,23 @@ def kept_cuts(qdq: onnx.ModelProto) -> onnx.ModelProto:
             read.add(node.input[0])
     products = stored_products(graph)
     constants = {item.name: item for item in graph.initializer}
-    shared = Counter(name for node in graph.node for name in node.input)
-    shared.update({item.name: 2 for item in graph.output})
+    reads = Counter(name for node in graph.node for name in node.input)
+    reads.update(item.name for item in graph.output)
     from_zero = {
         node.input[0]
         for node in graph.node
         if node.op_type == "QuantizeLinear"
         and begins_at_zero(constants[node.input[2]])
-        and shared[node.input[0]] == 1
+        and reads[node.input[0]] == 1
     }
     cuts = {
         node.name
         for node in graph.node
         if node.op_type in _CUTS
         and (node.output[0] in read or node.input[0] in products)
-        and not (node.op_type == "Relu" and node.output[0] in from_zero)
+        and not (
+            node.op_type == "Relu" and node.output[0] in from_zero and reads[node.input[0]] == 1
+        )
     }
     if not cuts:
         return copy
