@@ -11,6 +11,7 @@ from onnx import helper
 
 from infra.engines import open_target
 from infra.engines.port import Shapes
+from tasks.graphs.canonical.names import free_names
 from tasks.graphs.sites import find_sites
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.graph.qdq import write
@@ -176,3 +177,20 @@ def test_a_product_whose_result_is_given_out_and_quantized_runs_in_integers(
         target.load(each).run({"x": X})["y"] for each in (model.SerializeToString(), data)
     )
     assert np.linalg.norm(lossy - exact) < 0.03 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("ending", ["offset.quantized", "offset.scale", "result.scale", "parted"])
+def test_a_constant_that_is_called_as_a_stored_bias_would_be_is_another(ending: str) -> None:
+    name = f"fc.{ending}"
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], "fc"),
+        helper.make_node("Mul", ["h", name], ["y"], "scaled"),
+    ]
+    weights = {"w": WEIGHT, "b": BIAS, name: 2 * np.ones(8, np.float32)}
+    model = graphs.model(nodes, weights, {"x": ["n", 16]}, {"y": ["n", 8]})
+    expected = graphs.run(model, X)
+    free_names(model)
+    assert name not in {item.name for item in model.graph.initializer}
+    sites, observed = observe(model, X)
+    graph = lower(write(derive(model, sites, observed, find_recipe("int8-max"), None).plan), "u8")
+    assert np.linalg.norm(graphs.run(graph, X) - expected) < 0.03 * np.linalg.norm(expected)

@@ -107,6 +107,10 @@ class _Rewriter:
             for node in graph.node
             if OPERATORS.get(node.op_type) is Kind.ABSORBED
         }
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
         self._superfluous = self._quantizers_of_floats()
         self._to_sites = self._moved_to_sites()
         self._levels: dict[str, tuple[str, str, str]] = {}  # tensor -> levels, scale, zero-point
@@ -144,10 +148,6 @@ class _Rewriter:
 
     def _quantizers_of_floats(self) -> set[str]:
         """Return what sites' quantizers make that only convolutions in floats would read."""
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self._graph.node:
-            for name in node.input:
-                readers.setdefault(name, []).append(node)
         return {
             node.output[0]
             for node in self._graph.node
@@ -156,22 +156,18 @@ class _Rewriter:
             and all(
                 reader.op_type == "Conv"
                 and (reader.name in self._floats or not self._ends_in_levels(reader))
-                for restoring in readers.get(node.output[0], [])
-                for reader in readers.get(restoring.output[0], [])
+                for restoring in self._readers.get(node.output[0], [])
+                for reader in self._readers.get(restoring.output[0], [])
             )
         }
 
     def _moved_to_sites(self) -> set[str]:
         """Return what moves make that only sites' quantizers read, or moves of this kind."""
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self._graph.node:
-            for name in node.input:
-                readers.setdefault(name, []).append(node)
         moved: set[str] = set()
         for node in reversed(self._graph.node):
             if OPERATORS.get(node.op_type) is not Kind.MOVE or node.output[0] in self._outputs:
                 continue
-            behind = readers.get(node.output[0], [])
+            behind = self._readers.get(node.output[0], [])
             if behind and all(
                 reader.op_type == "QuantizeLinear" or reader.output[0] in moved for reader in behind
             ):
