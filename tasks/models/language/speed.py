@@ -21,9 +21,13 @@ from tasks.models.language.likelihood import over_cache, read_keeping
 ROUNDS = 15
 STEPS = 8
 """Tokens that are written after the prompt in one round."""
-SECONDS = 30.0
+SECONDS = 25.0
 """Longest that a measurement of both engines takes, on an engine that reads a few tokens at all."""
 _PROBE = 16
+_CUTS = 4
+"""How often the cut is held against what it took."""
+_OVER = 1.25
+"""A part of a round may take so many times its share."""
 _PARTS = 3
 """Of a round: a prompt, tokens after it, and as many tokens as the model reads."""
 Clock = Callable[[], float]
@@ -82,8 +86,9 @@ def paired_generation(
 ) -> PairedGeneration:
     """Measure both engines, whoever goes first alternating, for at most so many seconds.
 
-    Prompts are cut, and fewer tokens written, where so many rounds would take longer. Where that is
-    not enough, there are fewer rounds, and at least one.
+    Prompts are cut, and fewer tokens written, where so many rounds would take longer: by what a few
+    tokens take, and then by what the cut work itself took, since attention costs more a token the
+    longer a text is. Where that is not enough, there are fewer rounds, and at least one.
 
     Args:
         reference: Full precision.
@@ -91,11 +96,12 @@ def paired_generation(
         layout: Their cache.
         workload: What they read and write.
         rounds: How often.
-        seconds: How long at most; two short calls of each engine come on top where they take all.
+        seconds: How long at most; the calls that find the cut come on top.
         clock: Seconds, from any start.
     """
-    started, engines = clock(), (reference, candidate)
+    engines = reference, candidate
     fitting = _fitting(engines, layout, workload, seconds / rounds / _PARTS, clock)
+    started = clock()
     measured: list[list[tuple[float, float, float]]] = [[], []]
     slowest = 0.0
     for index in range(rounds):
@@ -117,14 +123,46 @@ def _fitting(
         workload, prompt=workload.prompt[:_PROBE], longest=workload.longest[:1], steps=1
     )
     for _ in range(2):  # the first call of an engine is no measure
-        taken = [_round(engine, layout, probe, clock) for engine in engines]
-    token = max(sum(first for first, _, _ in taken) / len(probe.prompt), 1e-9)
-    step = max(sum(decode for _, _, decode in taken), 1e-9)
+        first, decode, _ = _both(engines, layout, probe, clock)
+    token = first / len(probe.prompt)
+    fitting = _cut(workload, share, token, token, decode)
+    for _ in range(_CUTS):
+        if fitting.steps == 1 and len(fitting.longest) == 1:
+            break  # nothing is left to cut, and each round of it is dear
+        first, decode, prefill = _both(engines, layout, fitting, clock)
+        if max(first, decode, prefill) <= _OVER * share:
+            break
+        fitting = _cut(
+            fitting,
+            share,
+            first / len(fitting.prompt),
+            prefill / len(fitting.longest),
+            decode / fitting.steps,
+        )
+    return fitting
+
+
+def _cut(workload: Workload, share: float, prompt: float, longest: float, step: float) -> Workload:
+    """Keep of each part what fits into `share` seconds, given those that a token of it takes."""
     return Workload(
-        workload.prompt[: max(1, int(share / token))],
-        workload.longest[: max(1, int(share / token))],
-        max(1, min(workload.steps, int(share / step))),
+        workload.prompt[: _affordable(share, prompt)],
+        workload.longest[: _affordable(share, longest)],
+        min(workload.steps, _affordable(share, step)),
     )
+
+
+def _both(
+    engines: Sequence[Engine], layout: CacheLayout, workload: Workload, clock: Clock
+) -> tuple[float, float, float]:
+    """Return the seconds that all engines took for each part of a round."""
+    taken = np.array([_round(engine, layout, workload, clock) for engine in engines])
+    first, decode, prefill = taken.sum(axis=0).tolist()
+    return first, decode, prefill
+
+
+def _affordable(seconds: float, token: float) -> int:
+    """Return how many tokens fit into so many seconds; at least one."""
+    return max(1, int(seconds / max(token, 1e-9)))
 
 
 def _round(

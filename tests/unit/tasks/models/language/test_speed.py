@@ -19,13 +19,14 @@ TEXTS = ["a", "the cat sits on the roof", "a model of many tokens that are read 
 
 
 class TimedEngine:
-    """A real engine whose clock goes on by so many seconds a token."""
+    """A real engine whose clock goes on by so many seconds a token, or a pair of tokens."""
 
-    def __init__(self, engine: Engine, second: float) -> None:
+    def __init__(self, engine: Engine, second: float, *, pairs: bool = False) -> None:
         self.engine, self.second, self.now = engine, second, 0.0
+        self.power = 2 if pairs else 1
 
     def run(self, feeds: Mapping[str, Any]) -> Any:
-        self.now += self.second * feeds["input_ids"].size
+        self.now += self.second * feeds["input_ids"].size ** self.power
         return self.engine.run(feeds)
 
     def clock(self) -> float:
@@ -70,10 +71,22 @@ def test_prompts_are_cut_so_that_all_rounds_fit_into_the_time(small: Any) -> Non
     timed, engine = measured(small, 0.05)
     assert (len(timed.workload.prompt), len(timed.workload.longest)) == (20, 20)
     assert timed.candidate.prefill.size == 10
-    assert engine.now <= 60
+    assert engine.now <= 60 + 3 * 6, "and the rounds that found the cut"
 
 
 def test_an_engine_that_is_too_slow_for_all_rounds_is_timed_once(small: Any) -> None:
-    timed, _ = measured(small, 5.0)
+    timed, _ = measured(small, 30.0)
     assert timed.workload.steps == 1
     assert timed.candidate.decode.size == 1
+
+
+def test_all_rounds_fit_where_a_long_text_costs_more_a_token(small: Any) -> None:
+    """By 16 tokens alone all 30 would fit, and the time would be up after two thirds of rounds."""
+    made = small("llama")
+    engine: Any = TimedEngine(made.engine, 0.004, pairs=True)
+    work = Workload(tuple(range(1, 31)), tuple(range(1, 33)), STEPS)
+    timed = paired_generation(
+        engine, engine, made.inputs.layout, work, rounds=10, seconds=60.0, clock=engine.clock
+    )
+    assert timed.candidate.prefill.size == 10
+    assert 12 <= len(timed.workload.longest) < 20
