@@ -26,7 +26,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx,examples,gguf,compressed-tensors,evaluation,privacy,oidc,lineage,tracing,postgres,bench,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx,examples,adapters,gguf,compressed-tensors,evaluation,privacy,oidc,lineage,tracing,postgres,bench,dev]'
 	touch $@
 
 demo: setup

@@ -36,6 +36,18 @@ def write_folder(
     return folder
 
 
+def write_adapter(core: Path, folder: Path) -> Path:
+    """Write a LoRA over a folder's model, of random weights, so that it says something else."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(core, dtype=torch.float32)
+    rules = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    get_peft_model(model, rules).save_pretrained(folder)
+    return folder
+
+
 def tokenizer() -> Tokenizer:
     """Byte-level BPE of 300 tokens."""
     made = Tokenizer(models.BPE())

@@ -6,4 +6,5 @@ bash tests/services/packages.sh || echo "some system packages are missing; the t
 # Half of the time goes by in waiting for services: three workers keep two cores busy.
 # One file stays on one worker, so that each service is started once. Hypothesis draws the same examples in every run and
 # sets no deadline: another run's luck, or a busy machine, says nothing about this change. `pytest tests/unit` draws new ones.
-exec .venv/bin/pytest --numprocesses 3 --dist loadfile --quiet --hypothesis-profile=ci "$@"
+# Folders in their order, the dearest first: by numbers of tests a few slow files would end the run alone.
+exec .venv/bin/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --quiet --hypothesis-profile=ci "$@"

@@ -40,26 +40,34 @@ TOLERANCE = 1e-4
 """Largest allowed difference between the exported graph and torch, on outputs of order one."""
 
 
-def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
+def export(spec: ModelSpec, folder: Path, adapter: Path | None = None) -> onnx.ModelProto:
     """Return the full-precision graph, opset 20, with dynamic batch (and length).
 
     A graph's file, or a folder with one `model.onnx`, is taken as it is, but for names of nodes
-    that lack one.
+    that lack one. An `adapter` is a folder of PEFT's; the graph is of both, merged.
 
     Raises:
         BadInput: when the folder cannot be read as the spec's task, or when the exported graph does
             not compute what torch computes.
     """
     if spec.task is Task.CAUSAL_LM and is_gguf(folder):
-        return _language(spec, folder, weights_in_float32(folder))
+        return _language(spec, folder, weights_in_float32(folder), adapter)
     ready = folder if folder.is_file() else folder / "model.onnx"
     if ready.is_file():
+        if adapter is not None:
+            raise BadInput(
+                f"adapter.path: {adapter} is laid over a Hugging Face folder, and {ready} is a "
+                "graph already: name the folder that it was exported from in source"
+            )
         return _ready(spec, ready)
     if spec.task is Task.CAUSAL_LM:
-        return _language(spec, folder, float_weights(folder))
+        return _language(spec, folder, float_weights(folder), adapter)
     require_room(float_weights(folder), where=str(folder))
     try:
-        loaded = LOADERS[spec.task](spec, folder)
+        if adapter is None:
+            loaded = LOADERS[spec.task](spec, folder)
+        else:
+            loaded = load_text_encoder(spec, folder, adapter)
         with torch.no_grad():
             loaded.module(**loaded.probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here
@@ -74,7 +82,7 @@ def export(spec: ModelSpec, folder: Path) -> onnx.ModelProto:
     return model
 
 
-def _language(spec: ModelSpec, folder: Path, size: int) -> onnx.ModelProto:
+def _language(spec: ModelSpec, folder: Path, size: int, adapter: Path | None) -> onnx.ModelProto:
     """Export the decoder of so many bytes in float32 with its cache.
 
     It is checked where it reads a text at once, and where it adds one token to a cache.
@@ -85,7 +93,9 @@ def _language(spec: ModelSpec, folder: Path, size: int) -> onnx.ModelProto:
         require_room(size, where=str(folder))
     longest = spec.input.max_length + spec.input.new_tokens
     try:
-        module, layout, probe, shapes = load_decoder(folder, longest, beside=are_large(size))
+        module, layout, probe, shapes = load_decoder(
+            folder, longest, beside=are_large(size), adapter=adapter
+        )
         with torch.no_grad():
             module(**probe)
     except Exception as exc:  # transformers, safetensors and torch raise their own kinds here

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +61,15 @@ def collect_files(
     """Return what is stored of a model, and the ONNX file that it came as, if it did."""
     base = spec_path.resolve().parent
     chosen = settings()
-    folder = fetch(
-        spec.source,
+    found = partial(
+        fetch,
         base=base,
         cache=cache,
         endpoint_url=chosen.s3_endpoint_url,
         region=chosen.s3_region,
     )
+    folder = found(spec.source)
+    adapter = found(spec.adapter.path) if spec.adapter else None
     files = {
         "spec.yaml": spec_path.read_bytes(),
         "golden.parquet": _read(base / spec.golden.cases, "golden.cases"),
@@ -84,7 +87,7 @@ def collect_files(
     # torch takes a second to load, and only this needs it
     from tasks.models.export import READY, export
 
-    files[FULL_PRECISION] = export(spec, folder).SerializeToString(deterministic=True)
+    files[FULL_PRECISION] = export(spec, folder, adapter).SerializeToString(deterministic=True)
     if spec.task is Task.IMAGE_EMBEDDING:
         files[CLASSES] = _classes(spec, folder, files)
     if spec.task is Task.CUSTOM:

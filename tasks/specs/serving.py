@@ -40,7 +40,7 @@ def _one_in(value: object) -> object:
 class FallbackSpec(_ServingModel):
     """Limits of what the champion answers; when one is broken, another release answers."""
 
-    to: Higher = "full-precision"
+    to: Higher | Literal["core"] = "full-precision"  # core: champion of adapter.core
     latency_ms: float | None = Field(default=None, gt=0)  # an answer that takes longer is late
     late: float = Field(default=0.05, gt=0, lt=1)  # share of answers that may be
     errors: float | None = Field(default=None, gt=0, lt=1)  # share of requests that may fail

@@ -1,6 +1,5 @@
 """The description of one model that Requant keeps right: one YAML file, checked once, here."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -8,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -18,11 +16,15 @@ from pydantic import (
 from infra.errors import BadInput
 from infra.identifiers import ModelName
 from tasks.specs.custom import Dimensions, MetricSpec, Number, States, TensorSpec, with_rules
+from tasks.specs.drift import DriftSpec, WindowSpec
 from tasks.specs.preprocess import PreprocessSpec
 from tasks.specs.serving import DeliverySpec, ServingSpec
 from tasks.specs.sources import SourceSpec, distinct
 from tasks.specs.traits import METRICS, OF_ITSELF, TRAITS, Task
 from tasks.specs.yaml_text import read_yaml
+
+ADAPTED = frozenset({Task.CAUSAL_LM, Task.TEXT_EMBEDDING})
+"""Tasks whose folders an adapter may be laid over."""
 
 
 class _SpecModel(BaseModel):
@@ -58,6 +60,14 @@ class InputSpec(_SpecModel):
     def fixed(self) -> Mapping[str, Number | tuple[Number, ...]]:
         """Return the inputs that always have one value."""
         return {name: item.value for name, item in self.tensors.items() if item.value is not None}
+
+
+class AdapterSpec(_SpecModel):
+    """Small weights over a core's: a LoRA as PEFT writes it, merged when the model is exported."""
+
+    path: str = Field(min_length=1)  # folder with adapter_config.json, as `source` names one
+    # Registered model without it, whose champion may answer in its place (serving.fallback.to).
+    core: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]{1,62}$")
 
 
 class DataSpec(_SpecModel):
@@ -179,68 +189,6 @@ class ScheduleSpec(_SpecModel):
         return f"{rule} in {self.timezone}"
 
 
-class WindowSpec(_SpecModel):
-    """How live traffic is sampled."""
-
-    hours: int = Field(default=24, ge=1)  # the current window ends with the newest request
-    minimum_rows: int = Field(default=64, ge=1)  # fewer distinct requests: inconclusive
-    sample: int = Field(default=256, ge=8)  # requests kept for drift and calibration
-    tenant_share: float = Field(default=0.5, gt=0, le=1)  # of the sample, at most, for one tenant
-    # What the input detector compares with: the champion's calibration set, or the same hours of
-    # the weeks before.
-    reference: Literal["champion", "same-hour-of-week"] = "champion"
-    weeks: int = Field(default=4, ge=1, le=52)  # so many weeks back, for same-hour-of-week
-
-
-def _one_in(value: object) -> object:
-    """Read "one in 1000 windows" as 1000."""
-    match = (
-        re.fullmatch(r"\s*one in ([0-9_]+) windows\s*", value) if isinstance(value, str) else None
-    )
-    return int(match[1]) if match else value
-
-
-class ConfirmSpec(_SpecModel):
-    """In how many of the last windows a detector must have degraded before the loop acts.
-
-    Safety needs no confirmation.
-    """
-
-    windows: int = Field(default=1, ge=1)
-    of: int = Field(default=1, ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.windows > self.of:
-            raise ValueError(
-                f"{self.windows} of {self.of} windows can never be: windows must not exceed of"
-            )
-        return self
-
-
-class BuildsSpec(_SpecModel):
-    """How many rebuilds the loop may start by itself; safety is exempt."""
-
-    at_most: int = Field(default=8, ge=0)
-    days: float = Field(default=7.0, gt=0)  # of traffic time
-
-
-class DriftSpec(_SpecModel):
-    """How sure the loop must be before it acts, and what keeps it from thrashing."""
-
-    # Windows between two false alarms of range, fidelity, safety and control together, at least, on
-    # average.
-    false_alarms: Annotated[int, BeforeValidator(_one_in), Field(ge=10, le=10_000_000)] = 1000
-    recover: float = Field(
-        default=0.5, gt=0, le=1
-    )  # share of what set an alarm off, to which it must fall to end
-    confirm: ConfirmSpec = ConfirmSpec()
-    cooldown_windows: int = Field(
-        default=1, ge=0
-    )  # windows after a build in which no second one is started
-    builds: BuildsSpec = BuildsSpec()
-
-
 class CalibrationSpec(_SpecModel):
     """How a calibration set is chosen from the window, and what it may do to a scale."""
 
@@ -277,6 +225,7 @@ class ModelSpec(_SpecModel):
         min_length=1
     )  # folder or .onnx file, package:NAME/path, s3://..., models:/NAME/VERSION
     task: Task
+    adapter: AdapterSpec | None = None
     input: InputSpec = InputSpec()
     data: DataSpec
     golden: GoldenSpec
@@ -341,6 +290,21 @@ class ModelSpec(_SpecModel):
                 f"budgets.{bounded[0]} is about writing tokens, which {self.task} does not do: "
                 "leave it out, and bound latency_ratio"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_fits_task(self) -> Self:
+        adapter, serving = self.adapter, self.serving
+        if adapter and self.task not in ADAPTED:
+            raise ValueError(
+                f"adapter is taken over {' and '.join(sorted(ADAPTED))}, not over {self.task}: "
+                "merge it yourself, and name the merged folder in source"
+            )
+        if adapter and adapter.core == self.name:
+            raise ValueError("adapter.core is this model itself: name the one without the adapter")
+        to_core = serving and serving.fallback and serving.fallback.to == "core"
+        if to_core and not (adapter and adapter.core):
+            raise ValueError("serving.fallback.to is core: say which model in adapter.core")
         return self
 
     @model_validator(mode="after")

@@ -126,11 +126,11 @@ def interrupted(place: Place, asked: signal.Signals) -> str:
     return said
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_is_one_line_and_closes_the_intent(
-    place: Place, asked: signal.Signals
-) -> None:
-    said = interrupted(place, asked)
+@pytest.mark.parametrize("swapped", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_an_interruption_is_one_line_and_closes_the_intent(place: Place, swapped: bool) -> None:
+    """By Ctrl-C without a server, by a service manager's signal with one; and swapped."""
+    by_hand = (place.server is None) != swapped
+    said = interrupted(place, signal.SIGINT if by_hand else signal.SIGTERM)
     again = f"requant --workspace {place.root} maintain digits"
     line = (
         rf"requant: interrupted while {WORKING}: .*; nothing is lost: "

@@ -129,6 +129,15 @@ def up(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
         yield started
 
 
+@pytest.fixture(scope="module")
+def calm(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Up:
+    """Return the same, once its model is maintained once a day: each run takes seconds of CPU."""
+    from tasks.models.catalog import register
+
+    register(spec(tmp_path_factory.mktemp("calm"), "{slug: seldom, interval: 86400}"))
+    return up
+
+
 def runs(up: Up, model: str = "digits") -> list[Mapping[str, Any]]:
     """Return a model's scheduled maintenance runs, as the server has them."""
     deployed = up.ask("deployments/filter", deployments={"name": {"any_": [model]}})
@@ -160,27 +169,27 @@ def test_prefect_shows_what_a_run_did_line_by_line(up: Up) -> None:
     assert set(newest["tags"]) >= {"requant", "digits"}
 
 
-def test_the_console_shows_the_next_run_that_the_server_has(up: Up) -> None:
+def test_the_console_shows_the_next_run_that_the_server_has(calm: Up) -> None:
     with httpx.Client(follow_redirects=True) as browser:
-        browser.get(up.link).raise_for_status()
+        browser.get(calm.link).raise_for_status()
 
         def shown_and_there() -> bool:
             """Whether the page names a run of the server; its answer may be ten seconds old."""
-            page = browser.get(f"{up.addresses['console']}/models/digits").text
+            page = browser.get(f"{calm.addresses['console']}/models/digits").text
             shown = re.search(r'aria-label="Schedule">.*?<time datetime="([^"]+)"', page, re.S)
-            expected = {one["expected_start_time"].replace("Z", "+00:00") for one in runs(up)}
+            expected = {one["expected_start_time"].replace("Z", "+00:00") for one in runs(calm)}
             return shown is not None and shown[1] in expected
 
         assert until(shown_and_there), "a run that exists on the server"
 
 
-def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
+def test_the_doctor_finds_what_runs_and_its_next_runs(calm: Up) -> None:
     chosen = {
         name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API_")
     }
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "doctor", "--json"],
-        env={**chosen, "REQUANT_WORKSPACE": str(up.workspace.root)},
+        env={**chosen, "REQUANT_WORKSPACE": str(calm.workspace.root)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -189,39 +198,39 @@ def test_the_doctor_finds_what_runs_and_its_next_runs(up: Up) -> None:
     assert checks["Prefect"] == {
         "what": "Prefect",
         "state": "fine",
-        "found": f"{up.addresses['Prefect']}/api",
+        "found": f"{calm.addresses['Prefect']}/api",
         "mend": "",
     }
     assert "digits" in checks["schedules"]["found"], checks["schedules"]
 
 
 def test_a_model_registered_meanwhile_is_scheduled_without_a_restart(
-    up: Up, tmp_path: Path
+    calm: Up, tmp_path: Path
 ) -> None:
     from tasks.models.catalog import register
 
     register(
         spec(tmp_path, "{slug: weekly, cron: '0 3 * * 1', timezone: Europe/Berlin}", name="later")
     )
-    assert until(lambda: runs(up, "later"))
+    assert until(lambda: runs(calm, "later"))
     register(spec(tmp_path, "{slug: hourly, interval: 3600}", name="later"))
 
     def schedules() -> list[str]:
-        (deployed,) = up.ask("deployments/filter", deployments={"name": {"any_": ["later"]}})
+        (deployed,) = calm.ask("deployments/filter", deployments={"name": {"any_": ["later"]}})
         return [one["slug"] for one in deployed["schedules"]]
 
     assert until(lambda: schedules() == ["hourly"])
-    assert until(lambda: runs(up, "later"))
+    assert until(lambda: runs(calm, "later"))
 
 
-def test_prefects_forms_offer_the_models_and_recipes_there_are(up: Up) -> None:
-    (deployed,) = up.ask("deployments/filter", deployments={"name": {"any_": ["requantize"]}})
+def test_prefects_forms_offer_the_models_and_recipes_there_are(calm: Up) -> None:
+    (deployed,) = calm.ask("deployments/filter", deployments={"name": {"any_": ["requantize"]}})
     fields = deployed["parameter_openapi_schema"]["properties"]
     assert "digits" in fields["model"]["enum"]
     (recipes,) = [one["enum"] for one in fields["recipe"]["anyOf"] if "enum" in one]
     assert {"int8-smooth", "full-precision"} <= set(recipes)
     assert "actor" not in fields
-    names = [one["name"] for one in up.ask("deployments/filter")]
+    names = [one["name"] for one in calm.ask("deployments/filter")]
     assert len(names) == len(set(names))
 
 
@@ -236,9 +245,9 @@ PATHS = {
 
 @pytest.mark.parametrize("title", TITLES)
 @pytest.mark.parametrize("root", [True, False])
-def test_nobody_else_gets_in_at_any_port(up: Up, title: str, root: bool) -> None:
+def test_nobody_else_gets_in_at_any_port(calm: Up, title: str, root: bool) -> None:
     method, path = ("GET", "/") if root else PATHS[title]
-    address, known = up.addresses[title] + path, key(up.workspace)
+    address, known = calm.addresses[title] + path, key(calm.workspace)
     assert httpx.request(method, address).status_code == 401
     assert (
         httpx.request(
@@ -248,7 +257,7 @@ def test_nobody_else_gets_in_at_any_port(up: Up, title: str, root: bool) -> None
     )
     for origin in (
         "http://evil.example",
-        up.addresses["console" if title != "console" else "MLflow"],
+        calm.addresses["console" if title != "console" else "MLflow"],
         "null",
     ):
         assert (
@@ -259,42 +268,42 @@ def test_nobody_else_gets_in_at_any_port(up: Up, title: str, root: bool) -> None
     )
 
 
-def test_the_session_of_the_consoles_link_opens_the_neighbours(up: Up) -> None:
+def test_the_session_of_the_consoles_link_opens_the_neighbours(calm: Up) -> None:
     with httpx.Client(follow_redirects=True) as browser:
         for title in TITLES[1:]:
-            assert browser.get(up.addresses[title]).status_code == 401
-        browser.get(up.link).raise_for_status()
+            assert browser.get(calm.addresses[title]).status_code == 401
+        browser.get(calm.link).raise_for_status()
         for title in TITLES[1:]:
-            assert browser.get(up.addresses[title]).status_code == 200
-        ours = {"Origin": up.addresses["Prefect"]}
+            assert browser.get(calm.addresses[title]).status_code == 200
+        ours = {"Origin": calm.addresses["Prefect"]}
         assert (
             browser.post(
-                f"{up.addresses['Prefect']}/api/flows/filter", json={}, headers=ours
+                f"{calm.addresses['Prefect']}/api/flows/filter", json={}, headers=ours
             ).status_code
             == 200
         )
-        assert browser.get(f"{up.addresses['Prefect']}/ui-settings").json()["auth"] is None
+        assert browser.get(f"{calm.addresses['Prefect']}/ui-settings").json()["auth"] is None
 
 
-def test_a_session_opens_pages_and_no_shell(up: Up) -> None:
+def test_a_session_opens_pages_and_no_shell(calm: Up) -> None:
     """MLflow brings an assistant that runs commands on the host of its server."""
-    assistant = f"{up.addresses['MLflow']}/ajax-api/3.0/mlflow/assistant"
+    assistant = f"{calm.addresses['MLflow']}/ajax-api/3.0/mlflow/assistant"
     for path in ("", "/message", "/config", "/providers/anything"):
         for method in ("GET", "POST", "PUT"):
             assert (
-                httpx.request(method, assistant + path, headers=key(up.workspace)).status_code
+                httpx.request(method, assistant + path, headers=key(calm.workspace)).status_code
                 == 403
             )
 
 
-def test_a_port_that_was_not_asked_for_is_not_called_taken(up: Up) -> None:
-    assert "taken" not in up.output.read_text()
+def test_a_port_that_was_not_asked_for_is_not_called_taken(calm: Up) -> None:
+    assert "taken" not in calm.output.read_text()
 
 
-def test_everything_listens_on_this_machine_only(up: Up) -> None:
+def test_everything_listens_on_this_machine_only(calm: Up) -> None:
     family = [
-        psutil.Process(up.process.pid),
-        *psutil.Process(up.process.pid).children(recursive=True),
+        psutil.Process(calm.process.pid),
+        *psutil.Process(calm.process.pid).children(recursive=True),
     ]
     listening = []
     for process in family:
@@ -308,17 +317,17 @@ def test_everything_listens_on_this_machine_only(up: Up) -> None:
     assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
 
 
-def test_nobody_else_reads_the_workspace_and_logs_hold_no_secret(up: Up) -> None:
-    httpx.get(up.link)
+def test_nobody_else_reads_the_workspace_and_logs_hold_no_secret(calm: Up) -> None:
+    httpx.get(calm.link)
     loose = [
         path
-        for path in up.workspace.root.rglob("*")
+        for path in calm.workspace.root.rglob("*")
         if path.exists() and path.stat().st_mode & 0o077
     ]
     assert loose == []
-    assert up.workspace.root.stat().st_mode & 0o077 == 0
-    secret, token = up.workspace.secret(), up.link.partition("login=")[2]
-    logs = list((up.workspace.root / "logs").glob("*.log"))
+    assert calm.workspace.root.stat().st_mode & 0o077 == 0
+    secret, token = calm.workspace.secret(), calm.link.partition("login=")[2]
+    logs = list((calm.workspace.root / "logs").glob("*.log"))
     assert logs
     for path in logs:
         assert not {
@@ -326,26 +335,24 @@ def test_nobody_else_reads_the_workspace_and_logs_hold_no_secret(up: Up) -> None
         }
 
 
-def test_an_order_names_who_authenticated_and_nothing_else_can(up: Up, tmp_path: Path) -> None:
+def test_an_order_names_who_authenticated_and_nothing_else_can(calm: Up) -> None:
     """A forged note, a note of another run, and a parameter of that name prove nothing."""
     from prefect.client.orchestration import get_client
 
     from flows.deployments import trigger
     from flows.orchestration.orders import signed_order
     from flows.orchestration.runtime import using
-    from tasks.models.catalog import register
     from tasks.promotion import journal
     from tasks.promotion.ledger import EntryKind
 
-    register(spec(tmp_path, "{slug: seldom, interval: 86400}"))  # nobody else is to hold the window
     asked = {"model": "digits", "recipe": "int8-max"}
     with (
-        using(f"{up.addresses['Prefect']}/api", up.workspace.secret().basic),
+        using(f"{calm.addresses['Prefect']}/api", calm.workspace.secret().basic),
         get_client(sync_client=True) as client,
     ):
         hers = trigger("requantize", {**asked, "reason": "hers"}, actor="Ada", key="one")
         until(
-            lambda: up.ask("flow_runs/filter", flow_runs={"id": {"any_": [hers.run_id]}})[0][
+            lambda: calm.ask("flow_runs/filter", flow_runs={"id": {"any_": [hers.run_id]}})[0][
                 "end_time"
             ]
         )
@@ -372,10 +379,10 @@ def intended(entries: Any, kind: Any, reason: str) -> Any:
     return [one for one in entries if one.kind is kind and one.reason == reason]
 
 
-def test_a_second_one_in_the_same_workspace_is_refused(up: Up) -> None:
+def test_a_second_one_in_the_same_workspace_is_refused(calm: Up) -> None:
     again = subprocess.run(
         [sys.executable, "-m", "flows.cli", "up"],
-        env={**os.environ, "REQUANT_WORKSPACE": str(up.workspace.root)},
+        env={**os.environ, "REQUANT_WORKSPACE": str(calm.workspace.root)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -385,10 +392,10 @@ def test_a_second_one_in_the_same_workspace_is_refused(up: Up) -> None:
     assert "requant link" in again.stderr
 
 
-def test_link_prints_a_fresh_link_for_another_person(up: Up) -> None:
+def test_link_prints_a_fresh_link_for_another_person(calm: Up) -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "flows.cli", "link", "--for", "Ada"],
-        env={**os.environ, "REQUANT_WORKSPACE": str(up.workspace.root), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "REQUANT_WORKSPACE": str(calm.workspace.root), "PYTHONUNBUFFERED": "1"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -402,12 +409,12 @@ def test_link_prints_a_fresh_link_for_another_person(up: Up) -> None:
         )
 
 
-def test_ctrl_c_stops_everything(up: Up) -> None:
+def test_ctrl_c_stops_everything(calm: Up) -> None:
     """The last test on the shared one."""
-    family, addresses = psutil.Process(up.process.pid).children(recursive=True), up.addresses
-    up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(90) == 0, up.output.read_text()
-    assert "Traceback" not in up.output.read_text()
+    family, addresses = psutil.Process(calm.process.pid).children(recursive=True), calm.addresses
+    calm.process.send_signal(signal.SIGINT)
+    assert calm.process.wait(90) == 0, calm.output.read_text()
+    assert "Traceback" not in calm.output.read_text()
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     for address in addresses.values():
@@ -415,7 +422,13 @@ def test_ctrl_c_stops_everything(up: Up) -> None:
             httpx.get(address)
 
 
-def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(
+def part_of(up: Up, name: str) -> psutil.Process:
+    """Return the process of one service."""
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    return next(one for one in family if name in one.cmdline())
+
+
+def test_one_that_was_killed_leaves_nothing_and_in_the_next_a_lost_page_comes_back_once(
     workspace: Settings, tmp_path: Path
 ) -> None:
     with running(workspace, tmp_path / "first.log") as first:
@@ -427,27 +440,19 @@ def test_one_that_was_killed_leaves_nothing_running_and_the_next_starts(
     assert (workspace.root / "run" / "services.json").exists(), "its note is stale now"
     with running(workspace, tmp_path / "second.log") as second:
         assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
-
-
-def part_of(up: Up, name: str) -> psutil.Process:
-    """Return the process of one service."""
-    family = psutil.Process(up.process.pid).children(recursive=True)
-    return next(one for one in family if name in one.cmdline())
-
-
-def test_a_page_that_is_gone_comes_back_once(workspace: Settings, tmp_path: Path) -> None:
-    with running(workspace, tmp_path / "up.log") as up:
-        part_of(up, "evidently").kill()
-        until(lambda: "evidently stopped (exit -9) and is started again" in up.output.read_text())
-        until(lambda: answers(up.addresses["Evidently"], workspace))
-        part_of(up, "evidently").kill()  # at once again: it is at fault itself
-        family = psutil.Process(up.process.pid).children(recursive=True)
-        assert up.process.wait(90) == 2
+        part_of(second, "evidently").kill()
+        until(
+            lambda: "evidently stopped (exit -9) and is started again" in second.output.read_text()
+        )
+        until(lambda: answers(second.addresses["Evidently"], workspace))
+        part_of(second, "evidently").kill()  # at once again: it is at fault itself
+        family = psutil.Process(second.process.pid).children(recursive=True)
+        assert second.process.wait(90) == 2
         _, alive = psutil.wait_procs(family, timeout=5)
         assert alive == []
     assert (
         f"evidently stopped (exit -9), so everything did: see {workspace.root}"
-        in up.output.read_text()
+        in second.output.read_text()
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flows.gateway.fronts import open_front
 from flows.gateway.steering.guardian import ChampionObserver, Guardian
-from flows.gateway.steering.opening import open_release
+from flows.gateway.steering.opening import open_registered, open_release
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
@@ -21,7 +21,9 @@ from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import run_all
 from tasks.models.source_files import FULL_PRECISION
+from tasks.promotion import journal
 from tasks.promotion.ledger import LedgerEntry, previous
+from tasks.promotion.ledger import champion as champion_of
 from tasks.serving.comparing import comparison
 from tasks.serving.confidence import Measure, confidence, threshold
 from tasks.specs.serving import RoutingSpec
@@ -29,6 +31,8 @@ from tasks.specs.traits import TRAITS
 
 REFERENCE = "full-precision"
 """The version that answers of the full-precision tier name."""
+CORE = "core"
+"""The tier that is another model's champion: the one without the adapter."""
 CALIBRATION_CASES = 512
 """Golden cases, at most, that the threshold is chosen on at each swap."""
 
@@ -43,7 +47,8 @@ def open_tiers(
 ) -> None:
     """Give a model the tiers, rules and limits of its spec; none where it has no such section.
 
-    Without a champion before this one, there is no tier `previous` yet.
+    Without a champion before this one, there is no tier `previous` yet; nor is there a `core`
+    before the model below an adapter has a champion.
     """
     serving = registered.spec.serving
     routing, fallback = (serving.routing, serving.fallback) if serving else (None, None)
@@ -80,8 +85,17 @@ class _Tiers:
     def _opened(self, name: str) -> ServedRelease | None:
         if name == REFERENCE:
             return open_reference(self.registered)
+        if name == CORE:
+            return self._core()
         before = previous(self.entries)
         return None if before is None else open_release(self.settings, self.registered, before)
+
+    def _core(self) -> ServedRelease | None:
+        """Return the champion of the model that an adapter lies over; None before it has one."""
+        adapter = self.registered.spec.adapter
+        core = adapter and adapter.core
+        head = champion_of(journal.read(core)) if core else None
+        return open_release(self.settings, open_registered(core), head) if core and head else None
 
 
 def compared_outputs(registered: RegisteredModel) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from torch.export import Dim
 from tasks.models.language.checkpoint import map_weights, require_finite, stored_type
 from tasks.models.language.gguf_file import is_gguf, quietly, where_from
 from tasks.models.language.layout import CacheLayout
+from tasks.models.text.adapter import laid_beside, merged
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -115,11 +116,12 @@ class Product(nn.Module):
 
 
 def load_decoder(
-    folder: Path, longest: int, *, beside: bool = False
+    folder: Path, longest: int, *, beside: bool = False, adapter: Path | None = None
 ) -> tuple[CachedDecoder, CacheLayout, Probe, Shapes]:
     """Load the model of a Hugging Face folder, or of a GGUF file, in FP32.
 
-    With `beside`, its weights are mapped from files, and take no memory that is not given back.
+    With `beside`, its weights are mapped from files, and take no memory that is not given back. An
+    `adapter` is asked beside the weights, as its users run it, and merged into what is returned.
 
     Returns:
         The model, its cache, a probe and the probe's dynamic dimensions.
@@ -133,7 +135,7 @@ def load_decoder(
     transformers_logging.disable_progress_bar()
     stored = torch.float32 if is_gguf(folder) else stored_type(folder)
     with quietly() if is_gguf(folder) else nullcontext():
-        if beside:
+        if beside and adapter is None:
             model = _with_mapped_weights(folder, stored)
         else:
             model = _pretrained(folder, torch.float32)
@@ -146,8 +148,13 @@ def load_decoder(
             f"{positions}"
         )
     window, mixed = _window(config, longest)
+    adapted = model if adapter is None else laid_beside(model, adapter)
     with torch.no_grad():
-        asked = _original(model, int(config.vocab_size), longest, window)
+        asked = _original(adapted, int(config.vocab_size), longest, window)
+    if adapter is not None:
+        model = merged(adapted)
+        if beside:
+            map_weights(model)
     # Eager attention exports to plain products and a softmax, which every target parses.
     model.set_attn_implementation("eager")
     decoder = CachedDecoder(model, window, mixed=mixed).eval()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 from tasks.models.loading import Loaded, OriginalRun, Probe
+from tasks.models.text.adapter import laid_beside, merged
 from tasks.specs.spec import ModelSpec
 
 POOLED = frozenset({"Transformer", "Pooling", "Normalize"})
@@ -36,8 +37,10 @@ class SentenceEncoder(nn.Module):
         return nn.functional.normalize(pooled, dim=1)
 
 
-def load_text_encoder(spec: ModelSpec, folder: Path) -> Loaded:
+def load_text_encoder(spec: ModelSpec, folder: Path, adapter: Path | None = None) -> Loaded:
     """Load the encoder of a Hugging Face folder in FP32; whatever transformers raises passes.
+
+    An `adapter` is asked beside the weights, as its users run it, and merged into what is returned.
 
     Raises:
         ValueError: for another pooling than the mean, and for fewer positions than
@@ -49,19 +52,22 @@ def load_text_encoder(spec: ModelSpec, folder: Path) -> Loaded:
     transformers_logging.disable_progress_bar()
     _require_mean_pooling(folder)
     longest = spec.input.max_length
-    runs = _original_runs(folder, longest)
+    runs = _original_runs(folder, longest, adapter)
     # Eager attention exports to plain products and a softmax, which every target parses.
     encoder = AutoModel.from_pretrained(
         str(folder), local_files_only=True, attn_implementation="eager", dtype=torch.float32
     )
+    vocabulary = int(encoder.config.vocab_size)
+    if adapter is not None:
+        encoder = merged(laid_beside(encoder, adapter))
     batch, tokens = Dim("batch", min=1, max=1024), Dim("tokens", min=2, max=max(longest, 16))
     shape = {0: batch, 1: tokens}
-    probe = _probe(int(encoder.config.vocab_size), (16, 9, 5))
+    probe = _probe(vocabulary, (16, 9, 5))
     shapes = {"input_ids": shape, "attention_mask": shape}
     return Loaded(SentenceEncoder(encoder).eval(), probe, shapes, runs)
 
 
-def _original_runs(folder: Path, longest: int) -> tuple[OriginalRun, ...]:
+def _original_runs(folder: Path, longest: int, adapter: Path | None) -> tuple[OriginalRun, ...]:
     """Ask the model itself, as its users call it: past its windows, with padding, and shortly.
 
     The longest is asked first: BigBird changes for good once it has read a short text.
@@ -75,6 +81,8 @@ def _original_runs(folder: Path, longest: int) -> tuple[OriginalRun, ...]:
         str(folder), local_files_only=True, dtype=torch.float32
     ).eval()
     config = original.config
+    if adapter is not None:
+        original = laid_beside(original, adapter)
     positions = getattr(config, "max_position_embeddings", None)
     if positions and longest > positions:
         raise ValueError(f"input.max_length is {longest}, and the model has {positions} positions")

@@ -278,6 +278,7 @@ def test_sampling_is_measured() -> None:
     assert all(goal.reached for goal in table.goals)
 
 
+@pytest.mark.soak
 def test_scale_counts_every_kind_of_work_and_works_out_the_day(digits: Subject) -> None:
     table = scale.compare(digits, 400)
     rows = {row.name: row for row in table.rows}

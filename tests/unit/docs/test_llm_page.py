@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from tasks.specs.spec import DriftSpec, ModelSpec
+from tasks.specs.drift import DriftSpec
+from tasks.specs.spec import ModelSpec
 from tasks.specs.traits import METRICS, Task
 
 PAGE = (Path(__file__).parents[3] / "docs" / "llm.md").read_text(encoding="utf-8")

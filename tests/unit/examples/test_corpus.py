@@ -151,6 +151,7 @@ def test_each_query_names_existing_passages(corpus: Corpus) -> None:
         assert passages.issuperset(row["relevant"] or ())
 
 
+@pytest.mark.soak
 def test_full_precision_finds_most_passages(
     corpus: Corpus, retrieved: npt.NDArray[np.float32]
 ) -> None:

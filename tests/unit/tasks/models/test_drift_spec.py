@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.specs.spec import ConfirmSpec, DriftSpec, WindowSpec
+from tasks.specs.drift import ConfirmSpec, DriftSpec, WindowSpec
 
 
 def test_the_false_alarm_budget_is_a_number_of_windows_or_says_so_in_words() -> None:

@@ -16,7 +16,7 @@ from tasks.models.language.generation import Sampling, answer, choose, generate
 from tests.language_folders import VOCABULARY
 from tests.unit.tasks.models.language.conftest import NEW_TOKENS, SHIPPED
 
-PROMPTS = 200
+PROMPTS, FEW = 200, 40
 
 
 class TorchEngine:
@@ -46,11 +46,12 @@ def prompts(count: int = PROMPTS) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
-def test_greedy_tokens_are_those_of_transformers_for_200_prompts(small: Any, family: str) -> None:
-    made = small(family)
-    found = generate(made.engine, made.inputs.layout, prompts(), new_tokens=NEW_TOKENS)
-    assert len({tuple(one) for one in found}) > PROMPTS // 2, "the prompts must make a difference"
-    assert found == _by_transformers(made.model, prompts())
+@pytest.mark.parametrize("count", [FEW, pytest.param(PROMPTS, marks=pytest.mark.soak)])
+def test_greedy_tokens_are_those_of_transformers(small: Any, family: str, count: int) -> None:
+    made, asked = small(family), prompts(count)
+    found = generate(made.engine, made.inputs.layout, asked, new_tokens=NEW_TOKENS)
+    assert len({tuple(one) for one in found}) > count // 2, "the prompts must make a difference"
+    assert found == _by_transformers(made.model, asked)
 
 
 @pytest.mark.soak
@@ -72,16 +73,17 @@ def test_the_shipped_model_writes_the_tokens_of_transformers_for_200_golden_prom
     assert found == _by_transformers(made.model, asked)
 
 
-def test_sampled_tokens_are_those_of_torch_for_200_prompts(small: Any) -> None:
-    made = small("llama")
+@pytest.mark.parametrize("count", [FEW, pytest.param(PROMPTS, marks=pytest.mark.soak)])
+def test_sampled_tokens_are_those_of_torch(small: Any, count: int) -> None:
+    made, asked = small("llama"), prompts(count)
     sampling = Sampling(temperature=0.8, top_p=0.9, seed=3)
     layout = made.inputs.layout
-    found = generate(made.engine, layout, prompts(), new_tokens=8, sampling=sampling)
+    found = generate(made.engine, layout, asked, new_tokens=8, sampling=sampling)
     assert found == generate(
-        TorchEngine(made.model), layout, prompts(), new_tokens=8, sampling=sampling
+        TorchEngine(made.model), layout, asked, new_tokens=8, sampling=sampling
     )
     other = Sampling(temperature=0.8, top_p=0.9, seed=4)
-    assert found != generate(made.engine, layout, prompts(), new_tokens=8, sampling=other)
+    assert found != generate(made.engine, layout, asked, new_tokens=8, sampling=other)
 
 
 def test_what_shares_a_batch_with_a_prompt_does_not_change_its_tokens(small: Any) -> None:
