@@ -142,6 +142,29 @@ class GateResult:
         return self.direction == "reported"
 
 
+@dataclass(frozen=True, slots=True)
+class FlippedCase:
+    """One golden case that a candidate answers otherwise; texts are redacted and cut."""
+
+    case_id: str
+    domain: str
+    language: str
+    input: str  # of what is no text, its shape
+    label: str  # the right answer, "" where nobody knows it
+    full_precision: str
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlippedAnswers:
+    """Cases that one metric counts against a candidate."""
+
+    metric: str  # flips, safety-flips, exact-match-drop, token-error-rate, ...
+    count: int
+    cases: int  # that the metric applies to
+    examples: tuple[FlippedCase, ...]  # some of them, the worst
+
+
 LAYER_PRECISION = "layer-precision"
 """The gate that holds what runs against the format that was asked for."""
 TTFT = "ttft-ratio"
@@ -163,6 +186,7 @@ class GateReport:
 
     target: str
     gates: tuple[GateResult, ...]
+    flips: tuple[FlippedAnswers, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

@@ -154,8 +154,11 @@ CHAMPION_OBSERVATION = ObjectKind(
     sources=(_CALIBRATED,),
 )
 SENSITIVITY = ObjectKind("sensitivity", "sensitivities/{model}/{digest}{variant}.json", remade=True)
-CANDIDATE = ObjectKind("candidate", "candidates/{model}/{candidate}/{path}", remade=True)
-VERDICT = ObjectKind("verdict", "verdicts/{model}/{digest}.json", remade=True)
+# Golden reports among them keep short, redacted examples of golden cases.
+CANDIDATE = ObjectKind(
+    "candidate", "candidates/{model}/{candidate}/{path}", Holds.CORPUS, remade=True
+)
+VERDICT = ObjectKind("verdict", "verdicts/{model}/{digest}.json", Holds.CORPUS, remade=True)
 
 EVIDENCE = ObjectKind("evidence", "evidence/{model}/{champion}-{graph}/{detector}/{number}.json")
 EMBEDDING = ObjectKind(
@@ -175,7 +178,7 @@ REPORT_LIBRARY = ObjectKind("script of reports", "report-scripts/{digest}.js")
 
 MANIFEST = "manifest.json"
 """The file of a release that is written last: where it stands, the release is complete."""
-RELEASE = ObjectKind("release", "releases/{model}/{release}/{path}")
+RELEASE = ObjectKind("release", "releases/{model}/{release}/{path}", Holds.CORPUS)
 LEDGER = ObjectKind("ledger", "ledger/{model}/{number}.json")
 ACCESS = ObjectKind("access log", "access/{number}.json")
 """Users, roles, tokens' hashes, sign-ins and refusals of the whole store."""

@@ -84,13 +84,19 @@ def golden_gates(
 
 
 def language_gates(
-    golden: GoldenSet, outputs: LanguageOutputs, budgets: Budgets, *, served: frozenset[str]
+    golden: GoldenSet,
+    outputs: LanguageOutputs,
+    budgets: Budgets,
+    *,
+    served: frozenset[str],
+    scores: Mapping[str, CaseScores] | None = None,
 ) -> tuple[GateResult, ...]:
     """Judge a language model's candidate for quality and safety.
 
-    The figures that are only reported come after the gates.
+    The figures that are only reported come after the gates. `scores` are those of the outputs,
+    where they are known: programs need not run twice.
     """
-    scores = evaluate_language(golden, outputs)
+    scores = evaluate_language(golden, outputs) if scores is None else scores
     if outputs.cached is None:
         # The cache holds what was computed: there is nothing to judge in reading it back.
         rules = tuple(rule for rule in budgets.quality if rule.metric not in OF_CACHE)

@@ -17,7 +17,7 @@ from tasks.models.inputs import language_inputs, record_inputs, run_all, speech_
 from tasks.models.language.comparison import compare, compare_cached
 from tasks.models.language.inputs import LanguageInputs
 from tasks.models.speech.comparison import compare_transcripts
-from tasks.records import GateResult, GoldenCase
+from tasks.records import FlippedAnswers, GateResult, GoldenCase, Verdict
 from tasks.specs.groups import ALL
 from tasks.specs.spec import Task
 from tasks.validation.gates import error_gate, golden_gates, language_gates, metric_gates
@@ -25,6 +25,12 @@ from tasks.validation.metrics.custom import (
     CustomOutputs,
     CustomScores,
     evaluate_custom,
+)
+from tasks.validation.metrics.flips import (
+    flips_of_outputs,
+    flips_of_records,
+    flips_of_texts,
+    flips_of_transcripts,
 )
 from tasks.validation.metrics.golden import CaseScores, evaluate
 from tasks.validation.metrics.language import LanguageOutputs, evaluate_language
@@ -49,8 +55,16 @@ class GoldenRun:
         return run_all(self.engine, self.model.inputs, payloads)
 
 
-def quality(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
-    """Return the quality gates of an engine; `served` are the groups of the traffic."""
+@dataclass(frozen=True, slots=True)
+class JudgedAnswers:
+    """An engine's quality gates, and the golden cases that it answers otherwise."""
+
+    gates: tuple[GateResult, ...]
+    flips: tuple[FlippedAnswers, ...] = ()
+
+
+def quality(run: GoldenRun, served: frozenset[str]) -> JudgedAnswers:
+    """Judge an engine's answers; `served` are the groups of the traffic."""
     return QUALITY[run.model.spec.task](run, served)
 
 
@@ -62,43 +76,57 @@ def golden_scores(run: GoldenRun) -> Mapping[str, CaseScores]:
     return SCORES[run.model.spec.task](run)
 
 
-def _gates_of_outputs(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
-    model = run.model
-    return golden_gates(
-        model.spec.task,
-        model.golden,
-        model.golden_reference,
-        run.outputs(),
-        model.spec.budgets,
-        served=served,
-    )
+def _judged_outputs(run: GoldenRun, served: frozenset[str]) -> JudgedAnswers:
+    model, outputs = run.model, run.outputs()
+    task, golden, sides = model.spec.task, model.golden, (model.golden_reference, outputs)
+    gates = golden_gates(task, golden, *sides, model.spec.budgets, served=served)
+    if any(gate.verdict is Verdict.ERROR for gate in gates):
+        return JudgedAnswers(gates)  # outputs that cannot be scored answer nothing
+    scores = evaluate(task, golden, *sides)
+    return JudgedAnswers(gates, flips_of_outputs(golden, scores, sides))
 
 
-def _gates_of_answers(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
-    return language_gates(run.model.golden, _answers(run), run.model.spec.budgets, served=served)
+def _judged_images(run: GoldenRun, served: frozenset[str]) -> JudgedAnswers:
+    model, sides = run.model, (run.model.golden_reference, run.outputs())
+    scores = evaluate_vision(model.golden, *sides, model.classes)
+    gates = metric_gates(scores, model.golden, model.spec.budgets, served=served)
+    return JudgedAnswers(gates, flips_of_outputs(model.golden, scores, sides, model.classes))
 
 
-def _gates_of_scores(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
-    scores = golden_scores(run)
-    return metric_gates(scores, run.model.golden, run.model.spec.budgets, served=served)
+def _judged_texts(run: GoldenRun, served: frozenset[str]) -> JudgedAnswers:
+    golden, outputs = run.model.golden, _answers(run)
+    scores = evaluate_language(golden, outputs)
+    gates = language_gates(golden, outputs, run.model.spec.budgets, served=served, scores=scores)
+    return JudgedAnswers(gates, flips_of_texts(golden, scores, outputs))
 
 
-def _gates_of_metrics(run: GoldenRun, served: frozenset[str]) -> tuple[GateResult, ...]:
+def _judged_transcripts(run: GoldenRun, served: frozenset[str]) -> JudgedAnswers:
+    golden, outputs = run.model.golden, _transcripts(run)
+    scores = evaluate_speech(golden, outputs)
+    gates = metric_gates(scores, golden, run.model.spec.budgets, served=served)
+    return JudgedAnswers(gates, flips_of_transcripts(golden, scores, outputs))
+
+
+def _judged_records(run: GoldenRun, served: frozenset[str]) -> JudgedAnswers:
     """Judge a custom task by the spec's metrics; one that could not be measured is an error."""
-    measured, budgets = _custom_scores(run), run.model.spec.budgets
+    model, outputs = run.model, _records(run)
+    measured, budgets = _custom_scores(model, outputs), model.spec.budgets
     rules = tuple(rule for rule in budgets.quality if rule.metric not in measured.failures)
     errors = tuple(error_gate(name, ALL, exc) for name, exc in measured.failures.items())
-    judged = budgets.model_copy(update={"quality": rules})
-    return (*errors, *metric_gates(measured.scores, run.model.golden, judged, served=served))
+    kept = budgets.model_copy(update={"quality": rules})
+    gates = (*errors, *metric_gates(measured.scores, model.golden, kept, served=served))
+    metrics = model.spec.metrics
+    flips = flips_of_records(model.golden, measured.scores, outputs, metrics, model.charsets)
+    return JudgedAnswers(gates, flips)
 
 
-QUALITY: Mapping[Task, Callable[[GoldenRun, frozenset[str]], tuple[GateResult, ...]]] = {
-    Task.TEXT_EMBEDDING: _gates_of_outputs,
-    Task.IMAGE_CLASSIFICATION: _gates_of_outputs,
-    Task.IMAGE_EMBEDDING: _gates_of_scores,
-    Task.SPEECH_RECOGNITION: _gates_of_scores,
-    Task.CAUSAL_LM: _gates_of_answers,
-    Task.CUSTOM: _gates_of_metrics,
+QUALITY: Mapping[Task, Callable[[GoldenRun, frozenset[str]], JudgedAnswers]] = {
+    Task.TEXT_EMBEDDING: _judged_outputs,
+    Task.IMAGE_CLASSIFICATION: _judged_outputs,
+    Task.IMAGE_EMBEDDING: _judged_images,
+    Task.SPEECH_RECOGNITION: _judged_transcripts,
+    Task.CAUSAL_LM: _judged_texts,
+    Task.CUSTOM: _judged_records,
 }
 """How an engine of each kind is run on the golden cases and judged."""
 
@@ -113,12 +141,16 @@ def _scored_answers(run: GoldenRun) -> Mapping[str, CaseScores]:
 
 
 def _scored_transcripts(run: GoldenRun) -> Mapping[str, CaseScores]:
+    return evaluate_speech(run.model.golden, _transcripts(run))
+
+
+def _transcripts(run: GoldenRun) -> SpeechOutputs:
     model = run.model
     inputs, payloads = speech_inputs(model.inputs), [case.payload for case in model.golden.cases]
     same = compare_transcripts(model.reference, run.engine, inputs, payloads)
     sides = inputs.expected(payloads), inputs.written(run.engine, payloads)
     before, after = ([Transcript(ids, inputs.decode(ids)) for ids in side] for side in sides)
-    return evaluate_speech(model.golden, SpeechOutputs(same, before, after))
+    return SpeechOutputs(same, before, after)
 
 
 def _scored_images(run: GoldenRun) -> Mapping[str, CaseScores]:
@@ -126,10 +158,13 @@ def _scored_images(run: GoldenRun) -> Mapping[str, CaseScores]:
     return evaluate_vision(model.golden, model.golden_reference, run.outputs(), model.classes)
 
 
-def _custom_scores(run: GoldenRun) -> CustomScores:
+def _records(run: GoldenRun) -> CustomOutputs:
     model = run.model
     inputs, payloads = record_inputs(model.inputs), [case.payload for case in model.golden.cases]
-    outputs = CustomOutputs(model.golden_records, run_records(run.engine, inputs, payloads))
+    return CustomOutputs(model.golden_records, run_records(run.engine, inputs, payloads))
+
+
+def _custom_scores(model: RegisteredModel, outputs: CustomOutputs) -> CustomScores:
     functions = metric_functions(model.spec.metrics)
     return evaluate_custom(model.spec.metrics, functions, model.charsets, model.golden, outputs)
 
@@ -141,13 +176,11 @@ def beside_itself(model: RegisteredModel) -> CustomScores | None:
     """
     if model.spec.task is not Task.CUSTOM:
         return None
-    outputs = CustomOutputs(model.golden_records, model.golden_records)
-    functions = metric_functions(model.spec.metrics)
-    return evaluate_custom(model.spec.metrics, functions, model.charsets, model.golden, outputs)
+    return _custom_scores(model, CustomOutputs(model.golden_records, model.golden_records))
 
 
 def _scored_by_metrics(run: GoldenRun) -> Mapping[str, CaseScores]:
-    measured = _custom_scores(run)
+    measured = _custom_scores(run.model, _records(run))
     for exc in measured.failures.values():
         raise exc
     return measured.scores

@@ -46,8 +46,8 @@ LATENCY_ROUNDS = (30, 120)
 """A busy machine leaves the first rounds inconclusive; then more are taken."""
 GENERATION_ROUNDS = (15, 60)
 """The same of a language model that writes."""
-RULES = 6
-"""Version of how gates bind: a verdict under others is not taken up."""
+RULES = 7
+"""Version of how gates bind and what is told of them: a verdict under others is not taken up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,9 @@ def judge_built(
         engine = open_target(target).load(built.plan, built.metadata)
         inspection = engine.inspection()
         why_not = f"{target} tells nothing of its kernels"
+        answered = quality(GoldenRun(model, engine, built.named), served)
         gates = (
-            *quality(GoldenRun(model, engine, built.named), served),
+            *answered.gates,
             *_precision(model, built.ref.target, built.graph, built.layers, inspection, why_not),
         )
         failed = GateReport(target, gates).verdict in (
@@ -119,7 +120,7 @@ def judge_built(
             costs: tuple[GateResult, ...] = (size_gate(_size(model, built), model.spec.budgets),)
         else:
             costs = _costs(model, built, engine)
-        return GateReport(target, (*gates, *costs)), inspection
+        return GateReport(target, (*gates, *costs), answered.flips), inspection
     except Unavailable:
         raise
     except RequantError as exc:

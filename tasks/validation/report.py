@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra import telemetry
 from infra.errors import BadInput
-from tasks.records import OF_GENERATION, GateReport, GateResult, Interval, Verdict
+from tasks.records import (
+    OF_GENERATION,
+    FlippedAnswers,
+    GateReport,
+    GateResult,
+    Interval,
+    Verdict,
+)
 
 _ORDER = (
     Verdict.ERROR,
@@ -39,14 +46,16 @@ _OF_THE_MACHINE = frozenset(
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1]
+    version: Literal[1, 2]
     target: str
     gates: tuple[GateResult, ...]
+    flips: tuple[FlippedAnswers, ...] = ()  # version 1 had none
 
 
 def to_json(report: GateReport) -> str:
-    """Write the report as JSON, `version` 1; `from_json` reads it back equal."""
-    return _Document(version=1, target=report.target, gates=report.gates).model_dump_json(indent=2)
+    """Write the report as JSON, `version` 2; `from_json` reads it back equal."""
+    document = _Document(version=2, target=report.target, gates=report.gates, flips=report.flips)
+    return document.model_dump_json(indent=2)
 
 
 def from_json(text: str | bytes) -> GateReport:
@@ -60,7 +69,7 @@ def from_json(text: str | bytes) -> GateReport:
             f"the gate report is not readable at {place} ({first['msg']}): "
             "write it with tasks.validation.report.to_json"
         ) from exc
-    return GateReport(document.target, document.gates)
+    return GateReport(document.target, document.gates, document.flips)
 
 
 def is_settled(report: GateReport) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.queries.console import overview
+from flows.queries.console.flipped import ShownFlips, flips_beside
 from flows.queries.console.ledgers import ledgers
 from flows.queries.console.over_time import golden_reports
 from infra.canonical import Json
@@ -100,6 +101,7 @@ class CandidateView:
     lineage: tuple[Made, ...]  # from traffic to engines
     front: tuple[FrontPoint, ...]
     front_axes: tuple[str, str]
+    flips: tuple[ShownFlips, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def candidate(model: str, version: str) -> CandidateView:
         _lineage(model, release),
         front,
         axes,
+        flips_beside(own, beside if _same_cases(model, release, serving) else ()),
     )
 
 
@@ -157,6 +160,17 @@ def comparison(model: str, left: str = "", right: str = "") -> VersionComparison
     )
     reports = [_reports(model, side.digest) for side in sides]
     return VersionComparison(model, left, right, versions, facts, _compared(*reports))
+
+
+def _same_cases(model: str, release: Release, serving: LedgerEntry | None) -> bool:
+    """Return whether the champion was judged as the same model: on the same golden cases."""
+    if serving is None or serving.release is None:
+        return False
+    try:
+        champions = settings().release(model, serving.release)
+    except RequantError:
+        return False
+    return champions.facts.get("model") == release.facts.get("model")
 
 
 def _entries(model: str) -> Sequence[LedgerEntry]:

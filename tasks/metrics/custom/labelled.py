@@ -153,6 +153,19 @@ MEASURES: Mapping[str, Measure] = {
 """Which is better is in `tasks.specs.custom.LABELLED`."""
 
 
+def read_class(outputs: Outputs, options: Options) -> str:
+    """Return the class of the largest entry: its name where the metric has names, or its number."""
+    place = int(options.only(outputs).ravel().argmax())
+    return options.classes[place] if place < len(options.classes) else str(place)
+
+
+READERS: Mapping[str, Callable[[Outputs, Options], str]] = {
+    "accuracy": read_class,
+    **dict.fromkeys(READ_TEXT, read_text),
+}
+"""What a case's outputs say, of measures whose answer people can read."""
+
+
 def can_read(kind: str, label: str, options: Options) -> bool:
     """Return whether a label is one that a measure can hold an answer against."""
     if kind in READ_TEXT:

@@ -45,7 +45,7 @@ REPORT = GateReport(
 
 def test_json_comes_back_equal() -> None:
     assert from_json(to_json(REPORT)) == REPORT
-    assert json.loads(to_json(REPORT))["version"] == 1
+    assert json.loads(to_json(REPORT))["version"] == 2
 
 
 @settings(max_examples=50, deadline=None)
@@ -65,7 +65,7 @@ def test_any_group_and_figure_survive_json(group: str, value: float) -> None:
         "{",
         "[]",
         "{}",
-        '{"version": 2, "target": "t", "gates": []}',
+        '{"version": 3, "target": "t", "gates": []}',
         '{"version": 1, "target": "t", "gates": [{}]}',
         '{"version": 1, "target": "t", "gates": [], "more": 1}',
         to_json(REPORT).replace('"passed"', '"perfect"'),
