@@ -6,11 +6,13 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.access.secret import WorkspaceSecret, open_secret
+from infra.addresses import noted_addresses
 from infra.engine_options.building import COMPUTE_CAPABILITY, BuildOptions, HardwareCompatibility
 from infra.errors import BadInput
 from infra.run_scope import once
@@ -107,6 +109,7 @@ class Settings(BaseSettings):
     prefect_port: int = 4200
     mlflow_port: int = 5000
     console_port: int = 8400
+    console_url: str | None = None  # where people reach it, where no `requant up` notes that
     gateway_port: int = 8500
     gateway_grpc_port: int | None = Field(None, ge=0, le=65535)  # None: the gateway speaks no gRPC
     gateway_models: str = ""  # those that the gateway serves, separated by commas; empty: all
@@ -219,6 +222,16 @@ class Settings(BaseSettings):
             return None
         secret = self.oidc_client_secret.get_secret_value() if self.oidc_client_secret else ""
         return Provider(self.oidc_issuer, self.oidc_client_id, secret, self.oidc_claim)
+
+    def console_page(self, *parts: str) -> str | None:
+        """Return the address of a page of the console, for links from elsewhere.
+
+        It is None where the settings name none and `requant up` does not run in the workspace.
+        """
+        console = self.console_url or noted_addresses(self.root).get("console")
+        if not console:
+            return None
+        return "/".join((console.rstrip("/"), *(quote(part, safe="") for part in parts)))
 
     def registry(self) -> "Registry":
         """Open the MLflow registry."""

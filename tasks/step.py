@@ -10,12 +10,15 @@ from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from infra.identifiers import RunId
+from infra.settings import settings
 
 if TYPE_CHECKING:
     from prefect import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+CONSOLE = "console"
+"""The tag with the address of the page that tells more."""
 
 
 class Step(Generic[P, R]):
@@ -64,3 +67,15 @@ def flow_run_id() -> RunId | None:
 
     context = FlowRunContext.get()
     return RunId(str(context.flow_run.id)) if context and context.flow_run else None
+
+
+def run_tags() -> dict[str, str]:
+    """Return what the registry's runs are tagged with: the Prefect run at hand, and its page.
+
+    Empty outside of one; without the page where no console is known.
+    """
+    run = flow_run_id()
+    if run is None:
+        return {}
+    page = settings().console_page("runs", run)
+    return {"flow_run": run, **({CONSOLE: page} if page else {})}

@@ -22,6 +22,7 @@ _PAGES = (
     "/models/{model}/rollback",
     "/api/models/{model}/rollback",
     "/models/{model}/versions/{version}",
+    "/models/{model}/versions/{version}/mlflow",
     "/api/models/{model}/versions/{version}",
     "/models/{model}/compare",
     "/api/models/{model}/compare",

@@ -47,6 +47,8 @@ def orchestrated(name: str, run_name: str, *, role: Role) -> Callable[[Callable[
                 parameters = get_call_parameters(fn, args, kwargs)
                 model = parameters.get("model")
                 authorized(role, model or EVERY, f"{name} {model or 'all models'}")
+                if model:
+                    _leave_way_back()
                 return _told(fn(*args, **kwargs))
 
         return flow(name=name, flow_run_name=run_name)(body)
@@ -123,6 +125,13 @@ def leave_table(
     """Leave a table on the run's page, one column a key."""
     if in_flow_run():
         create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
+
+
+def _leave_way_back() -> None:
+    """Leave a link to the console's page of the run, where a console is known."""
+    page = settings().console_page("runs", flow_run_id() or "")
+    if page is not None:
+        leave_link("console", page, "this run in Requant's console")
 
 
 def _told(result: R) -> R:

@@ -20,6 +20,7 @@ import httpx
 
 from infra.access.guard import HEALTH, proof
 from infra.access.secret import WorkspaceSecret
+from infra.addresses import noted_addresses, notes_of
 from infra.errors import Unavailable
 from infra.processes.supervision import ask_to_stop, listening_socket, port_of, running
 from infra.settings import Settings
@@ -132,7 +133,7 @@ def answers_as_ours(address: str, service: Service, secret: WorkspaceSecret) -> 
 @contextmanager
 def announced(settings: Settings, addresses: Mapping[str, str]) -> Iterator[None]:
     """Note where a workspace's services listen while the block lasts, for its commands to find."""
-    path = _notes(settings)
+    path = notes_of(settings.root)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"version": 1, "addresses": dict(addresses)}))
@@ -148,10 +149,9 @@ def running_address(settings: Settings, service: Service) -> str | None:
 
     A note of one that was killed does not count.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        address = str(json.loads(_notes(settings).read_text())["addresses"][service.name])
-        if answers_as_ours(address, service, settings.secret()):
-            return address
+    address = noted_addresses(settings.root).get(service.name)
+    if address is not None and answers_as_ours(address, service, settings.secret()):
+        return address
     return None
 
 
@@ -166,21 +166,12 @@ def neighbours(settings: Settings, *, host: str = "127.0.0.1") -> dict[str, str]
     The name is the one that its reader calls this machine by. Cookies know no ports: the session
     that opened the console opens these too.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        noted = json.loads(_notes(settings).read_text())["addresses"]
-        pages = {
-            service.title: str(noted[service.name]) for service in (PREFECT, MLFLOW, EVIDENTLY)
-        }
-        return {
-            title: address.replace("//127.0.0.1:", f"//{host}:")
-            for title, address in pages.items()
-            if address.startswith(("http://", "https://"))
-        }
-    return {}
-
-
-def _notes(settings: Settings) -> Path:
-    return settings.root / "run" / "services.json"
+    noted = noted_addresses(settings.root)
+    return {
+        service.title: noted[service.name].replace("//127.0.0.1:", f"//{host}:")
+        for service in (PREFECT, MLFLOW, EVIDENTLY)
+        if noted.get(service.name, "").startswith(("http://", "https://"))
+    }
 
 
 def _await(begun: Started, secret: WorkspaceSecret, log: Path) -> None:

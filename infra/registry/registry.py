@@ -192,6 +192,17 @@ class Registry:
         with self._connection.client(f"read version {version} of {model}") as client:
             return _registered(client.get_model_version(_checked(model), version))
 
+    def run_path(self, model: str, version: str) -> str:
+        """Return where MLflow shows the run that made a version, below its server's address.
+
+        Raises `NotFound` for a version that is gone or was made by no run, `Unavailable`.
+        """
+        with self._connection.client(f"find the run of version {version} of {model}") as client:
+            run_id = client.get_model_version(_checked(model), version).run_id
+            if not run_id:
+                raise NotFound(f"version {version} of {model} was made by no run of MLflow")
+            return f"/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
     def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
         """Return every version, oldest first; empty for an unknown model."""
         return self._search(model, f"name = '{_checked(model)}'")

@@ -15,6 +15,7 @@ from tasks.promotion.registered import marks
 from tasks.promotion.registered.marks import Mark
 from tasks.promotion.verification import verification
 from tasks.specs.registration import current_spec
+from tasks.step import CONSOLE
 
 NOTHING = Projected({}, None, "")
 
@@ -155,10 +156,14 @@ def _agree(present: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool
 
 
 def label(model: str) -> None:
-    """Tag each version with what the ledger last said about it; only what differs is written."""
+    """Tag each version with what the ledger last said about it, and where the console shows it.
+
+    Only what differs is written.
+    """
     registry, wanted = settings().registry(), labels(journal.read(model))
     for version in registry.versions(model):
-        tags = wanted.get(version.version, {})
+        page = settings().console_page("models", model, "versions", version.version)
+        tags = {**wanted.get(version.version, {}), **({CONSOLE: page} if page else {})}
         registry.set_tags(
             model,
             version.version,

@@ -10,14 +10,13 @@ from importlib.metadata import version as installed
 from pathlib import Path
 
 from infra.canonical import Json
-from infra.identifiers import RunId
 from infra.registry.cards import Card
 from infra.registry.numbers import Numbers
 from infra.registry.registry import Registry
 from infra.settings import settings
 from infra.weights.naming import weight_files
 from tasks.records import CandidateRef, EngineRef, GateReport
-from tasks.step import flow_run_id
+from tasks.step import run_tags
 
 LIBRARIES = ("onnx", "onnxruntime", "numpy", "torch", "tensorrt_rtx", "tensorrt")
 """Recorded as far as they are installed: a GPU host need not have both of the last."""
@@ -73,9 +72,9 @@ class Judged:
             if gate.estimate is not None
         }
 
-    def tags(self, flow_run: RunId | None) -> dict[str, str]:
+    def tags(self, run: Mapping[str, str]) -> dict[str, str]:
         """Return what a version is tagged with: how it was made, by which run, and its verdicts."""
-        origin = {"flow_run": flow_run or "", "window": self.window}
+        origin = {**run, "window": self.window}
         return {
             "recipe": self.candidate.recipe,
             "calibration": self.candidate.calibration,
@@ -105,7 +104,7 @@ def register(
         candidate.model,
         graph,
         release=digest,
-        tags=judged.tags(flow_run_id()),
+        tags=judged.tags(run_tags()),
         run_name=run_name,
         metrics=judged.metrics,
         params={"recipe": candidate.recipe, "quantized_share": fraction},

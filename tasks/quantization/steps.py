@@ -24,7 +24,7 @@ from tasks.quantization.report.pareto import CandidateFigures, Limits
 from tasks.quantization.report.runs import RunRecord, candidate_run, climb_run
 from tasks.quantization.sensitivity.measure import dump_losses
 from tasks.records import CandidateRef, EngineRef, ReleaseRef, SampleRef
-from tasks.step import flow_run_id, step
+from tasks.step import run_tags, step
 
 
 @step("observe-calibration-set")
@@ -125,7 +125,7 @@ def record_ladder(
 ) -> RunId:
     """Record one run for the climb and a child run for each candidate; returns the climb's id."""
     model, store = calibration.model, settings().store()
-    climb = climb_run(model, window, calibration.digest, figures, limits, reason, flow_run_id())
+    climb = climb_run(model, window, calibration.digest, figures, limits, reason, run_tags())
     for name, data in climb.artifacts.items():
         store.put(layout.report(model, window, name), data)
     parent = _log(model, climb)

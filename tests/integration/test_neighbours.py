@@ -4,11 +4,13 @@ import json
 
 import pytest
 
+from flows.orchestration.services import announced
 from infra.errors import Unavailable
 from infra.settings import Settings
 from tests.integration.conftest import EXAMPLES, images, serve
 
 pytestmark = pytest.mark.timeout(300)
+CONSOLE = "http://127.0.0.1:8400"
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +20,64 @@ def ran(loop: Settings) -> Settings:
     from flows.requantize import requantize
     from tasks.models.catalog import register
 
-    register(EXAMPLES / "digits" / "model.yaml")
-    serve(loop, "digits", 0, images(0.5, 1.0))
-    maintenance("digits")
-    serve(loop, "digits", 1, images(0.5, 1.0, seed=1))
-    maintenance("digits")
-    requantize("digits", recipe="int8-smooth", require_approval=True)
+    with announced(loop, {"console": CONSOLE}):
+        register(EXAMPLES / "digits" / "model.yaml")
+        serve(loop, "digits", 0, images(0.5, 1.0))
+        maintenance("digits")
+        serve(loop, "digits", 1, images(0.5, 1.0, seed=1))
+        maintenance("digits")
+        requantize("digits", recipe="int8-smooth", require_approval=True)
     return loop
+
+
+def test_prefect_mlflow_and_evidently_lead_back_to_the_console_and_it_to_them(
+    ran: Settings,
+) -> None:
+    from mlflow.tracking import MlflowClient
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    from flows.queries.console.watched import watched
+    from flows.queries.runs import read_run
+
+    mlflow = MlflowClient(ran.mlflow_uri)
+    for version in ran.registry().versions("digits"):
+        assert version.tags["console"] == f"{CONSOLE}/models/digits/versions/{version.version}"
+        made_by = f"{CONSOLE}/runs/{version.tags['flow_run']}"
+        assert mlflow.get_run(str(version.run_id)).data.tags["console"] == made_by
+        path = ran.registry().run_path("digits", version.version)
+        assert path == f"/#/experiments/1/runs/{version.run_id}"
+    with get_client(sync_client=True) as client:
+        links = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["console"]))
+        )
+        flows = {run.id: run.name for run in client.read_flow_runs()}
+    assert {flows[link.flow_run_id] for link in links if link.flow_run_id} == set(flows.values())
+    assert all(f"({CONSOLE}/runs/{link.flow_run_id})" in str(link.data) for link in links)
+    (snapshot,) = (ran.root / "evidently").glob("*/snapshots/*.json")
+    assert json.loads(snapshot.read_text())["metadata"]["console"] == f"{CONSOLE}/models/digits"
+    shown = {watched(read_run(str(run))).snapshot for run in flows}
+    assert shown == {"", f"/projects/{snapshot.parts[-3]}/reports/{snapshot.stem}"}
+
+
+def test_a_versions_page_leads_to_the_run_that_made_it_or_says_what_is_missing(
+    ran: Settings,
+) -> None:
+    from fastapi.testclient import TestClient
+
+    from dashboards.console.app import create_app
+    from infra.access.guard import Guard
+
+    secret = ran.secret()
+    key, place = {"Authorization": f"Bearer {secret.key}"}, "/models/digits/versions/1/mlflow"
+    guarded = Guard(create_app(secret), "console", secret)
+    with TestClient(guarded, base_url=CONSOLE, headers=key, follow_redirects=False) as client:
+        nowhere = client.get(place)
+        with announced(ran, {"mlflow": "http://127.0.0.1:5000"}):
+            led, gone = client.get(place), client.get(place.replace("/1/", "/99/"))
+    assert (nowhere.status_code, gone.status_code) == (404, 404)
+    assert "no MLflow runs beside this console" in nowhere.text
+    assert led.headers["location"].startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
 
 
 def test_mlflow_says_which_run_made_a_version_for_which_window_and_what_the_ledger_said(

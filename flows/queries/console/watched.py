@@ -9,6 +9,9 @@ from flows.queries.console.entries import EntryView, view_of
 from flows.queries.console.ledgers import ledgers
 from flows.queries.runs import RunView
 from infra.errors import RequantError
+from infra.settings import settings
+from infra.stores import layout
+from tasks.drift.report.keys import EVIDENTLY, project_id, snapshot_id
 from tasks.promotion.ledger import EntryKind, LedgerEntry
 from tasks.specs.registration import current_digest
 
@@ -39,6 +42,8 @@ class WatchedRun:
     entries: tuple[EntryView, ...]  # of the ledger, written by it, newest first
     versions: tuple[str, ...]  # that these entries are about
     why: tuple[str, ...]  # why it acted: its order's reason, and those of the decision
+    # Where Evidently shows the window that was decided, below its address; "" for none.
+    snapshot: str = ""
 
 
 def watched(run: RunView) -> WatchedRun:
@@ -58,6 +63,7 @@ def watched(run: RunView) -> WatchedRun:
         entries=tuple(view_of(run.model or "", entry) for entry in reversed(written)),
         versions=tuple(dict.fromkeys(entry.version for entry in written if entry.version)),
         why=_why(run, written),
+        snapshot=_snapshot(run.model or "", written) if run.finished else "",
     )
 
 
@@ -132,6 +138,20 @@ def _at_the_end(item: TriedRecipe, passed: bool, chosen: "re.Match[str] | None")
     if passed and chosen is not None and item.recipe == chosen[1]:
         return "passed"
     return "did not pass"
+
+
+def _snapshot(model: str, written: Sequence[LedgerEntry]) -> str:
+    """Return the path of the decided window's snapshot in Evidently, where a report was written."""
+    decided = (entry for entry in reversed(written) if entry.kind is EntryKind.DECIDED)
+    window = next((str(entry.details.get("window") or "") for entry in decided), "")
+    if not window:
+        return ""
+    try:
+        if not settings().store().exists(layout.report(model, window, EVIDENTLY)):
+            return ""
+    except RequantError:  # the store does not answer
+        return ""
+    return f"/projects/{project_id(model)}/reports/{snapshot_id(model, window)}"
 
 
 def _why(run: RunView, written: Sequence[LedgerEntry]) -> tuple[str, ...]:

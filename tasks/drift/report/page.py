@@ -13,14 +13,16 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import uuid5
 
 import jinja2
 import numpy as np
 import pandas as pd
 
 from infra.errors import BadInput
+from infra.settings import settings
 from tasks.drift.detectors.features import features
+from tasks.drift.report.keys import project_id, snapshot_id
 from tasks.drift.report.library import without_library
 from tasks.drift.report.trend import trends
 from tasks.personal_data.redaction import redact
@@ -101,6 +103,7 @@ class Look:
             "champion": self.champion,
             "decision": self.decision.action.value,
             "attribution": self.decision.attribution,
+            "console": settings().console_page("models", self.window.model) or "",
             **{
                 f"{STORED_DETECTOR} {result.detector}": result.health.value
                 for result in self.decision.results
@@ -193,13 +196,13 @@ def store_snapshot(report: EvidentlyReport, folder: Path, model: str, window: st
     """
     from evidently.ui.workspace import Workspace
 
-    project = _project(model)
+    project = project_id(model)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         workspace = Workspace.create(scratch)
         workspace.state.location.makedirs(str(project))
         _describe(workspace, folder / str(project), model, report)
-        workspace.state.write_snapshot(project, _snapshot(model, window), report.snapshot)
+        workspace.state.write_snapshot(project, snapshot_id(model, window), report.snapshot)
         for finished in sorted(
             (path for path in Path(scratch).rglob("*") if path.is_file()), key=_order
         ):
@@ -213,14 +216,14 @@ def _describe(workspace: Any, present: Path, model: str, report: EvidentlyReport
     from evidently.sdk.models import ProjectModel
 
     if FIDELITY in report.detectors and not (present / "dashboard.json").exists():
-        workspace.state.write_dashboard(_project(model), _dashboard(model, report))
+        workspace.state.write_dashboard(project_id(model), _dashboard(model, report))
     if not (present / "metadata.json").exists():
         described = (
             "Drift of live traffic against what the champion was calibrated on; "
             "informs, triggers nothing."
         )
         workspace.state.write_project(
-            ProjectModel(id=_project(model), name=model, description=described)
+            ProjectModel(id=project_id(model), name=model, description=described)
         )
 
 
@@ -255,9 +258,9 @@ def _dashboard(model: str, report: EvidentlyReport) -> Any:
     )
     panels = [newest, _request_panel(), share, *detectors, features]
     for panel in panels:
-        panel.id = uuid5(_project(model), panel.title)
+        panel.id = uuid5(project_id(model), panel.title)
     tab = DashboardTabModel(
-        id=uuid5(_project(model), "Drift"), title="Drift", panels=[panel.id for panel in panels]
+        id=uuid5(project_id(model), "Drift"), title="Drift", panels=[panel.id for panel in panels]
     )
     return DashboardModel(tabs=[tab], panels=panels)
 
@@ -325,18 +328,10 @@ def _feature_panels(columns: Sequence[str]) -> tuple[Any, Any, Any]:
 
 def remove_snapshot(folder: Path, model: str, window: str) -> bool:
     """Take a window's report out of Evidently's workspace; False when it holds none."""
-    snapshots = list(folder.glob(f"{_project(model)}/**/{_snapshot(model, window)}.json"))
+    snapshots = list(folder.glob(f"{project_id(model)}/**/{snapshot_id(model, window)}.json"))
     for path in snapshots:
         path.unlink(missing_ok=True)
     return bool(snapshots)
-
-
-def _project(model: str) -> UUID:
-    return uuid5(NAMESPACE_URL, f"requant:{model}")
-
-
-def _snapshot(model: str, window: str) -> UUID:
-    return uuid5(_project(model), window)
 
 
 def _frame(requests: Sequence[Request]) -> pd.DataFrame:

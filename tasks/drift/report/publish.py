@@ -14,7 +14,7 @@ from infra.canonical import Json, canonical
 from infra.errors import NotFound
 from infra.settings import settings
 from infra.stores import layout
-from tasks.drift.report.keys import FINDINGS, PAGE, WORST
+from tasks.drift.report.keys import EVIDENTLY, FINDINGS, PAGE, WORST
 from tasks.drift.report.library import keep_library
 from tasks.drift.report.page import Look, Worst, detector_page, drift_report, store_snapshot
 from tasks.records import (
@@ -25,7 +25,7 @@ from tasks.records import (
     Request,
     SampleRef,
 )
-from tasks.step import flow_run_id
+from tasks.step import run_tags
 
 GROUPS = 50
 """Domains and languages that are counted by name."""
@@ -52,7 +52,7 @@ def write_pages(
     snapshot = drift_report(reference, current, Look(window, champion.version, decision))
     pages = {
         PAGE: detector_page(decision, past, _worst(window, current)),
-        "evidently.html": snapshot.html,
+        EVIDENTLY: snapshot.html,
         FINDINGS: canonical(findings_document(window, champion, decision, current)),
     }
     keep_library(settings().store(), snapshot.library)
@@ -146,12 +146,11 @@ def _worst(window: SampleRef, requests: Sequence[Request]) -> tuple[Worst, ...]:
 
 
 def _tags(window: SampleRef, decision: Decision) -> dict[str, str]:
-    run = flow_run_id()
     return {
         "decision": decision.action.value,
         "attribution": decision.attribution,
         "window": window.digest,
-        **({"flow_run": run} if run else {}),
+        **run_tags(),
         **{
             f"{STORED_DETECTOR}.{result.detector}": result.health.value
             for result in decision.results

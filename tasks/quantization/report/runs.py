@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.canonical import Json
-from infra.identifiers import RunId
 from tasks.quantization.recipe.recipe import Recipe
 from tasks.quantization.report.pareto import CandidateFigures, Limits, draw_html, draw_png
 from tasks.quantization.report.placements import draw_placements
@@ -35,7 +34,7 @@ def climb_run(
     figures: Sequence[CandidateFigures],
     limits: Limits,
     reason: str,
-    flow_run: RunId | None,
+    tags: Mapping[str, str],
 ) -> RunRecord:
     """Return the climb's run, with the Pareto front where there is one."""
     chosen = next((candidate.name for candidate in figures if candidate.chosen), "none")
@@ -47,7 +46,7 @@ def climb_run(
             "kind": "ladder",
             "passed": chosen,
             "window": window,
-            **({"flow_run": flow_run} if flow_run else {}),
+            **tags,
         },
         _pictures(f"{model} on {window[:8]}", figures, limits),
     )
