@@ -41,6 +41,7 @@ MODULES: Mapping[str, str] = {
     "commands": "benchmarks.orchestration.commands",
     "maintain": "benchmarks.orchestration.maintain",
     "console": "benchmarks.orchestration.console",
+    "up": "benchmarks.orchestration.started_up",
     "ledger": "benchmarks.orchestration.ledger",
     "quiet-runs": "benchmarks.orchestration.quiet_runs",
     "serving": "benchmarks.serving.throughput",
@@ -56,7 +57,7 @@ NAMES = tuple(MODULES)
 BY_NAME_ALONE = frozenset({"serving-soak"})
 """Takes half an hour: it runs where it is named."""
 RENAMED = {"front": "pareto-front"}
-BESIDE_A_COMMIT = frozenset({"commands", "console", "maintain"})
+BESIDE_A_COMMIT = frozenset({"commands", "console", "maintain", "up"})
 WIDTH = 180
 """Columns of a table that goes to a file."""
 
@@ -108,7 +109,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--base",
         metavar="REV",
-        help="the commit that `commands`, `console` and `maintain` compare with",
+        help="the commit that `commands`, `console`, `maintain` and `up` compare with",
     )
     options = parser.parse_args(arguments)
     for old in sorted(set(options.names) & set(RENAMED)):
@@ -117,7 +118,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: allowed are {', '.join(NAMES)}")
     if options.base and not BESIDE_A_COMMIT & set(options.names or NAMES):
-        parser.error("--base is for the benchmarks commands, console and maintain: name one, too")
+        parser.error(
+            "--base is for the benchmarks commands, console, maintain and up: name one, too"
+        )
     return options
 
 

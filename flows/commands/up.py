@@ -5,6 +5,7 @@ That is Prefect, MLflow, Evidently, the gateway, the schedules and the console.
 
 import fcntl
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -65,6 +66,7 @@ class Everything:
     services: list[Started]
     schedules: subprocess.Popen[bytes]
     environment: Mapping[str, str]  # of the services
+    sleeping: dict[Service, socket.socket]  # services that nobody has visited yet
     restarted: dict[str, float] = field(
         default_factory=dict
     )  # service -> when, by the monotonic clock
@@ -113,7 +115,11 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
         filter(None, (_moved(settings, service, socket) for service, socket in opened.items()))
     )
     environment = _environment(settings, opened, addresses)
-    services = stack.enter_context(started(settings, opened, environment=environment))
+    sleeping = {service: opened[service] for service in opened if service.on_visit}
+    for waiting in sleeping.values():
+        stack.callback(waiting.close)
+    awake = {service: opened[service] for service in opened if not service.on_visit}
+    services = stack.enter_context(started(settings, awake, environment=environment))
     stack.enter_context(
         using(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING"))
     )
@@ -123,7 +129,7 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
     }
     stack.enter_context(announced(settings, pages))
     ready(Addresses(console_address(settings, pages[CONSOLE.name]), _titles(pages), moved))
-    return Everything(list(services), schedules, environment)
+    return Everything(list(services), schedules, environment, sleeping)
 
 
 @contextmanager
@@ -179,14 +185,29 @@ def _moved(settings: Settings, service: Service, opened: socket.socket) -> str |
 def _watch(settings: Settings, everything: Everything, stack: ExitStack) -> None:
     """Look on until told to stop, and end with what the loop rests on.
 
-    Start again what shows and what keeps files.
+    Start again what shows and what keeps files, and what is visited for the first time.
     """
     while True:
         for place, service in enumerate(everything.services):
             if service.process.poll() is not None:
                 everything.services[place] = _again(settings, service, everything, stack)
         _require_running(settings, SCHEDULES, everything.schedules)
-        time.sleep(POLL_S)
+        visited, _, _ = select.select(list(everything.sleeping.values()), [], [], POLL_S)
+        for asleep in [name for name, door in everything.sleeping.items() if door in visited]:
+            _wake(settings, asleep, everything, stack)
+
+
+def _wake(settings: Settings, service: Service, everything: Everything, stack: ExitStack) -> None:
+    """Start a service that somebody waits for; one that does not start sleeps on, and is told."""
+    opened = everything.sleeping.pop(service)
+    port = port_of(opened)
+    try:
+        everything.services += stack.enter_context(
+            started(settings, {service: opened}, environment=everything.environment)
+        )
+    except Unavailable as error:
+        print(f"{service.title} did not start at its first visit: {error}", file=sys.stderr)
+        everything.sleeping[service] = listening_socket(port, fixed=True)
 
 
 def _again(settings: Settings, ended: Started, everything: Everything, stack: ExitStack) -> Started:

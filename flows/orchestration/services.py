@@ -37,12 +37,14 @@ class Service:
     title: str
     application: str  # module:factory
     port_setting: str
+    # Whether nothing rests on it: it is started once somebody visits its port.
+    on_visit: bool = False
 
 
 PREFECT = Service("prefect", "Prefect", "flows.orchestration.server:application", "prefect_port")
-MLFLOW = Service("mlflow", "MLflow", "infra.tracking_server:application", "mlflow_port")
+MLFLOW = Service("mlflow", "MLflow", "infra.tracking_server:application", "mlflow_port", True)
 EVIDENTLY = Service(
-    "evidently", "Evidently", "tasks.drift.report.server:application", "evidently_port"
+    "evidently", "Evidently", "tasks.drift.report.server:application", "evidently_port", True
 )
 GATEWAY = Service("gateway", "Gateway", "flows.gateway.application:application", "gateway_port")
 CONSOLE = Service("console", "the console", "dashboards.console.app:application", "console_port")

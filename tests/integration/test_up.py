@@ -126,6 +126,7 @@ def up(shared_workspace: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     register(spec(folder / "often", "{slug: often, interval: 10}"))
     serve(shared_workspace, "digits", 0, images(0.5, 1.0))
     with running(shared_workspace, folder / "up.log") as started:
+        visit_what_sleeps(started)
         yield started
 
 
@@ -136,6 +137,20 @@ def calm(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Up:
 
     register(spec(tmp_path_factory.mktemp("calm"), "{slug: seldom, interval: 86400}"))
     return up
+
+def visit_what_sleeps(up: Up) -> None:
+    """Visit what nothing rests on: it starts then, and answers whoever came first."""
+    for title in ("MLflow", "Evidently"):
+        assert served(up, title.lower()) == []
+        known = key(up.workspace)
+        assert httpx.get(up.addresses[title], headers=known, timeout=SEEN_S).status_code == 200
+        assert len(served(up, title.lower())) == 1
+
+
+def served(up: Up, name: str) -> list[psutil.Process]:
+    """Return the processes that serve a service."""
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    return [process for process in family if name in process.cmdline()]
 
 
 def runs(up: Up, model: str = "digits") -> list[Mapping[str, Any]]:

@@ -238,7 +238,9 @@ def test_a_base_without_what_compares_with_it_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         main(["fidelity", "--base", "HEAD"])
-    assert "--base is for the benchmarks commands, console and maintain" in capsys.readouterr().err
+    assert (
+        "--base is for the benchmarks commands, console, maintain and up" in capsys.readouterr().err
+    )
 
 
 def test_profiling_is_measured_against_reading_and_a_report(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from flows.queries.console import ledgers as kept_ledgers
 from flows.queries.console.ledgers import LedgerValues
 from infra.errors import Tampered
 from infra.settings import Settings
@@ -106,6 +107,39 @@ def test_a_ledger_is_read_again_when_an_entry_of_it_changed(known: Settings) -> 
     known.store().put(key, known.store().get(key).replace(b"maintenance", b"a forger"))
     with pytest.raises(Tampered):
         values.entries("tiny")
+
+
+def test_a_long_ledger_shows_what_was_appended_at_once_and_a_forgery_at_its_next_listing(
+    known: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_ledgers, "SHORT", 0)
+    monkeypatch.setattr(kept_ledgers, "RARELY", 1e9)
+    values = LedgerValues()
+    assert len(values.entries("tiny")) == 2
+    decide()
+    assert len(values.entries("tiny")) == 3
+    key = f"{layout.ledger('tiny')}/00000001.json"
+    known.store().put(key, known.store().get(key).replace(b"maintenance", b"a forger"))
+    assert len(values.entries("tiny")) == 3
+    monkeypatch.setattr(kept_ledgers, "LONGEST_S", 0.0)
+    with pytest.raises(Tampered):
+        values.entries("tiny")
+
+
+def test_entries_are_kept_of_as_many_ledgers_as_fit_and_of_the_last_in_any_case(
+    known: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(kept_ledgers.journal, "read", lambda name: read.append(name) or (1,) * 6)
+    monkeypatch.setattr(kept_ledgers, "WHOLE", 12)
+    values = LedgerValues()
+    for model in ("a", "b", "a", "b", "c", "b", "a"):
+        values.entries(model)
+    assert read == ["a", "b", "c", "a"]
+    monkeypatch.setattr(kept_ledgers, "WHOLE", 1)
+    values.entries("d")
+    values.entries("d")
+    assert read == ["a", "b", "c", "a", "d"]
 
 
 def test_an_entry_of_a_newer_version_is_said_and_hides_no_other_model(
