@@ -41,6 +41,7 @@ MODULES: Mapping[str, str] = {
     "commands": "benchmarks.orchestration.commands",
     "maintain": "benchmarks.orchestration.maintain",
     "console": "benchmarks.orchestration.console",
+    "console-scale": "benchmarks.orchestration.console_scale",
     "up": "benchmarks.orchestration.started_up",
     "ledger": "benchmarks.orchestration.ledger",
     "quiet-runs": "benchmarks.orchestration.quiet_runs",
@@ -54,8 +55,8 @@ MODULES: Mapping[str, str] = {
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)
-BY_NAME_ALONE = frozenset({"serving-soak"})
-"""Takes half an hour: it runs where it is named."""
+BY_NAME_ALONE = frozenset({"serving-soak", "console-scale"})
+"""Take half an hour and more: they run where they are named."""
 RENAMED = {"front": "pareto-front"}
 BESIDE_A_COMMIT = frozenset({"commands", "console", "maintain", "up"})
 WIDTH = 180

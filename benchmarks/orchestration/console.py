@@ -136,9 +136,14 @@ def deploy() -> None:
             deployment.apply()
 
 
+def named_spec(name: str) -> str:
+    """Return the spec of a model of that name."""
+    return SPEC.replace("name: tiny", f"name: {name}")
+
+
 def _model(chosen: Settings, name: str, entries: int) -> None:
     """Register a model with a champion and decisions about a window a day."""
-    spec = SPEC.replace("name: tiny", f"name: {name}")
+    spec = named_spec(name)
     store, digest = chosen.store(), sha256(spec.encode())
     store.put(layout.registration_file(name, digest, "spec.yaml"), spec.encode())
     store.put(layout.registration_in_use(name), canonical({"version": 1, "digest": digest}))
@@ -154,10 +159,10 @@ def _model(chosen: Settings, name: str, entries: int) -> None:
     chain = journal.open_journal(name).chain
     chain.append(promoted)
     for day in range(entries - 1):
-        chain.append(_decided(day), expect=day + 1)
+        chain.append(decided(day), expect=day + 1)
 
 
-def _decided(day: int) -> dict[str, Json]:
+def decided(day: int) -> dict[str, Json]:
     """Return a decision as long as those of a real run are."""
     degraded = day % 9 == 8
     end = START + timedelta(days=day + 1)

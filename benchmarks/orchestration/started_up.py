@@ -143,12 +143,14 @@ class Told:
             raise RuntimeError(f"`up` told no address of {title}: {self.text}")
         return found[1]
 
-    def browser(self) -> httpx.Client:
-        """Return a client that followed the link of the console."""
-        console = self.address("console")
-        client = httpx.Client(base_url=console, headers={"Origin": console}, timeout=LONGEST_S)
-        client.get(re.search(r"http://\S+login=\S+", self.text)[0])  # type: ignore[index]  # told
-        return client
+    @contextmanager
+    def browser(self) -> Iterator[httpx.Client]:
+        """Open a client that followed the link of the console."""
+        console, link = self.address("console"), re.search(r"http://\S+login=\S+", self.text)
+        own = {"Origin": console}
+        with httpx.Client(base_url=console, headers=own, timeout=LONGEST_S) as client:
+            client.get(link[0] if link else console)
+            yield client
 
 
 @contextmanager

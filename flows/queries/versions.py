@@ -32,13 +32,13 @@ class VersionView:
     reports: tuple[GateReport, ...]
     champion: str | None  # version it is shown beside
     rows: tuple[GateRow, ...]
-    problem: str | None = None  # why the registry was not asked, where it did not answer
+    problem: str | None = None  # why the ledger alone tells of it
 
 
 def one_version(model: str, version: str) -> VersionView:
     """Return a version beside the present champion; raise `NotFound` and `Tampered`.
 
-    Of a registry that does not answer, what the ledger says of the version is taken.
+    Of a registry that does not answer, or lost the version, what the ledger says of it is taken.
     """
     current_digest(model)
     digest, problem = _release_of(model, version)
@@ -68,7 +68,7 @@ def _release_of(model: str, version: str) -> tuple[str | None, str | None]:
     """Return the version's release, and why the ledger alone tells it."""
     try:
         return settings().registry().version(model, version).release, None
-    except Unavailable as error:
+    except (Unavailable, NotFound) as error:
         entries = reversed(ledger.as_registered(journal.read(model)))
         known = (entry.release for entry in entries if entry.version == version and entry.release)
         digest = next(known, None)

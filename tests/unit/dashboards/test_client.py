@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from dashboards.console.client import ConsoleClient
 from flows.queries import runs
-from infra.errors import BadInput, NotFound, Unavailable
+from infra.errors import BadInput, NotFound, RequantError, Unavailable
 from infra.releases import write_release
 from infra.settings import Settings
 from infra.stores.local import LocalStore
@@ -72,19 +72,30 @@ def test_every_twin_is_read(
         assert browser.get(f"/models/tiny/{page}").status_code in (200, 404)
 
 
+@pytest.mark.parametrize(
+    ("problem", "unknown"),
+    [
+        (Unavailable("MLflow did not answer: see whether it runs"), 503),
+        (NotFound("MLflow did not answer with version 2: it is gone"), 404),
+    ],
+)
 def test_without_the_registry_a_version_is_shown_as_the_ledger_has_it(
-    reader: ConsoleClient, browser: TestClient, monkeypatch: pytest.MonkeyPatch
+    reader: ConsoleClient,
+    browser: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: RequantError,
+    unknown: int,
 ) -> None:
     class Away:
         def version(self, *_: str) -> None:
-            raise Unavailable("MLflow did not answer: see whether it runs")
+            raise problem
 
     monkeypatch.setattr(Settings, "registry", lambda _: Away())
     page = browser.get("/models/tiny/versions/2")
     assert page.status_code == 200
     assert "MLflow did not answer" in page.text
     assert "size-ratio" in page.text
-    assert browser.get("/models/tiny/versions/9").status_code == 503
+    assert browser.get("/models/tiny/versions/9").status_code == unknown
 
 
 def test_without_the_store_every_page_says_so(
