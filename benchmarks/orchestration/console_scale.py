@@ -1,19 +1,16 @@
 """Server time of the console's pages where a hundred models have long ledgers and many releases.
 
 `python -m benchmarks.orchestration.console_scale FOLDER MODELS ENTRIES RELEASES` writes the
-workspace, and with READ in place of MODELS reads its pages.
+workspace.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from benchmarks.harness.table import ResultTable, column
 from benchmarks.orchestration.commands import ROOT, run_python
@@ -32,7 +29,6 @@ SIZES, QUICK_SIZES = ((100, 10), (1000, 30), (10_000, 100)), ((20, 2),)
 """Entries and releases of each model: the last is 1,000,000 decisions and 10,000 releases."""
 QUICK_MODELS = 10
 ROUNDS = 5
-READ = "read"
 PAGES = {
     "list of models": "/",
     "one model": "/models/model-000",
@@ -42,6 +38,30 @@ PAGES = {
     "audit of a model, oldest page": "/audit?model=model-000&page=99999999",
     "audit of all models": "/audit",
 }
+
+PROGRAM = f"""
+import json, resource, sys, time
+from statistics import median
+from fastapi.testclient import TestClient
+from dashboards.console.app import create_app
+from infra.access.guard import Guard
+from infra.settings import use_workspace
+secret = use_workspace(None).secret()
+app = Guard(create_app(secret), "console", secret)
+key = {{"Authorization": f"Bearer {{secret.key}}"}}
+pages = {{}}
+with TestClient(app, base_url="http://127.0.0.1:8400", headers=key) as client:
+    for page, path in json.loads(sys.argv[1]).items():
+        times = []
+        for _ in range({ROUNDS} + 1):
+            began = time.perf_counter()
+            answer = client.get(path)
+            times.append(time.perf_counter() - began)
+            assert answer.status_code == 200, answer.text
+        pages[page] = [times[0], median(times[1:]), len(answer.content) / 1000]
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+print(json.dumps({{"pages": pages, "memory": memory}}))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +104,11 @@ def _measured(models: int, entries: int, releases: int) -> tuple[list[ScaleRow],
         run_python(ROOT, workspace, [*module, str(models), str(entries), str(releases)])
         chosen = Settings(workspace=workspace)
         with server(chosen, services=False) as address, using(address, chosen.secret().basic):
-            known = json.loads(run_python(ROOT, workspace, [*module, READ]).output.splitlines()[-1])
+            printed = run_python(ROOT, workspace, ["-c", PROGRAM, json.dumps(PAGES)]).output
+            known = json.loads(printed.splitlines()[-1])
     decisions, of_all = models * entries, models * releases
     rows = [ScaleRow(decisions, of_all, page, *known["pages"][page]) for page in PAGES]
     return rows, known["memory"]
-
-
-def read_pages() -> dict[str, Json]:
-    """Ask this process's console for each page, and say how long it took and how large it was."""
-    from fastapi.testclient import TestClient
-
-    from dashboards.console.app import create_app
-    from infra.access.guard import Guard
-
-    secret = use_workspace(None).secret()
-    app = Guard(create_app(secret), "console", secret)
-    key = {"Authorization": f"Bearer {secret.key}"}
-    found: dict[str, Json] = {}
-    with TestClient(app, base_url="http://127.0.0.1:8400", headers=key) as client:
-        for page, path in PAGES.items():
-            times, size = [], 0
-            for _ in range(ROUNDS + 1):
-                began = time.perf_counter()
-                answer = client.get(path)
-                times.append(time.perf_counter() - began)
-                size = len(answer.content)
-                if answer.status_code != 200:
-                    raise RuntimeError(f"{path} answered {answer.status_code}: {answer.text}")
-            found[page] = [times[0], median(times[1:]), size / 1000]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return {"pages": found, "memory": memory}
 
 
 def prepare(chosen: Settings, models: int, entries: int, releases: int) -> None:
@@ -149,7 +144,4 @@ def _model(chosen: Settings, name: str, entries: int, releases: int) -> None:
 
 if __name__ == "__main__":
     opened = use_workspace(Path(sys.argv[1]))
-    if sys.argv[2] == READ:
-        print(json.dumps(read_pages()))
-    else:
-        prepare(opened, *map(int, sys.argv[2:]))
+    prepare(opened, *map(int, sys.argv[2:]))

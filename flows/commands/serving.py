@@ -15,6 +15,7 @@ from prefect.runner import Runner
 from flows.deployments import maintenance_deployment, shared_deployments
 from flows.gateway.steering.incidents import ask_for_maintenance
 from flows.orchestration.services import served_mark
+from flows.orchestration.warm_runs import begin_runs_warm
 from flows.schedules import (
     close_broken_off,
     drop_earlier_schedules,
@@ -67,6 +68,7 @@ async def serve() -> None:
     mark = served_mark(settings())
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
+    await asyncio.to_thread(begin_runs_warm)
     following = asyncio.create_task(_follow(runner, applied))
     try:
         await runner.start()

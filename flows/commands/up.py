@@ -160,7 +160,7 @@ def _environment(
 ) -> dict[str, str]:
     """Return what every process of this workspace has to know of Prefect."""
     os.environ.setdefault(
-        "PREFECT_RUNNER_POLL_FREQUENCY", "2"
+        "PREFECT_RUNNER_POLL_FREQUENCY", "1"
     )  # a person who pressed a button waits
     if PREFECT not in opened:
         return {"PREFECT_API_URL": addresses[PREFECT.name]}

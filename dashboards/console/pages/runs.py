@@ -27,7 +27,7 @@ from tasks.specs.registration import current_digest
 RUNS = 50
 STOP_POLLING = 286
 """Swap this in and ask no more."""
-EVERY_S = 1.0
+EVERY_S = 0.5
 """How often a watched run is asked for."""
 LONGEST = 3600
 """Questions of one stream; browsers open another."""
