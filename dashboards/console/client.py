@@ -21,6 +21,7 @@ from flows.queries.console.entries import EntryPage
 from flows.queries.console.over_time import ModelOverTime
 from flows.queries.console.overview import ModelRow
 from flows.queries.console.plan import Plan, RollbackPlan
+from flows.queries.console.tiers import ModelTiers
 from flows.queries.console.watched import WatchedRun
 from infra.errors import BadInput, NotAllowed, NotFound, RequantError, Tampered, Unavailable
 
@@ -61,6 +62,10 @@ class ConsoleClient:
     def over_time(self, model: str, windows: int = 200) -> ModelOverTime:
         """Return a model's newest windows, and what happened since; raise `NotFound`."""
         return self._get(ModelOverTime, f"/models/{quote(model)}/over-time", windows=windows)
+
+    def tiers(self, model: str) -> ModelTiers:
+        """Return which tier answers how much of a model's traffic; raise `NotFound`."""
+        return self._get(ModelTiers, f"/models/{quote(model)}/tiers")
 
     def version(self, model: str, version: str) -> CandidateView:
         """Return a version beside the champion; raise `NotFound` and `Tampered`."""

@@ -17,6 +17,7 @@ _PAGES = (
     "/models/{model}",
     "/api/models/{model}",
     "/api/models/{model}/over-time",
+    "/api/models/{model}/tiers",
     "/models/{model}/requantize",
     "/api/models/{model}/plan",
     "/models/{model}/rollback",

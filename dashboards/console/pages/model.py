@@ -10,6 +10,7 @@ from flows.queries.console import over_time, overview
 from flows.queries.console.ledgers import ledgers
 from flows.queries.console.over_time import ModelOverTime as Drawn
 from flows.queries.console.overview import ModelRow
+from flows.queries.console.tiers import ModelTiers
 from flows.queries.console.watched import labelled
 from infra.settings import settings
 from infra.stores import layout
@@ -40,6 +41,7 @@ def model_page(request: Request, model: str) -> Response:
         note=scheduled.problem,
         row=row,
         over=over,
+        serving=model_tiers(request, model),
         detectors=tuple(
             dict.fromkeys(name for window in over.windows for name in window.detectors)
         ),
@@ -68,6 +70,15 @@ def model_over_time(model: str, windows: int = Query(over_time.WINDOWS, ge=1, le
     """Return what the page draws: the newest windows, and what happened since; 404 as above."""
     current_digest(model)
     return over_time.over_time(model, windows)
+
+
+@api.get("/models/{model}/tiers")
+def model_tiers(request: Request, model: str) -> ModelTiers:
+    """Return which tier answered how much since the gateway started; 404 as above."""
+    current_digest(model)
+    answer = request.app.state.tiers.answer()
+    known = answer.value or {}
+    return ModelTiers(model, known.get(model, ()), answer.problem)
 
 
 def report_keys(model: str, decision: LedgerEntry) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class Asked(Generic[T]):
                 coming.result(patience)
         with self._lock:
             if self._last is None:
-                return LastAnswer(None, "Prefect has not answered yet: reload in a moment", 0.0)
+                return LastAnswer(None, "there was no answer yet: reload in a moment", 0.0)
             when, value, problem = self._last
             return LastAnswer(value, problem, time.monotonic() - when)
 
@@ -85,6 +85,6 @@ class Asked(Generic[T]):
         except Unavailable as error:
             problem = str(error)
         except RequantError as error:
-            problem = f"Prefect's answer cannot be read: {error}"
+            problem = f"the answer cannot be read: {error}"
         with self._lock:
             self._last = (time.monotonic(), value, problem)

@@ -34,6 +34,7 @@ _MARKED = {
     EntryKind.RETRAINING_REQUESTED: "incident",
     EntryKind.ALIAS_UNDONE: "incident",
     EntryKind.REGISTERED: "incident",
+    EntryKind.FELL_BACK: "incident",
 }
 _JUDGED = frozenset({EntryKind.PROMOTED, EntryKind.REFUSED, EntryKind.APPROVAL_REQUESTED})
 
