@@ -17,6 +17,7 @@ from dashboards.console.rendering import STATIC, show
 from flows import schedules
 from flows.commands import doctor
 from flows.queries import runs as known_runs
+from flows.queries import workers
 from flows.queries.console import overview, tiers
 from flows.queries.console.asking import Asked
 from infra.access.problems import problem
@@ -89,6 +90,7 @@ def create_app(secret: WorkspaceSecret) -> FastAPI:
     app.state.secret = secret
     app.state.upcoming = Asked(lambda: schedules.upcoming())
     app.state.runs = Asked(lambda: known_runs.recent_runs(runs.RUNS), fresh_s=2.0)
+    app.state.workers = Asked(lambda: workers.known_workers())
     app.state.tiers = Asked(tiers.counted_tiers)
     app.state.examined = Asked(lambda: doctor.examine(settings()), fresh_s=EXAMINED_S)
     app.mount("/static", StaticFiles(directory=STATIC))

@@ -180,6 +180,7 @@ def test_a_person_requantizes_approves_and_rolls_back(
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
         held_to_the_rules(page)
+    expect(page.get_by_role("region", name="Workers")).to_contain_text("online")
 
 
 def held_to_the_rules(page: Page) -> None:

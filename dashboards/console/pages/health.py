@@ -8,7 +8,9 @@ from dashboards.console.permissions import caller
 from dashboards.console.rendering import show
 from flows.commands.doctor import SetupCheck
 from flows.queries.console.overview import NextRun, next_run
-from infra.access.roles import Role
+from flows.queries.runs import RunView
+from flows.queries.workers import WorkerView
+from infra.access.roles import EVERY, Role
 from infra.settings import settings
 from tasks.specs.registration import model_names
 
@@ -18,13 +20,16 @@ api = APIRouter(prefix="/api", tags=["health"])
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """What `requant doctor` found, and every model's schedule."""
+    """What `requant doctor` found, every model's schedule, who picks runs up, what is at work."""
 
     checks: list[SetupCheck]
     age_s: float  # of the checks
     problem: str | None  # why there are none
     schedules: dict[str, NextRun]
     note: str | None  # why schedules are not known
+    workers: list[WorkerView]
+    workers_problem: str | None  # why there are none
+    at_work: list[RunView]  # runs that have begun and not ended
 
 
 @router.get("/health")
@@ -41,6 +46,7 @@ def health_report(request: Request) -> HealthReport:
     order = ("broken", "absent", "fine")
     checks = sorted(examined.value or (), key=lambda check: order.index(check.state))
     who = caller(request)
+    picking, recent = request.app.state.workers.answer(), request.app.state.runs.answer()
     names = [name for name in model_names(settings().store()) if who.may(Role.VIEWER, name)]
     return HealthReport(
         checks,
@@ -48,4 +54,11 @@ def health_report(request: Request) -> HealthReport:
         None if examined.value is not None else examined.problem,
         {name: next_run(name, scheduled.value) for name in names},
         scheduled.problem,
+        picking.value or [],
+        picking.problem,
+        [
+            run
+            for run in recent.value or ()
+            if run.started and not run.finished and who.may(Role.VIEWER, run.model or EVERY)
+        ],
     )

@@ -14,7 +14,7 @@ from dashboards.console.forms import form_id as signed_form
 from flows import schedules
 from flows.deployments import Triggered
 from flows.orchestration.runtime import using
-from flows.queries import runs
+from flows.queries import runs, workers
 from flows.queries.console.asking import Asked
 from flows.queries.console.candidate import CalibrationFacts, CandidateView, Made
 from flows.queries.console.overview import Precision
@@ -132,6 +132,7 @@ def browser(console: FastAPI, stranger: TestClient, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(runs, name, refused)
     console.state.upcoming = Asked(lambda: schedules.upcoming())
     console.state.runs = Asked(lambda: runs.recent_runs())
+    monkeypatch.setattr(workers, "known_workers", refused)
     log_in(stranger)
     return stranger
 

@@ -16,6 +16,7 @@ from flows.queries import runs
 from flows.queries.console.asking import Asked
 from flows.queries.console.watched import watched
 from flows.queries.runs import LogLine, RunView
+from flows.queries.workers import WorkerView
 from infra.canonical import Json
 from infra.errors import Unavailable
 from infra.releases import write_release
@@ -213,6 +214,23 @@ def test_health_shows_what_is_broken_first_or_that_it_is_not_known(
 
     console.state.examined = Asked(away)
     assert "nothing answers" in browser.get("/health").text
+
+
+def test_health_shows_who_picks_runs_up_and_what_is_at_work(
+    browser: TestClient, console: FastAPI
+) -> None:
+    page = browser.get("/health").text
+    assert "Prefect did not answer" in page
+    assert "No run is at work" in page
+    console.state.workers = Asked(lambda: [WorkerView("gpu-1", "pool", "offline", None)])
+    console.state.runs = Asked(lambda: [RUN, ENDED])
+    page = browser.get("/health").text
+    assert "gpu-1" in page
+    assert "offline" in page
+    report = browser.get("/api/health").json()
+    assert [run["run_id"] for run in report["at_work"]] == [RUN.run_id]
+    console.state.workers = Asked(list)
+    assert "Nothing picks runs up" in browser.get("/health").text
 
 
 def test_runs_of_a_list_say_what_they_came_to(
