@@ -141,13 +141,17 @@ def calm(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Up:
 def visit_what_sleeps(up: Up) -> None:
     """Visit what nothing rests on: it starts then, and answers whoever came first."""
     for title in ("MLflow", "Evidently"):
-        assert served(up, title.lower()) == []
-        known = key(up.workspace)
-        assert httpx.get(up.addresses[title], headers=known, timeout=SEEN_S).status_code == 200
-        assert len(served(up, title.lower())) == 1
+        assert parts_of(up, title.lower()) == []
+        visit(up, title)
+        assert len(parts_of(up, title.lower())) == 1
 
 
-def served(up: Up, name: str) -> list[psutil.Process]:
+def visit(up: Up, title: str) -> None:
+    address, known = up.addresses[title], key(up.workspace)
+    assert httpx.get(address, headers=known, timeout=SEEN_S).status_code == 200
+
+
+def parts_of(up: Up, name: str) -> list[psutil.Process]:
     """Return the processes that serve a service."""
     family = psutil.Process(up.process.pid).children(recursive=True)
     return [process for process in family if name in process.cmdline()]
@@ -433,12 +437,6 @@ def test_ctrl_c_stops_everything(calm: Up) -> None:
             httpx.get(address)
 
 
-def part_of(up: Up, name: str) -> psutil.Process:
-    """Return the process of one service."""
-    family = psutil.Process(up.process.pid).children(recursive=True)
-    return next(one for one in family if name in one.cmdline())
-
-
 def test_one_that_was_killed_leaves_nothing_and_in_the_next_a_lost_page_comes_back_once(
     workspace: Settings, tmp_path: Path
 ) -> None:
@@ -450,13 +448,14 @@ def test_one_that_was_killed_leaves_nothing_and_in_the_next_a_lost_page_comes_ba
         assert alive == []
     assert (workspace.root / "run" / "services.json").exists(), "its note is stale now"
     with running(workspace, tmp_path / "second.log") as second:
-        assert httpx.get(second.addresses["MLflow"], headers=key(workspace)).status_code == 200
-        part_of(second, "evidently").kill()
+        for title in ("MLflow", "Evidently"):
+            visit(second, title)
+        parts_of(second, "evidently")[0].kill()
         until(
             lambda: "evidently stopped (exit -9) and is started again" in second.output.read_text()
         )
         until(lambda: answers(second.addresses["Evidently"], workspace))
-        part_of(second, "evidently").kill()  # at once again: it is at fault itself
+        parts_of(second, "evidently")[0].kill()  # at once again: it is at fault itself
         family = psutil.Process(second.process.pid).children(recursive=True)
         assert second.process.wait(90) == 2
         _, alive = psutil.wait_procs(family, timeout=5)
@@ -471,7 +470,7 @@ def test_one_that_was_killed_leaves_nothing_and_in_the_next_a_lost_page_comes_ba
 def test_the_loop_never_runs_without_prefect(workspace: Settings, tmp_path: Path) -> None:
     """The same path as a page's second end, which the other tests take."""
     with running(workspace, tmp_path / "up.log") as up:
-        part_of(up, "prefect").kill()
+        parts_of(up, "prefect")[0].kill()
         assert up.process.wait(90) == 2
     assert "prefect stopped (exit -9), so everything did" in up.output.read_text()
 
