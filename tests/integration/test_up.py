@@ -138,6 +138,7 @@ def calm(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Up:
     register(spec(tmp_path_factory.mktemp("calm"), "{slug: seldom, interval: 86400}"))
     return up
 
+
 def visit_what_sleeps(up: Up) -> None:
     """Visit what nothing rests on: it starts then, and answers whoever came first."""
     for title in ("MLflow", "Evidently"):
@@ -418,10 +419,8 @@ def test_link_prints_a_fresh_link_for_another_person(calm: Up) -> None:
     address = re.search(r"http://\S+", printed.stdout)
     assert address, printed.stderr
     with httpx.Client(follow_redirects=True) as browser:
-        assert (
-            "asked for by <b>Ada</b>"
-            in browser.get(address[0].replace("/?", "/models/digits?")).text
-        )
+        page = browser.get(address[0].replace("/?", "/models/digits?"))
+        assert "asked for by <b>Ada</b>" in page.text
 
 
 def test_ctrl_c_stops_everything(calm: Up) -> None:
@@ -451,9 +450,8 @@ def test_one_that_was_killed_leaves_nothing_and_in_the_next_a_lost_page_comes_ba
         for title in ("MLflow", "Evidently"):
             visit(second, title)
         parts_of(second, "evidently")[0].kill()
-        until(
-            lambda: "evidently stopped (exit -9) and is started again" in second.output.read_text()
-        )
+        again = "evidently stopped (exit -9) and is started again"
+        until(lambda: again in second.output.read_text())
         until(lambda: answers(second.addresses["Evidently"], workspace))
         parts_of(second, "evidently")[0].kill()  # at once again: it is at fault itself
         family = psutil.Process(second.process.pid).children(recursive=True)
