@@ -17,11 +17,12 @@ from benchmarks.chaos import faults
 from benchmarks.chaos.children import KILLED, Child, Ended, in_child
 from benchmarks.chaos.faults import Boundaries, die, no_space
 from benchmarks.chaos.judgement import losses
-from benchmarks.chaos.scene import ACTS, FRESH, WAITING, LedgerAct, contend, prepare
+from benchmarks.chaos.scene import ACTS, FRESH, NEXT, WAITING, LedgerAct, contend, prepare, released
+from benchmarks.chaos.warm import preload, preload_what_it_takes
 from infra.settings import settings, use_workspace
 
 AT_ONCE = 4
-"""Processes that promote, approve and roll back together."""
+"""Processes that promote, approve, roll back and collect together."""
 ANYONE = frozenset({1, 2, 3, WAITING, FRESH})
 
 
@@ -49,6 +50,8 @@ class Campaign:
         shutil.copy(self._folder / "blank" / "mlflow.db", self._empty)
         self._check(in_child(partial(self._at, self._live, prepare)))
         self._live.rename(self._kept)
+        self._reset()
+        preload_what_it_takes(partial(self._at, self._live, _released_and_judged))
 
     def run(self, kind: str, act: str, trials: int) -> FaultTally:
         """Try one kind of fault on one act so often."""
@@ -136,7 +139,7 @@ class Campaign:
         return struck, allowed | ({3} if act.name == "reconcile" else frozenset())
 
     def at_once(self, _: LedgerAct) -> tuple[bool, frozenset[int]]:
-        """Promote, approve and roll back in several processes, one of which is killed."""
+        """Promote, approve, roll back and collect at once, and kill one of these processes."""
         children = [
             Child(partial(self._at, self._live, partial(contend, number)))
             for number in range(AT_ONCE)
@@ -189,15 +192,9 @@ class Campaign:
             raise RuntimeError(f"A child ended with {ended.code}: {ended.said}")
 
 
-def preload() -> None:
-    """Import what every child needs, and open nothing: a fork shares what is loaded."""
-    import mlflow.onnx
-    import mlflow.store.db.utils
-    import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store
-    import mlflow.tracking  # noqa: F401
-
-    import infra.registry.registry  # noqa: F401
+def _released_and_judged() -> None:
+    released(NEXT)
+    losses(ANYONE)
 
 
 def _ping() -> None:
@@ -213,7 +210,7 @@ KINDS: Mapping[str, Trial] = {
     "the clock set back, then killed": Campaign.clock_back,
     "the registry's database locked": Campaign.registry_locked,
     "killed, then an older or empty database": Campaign.registry_lost,
-    "promoters, approvers and rollbacks at once": Campaign.at_once,
+    "promoters, approvers, rollbacks and gc at once": Campaign.at_once,
 }
-ALONE = ("promoters, approvers and rollbacks at once",)
+ALONE = ("promoters, approvers, rollbacks and gc at once",)
 """Kinds that are tried on no single act."""

@@ -6,6 +6,7 @@ released and is promoted by one of the acts.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from benchmarks.orchestration.served import MODEL, SPEC
 from benchmarks.orchestration.tiny_releases import numbered_graph, release_numbered
 from flows.reconcile import reconcile
 from infra.canonical import canonical, sha256
-from infra.errors import Refused
+from infra.errors import NotFound, Refused
 from infra.settings import Settings, settings
 from infra.stores import layout
 from tasks.promotion import entries, journal
@@ -68,7 +69,9 @@ def registered(number: int) -> ReleaseRef:
     """Return the release of a number as it was registered."""
     chosen, data = settings(), sha256(numbered_graph(number))
     for version in chosen.registry().versions(MODEL):
-        if version.release is not None:
+        if version.release is None:
+            continue
+        with contextlib.suppress(NotFound):  # a collection at once may take a bundle
             release = chosen.release(MODEL, version.release)
             if release.files[GRAPH].sha256 == data:
                 return ReleaseRef(release.model, version.version, release.digest)
@@ -126,8 +129,8 @@ ACTS: Mapping[str, LedgerAct] = {
 
 
 def contend(number: int) -> bool:
-    """Promote, approve or roll back with others at once; return whether it was done."""
-    acts = (_promote, _approve, _roll_back_again)
+    """Promote, approve, roll back or collect with others at once; return whether it was done."""
+    acts = (_promote, _approve, _roll_back_again, _collect)
     try:
         acts[number % len(acts)]()
     except Refused:  # the champion changed meanwhile, or nothing is left to return to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,14 +12,18 @@ from flows.commands.audit import verify
 from flows.commands.collection import hold
 from flows.queries.served import served
 from infra.errors import BadInput, NotFound, Refused
+from infra.identifiers import Digest
 from infra.settings import Settings
 from infra.stores import layout
+from infra.stores.port import Listed
 from tasks.promotion import entries, history, journal
 from tasks.promotion.acts import promoting, reconciling
 from tasks.promotion.acts.restoring import restore
 from tasks.promotion.ledger import EntryKind
+from tasks.promotion.retention import collecting
 from tasks.promotion.retention.collecting import collect
 from tasks.promotion.retention.policy import Policy
+from tasks.records import ReleaseRef
 from tests.integration.releases import flip, promoted, released
 
 
@@ -145,6 +149,46 @@ def test_what_nothing_needs_goes_and_what_something_needs_stays(workspace: Setti
     with pytest.raises(Refused, match="removed"):
         promoting.roll_back("tiny", old.version, "bob", "try", "r1")
     assert promoting.roll_back("tiny", held.version, "bob", "try", "r2") == held
+
+
+def test_what_came_back_while_a_collection_looked_around_stays(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _, _ = promoted(workspace, 1.0, 2.0, 3.0)
+    look_around = collecting._bundles
+
+    def rolled_back_meanwhile(model: str) -> Mapping[Digest, Sequence[Listed]]:
+        promoting.roll_back(model, old.version, "bob", "users complain", "r1")
+        return look_around(model)
+
+    monkeypatch.setattr(collecting, "_bundles", rolled_back_meanwhile)
+    assert old.digest not in collect("tiny", NOW, "ann", dry_run=False).releases
+    assert history.champion_of("tiny") == old
+    assert verify("tiny") == []
+
+
+def test_what_is_collected_is_promoted_only_once_it_was_written_again(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _, champion = promoted(workspace, 1.0, 2.0, 3.0)
+    verified = promoting.servable
+
+    def collected_meanwhile(release: ReleaseRef) -> ReleaseRef:
+        answer = verified(release)
+        collect("tiny", NOW, "ann", dry_run=False)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promoting, "servable", collected_meanwhile)
+        with pytest.raises(Refused, match="removed"):
+            promoting.promote(old, champion.version, "ann", "try")
+    with pytest.raises(Refused, match="removed"):
+        promoting.promote(old, champion.version, "ann", "try")
+    again = released(workspace, 1.0)
+    assert again.digest == old.digest
+    promoting.promote(again, champion.version, "ann", "built again")
+    assert history.champion_of("tiny") == again
+    assert verify("tiny") == []
 
 
 def test_a_restore_leaves_out_what_was_collected(workspace: Settings) -> None:

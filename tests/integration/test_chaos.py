@@ -14,7 +14,7 @@ from benchmarks.chaos.scene import ACTS
 QUICK = {
     "killed before or after a write": ("promotion", "gc"),
     "killed, then an older or empty database": ("rollback",),
-    "promoters, approvers and rollbacks at once": ("promotion",),
+    "promoters, approvers, rollbacks and gc at once": ("promotion",),
 }
 """Kinds that the short version tries, and on which acts."""
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from infra.errors import Refused
+from infra.canonical import Json
+from infra.errors import NotFound, Refused
+from infra.identifiers import Digest
+from infra.settings import settings
+from infra.stores import layout
 from tasks.promotion import entries, history, journal, ledger, projection
 from tasks.promotion.acts.restoring import servable
 from tasks.promotion.ledger import LedgerEntry
-from tasks.promotion.retention.policy import require_stored
+from tasks.promotion.retention.policy import collected, require_stored
 from tasks.promotion.verification import intact_release, named_release
 from tasks.records import ReleaseRef
 
@@ -18,10 +23,38 @@ def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> N
 
     Every file of its bundle is verified first. Raises `Refused` otherwise, `NotFound`, `Tampered`.
     """
-    release = servable(release)
+    release = _verified(release)
     shown = partial(projection.shown_champion, release.model)
-    journal.commit(release.model, entries.promoted, release, base, shown, actor, reason)
+
+    def decide(history_now: Sequence[LedgerEntry]) -> Mapping[str, Json] | None:
+        _require_kept(history_now, release)
+        return entries.promoted(history_now, release, base, shown, actor, reason)
+
+    journal.commit(release.model, decide)
     projection.show(release.model)
+
+
+def _verified(release: ReleaseRef) -> ReleaseRef:
+    """Return a release as `servable` does; refuse one whose bundle is being collected meanwhile."""
+    try:
+        return servable(release)
+    except NotFound:
+        require_stored(journal.read(release.model), release.digest)
+        raise
+
+
+def _require_kept(history_now: Sequence[LedgerEntry], release: ReleaseRef) -> None:
+    """Pass when no collection takes a bundle that was verified; raises `Refused`.
+
+    One that was written again after a collection of it stays: that takes only what is older.
+    """
+    collection = collected(history_now).get(Digest(release.digest))
+    if collection is None:
+        return
+    manifest = layout.release_file(release.model, release.digest, layout.MANIFEST)
+    written = [item.modified for item in settings().store().listed(manifest)]
+    if not any(moment > collection.time for moment in written):
+        require_stored(history_now, release.digest)
 
 
 def answer(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
@@ -64,7 +97,7 @@ def roll_back(model: str, to: str | None, actor: str, reason: str, request: str)
 
     def verify(target: LedgerEntry) -> ReleaseRef:
         require_stored(journal.read(model), target.release)
-        return servable(named_release(model, target))
+        return _verified(named_release(model, target))
 
     entry = journal.commit(model, entries.rolled_back, to, request, verify, shown, actor, reason)
     projection.show(model)

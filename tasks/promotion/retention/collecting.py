@@ -73,7 +73,9 @@ def collect(model: str, policy: Policy, actor: str, *, dry_run: bool) -> Collect
     going = rules.removable(entries, complete, policy, now)
     if going and not dry_run:
         entry = journal.commit(model, rules.collection, complete, policy, now, actor)
-        going = () if entry is None else going
+        # What was decided on the ledger as it then was: a rollback may have come in between.
+        going = () if entry is None else rules.listed(entry)
+        entries = journal.read(model)
     tally = _Tally(dry_run)
     gone = rules.collected(journal.read(model))
     for digest, items in bundles.items():

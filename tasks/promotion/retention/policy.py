@@ -65,10 +65,16 @@ def collected(entries: Sequence[LedgerEntry]) -> Mapping[Digest, LedgerEntry]:
     gone: dict[Digest, LedgerEntry] = {}
     for entry in entries:
         if entry.kind is EntryKind.COLLECTED:
-            gone.update(dict.fromkeys(_listed(entry), entry))
+            gone.update(dict.fromkeys(listed(entry), entry))
         elif entry.release is not None:
             gone.pop(entry.release, None)
     return gone
+
+
+def listed(entry: LedgerEntry) -> tuple[Digest, ...]:
+    """Return the releases whose bundles a collection's entry says are removed."""
+    named = entry.details.get(RELEASES)
+    return tuple(Digest(str(name)) for name in named) if isinstance(named, (list, tuple)) else ()
 
 
 def require_stored(entries: Sequence[LedgerEntry], release: str | None) -> None:
@@ -142,8 +148,3 @@ def hold(
     require_stored(entries, named.release)
     kind = EntryKind.HOLD_LIFTED if lift else EntryKind.HOLD_PLACED
     return body(kind, actor=actor, reason=reason, version=version, release=named.release)
-
-
-def _listed(entry: LedgerEntry) -> tuple[Digest, ...]:
-    listed = entry.details.get(RELEASES)
-    return tuple(Digest(str(name)) for name in listed) if isinstance(listed, (list, tuple)) else ()
