@@ -18,7 +18,7 @@ from benchmarks.chaos.children import KILLED, Child, Ended, in_child
 from benchmarks.chaos.faults import Boundaries, die, no_space
 from benchmarks.chaos.judgement import losses
 from benchmarks.chaos.scene import ACTS, FRESH, NEXT, WAITING, LedgerAct, contend, prepare, released
-from benchmarks.chaos.warm import preload, preload_what_it_takes
+from benchmarks.chaos.warm import preload, warm_up
 from infra.settings import settings, use_workspace
 
 AT_ONCE = 4
@@ -51,7 +51,7 @@ class Campaign:
         self._check(in_child(partial(self._at, self._live, prepare)))
         self._live.rename(self._kept)
         self._reset()
-        preload_what_it_takes(partial(self._at, self._live, _released_and_judged))
+        warm_up(partial(self._at, self._live, _released_and_judged), folder)
 
     def run(self, kind: str, act: str, trials: int) -> FaultTally:
         """Try one kind of fault on one act so often."""

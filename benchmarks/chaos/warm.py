@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
-import sys
+import os
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.chaos.children import in_child
 from benchmarks.orchestration.tiny_releases import numbered_graph
+from infra import settings
 
 
 def preload() -> None:
@@ -30,27 +28,29 @@ def preload() -> None:
         mlflow.onnx.save_model(onnx.load_from_string(numbered_graph(1)), f"{folder}/model")
 
 
-def preload_what_it_takes(work: Callable[[], object]) -> None:
-    """Do the work in a child, and import here what it came to import there.
+def warm_up(work: Callable[[], object], place: Path) -> None:
+    """Do the work here once, and close what it opened: a child shares no connection with another.
 
     Raises:
-        RuntimeError: Something started a thread here, which a fork would lose.
+        RuntimeError: A thread, a connection or a file below `place` is left, which a fork shares.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        names = Path(folder) / "names"
+    work()
+    from sqlalchemy import Engine
 
-        def noted() -> None:
-            work()
-            names.write_text("\n".join(sys.modules))
-
-        ended = in_child(noted)
-        if ended.code != 0:
-            raise RuntimeError(f"The work that warms up ended with {ended.code}: {ended.said}")
-        for name in names.read_text().splitlines():
-            if name not in sys.modules:
-                with contextlib.suppress(ImportError):  # names that others made up
-                    importlib.import_module(name)
-    if threading.active_count() > 1:
-        raise RuntimeError(f"A fork would lose threads: {threading.enumerate()}")
+    settings._opened.cache_clear()
+    settings._directory.cache_clear()
+    settings.settings.cache_clear()
     gc.collect()
+    for kept in gc.get_objects():
+        if isinstance(kept, Engine):
+            kept.dispose()
+    gc.collect()
+    shared = [name for name in _open_files() if name.startswith(("socket:", str(place.resolve())))]
+    if shared or threading.active_count() > 1:
+        raise RuntimeError(f"A fork would share {shared} and lose {threading.enumerate()[1:]}")
     gc.freeze()  # a child's collections then leave these pages shared
+
+
+def _open_files() -> list[str]:
+    folder = Path("/proc/self/fd")
+    return [os.readlink(link) for link in folder.iterdir() if os.path.lexists(link)]
