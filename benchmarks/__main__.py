@@ -45,6 +45,7 @@ MODULES: Mapping[str, str] = {
     "up": "benchmarks.orchestration.started_up",
     "ledger": "benchmarks.orchestration.ledger",
     "quiet-runs": "benchmarks.orchestration.quiet_runs",
+    "promotion": "benchmarks.orchestration.promotion",
     "serving": "benchmarks.serving.throughput",
     "hot-swap": "benchmarks.serving.hot_swap",
     "capture": "benchmarks.serving.capturing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KILLED, REFUSED = -signal.SIGKILL, 3
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,13 @@ class Ended:
 class Child:
     """One forked process and the pipe on which it answers."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
-        """Start the work."""
+    def __init__(self, work: Callable[[], Any], *, tied: bool = False) -> None:
+        """Start the work; where it is `tied`, it ends with this thread, however that ends."""
         read, write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
+            if tied:
+                ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             os.close(read)
             _run(work, write)
         os.close(write)
@@ -50,8 +54,14 @@ class Child:
             time.sleep(0.001)
         os.kill(self.pid, signal.SIGKILL)
 
+    def kill(self) -> None:
+        """Kill it now, and wait for it."""
+        if self.lives:
+            os.kill(self.pid, signal.SIGKILL)
+        self.end()
+
     def end(self) -> Ended:
-        """Wait for it."""
+        """Wait for it, once."""
         with os.fdopen(self._read, "rb") as pipe:
             answer = pipe.read()
         _, status = os.waitpid(self.pid, 0)

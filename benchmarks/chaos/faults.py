@@ -12,7 +12,7 @@ from typing import Any
 
 from infra import chain
 from infra.errors import Unavailable
-from infra.stores.local import LocalStore
+from infra.settings import settings
 
 WRITES = ("put", "create", "delete")
 _WRITING = ("create_", "log_", "set_", "delete_", "update_", "rename_", "transition_")
@@ -32,8 +32,9 @@ class Boundaries:
         """Wrap what writes; for the rest of this process's life."""
         from mlflow.tracking import MlflowClient
 
+        store = type(settings().store())
         for name in WRITES:
-            setattr(LocalStore, name, self._wrapped(getattr(LocalStore, name)))
+            setattr(store, name, self._wrapped(getattr(store, name)))
         for name in dir(MlflowClient):
             if name.startswith(_WRITING):
                 setattr(MlflowClient, name, self._wrapped(getattr(MlflowClient, name)))

@@ -31,7 +31,7 @@ def losses(allowed: Collection[int]) -> list[str]:
     if reigning is None or reigning.release is None:
         return [*wrong, "no champion"]
     release = settings().release(MODEL, reigning.release)
-    numbers = {sha256(numbered_graph(number)): number for number in NUMBERS}
+    numbers = {str(sha256(numbered_graph(number))): number for number in NUMBERS}
     served = numbers[release.files[GRAPH].sha256]
     if served not in allowed:
         wrong.append(f"number {served} serves, and one of {sorted(allowed)} should")

@@ -7,18 +7,16 @@ released and is promoted by one of the acts.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from benchmarks.orchestration.served import MODEL, SPEC
 from benchmarks.orchestration.tiny_releases import numbered_graph, release_numbered
 from flows.reconcile import reconcile
 from infra.canonical import canonical, sha256
 from infra.errors import NotFound, Refused
-from infra.settings import Settings, settings
+from infra.settings import settings
 from infra.stores import layout
 from tasks.promotion import entries, journal
 from tasks.promotion.acts import promoting, restoring
@@ -31,6 +29,7 @@ from tasks.records import ReleaseRef
 
 WAITING, FRESH, NEXT = 4, 5, 6
 """Numbers of the graphs that wait, may be promoted, and are not released yet."""
+ANYONE = frozenset({1, 2, 3, WAITING, FRESH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,13 @@ class LedgerAct:
     name: str
     do: Callable[[], object]
     champions: frozenset[int]  # numbers of the graphs of which one may serve afterwards
-    before: Callable[[Settings, Path], None] | None = None  # what was done to the registry first
+    done: int  # the number that serves once it was done
+    before: Callable[[Callable[[], None]], None] | None = None
+    # What was done to the registry first, given what empties it.
+
+    def allowed(self, *, done: bool) -> frozenset[int]:
+        """Return the numbers of which one may serve; whoever was told that it is done finds so."""
+        return frozenset({self.done}) if done else self.champions
 
 
 def released(number: int) -> ReleaseRef:
@@ -104,26 +109,26 @@ def _restore() -> None:
     show(MODEL)
 
 
-def _moved(chosen: Settings, _: Path) -> None:
+def _moved(_: Callable[[], None]) -> None:
     """Let an operator move the alias to an earlier champion."""
-    chosen.registry().set_alias(MODEL, "champion", "2")
+    settings().registry().set_alias(MODEL, "champion", "2")
 
 
-def _emptied(chosen: Settings, empty: Path) -> None:
+def _emptied(empty: Callable[[], None]) -> None:
     """Lose MLflow's database."""
-    shutil.copy(empty, chosen.root / "mlflow.db")
+    empty()
 
 
 ACTS: Mapping[str, LedgerAct] = {
     act.name: act
     for act in (
-        LedgerAct("promotion", _promote, frozenset({3, FRESH})),
-        LedgerAct("approval", _approve, frozenset({3, WAITING})),
-        LedgerAct("rollback", _roll_back, frozenset({3, 2})),
-        LedgerAct("release", lambda: released(NEXT), frozenset({3})),
-        LedgerAct("reconcile", lambda: reconcile.fn(MODEL), frozenset({2}), _moved),
-        LedgerAct("restore", _restore, frozenset({3}), _emptied),
-        LedgerAct("gc", _collect, frozenset({3})),
+        LedgerAct("promotion", _promote, frozenset({3, FRESH}), FRESH),
+        LedgerAct("approval", _approve, frozenset({3, WAITING}), WAITING),
+        LedgerAct("rollback", _roll_back, frozenset({3, 2}), 2),
+        LedgerAct("release", lambda: released(NEXT), frozenset({3}), 3),
+        LedgerAct("reconcile", lambda: reconcile.fn(MODEL), frozenset({2}), 2, _moved),
+        LedgerAct("restore", _restore, frozenset({3}), 3, _emptied),
+        LedgerAct("gc", _collect, frozenset({3}), 3),
     )
 }
 

@@ -120,6 +120,25 @@ def test_a_revoked_user_and_an_old_session_are_out(
         assert not directory.admits(session)
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-Host", "Forwarded", "X-Original-Host"])
+def test_no_header_of_a_proxy_says_where_the_provider_leads_back(
+    staffed: Settings, issuer: str, name: str
+) -> None:
+    value = "host=evil.example" if name == "Forwarded" else "evil.example"
+    with browser_of(issuer) as browser:
+        there = browser.get("/-/oidc/sign-in", headers={name: value}).headers["location"]
+        assert parse_qs(urlsplit(there).query)["redirect_uri"] == [f"{HERE}/-/oidc/callback"]
+
+
+def test_under_another_name_of_the_console_nobody_is_led_to_the_provider(
+    staffed: Settings, issuer: str
+) -> None:
+    with browser_of(issuer) as browser:
+        answer = browser.get("/-/oidc/sign-in", headers={"Host": "requant.example.org"})
+        assert answer.status_code == 421
+        assert "location" not in answer.headers
+
+
 def test_a_provider_elsewhere_is_not_asked_in_the_clear() -> None:
     with pytest.raises(BadInput, match="https"):
         Provider("http://sso.example.org", "requant", "s", "sub")
