@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.chaos.campaign import Campaign, FaultTally
 from benchmarks.chaos.kinds import KILLS, KINDS, acts_of
-from benchmarks.chaos.places import PLACES, Folder
+from benchmarks.chaos.places import PLACES, LocalScene
 from benchmarks.chaos.scene import ACTS
 
 
@@ -44,7 +44,7 @@ def _campaign(place: str, options: argparse.Namespace, began: float) -> list[str
             for kind, trial in KINDS[place].items():
                 if options.kind and not any(kind.startswith(begin) for begin in options.kind):
                     continue
-                many = options.kills is not None and kind in KILLS and place == Folder.name
+                many = options.kills is not None and kind in KILLS and place == LocalScene.name
                 trials = options.kills if many else options.trials
                 acts = [act for act in acts_of(kind) if act in (options.act or ACTS)]
                 for act in acts:

@@ -13,7 +13,7 @@ from benchmarks.chaos import faults
 from benchmarks.chaos.campaign import Campaign, Outcome
 from benchmarks.chaos.children import KILLED, REFUSED
 from benchmarks.chaos.faults import Boundaries, die, no_space
-from benchmarks.chaos.places import TrackingServer
+from benchmarks.chaos.places import ServerScene
 from benchmarks.chaos.proxy import FAULTS, Strike, told
 from benchmarks.chaos.scene import ACTS, ANYONE, LedgerAct, contend
 
@@ -112,7 +112,7 @@ def at_once(campaign: Campaign, _: LedgerAct) -> Outcome:
 def server_killed(campaign: Campaign, act: LedgerAct) -> Outcome:
     """Kill MLflow's server at a random moment of the act, and start it again."""
     server = campaign.place
-    assert isinstance(server, TrackingServer)  # for mypy: KINDS says so
+    assert isinstance(server, ServerScene)  # for mypy: KINDS says so
     child = campaign.child(lambda: str(act.do()))
     time.sleep(campaign.random.uniform(0, campaign.length(act).seconds))
     server.stop()

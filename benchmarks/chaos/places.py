@@ -28,7 +28,7 @@ CEPH = Path(__file__).parents[2] / "tests" / "services" / "s3.sh"
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "ceph")
 
 
-class Folder:
+class LocalScene:
     """A folder for the store, and SQLite for MLflow."""
 
     name = "folder"
@@ -68,7 +68,7 @@ class Folder:
         """End what was started."""
 
 
-class Bucket(Folder):
+class BucketScene(LocalScene):
     """A bucket of a real S3 server for store and files of MLflow, behind a proxy; SQLite."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Bucket(Folder):
         return {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", ())}
 
 
-class TrackingServer(Folder):
+class ServerScene(LocalScene):
     """A folder for the store, and MLflow's own server behind a proxy."""
 
     name = "server"
@@ -203,7 +203,7 @@ class TrackingServer(Folder):
         uvicorn.run(self._app, host="127.0.0.1", port=self._port, log_level="critical")  # type: ignore[arg-type]
 
 
-def moto(folder: Path) -> Bucket:
+def moto(folder: Path) -> BucketScene:
     """Return a bucket of moto's server, in a process of its own."""
     port = _free_port()
 
@@ -219,10 +219,10 @@ def moto(folder: Path) -> Bucket:
     child = Child(serve, tied=True)
     _await(port)
     address = f"http://127.0.0.1:{port}"
-    return Bucket("moto", folder, (address, "moto", "moto-secret"), child.kill)
+    return BucketScene("moto", folder, (address, "moto", "moto-secret"), child.kill)
 
 
-def radosgw(folder: Path) -> Bucket:
+def radosgw(folder: Path) -> BucketScene:
     """Return a bucket of Ceph's gateway over a store in memory.
 
     Raises:
@@ -240,12 +240,12 @@ def radosgw(folder: Path) -> Bucket:
         subprocess.run([CEPH, "stop", place], check=True)
         shutil.rmtree(place)
 
-    return Bucket("radosgw", folder, (endpoint, access, secret), stop)
+    return BucketScene("radosgw", folder, (endpoint, access, secret), stop)
 
 
-PLACES: Mapping[str, Callable[[Path], Folder]] = {
-    "folder": Folder,
-    "server": TrackingServer,
+PLACES: Mapping[str, Callable[[Path], LocalScene]] = {
+    "folder": LocalScene,
+    "server": ServerScene,
     "moto": moto,
     "radosgw": radosgw,
 }

@@ -56,6 +56,9 @@ class Proxy(ThreadingHTTPServer):
         """Count anew, and let this become of what comes."""
         self._next, self.seen, self.struck = strike, 0, 0
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: that clients are killed is what this is for."""
+
     def due(self, method: str) -> str:
         """Return the fault of the request at hand, empty for none."""
         if self._next.method not in ("", method):
@@ -79,6 +82,7 @@ def told(address: str, strike: Strike) -> tuple[int, int]:
 class _Handler(BaseHTTPRequestHandler):
     server: Proxy
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def _pass(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
