@@ -75,16 +75,36 @@ def seeded(shared_workspace: Settings) -> Path:
     return shared_workspace.root
 
 
-@pytest.fixture(scope="module", params=["without a server", "with a server"])
+@pytest.fixture(
+    scope="module",
+    params=["with a server", pytest.param("without a server", marks=pytest.mark.soak)],
+)
 def place(
     request: pytest.FixtureRequest, seeded: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
+    """Return a copy of the workspace; without a server the other tests' commands run as well."""
+    return placed(request, seeded, tmp_path_factory, request.param)
+
+
+@pytest.fixture
+def alone(
+    request: pytest.FixtureRequest, seeded: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
+    return placed(request, seeded, tmp_path_factory, "without a server")
+
+
+def placed(
+    request: pytest.FixtureRequest,
+    seeded: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
 ) -> Place:
     root = tmp_path_factory.mktemp("place") / "workspace"
     shutil.copytree(seeded, root)
     given = ("REQUANT_", "PREFECT_", "MLFLOW_")
     environment = {name: text for name, text in os.environ.items() if not name.startswith(given)}
     environment |= {"REQUANT_ACTOR": "ann", "PREFECT_API_URL": NOWHERE}
-    if request.param == "without a server":
+    if kind == "without a server":
         return Place(root, environment, None)
     server, auth = request.getfixturevalue("prefect_server")
     known = {"REQUANT_PREFECT_API_URL": server, "PREFECT_API_AUTH_STRING": auth}
@@ -126,11 +146,21 @@ def interrupted(place: Place, asked: signal.Signals) -> str:
     return said
 
 
-@pytest.mark.parametrize("swapped", [False, pytest.param(True, marks=pytest.mark.soak)])
-def test_an_interruption_is_one_line_and_closes_the_intent(place: Place, swapped: bool) -> None:
-    """By Ctrl-C without a server, by a service manager's signal with one; and swapped."""
-    by_hand = (place.server is None) != swapped
-    said = interrupted(place, signal.SIGINT if by_hand else signal.SIGTERM)
+@pytest.mark.parametrize(
+    "asked", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
+)
+def test_an_interruption_is_one_line_and_closes_the_intent(
+    place: Place, asked: signal.Signals
+) -> None:
+    require_told(place, interrupted(place, asked))
+
+
+def test_ctrl_c_without_a_server_is_told_alike(alone: Place) -> None:
+    require_told(alone, interrupted(alone, signal.SIGINT))
+
+
+def require_told(place: Place, said: str) -> None:
+    """Assert that an interruption was one line, and that the ledger's intent is closed."""
     again = f"requant --workspace {place.root} maintain digits"
     line = (
         rf"requant: interrupted while {WORKING}: .*; nothing is lost: "

@@ -29,7 +29,6 @@ LIGHT = frozenset({"exposure-gradual", "exposure-sudden"})
 READS_TEXT = frozenset({"chatbot", "lm", "minilm", "tickets"})
 QUICK = {
     "digits": frozenset(SCENARIOS),
-    "speech": frozenset({"new-language", "null"}),
     "vision": frozenset({"exposure-sudden", "jargon", "null"}),
 }
 """Small models: seconds a pair."""

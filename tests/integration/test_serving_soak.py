@@ -8,18 +8,18 @@ from benchmarks.serving.soak import QUICK_SECONDS, QUICK_SWAP_S, SECONDS, SWAP_S
 from benchmarks.serving.workspace import served_model
 
 
-def check(seconds: float, swap_s: float) -> None:
+def check(seconds: float, swap_s: float, growth: float) -> None:
     row = soak(served_model(True), seconds, swap_s)
     assert (row.failed, row.lost, row.doubled) == (0, 0, 0), row
     assert row.answers > 50
-    assert row.growth < 1.1, row
+    assert row.growth < growth, row
 
 
 def test_seconds_of_load_and_swaps_lose_nothing_that_no_counter_names() -> None:
-    check(QUICK_SECONDS, QUICK_SWAP_S)
+    check(QUICK_SECONDS, QUICK_SWAP_S, 1.5)  # in seconds memory is still filled for the first time
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_half_an_hour_of_load_with_a_swap_a_minute_loses_nothing_and_keeps_memory_flat() -> None:
-    check(SECONDS, SWAP_S)
+    check(SECONDS, SWAP_S, 1.1)

@@ -170,6 +170,7 @@ def test_safety_cases_are_labelled_and_both_decisions_are_common(corpus: Corpus)
     assert all(row["label"] is None for row in corpus.golden if row["kind"] != "safety")
 
 
+@pytest.mark.soak
 def test_the_safety_head_repeats_the_labels_at_full_precision(corpus: Corpus) -> None:
     head = load_file(FOLDER / "safety.safetensors")
     assert {name: (array.shape, array.dtype) for name, array in head.items()} == {

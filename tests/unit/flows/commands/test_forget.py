@@ -40,7 +40,7 @@ def requests() -> list[Request]:
         Request(
             f"r{i}",
             START + timedelta(minutes=9 * i),
-            ("acme", "globex", "jo@acme.com")[i % 3],
+            ("acme-ltd", "globex", "jo@acme-ltd.com")[i % 3],
             "docs",
             "en",
             f"t {i}",
@@ -77,11 +77,11 @@ def stored(workspace: Settings) -> Settings:
     (workspace.root / "evidently" / snapshot).write_text("{}")
     store.put(f"reports/m/{WINDOW[:16]}/evidently.html", b"rows")
     lines = [
-        {"raw": json.dumps({"tenant": "acme", "text": 7})},
+        {"raw": json.dumps({"tenant": "acme-ltd", "text": 7})},
         {"raw": json.dumps({"tenant": "globex"})},
     ]
     store.put("rejected/m/a.jsonl", "".join(json.dumps(one) + "\n" for one in lines).encode())
-    entries = [{"request_id": "r3", "tenant": "acme"}, {"request_id": "r4", "tenant": "globex"}]
+    entries = [{"request_id": "r3", "tenant": "acme-ltd"}, {"request_id": "r4", "tenant": "globex"}]
     store.put(
         f"quarantine/m/{WINDOW}.json", json.dumps({"version": 1, "entries": entries}).encode()
     )
@@ -122,7 +122,7 @@ def tenants(chosen: Settings) -> set[str]:
 def test_a_tenant_is_gone_from_every_kind_of_object_and_the_others_are_whole(
     stored: Settings,
 ) -> None:
-    (done,) = forget("m", tenant="acme", actor="dpo")
+    (done,) = forget("m", tenant="acme-ltd", actor="dpo")
     assert done.removed == {
         "traffic": 10,
         "windows": 10,
@@ -131,10 +131,10 @@ def test_a_tenant_is_gone_from_every_kind_of_object_and_the_others_are_whole(
         "rejected": 1,
         "quarantine": 1,
     }
-    assert tenants(stored) == {"globex", erasure.stored_name("jo@acme.com")}
+    assert tenants(stored) == {"globex", erasure.stored_name("jo@acme-ltd.com")}
     assert sum(1 for _ in read_window(stored.store(), "m", hours=24).requests) == 20
     left = everything(stored)
-    assert not [key for key, data in left.items() if b"acme" in data]
+    assert not [key for key, data in left.items() if b"acme-ltd" in data]
     assert b"globex" in b"".join(data for key, data in left.items() if key.startswith("rejected/"))
     assert "observations/m/1234-other.npz" in left
     assert [key for key in left if key.startswith("embeddings/")] == [
@@ -149,7 +149,7 @@ def test_a_tenant_is_gone_from_every_kind_of_object_and_the_others_are_whole(
 def test_the_release_is_named_with_version_and_alias_and_the_ledger_names_nobody(
     stored: Settings,
 ) -> None:
-    (done,) = forget("m", tenant="acme", actor="dpo")
+    (done,) = forget("m", tenant="acme-ltd", actor="dpo")
     (held,) = done.releases
     assert (held.version, held.aliases, held.calibration) == ("4", ("champion",), SET)
     assert "version 4 (champion)" in done.remains[-1]
@@ -159,14 +159,14 @@ def test_the_release_is_named_with_version_and_alias_and_the_ledger_names_nobody
         "dpo",
         [held.release],
     )
-    assert "acme" not in str(entry)
+    assert "acme-ltd" not in str(entry)
     assert entry.details["pseudonym"] == done.pseudonym
 
 
 def test_doing_it_again_finds_nothing_and_adds_no_entry(stored: Settings) -> None:
-    forget("m", tenant="acme")
+    forget("m", tenant="acme-ltd")
     before = journal.read("m"), everything(stored)
-    (again,) = forget("m", tenant="acme")
+    (again,) = forget("m", tenant="acme-ltd")
     assert (again.removed, again.releases) == ({}, ())
     assert (journal.read("m"), everything(stored)) == before
     assert not list(stored.store().list("forgetting/"))
@@ -188,9 +188,9 @@ def test_one_request_is_forgotten_by_its_id(stored: Settings) -> None:
 
 
 def test_an_id_that_is_personal_data_is_found_under_its_pseudonym(stored: Settings) -> None:
-    (done,) = forget("m", tenant="jo@acme.com")
+    (done,) = forget("m", tenant="jo@acme-ltd.com")
     assert done.removed["traffic"] == 10
-    assert tenants(stored) == {"acme", "globex"}
+    assert tenants(stored) == {"acme-ltd", "globex"}
 
 
 @pytest.mark.parametrize("survived", range(24))
@@ -213,12 +213,12 @@ def test_killed_after_any_write_it_is_continued_by_whoever_forgets_next(
         for name in ("put", "create", "delete"):
             patched.setattr(LocalStore, name, dying(getattr(LocalStore, name)))
         try:
-            forget("m", tenant="acme")
+            forget("m", tenant="acme-ltd")
         except KeyboardInterrupt:
             assert "globex" in tenants(stored)
     results: list[Forgotten] = forget("m", request="nobody")
     if survived:
-        assert not [key for key, data in everything(stored).items() if b"acme" in data]
+        assert not [key for key, data in everything(stored).items() if b"acme-ltd" in data]
         assert sum(1 for _ in read_window(stored.store(), "m", hours=24).requests) == 20
         assert [one.kind for one in journal.read("m")].count(EntryKind.FORGOTTEN) == 1
     assert results[-1].kind == "request"
@@ -239,20 +239,23 @@ def test_what_cannot_be_forgotten_is_said(stored: Settings) -> None:
 def test_a_damaged_note_or_quarantine_is_named(stored: Settings) -> None:
     stored.store().put("forgetting/m/x.json", b"{")
     with pytest.raises(BadInput, match=r"forgetting/m/x\.json is no act of forgetting"):
-        forget("m", tenant="acme")
+        forget("m", tenant="acme-ltd")
     stored.store().delete("forgetting/m/x.json")
     stored.store().put("quarantine/m/y.json", b"[]")
     with pytest.raises(BadInput, match=r"quarantine/m/y\.json is no quarantine document"):
-        forget("m", tenant="acme")
+        forget("m", tenant="acme-ltd")
 
 
 def test_a_rejected_record_is_searched_though_it_is_no_json(stored: Settings) -> None:
     from tasks.traffic.rejects import write_rejects
 
     write_rejects(
-        stored.store(), "m", [Reject(1, "not JSON", '{"tenant": "acme", "text": "cut')], "f.jsonl"
+        stored.store(),
+        "m",
+        [Reject(1, "not JSON", '{"tenant": "acme-ltd", "text": "cut')],
+        "f.jsonl",
     )
-    (done,) = forget("m", tenant="acme")
+    (done,) = forget("m", tenant="acme-ltd")
     assert done.removed["rejected"] == 2
 
 
@@ -260,16 +263,16 @@ def test_a_file_that_is_called_by_the_tenant_is_named_no_more_and_sources_are_to
     stored: Settings,
 ) -> None:
     problems = tuple(
-        Problem(name, "it is broken") for name in ("in/acme-2026.jsonl", "in/other.jsonl")
+        Problem(name, "it is broken") for name in ("in/acme-ltd-2026.jsonl", "in/other.jsonl")
     )
     write_last(
         stored.store(),
         "m",
         SourceIntake("in", "/data/in", "2026-03-01T12:00:00+00:00", problems=problems),
     )
-    line = {"source": "in/acme-2026.jsonl", "raw": "{"}
+    line = {"source": "in/acme-ltd-2026.jsonl", "raw": "{"}
     stored.store().put("rejected/m/b.jsonl", json.dumps(line).encode() + b"\n")
-    (done,) = forget("m", tenant="acme")
+    (done,) = forget("m", tenant="acme-ltd")
     assert (done.removed["intake"], done.removed["rejected"]) == (1, 2)
     (left,) = last_intake(stored.store(), "m")
     assert [one.name for one in left.problems] == ["in/other.jsonl"]
