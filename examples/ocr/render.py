@@ -220,11 +220,12 @@ class Shipment:
     home: tuple[str, ...]  # domains of pool and normal traffic; one twice is drawn twice as often
     drifted: tuple[str, ...]  # of the scenarios' traffic
     new: tuple[str, ...]  # those of them that are judged as well
-    each: int  # cases of a domain
+    each: int  # pictures of a domain
+    judged: int  # golden cases of one
 
     def write(self) -> None:
         """Write golden set, pool and traffic."""
-        counts = (self.each, self.each, self.each // 2, self.each // 2)
+        counts = (self.judged, self.judged, self.each // 2, self.each // 2)
         drawn = [
             requests(domains, count * len(domains), seed, self.draw)
             for seed, (domains, count) in enumerate(
@@ -244,10 +245,10 @@ class Shipment:
 def main() -> None:
     """Write the files of all three."""
     lines = (*SHIPPED, "phone")
-    Shipment(HERE, line, lines, DRIFTED, ("times", "script"), 40).write()
+    Shipment(HERE, line, lines, DRIFTED, ("times", "script"), 40, 80).write()
     pages, bad = ("scan", "phone"), ("dark", "noisy", "script")
-    Shipment(HERE / "detection", page, pages, bad, ("script",), 40).write()
-    Shipment(HERE / "orientation", turned, pages, bad, ("script",), 40).write()
+    Shipment(HERE / "detection", page, pages, bad, ("script",), 40, 40).write()
+    Shipment(HERE / "orientation", turned, pages, bad, ("script",), 40, 40).write()
 
 
 if __name__ == "__main__":

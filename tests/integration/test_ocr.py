@@ -61,7 +61,7 @@ def test_its_int8_is_judged_by_its_character_error_rate(loop: Settings) -> None:
     (report,) = outcome.candidates[0].reports
     gates = {gate.metric: gate for gate in report.gates if gate.group == "all"}
     judged = [case for case in model.golden.cases if case.domain in SHIPPED]
-    assert gates["cer-increase"].count == len(judged) == 200
+    assert gates["cer-increase"].count == len(judged) == 400
     assert gates["cer-increase"].estimate is not None
     passed = all(gate.verdict is Verdict.PASSED for gate in report.gates if gate.binding)
     assert (outcome.status is Status.PROMOTED) is passed, outcome.reason

@@ -114,7 +114,7 @@ def champions(
             simulate(example, "null", days=1, seed=0, until="2026-01-01T00:00:00Z")
             outcome = maintenance(name_of(example))
             assert outcome.status is Status.PROMOTED, outcome.reason
-            assert outcome.notes == ()
+            assert only_of_groups(outcome.notes)
             assert outcome.candidates[-1].recipe.startswith("int8"), [
                 candidate.recipe for candidate in outcome.candidates
             ]
@@ -122,6 +122,11 @@ def champions(
 
     with using(*prefect_server):
         yield Champions(made)
+
+
+def only_of_groups(notes: tuple[str, ...]) -> bool:
+    """Whether a run noted nothing but domains of its traffic that no golden case is of."""
+    return all("could not be judged by group" in note for note in notes)
 
 
 @pytest.fixture
@@ -153,7 +158,7 @@ def test_an_example_under_a_scenario_comes_to_a_sensible_end(
         assert any("request retraining" in reason for reason in outcome.decision.reasons), (
             outcome.decision.reasons
         )
-    assert outcome.notes == ()
+    assert only_of_groups(outcome.notes)
     if (example, scenario) in OUTGROWN:
         assert outcome.status is Status.PROMOTED, outcome.reason
         assert [candidate.recipe for candidate in outcome.candidates] == ["resmooth"]
