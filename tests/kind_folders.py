@@ -110,3 +110,25 @@ def _loud(model: Any) -> Any:
 
 def _change(path: Path, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def write_bert(folder: Path, *, positions: int = 32, spread: float = 0.02) -> Path:
+    """Write a one-layer encoder of the BERT kind, whose weights are drawn with this deviation."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=positions,
+        initializer_range=spread,
+    )
+    model = BertModel(config)
+    with torch.no_grad():  # all biases start at zero, and the exporter would merge them into one
+        for number, parameter in enumerate(model.parameters()):
+            parameter += 0.01 * (number + 1)
+    model.save_pretrained(folder)
+    return folder

@@ -47,8 +47,7 @@ def open_tiers(
 ) -> None:
     """Give a model the tiers, rules and limits of its spec; none where it has no such section.
 
-    Without a champion before this one, there is no tier `previous` yet; nor is there a `core`
-    before the model below an adapter has a champion.
+    Without a champion before this one, there is no tier `previous` yet.
     """
     serving = registered.spec.serving
     routing, fallback = (serving.routing, serving.fallback) if serving else (None, None)
@@ -91,11 +90,17 @@ class _Tiers:
         return None if before is None else open_release(self.settings, self.registered, before)
 
     def _core(self) -> ServedRelease | None:
-        """Return the champion of the model that an adapter lies over; None before it has one."""
+        """Return the champion of the model that an adapter lies over.
+
+        Until that has one, full precision stands in: limits without anybody behind them hold
+        nothing.
+        """
         adapter = self.registered.spec.adapter
         core = adapter and adapter.core
         head = champion_of(journal.read(core)) if core else None
-        return open_release(self.settings, open_registered(core), head) if core and head else None
+        if not core or head is None:
+            return self.open(REFERENCE)
+        return open_release(self.settings, open_registered(core), head)
 
 
 def compared_outputs(registered: RegisteredModel) -> tuple[str, ...]:

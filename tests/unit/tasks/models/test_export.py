@@ -23,6 +23,7 @@ from tasks.models.loading import OriginalRun
 from tasks.models.text.encoder import SentenceEncoder
 from tasks.specs.spec import ModelSpec, load_spec
 from tests import graphs
+from tests.kind_folders import write_bert
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 DIGITS = EXAMPLES / "digits"
@@ -43,25 +44,7 @@ TEXT_SPEC = text_spec()
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a transformer of the BERT kind with random weights."""
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=POSITIONS,
-        initializer_range=0.5,
-    )
-    model = BertModel(config)
-    with torch.no_grad():  # all biases start at zero, and the exporter would merge them into one
-        for number, parameter in enumerate(model.parameters()):
-            parameter += 0.01 * (number + 1)
-    folder = tmp_path_factory.mktemp("bert")
-    model.save_pretrained(folder)
-    return folder
+    return write_bert(tmp_path_factory.mktemp("bert"), positions=POSITIONS, spread=0.5)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from tasks.models.export import export
 from tasks.models.language.layout import read_layout
 from tasks.specs.spec import InputSpec, ModelSpec, Task, load_spec
 from tasks.specs.traits import TRAITS
+from tests.kind_folders import write_bert
 from tests.language_folders import write_adapter, write_folder
 
 EXAMPLES = Path(__file__).resolve().parents[5] / "examples"
@@ -125,18 +126,9 @@ def test_a_spec_says_where_an_adapter_fits(tmp_path: Path) -> None:
 
 def test_an_encoder_takes_an_adapter_too(tmp_path: Path) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=TOKENS,
-    )
-    BertModel(config).save_pretrained(tmp_path / "core")
+    write_bert(tmp_path / "core", positions=TOKENS)
     rules = LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
     get_peft_model(BertModel.from_pretrained(tmp_path / "core"), rules).save_pretrained(
         tmp_path / "adapter"
