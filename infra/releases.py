@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from infra.canonical import Json, canonical, sha256
 from infra.errors import BadInput, NotFound, Refused, Tampered
-from infra.identifiers import Digest, ModelName
+from infra.identifiers import Digest, Key, ModelName
 from infra.keys.attestations import ATTESTATIONS, attestations
 from infra.keys.private import SigningKey, signed
 from infra.keys.public import TrustedKeys, Verifier
@@ -60,20 +60,34 @@ class Release:
     signed_by: str | None  # the signing key's id when a verifier checked it
 
     def file(self, name: str) -> bytes:
-        """Return the file's bytes, their digest verified.
+        """Return the file's bytes, their digest verified; within a run they are read once.
 
         Raises:
             NotFound: The manifest has no such name.
             Tampered: The bytes differ from their digest.
         """
-        recorded = self.files.get(name)
-        if recorded is None:
+        if name not in self.files:
             raise NotFound(
                 f"Release {self.digest[:12]} of {self.model} has no file {name}: "
                 f"it has {sorted(self.files)}."
             )
-        data = read_once(self.store, layout.release_file(self.model, self.digest, name))
-        if sha256(data) != recorded.sha256:
+        return self._verified(name, read_once(self.store, self._key(name)))
+
+    def require_intact(self) -> None:
+        """Pass when every file is as recorded, each read from the store now.
+
+        Raises:
+            NotFound: A file is gone.
+            Tampered: The bytes of one differ from their digest.
+        """
+        for name in self.files:
+            self._verified(name, self.store.get(self._key(name)))
+
+    def _key(self, name: str) -> Key:
+        return layout.release_file(self.model, self.digest, name)
+
+    def _verified(self, name: str, data: bytes) -> bytes:
+        if sha256(data) != self.files[name].sha256:
             raise Tampered(
                 f"The file {name} of release {self.digest[:12]} of {self.model} "
                 "differs from its recorded digest and was not loaded: "

@@ -234,12 +234,13 @@ class Settings(BaseSettings):
         return "/".join((console.rstrip("/"), *(quote(part, safe="") for part in parts)))
 
     def registry(self) -> "Registry":
-        """Open the MLflow registry."""
+        """Open the MLflow registry; within a run the same one, which keeps its client."""
         # With httpx, which a command that only reads never needs.
         from infra.registry.registry import Registry
 
-        return Registry(
-            self.mlflow_uri, artifact_root=None if self.mlflow_server else self.artifact_root
+        address, root = self.mlflow_uri, None if self.mlflow_server else self.artifact_root
+        return once(
+            "registry", address, root, open_it=lambda: Registry(address, artifact_root=root)
         )
 
     def travelling(self) -> dict[str, str]:

@@ -56,7 +56,7 @@ def measure(quick: bool) -> ResultTable:
         PromotionRow("`sha256sum` of its files", median(theirs), max(theirs), "s"),
     ]
     goals = [
-        Goal("s until a promotion's alias is followed", GOAL_S, median(seconds), "at most"),
+        Goal("s until the slowest promotion's alias is followed", GOAL_S, max(seconds), "at most"),
         Goal("speed of verification, of sha256sum's", GOAL_SPEED, speed, "at least"),
     ]
     return ResultTable("promotion", "Promotion and verification", rows, goals)

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from infra.canonical import Json
 from infra.errors import NotFound, RequantError, Tampered, Unavailable
-from infra.registry.registry import Projected
+from infra.registry.registry import Projected, Registry
 from infra.settings import settings
 from tasks.promotion import journal
 from tasks.promotion.ledger import FOUR_EYES, LedgerEntry, aliases, champion, labels
@@ -196,24 +196,25 @@ def _show_aliases(model: str, wanted: Mapping[str, str | None]) -> Mapping[str, 
     One beside `champion` whose version is gone is removed: it stops nothing, and the reconciliation
     that registers the version again sets it.
     """
-    reached = dict(wanted)
+    registry, reached = settings().registry(), dict(wanted)
+    present = registry.aliases(model)
     for alias, version in wanted.items():
+        if present.get(alias) == version:
+            continue
         try:
-            _set_alias(model, alias, version)
+            _set_alias(registry, model, alias, version)
         except NotFound:
             if alias == "champion":
                 raise
-            _set_alias(model, alias, None)
+            _set_alias(registry, model, alias, None)
             reached[alias] = None
     return reached
 
 
-def _set_alias(model: str, alias: str, version: str | None) -> None:
-    registry = settings().registry()
-    present = registry.aliases(model)
-    if version is None and alias in present:
+def _set_alias(registry: Registry, model: str, alias: str, version: str | None) -> None:
+    if version is None:
         registry.delete_alias(model, alias)
-    elif version is not None and present.get(alias) != version:
+    else:
         registry.set_alias(model, alias, version)
 
 

@@ -15,7 +15,7 @@ from infra.keys.attestations import (
     wrong_in_model_signature,
 )
 from infra.keys.public import P256
-from infra.releases import Release
+from infra.releases import Release, read_release
 from infra.settings import settings
 from infra.stores import layout
 from infra.stores.digests import DigestCache
@@ -103,9 +103,9 @@ def registered_graph(release: Release) -> str:
 
 
 def _read_all(model: str, digest: str) -> Release:
-    release = settings().release(model, digest)
-    for name in release.files:
-        release.file(name)
+    # Not as the run opened it: what it read an hour ago may have changed since.
+    release = read_release(settings().store(), model, digest, settings().verifier())
+    release.require_intact()
     for name in release.weights:
         settings().weights().require_stored(name)
     return release

@@ -11,6 +11,8 @@ import pytest
 
 from infra.errors import AlreadyExists, Tampered, Unavailable
 from infra.liveness.process import identity
+from infra.registry import connection
+from infra.run_scope import run_scope
 from infra.settings import Settings
 from infra.stores.local import LocalStore
 from tasks.promotion import entries, history, journal, ledger
@@ -149,3 +151,31 @@ def test_one_models_trouble_stops_no_other(
     assert answers["good"].outcome is AliasState.ADOPTED
     with pytest.raises((Tampered, Unavailable)):
         reconcile.fn("bad")
+
+
+def test_a_promotion_opens_the_registry_once(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (champion,) = promoted(workspace, 1.0)
+    candidate = released(workspace, 2.0)
+    opened: list[str] = []
+    opening = connection._open
+
+    def counted(uri: str, registry_uri: str | None) -> object:
+        opened.append(uri)
+        return opening(uri, registry_uri)
+
+    monkeypatch.setattr(connection, "_open", counted)
+    promoting.promote(candidate, champion.version, "ann", "better")
+    assert workspace.registry().aliases("tiny")["champion"] == candidate.version
+    assert len(opened) == 2, "one for the promotion, one for the look at its alias"
+
+
+def test_what_a_run_read_before_proves_nothing_of_what_it_promotes(workspace: Settings) -> None:
+    (champion,) = promoted(workspace, 1.0)
+    candidate = released(workspace, 2.0)
+    with run_scope():
+        workspace.release("tiny", candidate.digest).file("graph.onnx")
+        flip(workspace, candidate, "graph.onnx")
+        with pytest.raises(Tampered, match=r"graph\.onnx"):
+            promoting.promote(candidate, champion.version, "a", "it passed")

@@ -8,6 +8,7 @@ from functools import partial
 from infra.canonical import Json
 from infra.errors import NotFound, Refused
 from infra.identifiers import Digest
+from infra.run_scope import run_scope
 from infra.settings import settings
 from infra.stores import layout
 from tasks.promotion import entries, history, journal, ledger, projection
@@ -18,6 +19,7 @@ from tasks.promotion.verification import intact_release, named_release
 from tasks.records import ReleaseRef
 
 
+@run_scope()
 def promote(release: ReleaseRef, base: str | None, actor: str, reason: str) -> None:
     """Make a release champion, if the champion it was judged against still reigns.
 
@@ -57,6 +59,7 @@ def _require_kept(history_now: Sequence[LedgerEntry], release: ReleaseRef) -> No
         require_stored(history_now, release.digest)
 
 
+@run_scope()
 def answer(model: str, version: str, approve: bool, actor: str, reason: str) -> None:
     """Record a person's yes or no to a waiting candidate; answering the same twice acts once.
 
@@ -86,6 +89,7 @@ def finish_approvals(model: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
+@run_scope()
 def roll_back(model: str, to: str | None, actor: str, reason: str, request: str) -> ReleaseRef:
     """Make an earlier champion serve again; its bytes and signature are verified first.
 
