@@ -20,6 +20,7 @@ MODULES: Mapping[str, str] = {
     "gpu-observe": "benchmarks.kernels.gpu_observe",
     "gpu-engines": "benchmarks.kernels.gpu_engines",
     "gpu-products": "benchmarks.kernels.gpu_products",
+    "gpu-derive": "benchmarks.kernels.gpu_derive",
     "pareto-front": "benchmarks.quantization.pareto_front",
     "recalibration": "benchmarks.quantization.recalibration",
     "observation": "benchmarks.quantization.observation",

@@ -223,3 +223,46 @@ def export_checkpoint(
         "in floating point": ", ".join(written.kept) or "none",
     }
     printing.emit(facts, as_json, printing.fields)
+
+
+@app.command()
+def quantize(
+    folder: Annotated[Path, typer.Argument(help="A language model's Hugging Face folder.")],
+    output: Annotated[Path, typer.Option(help="The folder to write, or to go on with.")],
+    recipe: Annotated[str, typer.Option(help="Such as int8-smooth, fp8, int4-gptq.")],
+    texts: Annotated[
+        Path | None, typer.Option(help="To calibrate on: a pool, or a table with `text`.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="Other texts that both models read afterwards.")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="Of text to calibrate on, at most.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Of a window.")] = 512,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Regular expression: linear layers that stay in floating point."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where layers are computed: cpu, cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Quantize a language model's checkpoint layer by layer, in the memory of one layer.
+
+    Writes a compressed-tensors checkpoint, which transformers and vLLM load. Ended, it goes on.
+    """
+    from flows.cli import printing
+    from flows.publishing.quantized import quantize_checkpoint
+
+    with printing.progress(quiet=as_json) as say:
+        made = quantize_checkpoint(
+            folder,
+            output,
+            recipe,
+            texts=texts,
+            judge=judge,
+            windows=windows,
+            tokens=tokens,
+            keep=keep,
+            device=device,
+            told=lambda layer, of: say(f"layer {layer} of {of}", (layer - 1) / of),
+        )
+    printing.emit(made, as_json, printing.derived_checkpoint)

@@ -444,6 +444,31 @@ def routing(shown: Any) -> None:
     console.print(table)
 
 
+def derived_checkpoint(made: Any) -> None:
+    """Print what a checkpoint became, and what it costs in each group of texts."""
+    fields(
+        {
+            "folder": made.folder,
+            "recipe": made.recipe,
+            "quantized": f"{made.quantized} linear layers of {made.layers} decoder layers",
+            "in floating point": ", ".join(made.kept) or "none",
+            "size": f"{made.size_ratio:.3f} of the checkpoint's",
+            "seconds": f"{made.seconds:.0f}"
+            + (f", from layer {made.resumed_at + 1} on" if made.resumed_at else ""),
+        }
+    )
+    if made.unsmoothed:
+        fields({"not smoothed": ", ".join(made.unsmoothed)})
+    if not made.judged:
+        console.print("not judged: name other texts with --judge")
+        return
+    table = new_table("group", "windows", "perplexity", "ratio", "same next token")
+    for item in made.judged:
+        figures = (f"{item.perplexity:.2f}", f"{item.perplexity_ratio:.3f}")
+        table.add_row(escape(item.group), str(item.windows), *figures, f"{item.agreement:.3f}")
+    console.print(table)
+
+
 def new_table(*columns: str) -> Table:
     """Return an empty table of the form that all commands have."""
     table = Table(box=None, pad_edge=False, header_style="bold")

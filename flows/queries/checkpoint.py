@@ -10,7 +10,7 @@ from infra.sources import fetch
 from tasks.models.catalog import open_model, spec_folder
 from tasks.promotion.history import champion_of
 from tasks.promotion.release import GRAPH
-from tasks.quantization.checkpoint import Checkpoint, write_checkpoint
+from tasks.quantization.compressed.exported import Checkpoint, write_checkpoint
 from tasks.specs.traits import Task
 
 

@@ -43,6 +43,7 @@ ROLES: Mapping[str, Role | None] = {
     "publish kserve": Role.OPERATOR,
     "publish triton": Role.OPERATOR,
     "publish vllm": Role.OPERATOR,
+    "quantize": READS,  # files in, files out
     "reconcile": Role.OPERATOR,
     "reject": Role.APPROVER,
     "requantize": Role.OPERATOR,

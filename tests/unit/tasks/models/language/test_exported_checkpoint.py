@@ -13,7 +13,7 @@ from infra.errors import BadInput
 from tasks.graphs.sites import expose, find_sites
 from tasks.models.language.inputs import padded, prefill_feeds
 from tasks.observation.watch import watch
-from tasks.quantization.checkpoint import write_checkpoint
+from tasks.quantization.compressed.exported import write_checkpoint
 from tasks.quantization.graph.lowering import lower
 from tasks.quantization.pipeline import candidate
 from tasks.quantization.pipeline.candidate import CalibrationEvidence

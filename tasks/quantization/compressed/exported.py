@@ -17,9 +17,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from infra.errors import BadInput, Unavailable
+from infra.errors import BadInput
 from tasks.graphs.sites import Layer, Site
 from tasks.graphs.weights import constant_values
+from tasks.quantization.compressed.layer import StoredLayer, described, require_package
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,6 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _COPIED = ("tokenizer", "special_tokens", "chat_template", "generation_config", "vocab", "merges")
 """How files of a checkpoint begin that are taken as they are."""
 _HEAD = "lm_head"
-_PACKED, _FLOATS, _INTEGERS = "pack-quantized", "float-quantized", "int-quantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +41,6 @@ class Checkpoint:
     quantized: int  # layers
     kept: tuple[str, ...]  # layers in floating point
     formats: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _StoredLayer:
-    """One layer's weight as the Q/DQ graph has it."""
-
-    values: NDArray[np.generic]  # [outputs, inputs]
-    scales: NDArray[np.float32]  # [outputs, 1] or [outputs, blocks]
-    block: int | None
-    input_scale: float | None  # None: activations are not quantized
-
-    @property
-    def format(self) -> str:
-        """Return the name of its format."""
-        if self.input_scale is None:
-            return _PACKED
-        return _FLOATS if self.values.dtype.name.startswith("float8") else _INTEGERS
-
-    @property
-    def bits(self) -> int:
-        """Return the bits of a weight."""
-        return 4 if self.values.dtype.name == "int4" else 8
-
-    def scheme(self) -> dict[str, Any]:
-        """Return what a config group says of it."""
-        kind = "float" if self.format == _FLOATS else "int"
-        weights: dict[str, Any] = {"num_bits": self.bits, "type": kind, "symmetric": True}
-        weights |= (
-            {"strategy": "channel"}
-            if self.block is None
-            else {"strategy": "group", "group_size": self.block}
-        )
-        inputs = {
-            "num_bits": 8,
-            "type": kind,
-            "symmetric": True,
-            "strategy": "tensor",
-            "dynamic": False,
-        }
-        return {
-            "weights": weights,
-            "input_activations": None if self.input_scale is None else inputs,
-            "format": self.format,
-        }
 
 
 def write_checkpoint(
@@ -103,7 +59,7 @@ def write_checkpoint(
             say: smoothing scales that no layer before takes, ranges at run time, zero-points.
         Unavailable: The package `compressed-tensors` is missing.
     """
-    _require_package()
+    require_package()
     state, config = _read(source)
     parts = {item.name: item for item in graph.graph.initializer}
     layers = {
@@ -117,26 +73,19 @@ def write_checkpoint(
         raise BadInput(
             f"{source} has no layer that the champion quantizes: name the folder it was made from"
         )
-    tensors = _floats(state, parts) | _quantized(layers)
-    for key in layers:
-        tensors.pop(f"{key}.weight", None) if layers[key].format == _PACKED else None
+    tensors = _floats(state, parts)
+    for key, layer in layers.items():
+        del tensors[f"{key}.weight"]
+        tensors |= layer.tensors(key)
     folder.mkdir(parents=True, exist_ok=True)
     _copy(source, folder)
     _save(tensors, folder / WEIGHTS)
     kept = sorted(_linear_names(state) - layers.keys())
-    described = config | {"quantization_config": _described(layers, kept)}
-    (folder / CONFIG).write_text(json.dumps(described, indent=2))
+    schemes = {key: layer.scheme() for key, layer in layers.items()}
+    whole = config | {"quantization_config": described(schemes, kept)}
+    (folder / CONFIG).write_text(json.dumps(whole, indent=2))
     formats = tuple(sorted({item.format for item in layers.values()}))
     return Checkpoint(str(folder), len(layers), tuple(kept), formats)
-
-
-def _require_package() -> None:
-    try:
-        import compressed_tensors  # noqa: F401
-    except ImportError as exc:
-        raise Unavailable(
-            "writing such a checkpoint needs a library: pip install 'requant[compressed-tensors]'"
-        ) from exc
 
 
 def _read(source: Path) -> tuple[State, dict[str, Any]]:
@@ -164,7 +113,7 @@ def _is_of(name: str, exported: str) -> bool:
 
 def _stored(
     graph: onnx.ModelProto, parts: Mapping[str, onnx.TensorProto], site: Site, layer: Layer
-) -> _StoredLayer | None:
+) -> StoredLayer | None:
     """Read a layer's quantized weight and its site's range; None where it stays in floats."""
     name = f"{layer.node}.weight"
     if f"{name}.quantized" not in parts:
@@ -180,7 +129,19 @@ def _stored(
         scales = scales.T
     activation = parts.get(f"{site.tensor}.scale")
     input_scale = None if activation is None else float(constant_values(activation))
-    return _StoredLayer(values, np.ascontiguousarray(scales), block, input_scale)
+    bits = 4 if values.dtype.name == "int4" else 8
+    return StoredLayer(_tensor(values), _tensor(scales), bits, block, input_scale)
+
+
+def _tensor(values: NDArray[np.generic]) -> torch.Tensor:
+    """Return an array as a tensor: FP8 as it is, integers of any width in int8."""
+    import torch
+
+    if values.dtype.name.startswith("float8"):
+        raw = torch.from_numpy(np.ascontiguousarray(values).view(np.uint8).copy())
+        return raw.view(torch.float8_e4m3fn)
+    kind = np.float32 if values.dtype == np.float32 else np.int8
+    return torch.from_numpy(np.array(values, kind))
 
 
 def _require_expressible(parts: Mapping[str, onnx.TensorProto], site: Site, weight: str) -> None:
@@ -209,45 +170,6 @@ def _floats(state: State, parts: Mapping[str, onnx.TensorProto]) -> State:
             values = np.array(constant_values(changed), np.float32)
             tensors[name] = torch.from_numpy(values).to(tensor.dtype)
     return tensors
-
-
-def _quantized(layers: Mapping[str, _StoredLayer]) -> State:
-    import torch
-    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-
-    tensors: State = {}
-    for name, layer in layers.items():
-        tensors[f"{name}.weight_scale"] = torch.from_numpy(layer.scales.copy())
-        if layer.input_scale is not None:
-            tensors[f"{name}.input_scale"] = torch.tensor([layer.input_scale])
-        if layer.format == _FLOATS:
-            raw = torch.from_numpy(np.ascontiguousarray(layer.values).view(np.uint8).copy())
-            tensors[f"{name}.weight"] = raw.view(torch.float8_e4m3fn)
-            continue
-        integers = torch.from_numpy(np.ascontiguousarray(layer.values.astype(np.int8)))
-        if layer.format == _INTEGERS:
-            tensors[f"{name}.weight"] = integers
-        else:
-            tensors[f"{name}.weight_packed"] = pack_to_int32(integers, layer.bits)
-            tensors[f"{name}.weight_shape"] = torch.tensor(layer.values.shape)
-    return tensors
-
-
-def _described(layers: Mapping[str, _StoredLayer], kept: Sequence[str]) -> dict[str, Any]:
-    """Return the `quantization_config`, a group for each scheme."""
-    groups: dict[str, dict[str, Any]] = {}
-    for name, layer in layers.items():
-        scheme = layer.scheme()
-        group = groups.setdefault(json.dumps(scheme, sort_keys=True), {"targets": [], **scheme})
-        group["targets"].append(name)
-    formats = {group["format"] for group in groups.values()}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
-        "quantization_status": "compressed",
-        "config_groups": {f"group_{place}": group for place, group in enumerate(groups.values())},
-        "ignore": list(kept),
-    }
 
 
 def _linear_names(state: State) -> set[str]:

@@ -1,0 +1,281 @@
+"""A language model of which one decoder layer at a time is in memory.
+
+The family's own code computes: transformers builds the model without weights, and a layer gets its
+weights for as long as it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import BadInput
+from tasks.quantization.streamed.files.stored import StoredCheckpoint
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCall:
+    """What the family's code hands a layer beside the hidden states."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def first(self) -> LayerCall:
+        """Return the call for the first window alone."""
+        return LayerCall(_first(self.positional), _first(self.named))
+
+
+class StreamedDecoder:
+    """A causal language model whose weights stay in their files."""
+
+    def __init__(
+        self, stored: StoredCheckpoint, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> None:
+        """Build the model without weights, but for its embeddings, last norm and head.
+
+        Args:
+            stored: The checkpoint.
+            device: Where layers are computed, as torch names it.
+            dtype: What they are computed in; None: as they are stored.
+
+        Raises:
+            BadInput: The configuration names no causal language model, or one whose layers are
+                not a list of modules.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self._stored, self.device = stored, torch.device(device)
+        try:
+            config = AutoConfig.from_pretrained(stored.folder, local_files_only=True)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        except (ValueError, KeyError, OSError) as exc:
+            raise BadInput(
+                f"{stored.folder / 'config.json'} names no causal language model ({exc})"
+            ) from exc
+        self.model: PreTrainedModel = model.eval().requires_grad_(False)
+        self._prefix, self._layers = _found_layers(self.model, config.num_hidden_layers)
+        outside = [
+            name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)
+        ]
+        tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in (
+            stored
+        )
+        names = [name for name in outside if not (tied and name == "lm_head.weight")]
+        self.dtype = dtype or stored.tensor(names[0]).dtype
+        self.outside = names
+        _assign(self.model, stored.read(names, self._moved))
+        if tied:
+            self.model.tie_weights()
+        self._compute_buffers()
+
+    @property
+    def words(self) -> int:
+        """How many tokens have an embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens of a text it has positions for; None: its configuration does not say."""
+        found = getattr(self.model.config, "max_position_embeddings", None)
+        return int(found) if found else None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Return the linear layers outside of decoder layers, which are not quantized."""
+        from torch import nn
+
+        return tuple(
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and not name.startswith(self._prefix)
+        )
+
+    @property
+    def layers(self) -> int:
+        """How many decoder layers there are."""
+        return len(self._layers)
+
+    def module(self, layer: int) -> nn.Module:
+        """Return a layer, with weights where it is loaded."""
+        found: nn.Module = self._layers[layer]
+        return found
+
+    def prefix(self, layer: int) -> str:
+        """Return how the names of a layer's tensors begin, with the last dot."""
+        return f"{self._prefix}{layer}."
+
+    def parameters_of(self, layer: int) -> Sequence[str]:
+        """Return the names of a layer's parameters, as the checkpoint has them."""
+        prefix = self.prefix(layer)
+        return [prefix + name for name, _ in self._layers[layer].named_parameters()]
+
+    def original(self, layer: int) -> dict[str, torch.Tensor]:
+        """Return a layer's parameters as they are stored, on the device, by their own names.
+
+        Raises:
+            BadInput: One is missing, or holds NaN or infinity.
+        """
+        import torch
+
+        prefix = self.prefix(layer)
+        read = self._stored.read(
+            self.parameters_of(layer), lambda tensor: tensor.to(self.device, copy=True)
+        )
+        for name, tensor in read.items():
+            if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
+                raise BadInput(f"the weight {name} holds NaN or infinity: export it again")
+        return {name.removeprefix(prefix): tensor for name, tensor in read.items()}
+
+    @contextmanager
+    def loaded(
+        self, layer: int, parameters: Mapping[str, torch.Tensor], *, cast: bool = True
+    ) -> Iterator[nn.Module]:
+        """Give a layer its parameters for as long as the context lasts.
+
+        They are cast to what layers are computed in, unless that is not wanted.
+        """
+        import torch
+
+        module = self._layers[layer]
+        given = {name: self._moved(value) if cast else value for name, value in parameters.items()}
+        _assign(module, given)
+        del given
+        try:
+            yield module
+        finally:
+            meta = torch.device("meta")
+            empty = {
+                name: torch.empty(value.shape, device=meta, dtype=value.dtype)
+                for name, value in module.named_parameters()
+            }
+            _assign(module, empty)
+
+    def begin(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[LayerCall]]:
+        """Return hidden states before the first layer, [windows, tokens, width].
+
+        With them comes how each layer is called.
+
+        Args:
+            ids: Of windows without padding, [windows, tokens].
+        """
+        import torch
+
+        calls: list[LayerCall] = []
+        first: list[torch.Tensor] = []
+
+        def record(hidden: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
+            first.append(hidden) if not first else None
+            calls.append(LayerCall(positional, named))
+            return hidden
+
+        own = [layer.forward for layer in self._layers]
+        for layer in self._layers:
+            layer.forward = record
+        try:
+            with torch.no_grad():
+                self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
+        finally:
+            for layer, forward in zip(self._layers, own, strict=True):
+                layer.forward = forward
+        return first[0], calls
+
+    def run(self, layer: int, hidden: torch.Tensor, call: LayerCall) -> torch.Tensor:
+        """Return what a loaded layer makes of hidden states."""
+        import torch
+
+        with torch.no_grad():
+            made = self._layers[layer](hidden, *call.positional, **call.named)
+        found: torch.Tensor = made[0] if isinstance(made, tuple) else made
+        return found
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits [..., tokens, vocabulary], float32, of what the last layer left."""
+        import torch
+
+        with torch.no_grad():
+            norm = _last_norm(self.model.base_model)
+            head = self.model.get_output_embeddings()
+            made: torch.Tensor = head(norm(hidden)).float()
+        return made
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, self.dtype)
+
+    def _compute_buffers(self) -> None:
+        """Make what a model computes when it is built, such as the frequencies of positions."""
+        empty = [name for name, value in self.model.named_buffers() if value.is_meta]
+        if not empty:
+            return
+        made = dict(_small_twin(self.model).named_buffers())
+        for name in empty:
+            value, wanted = made.get(name), self.model.get_buffer(name)
+            if value is None or value.shape != wanted.shape:
+                raise BadInput(
+                    f"{self.model.config.model_type} computes {name} when it is built, which cannot"
+                    " be made for one layer at a time: use `requant model add`"
+                )
+            parent, _, leaf = name.rpartition(".")
+            self.model.get_submodule(parent).register_buffer(
+                leaf, value.to(self.device), persistent=False
+            )
+
+
+def _small_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model of the same configuration with next to no weights."""
+    from copy import deepcopy
+
+    config = deepcopy(model.config)
+    config.vocab_size, config.intermediate_size, config.num_hidden_layers = 2, 2, 1
+    config.pad_token_id = None
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
+    twin: PreTrainedModel = type(model)(config)
+    return twin
+
+
+def _first(part: Any) -> Any:
+    """Return a call's part for one window: tensors that have one entry a window are cut."""
+    if isinstance(part, dict):
+        return {name: _first(value) for name, value in part.items()}
+    if isinstance(part, tuple):
+        return tuple(_first(value) for value in part)
+    return part[:1] if hasattr(part, "shape") and part.dim() > 1 else part
+
+
+def _found_layers(model: PreTrainedModel, count: int) -> tuple[str, Any]:
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count and "expert" not in name:
+            return f"{name}.", module
+    raise BadInput(
+        f"{model.config.model_type} has no list of {count} layers: it cannot be quantized one at a "
+        "time"
+    )
+
+
+def _last_norm(base: nn.Module) -> nn.Module:
+    """Return what stands between the last layer and the head."""
+    from torch import nn
+
+    names = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
+    found = next((getattr(base, name) for name in names if hasattr(base, name)), None)
+    return found if isinstance(found, nn.Module) else nn.Identity()
+
+
+def _assign(module: nn.Module, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Put tensors in the place of parameters."""
+    from torch import nn
+
+    for name, value in parameters.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=False))

@@ -1,0 +1,301 @@
+"""From a checkpoint to a quantized one, a decoder layer at a time.
+
+Memory holds one layer, and the hidden states of the calibration set and of the judged windows
+before it. So its peak does not grow with the number of layers. Each layer is observed behind the
+quantized ones before it, as it will be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infra.canonical import sha256
+from infra.errors import BadInput
+from tasks.quantization.compressed.layer import described, require_package
+from tasks.quantization.recipe.recipe import Recipe
+from tasks.quantization.streamed.activations import rounding_activations
+from tasks.quantization.streamed.decoder import LayerCall, StreamedDecoder
+from tasks.quantization.streamed.files.stored import StoredCheckpoint
+from tasks.quantization.streamed.files.written import WrittenCheckpoint
+from tasks.quantization.streamed.judging import JudgedGroup, judge
+from tasks.quantization.streamed.layer import LayerQuantizer, QuantizedLayer
+from tasks.quantization.streamed.observing import SiteView, watching
+from tasks.quantization.streamed.scheme import scheme_of
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
+"""Read by a layer in one call."""
+_WITHOUT_DATA = "recipe {} needs a calibration set: name texts to observe"
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedCheckpoint:
+    """What was made."""
+
+    folder: str
+    recipe: str
+    layers: int
+    quantized: int  # linear layers
+    kept: tuple[str, ...]  # linear layers in floating point, the head among them
+    unsmoothed: tuple[str, ...]  # sites whose smoothing scales nothing before takes
+    size_ratio: float  # bytes of its files over the checkpoint's
+    seconds: float  # of this call
+    resumed_at: int  # layers that an earlier call had made
+    judged: tuple[JudgedGroup, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Made:
+    """What has been made so far, by full names."""
+
+    schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    unsmoothed: list[str] = field(default_factory=list)
+    resumed: int = 0
+
+    def add(self, prefix: str, layer: QuantizedLayer, kept: Sequence[str]) -> None:
+        """Add a layer."""
+        self.schemes |= {prefix + name: item.scheme() for name, item in layer.quantized.items()}
+        self.unsmoothed += [prefix + name for name in layer.unsmoothed]
+        self.kept += kept
+
+
+@dataclass(slots=True, eq=False)
+class _Streams:
+    """Hidden states before the layer at hand, [windows, tokens, width]."""
+
+    calibration: torch.Tensor | None
+    quantized: dict[str, torch.Tensor] = field(default_factory=dict)
+    exact: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def derive(
+    source: Path,
+    output: Path,
+    recipe: Recipe,
+    calibration: torch.Tensor | None = None,
+    judged: Mapping[str, torch.Tensor] | None = None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    keep: str | None = None,
+    told: Callable[[int, int], object] = lambda layer, of: None,
+) -> DerivedCheckpoint:
+    """Write a quantized copy of a checkpoint; go on where an earlier call was ended.
+
+    Args:
+        source: A Hugging Face folder of a causal language model.
+        output: The folder to write.
+        recipe: One of `tasks.quantization.streamed.scheme.expressible`.
+        calibration: Token ids without padding, [windows, tokens]; None where nothing is learned.
+        judged: Token ids by group, likewise, all of the calibration's length or of their own.
+        device: Where layers are computed.
+        dtype: What they are computed in; None: as they are stored.
+        keep: A regular expression; linear layers whose name it finds stay in floating point.
+        told: Called before each layer with its number, from 1, and how many there are.
+
+    Raises:
+        BadInput: The checkpoint, its tensors or the recipe; or `keep` names no layer.
+        Unavailable: The disk is full; what was made stays.
+    """
+    begun = perf_counter()
+    require_package()
+    scheme = scheme_of(recipe)
+    if scheme.learns and (calibration is None or not calibration.numel()):
+        raise BadInput(_WITHOUT_DATA.format(recipe.name))
+    stored = StoredCheckpoint(source)
+    decoder = StreamedDecoder(stored, device, dtype)
+    written = WrittenCheckpoint(
+        output, source, decoder.layers, _made_from(stored, recipe, decoder, calibration, keep)
+    )
+    run = _Derivation(
+        decoder, LayerQuantizer(decoder, scheme, keep), written, _checked(judged or {}, decoder)
+    )
+    made = run.all_layers(_checked_ids(calibration, decoder) if scheme.learns else None, told)
+    if not made.schemes:
+        raise BadInput(f"keep {keep!r} leaves no layer to quantize: name fewer layers")
+    written.write(decoder.layers, stored.read(decoder.outside), ())
+    found, kept = run.judged(), (*made.kept, *decoder.heads)
+    report = {"recipe": recipe.name, "judged": [asdict(item) for item in found]}
+    written.finish(described(made.schemes, kept), report)
+    return DerivedCheckpoint(
+        str(output),
+        recipe.name,
+        decoder.layers,
+        len(made.schemes),
+        kept,
+        tuple(made.unsmoothed),
+        written.size / stored.size,
+        perf_counter() - begun,
+        made.resumed,
+        found,
+    )
+
+
+def _made_from(
+    stored: StoredCheckpoint,
+    recipe: Recipe,
+    decoder: StreamedDecoder,
+    calibration: torch.Tensor | None,
+    keep: str | None,
+) -> Mapping[str, Any]:
+    ids = None if calibration is None else calibration.to("cpu").numpy()
+    return {
+        "checkpoint": stored.identity,
+        "recipe": dict(recipe.document()),
+        "calibration": None if ids is None else sha256(np.ascontiguousarray(ids).tobytes()),
+        "computed_in": str(decoder.dtype).removeprefix("torch."),
+        "keep": keep,
+    }
+
+
+def _checked(
+    judged: Mapping[str, torch.Tensor], decoder: StreamedDecoder
+) -> Mapping[str, torch.Tensor]:
+    for group, ids in judged.items():
+        if ids.dim() != 2 or ids.shape[1] < 2 or not len(ids):
+            raise BadInput(f"group {group} has no window of two tokens or more to judge by")
+        _checked_ids(ids, decoder)
+    return judged
+
+
+def _checked_ids(ids: torch.Tensor | None, decoder: StreamedDecoder) -> torch.Tensor | None:
+    """Refuse token ids that the model has no embedding for, and more of them than positions."""
+    if ids is None:
+        return None
+    words, positions = decoder.words, decoder.positions
+    if int(ids.max()) >= words or int(ids.min()) < 0:
+        raise BadInput(
+            f"a text holds the token {int(ids.max())}, and the model has embeddings for {words}: "
+            "the tokenizer is another model's"
+        )
+    if positions is not None and ids.shape[1] > positions:
+        raise BadInput(
+            f"windows have {ids.shape[1]} tokens, and the model has {positions} positions: ask for "
+            "shorter ones"
+        )
+    return ids
+
+
+class _Derivation:
+    """One derivation."""
+
+    def __init__(
+        self,
+        decoder: StreamedDecoder,
+        quantizer: LayerQuantizer,
+        written: WrittenCheckpoint,
+        windows: Mapping[str, torch.Tensor],
+    ) -> None:
+        self._decoder, self._quantizer, self._written = decoder, quantizer, written
+        self._windows = windows
+        self._streams = _Streams(None)
+        self._calls: dict[tuple[int, int], list[LayerCall]] = {}
+
+    def all_layers(
+        self, calibration: torch.Tensor | None, told: Callable[[int, int], object]
+    ) -> _Made:
+        """Make every layer, or read what was made of it."""
+        decoder, streams, made = self._decoder, self._streams, _Made()
+        if calibration is not None:
+            streams.calibration = self._begin(calibration)
+        for group, ids in self._windows.items():
+            streams.exact[group] = self._begin(ids)
+            streams.quantized[group] = streams.exact[group].clone()
+        for layer in range(decoder.layers):
+            told(layer + 1, decoder.layers)
+            state = self._written.read(layer)
+            quantized = self._quantized(layer) if state is None else self._again(layer, state)
+            made.add(decoder.prefix(layer), quantized, self._quantizer.kept(layer))
+            made.resumed += state is not None
+            self._pass_quantized(layer, quantized)
+        return made
+
+    def judged(self) -> tuple[JudgedGroup, ...]:
+        """Compare both models behind the last layer."""
+        return judge(self._decoder, self._windows, self._streams.exact, self._streams.quantized)
+
+    def _quantized(self, layer: int) -> QuantizedLayer:
+        """Observe a layer, quantize and write it."""
+        decoder, calibration = self._decoder, self._streams.calibration
+        original = decoder.original(layer)
+        views: Mapping[str, SiteView] = {}
+        example = None
+        if calibration is not None or self._windows:
+            with decoder.loaded(layer, original) as module:
+                if calibration is not None:
+                    sites, wanted = self._quantizer.sites(layer), self._quantizer.wanted
+                    tokens = calibration.shape[0] * calibration.shape[1]
+                    with watching(module, sites, wanted, tokens) as views:
+                        self._pass(layer, calibration, keeps=False)
+                    call = self._calls[_size(self._split(calibration)[0])][layer]
+                    example = calibration[:1], call.first()
+                self._pass_all(layer, self._streams.exact)
+        quantized = self._quantizer.quantize(layer, original, views, example)
+        tensors = quantized.tensors(decoder.prefix(layer))
+        self._written.write(layer, tensors, quantized.unsmoothed)
+        return quantized
+
+    def _again(self, layer: int, state: Mapping[str, torch.Tensor]) -> QuantizedLayer:
+        """Read what an earlier call wrote of a layer."""
+        if self._windows:
+            with self._decoder.loaded(layer, self._decoder.original(layer)):
+                self._pass_all(layer, self._streams.exact)
+        return self._quantizer.read(layer, state, self._written.notes(layer))
+
+    def _begin(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return hidden states before the first layer, and remember how layers are called."""
+        import torch
+
+        parts = []
+        for part in self._split(ids):
+            hidden, calls = self._decoder.begin(part)
+            parts.append(hidden)
+            self._calls.setdefault(_size(hidden), calls)
+        return torch.cat(parts)
+
+    def _split(self, windows: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Part windows [windows, tokens, ...] into what a layer reads at once."""
+        import torch
+
+        most = max(TOKENS_AT_ONCE[self._decoder.device.type] // windows.shape[1], 1)
+        parts: Sequence[torch.Tensor] = torch.split(windows, most)
+        return parts
+
+    def _pass(self, layer: int, hidden: torch.Tensor, *, keeps: bool = True) -> None:
+        """Send hidden states through a loaded layer; they are replaced by what it makes of them."""
+        at = 0
+        for part in self._split(hidden):
+            made = self._decoder.run(layer, part, self._calls[_size(part)][layer])
+            if keeps:
+                hidden[at : at + len(part)] = made
+            at += len(part)
+
+    def _pass_all(self, layer: int, hidden: Mapping[str, torch.Tensor]) -> None:
+        for group in hidden.values():
+            self._pass(layer, group)
+
+    def _pass_quantized(self, layer: int, made: QuantizedLayer) -> None:
+        streams, decoder = self._streams, self._decoder
+        if streams.calibration is None and not streams.quantized:
+            return
+        with (
+            decoder.loaded(layer, made.parameters()) as module,
+            rounding_activations(module, made.quantized),
+        ):
+            if streams.calibration is not None and layer + 1 < decoder.layers:
+                self._pass(layer, streams.calibration)
+            self._pass_all(layer, streams.quantized)
+
+
+def _size(hidden: torch.Tensor) -> tuple[int, int]:
+    """Return what tells calls of layers apart: how many windows of how many tokens."""
+    return int(hidden.shape[0]), int(hidden.shape[1])

@@ -1,0 +1,162 @@
+"""Smoothing scales that the part before takes, so that the checkpoint needs no place for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tasks.numerics.output_error import INT8_LARGEST
+from tasks.quantization.activation.smoothquant import ALPHAS, BY_TOKEN
+from tasks.quantization.recipe.schemes import PerToken, Static
+from tasks.quantization.streamed.observing import SiteView
+from tasks.quantization.streamed.rounding import nearest
+from tasks.quantization.streamed.scheme import LayerScheme
+from tasks.quantization.streamed.sites import LinearSite
+
+if TYPE_CHECKING:
+    import torch
+
+    Parameters = dict[str, torch.Tensor]
+
+TOLERANCE = 1e-3
+"""Of a layer's result in float32, what an exact fold may change."""
+LEAST_TAKEN = 0.5
+"""Of the channels: what a fold has to change before it can be said to change nothing else."""
+_LEAST, _MOST = 1e-5, 1e5
+
+
+def smoothing_scales(
+    view: SiteView, weight: torch.Tensor, scheme: LayerScheme, shared: int, width: int
+) -> torch.Tensor | None:
+    """Return what divides a site's channels, [inputs] in float32; None where nothing is better.
+
+    Xiao et al., "SmoothQuant" (2023), equation 4, with alpha by the output error on the rows kept,
+    as `tasks.quantization.activation.smoothquant.search`.
+
+    Args:
+        view: What the site saw.
+        weight: Of its readers, one below the other: [outputs, inputs] in float32.
+        scheme: How they are quantized.
+        shared: Heads that read the same channels of what is before: these have one scale.
+        width: Channels of a head.
+    """
+    import torch
+
+    rows = view.rows.to(weight.device)
+    seen = torch.from_numpy(view.channel_amax).to(weight.device)
+    activation = _pooled(seen, shared, width)
+    largest = _pooled(weight.abs().amax(0), shared, width)
+    exact = rows @ weight.T
+    energy = exact.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
+    by_token = isinstance(scheme.activation, PerToken)
+
+    def lost(scales: torch.Tensor | None) -> float:
+        by = torch.ones_like(seen) if scales is None else scales
+        smoothed = rows / by
+        reach = smoothed.abs().amax(1, keepdim=True) if by_token else (seen / by).max()
+        if isinstance(scheme.activation, Static):
+            reach = reach * scheme.activation.headroom
+        units = smoothed / reach.clamp(min=1e-35) * INT8_LARGEST
+        given = units.round().clamp(-128, 127) * (reach / INT8_LARGEST)
+        rounded = nearest(weight * by, scheme.weights)
+        made = given @ _wide(rounded.values, rounded.scales).T
+        errors = (made - exact).square().sum(1)
+        # Relative to each token's own output where each has a range of its own.
+        return float((errors / energy).mean() if by_token else errors.sum() / energy.sum())
+
+    tried: list[torch.Tensor | None] = [None]
+    for alpha in BY_TOKEN if by_token else ALPHAS:
+        dead = (activation <= 0) | (largest <= 0)
+        scales = (activation**alpha / largest ** (1 - alpha)).clamp(_LEAST, _MOST)
+        tried.append(torch.where(dead, 1.0, scales))
+    return min(tried, key=lost)
+
+
+def fold(
+    parameters: Parameters, site: LinearSite, scales: torch.Tensor, shared: int, width: int
+) -> torch.Tensor:
+    """Divide what is before a site by its scales, and multiply its readers' inputs by them.
+
+    A norm keeps its type, and the scales that come back are those which it really took.
+
+    Args:
+        parameters: Of a layer, in float32 but for norms; changed in place.
+        site: With something before it.
+        scales: [inputs].
+        shared: As `smoothing_scales`.
+        width: As `smoothing_scales`.
+
+    Returns:
+        The scales, [inputs].
+    """
+    import torch
+
+    name = f"{site.before}.weight"
+    before = parameters[name]
+    if before.dim() == 1:
+        divided = (before.float() / scales).to(before.dtype)
+        usable = (divided != 0) & (before != 0)
+        parameters[name] = torch.where(usable, divided, before)
+        scales = torch.where(usable, before.float() / divided.float(), 1.0)
+    else:
+        own = scales.view(-1, shared, width)[:, 0].reshape(-1) if shared > 1 else scales
+        parameters[name] = before / own[:, None]
+        bias = f"{site.before}.bias"
+        if bias in parameters:
+            parameters[bias] = parameters[bias] / own
+    for reader in site.readers:
+        key = f"{reader}.weight"
+        parameters[key] = parameters[key] * scales
+    return scales
+
+
+def exact_folds(
+    parameters: Mapping[str, torch.Tensor],
+    sites: Sequence[LinearSite],
+    run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    sharing: Callable[[LinearSite], tuple[int, int]],
+) -> frozenset[str]:
+    """Return the names of the sites whose folds leave the layer's result as it was.
+
+    Args:
+        parameters: Of a layer, in float32.
+        sites: Those of it.
+        run: Computes the layer with parameters, in float32.
+        sharing: Returns `shared` and `width` of a site.
+    """
+    import torch
+
+    exact = run(parameters)
+    found = set()
+    for site in sites:
+        if site.before is None:
+            continue
+        changed = dict(parameters)
+        inputs = changed[f"{site.readers[0]}.weight"].shape[1]
+        shared, width = sharing(site)
+        steps = torch.linspace(-1, 1, inputs, device=exact.device).exp2()
+        trial = _pooled(steps, shared, width)
+        try:
+            taken = fold(changed, site, trial, shared, width)
+        except RuntimeError:  # the part before has other channels than the site
+            continue
+        if float((taken != 1).float().mean()) < LEAST_TAKEN:  # zeros: nothing was tried
+            continue
+        lost = (run(changed) - exact).norm() / exact.norm().clamp(min=1e-30)
+        if float(lost) < TOLERANCE:
+            found.add(site.name)
+    return frozenset(found)
+
+
+def _pooled(values: torch.Tensor, shared: int, width: int) -> torch.Tensor:
+    """Return the largest of the channels that share one scale, at each of them."""
+    if shared == 1:
+        return values
+    heads = values.view(-1, shared, width)
+    return heads.amax(1, keepdim=True).expand_as(heads).reshape(-1)
+
+
+def _wide(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    outputs, inputs = values.shape
+    blocks = values.float().view(outputs, scales.shape[1], -1)
+    return (blocks * scales[:, :, None]).view(outputs, inputs)

@@ -1,0 +1,248 @@
+"""One decoder layer, quantized from what its sites saw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infra.errors import BadInput
+from tasks.quantization.compressed.layer import StoredLayer
+from tasks.quantization.recipe.schemes import PerToken, Static
+from tasks.quantization.streamed.activations import input_scale_of
+from tasks.quantization.streamed.decoder import LayerCall, StreamedDecoder
+from tasks.quantization.streamed.folding import exact_folds, fold, smoothing_scales
+from tasks.quantization.streamed.observing import SiteView, Wanted
+from tasks.quantization.streamed.rounding import Rounded, compensated, nearest
+from tasks.quantization.streamed.scheme import LayerScheme
+from tasks.quantization.streamed.sites import LinearSite, linear_sites
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedLayer:
+    """What a decoder layer becomes; names are its own, without the model's prefix."""
+
+    floats: Mapping[str, torch.Tensor]  # what is not quantized, in the checkpoint's type
+    quantized: Mapping[str, StoredLayer]  # linear layers
+    unsmoothed: tuple[str, ...]  # sites that nothing before takes smoothing scales for
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Return the layer's parameters as it computes with them."""
+        weights = {f"{name}.weight": item.dequantized() for name, item in self.quantized.items()}
+        return {**self.floats, **weights}
+
+    def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Return what a file holds of it."""
+        written = {prefix + name: value for name, value in self.floats.items()}
+        for name, item in self.quantized.items():
+            written |= item.tensors(prefix + name)
+        return written
+
+
+class LayerQuantizer:
+    """Quantizes decoder layers one after the other, all by the same scheme."""
+
+    def __init__(self, decoder: StreamedDecoder, scheme: LayerScheme, keep: str | None) -> None:
+        """Set up; linear layers whose full name `keep` finds stay in floating point.
+
+        Raises:
+            BadInput: It is no regular expression.
+        """
+        self._decoder, self._scheme = decoder, scheme
+        try:
+            self._keep = re.compile(keep) if keep else None
+        except re.error as exc:
+            raise BadInput(f"keep {keep!r} is no regular expression ({exc})") from exc
+        self._foldable: dict[tuple[LinearSite, ...], frozenset[str]] = {}
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is to be learned of every site."""
+        static = isinstance(self._scheme.activation, Static)
+        smooths = self._scheme.smooths
+        return Wanted(static or smooths, static or smooths, self._scheme.compensates)
+
+    def sites(self, layer: int) -> tuple[LinearSite, ...]:
+        """Return the sites of a layer with readers that are to be quantized."""
+        return tuple(
+            site
+            for site in linear_sites(self._decoder.module(layer))
+            if any(self._takes(layer, name) for name in site.readers)
+        )
+
+    def kept(self, layer: int) -> tuple[str, ...]:
+        """Return the linear layers of a layer that stay in floating point, by their full names."""
+        prefix = self._decoder.prefix(layer)
+        return tuple(
+            prefix + name
+            for site in linear_sites(self._decoder.module(layer))
+            for name in site.readers
+            if not self._takes(layer, name)
+        )
+
+    def quantize(
+        self,
+        layer: int,
+        original: Mapping[str, torch.Tensor],
+        views: Mapping[str, SiteView],
+        example: tuple[torch.Tensor, LayerCall] | None,
+    ) -> QuantizedLayer:
+        """Quantize a layer.
+
+        Args:
+            layer: Its number.
+            original: Its parameters as they are stored, on the device.
+            views: What its sites saw, by name; empty where the scheme learns nothing.
+            example: Hidden states [1, tokens, width] before it and how it is called, on which folds
+                are tried; None where nothing is smoothed.
+        """
+        sites, scheme = self.sites(layer), self._scheme
+        parameters = _widened(original, sites)
+        scales, unsmoothed = self._smoothed(layer, parameters, sites, views, example)
+        quantized: dict[str, StoredLayer] = {}
+        for site in sites:
+            view, by = views.get(site.name), scales.get(site.name)
+            names = [name for name in site.readers if self._takes(layer, name)]
+            rounded = self._rounded(_stacked(parameters, names), view, by)
+            input_scale = input_scale_of(scheme.activation, view, by)
+            blocks, inputs = rounded.scales.shape[1], rounded.values.shape[1]
+            at = 0
+            for name in names:
+                rows = slice(at, at := at + len(parameters[f"{name}.weight"]))
+                quantized[name] = StoredLayer(
+                    rounded.values[rows],
+                    rounded.scales[rows],
+                    scheme.weights.format.bits,
+                    None if blocks == 1 else inputs // blocks,
+                    input_scale,
+                    isinstance(scheme.activation, PerToken),
+                )
+        floats = {
+            name: value.to(original[name].dtype)
+            for name, value in parameters.items()
+            if name.removesuffix(".weight") not in quantized
+        }
+        return QuantizedLayer(floats, quantized, unsmoothed)
+
+    def read(
+        self, layer: int, state: Mapping[str, torch.Tensor], notes: Sequence[str]
+    ) -> QuantizedLayer:
+        """Return what an earlier call wrote of a layer, on the device."""
+        prefix, device = self._decoder.prefix(layer), self._decoder.device
+        own = {name.removeprefix(prefix): value.to(device) for name, value in state.items()}
+        bits, by_token = (
+            self._scheme.weights.format.bits,
+            isinstance(self._scheme.activation, PerToken),
+        )
+        quantized = {}
+        for reader in (reader for site in self.sites(layer) for reader in site.readers):
+            found = StoredLayer.read(own, reader, bits, by_token=by_token)
+            if found is not None:
+                quantized[reader] = found
+        gone = tuple(f"{name}." for name in quantized)
+        floats = {
+            name: value
+            for name, value in own.items()
+            if not name.startswith(gone) or name.endswith(".bias")
+        }
+        return QuantizedLayer(floats, quantized, tuple(notes))
+
+    def _takes(self, layer: int, name: str) -> bool:
+        return self._keep is None or not self._keep.search(self._decoder.prefix(layer) + name)
+
+    def _rounded(
+        self, weight: torch.Tensor, view: SiteView | None, by: torch.Tensor | None
+    ) -> Rounded:
+        gram = None if view is None else view.gram
+        if not self._scheme.compensates or gram is None:
+            return nearest(weight, self._scheme.weights)
+        if by is not None:
+            gram = gram / by / by[:, None]
+        return compensated(weight, gram, self._scheme.weights)
+
+    def _smoothed(
+        self,
+        layer: int,
+        parameters: dict[str, torch.Tensor],
+        sites: tuple[LinearSite, ...],
+        views: Mapping[str, SiteView],
+        example: tuple[torch.Tensor, LayerCall] | None,
+    ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+        """Fold each site's smoothing scales into what is before it; return them by site.
+
+        All are chosen before any is folded.
+        """
+        if not self._scheme.smooths or example is None:
+            return {}, ()
+        if sites not in self._foldable:
+            self._foldable[sites] = self._tried(layer, parameters, sites, *example)
+        foldable = [site for site in sites if site.name in self._foldable[sites]]
+        chosen = {
+            site: smoothing_scales(
+                views[site.name],
+                _stacked(parameters, site.readers),
+                self._scheme,
+                *self._sharing(layer, site),
+            )
+            for site in foldable
+        }
+        scales = {
+            site.name: fold(parameters, site, by, *self._sharing(layer, site))
+            for site, by in chosen.items()
+            if by is not None
+        }
+        return scales, tuple(site.name for site in sites if site not in foldable)
+
+    def _sharing(self, layer: int, site: LinearSite) -> tuple[int, int]:
+        """Return how many heads read the same channels of what is before, and their width."""
+        if site.before is None or not site.before.endswith("v_proj"):
+            return 1, 1
+        module = self._decoder.module(layer)
+        attention = module.get_submodule(site.before.rpartition(".")[0])
+        outputs = int(getattr(module.get_submodule(site.before), "out_features", 0))
+        inputs = int(getattr(module.get_submodule(site.readers[0]), "in_features", 0))
+        return max(inputs // outputs, 1), int(getattr(attention, "head_dim", outputs))
+
+    def _tried(
+        self,
+        layer: int,
+        parameters: Mapping[str, torch.Tensor],
+        sites: Sequence[LinearSite],
+        hidden: torch.Tensor,
+        call: LayerCall,
+    ) -> frozenset[str]:
+        """Return the sites whose folds change nothing, as one window in float32 shows."""
+
+        def run(trial: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            wide = {name: value.float() for name, value in trial.items()}
+            with self._decoder.loaded(layer, wide, cast=False):
+                return self._decoder.run(layer, hidden.float(), call)
+
+        return exact_folds(
+            {name: value.float() for name, value in parameters.items()},
+            sites,
+            run,
+            lambda site: self._sharing(layer, site),
+        )
+
+
+def _widened(
+    original: Mapping[str, torch.Tensor], sites: Sequence[LinearSite]
+) -> dict[str, torch.Tensor]:
+    """Return a layer's parameters with those of sites' readers in float32."""
+    readers = {reader for site in sites for reader in site.readers}
+    return {
+        name: value.float() if name.rpartition(".")[0] in readers else value
+        for name, value in original.items()
+    }
+
+
+def _stacked(parameters: Mapping[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:
+    import torch
+
+    weights = [parameters[f"{name}.weight"] for name in names]
+    return weights[0] if len(weights) == 1 else torch.cat(weights)

@@ -1,0 +1,138 @@
+"""What the sites of one decoder layer see, counted where the layer is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import BadInput
+from tasks.numerics.histogram import ExponentHistogram
+from tasks.observation.counting import Counted, start
+from tasks.quantization.streamed.sites import LinearSite
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ROWS = 256
+"""Tokens kept of every site, evenly spaced, for the search of smoothing scales."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be learned of every site."""
+
+    ranges: bool  # histogram and extremes by channel
+    rows: bool
+    gram: bool
+
+
+class SiteView:
+    """What one site saw, added up over batches."""
+
+    def __init__(self, wanted: Wanted, tokens: int) -> None:
+        self._wanted = wanted
+        self._every = max(tokens // ROWS, 1)
+        self._seen = 0
+        self._waiting: Callable[[], Counted] | None = None
+        self._histogram = ExponentHistogram.empty()
+        self._low: NDArray[np.float32] | None = None
+        self._high: NDArray[np.float32] | None = None
+        self._rows: list[torch.Tensor] = []
+        self.gram: torch.Tensor | None = None  # X' X in float32, [inputs, inputs]
+
+    def add(self, values: torch.Tensor) -> None:
+        """Add a batch, [..., inputs]."""
+        flat = values.reshape(-1, values.shape[-1])
+        if self._wanted.ranges:
+            self._finish()
+            on_host = flat.float().numpy() if not flat.is_cuda else flat
+            self._waiting = start(on_host, -1)
+        if self._wanted.rows:
+            offset = -self._seen % self._every
+            self._rows.append(flat[offset :: self._every].float())
+        if self._wanted.gram:
+            added = _gram(flat)
+            self.gram = added if self.gram is None else self.gram.add_(added)
+        self._seen += len(flat)
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """Tokens as they were seen, [kept, inputs] in float32."""
+        import torch
+
+        return torch.cat(self._rows)
+
+    @property
+    def histogram(self) -> ExponentHistogram:
+        """Counts of |x|."""
+        self._finish()
+        return self._histogram
+
+    @property
+    def channel_amax(self) -> NDArray[np.float32]:
+        """The largest magnitude of each channel, [inputs]."""
+        self._finish()
+        if self._low is None or self._high is None:
+            raise BadInput("a layer was called with no token: give a longer calibration set")
+        return np.maximum(np.abs(self._low), np.abs(self._high))
+
+    def _finish(self) -> None:
+        if self._waiting is None:
+            return
+        counted, self._waiting = self._waiting(), None
+        self._histogram = self._histogram + counted.histogram
+        self._low = counted.low if self._low is None else np.minimum(self._low, counted.low)
+        self._high = counted.high if self._high is None else np.maximum(self._high, counted.high)
+
+
+@contextmanager
+def watching(
+    layer: nn.Module, sites: Sequence[LinearSite], wanted: Wanted, tokens: int
+) -> Iterator[dict[str, SiteView]]:
+    """Count what every site of a loaded layer reads while the context lasts; by the site's name.
+
+    Args:
+        layer: A decoder layer with its weights.
+        sites: Those of it.
+        wanted: What is to be learned.
+        tokens: How many will be seen in all.
+    """
+    views = {site.name: SiteView(wanted, tokens) for site in sites}
+    hooks = []
+    for site in sites:
+
+        def see(
+            _: Any, inputs: tuple[torch.Tensor, ...], view: SiteView = views[site.name]
+        ) -> None:
+            view.add(inputs[0])
+
+        hooks.append(layer.get_submodule(site.readers[0]).register_forward_pre_hook(see))
+    try:
+        yield views
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _gram(rows: torch.Tensor) -> torch.Tensor:
+    """Return X' X of rows [n, inputs] in float32.
+
+    On CUDA, products of bfloat16 are exact in TensorFloat-32, which is ten times as fast.
+    """
+    import torch
+
+    wide = rows.float()
+    if not rows.is_cuda:
+        return wide.T @ wide
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = rows.dtype == torch.bfloat16
+    try:
+        return wide.T @ wide
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

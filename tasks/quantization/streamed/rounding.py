@@ -1,0 +1,139 @@
+"""Rounding a weight where it is computed, by torch: to the nearest value, or by GPTQ.
+
+The arithmetic is that of `tasks.numerics.quantized_weight` and `tasks.quantization.weight.gptq`,
+which a test holds it against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infra.errors import BadInput
+from tasks.numerics.formats import LARGEST, NumberFormat, PerBlock, PerTensor
+from tasks.numerics.quantized_weight import SHRINKS, SMALLEST_SCALE, WeightScheme
+from tasks.quantization.weight.gptq import DAMPING, FLOOR, LAZY
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """A weight in quantized values."""
+
+    values: torch.Tensor  # [outputs, inputs], int8 or float8_e4m3fn
+    scales: torch.Tensor  # [outputs, 1] or [outputs, blocks], float32
+
+
+def block_of(scheme: WeightScheme, inputs: int) -> int | None:
+    """Return how many inputs share a scale; None where all do.
+
+    Raises:
+        BadInput: Blocks do not divide the inputs, or the scheme is not written by this path.
+    """
+    if isinstance(scheme.granularity, PerTensor) or not scheme.symmetric:
+        raise BadInput("a checkpoint is written with symmetric scales by channel or block alone")
+    if not isinstance(scheme.granularity, PerBlock):
+        return None
+    if inputs % scheme.granularity.size:
+        raise BadInput(f"{inputs} inputs are no whole blocks of {scheme.granularity.size}")
+    return scheme.granularity.size
+
+
+def scales_of(weight: torch.Tensor, scheme: WeightScheme) -> torch.Tensor:
+    """Return the scales of a weight [outputs, inputs], float32: [outputs, blocks]."""
+    import torch
+
+    outputs, inputs = weight.shape
+    block = block_of(scheme, inputs)
+    groups = weight.view(outputs, -1, block or inputs)
+    largest = groups.abs().amax(-1).clamp(max=LARGEST)
+    scales = (largest / scheme.format.largest).clamp(min=SMALLEST_SCALE)
+    if not scheme.clipped:
+        return scales
+    best, least = scales, torch.full_like(scales, torch.inf)
+    for shrink in SHRINKS:
+        step = (scales * shrink).clamp(min=SMALLEST_SCALE)
+        units = groups / step[:, :, None]
+        lost = (_rounded(units, scheme.format).float() * step[:, :, None] - groups).square().sum(-1)
+        best, least = torch.where(lost < least, step, best), torch.minimum(lost, least)
+    return best
+
+
+def nearest(weight: torch.Tensor, scheme: WeightScheme) -> Rounded:
+    """Round a weight [outputs, inputs] to the nearest quantized values."""
+    outputs, inputs = weight.shape
+    scales = scales_of(weight, scheme)
+    groups = weight.view(outputs, scales.shape[1], -1)
+    values = _rounded(groups / scales[:, :, None], scheme.format)
+    return Rounded(values.view(outputs, inputs), scales)
+
+
+def compensated(weight: torch.Tensor, gram: torch.Tensor, scheme: WeightScheme) -> Rounded:
+    """Round a weight [outputs, inputs] by GPTQ, inputs of most energy first.
+
+    Frantar et al. (2023), algorithm 1. Scales follow from the weight as given, so that the order
+    in which inputs are rounded leaves blocks as they are stored.
+
+    Args:
+        weight: In float32.
+        gram: X' X of what the layer reads, [inputs, inputs], float32.
+        scheme: How it is stored.
+    """
+    import torch
+
+    outputs, inputs = weight.shape
+    scales = scales_of(weight, scheme)
+    block = block_of(scheme, inputs) or inputs
+    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    factor = inverse_factor(gram[order][:, order])
+    pending = weight.T[order].contiguous()
+    steps = scales.T.contiguous()[(order // block)]
+    kept = torch.empty((inputs, outputs), dtype=_stored(scheme.format), device=weight.device)
+    for begin in range(0, inputs, LAZY):
+        end = min(begin + LAZY, inputs)
+        errors = torch.empty((end - begin, outputs), device=weight.device)
+        part, own = pending[begin:end], factor[begin:end, begin:end].contiguous()
+        diagonal = own.diagonal().tolist()
+        for at in range(end - begin):
+            step = steps[begin + at]
+            kept[begin + at] = values = _rounded(part[at] / step, scheme.format)
+            torch.div(part[at] - values.float() * step, diagonal[at], out=errors[at])
+            part[at + 1 :].addr_(own[at, at + 1 :], errors[at], alpha=-1)
+        pending[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
+    values = torch.empty_like(kept)
+    values[order] = kept
+    return Rounded(values.T.contiguous(), scales)
+
+
+def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
+    """Return the upper U where U' U is the inverse of the damped Gram matrix, up to one factor.
+
+    As `tasks.quantization.weight.gptq.inverse_factor`, [inputs, inputs] in float32.
+    """
+    import torch
+
+    mean = gram.diagonal().mean()
+    damped = gram / mean if mean > 0 else torch.zeros_like(gram)
+    damped.diagonal().mul_(1 + DAMPING).add_(FLOOR if mean > 0 else 1.0)
+    wide = damped.flip(0, 1).double() if not gram.is_cuda else damped.flip(0, 1)
+    lower = torch.linalg.cholesky(wide).flip(0, 1)
+    # With its axes reversed, the factor is upper: R R' = H, and U = R^-1.
+    unit = torch.eye(len(gram), dtype=lower.dtype, device=lower.device)
+    inverse: torch.Tensor = torch.linalg.solve_triangular(lower, unit, upper=True)
+    return inverse.float()
+
+
+def _stored(format: NumberFormat) -> torch.dtype:
+    import torch
+
+    return torch.float8_e4m3fn if format is NumberFormat.FP8 else torch.int8
+
+
+def _rounded(units: torch.Tensor, format: NumberFormat) -> torch.Tensor:
+    """Round values in units of the scale: ties to even, saturating."""
+    if format is NumberFormat.FP8:
+        return units.clamp(-format.largest, format.largest).to(_stored(format))
+    whole: torch.Tensor = units.round().clamp_(-format.largest - 1, format.largest)
+    return whole.to(_stored(format))
