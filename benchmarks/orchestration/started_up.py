@@ -33,7 +33,8 @@ from tasks.promotion.acts.promoting import promote
 BASE = "d5bea46"
 """The last commit whose `up` started every server at once."""
 ROUNDS, QUICK_ROUNDS = 3, 1
-IDLE_S, QUICK_IDLE_S = 20.0, 2.0
+IDLE_S, QUICK_IDLE_S = 20.0, 5.0
+CLICKS, QUICK_CLICKS = 9, 5
 COLD, MEMORY, CLICK_S = 0.5, 0.7, 2.0
 LONGEST_S = 240.0
 PORTS = {
@@ -76,6 +77,7 @@ def measure(quick: bool, base: str = BASE) -> ResultTable:
         ValueError: for an unknown commit.
     """
     rounds, idle = (QUICK_ROUNDS, QUICK_IDLE_S) if quick else (ROUNDS, IDLE_S)
+    orders = QUICK_CLICKS if quick else CLICKS
     with tempfile.TemporaryDirectory() as folder:
         earlier, workspace = Path(folder, "earlier"), Path(folder, "workspace")
         unpack(base, earlier, (*PACKAGES, "dashboards"))
@@ -90,7 +92,7 @@ def measure(quick: bool, base: str = BASE) -> ResultTable:
         ]
         before, now = zip(*turns, strict=True)
         with _up(ROOT, places[ROOT]) as (_, output):
-            clicks = [_rolled_back(output, str(1 + turn % 2)) for turn in range(rounds + 1)][1:]
+            clicks = [_rolled_back(output, str(1 + turn % 2)) for turn in range(orders + 1)][1:]
             page = _first_visit(output)
     return _table(before, now, clicks, page)
 

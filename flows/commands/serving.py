@@ -6,6 +6,7 @@ A model that is registered, or given another spec, while this runs is scheduled 
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Mapping
 
 from prefect.deployments.runner import RunnerDeployment
@@ -23,11 +24,14 @@ from flows.schedules import (
     keep_what_people_set,
 )
 from infra.processes.supervision import end_with_parent
+from infra.processes.warm import ours
 from infra.settings import settings, use_workspace
 from tasks.specs.registration import current_digest, model_names
 
 LIMIT = 2
 """Flow runs at once: each fills a core."""
+ASK_S = 0.5
+"""Seconds between two looks at what is due: a person who pressed a button waits."""
 LOOK_S = 5.0
 """Seconds between two looks at what is registered."""
 _log = logging.getLogger(__name__)
@@ -59,8 +63,11 @@ class SaidOnce(logging.Filter):
 async def serve() -> None:
     """Serve until stopped; every deployment is applied before the first run starts."""
     runner = Runner(
-        name="requant", limit=LIMIT, pause_on_shutdown=False
-    )  # a pause is for people to set
+        name="requant",
+        query_seconds=None if "PREFECT_RUNNER_POLL_FREQUENCY" in os.environ else ASK_S,
+        limit=LIMIT,
+        pause_on_shutdown=False,  # a pause is for people to set
+    )
     applied = await _apply(runner, None)
     if settings().prefect_api_url is None:  # on a shared server, others may run the same
         await asyncio.to_thread(close_broken_off)
@@ -68,7 +75,8 @@ async def serve() -> None:
     mark = served_mark(settings())
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    await asyncio.to_thread(begin_runs_warm)
+    if (warm := ours()) is not None:
+        begin_runs_warm(warm)
     following = asyncio.create_task(_follow(runner, applied))
     try:
         await runner.start()

@@ -4,10 +4,8 @@ That is Prefect, MLflow, Evidently, the gateway, the schedules and the console.
 """
 
 import fcntl
-import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +19,7 @@ from flows.orchestration.services import (
     CONSOLE,
     EVIDENTLY,
     GATEWAY,
+    IMPORTED_BY_RUNS,
     MLFLOW,
     PREFECT,
     START_TIMEOUT_S,
@@ -30,6 +29,7 @@ from flows.orchestration.services import (
     announced,
     listen,
     log_of,
+    process_of,
     running_address,
     served_mark,
     started,
@@ -39,15 +39,21 @@ from infra.access.sessions import Sessions
 from infra.addresses import without_password
 from infra.errors import NotAllowed, Refused, Unavailable
 from infra.processes.interruption import Interrupted, ignore_from_now_on, raise_when_asked
-from infra.processes.supervision import listening_socket, port_of, running
+from infra.processes.supervision import SupervisedProcess, listening_socket, port_of
+from infra.processes.warm import WarmStart, warm_start
 from infra.settings import Settings
 
 OURS = (PREFECT, MLFLOW, EVIDENTLY, GATEWAY, CONSOLE)
-POLL_S = 0.5
+POLL_S, SERVED_POLL_S = 0.5, 0.1
+"""Seconds between two looks at what runs, and at whether the schedules are served yet."""
 LASTS_S = 60.0
 """A service that was started again and ends within this time is at fault itself."""
 SCHEDULES = "schedules"
 """The name of the log of what runs the schedules."""
+LEVELS = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+"""What runs and what starts them log: read while Prefect is imported, so by the warm process."""
+SETTLE = "flows.orchestration.warm_runs:settle"
+"""What each copy of the warm process calls first; named, so that Prefect is not imported here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,10 @@ class Everything:
     """What runs."""
 
     services: list[Started]
-    schedules: subprocess.Popen[bytes]
+    schedules: SupervisedProcess
     environment: Mapping[str, str]  # of the services
     sleeping: dict[Service, socket.socket]  # services that nobody has visited yet
+    warm: WarmStart  # what processes begin from
     restarted: dict[str, float] = field(
         default_factory=dict
     )  # service -> when, by the monotonic clock
@@ -119,33 +126,40 @@ def _start(settings: Settings, ready: Ready, stack: ExitStack) -> Everything:
     for waiting in sleeping.values():
         stack.callback(waiting.close)
     awake = {service: opened[service] for service in opened if not service.on_visit}
-    services = stack.enter_context(started(settings, awake, environment=environment))
+    variables = {"REQUANT_WORKSPACE": str(settings.root), **environment, **LEVELS}
+    warm = stack.enter_context(
+        warm_start(log_of(settings, "warm"), environment=variables, settle=SETTLE)
+    )
+    services = stack.enter_context(
+        started(settings, awake, environment=environment, warm=warm, ahead=IMPORTED_BY_RUNS)
+    )
     stack.enter_context(
         using(environment["PREFECT_API_URL"], environment.get("PREFECT_API_AUTH_STRING"))
     )
-    schedules = stack.enter_context(_serving(settings))
+    schedules = stack.enter_context(_serving(settings, warm))
     pages = {
         name: without_password(address).removesuffix("/api") for name, address in addresses.items()
     }
     stack.enter_context(announced(settings, pages))
     ready(Addresses(console_address(settings, pages[CONSOLE.name]), _titles(pages), moved))
-    return Everything(list(services), schedules, environment, sleeping)
+    return Everything(list(services), schedules, environment, sleeping, warm)
 
 
 @contextmanager
-def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def _serving(settings: Settings, warm: WarmStart) -> Iterator[SupervisedProcess]:
     """Run the schedules, and wait until every deployment is served."""
     mark, log = served_mark(settings), log_of(settings, SCHEDULES)
     mark.unlink(missing_ok=True)
     deadline = time.monotonic() + START_TIMEOUT_S
-    levels = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
-    with running(("-m", "flows.commands.serving"), log, environment=levels) as process:
+    with process_of(
+        "flows.commands.serving", (), name=SCHEDULES, log=log, environment=LEVELS, warm=warm
+    ) as process:
         while not mark.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Unavailable(
                     f"the schedules are not served (exit {process.returncode}): see {log}"
                 )
-            time.sleep(POLL_S)
+            time.sleep(SERVED_POLL_S)
         yield process
 
 
@@ -159,9 +173,6 @@ def _environment(
     settings: Settings, opened: Mapping[Service, socket.socket], addresses: Mapping[str, str]
 ) -> dict[str, str]:
     """Return what every process of this workspace has to know of Prefect."""
-    os.environ.setdefault(
-        "PREFECT_RUNNER_POLL_FREQUENCY", "1"
-    )  # a person who pressed a button waits
     if PREFECT not in opened:
         return {"PREFECT_API_URL": addresses[PREFECT.name]}
     auth = {"PREFECT_API_AUTH_STRING": settings.secret().basic}
@@ -203,7 +214,12 @@ def _wake(settings: Settings, service: Service, everything: Everything, stack: E
     port = port_of(opened)
     try:
         everything.services += stack.enter_context(
-            started(settings, {service: opened}, environment=everything.environment)
+            started(
+                settings,
+                {service: opened},
+                environment=everything.environment,
+                warm=everything.warm,
+            )
         )
     except Unavailable as error:
         print(f"{service.title} did not start at its first visit: {error}", file=sys.stderr)
@@ -228,11 +244,13 @@ def _again(settings: Settings, ended: Started, everything: Everything, stack: Ex
         flush=True,
     )
     opened = {ended.service: listening_socket(urlsplit(ended.address).port or 0, fixed=True)}
-    (begun,) = stack.enter_context(started(settings, opened, environment=everything.environment))
+    (begun,) = stack.enter_context(
+        started(settings, opened, environment=everything.environment, warm=everything.warm)
+    )
     return begun
 
 
-def _require_running(settings: Settings, name: str, process: subprocess.Popen[bytes]) -> None:
+def _require_running(settings: Settings, name: str, process: SupervisedProcess) -> None:
     if process.poll() is not None:
         raise Unavailable(
             f"{name} stopped (exit {process.returncode}), so everything did: see "

@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from http import HTTPStatus
 
@@ -125,11 +125,9 @@ def using(address: str, auth: str | None = None) -> Iterator[None]:
     variables = {"PREFECT_API_URL": address} | ({"PREFECT_API_AUTH_STRING": auth} if auth else {})
     before = {name: os.environ.get(name) for name in variables}
     os.environ |= variables
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
-    updates = {PREFECT_API_URL: address} | ({PREFECT_API_AUTH_STRING: auth} if auth else {})
+    imported = "prefect" in sys.modules  # else it reads the environment once it is imported
     try:
-        with temporary_settings(updates=updates):
+        with _told_to_prefect(address, auth) if imported else nullcontext():
             yield
     finally:
         for name, value in before.items():
@@ -137,6 +135,25 @@ def using(address: str, auth: str | None = None) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        if not imported:
+            read_environment_again()
+
+
+@contextmanager
+def _told_to_prefect(address: str, auth: str | None) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    updates = {PREFECT_API_URL: address} | ({PREFECT_API_AUTH_STRING: auth} if auth else {})
+    with temporary_settings(updates=updates):
+        yield
+
+
+def read_environment_again() -> None:
+    """Let Prefect's settings, where they were read already, follow this process's environment."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def running_server(settings: Settings) -> str | None:

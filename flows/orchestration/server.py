@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
+from flows.orchestration.runtime import read_environment_again
 from infra.access.roles import EVERY, Needs, Role
 from infra.processes.serve import Guarded
 from infra.settings import settings
@@ -33,6 +34,7 @@ def application() -> Guarded:
     """
     secret = settings().secret()
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = secret.basic
+    read_environment_again()
     from prefect.server.api.server import create_app
 
     application = create_app(final=True)

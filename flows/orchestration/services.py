@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,26 @@ from infra.access.guard import HEALTH, proof
 from infra.access.secret import WorkspaceSecret
 from infra.addresses import noted_addresses, notes_of
 from infra.errors import Unavailable
-from infra.processes.supervision import ask_to_stop, listening_socket, port_of, running
+from infra.processes.supervision import (
+    SupervisedProcess,
+    ask_to_stop,
+    listening_socket,
+    port_of,
+    running,
+)
+from infra.processes.warm import WarmStart, running_copy
 from infra.settings import Settings
 
 START_TIMEOUT_S = 120
-POLL_S = 0.2
+POLL_S = 0.1
+HOST = "infra.processes.serve"
+"""The module that serves an application."""
+IMPORTED_BY_RUNS = (
+    *("flows.deployments", "flows.schedules", "flows.gateway.steering.incidents"),
+    *("prefect.flow_engine", "prefect.task_engine", "prefect.runner", "anyio._backends._asyncio"),
+    *("infra.registry.imported", "infra.keys.ring", "infra.stores.local", "boto3"),
+)
+"""What runs import, and what starts them: the warm process has it once everything has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +53,35 @@ class Service:
     port_setting: str
     # Whether nothing rests on it: it is started once somebody visits its port.
     on_visit: bool = False
+    # What the warm process imports for it; where it is None, a fresh interpreter starts instead.
+    imported: tuple[str, ...] | None = ()
 
 
-PREFECT = Service("prefect", "Prefect", "flows.orchestration.server:application", "prefect_port")
+PREFECT = Service(
+    "prefect",
+    "Prefect",
+    "flows.orchestration.server:application",
+    "prefect_port",
+    imported=(HOST, "prefect.server.api.server"),
+)
 MLFLOW = Service("mlflow", "MLflow", "infra.tracking_server:application", "mlflow_port", True)
 EVIDENTLY = Service(
     "evidently", "Evidently", "tasks.drift.report.server:application", "evidently_port", True
 )
-GATEWAY = Service("gateway", "Gateway", "flows.gateway.application:application", "gateway_port")
-CONSOLE = Service("console", "the console", "dashboards.console.app:application", "console_port")
+GATEWAY = Service(  # its memory is watched, and is to be its own
+    "gateway",
+    "Gateway",
+    "flows.gateway.application:application",
+    "gateway_port",
+    imported=None,
+)
+CONSOLE = Service(
+    "console",
+    "the console",
+    "dashboards.console.app:application",
+    "console_port",
+    imported=("dashboards.console.app",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +90,7 @@ class Started:
 
     service: Service
     address: str  # http://127.0.0.1:PORT
-    process: subprocess.Popen[bytes]
+    process: SupervisedProcess
 
 
 @contextmanager
@@ -65,6 +99,8 @@ def started(
     services: Mapping[Service, socket.socket],
     *,
     environment: Mapping[str, str] | None = None,
+    warm: WarmStart | None = None,
+    ahead: Sequence[str] = (),
 ) -> Iterator[tuple[Started, ...]]:
     """Start services side by side, wait until all answer, and stop them all afterwards.
 
@@ -72,6 +108,8 @@ def started(
         settings: Whose workspace is served.
         services: Which servers, each with the socket that `listen` opened for it.
         environment: Variables beside this process's own.
+        warm: What they begin from; each in a fresh interpreter where there is none.
+        ahead: What it imports, once they have begun, for those that come later.
 
     Raises:
         Unavailable: One did not answer in time, or stopped.
@@ -79,19 +117,29 @@ def started(
     variables = {"REQUANT_WORKSPACE": str(settings.root), **(environment or {})}
     with ExitStack() as stack:
         begun = []
-        for service, opened in services.items():
-            address = address_of(opened)
-            command = ("-m", "infra.processes.serve", service.name, service.application)
-            log = log_of(settings, service.name)
+        # What needs no other process comes first: the warm one imports for the rest meanwhile.
+        for service, opened in sorted(
+            services.items(), key=lambda one: one[0].imported is not None
+        ):
+            copied, address = None if service.imported is None else warm, address_of(opened)
+            if copied is not None:
+                with suppress(OSError):
+                    copied.import_modules(service.imported or ())
             process = stack.enter_context(
-                running(
-                    (*command, "--fd", str(opened.fileno())),
-                    log,
+                process_of(
+                    HOST,
+                    (service.name, service.application),
+                    name=service.name,
+                    log=log_of(settings, service.name),
                     environment=variables,
-                    sockets=[opened],
+                    warm=copied,
+                    sockets={"--fd": opened},
                 )
             )
             begun.append(Started(service, address, process))
+        if warm is not None:
+            with suppress(OSError):
+                warm.import_modules(ahead)
         for server in begun:
             _await(server, settings.secret(), log_of(settings, server.service.name))
         try:
@@ -99,6 +147,57 @@ def started(
         finally:
             for server in begun:
                 ask_to_stop(server.process)  # all at once; the stack then waits for each
+
+
+@contextmanager
+def process_of(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    name: str,
+    log: Path,
+    environment: Mapping[str, str],
+    warm: WarmStart | None,
+    sockets: Mapping[str, socket.socket] | None = None,
+) -> Iterator[SupervisedProcess]:
+    """Run a module as a copy of the warm process, or afresh where there is none any more.
+
+    Args:
+        module: What runs, as `__main__`; it calls `end_with_parent`.
+        arguments: Its arguments.
+        name: What lists of processes call it.
+        log: Where its output goes.
+        environment: Variables beside this process's own.
+        warm: What it begins from.
+        sockets: Option -> socket that is handed on; the option names its number.
+    """
+    handed = dict(sockets or {})
+    with ExitStack() as stack:
+        process: SupervisedProcess | None = None
+        if warm is not None:
+            with suppress(OSError):
+                process = stack.enter_context(
+                    running_copy(
+                        warm,
+                        module,
+                        arguments,
+                        name=name,
+                        log=log,
+                        environment=environment,
+                        sockets=handed,
+                    )
+                )
+        if process is None:
+            numbered = [word for pair in handed.items() for word in (pair[0], _number(pair[1]))]
+            command = ("-m", module, *arguments, *numbered)
+            process = stack.enter_context(
+                running(command, log, environment=environment, sockets=handed.values())
+            )
+        yield process
+
+
+def _number(opened: socket.socket) -> str:
+    return str(opened.fileno())
 
 
 def address_of(opened: socket.socket) -> str:

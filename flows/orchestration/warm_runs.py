@@ -1,67 +1,70 @@
 """Runs that begin in a copy of a process which has imported the flows already.
 
 Prefect's runner starts a fresh interpreter for each run, and importing takes seconds, of which a
-person who pressed a button sees nothing. Here a run is a fork of the standard library's fork
-server: a process without threads that has imported the flows, and done nothing else.
+person who pressed a button sees nothing. Here a run is a copy of the warm process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
-import runpy
-import sys
-import warnings
 from collections.abc import Callable, Mapping
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from prefect.context import refresh_global_settings_context
 from prefect.runner import _starter_engine
 
-IMPORTED = ("flows.deployments", "prefect.flow_engine", "prefect.runner", "mlflow.tracking")
-"""What the fork server imports, for every run."""
+from flows.orchestration.runtime import read_environment_again
+from infra.processes.supervision import end_with_parent
+from infra.processes.warm import WarmProcess, WarmStart
+
 ENGINE = "prefect.engine"
 """The module that a run's process is, as Prefect starts it."""
+SETTLE = f"{__name__}:settle"
+_run_fresh = _starter_engine.run_process  # type: ignore[attr-defined]
 
 
-def begin_runs_warm() -> None:
-    """Let the runners of this process fork their runs, and begin to import what these need."""
-    multiprocessing.set_forkserver_preload(list(IMPORTED))
-    forkserver.ensure_running()
+def settle() -> None:
+    """Let a copy of the warm process end with its parent, and read the environment it was given."""
+    end_with_parent()
+    read_environment_again()
+
+
+def begin_runs_warm(warm: WarmStart) -> None:
+    """Let the runners of this process begin their runs as copies."""
     # The class that starts runs is made to be given another way to start processes at this name.
-    _starter_engine.run_process = _run_forked  # type: ignore[assignment, attr-defined]
+    _starter_engine.run_process = partial(_run_copy, warm)  # type: ignore[attr-defined]
 
 
-async def _run_forked(
+async def _run_copy(
+    warm: WarmStart,
     command: list[str],
     *,
     task_status: Any,
     task_status_handler: Callable[[Any], object],
     env: Mapping[str, str],
     cwd: Any = None,
-    **_: object,
-) -> ForkServerProcess:
-    """Run the engine to its end as a fork; raises `RuntimeError` for any other command."""
+    **others: Any,
+) -> Any:
+    """Run the engine to its end as a copy, or afresh where the warm process is gone.
+
+    Raises:
+        RuntimeError: for any other command.
+    """
     if command[1:] != ["-m", ENGINE]:
-        raise RuntimeError(f"only {ENGINE} is forked, not {' '.join(command)}")
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_engine, args=(dict(env), None if cwd is None else str(cwd)))
-    process.start()
-    task_status.started(task_status_handler(process))
-    await asyncio.to_thread(process.join)
+        raise RuntimeError(f"only {ENGINE} begins as a copy, not {' '.join(command)}")
+    try:
+        process = await asyncio.to_thread(_begin, warm, env, None if cwd is None else Path(cwd))
+    except OSError:
+        told = {"task_status": task_status, "task_status_handler": task_status_handler}
+        return await _run_fresh(command, env=env, cwd=cwd, **told, **others)
+    try:
+        task_status.started(task_status_handler(process))
+        await asyncio.to_thread(process.wait)
+    finally:
+        process.release()
     return process
 
 
-def _engine(environment: Mapping[str, str], folder: str | None) -> None:
-    """Become the engine of the run that the environment names."""
-    os.environ.clear()
-    os.environ.update(environment)
-    if folder is not None:
-        os.chdir(folder)
-    refresh_global_settings_context()
-    sys.argv = [ENGINE]
-    with warnings.catch_warnings(action="ignore"):  # it was imported before, as a module
-        runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+def _begin(warm: WarmStart, environment: Mapping[str, str], folder: Path | None) -> WarmProcess:
+    return warm.start(ENGINE, name="run", environment=environment, folder=folder)

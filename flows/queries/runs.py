@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from uuid import UUID
 
 import httpx
@@ -24,6 +25,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, LogSort, TaskRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from infra.errors import NotFound, Unavailable
 
@@ -75,28 +77,49 @@ class RunView:
 def read_run(run_id: str) -> RunView:
     """Return one run with its steps and log lines; raise `NotFound` and `Unavailable`."""
     try:
-        with get_client(sync_client=True) as client:
-            run = client.read_flow_run(UUID(run_id))
-            parent = FlowRunFilterParentFlowRunId(any_=[run.id])
-            inner = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
-            runs = [run.id, *(inner_run.id for inner_run in inner)]
-            tasks = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs)),
-                sort=TaskRunSort.EXPECTED_START_TIME_ASC,
-            )
-            fraction, doing = _progress(client, run, runs)
-            lines = _lines(client, runs)
-            flow = client.read_flow(run.flow_id).name
+        client = _client_in_use()
+        run = client.read_flow_run(UUID(run_id))
+        flow = _flow_name(client, run.flow_id)
+        if run.start_time is None and run.state is not None and not run.state.is_final():
+            return replace(_view(run, (), 0.0, ""), flow=flow, runs=(str(run.id),))
+        return replace(_begun(client, run), flow=flow)
     except (ObjectNotFound, ValueError) as exc:
         raise NotFound(f"no run has the id {run_id}: look at the list of runs") from exc
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
         raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
+
+
+def _begun(client: SyncPrefectClient, run: FlowRun) -> RunView:
+    """Return a run that began, with what it did so far."""
+    parent = FlowRunFilterParentFlowRunId(any_=[run.id])
+    inner = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+    runs = [run.id, *(inner_run.id for inner_run in inner)]
+    tasks = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs)),
+        sort=TaskRunSort.EXPECTED_START_TIME_ASC,
+    )
     steps = tuple(
         RunStep(task.name, task.state_name or "", task.total_run_time.total_seconds())
         for task in tasks
     )
-    view = _view(run, steps, fraction, doing)
-    return replace(view, flow=flow, lines=lines, runs=tuple(map(str, runs)))
+    view = _view(run, steps, *_progress(client, run, runs))
+    return replace(view, lines=_lines(client, runs), runs=tuple(map(str, runs)))
+
+
+def _client_in_use() -> SyncPrefectClient:
+    """Return a client of the server in use that stays open: to make one is dearer than to ask."""
+    return _opened(PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value())
+
+
+@lru_cache(maxsize=4)
+def _opened(*_server: object) -> SyncPrefectClient:
+    return get_client(sync_client=True).__enter__()
+
+
+@lru_cache(maxsize=1000)
+def _flow_name(client: SyncPrefectClient, flow: UUID) -> str:
+    """Return what a flow is called, for good."""
+    return client.read_flow(flow).name
 
 
 def _lines(client: SyncPrefectClient, runs: list[UUID]) -> tuple[LogLine, ...]:
@@ -142,13 +165,12 @@ def recent_runs(limit: int = 20, flows: Sequence[str] = PEOPLE) -> Sequence[RunV
         before_=datetime.now(UTC)
     )  # schedules fill the future with runs
     try:
-        with get_client(sync_client=True) as client:
-            runs = client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
-                flow_run_filter=FlowRunFilter(expected_start_time=due),
-                sort=FlowRunSort.START_TIME_DESC,
-                limit=limit,
-            )
+        runs = _client_in_use().read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
+            flow_run_filter=FlowRunFilter(expected_start_time=due),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=limit,
+        )
     except (httpx.HTTPError, PrefectHTTPStatusError) as exc:
         raise Unavailable(f"Prefect did not answer ({exc}): see whether its server runs") from exc
     return [_view(run, (), 1.0 if run.state and run.state.is_final() else 0.0, "") for run in runs]

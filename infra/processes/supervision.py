@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -24,7 +25,23 @@ WATCHED = "REQUANT_ENDS_WITH_PARENT"
 """Set for a child whose standard input ends when its parent is gone."""
 
 
-def _handed_on() -> dict[str, str]:
+class SupervisedProcess(Protocol):
+    """A process that is watched: `subprocess.Popen`, or a copy of a warm one."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, once it was seen to have ended."""
+
+    def poll(self) -> int | None:
+        """Return its exit status; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status; raise `subprocess.TimeoutExpired` where it runs on."""
+
+
+def handed_on() -> dict[str, str]:
     """Return this process's environment without the token: what is served acts for nobody."""
     return {name: value for name, value in os.environ.items() if name != "REQUANT_TOKEN"}
 
@@ -42,33 +59,35 @@ def running(
     The child must call `end_with_parent`. Its copies of the sockets are the only ones left open.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    handed_on = tuple(sockets)
+    given = tuple(sockets)
     with log.open("ab") as file:
         process = subprocess.Popen(  # noqa: S603  # our own interpreter
             [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
-            env={**_handed_on(), **(environment or {}), WATCHED: "1"},
-            pass_fds=[handed.fileno() for handed in handed_on],
+            env={**handed_on(), **(environment or {}), WATCHED: "1"},
+            pass_fds=[handed.fileno() for handed in given],
             start_new_session=True,  # Ctrl-C reaches it only through us
         )
-    for handed in handed_on:
+    for handed in given:
         handed.close()
     try:
         yield process
     finally:
         stop(process)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
-def ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+def ask_to_stop(process: SupervisedProcess) -> None:
     """Send SIGTERM to the process and its group."""
     for member in _group(process.pid):
         with contextlib.suppress(psutil.Error):
             member.terminate()
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: SupervisedProcess) -> None:
     """Stop the process and its group, by force after `GRACE_S`.
 
     A process that ended leaves no children either.
@@ -82,8 +101,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.Error):
             member.kill()
     process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
+
+
+def stop_below(pid: int) -> None:
+    """Stop all that a process started and they started, by force after `GRACE_S`; not itself."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _end(psutil.Process(pid).children(recursive=True))
 
 
 def end_with_parent() -> None:
@@ -144,14 +167,19 @@ def _end_family() -> None:
     """Ask this process and all below it to stop, and end by force what has not after `GRACE_S`."""
     family = psutil.Process().children(recursive=True)
     os.killpg(os.getpgrp(), signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    _end(family)
+    threading.main_thread().join(max(1.0, deadline - time.monotonic()))
+    if threading.main_thread().is_alive():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end(family: Sequence[psutil.Process]) -> None:
+    """Ask processes to stop, and end by force those that have not after `GRACE_S`."""
     for process in family:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    deadline = time.monotonic() + GRACE_S
     _, alive = psutil.wait_procs(family, timeout=GRACE_S)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    threading.main_thread().join(max(1.0, deadline - time.monotonic()))
-    if threading.main_thread().is_alive():
-        os.kill(os.getpid(), signal.SIGKILL)

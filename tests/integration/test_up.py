@@ -155,7 +155,7 @@ def visit(up: Up, title: str) -> None:
 def parts_of(up: Up, name: str) -> list[psutil.Process]:
     """Return the processes that serve a service."""
     family = psutil.Process(up.process.pid).children(recursive=True)
-    return [process for process in family if name in process.cmdline()]
+    return [part for part in family if name == part.name() or name in part.cmdline()]
 
 
 def runs(up: Up, model: str = "digits") -> list[Mapping[str, Any]]:

@@ -27,8 +27,10 @@ from tasks.specs.registration import current_digest
 RUNS = 50
 STOP_POLLING = 286
 """Swap this in and ask no more."""
-EVERY_S = 0.5
-"""How often a watched run is asked for."""
+EVERY_S, SOON_S = 0.5, 0.2
+"""How often a watched run is asked for; and at first, while a person waits for what they began."""
+AT_FIRST = 50
+"""Questions of a stream that come soon after each other."""
 LONGEST = 3600
 """Questions of one stream; browsers open another."""
 router = APIRouter(include_in_schema=False)
@@ -97,7 +99,7 @@ async def run_events(request: Request, run_id: str) -> Response:
 
 async def _events(request: Request, run_id: str) -> AsyncIterator[str]:
     before = ""
-    for _ in range(LONGEST):
+    for asked_before in range(LONGEST):
         if await request.is_disconnected():
             return
         fragment, finished = await run_in_threadpool(partial(_fragment, request, run_id))
@@ -107,7 +109,7 @@ async def _events(request: Request, run_id: str) -> AsyncIterator[str]:
         if finished:
             yield "event: finished\ndata: {}\n\n"
             return
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(SOON_S if asked_before < AT_FIRST else EVERY_S)
 
 
 def _fragment(request: Request, run_id: str) -> tuple[str, bool]:
