@@ -17,8 +17,8 @@ from infra.settings import settings
 from infra.stores import ObjectStore, layout
 from tasks.specs.spec import ModelSpec, parse_spec
 
-OPEN_SPECS = 64
-"""Specs that one process keeps."""
+OPEN_SPECS = 4096
+"""Specs that one process keeps: more than models, or a page of all would parse each anew."""
 
 
 def model_names(store: ObjectStore) -> list[ModelName]:
