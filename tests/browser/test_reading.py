@@ -1,15 +1,18 @@
 """Pages as a person reads them: without a script, by keyboard, in the dark, in another zone."""
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from benchmarks.orchestration.console import prepare
 from infra.settings import Settings
@@ -149,3 +152,137 @@ def test_what_is_missing_is_said_and_what_holds_is_shown(chromium: Browser, link
         ):
             page.goto(link.partition("/?")[0] + path)
             expect(page.get_by_role("main")).to_contain_text(words)
+
+
+PLOT = "[data-plot=over-time]"
+AXES = f"document.querySelector('{PLOT}')._fullLayout"
+FIGURE = re.compile(r"^(\S+) of \S+, all$")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds: the page's policy lets no driver wait by a script of its own."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def drawn(page: Page, link: str) -> Page:
+    """Open the model, and wait until its plot of windows is drawn."""
+    page.goto(link.partition("/?")[0] + MODEL)
+    expect(page.locator(f"{PLOT} .cartesianlayer")).to_be_visible()
+    return page
+
+
+def span(page: Page) -> list[float]:
+    """Return where the time axis begins and ends, in milliseconds."""
+    return [float(end) for end in page.evaluate(f"{AXES}.xaxis.range.map(end => +new Date(end))")]
+
+
+def test_a_plot_zooms_all_its_rows_at_once_and_back(chromium: Browser, link: str) -> None:
+    with tab(chromium, link) as page:
+        drawn(page, link)
+        rows = page.evaluate(f"Object.keys({AXES}).filter(name => /^yaxis/.test(name)).length")
+        assert rows > 1
+        traces = f"document.querySelector('{PLOT}')._fullData"
+        assert page.evaluate(f"[...new Set({traces}.map(trace => trace.xaxis))]") == ["x"]
+        whole = span(page)
+        area = page.locator(f"{PLOT} .nsewdrag").first
+        area.scroll_into_view_if_needed()
+        box = area.bounding_box()
+        assert box is not None
+        middle = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + box["width"] * 0.4, middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=5)
+        page.mouse.up()
+        width = whole[1] - whole[0]
+        until(lambda: span(page)[0] > whole[0] + 0.2 * width)
+        zoomed = span(page)
+        assert 0.1 < (zoomed[1] - zoomed[0]) / width < 0.3
+        page.mouse.dblclick(box["x"] + box["width"] * 0.5, middle)
+        until(lambda: span(page) == pytest.approx(whole, abs=width / 100))
+
+
+def test_a_plot_tells_under_the_pointer_what_its_table_says(chromium: Browser, link: str) -> None:
+    with tab(chromium, link) as page:
+        drawn(page, link)
+        point = page.locator(f"{PLOT} .scatterlayer .points path").first
+        point.hover(force=True)
+        told = page.locator(f"{PLOT} .hoverlayer")
+        expect(told).to_contain_text("of all (limit 0.9500)")
+        page.get_by_text("Table of the 39 newest windows").click()
+        shown = page.get_by_role("region", name="Windows").locator("tbody tr")
+        expect(shown).to_have_count(39)
+        newest = shown.first.locator("td .muted").all_inner_texts()
+        figures = [match[1] for words in newest if (match := FIGURE.match(words))]
+        traces = f"document.querySelector('{PLOT}').data"
+        named = f"{traces}.filter(trace => trace.name !== 'limit' && trace.customdata)"
+        last = page.evaluate(f"{named}.map(trace => trace.y.at(-1))")
+        assert figures
+        assert [float(figure) for figure in figures] == pytest.approx(last, rel=1e-3)
+
+
+def test_a_plot_takes_the_colours_of_the_readers_scheme_also_when_it_changes(
+    chromium: Browser, link: str
+) -> None:
+    ink = "getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+    with tab(chromium, link, color_scheme="dark") as page:
+        drawn(page, link)
+        seen = []
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            until(lambda: page.evaluate(f"{AXES}.font.color === {ink}"))
+            seen.append(page.evaluate(f"{AXES}.font.color"))
+            line = page.locator(f"{PLOT} .xtick text").first.evaluate(
+                "text => getComputedStyle(text).fill"
+            )
+            paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert contrast(line, paper) > 4.5
+        assert seen[0] != seen[1]
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_plot_of_one_point_shows_it_and_one_of_none_says_so(chromium: Browser, link: str) -> None:
+    with tab(chromium, link) as page:
+        kept = page.request.get(link.partition("/?")[0] + f"/api{MODEL}/over-time").json()
+        for windows, words in (
+            (kept["windows"][-1:], None),
+            ([{**kept["windows"][-1], "figures": {}}], "no figure of it was kept"),
+        ):
+            empty = {"times": [], "names": [], "values": [], "left_out": 0}
+            document = {**kept, "windows": windows, "saturation": empty, "groups": empty}
+            page.route("**/over-time*", partial(answered, document))
+            page.goto(link.partition("/?")[0] + MODEL)
+            if words is None:
+                points = page.locator(f"{PLOT} .scatterlayer .points path")
+                expect(points.first).to_be_visible()
+            else:
+                expect(page.locator(PLOT)).to_contain_text(words)
+            page.unroute("**/over-time*")
+
+
+def answered(document: Any, route: Route) -> None:
+    """Answer a request with a document instead of its server."""
+    route.fulfill(json=document)
+
+
+def test_a_plot_whose_figures_do_not_come_says_so_beside_its_table(
+    chromium: Browser, link: str
+) -> None:
+    with tab(chromium, link) as page:
+        page.route("**/over-time*", lambda route: route.fulfill(status=503, body="away"))
+        page.goto(link.partition("/?")[0] + MODEL)
+        expect(page.locator(PLOT)).to_contain_text("cannot be drawn")
+        expect(page.get_by_text("Table of the 39 newest windows")).to_be_visible()

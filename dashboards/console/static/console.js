@@ -37,12 +37,23 @@ function watch(part) {
   stream.addEventListener("error", () => { stream.close(); poll(part); });
 }
 
+/** Say above what was known last that nothing newer came; the next answer takes its place. */
+function missing(part, sentence) {
+  const note = part.querySelector("#missing") ?? document.createElement("p");
+  Object.assign(note, { id: "missing", className: "note" });
+  note.setAttribute("role", "status");
+  note.textContent = sentence || "The console does not answer. What it said last is shown below; this page keeps asking.";
+  part.prepend(note);
+}
+
 async function poll(part) {
   try {
     const answer = await fetch(`${part.dataset.live}/progress`);
-    replaced(part, await answer.text());
-    if (answer.status === 286) return;
-  } catch { /* the console may be starting again: ask on */ }
+    const known = answer.ok && !answer.redirected; // else an error's page, or where people sign in
+    if (known) replaced(part, await answer.text());
+    else missing(part, answer.status < 500 && `The console answers no more (${answer.status}): reload this page.`);
+    if (answer.status === 286 || (!known && answer.status < 500)) return;
+  } catch { missing(part); }
   setTimeout(poll, 2000, part);
 }
 

@@ -1,7 +1,8 @@
 // Draws what a page's twin under /api returns. Each plot has a table beside it that says the same.
 "use strict";
 
-const style = getComputedStyle(document.documentElement);
+const style = getComputedStyle(document.documentElement); // follows the reader's scheme, light or dark
+const NOTHING = "Nothing here can be drawn: no figure of it was kept. The table below says what is known.";
 const colour = (name) => style.getPropertyValue(`--${name}`).trim();
 const TONES = { fine: "good", degraded: "bad", inconclusive: "wait" };
 const MARKS = { promotion: "good", rollback: "bad", refusal: "wait", incident: "bad" };
@@ -70,7 +71,7 @@ function drawOverTime(element, data) {
     if (chosen.length > 1) rows.push({ title: `requests by ${kind}`, height: ROW, traces: (n) => groupTraces({ ...data.groups,
       names: chosen.map(([name]) => name.slice(kind.length + 1)), values: chosen.map(([, place]) => data.groups.values[place]) }, n) });
   }
-  if (!rows.length) return;
+  if (!rows.length) return nothing(element);
   const [height, spans] = domains(rows.map((row) => row.height));
   const layout = baseLayout();
   layout.height = height + layout.margin.t + layout.margin.b;
@@ -95,7 +96,7 @@ function drawOverTime(element, data) {
 
 function drawCosts(element, data) {
   const metrics = [...new Set(data.costs.map((cost) => cost.metric))];
-  if (!metrics.length) return;
+  if (!metrics.length) return nothing(element);
   const [height, spans] = domains(metrics.map(() => ROW));
   const layout = baseLayout();
   layout.height = height + layout.margin.t + layout.margin.b;
@@ -121,7 +122,7 @@ function drawCosts(element, data) {
 
 function drawFront(element, data) {
   const points = data.front;
-  if (!points.length) return;
+  if (!points.length) return nothing(element);
   const layout = baseLayout();
   layout.height = 300;
   layout.hovermode = "closest";
@@ -132,6 +133,12 @@ function drawFront(element, data) {
     text: points.map((point) => plain(point.name)), hovertemplate: "%{text}: %{x:.3g}, %{y:.4g}<extra></extra>",
     marker: { size: 11, symbol: points.map((point) => point.dominated ? "circle-open" : "circle"),
       color: points.map((point) => colour(point.passed ? "good" : "bad")) } }], layout);
+}
+
+function nothing(element) {
+  const sentence = document.createElement("p");
+  sentence.textContent = NOTHING;
+  element.replaceChildren(sentence);
 }
 
 function show(element, traces, layout) {
@@ -147,7 +154,9 @@ document.addEventListener("DOMContentLoaded", async () => {
     const address = element.dataset.source;
     if (!wanted.has(address)) wanted.set(address, fetch(address).then((answer) => answer.ok ? answer.json() : Promise.reject(answer.statusText)));
     try {
-      DRAWERS[element.dataset.plot](element, await wanted.get(address));
+      const data = await wanted.get(address), draw = () => DRAWERS[element.dataset.plot](element, data);
+      draw();
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     } catch (error) {
       element.textContent = `The plot cannot be drawn (${error}); the table below it says the same.`;
     }
