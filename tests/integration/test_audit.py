@@ -20,7 +20,7 @@ from tasks.promotion import entries, history, journal
 from tasks.promotion.acts import promoting, reconciling
 from tasks.promotion.acts.restoring import restore
 from tasks.promotion.ledger import EntryKind
-from tasks.promotion.retention import collecting
+from tasks.promotion.retention import collecting, policy
 from tasks.promotion.retention.collecting import collect
 from tasks.promotion.retention.policy import Policy
 from tasks.records import ReleaseRef
@@ -186,9 +186,61 @@ def test_what_is_collected_is_promoted_only_once_it_was_written_again(
         promoting.promote(old, champion.version, "ann", "try")
     again = released(workspace, 1.0)
     assert again.digest == old.digest
+    with pytest.raises(Refused, match="may still remove it"):
+        promoting.promote(again, champion.version, "ann", "built again at once")
+    monkeypatch.setattr(policy, "REMOVING", timedelta(0))
     promoting.promote(again, champion.version, "ann", "built again")
     assert history.champion_of("tiny") == again
     assert verify("tiny") == []
+
+
+def test_what_is_written_again_while_it_is_removed_is_promoted_only_once_it_is_whole(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _, champion = promoted(workspace, 1.0, 2.0, 3.0)
+    first_look = collecting._manifest_first
+
+    def written_again_meanwhile(items: Sequence[Listed]) -> Sequence[Listed]:
+        released(workspace, 1.0)
+        journal.commit("tiny", entries.approval_requested, old, champion.version, "a", "try")
+        return first_look(items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_manifest_first", written_again_meanwhile)
+        patch.setattr(collecting._Tally, "remove", lambda *_: None)  # it is about to
+        collect("tiny", NOW, "ann", dry_run=False)
+    with pytest.raises(Refused, match="may still remove it"):
+        promoting.promote(old, champion.version, "ann", "try")
+    key = layout.release_file("tiny", old.digest, "graph.onnx")
+    workspace.store().delete(key)  # by the collection, which had listed it before
+    monkeypatch.setattr(policy, "REMOVING", timedelta(0))
+    with pytest.raises(NotFound):
+        promoting.promote(old, champion.version, "ann", "try")
+    assert history.champion_of("tiny") == champion
+
+
+def test_a_collection_that_takes_too_long_leaves_the_rest_to_the_next(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _, _ = promoted(workspace, 1.0, 2.0, 3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "REMOVING", timedelta(0))
+        assert not collect("tiny", NOW, "ann", dry_run=False).objects
+    assert list(workspace.store().list(layout.release_file("tiny", old.digest, "")))
+    assert collect("tiny", NOW, "ann", dry_run=False).releases == (old.digest,)
+    assert not list(workspace.store().list(layout.release_file("tiny", old.digest, "")))
+
+
+def test_what_was_written_again_is_not_collected_on_its_way_into_the_ledger(
+    workspace: Settings,
+) -> None:
+    old, _, _ = promoted(workspace, 1.0, 2.0, 3.0)
+    collect("tiny", NOW, "ann", dry_run=False)
+    again = released(workspace, 1.0)
+    assert again.digest == old.digest
+    day = Policy(depth=1, age=timedelta(days=1))
+    assert collect("tiny", day, "ann", dry_run=False).releases == ()
+    assert workspace.release("tiny", again.digest).file("graph.onnx")
 
 
 def test_a_restore_leaves_out_what_was_collected(workspace: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from flows.cli.application import app
 from infra.identifiers import RunId
 from infra.liveness.process import identity
-from infra.settings import Settings
+from infra.settings import Settings, settings
 from infra.stores import layout
 from infra.weights.naming import weight_file
 from tasks.promotion import entries, journal
@@ -100,6 +101,35 @@ def test_nothing_goes_while_a_run_may_be_at_work(workspace: Settings) -> None:
     journal.commit("tiny", entries.intended, *details, datetime.now(UTC), "ann", "try")
     collected = collect_weights(AT_ONCE, dry_run=False)
     assert (collected.files, collected.at_work) == (0, ("tiny",))
+    assert is_here(workspace, tensor) == (True, True)
+
+
+def a_run_began() -> None:
+    details = ("w" * 64, RunId("run"), identity())
+    journal.commit("tiny", entries.intended, *details, datetime.now(UTC), "ann", "try")
+
+
+def a_registration_came() -> None:
+    settings().store().put(NAMED_BY["registration"], b"graph")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "model"), [(a_run_began, "tiny"), (a_registration_came, "other")]
+)
+def test_nothing_goes_once_somebody_wrote_while_the_graphs_were_read(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None], model: str
+) -> None:
+    workspace.store().put(layout.registration_in_use("tiny"), b'{"version": 1, "digest": "d"}')
+    tensor = published(workspace, 1)
+    named = shared_weights._named
+
+    def read_slowly() -> Iterator[str]:
+        yield from named()
+        meanwhile()
+
+    monkeypatch.setattr(shared_weights, "_named", read_slowly)
+    collected = collect_weights(AT_ONCE, dry_run=False)
+    assert (collected.files, collected.at_work) == (0, (model,))
     assert is_here(workspace, tensor) == (True, True)
 
 

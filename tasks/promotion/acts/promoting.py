@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from infra.canonical import Json
 from infra.errors import NotFound, Refused
-from infra.identifiers import Digest
 from infra.run_scope import run_scope
 from infra.settings import settings
 from infra.stores import layout
 from tasks.promotion import entries, history, journal, ledger, projection
 from tasks.promotion.acts.restoring import servable
 from tasks.promotion.ledger import LedgerEntry
-from tasks.promotion.retention.policy import collected, require_stored
-from tasks.promotion.verification import intact_release, named_release
+from tasks.promotion.retention.policy import last_collection, require_settled, require_stored
+from tasks.promotion.verification import intact_release, named_release, require_intact
 from tasks.records import ReleaseRef
 
 
@@ -46,17 +46,20 @@ def _verified(release: ReleaseRef) -> ReleaseRef:
 
 
 def _require_kept(history_now: Sequence[LedgerEntry], release: ReleaseRef) -> None:
-    """Pass when no collection takes a bundle that was verified; raises `Refused`.
+    """Pass when no collection takes a bundle that was verified; raises `Refused`, `Tampered`.
 
-    One that was written again after a collection of it stays: that takes only what is older.
+    One that was written again after a collection of it stays once that must have ended: it may
+    have taken files that were verified before.
     """
-    collection = collected(history_now).get(Digest(release.digest))
+    collection = last_collection(history_now, release.digest)
     if collection is None:
         return
     manifest = layout.release_file(release.model, release.digest, layout.MANIFEST)
     written = [item.modified for item in settings().store().listed(manifest)]
     if not any(moment > collection.time for moment in written):
         require_stored(history_now, release.digest)
+    require_settled(collection, release.digest, datetime.now(UTC))
+    require_intact(release)
 
 
 @run_scope()

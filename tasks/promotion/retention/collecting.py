@@ -1,12 +1,15 @@
 """Removing what nothing needs any more: bundles of old releases, and what a run makes again.
 
 The ledger says first which bundles go. It is the fence: whoever rolls back or promotes decides on a
-ledger that says so, and what was killed in between is finished by the next collection. A bundle's
-manifest goes first, so that no half of a bundle is ever found.
+ledger that says so, and what was killed in between is finished by the next collection, under an
+entry of its own. A bundle's manifest goes first, so that no half of a bundle is ever found. What an
+entry lists is removed within `REMOVING` of it, and what is written again meanwhile is promoted
+later.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +21,7 @@ from infra.stores import layout
 from infra.stores.layout import ObjectKind
 from infra.stores.port import Listed
 from tasks.promotion import journal
+from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.retention import policy as rules
 from tasks.promotion.retention.policy import Policy
 
@@ -67,26 +71,25 @@ def collect(model: str, policy: Policy, actor: str, *, dry_run: bool) -> Collect
     What the ledger, the depth of rollbacks, a person's pending answer or a legal hold needs stays.
     Raises `Tampered` for a ledger that cannot be trusted, `Unavailable`.
     """
-    now = datetime.now(UTC)
+    now, end = datetime.now(UTC), time.monotonic() + rules.REMOVING.total_seconds() / 2
     entries, bundles = journal.read(model), _bundles(model)
-    complete = [digest for digest, items in bundles.items() if _is_complete(digest, items)]
-    going = rules.removable(entries, complete, policy, now)
+    stored, halves = _sorted(bundles, rules.collected(entries), now - policy.age)
+    going = rules.removable(entries, stored, policy, now, halves)
     if going and not dry_run:
-        entry = journal.commit(model, rules.collection, complete, policy, now, actor)
+        entry = journal.commit(model, rules.collection, stored, policy, now, actor, halves)
         # What was decided on the ledger as it then was: a rollback may have come in between.
         going = () if entry is None else rules.listed(entry)
         entries = journal.read(model)
     tally = _Tally(dry_run)
-    gone = rules.collected(journal.read(model))
-    for digest, items in bundles.items():
-        since = now if digest in going else gone[digest].time if digest in gone else None
-        if since is not None:
-            for item in _manifest_first(items):
-                if item.modified <= max(since, now) if digest in going else item.modified <= since:
-                    tally.remove(layout.RELEASE, item)
+    for digest in going:
+        for item in _manifest_first(bundles[digest]):
+            # Later, somebody may have written it again, and promoted it.
+            if item.modified <= now and time.monotonic() < end:
+                tally.remove(layout.RELEASE, item)
     for kind, item in _old(model, now - policy.age):
         tally.remove(kind, item)
-    versions = () if dry_run else _forget_versions(model, set(gone))
+    gone = set(rules.collected(entries))
+    versions = () if dry_run else _forget_versions(model, gone)
     staying = rules.kept(entries, policy, now)
     return Collected(
         model,
@@ -99,6 +102,28 @@ def collect(model: str, policy: Policy, actor: str, *, dry_run: bool) -> Collect
     )
 
 
+def _sorted(
+    bundles: Mapping[Digest, Sequence[Listed]],
+    gone: Mapping[Digest, LedgerEntry],
+    before: datetime,
+) -> tuple[Sequence[Digest], Sequence[Digest]]:
+    """Return the complete bundles, and those of which a collection left files behind.
+
+    Left out are those that were written again since they were collected, unless before a moment:
+    they may be on their way into the ledger.
+    """
+    complete, halves = [], []
+    for digest, items in bundles.items():
+        newest, collection = max(item.modified for item in items), gone.get(digest)
+        if collection is not None and newest > max(collection.time, before):
+            continue
+        if any(item.key.endswith(f"{digest}/{layout.MANIFEST}") for item in items):
+            complete.append(digest)
+        elif collection is not None:
+            halves.append(digest)
+    return complete, halves
+
+
 def _bundles(model: str) -> Mapping[Digest, Sequence[Listed]]:
     bundles: dict[Digest, list[Listed]] = {}
     for item in settings().store().listed(layout.RELEASE.prefix(model=model)):
@@ -106,10 +131,6 @@ def _bundles(model: str) -> Mapping[Digest, Sequence[Listed]]:
         if fields is not None:
             bundles.setdefault(Digest(fields["release"]), []).append(item)
     return bundles
-
-
-def _is_complete(digest: str, items: Sequence[Listed]) -> bool:
-    return any(item.key.endswith(f"{digest}/{layout.MANIFEST}") for item in items)
 
 
 def _manifest_first(items: Sequence[Listed]) -> Sequence[Listed]:

@@ -14,6 +14,8 @@ from tasks.promotion.ledger import EntryKind, LedgerEntry, body
 
 RELEASES = "releases"
 """The detail that lists the releases whose bundles were removed."""
+REMOVING = timedelta(minutes=10)
+"""How long what a collection lists counts as being removed: it removes for half of that."""
 _REIGNS = (EntryKind.PROMOTED, EntryKind.ROLLED_BACK)
 
 
@@ -77,6 +79,27 @@ def listed(entry: LedgerEntry) -> tuple[Digest, ...]:
     return tuple(Digest(str(name)) for name in named) if isinstance(named, (list, tuple)) else ()
 
 
+def last_collection(entries: Sequence[LedgerEntry], release: str) -> LedgerEntry | None:
+    """Return the newest collection that lists a release, whatever was written of it since."""
+    for entry in reversed(entries):
+        if entry.kind is EntryKind.COLLECTED and release in listed(entry):
+            return entry
+    return None
+
+
+def require_settled(collection: LedgerEntry, release: str, now: datetime) -> None:
+    """Pass when a collection no longer removes what it lists; raises `Refused`.
+
+    A bundle that is written again meanwhile may lose files to it.
+    """
+    end = collection.time + REMOVING
+    if now < end:
+        raise Refused(
+            f"The bundle of release {release[:12]} was written again while ledger entry "
+            f"{collection.number} may still remove it: promote it after {end:%H:%M} UTC."
+        )
+
+
 def require_stored(entries: Sequence[LedgerEntry], release: str | None) -> None:
     """Pass when a release was not collected; raises `Refused`."""
     entry = collected(entries).get(Digest(release or ""))
@@ -93,6 +116,7 @@ def collection(
     policy: Policy,
     now: datetime,
     actor: str,
+    halves: Sequence[Digest] = (),
 ) -> Mapping[str, Json] | None:
     """Return the entry that bundles are about to be removed; None when none has to go.
 
@@ -102,8 +126,9 @@ def collection(
         policy: What to keep.
         now: The present moment.
         actor: Who acts.
+        halves: Releases of whose bundles an earlier collection left files behind.
     """
-    going = removable(entries, stored, policy, now)
+    going = removable(entries, stored, policy, now, halves)
     if not going:
         return None
     details: dict[str, Json] = {RELEASES: list(going)}
@@ -115,15 +140,21 @@ def collection(
 
 
 def removable(
-    entries: Sequence[LedgerEntry], stored: Sequence[Digest], policy: Policy, now: datetime
+    entries: Sequence[LedgerEntry],
+    stored: Sequence[Digest],
+    policy: Policy,
+    now: datetime,
+    halves: Sequence[Digest] = (),
 ) -> tuple[Digest, ...]:
     """Return the stored releases that the ledger named once, and that nothing keeps, sorted.
 
-    One that it never named may be on its way into it.
+    One that it never named may be on its way into it. `halves` go, too, unless they were named
+    again since they were collected.
     """
     staying = kept(entries, policy, now)
     named = {entry.release for entry in entries if entry.release is not None}
-    return tuple(sorted(digest for digest in stored if digest in named and digest not in staying))
+    going = {digest for digest in stored if digest in named and digest not in staying}
+    return tuple(sorted(going | (set(halves) & collected(entries).keys())))
 
 
 def hold(

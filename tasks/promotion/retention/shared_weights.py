@@ -10,7 +10,8 @@ from __future__ import annotations
 import mmap
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,8 +51,10 @@ def collect_weights(age: timedelta, *, dry_run: bool) -> CollectedWeights:
     Raises `Tampered` for a ledger that cannot be trusted, `Unavailable`.
     """
     stored, cached = _stored(), _cached()
-    at_work = _at_work() if stored or cached else ()
-    if at_work or not (stored or cached):
+    if not (stored or cached):
+        return CollectedWeights(dry_run, 0, 0, 0)
+    standing, at_work = _standing(), _at_work()
+    if at_work:
         return CollectedWeights(dry_run, 0, 0, len(stored), at_work)
     before = datetime.now(UTC) - max(age, YOUNGEST)
     modified = {digest: _modified(path) for digest, path in cached.items()}
@@ -59,6 +62,9 @@ def collect_weights(age: timedelta, *, dry_run: bool) -> CollectedWeights:
         modified[digest] = max(item.modified, modified.get(digest, item.modified))
     going = {digest for digest, time in modified.items() if time < before}
     going -= set(_named()) if going else set()
+    at_work = _changed(standing, _standing()) if going else ()  # reading all graphs takes its time
+    if at_work:
+        return CollectedWeights(dry_run, 0, 0, len(stored), at_work)
     size = sum(
         stored[digest].size if digest in stored else cached[digest].stat().st_size
         for digest in going
@@ -83,6 +89,22 @@ def _cached() -> dict[str, Path]:
 
 def _modified(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _standing() -> Mapping[str, tuple[int, int]]:
+    """Return of each model how many entries and objects of registrations it has."""
+    store = settings().store()
+    parsed = (layout.REGISTRATION.fields(key) for key in store.list(layout.REGISTRATION.prefix()))
+    registered = Counter(fields["model"] for fields in parsed if fields is not None)
+    names = {*registered, *model_names(store)}
+    return {name: (len(journal.read(name)), registered[name]) for name in sorted(names)}
+
+
+def _changed(
+    before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+) -> tuple[str, ...]:
+    """Return the models of which something was written meanwhile: it may name what is going."""
+    return tuple(model for model in after if after[model] != before.get(model))
 
 
 def _at_work() -> tuple[str, ...]:
