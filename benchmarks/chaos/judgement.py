@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
+from benchmarks.chaos.scene import SHARED
 from benchmarks.orchestration.served import MODEL
 from benchmarks.orchestration.tiny_releases import numbered_graph
 from flows.reconcile import reconcile
 from infra.canonical import sha256
+from infra.errors import RequantError
+from infra.run_scope import run_scope
 from infra.settings import settings
 from tasks.promotion import journal
 from tasks.promotion.audit.faults import faults
@@ -25,6 +28,11 @@ def losses(allowed: Collection[int]) -> list[str]:
         allowed: Numbers of the graphs of which one may serve now.
     """
     reconcile.fn(MODEL)
+    with run_scope():  # not the reconciliation's: what it kept proves nothing
+        return [*_wrong(allowed), *_wrong_weights(), *_left_behind()]
+
+
+def _wrong(allowed: Collection[int]) -> list[str]:
     entries = journal.read(MODEL)
     wrong = list(faults(MODEL))
     reigning = champion(entries)
@@ -47,7 +55,17 @@ def losses(allowed: Collection[int]) -> list[str]:
     kinds = (EntryKind.PROMOTED, EntryKind.APPROVED)
     named = Counter((entry.kind, entry.release) for entry in entries if entry.kind in kinds)
     wrong += [f"{kind} twice: {release}" for (kind, release), count in named.items() if count > 1]
-    return wrong + _left_behind()
+    return wrong
+
+
+def _wrong_weights() -> list[str]:
+    """Return what became of the weights that a registration names: they must be whole."""
+    weights = settings().weights()
+    try:
+        weights.require_stored(weights.keep(SHARED))
+    except RequantError as error:
+        return [str(error)]
+    return []
 
 
 def _left_behind() -> list[str]:

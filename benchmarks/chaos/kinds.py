@@ -74,7 +74,7 @@ def clock_back(campaign: Campaign, act: LedgerAct) -> Outcome:
 
 
 def registry_locked(campaign: Campaign, act: LedgerAct) -> Outcome:
-    """Hold the registry's database for up to two seconds of the act."""
+    """Hold the registry's database for up to a second of the act."""
     child = campaign.child(lambda: str(act.do()))
     struck = True
     with closing(sqlite3.connect(campaign.place.database, isolation_level=None)) as other:
@@ -82,7 +82,7 @@ def registry_locked(campaign: Campaign, act: LedgerAct) -> Outcome:
         other.execute("PRAGMA busy_timeout = 5000")
         try:
             other.execute("BEGIN EXCLUSIVE")
-            time.sleep(campaign.random.uniform(0.1, 2))
+            time.sleep(campaign.random.uniform(0.1, 1))
             other.execute("ROLLBACK")
         except sqlite3.OperationalError:
             struck = False

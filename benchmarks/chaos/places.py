@@ -38,6 +38,7 @@ class LocalScene:
         """Take an empty folder."""
         self.live, self._kept = folder / "live", folder / "kept"
         self.environment: dict[str, str] = {}
+        self._put_back: dict[Path, tuple[int, int, int]] = {}
 
     @property
     def database(self) -> Path:
@@ -54,9 +55,19 @@ class LocalScene:
         self.live.rename(self._kept)
 
     def reset(self) -> None:
-        """Put everything back as it was when it was kept."""
-        shutil.rmtree(self.live, ignore_errors=True)
-        shutil.copytree(self._kept, self.live)
+        """Put everything back as it was when it was kept; what nobody touched stays."""
+        kept = set(_below(self._kept))
+        for path in sorted(set(_below(self.live)) - kept, reverse=True):  # files before folders
+            there = self.live / path
+            there.rmdir() if there.is_dir() and not there.is_symlink() else there.unlink()
+        for path in sorted(kept):  # folders before files
+            there = self.live / path
+            if (self._kept / path).is_dir():
+                there.mkdir(parents=True, exist_ok=True)
+            elif not there.exists() or _stamp(there) != self._put_back.get(path):
+                there.unlink(missing_ok=True)
+                shutil.copy2(self._kept / path, there)
+                self._put_back[path] = _stamp(there)
 
     def lose(self, older: Path) -> None:
         """Put another database in the place of MLflow's."""
@@ -273,6 +284,15 @@ def _proxied(target: str) -> tuple[str, Child]:
     child = Child(proxy.serve_forever, tied=True)
     proxy.server_close()  # here; the child has its own
     return address, child
+
+
+def _below(folder: Path) -> list[Path]:
+    return [path.relative_to(folder) for path in folder.rglob("*")]
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _free_port() -> int:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
+
 from benchmarks.orchestration.served import MODEL, SPEC
 from benchmarks.orchestration.tiny_releases import numbered_graph, release_numbered
 from flows.reconcile import reconcile
@@ -23,12 +25,15 @@ from tasks.promotion.acts import promoting, restoring
 from tasks.promotion.ledger import champion
 from tasks.promotion.projection import show
 from tasks.promotion.release import GRAPH
+from tasks.promotion.retention import shared_weights
 from tasks.promotion.retention.collecting import collect
 from tasks.promotion.retention.policy import Policy
 from tasks.records import ReleaseRef
 
 WAITING, FRESH, NEXT = 4, 5, 6
 """Numbers of the graphs that wait, may be promoted, and are not released yet."""
+SHARED, UNNAMED = np.arange(4, dtype=np.float32), np.arange(5, dtype=np.float32)
+"""Weights in files: one that a registration names, and one that nothing does."""
 ANYONE = frozenset({1, 2, 3, WAITING, FRESH})
 
 
@@ -59,6 +64,10 @@ def prepare() -> None:
     digest = sha256(SPEC.encode())
     store.put(layout.registration_file(MODEL, digest, "spec.yaml"), SPEC.encode())
     store.put(layout.registration_in_use(MODEL), canonical({"version": 1, "digest": digest}))
+    weights = settings().weights()
+    named, unnamed = (weights.keep(values) for values in (SHARED, UNNAMED))
+    weights.publish([named, unnamed])
+    store.put(layout.registration_file(MODEL, digest, "reference.onnx"), named.encode())
     base = None
     for number in (1, 2, 3):
         release = released(number)
@@ -102,6 +111,8 @@ def _roll_back() -> None:
 
 def _collect() -> None:
     collect(MODEL, Policy(depth=1, age=timedelta(0)), "ann", dry_run=False)
+    shared_weights.YOUNGEST = timedelta(0)  # in this child: all of the scene is young
+    shared_weights.collect_weights(timedelta(0), dry_run=False)
 
 
 def _restore() -> None:
@@ -138,7 +149,7 @@ def contend(number: int) -> bool:
     acts = (_promote, _approve, _roll_back_again, _collect)
     try:
         acts[number % len(acts)]()
-    except Refused:  # the champion changed meanwhile, or nothing is left to return to
+    except (Refused, LookupError):  # the champion changed meanwhile, or nothing is left of it
         return False
     return True
 

@@ -8,9 +8,17 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.orchestration.tiny_releases import numbered_graph
 from infra import settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+_engines: list[Engine] = []
+"""MLflow's, one a database: it keeps them, and what is frozen is not listed again."""
 
 
 def preload() -> None:
@@ -25,34 +33,47 @@ def preload() -> None:
     import infra.registry.registry  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:  # MLflow looks through every package once
-        mlflow.onnx.save_model(onnx.load_from_string(numbered_graph(1)), f"{folder}/model")
+        graph, place = onnx.load_from_string(numbered_graph(1)), f"{folder}/model"
+        mlflow.onnx.save_model(graph, place, pip_requirements=["onnx"])
 
 
 def warm_up(work: Callable[[], object], place: Path) -> None:
     """Do the work here once, and close what it opened: a child shares no connection with another.
 
     Raises:
-        RuntimeError: A thread, a connection or a file below `place` is left, which a fork shares.
+        RuntimeError: As `let_go`.
     """
     work()
+    let_go(place)
+    gc.freeze()  # a child's collections then leave these pages shared
+
+
+def let_go(place: Path) -> None:
+    """Close what was opened here since.
+
+    Raises:
+        RuntimeError: A thread, a connection or a file below `place` is left, which a fork shares.
+    """
     from sqlalchemy import Engine
     from urllib3 import PoolManager
 
     settings._opened.cache_clear()
+    settings._weights.cache_clear()
     settings._directory.cache_clear()
     settings.settings.cache_clear()
     gc.collect()
     for kept in gc.get_objects():
         kind = type(kept)  # asking a stand-in for its class would wake it
         if issubclass(kind, Engine):
-            kept.dispose()
+            _engines.append(kept)
         elif issubclass(kind, PoolManager):
             kept.clear()
+    for engine in _engines:
+        engine.dispose()
     gc.collect()
     shared = [name for name in _open_files() if name.startswith(("socket:", str(place.resolve())))]
     if shared or threading.active_count() > 1:
         raise RuntimeError(f"A fork would share {shared} and lose {threading.enumerate()[1:]}")
-    gc.freeze()  # a child's collections then leave these pages shared
 
 
 def _open_files() -> list[str]:
