@@ -74,6 +74,7 @@ function drawOverTime(element, data) {
   if (!rows.length) return nothing(element);
   const [height, spans] = domains(rows.map((row) => row.height));
   const layout = baseLayout();
+  layout.margin.t += 14; // above the first row's title: what happened
   layout.height = height + layout.margin.t + layout.margin.b;
   layout.barmode = "stack";
   layout.xaxis = axis({ type: "date", anchor: `y${rows.length}`, domain: [0, 1], side: "bottom" });
@@ -87,7 +88,7 @@ function drawOverTime(element, data) {
   for (const mark of data.marks) {
     layout.shapes.push({ type: "line", x0: local(mark.time), x1: local(mark.time), y0: 0, y1: 1, yref: "paper",
       line: { color: colour(MARKS[mark.kind]), width: 1.2, dash: mark.kind === "incident" ? "dot" : "solid" } });
-    layout.annotations.push({ x: local(mark.time), y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
+    layout.annotations.push({ x: local(mark.time), y: 1, yref: "paper", yanchor: "bottom", yshift: 14, showarrow: false,
       text: { promotion: "▲", rollback: "▼", refusal: "✕", incident: "!" }[mark.kind] + (mark.version ? ` ${mark.version}` : ""),
       font: { size: 11, color: colour(MARKS[mark.kind]) } });
   }
