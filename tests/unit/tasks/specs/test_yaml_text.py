@@ -30,7 +30,7 @@ BILLION = "a: &a [x, x]\n" + "\n".join(
         ("[" * 100_000, "deep"),
         ("a: " + "{a: " * 5_000, "deep"),
         ("\n".join(" " * n + "a:" for n in range(500)), "deep"),
-        ("a: " + "x" * MOST_BYTES, "longer than 1 MB"),
+        ("a: " + "x" * MOST_BYTES, "longer than 256 KB"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("? [1, 2]\n: x\n", "not YAML"),
         ("a: !!int 'x'\n", "not YAML"),
