@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from dashboards.console.permissions import caller
-from dashboards.console.rendering import show
+from dashboards.console.rendering import asked, show
 from flows.commands.doctor import SetupCheck
 from flows.queries.console.overview import NextRun, next_run
 from flows.queries.runs import RunView
@@ -27,6 +27,7 @@ class HealthReport:
     problem: str | None  # why there are none
     schedules: dict[str, NextRun]
     note: str | None  # why schedules are not known
+    models_problem: str | None  # why those are shown that Prefect knows, not all registered ones
     workers: list[WorkerView]
     workers_problem: str | None  # why there are none
     at_work: list[RunView]  # runs that have begun and not ended
@@ -47,13 +48,16 @@ def health_report(request: Request) -> HealthReport:
     checks = sorted(examined.value or (), key=lambda check: order.index(check.state))
     who = caller(request)
     picking, recent = request.app.state.workers.answer(), request.app.state.runs.answer()
-    names = [name for name in model_names(settings().store()) if who.may(Role.VIEWER, name)]
+    registered, models_problem = asked(lambda: model_names(settings().store()))
+    known = sorted(scheduled.value or ()) if registered is None else registered
+    names = [name for name in known if who.may(Role.VIEWER, name)]
     return HealthReport(
         checks,
         examined.age_s,
         None if examined.value is not None else examined.problem,
         {name: next_run(name, scheduled.value) for name in names},
         scheduled.problem,
+        models_problem,
         picking.value or [],
         picking.problem,
         [

@@ -106,10 +106,14 @@ def test_without_the_store_every_page_says_so(
 
     for question in ("list", "get", "stamps"):
         monkeypatch.setattr(LocalStore, question, away)
-    for path in ("/", "/models/tiny", "/audit", "/models/tiny/requantize", "/api/models"):
+    pages = ("", "/requantize", "/rollback", "/compare", "/versions/2")
+    for path in ("/", "/audit", "/api/models", *(f"/models/tiny{page}" for page in pages)):
         answer = browser.get(path)
         assert answer.status_code == 503, path
         assert "the store did not answer" in answer.text
+    health = browser.get("/health")
+    assert health.status_code == 200, health.text
+    assert "the store did not answer" in health.text
 
 
 def test_what_is_not_there_is_raised_as_the_console_says_it(reader: ConsoleClient) -> None:
