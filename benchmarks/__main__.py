@@ -32,6 +32,8 @@ MODULES: Mapping[str, str] = {
     "sampling": "benchmarks.traffic.sampling",
     "language": "benchmarks.language.held_out",
     "llm-memory": "benchmarks.language.memory",
+    "llm-layerwise": "benchmarks.language.layerwise",
+    "llm-8b": "benchmarks.language.eight_billion",
     "llm-drift": "benchmarks.language.drift",
     "llm-outliers": "benchmarks.language.outliers",
     "selection": "benchmarks.quantization.selection",
@@ -57,7 +59,7 @@ MODULES: Mapping[str, str] = {
     "personal-data": "benchmarks.personal_data.recall",
 }
 NAMES = tuple(MODULES)
-BY_NAME_ALONE = frozenset({"serving-soak", "console-scale"})
+BY_NAME_ALONE = frozenset({"serving-soak", "console-scale", "llm-8b"})
 """Take half an hour and more: they run where they are named."""
 RENAMED = {"front": "pareto-front"}
 BESIDE_A_COMMIT = frozenset({"commands", "console", "maintain", "up"})

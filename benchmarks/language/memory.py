@@ -6,19 +6,14 @@ Run one as `python -m benchmarks.language.memory WORK FOLDER QUICK`.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from benchmarks.harness.table import Goal, ResultTable, column
+from benchmarks.harness.watched import watched
 from benchmarks.language import smollm2
 from benchmarks.language.drift import HOME, _text
 from infra.identifiers import RequestId
@@ -34,8 +29,6 @@ RECIPES = ("int8-smooth", "int4-gptq")
 TOKENS, WINDOWS, QUICK_WINDOWS, CASES = 256, 64, 8, 24
 LETTERS = 1500
 """Of a text: more than its tokens that are read."""
-EVERY_S = 0.02
-"""Between two looks at a process's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,61 +108,26 @@ def _prepare(folder: Path) -> int:
 def _measured(work: str, folder: Path, size: int, quick: bool) -> MemoryRow:
     """Do one piece of work in a process, and look at its memory meanwhile."""
     command = [sys.executable, "-m", "benchmarks.language.memory", work, str(folder)]
-    started, peaks = time.perf_counter(), {"resident": 0, "anonymous": 0}
-    # The command is this module, by this interpreter.
-    with subprocess.Popen(
-        [*command, *(["quick"] if quick else [])],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "REQUANT_WORKSPACE": str(folder / "workspace")},
-    ) as child:
-        watching = threading.Thread(target=_watch, args=(child, peaks))
-        watching.start()
-        output, _ = child.communicate()
-        watching.join()
-    if child.returncode:
-        raise subprocess.CalledProcessError(child.returncode, command)
-    told = json.loads(output.splitlines()[-1])
+    ran = watched(
+        [*command, *(["quick"] if quick else [])], {"REQUANT_WORKSPACE": str(folder / "workspace")}
+    )
+    told = json.loads(ran.output.splitlines()[-1])
     return MemoryRow(
         work,
-        peaks["resident"] / size,
-        peaks["anonymous"] / size,
+        ran.resident / size,
+        ran.anonymous / size,
         told["estimated"] / size,
-        told["cpu"],
-        time.perf_counter() - started,
+        ran.cpu,
+        ran.seconds,
     )
 
 
-def _watch(child: subprocess.Popen[str], peaks: dict[str, int]) -> None:
-    process = psutil.Process(child.pid)
-    while child.poll() is None:
-        try:
-            family = [process, *process.children(recursive=True)]
-            fields = [_fields(item.pid) for item in family]
-        except (psutil.Error, OSError):
-            continue
-        for name, field in (("resident", "VmRSS"), ("anonymous", "RssAnon")):
-            total = sum(item.get(field, 0) for item in fields)
-            peaks[name] = max(peaks[name], total)
-        time.sleep(EVERY_S)
-
-
-def _fields(pid: int) -> Mapping[str, int]:
-    """Return a process's sizes in bytes, by the kernel's names."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {
-        line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")
-    }
-
-
 def main(work: str, folder: str, windows: int) -> None:
-    """Do one piece of work, and print its estimate and its CPU seconds."""
+    """Do one piece of work, and print its estimate."""
     works: Mapping[str, Callable[[Path, int], int]] = {ADD: _add, OBSERVE: _observe}
     do = works.get(work)
     estimated = do(Path(folder), windows) if do else _candidate(Path(folder), work)
-    times = os.times()
-    cpu = times.user + times.system + times.children_user + times.children_system
-    print(json.dumps({"estimated": estimated, "cpu": cpu}))
+    print(json.dumps({"estimated": estimated}))
 
 
 def _add(folder: Path, _: int) -> int:

@@ -80,6 +80,7 @@ def unpack(folder: Path) -> None:
         state.pop("lm_head.weight", None)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads(model.config.to_json_string())
+    config.pop("quantization_config", None)  # the GGUF's, and these weights are in float32
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.save_pretrained(folder)

@@ -70,7 +70,8 @@ class StreamedDecoder:
             stored
         )
         names = [name for name in outside if not (tied and name == "lm_head.weight")]
-        self.dtype = dtype or stored.tensor(names[0]).dtype
+        kind = stored.tensor(names[0]).dtype
+        self.dtype, self.stored_item = dtype or kind, kind.itemsize
         self.outside = names
         _assign(self.model, stored.read(names, self._moved))
         if tied:
@@ -87,6 +88,12 @@ class StreamedDecoder:
         """How many tokens of a text it has positions for; None: its configuration does not say."""
         found = getattr(self.model.config, "max_position_embeddings", None)
         return int(found) if found else None
+
+    @property
+    def outside_size(self) -> int:
+        """Bytes that embeddings, last norm and head take."""
+        found = dict(self.model.named_parameters())
+        return sum(int(found[name].numel()) for name in self.outside) * self.dtype.itemsize
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ quantized ones before it, as it will be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +26,8 @@ from tasks.quantization.streamed.files.stored import StoredCheckpoint
 from tasks.quantization.streamed.files.written import WrittenCheckpoint
 from tasks.quantization.streamed.judging import JudgedGroup, judge
 from tasks.quantization.streamed.layer import LayerQuantizer, QuantizedLayer
-from tasks.quantization.streamed.observing import SiteView, watching
+from tasks.quantization.streamed.needs import needed_memory, require_room
+from tasks.quantization.streamed.observing import AllSeen, SiteView, watching
 from tasks.quantization.streamed.scheme import scheme_of
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class DerivedCheckpoint:
     unsmoothed: tuple[str, ...]  # sites whose smoothing scales nothing before takes
     size_ratio: float  # bytes of its files over the checkpoint's
     seconds: float  # of this call
+    estimated: int | None  # bytes of memory at the peak; None: a device held the layers
     resumed_at: int  # layers that an earlier call had made
     judged: tuple[JudgedGroup, ...]
 
@@ -116,10 +119,13 @@ def derive(
     written = WrittenCheckpoint(
         output, source, decoder.layers, _made_from(stored, recipe, decoder, calibration, keep)
     )
-    run = _Derivation(
-        decoder, LayerQuantizer(decoder, scheme, keep), written, _checked(judged or {}, decoder)
-    )
-    made = run.all_layers(_checked_ids(calibration, decoder) if scheme.learns else None, told)
+    windows = _checked(judged or {}, decoder)
+    observed = _checked_ids(calibration, decoder) if scheme.learns else None
+    on_cpu = decoder.device.type == "cpu"
+    needed = needed_memory(decoder, scheme, observed, windows, TOKENS_AT_ONCE["cpu"])
+    require_room(decoder, scheme, output, stored.size, needed if on_cpu else None)
+    run = _Derivation(decoder, LayerQuantizer(decoder, scheme, keep), written, windows)
+    made = run.all_layers(observed, told)
     if not made.schemes:
         raise BadInput(f"keep {keep!r} leaves no layer to quantize: name fewer layers")
     written.write(decoder.layers, stored.read(decoder.outside), ())
@@ -135,6 +141,7 @@ def derive(
         tuple(made.unsmoothed),
         written.size / stored.size,
         perf_counter() - begun,
+        needed if on_cpu else None,
         made.resumed,
         found,
     )
@@ -235,7 +242,7 @@ class _Derivation:
                     sites, wanted = self._quantizer.sites(layer), self._quantizer.wanted
                     tokens = calibration.shape[0] * calibration.shape[1]
                     with watching(module, sites, wanted, tokens) as views:
-                        self._pass(layer, calibration, keeps=False)
+                        self._show(layer, calibration)
                     call = self._calls[_size(self._split(calibration)[0])][layer]
                     example = calibration[:1], call.first()
                 self._pass_all(layer, self._streams.exact)
@@ -270,14 +277,16 @@ class _Derivation:
         parts: Sequence[torch.Tensor] = torch.split(windows, most)
         return parts
 
-    def _pass(self, layer: int, hidden: torch.Tensor, *, keeps: bool = True) -> None:
+    def _pass(self, layer: int, hidden: torch.Tensor) -> None:
         """Send hidden states through a loaded layer; they are replaced by what it makes of them."""
-        at = 0
         for part in self._split(hidden):
-            made = self._decoder.run(layer, part, self._calls[_size(part)][layer])
-            if keeps:
-                hidden[at : at + len(part)] = made
-            at += len(part)
+            part.copy_(self._decoder.run(layer, part, self._calls[_size(part)][layer]))
+
+    def _show(self, layer: int, hidden: torch.Tensor) -> None:
+        """Send hidden states through a watched layer, as far as somebody watches."""
+        for part in self._split(hidden):
+            with suppress(AllSeen):
+                self._decoder.run(layer, part, self._calls[_size(part)][layer])
 
     def _pass_all(self, layer: int, hidden: Mapping[str, torch.Tensor]) -> None:
         for group in hidden.values():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tasks.numerics.formats import SMALLEST
 from tasks.numerics.output_error import INT8_LARGEST
 from tasks.quantization.activation.smoothquant import ALPHAS, BY_TOKEN
 from tasks.quantization.recipe.schemes import PerToken, Static
 from tasks.quantization.streamed.observing import SiteView
-from tasks.quantization.streamed.rounding import nearest
+from tasks.quantization.streamed.rounding import nearest, rows_at_once
 from tasks.quantization.streamed.scheme import LayerScheme
 from tasks.quantization.streamed.sites import LinearSite
 
@@ -46,30 +47,41 @@ def smoothing_scales(
     seen = torch.from_numpy(view.channel_amax).to(weight.device)
     activation = _pooled(seen, shared, width)
     largest = _pooled(weight.abs().amax(0), shared, width)
-    exact = rows @ weight.T
-    energy = exact.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
     by_token = isinstance(scheme.activation, PerToken)
-
-    def lost(scales: torch.Tensor | None) -> float:
-        by = torch.ones_like(seen) if scales is None else scales
-        smoothed = rows / by
-        reach = smoothed.abs().amax(1, keepdim=True) if by_token else (seen / by).max()
-        if isinstance(scheme.activation, Static):
-            reach = reach * scheme.activation.headroom
-        units = smoothed / reach.clamp(min=1e-35) * INT8_LARGEST
-        given = units.round().clamp(-128, 127) * (reach / INT8_LARGEST)
-        rounded = nearest(weight * by, scheme.weights)
-        made = given @ _wide(rounded.values, rounded.scales).T
-        errors = (made - exact).square().sum(1)
-        # Relative to each token's own output where each has a range of its own.
-        return float((errors / energy).mean() if by_token else errors.sum() / energy.sum())
-
     tried: list[torch.Tensor | None] = [None]
     for alpha in BY_TOKEN if by_token else ALPHAS:
         dead = (activation <= 0) | (largest <= 0)
         scales = (activation**alpha / largest ** (1 - alpha)).clamp(_LEAST, _MOST)
         tried.append(torch.where(dead, 1.0, scales))
-    return min(tried, key=lost)
+    read = [(by, _read_through(rows, seen, by, scheme)) for by in tried]
+    # Of each token, as of few outputs at a time: a weight is large.
+    errors = torch.zeros((len(tried), len(rows)), device=weight.device)
+    energy = torch.zeros(len(rows), device=weight.device)
+    for part in torch.split(weight, rows_at_once(weight)):
+        exact = rows @ part.T
+        energy += exact.square().sum(1)
+        for place, (by, given) in enumerate(read):
+            rounded = nearest(part if by is None else part * by, scheme.weights)
+            made = given @ _wide(rounded.values, rounded.scales).T
+            errors[place] += (made - exact).square().sum(1)
+    # Relative to each token's own output, where each has a range of its own.
+    lost = (errors / energy.clamp(min=SMALLEST)).mean(1) if by_token else errors.sum(1)
+    return tried[int(lost.argmin())]
+
+
+def _read_through(
+    rows: torch.Tensor, seen: torch.Tensor, by: torch.Tensor | None, scheme: LayerScheme
+) -> torch.Tensor:
+    """Return rows as the readers get them when they are divided by `by` and quantized."""
+    smoothed = rows if by is None else rows / by
+    if isinstance(scheme.activation, PerToken):
+        reach = smoothed.abs().amax(1, keepdim=True)
+    else:
+        reach = (seen if by is None else seen / by).max()
+        if isinstance(scheme.activation, Static):
+            reach = reach * scheme.activation.headroom
+    step = reach.clamp(min=SMALLEST) / INT8_LARGEST
+    return (smoothed / step).round().clamp(-128, 127) * step
 
 
 def fold(

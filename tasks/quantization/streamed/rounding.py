@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_IN_CACHE, _ON_DEVICE = 1 << 18, 1 << 26  # numbers
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rounded:
     """A weight in quantized values."""
@@ -52,11 +55,27 @@ def scales_of(weight: torch.Tensor, scheme: WeightScheme) -> torch.Tensor:
     scales = (largest / scheme.format.largest).clamp(min=SMALLEST_SCALE)
     if not scheme.clipped:
         return scales
+    parts = torch.split(groups, rows_at_once(weight)), torch.split(scales, rows_at_once(weight))
+    return torch.cat([_least_error(*pair, scheme.format) for pair in zip(*parts, strict=True)])
+
+
+def rows_at_once(weight: torch.Tensor) -> int:
+    """Return how many rows of a weight [outputs, inputs] are worth working on at a time.
+
+    On the CPU so many as its cache holds.
+    """
+    return max((_ON_DEVICE if weight.is_cuda else _IN_CACHE) // weight.shape[1], 1)
+
+
+def _least_error(groups: torch.Tensor, scales: torch.Tensor, format: NumberFormat) -> torch.Tensor:
+    """Return the scales that round groups [outputs, blocks, inputs] with least squared error."""
+    import torch
+
     best, least = scales, torch.full_like(scales, torch.inf)
     for shrink in SHRINKS:
         step = (scales * shrink).clamp(min=SMALLEST_SCALE)
-        units = groups / step[:, :, None]
-        lost = (_rounded(units, scheme.format).float() * step[:, :, None] - groups).square().sum(-1)
+        wide = step[:, :, None]
+        lost = _whole(groups / wide, format).mul_(wide).sub_(groups).square_().sum(-1)
         best, least = torch.where(lost < least, step, best), torch.minimum(lost, least)
     return best
 
@@ -133,7 +152,13 @@ def _stored(format: NumberFormat) -> torch.dtype:
 
 def _rounded(units: torch.Tensor, format: NumberFormat) -> torch.Tensor:
     """Round values in units of the scale: ties to even, saturating."""
+    return _whole(units, format).to(_stored(format))
+
+
+def _whole(units: torch.Tensor, format: NumberFormat) -> torch.Tensor:
+    """Round as `_rounded`, in float32."""
     if format is NumberFormat.FP8:
-        return units.clamp(-format.largest, format.largest).to(_stored(format))
+        clipped = units.clamp(-format.largest, format.largest)
+        return clipped.to(_stored(format)).float()
     whole: torch.Tensor = units.round().clamp_(-format.largest - 1, format.largest)
-    return whole.to(_stored(format))
+    return whole

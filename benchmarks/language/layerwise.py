@@ -1,0 +1,182 @@
+"""INT4 by GPTQ from a checkpoint, layer by layer, beside llm-compressor: time, memory, perplexity.
+
+On SmolLM2-135M-Instruct and on a Llama of 1.1 billion random weights. llm-compressor runs by the
+interpreter that `LLM_COMPRESSOR_PYTHON` names, since it wants other versions of what Requant needs.
+Run a piece as `python -m benchmarks.language.layerwise FOLDER IDS.npy OUTPUT RECIPE`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness.table import Goal, ResultTable, column
+from benchmarks.harness.watched import watched
+from benchmarks.language import random_llama, smollm2
+from benchmarks.language.drift import HOME, _text
+
+if TYPE_CHECKING:
+    import torch
+
+NAME, TITLE = "llm-layerwise", "INT4 by GPTQ from a checkpoint: time, memory, perplexity"
+PEER_PYTHON = "LLM_COMPRESSOR_PYTHON"
+OURS, PEER = "Requant", "llm-compressor"
+TOKENS, WINDOWS, JUDGED, QUICK_WINDOWS = 256, 64, 12, 4
+BLOCK = 32
+SMOLLM2, LLAMA = "SmolLM2-135M", "Llama 1.1B, random"
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerwiseRow:
+    """One toolkit on one model."""
+
+    model: str = column("model")
+    toolkit: str = column("toolkit")
+    resident: float = column("peak, GB", ".2f")
+    anonymous: float = column("of it not in files, GB", ".2f")
+    estimated: float | None = column("estimated, GB", ".2f")
+    seconds: float = column("s", ".0f")
+    cpu: float = column("CPU s", ".0f")
+    size: float = column("bytes over the checkpoint's", ".3f")
+    ratio: float = column("perplexity over full precision's", ".4f")
+
+
+def measure(quick: bool) -> ResultTable:
+    """Quantize each model by each toolkit, one after the other, on the same windows."""
+    rows, notes = list[LayerwiseRow](), list[str]()
+    peer = os.environ.get(PEER_PYTHON)
+    if not peer:
+        notes.append(f"{PEER_PYTHON} names no interpreter with llm-compressor: only ours ran")
+    with tempfile.TemporaryDirectory() as name:
+        for model in (SMOLLM2, LLAMA):
+            if model == SMOLLM2 and not smollm2.is_installed():
+                notes.append(smollm2.MISSING)
+                continue
+            folder = Path(name) / "checkpoint"
+            folder.mkdir()
+            observed, judged = _prepared(model, folder, quick)
+            for row in _rows(model, folder, observed, judged, peer):
+                sys.stderr.write(f"{row}\n")
+                rows.append(row)
+            shutil.rmtree(folder)
+    notes.append(
+        f"{WINDOWS if not quick else QUICK_WINDOWS} windows of {TOKENS} tokens to calibrate, "
+        f"{JUDGED} others to judge by transformers; blocks of {BLOCK}; the peak holds pages of "
+        "files, which are given back when others need memory."
+    )
+    return ResultTable(NAME, TITLE, rows, _goals(rows), notes)
+
+
+def _prepared(model: str, folder: Path, quick: bool) -> tuple[Ids, Ids]:
+    """Write a checkpoint, and return windows to calibrate and to judge."""
+    windows = QUICK_WINDOWS if quick else WINDOWS
+    count = windows + JUDGED
+    if model == SMOLLM2:
+        from transformers import AutoTokenizer
+
+        smollm2.unpack(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        found = tokenizer(_text(HOME), add_special_tokens=False)["input_ids"]
+        ids = np.array(found[: count * TOKENS], np.int64).reshape(count, TOKENS)
+    else:
+        shape = random_llama.TINYLLAMA_1_1B
+        shape = replace(shape, layers=2) if quick else shape
+        random_llama.write(folder, shape)
+        ids = np.random.default_rng(0).integers(0, shape.words, (count, TOKENS))
+    return ids[:windows], ids[windows:]
+
+
+def _rows(
+    model: str, folder: Path, observed: Ids, judged: Ids, peer: str | None
+) -> Iterator[LayerwiseRow]:
+    path, output = folder.parent / "ids.npy", folder.parent / "out"
+    np.save(path, observed)
+    script = Path(__file__).resolve().parents[1] / "peers" / "llm_compressor.py"
+    commands = {OURS: [sys.executable, "-m", "benchmarks.language.layerwise"]}
+    if peer:
+        commands[PEER] = [peer, str(script)]
+    exact = _loss(folder, judged)
+    for toolkit, command in commands.items():
+        last = "int4-gptq" if toolkit == OURS else str(BLOCK)
+        ran = watched([*command, str(folder), str(path), str(output), last])
+        told = json.loads(ran.output.splitlines()[-1]) if toolkit == OURS else {}
+        size = _bytes(output) / _bytes(folder)
+        ratio = math.exp(_loss(output, judged) - exact)
+        shutil.rmtree(output)
+        yield LayerwiseRow(
+            model,
+            toolkit,
+            ran.resident / 1e9,
+            ran.anonymous / 1e9,
+            told["estimated"] / 1e9 if told else None,
+            ran.seconds,
+            ran.cpu,
+            size,
+            ratio,
+        )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _loss(folder: Path, judged: Ids) -> float:
+    """Return the mean loss of a token, in float32 by transformers' own loading."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    losses = []
+    with torch.no_grad():
+        for row in torch.from_numpy(judged):
+            logits = model(row[None]).logits[0, :-1]
+            losses.append(float(torch.nn.functional.cross_entropy(logits, row[1:])))
+    return sum(losses) / len(losses)
+
+
+def _goals(rows: Sequence[LayerwiseRow]) -> list[Goal]:
+    goals = []
+    for model in dict.fromkeys(row.model for row in rows):
+        found = {row.toolkit: row for row in rows if row.model == model}
+        ours, peer = found[OURS], found.get(PEER)
+        figures = {
+            "peak over llm-compressor's": (0.5, peer and ours.resident / peer.resident),
+            "time over llm-compressor's": (0.5, peer and ours.seconds / peer.seconds),
+            "perplexity over llm-compressor's": (1.0, peer and ours.ratio / peer.ratio),
+        }
+        goals += [
+            Goal(f"{what}, {model}", most, value, "at most")
+            for what, (most, value) in figures.items()
+        ]
+        estimate = (ours.estimated or 0) / ours.resident
+        goals.append(Goal(f"estimate over peak, {model}", 0.8, estimate))
+        goals.append(Goal(f"estimate over peak, {model}", 1.25, estimate, "at most"))
+    return goals
+
+
+def main(folder: str, ids: str, output: str, recipe: str) -> None:
+    """Derive by the product's own function, and print its estimate."""
+    import torch
+
+    from tasks.quantization.recipe.catalog import find_recipe
+    from tasks.quantization.streamed.derive import derive
+
+    windows: torch.Tensor = torch.from_numpy(np.load(ids))
+    made = derive(Path(folder), Path(output), find_recipe(recipe), windows)
+    print(json.dumps({"estimated": made.estimated, "size": made.size_ratio}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5])

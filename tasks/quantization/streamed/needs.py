@@ -1,0 +1,98 @@
+"""What a derivation will need, before it begins."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.errors import Unavailable
+from infra.processes.memory import require_memory
+from tasks.quantization.streamed.decoder import StreamedDecoder
+from tasks.quantization.streamed.observing import ROWS
+from tasks.quantization.streamed.scheme import LayerScheme
+from tasks.quantization.streamed.sites import linear_sites
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARIES = 550_000_000
+"""Bytes of torch and transformers once they are imported."""
+WIDE = 4
+"""Bytes of a number while it is rounded."""
+_ROUNDED = 5
+"""Arrays of a site's weight, of four bytes a number, that are held while it is rounded."""
+
+
+def needed_memory(
+    decoder: StreamedDecoder,
+    scheme: LayerScheme,
+    calibration: torch.Tensor | None,
+    judged: Mapping[str, torch.Tensor],
+    at_once: int,
+) -> int:
+    """Estimate the peak of a process that derives on the CPU, in bytes.
+
+    Args:
+        decoder: With what is outside of layers.
+        scheme: How layers are quantized.
+        calibration: Token ids, [windows, tokens].
+        judged: Token ids by group.
+        at_once: Tokens that a layer reads in one call.
+    """
+    item, config = decoder.dtype.itemsize, decoder.model.config
+    module = decoder.module(0)
+    layer = sum(value.numel() for value in module.parameters())
+    sites = linear_sites(module)
+    shapes = {name: value.shape for name, value in module.named_parameters()}
+    sizes = [sum(shapes[f"{name}.weight"].numel() for name in site.readers) for site in sites]
+    inputs = [shapes[f"{site.readers[0]}.weight"][1] for site in sites]
+    width, widest = int(config.hidden_size), max(inputs)
+    seen = 0 if calibration is None else calibration.numel()
+    read = sum(ids.numel() for ids in judged.values())
+    hidden = (seen + 2 * read) * width * item
+    outside = decoder.outside_size
+    tokens = min(at_once, max(seen, read)) or 0
+    call = tokens * (4 * width + 4 * widest) * item + tokens * widest * WIDE
+    grams = sum(WIDE * count**2 for count in inputs) if scheme.compensates else 0
+    rows = sum(inputs) * ROWS * WIDE if scheme.smooths else 0
+    reading = layer * (decoder.stored_item + (item if item != decoder.stored_item else 0)) + call
+    rounding = layer * (decoder.stored_item + WIDE) + _ROUNDED * max(sizes) * WIDE
+    if scheme.compensates:
+        rounding += 3 * 8 * widest**2
+    using = layer * (1 + WIDE + (item if item != WIDE else 0)) + call
+    longest = max((ids.shape[1] for ids in judged.values()), default=0)
+    judging = longest * int(config.vocab_size) * (2 * item + 3 * WIDE)
+    peak = max(grams + rows + max(reading, rounding), using, judging)
+    return LIBRARIES + outside + hidden + peak
+
+
+def require_room(
+    decoder: StreamedDecoder, scheme: LayerScheme, output: Path, checkpoint: int, needed: int | None
+) -> None:
+    """Refuse a derivation that memory or disk are too short for.
+
+    Args:
+        decoder: With what is outside of layers.
+        scheme: How layers are quantized.
+        output: The folder that is written.
+        checkpoint: Bytes of what is read.
+        needed: Bytes of memory; None where a device holds the layers.
+
+    Raises:
+        Unavailable: It gives both figures and what to do.
+    """
+    if needed is not None:
+        held = LIBRARIES + decoder.outside_size
+        require_memory(needed - held, "quantizing it", "free some, or ask for fewer windows")
+    linear = max(checkpoint - decoder.outside_size, 0) / decoder.stored_item
+    size = linear * scheme.weights.format.bits / 8 * 1.2 + decoder.outside_size
+    written = sum(path.stat().st_size for path in output.glob("*.safetensors"))
+    free = shutil.disk_usage(output).free
+    if math.ceil(size) - written > free:
+        raise Unavailable(
+            f"{output} needs about {(size - written) / 1e9:.1f} GB more, and its disk has "
+            f"{free / 1e9:.1f} GB: free some, or name a folder on another disk"
+        )
