@@ -1,4 +1,4 @@
-"""The ledgers that the benchmark of the console's pages writes are whole, and are read as others."""
+"""Ledgers that the benchmark of the console's pages writes are whole, and are read as others."""
 
 from benchmarks.orchestration.console_scale import prepare
 from infra.settings import Settings
