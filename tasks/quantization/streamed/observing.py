@@ -129,13 +129,16 @@ def watching(
 def _gram(rows: torch.Tensor) -> torch.Tensor:
     """Return X' X of rows [n, inputs] in float32.
 
-    On CUDA, products of bfloat16 are exact in TensorFloat-32, which is ten times as fast.
+    On CUDA, products of bfloat16 are exact in TensorFloat-32, which is ten times as fast. On the
+    CPU, NumPy sees that both factors are one, and computes half of the product, which torch does
+    not.
     """
     import torch
 
     wide = rows.float()
     if not rows.is_cuda:
-        return wide.T @ wide
+        array = wide.numpy()
+        return torch.from_numpy(array.T @ array)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = rows.dtype == torch.bfloat16
     try:
