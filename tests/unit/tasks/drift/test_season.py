@@ -64,7 +64,8 @@ def peak_of(count: int) -> int:
 
 
 def test_the_memory_of_the_draw_does_not_grow_with_the_weeks() -> None:
-    few, many = peak_of(500), peak_of(5_000)
+    # What other threads of the process take meanwhile counts too, and is not there each time.
+    few, many = (min(peak_of(count) for _ in range(3)) for count in (500, 5_000))
     assert many - few < 50_000, (
         few,
         many,
