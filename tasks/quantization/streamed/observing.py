@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+WORTH_ITS_THREADS = 2048
+"""Inputs from which on another library's threads on the CPU gain more than they cost."""
 ROWS = 256
 """Tokens kept of every site, evenly spaced, for the search of smoothing scales."""
 
@@ -131,11 +133,13 @@ def _gram(rows: torch.Tensor) -> torch.Tensor:
 
     On CUDA, products of bfloat16 are exact in TensorFloat-32, which is ten times as fast. On the
     CPU, NumPy sees that both factors are one, and computes half of the product, which torch does
-    not.
+    not; of few inputs, its threads beside torch's cost more than that.
     """
     import torch
 
     wide = rows.float()
+    if not rows.is_cuda and rows.shape[1] < WORTH_ITS_THREADS:
+        return wide.T @ wide
     if not rows.is_cuda:
         array = wide.numpy()
         return torch.from_numpy(array.T @ array)

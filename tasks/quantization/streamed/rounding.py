@@ -15,6 +15,7 @@ from scipy.linalg.lapack import spotrf, strtri  # type: ignore[import-untyped]  
 from infra.errors import BadInput
 from tasks.numerics.formats import LARGEST, NumberFormat, PerBlock, PerTensor
 from tasks.numerics.quantized_weight import SHRINKS, SMALLEST_SCALE, WeightScheme
+from tasks.quantization.streamed.observing import WORTH_ITS_THREADS
 from tasks.quantization.weight.gptq import DAMPING, FLOOR, LAZY
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
     damped = gram / mean if mean > 0 else torch.zeros_like(gram)
     damped.diagonal().mul_(1 + DAMPING).add_(FLOOR if mean > 0 else 1.0)
     turned = damped.flip(0, 1)
-    if not gram.is_cuda:
+    if not gram.is_cuda and len(gram) >= WORTH_ITS_THREADS:
         # LAPACK inverts the factor in a third of the work of solving for the identity.
         array = np.asfortranarray(turned.numpy())
         factor = spotrf(array, lower=1, clean=1, overwrite_a=1)[0]

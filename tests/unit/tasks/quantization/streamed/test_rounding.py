@@ -44,7 +44,9 @@ def test_nearest_values_and_scales_are_numpys(scheme: WeightScheme) -> None:
     assert same.mean() > 0.999
 
 
-def test_the_factor_is_numpys() -> None:
+@pytest.mark.parametrize("beside", [0, 2048])
+def test_the_factor_is_numpys(beside: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.quantization.streamed.rounding.WORTH_ITS_THREADS", beside)
     gram = rows().T @ rows()
     expected = gptq.inverse_factor(gram.double().numpy(), gptq.DAMPING)
     found = inverse_factor(gram)
