@@ -78,7 +78,7 @@ def write_checkpoint(
         del tensors[f"{key}.weight"]
         tensors |= layer.tensors(key)
     folder.mkdir(parents=True, exist_ok=True)
-    _copy(source, folder)
+    copy_beside(source, folder)
     _save(tensors, folder / WEIGHTS)
     kept = sorted(_linear_names(state) - layers.keys())
     schemes = {key: layer.scheme() for key, layer in layers.items()}
@@ -182,7 +182,8 @@ def _linear_names(state: State) -> set[str]:
     return matrices | {_HEAD}
 
 
-def _copy(source: Path, folder: Path) -> None:
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copy a checkpoint's tokenizer, chat template and settings of generation as they are."""
     for path in source.iterdir():
         if path.is_file() and path.name.startswith(_COPIED):
             shutil.copy(path, folder / path.name)

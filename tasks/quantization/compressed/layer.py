@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     State = Mapping[str, torch.Tensor]
 
 PACKED, FLOATS, INTEGERS = "pack-quantized", "float-quantized", "int-quantized"
-_PARTS = ("weight", "weight_packed", "weight_shape", "weight_scale", "input_scale")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,12 +115,6 @@ class StoredLayer:
             None if ranges is None else float(ranges),
             by_token,
         )
-
-
-def is_part_of(name: str, layers: Sequence[str]) -> bool:
-    """Return whether a tensor of a checkpoint belongs to one of these layers' quantized weights."""
-    layer, _, part = name.rpartition(".")
-    return part in _PARTS and layer in layers
 
 
 def described(schemes: Mapping[str, dict[str, Any]], kept: Sequence[str]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput, Unavailable
+from tasks.quantization.compressed.exported import copy_beside
 from tasks.quantization.streamed.files.stored import CONFIG, INDEX
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 PROGRESS = "derivation.json"
 """Says what is being made, and afterwards what was."""
-_COPIED = ("tokenizer", "special_tokens", "chat_template", "generation_config", "vocab", "merges")
 
 
 class WrittenCheckpoint:
@@ -48,9 +47,7 @@ class WrittenCheckpoint:
             raise BadInput(f"{folder} is not empty: name a new folder")
         else:
             self._put(PROGRESS, json.dumps({"made_from": asked}).encode())
-        for path in sorted(source.iterdir()):
-            if path.is_file() and path.name.startswith(_COPIED):
-                shutil.copy(path, folder / path.name)
+        copy_beside(source, folder)
 
     @property
     def size(self) -> int:
