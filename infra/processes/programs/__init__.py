@@ -1,0 +1,1 @@
+"""A generated program and what judges it: two processes that share no object."""
