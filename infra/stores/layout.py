@@ -114,6 +114,9 @@ REPLAY = ObjectKind("replay", "models/{model}/traffic.parquet", Holds.CORPUS)
 WEIGHT = ObjectKind("weights", "weights/sha256-{digest}")
 """A large weight, which graphs of registrations, candidates and releases name by its digest."""
 
+WEIGHTS_GOING = ObjectKind("weights going", "weights/going.json")
+"""Which weights the newest collection removes, so that whoever names one then writes it again."""
+
 TRAFFIC = ObjectKind(
     "traffic", "traffic/{model}/date={date}/hour={hour}/part-{digest}.parquet", Holds.REQUESTS
 )
@@ -215,6 +218,11 @@ def registration_file(model: str, registration: str, file: str) -> Key:
 def weight(file: str) -> Key:
     """Return where a file of weights lies; its name is `sha256-` and the digest."""
     return WEIGHT.key(digest=file.removeprefix("sha256-"))
+
+
+def weights_going() -> Key:
+    """Return where the newest collection says which weights it removes."""
+    return WEIGHTS_GOING.key()
 
 
 def registration_in_use(model: str) -> Key:

@@ -6,7 +6,8 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from onnx import TensorProto, numpy_helper
 
 from infra.errors import Tampered, Unavailable
 from infra.stores import layout
-from infra.weights.naming import beside, file_name, tensors_beside, weight_file
+from infra.weights.going import removed_of
+from infra.weights.naming import PREFIX, beside, file_name, tensors_beside, weight_file
 
 if TYPE_CHECKING:
     from infra.stores.port import ObjectStore
@@ -121,6 +123,17 @@ class WeightFolder:
             key = layout.weight(name)
             if not self._store.exists(key):
                 self._store.put_file(key, self.path(name))
+
+    @contextmanager
+    def published(self, names: Iterable[str]) -> Iterator[None]:
+        """Publish files around the writing of a graph that names them; raises `Unavailable`.
+
+        What a collection removed before it saw the graph is written again.
+        """
+        digests = {name.removeprefix(PREFIX) for name in names}
+        self.publish(map(file_name, sorted(digests)))
+        yield
+        self.publish(map(file_name, sorted(removed_of(self._store, digests))))
 
     def require_stored(self, name: str) -> None:
         """Read a file anew from the object store, and check its digest.

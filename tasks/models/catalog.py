@@ -6,6 +6,7 @@ Where they lie is in `tasks.specs.registration`. Beside them, and no part of the
     models/NAME/folder.json      where the spec lay: relative folders of its sources begin there
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -278,12 +279,10 @@ def register(spec_path: Path) -> RegisteredModel:
     digest = sha256(canonical({name: sha256(data) for name, data in files.items()}))
     check_files(spec, files, untouched)
     replay = read_replay(spec, base)
-    settings().weights().publish(weight_files(files[FULL_PRECISION]))
-    for name, data in files.items():
-        try:
-            store.create(layout.registration_file(spec.name, digest, name), data)
-        except AlreadyExists:
-            continue  # the key names the content
+    with settings().weights().published(weight_files(files[FULL_PRECISION])):
+        for name, data in files.items():
+            with contextlib.suppress(AlreadyExists):  # the key names the content
+                store.create(layout.registration_file(spec.name, digest, name), data)
     if replay is None:
         store.delete(layout.replay(spec.name))
     else:

@@ -9,6 +9,7 @@ from infra.liveness.process import identity, is_gone
 from infra.registry.numbers import Numbers
 from infra.releases import write_release
 from infra.settings import settings
+from infra.weights.naming import weight_files
 from tasks.models.catalog import open_model
 from tasks.promotion import candidate_store, entries, history, journal, ledger, projection
 from tasks.promotion.acts import promoting, reconciling
@@ -75,7 +76,9 @@ def release_candidate(judged: Judged, run_name: str, frozen: str | None = None) 
     store, model = settings().store(), open_model(judged.candidate.model)
     prepared = model.layout.preprocess_digest if model.layout else ""
     bundle = judged.bundle(candidate_store.read_files(judged.candidate, frozen), prepared)
-    release = write_release(store, model.name, bundle.files, bundle.facts, settings().signer())
+    named = {file for data in bundle.files.values() for file in weight_files(data)}
+    with settings().weights().published(named):
+        release = write_release(store, model.name, bundle.files, bundle.facts, settings().signer())
     champion = history.champion_of(model.name)
     described = card(model, judged, champion, release.digest, settings().store_address)
     taken = Numbers(highest=ledger.highest_number(journal.read(model.name)))

@@ -73,8 +73,8 @@ def store_candidate(
     made_of = (model.digest, calibration.digest, observation, graph_recipe)
     facts = candidate_facts(candidate, recipe, *made_of)
     for file, data in candidate_files(candidate, facts).items():
-        settings().weights().publish(weight_files(data))
-        settings().store().put(layout.candidate_file(model.name, name, file), data)
+        with settings().weights().published(weight_files(data)):
+            settings().store().put(layout.candidate_file(model.name, name, file), data)
     return _reference(model, name, recipe, facts)
 
 
@@ -114,8 +114,8 @@ def stored_engine_size(
 def store_engine(candidate: CandidateRef, target: str, built: Built) -> None:
     """Write an engine's files, its layers last: without them it is built again."""
     store = settings().store()
-    settings().weights().publish(weight_files(built.plan))
-    store.put(_engine_file(candidate, target, "plan"), built.plan)
+    with settings().weights().published(weight_files(built.plan)):
+        store.put(_engine_file(candidate, target, "plan"), built.plan)
     if built.metadata is not None:
         store.put(_engine_file(candidate, target, "plan.json"), built.metadata)
     store.put(_engine_file(candidate, target, LAYERS), built.layers)

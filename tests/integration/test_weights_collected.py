@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 
 import numpy as np
 import onnx
@@ -13,10 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.application import app
+from infra.errors import Unavailable
 from infra.identifiers import RunId
 from infra.liveness.process import identity
 from infra.settings import Settings, settings
 from infra.stores import layout
+from infra.weights import going
+from infra.weights.going import announced
 from infra.weights.naming import weight_file
 from tasks.promotion import entries, journal
 from tasks.promotion.retention import shared_weights
@@ -130,6 +134,50 @@ def test_nothing_goes_once_somebody_wrote_while_the_graphs_were_read(
     monkeypatch.setattr(shared_weights, "_named", read_slowly)
     collected = collect_weights(AT_ONCE, dry_run=False)
     assert (collected.files, collected.at_work) == (0, (model,))
+    assert is_here(workspace, tensor) == (True, True)
+
+
+def take_over(workspace: Settings, number: int) -> None:
+    """Do what a candidate does: keep a weight, publish it, write the graph that names it."""
+    weights = workspace.weights()
+    tensor = weights.tensor(np.full((64, 64), number, np.float32), "again")
+    with weights.published([weight_file(tensor)]):
+        workspace.store().put(NAMED_BY["candidate"], graph_of(tensor))
+
+
+def test_a_weight_that_is_named_while_it_goes_is_written_again(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = published(workspace, 1)
+    removed, taking = shared_weights._removed, []
+
+    def remove_late(*arguments: object) -> int:
+        taking.append(Thread(target=take_over, args=(workspace, 1)))
+        taking[0].start()
+        while not workspace.store().exists(NAMED_BY["candidate"]):
+            time.sleep(0.01)
+        return removed(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shared_weights, "_removed", remove_late)
+    assert collect_weights(AT_ONCE, dry_run=False).files == 1
+    taking[0].join()
+    assert is_here(workspace, tensor) == (True, True)
+
+
+def test_a_collection_that_was_killed_is_waited_for_until_it_cannot_go_on(
+    workspace: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = published(workspace, 1)
+    monkeypatch.setattr(going, "_WAITS_S", 0.0)
+    digest = weight_file(tensor).removeprefix("sha256-")
+    killed = announced(workspace.store(), [digest])
+    killed.__enter__()
+    with pytest.raises(Unavailable, match=r"`requant gc`.*try again"):
+        take_over(workspace, 1)
+    monkeypatch.setattr(going, "LASTS", timedelta(minutes=-1))
+    long_ago = announced(workspace.store(), [digest])
+    long_ago.__enter__()
+    take_over(workspace, 1)
     assert is_here(workspace, tensor) == (True, True)
 
 

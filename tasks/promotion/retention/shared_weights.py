@@ -7,11 +7,14 @@ young: weights are written before the graph that names them.
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +23,7 @@ from infra.liveness.process import is_gone
 from infra.settings import settings
 from infra.stores import layout
 from infra.stores.port import Listed
+from infra.weights.going import announced
 from infra.weights.naming import PREFIX
 from tasks.promotion import journal, ledger
 from tasks.promotion.entries import LEASE
@@ -60,18 +64,23 @@ def collect_weights(age: timedelta, *, dry_run: bool) -> CollectedWeights:
     modified = {digest: _modified(path) for digest, path in cached.items()}
     for digest, item in stored.items():
         modified[digest] = max(item.modified, modified.get(digest, item.modified))
-    going = {digest for digest, time in modified.items() if time < before}
-    going -= set(_named()) if going else set()
-    at_work = _changed(standing, _standing()) if going else ()  # reading all graphs takes its time
-    if at_work:
-        return CollectedWeights(dry_run, 0, 0, len(stored), at_work)
-    size = sum(
-        stored[digest].size if digest in stored else cached[digest].stat().st_size
-        for digest in going
-    )
-    if not dry_run:
-        _remove(sorted(going & stored.keys()), [cached[name] for name in going & cached.keys()])
-    return CollectedWeights(dry_run, len(going), size, len(stored.keys() - going))
+    old = {digest for digest, moment in modified.items() if moment < before}
+    if not old:
+        return CollectedWeights(dry_run, 0, 0, len(stored))
+    said = nullcontext(math.inf) if dry_run else announced(settings().store(), old)
+    with said as end:
+        going = sorted(old - set(_named()))
+        at_work = _changed(standing, _standing())  # reading all graphs takes its time
+        if at_work:
+            return CollectedWeights(dry_run, 0, 0, len(stored), at_work)
+        sizes = [
+            stored[digest].size if digest in stored else cached[digest].stat().st_size
+            for digest in going
+        ]
+        if not dry_run:
+            del going[_removed(going, cached, before, end) :]
+    left = len(stored.keys() - set(going))
+    return CollectedWeights(dry_run, len(going), sum(sizes[: len(going)]), left)
 
 
 def _stored() -> dict[str, Listed]:
@@ -141,9 +150,19 @@ def _named_by(item: Listed) -> Iterator[str]:
             yield from (match[1].decode() for match in _NAME.finditer(data))
 
 
-def _remove(digests: Sequence[str], cached: Sequence[Path]) -> None:
-    """Remove from the store first: what is only cached is never asked for again."""
-    for digest in digests:
+def _removed(
+    digests: Sequence[str], cached: Mapping[str, Path], before: datetime, end: float
+) -> int:
+    """Remove weights until a monotonic time; return how many went.
+
+    From the store first: what is only cached is never asked for again. What somebody takes over
+    meanwhile stays here, for them to publish again.
+    """
+    for number, digest in enumerate(digests):
+        if time.monotonic() > end:
+            return number
         settings().store().delete(layout.WEIGHT.key(digest=digest))
-    for path in cached:
-        path.unlink(missing_ok=True)
+        path = cached.get(digest)
+        if path is not None and path.exists() and _modified(path) < before:
+            path.unlink(missing_ok=True)
+    return len(digests)

@@ -21,6 +21,7 @@ SPELT = {
     layout.SPEC_FOLDER: layout.spec_folder("m"),
     layout.REPLAY: layout.replay("m"),
     layout.WEIGHT: layout.weight(f"sha256-{A}"),
+    layout.WEIGHTS_GOING: layout.weights_going(),
     layout.TRAFFIC: layout.traffic_part("m", HOUR, A[:32]),
     layout.PROFILE: layout.part_profile(
         {"model": "m", "date": "2026-03-01", "hour": "09", "digest": A[:32]}, 3, B
