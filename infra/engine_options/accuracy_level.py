@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from infra.errors import BadInput
+from infra.weights.outline import outline
+
 if TYPE_CHECKING:
     import onnx
 
@@ -24,7 +27,10 @@ def ask_for_integers(graph: onnx.ModelProto) -> None:
 
 def accuracy_level(graph: bytes) -> str:
     """Return the level that a serialized graph asks for."""
-    return INTEGERS if _MARK.encode() in graph else FLOATS
+    try:
+        return _level(outline(graph))
+    except BadInput:  # the runtime tells what is wrong with it
+        return FLOATS
 
 
 def session_options(graph: onnx.ModelProto) -> dict[str, dict[str, str]] | None:
@@ -37,6 +43,9 @@ def session_options(graph: onnx.ModelProto) -> dict[str, dict[str, str]] | None:
         and any(item.name == "block_size" and item.i for item in node.attribute)
         for node in graph.graph.node
     )
+    return {"extra_session_config": {OPTION: _level(graph)}} if blocks else None
+
+
+def _level(graph: onnx.ModelProto) -> str:
     asked = any(item.key == _MARK for item in graph.metadata_props)
-    level = INTEGERS if asked else FLOATS
-    return {"extra_session_config": {OPTION: level}} if blocks else None
+    return INTEGERS if asked else FLOATS

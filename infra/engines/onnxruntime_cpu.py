@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from infra.engines.memory_file import as_file
 from infra.engines.onnx_sessions import (
     FAILURES,
     OnnxRuntimeEngine,
@@ -100,4 +101,5 @@ def _session(
     if not packed:
         options.enable_cpu_mem_arena = False  # it would keep twice what the largest batch takes
         options.add_session_config_entry("session.disable_prepacking", "1")
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    with as_file(graph) as path:
+        return ort.InferenceSession(path or graph, options, providers=["CPUExecutionProvider"])

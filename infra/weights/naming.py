@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from infra.errors import Tampered
+from infra.errors import BadInput, Tampered
 
 if TYPE_CHECKING:  # a release is read, and listed, without it
     import onnx
@@ -22,6 +22,8 @@ _EXTERNAL = 1
 """`TensorProto.EXTERNAL`."""
 _GRAPH = 5
 """`AttributeProto.GRAPH`."""
+_SEARCHED = 1 << 20
+"""Bytes up to which the letters are looked for; of a larger graph the outline is read sooner."""
 _NAME = re.compile(rf"{PREFIX}[0-9a-f]{{64}}")
 
 
@@ -93,13 +95,13 @@ def weight_files(graph: bytes) -> dict[str, int]:
     Raises:
         Tampered: The graph names a file otherwise than Requant writes it.
     """
-    if PREFIX.encode() not in graph:
+    if len(graph) < _SEARCHED and PREFIX.encode() not in graph:
         return {}
-    import onnx
+    from infra.weights.outline import outline
 
     try:
-        model = onnx.load_model_from_string(graph)
-    except Exception:  # whatever protobuf raises: an engine's plan may hold the same letters
+        model = outline(graph)
+    except BadInput:  # an engine's plan, which may hold the same letters
         return {}
     return {weight_file(item): weight_size(item) for item in tensors_beside(model)}
 

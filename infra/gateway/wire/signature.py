@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from infra.errors import BadInput
 from infra.gateway.wire.datatypes import BYTES, datatype_of
+from infra.weights.outline import outline
 
 _MIXES = frozenset({"DynamicQuantizeLinear"})
 """Operators whose scale comes of all rows at once: a neighbour would change one's answer."""
@@ -65,7 +66,7 @@ def read_signature(graph: bytes) -> GraphSignature:
     Requests share a run where every tensor begins with the same named dimension, the batch, and no
     operator draws a scale from all rows.
     """
-    model = onnx.load_from_string(graph)
+    model = outline(graph)
     weights = {item.name for item in model.graph.initializer}
     inputs = [item for item in model.graph.input if item.name not in weights]
     named = {_first_dimension(item) for item in (*inputs, *model.graph.output)}
