@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from benchmarks.chaos.children import Child
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.serving.calls import binary
 from benchmarks.serving.load import TimedAnswers, ask, joined
-from benchmarks.serving.workspace import registered, release, served_model, serving
+from benchmarks.serving.workspace import ServedModel, registered, release, served_model, serving
+from infra.settings import Settings
 from tasks.promotion.acts.promoting import promote, roll_back
 from tasks.records import ReleaseRef
 
@@ -55,13 +57,12 @@ def measure(quick: bool) -> ResultTable:
     swaps, calm_s = (QUICK_SWAPS, QUICK_CALM_S) if quick else (SWAPS, CALM_S)
     model = served_model(quick)
     with registered(model.name) as chosen:
-        plans = (model.plan, renamed(model.plan))
-        first, second = (release(chosen, model.name, plan) for plan in plans)
+        first, others = releases(chosen, model, swaps)
         promote(first, None, "benchmark", "it passed")
         with serving(chosen, REQUANT_GATEWAY_CAPTURE="0") as served:
             call = binary(served.address, model.tensors, model.name, served.headers)
             ask(call, 2, 1.0)
-            acting = Child(lambda: act(first, second, swaps, calm_s))
+            acting = Child(lambda: act(first, others, calm_s))
             spans = []
             while acting.lives:
                 spans.append(ask(call, CLIENTS, calm_s, _version))
@@ -84,28 +85,41 @@ def measure(quick: bool) -> ResultTable:
     )
 
 
-def act(first: ReleaseRef, second: ReleaseRef, swaps: int, calm_s: float) -> list[list[object]]:
-    """Promote the second, and roll back to the first, in turns."""
+def releases(
+    chosen: Settings, model: ServedModel, swaps: int
+) -> tuple[ReleaseRef, list[ReleaseRef]]:
+    """Return what reigns first, and what is promoted in half of so many swaps.
+
+    Two others take turns, so that none of them is still loaded when it is promoted again.
+    """
+    plans = (model.plan, renamed(model.plan, 1), renamed(model.plan, 2))
+    first, *others = (release(chosen, model.name, plan) for plan in plans)
+    return first, list(islice(cycle(others), swaps // 2))
+
+
+def act(first: ReleaseRef, others: Sequence[ReleaseRef], calm_s: float) -> list[list[object]]:
+    """Promote one of the others, new to the gateway, and roll back to the first, in turns."""
     acts: list[list[object]] = []
     started = time.monotonic()
-    for swap in range(swaps):
+    for swap in range(2 * len(others)):
         time.sleep(max(0.0, started + (swap + 1) * calm_s - time.monotonic()))
         began = time.monotonic()
         if swap % 2:
             roll_back(first.model, first.version, "benchmark", "to measure it", f"swap {swap}")
             acts.append([ROLLBACK, began, first.version])
         else:
-            promote(second, first.version, "benchmark", "it passed")
-            acts.append([PROMOTION, began, second.version])
+            new = others[swap // 2]
+            promote(new, first.version, "benchmark", "it passed")
+            acts.append([PROMOTION, began, new.version])
     return acts
 
 
-def renamed(plan: bytes) -> bytes:
-    """Return the same graph as another file."""
+def renamed(plan: bytes, number: int) -> bytes:
+    """Return the same graph as another file, one for each number."""
     import onnx
 
     model = onnx.load_from_string(plan)
-    model.doc_string = "the other release"
+    model.doc_string = f"another release, {number}"
     return bytes(model.SerializeToString())
 
 

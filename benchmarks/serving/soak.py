@@ -16,13 +16,12 @@ import psutil
 from benchmarks.chaos.children import Child
 from benchmarks.harness.table import Goal, ResultTable, column
 from benchmarks.serving.calls import binary
-from benchmarks.serving.hot_swap import act, renamed
+from benchmarks.serving.hot_swap import act, releases
 from benchmarks.serving.load import TimedAnswers, ask
 from benchmarks.serving.workspace import (
     ServedModel,
     ServedWorkspace,
     registered,
-    release,
     served_model,
     serving,
     stored_ids,
@@ -74,15 +73,13 @@ def measure(quick: bool) -> ResultTable:
 def soak(model: ServedModel, seconds: float, swap_s: float) -> SoakRow:
     """Serve two releases of a model in turns, and count."""
     with registered(model.name) as chosen:
-        plans = (model.plan, renamed(model.plan))
-        first, second = (release(chosen, model.name, plan) for plan in plans)
+        first, others = releases(chosen, model, max(2, int(seconds / swap_s) - 1))
         promote(first, None, "benchmark", "it passed")
-        swaps = max(1, int(seconds / swap_s) - 1)
         with serving(chosen, REQUANT_GATEWAY_CAPTURE="1.0") as served:
             call = binary(served.address, model.tensors, model.name, served.headers)
             warm = [ask(call, CLIENTS, 2.0) for _ in range(2)]
             every_s = CLIENTS / (LOAD * warm[-1].throughput)
-            acting = Child(lambda: act(first, second, swaps, swap_s))
+            acting = Child(lambda: act(first, others, swap_s))
             with MemoryWatch(served) as memory:
                 answers = ask(call, CLIENTS, seconds, every_s=every_s)
             ended = acting.end()
@@ -91,7 +88,9 @@ def soak(model: ServedModel, seconds: float, swap_s: float) -> SoakRow:
             raise RuntimeError(f"a swap failed: {ended.said}")
         stored = stored_ids(chosen, model.name)
     answered = sum(len(each.seconds) for each in (*warm, answers))
-    return _row(model.name, swaps, answers, answered, stored, int(dropped), memory.megabytes)
+    return _row(
+        model.name, 2 * len(others), answers, answered, stored, int(dropped), memory.megabytes
+    )
 
 
 def _row(

@@ -19,6 +19,7 @@ from flows.gateway.openai_api.described import described
 from flows.gateway.openai_api.embeddings import embedding_routes
 from flows.gateway.openai_api.transcriptions import transcription_routes
 from flows.gateway.steering.deliverer import Deliverer
+from flows.gateway.steering.opening import OpenReleases
 from infra.access.roles import ANY, EVERY, Needs, Role
 from infra.errors import NotFound
 from infra.gateway.application import Gateway
@@ -56,6 +57,7 @@ class ServedModels:
         self.metrics = GatewayMetrics()
         self.endpoints: dict[str, Endpoint] = {}
         self.gateway = Gateway(self.endpoints, self.metrics, version("requant"))
+        self._releases = OpenReleases(chosen)
         self._followers: list[Follower | Deliverer] = []
         registered = model_names(chosen.store())
         missing = sorted(set(only) - set(registered))
@@ -95,8 +97,8 @@ class ServedModels:
         shadows = ShadowRuns(name, batcher, self.metrics)
         endpoint = Endpoint(name, batcher, self.metrics, capture, shadows=shadows)
         self.endpoints[name] = endpoint
-        follower = Follower(endpoint, self._settings)
-        deliverer = Deliverer(endpoint, self._settings)
+        follower = Follower(endpoint, self._releases, keep_s=self._settings.gateway_keep_s)
+        deliverer = Deliverer(endpoint, self._releases)
         self._followers += [follower, deliverer]
         capture.start()
         follower.start()

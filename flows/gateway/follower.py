@@ -3,7 +3,8 @@
 A champion whose bytes, signature or engine do not hold is not served: what answered before does so
 on, and the refusal is counted and told. Verification reads every file of the bundle and asks the
 public key alone. The new engine is loaded beside the old one and answers golden cases first; then
-one assignment swaps them.
+one assignment swaps them. What was replaced stays loaded for a while, so that a rollback is one
+assignment, too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from flows.gateway.steering.guardian import Guardian
-from flows.gateway.steering.opening import open_registered, open_release
-from flows.gateway.steering.tiers import open_tiers
+from flows.gateway.steering.opening import OpenReleases
+from flows.gateway.steering.tiers import Tiers
 from infra.errors import RequantError
 from infra.gateway.endpoint import Endpoint
-from infra.settings import Settings
+from infra.gateway.release import ServedRelease
 from tasks.promotion import ledger
 from tasks.promotion.journal import open_journal
 from tasks.promotion.ledger import LedgerEntry
@@ -26,16 +28,36 @@ POLL_S = 0.2
 """Seconds between two looks at the ledger's head: one question to the store each."""
 AGAIN_S = 5.0
 """Seconds until what could not be served is tried again."""
+KEEP_S = 3600.0
+"""Seconds that a release stays loaded after another took its place."""
 _log = logging.getLogger(__name__)
 
 
 class Follower:
     """What keeps one endpoint on its ledger's champion."""
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, *, poll_s: float = POLL_S) -> None:
-        self._endpoint, self._settings, self._poll_s = endpoint, settings, poll_s
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        releases: OpenReleases,
+        *,
+        poll_s: float = POLL_S,
+        keep_s: float = KEEP_S,
+    ) -> None:
+        """Follow one model's ledger.
+
+        Args:
+            endpoint: What answers for it.
+            releases: What the process has open.
+            poll_s: Seconds between two looks.
+            keep_s: Seconds that a replaced release stays loaded.
+        """
+        self._endpoint, self._releases = endpoint, releases
+        self._poll_s, self._keep_s = poll_s, keep_s
         self._journal = open_journal(endpoint.model)
         self._guardian = Guardian(endpoint)
+        self._tiers = Tiers(endpoint, self._guardian, releases)
+        self._replaced: tuple[ServedRelease, float] | None = None  # until when it is kept
         self._not_before = 0.0  # of the monotonic clock
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -54,22 +76,32 @@ class Follower:
 
     def look(self) -> None:
         """Serve the champion, if it does not answer already; nothing is raised."""
+        if self._replaced is not None and time.monotonic() > self._replaced[1]:
+            self._replaced = None
         try:
             entries = self._journal.read()
             champion = ledger.champion(entries)
-            if champion is None or champion.release is None or self._answers(champion):
+            if champion is None or champion.release is None:
                 return
-            if time.monotonic() < self._not_before:
-                return
-            registered = open_registered(self._endpoint.model)
-            served = open_release(self._settings, registered, champion)
-            open_tiers(self._endpoint, self._guardian, self._settings, registered, served, entries)
-            self._endpoint.publish(served)
+            if self._answers(champion):
+                self._tiers.follow_core()
+            elif time.monotonic() >= self._not_before:
+                self._serve(champion, entries)
         except Exception as error:  # whatever it is, what answered before does so on
             self._not_before = time.monotonic() + AGAIN_S
             reason = str(error) if isinstance(error, RequantError) else "it could not be loaded"
             _log.warning("%s: %s", self._endpoint.model, error)
             self._endpoint.refuse(reason)
+
+    def _serve(self, champion: LedgerEntry, entries: Sequence[LedgerEntry]) -> None:
+        """Open the champion and its tiers, and let it answer."""
+        registered = self._releases.registered(self._endpoint.model)
+        served = self._releases.release(registered, champion)
+        self._tiers.open(registered, served, entries)
+        before = self._endpoint.release
+        if before is not None:
+            self._replaced = before, time.monotonic() + self._keep_s
+        self._endpoint.publish(served)
 
     def _answers(self, champion: LedgerEntry) -> bool:
         release = self._endpoint.release

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.gateway.steering.opening import open_registered, open_release
-from flows.gateway.steering.tiers import golden_scores, open_reference
+from flows.gateway.steering.opening import OpenReleases
+from flows.gateway.steering.tiers import golden_scores
 from infra.engines.port import Engine
 from infra.errors import BadInput, NotFound
 from infra.settings import settings
@@ -45,13 +45,14 @@ def routing_curve(model: str) -> RoutingCurve:
         BadInput: The model gives no scores of classes.
         NotFound: It has no champion, or is unknown.
     """
-    registered = open_registered(model)
+    releases = OpenReleases(settings())
+    registered = releases.registered(model)
     routing = _routing(registered)
     entries = journal.read(model)
     champion = ledger.champion(entries)
     if champion is None:
         raise NotFound(f"{model} has no champion yet: run `requant maintain {model}` first")
-    routine, higher = open_release(settings(), registered, champion), open_reference(registered)
+    routine, higher = releases.release(registered, champion), releases.reference(registered)
     cases = registered.golden.cases
     payloads = [case.payload for case in cases]
     output = routing.output or registered.inputs.output

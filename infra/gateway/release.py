@@ -28,7 +28,7 @@ class Front(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedRelease:
     """One release, ready to answer."""
 

@@ -162,7 +162,15 @@ class RegisteredModel:
     @cached_property
     def reference(self) -> Engine:
         """Return the full-precision graph, loaded on the CPU."""
+        return self.open_reference()
+
+    def open_reference(self) -> Engine:
+        """Load the full-precision graph on the CPU, for a caller who lets it go by himself."""
         return open_target("onnxruntime-cpu").load(self.file(FULL_PRECISION))
+
+    def forget_graph(self) -> None:
+        """Let the full-precision graph go; it is read again where it is asked for."""
+        self.__dict__.pop("graph", None)
 
     @property
     def is_large(self) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flows.gateway.steering.deliverer import Deliverer
-from flows.gateway.steering.opening import open_registered, open_release
+from flows.gateway.steering.opening import OpenReleases
 from infra.gateway.batching import DynamicBatcher
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.metrics import GatewayMetrics
@@ -40,7 +40,8 @@ def first(registry_workspace: Settings) -> ReleaseRef:
 def test_it_is_rolled_back_and_its_base_answers_meanwhile(
     registry_workspace: Settings, first: ReleaseRef
 ) -> None:
-    registered = open_registered("digits")
+    releases = OpenReleases(registry_workspace)
+    registered = releases.registered("digits")
     second = released(registry_workspace, 0.0, "digits", plan=spoilt(registered.graph, 0.01))
     journal.commit("digits", started, second, first.version, [0.0], "tester", "it passed")
     (delivery,) = deliveries(journal.read("digits"))
@@ -49,9 +50,9 @@ def test_it_is_rolled_back_and_its_base_answers_meanwhile(
     endpoint = Endpoint("digits", DynamicBatcher("digits", metrics), metrics)
     entry = ledger.champion(journal.read("digits"))
     assert entry is not None
-    serving = open_release(registry_workspace, registered, entry)
+    serving = releases.release(registered, entry)
     endpoint.publish(serving)
-    deliverer = Deliverer(endpoint, registry_workspace)
+    deliverer = Deliverer(endpoint, releases)
     deliverer.look()  # all traffic is due: it becomes champion, and bakes
     assert ledger.champion(journal.read("digits")).version == second.version  # type: ignore[union-attr]
     trial = endpoint.steering.trial

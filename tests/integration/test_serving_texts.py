@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import openai
 import pytest
 import xxhash
@@ -23,6 +24,7 @@ from scipy.io import wavfile
 
 from examples.chatbot.bot import Chatbot, Retriever, read_passages
 from infra.settings import Settings
+from tasks.promotion import journal, ledger
 from tasks.promotion.acts.promoting import promote
 from tasks.specs.yaml_text import read_yaml
 from tests.integration.gateways import EXAMPLES, Served, serving, until, write_example
@@ -126,6 +128,12 @@ def test_the_core_answers_where_its_adapter_falls_back(served: Served) -> None:
     assert own["system_fingerprint"] != core["system_fingerprint"]
     until(lambda: said("adapted")["system_fingerprint"] == core["system_fingerprint"])
     assert said("adapted")["choices"][0]["text"] == core["choices"][0]["text"]
+    graph = onnx.load_from_string(current_graph("speaker"))
+    graph.doc_string = "the core's next champion"
+    later = released(served.settings, 0.0, "speaker", plan=graph.SerializeToString())
+    promote(later, ledger.champion(journal.read("speaker")).version, "tester", "it passed")  # type: ignore[union-attr]
+    until(lambda: said("adapted")["system_fingerprint"] == said("speaker")["system_fingerprint"])
+    assert said("speaker")["system_fingerprint"] != core["system_fingerprint"]
 
 
 def test_a_long_recording_is_written_down_in_chunks_as_they_are_heard(served: Served) -> None:

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flows.gateway.steering.notes import Notes
-from flows.gateway.steering.opening import open_registered, open_release
-from flows.gateway.steering.tiers import compared_outputs, open_reference
+from flows.gateway.steering.opening import OpenReleases
+from flows.gateway.steering.tiers import compared_outputs
 from infra.errors import NotFound, Refused, RequantError
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.shadow import SecondAnswer
 from infra.gateway.steering.trial import Trial
-from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.promotion import journal, ledger
 from tasks.promotion.ledger import LedgerEntry
@@ -100,8 +99,10 @@ class _Attempt:
 class Deliverer:
     """What brings candidates of one endpoint forward, and back."""
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, *, look_s: float = LOOK_S) -> None:
-        self._endpoint, self._settings, self._look_s = endpoint, settings, look_s
+    def __init__(
+        self, endpoint: Endpoint, releases: OpenReleases, *, look_s: float = LOOK_S
+    ) -> None:
+        self._endpoint, self._releases, self._look_s = endpoint, releases, look_s
         self._journal = journal.open_journal(endpoint.model)
         self._attempt: _Attempt | None = None
         self._not_before = 0.0  # of the monotonic clock
@@ -144,7 +145,9 @@ class Deliverer:
         before = self._attempt
         try:
             known = before if before and before.delivery.digest == delivery.digest else None
-            registered = known.registered if known else open_registered(self._endpoint.model)
+            registered = (
+                known.registered if known else self._releases.registered(self._endpoint.model)
+            )
             self._attempt = self._opened(entries, delivery, registered, known)
         except (Refused, NotFound) as error:
             self._leave()
@@ -171,11 +174,11 @@ class Deliverer:
                 known.trial.reference,
             )
         else:
-            candidate = open_release(
-                self._settings, registered, _named(entries, delivery.version, delivery.release)
+            candidate = self._releases.release(
+                registered, _named(entries, delivery.version, delivery.release)
             )
             base = self._base(entries, delivery, registered)
-            reference = open_reference(registered) if compares else None
+            reference = self._releases.reference(registered) if compares else None
         share = 0.0 if delivery.baking else delivery.share
         trial = Trial(candidate, base, share, observer, reference)
         decides = compared.decides
@@ -189,7 +192,7 @@ class Deliverer:
         serving = self._endpoint.release
         if serving is not None and serving.version == delivery.base:
             return serving
-        return open_release(self._settings, registered, _reign(entries, delivery.base))
+        return self._releases.release(registered, _reign(entries, delivery.base))
 
     def _judge(self, attempt: _Attempt) -> None:
         delivery, evaluation = attempt.delivery, attempt.evaluation()

@@ -145,6 +145,10 @@ class Guardian:
             self._watch = None if observer is None else watching(observer.spec)
             self._set_fallen(False)
 
+    def stand_by(self, fallback: ServedRelease) -> None:
+        """Let another release answer where the champion falls, or has fallen."""
+        self._endpoint.steering.fallback = fallback
+
     def resume(self, entries: Sequence[LedgerEntry]) -> None:
         """Take up the incident of the champion that stands open in its ledger."""
         with self._lock:

@@ -1,6 +1,12 @@
-"""A release that a ledger names, verified, loaded and tried before it may answer."""
+"""Releases that a ledger names, each verified, loaded and tried before it may answer."""
 
 from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -11,52 +17,110 @@ from infra.gateway.release import ServedRelease
 from infra.gateway.wire.signature import read_signature
 from infra.identifiers import ModelName
 from infra.releases import Release
+from infra.run_scope import run_scope
 from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import Inputs
+from tasks.models.source_files import FULL_PRECISION
 from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.release import CPU_PLAN, GRAPH
 from tasks.records import Payload
 from tasks.specs.registration import current_digest
 
 SMOKE_CASES = 4
+REFERENCE = "full-precision"
+"""The version that answers of the full-precision tier name."""
 
 
-def open_registered(model: str) -> RegisteredModel:
-    """Return a model as it is registered now.
+class OpenReleases:
+    """What a process has open of some models: each release once, while anything holds it.
 
-    It is not one of those that a process keeps open, whose full precision would stay in memory.
+    A release that is open was verified byte by byte when it was loaded. It is given out again once
+    its manifest and signature hold still, so that a rollback to it loads nothing.
     """
-    return RegisteredModel(ModelName(model), current_digest(model))
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._registered: dict[str, RegisteredModel] = {}
+        self._releases = WeakValueDictionary[tuple[str, str], ServedRelease]()
+        self._opening = defaultdict[str, threading.RLock](threading.RLock)  # by model
+
+    def registered(self, model: str) -> RegisteredModel:
+        """Return a model as it is registered now.
+
+        It is not one of those that a process keeps open, whose full precision would stay in memory.
+        """
+        digest = current_digest(model)
+        with self._opening[model]:
+            known = self._registered.get(model)
+            if known is None or known.digest != digest:
+                known = self._registered[model] = RegisteredModel(ModelName(model), digest)
+            return known
+
+    def release(self, registered: RegisteredModel, entry: LedgerEntry) -> ServedRelease:
+        """Return the release that an entry names.
+
+        Raises:
+            Tampered: A file, or the manifest's signature, does not hold.
+            NotFound: The bundle lacks a file.
+            Unavailable: None of its engines runs here.
+            Refused: The engine does not answer golden cases.
+        """
+        bundle = self._settings.release(registered.name, str(entry.release))
+
+        def load() -> ServedRelease:
+            with run_scope():  # its plan is read once
+                return _loaded(bundle, registered, str(entry.version))
+
+        served = self._open(registered, bundle.digest, load)
+        version = str(entry.version)
+        return served if served.version == version else replace(served, version=version)
+
+    def reference(self, registered: RegisteredModel) -> ServedRelease:
+        """Return the full-precision graph as a release of its own."""
+        return self._open(registered, REFERENCE, lambda: _reference(registered))
+
+    def _open(
+        self, registered: RegisteredModel, name: str, load: Callable[[], ServedRelease]
+    ) -> ServedRelease:
+        with self._opening[registered.name]:
+            served = self._releases.get((registered.digest, name))
+            if served is None:
+                served = self._releases[registered.digest, name] = load()
+                registered.forget_graph()
+            return served
 
 
-def open_release(
-    settings: Settings, registered: RegisteredModel, entry: LedgerEntry
-) -> ServedRelease:
-    """Verify the bundle that an entry names, load its engine, and let it answer golden cases.
-
-    Raises:
-        Tampered: A file, or the manifest's signature, does not hold.
-        NotFound: The bundle lacks a file.
-        Unavailable: None of its engines runs here.
-        Refused: The engine does not answer golden cases.
-    """
-    release = settings.release(registered.name, str(entry.release))
-    for name in release.files:
-        release.file(name)
+def _loaded(bundle: Release, registered: RegisteredModel, version: str) -> ServedRelease:
+    """Verify every file of a bundle, load its engine, and let it answer golden cases."""
+    for name in bundle.files:
+        bundle.file(name)
     inputs, spec = registered.inputs, registered.spec
-    engine = load_released(release, spec.targets)
+    engine = load_released(bundle, spec.targets)
     served = ServedRelease(
         registered.name,
-        str(entry.version),
-        str(entry.release),
-        _target(release, spec.targets),
+        version,
+        bundle.digest,
+        _target(bundle, spec.targets),
         engine,
-        read_signature(release.file(CPU_PLAN if CPU_PLAN in release.files else GRAPH)),
+        read_signature(bundle.file(CPU_PLAN if CPU_PLAN in bundle.files else GRAPH)),
         open_front(spec, inputs, registered.layout, engine),
     )
     require_answers(served, inputs, [case.payload for case in registered.golden.cases])
     return served
+
+
+def _reference(registered: RegisteredModel) -> ServedRelease:
+    engine = registered.open_reference()
+    return ServedRelease(
+        registered.name,
+        REFERENCE,
+        registered.source,
+        "onnxruntime-cpu",
+        engine,
+        read_signature(registered.file(FULL_PRECISION)),
+        open_front(registered.spec, registered.inputs, registered.layout, engine),
+    )
 
 
 def require_answers(release: ServedRelease, inputs: Inputs, payloads: list[Payload]) -> None:

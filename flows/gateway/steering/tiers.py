@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.gateway.fronts import open_front
 from flows.gateway.steering.guardian import ChampionObserver, Guardian
-from flows.gateway.steering.opening import open_registered, open_release
+from flows.gateway.steering.opening import REFERENCE, OpenReleases
 from infra.gateway.endpoint import Endpoint
 from infra.gateway.release import ServedRelease
 from infra.gateway.steering.router import Router, RoutingRules, UnsureAnswers
-from infra.gateway.wire.signature import read_signature
-from infra.settings import Settings
 from tasks.models.catalog import RegisteredModel
 from tasks.models.inputs import run_all
-from tasks.models.source_files import FULL_PRECISION
 from tasks.promotion import journal
 from tasks.promotion.ledger import LedgerEntry, previous
 from tasks.promotion.ledger import champion as champion_of
@@ -29,97 +26,96 @@ from tasks.serving.confidence import Measure, confidence, threshold
 from tasks.specs.serving import RoutingSpec
 from tasks.specs.traits import TRAITS
 
-REFERENCE = "full-precision"
-"""The version that answers of the full-precision tier name."""
 CORE = "core"
 """The tier that is another model's champion: the one without the adapter."""
 CALIBRATION_CASES = 512
 """Golden cases, at most, that the threshold is chosen on at each swap."""
+AGAIN_S = 5.0
+"""Seconds until a core's champion that could not be opened is tried again."""
+_log = logging.getLogger(__name__)
 
 
-def open_tiers(
-    endpoint: Endpoint,
-    guardian: Guardian,
-    settings: Settings,
-    registered: RegisteredModel,
-    champion: ServedRelease,
-    entries: Sequence[LedgerEntry],
-) -> None:
-    """Give a model the tiers, rules and limits of its spec; none where it has no such section.
+class Tiers:
+    """The releases beside one endpoint's champion, and the rules that send requests there."""
 
-    Without a champion before this one, there is no tier `previous` yet.
-    """
-    serving = registered.spec.serving
-    routing, fallback = (serving.routing, serving.fallback) if serving else (None, None)
-    tiers = _Tiers(settings, registered, entries)
-    endpoint.steering.router = open_router(routing, registered, champion) if routing else None
-    endpoint.steering.higher = tiers.open(routing.to) if routing else None
-    standby = tiers.open(fallback.to) if fallback else None
-    if fallback is None or standby is None:
-        guardian.guard(None, None)
-        return
-    compares = fallback.fidelity is not None or fallback.flips is not None
-    compared = comparison(registered.spec.task, compared_outputs(registered), registered.golden)
-    endpoint.steering.reference = tiers.open(REFERENCE) if compares else None
-    probed = not TRAITS[registered.spec.task].per_token
-    observer = ChampionObserver(fallback, champion, compared if compares else None, probed=probed)
-    guardian.guard(observer, standby)
-    guardian.resume(entries)
+    def __init__(self, endpoint: Endpoint, guardian: Guardian, releases: OpenReleases) -> None:
+        self._endpoint, self._guardian, self._releases = endpoint, guardian, releases
+        self._core: str | None = None  # the model whose champion stands by
+        self._not_before = 0.0  # of the monotonic clock
 
+    def open(
+        self, registered: RegisteredModel, champion: ServedRelease, entries: Sequence[LedgerEntry]
+    ) -> None:
+        """Give a model the tiers and limits of its spec; none where it has no such section.
 
-@dataclass(slots=True)
-class _Tiers:
-    """The releases beside the champion, each opened once."""
+        Without a champion before this one, there is no tier `previous` yet.
+        """
+        serving, steering = registered.spec.serving, self._endpoint.steering
+        routing, fallback = (serving.routing, serving.fallback) if serving else (None, None)
+        self._core = _core_of(registered) if fallback and fallback.to == CORE else None
+        steering.router = open_router(routing, registered, champion) if routing else None
+        steering.higher = self._open(routing.to, registered, entries) if routing else None
+        standby = self._open(fallback.to, registered, entries) if fallback else None
+        if fallback is None or standby is None:
+            self._guardian.guard(None, None)
+            return
+        compares = fallback.fidelity is not None or fallback.flips is not None
+        compared = comparison(registered.spec.task, compared_outputs(registered), registered.golden)
+        steering.reference = self._open(REFERENCE, registered, entries) if compares else None
+        probed = not TRAITS[registered.spec.task].per_token
+        observer = ChampionObserver(
+            fallback, champion, compared if compares else None, probed=probed
+        )
+        self._guardian.guard(observer, standby)
+        self._guardian.resume(entries)
 
-    settings: Settings
-    registered: RegisteredModel
-    entries: Sequence[LedgerEntry]
-    opened: dict[str, ServedRelease | None] = field(default_factory=dict)
+    def follow_core(self) -> None:
+        """Let the core's champion of now stand by; what cannot be opened is tried again."""
+        standby = self._endpoint.steering.fallback
+        if self._core is None or standby is None or time.monotonic() < self._not_before:
+            return
+        try:
+            head = champion_of(journal.read(self._core))
+            if head is not None and head.release != standby.digest:
+                self._guardian.stand_by(self._champion_of(self._core, head))
+        except Exception as error:  # whatever it is, what stood by before does so on
+            self._not_before = time.monotonic() + AGAIN_S
+            _log.warning("%s: its core %s: %s", self._endpoint.model, self._core, error)
 
-    def open(self, name: str) -> ServedRelease | None:
-        if name not in self.opened:
-            self.opened[name] = self._opened(name)
-        return self.opened[name]
-
-    def _opened(self, name: str) -> ServedRelease | None:
+    def _open(
+        self, name: str, registered: RegisteredModel, entries: Sequence[LedgerEntry]
+    ) -> ServedRelease | None:
         if name == REFERENCE:
-            return open_reference(self.registered)
+            return self._releases.reference(registered)
         if name == CORE:
-            return self._core()
-        before = previous(self.entries)
-        return None if before is None else open_release(self.settings, self.registered, before)
+            return self._standing_core(registered)
+        before = previous(entries)
+        return None if before is None else self._releases.release(registered, before)
 
-    def _core(self) -> ServedRelease | None:
+    def _standing_core(self, registered: RegisteredModel) -> ServedRelease:
         """Return the champion of the model that an adapter lies over.
 
         Until that has one, full precision stands in: limits without anybody behind them hold
         nothing.
         """
-        adapter = self.registered.spec.adapter
-        core = adapter and adapter.core
+        core = _core_of(registered)
         head = champion_of(journal.read(core)) if core else None
         if not core or head is None:
-            return self.open(REFERENCE)
-        return open_release(self.settings, open_registered(core), head)
+            return self._releases.reference(registered)
+        return self._champion_of(core, head)
+
+    def _champion_of(self, model: str, head: LedgerEntry) -> ServedRelease:
+        return self._releases.release(self._releases.registered(model), head)
+
+
+def _core_of(registered: RegisteredModel) -> str | None:
+    adapter = registered.spec.adapter
+    return adapter.core if adapter else None
 
 
 def compared_outputs(registered: RegisteredModel) -> tuple[str, ...]:
     """Return the outputs by which two releases' answers are compared."""
     return registered.spec.outputs or (registered.inputs.output,)
-
-
-def open_reference(registered: RegisteredModel) -> ServedRelease:
-    """Load the full-precision graph as a release of its own."""
-    engine = registered.reference
-    return ServedRelease(
-        registered.name,
-        REFERENCE,
-        registered.source,
-        "onnxruntime-cpu",
-        engine,
-        read_signature(registered.file(FULL_PRECISION)),
-        open_front(registered.spec, registered.inputs, registered.layout, engine),
-    )
 
 
 def open_router(

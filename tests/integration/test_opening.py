@@ -1,0 +1,91 @@
+"""A release is opened once while anything holds it, and never against its signature."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from flows.gateway.follower import Follower
+from flows.gateway.steering.opening import OpenReleases
+from infra.errors import Tampered
+from infra.gateway.batching import DynamicBatcher
+from infra.gateway.endpoint import Endpoint
+from infra.gateway.metrics import GatewayMetrics
+from infra.settings import Settings
+from tasks.models.catalog import register
+from tasks.promotion import journal, ledger
+from tasks.promotion.acts.promoting import promote, roll_back
+from tasks.records import ReleaseRef
+from tests.integration.gateways import spoilt, write_example
+from tests.integration.releases import flip, released
+
+
+@pytest.fixture
+def two(registry_workspace: Settings) -> tuple[ReleaseRef, ReleaseRef]:
+    """Release full precision and a little noise; the first is champion."""
+    workspace = registry_workspace
+    graph = register(write_example(workspace.root / "source", "digits")).graph
+    plans = (bytes(graph.SerializeToString()), spoilt(graph, 0.01))
+    first, second = (released(workspace, 0.0, "digits", plan=plan) for plan in plans)
+    promote(first, None, "tester", "it passed")
+    return first, second
+
+
+def following(settings: Settings, keep_s: float) -> tuple[Endpoint, Follower]:
+    metrics = GatewayMetrics()
+    endpoint = Endpoint("digits", DynamicBatcher("digits", metrics), metrics)
+    return endpoint, Follower(endpoint, OpenReleases(settings), keep_s=keep_s)
+
+
+@pytest.mark.parametrize("keep_s", [60.0, 0.0])
+def test_a_rollback_finds_the_replaced_engine_loaded_for_as_long_as_it_is_kept(
+    registry_workspace: Settings, two: tuple[ReleaseRef, ReleaseRef], keep_s: float
+) -> None:
+    first, second = two
+    endpoint, follower = following(registry_workspace, keep_s)
+    follower.look()
+    assert endpoint.release is not None
+    before = id(endpoint.release.engine)
+    promote(second, first.version, "tester", "it passed")
+    follower.look()
+    assert endpoint.release.version == second.version
+    follower.look()  # what is kept no longer is let go
+    gc.collect()
+    kept = [id(each) for each in gc.get_objects() if type(each) is type(endpoint.release.engine)]
+    assert (before in kept) is bool(keep_s)
+    roll_back("digits", first.version, "tester", "users complain", "r1")
+    follower.look()
+    assert endpoint.release.version == first.version
+    if keep_s:
+        assert id(endpoint.release.engine) == before
+
+
+def test_a_kept_engine_does_not_answer_once_its_manifest_was_changed(
+    registry_workspace: Settings, two: tuple[ReleaseRef, ReleaseRef]
+) -> None:
+    first, second = two
+    endpoint, follower = following(registry_workspace, 60.0)
+    follower.look()
+    promote(second, first.version, "tester", "it passed")
+    follower.look()
+    roll_back("digits", first.version, "tester", "users complain", "r1")
+    flip(registry_workspace, first, "manifest.json")
+    follower.look()
+    assert endpoint.release is not None
+    assert endpoint.release.version == second.version
+    assert "differs" in endpoint.reason
+
+
+def test_a_file_that_was_changed_is_not_loaded_though_another_release_is_open(
+    registry_workspace: Settings, two: tuple[ReleaseRef, ReleaseRef]
+) -> None:
+    _, second = two
+    releases = OpenReleases(registry_workspace)
+    registered = releases.registered("digits")
+    promote(second, two[0].version, "tester", "it passed")
+    entry = ledger.champion(journal.read("digits"))
+    assert entry is not None
+    flip(registry_workspace, second, "graph.onnx")
+    with pytest.raises(Tampered):
+        releases.release(registered, entry)
