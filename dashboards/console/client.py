@@ -81,9 +81,9 @@ class ConsoleClient:
         """Return what a re-quantization would do; raise `NotFound` and `BadInput`."""
         return self._get(Plan, f"/models/{quote(model)}/plan", recipe=recipe, window=window)
 
-    def rollback_plan(self, model: str, to: str = "") -> RollbackPlan:
+    def rollback_plan(self, model: str, to: str = "", page: int = 1) -> RollbackPlan:
         """Return earlier champions, and what bringing one back changes; raise `NotFound`."""
-        return self._get(RollbackPlan, f"/models/{quote(model)}/rollback", to=to)
+        return self._get(RollbackPlan, f"/models/{quote(model)}/rollback", to=to, page=page)
 
     def runs(self) -> RunList:
         """Return the newest runs."""

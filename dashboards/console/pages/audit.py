@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from dashboards.console.permissions import caller
 from dashboards.console.rendering import show
@@ -50,7 +51,7 @@ def audit_page(
         wanted=wanted,
         models=[name for name in model_names(settings().store()) if visible(request)(name)],
         kinds=entries.KINDS,
-        address=lambda number: f"/audit?{urlencode({**chosen, 'page': number})}",
+        address=f"/audit?{urlencode({**chosen, 'page': ''})}",
         export=lambda form: f"/audit/export.{form}?{urlencode(chosen)}",
     )
 
@@ -88,4 +89,4 @@ def audit_export(
     export = entries.exported_csv if form == "csv" else entries.exported_json
     content = export(wanted, visible=visible(request))
     name = f'attachment; filename="requant-audit.{form}"'
-    return Response(content, media_type=MEDIA[form], headers={"Content-Disposition": name})
+    return StreamingResponse(content, media_type=MEDIA[form], headers={"Content-Disposition": name})

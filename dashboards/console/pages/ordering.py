@@ -12,6 +12,7 @@ from flows.queries.console.plan import Plan, RollbackPlan
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api", tags=["orders"])
 Short = Annotated[str, Query(max_length=200)]
+PageNumber = Annotated[int, Query(ge=1)]
 
 
 @router.get("/models/{model}/requantize")
@@ -46,17 +47,17 @@ def requantize_plan(
 
 
 @router.get("/models/{model}/rollback")
-def rollback_page(request: Request, model: str, to: Short = "") -> Response:
+def rollback_page(request: Request, model: str, to: Short = "", page: PageNumber = 1) -> Response:
     """Show what a rollback would change, and the form that confirms it."""
     return show(
         request,
         "rollback.html.j2",
-        plan=plan.rollback_plan(model, to),
+        plan=plan.rollback_plan(model, to, page),
         form=lambda action: new_form(request, action, model),
     )
 
 
 @api.get("/models/{model}/rollback")
-def rollback_targets(model: str, to: Short = "") -> RollbackPlan:
+def rollback_targets(model: str, to: Short = "", page: PageNumber = 1) -> RollbackPlan:
     """Return earlier champions, and what bringing one back would change; 404."""
-    return plan.rollback_plan(model, to)
+    return plan.rollback_plan(model, to, page)

@@ -18,6 +18,8 @@ from tasks.promotion.ledger import LedgerEntry
 from tasks.records import GateReport, GateResult
 from tasks.specs.registration import current_digest
 
+NAMED = 100
+"""Versions that a comparison offers; older ones are compared by their number."""
 JUDGED = 30
 """Versions that the front shows, the newest."""
 _COSTS = ("latency-ratio", "size-ratio", "peak-memory-ratio")
@@ -111,7 +113,7 @@ class VersionComparison:
     model: str
     left: str
     right: str
-    versions: tuple[str, ...]  # that can be compared, newest first
+    versions: tuple[str, ...]  # the newest that can be compared, newest first
     facts: tuple[tuple[str, str, str], ...]  # what, left, right
     gates: tuple[ComparedGate, ...]
 
@@ -159,7 +161,7 @@ def comparison(model: str, left: str = "", right: str = "") -> VersionComparison
         ("release", sides[0].digest[:16], sides[1].digest[:16]),
     )
     reports = [_reports(model, side.digest) for side in sides]
-    return VersionComparison(model, left, right, versions, facts, _compared(*reports))
+    return VersionComparison(model, left, right, versions[:NAMED], facts, _compared(*reports))
 
 
 def _same_cases(model: str, release: Release, serving: LedgerEntry | None) -> bool:

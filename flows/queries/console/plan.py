@@ -23,6 +23,8 @@ RUNS = 10
 """Earlier runs whose duration is looked at."""
 WINDOWS = 20
 """Stored windows that an order may name, the newest."""
+REIGNS = 20
+"""Earlier champions of one page: each one's manifest and signature are checked for it."""
 SITES = 8
 """Taken for the number of sites where no bundle tells it."""
 
@@ -95,7 +97,11 @@ class RollbackPlan:
     model: str
     serving: overview.Reign | None
     precision: overview.Precision | None
-    targets: tuple[RollbackTarget, ...]  # newest reign first
+    targets: tuple[
+        RollbackTarget, ...
+    ]  # of one page, newest reign first; the chosen one among them
+    page: int
+    pages: int
     changes: tuple[tuple[str, str, str], ...]  # what, now, then
     voids: tuple[str, ...]  # versions whose approval would no longer be waited for
 
@@ -139,8 +145,8 @@ def _ending(policy: str) -> str:
     return f"waits for a person's approval{others}"
 
 
-def rollback_plan(model: str, to: str = "") -> RollbackPlan:
-    """Return the earlier champions, and what bringing one back changes; raise `NotFound`."""
+def rollback_plan(model: str, to: str = "", page: int = 1) -> RollbackPlan:
+    """Return a page of earlier champions, and what bringing one back changes; raise `NotFound`."""
     current_spec(model)
     entries = ledger.as_registered(ledgers.entries(model))
     serving = ledger.champion(entries)
@@ -149,7 +155,12 @@ def rollback_plan(model: str, to: str = "") -> RollbackPlan:
         raise NotFound(f"version {to} of {model} was not champion before: choose one of the list")
     default = ledger.previous(entries)
     chosen = to or (default.version if default and default.version in reigns else "") or ""
-    targets = tuple(_target(model, entry, entry.version == chosen) for entry in reigns.values())
+    pages = max(1, -(-len(reigns) // REIGNS))
+    page = min(page, pages)
+    shown = list(reigns)[(page - 1) * REIGNS : page * REIGNS]
+    if chosen and chosen not in shown:
+        shown = [chosen, *shown]
+    targets = tuple(_target(model, reigns[name], name == chosen) for name in shown)
     now = overview.glance_of(entries).champion
     target = next((item for item in targets if item.chosen), None)
     precision = overview.precision(model, now)
@@ -159,6 +170,8 @@ def rollback_plan(model: str, to: str = "") -> RollbackPlan:
         now,
         precision,
         targets,
+        page,
+        pages,
         _changes(serving, precision, target) if target else (),
         tuple(str(entry.version) for entry in pending),
     )

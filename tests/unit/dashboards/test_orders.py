@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from dashboards.console import actions
 from flows.commands.doctor import SetupCheck
 from flows.queries import runs
+from flows.queries.console import plan
 from flows.queries.console.asking import Asked
 from flows.queries.console.watched import watched
 from flows.queries.runs import LogLine, RunView
@@ -88,6 +89,27 @@ def test_a_rollback_shows_both_digests_before_it_is_confirmed(
     document = browser.get("/api/models/tiny/rollback").json()
     assert document["changes"][1] == ["served digest", reigns[1], reigns[0]]
     assert browser.get("/models/tiny/rollback", params={"to": "9"}).status_code == 404
+
+
+def test_earlier_champions_come_by_the_page_with_the_chosen_one(
+    browser: TestClient, known: Settings, reigns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("3", "4"):
+        entry = body(EntryKind.PROMOTED, actor="Ada", reason="", version=version, release=reigns[0])
+        journal.commit("tiny", lambda _, entry=entry: entry)
+    monkeypatch.setattr(plan, "REIGNS", 2)
+    for asked, shown in (
+        ({}, ["3", "2"]),
+        ({"page": 2}, ["3", "1"]),
+        ({"page": 9, "to": "1"}, ["1"]),
+        ({"to": "1"}, ["1", "3", "2"]),
+    ):
+        document = browser.get("/api/models/tiny/rollback", params=asked).json()
+        assert [target["version"] for target in document["targets"]] == shown
+        assert document["pages"] == 2
+    page = browser.get("/models/tiny/rollback", params={"to": "1"}).text
+    assert "Roll back to version 1" in page
+    assert "rollback?page=2" in page
 
 
 def test_a_release_that_was_tampered_with_cannot_be_chosen(
